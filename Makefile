@@ -6,10 +6,10 @@
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, in test and quotas, such as ARGS="-k panel -x"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
-# COUNT=...                 how many kills of each kind, in place of 100
-# SEED=...                  the seed of the kills, the same for the same kills
+# COUNT=...                 how many kills of each kind, in place of 100, or races of each, of 10,000
+# SEED=...                  the seed of the kills or races, the same for the same kills
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal
-#                           or pool
+#                           or pool; of races the only action, such as KIND="copy to"
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test kills quotas fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test kills races quotas fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -43,6 +43,10 @@ test: ## run all tests
 kills: ## kill nodes in the middle of transfers, and check that nothing is lost
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.kills $(KIND) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+races: ## use files while another process swaps links, and check that nothing outside is touched
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.races $(if $(KIND),"$(KIND)") $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 quotas: ## check project quotas of ext4 and XFS in a virtual machine, also with a real daemon
 	@$(PREPARE) quotas

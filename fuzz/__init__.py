@@ -17,4 +17,5 @@ TARGETS = (
     "console_session",
     "peer_answer",
     "request_body",
+    "paths",
 )

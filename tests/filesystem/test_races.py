@@ -1,0 +1,45 @@
+"""Nothing outside is touched while another process swaps links: a sample of `make races`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.races.actions import ACTIONS, Actor
+from tests.races.naive import NAIVE
+from tests.races.runs import run
+from tests.races.scene import Touched
+from wingsd.filesystem import DirectoryOpener, OpenatOpener
+
+COUNT = 100
+#: Of naive actions, which end as soon as one is caught.
+MOST = 50_000
+
+
+@pytest.fixture
+def top() -> Iterator[Path]:
+    """A directory in memory, where names are swapped faster than on a disk."""
+    with TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
+
+def test_no_action_leaves_the_directory_while_links_are_swapped(
+    top: Path, opener: DirectoryOpener
+) -> None:
+    counted = run(top, opener, ACTIONS, COUNT, seed=1, step=20)
+    assert [kind for kind, each in counted.items() if not each.done] == []
+    assert sum(each.refused for each in counted.values()) > COUNT
+
+
+@pytest.mark.parametrize("kind", ["read", "write", "remove", "chmod"])
+def test_an_action_that_checks_a_path_and_then_uses_it_is_caught(top: Path, kind: str) -> None:
+    def attempt(actor: Actor) -> None:
+        with suppress(OSError):
+            NAIVE[kind](actor)
+
+    with pytest.raises(Touched):
+        run(top, OpenatOpener(), {kind: attempt}, MOST, seed=1, step=20)
