@@ -12,7 +12,6 @@ from wingsd.activity.entries import (
     CALL_MAX,
     METADATA_MAX,
     MetadataTooLarge,
-    address,
     merge,
     metadata_text,
 )
@@ -34,25 +33,6 @@ def files(*rows: ActivityEntry, most: int = 100) -> list[Any]:
     assert taken == len(rows)
     assert all(map(is_activity, entries))
     return [entry["metadata"].get("files") for entry in entries]
-
-
-@pytest.mark.parametrize(
-    ("text", "known"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:DB8:0::1", "2001:db8::1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("fe80::1%eth0", "fe80::1"),
-    ],
-)
-def test_an_address_is_in_the_form_that_panels_take(text: str, known: str) -> None:
-    assert address(text) == known
-
-
-@pytest.mark.parametrize("text", ["192.0.2.1:80", "[::1]:80", "localhost", "", "a Unix socket"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="IPv4 or IPv6"):
-        address(text)
 
 
 def test_metadata_is_bounded_and_unicode() -> None:

@@ -52,6 +52,13 @@ def test_an_entry_without_an_address_is_dropped(
     assert any("is no address" in line for line in logged.lines)
 
 
+@pytest.mark.parametrize("ip", ["::ffff:192.0.2.1", "192.0.2.1"])
+def test_an_address_is_in_the_form_that_panels_take(node: ActivityNode, ip: str) -> None:
+    node.type("a", ip=ip)
+    node.pass_time(60)
+    assert node.panel.accepted[0]["ip"] == "192.0.2.1"
+
+
 def test_a_user_that_is_no_uuid_is_nobody(node: ActivityNode) -> None:
     node.type("a", user="root")
     node.type("b", user=None)

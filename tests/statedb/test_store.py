@@ -278,6 +278,7 @@ def test_an_older_database_is_migrated_and_loses_nothing(tmp_path: Path, version
     store.open()
     assert store.was_used("digest", 100)
     assert (store.ages(10, ["room"]), store.denied_before()) == ({"room": 0}, 0)
+    assert store.trim_activity(1) == (0, 0)
     assert store.transfers() == [TransferRecord(1, A, Direction.IN, "DONE", 1, 2, Outcome.SUCCESS)]
     store.close()
 

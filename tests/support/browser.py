@@ -51,6 +51,8 @@ class Browser:
         self.events: list[BrowserEvent] = []
         #: The code and the reason with which the connection ended; None while it goes on.
         self.closed: tuple[int | None, str | None] | None = None
+        #: More headers of the request that opens the WebSocket.
+        self.headers: dict[str, str] = {}
         #: Called with each event, and with the code of the connection's end.
         self.heard: Callable[[BrowserEvent], None] = lambda _: None
         self.ended: Callable[[int | None], None] = lambda _: None
@@ -63,7 +65,9 @@ class Browser:
     async def connect(self, reactor: Any) -> Browser:
         """Open the WebSocket. Raises `NotOpened`, or what connecting raises."""
         self._reactor = reactor
-        factory: Any = WebSocketClientFactory(self._url, origin=self._origin, reactor=reactor)
+        factory: Any = WebSocketClientFactory(
+            self._url, origin=self._origin, headers=self.headers, reactor=reactor
+        )
         factory.setProtocolOptions(openHandshakeTimeout=TIMEOUT)
         endpoint: Any = HostnameEndpoint(reactor, factory.host, factory.port)
         if factory.isSecure:

@@ -126,10 +126,13 @@ class ConsoleNode:
     def token(self, *permissions: str, **claims: Any) -> str:
         return console_token(int(time.time()), *permissions, **claims)
 
-    async def open(self, *permissions: str, origin: str | None = ORIGIN) -> Browser:
+    async def open(
+        self, *permissions: str, origin: str | None = ORIGIN, **headers: str
+    ) -> Browser:
         """Return a browser that is connected and has shown no token."""
         ca = ssl.Certificate.loadPEM(self.authority.cert_pem.bytes())
         browser = Browser(self.url, self.token(*permissions), origin, ca)
+        browser.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.browsers.append(browser)
         return await browser.connect(reactor)
 

@@ -7,6 +7,7 @@ import pytest
 from tests.support.browser import Browser, NotOpened
 from tests.support.logged_errors import Logged
 from tests.websocket.consoles import ConsoleNode
+from wingsd.config import ApiConfig
 from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState
 
@@ -58,6 +59,20 @@ async def test_what_a_user_does_is_activity(node: ConsoleNode) -> None:
         ("server:console.command", {"command": "say hello"}, "user", "127.0.0.1"),
         ("server:power.kill", {}, "user", "127.0.0.1"),
     ]
+
+
+@pytest.mark.parametrize("header", ["X_Forwarded_For", "X_Real_IP"])
+@pytest.mark.parametrize(("proxy", "known"), [("127.0.0.0/8", "198.51.100.7"), ("", "127.0.0.1")])
+async def test_activity_has_the_address_of_a_user_behind_a_trusted_proxy(
+    node: ConsoleNode, header: str, proxy: str, known: str
+) -> None:
+    node.listen(api=ApiConfig(trusted_proxies=(proxy,) if proxy else ()))
+    browser = await node.open("*", **{header: "198.51.100.7"})
+    await browser.auth()
+    browser.send("set state", "kill")
+    browser.send("send stats")
+    await browser.wait_for("stats")
+    assert node.activity.entries == [("server:power.kill", {}, "user", known)]
 
 
 async def test_what_is_not_done_is_no_activity(node: ConsoleNode) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import attrs
 
 from wingsd.statedb import ActivityEntry
 
-__all__ = ["METADATA_MAX", "MetadataTooLarge", "address", "merge", "metadata_text"]
+__all__ = ["METADATA_MAX", "MetadataTooLarge", "merge", "metadata_text"]
 
 #: Bytes of the metadata of one entry, as JSON.
 METADATA_MAX = 64 * 1024
@@ -41,19 +40,6 @@ def metadata_text(metadata: Mapping[str, object]) -> str:
             f"its metadata has {len(encoded):,} bytes, more than {METADATA_MAX:,}"
         )
     return encoded.decode()
-
-
-def address(text: str) -> str:
-    """Return an address as Panels take it: without zone, and a mapped one as IPv4.
-
-    Raises `ValueError` for what is no address, such as one with a port.
-    """
-    found = ip_address(text)
-    if isinstance(found, IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(found).partition("%")[0]
-    return str(found)
 
 
 @attrs.define

@@ -16,10 +16,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.activity.entries import MetadataTooLarge, address, metadata_text
+from wingsd.activity.entries import MetadataTooLarge, metadata_text
 from wingsd.config.validators import is_uuid
 from wingsd.errors import StorageError
 from wingsd.statedb import ActivityEntry
+from wingsd.util.addresses import parse_address
 
 __all__ = ["DROPPED", "ActivityLog", "ActivityRecorder", "ActivityStorage"]
 
@@ -138,7 +139,7 @@ class ActivityLog:
         with another text the entry is dropped. `at` are seconds since the epoch, now by default.
         """
         try:
-            ip = None if ip is None else address(ip)
+            ip = None if ip is None else str(parse_address(ip))
         except ValueError:
             what = "{server}: {event} dropped, {ip!r} is no address"
             self._log.debug(what, server=server, event=event, ip=ip)

@@ -60,7 +60,8 @@ class ActivitySender:
         self._calls = 0
         #: When the Panel may be called again, by its `Retry-After`.
         self._not_before = 0.0
-        self._failing = False
+        #: The code of the last failure, empty after a success.
+        self._failure = ""
         self._running: Deferred[None] | None = None
         # A run that takes longer than the interval delays the next one: there are never two.
         self._loop = LoopingCall(self._start_run)
@@ -145,9 +146,9 @@ class ActivitySender:
         )
 
     def _note_failure(self, error: PanelError | StorageError) -> None:
-        # Once, until it succeeds again: the Panel may be away for long.
-        if not self._failing:
-            self._failing = True
+        # Once, until it fails in another way or succeeds: the Panel may be away for long.
+        if self._failure != error.code:
+            self._failure = error.code
             self._log.warn(
                 "activity not sent, entries waiting: {number}; trying again every {seconds:g} s: "
                 "{error}",
@@ -157,6 +158,6 @@ class ActivitySender:
             )
 
     def _note_success(self) -> None:
-        if self._failing:
-            self._failing = False
+        if self._failure:
+            self._failure = ""
             self._log.info("activity is sent again")

@@ -26,7 +26,7 @@ class PanelReports:
 
     def report_states(self, servers: Servers) -> None:
         """Report the state of each server."""
-        if self.statuses is not None:
+        if self.statuses is not None and servers.loaded:
             self.statuses.start([(each.uuid, each.state.value) for each in servers.all()])
 
     async def stop(self, within: float) -> None:

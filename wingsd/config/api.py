@@ -9,6 +9,7 @@ from wingsd.config.validators import (
     Seconds,
     absolute_or_empty,
     host_and_port_or_empty,
+    networks,
     port,
     positive,
     url_or_empty,
@@ -55,6 +56,10 @@ class ApiConfig:
     port: int = attrs.field(default=8080, validator=port)
     ssl: Ssl = Ssl()
     limits: LimitsConfig = LimitsConfig()
+    #: The addresses or networks, such as `192.0.2.0/24`, of proxies in front of this node. Their
+    #: headers `X-Forwarded-For` and `X-Real-IP` have the address of a client, for the activity
+    #: log. List no others: what they send is taken as it is.
+    trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=networks)
     #: The node's address for the Panel and other nodes, such as `https://node.example.com:8080`.
     #: Tokens for transfers must name it. Empty accepts any address, since only this node has the
     #: key they are signed with (wingsd's own).

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import attrs
 
+from wingsd.util.addresses import parse_network
 from wingsd.util.serialization import InvalidField
 from wingsd.util.text import host_and_port, origin
 
@@ -27,6 +28,7 @@ __all__ = [
     "ip_addresses",
     "is_uuid",
     "keyed_by_memory",
+    "networks",
     "nice_value",
     "not_empty",
     "not_negative",
@@ -143,6 +145,16 @@ def host_and_port_or_empty(_: object, attribute: attrs.Attribute[str], value: st
     except ValueError:
         what = f"expected an address such as 127.0.0.1:9101 or [::1]:9101, found {value!r}"
         raise InvalidField(attribute.name, what) from None
+
+
+def networks(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    """Addresses, or networks such as 192.0.2.0/24."""
+    for text in value:
+        try:
+            parse_network(text)
+        except ValueError:
+            what = f"expected addresses, or networks such as 192.0.2.0/24, found {text!r}"
+            raise InvalidField(attribute.name, what) from None
 
 
 def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:

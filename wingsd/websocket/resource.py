@@ -17,6 +17,7 @@ from wingsd.config import Config
 from wingsd.errors import BadRequest, Forbidden, WingsdError
 from wingsd.events import EventBus
 from wingsd.http.errors import MethodNotAllowed, UpgradeRequired
+from wingsd.http.proxies import TrustedProxies
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
@@ -64,6 +65,7 @@ class ConsoleSockets:
     ) -> None:
         self._config = config
         self._denied = denied
+        self._proxies = TrustedProxies(config.api.trusted_proxies)
         log_count = config.system.websocket_log_count
         self._transfers = RecentTransfers(bus, reactor, now, log_count)
         self._context = ClientContext(reactor, now, bus, self._transfers, log_count, activity)
@@ -134,7 +136,7 @@ class ConsoleSockets:
 
         if self._protocols is None:
             self._protocols = protocol_factory(self._reactor, self._config.family)
-        client = self._client(uuid, server, request.peer)
+        client = self._client(uuid, server, self._proxies.client_of(request))
         protocol = ConsoleProtocol(client, self._protocols, request.common_headers)
         request.channel.upgrade(protocol, _opening(request))
 

@@ -1,0 +1,26 @@
+"""IP addresses and networks, in the one form in which they are compared and passed on."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+__all__ = ["Address", "Network", "parse_address", "parse_network"]
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+def parse_address(text: str) -> Address:
+    """Return an address without its zone, and a mapped one (`::ffff:192.0.2.1`) as IPv4.
+
+    Raises `ValueError` for what is no address, such as one with a port.
+    """
+    found = ip_address(text)
+    if isinstance(found, IPv6Address):
+        return found.ipv4_mapped or IPv6Address(int(found))
+    return found
+
+
+def parse_network(text: str) -> Network:
+    """Return a network such as `192.0.2.0/24`, or that of one address. Raises `ValueError`."""
+    return ip_network(text, strict=False)
