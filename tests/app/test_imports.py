@@ -13,6 +13,7 @@ LATER = {
     "h11",
     "lxml",
     "lz4",
+    "pathspec",
     "prometheus_client",
     "psutil",
     "pyzstd",

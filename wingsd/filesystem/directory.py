@@ -23,6 +23,10 @@ from wingsd.util.text import display
 __all__ = ["Directory", "Entry", "OpenFile", "entry_at", "errors_of", "open_regular"]
 
 
+#: Bytes of `st_blocks`, whatever the block size of the file system; stat(2).
+_BLOCK = 512
+
+
 @contextmanager
 def errors_of(path: ServerPath) -> Iterator[None]:
     """Raise an OSError of this context as one of the errors of `errors`."""
@@ -36,7 +40,8 @@ def errors_of(path: ServerPath) -> Iterator[None]:
 class Entry:
     """One entry of a directory, as lstat(2) has it: a symlink is the link itself.
 
-    `size` is in bytes, times are in nanoseconds since 1970; `changed` is the ctime.
+    `size` is in bytes, and `allocated` the bytes on the disk; times are in nanoseconds since 1970;
+    `changed` is the ctime.
     """
 
     name: bytes
@@ -48,6 +53,7 @@ class Entry:
     links: int
     uid: int
     gid: int
+    allocated: int = 0
 
     @classmethod
     def of(cls, name: bytes, found: os.stat_result) -> Entry:
@@ -62,6 +68,7 @@ class Entry:
             found.st_nlink,
             found.st_uid,
             found.st_gid,
+            found.st_blocks * _BLOCK,
         )
 
     @property

@@ -104,10 +104,12 @@ class Mount:
 class Egg:
     """`settings.egg`: `features` are texts of the console by the key of a dialogue (Pelican).
 
-    They come from the egg's author, so they may have any form.
+    `file_denylist` are lines as in gitignore. Both come from the egg's author, so they may have
+    any form.
     """
 
     features: Any = None
+    file_denylist: Any = None
 
 
 @attrs.frozen

@@ -1,0 +1,206 @@
+"""Files that users may not touch: an egg's `file_denylist`, in the form of gitignore.
+
+pathspec translates the lines, with git's own semantics, and RE2 matches them: in time linear in
+the length of a path, whatever an egg's author has written. Blocking for as long as a second, once
+for each denylist, if it has thousands of lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from threading import Lock
+from typing import Any
+
+import attrs
+from twisted.logger import Logger
+
+from wingsd.filesystem import ServerPath
+from wingsd.filesystem.errors import FileDenied
+
+__all__ = ["MAX_LINES", "MAX_LINE_LENGTH", "Denylist", "Denylists", "denylist_lines"]
+
+#: Further lines are left out, and longer ones: no egg of a person has them.
+MAX_LINES = 10_000
+MAX_LINE_LENGTH = 1024
+#: Lines that are matched together first, and the characters of their expressions.
+_TOGETHER = 100
+_CHARACTERS = 16_384
+#: Memory for one expression, in bytes: RE2 refuses one that takes more.
+_MEMORY = 32 << 20
+# The groups with which pathspec marks that a pattern has matched a directory above the path.
+_MARK = "ps_d"
+_MARKED_GROUP, _GROUP = f"(?P<{_MARK}>", "(?:"
+
+
+class _Pattern:
+    """One line: its regular expression, and whether it denies (or allows again, with `!`)."""
+
+    def __init__(self, text: str, denies: bool) -> None:
+        self.text = text
+        self.denies = denies
+        self._compiled: Any = None
+
+    def search(self, path: str) -> Any:
+        """Return the match with a path; None for none."""
+        if self._compiled is None:
+            self._compiled = _expression(self.text)
+        return self._compiled.search(path)
+
+
+@attrs.frozen
+class _Group:
+    """Lines whose expressions are matched together, to skip them all where none matches."""
+
+    any_of: Any
+    patterns: tuple[_Pattern, ...]
+
+
+class Denylist:
+    """The files of one server that are denied. Any thread may ask; the first compiles it."""
+
+    _log = Logger()
+
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self._lines = tuple(lines)
+        self._groups: tuple[_Group, ...] = ()
+        self._is_compiled = not self._lines
+        self._lock = Lock()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is denied."""
+        return not self._lines
+
+    def denies(self, path: ServerPath, *, is_directory: bool = False) -> bool:
+        """Return whether a path, or a directory that it is in, is denied.
+
+        A line that ends with a slash is about directories only.
+        """
+        if not self._lines or path.is_root:
+            return False
+        text = f"{path}/" if is_directory else str(path)
+        denied, is_by_file = False, False
+        for pattern in self._matching(text):
+            found = pattern.search(text)
+            if found is None:
+                continue
+            is_above = found.groupdict().get(_MARK) is not None
+            # As git does: a line with `!` for a directory allows nothing that another line denies
+            # by its own name.
+            if pattern.denies or not is_above or not is_by_file:
+                denied = pattern.denies
+                is_by_file = not is_above
+        return denied
+
+    def check(self, *paths: ServerPath, is_directory: bool = False) -> None:
+        """Raise `FileDenied` where one of the paths is denied."""
+        for path in paths:
+            if self.denies(path, is_directory=is_directory):
+                raise FileDenied(str(path))
+
+    def _matching(self, text: str) -> Iterator[_Pattern]:
+        for group in self._compiled():
+            if group.any_of.search(text):
+                yield from group.patterns
+
+    def _compiled(self) -> tuple[_Group, ...]:
+        with self._lock:
+            if not self._is_compiled:
+                self._groups = tuple(self._grouped(self._translated()))
+                self._is_compiled = True
+        return self._groups
+
+    def _translated(self) -> Iterator[_Pattern]:
+        # Here, since few eggs have a denylist.
+        from pathspec import GitIgnoreSpec  # noqa: PLC0415
+
+        kind = type(next(iter(GitIgnoreSpec.from_lines(["any"]).patterns)))
+        for line in self._lines[:MAX_LINES]:
+            # Wings ignores spaces around a line; git does in part, versions of pathspec differ.
+            given = line.lstrip() if line.endswith("\\ ") else line.strip()
+            try:
+                if len(line) > MAX_LINE_LENGTH:
+                    raise ValueError("it is too long")  # noqa: TRY301
+                text, includes = kind.pattern_to_regex(given)
+            except ValueError as error:
+                self._ignored(line, error)
+            else:
+                if text is not None and includes is not None:
+                    yield _Pattern(text, includes)
+
+    def _ignored(self, line: str, reason: object) -> None:
+        self._log.warn(
+            "a line of an egg's file_denylist is ignored: {line!r}: {reason}",
+            line=line[:100],
+            reason=reason,
+        )
+
+    def _grouped(self, patterns: Iterable[_Pattern]) -> Iterator[_Group]:
+        group: list[_Pattern] = []
+        size = 0
+        for pattern in patterns:
+            if len(group) == _TOGETHER or size + len(pattern.text) > _CHARACTERS:
+                yield from self._group(group)
+                group, size = [], 0
+            group.append(pattern)
+            size += len(pattern.text)
+        yield from self._group(group)
+
+    def _group(self, patterns: list[_Pattern]) -> Iterator[_Group]:
+        """Yield the group of these patterns, or smaller ones where RE2 refuses it."""
+        alternatives = (pattern.text.replace(_MARKED_GROUP, _GROUP) for pattern in patterns)
+        try:
+            if patterns:
+                together = "|".join(f"(?:{each})" for each in alternatives)
+                yield _Group(_expression(together), (*patterns,))
+        except ValueError as error:
+            middle = len(patterns) // 2
+            if middle:
+                yield from self._group(patterns[:middle])
+                yield from self._group(patterns[middle:])
+            else:
+                self._ignored(patterns[0].text, error)
+
+
+def _expression(text: str) -> Any:
+    """Return a compiled expression. Raises `ValueError` where RE2 refuses it."""
+    import re2  # noqa: PLC0415 (2 MiB, which few eggs need)
+
+    options = re2.Options()
+    options.max_mem = _MEMORY
+    options.log_errors = False
+    options.dot_nl = True
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        raise ValueError(str(error)) from error
+
+
+def denylist_lines(value: object) -> tuple[str, ...]:
+    """Return the lines of `settings.egg.file_denylist`, which has any form its author gave it."""
+    if isinstance(value, str):
+        value = value.splitlines()
+    elif isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        return ()
+    return tuple(line for line in value if isinstance(line, str) and line.strip())
+
+
+class Denylists:
+    """The denylists of servers, each compiled once for as long as it stays the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[str, ...], Denylist]] = {}
+
+    def get(self, server: str, lines: object) -> Denylist:
+        """Return the denylist of a server, whose settings have these lines."""
+        found = denylist_lines(lines)
+        known = self._known.get(server)
+        if known is None or known[0] != found:
+            known = self._known[server] = (found, Denylist(found))
+        return known[1]
+
+    def forget(self, server: str) -> None:
+        """Forget that of a server which has gone."""
+        self._known.pop(server, None)
