@@ -160,11 +160,15 @@ class Machine:
 
     async def send(self, uuid: str, *options: str) -> tuple[int, Any]:
         """Send a server as the README's curl example does; status 0: there was no answer."""
-        command = ["curl", "--silent", "--show-error", "--cacert", str(self._ca), *options]
-        command += ["--header", f"Authorization: Bearer {self._token(uuid)}"]
+        command = [*options, "--header", f"Authorization: Bearer {self._token(uuid)}"]
         command += ["--form", f"archive=@{self.archive};type=application/gzip"]
         command += ["--form", f"checksum={_sha256(self.archive.read_bytes())}"]
-        command += ["--write-out", "\n%{http_code}", f"{self.node.address}/api/transfers"]
+        return await self.curl("/api/transfers", *command)
+
+    async def curl(self, path: str, *options: str) -> tuple[int, Any]:
+        """Send the node a request; return status and body, status 0 without an answer."""
+        command = ["curl", "--silent", "--show-error", "--cacert", str(self._ca), *options]
+        command += ["--write-out", "\n%{http_code}", f"{self.node.address}{path}"]
         done = await deferToThread(subprocess.run, command, capture_output=True, text=True)
         body, _, status = done.stdout.rpartition("\n")
         return int(status), json.loads(body) if body else done.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import msgpack
@@ -14,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.api.node import TOKEN, ApiNode
 from tests.support.logged_errors import Logged
+from tests.support.reactor import until
 from tests.support.workers import SynchronousWorkers
 from wingsd.api.routes import ApiRoot
 from wingsd.app.reload import Reload
@@ -23,6 +26,7 @@ from wingsd.config_file.panel_settings import NodeSettings
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.http.request import MAX_STORED_BODY
 
+T = TypeVar("T")
 FILE = f"""\
 token_id: id
 token: {TOKEN}   # by the Panel
@@ -34,13 +38,13 @@ NEW = "another-s3cr3t"
 class UpdatedNode(ApiNode):
     """A node whose settings are those of a file."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, disk: SynchronousWorkers | None = None) -> None:
         super().__init__()
         self.path = directory / "config.yml"
         self.path.write_text(FILE)
         self.config = load(str(self.path))[0]
         self.live = LiveConfig(self.config, str(self.path))
-        workers: Any = SynchronousWorkers()
+        workers: Any = disk or SynchronousWorkers()
         self.updates = PanelUpdates(self.live, workers, Reload(self.live, lambda ssl: False))
         self.start()
         root: Any = self.site.resource
@@ -49,6 +53,18 @@ class UpdatedNode(ApiNode):
 
     async def status(self, token: str) -> int:
         return (await self.call("GET", "system", Authorization=f"Bearer {token}")).status
+
+
+class HeldWorkers(SynchronousWorkers):
+    """Workers that begin when the test says so."""
+
+    def __init__(self) -> None:
+        self.begin: Deferred[None] = Deferred()
+        self.is_asked = False
+
+    def run(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Deferred[T]:
+        self.is_asked = True
+        return self.begin.addCallback(lambda _: work(*args, **kwargs))
 
 
 def has(logged: Logged, text: str) -> bool:
@@ -159,6 +175,23 @@ async def test_a_body_that_is_no_map_changes_nothing(
     reply = await node.call("POST", "update", content, Content_Type=kind)
     assert reply.status == status
     assert node.path.read_text() == FILE
+
+
+async def test_a_client_that_leaves_has_its_settings_saved(tmp_path: Path) -> None:
+    disk = HeldWorkers()
+    node = UpdatedNode(tmp_path, disk)
+    body = json.dumps({"token": NEW})
+    with socket.create_connection(("127.0.0.1", node.port)) as caller:
+        caller.sendall(
+            "POST /api/update HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        await until(lambda: disk.is_asked)
+    await until(lambda: not node.site.connections)
+    disk.begin.callback(None)
+    assert (await node.status(TOKEN), await node.status(NEW)) == (403, 200)
+    assert load(str(node.path))[0].token == NEW
+    await node.close()
 
 
 async def test_simultaneous_updates_are_all_saved(node: UpdatedNode) -> None:

@@ -190,6 +190,30 @@ def test_a_file_that_is_named_gets_the_log_and_is_begun_anew_on_a_signal(tmp_pat
     assert "after" in path.read_text()
 
 
+def test_a_file_that_logrotate_has_moved_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+    logger = log(LogOutput(debug=False), logfile=str(path))
+    logger.info("before")
+    moved = path.rename(tmp_path / "node.log.1")
+    logger.info("between")
+    handler: Any = signal.getsignal(signal.SIGUSR1)
+    handler(signal.SIGUSR1, None)
+    logger.info("after")
+    assert ["before" in moved.read_text(), "between" in moved.read_text()] == [True, True]
+    assert "after" in path.read_text()
+    assert "between" not in path.read_text()
+
+
+def test_the_files_of_a_log_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+    logger = log(LogOutput(debug=False), logfile=str(path))
+    handler: Any = signal.getsignal(signal.SIGUSR1)
+    for number in range(15):
+        logger.info("{number}", number=number)
+        handler(signal.SIGUSR1, None)
+    assert len(list(tmp_path.iterdir())) == 10
+
+
 def test_a_background_daemon_has_a_log_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,9 @@ __all__ = ["EscapingObserver", "LogOutput", "log_source"]
 _STDOUT = 1
 #: Where twistd writes as a daemon, in its directory.
 _LOG_FILE = "twistd.log"
+#: The size at which a log's file is rotated, and how many old ones are kept.
+_FILE_BYTES = 10 * 1024 * 1024
+_OLD_FILES = 9
 #: Lines of a traceback that are kept, at its beginning and at its end.
 _TRACEBACK = 200
 #: The keys by which observers make an event's text, also those of `twisted.python.log`.
@@ -170,6 +173,16 @@ def _destination(twistd: Mapping[str, Any], reactor: IReactorFromThreads) -> ILo
         if not name and is_journal(_STDOUT, os.environ):
             return JournalObserver()
         return textFileLogObserver(sys.stdout)
-    file = LogFile.fromFullPath(name or _LOG_FILE)
-    signal.signal(signal.SIGUSR1, relayed(reactor, lambda *_: file.rotate()))
+    file = LogFile.fromFullPath(
+        name or _LOG_FILE, rotateLength=_FILE_BYTES, maxRotatedFiles=_OLD_FILES
+    )
+    signal.signal(signal.SIGUSR1, relayed(reactor, lambda *_: _begin_anew(file)))
     return textFileLogObserver(file)
+
+
+def _begin_anew(file: LogFile) -> None:
+    """Rotate the log's file, or open it again when a program such as logrotate has moved it."""
+    if os.path.exists(file.path):
+        file.rotate()
+    else:
+        file.reopen()
