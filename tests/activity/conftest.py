@@ -65,7 +65,7 @@ class ActivityNode:
         self.store = Store(str(directory))
         #: What the next writes of the state database fail with.
         self.faults: list[StorageError] = []
-        #: How many writes there were.
+        #: How many writes there were since the start.
         self.writes = 0
         self.start(**limits)
 
@@ -75,10 +75,11 @@ class ActivityNode:
             connection.execute("PRAGMA synchronous = OFF")
         workers: Any = SynchronousWorkers()
         self.database: Any = StateDatabase(self.store, workers, self.now)
-        for name in ("add_activity", "delete_activity"):
+        for name in ("add_activity", "delete_activity", "trim_activity"):
             setattr(self.database, name, self._failing(getattr(self.database, name)))
         self.log = ActivityLog(self.database, self.clock, most, self.now)
         Deferred.fromCoroutine(self.log.load())
+        self.writes = 0
         self.sender = ActivitySender(self.log, self.panel, self.clock, interval, count)
         self.sender.start()
 

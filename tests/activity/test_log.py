@@ -132,6 +132,15 @@ def test_what_was_stored_survives_a_kill(node: ActivityNode) -> None:
     assert node.panel.commands == ["a", "b"]
 
 
+def test_what_cannot_be_counted_at_the_start_is_sent(node: ActivityNode) -> None:
+    node.type("a")
+    node.clock.advance(1)
+    node.faults = [FULL]
+    node.restart()
+    node.pass_time(60)
+    assert node.panel.commands == ["a"]
+
+
 @pytest.fixture
 def worker() -> Iterator[Workers]:
     made = Workers(reactor, "database", 1)

@@ -96,6 +96,7 @@ class ActivityLog:
         self._now = now
         self._buffer: deque[ActivityEntry] = deque()
         self._stored = 0
+        self._counted = False
         #: The id up to which the Panel has the entries, or refuses them.
         self._settled = 0
         self._timer: IDelayedCall | None = None
@@ -117,11 +118,14 @@ class ActivityLog:
     async def load(self) -> None:
         """Count the entries that an earlier daemon has left. A failure is logged."""
         try:
-            self._stored, deleted = await self._storage.trim_activity(self._most)
+            await self._count()
         except StorageError as error:
             self._log.error("activity not counted: {error}", error=error)
-            return
-        self._note_overflow(deleted)
+
+    async def _count(self) -> None:
+        self._stored, deleted = await self._storage.trim_activity(self._most)
+        self._counted = True
+        self._note_overflow(deleted, self._most)
 
     def record(
         self,
@@ -154,7 +158,7 @@ class ActivityLog:
         self._buffer.append(ActivityEntry(server, event, text, user, ip, at))
         if len(self._buffer) > BUFFER_MAX:
             self._buffer.popleft()
-            self._note_overflow(1)
+            self._note_overflow(1, BUFFER_MAX)
         if not self._storing and not self._failing and len(self._buffer) >= STORE_AT:
             self._store()
         else:
@@ -175,17 +179,17 @@ class ActivityLog:
         )
         self._unlogged[why] = 0
 
-    def _note_overflow(self, number: int) -> None:
+    def _note_overflow(self, number: int, most: int) -> None:
         if number:
-            what = (
-                f"the oldest, as {self._most:,} wait for the Panel (system.activity_max_entries)"
-            )
-            self.drop(OVERFLOW, number, what)
+            key = "system.activity_max_entries, " if most == self._most else ""
+            self.drop(OVERFLOW, number, f"the oldest of more than {key}{most:,}")
 
     # For what sends them
 
     async def oldest(self, most: int) -> list[ActivityEntry]:
         """Return the oldest stored entries that are not settled. Raises `StorageError`."""
+        if not self._counted:
+            await self._count()
         if not self._stored:
             return []
         return await self._storage.activity(self._settled, most)
@@ -234,7 +238,7 @@ class ActivityLog:
         else:
             self._failing = False
             self._stored += len(entries) - deleted
-            self._note_overflow(deleted)
+            self._note_overflow(deleted, self._most)
         finally:
             self._storing = False
         if self._buffer and not self._stopped:
@@ -251,4 +255,4 @@ class ActivityLog:
         excess = max(0, len(self._buffer) - BUFFER_MAX)
         for _ in range(excess):
             self._buffer.popleft()
-        self._note_overflow(excess)
+        self._note_overflow(excess, BUFFER_MAX)
