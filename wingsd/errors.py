@@ -34,6 +34,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         FileDenied                   403  filesystem/errors
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
+      LogFileNotFound                404  node/log_files
       PathNotFound                   404  http/errors
       ServerNotFound                 404
         ServerNotAssigned            404  panel/http_client
@@ -335,6 +336,7 @@ ERROR_CODES = (
     "http-request-invalid",
     "installation-failed",
     "internal-error",
+    "log-file-not-found",
     "method-not-allowed",
     "node-token-refused",
     "panel-failed",

@@ -235,7 +235,17 @@ def node_parts(config: Config, used: Mapping[str, Any]) -> api_node.NodeParts:
     log = OwnLog(workers, reactor)
     log.source = used["log_source"]
     diagnostics = Diagnostics(lambda: config, used["node_engine"], log)
-    return api_node.NodeParts(figures, workers, diagnostics, used["node_engine"], used["engine"])
+    return api_node.NodeParts(
+        figures=figures,
+        workers=workers,
+        diagnostics=diagnostics,
+        log=log,
+        disk=workers,
+        current=lambda: config,
+        path=used["path"] or "",
+        engine=used["node_engine"],
+        ask_engine=used["engine"],
+    )
 
 
 def api(config: Config, **collaborators: Any) -> ApiRoot:
@@ -249,7 +259,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
         [
             partial(InterfaceEndpoint, config),
             partial(UpdateEndpoint, config, used["updates"]),
-            *api_node.endpoints(config, node_parts(config, used), reactor),
+            *api_node.endpoints(config, node_parts(config, used), servers, reactor),
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
@@ -271,6 +281,8 @@ class ApiNode:
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         self.updates: PanelUpdates | None = None
         self.log_source: Callable[[int], list[str]] | None = None
+        #: The file of the configuration.
+        self.config_file = ""
         #: A `NodeEngine`.
         self.node_engine: Any = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
@@ -306,6 +318,7 @@ class ApiNode:
             updates=self.updates,
             node_engine=self.node_engine,
             log_source=self.log_source,
+            path=self.config_file,
             now=lambda: NOW,
         )
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")

@@ -23,7 +23,7 @@ from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.serialization import Keywords
 
-__all__ = ["AskEngine", "SystemEndpoint"]
+__all__ = ["AskEngine", "SystemEndpoint", "machine"]
 
 #: Returns what the Docker engine reports about itself. Raises `WingsdError`.
 AskEngine = Callable[[], Awaitable[EngineInformation]]
@@ -150,14 +150,14 @@ class SystemEndpoint(Endpoint):
         self, request: StreamingRequest, query: SystemQuery
     ) -> SystemInformation | SystemAndEngine:
         """Return the machine that this node runs on."""
-        machine = _machine()
+        here = machine()
         if query.v == "2":
-            return SystemAndEngine(__version__, machine, await self._docker())
+            return SystemAndEngine(__version__, here, await self._docker())
         return SystemInformation(
-            architecture=machine.architecture,
-            cpu_count=machine.cpu_threads,
-            kernel_version=machine.kernel_version,
-            os=machine.os_type,
+            architecture=here.architecture,
+            cpu_count=here.cpu_threads,
+            kernel_version=here.kernel_version,
+            os=here.os_type,
             version=__version__,
         )
 
@@ -182,10 +182,11 @@ def _timed_out(_: object, seconds: float) -> NoReturn:
     raise EnvironmentFailed(f"the Docker engine gives no information within {seconds:g} s")
 
 
-def _machine() -> Machine:
-    machine = platform.machine()
+def machine() -> Machine:
+    """Return the machine that this node runs on."""
+    name = platform.machine()
     return Machine(
-        architecture=_ARCHITECTURES.get(machine, machine),
+        architecture=_ARCHITECTURES.get(name, name),
         cpu_threads=os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         kernel_version=platform.release(),

@@ -206,6 +206,7 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "description": "The UUID of the server.",
         "schema": {"type": "string", "format": "uuid"},
     },
+    "file": {"description": "The name of a log file.", "schema": {"type": "string"}},
 }
 
 

@@ -7,8 +7,9 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
-__all__ = ["MAX_LINES", "JournalSource", "LogFileSource", "LogUnavailable", "tail"]
+__all__ = ["MAX_LINES", "JournalSource", "LogFileSource", "LogUnavailable", "tail", "tail_of"]
 
 #: Lines that are asked for at most, and the bytes of a file in which they are looked for.
 MAX_LINES = 500
@@ -27,9 +28,16 @@ def tail(path: str, lines: int, limit: int = MAX_BYTES) -> list[str]:
     """Return the last lines of a file, of its last `limit` bytes. Raises `OSError`."""
     # Not blocking: a pipe without a writer would hang.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(size - limit, 0))
-        found = file.read(limit).decode("utf-8", "replace").splitlines()
+        return tail_of(file, lines, limit)
+
+
+def tail_of(file: IO[bytes], lines: int, limit: int = MAX_BYTES) -> list[str]:
+    """Return the last lines of an open file. Raises `OSError`."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(size - limit, 0))
+    found = file.read(limit).decode("utf-8", "replace").split("\n")
+    if not found[-1]:
+        found.pop()
     # The first may be the end of a longer one.
     return (found[1:] if size > limit else found)[-lines:] if lines else []
 

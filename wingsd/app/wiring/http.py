@@ -65,7 +65,7 @@ class HttpWiring(NodeCallsWiring):
         # `reload` is made later.
         updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload())  # noqa: PLW0108
         return [
-            *api_node.endpoints(config, self.node_parts, self._reactor),
+            *api_node.endpoints(config, self.node_parts, self.servers, self._reactor),
             partial(UpdateEndpoint, config, updates),
         ]
 

@@ -30,7 +30,15 @@ class NodeCallsWiring(TransfersWiring):
         self.own_log = OwnLog(self.pools.disk, reactor)
         self.diagnostics = Diagnostics(lambda: self.live.current, engine, self.own_log)
         self.node_parts = NodeParts(
-            figures, self.pools.figures, self.diagnostics, engine, self._engine
+            figures=figures,
+            workers=self.pools.figures,
+            diagnostics=self.diagnostics,
+            log=self.own_log,
+            disk=self.pools.disk,
+            current=lambda: self.live.current,
+            path=path,
+            engine=engine,
+            ask_engine=self._engine,
         )
 
     def _make_node_engine(self) -> NodeEngine | None:

@@ -1,0 +1,138 @@
+"""The files in `system.log_directory`, which Calagopus' Panel lists and shows. Blocking.
+
+Only regular files of the directory itself: a name with a slash, a link or a pipe is none.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import IO, cast
+
+import attrs
+
+from wingsd.errors import BadRequest, StorageError, WingsdError
+from wingsd.node.own_log import MAX_BYTES, tail_of
+
+__all__ = ["LogFileNotFound", "StoredLog", "read_log", "stored_logs"]
+
+#: Files in a list, the latest; and bytes of a compressed file that are looked through.
+MAX_FILES = 1000
+MAX_UNPACKED = 64 * 1024 * 1024
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_COMPRESSIONS = {
+    ".gz": "gz",
+    ".xz": "xz",
+    ".lz": "lzip",
+    ".bz2": "bz2",
+    ".lz4": "lz4",
+    ".zst": "zstd",
+}
+_READERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    "gz": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
+    "bz2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+
+
+class LogFileNotFound(WingsdError):
+    """There is no such log file (404)."""
+
+    code = "log-file-not-found"
+    status = 404
+
+    def __init__(self) -> None:
+        # As in Calagopus' nodes.
+        super().__init__("log file not found")
+
+
+@attrs.frozen
+class StoredLog:
+    """A log file: its size in bytes, its compression by its name, and when it was written."""
+
+    name: str
+    compression_type: str
+    size: int
+    last_modified: str
+
+    @classmethod
+    def written_at(cls, name: str, size: int, seconds: float) -> StoredLog:
+        """Return a file that was written at this Unix time."""
+        when = datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="seconds")
+        return cls(name, _compression(name), size, when)
+
+
+def stored_logs(directory: str) -> list[StoredLog]:
+    """Return the files of a directory, the oldest first; none where it is missing."""
+    found: list[tuple[float, str, int]] = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                # A name that is no text could not be asked for.
+                if stat.S_ISREG(status.st_mode) and entry.name.isprintable():
+                    found.append((status.st_mtime, entry.name, status.st_size))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError.reading(f"{directory}: {error.strerror}") from error
+    latest = sorted(found)[-MAX_FILES:]
+    return [StoredLog.written_at(name, size, seconds) for seconds, name, size in latest]
+
+
+def read_log(directory: str, name: str, lines: int) -> list[str]:
+    """Return the last lines of a file. Raises `LogFileNotFound`, `BadRequest`."""
+    with _opened(directory, name) as file:
+        kind = _compression(name)
+        if kind == "none":
+            return tail_of(file, lines)
+        if kind not in _READERS:
+            raise BadRequest(f"this node cannot show a log compressed by {kind}")
+        return list(_last(_READERS[kind](file), lines))
+
+
+def _compression(name: str) -> str:
+    return _COMPRESSIONS.get(os.path.splitext(name)[1], "none")
+
+
+@contextmanager
+def _opened(directory: str, name: str) -> Iterator[IO[bytes]]:
+    if not name or name in {".", ".."} or "/" in name or "\0" in name:
+        raise LogFileNotFound
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(name, _OPEN, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError:
+        raise LogFileNotFound from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LogFileNotFound
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def _last(file: IO[bytes], lines: int) -> Iterator[str]:
+    """Yield the last lines of a compressed file; of a huge one, those near its beginning."""
+    kept: deque[bytes] = deque()
+    size = read = 0
+    try:
+        while read < MAX_UNPACKED and (line := file.readline(MAX_BYTES)):
+            read += len(line)
+            size += len(line)
+            kept.append(line)
+            while len(kept) > lines or size > MAX_BYTES:
+                size -= len(kept.popleft())
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise BadRequest("this log is damaged", str(error)) from error
+    return (line.decode("utf-8", "replace").rstrip("\r\n") for line in kept)
