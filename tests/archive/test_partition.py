@@ -8,7 +8,6 @@ import random
 import pytest
 
 from wingsd.archive import partition
-from wingsd.archive.directories import Path
 from wingsd.archive.partition import (
     EVERYTHING,
     FILES,
@@ -18,7 +17,8 @@ from wingsd.archive.partition import (
     TreeRange,
     directory_key,
 )
-from wingsd.archive.walk import Listing
+from wingsd.filesystem.open_directories import Path
+from wingsd.filesystem.walk import Listing
 
 NO_STAT = os.stat_result(range(10))
 

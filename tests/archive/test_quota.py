@@ -11,8 +11,6 @@ from attrs import evolve
 from tests.support.archives import header
 from wingsd.archive.quota import (
     DEFAULT,
-    ENTRY_SIZE,
-    FREE_ENTRIES,
     STEP,
     ArchiveLimits,
     ArchiveQuota,
@@ -20,6 +18,7 @@ from wingsd.archive.quota import (
 from wingsd.archive.tar_headers import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import BadRequest, StorageError
+from wingsd.filesystem.disk_size import ENTRY_SIZE, FREE_ENTRIES
 
 MIB = 1 << 20
 GIB = 1 << 30

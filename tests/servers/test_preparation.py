@@ -13,9 +13,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do
-from wingsd.archive import GivenTree
 from wingsd.config import Rootless, User
 from wingsd.errors import StorageError
+from wingsd.filesystem import GivenTree
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction, PowerState

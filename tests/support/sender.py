@@ -19,9 +19,9 @@ from twisted.web.server import NOT_DONE_YET, Site
 from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from wingsd.archive import measure
 from wingsd.config import StoragePool, TransfersConfig
 from wingsd.errors import StorageError
+from wingsd.filesystem import measure
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.threadio import TokenBucket, Workers

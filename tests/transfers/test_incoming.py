@@ -11,7 +11,6 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
-from wingsd.archive import measure
 from wingsd.archive.policy import ArchiveError
 from wingsd.callbacks import transfers as firstminute
 from wingsd.errors import (
@@ -23,6 +22,7 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
+from wingsd.filesystem import measure
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome
 from wingsd.transfers.errors import TransferRevoked, UploadTruncated

@@ -2,28 +2,20 @@
 
 Blocking: `extract` and `pack` run in worker threads and know only bytes and a directory. To
 extract: `decompress`, `tar_reader`, `policy` (where a member may go), `quota` (how much there may
-be) and `tree_writer`. To pack: `walk`, `tar_writer` and `compress`. A server in several archives
+be) and `tree_writer`. To pack: `tar_writer` and `compress`. A server in several archives
 at the same time: `partition`, `extract_part` and `SharedTreeWriter`. The module `pack` is
 imported with the first archive that is sent.
 """
 
 from wingsd.archive.compress import ArchiveFormat, Compression
-from wingsd.archive.ownership import GivenTree, give_tree
 from wingsd.archive.partition import Part, split
 from wingsd.archive.quota import ArchiveLimits, require_free_space
-from wingsd.archive.walk import Measured, measure, remove_tree, survey
 
 __all__ = [
     "ArchiveFormat",
     "ArchiveLimits",
     "Compression",
-    "GivenTree",
-    "Measured",
     "Part",
-    "give_tree",
-    "measure",
-    "remove_tree",
     "require_free_space",
     "split",
-    "survey",
 ]

@@ -14,8 +14,8 @@ from contextlib import closing
 
 from attrs import Factory, evolve, frozen
 
-from wingsd.archive.directories import Path
-from wingsd.archive.walk import FirstNames, Listing, gone, opened, unreadable, walk
+from wingsd.filesystem.open_directories import Path
+from wingsd.filesystem.walk import FirstNames, Listing, gone, opened, unreadable, walk
 
 __all__ = [
     "EVERYTHING",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from wingsd.errors import WingsdError
+from wingsd.filesystem.walk import MAX_NAME
 from wingsd.util.text import display
 
 __all__ = [
@@ -68,10 +69,6 @@ MAX_DEPTH = 256
 
 MAX_COMPONENT = 255
 """Bytes in one component of a name: NAME_MAX of every common Linux file system."""
-
-MAX_NAME = 1 << 14
-"""Bytes in a whole name below the root, received or sent: four times PATH_MAX. Without a limit,
-nested directories could take all memory."""
 
 MAX_LINK_TEXT = 4095
 """Bytes in a symlink's text: PATH_MAX of Linux without its NUL."""

@@ -12,24 +12,15 @@ from wingsd.archive.policy import ArchiveError, display
 from wingsd.archive.tar_headers import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.filesystem.disk_size import FREE_ENTRIES, counted_entries
 
 __all__ = [
     "DEFAULT",
-    "ENTRY_SIZE",
-    "FREE_ENTRIES",
     "STEP",
     "ArchiveLimits",
     "ArchiveQuota",
-    "counted_entries",
     "require_free_space",
 ]
-
-FREE_ENTRIES = 50_000
-"""Directories, symlinks and further hard links of one server, all together, that do not count
-against its disk limit."""
-
-ENTRY_SIZE = 4096
-"""Bytes that each further one counts: the size of a directory on common file systems."""
 
 _MIB = 1 << 20
 
@@ -72,11 +63,6 @@ class ArchiveLimits:
     def disk_bytes(disk_space: int) -> int | None:
         """Return a `build.disk_space` in bytes, None for no limit."""
         return disk_space * _MIB if disk_space > 0 else None
-
-
-def counted_entries(count: int) -> int:
-    """Return the bytes that `count` directories and links of a server count together."""
-    return max(count - FREE_ENTRIES, 0) * ENTRY_SIZE
 
 
 DEFAULT = ArchiveLimits.configured(TransfersConfig())

@@ -12,13 +12,7 @@ import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
-from wingsd.archive.directories import (
-    FILE_FLAGS,
-    REPLACED,
-    SymlinkResolver,
-    UnresolvableSymlink,
-    file_type_name,
-)
+from wingsd.archive.directories import SymlinkResolver, UnresolvableSymlink
 from wingsd.archive.partition import Part, directory_key
 from wingsd.archive.policy import Kind, display, member_mode
 from wingsd.archive.tar_headers import (
@@ -31,7 +25,9 @@ from wingsd.archive.tar_headers import (
     member_header,
     padding,
 )
-from wingsd.archive.walk import (
+from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.filesystem.open_directories import FILE_FLAGS, REPLACED, file_type_name
+from wingsd.filesystem.walk import (
     VANISHED,
     FirstNames,
     Inode,
@@ -41,7 +37,6 @@ from wingsd.archive.walk import (
     unreadable,
     walk,
 )
-from wingsd.errors import DiskLimitExceeded, StorageError
 
 __all__ = ["STEP", "TarWriter"]
 

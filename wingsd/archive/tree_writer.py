@@ -18,10 +18,11 @@ from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import NoReturn
 
-from wingsd.archive.directories import DirectoryMetadata, OpenDirectories, Path
+from wingsd.archive.directories import DirectoryMetadata
 from wingsd.archive.policy import ArchiveError, MemberRefused, display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import StorageError
+from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.util.text import disk_advice
 
 __all__ = ["DeferredLinks", "TreeWriter"]

@@ -19,10 +19,11 @@ from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from wingsd.archive import ArchiveLimits, remove_tree, require_free_space
+from wingsd.archive import ArchiveLimits, require_free_space
 from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import Conflict, StorageError
+from wingsd.filesystem import remove_tree
 from wingsd.util.durable import storage_errors, sync_directory
 
 __all__ = ["QUARANTINE", "ReceivedBackups", "write_file"]

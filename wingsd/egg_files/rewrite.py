@@ -19,9 +19,9 @@ from typing import Any, Self
 
 import attrs
 
-from wingsd.archive.directories import OpenDirectories, Path
 from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.formats import Rewritten, format_of, quoted
+from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.util.text import display
 

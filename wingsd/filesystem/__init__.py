@@ -2,10 +2,12 @@
 
 Blocking, without a reactor. `ServerRoot` is one server's directory for one action, `ServerPath` a
 path in it, and a `DirectoryOpener` opens the directories on the way. What is written counts in a
-`Usage`.
+`Usage`. Whole trees are read by `walk`, measured by `survey`, given to an owner by `give_tree` and
+deleted by `remove_tree`.
 """
 
 from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.disk_size import Measured, measure, survey
 from wingsd.filesystem.new_file import NewFile, NewFileOptions, Owner
 from wingsd.filesystem.openers import (
     DirectoryOpener,
@@ -13,7 +15,9 @@ from wingsd.filesystem.openers import (
     OpenatOpener,
     directory_opener,
 )
+from wingsd.filesystem.ownership import GivenTree, give_tree
 from wingsd.filesystem.paths import ServerPath, name_from_text, name_text
+from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import Unlimited, Usage, UsageCounter
 
@@ -21,6 +25,8 @@ __all__ = [
     "Directory",
     "DirectoryOpener",
     "Entry",
+    "GivenTree",
+    "Measured",
     "NewFile",
     "NewFileOptions",
     "OpenFile",
@@ -33,6 +39,10 @@ __all__ = [
     "Usage",
     "UsageCounter",
     "directory_opener",
+    "give_tree",
+    "measure",
     "name_from_text",
     "name_text",
+    "remove_tree",
+    "survey",
 ]

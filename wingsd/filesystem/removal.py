@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 
 from wingsd.filesystem.errors import FileWorkCancelled
@@ -17,7 +18,7 @@ from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.usage import Usage
 
-__all__ = ["remove"]
+__all__ = ["remove", "remove_tree"]
 
 #: Directories of the present path that stay open; as many more may be on the way to them.
 _LAST_OPEN = 64
@@ -41,6 +42,23 @@ def remove(
     FileWorkCancelled. What was deleted before stays so.
     """
     _Remover(opener, parent, usage, cancelled).remove(name)
+
+
+_MAX_MESSAGE = 300
+
+
+def remove_tree(path: str) -> None:
+    """Delete a directory and all below it, if it exists; symlinks are not followed.
+
+    Mounts below it are not deleted and make it fail. Raises OSError with rm's first message.
+    """
+    # Not shutil.rmtree: its depth is limited by the stack and the open files of this process, and
+    # a server can nest directories without limit.
+    command = ["/bin/rm", "-rf", "--one-file-system", "--", path]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    if done.returncode:
+        message = done.stderr.decode(errors="replace").partition("\n")[0]
+        raise OSError(message.removeprefix("/bin/rm: ")[:_MAX_MESSAGE] or "it was not deleted")
 
 
 class _Moved(Exception):

@@ -1,8 +1,8 @@
 """The disk usage of servers: counted by walks in threads, cached, and corrected in between.
 
-A figure is the sum of the sizes of a server's files, as `wingsd.archive.measure` counts them. It
-is renewed when it is older than `system.disk_check_interval`, and corrected at once by what the
-node itself writes or deletes there.
+A figure is the sum of the sizes of a server's files, as `filesystem.measure` counts them. It is
+renewed when it is older than `system.disk_check_interval`, and corrected at once by what the node
+itself writes or deletes there.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import TypeVar
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.archive import GivenTree, measure
-from wingsd.filesystem import ServerRoot, UsageCounter
+from wingsd.filesystem import GivenTree, ServerRoot, UsageCounter, measure
 from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
 from wingsd.servers.server_quota import ServerQuota
 from wingsd.threadio import Workers

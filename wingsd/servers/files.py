@@ -19,10 +19,17 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import GivenTree, give_tree, remove_tree
 from wingsd.config import Config
 from wingsd.errors import StorageError, WingsdError
-from wingsd.filesystem import DirectoryOpener, ServerRoot, Usage, directory_opener
+from wingsd.filesystem import (
+    DirectoryOpener,
+    GivenTree,
+    ServerRoot,
+    Usage,
+    directory_opener,
+    give_tree,
+    remove_tree,
+)
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
 from wingsd.util.text import disk_advice

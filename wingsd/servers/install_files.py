@@ -14,10 +14,10 @@ from pathlib import Path
 
 import attrs
 
-from wingsd.archive import remove_tree
 from wingsd.config import CALAGOPUS, Config
 from wingsd.docker.installer_spec import SCRIPT
 from wingsd.errors import StorageError
+from wingsd.filesystem import remove_tree
 from wingsd.util.text import disk_advice
 
 __all__ = ["InstallDetails", "InstallLog", "ScriptDirectories"]

@@ -19,8 +19,8 @@ from threading import Lock
 import attrs
 from twisted.logger import Logger
 
-from wingsd.archive.walk import Listing, opened, walk
 from wingsd.errors import StorageError
+from wingsd.filesystem.walk import Listing, opened, walk
 from wingsd.util.project_quota import (
     Project,
     is_enforced,

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from wingsd.archive import Compression, Measured, Part, survey
+from wingsd.archive import Compression, Part
 from wingsd.backups.local import LocalBackup, find_backups
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
+from wingsd.filesystem import Measured, survey
 from wingsd.threadio import Workers
 from wingsd.transfers.outgoing.request import TransferRequest, UploadFormat
 from wingsd.transfers.storage.install_log import InstallLogs

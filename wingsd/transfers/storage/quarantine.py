@@ -13,9 +13,9 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from wingsd.archive import remove_tree
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import StorageError
+from wingsd.filesystem import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.storage.staging import Staging

@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from wingsd.archive import remove_tree
 from wingsd.backups.received import QUARANTINE
 from wingsd.errors import StorageError
+from wingsd.filesystem import remove_tree
 from wingsd.util.durable import move, storage_errors, time_stamp
 from wingsd.util.text import disk_advice
 

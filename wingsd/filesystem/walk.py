@@ -1,4 +1,4 @@
-"""Walks, measures and removes trees by directory descriptors: no symlink is followed.
+"""Walks through trees by directory descriptors: no symlink is followed.
 
 A directory comes before its contents: first the files, then the symlinks, then the rest, each
 sorted by their bytes, and its directories last. A directory with more than `BATCH` names is read
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-import subprocess
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -20,49 +18,31 @@ from typing import NoReturn
 
 from attrs import Factory, define, frozen
 
-from wingsd.archive.directories import REPLACED, OpenDirectories, Path
-from wingsd.archive.policy import MAX_NAME, display
-from wingsd.archive.quota import counted_entries
 from wingsd.errors import StorageError
-from wingsd.util.text import reading_advice
+from wingsd.filesystem.open_directories import REPLACED, OpenDirectories, Path
+from wingsd.util.text import display, reading_advice
 
 __all__ = [
     "BATCH",
     "MAX_LINKED",
+    "MAX_NAME",
     "MAX_PENDING",
     "VANISHED",
     "FirstNames",
     "Inode",
     "Listing",
-    "Measured",
     "gone",
-    "measure",
     "opened",
-    "remove_tree",
-    "survey",
     "unreadable",
     "walk",
 ]
 
-_MAX_MESSAGE = 300
-
-
-def remove_tree(path: str) -> None:
-    """Delete a directory and all below it, if it exists; symlinks are not followed.
-
-    Mounts below it are not deleted and make it fail. Raises OSError with rm's first message.
-    """
-    # Not shutil.rmtree: its depth is limited by the stack and the open files of this process, and
-    # a server can nest directories without limit.
-    command = ["/bin/rm", "-rf", "--one-file-system", "--", path]
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-    if done.returncode:
-        message = done.stderr.decode(errors="replace").partition("\n")[0]
-        raise OSError(message.removeprefix("/bin/rm: ")[:_MAX_MESSAGE] or "it was not deleted")
-
-
 Inode = tuple[int, int]
 """The device and the inode number of a file, the same for all its hard links."""
+
+MAX_NAME = 1 << 14
+"""Bytes in a whole name below the root: four times PATH_MAX. Without a limit, nested directories
+could take all memory."""
 
 BATCH = 4096
 """The most names of one listing."""
@@ -132,63 +112,6 @@ class FirstNames:
             )
         self._names[inode] = name
         return True
-
-
-@frozen
-class Measured:
-    """The size of a directory as a server's disk limit counts it, and its largest file.
-
-    Sizes are in bytes; `largest` is the name of the largest file, empty where there is no file.
-    """
-
-    size: int
-    largest: bytes
-    largest_size: int
-
-    @property
-    def shown(self) -> str:
-        """The name of the largest file, for messages."""
-        return display(self.largest)
-
-
-def measure(directory: str) -> int:
-    """Return the size of a directory in bytes; see `survey`."""
-    return survey(directory).size
-
-
-def survey(directory: str) -> Measured:
-    """Measure a directory: the data of all regular files below it, hard-linked ones once.
-
-    The holes of sparse files count, and so do directories, symlinks and further hard links beyond
-    the first `quota.FREE_ENTRIES`. Files that are deleted meanwhile do not. Blocking; follows no
-    symlink. Raises StorageError where a directory cannot be read.
-    """
-    total = entries = largest_size = 0
-    largest = b""
-    linked = FirstNames()
-    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
-        for listing in listings:
-            entries += len(listing.directories) + len(listing.symlinks)
-            for name, found in _stats(listing):
-                if found.st_nlink > 1 and not linked.add((found.st_dev, found.st_ino), b""):
-                    entries += 1
-                    continue
-                total += found.st_size
-                if found.st_size > largest_size:
-                    largest, largest_size = listing.prefix + name, found.st_size
-    return Measured(total + counted_entries(entries), largest, largest_size)
-
-
-def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:
-    for name in listing.files:
-        try:
-            found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-        except OSError as error:
-            if not gone(error):
-                unreadable(listing.prefix + name, error)
-            continue
-        if stat.S_ISREG(found.st_mode):
-            yield name, found
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from contextlib import closing
 
 from attrs import Factory, define
 
-from wingsd.archive.walk import Inode, Listing, gone, opened, walk
+from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.walk import Inode, Listing, gone, opened, walk
 from wingsd.util.text import disk_advice, display
 
 __all__ = ["GivenTree", "give_tree"]
@@ -23,9 +24,6 @@ __all__ = ["GivenTree", "give_tree"]
 MAX_LINKED = 200_000
 LINKED_ELSEWHERE = "it has a hard link outside of the directory"
 TOO_MANY_LINKED = "too many files have several hard links"
-
-Owner = tuple[int, int]
-"""The user and group id of a file."""
 
 
 @define

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.archive import remove_tree
+from wingsd.filesystem import remove_tree
 
 
 def test_a_tree_goes_and_what_it_points_to_stays(tmp_path: Path) -> None:

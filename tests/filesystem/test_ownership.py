@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.archive import GivenTree, give_tree, ownership
-from wingsd.archive.ownership import LINKED_ELSEWHERE, TOO_MANY_LINKED
 from wingsd.errors import StorageError
+from wingsd.filesystem import GivenTree, give_tree, ownership
+from wingsd.filesystem.ownership import LINKED_ELSEWHERE, TOO_MANY_LINKED
 
 OWNER = (1234, 1235)
 

@@ -15,22 +15,19 @@ import pytest
 
 from tests.support.archives import odd_tree, run
 from wingsd.archive import Compression
-from wingsd.archive import quota as limits
-from wingsd.archive import walk as walking
 from wingsd.archive.pack import pack
 from wingsd.archive.partition import split
-from wingsd.archive.quota import ENTRY_SIZE
-from wingsd.archive.walk import (
+from wingsd.errors import StorageError
+from wingsd.filesystem import disk_size
+from wingsd.filesystem import walk as walking
+from wingsd.filesystem.disk_size import ENTRY_SIZE, Measured, measure, survey
+from wingsd.filesystem.walk import (
     BATCH,
     FirstNames,
     Listing,
-    Measured,
-    measure,
     opened,
-    survey,
     walk,
 )
-from wingsd.errors import StorageError
 
 
 def walked(root: Path) -> tuple[list[Listing], list[str]]:
@@ -300,7 +297,7 @@ def test_too_many_hard_links_are_reported() -> None:
 def test_directories_and_links_beyond_the_free_ones_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "FREE_ENTRIES", 3)
+    monkeypatch.setattr(disk_size, "FREE_ENTRIES", 3)
     (tmp_path / "f").write_bytes(b"x" * 100)
     (tmp_path / "large").write_bytes(b"x" * 1000)
     (tmp_path / "a/b").mkdir(parents=True)

@@ -1,0 +1,84 @@
+"""The size of a server's files, as its disk limit counts them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+
+from attrs import frozen
+
+from wingsd.filesystem.walk import FirstNames, Listing, gone, opened, unreadable, walk
+from wingsd.util.text import display
+
+__all__ = ["ENTRY_SIZE", "FREE_ENTRIES", "Measured", "counted_entries", "measure", "survey"]
+
+FREE_ENTRIES = 50_000
+"""Directories, symlinks and further hard links of one server, all together, that do not count
+against its disk limit."""
+
+ENTRY_SIZE = 4096
+"""Bytes that each further one counts: the size of a directory on common file systems."""
+
+
+def counted_entries(count: int) -> int:
+    """Return the bytes that `count` directories and links of a server count together."""
+    return max(count - FREE_ENTRIES, 0) * ENTRY_SIZE
+
+
+@frozen
+class Measured:
+    """The size of a directory as a server's disk limit counts it, and its largest file.
+
+    Sizes are in bytes; `largest` is the name of the largest file, empty where there is no file.
+    """
+
+    size: int
+    largest: bytes
+    largest_size: int
+
+    @property
+    def shown(self) -> str:
+        """The name of the largest file, for messages."""
+        return display(self.largest)
+
+
+def measure(directory: str) -> int:
+    """Return the size of a directory in bytes; see `survey`."""
+    return survey(directory).size
+
+
+def survey(directory: str) -> Measured:
+    """Measure a directory: the data of all regular files below it, hard-linked ones once.
+
+    The holes of sparse files count, and so do directories, symlinks and further hard links beyond
+    the first `FREE_ENTRIES`. Files that are deleted meanwhile do not. Blocking; follows no
+    symlink. Raises StorageError where a directory cannot be read.
+    """
+    total = entries = largest_size = 0
+    largest = b""
+    linked = FirstNames()
+    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
+        for listing in listings:
+            entries += len(listing.directories) + len(listing.symlinks)
+            for name, found in _stats(listing):
+                if found.st_nlink > 1 and not linked.add((found.st_dev, found.st_ino), b""):
+                    entries += 1
+                    continue
+                total += found.st_size
+                if found.st_size > largest_size:
+                    largest, largest_size = listing.prefix + name, found.st_size
+    return Measured(total + counted_entries(entries), largest, largest_size)
+
+
+def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:
+    for name in listing.files:
+        try:
+            found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+        except OSError as error:
+            if not gone(error):
+                unreadable(listing.prefix + name, error)
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield name, found

@@ -1,0 +1,114 @@
+"""Directories of a tree by descriptor, the most recently used kept open.
+
+Nothing here ever has the kernel follow a symlink, so no path leads out of the tree, whatever
+changes in it meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+
+__all__ = ["FILE_FLAGS", "REPLACED", "OpenDirectories", "Path", "file_type_name"]
+
+Path = tuple[bytes, ...]
+"""A directory or file below a root: the names of its directories, then its own; `()` is the
+root."""
+
+REPLACED = "it was replaced by something else meanwhile"
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_MAX_OPEN = 64
+
+
+class OpenDirectories:
+    """Descriptors of directories below `root`, the most recently used kept open.
+
+    `made` is called with the path of every directory that had to be made on the way; `lock` is
+    held from its making to the end of that call. A descriptor stays valid: nothing here moves or
+    removes a directory.
+    """
+
+    def __init__(
+        self,
+        root: int,
+        made: Callable[[Path], None],
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self._root = root
+        self._made = made
+        self._lock = nullcontext() if lock is None else lock
+        self._open: dict[Path, int] = {}
+        self._last: Path = ()
+        self._last_fd = root
+
+    def get(self, path: Path, *, make: bool = True, keep: int = -1) -> int:
+        """Return a descriptor of the directory, valid until the next call.
+
+        With `make`, missing directories are made. The descriptor `keep` stays valid as well.
+        Raises OSError: ENOTDIR or ELOOP where the path leads through something else.
+        """
+        if path == self._last:
+            return self._last_fd
+        fd = self._find(path, make, keep)
+        self._last = path
+        self._last_fd = fd
+        return fd
+
+    def close(self) -> None:
+        """Close all descriptors but the root's."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        self._last, self._last_fd = (), self._root
+
+    def _find(self, path: Path, make: bool, keep: int) -> int:
+        depth = len(path)
+        while depth and path[:depth] not in self._open:
+            depth -= 1
+        fd = self._root
+        if depth:
+            fd = self._open.pop(path[:depth])
+            self._open[path[:depth]] = fd
+        for end in range(depth + 1, len(path) + 1):
+            fd = self._open_child(fd, path[:end], make)
+            self._add(path[:end], fd, keep)
+        return fd
+
+    def _open_child(self, parent: int, path: Path, make: bool) -> int:
+        try:
+            return os.open(path[-1], _FLAGS, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                raise
+        # another thread may be faster
+        with suppress(FileExistsError), self._lock:
+            # closed to others until it is complete; its own mode is set at the very end
+            os.mkdir(path[-1], 0o700, dir_fd=parent)
+            self._made(path)
+        return os.open(path[-1], _FLAGS, dir_fd=parent)
+
+    def _add(self, path: Path, fd: int, keep: int) -> None:
+        self._open[path] = fd
+        if len(self._open) > _MAX_OPEN:
+            oldest = next(known for known, other in self._open.items() if other != keep)
+            os.close(self._open.pop(oldest))
+
+
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+"""How a file is opened that may have become something else: without waiting for a FIFO's
+writer."""
+
+_TYPE_NAMES = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def file_type_name(mode: int) -> str:
+    """Return the name of a file type other than file, directory and symlink, for messages."""
+    return _TYPE_NAMES.get(stat.S_IFMT(mode), "of an unknown type")
