@@ -71,6 +71,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
           NodeTokenRefused           503  panel/http_client
         TransferNotCommitted         500  callbacks/transfers
         PanelUnreachable             503  panel/http_client
+      SettingsNotSaved               500  config_file/saving
       StorageError                   500
         StateDatabaseError           500  statedb/records
           StateDatabaseDamaged       500  statedb/records
