@@ -109,7 +109,10 @@ class ForkedProcess:
         """Send it a signal, such as "HUP". Raises `ProcessExitedAlready`."""
         if self._status:
             raise ProcessExitedAlready
-        os.kill(self.pid, getattr(signal, f"SIG{name}"))
+        try:
+            os.kill(self.pid, getattr(signal, f"SIG{name}"))
+        except ProcessLookupError:  # Its status is on the way.
+            raise ProcessExitedAlready from None
 
 
 def _line(report: socket.socket) -> bytes:

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -18,6 +18,7 @@ import trustme
 import yaml
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
@@ -261,7 +262,9 @@ class NodeProcess:
 
     async def close(self) -> None:
         if not self._process.ended.called and self._transport is not None:
-            await self.kill()
+            with suppress(ProcessExitedAlready):  # A test has just killed it.
+                self.signal("KILL")
+            await self.ended()
         if self._proxy is not None:
             await self._proxy.close()
 
