@@ -119,7 +119,7 @@ class _RevokingPath(Endpoint):
         self._revocations = revocations
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DeniedTokens:
     """Ids of tokens, the claim `jti`."""
 
@@ -142,7 +142,7 @@ class DenyEndpoint(_RevokingPath):
         await self._revocations.revoke(body.jtis)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class UserPermissions:
     """The present permissions of a user for the server."""
 
@@ -151,7 +151,7 @@ class UserPermissions:
     ignored_files: tuple[str, ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ChangedPermissions:
     """The users whose permissions have changed."""
 
@@ -177,7 +177,7 @@ class PermissionsEndpoint(_RevokingPath):
         await self._revocations.revoke(tuple(user_key(user, self.uuid) for user in users))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class UserAndServers:
     """A user, and servers; none stands for all servers."""
 
@@ -185,7 +185,7 @@ class UserAndServers:
     servers: tuple[Uuid, ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DeauthorizedUser:
     """A user who has lost the access to servers, or whose permissions have changed."""
 

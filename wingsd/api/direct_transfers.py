@@ -36,7 +36,7 @@ class Description:
     ] = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Moved:
     """The result of a direct transfer."""
 

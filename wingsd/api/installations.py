@@ -85,7 +85,7 @@ class InstallEndpoint(_InstallPath):
         await self._installations.repeat(self.game_server, reinstall=False)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Reinstallation:
     """How a server is installed again; everything may be left out."""
 
@@ -126,7 +126,7 @@ class AbortEndpoint(_InstallPath):
         self._installations.abort(self.uuid)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class InstallOutput:
     """What the script of the last installation has written."""
 
@@ -146,7 +146,7 @@ class InstallOutputEndpoint(_InstallPath):
         return InstallOutput(await self.log(output=True))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class InstallLogQuery:
     """How many lines to return."""
 

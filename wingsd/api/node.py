@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["NodeParts", "endpoints"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NodeParts:
     """What the node is asked of: its figures, its diagnostics, and its engine, if it has one.
 

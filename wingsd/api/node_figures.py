@@ -24,7 +24,7 @@ Average = Annotated[float, Keywords(minimum=0)]
 Percent = Annotated[float, Keywords(minimum=0, maximum=100)]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DiskDetails:
     """A mounted disk."""
 
@@ -35,7 +35,7 @@ class DiskDetails:
     tags: Annotated[list[str], "What the node keeps on it: `Root`, `Logs`, `Data`, …"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NodeUtilization:
     """What the machine uses, in bytes."""
 
@@ -93,14 +93,14 @@ class UtilizationEndpoint(Endpoint):
         )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class IpAddresses:
     """The node's addresses, for Pelican's Panel."""
 
     ip_addresses: list[str]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AssignableAddresses:
     """The node's addresses, for Calagopus' Panel."""
 

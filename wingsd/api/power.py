@@ -30,7 +30,7 @@ ActionName = Annotated[str, Keywords(enum=tuple(action.value for action in Power
 Wait = Annotated[int, f"Seconds to wait for a power action in progress; {MAX_WAIT} at most."]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PowerRequest:
     """A power action."""
 
@@ -58,7 +58,7 @@ class PowerEndpoint(Endpoint, ServerPath):
         _start(self.game_server, action, body.wait_seconds)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AllPowerRequest:
     """A power action on several servers."""
 
@@ -72,7 +72,7 @@ class AllPowerRequest:
     wait_seconds: Wait = DEFAULT_WAIT
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AffectedServers:
     """How many servers a power action is begun for."""
 

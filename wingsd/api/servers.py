@@ -83,7 +83,7 @@ def endpoints(
     ]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NewServer:
     """A server to be created. The Panel has its settings."""
 
@@ -193,7 +193,7 @@ class ServerEndpoint(Endpoint):
 MAX_LINES = 100
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Commands:
     """Commands for the console, one a line."""
 
@@ -216,7 +216,7 @@ class CommandsEndpoint(Endpoint, ServerPath):
             await self.game_server.command(line)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class LogsQuery:
     """How many lines to return. Strings, so that the handler words the error."""
 
@@ -232,7 +232,7 @@ class LogsQuery:
     ] = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ConsoleLines:
     """The last lines of the console, the oldest first."""
 
@@ -269,7 +269,7 @@ def _number_of_lines(text: str) -> int:
     return min(number, MAX_LINES)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SyncedServer:
     """The new settings of a server, as Calagopus' Panel sends them; other Panels send no body."""
 

@@ -45,7 +45,7 @@ _ARCHITECTURES = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SystemInformation:
     """The machine, in version 1."""
 
@@ -56,7 +56,7 @@ class SystemInformation:
     version: Annotated[str, "Of wingsd."]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Machine:
     """The machine."""
 
@@ -68,7 +68,7 @@ class Machine:
     os_type: Annotated[str, "The kernel's name."]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Cgroups:
     """The control groups of the Docker engine."""
 
@@ -76,7 +76,7 @@ class Cgroups:
     version: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Containers:
     """Numbers of all containers of the Docker engine."""
 
@@ -86,7 +86,7 @@ class Containers:
     stopped: Amount
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Storage:
     """The storage of the Docker engine."""
 
@@ -94,14 +94,14 @@ class Storage:
     filesystem: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Runc:
     """The OCI runtime of the Docker engine."""
 
     version: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DockerInformation:
     """The Docker engine. What it does not report is empty."""
 
@@ -112,7 +112,7 @@ class DockerInformation:
     runc: Runc
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SystemAndEngine:
     """The machine and its Docker engine, in version 2."""
 
@@ -121,7 +121,7 @@ class SystemAndEngine:
     docker: Annotated[DockerInformation | None, "When an engine is used and answers."] = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SystemQuery:
     """The version of the answer."""
 

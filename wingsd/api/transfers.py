@@ -59,7 +59,7 @@ def endpoints(
     ]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class UploadParts:
     """The archive of a server, and its checksum."""
 
@@ -75,7 +75,7 @@ class UploadParts:
     ] = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StreamHeaders:
     """The number of this request, when a server is sent in several."""
 
@@ -250,14 +250,14 @@ class IncomingEndpoint(Endpoint):
         self._receiver.cancel(self.uuid)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class MovedServer:
     """The server, as in the path."""
 
     uuid: Annotated[str | None, Keywords(format="uuid")] = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TransferDestination:
     """The destination of a transfer, and how the server is sent."""
 

@@ -20,7 +20,7 @@ from wingsd.util.serialization import unknown_keys
 __all__ = ["UpdateEndpoint"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Update:
     """Whether this node takes over settings from its Panel."""
 

@@ -54,7 +54,7 @@ CLOSE_TIMEOUT = 1.0
 DAY = 24 * 3600.0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Listeners:
     """The listening sockets: for Panel, browsers and nodes; for Prometheus; for wingsctl."""
 
@@ -69,7 +69,7 @@ class Listeners:
         self.control.open()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NodeStorage:
     """What the node keeps across restarts: its state database and its staging area.
 
@@ -98,7 +98,7 @@ class NodeStorage:
         return unfinished
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NodeServers:
     """The servers of the node, and what is reported of them to the Panel."""
 
@@ -106,7 +106,7 @@ class NodeServers:
     reports: PanelReports
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NodeTransfers:
     """The transfers to and from the node, and their reports to the Panel.
 

@@ -111,7 +111,7 @@ class Decompressor(Protocol):
         """Return at most `max_length` bytes of output for `data` and the input before it."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class StreamFormat:
     """One format: its `name` for messages, the first bytes of a stream, and its decompressor.
 

@@ -231,7 +231,7 @@ def remove_backup(directory: str, place: str) -> None:
 _log = Logger()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Removal:
     """Removes backups below `directory`, which is `system.backup_directory`."""
 

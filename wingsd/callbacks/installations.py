@@ -20,7 +20,7 @@ __all__ = ["InstallDelivery"]
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class InstallDelivery:
     """Sends the report of an installation's end."""
 

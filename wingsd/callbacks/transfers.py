@@ -65,7 +65,7 @@ class FirstMinute:
         return min(next(self._pauses), left)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TransferDelivery:
     """Sends the report of a transfer's outcome."""
 

@@ -48,7 +48,7 @@ DEFAULT_PAST = 20
 MAX_PAST = 10_000
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ExpectedServer:
     """A server that is to be received. `settings` are in the form of a Panel's answer."""
 
@@ -58,7 +58,7 @@ class ExpectedServer:
     seconds: int = DEFAULT_SECONDS
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SendRequest:
     """A server that is to be sent to the node at `url`; `remove` deletes it here afterwards."""
 
@@ -225,7 +225,7 @@ class TransferList:
             )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PastQuery:
     """How many ended transfers to return. A string, so that the handler words the error."""
 

@@ -135,7 +135,7 @@ class Invitation:
     expires: float
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Expected:
     """A server that may arrive by the token with that digest."""
 

@@ -16,7 +16,7 @@ from wingsd.statedb import TransferRecord
 __all__ = ["DirectTransfers"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DirectTransfers:
     """The direct transfers to and from this node. It is the `DirectRecovery`, too."""
 

@@ -45,7 +45,7 @@ __all__ = ["DirectSending", "OutgoingDirectTransfers"]
 _SERVER_ERROR = 500
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Conclusion:
     """The destination's answer to whether a server has moved there."""
 

@@ -121,7 +121,7 @@ class Rewritten:
     failures: list[str]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FileFormat:
     """How files of one kind are read and written.
 

@@ -62,7 +62,7 @@ def give_tree(directory: str, owner: Owner, cancelled: Callable[[], bool]) -> Gi
     return giver.given
 
 
-@define
+@define(eq=False, repr=False)
 class _Giver:
     _owner: Owner
     given: GivenTree = Factory(GivenTree)

@@ -59,7 +59,7 @@ _MISSING = (errno.ENOENT, errno.ESTALE)
 _ENTRY = 250  # bytes of an entry of `FirstNames` beside its name, in CPython 3.11
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Listing:
     """One directory: its path, a descriptor and its stat result, and the names in it by kind.
 

@@ -81,7 +81,7 @@ class HeaderTooLong(WingsdError):
         super().__init__("a header line is too long")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Error:
     """The body of every answer to a request that is refused or fails."""
 

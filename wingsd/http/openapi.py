@@ -220,7 +220,7 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Failure:
     """An error response: its name in the document, its meaning, and its headers."""
 

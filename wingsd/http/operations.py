@@ -59,7 +59,7 @@ class Topic(Enum):
     CONSOLE = "The consoles of servers, for browsers."
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Success:
     """The answer of a successful call: its status, and headers with their meanings.
 
@@ -71,7 +71,7 @@ class Success:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Call:
     """One method of one path.
 

@@ -75,7 +75,7 @@ class ActivityCounts(Protocol):
         """The number of entries that were dropped, by the reason."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Sources:
     """The sources of gauges: transfers in both directions, reports to the Panel, and activity."""
 

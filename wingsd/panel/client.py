@@ -63,12 +63,12 @@ _ANY_SERVER = "/servers?page=1&per_page=1"
 _CALLBACKS = ("/transfer/success", "/transfer/failure")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Meta:
     last_page: int = 1
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Page:
     data: tuple[Any, ...]
     meta: _Meta = _Meta()

@@ -206,7 +206,7 @@ class Configuration:
     raw: dict[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Answer:
     settings: Settings
     process_configuration: Process = Process()

@@ -197,7 +197,7 @@ class ServerDirectories:
             ) from error
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ServerStorage:
     """The directories of servers, and the threads for work on them."""
 

@@ -88,7 +88,7 @@ class InstallOptions:
     script: InstallScript | None = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class InstallParts:
     """The collaborators of installations. `limit` is in seconds, 0 for none."""
 

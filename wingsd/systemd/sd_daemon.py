@@ -193,7 +193,7 @@ class Watchdog:
 _TCP = {socket.AF_INET: "INET", socket.AF_INET6: "INET6"}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Passed:
     """A passed socket by its index; `domain` is empty unless it listens on TCP."""
 

@@ -31,7 +31,7 @@ FEED_HIGH_MARK = 4 * 1024 * 1024
 FEED_LOW_MARK = 2 * 1024 * 1024
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Division:
     """The boundary between two parts."""
 

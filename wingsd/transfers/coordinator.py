@@ -368,7 +368,7 @@ class PanelSending:
         )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PanelCoordinators:
     """Makes the coordinator of each transfer that the Panel has begun.
 

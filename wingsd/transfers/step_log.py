@@ -58,7 +58,7 @@ class _Coordinator(Protocol[S]):
         """Texts of steps that differ from the usual ones."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StepLogs:
     """Where the steps of all transfers are logged: the state database, consoles and metrics."""
 

@@ -112,7 +112,7 @@ _LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
 _DROPPABLE = (STATS, FEATURE_MATCH, IMAGE_PULL_PROGRESS, TRANSFER_PROGRESS)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ClientContext:
     """The collaborators of every client.
 

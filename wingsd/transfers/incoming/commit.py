@@ -31,7 +31,7 @@ PATIENCE = 30.0
 NOT_REPORTED = "the server has arrived, and the Panel has not heard of it yet"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Remainder:
     """The work of a transfer that is left after the answer to its sender.
 

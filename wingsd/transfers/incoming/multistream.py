@@ -33,7 +33,7 @@ from wingsd.transfers.incoming.uploads import IncomingUpload, StreamRegistry, na
 __all__ = ["StreamGroup", "StreamGroups"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AcceptedUpload:
     """A request that belongs to a transfer.
 

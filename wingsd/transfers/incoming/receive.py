@@ -38,7 +38,7 @@ __all__ = ["ReceivePhase", "ReceivedServer"]
 MIB = 1024 * 1024
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ReceivedServer:
     """What was received of a server, by one upload or by several."""
 

@@ -108,7 +108,7 @@ class UploadGroup(Protocol):
 Unpack = Callable[[Iterator[bytes], Callable[[], None]], "Extracted | None"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Extraction:
     """How archives are extracted: by which threads, for which owner and within which limits."""
 
@@ -141,7 +141,7 @@ class Extraction:
         return unpack
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ReceivedUpload:
     """What was received by one upload, and the checksums that it should have."""
 

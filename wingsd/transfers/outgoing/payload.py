@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Payload", "SourcePool", "SourceStorage"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Payload:
     """What one upload of a server holds.
 
@@ -140,7 +140,7 @@ class Payload:
             warn(error.detail)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SourceStorage:
     """Where servers that are sent have their files, local backups and installation logs.
 

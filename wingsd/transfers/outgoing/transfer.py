@@ -35,7 +35,7 @@ MOVED = "the server has moved to another node"
 WAITING_EVERY = 60.0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SourceServers:
     """The servers of this node as their source: retired, shared in a pool, cleared when moved."""
 

@@ -50,7 +50,7 @@ __all__ = ["KEEPS_LINKS", "OutgoingStreams", "OutgoingUpload", "Uploader"]
 HOLD_BACK = 60.0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Uploader:
     """How this node uploads servers. Timeouts are in seconds.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Peers"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Peers:
     """The other nodes, connected to by this reactor and verified by `tls`."""
 

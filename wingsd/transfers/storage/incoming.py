@@ -69,7 +69,7 @@ class WriteBack:
         self._running = False
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class IncomingStorage:
     """Where the files, backups and logs of arriving servers are staged and put into place."""
 
