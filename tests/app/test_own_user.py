@@ -16,6 +16,7 @@ from wingsd.archive import Compression
 from wingsd.archive.extract import extract
 from wingsd.archive.pack import pack
 from wingsd.egg_files.rewrite import Tree
+from wingsd.filesystem import ServerRoot, directory_opener
 from wingsd.servers.files import ServerDirectories
 from wingsd.transfers.storage.staging import Staging
 
@@ -47,7 +48,8 @@ home = os.path.join(data, uuid)
 level = os.stat(os.path.join(home, "world", "again"))
 assert (level.st_uid, level.st_gid, level.st_nlink) == (988, 988, 2), level
 assert stat.S_IMODE(level.st_mode) == 0o640, level
-with Tree(home, owner) as tree:
+with ServerRoot(home, directory_opener("auto"), owner) as root:
+    tree = Tree(root)
     tree.replace(tree.read("server.properties", 100), b"server-port=1")
 sent = pack(
     home, lambda block: None, links=True, compression=Compression.NONE, warn=print,

@@ -12,6 +12,7 @@ import pytest
 
 from tests.egg_files.helpers import NODE, in_process, put
 from wingsd.egg_files.rewrite import rewrite
+from wingsd.filesystem import OpenatOpener, ServerRoot
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 
 
@@ -24,7 +25,7 @@ def properties(name: str, port: str = "25570") -> ConfigurationFile:
 
 
 def run(root: Path, *files: ConfigurationFile, owner: tuple[int, int] | None = None) -> list[str]:
-    return rewrite(str(root), owner, files, NODE, in_process)
+    return rewrite(lambda: ServerRoot(str(root), OpenatOpener(), owner), files, NODE, in_process)
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_a_planted_symlink_leads_nowhere(
         ("file/below", "Not a directory"),
         ("directory", "not a regular file"),
         ("fifo", "not a regular file"),
-        ("socket", "No such device"),
+        ("socket", "not a regular file"),
         ("\ud800", "left as it was"),
     ],
 )
@@ -227,7 +228,8 @@ def test_no_line_has_a_value(root: Path) -> None:
 
 def test_no_root(tmp_path: Path) -> None:
     (line,) = run(tmp_path / "none", properties("a"))
-    assert "could not be opened: No such file" in line
+    assert line.startswith("its directory could not be opened: ")
+    assert "it does not exist" in line
 
 
 def test_a_full_disk_leaves_only_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from tests.support.reactor import reactor
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import Conflict
+from wingsd.filesystem import OpenatOpener, ServerRoot
 from wingsd.panel.schemas import Configuration, ConfigurationFile, Replacement
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
@@ -56,12 +57,16 @@ def grown() -> list[int]:
     return []
 
 
+def opened(place: Path) -> Callable[[], ServerRoot]:
+    return lambda: ServerRoot(str(place), OpenatOpener(), OWNER)
+
+
 @pytest.fixture
 def egg_files(
     node: FakeNode, threads: SlowWorkers, tmp_path: Path, grown: list[int]
 ) -> ServerEggFiles:
     rewriters = Rewriters(threads, threads)  # type: ignore[arg-type]
-    return ServerEggFiles(rewriters, str(tmp_path), OWNER, node.config, grown.append)
+    return ServerEggFiles(rewriters, opened(tmp_path), node.config, grown.append)
 
 
 def test_a_server_has_one_thread_although_starts_are_cancelled(
@@ -116,7 +121,7 @@ class Rewritten:
 
 def test_a_slow_server_is_rewritten_apart_for_now(node: FakeNode, tmp_path: Path) -> None:
     rewriters = Rewritten(True, True, False, False)
-    egg_files = ServerEggFiles(rewriters, str(tmp_path), OWNER, node.config, lambda _: None)  # type: ignore[arg-type]
+    egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)  # type: ignore[arg-type]
     for _ in range(4):
         assert Deferred.fromCoroutine(egg_files.rewrite(with_file("a"))).result == []
     assert rewriters.asked == [False, True, True, False]
@@ -127,7 +132,7 @@ def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
 ) -> None:
     slow = SlowWorkers()
     rewriters = Rewriters(threads, slow, attrs.evolve(BOUNDS, slow_seconds=0))  # type: ignore[arg-type]
-    egg_files = ServerEggFiles(rewriters, str(tmp_path), OWNER, node.config, lambda _: None)
+    egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)
 
     def start() -> Deferred[list[str]]:
         return Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))

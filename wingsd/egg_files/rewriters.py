@@ -9,6 +9,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from wingsd.config import Config
+from wingsd.filesystem import ServerRoot
 from wingsd.panel.schemas import Configuration, ConfigurationFile
 from wingsd.threadio import Workers
 
@@ -50,8 +51,7 @@ class Rewriters:
 
     def begin(
         self,
-        root: str,
-        owner: tuple[int, int],
+        open_root: Callable[[], ServerRoot],
         files: Sequence[ConfigurationFile],
         node: Mapping[str, Any],
         *,
@@ -69,7 +69,7 @@ class Rewriters:
         job = RewriteJob(self._bounds or BOUNDS)
         self._jobs.add(job)
         workers = self._slow if slow else self._workers
-        working = workers.run(rewrite, root, owner, files, node, job.rewrite)
+        working = workers.run(rewrite, open_root, files, node, job.rewrite)
         return job, working.addBoth(self._ended, job)
 
     def _ended(self, outcome: T, job: RewriteJob) -> T:
@@ -88,9 +88,9 @@ def public_configuration(config: Config) -> dict[str, Any]:
 
 
 class ServerEggFiles:
-    """The egg's files in one server's `directory`, rewritten by one thread at a time.
+    """The egg's files of one server, rewritten by one thread at a time.
 
-    `owner` is the user and group id of files that are made. A cancelled start ends the process
+    `open_root` opens the server's directory, in a thread. A cancelled start ends the process
     that parses, but not its thread at once. The next start waits for the thread, so that a server
     never has more than one thread and one process.
 
@@ -101,14 +101,12 @@ class ServerEggFiles:
     def __init__(
         self,
         rewriters: Rewriters,
-        directory: str,
-        owner: tuple[int, int],
+        open_root: Callable[[], ServerRoot],
         config: Config,
         grown: Callable[[int], object],
     ) -> None:
         self._rewriters = rewriters
-        self._directory = directory
-        self._owner = owner
+        self._open_root = open_root
         self._config = config
         self._grown = grown
         self._lock = DeferredLock()
@@ -121,9 +119,7 @@ class ServerEggFiles:
             return []
         await self._lock.acquire()
         node = public_configuration(self._config)
-        job, working = self._rewriters.begin(
-            self._directory, self._owner, files, node, slow=self._slow
-        )
+        job, working = self._rewriters.begin(self._open_root, files, node, slow=self._slow)
         done = Deferred[list[str]]()
         working.addBoth(self._ended, job).chainDeferred(done)
         try:

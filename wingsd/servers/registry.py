@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -277,7 +278,7 @@ class Servers:
             ),
             files=files,
             egg_files=ServerEggFiles(
-                self._rewriters, files.directory, self._directories.owner, self._config, files.add
+                self._rewriters, partial(self._directories.root, uuid), self._config, files.add
             ),
             tasks=self._tasks,
             reactor=self._reactor,
