@@ -21,6 +21,7 @@ async def test(machine: Machine) -> None:
     await run("systemctl", "start", "wingsd")
     await it_runs(machine)
     await it_is_controlled()
+    await it_shows_its_machine(machine)
     await it_receives_and_deletes(machine)
     await it_reloads(machine)
     await hardening()
@@ -75,6 +76,20 @@ async def it_is_controlled() -> None:
         print(refused)
     else:
         raise Failed("anyone may control it")
+
+
+async def it_shows_its_machine(machine: Machine) -> None:
+    """The sandbox lets it see what Panels show: figures, addresses, disks and its own log."""
+    for path in ("utilization", "stats", "ips"):
+        status, told = await machine.panel.ask(machine.node, "GET", f"/api/system/{path}")
+        check(f"it tells its {path}", status == 200, told)  # noqa: PLR2004
+        if path == "utilization":
+            tags = {tag for disk in told["disk_details"] for tag in disk["tags"]}
+            check("it knows the disk of its servers", "Data" in tags, told)
+    report = await run("wingsctl", "diagnostics")
+    log = report.partition("Latest Logs")[2]
+    check("its report has its log from the journal", "listens on" in log, report)
+    check("its report has no token", "token: {redacted}" in report, report)
 
 
 async def it_receives_and_deletes(machine: Machine) -> None:
