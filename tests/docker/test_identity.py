@@ -50,6 +50,8 @@ def test_by_default_there_is_a_machine_id() -> None:
 
 
 def test_pelican_has_an_account_as_well() -> None:
+    for disabled in (MachineIdConfig(enable=False), MachineIdConfig(enabled=False)):
+        assert "/etc/machine-id" not in files(node(machine_id=disabled))
     known = files(node("pelican", machine_id=MachineIdConfig(enable=False)))
     assert known == {
         "/etc/passwd": ("/etc/pelican/passwd", PASSWD),

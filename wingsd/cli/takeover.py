@@ -134,7 +134,7 @@ def _written(config: Config) -> Iterator[tuple[str, str]]:
     yield "system.backup_directory", system.backup_directory
     yield "system.log_directory", system.log_directory
     yield "system.tmp_directory", system.tmp_directory
-    if system.machine_id.enable:
+    if system.machine_id.enable and system.machine_id.enabled:
         yield "system.machine_id.directory", system.machine_id.directory
     if config.is_pelican and system.user.passwd.enable:
         yield "system.user.passwd.directory", system.user.passwd.directory

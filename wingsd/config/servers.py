@@ -73,6 +73,8 @@ class MachineIdConfig:
 
     #: Mount a file with the server's UUID, without its dashes, as `/etc/machine-id`.
     enable: bool = True
+    #: The same; Calagopus' nodes have this name for it. Both must be true.
+    enabled: bool = True
     #: The directory of these files; with Pelican the default is `/etc/pelican/machine-id`.
     directory: str = path_field("/run/wings/machine-id")
 

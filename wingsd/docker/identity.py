@@ -66,7 +66,7 @@ def identity_files(config: Config, uuid: str) -> list[IdentityFile]:
                 posixpath.join(directory, "group"), f"{group}container\n", "/etc/group", group
             ),
         ]
-    if system.machine_id.enable:
+    if system.machine_id.enable and system.machine_id.enabled:
         path = posixpath.join(system.machine_id.directory, uuid)
         machine_id = uuid.replace("-", "")
         files.append(IdentityFile(path, f"{machine_id}\n", MACHINE_ID, machine_id))
