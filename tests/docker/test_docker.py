@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import attrs
 import pytest
+from docker import APIClient
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.docker.image_registry import Registry as FakeRegistry
@@ -17,6 +18,8 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from wingsd.config import Config, Registry
 from wingsd.docker import Environment
+from wingsd.docker import engine as engine_calls
+from wingsd.docker.engine import ContainerState, container_state
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount, Settings
@@ -140,6 +143,26 @@ async def test_a_container_that_is_being_made_is_used(engine: Engine, workers: W
     for _ in range(5):
         assert len(set(await both(create(), create()))) == 1
         engine.client.remove_container(server.uuid)
+
+
+async def test_a_container_that_the_engine_is_removing_is_made_again(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
+    assert await environment.create(server)
+    look = engine_calls.look
+
+    def look_at_its_removal(client: APIClient, name: str) -> ContainerState | None:
+        """Return what the engine says while it removes the container, and have that done."""
+        monkeypatch.setattr(engine_calls, "look", look)
+        inspected = client.inspect_container(name)
+        inspected["State"].update(Status="removing", Dead=True)
+        client.remove_container(name)
+        return container_state(inspected)
+
+    monkeypatch.setattr(engine_calls, "look", look_at_its_removal)
+    assert await environment.create(server)
+    assert engine.client.inspect_container(server.uuid)["State"]["Status"] == "created"
 
 
 async def test_a_taken_name_is_logged(

@@ -62,6 +62,11 @@ def test_what_an_inspection_leaves_out(inspected: dict[str, Any]) -> None:
     assert container_state(inspected) == ContainerState(id="0123")
 
 
+@pytest.mark.parametrize("status", ["removing", "dead"])
+def test_what_the_engine_is_removing_is_seen(status: str) -> None:
+    assert container_state({"Id": "0123", "State": {"Status": status}}).is_removed
+
+
 @pytest.mark.parametrize("home", [HOME, HOME + "/", "/var/lib/pterodactyl//volumes/./uuid"])
 def test_the_files_say_that_it_is_ours(home: str) -> None:
     assert foreign_container(ContainerState("0123", home=home), "uuid", HOME) == ""

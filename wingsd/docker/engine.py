@@ -125,6 +125,8 @@ class ContainerState:
     #: The host's file at `/etc/machine-id`; empty when there is none.
     machine_id: str = ""
     running: bool = False
+    #: Whether the engine is removing it, or has failed to.
+    is_removed: bool = False
     #: Of the last run; 0 for a container that never ran.
     exit_status: int | None = None
     #: Whether the kernel killed a process in it since memory ran out.
@@ -151,6 +153,7 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
         home=sources.get(HOME) or sources.get(INSTALLED) or "",
         machine_id=sources.get(MACHINE_ID) or "",
         running=bool(state.get("Running")),
+        is_removed=state.get("Status") in ("removing", "dead"),
         exit_status=state.get("ExitCode"),
         out_of_memory=bool(state.get("OOMKilled")),
         started=parse_time(state.get("StartedAt")),

@@ -207,7 +207,10 @@ class DockerEnvironment:
         return foreign_container(state, uuid, home_directory(self._config, uuid))
 
     async def _own_container(self, session: EngineSession, uuid: str) -> ContainerState | None:
-        """Return the server's container or None. Raises `EnvironmentFailed` for another node's."""
+        """Return the server's container or None. Raises `EnvironmentFailed` for another node's.
+
+        None also for one that the engine is removing, for a daemon that died: when it is gone.
+        """
         state = await self._look(session, uuid)
         why_not = state and self._foreign_reason(state, uuid)
         if why_not:
@@ -215,6 +218,9 @@ class DockerEnvironment:
                 f"{why_not}; two nodes that share an engine cannot both have a server: delete it "
                 "on the other node first, or give each node an engine of its own"
             )
+        if state is not None and state.is_removed:
+            await session.call(engine.remove_container, state.id, force=True)
+            return None
         return state
 
     def _check_stopped(self, state: ContainerState | None, uuid: str) -> None:
