@@ -54,6 +54,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TransferNotActive            409  transfers/errors
         TransferRevoked              409  transfers/errors
       BodyTooLarge                   413  http/errors
+      FileTooLarge                   413  filesystem/errors
       RangeNotSatisfiable            416  http/ranges
       Unprocessable                  422
       UpgradeRequired                426  http/errors
@@ -82,6 +83,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         DestinationUnreachable       502  transfers/errors
       ServerNotRunning               502
       DaemonStopping                 503
+      FilesBusy                      503  files/work
       ServersNotLoaded               503
       TooManyTransfers               503  transfers/errors
       TryAgain                       503  direct_transfers/incoming
@@ -329,8 +331,10 @@ ERROR_CODES = (
     "file-name-too-long",
     "file-not-directory",
     "file-path-invalid",
+    "file-too-large",
     "file-type-refused",
     "file-work-cancelled",
+    "files-busy",
     "forbidden",
     "form-invalid",
     "header-too-long",

@@ -19,6 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
+from wingsd.api import file_paths
 from wingsd.api import installations as api_installations
 from wingsd.api import node as api_node
 from wingsd.api import servers as api_servers
@@ -31,6 +32,7 @@ from wingsd.config import Config
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
+from wingsd.files.work import FileWork
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -264,6 +266,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
             *api_installations.endpoints(config, servers, installations),
+            *file_paths.endpoints(config, servers, used["files"]),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
             partial(DirectTransferEndpoint, config, direct, database),
         ]
@@ -279,6 +282,8 @@ class ApiNode:
         self.direct_transfers = FakeDirectTransfers(self.calls)
         self.database = FakeDatabase(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
+        #: What runs the work on files, where a test has files.
+        self.file_work: FileWork | None = None
         self.updates: PanelUpdates | None = None
         self.log_source: Callable[[int], list[str]] | None = None
         #: The file of the configuration.
@@ -315,6 +320,7 @@ class ApiNode:
             direct=self.direct_transfers,
             database=self.database,
             engine=self.engine,
+            files=self.file_work,
             updates=self.updates,
             node_engine=self.node_engine,
             log_source=self.log_source,

@@ -137,9 +137,13 @@ def _arguments(request: StreamingRequest, call: Call) -> dict[str, Any]:
         if sent or call.needs_body:
             arguments["body"] = parse(sent, call.body, request.media)
     if call.query is not None:
-        texts = {name: request.argument(name) for name in attrs.fields_dict(call.query)}
-        given = {name: text for name, text in texts.items() if text}
-        arguments["query"] = call.query(**given)
+        given: dict[str, Any] = {
+            field.name: request.arguments(field.name)
+            if isinstance(field.default, tuple)
+            else request.argument(field.name)
+            for field in attrs.fields(call.query)
+        }
+        arguments["query"] = call.query(**{name: value for name, value in given.items() if value})
     return arguments
 
 

@@ -28,6 +28,7 @@ from wingsd.api import (
     transfers,
     update,
 )
+from wingsd.api.file_paths import FILE_PATHS
 from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
@@ -83,6 +84,7 @@ PATHS: Mapping[str, type[Public]] = {
     "/api/servers/{uuid}": servers.ServerEndpoint,
     "/api/servers/{uuid}/power": power.PowerEndpoint,
     "/api/servers/{uuid}/commands": servers.CommandsEndpoint,
+    **FILE_PATHS,
     "/api/servers/{uuid}/install": installations.InstallEndpoint,
     "/api/servers/{uuid}/install/abort": installations.AbortEndpoint,
     "/api/servers/{uuid}/install-logs": installations.InstallOutputEndpoint,

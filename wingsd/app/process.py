@@ -116,6 +116,10 @@ ENGINE_WORKERS = 8
 # Threads for what the kernel shows in /proc, and for disks of which some may hang.
 FIGURES_WORKERS = 1
 FILESYSTEM_WORKERS = 4
+# Listings and the like of servers' files at a time, searches, and blocks of files that are sent.
+FILE_WORKERS = 4
+SEARCH_WORKERS = 2
+READ_WORKERS = 4
 # Servers whose egg files are rewritten at a time; and of those that were slow the last time.
 REWRITERS = 4
 SLOW_REWRITERS = 1
@@ -139,6 +143,9 @@ class Pools:
         )
         self.engine = Workers(reactor, "engine", ENGINE_WORKERS)
         self.database = Workers(reactor, "database", 1)
+        self.files = Workers(reactor, "files", FILE_WORKERS)
+        self.searches = Workers(reactor, "search", SEARCH_WORKERS)
+        self.reads = Workers(reactor, "read", READ_WORKERS)
         self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
         self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
 
@@ -151,6 +158,9 @@ class Pools:
             self.rewriters,
             self.engine,
             self.database,
+            self.files,
+            self.searches,
+            self.reads,
             self.figures,
             self.filesystems,
         )

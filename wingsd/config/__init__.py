@@ -22,6 +22,7 @@ from wingsd.config.servers import (
     MachineIdConfig,
     PasswdConfig,
     PelicanPasswdConfig,
+    SearchConfig,
     ThrottlesConfig,
 )
 from wingsd.config.system import BackupsConfig, Rootless, SystemConfig, User
@@ -56,6 +57,7 @@ __all__ = [
     "Registry",
     "RemoteQuery",
     "Rootless",
+    "SearchConfig",
     "Ssl",
     "StoragePool",
     "StreamsConfig",

@@ -10,6 +10,7 @@ from wingsd.config.validators import (
     absolute_or_empty,
     host_and_port_or_empty,
     networks,
+    not_negative,
     port,
     positive,
     url_or_empty,
@@ -64,6 +65,9 @@ class ApiConfig:
     #: Tokens for transfers must name it. Empty accepts any address, since only this node has the
     #: key they are signed with (wingsd's own).
     public_url: str = attrs.field(default="", validator=url_or_empty)
+    #: The entries of a directory that Calagopus' Panel gets at a time if it does not say how many;
+    #: 0 means all, up to 100,000.
+    directory_entry_limit: int = attrs.field(default=10000, validator=not_negative)
 
 
 DEFAULT_SOCKET = "/run/wingsd/control.sock"

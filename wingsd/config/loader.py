@@ -17,7 +17,7 @@ import yaml
 from wingsd.config.api import ApiConfig, Control, Metrics
 from wingsd.config.credentials import VARIABLES, resolve
 from wingsd.config.docker import DockerConfig
-from wingsd.config.servers import ThrottlesConfig
+from wingsd.config.servers import SearchConfig, ThrottlesConfig
 from wingsd.config.system import SystemConfig
 from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positive, url
 from wingsd.config.vendors import (
@@ -125,6 +125,7 @@ class Config:
     api: ApiConfig = ApiConfig()
     system: SystemConfig = SystemConfig()
     remote_query: RemoteQuery = RemoteQuery()
+    Search: SearchConfig = SearchConfig()
     docker: DockerConfig = DockerConfig()
     throttles: ThrottlesConfig = ThrottlesConfig()
     metrics: Metrics = Metrics()

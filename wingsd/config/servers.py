@@ -12,6 +12,7 @@ __all__ = [
     "MachineIdConfig",
     "PasswdConfig",
     "PelicanPasswdConfig",
+    "SearchConfig",
     "ThrottlesConfig",
 ]
 
@@ -45,6 +46,23 @@ class ThrottlesConfig:
     lines: int = attrs.field(default=2000, validator=not_negative)
     #: The time after which the count begins again.
     line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)
+
+
+@attrs.frozen
+class SearchConfig:
+    """`Search`: searches for names of files, from the file manager of Pelican's Panel."""
+
+    #: Names of directories that are not searched, nor those below them; case does not count.
+    blacklisted_dirs: tuple[str, ...] = (
+        "node_modules",
+        ".git",
+        ".wine",
+        "appcache",
+        "depotcache",
+        "vendor",
+    )
+    #: How deep below the directory of a search it goes.
+    max_recursion_depth: int = attrs.field(default=8, validator=not_negative)
 
 
 @attrs.frozen

@@ -73,12 +73,11 @@ def defaults_of(family: str) -> Mapping[str, Any]:
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
         "": "quiet BlockBaseDirMount",
-        "Search": "blacklisted_dirs max_recursion_depth",
         "remote_query": "retry_limit",
         "api": (
             "upload_limit disable_remote_download "
             "remote_download_blocked_cidrs server_remote_download_limit disable_openapi_docs "
-            "disable_directory_size directory_entry_limit send_offline_server_logs "
+            "disable_directory_size send_offline_server_logs "
             "max_jwt_uses file_search_threads file_decompression_threads "
             "file_compression_threads"
         ),

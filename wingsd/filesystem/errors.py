@@ -22,6 +22,7 @@ __all__ = [
     "DirectoryMissing",
     "FileDenied",
     "FileMissing",
+    "FileTooLarge",
     "FileTypeRefused",
     "FileWorkCancelled",
     "IsDirectory",
@@ -73,6 +74,16 @@ class NotDirectory(BadRequest):
 
     def __init__(self, detail: str = "") -> None:
         super().__init__("Part of the path being created is not a directory (ENOTDIR).", detail)
+
+
+class FileTooLarge(WingsdError):
+    """The file is larger than the Panel wants it (413)."""
+
+    code = "file-too-large"
+    status = 413
+
+    def __init__(self, size: int) -> None:
+        super().__init__("file size exceeds maximum allowed size", f"it has {size} bytes")
 
 
 class NameConflict(BadRequest):

@@ -23,7 +23,7 @@ import attrs
 
 from wingsd.http.errors import Error
 from wingsd.http.file_body import FileBody
-from wingsd.http.operations import Access, Call, EncodedObject, PlainText, Success, Topic
+from wingsd.http.operations import Access, Call, Encoded, EncodedObject, PlainText, Success, Topic
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -244,6 +244,9 @@ FAILURES: Mapping[HTTPStatus, Failure] = {
     HTTPStatus.NOT_FOUND: Failure("NotFound", "This node has no such server or transfer."),
     HTTPStatus.CONFLICT: Failure("Conflict", "It conflicts with the state of the server."),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Failure("TooLarge", "The body is over 1 MiB."),
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Failure(
+        "RangeNotSatisfiable", "The file ends before the requested range."
+    ),
     HTTPStatus.UNPROCESSABLE_ENTITY: Failure("Unprocessable", "A value is invalid."),
     HTTPStatus.UPGRADE_REQUIRED: Failure(
         "UpgradeRequired", "The headers of RFC 6455 are missing.", {"Upgrade": "`websocket`."}
@@ -338,6 +341,8 @@ def _body(media: str, schema: dict[str, Any], required: bool = True) -> dict[str
 def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]:
     answer = _answer(success.meaning, success.headers)
     if content is not None:
+        if get_origin(content) is Encoded:
+            (content,) = get_args(content)
         forms = get_args(content) if isinstance(content, UnionType) else (content,)
         data = [form for form in forms if form not in (PlainText, FileBody)]
         answer["content"] = (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
 from inspect import getdoc
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import attrs
 
@@ -22,6 +22,7 @@ __all__ = [
     "INVALID",
     "Access",
     "Call",
+    "Encoded",
     "EncodedObject",
     "PlainText",
     "Success",
@@ -57,6 +58,7 @@ class Topic(Enum):
     SERVERS = "The servers of the node, for its Panel."
     TRANSFERS = "Transfers of servers between nodes."
     CONSOLE = "The consoles of servers, for browsers."
+    FILES = "The files of servers."
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -204,6 +206,14 @@ def parse(body: bytes, cls: type[T], media: MediaType = MediaType.JSON) -> T:
 
 class EncodedObject(bytes):
     """A JSON object that is already encoded. It is not sent in another format."""
+
+
+@attrs.frozen
+class Encoded(Generic[T]):
+    """An answer of the type `T` that is already encoded, in a format that the client accepts."""
+
+    body: bytes
+    media: MediaType
 
 
 class PlainText(str):

@@ -22,7 +22,7 @@ from twisted.web.server import Request
 from wingsd.errors import WingsdError
 from wingsd.http.errors import BodyTooLarge, Error
 from wingsd.http.file_body import FileBody, send_file
-from wingsd.http.operations import EncodedObject, PlainText
+from wingsd.http.operations import Encoded, EncodedObject, PlainText
 from wingsd.http.ranges import RangeNotSatisfiable
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 from wingsd.util.media import MediaType, accepted, content_type, encode
@@ -188,8 +188,13 @@ class StreamingRequest(Request):
 
     def argument(self, name: str) -> str:
         """Return a value of the query; empty without it."""
-        values = (self.args or {}).get(name.encode())
-        return values[-1].decode("utf-8", "replace") if values else ""
+        return (self.arguments(name) or ("",))[-1]
+
+    def arguments(self, name: str) -> tuple[str, ...]:
+        """Return the values of a name in the query; `name[]` is the same name."""
+        given = self.args or {}
+        found = [*given.get(name.encode(), ()), *given.get(f"{name}[]".encode(), ())]
+        return tuple(value.decode("utf-8", "replace") for value in found)
 
     @property
     def common_headers(self) -> dict[str, str]:
@@ -279,6 +284,8 @@ class StreamingRequest(Request):
             return
         if isinstance(content, PlainText):
             body, kind = content.encode("utf-8", "replace"), "text/plain; charset=utf-8"
+        elif isinstance(content, Encoded):
+            body, kind = content.body, content.media.value
         elif isinstance(content, EncodedObject):
             body, kind = content, MediaType.JSON.value
         else:

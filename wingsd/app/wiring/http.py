@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from wingsd.api import file_paths
 from wingsd.api import installations as api_installations
 from wingsd.api import node as api_node
 from wingsd.api import servers as api_servers
@@ -16,6 +17,7 @@ from wingsd.app.reload import Reload
 from wingsd.app.wiring.node_calls import NodeCallsWiring
 from wingsd.config import Config
 from wingsd.config_file.updates import PanelUpdates
+from wingsd.files.work import FileWork, Lane
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
@@ -37,6 +39,16 @@ class HttpWiring(NodeCallsWiring):
         self._http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
         self._metrics = MetricsListener(config, self._make_exposition(), reactor)
         self.reload = Reload(self.live, self._http.reload)
+
+    @cached_property
+    def file_work(self) -> FileWork:
+        """What runs the work on servers' files."""
+        pools = self.pools
+        return FileWork(
+            short=Lane(pools.files, each=2, waiting=1024),
+            long=Lane(pools.searches, each=1, waiting=64),
+            reads=pools.reads,
+        )
 
     def _make_site(self) -> NodeSite:
         config = self._config
@@ -79,6 +91,7 @@ class HttpWiring(NodeCallsWiring):
                 config, servers, self.receiver, self.sender, sockets, self.denied, self.database
             ),
             *api_installations.endpoints(config, servers, self.installations),
+            *file_paths.endpoints(config, servers, self.file_work),
         ]
 
     def _transfer_endpoints(self) -> list[partial[Any]]:

@@ -1,0 +1,437 @@
+"""The calls that read a server's files, over HTTP, on a directory of the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import attrs
+import msgpack
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
+from wingsd.config import PELICAN
+from wingsd.files.entries import FileEntry
+from wingsd.files.work import FileWork, Lane
+from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.panel.schemas import Egg
+from wingsd.servers.operations import Operation, Operations
+from wingsd.threadio import Workers
+
+T = TypeVar("T")
+FILES = f"servers/{UUID}/files"
+TEXT = "text/plain; charset=utf-8"
+
+
+class DiskFiles:
+    """What `Server.files` offers, of a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = str(directory)
+        self._opener = directory_opener("auto")
+
+    async def run(
+        self, work: Callable[[ServerRoot], T], *, writes: bool = False, workers: Workers
+    ) -> T:
+        return await workers.run(self._with_root, work)
+
+    def _with_root(self, work: Callable[[ServerRoot], T]) -> T:
+        with ServerRoot(self._directory, self._opener) as root:
+            return work(root)
+
+
+class FileServer(FakeServer):
+    """A server with files, and with what is done to it."""
+
+    def __init__(self, node: ApiNode, directory: Path) -> None:
+        super().__init__(UUID, node.calls)
+        self.files = DiskFiles(directory)
+        self.operations = Operations()
+
+    def deny(self, *lines: str) -> None:
+        settings = attrs.evolve(self.configuration.settings, egg=Egg(file_denylist=list(lines)))
+        self.configuration = attrs.evolve(self.configuration, settings=settings)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    path = tmp_path / "server"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def node(home: Path) -> Iterator[ApiNode]:
+    made = ApiNode()
+    workers = Workers(reactor, "files", 2)
+    workers.start()
+    made.servers.known[UUID] = FileServer(made, home)
+    lane = Lane(workers, each=2, waiting=8)
+    made.file_work = FileWork(short=lane, long=lane, reads=workers)
+    made.start()
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+    workers.stop()
+
+
+@pytest.fixture
+def server(node: ApiNode) -> FileServer:
+    found = node.server
+    assert isinstance(found, FileServer)
+    return found
+
+
+async def get(node: ApiNode, path: str, **headers: str | None) -> Reply:
+    return await node.call("GET", f"{FILES}/{path}", **headers)
+
+
+async def test_a_directory_is_listed(node: ApiNode, home: Path) -> None:
+    (home / "world").mkdir()
+    (home / "server.properties").write_text("motd=x")
+    reply = await get(node, "list-directory?directory=/")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert [entry["name"] for entry in reply.json] == ["world", "server.properties"]
+    world, properties = reply.json
+    assert set(world) == set(attrs.fields_dict(FileEntry))
+    assert (world["mode"][0], world["mime"]) == ("d", "inode/directory")
+    assert (properties["size"], properties["mime"]) == (6, TEXT)
+
+
+async def test_an_empty_directory_is_an_empty_list(node: ApiNode) -> None:
+    assert (await get(node, "list-directory")).json == []
+    assert (await get(node, "list")).json["entries"] == []
+
+
+async def test_an_answer_is_in_messagepack_where_it_is_asked_for(
+    node: ApiNode, home: Path
+) -> None:
+    (home / "caf\udce9").touch()
+    for path in ("list-directory", "list", "search?pattern=caf", "fingerprints?algorithm=md5"):
+        reply = await get(node, path, Accept="application/msgpack")
+        assert (reply.status, reply.headers["content-type"]) == (200, "application/msgpack")
+        plain = await get(node, path)
+        assert msgpack.unpackb(reply.content) == plain.json
+
+
+async def test_a_page_of_a_directory_is_listed(node: ApiNode, home: Path) -> None:
+    for number in range(5):
+        (home / f"{number}.txt").touch()
+    (home / "secret").touch()
+    query = "list?directory=/&per_page=2&page=2&sort=name_desc&ignored=secret&ignored[]=0.*"
+    reply = await get(node, query)
+    assert reply.status == 200
+    entries = reply.json.pop("entries")
+    assert [entry["name"] for entry in entries] == ["2.txt", "1.txt"]
+    assert reply.json["total"] == 4
+    assert reply.json["filesystem_primary"] is True
+
+
+async def test_the_egg_hides_files_in_pages_and_shows_them_in_whole_directories(
+    node: ApiNode, server: FileServer, home: Path
+) -> None:
+    (home / "a.key").touch()
+    server.deny("*.key")
+    assert len((await get(node, "list-directory")).json) == 1
+    assert (await get(node, "list")).json["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "query", ["per_page=x", "page=-1", "per_page=1e3", "sort=colour", f"page={'9' * 100}"]
+)
+async def test_an_invalid_page_is_refused(node: ApiNode, query: str) -> None:
+    reply = await get(node, f"list?{query}")
+    assert (reply.status, reply.json["code"]) == (400, "bad-request")
+
+
+async def test_contents_are_sent(node: ApiNode, home: Path) -> None:
+    (home / "config").mkdir()
+    (home / "config/a.txt").write_text("héllo")
+    reply = await get(node, "contents?file=/config/a.txt")
+    assert (reply.status, reply.text) == (200, "héllo")
+    assert reply.headers["x-mime-type"] == reply.headers["content-type"] == TEXT
+    assert "content-disposition" not in reply.headers
+    part = await get(node, "contents?file=config/a.txt", Range="bytes=-2")
+    assert (part.status, part.text) == (206, "lo")
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("a b.txt", "a b.txt"),
+        ('q"u\\o%.txt', "q_u_o_.txt"),
+        ("größe.txt", "gr__e.txt"),
+        ("файл", "____"),
+        ("new\nline", "new_line"),
+    ],
+)
+async def test_a_download_has_its_name_in_every_alphabet(
+    node: ApiNode, home: Path, name: str, plain: str
+) -> None:
+    (home / name).write_bytes(b"x")
+    reply = await get(node, f"contents?file={quote(name)}&download=1")
+    assert (reply.status, reply.text) == (200, "x")
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["content-disposition"] == (
+        f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    )
+
+
+async def test_a_file_larger_than_the_panel_wants_is_refused(node: ApiNode, home: Path) -> None:
+    (home / "a").write_text("12345")
+    assert (await get(node, "contents?file=a&max_size=5")).text == "12345"
+    reply = await get(node, "contents?file=a&max_size=4")
+    assert (reply.status, reply.json["code"]) == (413, "file-too-large")
+
+
+async def test_the_head_of_a_file_has_its_size(node: ApiNode, home: Path) -> None:
+    (home / "a").write_text("12345")
+    reply = await node.call("HEAD", f"{FILES}/contents?file=a")
+    assert (reply.status, reply.content) == (200, b"")
+    assert reply.headers["content-length"] == "5"
+    assert (await node.call("HEAD", f"{FILES}/list")).status == 405
+
+
+LONG = "x" * 256
+BAD_FILES = [
+    ("missing", 404, "file-missing"),
+    ("missing/below", 404, "file-missing"),
+    ("a/below", 404, "file-missing"),
+    ("", 400, "file-is-directory"),
+    ("/", 400, "file-is-directory"),
+    ("../..", 400, "file-is-directory"),
+    ("directory", 400, "file-is-directory"),
+    ("../../etc/passwd", 404, "file-missing"),
+    ("/etc/passwd", 404, "file-missing"),
+    ("%2e%2e%2fsecret", 404, "file-missing"),
+    ("a%00b", 400, "file-path-invalid"),
+    (LONG, 400, "file-name-too-long"),
+    ("/".join(["x" * 200] * 30), 400, "file-name-too-long"),
+    ("%ff%fe", 404, "file-missing"),
+    ("link", 400, "file-type-refused"),
+    ("out/secret", 404, "file-missing"),
+    ("fifo", 400, "file-type-refused"),
+    ("inside/a", 200, None),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "code"), BAD_FILES)
+async def test_contents_of_what_is_no_file_are_refused(
+    node: ApiNode, home: Path, tmp_path: Path, path: str, status: int, code: str | None
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (home / "a").write_text("x")
+    (home / "directory").mkdir()
+    (home / "directory/a").write_text("x")
+    (home / "link").symlink_to(tmp_path / "secret")
+    (home / "out").symlink_to(tmp_path)
+    (home / "inside").symlink_to("directory")
+    os.mkfifo(home / "fifo")
+    reply = await get(node, f"contents?file={path}")
+    if code is None:
+        assert (reply.status, reply.text) == (200, "x")
+        return
+    assert (reply.status, reply.json["code"]) == (status, code)
+    assert reply.json["request_id"] == reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "path", ["missing", "a", "../../etc/x", "link", "out", "a%00b", LONG, "%ff"]
+)
+@pytest.mark.parametrize(
+    "call", ["list-directory?directory", "list?directory", "search?pattern=abc&directory"]
+)
+async def test_what_is_no_directory_is_not_listed(
+    node: ApiNode, home: Path, tmp_path: Path, call: str, path: str
+) -> None:
+    (home / "a").touch()
+    (home / "link").symlink_to("..")
+    (home / "out").symlink_to(tmp_path)
+    reply = await get(node, f"{call}={path}")
+    expected = {
+        "a%00b": (400, "file-path-invalid"),
+        LONG: (400, "file-name-too-long"),
+    }
+    assert (reply.status, reply.json["code"]) == expected.get(path, (404, "directory-missing"))
+
+
+async def test_pelicans_page_gets_its_own_message(node: ApiNode) -> None:
+    ours = await get(node, "list-directory?directory=missing")
+    assert ours.json["error"] == "The requested directory does not exist."
+    root: Any = node.site.resource
+    root.use(attrs.evolve(node.config, family=PELICAN))
+    pelicans = await get(node, "list-directory?directory=missing")
+    assert pelicans.json["error"] == "The requested directory was not found on the server."
+
+
+async def test_denied_files_are_not_opened(node: ApiNode, server: FileServer, home: Path) -> None:
+    (home / "config").mkdir()
+    (home / "config/secret.yml").write_text("x")
+    server.deny("/config/*.yml")
+    reply = await get(node, "contents?file=config/../config/secret.yml")
+    assert (reply.status, reply.json["error"]) == (
+        403,
+        "This file cannot be modified: present in egg denylist.",
+    )
+    hidden = await get(node, "contents?file=config/secret.yml&ignored=*.yml")
+    assert hidden.status == 403
+    server.deny()
+    hidden = await get(node, "contents?file=config/secret.yml&ignored[]=*.yml")
+    assert (hidden.status, hidden.json["code"]) == (404, "file-missing")
+
+
+async def test_names_are_searched(node: ApiNode, home: Path) -> None:
+    (home / "plugins/a").mkdir(parents=True)
+    (home / "plugins/a/Config.yml").write_text("x")
+    (home / "node_modules").mkdir()
+    (home / "node_modules/config.yml").touch()
+    for directory, expected in (
+        ("", "plugins/a/Config.yml"),
+        ("/", "plugins/a/Config.yml"),
+        ("/plugins/", "/plugins/a/Config.yml"),
+        ("plugins", "plugins/a/Config.yml"),
+    ):
+        reply = await get(node, f"search?directory={directory}&pattern=*.YML")
+        assert (reply.status, [entry["name"] for entry in reply.json]) == (200, [expected])
+    short = await get(node, "search?pattern=ab")
+    assert (short.status, short.json["error"]) == (
+        400,
+        "Pattern must be at least 3 characters long",
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"per_page": 10}, ["a.txt", "b.log", "deep/c.txt"]),
+        ({"per_page": 10, "root": "/deep"}, ["c.txt"]),
+        ({"per_page": 1, "path_filter": {"include": ["b*"], "exclude": []}}, ["b.log"]),
+        (
+            {"per_page": 10, "path_filter": {"include": ["*.TXT"], "case_insensitive": True}},
+            ["a.txt", "deep/c.txt"],
+        ),
+        ({"per_page": 10, "size_filter": {"min": 2, "max": 10}}, ["a.txt"]),
+        (
+            {"per_page": 10, "content_filter": {"query": "NEE", "max_search_size": 100}},
+            [],
+        ),
+        (
+            {
+                "per_page": 10,
+                "content_filter": {
+                    "query": "NEE",
+                    "max_search_size": 100,
+                    "case_insensitive": True,
+                },
+            },
+            ["a.txt"],
+        ),
+        ({"query": "deep"}, ["deep/c.txt"]),
+        ({"query": "need", "include_content": True}, ["a.txt"]),
+    ],
+)
+async def test_files_are_searched(
+    node: ApiNode, home: Path, content: dict[str, Any], expected: list[str], packed: bool
+) -> None:
+    (home / "deep").mkdir()
+    (home / "a.txt").write_text("needle")
+    (home / "b.log").write_text("b")
+    (home / "deep/c.txt").write_text("c")
+    form = "application/msgpack"
+    headers = {"Accept": form, "Content-Type": form} if packed else {}
+    body: Any = msgpack.packb(content) if packed else content
+    reply = await node.call("POST", f"{FILES}/search", body, **headers)
+    assert reply.status == 200
+    answer = msgpack.unpackb(reply.content) if packed else reply.json
+    assert sorted(entry["name"] for entry in answer["results"]) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"nonsense",
+        {"per_page": "many"},
+        {"per_page": 10, "root": 5},
+        {"per_page": 10, "path_filter": "*"},
+        {"per_page": 10, "path_filter": {"include": [5]}},
+        {"per_page": 10, "size_filter": {"min": 5}},
+        {"per_page": 10, "content_filter": {"query": "x"}},
+        {"per_page": 10, "root": "a\0b"},
+        {"per_page": 10, "root": "\ud800"},
+        json.dumps({"per_page": 10, "root": "x" * 5000}).encode(),
+    ],
+)
+async def test_an_invalid_search_is_refused(node: ApiNode, content: object) -> None:
+    reply = await node.call("POST", f"{FILES}/search", content)
+    assert reply.status == 400
+    assert reply.json["code"] in ("bad-request", "file-path-invalid", "file-name-too-long")
+
+
+async def test_fingerprints_are_of_the_files_that_may_be_read(
+    node: ApiNode, server: FileServer, home: Path
+) -> None:
+    (home / "deep").mkdir()
+    (home / "deep/a").write_bytes(b"abc")
+    (home / "deep/b.key").write_bytes(b"abc")
+    (home / "link").symlink_to("deep/a")
+    os.mkfifo(home / "fifo")
+    server.deny("*.key")
+    files = "&files=".join(["deep/a", "deep/b.key", "missing", "link", "fifo", "deep", "../x"])
+    reply = await get(node, f"fingerprints?algorithm=md5&files={files}")
+    assert reply.json == {"fingerprints": {"deep/a": "900150983cd24fb0d6963f7d28e17f72"}}
+    below = await get(node, "fingerprints?algorithm=CRC32&root=deep&files[]=a&files[]=./a")
+    assert below.json == {"fingerprints": {"a": "352441c2", "./a": "352441c2"}}
+    unknown = await get(node, "fingerprints?algorithm=whirlpool&files=a")
+    assert (unknown.status, unknown.json["code"]) == (400, "bad-request")
+
+
+CALLS = (
+    "list-directory",
+    "list",
+    "contents?file=a",
+    "search?pattern=abc",
+    "fingerprints?algorithm=md5",
+)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_each_call_wants_the_nodes_token(node: ApiNode, call: str) -> None:
+    assert (await get(node, call, Authorization=None)).status == 401
+    assert (await get(node, call, Authorization="Bearer wrong")).status == 403
+    other = await node.call("GET", f"servers/{UUID[:-1]}f/files/{call}")
+    assert (other.status, other.json["code"]) == (404, "server-not-found")
+
+
+@pytest.mark.parametrize(
+    ("operation", "status"),
+    [
+        (Operation.INSTALL, 200),
+        (Operation.TRANSFER_OUT, 200),
+        (Operation.TRANSFER_IN, 409),
+        (Operation.MOVED, 409),
+        (Operation.DELETE, 409),
+    ],
+)
+async def test_files_are_read_while_a_server_is_installed_or_sent_only(
+    node: ApiNode, server: FileServer, home: Path, operation: Operation, status: int
+) -> None:
+    (home / "a").touch()
+    server.operations.place_hold(operation, "it is being done")
+    assert [(await get(node, call)).status for call in CALLS] == [status] * len(CALLS)
+
+
+async def test_many_listings_at_once_are_all_answered_and_too_many_refused(
+    node: ApiNode, home: Path
+) -> None:
+    (home / "a").touch()
+    replies = [Deferred.fromCoroutine(get(node, "list-directory")) for _ in range(30)]
+    statuses = [reply.status for reply in await gatherResults(replies)]
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(200) >= 4

@@ -1,0 +1,176 @@
+"""Searches by name, path, size and content."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wingsd.files.denylist import Denylist
+from wingsd.files.search import (
+    ContentFilter,
+    FileFilter,
+    SearchLimits,
+    content_search,
+    name_matcher,
+    name_search,
+)
+from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem.errors import DirectoryMissing, FileWorkCancelled
+
+
+@pytest.fixture
+def tree(home: Path, tmp_path: Path) -> Path:
+    for name, content in (
+        ("server.properties", "motd=Hello\n"),
+        ("logs/latest.log", "one\ntwo Needle three\n"),
+        ("logs/old/2020.LOG", "needle\n"),
+        ("plugins/a/config.yml", "a: 1\n"),
+        ("node_modules/x/index.log", "needle\n"),
+        ("world/region.mca", "\xff\xfeneedle"),
+    ):
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, "latin-1")
+    (tmp_path / "outside.log").write_text("needle")
+    (home / "out").symlink_to(tmp_path)
+    (home / "link.log").symlink_to(tmp_path / "outside.log")
+    os.mkfifo(home / "fifo.log")
+    return home
+
+
+LIMITS = SearchLimits()
+
+
+def by_name(
+    root: ServerRoot, pattern: str, start: str = "/", limits: SearchLimits = LIMITS
+) -> list[str]:
+    found = name_search(
+        root, ServerPath.parse(start), name_matcher(pattern), limits, lambda: False
+    )
+    return sorted(entry["name"] for entry in found)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("LATEST", ["logs/latest.log"]),
+        (
+            ".log",
+            [
+                "fifo.log",
+                "link.log",
+                "logs/latest.log",
+                "logs/old/2020.LOG",
+                "node_modules/x/index.log",
+            ],
+        ),
+        ("*.yml", ["plugins/a/config.yml"]),
+        ("20??.log", ["logs/old/2020.LOG"]),
+        ("old", ["logs/old"]),
+        ("nothing", []),
+        ("[a-z]*", []),
+    ],
+)
+def test_names_are_found(tree: Path, root: ServerRoot, pattern: str, expected: list[str]) -> None:
+    assert by_name(root, pattern) == expected
+
+
+def test_directories_are_passed_over_and_the_depth_is_limited(
+    tree: Path, root: ServerRoot
+) -> None:
+    skipped = SearchLimits(skipped=frozenset([b"node_modules"]))
+    assert "node_modules/x/index.log" not in by_name(root, ".log", limits=skipped)
+    assert by_name(root, "node_modules", limits=skipped) == []
+    assert by_name(root, "20??.log", limits=SearchLimits(depth=1)) == []
+    assert by_name(root, "20??.log", limits=SearchLimits(depth=2)) == ["logs/old/2020.LOG"]
+
+
+def test_results_are_below_the_start(tree: Path, root: ServerRoot) -> None:
+    assert by_name(root, ".log", "logs") == ["latest.log", "old/2020.LOG"]
+    with pytest.raises(DirectoryMissing):
+        by_name(root, ".log", "missing")
+    with pytest.raises(DirectoryMissing):
+        by_name(root, ".log", "out")
+
+
+def test_results_entries_and_time_are_limited(tree: Path, root: ServerRoot) -> None:
+    assert len(by_name(root, ".log", limits=SearchLimits(results=2))) == 2
+    assert len(by_name(root, ".log", limits=SearchLimits(entries=0))) == 0
+    assert by_name(root, ".log", limits=SearchLimits(seconds=0)) == []
+
+
+def test_a_glob_made_to_be_slow_is_matched_quickly() -> None:
+    matches = name_matcher("*a" * 1000 + "b")
+    begun = time.monotonic()
+    assert not matches("a" * 255)
+    assert time.monotonic() - begun < 1
+
+
+def test_a_search_ends_when_the_client_has_gone(tree: Path, root: ServerRoot) -> None:
+    answers: Iterator[bool] = iter([False, False, False, True])
+    with pytest.raises(FileWorkCancelled):
+        name_search(
+            root, ServerPath(), name_matcher(".log"), SearchLimits(), lambda: next(answers)
+        )
+
+
+def by_content(root: ServerRoot, wanted: FileFilter, *hidden: str) -> list[str]:
+    denylists = (Denylist(hidden),)
+    found = content_search(root, ServerPath(), wanted, denylists, SearchLimits(), lambda: False)
+    return sorted(entry["name"] for entry in found)
+
+
+REGULAR = [
+    "logs/latest.log",
+    "logs/old/2020.LOG",
+    "node_modules/x/index.log",
+    "plugins/a/config.yml",
+    "server.properties",
+    "world/region.mca",
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (FileFilter(), REGULAR),
+        (FileFilter(included=Denylist(["*.yml", "/server.*"])), REGULAR[3:5]),
+        (FileFilter(included=Denylist(["*.log"])), [REGULAR[0], REGULAR[2]]),
+        (FileFilter(included=Denylist(["*.log"]), ignore_case=True), REGULAR[:3]),
+        (FileFilter(excluded=Denylist(["logs/", "node_modules/"])), REGULAR[3:]),
+        (FileFilter(sizes=range(8)), [*REGULAR[1:4]]),
+        (FileFilter(content=ContentFilter(b"needle", 1000)), REGULAR[1:3]),
+        (FileFilter(content=ContentFilter(b"needle", 1000, ignore_case=True)), REGULAR[:3]),
+        (FileFilter(content=ContentFilter(b"needle", 5)), []),
+        (
+            FileFilter(content=ContentFilter(b"nothing", 7, others=True)),
+            [
+                "logs/latest.log",
+                "server.properties",
+                "world/region.mca",
+            ],
+        ),
+        (FileFilter(content=ContentFilter(b"", 1000)), REGULAR[:5]),
+        (FileFilter(part="old"), REGULAR[1:2]),
+        (FileFilter(part="config", content=ContentFilter(b"motd", 1000)), REGULAR[3:5]),
+    ],
+)
+def test_files_are_found(
+    tree: Path, root: ServerRoot, wanted: FileFilter, expected: list[str]
+) -> None:
+    assert by_content(root, wanted) == expected
+
+
+def test_denied_files_are_never_found(tree: Path, root: ServerRoot) -> None:
+    wanted = FileFilter(content=ContentFilter(b"needle", 1000))
+    assert by_content(root, wanted, "node_modules/") == ["logs/old/2020.LOG"]
+
+
+def test_a_text_across_two_pieces_is_found(home: Path, root: ServerRoot) -> None:
+    (home / "big").write_bytes(b"x" * ((256 << 10) - 3) + b"needle" + b"y" * 1000)
+    assert by_content(root, FileFilter(content=ContentFilter(b"needle", 1 << 20))) == ["big"]
+    assert by_content(root, FileFilter(content=ContentFilter(b"needles", 1 << 20))) == []

@@ -1,0 +1,28 @@
+"""The paths of the file manager, below `/api/servers/{uuid}/files/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from wingsd.api import file_lists, file_searches, files
+from wingsd.config import Config
+from wingsd.files.work import FileWork
+from wingsd.servers.registry import Servers
+
+__all__ = ["FILE_PATHS", "endpoints"]
+
+_FILES = "/api/servers/{uuid}/files"
+FILE_PATHS: Mapping[str, type[files.FilesPath]] = {
+    f"{_FILES}/contents": files.ContentsEndpoint,
+    f"{_FILES}/fingerprints": file_searches.FingerprintsEndpoint,
+    f"{_FILES}/list": file_lists.PagedListEndpoint,
+    f"{_FILES}/list-directory": file_lists.DirectoryListEndpoint,
+    f"{_FILES}/search": file_searches.SearchEndpoint,
+}
+
+
+def endpoints(config: Config, servers: Servers, work: FileWork) -> list[partial[Any]]:
+    """Return the endpoints of these paths."""
+    return [partial(kind, config, servers, work) for kind in FILE_PATHS.values()]

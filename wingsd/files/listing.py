@@ -1,0 +1,134 @@
+"""Lists a directory: sorted, in pages, as plain data in the form of `FileEntry`.
+
+At most `MAX_ENTRIES` entries are taken into account, and of the regular files the first `SNIFFED`
+of an answer are looked into; the types of the others are guessed by their names. So the work and
+the memory for one listing are bounded. Blocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from itertools import islice
+from typing import Any
+
+import attrs
+
+from wingsd.errors import WingsdError
+from wingsd.files.denylist import Denylist
+from wingsd.files.entries import entry_data, mime_of_entry
+from wingsd.filesystem import Directory, Entry, ServerPath, ServerRoot
+from wingsd.filesystem.errors import FileWorkCancelled
+
+__all__ = ["MAX_ENTRIES", "SNIFFED", "Listing", "Page", "Sort", "list_directory"]
+
+#: Entries of a directory that are taken into account.
+MAX_ENTRIES = 100_000
+#: Regular files of one answer whose first bytes are read: more than a page of a Panel shows.
+SNIFFED = 1000
+#: Entries between two looks whether the client is still there.
+_LOOK_EVERY = 1000
+
+
+class Sort(Enum):
+    """The orders of Calagopus' Panel. Directories always come first."""
+
+    NAME_ASC = "name_asc"
+    NAME_DESC = "name_desc"
+    SIZE_ASC = "size_asc"
+    SIZE_DESC = "size_desc"
+    PHYSICAL_SIZE_ASC = "physical_size_asc"
+    PHYSICAL_SIZE_DESC = "physical_size_desc"
+    MODIFIED_ASC = "modified_asc"
+    MODIFIED_DESC = "modified_desc"
+    CREATED_ASC = "created_asc"
+    CREATED_DESC = "created_desc"
+
+
+_KEYS: dict[str, Callable[[Entry], Any]] = {
+    "name": lambda entry: entry.name,
+    "size": lambda entry: entry.size,
+    "physical_size": lambda entry: entry.allocated,
+    "modified": lambda entry: entry.modified,
+    "created": lambda entry: entry.changed,
+}
+
+
+@attrs.frozen
+class Page:
+    """What of a directory is listed: `size` entries in this order, 0 for all; `number` from 1."""
+
+    number: int = 1
+    size: int = 0
+    sort: Sort = Sort.NAME_ASC
+
+
+@attrs.frozen
+class Listing:
+    """A page of a directory; `total` counts the entries of all pages.
+
+    `is_complete` is False where the directory has more than `MAX_ENTRIES`.
+    """
+
+    entries: Sequence[dict[str, Any]]
+    total: int
+    is_complete: bool
+
+
+def list_directory(
+    root: ServerRoot,
+    path: ServerPath,
+    page: Page,
+    hidden: Sequence[Denylist],
+    cancelled: Callable[[], bool],
+) -> Listing:
+    """List a directory without the entries that one of `hidden` denies.
+
+    Raises DirectoryMissing, StorageError, and FileWorkCancelled.
+    """
+    with root.directory(path) as directory:
+        found: list[Entry] = []
+        every = directory.entries()
+        for number, entry in enumerate(islice(every, MAX_ENTRIES)):
+            if number % _LOOK_EVERY == 0 and cancelled():
+                raise FileWorkCancelled
+            if not (hidden and _is_hidden(path.child(entry.name), entry, hidden)):
+                found.append(entry)
+        is_complete = next(every, None) is None
+        ordered = _ordered(found, page.sort)
+        if page.size:
+            begin = (page.number - 1) * page.size
+            ordered = ordered[begin : begin + page.size]
+        return Listing(_described(directory, ordered), len(found), is_complete)
+
+
+def _is_hidden(path: ServerPath, entry: Entry, hidden: Iterable[Denylist]) -> bool:
+    return any(each.denies(path, is_directory=entry.is_directory) for each in hidden)
+
+
+def _ordered(entries: list[Entry], sort: Sort) -> list[Entry]:
+    key, _, direction = sort.value.rpartition("_")
+    # By name first, so that equal sizes and times have an order.
+    entries.sort(key=_KEYS["name"])
+    if sort is not Sort.NAME_ASC:
+        entries.sort(key=_KEYS[key], reverse=direction == "desc")
+    return sorted(entries, key=lambda entry: not entry.is_directory)
+
+
+def _described(directory: Directory, entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    found = []
+    left = SNIFFED
+    for entry in entries:
+        looks = left > 0 and entry.is_regular and entry.size > 0
+        left -= looks
+        mime = _mime(directory, entry) if looks else mime_of_entry(entry)
+        found.append(entry_data(entry, mime))
+    return found
+
+
+def _mime(directory: Directory, entry: Entry) -> str:
+    try:
+        with directory.open_file(entry.name) as file:
+            return mime_of_entry(entry, file)
+    except WingsdError:  # it has gone, or become something else
+        return mime_of_entry(entry)

@@ -1,0 +1,264 @@
+"""Searches a server's files: by name (Pelican), and by path, size and content (Calagopus).
+
+Each search is bounded: in depth, in the entries that it looks at, in its results and in its time.
+What was found until then is the answer. No symlink is followed. Blocking.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import attrs
+
+from wingsd.errors import WingsdError
+from wingsd.files.denylist import Denylist
+from wingsd.files.entries import entry_data, head_of, mime_of_entry
+from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath, ServerRoot
+from wingsd.filesystem.errors import FileWorkCancelled
+
+__all__ = [
+    "MAX_RESULTS",
+    "ContentFilter",
+    "FileFilter",
+    "SearchLimits",
+    "content_search",
+    "name_matcher",
+    "name_search",
+]
+
+#: Results of one search. Pages of a Panel show a list without end, and a user narrows it down.
+MAX_RESULTS = 1000
+#: Bytes of a file that are searched at a time.
+_PIECE = 256 << 10
+#: The first bytes of a file that must be UTF-8 for it to be searched.
+_TEXT_HEAD = 128
+_WILD = {"*": ".*", "?": "."}
+
+
+@attrs.frozen
+class SearchLimits:
+    """`depth` is that of directories below the first; `skipped` are names of directories.
+
+    `seconds` is less than a Panel waits: 2 minutes.
+    """
+
+    depth: int = 8
+    entries: int = 1_000_000
+    results: int = MAX_RESULTS
+    seconds: float = 100.0
+    skipped: frozenset[bytes] = frozenset()
+
+
+class _Walk:
+    """The entries below a directory, parents before their children, within limits."""
+
+    def __init__(
+        self,
+        root: ServerRoot,
+        limits: SearchLimits,
+        cancelled: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._limits = limits
+        self._cancelled = cancelled
+        self._clock = clock
+        self._end = clock() + limits.seconds
+        self._left = limits.entries
+
+    def entries(self, start: ServerPath) -> Iterator[tuple[Directory, Entry]]:
+        """Yield each entry with its open directory. Raises DirectoryMissing for `start` alone."""
+        waiting = [(start, 0)]
+        while waiting and self.may_go_on():
+            path, depth = waiting.pop()
+            try:
+                directory = self._root.directory(path)
+            except WingsdError:
+                if path == start:
+                    raise
+                continue  # it has gone, or become something else
+            with directory:
+                for entry in directory.entries():
+                    self._left -= 1
+                    if not self.may_go_on():
+                        return
+                    if entry.is_directory:
+                        if entry.name.lower() in self._limits.skipped:
+                            continue
+                        if depth < self._limits.depth:
+                            waiting.append((path.child(entry.name), depth + 1))
+                    yield directory, entry
+
+    def may_go_on(self) -> bool:
+        """Return whether the limits allow more. Raises FileWorkCancelled."""
+        if self._cancelled():
+            raise FileWorkCancelled
+        return self._left >= 0 and self._clock() < self._end
+
+
+def name_matcher(pattern: str) -> Callable[[str], bool]:
+    """Return what tells whether a name matches, case aside: a glob, or a part of the name.
+
+    An extension, with or without its dot, is a part of the name as well.
+    """
+    wanted = pattern.lower()
+    if "*" not in wanted and "?" not in wanted:
+        return lambda name: wanted in name.lower()
+    import re2  # noqa: PLC0415 (2 MiB; see denylist)
+
+    glob = "".join(_WILD.get(each) or re.escape(each) for each in wanted)
+    options = re2.Options()
+    options.dot_nl = True
+    options.log_errors = False
+    compiled = re2.compile(glob, options)
+    return lambda name: compiled.fullmatch(name.lower()) is not None
+
+
+def name_search(
+    root: ServerRoot,
+    start: ServerPath,
+    matches: Callable[[str], bool],
+    limits: SearchLimits,
+    cancelled: Callable[[], bool],
+) -> list[dict[str, Any]]:
+    """Return the files and directories below `start` with such a name; see `name_matcher`.
+
+    Their names are their paths below `start`. Raises DirectoryMissing and FileWorkCancelled.
+    """
+    found: list[dict[str, Any]] = []
+    for directory, entry in _Walk(root, limits, cancelled).entries(start):
+        if matches(entry.text):
+            if len(found) == limits.results:
+                break
+            path = _below(start, directory.path.child(entry.name))
+            found.append(entry_data(entry, _mime(directory, entry), path))
+    return found
+
+
+@attrs.frozen
+class ContentFilter:
+    """A text that files contain; of files of more than `most` bytes none does.
+
+    With `others`, those larger files are results as well.
+    """
+
+    text: bytes
+    most: int
+    others: bool = False
+    ignore_case: bool = False
+
+
+@attrs.frozen
+class FileFilter:
+    """Which files are searched for: regular ones, by paths below the start, size and content.
+
+    `included` and `excluded` are patterns as in gitignore; no `included` is all. Paths are
+    compared in lower case with `ignore_case`. `sizes` are bytes.
+    """
+
+    included: Denylist = attrs.field(factory=Denylist)
+    excluded: Denylist = attrs.field(factory=Denylist)
+    ignore_case: bool = False
+    sizes: range | None = None
+    content: ContentFilter | None = None
+    #: A part of the path, which is a result whatever its content is (Calagopus' form of 2025).
+    part: str = ""
+
+    def takes(self, path: str, size: int) -> bool:
+        """Return whether a file may be a result as far as its path and its size say."""
+        compared = ServerPath.parse(path.lower() if self.ignore_case else path)
+        if self.sizes is not None and size not in self.sizes:
+            return False
+        if not self.included.is_empty and not self.included.denies(compared):
+            return False
+        return not self.excluded.denies(compared)
+
+
+def content_search(
+    root: ServerRoot,
+    start: ServerPath,
+    wanted: FileFilter,
+    hidden: Iterable[Denylist],
+    limits: SearchLimits,
+    cancelled: Callable[[], bool],
+) -> list[dict[str, Any]]:
+    """Return the regular files below `start` that a filter takes and `hidden` does not deny.
+
+    Their names are their paths below `start`. Raises DirectoryMissing and FileWorkCancelled.
+    """
+    found: list[dict[str, Any]] = []
+    walk = _Walk(root, limits, cancelled)
+    for directory, entry in walk.entries(start):
+        path = directory.path.child(entry.name)
+        name = _below(start, path)
+        if not entry.is_regular or any(each.denies(path) for each in hidden):
+            continue
+        if wanted.takes(name, entry.size):
+            mime = _matching_mime(directory, entry, name, wanted, walk.may_go_on)
+            if mime:
+                found.append(entry_data(entry, mime, name))
+        if len(found) == limits.results:
+            break
+    return found
+
+
+def _matching_mime(
+    directory: Directory,
+    entry: Entry,
+    name: str,
+    wanted: FileFilter,
+    may_go_on: Callable[[], bool],
+) -> str:
+    """Return the type of a file whose content matches; empty where it does not."""
+    content = wanted.content
+    if content is None or (wanted.part and wanted.part in name):
+        return "" if wanted.part and wanted.part not in name else _mime(directory, entry)
+    if entry.size > content.most:
+        return _mime(directory, entry) if content.others else ""
+    try:
+        with directory.open_file(entry.name) as file:
+            if _contains(file, content, may_go_on):
+                return mime_of_entry(entry, file)
+    except (WingsdError, OSError) as error:
+        if isinstance(error, FileWorkCancelled):
+            raise
+    return ""
+
+
+def _contains(file: OpenFile, content: ContentFilter, may_go_on: Callable[[], bool]) -> bool:
+    """Return whether a file is text that contains the one that is searched for."""
+    text = content.text.lower() if content.ignore_case else content.text
+    try:
+        head_of(file)[:_TEXT_HEAD].decode()
+    except UnicodeDecodeError as error:
+        if error.end < _TEXT_HEAD - 3:  # else a character is cut
+            return False
+    at, kept = 0, b""
+    while at < content.most and may_go_on():
+        piece = file.read_at(at, min(_PIECE, content.most - at))
+        at += len(piece)
+        if content.ignore_case:
+            piece = piece.lower()
+        if text in kept + piece:
+            return True
+        if not piece:
+            break
+        kept = (kept + piece)[-(len(text) - 1) :] if len(text) > 1 else b""
+    return not text
+
+
+def _below(start: ServerPath, path: ServerPath) -> str:
+    return str(ServerPath(path.parts[len(start.parts) :]))
+
+
+def _mime(directory: Directory, entry: Entry) -> str:
+    if not entry.is_regular or not entry.size:
+        return mime_of_entry(entry)
+    try:
+        with directory.open_file(entry.name) as file:
+            return mime_of_entry(entry, file)
+    except WingsdError:
+        return mime_of_entry(entry)
