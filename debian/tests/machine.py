@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -144,6 +145,15 @@ class Machine:
                 return
             await deferLater(self._reactor, 0.05)
         raise Failed(f"waited in vain for {what}; the service's log:\n{await self.log()}")
+
+    async def until_answer(self, path: str, holds: Callable[[Any], bool]) -> None:
+        """Return once the node answers the Panel so. Raises `Failed` when it does not in time."""
+        for _ in range(PATIENCE * 20):
+            status, answer = await self.panel.ask(self.node, "GET", path)
+            if status == HTTPStatus.OK and holds(answer):
+                return
+            await deferLater(self._reactor, 0.05)
+        raise Failed(f"{path} has {answer} in the end; the service's log:\n{await self.log()}")
 
     async def within(self, awaited: Deferred[Any], what: str) -> None:
         """Return once something has happened. Raises `Failed` when it has not in time."""

@@ -23,7 +23,7 @@ from tests.support.docker_engine import Engine
 from tests.support.node_process import LOOPBACK, TWISTD, NodeProcess, reactor
 from tests.support.panel import Panel
 from tests.support.settings import process_configuration, server_settings
-from tests.support.wings_node import DIALECTS, Dialect, WingsNode
+from tests.support.wings_node import DIALECTS, Dialect, Places, WingsNode
 from tests.support.wings_reader import Fate, configuration_faults, fates, read_states
 from wingsd.docker.installer_spec import OWN_LABELS
 
@@ -71,8 +71,8 @@ class TakenOver(NodeProcess):
             "control": {"socket": str(self.control)},
             "system": {"transfers": {"ca_file": str(self.ca)}, **system},
         }
-        place = self.directory / "wings"
-        self.wings = WingsNode(place, dialect, self.engine, credentials, own)
+        places = Places.below(self.directory / "wings")
+        self.wings = WingsNode(places, dialect, self.engine, credentials, own)
 
     def new_server(self, **settings: Any) -> dict[str, Any]:
         """Return the settings of a new server of this node, whose container may be made."""
@@ -154,6 +154,7 @@ async def test_a_game_runs_on_and_back_again(node: TakenOver, dialect: Dialect) 
     node.wings.lay_out(uuid, states={uuid: "running"})
     process = node.wings.run(settings)["State"]["Pid"]
     before = node.wings.kept()
+    await check_announced(node)
     await node.take_over()
     await node.wait_for_line(f"{uuid}: running")
     await check_console(node, uuid)
@@ -165,6 +166,13 @@ async def test_a_game_runs_on_and_back_again(node: TakenOver, dialect: Dialect) 
     assert node.fates(uuid) == [Fate.ATTACHED]
     running = node.engine.client.inspect_container(uuid)["State"]
     assert (running["Running"], running["Pid"]) == (True, process)
+
+
+async def check_announced(node: TakenOver) -> None:
+    """See what an operator is told before."""
+    found = (await node.wingsctl("check-config", str(node.wings.config_file), "--json")).json
+    assert found["usable"], found
+    assert found["notes"] == ["running servers, which run on under wingsd: 1"]
 
 
 async def check_console(node: TakenOver, uuid: str) -> None:
@@ -213,7 +221,7 @@ async def test_its_servers_are_stopped_started_and_left_to_the_other(
     await node.leave()
     assert node.fates(uuid, idle) == [Fate.ATTACHED, Fate.OFFLINE]
     changed = node.wings.kept().items() ^ before.items()
-    assert {name for name, _ in changed} == {"lib/states.json"}
+    assert {name for name, _ in changed} == {str(node.wings.root / "states.json")}
     # The machine is restarted.
     node.engine.client.kill(uuid)
     assert node.fates(uuid, idle) == [Fate.STARTED, Fate.OFFLINE]
@@ -242,7 +250,7 @@ async def test_an_installation_goes_on_and_is_reported(node: TakenOver, dialect:
     uuid = settings["uuid"]
     node.wings.lay_out(states={})
     go = node.wings.data / uuid / "go"
-    script = "echo one; until [ -e /mnt/server/go ]; do sleep 0.1; done; echo two\n"
+    script = "echo one; until [ -e /mnt/server/go ]; do echo tick; sleep 0.1; done; echo two\n"
     theirs = node.wings.install(settings, script)
     assert OWN_LABELS.keys().isdisjoint(theirs["Config"]["Labels"])
     node.spawn(node.command(*LOOPBACK))
@@ -251,12 +259,14 @@ async def test_an_installation_goes_on_and_is_reported(node: TakenOver, dialect:
     await node.wait_for_line("its installation was begun by another daemon")
     assert node.panel.installed(uuid) is None
     browser = await node.watch(uuid)
+    await browser.wait_for("install output", "tick")
     go.touch()
     await browser.wait_for("install output", "two")
     await node.panel.called("/reset")
     assert node.panel.installed(uuid) is True
     shown = await node.ask(f"/api/servers/{uuid}/install-logs")
-    assert shown["data"].split() == ["one", "two"]
+    lines = shown["data"].split()
+    assert (lines[0], lines[-1]) == ("one", "two")
     await browser.close()
     assert not (node.wings.scripts / uuid).exists()
     left = node.engine.client.containers(all=True, filters={"name": f"{uuid}_installer"})

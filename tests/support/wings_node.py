@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +28,7 @@ from tests.support.configurations import (
 )
 from tests.support.docker_engine import Engine
 
-__all__ = ["DIALECTS", "Dialect", "WingsNode"]
+__all__ = ["DIALECTS", "Dialect", "Places", "WingsNode"]
 
 Json = dict[str, Any]
 
@@ -101,26 +102,58 @@ DIALECTS = {
 }
 
 
+@attrs.frozen
+class Places:
+    """Where a node has its directories and its configuration."""
+
+    root: Path
+    logs: Path
+    identities: Path
+    scripts: Path
+    config_file: Path
+    #: Whose the servers' files are.
+    user: str
+
+    @classmethod
+    def below(cls, directory: Path) -> Places:
+        """Return those of a node in a directory, whose servers' files are this process's."""
+        return cls(
+            root=directory / "lib",
+            logs=directory / "log",
+            identities=directory / "run",
+            scripts=directory / "tmp",
+            config_file=directory / "etc" / "config.yml",
+            user=pwd.getpwuid(os.getuid()).pw_name,
+        )
+
+
 class WingsNode:
-    """The node of `dialect` in `directory`, on the engine. `credentials` are keys of its file.
+    """The node of `dialect` in its `places`, on the engine. `credentials` are keys of its file.
 
     `own` are keys of wingsd's that the operator has added.
     """
 
     def __init__(
-        self, directory: Path, dialect: Dialect, engine: Engine, credentials: Json, own: Json
+        self,
+        places: Places,
+        dialect: Dialect,
+        engine: Engine,
+        credentials: Json,
+        own: Json | None = None,
     ) -> None:
-        self.directory, self.dialect, self._engine = directory, dialect, engine
-        self.root, self.logs = directory / "lib", directory / "log"
+        self.places, self.dialect, self._engine = places, dialect, engine
+        self.root, self.logs = places.root, places.logs
         self.data = self.root / "volumes"
         self.backups, self.archives = self.root / "backups", self.root / "archives"
-        self.identities, self.scripts = directory / "run", directory / "tmp"
-        self.config_file = directory / "etc" / "config.yml"
+        self.identities, self.scripts = places.identities, places.scripts
+        self.config_file = places.config_file
+        account = pwd.getpwnam(places.user)
+        self.owner = account.pw_uid, account.pw_gid
         written = merged(yaml.safe_load(WRITTEN_BY_WINGS), dialect.keys)
-        self.config = merged(merged(merged(written, self._places()), credentials), own)
+        self.config = merged(merged(merged(written, self._keys()), credentials), own or {})
         self._network = self._make_network()
 
-    def _places(self) -> Json:
+    def _keys(self) -> Json:
         docker = self._engine.config().docker
         v4 = docker.network.interfaces.v4
         name = docker.network.name
@@ -131,10 +164,10 @@ class WingsNode:
             "archive_directory": str(self.archives),
             "backup_directory": str(self.backups),
             "tmp_directory": str(self.scripts),
-            "username": "root",
+            "username": self.places.user,
             "user": {
-                "uid": os.getuid(),
-                "gid": os.getgid(),
+                "uid": self.owner[0],
+                "gid": self.owner[1],
                 "passwd": {"directory": str(self.identities)},
             },
             "machine_id": {"directory": str(self.identities / "machine-id")},
@@ -169,9 +202,9 @@ class WingsNode:
 
     def lay_out(self, *servers: str, states: Json) -> None:
         """Write the files of a node with these servers, whose last known states are given."""
-        for directory in (self.root, self.data, self.archives, self.backups):
+        for directory in (self.root, self.data, self.archives, self.backups, self.scripts):
             directory.mkdir(mode=0o700, parents=True)
-        self.config_file.parent.mkdir()
+        self.config_file.parent.mkdir(parents=True, exist_ok=True)
         _write(self.config_file, yaml.safe_dump(self.config).encode(), 0o600)
         (self.data / ".sftp").mkdir(mode=0o755)
         _write(self.data / ".sftp" / "id_ed25519", _HOST_KEY, 0o600)
@@ -188,6 +221,8 @@ class WingsNode:
     def _lay_out_server(self, server: str) -> None:
         (self.data / server).mkdir(mode=0o755)
         _write(self.data / server / "world" / "level.dat", b"\x0a\x00", 0o644)
+        for name in ("", "world", "world/level.dat"):
+            os.chown(self.data / server / name, *self.owner)
         log = (
             f"{self.dialect.heading}\n\n|\n| Details\n| {'-' * 30}\n"
             f"  Server UUID:          {server}\n\n|\n| Script Output\n| {'-' * 30}\nall done\n"
@@ -228,23 +263,25 @@ class WingsNode:
     def kept(self) -> dict[str, tuple[int, int, int, int, str]]:
         """Return owner, mode, time and checksum of each file that another daemon must not touch.
 
-        The servers' own files and those of wingsd are not among them.
+        The servers' own files and those of wingsd are not among them. Of a directory no time and
+        no checksum.
         """
         found = {}
-        for path in sorted(self.directory.rglob("*")):
-            name = str(path.relative_to(self.directory))
-            if not path.is_file() or "wingsd" in name or self._is_of_a_server(path):
+        tops = (self.root, self.logs, self.identities, self.scripts, self.config_file.parent)
+        for path in (each for top in tops for each in (top, *sorted(top.rglob("*")))):
+            if path.name.startswith("wingsd.db") or self._is_of_a_server(path):
                 continue
             status = path.stat()
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            facts = (status.st_uid, status.st_gid, status.st_mode, status.st_mtime_ns, digest)
-            found[name] = facts
+            is_file = path.is_file()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
+            time = status.st_mtime_ns if is_file else 0
+            found[str(path)] = (status.st_uid, status.st_gid, status.st_mode, time, digest)
         return found
 
     def _is_of_a_server(self, path: Path) -> bool:
-        below = path.relative_to(self.directory).parts
-        return below[:2] == ("lib", ".volumes.staging") or (
-            below[:2] == ("lib", "volumes") and below[2] != ".sftp"
+        names = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ()
+        return names[:1] == (".volumes.staging",) or (
+            names[:1] == ("volumes",) and len(names) > 1 and names[1] != ".sftp"
         )
 
     # Containers
