@@ -31,6 +31,7 @@ PROGRAMS = {
         "apt",
         "cd",
         "certbot",
+        "cp",
         "chown",
         "curl",
         "git",
