@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +26,7 @@ __all__ = [
     "Start",
     "idle_report",
     "measure_empty_site",
+    "measure_libraries",
     "measure_start",
 ]
 
@@ -46,6 +49,29 @@ endpoint = "ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}"
 serverFromString(reactor, endpoint).listen(Site(Resource()))
 """
 
+#: Libraries, and the modules that are imported of them, in the order of a start with Docker. What
+#: one imports of those that follow counts for it.
+_LIBRARIES = {
+    "Twisted, with TLS and HTTP": "twisted.scripts.twistd twisted.internet.ssl twisted.web.server "
+    "twisted.web.client",
+    "SQLite, PyYAML, cattrs, PyJWT": "sqlite3 yaml cattrs jwt",
+    "wingsd's own modules": "wingsd.tap",
+    "urllib3": "urllib3",
+    "requests": "requests",
+    "docker-py": "docker",
+    "wingsd's modules for it": "wingsd.docker.environment wingsd.docker.installer",
+}
+#: Prints the pages in memory at first, and after the modules of each argument.
+_IMPORTS = """
+import sys
+from importlib import import_module
+for modules in ["", *sys.argv[1:]]:
+    for name in modules.split():
+        import_module(name)
+    with open("/proc/self/statm") as file:
+        print(file.read().split()[1])
+"""
+
 
 @frozen
 class Start:
@@ -59,13 +85,15 @@ class Start:
 class IdleResult:
     """Starts without Docker and with it, and MiB of memory after servers were received.
 
-    `empty` are starts of a site of Twisted's without resources.
+    `empty` are starts of a site of Twisted's without resources, `libraries` the MiB that each
+    takes when it is imported.
     """
 
     empty: list[Start] = attrs.field(factory=list)
     plain: list[Start] = attrs.field(factory=list)
     docker: list[Start] = attrs.field(factory=list)
     rest: list[float] = attrs.field(factory=list)
+    libraries: dict[str, list[float]] = attrs.field(factory=dict)
 
 
 async def measure_start(directory: Path, *, docker: bool) -> Start:
@@ -108,6 +136,15 @@ def measure_empty_site(directory: Path) -> Start:
             process.terminate()
 
 
+def measure_libraries() -> dict[str, float]:
+    """Return the MiB of resident memory that the interpreter and each library take. Blocking."""
+    command = [sys.executable, "-c", _IMPORTS, *_LIBRARIES.values()]
+    printed = subprocess.run(command, capture_output=True, check=True).stdout
+    pages = [0, *map(int, printed.split())]
+    taken = [(now - before) * resource.getpagesize() / 2**20 for before, now in pairwise(pages)]
+    return dict(zip(("the interpreter", *_LIBRARIES), taken, strict=True))
+
+
 def idle_report(result: IdleResult, machine: str, version: str) -> str:
     """Return the document."""
     rows = [
@@ -136,6 +173,12 @@ def idle_report(result: IdleResult, machine: str, version: str) -> str:
             "| | Go Wings | required | measured | |",
             "| --- | --- | --- | --- | --- |",
             *(_row(name, target, values) for name, target, values in rows if values),
+            "",
+            "Resident memory by what is imported, in this order; the rest is taken by the start:",
+            "",
+            "| | MiB |",
+            "| --- | --- |",
+            *(f"| {name} | {median(each):.1f} |" for name, each in result.libraries.items()),
             "",
         ]
     )

@@ -19,6 +19,7 @@ from bench.idle import (
     REST_SECONDS,
     IdleResult,
     measure_empty_site,
+    measure_libraries,
     measure_start,
 )
 from bench.meter import Cost
@@ -174,6 +175,8 @@ class Series:
                 with TemporaryDirectory() as directory:
                     starts.append(await measure_start(Path(directory), docker=docker))
                 _say(f"started: {starts[-1].cpu:.2f} s of CPU, {starts[-1].resident:.0f} MiB")
+            for name, taken in (await deferToThread(measure_libraries)).items():
+                self._results.idle.libraries.setdefault(name, []).append(taken)
         one = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._datasets)
         for _ in range(_FEW):
             with fresh_disk(self._directory) as disk:
