@@ -13,6 +13,7 @@ from tests.races.actions import ACTIONS, Actor
 from tests.races.naive import NAIVE
 from tests.races.runs import run
 from tests.races.scene import Touched
+from tests.races.trees import TREES
 from wingsd.filesystem import DirectoryOpener, OpenatOpener
 
 COUNT = 100
@@ -33,6 +34,11 @@ def test_no_action_leaves_the_directory_while_links_are_swapped(
     counted = run(top, opener, ACTIONS, COUNT, seed=1, step=20)
     assert [kind for kind, each in counted.items() if not each.done] == []
     assert sum(each.refused for each in counted.values()) > COUNT
+
+
+def test_no_work_on_whole_trees_leaves_the_directory(top: Path) -> None:
+    counted = run(top, OpenatOpener(), TREES, COUNT // 10, seed=1, step=5)
+    assert [kind for kind, each in counted.items() if not each.done] == []
 
 
 @pytest.mark.parametrize("kind", ["read", "write", "remove", "chmod"])

@@ -19,10 +19,12 @@ from tests.races.actions import ACTIONS, Action, Actor
 from tests.races.naive import NAIVE
 from tests.races.runs import run
 from tests.races.scene import Touched
+from tests.races.trees import TREES
 from wingsd.filesystem import DirectoryOpener, Openat2Opener, OpenatOpener
 
 #: In memory, where names are swapped faster than on a disk.
 PLACE = "/dev/shm"
+ALL: dict[str, Action] = {**ACTIONS, **TREES}
 OPENERS: dict[str, DirectoryOpener] = {"openat2": Openat2Opener(), "openat": OpenatOpener()}
 
 
@@ -65,13 +67,13 @@ def _is_caught(kind: str, count: int, seed: int) -> bool:
 def main() -> int:
     """Run the kinds that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="tests.races", description=__doc__)
-    parser.add_argument("kind", nargs="?", choices=[*ACTIONS], help="in place of all kinds")
+    parser.add_argument("kind", nargs="?", choices=[*ALL], help="in place of all kinds")
     parser.add_argument("--count", type=int, default=10_000, help="actions of each kind")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     count, seed = arguments.count, arguments.seed
-    kinds = [arguments.kind] if arguments.kind else [*ACTIONS]
-    actions = {kind: ACTIONS[kind] for kind in kinds}
+    kinds = [arguments.kind] if arguments.kind else [*ALL]
+    actions = {kind: ALL[kind] for kind in kinds}
     good = [_run(name, opener, actions, count, seed) for name, opener in OPENERS.items()]
     if not arguments.kind:
         good += [_is_caught(kind, count, seed) for kind in NAIVE]

@@ -1,7 +1,4 @@
-"""What wingsd does with a server's files, at random paths; each raises Touched itself if it can.
-
-`ACTIONS` are of `ServerRoot`, `TREES` of the parts of wingsd that work on whole directories.
-"""
+"""What `ServerRoot` does with files, at random paths; each raises Touched itself if it can."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from types import MappingProxyType
 from tests.races.scene import MARK, OUTSIDE_MODE, OUTSIDE_SIZE, Scene, Touched
 from wingsd.filesystem import DirectoryOpener, Entry, NewFileOptions, ServerPath, ServerRoot
 
-__all__ = ["ACTIONS", "Action", "Actor"]
+__all__ = ["ACTIONS", "DIRECTORIES", "OWNER", "PATHS", "Action", "Actor", "clear"]
 
 OWNER = (54321, 54321)
 #: Paths that exist inside, and outside for who is tricked.

@@ -132,10 +132,17 @@ class ServerDirectories:
                 if stat.S_ISDIR(os.lstat(path).st_mode):
                     return
                 raise
-            os.chown(path, *self.owner)
+            self._give(path)
             self.quotas.prepare(uuid, path)
         except OSError as error:
             raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
+
+    def _give(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchown(fd, *self.owner)
+        finally:
+            os.close(fd)
 
     def give_to_user(self, uuid: str, cancelled: Callable[[], bool]) -> GivenTree:
         """Give the server's files to the owner; see `give_tree`."""
