@@ -4,6 +4,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
 
     WingsdError                      500
       BadRequest                     400
+        ArchiveFormatUnsupported     400  files/archive_names
         ArchiveNotFirst              400  transfers/errors
         ChecksumMismatch             400  transfers/errors
         DiskLimitExceeded            400
@@ -12,6 +13,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         InvalidContentType           400  transfers/errors
         InvalidDestination           400  transfers/errors
         InvalidForm                  400  transfers/errors
+        InvalidMode                  400  files/changes
         IsDirectory                  400  filesystem/errors
         NameConflict                 400  filesystem/errors
         NameTooLong                  400  filesystem/errors
@@ -299,6 +301,7 @@ class DaemonStopping(WingsdError):
 
 #: The code of every `WingsdError`, those that only one package raises included. They are stable.
 ERROR_CODES = (
+    "archive-format-unsupported",
     "archive-invalid",
     "archive-member-refused",
     "archive-not-first",
@@ -327,6 +330,7 @@ ERROR_CODES = (
     "file-denied",
     "file-is-directory",
     "file-missing",
+    "file-mode-invalid",
     "file-name-conflict",
     "file-name-too-long",
     "file-not-directory",

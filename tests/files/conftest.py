@@ -1,13 +1,20 @@
-"""A server's directory, and its open root."""
+"""A server's directory for the tests of the file manager, and one beside it."""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.files.denylist import Denylist
+from wingsd.files.guard import Guard
+from wingsd.files.progress import Progress
+from wingsd.filesystem import Openat2Opener, ServerRoot, UsageCounter
+
+OWNER = (12345, 23456)
 
 
 @pytest.fixture
@@ -18,6 +25,57 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def root(home: Path) -> Iterator[ServerRoot]:
-    with ServerRoot(str(home), directory_opener("auto")) as root:
+def outside(tmp_path: Path) -> Path:
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "secret").write_text("secret")
+    return path
+
+
+@pytest.fixture
+def usage() -> UsageCounter:
+    return UsageCounter(used=0)
+
+
+@pytest.fixture
+def root(home: Path, usage: UsageCounter) -> Iterator[ServerRoot]:
+    with ServerRoot(str(home), Openat2Opener(), OWNER, usage) as root:
         yield root
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress()
+
+
+@pytest.fixture
+def free(root: ServerRoot) -> Guard:
+    """What denies nothing."""
+    return Guard(root)
+
+
+def guard(root: ServerRoot, *lines: str) -> Guard:
+    return Guard(root, Denylist(lines))
+
+
+def plant(home: Path, *names: str) -> None:
+    """Make files that hold their own names; a name that ends with a slash is a directory."""
+    for name in names:
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_text(name)
+
+
+def plant_special(home: Path) -> None:
+    """Make one of everything that is neither file nor directory."""
+    os.mkfifo(home / "fifo")
+    os.mknod(home / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mknod(home / "socket", stat.S_IFSOCK | 0o666)
+    (home / "link").symlink_to("/etc/passwd")
+
+
+def tree(home: Path) -> list[str]:
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*"))

@@ -26,6 +26,7 @@ from wingsd.filesystem.errors import (
     FileWorkCancelled,
     IsDirectory,
     NameConflict,
+    NameTooLong,
     NotDirectory,
     PathInvalid,
 )
@@ -511,3 +512,49 @@ def snapshot(directory: Path) -> list[tuple[str, int, tuple[int, int], int, int]
 def test_an_entry_is_a_value() -> None:
     entry = Entry(b"\xff", stat.S_IFREG | 0o4755, 1, 2, 3, 4, 5, 6, 7)
     assert (entry.text, entry.permissions) == ("\U0010feff", 0o4755)
+
+
+def test_a_real_path_has_no_symlinks_on_the_way(root: ServerRoot, home: Path) -> None:
+    (home / "a/b").mkdir(parents=True)
+    (home / "a/up").symlink_to("../a/b")
+    (home / "last").symlink_to("a")
+    found = {
+        path: str(root.real_path(p(path)))
+        for path in ("a/up/x", "a/up", "last/up/new/x", "last", "/", "gone/up/x", "a/b")
+    }
+    assert found == {
+        "a/up/x": "a/b/x",
+        "a/up": "a/up",
+        "last/up/new/x": "a/b/new/x",
+        "last": "last",
+        "/": "",
+        "gone/up/x": "gone/up/x",
+        "a/b": "a/b",
+    }
+
+
+def test_a_path_that_leads_out_has_no_real_path(root: ServerRoot, home: Path) -> None:
+    (home / "out").symlink_to("..")
+    (home / "loop").symlink_to("loop")
+    for path in ("out/outside/secret", "loop/x"):
+        with pytest.raises(FileMissing):
+            root.real_path(p(path))
+
+
+def test_a_symlink_is_made_with_any_text_and_its_owner(root: ServerRoot, home: Path) -> None:
+    (home / "d").mkdir()
+    entry = root.make_symlink(p("d/link"), b"/etc/\xff")
+    assert (entry.is_symlink, os.readlink(os.fsencode(home / "d/link"))) == (True, b"/etc/\xff")
+    assert owner(home / "d/link") == OWNER
+    for path, text, error in (
+        ("d/link", b"x", NameConflict),
+        ("d", b"x", NameConflict),
+        ("gone/link", b"x", FileMissing),
+        ("/", b"x", PathInvalid),
+        ("y", b"", PathInvalid),
+        ("y", b"a\0b", PathInvalid),
+        ("y", b"a" * 4096, NameTooLong),
+    ):
+        with pytest.raises(error):
+            root.make_symlink(p(path), text)
+    assert sorted(each.name for each in home.iterdir()) == ["d"]

@@ -1,5 +1,6 @@
 """What users do with a server's files: the file manager of the Panels' pages.
 
-`denylist` is what the egg forbids, `entries` a file as the pages show it, `mime` its type. What
-blocks runs in threads, on an open `wingsd.filesystem.ServerRoot`.
+`denylist` is what the egg forbids, and `guard` decides by it what a request may touch. `entries`
+has a file as the pages show it, `mime` its type; `changes`, `copies` and `archives` change files.
+What blocks runs in threads, on an open `wingsd.filesystem.ServerRoot`.
 """

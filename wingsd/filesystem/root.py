@@ -40,6 +40,7 @@ from wingsd.filesystem.errors import (
     PathInvalid,
     file_error,
 )
+from wingsd.filesystem.modes import set_mode_at
 from wingsd.filesystem.new_file import (
     DEFAULTS,
     NewFile,
@@ -142,6 +143,32 @@ class ServerRoot:
                     raise
                 raise FileTypeRefused(f"{_shown(path)} is not a symlink") from error
 
+    def real_path(self, path: ServerPath) -> ServerPath:
+        """Return the path without the symlinks that lead to its directory.
+
+        The last name stays, and so do those that do not exist. Raises FileMissing where the path
+        leads out of the server's directory.
+        """
+        above, below = path.parent.parts, path.parts[-1:]
+        while True:
+            try:
+                fd = self._opener.directory(self._fd, ServerPath(above))
+                break
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not above:
+                    raise file_error(error, bytes(path)) from error
+                above, below = above[:-1], (above[-1], *below)
+            except OSError as error:
+                raise file_error(error, bytes(path)) from error
+        try:
+            top, place = (os.readlink(b"/proc/self/fd/%d" % each) for each in (self._fd, fd))
+        finally:
+            os.close(fd)
+        if place != top and not place.startswith(top + b"/"):
+            raise FileMissing(f"{_shown(path)} was moved")
+        names = place[len(top) :].split(b"/")
+        return ServerPath((*(name for name in names if name), *below))
+
     def file_system(self) -> os.statvfs_result:
         """Return the statvfs result of the file system that the directory is on."""
         with errors_of(ServerPath()):
@@ -209,6 +236,22 @@ class ServerRoot:
         finally:
             os.close(fd)
 
+    def make_symlink(self, path: ServerPath, text: bytes) -> Entry:
+        """Make a symlink with this text, which is not resolved.
+
+        Raises NameConflict where the name is in use, FileMissing, PathInvalid and NameTooLong.
+        """
+        if path.is_root or not text or b"\0" in text:
+            raise PathInvalid("Cannot perform that action: a symlink needs a name and a target.")
+        with self._parent(path) as parent:
+            try:
+                os.symlink(text, path.name, dir_fd=parent)
+            except FileExistsError as error:
+                raise NameConflict.renaming(_shown(path)) from error
+            if self._owner is not None:
+                os.chown(path.name, *self._owner, dir_fd=parent, follow_symlinks=False)
+            return entry_at(parent, path.name)
+
     def rename(self, source: ServerPath, target: ServerPath, *, replace: bool = False) -> None:
         """Rename a file, a directory or a symlink; directories on the way to `target` are made.
 
@@ -267,15 +310,7 @@ class ServerRoot:
                 "Cannot perform that action: the mode of the server's directory is not changed."
             )
         with self._parent(path) as parent:
-            fd = os.open(path.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
-            try:
-                kind = stat.S_IFMT(os.fstat(fd).st_mode)
-                if kind not in (stat.S_IFREG, stat.S_IFDIR):
-                    raise FileTypeRefused(f"{_shown(path)} has no mode of its own")
-                # fchmod(2) refuses O_PATH; this name of the descriptor means the very same file.
-                os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)
-            finally:
-                os.close(fd)
+            set_mode_at(parent, path.name, mode)
 
     def set_times(self, path: ServerPath, accessed: int, modified: int) -> None:
         """Set the times of an entry, in nanoseconds since 1970. Raises FileMissing."""

@@ -1,0 +1,172 @@
+"""Copies of files and directories, and the names they get beside the originals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+
+from wingsd.files.guard import Guard
+from wingsd.files.progress import Progress
+from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
+from wingsd.filesystem.errors import FileMissing, NameConflict, PathInvalid
+from wingsd.filesystem.walk import Listing, walk
+
+__all__ = ["copy", "copy_names", "divided", "free_names", "rfc_3339"]
+
+#: Numbered names that are tried before the time is part of the name.
+_NUMBERED = 50
+
+
+def divided(name: bytes) -> tuple[bytes, bytes]:
+    """Divide a name before its extension, as Wings does: `.tar.gz` and the like stay one."""
+    at = name.rfind(b".")
+    base, extension = (name[:at], name[at:]) if at >= 0 else (name, b"")
+    if base.endswith(b".tar"):
+        return base.removesuffix(b".tar"), b".tar" + extension
+    return base, extension
+
+
+def copy_names(
+    base: bytes, extension: bytes, now: Callable[[], float] = time.time
+) -> Iterator[bytes]:
+    """Yield the names that Wings gives to copies, in its order; the last is free as a rule."""
+    yield base + b" copy" + extension
+    for number in range(1, _NUMBERED):
+        yield b"%b copy %d%b" % (base, number, extension)
+    yield b"%b copy.%b%b" % (base, rfc_3339(now()).encode(), extension)
+
+
+def rfc_3339(moment: float) -> str:
+    """Return a Unix time as RFC 3339 in local time, to the second, as Go's nodes print it."""
+    local = time.localtime(moment)
+    zone = time.strftime("%z", local)
+    shown = "Z" if not local.tm_gmtoff else f"{zone[:3]}:{zone[3:]}"
+    return time.strftime("%Y-%m-%dT%H:%M:%S", local) + shown
+
+
+def free_names(
+    root: ServerRoot, directory: ServerPath, names: Iterator[bytes]
+) -> Iterator[ServerPath]:
+    """Yield the paths of these names that are not in use now."""
+    for name in names:
+        path = directory.child(name)
+        try:
+            root.stat(path)
+        except FileMissing:
+            yield path
+
+
+def copy(
+    root: ServerRoot,
+    guard: Guard,
+    source: ServerPath,
+    target: ServerPath | None,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    directories: bool = False,
+) -> tuple[ServerPath, Entry]:
+    """Copy a regular file, or with `directories` a directory, to `target` or beside it for None.
+
+    Returns the path and the entry of the copy. With `overwrite` existing files are replaced.
+    Raises FileMissing for anything else, FileDenied, NameConflict, DiskLimitExceeded and
+    FileWorkCancelled; nothing is left of a copy that failed, but what it replaced.
+    """
+    entry = root.stat(source)
+    if source.is_root or not (entry.is_regular or (entry.is_directory and directories)):
+        raise FileMissing(str(source))
+    guard.check(source, is_directory=entry.is_directory)
+    copy_entry = _copy_tree if entry.is_directory else _copy_file
+    if target is not None:
+        guard.check(target, is_directory=entry.is_directory)
+        return target, copy_entry(root, guard, source, target, progress, overwrite=overwrite)
+    for path in free_names(root, source.parent, copy_names(*divided(source.name))):
+        guard.check(path, is_directory=entry.is_directory)
+        with suppress(NameConflict):  # it was made in this moment
+            return path, copy_entry(root, guard, source, path, progress, overwrite=False)
+    raise NameConflict.renaming(str(source))
+
+
+def _copy_file(
+    root: ServerRoot,
+    guard: Guard,
+    source: ServerPath,
+    target: ServerPath,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> Entry:
+    if source == target:
+        raise NameConflict.renaming(str(target))
+    options = NewFileOptions(replace=overwrite)
+    entry = root.copy(source, target, options, progress.cancelled)
+    progress.bytes_done += entry.size
+    progress.files_done += 1
+    return entry
+
+
+def _copy_tree(
+    root: ServerRoot,
+    guard: Guard,
+    source: ServerPath,
+    target: ServerPath,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> Entry:
+    if source.contains(target) or root.real_path(source).contains(root.real_path(target)):
+        raise PathInvalid("Cannot perform that action: a directory cannot be copied into itself.")
+    is_new = False
+    try:
+        if not (root.stat(target).is_directory and overwrite):
+            raise NameConflict.renaming(str(target))
+    except FileMissing:
+        is_new = True
+    try:
+        _fill(root, guard, source, target, progress, overwrite=overwrite)
+    except BaseException:
+        if is_new:
+            with suppress(FileMissing):
+                root.remove(target)
+        raise
+    return root.stat(target)
+
+
+def _fill(
+    root: ServerRoot,
+    guard: Guard,
+    source: ServerPath,
+    target: ServerPath,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> None:
+    real_source, real_target = root.real_path(source), root.real_path(target)
+    # What is copied is not durable at once: fsync(2) for each file would take hours.
+    options = NewFileOptions(replace=overwrite, durable=False)
+
+    def select(listing: Listing) -> Listing:
+        places = (source, real_source, target, real_target)
+        return guard.allowed(listing, *(ServerPath((*p.parts, *listing.path)) for p in places))
+
+    with (
+        root.directory(source) as top,
+        closing(walk(top.fd, lambda name, why: None, select)) as listings,
+    ):
+        for listing in listings:
+            here = ServerPath((*source.parts, *listing.path))
+            there = ServerPath((*target.parts, *listing.path))
+            progress.check()
+            root.make_directory(there)
+            root.set_mode(there, listing.stat.st_mode)
+            for name in listing.files:
+                with suppress(FileMissing):  # deleted meanwhile
+                    entry = root.copy(
+                        here.child(name), there.child(name), options, progress.cancelled
+                    )
+                    progress.bytes_done += entry.size
+                progress.files_done += 1
+            for name in listing.symlinks:
+                with suppress(FileMissing, NameConflict):
+                    root.make_symlink(there.child(name), root.link_text(here.child(name)))

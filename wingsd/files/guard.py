@@ -1,0 +1,140 @@
+"""What a request may touch of a server's files: all that no denylist denies.
+
+A path is judged as it was given, and as where it really is when symlinks lead there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+
+from wingsd.errors import BadRequest
+from wingsd.files.denylist import Denylist
+from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem.errors import DirectoryMissing, FileDenied, FileWorkCancelled
+from wingsd.filesystem.walk import Listing, walk
+
+__all__ = ["MAX_KEPT", "Guard"]
+
+#: Directories with denied files in one directory that is deleted.
+MAX_KEPT = 1 << 16
+
+
+class Guard:
+    """The denylists that hold for a request to the open directory of a server. Blocking."""
+
+    def __init__(self, root: ServerRoot, *denylists: Denylist) -> None:
+        self._root = root
+        self._denylists = tuple(each for each in denylists if not each.is_empty)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is denied."""
+        return not self._denylists
+
+    def check(self, *paths: ServerPath, is_directory: bool = False) -> None:
+        """Raise `FileDenied` where a path is denied, and the errors of `ServerRoot.real_path`."""
+        for path in paths:
+            if self.denies(path, is_directory=is_directory):
+                raise FileDenied(str(path))
+
+    def denies(self, path: ServerPath, *, is_directory: bool = False) -> bool:
+        """Return whether a path is denied. Raises the errors of `ServerRoot.real_path`."""
+        if not self._denylists:
+            return False
+        return self._denied((path, self._root.real_path(path)), is_directory)
+
+    def check_tree(
+        self, path: ServerPath, target: ServerPath, cancelled: Callable[[], bool]
+    ) -> None:
+        """Raise `FileDenied` where something in the directory `path` is denied.
+
+        It is denied as well if it would be in the directory `target`, where it is to be moved.
+        """
+        if not self._denylists:
+            return
+        places = (path, self._root.real_path(path), target, self._root.real_path(target))
+        for name in self._denied_below(path, places, cancelled):
+            raise FileDenied(str(name))
+
+    def kept(self, path: ServerPath, cancelled: Callable[[], bool]) -> set[ServerPath]:
+        """Return the directories from `path` down that something denied is in.
+
+        Raises `BadRequest` where there are too many.
+        """
+        kept: set[ServerPath] = set()
+        if not self._denylists:
+            return kept
+        for name in self._denied_below(path, (path, self._root.real_path(path)), cancelled):
+            above = name.parent
+            while path.contains(above) and above not in kept:
+                kept.add(above)
+                above = above.parent
+            if len(kept) > MAX_KEPT:
+                raise BadRequest(
+                    "Cannot perform that action: too many directories hold files of the egg's "
+                    "denylist.",
+                    f"{path} holds more than {MAX_KEPT}; delete its directories one by one",
+                )
+        return kept
+
+    def allowed(self, listing: Listing, *places: ServerPath) -> Listing:
+        """Return the names of a listing that are not denied, wherever its directory is."""
+        if not self._denylists:
+            return listing
+
+        def left(names: list[bytes], is_directory: bool = False) -> list[bytes]:
+            return [
+                name
+                for name in names
+                if not self._denied([place.child(name) for place in places], is_directory)
+            ]
+
+        return Listing(
+            listing.path,
+            listing.fd,
+            listing.stat,
+            left(listing.files),
+            left(listing.symlinks),
+            left(listing.others),
+            left(listing.directories, is_directory=True),
+            listing.is_first,
+        )
+
+    def _denied(
+        self, paths: tuple[ServerPath, ...] | list[ServerPath], is_directory: bool
+    ) -> bool:
+        return any(
+            each.denies(path, is_directory=is_directory)
+            for each in self._denylists
+            for path in dict.fromkeys(paths)
+        )
+
+    def _denied_below(
+        self, path: ServerPath, places: tuple[ServerPath, ...], cancelled: Callable[[], bool]
+    ) -> Iterator[ServerPath]:
+        """Yield the denied entries below a directory; a denied directory is not looked into."""
+        with suppress(DirectoryMissing), self._root.directory(path) as top:
+            pairs = tuple(dict.fromkeys(places))
+            denied: list[ServerPath] = []
+
+            def select(listing: Listing) -> Listing:
+                here = [ServerPath((*place.parts, *listing.path)) for place in pairs]
+                found = self.allowed(listing, *here)
+                for all_names, left in (
+                    (listing.files, found.files),
+                    (listing.symlinks, found.symlinks),
+                    (listing.others, found.others),
+                    (listing.directories, found.directories),
+                ):
+                    if len(left) != len(all_names):
+                        gone = set(all_names) - set(left)
+                        denied.extend(here[0].child(name) for name in sorted(gone))
+                return found
+
+            with closing(walk(top.fd, lambda name, why: None, select)) as listings:
+                for _ in listings:
+                    if cancelled():
+                        raise FileWorkCancelled
+                    yield from denied
+                    denied.clear()

@@ -1,0 +1,38 @@
+"""How far long work on files has come, and whether it is to end early."""
+
+from __future__ import annotations
+
+from threading import Event
+
+from wingsd.filesystem import ServerPath
+from wingsd.filesystem.errors import FileWorkCancelled
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """The progress of one piece of work. Its thread writes it; any thread reads and cancels it.
+
+    `bytes_total` is 0 while it is not known, `target` None while it is not decided.
+    """
+
+    def __init__(self) -> None:
+        self.bytes_done = 0
+        self.bytes_total = 0
+        self.files_done = 0
+        #: The path of what is made.
+        self.target: ServerPath | None = None
+        self._cancelled = Event()
+
+    def cancel(self) -> None:
+        """Have the work end soon, with `FileWorkCancelled`."""
+        self._cancelled.set()
+
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
+        return self._cancelled.is_set()
+
+    def check(self) -> None:
+        """Raise `FileWorkCancelled` where it was cancelled."""
+        if self._cancelled.is_set():
+            raise FileWorkCancelled
