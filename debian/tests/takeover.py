@@ -83,15 +83,30 @@ async def test(machine: Machine) -> None:
         await it_is_started_again(machine, client, uuid)
         await go_back(machine, wings, client, uuid)
         untouched(wings, before, {str(HOME / "states.json")})
-        await run("systemctl", "disable", "--now", "wings")
-        await run("systemctl", "enable", "wingsd")
+        await clean()
+
+
+def remove_places() -> None:
+    """Remove what a daemon has on this machine, but for its configuration."""
+    for place in (PLACES.root, PLACES.logs, PLACES.identities, PLACES.scripts):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+async def clean() -> None:
+    """Leave the machine as the package does."""
+    await run("systemctl", "disable", "--now", "wings")
+    UNIT.unlink()
+    LOG_ROTATION.unlink()
+    await run("systemctl", "daemon-reload")
+    remove_places()
+    await run("systemd-tmpfiles", "--create", "wingsd.conf")
+    await run("systemctl", "enable", "wingsd")
 
 
 async def wings_node(machine: Machine, engine: Engine) -> tuple[WingsNode, dict[str, Any]]:
     """Lay out a node that Wings runs as root, with a server; return both."""
     await run("systemctl", "stop", "wingsd")
-    for place in (PLACES.root, PLACES.logs, PLACES.identities, PLACES.scripts):
-        shutil.rmtree(place, ignore_errors=True)
+    remove_places()
     await machine.configure(engine=True)
     printed = yaml.safe_load(CONFIGURATION.read_text())
     CONFIGURATION.unlink()
