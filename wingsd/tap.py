@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 from typing import ClassVar
 
@@ -67,6 +68,8 @@ def makeService(options: Options, reactor: Reactor | None = None) -> Service:
         Logger().warn("unknown configuration keys: {keys}", keys=", ".join(options.unknown))
     use_monotonic_clock(reactor)
     set_thresholds()
+    # attrs and cattrs keep the sources of methods there that they have made, half a MiB.
+    linecache.clearcache()
     _allow_many_files()
     config = with_system_user(options.config)
     api = config.api
