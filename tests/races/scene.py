@@ -83,12 +83,16 @@ class Scene:
 
     def check(self, what: str) -> None:
         """Raise Touched if anything outside was used since the last check."""
-        events = self._witness.events()
-        if events:
-            raise Touched(f"{what}: {events[:5]}")
+        self.check_events(what)
         if self._snapshot() != self._before:
             raise Touched(f"{what}: something outside was changed")
         self._witness.events()  # of the look itself
+
+    def check_events(self, what: str) -> None:
+        """Raise Touched if anything was opened or changed; attributes may have been read."""
+        events = self._witness.events()
+        if events:
+            raise Touched(f"{what}: {events[:5]}")
 
     @contextmanager
     def attacked(self, seed: int) -> Iterator[Callable[[], None]]:

@@ -35,7 +35,11 @@ def test_a_directory_is_made_once(directories: ServerDirectories, data: Path) ->
 
 def test_a_new_directory_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
-    monkeypatch.setattr(os, "chown", lambda *args: given.append(args))
+
+    def give(fd: int, *owner: int) -> None:
+        given.append((os.readlink(f"/proc/self/fd/{fd}"), *owner))
+
+    monkeypatch.setattr(os, "fchown", give)
     ServerDirectories(str(data), (12345, 54321)).make(UUID)
     assert given == [(str(data / UUID), 12345, 54321)]
 
