@@ -1,25 +1,18 @@
 """The body of an upload as multipart/form-data: an archive, its checksum, and attachments.
 
-Reading: `FormParts` finds where parts begin and end (RFC 2046, section 5.1.1), `UploadForm` has
-the rules of `POST /api/transfers` about them: which there must be, in which order, and that
-unknown ones are skipped. Writing: `FormFrame` writes what Go's mime/multipart writes, to the byte,
-since that is what all other nodes have always been sent.
+Reading: `UploadForm` has the rules of `POST /api/transfers` about the parts: which there must be,
+in which order, and that unknown ones are skipped. Writing: `FormFrame` writes what Go's
+mime/multipart writes, to the byte, since that is what all other nodes have always been sent.
 Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
 
 import attrs
-from multipart import (
-    MultipartError,
-    MultipartSegment,
-    PushMultipartParser,
-    parse_options_header,
-)
+from multipart import MultipartError, MultipartSegment
 
 from wingsd.backups.local import (
     LOG_PARTS,
@@ -37,132 +30,11 @@ from wingsd.transfers.errors import (
     UploadPartMissing,
     UploadTruncated,
 )
+from wingsd.util.multipart_form import FormParts, form_boundary
 
-__all__ = ["Checksums", "FormFrame", "FormParts", "UploadForm"]
+__all__ = ["Checksums", "FormFrame", "UploadForm"]
 
-_LINE_END = b"\r\n"
-_HEADERS_END = b"\r\n\r\n"
-#: What comes after the last boundary; after any other it is the end of the line.
-_LAST = b"--"
 _KEYS = "system.transfers.form"
-
-Event: TypeAlias = MultipartSegment | bytes | None
-
-
-class FormParts:
-    """Divides a body into its parts, in whatever pieces it arrives.
-
-    What is before the first boundary and after the last one is skipped. The headers of a part are
-    parsed by the library; its content is passed on without a copy, which in the library takes
-    three (as of the versions of older systems).
-    """
-
-    def __init__(self, boundary: str, bounds: FormConfig) -> None:
-        self._delimiter = b"\r\n--" + boundary.encode()
-        self._bounds = bounds
-        self._count = 0
-        self._part: MultipartSegment | None = None
-        #: Bytes of the part so far.
-        self._size = 0
-        self._in_headers = False
-        #: What the next piece has to be seen with. The first boundary may be at the very start.
-        self._held = _LINE_END
-        #: Whether the last boundary has come.
-        self.is_complete = False
-
-    def parse(self, piece: bytes) -> Iterator[Event]:
-        """Take a piece of the body; yield each part, then its bytes, and None at its end.
-
-        Raises MultipartError for what is not a form, and for one that is beyond the bounds.
-        """
-        data = self._held + piece if self._held else piece
-        self._held = b""
-        at = 0
-        while at < len(data) and not self.is_complete:
-            read = self._read_headers if self._in_headers else self._read_content
-            at = yield from read(data, at)
-
-    def _read_headers(self, data: bytes, start: int) -> Generator[Event, None, int]:
-        """Return where the part begins, and where `data` ends if its headers do not."""
-        end = data.find(_HEADERS_END, start) + len(_HEADERS_END)
-        if end < len(_HEADERS_END):
-            self._held = self._bounded(data[start:])
-            return len(data)
-        yield self._begin(self._bounded(data[start:end]))
-        return end
-
-    def _read_content(self, data: bytes, start: int) -> Generator[Event, None, int]:
-        """Return where the next part's headers begin, and where `data` ends if the part does not.
-
-        They begin with the end of the boundary's line: a part without headers has no other.
-        """
-        end, follows = self._end_of_content(data, start)
-        if self._part is not None and end > start:
-            self._size += end - start
-            yield data[start:end]  # all of a piece is the piece itself, and not a copy
-        if not follows:
-            self._held = data[end:]
-            return len(data)
-        if self._part is not None:
-            self._end(self._part)
-            yield None
-        self._in_headers = follows == _LINE_END
-        self.is_complete = not self._in_headers
-        return end + len(self._delimiter)
-
-    def _end_of_content(self, data: bytes, start: int) -> tuple[int, bytes]:
-        """Return where content ends, and what follows the boundary there: nothing without one.
-
-        From there on it may be a boundary, which shows only with the next piece. One that goes on
-        is none.
-        """
-        delimiter = self._delimiter
-        at = data.find(delimiter, start)
-        while at >= 0:
-            after = at + len(delimiter)
-            follows = data[after : after + 2]
-            if follows in (_LINE_END, _LAST):
-                return at, follows
-            if len(follows) < len(_LAST):
-                return at, b""
-            at = data.find(delimiter, after)
-        at = data.rfind(b"\r", max(start, len(data) - len(delimiter)))
-        return (at if at >= 0 and delimiter.startswith(data[at:]) else len(data)), b""
-
-    def _bounded(self, headers: bytes) -> bytes:
-        """Return a part's headers, all or those so far, where they are within the bounds."""
-        most, longest = self._bounds.headers, self._bounds.header_bytes
-        if max(map(len, headers.split(_LINE_END))) > longest:
-            raise MultipartError(
-                f"a header is longer than the {longest} bytes that {_KEYS}.header_bytes allows"
-            )
-        if len(headers) > most * (longest + len(_LINE_END)) + len(_HEADERS_END):
-            raise MultipartError(
-                f"a part has more than the {most} headers that {_KEYS}.headers allows"
-            )
-        return headers
-
-    def _begin(self, headers: bytes) -> MultipartSegment:
-        self._count += 1
-        if self._count > self._bounds.parts:
-            raise MultipartError(
-                f"it has more than the {self._bounds.parts} parts that {_KEYS}.parts allows"
-            )
-        parser = PushMultipartParser(
-            "-",
-            max_header_count=self._bounds.headers,
-            max_header_size=self._bounds.header_bytes,
-        )
-        part: MultipartSegment = next(parser.parse(b"---" + headers))
-        self._part, self._size, self._in_headers = part, 0, False
-        return part
-
-    def _end(self, part: MultipartSegment) -> None:
-        length = part.header("Content-Length", "")
-        if length.isdecimal() and int(length) != self._size:
-            raise MultipartError(f"a part has {self._size} bytes and says that it has {length}")
-        self._part = None
-
 
 #: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.
 MAX_CHECKSUM = 256
@@ -191,7 +63,7 @@ class UploadForm:
         # The document's own Python example breaks the document's rule: requests writes `data`
         # before `files`, whatever the caller does, so any order is accepted from it.
         self._any_order = user_agent.startswith("python-requests/")
-        self._parts = FormParts(_boundary(content_type), bounds or FormConfig())
+        self._parts = FormParts(_boundary(content_type), bounds or FormConfig(), _KEYS)
         #: Whether the bytes of the part that is being read are passed on, or a checksum.
         self._wanted = False
         self._checksum: bytearray | None = None
@@ -379,11 +251,7 @@ def _text(checksum: bytearray) -> str:
 
 
 def _boundary(content_type: str) -> str:
-    kind, options = parse_options_header(content_type)
-    if kind.lower() != "multipart/form-data":
-        raise InvalidContentType(f"send multipart/form-data, not {kind or 'nothing'}")
-    boundary = options.get("boundary", "")
-    # RFC 2046, section 5.1.1: 1 to 70 characters. Some senders are more generous.
-    if not 0 < len(boundary) <= 200 or "\n" in boundary or "\r" in boundary:  # noqa: PLR2004
-        raise InvalidContentType("the header Content-Type must name a boundary")
-    return str(boundary)
+    try:
+        return form_boundary(content_type)
+    except MultipartError as error:
+        raise InvalidContentType(str(error.args[0])) from error

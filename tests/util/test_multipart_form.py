@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from wingsd.config import FormConfig
-from wingsd.transfers.upload_form import FormParts
+from wingsd.util.multipart_form import FormParts
 
+KEYS = "system.transfers.form"
 HEAD = b'Content-Disposition: form-data; name="n"'
 #: What nearly is a boundary, where the boundary is `bb`.
 SCRAPS = st.sampled_from(
@@ -51,7 +52,7 @@ def found(parser: FormParts | PushMultipartParser, pieces: Iterable[bytes]) -> l
 
 
 def in_parts(*pieces: bytes) -> list[bytes]:
-    return found(FormParts("bb", FormConfig()), pieces)
+    return found(FormParts("bb", FormConfig(), KEYS), pieces)
 
 
 @given(st.lists(CONTENTS, max_size=4), st.sets(st.integers(1, 400), max_size=9))
@@ -61,7 +62,7 @@ def test_any_form_is_divided_as_by_the_library(contents: list[bytes], places: se
 
 
 def test_a_piece_of_a_part_is_handed_on_and_not_copied() -> None:
-    parts = FormParts("bb", FormConfig())
+    parts = FormParts("bb", FormConfig(), KEYS)
     assert len([*parts.parse(b"--bb\r\n" + HEAD + b"\r\n\r\n")]) == 1
     for piece in (b"x" * 1000, b"\r\n--" * 1000 + b"\n", b"\r\r\n\n--bb"):
         (same,) = parts.parse(piece)
@@ -69,7 +70,7 @@ def test_a_piece_of_a_part_is_handed_on_and_not_copied() -> None:
 
 
 def test_what_may_become_a_boundary_waits_for_the_next_piece() -> None:
-    parts = FormParts("bb", FormConfig())
+    parts = FormParts("bb", FormConfig(), KEYS)
     assert len([*parts.parse(b"--bb\r\n" + HEAD + b"\r\n\r\n1\r\n--bb")]) == 2
     assert [*parts.parse(b"-")] == []
     assert [*parts.parse(b"x")] == [b"\r\n--bb-x"]
@@ -101,13 +102,13 @@ def test_a_boundary_followed_by_other_text_is_data() -> None:
 )
 def test_headers_that_are_wrong_or_too_much_are_refused(head: bytes, why: str, size: int) -> None:
     whole = form(b"12", head=head)
-    parts = FormParts("bb", FormConfig(headers=2, header_bytes=50))
+    parts = FormParts("bb", FormConfig(headers=2, header_bytes=50), KEYS)
     with pytest.raises(MultipartError, match=why):
         found(parts, cut(whole, range(size, len(whole), size)))
 
 
 def test_endless_headers_are_refused() -> None:
-    parts = FormParts("bb", FormConfig())
+    parts = FormParts("bb", FormConfig(), KEYS)
     with pytest.raises(MultipartError):
         found(parts, [b"--bb\r\n", *[b"A: a\r\n"] * 10_000])
 
@@ -118,8 +119,8 @@ def test_a_correct_content_length_is_accepted() -> None:
 
 def test_more_parts_than_allowed_are_refused() -> None:
     bounds = FormConfig(parts=2)
-    assert found(FormParts("bb", bounds), [form(b"1", b"2")]) == [b"1", b"2"]
+    assert found(FormParts("bb", bounds, KEYS), [form(b"1", b"2")]) == [b"1", b"2"]
     with pytest.raises(
         MultipartError, match=r"more than the 2 parts that system\.transfers\.form\.parts"
     ):
-        found(FormParts("bb", bounds), [form(b"1", b"2", b"3")])
+        found(FormParts("bb", bounds, KEYS), [form(b"1", b"2", b"3")])
