@@ -36,10 +36,12 @@ The class, the HTTP status of its answer, and the module where that is not this 
         FileDenied                   403  filesystem/errors
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
+      BackupMissing                  404  backups/downloads
       LogFileNotFound                404  node/log_files
       PathNotFound                   404  http/errors
       ServerNotFound                 404
         ServerNotAssigned            404  panel/http_client
+      SignedUrlVoid                  404  auth/signed_urls
       MethodNotAllowed               405  http/errors
       Conflict                       409
         BackupConflict               409  backups/received
@@ -306,6 +308,7 @@ ERROR_CODES = (
     "archive-member-refused",
     "archive-not-first",
     "backup-conflict",
+    "backup-missing",
     "backup-name-invalid",
     "bad-request",
     "body-too-large",
@@ -364,6 +367,7 @@ ERROR_CODES = (
     "server-settings-invalid",
     "servers-not-loaded",
     "settings-not-saved",
+    "signed-url-void",
     "state-database-damaged",
     "state-database-failed",
     "storage-failed",

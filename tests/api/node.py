@@ -26,6 +26,7 @@ from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint
+from wingsd.api.signed_urls import SignedUrls
 from wingsd.api.update import UpdateEndpoint
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
@@ -267,6 +268,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             ),
             *api_installations.endpoints(config, servers, installations),
             *file_paths.endpoints(config, servers, used["files"]),
+            *file_paths.signed_endpoints(config, used["urls"], used["files"]),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
             partial(DirectTransferEndpoint, config, direct, database),
         ]
@@ -284,6 +286,8 @@ class ApiNode:
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         #: What runs the work on files, where a test has files.
         self.file_work: FileWork | None = None
+        #: What judges signed URLs, where a test has some.
+        self.urls: SignedUrls | None = None
         self.updates: PanelUpdates | None = None
         self.log_source: Callable[[int], list[str]] | None = None
         #: The file of the configuration.
@@ -321,6 +325,7 @@ class ApiNode:
             database=self.database,
             engine=self.engine,
             files=self.file_work,
+            urls=self.urls,
             updates=self.updates,
             node_engine=self.node_engine,
             log_source=self.log_source,

@@ -54,6 +54,8 @@ def test_all_other_operations_need_the_panels_token() -> None:
         ("OPTIONS", "/api/transfers"): Access.PUBLIC,
         ("PUT", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
         ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
+        ("GET", "/download/backup"): Access.SIGNED,
+        ("GET", "/download/file"): Access.SIGNED,
         ("GET", "/openapi.json"): Access.PUBLIC,
     }
 

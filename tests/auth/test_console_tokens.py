@@ -51,6 +51,11 @@ def test_a_consoles_token_says_who_may_do_what_where() -> None:
     )
 
 
+def test_calagopus_writes_null_for_no_time_from_which_a_token_is_valid() -> None:
+    claims = {"exp": 4e9, "iat": 1000, "jti": "c", "server_uuid": UUID, "nbf": None}
+    assert console_token(jwt.encode(claims, NODE.token, "HS256"), NODE.token).server == UUID
+
+
 def test_everything_is_everything_but_what_administrators_see() -> None:
     token = console_token(console(permissions=["*"]), NODE.token)
     assert token.allows("control.start")

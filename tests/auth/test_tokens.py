@@ -209,7 +209,8 @@ def test_what_is_no_text_is_no_subject(subject: Any) -> None:
 @pytest.mark.parametrize("value", [[1], {}, float("inf"), float("-inf"), float("nan"), "x"])
 def test_what_is_no_time_is_refused(name: str, value: Any) -> None:
     claims = {"sub": UUID, "exp": int(time.time()) + 60} | {name: value}
-    assert "cannot be read" in refusal(f"Bearer {signed(**claims)}").detail
+    reason = "cannot be read" if name == "exp" else "its nbf is not a time in seconds"
+    assert reason in refusal(f"Bearer {signed(**claims)}").detail
 
 
 def test_a_time_can_be_too_large_for_a_float() -> None:

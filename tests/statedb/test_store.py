@@ -185,6 +185,27 @@ def test_a_token_is_remembered_for_a_day_after_it_has_expired(store: Store) -> N
     assert not store.use_token("another", 50)
 
 
+def test_a_signed_url_is_used_as_often_as_it_may_be(store: Store) -> None:
+    uses = [store.use_url("five", 100, 5, "192.0.2.1", resumes=False) for _ in range(4)]
+    assert store.use_url("once", 100, 1, "192.0.2.1", resumes=True)
+    store = again(store)
+    uses += [store.use_url("five", 100, 5, "192.0.2.1", resumes=False) for _ in range(2)]
+    assert uses == [True] * 5 + [False]
+    assert not store.use_url("once", 100, 1, "192.0.2.1", resumes=False)
+    assert [store.use_url("always", 100, 0, "", resumes=False) for _ in range(9)] == [True] * 9
+    store.prune(YEAR)
+    assert not store.use_url("once", 100, 1, "192.0.2.1", resumes=False)
+    store.close()
+
+
+def test_a_download_is_resumed_from_the_address_that_began_it(store: Store) -> None:
+    assert store.use_url("once", 100, 1, "192.0.2.1", resumes=False)
+    assert store.use_url("once", 100, 1, "192.0.2.1", resumes=True)
+    assert not store.use_url("once", 100, 1, "192.0.2.2", resumes=True)
+    assert store.use_url("nobody", 100, 1, "", resumes=False)
+    assert not store.use_url("nobody", 100, 1, "", resumes=True)
+
+
 def test_denied_tokens_outlive_the_daemon(store: Store) -> None:
     store.deny(10, ["a", "b"])
     store.deny(20, ["a"])

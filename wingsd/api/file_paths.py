@@ -1,4 +1,4 @@
-"""The paths of the file manager, below `/api/servers/{uuid}/files/`."""
+"""The paths of the file manager, below `/api/servers/{uuid}/files/`, and of signed URLs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from wingsd.api import file_lists, file_searches, files
+from wingsd.api import downloads, file_lists, file_searches, files
+from wingsd.api.signed_urls import SignedPath, SignedUrls
 from wingsd.config import Config
 from wingsd.files.work import FileWork
 from wingsd.servers.registry import Servers
 
-__all__ = ["FILE_PATHS", "endpoints"]
+__all__ = ["FILE_PATHS", "SIGNED_PATHS", "endpoints", "signed_endpoints"]
 
 _FILES = "/api/servers/{uuid}/files"
 FILE_PATHS: Mapping[str, type[files.FilesPath]] = {
@@ -21,8 +22,20 @@ FILE_PATHS: Mapping[str, type[files.FilesPath]] = {
     f"{_FILES}/list-directory": file_lists.DirectoryListEndpoint,
     f"{_FILES}/search": file_searches.SearchEndpoint,
 }
+SIGNED_PATHS: Mapping[str, type[SignedPath]] = {
+    "/download/backup": downloads.BackupDownloadEndpoint,
+    "/download/file": downloads.FileDownloadEndpoint,
+}
 
 
 def endpoints(config: Config, servers: Servers, work: FileWork) -> list[partial[Any]]:
     """Return the endpoints of these paths."""
     return [partial(kind, config, servers, work) for kind in FILE_PATHS.values()]
+
+
+def signed_endpoints(config: Config, urls: SignedUrls, work: FileWork) -> list[partial[Any]]:
+    """Return the endpoints of signed URLs."""
+    return [
+        partial(downloads.BackupDownloadEndpoint, config, urls, work),
+        partial(downloads.FileDownloadEndpoint, config, urls, work),
+    ]

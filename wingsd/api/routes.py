@@ -28,7 +28,7 @@ from wingsd.api import (
     transfers,
     update,
 )
-from wingsd.api.file_paths import FILE_PATHS
+from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
 from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
@@ -99,6 +99,7 @@ PATHS: Mapping[str, type[Public]] = {
     "/api/transfers": transfers.TransfersEndpoint,
     "/api/transfers/{uuid}": transfers.IncomingEndpoint,
     "/api/transfers/{uuid}/by-hand": direct_transfers.DirectTransferEndpoint,
+    **SIGNED_PATHS,
     "/openapi.json": InterfaceEndpoint,
 }
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import jwt
@@ -26,9 +27,11 @@ from wingsd.util.text import canonical_uuid, origin
 
 __all__ = [
     "EXPIRED",
+    "NOT_VALID",
     "RENEW_DIRECT",
     "ConsoleToken",
     "DenyList",
+    "RevocableToken",
     "TokenExpired",
     "TokenInvalid",
     "TokenMissing",
@@ -36,7 +39,10 @@ __all__ = [
     "TransferToken",
     "authorize_panel",
     "console_token",
+    "decode_claims",
     "direct_token",
+    "seconds_claim",
+    "server_claim",
     "token_was_used",
     "transfer_token",
     "user_key",
@@ -49,7 +55,8 @@ EXPIRED = "jwt: exp claim is invalid"
 RENEW_DIRECT = "run wingsctl receive there again for a new token"
 
 _MISSING = "The required authorization heads were not present in the request."
-_NOT_VALID = "The token is not valid"
+#: The message of the error for a token that is not valid; its detail says why.
+NOT_VALID = "The token is not valid"
 _AGAIN_FOR_TRANSFER = "start the transfer again in the Panel for a new token"
 _AGAIN_FOR_CONSOLE = "reload the page for a new token"
 #: The claim of a direct transfer's token, which a node issues itself; no Panel has it.
@@ -62,10 +69,10 @@ _TIMES = ("exp", "iat", "nbf")
 #: The latest time, in seconds since the epoch: an integer may be too large for a float.
 _LATEST = 1 << 52
 
+_NOT_YET = "it is not valid yet; compare the clocks of node and Panel"
 # The first match is used; subclasses come before their base classes.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.ExpiredSignatureError, "it has expired; {again}"),
-    (jwt.ImmatureSignatureError, "it is not valid yet; compare the clocks of node and Panel"),
     (jwt.InvalidAlgorithmError, "it must be signed with HS256"),
     (
         jwt.InvalidSignatureError,
@@ -132,10 +139,10 @@ def transfer_token(
     the document of `POST /api/transfers`, and the Panels' own tokens.
     """
     token = _bearer(authorization)
-    claims = _decode(token, key, ["exp", "sub"], again, accept_expired=accept_expired)
+    claims = decode_claims(token, key, ["exp", "sub"], again, accept_expired=accept_expired)
     if scoped and claims.get("scope") is None:
         raise TokenInvalid(
-            _NOT_VALID,
+            NOT_VALID,
             "it has no scope, which every token of a Pelican Panel has; when this node's Panel is "
             "another, say so by `family` in its configuration",
         )
@@ -144,9 +151,9 @@ def transfer_token(
     # Without the signature, which can be encoded in several ways.
     signed, _, _ = token.rpartition(".")
     return TransferToken(
-        server=_server(claims["sub"], "its subject"),
+        server=server_claim(claims["sub"], "its subject"),
         digest=sha256(signed.encode()).hexdigest(),
-        expires=_seconds(claims, "exp"),
+        expires=seconds_claim(claims, "exp"),
         direct=claims.get(_DIRECT) is True,
     )
 
@@ -170,7 +177,7 @@ def direct_token(server: str, key: str, now: float, expires: float, public_url: 
 
 def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> TokenUsed:
     """Return the error for a token that was used before."""
-    return TokenUsed(_NOT_VALID, f"it was used for a transfer before; {again}")
+    return TokenUsed(NOT_VALID, f"it was used for a transfer before; {again}")
 
 
 @attrs.frozen
@@ -204,24 +211,36 @@ def console_token(token: str, key: str) -> ConsoleToken:
 
     Raises `TokenInvalid` with the reason. Source: the Panels' own tokens.
     """
-    claims = _decode(token, key, ["exp", "iat", "jti"], _AGAIN_FOR_CONSOLE, EXPIRED)
+    claims = decode_claims(token, key, ["exp", "iat", "jti"], _AGAIN_FOR_CONSOLE, EXPIRED)
     _check_scope(claims, "websocket")
     permissions = claims.get("permissions") or []
     if not (isinstance(permissions, list) and all(isinstance(word, str) for word in permissions)):
-        raise TokenInvalid(_NOT_VALID, "its permissions are not a list of texts")
+        raise TokenInvalid(NOT_VALID, "its permissions are not a list of texts")
     return ConsoleToken(
         user=str(claims.get("user_uuid") or ""),
-        server=_server(claims.get("server_uuid"), "its server_uuid"),
+        server=server_claim(claims.get("server_uuid"), "its server_uuid"),
         permissions=frozenset(permissions),
         jti=str(claims["jti"]),
-        issued=_seconds(claims, "iat"),
-        expires=_seconds(claims, "exp"),
+        issued=seconds_claim(claims, "iat"),
+        expires=seconds_claim(claims, "exp"),
     )
 
 
 def user_key(user: str, server: str = "") -> str:
     """Return what stands in a `DenyList` for a user's tokens for a server, or for all servers."""
     return f"user {user.lower()} server {server or '*'}"
+
+
+class RevocableToken(Protocol):
+    """A token of a user: what a `DenyList` may know it by, and when it was issued."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its `jti`, and the keys of its user; see `user_key`."""
+
+    @property
+    def issued(self) -> float:
+        """When it was issued, in seconds since the epoch."""
 
 
 class DenyList:
@@ -235,6 +254,8 @@ class DenyList:
     def __init__(self, booted: float) -> None:
         # Some Panels use whole seconds: a token of this second may be new.
         self._booted: float = math.floor(booted)
+        #: The time up to which revocations have been deleted.
+        self._deleted = 0.0
         self._denied: dict[str, float] = {}
 
     def deny(self, keys: Iterable[str], now: float) -> None:
@@ -248,12 +269,16 @@ class DenyList:
 
     def refuse_before(self, at: float) -> None:
         """Refuse all tokens issued before `at`, of which revocations have been deleted."""
-        self._booted = max(self._booted, at)
+        self._deleted = max(self._deleted, at)
 
-    def refuses(self, token: ConsoleToken) -> bool:
-        """Return whether the token is revoked."""
-        times = (self._denied.get(key, self._booted) for key in token.keys)
-        return token.issued < max(self._booted, *times)
+    def refuses(self, token: RevocableToken) -> bool:
+        """Return whether the token is revoked, or was issued before the boot."""
+        return token.issued < self._booted or self.revoked(token)
+
+    def revoked(self, token: RevocableToken) -> bool:
+        """Return whether the token is revoked, by this daemon or an earlier one."""
+        times = (self._denied.get(key, self._deleted) for key in token.keys)
+        return token.issued < max(self._deleted, *times)
 
 
 def authorize_panel(authorization: str | None, key: str) -> None:
@@ -276,15 +301,20 @@ def _bearer(authorization: str | None) -> str:
     return token.strip()
 
 
-def _decode(
+def decode_claims(
     token: str,
     key: str,
     required: list[str],
     again: str,
-    expired: str = _NOT_VALID,
+    expired: str = NOT_VALID,
     *,
     accept_expired: bool = False,
 ) -> dict[str, Any]:
+    """Return the claims of a token that is signed with `key` and valid now.
+
+    `again` says how to get another one, `expired` is the message for one that has expired. Raises
+    `TokenInvalid` with the reason.
+    """
     try:
         claims = jwt.decode(
             token,
@@ -294,6 +324,7 @@ def _decode(
                 "require": required,
                 "verify_aud": False,
                 "verify_iat": False,
+                "verify_nbf": False,
                 "verify_exp": not accept_expired,
             },
         )
@@ -301,11 +332,14 @@ def _decode(
         # Not only PyJWT's errors: incomplete UTF-8, a header nested too deeply for JSON, a time
         # that is a list or infinite.
         has_expired = isinstance(error, jwt.ExpiredSignatureError)
-        kind, message = (TokenExpired, expired) if has_expired else (TokenInvalid, _NOT_VALID)
+        kind, message = (TokenExpired, expired) if has_expired else (TokenInvalid, NOT_VALID)
         reason = next(text for each, text in _REASONS if isinstance(error, each))
         raise kind(message, reason.format(error=error, again=again)) from error
     for name in _TIMES:
         _check_time(claims, name)
+    # Calagopus' Panel writes null, which is no time; PyJWT would refuse it.
+    if (claims.get("nbf") or 0) > time.time():
+        raise TokenInvalid(NOT_VALID, _NOT_YET)
     return claims
 
 
@@ -314,16 +348,18 @@ def _check_time(claims: Mapping[str, Any], name: str) -> None:
 
     Python's JSON also reads NaN and Infinity.
     """
-    time = claims.get(name, 0)
-    is_number = isinstance(time, int | float) and not isinstance(time, bool)
-    if not is_number or (isinstance(time, float) and not math.isfinite(time)):
-        raise TokenInvalid(_NOT_VALID, f"its {name} is not a time in seconds")
+    moment = claims.get(name, 0)
+    if moment is None and name == "nbf":
+        return
+    is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
+    if not is_number or (isinstance(moment, float) and not math.isfinite(moment)):
+        raise TokenInvalid(NOT_VALID, f"its {name} is not a time in seconds")
 
 
 def _check_scope(claims: Mapping[str, Any], needed: str) -> None:
     scope = claims.get("scope")
     if scope is not None and needed not in str(scope).split():
-        raise TokenInvalid(_NOT_VALID, f"its scope is not {needed}")
+        raise TokenInvalid(NOT_VALID, f"its scope is not {needed}")
 
 
 def _check_audience(audience: Any, public_url: str) -> None:
@@ -332,18 +368,20 @@ def _check_audience(audience: Any, public_url: str) -> None:
     addresses = audience if isinstance(audience, list) else [audience]
     if not any(isinstance(a, str) and origin(a) == origin(public_url) for a in addresses):
         raise TokenInvalid(
-            _NOT_VALID,
+            NOT_VALID,
             f"it is not for this node, {public_url}; compare the node's address in the Panel with "
             "`api.public_url` in its configuration",
         )
 
 
-def _server(claim: Any, name: str) -> str:
+def server_claim(claim: Any, name: str) -> str:
+    """Return the UUID of a server in a claim; `name` is for the error. Raises `TokenInvalid`."""
     server = canonical_uuid(claim) if isinstance(claim, str) else None
     if server is None:
-        raise TokenInvalid(_NOT_VALID, f"{name} is not the UUID of a server")
+        raise TokenInvalid(NOT_VALID, f"{name} is not the UUID of a server")
     return server
 
 
-def _seconds(claims: Mapping[str, Any], name: str) -> float:
+def seconds_claim(claims: Mapping[str, Any], name: str) -> float:
+    """Return a claim that is a time, in seconds since the epoch."""
     return float(max(-_LATEST, min(claims[name], _LATEST)))

@@ -68,6 +68,9 @@ class ApiConfig:
     #: The entries of a directory that Calagopus' Panel gets at a time if it does not say how many;
     #: 0 means all, up to 100,000.
     directory_entry_limit: int = attrs.field(default=10000, validator=not_negative)
+    #: How often the address of a download or an upload is good with Calagopus; 0 means always.
+    #: With the other Panels it is good once.
+    max_jwt_uses: int = attrs.field(default=5, validator=not_negative)
 
 
 DEFAULT_SOCKET = "/run/wingsd/control.sock"

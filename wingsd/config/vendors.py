@@ -78,7 +78,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             "upload_limit disable_remote_download "
             "remote_download_blocked_cidrs server_remote_download_limit disable_openapi_docs "
             "disable_directory_size send_offline_server_logs "
-            "max_jwt_uses file_search_threads file_decompression_threads "
+            "file_search_threads file_decompression_threads "
             "file_compression_threads"
         ),
         "api.remote_download": "max_redirects",

@@ -198,6 +198,12 @@ SCHEMES: Mapping[Access, Mapping[str, str]] = {
         "bearerFormat": "JWT",
         "description": "Issued by this node for the direct transfer of one server to it.",
     },
+    Access.SIGNED: {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "A JWT, issued by the Panel for one file, backup or upload of a user.",
+    },
 }
 
 #: The variable parts of paths.

@@ -40,15 +40,17 @@ _BODY_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 class Access(Enum):
-    """The authentication of a call: none, the node's token, or a token for one transfer.
+    """The authentication of a call: none, the node's token, or a token for one transfer or file.
 
-    Tokens of transfers are issued by the Panel, those of direct transfers by this node.
+    Tokens of transfers and signed URLs are issued by the Panel, those of direct transfers by this
+    node.
     """
 
     PUBLIC = "public"
     PANEL = "panel"
     TRANSFER = "transfer"
     DIRECT_TRANSFER = "hand"
+    SIGNED = "signed"
 
 
 class Topic(Enum):

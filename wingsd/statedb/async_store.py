@@ -84,6 +84,7 @@ class StateDatabase:
     unsettled = _InThread(Store.unsettled)
 
     use_token = _InThread(Store.use_token)
+    use_url = _InThread(Store.use_url)
     was_used = _InThread(Store.was_used)
     deny = _Timed(Store.deny)
     denied = _InThread(Store.denied)

@@ -292,4 +292,9 @@ CREATE TABLE activity (
     at REAL NOT NULL
 );
 """,
+    # How often a signed URL was used, and from which address first.
+    """
+ALTER TABLE tokens ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE tokens ADD COLUMN address TEXT NOT NULL DEFAULT '';
+""",
 )

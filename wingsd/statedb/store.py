@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from wingsd.statedb.activity import ActivityRows
 from wingsd.statedb.database import FILE
 from wingsd.statedb.records import (
     DirectDestination,
@@ -20,6 +19,7 @@ from wingsd.statedb.records import (
     TransferRecord,
     TransferResult,
 )
+from wingsd.statedb.tokens import TokenRows
 
 __all__ = ["FILE", "Store"]
 
@@ -30,7 +30,7 @@ KEPT = 90 * _DAY
 TOKENS_KEPT = _DAY
 
 
-class Store(ActivityRows):
+class Store(TokenRows):
     """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.
@@ -270,51 +270,6 @@ class Store(ActivityRows):
             *values,
         )
         return [Report(*row) for row in rows]
-
-    # Tokens
-
-    def use_token(self, digest: str, expires: float) -> bool:
-        """Mark a transfer's token as used; return False if it was used, or may have been."""
-        cursor = self._execute(
-            "INSERT OR IGNORE INTO tokens (digest, expires) SELECT ?, ?"
-            " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')",
-            digest,
-            expires,
-            expires,
-        )
-        return cursor.rowcount == 1
-
-    def was_used(self, digest: str, expires: float) -> bool:
-        """Return whether a transfer's token was used, or may have been."""
-        found = self._execute(
-            "SELECT 1 FROM tokens WHERE digest = ? UNION ALL"
-            " SELECT 1 FROM forgotten WHERE kind = 'tokens' AND until >= ?",
-            digest,
-            expires,
-        )
-        return found.fetchone() is not None
-
-    def deny(self, now: float, keys: Sequence[str]) -> None:
-        """Add console tokens that the Panel has revoked, by their `jti` or their user's key.
-
-        All or none are added.
-        """
-        # Without the transaction, each row would wait for the disk.
-        with self._errors(), self._transaction():
-            self._opened.executemany(
-                "INSERT INTO denied (jti, at) VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
-                [(key, now) for key in keys],
-            )
-
-    def denied(self) -> dict[str, float]:
-        """Return the time at which each `jti`, and each user's key, was revoked."""
-        return dict(self._rows("SELECT jti, at FROM denied"))
-
-    def denied_before(self) -> float:
-        """Return the time up to which revocations have been deleted."""
-        ((until,),) = self._rows("SELECT until FROM forgotten WHERE kind = 'denied'")
-        return float(until)
 
     # Ages and deletion
 

@@ -12,6 +12,7 @@ from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
+from wingsd.api.signed_urls import SignedUrls
 from wingsd.api.update import UpdateEndpoint
 from wingsd.app.reload import Reload
 from wingsd.app.wiring.node_calls import NodeCallsWiring
@@ -92,6 +93,9 @@ class HttpWiring(NodeCallsWiring):
             ),
             *api_installations.endpoints(config, servers, self.installations),
             *file_paths.endpoints(config, servers, self.file_work),
+            *file_paths.signed_endpoints(
+                config, SignedUrls(servers, self.denied, self.database), self.file_work
+            ),
         ]
 
     def _transfer_endpoints(self) -> list[partial[Any]]:

@@ -1,0 +1,282 @@
+"""Files and backups that browsers download by signed URLs, over HTTP."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
+from tests.api.test_files import FileServer
+from tests.support.signed_urls import USER, signed_url_token
+from tests.support.workers import SynchronousWorkers
+from wingsd.api.signed_urls import SignedUrls
+from wingsd.auth.tokens import DenyList, user_key
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.files.work import FileWork, Lane
+from wingsd.servers.operations import Operation
+from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
+from wingsd.threadio import Workers
+
+OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
+BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+VOID = "The requested resource was not found on this server."
+CONTENT = bytes(range(256)) * 1000
+
+
+@attrs.define
+class Site:
+    """A node with one server and its files, backups and used tokens."""
+
+    node: ApiNode
+    home: Path
+    backups: Path
+    denied: DenyList
+    family: str
+
+    @property
+    def server(self) -> FileServer:
+        found = self.node.server
+        assert isinstance(found, FileServer)
+        return found
+
+    def url(self, what: str, server: str | None = UUID, /, **claims: Any) -> str:
+        """Return a signed URL for `file`, `backup`, `directory` or `files`."""
+        scope = "backup-download" if what == "backup" else "file-download"
+        token = signed_url_token(TOKEN, server, scope, self.family, **claims)
+        return f"/download/{what}?token={token}"
+
+    async def get(self, url: str, method: str = "GET", **headers: str) -> Reply:
+        return await self.node.call(method, url, Authorization=None, **headers)
+
+
+@pytest.fixture(params=[PTERODACTYL])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def site(tmp_path: Path, family: str) -> Iterator[Site]:
+    home, backups = tmp_path / "server", tmp_path / "backups"
+    home.mkdir()
+    backups.mkdir()
+    (home / "a.bin").write_bytes(CONTENT)
+    node = ApiNode()
+    config = node.config
+    system = attrs.evolve(config.system, backup_directory=str(backups))
+    node.config = attrs.evolve(config, system=system, family=family)
+    store = Store(str(tmp_path))
+    store.open()
+    database: Any = SynchronousWorkers()
+    denied = DenyList(booted=time.time())
+    servers: Any = node.servers
+    node.urls = SignedUrls(servers, denied, StateDatabase(store, database, time.time))
+    workers = Workers(reactor, "files", 2)
+    workers.start()
+    node.servers.known[UUID] = FileServer(node, home)
+    lane = Lane(workers, each=2, waiting=64)
+    node.file_work = FileWork(short=lane, long=lane, reads=workers)
+    node.start()
+    yield Site(node, home, backups, denied, family)
+    pytest_twisted.blockon(Deferred.fromCoroutine(node.close()))
+    workers.stop()
+    store.close()
+
+
+async def test_a_file_is_downloaded_with_its_name(site: Site) -> None:
+    reply = await site.get(site.url("file", file_path="/a.bin"))
+    assert (reply.status, reply.content) == (200, CONTENT)
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["content-disposition"] == (
+        "attachment; filename=\"a.bin\"; filename*=UTF-8''a.bin"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "café.txt",
+        "мир.zip",
+        "世界",
+        "🎮.jar",
+        'a"b',
+        "a\nb\r\nSet-Cookie: x",
+        "a%22b",
+        " a",
+        "a\\b",
+    ],
+)
+async def test_a_name_of_any_alphabet_is_in_the_header_and_adds_none(
+    site: Site, name: str
+) -> None:
+    (site.home / name).write_bytes(b"x")
+    reply = await site.get(site.url("file", file_path=name))
+    assert reply.content == b"x"
+    disposition = reply.headers["content-disposition"]
+    assert disposition.endswith(f"filename*=UTF-8''{quote(name, safe='')}")
+    assert disposition.isascii()
+    assert "set-cookie" not in reply.headers
+
+
+async def test_a_token_is_good_once(site: Site) -> None:
+    url = site.url("file", file_path="a.bin")
+    assert (await site.get(url)).status == 200
+    reply = await site.get(url)
+    assert (reply.status, reply.json["error"]) == (404, VOID)
+    assert reply.json["code"] == "signed-url-void"
+    assert "it was used before" in reply.json["detail"]
+
+
+async def test_a_token_that_is_used_twice_at_once_is_good_once(site: Site) -> None:
+    url = site.url("file", file_path="a.bin")
+    gets = [Deferred.fromCoroutine(site.get(url)) for _ in range(6)]
+    replies: list[Reply] = await gatherResults(gets)
+    assert sorted(reply.status for reply in replies) == [200] + [404] * 5
+
+
+@pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
+async def test_calagopus_address_is_good_as_often_as_configured(site: Site) -> None:
+    url = site.url("file", file_path="a.bin")
+    statuses = [(await site.get(url)).status for _ in range(6)]
+    assert statuses == [200] * 5 + [404]
+
+
+async def test_a_download_is_resumed_with_a_range(site: Site) -> None:
+    url = site.url("file", file_path="a.bin")
+    whole = await site.get(url)
+    etag = whole.headers["etag"]
+    part = await site.get(url, Range="bytes=1000-1999", If_Range=etag)
+    assert (part.status, part.content) == (206, CONTENT[1000:2000])
+    assert part.headers["content-range"] == f"bytes 1000-1999/{len(CONTENT)}"
+    changed = await site.get(url, Range="bytes=1000-", If_Range='"other"')
+    assert (changed.status, changed.content) == (200, CONTENT)
+
+
+async def test_what_sends_no_file_uses_no_token(site: Site) -> None:
+    url = site.url("file", file_path="a.bin")
+    head = await site.get(url, "HEAD")
+    assert (head.status, head.content) == (200, b"")
+    behind = await site.get(url, Range=f"bytes={len(CONTENT)}-")
+    assert (behind.status, behind.headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
+    (site.home / "a.bin").rename(site.home / "b.bin")
+    assert (await site.get(url)).status == 404
+    (site.home / "b.bin").rename(site.home / "a.bin")
+    assert (await site.get(url)).status == 200
+
+
+async def test_only_regular_files_are_downloaded(site: Site) -> None:
+    (site.home / "directory").mkdir()
+    os.mkfifo(site.home / "fifo")
+    (site.home / "link").symlink_to("/etc/passwd")
+    (site.home / "out").symlink_to("/etc")
+    expected = {
+        "directory": (404, "file-missing"),
+        "/": (404, "file-missing"),
+        "absent": (404, "file-missing"),
+        "out/passwd": (404, "file-missing"),
+        "fifo": (400, "file-type-refused"),
+        "link": (400, "file-type-refused"),
+        "a\0b": (400, "file-path-invalid"),
+        "x" * 256: (400, "file-name-too-long"),
+    }
+    for path, answer in expected.items():
+        reply = await site.get(site.url("file", file_path=path))
+        assert (reply.status, reply.json["code"]) == answer, path
+    assert (await site.get(site.url("file", file_path="../../a.bin"))).content == CONTENT
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN, CALAGOPUS], indirect=True)
+async def test_the_denylist_and_what_a_user_may_not_see_hold(site: Site) -> None:
+    site.server.deny("*.bin")
+    reply = await site.get(site.url("file", file_path="a.bin"))
+    assert (reply.status, reply.json["code"]) == (403, "file-denied")
+    (site.home / "b.key").touch()
+    (site.home / "plugins").mkdir()
+    (site.home / "link").symlink_to("plugins")
+    (site.home / "plugins" / "c").touch()
+    site.server.deny("*.bin", "/plugins")
+    reply = await site.get(site.url("file", file_path="link/c"))
+    assert (reply.status, reply.json["code"]) == (403, "file-denied")
+    url = site.url("file", file_path="b.key", ignored_files=["*.key"])
+    assert (await site.get(url)).json["code"] == "file-missing"
+
+
+@pytest.mark.parametrize("what", ["file", "backup"])
+async def test_what_is_not_granted_is_refused_by_its_reason(site: Site, what: str) -> None:
+    claims = {"file_path": "a.bin", "backup_uuid": BACKUP}
+    now = int(time.time())
+    cases: tuple[tuple[dict[str, Any], int, str], ...] = (
+        ({"exp": now - 1}, 401, "token-expired"),
+        ({"nbf": now + 60}, 401, "token-invalid"),
+        ({"iat": None}, 401, "token-invalid"),
+        ({"server": OTHER}, 404, "signed-url-void"),
+        ({"scope": "websocket"}, 404, "signed-url-void"),
+    )
+    for changed, status, code in cases:
+        server = changed.pop("server", UUID)
+        reply = await site.get(site.url(what, server, **claims | changed))
+        assert (reply.status, reply.json["code"]) == (status, code), changed
+    unsigned = await site.get(f"/download/{what}?token=a.b.c")
+    assert (unsigned.status, unsigned.json["code"]) == (401, "token-invalid")
+    for nothing in ("", "?token=", "?token=%ff"):
+        assert (await site.get(f"/download/{what}{nothing}")).status == 401
+    site.denied.deny([user_key(USER, UUID)], time.time() + 60)
+    assert (await site.get(site.url(what, **claims))).json["error"] == VOID
+
+
+async def test_a_server_may_be_suspended_or_busy(site: Site) -> None:
+    site.server.operations.place_hold(Operation.DELETE, "it is being deleted")
+    reply = await site.get(site.url("file", file_path="a.bin"))
+    assert (reply.status, reply.json["code"]) == (409, "server-busy")
+    site.server.suspended = True
+    reply = await site.get(site.url("file", file_path="a.bin"))
+    assert (reply.status, reply.json["error"]) == (403, "server is suspended")
+
+
+@pytest.mark.parametrize("place", [f"{BACKUP}.tar.gz", f"{UUID}/{BACKUP}.tar.gz", f"{BACKUP}.zip"])
+async def test_a_backup_is_downloaded_from_either_place(site: Site, place: str) -> None:
+    path = site.backups / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(CONTENT)
+    url = site.url("backup", backup_uuid=BACKUP)
+    reply = await site.get(url)
+    assert (reply.status, reply.content) == (200, CONTENT)
+    assert f'filename="{path.name}"' in reply.headers["content-disposition"]
+    assert (await site.get(url)).json["error"] == VOID
+    assert (await site.get(url, Range="bytes=5-9")).content == CONTENT[5:10]
+
+
+async def test_another_servers_backup_and_what_is_none_are_not_found(site: Site) -> None:
+    site.node.servers.known[OTHER] = FileServer(site.node, site.home)
+    get = partial(site.get, site.url("backup", backup_uuid=BACKUP))
+    assert (await get()).json["code"] == "backup-missing"
+    (site.backups / OTHER).mkdir()
+    (site.backups / OTHER / f"{BACKUP}.tar.gz").write_bytes(b"secret")
+    (site.backups / UUID).symlink_to(OTHER)
+    (site.backups / f"{BACKUP}.tar.gz").symlink_to(f"{OTHER}/{BACKUP}.tar.gz")
+    os.mkfifo(site.backups / f"{BACKUP}.zip")
+    (site.backups / f"{BACKUP}.7z").mkdir()
+    reply = await get()
+    assert reply.status == 404
+    assert reply.json["error"] == "The requested backup was not found on this server."
+    url = site.url("backup", OTHER, backup_uuid=BACKUP)
+    assert (await site.get(url)).content == b"secret"
+
+
+@pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
+async def test_a_backup_of_calagopus_needs_no_server(site: Site) -> None:
+    (site.backups / OTHER).mkdir()
+    (site.backups / OTHER / f"{BACKUP}.tar.gz").write_bytes(b"moved here")
+    url = site.url("backup", None, backup_uuid=BACKUP)
+    assert (await site.get(url)).content == b"moved here"

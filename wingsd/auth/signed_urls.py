@@ -1,0 +1,148 @@
+"""The tokens of signed URLs, with which browsers download and upload files of servers.
+
+A JWT in the query, issued by the Panel when a user clicks, and signed with the node's own token.
+It is for one of `SignedUse`, of one server and one user.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from hashlib import sha256
+from typing import Any
+
+import attrs
+
+from wingsd.auth.tokens import (
+    NOT_VALID,
+    TokenInvalid,
+    TokenMissing,
+    decode_claims,
+    seconds_claim,
+    server_claim,
+    user_key,
+)
+from wingsd.errors import WingsdError
+from wingsd.util.text import canonical_uuid
+
+__all__ = ["SignedToken", "SignedUrlVoid", "SignedUse", "signed_token"]
+
+_AGAIN = "start it again on the page of the server for a new address"
+
+
+class SignedUrlVoid(WingsdError):
+    """The token is for something else, was used, or is revoked (404, with Wings' message)."""
+
+    code = "signed-url-void"
+    status = 404
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            "The requested resource was not found on this server.", f"{why}; {_AGAIN}"
+        )
+
+
+class SignedUse(Enum):
+    """What a token is for: the word in its scope."""
+
+    FILE_DOWNLOAD = "file-download"
+    BACKUP_DOWNLOAD = "backup-download"
+    FILE_UPLOAD = "file-upload"
+
+
+@attrs.frozen
+class SignedToken:
+    """A valid token. `digest` identifies it among used ones until it `expires`.
+
+    Times are seconds since the epoch. `server` is empty where Calagopus' Panel names only the
+    `backup`. `ignored` are files that the user may not see, as in gitignore.
+    """
+
+    server: str
+    user: str
+    jti: str
+    digest: str
+    issued: float
+    expires: float
+    file: str = ""
+    files: tuple[str, ...] = ()
+    backup: str = ""
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a `DenyList` may know it by."""
+        return (self.jti, user_key(self.user, self.server), user_key(self.user))
+
+
+def signed_token(token: str, key: str, use: SignedUse, *, scoped: bool) -> SignedToken:
+    """Return the token of a signed URL; `key` is the node's `token`.
+
+    With `scoped` it must have a scope. Raises `TokenMissing`, `TokenInvalid` with the reason, and
+    `SignedUrlVoid` for another scope. Source: the Panels' own tokens.
+    """
+    if not token:
+        raise TokenMissing(
+            "The address is not complete.", f"it has no token in its query; {_AGAIN}"
+        )
+    claims = decode_claims(token, key, ["exp", "iat", "unique_id"], _AGAIN)
+    _check_scope(claims.get("scope"), use, scoped=scoped)
+    unique = claims["unique_id"]
+    if not (isinstance(unique, str) and unique):
+        raise TokenInvalid(NOT_VALID, "its unique_id is not a text")
+    server, backup = claims.get("server_uuid"), ""
+    if use is SignedUse.BACKUP_DOWNLOAD:
+        backup = _backup(claims.get("backup_uuid"))
+    return SignedToken(
+        server="" if server is None and backup else server_claim(server, "its server_uuid"),
+        user=_user(claims),
+        jti=_text(claims, "jti"),
+        digest=sha256(f"signed url {unique}".encode("utf-8", "surrogatepass")).hexdigest(),
+        issued=seconds_claim(claims, "iat"),
+        expires=seconds_claim(claims, "exp"),
+        file=_text(claims, "file_path"),
+        files=_texts(claims, "file_paths"),
+        backup=backup,
+        ignored=_texts(claims, "ignored_files"),
+    )
+
+
+def _check_scope(scope: Any, use: SignedUse, *, scoped: bool) -> None:
+    """Check that one of the words of a scope is that of the use.
+
+    They have spaces between them with Pelican, commas with Calagopus.
+    """
+    if scope is None and not scoped:
+        return
+    if use.value not in re.split(r"[\s,]+", scope if isinstance(scope, str) else ""):
+        raise SignedUrlVoid(f"its token is not for this: its scope is not {use.value}")
+
+
+def _user(claims: dict[str, Any]) -> str:
+    """Return the user's UUID, which is the `jti` of Calagopus' Panel."""
+    given = (_text(claims, name) for name in ("user_uuid", "jti"))
+    user = next(filter(None, map(canonical_uuid, given)), None)
+    if user is None:
+        raise TokenInvalid(NOT_VALID, "its user_uuid is not the UUID of a user")
+    return user
+
+
+def _backup(claim: Any) -> str:
+    backup = canonical_uuid(claim) if isinstance(claim, str) else None
+    if backup is None:
+        raise TokenInvalid(NOT_VALID, "its backup_uuid is not the UUID of a backup")
+    return backup
+
+
+def _text(claims: dict[str, Any], name: str) -> str:
+    text = claims.get(name)
+    if not isinstance(text, str | None):
+        raise TokenInvalid(NOT_VALID, f"its {name} is not a text")
+    return text or ""
+
+
+def _texts(claims: dict[str, Any], name: str) -> tuple[str, ...]:
+    texts = claims.get(name) or []
+    if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+        raise TokenInvalid(NOT_VALID, f"its {name} is not a list of texts")
+    return tuple(texts)
