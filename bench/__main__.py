@@ -14,13 +14,14 @@ import cattrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from bench.files import files_report
 from bench.floods import flood_report
 from bench.idle import idle_report
 from bench.plots import draw
 from bench.report import report
 from bench.series import Results, Series
 
-_ALL = ["receive", "send", "move", "at_once", "growth", "floods", "idle"]
+_ALL = ["receive", "send", "move", "at_once", "growth", "floods", "idle", "files"]
 _HOME = Path(__file__).parent.parent
 _WORK = _HOME / ".cache/bench"
 
@@ -48,7 +49,11 @@ async def _run(arguments: argparse.Namespace) -> None:
         idle = arguments.output.with_name("idle.md")
         idle.write_text(idle_report(results.idle, results.machine, results.version))
         print(f"see {idle}")
-    if not arguments.series or set(arguments.series) - {"floods", "idle"}:
+    if results.files.downloads:
+        files = arguments.output.with_name("files.md")
+        files.write_text(files_report(results.files, results.machine, results.version))
+        print(f"see {files}")
+    if not arguments.series or set(arguments.series) - {"files", "floods", "idle"}:
         arguments.output.write_text(report(results))
         draw(results, arguments.output.with_suffix(""))
         print(f"see {arguments.output}")

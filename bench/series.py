@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import DATASETS, MIB, Dataset, dataset, of_bytes, of_files
 from bench.disk import fresh_disk
+from bench.files import FilesResult, measure_files
 from bench.flood_client import KINDS
 from bench.floods import FloodResult, measure_flood
 from bench.idle import (
@@ -92,6 +93,7 @@ class Results:
     by_files: list[Growth] = attrs.field(factory=list)
     floods: list[FloodResult] = attrs.field(factory=list)
     idle: IdleResult = attrs.field(factory=IdleResult)
+    files: FilesResult = attrs.field(factory=FilesResult)
 
 
 class Series:
@@ -183,6 +185,14 @@ class Series:
                 rest = await memory_after(one, disk, at_once=AT_ONCE, rest=REST_SECONDS)
             self._results.idle.rest.append(rest)
             _say(f"{REST_SECONDS} s after {AT_ONCE} servers at once: {rest:.0f} MiB")
+
+    async def files(self) -> None:
+        """Downloads beside nginx, and listings of large directories."""
+        result = self._results.files
+        with TemporaryDirectory() as directory:
+            await measure_files(Path(directory), self._rounds, result)
+        for one in result.downloads:
+            _say(f"1 GiB: {one.node:.2f} s, {one.nginx / one.node:.2f} of nginx's speed")
 
     async def _grow(self, one: Dataset, results: list[Growth]) -> None:
         one.warm()

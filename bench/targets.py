@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from attrs import frozen
 
-__all__ = ["CPU", "DURABLE", "FAST", "IDLE", "MEMORY", "REST", "SEND", "START", "Target"]
+__all__ = [
+    "CPU",
+    "DOWNLOAD",
+    "DURABLE",
+    "FAST",
+    "GROWTH",
+    "IDLE",
+    "LISTINGS",
+    "MEMORY",
+    "REST",
+    "SEND",
+    "START",
+    "Target",
+]
 
 
 @frozen
@@ -44,3 +57,9 @@ IDLE = Target(34, 65, None)
 START = Target(0.03, 0.5, None)
 #: MiB, a minute after sixteen servers were received at once.
 REST = Target(None, 110, None)
+#: The speed of a download, against nginx.
+DOWNLOAD = Target(None, 0.8, None)
+#: MiB more memory while a file of 1 GiB is downloaded.
+GROWTH = Target(None, 16, None)
+#: Seconds to list a directory, by its entries.
+LISTINGS = {10_000: Target(None, 0.3, None), 100_000: Target(None, 3, None)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
+from functools import lru_cache
 from typing import Annotated, Any
 
 import attrs
@@ -80,6 +81,7 @@ _PERMISSIONS = tuple(
 )
 
 
+@lru_cache(maxsize=1024)
 def mode_text(mode: int) -> str:
     """Return the mode of a stat result as Go's `FileMode.String` does: `-rw-r--r--`."""
     letters, last = _KINDS.get(stat.S_IFMT(mode), ("", ""))
@@ -100,9 +102,14 @@ def time_text(nanoseconds: int) -> str:
     seconds, rest = divmod(nanoseconds, _NANO)
     if not _FIRST <= seconds <= _LAST:
         seconds, rest = min(max(seconds, _FIRST), _LAST), 0
-    year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
     fraction = f".{rest:09d}".rstrip("0") if rest else ""
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"
+    return f"{_second_text(seconds)}{fraction}Z"
+
+
+@lru_cache(maxsize=1024)  # many files of a directory are written within a second
+def _second_text(seconds: int) -> str:
+    year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
 
 
 def head_of(file: OpenFile) -> bytes:

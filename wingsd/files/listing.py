@@ -25,7 +25,7 @@ __all__ = ["MAX_ENTRIES", "SNIFFED", "Listing", "Page", "Sort", "list_directory"
 #: Entries of a directory that are taken into account.
 MAX_ENTRIES = 100_000
 #: Regular files of one answer whose first bytes are read: more than a page of a Panel shows.
-SNIFFED = 1000
+SNIFFED = 500
 #: Entries between two looks whether the client is still there.
 _LOOK_EVERY = 1000
 

@@ -6,8 +6,6 @@ Pages offer to extract archives, and to edit everything but images, Java archive
 
 from __future__ import annotations
 
-import os
-
 __all__ = ["BINARY", "DIRECTORY", "HEAD", "TEXT", "is_text", "mime_by_name", "mime_of"]
 
 #: Bytes that are looked at: with the magic of tar, which is the farthest from the start.
@@ -107,8 +105,8 @@ def _container_type(head: bytes) -> str | None:
 
 def mime_by_name(name: bytes) -> str:
     """Return the type of a file that is not looked into, by its name."""
-    _, extension = os.path.splitext(name.lower())
-    return _BY_NAME.get(extension.decode("latin-1"), BINARY)
+    _, dot, extension = name.rpartition(b".")
+    return _BY_NAME.get((dot + extension).decode("latin-1").lower(), BINARY)
 
 
 def is_text(mime: str) -> bool:
