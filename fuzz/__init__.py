@@ -18,4 +18,5 @@ TARGETS = (
     "peer_answer",
     "request_body",
     "paths",
+    "file_requests",
 )

@@ -29,7 +29,7 @@ from wingsd.http.request import StreamingRequest
 from wingsd.util.media import accepted
 from wingsd.util.serialization import Keywords
 
-__all__ = ["FingerprintsEndpoint", "SearchEndpoint"]
+__all__ = ["FileSearch", "FingerprintsEndpoint", "SearchEndpoint", "search_filter"]
 
 #: Characters that a pattern has at least; the message is Pelican's.
 _LEAST = 3
@@ -140,7 +140,7 @@ class SearchEndpoint(FilesPath):
         Files on the egg's denylist are never found. A search ends as that of Pelican does.
         """
         start, media = ServerPath.parse(body.root), accepted(request.header("Accept"))
-        wanted, results = _old_filter(body) if body.query else _filter(body)
+        wanted, results = search_filter(body)
         limits = SearchLimits(_DEPTH, results=max(1, min(results, MAX_RESULTS)))
         denylist = self.denylist
 
@@ -150,6 +150,11 @@ class SearchEndpoint(FilesPath):
             return encoded(found, media, {}, "results")
 
         return await self.run(self._work.long, work)
+
+
+def search_filter(body: FileSearch) -> tuple[FileFilter, int]:
+    """Return which files a search wants, and how many of them at most."""
+    return _old_filter(body) if body.query else _filter(body)
 
 
 def _filter(body: FileSearch) -> tuple[FileFilter, int]:
