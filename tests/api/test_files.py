@@ -13,13 +13,15 @@ import attrs
 import msgpack
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.web.client import ResponseNeverReceived
 
 from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
 from wingsd.config import PELICAN
 from wingsd.files.entries import FileEntry
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operation, Operations
 from wingsd.threadio import Workers
@@ -283,6 +285,50 @@ async def test_denied_files_are_not_opened(node: ApiNode, server: FileServer, ho
     server.deny()
     hidden = await get(node, "contents?file=config/secret.yml&ignored[]=*.yml")
     assert (hidden.status, hidden.json["code"]) == (404, "file-missing")
+
+
+async def test_a_symlink_leads_to_no_denied_file(
+    node: ApiNode, server: FileServer, home: Path
+) -> None:
+    (home / "config/deep").mkdir(parents=True)
+    (home / "config/deep/secret.yml").write_text("secret")
+    (home / "link").symlink_to("config")
+    server.deny("/config/")
+    assert (await get(node, "contents?file=link/deep/secret.yml")).status == 403
+    prints = await get(node, "fingerprints?algorithm=md5&files=link/deep/secret.yml")
+    assert prints.json == {"fingerprints": {}}
+    assert (await get(node, "list?directory=link/deep")).json["total"] == 0
+    found = await node.call("POST", f"{FILES}/search", {"root": "link/deep", "per_page": 5})
+    assert found.json == {"results": []}
+
+
+async def test_a_search_ends_when_its_client_goes(
+    node: ApiNode, server: FileServer, home: Path
+) -> None:
+    begun: Deferred[None] = Deferred()
+    ended: Deferred[None] = Deferred()
+
+    async def run(work: Callable[[ServerRoot], Any], **options: Any) -> Any:
+        # The search itself, which waits for nothing but the client.
+        workers: Workers = options["workers"]
+
+        def until_gone(root: ServerRoot) -> None:
+            reactor.callFromThread(begun.callback, None)
+            while True:
+                try:
+                    work(root)
+                except FileWorkCancelled:
+                    reactor.callFromThread(ended.callback, None)
+                    raise
+
+        return await workers.run(server.files._with_root, until_gone)
+
+    server.files.run = run  # type: ignore[method-assign]
+    asking = Deferred.fromCoroutine(get(node, "search?pattern=abc"))
+    asking.addErrback(lambda failure: failure.trap(CancelledError, ResponseNeverReceived))
+    await begun
+    asking.cancel()
+    await ended
 
 
 async def test_names_are_searched(node: ApiNode, home: Path) -> None:

@@ -12,6 +12,7 @@ from wingsd.errors import BadRequest, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry
 from wingsd.files.fingerprints import Algorithm, fingerprint
+from wingsd.files.guard import Guard
 from wingsd.files.search import (
     MAX_RESULTS,
     ContentFilter,
@@ -226,10 +227,11 @@ class FingerprintsEndpoint(FilesPath):
 
         def work(root: ServerRoot) -> dict[str, str]:
             found = {}
+            guard = Guard(root, *denylists)
             for given, path in paths.items():
-                if any(each.denies(path) for each in hidden_by(*denylists)):
-                    continue
                 try:
+                    if guard.denies(path):
+                        continue
                     with root.open_file(path) as file:
                         found[given] = fingerprint(file, algorithm, self._gone.is_set)
                 except FileWorkCancelled:

@@ -15,6 +15,7 @@ from wingsd.config import Config
 from wingsd.errors import BadRequest
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import head_of
+from wingsd.files.guard import Guard
 from wingsd.files.mime import mime_of
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import OpenFile, ServerRoot
@@ -111,8 +112,8 @@ class ContentsEndpoint(FilesPath):
         denylist, ignored = self.denylist, Denylist(query.ignored)
 
         def open_file(root: ServerRoot) -> tuple[OpenFile, str]:
-            denylist.check(path)
-            if ignored.denies(path):
+            Guard(root, denylist).check(path)
+            if Guard(root, ignored).denies(path):
                 raise FileMissing(str(path))
             return _opened(root, path, most)
 

@@ -89,10 +89,12 @@ def list_directory(
     with root.directory(path) as directory:
         found: list[Entry] = []
         every = directory.entries()
+        # As it was given, and as where it really is when symlinks lead there.
+        places = {path, root.real_path(path)} if hidden else set()
         for number, entry in enumerate(islice(every, MAX_ENTRIES)):
             if number % _LOOK_EVERY == 0 and cancelled():
                 raise FileWorkCancelled
-            if not (hidden and _is_hidden(path.child(entry.name), entry, hidden)):
+            if not any(_is_hidden(place.child(entry.name), entry, hidden) for place in places):
                 found.append(entry)
         is_complete = next(every, None) is None
         ordered = _ordered(found, page.sort)

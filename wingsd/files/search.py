@@ -191,10 +191,14 @@ def content_search(
     """
     found: list[dict[str, Any]] = []
     walk = _Walk(root, limits, cancelled)
+    real = root.real_path(start)
     for directory, entry in walk.entries(start):
         path = directory.path.child(entry.name)
         name = _below(start, path)
-        if not entry.is_regular or any(each.denies(path) for each in hidden):
+        if not entry.is_regular:
+            continue
+        places = {path, ServerPath((*real.parts, *path.parts[len(start.parts) :]))}
+        if any(each.denies(place) for each in hidden for place in places):
             continue
         if wanted.takes(name, entry.size):
             mime = _matching_mime(directory, entry, name, wanted, walk.may_go_on)
