@@ -8,6 +8,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         ArchiveNotFirst              400  transfers/errors
         ChecksumMismatch             400  transfers/errors
         DiskLimitExceeded            400
+        FileInUse                    400  filesystem/errors
         FileTypeRefused              400  filesystem/errors
         InvalidBackupName            400  backups/local
         InvalidContentType           400  transfers/errors
@@ -331,6 +332,7 @@ ERROR_CODES = (
     "environment-failed",
     "figures-unavailable",
     "file-denied",
+    "file-in-use",
     "file-is-directory",
     "file-missing",
     "file-mode-invalid",

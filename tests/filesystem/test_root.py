@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,7 @@ from wingsd.filesystem import (
 )
 from wingsd.filesystem.errors import (
     DirectoryMissing,
+    FileInUse,
     FileMissing,
     FileTypeRefused,
     FileWorkCancelled,
@@ -141,6 +145,29 @@ def test_what_is_no_file_is_not_opened(root: ServerRoot, home: Path, outside: Pa
             root.open_file(p(name))
         assert missing.value.message == "The requested resources was not found on the system."
         assert missing.value.status == 404
+
+
+def test_a_file_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> None:
+    with (home / "file").open("w") as leased:
+        # In place of SIGIO, which would end this process; SIGURG is ignored.
+        fcntl.fcntl(leased, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(FileInUse) as caught:
+            root.open_file(p("file"))
+        assert caught.value.status == 400
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    root.open_file(p("file")).close()
+
+
+def test_files_are_written_where_the_file_system_has_no_locks(
+    root: ServerRoot, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    root.write(p("file"), [b"new"])
+    assert (home / "file").read_bytes() == b"new"
 
 
 def test_links_are_read_and_not_followed(root: ServerRoot, home: Path) -> None:

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BadRequest, StorageError
+from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.threadio import Workers
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice
@@ -158,7 +159,7 @@ class LocalBackup:
         """Yield its bytes. Raises `StorageError`, also where the size has changed."""
         left = self.size
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(self.path, FILE_FLAGS)
             with open(descriptor, "rb", buffering=0) as file:
                 while piece := file.read(_PIECE):
                     left -= len(piece)

@@ -15,7 +15,7 @@ from typing import Self
 
 import attrs
 
-from wingsd.filesystem.errors import FileTypeRefused, IsDirectory, file_error
+from wingsd.filesystem.errors import FileInUse, FileTypeRefused, IsDirectory, file_error
 from wingsd.filesystem.new_file import TEMPORARY, remove_left_over
 from wingsd.filesystem.paths import ServerPath, name_text
 from wingsd.util.text import display
@@ -148,7 +148,7 @@ class OpenFile:
 def open_regular(parent: int, name: bytes) -> OpenFile:
     """Open the regular file `name` in the directory `parent` for reading.
 
-    Raises FileTypeRefused, IsDirectory and OSError.
+    Raises FileTypeRefused, IsDirectory, FileInUse and OSError.
     """
     looked_at = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
     try:
@@ -157,8 +157,12 @@ def open_regular(parent: int, name: bytes) -> OpenFile:
             raise IsDirectory(display(name))
         if not entry.is_regular:
             raise FileTypeRefused(f"{display(name)} is not a regular file")
-        # The very file that was looked at, whatever has its name by now.
-        fd = os.open(f"/proc/self/fd/{looked_at}", os.O_RDONLY | os.O_NOCTTY)
+        # The very file that was looked at, whatever has its name by now. A program with a lease of
+        # it is not waited for, fcntl(2).
+        flags = os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK
+        fd = os.open(f"/proc/self/fd/{looked_at}", flags)
+    except BlockingIOError as error:
+        raise FileInUse(display(name)) from error
     finally:
         os.close(looked_at)
     return OpenFile(fd, entry)

@@ -21,6 +21,7 @@ from wingsd.util.text import disk_advice, display
 __all__ = [
     "DirectoryMissing",
     "FileDenied",
+    "FileInUse",
     "FileMissing",
     "FileTooLarge",
     "FileTypeRefused",
@@ -56,6 +57,15 @@ class FileTypeRefused(BadRequest):
 
     def __init__(self, detail: str = "") -> None:
         super().__init__("Cannot open files of this type.", detail)
+
+
+class FileInUse(BadRequest):
+    """A program has a lease of the file, or runs it (400)."""
+
+    code = "file-in-use"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("Cannot perform that action: file is in use.", detail)
 
 
 class IsDirectory(BadRequest):
@@ -154,6 +164,11 @@ class FileWorkCancelled(Conflict):
 #: The path leads through something else than directories, or out of the root: by a symlink, which
 #: is EXDEV of openat2.
 _NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE))
+_KINDS: dict[int, type[IsDirectory | FileInUse | FileTypeRefused]] = {
+    errno.EISDIR: IsDirectory,
+    errno.ETXTBSY: FileInUse,
+    errno.ENXIO: FileTypeRefused,  # a FIFO or a socket that is opened
+}
 _FULL = {
     errno.ENOSPC: "the disk is full: the server's own quota, or the disk of the node",
     errno.EDQUOT: "the disk quota is used up",
@@ -168,10 +183,8 @@ def file_error(error: OSError, name: bytes) -> WingsdError:
         return FileMissing(f"{shown}: {error.strerror}")
     if code == errno.ENAMETOOLONG:
         return NameTooLong()
-    if code == errno.EISDIR:
-        return IsDirectory(shown)
+    if kind := _KINDS.get(code):
+        return kind(shown)
     if code in _FULL:
         return DiskLimitExceeded(f"{shown}: {_FULL[code]}")
-    if code == errno.ENXIO:  # a FIFO or a socket that is opened
-        return FileTypeRefused(shown)
     return StorageError(f"{shown}: {disk_advice(error)}")

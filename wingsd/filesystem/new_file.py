@@ -191,7 +191,8 @@ class NewFile:
         temporary = f".wingsd-{secrets.token_hex(16)}.part".encode()
         self._fd = os.open(temporary, _CREATE, 0o600, dir_fd=self._parent)
         self._temporary = temporary
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # of a file system without locks: there nothing is cleaned up
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _set_attributes(self) -> None:
         options = self._options
