@@ -18,13 +18,16 @@ The class, the HTTP status of its answer, and the module where that is not this 
         IsDirectory                  400  filesystem/errors
         NameConflict                 400  filesystem/errors
         NameTooLong                  400  filesystem/errors
+        NoFilesUploaded              400  files/uploads
         NotDirectory                 400  filesystem/errors
         PathInvalid                  400  filesystem/errors
         PermissionMissing            400  websocket/session
         StreamMismatch               400  transfers/errors
         StreamMissing                400  transfers/errors
         TooManyWebSockets            400  websocket/resource
+        UploadFormInvalid            400  files/uploads
         UploadPartMissing            400  transfers/errors
+        UploadTooLarge               400  files/uploads
         UploadTruncated              400  transfers/errors
       InvalidHandshake               400  websocket/protocol
       InvalidHttpRequest             400  http/errors
@@ -352,6 +355,7 @@ ERROR_CODES = (
     "internal-error",
     "log-file-not-found",
     "method-not-allowed",
+    "no-files-uploaded",
     "node-token-refused",
     "panel-failed",
     "panel-refused",
@@ -391,7 +395,9 @@ ERROR_CODES = (
     "unauthorized",
     "unprocessable",
     "upgrade-required",
+    "upload-form-invalid",
     "upload-part-missing",
+    "upload-too-large",
     "upload-truncated",
     "websocket-handshake-invalid",
 )

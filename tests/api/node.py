@@ -19,6 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
+from wingsd.activity import ActivityRecorder
 from wingsd.api import file_paths
 from wingsd.api import installations as api_installations
 from wingsd.api import node as api_node
@@ -268,7 +269,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             ),
             *api_installations.endpoints(config, servers, installations),
             *file_paths.endpoints(config, servers, used["files"]),
-            *file_paths.signed_endpoints(config, used["urls"], used["files"]),
+            *file_paths.signed_endpoints(config, used["urls"], used["files"], used["activity"]),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
             partial(DirectTransferEndpoint, config, direct, database),
         ]
@@ -288,6 +289,8 @@ class ApiNode:
         self.file_work: FileWork | None = None
         #: What judges signed URLs, where a test has some.
         self.urls: SignedUrls | None = None
+        #: Records what users do.
+        self.activity: ActivityRecorder | None = None
         self.updates: PanelUpdates | None = None
         self.log_source: Callable[[int], list[str]] | None = None
         #: The file of the configuration.
@@ -308,6 +311,12 @@ class ApiNode:
         self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, style=style)
         self._listening: Any = None
 
+    def use(self, config: Config) -> None:
+        """Have another configuration, before the start."""
+        self.config = config
+        style = AnswerStyle(config)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, style=style)
+
     @property
     def server(self) -> FakeServer:
         return self.servers.known[UUID]
@@ -326,6 +335,7 @@ class ApiNode:
             engine=self.engine,
             files=self.file_work,
             urls=self.urls,
+            activity=self.activity,
             updates=self.updates,
             node_engine=self.node_engine,
             log_source=self.log_source,

@@ -56,6 +56,7 @@ def test_all_other_operations_need_the_panels_token() -> None:
         ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
         ("GET", "/download/backup"): Access.SIGNED,
         ("GET", "/download/file"): Access.SIGNED,
+        ("POST", "/upload/file"): Access.SIGNED,
         ("GET", "/openapi.json"): Access.PUBLIC,
     }
 

@@ -10,54 +10,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import attrs
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
+from tests.api.node import UUID, Reply
+from tests.api.signed_site import SignedSite, signed_site
 from tests.api.test_files import FileServer
-from tests.support.signed_urls import USER, signed_url_token
-from tests.support.workers import SynchronousWorkers
-from wingsd.api.signed_urls import SignedUrls
-from wingsd.auth.tokens import DenyList, user_key
+from tests.support.signed_urls import USER
+from wingsd.auth.tokens import user_key
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.files.work import FileWork, Lane
 from wingsd.servers.operations import Operation
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
-from wingsd.threadio import Workers
 
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 VOID = "The requested resource was not found on this server."
 CONTENT = bytes(range(256)) * 1000
-
-
-@attrs.define
-class Site:
-    """A node with one server and its files, backups and used tokens."""
-
-    node: ApiNode
-    home: Path
-    backups: Path
-    denied: DenyList
-    family: str
-
-    @property
-    def server(self) -> FileServer:
-        found = self.node.server
-        assert isinstance(found, FileServer)
-        return found
-
-    def url(self, what: str, server: str | None = UUID, /, **claims: Any) -> str:
-        """Return a signed URL for `file`, `backup`, `directory` or `files`."""
-        scope = "backup-download" if what == "backup" else "file-download"
-        token = signed_url_token(TOKEN, server, scope, self.family, **claims)
-        return f"/download/{what}?token={token}"
-
-    async def get(self, url: str, method: str = "GET", **headers: str) -> Reply:
-        return await self.node.call(method, url, Authorization=None, **headers)
 
 
 @pytest.fixture(params=[PTERODACTYL])
@@ -66,34 +33,13 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def site(tmp_path: Path, family: str) -> Iterator[Site]:
-    home, backups = tmp_path / "server", tmp_path / "backups"
-    home.mkdir()
-    backups.mkdir()
-    (home / "a.bin").write_bytes(CONTENT)
-    node = ApiNode()
-    config = node.config
-    system = attrs.evolve(config.system, backup_directory=str(backups))
-    node.config = attrs.evolve(config, system=system, family=family)
-    store = Store(str(tmp_path))
-    store.open()
-    database: Any = SynchronousWorkers()
-    denied = DenyList(booted=time.time())
-    servers: Any = node.servers
-    node.urls = SignedUrls(servers, denied, StateDatabase(store, database, time.time))
-    workers = Workers(reactor, "files", 2)
-    workers.start()
-    node.servers.known[UUID] = FileServer(node, home)
-    lane = Lane(workers, each=2, waiting=64)
-    node.file_work = FileWork(short=lane, long=lane, reads=workers)
-    node.start()
-    yield Site(node, home, backups, denied, family)
-    pytest_twisted.blockon(Deferred.fromCoroutine(node.close()))
-    workers.stop()
-    store.close()
+def site(tmp_path: Path, family: str) -> Iterator[SignedSite]:
+    with signed_site(tmp_path, family) as made:
+        (made.home / "a.bin").write_bytes(CONTENT)
+        yield made
 
 
-async def test_a_file_is_downloaded_with_its_name(site: Site) -> None:
+async def test_a_file_is_downloaded_with_its_name(site: SignedSite) -> None:
     reply = await site.get(site.url("file", file_path="/a.bin"))
     assert (reply.status, reply.content) == (200, CONTENT)
     assert reply.headers["content-type"] == "application/octet-stream"
@@ -118,7 +64,7 @@ async def test_a_file_is_downloaded_with_its_name(site: Site) -> None:
     ],
 )
 async def test_a_name_of_any_alphabet_is_in_the_header_and_adds_none(
-    site: Site, name: str
+    site: SignedSite, name: str
 ) -> None:
     (site.home / name).write_bytes(b"x")
     reply = await site.get(site.url("file", file_path=name))
@@ -129,7 +75,7 @@ async def test_a_name_of_any_alphabet_is_in_the_header_and_adds_none(
     assert "set-cookie" not in reply.headers
 
 
-async def test_a_token_is_good_once(site: Site) -> None:
+async def test_a_token_is_good_once(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
     assert (await site.get(url)).status == 200
     reply = await site.get(url)
@@ -138,7 +84,7 @@ async def test_a_token_is_good_once(site: Site) -> None:
     assert "it was used before" in reply.json["detail"]
 
 
-async def test_a_token_that_is_used_twice_at_once_is_good_once(site: Site) -> None:
+async def test_a_token_that_is_used_twice_at_once_is_good_once(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
     gets = [Deferred.fromCoroutine(site.get(url)) for _ in range(6)]
     replies: list[Reply] = await gatherResults(gets)
@@ -146,13 +92,13 @@ async def test_a_token_that_is_used_twice_at_once_is_good_once(site: Site) -> No
 
 
 @pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
-async def test_calagopus_address_is_good_as_often_as_configured(site: Site) -> None:
+async def test_calagopus_address_is_good_as_often_as_configured(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
     statuses = [(await site.get(url)).status for _ in range(6)]
     assert statuses == [200] * 5 + [404]
 
 
-async def test_a_download_is_resumed_with_a_range(site: Site) -> None:
+async def test_a_download_is_resumed_with_a_range(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
     whole = await site.get(url)
     etag = whole.headers["etag"]
@@ -163,7 +109,7 @@ async def test_a_download_is_resumed_with_a_range(site: Site) -> None:
     assert (changed.status, changed.content) == (200, CONTENT)
 
 
-async def test_what_sends_no_file_uses_no_token(site: Site) -> None:
+async def test_what_sends_no_file_uses_no_token(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
     head = await site.get(url, "HEAD")
     assert (head.status, head.content) == (200, b"")
@@ -175,7 +121,7 @@ async def test_what_sends_no_file_uses_no_token(site: Site) -> None:
     assert (await site.get(url)).status == 200
 
 
-async def test_only_regular_files_are_downloaded(site: Site) -> None:
+async def test_only_regular_files_are_downloaded(site: SignedSite) -> None:
     (site.home / "directory").mkdir()
     os.mkfifo(site.home / "fifo")
     (site.home / "link").symlink_to("/etc/passwd")
@@ -197,7 +143,7 @@ async def test_only_regular_files_are_downloaded(site: Site) -> None:
 
 
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN, CALAGOPUS], indirect=True)
-async def test_the_denylist_and_what_a_user_may_not_see_hold(site: Site) -> None:
+async def test_the_denylist_and_what_a_user_may_not_see_hold(site: SignedSite) -> None:
     site.server.deny("*.bin")
     reply = await site.get(site.url("file", file_path="a.bin"))
     assert (reply.status, reply.json["code"]) == (403, "file-denied")
@@ -213,7 +159,7 @@ async def test_the_denylist_and_what_a_user_may_not_see_hold(site: Site) -> None
 
 
 @pytest.mark.parametrize("what", ["file", "backup"])
-async def test_what_is_not_granted_is_refused_by_its_reason(site: Site, what: str) -> None:
+async def test_what_is_not_granted_is_refused_by_its_reason(site: SignedSite, what: str) -> None:
     claims = {"file_path": "a.bin", "backup_uuid": BACKUP}
     now = int(time.time())
     cases: tuple[tuple[dict[str, Any], int, str], ...] = (
@@ -235,7 +181,7 @@ async def test_what_is_not_granted_is_refused_by_its_reason(site: Site, what: st
     assert (await site.get(site.url(what, **claims))).json["error"] == VOID
 
 
-async def test_a_server_may_be_suspended_or_busy(site: Site) -> None:
+async def test_a_server_may_be_suspended_or_busy(site: SignedSite) -> None:
     site.server.operations.place_hold(Operation.DELETE, "it is being deleted")
     reply = await site.get(site.url("file", file_path="a.bin"))
     assert (reply.status, reply.json["code"]) == (409, "server-busy")
@@ -245,7 +191,7 @@ async def test_a_server_may_be_suspended_or_busy(site: Site) -> None:
 
 
 @pytest.mark.parametrize("place", [f"{BACKUP}.tar.gz", f"{UUID}/{BACKUP}.tar.gz", f"{BACKUP}.zip"])
-async def test_a_backup_is_downloaded_from_either_place(site: Site, place: str) -> None:
+async def test_a_backup_is_downloaded_from_either_place(site: SignedSite, place: str) -> None:
     path = site.backups / place
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(CONTENT)
@@ -257,7 +203,7 @@ async def test_a_backup_is_downloaded_from_either_place(site: Site, place: str) 
     assert (await site.get(url, Range="bytes=5-9")).content == CONTENT[5:10]
 
 
-async def test_another_servers_backup_and_what_is_none_are_not_found(site: Site) -> None:
+async def test_another_servers_backup_and_what_is_none_are_not_found(site: SignedSite) -> None:
     site.node.servers.known[OTHER] = FileServer(site.node, site.home)
     get = partial(site.get, site.url("backup", backup_uuid=BACKUP))
     assert (await get()).json["code"] == "backup-missing"
@@ -275,7 +221,7 @@ async def test_another_servers_backup_and_what_is_none_are_not_found(site: Site)
 
 
 @pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
-async def test_a_backup_of_calagopus_needs_no_server(site: Site) -> None:
+async def test_a_backup_of_calagopus_needs_no_server(site: SignedSite) -> None:
     (site.backups / OTHER).mkdir()
     (site.backups / OTHER / f"{BACKUP}.tar.gz").write_bytes(b"moved here")
     url = site.url("backup", None, backup_uuid=BACKUP)

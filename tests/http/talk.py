@@ -39,6 +39,8 @@ class Recorder:
 class Taker(Resource):
     """Takes every body, or refuses it at once."""
 
+    streamed_methods = frozenset({b"POST"})
+
     isLeaf = True
 
     def __init__(self, refusal: Exception | None = None) -> None:

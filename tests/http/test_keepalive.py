@@ -40,6 +40,8 @@ class Listener(Recorder):
 class Waiting(Resource):
     """Takes bodies, and leaves whoever sent one without an answer."""
 
+    streamed_methods = frozenset({b"POST"})
+
     def __init__(self) -> None:
         super().__init__()
         self.opened: Deferred[Listener] = Deferred()

@@ -115,7 +115,7 @@ class FileDownloadEndpoint(_DownloadPath):
             try:
                 return root.open_file(path)
             except IsDirectory as error:
-                raise FileMissing(f"{path} is a directory") from error
+                raise FileMissing(str(path)) from error
 
         file = await self._work.run(self._work.short, server, open_file)
         return await self.sent(request, token, file, f"{server.uuid}: {path}")

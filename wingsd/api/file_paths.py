@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from wingsd.api import downloads, file_lists, file_searches, files
+from wingsd.activity import ActivityRecorder
+from wingsd.api import downloads, file_lists, file_searches, file_uploads, files
 from wingsd.api.signed_urls import SignedPath, SignedUrls
 from wingsd.config import Config
 from wingsd.files.work import FileWork
@@ -25,6 +26,7 @@ FILE_PATHS: Mapping[str, type[files.FilesPath]] = {
 SIGNED_PATHS: Mapping[str, type[SignedPath]] = {
     "/download/backup": downloads.BackupDownloadEndpoint,
     "/download/file": downloads.FileDownloadEndpoint,
+    "/upload/file": file_uploads.FileUploadEndpoint,
 }
 
 
@@ -33,9 +35,12 @@ def endpoints(config: Config, servers: Servers, work: FileWork) -> list[partial[
     return [partial(kind, config, servers, work) for kind in FILE_PATHS.values()]
 
 
-def signed_endpoints(config: Config, urls: SignedUrls, work: FileWork) -> list[partial[Any]]:
+def signed_endpoints(
+    config: Config, urls: SignedUrls, work: FileWork, activity: ActivityRecorder
+) -> list[partial[Any]]:
     """Return the endpoints of signed URLs."""
     return [
         partial(downloads.BackupDownloadEndpoint, config, urls, work),
         partial(downloads.FileDownloadEndpoint, config, urls, work),
+        partial(file_uploads.FileUploadEndpoint, config, urls, work, activity),
     ]

@@ -99,10 +99,14 @@ class Public(Resource):
     async def _respond(self, request: StreamingRequest) -> None:
         try:
             await self._dispatch(request)
-        except Exception as error:
-            if _is_node_failure(error):
-                self._log_failure(request, error)
-            request.fail(Failure())
+        except Exception:
+            self.failed(request, Failure())
+
+    def failed(self, request: StreamingRequest, failure: Failure) -> None:
+        """Answer with an error; log it where its cause is in this node."""
+        if isinstance(failure.value, Exception) and _is_node_failure(failure.value):
+            self._log_failure(request, failure.value)
+        request.fail(failure)
 
     async def _dispatch(self, request: StreamingRequest) -> None:
         method = request.method.decode("latin-1")

@@ -160,6 +160,7 @@ class TransfersEndpoint(Public):
         result.addCallbacks(lambda _: request.answer(HTTPStatus.OK), request.fail)
         return upload
 
+    streamed_methods = frozenset({b"POST"})
     #: The name by which `StreamingRequest` finds a handler that reads the body as it arrives.
     open_body = receive_server
 

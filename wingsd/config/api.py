@@ -68,6 +68,9 @@ class ApiConfig:
     #: The entries of a directory that Calagopus' Panel gets at a time if it does not say how many;
     #: 0 means all, up to 100,000.
     directory_entry_limit: int = attrs.field(default=10000, validator=not_negative)
+    #: The most MiB of a file that is uploaded from a Panel's page; 0 means no limit. It is one of
+    #: the node's settings in the Panel.
+    upload_limit: int = attrs.field(default=100, validator=not_negative)
     #: How often the address of a download or an upload is good with Calagopus; 0 means always.
     #: With the other Panels it is good once.
     max_jwt_uses: int = attrs.field(default=5, validator=not_negative)

@@ -75,7 +75,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "": "quiet BlockBaseDirMount",
         "remote_query": "retry_limit",
         "api": (
-            "upload_limit disable_remote_download "
+            "disable_remote_download "
             "remote_download_blocked_cidrs server_remote_download_limit disable_openapi_docs "
             "disable_directory_size send_offline_server_logs "
             "file_search_threads file_decompression_threads "

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import parse_qs
 from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
@@ -60,7 +61,9 @@ class BodyReader(Protocol):
 
 @runtime_checkable
 class StreamingResource(Protocol):
-    """A resource that receives bodies as they arrive."""
+    """A resource that receives the bodies of some methods as they arrive."""
+
+    streamed_methods: frozenset[bytes]
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Return the reader of the body. The request has only its headers yet."""
@@ -113,11 +116,12 @@ class StreamingRequest(Request):
         self.media = content_type(self.header("Content-Type"))
         self.method, self.uri = channel._command, channel._path
         self.clientproto = channel._version
-        self.path = self.uri.split(b"?", 1)[0]
+        self.path, _, query = self.uri.partition(b"?")
+        self.args = parse_qs(query, keep_blank_values=True)
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
         resource = channel.site.getResourceFor(self)
-        if self.method == b"POST" and isinstance(resource, StreamingResource):
+        if isinstance(resource, StreamingResource) and self.method in resource.streamed_methods:
             self._open(resource)
         elif length != 0:
             self._expect_body(resource, length)

@@ -39,6 +39,8 @@ class Operation(Enum):
     DELETE = "delete"
     #: Over within seconds or harmless to others, so it is only requested and never under way.
     READ_FILES = "read files"
+    #: What was begun goes on; it is checked again as long as it lasts.
+    WRITE_FILES = "change files"
 
 
 class Exclusion(Enum):
@@ -61,16 +63,16 @@ _REQUESTED: tuple[Operation, ...] = tuple(
     each for each in Operation if each is not Operation.MOVED
 )
 # In the order of `_REQUESTED`: start, stop, kill, sync, install, transfer out and in, delete, read
-# files.
+# and write files.
 _ROWS = {
-    Operation.START: (_W, _C, _C, _A, _R, _C, _R, _C, _A),
-    Operation.STOP: (_W, _W, _A, _A, _R, _W, _R, _C, _A),
-    Operation.KILL: (_A, _A, _A, _A, _R, _A, _R, _C, _A),
-    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _C, _A),
-    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _C, _A),
-    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _C, _R),
-    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _A, _A, _R),
-    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R),
+    Operation.START: (_W, _C, _C, _A, _R, _C, _R, _C, _A, _A),
+    Operation.STOP: (_W, _W, _A, _A, _R, _W, _R, _C, _A, _A),
+    Operation.KILL: (_A, _A, _A, _A, _R, _A, _R, _C, _A, _A),
+    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _C, _A, _R),
+    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _C, _A, _R),
+    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _C, _R, _R),
+    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _A, _A, _R, _R),
+    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R),
 }
 #: By the operation under way, then by the requested one. A sync is over at once and excludes none.
 EXCLUSIONS = {running: dict(zip(_REQUESTED, row, strict=True)) for running, row in _ROWS.items()}

@@ -53,8 +53,8 @@ class FormParts:
     three (as of the versions of older systems).
     """
 
-    def __init__(self, boundary: str, bounds: FormBounds, keys: str) -> None:
-        """`keys` names the section of the configuration that has the bounds, for errors."""
+    def __init__(self, boundary: str, bounds: FormBounds, keys: str = "") -> None:
+        """`keys` names the section of the configuration that has the bounds, if one has."""
         self._delimiter = b"\r\n--" + boundary.encode()
         self._bounds = bounds
         self._keys = keys
@@ -132,20 +132,25 @@ class FormParts:
         most, longest = self._bounds.headers, self._bounds.header_bytes
         if max(map(len, headers.split(_LINE_END))) > longest:
             raise MultipartError(
-                f"a header is longer than the {longest} bytes that {self._keys}.header_bytes "
-                "allows"
+                f"a header is longer than {self._allowed(longest, 'bytes', 'header_bytes')}"
             )
         if len(headers) > most * (longest + len(_LINE_END)) + len(_HEADERS_END):
             raise MultipartError(
-                f"a part has more than the {most} headers that {self._keys}.headers allows"
+                f"a part has more than {self._allowed(most, 'headers', 'headers')}"
             )
         return headers
+
+    def _allowed(self, most: int, what: str, key: str) -> str:
+        """Return a bound for an error."""
+        return (
+            f"the {most} {what} that {self._keys}.{key} allows" if self._keys else f"{most} {what}"
+        )
 
     def _begin(self, headers: bytes) -> MultipartSegment:
         self._count += 1
         if self._count > self._bounds.parts:
             raise MultipartError(
-                f"it has more than the {self._bounds.parts} parts that {self._keys}.parts allows"
+                f"it has more than {self._allowed(self._bounds.parts, 'parts', 'parts')}"
             )
         parser = PushMultipartParser(
             "-",

@@ -35,6 +35,8 @@ from wingsd.util.net import ServerCertificate
 class Receiver(Resource):
     """Takes uploads; refuses with `refusal` after so many bytes of the body."""
 
+    streamed_methods = frozenset({b"POST"})
+
     isLeaf = True
 
     def __init__(self, refusal: Exception | None = None, after: int = 0) -> None:

@@ -94,7 +94,7 @@ class HttpWiring(NodeCallsWiring):
             *api_installations.endpoints(config, servers, self.installations),
             *file_paths.endpoints(config, servers, self.file_work),
             *file_paths.signed_endpoints(
-                config, SignedUrls(servers, self.denied, self.database), self.file_work
+                config, SignedUrls(servers, self.denied, self.database), self.file_work, activity
             ),
         ]
 

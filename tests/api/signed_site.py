@@ -1,0 +1,108 @@
+"""A node on loopback with one server, its files, and signed URLs for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
+from tests.api.test_files import FileServer
+from tests.support.signed_urls import signed_url_token
+from tests.support.workers import SynchronousWorkers
+from wingsd.api.signed_urls import SignedUrls
+from wingsd.auth.tokens import DenyList
+from wingsd.files.work import FileWork, Lane
+from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
+from wingsd.threadio import Workers
+
+SCOPES = {"upload": "file-upload", "backup": "backup-download"}
+
+
+class RecordedActivity:
+    """What users did."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, Mapping[str, object], str | None, str | None]] = []
+
+    def record(
+        self,
+        server: str,
+        event: str,
+        metadata: Mapping[str, object],
+        user: str | None = None,
+        ip: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        assert server == UUID
+        self.entries.append((event, metadata, user, ip))
+
+
+@attrs.define
+class SignedSite:
+    """A node with one server and its files, backups and used tokens."""
+
+    node: ApiNode
+    home: Path
+    backups: Path
+    denied: DenyList
+    family: str
+    activity: RecordedActivity
+
+    @property
+    def server(self) -> FileServer:
+        found = self.node.server
+        assert isinstance(found, FileServer)
+        return found
+
+    def url(self, what: str, server: str | None = UUID, /, **claims: Any) -> str:
+        """Return a signed URL for an `upload`, or for `file`, `backup` and other downloads."""
+        scope = SCOPES.get(what, "file-download")
+        token = signed_url_token(TOKEN, server, scope, self.family, **claims)
+        path = "/upload/file" if what == "upload" else f"/download/{what}"
+        return f"{path}?token={token}"
+
+    async def get(self, url: str, method: str = "GET", **headers: str) -> Reply:
+        return await self.node.call(method, url, Authorization=None, **headers)
+
+
+@contextmanager
+def signed_site(directory: Path, family: str, **api: Any) -> Iterator[SignedSite]:
+    """Serve a site of a family until the end of the context; `api` are keys of that section."""
+    home, backups = directory / "server", directory / "backups"
+    home.mkdir()
+    backups.mkdir()
+    node = ApiNode()
+    config = node.config
+    node.use(
+        attrs.evolve(
+            config,
+            system=attrs.evolve(config.system, backup_directory=str(backups)),
+            api=attrs.evolve(config.api, **api),
+            family=family,
+        )
+    )
+    store = Store(str(directory))
+    store.open()
+    database: Any = SynchronousWorkers()
+    denied = DenyList(booted=time.time())
+    servers: Any = node.servers
+    node.urls = SignedUrls(servers, denied, StateDatabase(store, database, time.time))
+    node.activity = activity = RecordedActivity()
+    workers = Workers(reactor, "files", 2)
+    workers.start()
+    node.servers.known[UUID] = FileServer(node, home)
+    lane = Lane(workers, each=2, waiting=64)
+    node.file_work = FileWork(short=lane, long=lane, reads=workers)
+    node.start()
+    yield SignedSite(node, home, backups, denied, family, activity)
+    pytest_twisted.blockon(Deferred.fromCoroutine(node.close()))
+    workers.stop()
+    store.close()

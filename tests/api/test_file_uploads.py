@@ -1,0 +1,383 @@
+"""Files that browsers upload by signed URLs, over HTTP."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import ClientCreator, Protocol
+from twisted.internet.task import deferLater
+
+from tests.api.node import Reply, reactor
+from tests.api.signed_site import SignedSite, signed_site
+from tests.support.signed_urls import USER
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.errors import WingsdError
+from wingsd.files.denylist import Denylist
+from wingsd.files.uploads import FileRules, FormUpload
+from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener
+from wingsd.servers.operations import Operation
+
+BOUNDARY = "----boundary"
+MIB = 1 << 20
+NO_FORM = "Failed to get multipart form data from request."
+
+
+def part(content: bytes, filename: str | bytes | None = "a.txt", name: str = "files") -> bytes:
+    """Return one part of a form as browsers write it."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"'.encode()
+    if filename is not None:
+        raw = filename if isinstance(filename, bytes) else filename.encode()
+        head += b'; filename="' + raw.replace(b'"', b"%22") + b'"'
+        head += b"\r\nContent-Type: application/octet-stream"
+    return head + b"\r\n\r\n" + content + b"\r\n"
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + END
+
+
+@pytest.fixture(params=[PTERODACTYL])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def site(tmp_path: Path, family: str) -> Iterator[SignedSite]:
+    with signed_site(tmp_path, family, upload_limit=1) as made:
+        yield made
+
+
+async def upload(
+    site: SignedSite, body: bytes, query: str = "", url: str = "", **headers: str
+) -> Reply:
+    return await site.node.call(
+        "POST",
+        (url or site.url("upload")) + query,
+        body,
+        Authorization=None,
+        Content_Type=headers.pop("kind", f"multipart/form-data; boundary={BOUNDARY}"),
+        **headers,
+    )
+
+
+def left(site: SignedSite) -> list[str]:
+    return sorted(str(path.relative_to(site.home)) for path in site.home.rglob("*"))
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN, CALAGOPUS], indirect=True)
+async def test_a_file_is_stored_in_its_directory(site: SignedSite) -> None:
+    content = os.urandom(700_000)
+    reply = await upload(site, form(part(content)), "&directory=/new/deep")
+    assert (reply.status, reply.text) == (200, "{}" if site.family == CALAGOPUS else "")
+    path = site.home / "new" / "deep" / "a.txt"
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    named = {"files": ["a.txt"]} if site.family == CALAGOPUS else {"file": "a.txt"}
+    assert site.activity.entries == [
+        ("server:file.uploaded", {**named, "directory": "/new/deep"}, USER, "127.0.0.1")
+    ]
+
+
+async def test_an_existing_file_is_replaced_whole(site: SignedSite) -> None:
+    (site.home / "a.txt").write_bytes(b"old")
+    os.link(site.home / "a.txt", site.home / "other name")
+    assert (await upload(site, form(part(b"new")))).status == 200
+    assert (site.home / "a.txt").read_bytes() == b"new"
+    assert (site.home / "other name").read_bytes() == b"old"
+
+
+async def test_several_files_are_stored_and_other_fields_skipped(site: SignedSite) -> None:
+    body = form(
+        part(b"not a file", None),
+        part(b"1", "1"),
+        part(b"no", "x", name="picture"),
+        part(b"", "empty"),
+        part(b"", ""),
+    )
+    assert (await upload(site, body)).status == 200
+    assert left(site) == ["1", "empty"]
+
+
+@pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
+async def test_calagopus_takes_any_field_and_paths(site: SignedSite) -> None:
+    body = form(part(b"1", "world/region/r.0.mca", name="file"), part(b"2", "../../out"))
+    assert (await upload(site, body, "&directory=saves")).status == 200
+    assert [name for name in left(site) if (site.home / name).is_file()] == [
+        "out",
+        "saves/world/region/r.0.mca",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["café", "мир.zip", "世界", "🎮.jar", 'a"b', "a%b", " a ", "a;b=c", "a\\b", "x" * 255],
+)
+async def test_a_name_of_any_alphabet_is_kept(site: SignedSite, name: str) -> None:
+    assert (await upload(site, form(part(b"x", name)))).status == 200
+    assert left(site) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("/etc/passwd", "passwd"),
+        ("a/../b", "b"),
+        ("..", "file-path-invalid"),
+        (".", "file-path-invalid"),
+        ("a/", "file-path-invalid"),
+        ("a\0b", "file-path-invalid"),
+        ("x" * 256, "file-name-too-long"),
+        (b"caf\xe9", "upload-form-invalid"),
+    ],
+)
+async def test_no_name_leads_out_of_the_directory(
+    site: SignedSite, name: str | bytes, answer: str
+) -> None:
+    reply = await upload(site, form(part(b"x", name)))
+    if reply.status == 200:
+        assert left(site) == [answer]
+    else:
+        assert (reply.status, reply.json["code"]) == (400, answer)
+        assert left(site) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no form at all",
+        part(b"x"),
+        part(b"x")[:-1] + b"--" + BOUNDARY.encode() + b"-",
+        form(part(b"x")).replace(b"Content-Disposition", b"X"),
+        form(part(b"x").replace(b"\r\n\r\nx", b"\r\nContent-Length: 2\r\n\r\nx")),
+        form(part(b"x").replace(b"\r\n\r\nx", b"\r\nA: " + b"a" * 20_000 + b"\r\n\r\nx")),
+        form(*[part(b"", None, name="n")] * 10_000),
+    ],
+)
+async def test_a_form_that_is_cut_or_lies_is_refused_and_leaves_nothing(
+    site: SignedSite, body: bytes
+) -> None:
+    reply = await upload(site, body)
+    assert (reply.status, reply.json["error"]) == (400, NO_FORM)
+    assert reply.json["detail"]
+    assert left(site) == []
+    assert site.activity.entries == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "multipart/form-data; b=1"])
+async def test_what_is_no_form_is_refused(site: SignedSite, kind: str) -> None:
+    reply = await upload(site, form(part(b"x")), kind=kind)
+    assert (reply.status, reply.json["error"]) == (400, NO_FORM)
+
+
+async def test_a_form_without_files_is_refused(site: SignedSite) -> None:
+    reply = await upload(site, form(part(b"x", None)))
+    assert reply.status == 400
+    assert reply.json["error"] == "No files were found on the request body."
+
+
+async def test_a_file_that_is_too_large_is_refused_and_those_before_it_kept(
+    site: SignedSite,
+) -> None:
+    body = form(part(b"1", "1"), part(bytes(MIB + 1), "2"), part(b"3", "3"))
+    reply = await upload(site, body)
+    assert reply.status == 400
+    assert reply.json["error"] == ("File 2 is larger than the maximum file upload size of 1 MB.")
+    assert left(site) == ["1"]
+    assert [entry[1] for entry in site.activity.entries] == [{"file": "1", "directory": "/"}]
+    assert (await upload(site, form(part(bytes(MIB), "2")))).status == 200
+
+
+class Talk(Protocol):
+    """A connection on which a test speaks HTTP itself."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self._waiting: list[tuple[bytes, Deferred[bytes]]] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        for wanted, waiting in self._waiting[:]:
+            if wanted in self.received:
+                self._waiting.remove((wanted, waiting))
+                waiting.callback(self.received)
+
+    def until(self, wanted: bytes) -> Deferred[bytes]:
+        waiting: Deferred[bytes] = Deferred()
+        self._waiting.append((wanted, waiting))
+        self.dataReceived(b"")
+        return waiting.addTimeout(10, reactor)
+
+
+async def talk(site: SignedSite, length: int, url: str, *headers: str) -> Talk:
+    creator: Any = ClientCreator(reactor, Talk)
+    made: Talk = await creator.connectTCP("127.0.0.1", site.node.port)
+    head = [
+        f"POST {url} HTTP/1.1",
+        "Host: node",
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
+        f"Content-Length: {length}",
+        *headers,
+    ]
+    assert made.transport is not None
+    made.transport.write("\r\n".join([*head, "", ""]).encode())
+    return made
+
+
+@pytest.mark.parametrize("query", ["", "&total_size=2000000"])
+async def test_a_page_learns_with_the_first_bytes_that_its_file_is_too_large(
+    site: SignedSite, query: str
+) -> None:
+    url = site.url("upload")
+    page = "Origin: https://panel.example.com"
+    made = await talk(site, 2 * MIB, url + query, page)
+    assert made.transport is not None
+    made.transport.write(part(b"the first bytes", "map.zip")[:-2])
+    answer = await made.until(b'"request_id"')
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Access-Control-Allow-Origin: https://panel.example.com" in answer
+    assert b"File map.zip is larger than the maximum file upload size of 1 MB." in answer
+    made.transport.loseConnection()
+    assert left(site) == []
+    # The address is still good.
+    assert (await upload(site, form(part(b"x")), url=url)).status == 200
+
+
+async def test_a_client_that_expects_to_go_on_is_asked_for_nothing_if_refused(
+    site: SignedSite,
+) -> None:
+    made = await talk(site, 10, "/upload/file?token=a.b.c", "Expect: 100-continue")
+    assert (await made.until(b'"request_id"')).startswith(b"HTTP/1.1 401 ")
+    assert made.transport is not None
+    made.transport.loseConnection()
+    body = form(part(b"x"))
+    made = await talk(site, len(body), site.url("upload"), "Expect: 100-continue")
+    await made.until(b"100 Continue\r\n\r\n")
+    assert made.transport is not None
+    made.transport.write(body)
+    await made.until(b"HTTP/1.1 200 OK")
+    made.transport.loseConnection()
+    assert left(site) == ["a.txt"]
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(site: SignedSite) -> None:
+    made = await talk(site, 10_000, site.url("upload"))
+    assert made.transport is not None
+    made.transport.write(part(b"x" * 1000))
+    while not left(site):
+        await deferLater(reactor, 0.01)
+    made.transport.abortConnection()  # type: ignore[attr-defined]
+    while left(site):
+        await deferLater(reactor, 0.01)
+    assert site.activity.entries == []
+
+
+async def test_a_transfer_that_begins_meanwhile_ends_the_upload(site: SignedSite) -> None:
+    made = await talk(site, 10_000, site.url("upload"))
+    assert made.transport is not None
+    made.transport.write(part(b"x" * 1000))
+    while not left(site):
+        await deferLater(reactor, 0.01)
+    site.server.operations.place_hold(Operation.TRANSFER_OUT, "it is being sent")
+    made.transport.write(b"x" * 1000)
+    answer = await made.until(b'"request_id"')
+    assert b"server is currently being transferred" in answer
+    made.transport.loseConnection()
+    assert left(site) == []
+
+
+async def test_a_token_uploads_once_also_if_it_is_used_twice_at_once(site: SignedSite) -> None:
+    url = site.url("upload")
+    sent = [Deferred.fromCoroutine(upload(site, form(part(b"x")), url=url)) for _ in range(4)]
+    replies: list[Reply] = await gatherResults(sent)
+    assert sorted(reply.status for reply in replies) == [200] + [404] * 3
+    # Not with a range either: that is for downloads.
+    assert (await upload(site, form(part(b"x")), url=url, Range="bytes=0-")).status == 404
+
+
+async def test_no_other_token_uploads(site: SignedSite) -> None:
+    download = site.url("file").partition("?")[2]
+    for url, status in (
+        ("/upload/file", 401),
+        ("/upload/file?token=a.b.c", 401),
+        (site.url("upload", exp=1), 401),
+        (site.url("upload", "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"), 404),
+        (site.url("upload", scope="file-download"), 404),
+    ):
+        assert (await upload(site, form(part(b"x")), url=url)).status == status
+    assert left(site) == []
+    # Pterodactyl's have no scope.
+    reply = await upload(site, form(part(b"x")), url=f"/upload/file?{download}")
+    assert reply.status == 200
+
+
+async def test_what_is_denied_or_in_the_way_is_not_written(site: SignedSite) -> None:
+    site.server.deny("*.jar", "/plugins")
+    (site.home / "plugins").mkdir()
+    (site.home / "link").symlink_to("plugins")
+    (site.home / "out").symlink_to("/tmp")
+    (site.home / "to").symlink_to("target")
+    os.mkfifo(site.home / "fifo")
+    (site.home / "file").touch()
+    (site.home / "directory").mkdir()
+    before = left(site)
+    for directory, name, status, code in (
+        ("", "a.jar", 403, "file-denied"),
+        ("plugins", "a", 403, "file-denied"),
+        ("link", "a", 403, "file-denied"),
+        ("out", "a", 404, "file-missing"),
+        ("", "to", 400, "file-type-refused"),
+        ("", "fifo", 400, "file-type-refused"),
+        ("", "directory", 400, "file-name-conflict"),
+        ("file", "a", 400, "file-not-directory"),
+        ("a%00b", "a", 400, "file-path-invalid"),
+    ):
+        reply = await upload(site, form(part(b"x", name)), f"&directory={directory}")
+        assert (reply.status, reply.json["code"]) == (status, code), (directory, name)
+    url = site.url("upload", ignored_files=["*.key"])
+    reply = await upload(site, form(part(b"x", "b.key")), url=url)
+    assert (reply.status, reply.json["code"]) == (404, "file-missing")
+    assert left(site) == before
+
+
+def test_a_file_beyond_the_disk_limit_is_refused_when_its_size_is_known(tmp_path: Path) -> None:
+    usage = UsageCounter(used=0, limit=100)
+    rules = FileRules(1, Denylist(), Denylist())
+    with ServerRoot(str(tmp_path), directory_opener("auto"), None, usage) as root:
+        for expected, content in ((101, b""), (0, bytes(101))):
+            made = FormUpload(
+                f"multipart/form-data; boundary={BOUNDARY}", ServerPath(), rules, expected=expected
+            )
+            with pytest.raises(WingsdError) as caught:
+                made.receive(root, [part(content)])
+            assert caught.value.code == "disk-limit-exceeded"
+            assert (usage.used, [*tmp_path.iterdir()]) == (0, [])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.lists(st.binary(max_size=50), max_size=3), st.sets(st.integers(1, 700), max_size=5))
+def test_what_is_stored_does_not_depend_on_the_cuts(
+    tmp_path: Path, contents: list[bytes], places: set[int]
+) -> None:
+    body = form(*(part(content, str(at)) for at, content in enumerate(contents)), part(b"", "z"))
+    cuts = [0, *sorted(place for place in places if place < len(body)), len(body)]
+    rules = FileRules(0, Denylist(), Denylist())
+    with ServerRoot(str(tmp_path), directory_opener("auto")) as root:
+        made = FormUpload(f"multipart/form-data; boundary={BOUNDARY}", ServerPath(), rules)
+        for at in range(len(cuts) - 1):
+            made.receive(root, [body[cuts[at] : cuts[at + 1]]])
+        made.close()
+    for at, content in enumerate(contents):
+        assert (tmp_path / str(at)).read_bytes() == content
