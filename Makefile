@@ -4,7 +4,7 @@
 # FLOOR=1                   the oldest supported versions of everything, those of Debian 13
 # KEEP=1                    leave the demo running
 # FAST=1                    the demo with a small game that is made in a moment
-# ARGS=...                  more words for pytest, in test and quotas, such as ARGS="-k panel -x"
+# ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
 # COUNT=...                 how many kills of each kind, in place of 100, or races of each, of 10,000
 # SEED=...                  the seed of the kills or races, the same for the same kills
@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test kills races quotas fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test browser kills races quotas fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -39,6 +39,10 @@ test: ## run all tests
 	@$(PREPARE) test
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses=auto --dist=worksteal \
 	  $(if $(COVERAGE),--cov=wingsd --cov-report=term) $(ARGS)
+
+browser: ## download and upload files of a server with Chromium
+	@$(PREPARE) browser
+	@BROWSER=1 $(BIN)/pytest tests/browser $(ARGS)
 
 kills: ## kill nodes in the middle of transfers, and check that nothing is lost
 	@$(PREPARE) test

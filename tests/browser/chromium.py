@@ -1,0 +1,143 @@
+"""Chromium without a window, and the page of a Panel that it has open."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from tests.support.reactor import reactor
+
+CHROMIUM = shutil.which("chromium") or ""
+#: Seconds for one page.
+WITHIN = 60
+#: As the pages of Panels upload: with a listener for the progress, for which browsers ask the node
+#: by OPTIONS first.
+PAGE = """<!DOCTYPE html><meta charset="utf-8"><script>
+const task = %s;
+const report = (result) => fetch("/report", {method: "POST", body: JSON.stringify(result)});
+const click = (url) => {
+  const link = document.createElement("a");
+  link.href = url;
+  document.body.append(link);
+  link.click();
+};
+const upload = (url, name, size) => {
+  const form = new FormData();
+  form.append("files", new Blob([new Uint8Array(size).fill(120)]), name);
+  const request = new XMLHttpRequest();
+  let sent = 0;
+  request.upload.addEventListener("progress", (event) => { sent = event.loaded; });
+  const end = () => report({status: request.status, text: request.responseText, sent});
+  request.addEventListener("load", end);
+  request.addEventListener("error", end);
+  request.open("POST", url);
+  request.send(form);
+};
+addEventListener("load", () => {
+  if (task.size === undefined) { click(task.url); }
+  else { upload(task.url, task.name, task.size); }
+});
+</script><body></body>
+"""
+
+
+class PanelPage(Resource):
+    """The site of a Panel: one page that does a task, and tells what came of it."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._task: dict[str, Any] = {}
+        self._result: Deferred[Any] = Deferred()
+        self._port: Any = None
+
+    def listen(self) -> str:
+        """Return the origin."""
+        site: Any = Site(self)
+        self._port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        return f"http://127.0.0.1:{self._port.getHost().port}"
+
+    async def close(self) -> None:
+        await self._port.stopListening()
+
+    def expect(self, **task: Any) -> Deferred[Any]:
+        """Have the next page do this; return what it reports."""
+        self._task, self._result = task, Deferred()
+        return self._result
+
+    def render_GET(self, request: Any) -> bytes:
+        if request.path != b"/":
+            request.setResponseCode(404)
+            return b""
+        request.setHeader("Content-Type", "text/html; charset=utf-8")
+        return (PAGE % json.dumps(self._task)).encode()
+
+    def render_POST(self, request: Any) -> bytes:
+        self._result.callback(json.loads(request.content.read()))
+        return b""
+
+
+class _Process(ProcessProtocol):
+    def __init__(self) -> None:
+        self.ended: Deferred[None] = Deferred()
+        self.output = b""
+
+    def outReceived(self, data: bytes) -> None:
+        self.output += data
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: object) -> None:
+        self.ended.callback(None)
+
+
+class Chromium:
+    """One run of the browser, with a profile of its own; downloads go to `downloads`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.downloads = directory / "downloads"
+        self.downloads.mkdir()
+        profile = directory / "profile"
+        (profile / "Default").mkdir(parents=True)
+        preferences = {
+            "download": {"default_directory": str(self.downloads), "prompt_for_download": False}
+        }
+        (profile / "Default" / "Preferences").write_text(json.dumps(preferences))
+        self._profile = profile
+        self._process = _Process()
+        self._pid = 0
+
+    def open(self, url: str) -> None:
+        command = [
+            CHROMIUM,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--ignore-certificate-errors",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={self._profile}",
+            url,
+        ]
+        environment = {**os.environ, "HOME": str(self._profile)}
+        # In a group of its own, so that it is ended with its children.
+        made = reactor.spawnProcess(
+            self._process, "/usr/bin/setsid", ["setsid", *command], environment
+        )
+        self._pid = made.pid
+
+    async def close(self) -> None:
+        if self._pid and not self._process.ended.called:
+            os.killpg(self._pid, signal.SIGKILL)
+            await self._process.ended
