@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from weakref import ref
 
 import pytest
 
@@ -149,14 +151,25 @@ def test_the_setting_may_have_any_form(value: object, expected: tuple[str, ...])
     assert denylist_lines(value) == expected
 
 
+class Named:
+    """Stands for a server."""
+
+
 def test_a_servers_denylist_is_kept_until_it_changes() -> None:
-    denylists = Denylists()
-    first = denylists.get("a", ["x"])
-    assert denylists.get("a", ["x"]) is first
-    assert denylists.get("b", ["x"]) is not first
-    changed = denylists.get("a", ["y"])
+    denylists, server, other = Denylists(), Named(), Named()
+    first = denylists.get(server, ["x"])
+    assert denylists.get(server, ["x"]) is first
+    assert denylists.get(other, ["x"]) is not first
+    changed = denylists.get(server, ["y"])
     assert changed.denies(ServerPath.parse("y"))
     assert not changed.denies(ServerPath.parse("x"))
-    denylists.forget("a")
-    assert denylists.get("a", ["y"]) is not changed
-    assert denylists.get("c", None).is_empty
+    assert denylists.get(other, None).is_empty
+
+
+def test_the_denylist_of_a_server_that_has_gone_is_forgotten() -> None:
+    denylists, server = Denylists(), Named()
+    kept = ref(denylists.get(server, ["x"]))
+    assert kept() is not None
+    del server
+    gc.collect()
+    assert kept() is None

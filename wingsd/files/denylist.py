@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 from twisted.logger import Logger
@@ -188,19 +189,17 @@ def denylist_lines(value: object) -> tuple[str, ...]:
 
 
 class Denylists:
-    """The denylists of servers, each compiled once for as long as it stays the same."""
+    """The denylists of servers, each compiled once for as long as it and its server stay."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple[str, ...], Denylist]] = {}
+        self._known: WeakKeyDictionary[object, tuple[tuple[str, ...], Denylist]] = (
+            WeakKeyDictionary()
+        )
 
-    def get(self, server: str, lines: object) -> Denylist:
+    def get(self, server: object, lines: object) -> Denylist:
         """Return the denylist of a server, whose settings have these lines."""
         found = denylist_lines(lines)
         known = self._known.get(server)
         if known is None or known[0] != found:
             known = self._known[server] = (found, Denylist(found))
         return known[1]
-
-    def forget(self, server: str) -> None:
-        """Forget that of a server which has gone."""
-        self._known.pop(server, None)

@@ -100,7 +100,7 @@ class FileWork:
     def denylist(self, server: Server) -> Denylist:
         """Return the denylist of a server's egg."""
         egg = server.configuration.settings.egg
-        return self._denylists.get(server.uuid, egg.file_denylist)
+        return self._denylists.get(server, egg.file_denylist)
 
     async def run(
         self,
