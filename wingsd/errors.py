@@ -6,6 +6,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       BadRequest                     400
         ArchiveFormatUnsupported     400  files/archive_names
         ArchiveNotFirst              400  transfers/errors
+        BodyIncomplete               400  api/raw_body
         ChecksumMismatch             400  transfers/errors
         DiskLimitExceeded            400
         FileInUse                    400  filesystem/errors
@@ -38,9 +39,10 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TokenMissing                 401  auth/tokens
       Forbidden                      403
         FileDenied                   403  filesystem/errors
+      BackupMissing                  404  backups/downloads
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
-      BackupMissing                  404  backups/downloads
+      FileTaskMissing                404  api/file_tasks
       LogFileNotFound                404  node/log_files
       PathNotFound                   404  http/errors
       ServerNotFound                 404
@@ -52,12 +54,14 @@ The class, the HTTP status of its answer, and the module where that is not this 
         ContainerNameTaken           409  transfers/errors
         EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
+        NoSpaceToCompress            409  api/file_archives
         PruneInProgress              409  node/errors
         ServerAlreadyExists          409
         ServerBusy                   409
           TransferInProgress         409  transfers/errors
         ServerMoved                  409  websocket/session
         StoragePoolConflict          409  transfers/errors
+        TooManyFileTasks             409  files/tasks
         TransferCancelled            409
         TransferNotActive            409  transfers/errors
         TransferRevoked              409  transfers/errors
@@ -315,6 +319,7 @@ ERROR_CODES = (
     "backup-missing",
     "backup-name-invalid",
     "bad-request",
+    "body-incomplete",
     "body-too-large",
     "checksum-mismatch",
     "conflict",
@@ -343,6 +348,7 @@ ERROR_CODES = (
     "file-name-too-long",
     "file-not-directory",
     "file-path-invalid",
+    "file-task-missing",
     "file-too-large",
     "file-type-refused",
     "file-work-cancelled",
@@ -356,6 +362,7 @@ ERROR_CODES = (
     "log-file-not-found",
     "method-not-allowed",
     "no-files-uploaded",
+    "no-space-to-compress",
     "node-token-refused",
     "panel-failed",
     "panel-refused",
@@ -384,6 +391,7 @@ ERROR_CODES = (
     "token-invalid",
     "token-missing",
     "token-used",
+    "too-many-file-tasks",
     "too-many-transfers",
     "too-many-websockets",
     "transfer-cancelled",

@@ -22,6 +22,10 @@ __all__ = [
     "INSTALL_COMPLETED",
     "INSTALL_OUTPUT",
     "INSTALL_STARTED",
+    "OPERATION_ABORTED",
+    "OPERATION_COMPLETED",
+    "OPERATION_ERROR",
+    "OPERATION_PROGRESS",
     "PENDING_RESTART",
     "STATS",
     "STATUS",
@@ -66,6 +70,12 @@ CRASHED = "crashed"
 INSTALL_STARTED = "install started"
 INSTALL_OUTPUT = "install output"
 INSTALL_COMPLETED = "install completed"
+#: A change of files that takes long (Calagopus): its identifier and JSON with how far it is; its
+#: end, with a message where it has failed.
+OPERATION_PROGRESS = "operation progress"
+OPERATION_COMPLETED = "operation completed"
+OPERATION_ERROR = "operation error"
+OPERATION_ABORTED = "operation aborted"
 #: The end of a backup; the backup's UUID follows the name.
 BACKUP_COMPLETED = "backup completed"
 

@@ -34,6 +34,7 @@ from wingsd.config import Config
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
+from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
@@ -268,8 +269,8 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
             *api_installations.endpoints(config, servers, installations),
-            *file_paths.endpoints(config, servers, used["files"]),
             *file_paths.signed_endpoints(config, used["urls"], used["files"], used["activity"]),
+            *file_paths.endpoints(config, servers, used["files"], used["file_tasks"]),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
             partial(DirectTransferEndpoint, config, direct, database),
         ]
@@ -291,6 +292,7 @@ class ApiNode:
         self.urls: SignedUrls | None = None
         #: Records what users do.
         self.activity: ActivityRecorder | None = None
+        self.file_tasks: FileTasks | None = None
         self.updates: PanelUpdates | None = None
         self.log_source: Callable[[int], list[str]] | None = None
         #: The file of the configuration.
@@ -336,6 +338,7 @@ class ApiNode:
             files=self.file_work,
             urls=self.urls,
             activity=self.activity,
+            file_tasks=self.file_tasks,
             updates=self.updates,
             node_engine=self.node_engine,
             log_source=self.log_source,

@@ -82,7 +82,7 @@ class FileUploadEndpoint(SignedPath):
         above `api.upload_limit` is refused as soon as that is known. Those before it are kept.
         """
         token = self.token(request)
-        server = self._urls.server(token, Operation.WRITE_FILES)
+        server = self._urls.server(token, Operation.CHANGE_FILES)
         batches = BodyBatches(request)
         storing = Deferred.fromCoroutine(self._store_form(request, batches, token, server))
         storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
@@ -144,7 +144,7 @@ class FileUploadEndpoint(SignedPath):
 
     async def _write(self, server: Server, work: Callable[[ServerRoot], T]) -> T:
         # Each time, since a transfer may begin meanwhile, for one.
-        server.operations.check(Operation.WRITE_FILES)
+        server.operations.check(Operation.CHANGE_FILES)
         return await self._work.run(self._work.short, server, work, writes=True)
 
     def _record(self, request: StreamingRequest, token: SignedToken, path: FilePath) -> None:

@@ -12,7 +12,8 @@ import attrs
 
 from wingsd.api.resource import Endpoint, ServerPath
 from wingsd.config import Config
-from wingsd.errors import BadRequest
+from wingsd.config.vendors import CALAGOPUS
+from wingsd.errors import BadRequest, Conflict, Unprocessable, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import head_of
 from wingsd.files.guard import Guard
@@ -20,7 +21,7 @@ from wingsd.files.mime import mime_of
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import OpenFile, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
-from wingsd.filesystem.errors import FileMissing, FileTooLarge, file_error
+from wingsd.filesystem.errors import FileDenied, FileMissing, FileTooLarge, file_error
 from wingsd.http.file_body import FileBody
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.ranges import Validators
@@ -32,6 +33,8 @@ __all__ = ["ContentsEndpoint", "FilesPath", "attachment", "hidden_by", "whole_nu
 
 T = TypeVar("T")
 
+#: Errors of file calls whose text Calagopus' Panel shows to its users with the status 417 only.
+_SHOWN_AS_417 = (BadRequest, Conflict, FileDenied, Unprocessable)
 #: The longest number that a query may have.
 _DIGITS = 15
 
@@ -46,6 +49,7 @@ class FilesPath(Endpoint, ServerPath):
     fails: ClassVar[tuple[HTTPStatus, ...]] = (
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.CONFLICT,
+        HTTPStatus.EXPECTATION_FAILED,
         HTTPStatus.INTERNAL_SERVER_ERROR,
     )
     operation = Operation.READ_FILES
@@ -60,7 +64,12 @@ class FilesPath(Endpoint, ServerPath):
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run a call. Raises `ServerBusy` where what is under way excludes it."""
         request.notifyFinish().addErrback(lambda _: self._gone.set())
-        await super().handle(request, call)
+        try:
+            await super().handle(request, call)
+        except WingsdError as error:
+            if self._config.family == CALAGOPUS and isinstance(error, _SHOWN_AS_417):
+                error.status = HTTPStatus.EXPECTATION_FAILED
+            raise
 
     async def run(self, lane: Lane, work: Callable[[ServerRoot], T]) -> T:
         """Call `work` with the server's directory in a thread; return its result."""

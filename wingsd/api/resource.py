@@ -23,7 +23,7 @@ from wingsd.config import Config
 from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError, error_code
 from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.file_body import FileBody
-from wingsd.http.operations import Access, Call, Topic, declared, parse
+from wingsd.http.operations import Accepted, Access, Call, Topic, declared, parse
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
@@ -93,8 +93,13 @@ class Public(Resource):
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run a call. Subclasses check here what must hold before the body is parsed."""
         content = await call.handler(self, request, **_arguments(request, call))
-        if call.success.status is not HTTPStatus.SWITCHING_PROTOCOLS:
-            request.respond(call.success.status, content)
+        status = call.success.status
+        if isinstance(content, Accepted):
+            content, status = content.content, HTTPStatus.ACCEPTED
+        elif content is not None and status is HTTPStatus.NO_CONTENT:
+            status = HTTPStatus.OK
+        if status is not HTTPStatus.SWITCHING_PROTOCOLS:
+            request.respond(status, content)
 
     async def _respond(self, request: StreamingRequest) -> None:
         try:

@@ -120,6 +120,9 @@ FILESYSTEM_WORKERS = 4
 FILE_WORKERS = 4
 SEARCH_WORKERS = 2
 READ_WORKERS = 4
+# Changes of servers' files at a time that may take long, and archives of them that are made.
+CHANGE_WORKERS = 8
+ARCHIVE_WORKERS = 3
 # Servers whose egg files are rewritten at a time; and of those that were slow the last time.
 REWRITERS = 4
 SLOW_REWRITERS = 1
@@ -146,6 +149,8 @@ class Pools:
         self.files = Workers(reactor, "files", FILE_WORKERS)
         self.searches = Workers(reactor, "search", SEARCH_WORKERS)
         self.reads = Workers(reactor, "read", READ_WORKERS)
+        self.changes = Workers(reactor, "change", CHANGE_WORKERS)
+        self.archivers = archive_workers("compress", ARCHIVE_WORKERS)
         self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
         self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
 
@@ -161,6 +166,8 @@ class Pools:
             self.files,
             self.searches,
             self.reads,
+            self.changes,
+            self.archivers,
             self.figures,
             self.filesystems,
         )

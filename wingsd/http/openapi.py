@@ -23,7 +23,16 @@ import attrs
 
 from wingsd.http.errors import Error
 from wingsd.http.file_body import FileBody
-from wingsd.http.operations import Access, Call, Encoded, EncodedObject, PlainText, Success, Topic
+from wingsd.http.operations import (
+    Accepted,
+    Access,
+    Call,
+    Encoded,
+    EncodedObject,
+    PlainText,
+    Success,
+    Topic,
+)
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -212,6 +221,10 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "description": "The UUID of the server.",
         "schema": {"type": "string", "format": "uuid"},
     },
+    "operation": {
+        "description": "The identifier of a change of files.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
     "file": {"description": "The name of a log file.", "schema": {"type": "string"}},
 }
 
@@ -256,6 +269,9 @@ FAILURES: Mapping[HTTPStatus, Failure] = {
     HTTPStatus.UNPROCESSABLE_ENTITY: Failure("Unprocessable", "A value is invalid."),
     HTTPStatus.UPGRADE_REQUIRED: Failure(
         "UpgradeRequired", "The headers of RFC 6455 are missing.", {"Upgrade": "`websocket`."}
+    ),
+    HTTPStatus.EXPECTATION_FAILED: Failure(
+        "FileFailed", "Calagopus' status for what cannot be done with a file."
     ),
     HTTPStatus.INTERNAL_SERVER_ERROR: Failure("Failed", "The node failed to do it; see its log."),
     HTTPStatus.BAD_GATEWAY: Failure("ServerNotRunning", "The server is not running."),
@@ -321,8 +337,12 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
         operation["requestBody"] = _body(_JSON, schemas.request(made.body), made.needs_body)
     elif made.form is not None:
         operation["requestBody"] = _body("multipart/form-data", schemas.request(made.form))
-    success = _success(made.success, made.content, schemas)
-    operation["responses"] = {str(made.success.status.value): success} | {
+    elif made.raw:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {_BYTES: {"schema": _SCALARS[bytes]}},
+        }
+    operation["responses"] = _successes(made, schemas) | {
         str(status.value): {"$ref": f"#/components/responses/{FAILURES[status].name}"}
         for status in made.fails
     }
@@ -342,6 +362,24 @@ def _texts(of: Any, place: str, schemas: Schemas) -> list[dict[str, Any]]:
 
 def _body(media: str, schema: dict[str, Any], required: bool = True) -> dict[str, Any]:
     return {"required": required, "content": {media: {"schema": schema}}}
+
+
+#: Of answers that a call has beside its usual one.
+_FOR_CALAGOPUS = Success(HTTPStatus.OK, "The same, for Calagopus' Panel.")
+_GOES_ON = Success(HTTPStatus.ACCEPTED, "It takes longer, and goes on.")
+
+
+def _successes(made: Call, schemas: Schemas) -> dict[str, Any]:
+    """Return the answers to a call that succeeds, by their statuses."""
+    is_union = get_origin(made.content) in (Union, UnionType)
+    forms = get_args(made.content) if is_union else (made.content,)
+    usual = [form for form in forms if get_origin(form) is not Accepted and form is not NoneType]
+    content = reduce(or_, usual) if len(usual) > 1 else (usual or [None])[0]
+    answers = [(made.success, content)]
+    if made.success.status is HTTPStatus.NO_CONTENT and content is not None:
+        answers = [(made.success, None), (_FOR_CALAGOPUS, content)]
+    answers += [(_GOES_ON, *get_args(form)) for form in forms if get_origin(form) is Accepted]
+    return {str(each.status.value): _success(each, form, schemas) for each, form in answers}
 
 
 def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]:

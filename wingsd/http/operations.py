@@ -20,6 +20,7 @@ from wingsd.util.serialization import structure
 
 __all__ = [
     "INVALID",
+    "Accepted",
     "Access",
     "Call",
     "Encoded",
@@ -80,8 +81,9 @@ class Call:
     """One method of one path.
 
     `body` and `query` are attrs classes, or None; a body that is not `needs_body` may be empty.
-    `content` is the type of the answer's body, or
-    None. `form` is a class that describes a streamed body, `headers` one that describes request
+    `content` is the type of the answer's body, or None; with 204 as the success it is that of a
+    200, which some clients get in its place. `form` is a class that describes a streamed body; one
+    of any bytes is `raw`. `headers` is a class that describes request
     headers. `fails` are the statuses of expected errors.
     """
 
@@ -93,6 +95,7 @@ class Call:
     query: Any = None
     content: Any = None
     form: Any = None
+    raw: bool = False
     headers: Any = None
     access: Access = Access.PUBLIC
     topic: Topic = Topic.NODE
@@ -126,6 +129,7 @@ def call(
     fails: tuple[HTTPStatus, ...] = (),
     access: Access = Access.PUBLIC,
     form: type | None = None,
+    raw: bool = False,
     headers: type | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare the handler of `method`, documented by its docstring and its signature.
@@ -150,6 +154,7 @@ def call(
                 query=types.get("query"),
                 content=None if form or gives is type(None) else gives,
                 form=form,
+                raw=raw,
                 headers=headers,
                 access=access,
                 fails=fails + (_BODY_ERRORS if body else ()),
@@ -181,6 +186,7 @@ def declared(cls: type[Any]) -> dict[str, Call]:
 
 
 T = TypeVar("T")
+Content_co = TypeVar("Content_co", covariant=True)
 
 # Both as in Wings; a Panel shows them to users.
 _UNREADABLE = "The data passed in the request was not in a parsable format. Please try again."
@@ -216,6 +222,13 @@ class Encoded(Generic[T]):
 
     body: bytes
     media: MediaType
+
+
+@attrs.frozen
+class Accepted(Generic[Content_co]):
+    """An answer of the type `Content_co` with 202, to a call that takes longer and goes on."""
+
+    content: Content_co
 
 
 class PlainText(str):

@@ -13,11 +13,12 @@ A new operation is a member of `Operation`, a row and a column of the table, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from wingsd.errors import ServerBusy
 
@@ -39,8 +40,8 @@ class Operation(Enum):
     DELETE = "delete"
     #: Over within seconds or harmless to others, so it is only requested and never under way.
     READ_FILES = "read files"
-    #: What was begun goes on; it is checked again as long as it lasts.
-    WRITE_FILES = "change files"
+    #: What takes the server cancels a change; an upload ends by itself when it is checked again.
+    CHANGE_FILES = "change files"
 
 
 class Exclusion(Enum):
@@ -63,7 +64,7 @@ _REQUESTED: tuple[Operation, ...] = tuple(
     each for each in Operation if each is not Operation.MOVED
 )
 # In the order of `_REQUESTED`: start, stop, kill, sync, install, transfer out and in, delete, read
-# and write files.
+# and change files.
 _ROWS = {
     Operation.START: (_W, _C, _C, _A, _R, _C, _R, _C, _A, _A),
     Operation.STOP: (_W, _W, _A, _A, _R, _W, _R, _C, _A, _A),
@@ -73,6 +74,7 @@ _ROWS = {
     Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _C, _R, _R),
     Operation.MOVED: (_R, _E, _E, _A, _R, _R, _A, _A, _R, _R),
     Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R),
+    Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _R, _C, _A, _A),
 }
 #: By the operation under way, then by the requested one. A sync is over at once and excludes none.
 EXCLUSIONS = {running: dict(zip(_REQUESTED, row, strict=True)) for running, row in _ROWS.items()}
@@ -85,6 +87,7 @@ _REFUSALS = {
     Operation.TRANSFER_IN: "server is currently being transferred",
     Operation.MOVED: "server has moved to another node",
     Operation.DELETE: "server is currently being deleted",
+    Operation.CHANGE_FILES: "the server's files are being changed",
 }
 #: What an installation is refused with during a power action; Wings' text.
 _NOT_REINSTALLED = "Cannot execute server reinstall event while another power action is running."
@@ -106,12 +109,52 @@ class Hold:
     why: str
 
 
+@attrs.define(eq=False)
+class _Other:
+    """An operation that does not hold the server, and what cancels it, if anything can."""
+
+    operation: Operation
+    cancel: Callable[[], object] | None
+
+
 class Operations:
     """The operations on one server that are under way: one that holds it at most, and others."""
 
     def __init__(self) -> None:
-        self.hold: Hold | None = None
-        self._others: list[Operation] = []
+        self._hold: Hold | None = None
+        self._others: list[_Other] = []
+        #: What waits for the end of operations of a kind.
+        self._waiting: list[tuple[Operation, Deferred[None]]] = []
+
+    @property
+    def hold(self) -> Hold | None:
+        """The operation that holds the server; None when none does.
+
+        One that is set cancels what the table says, as far as that has a way to be cancelled.
+        """
+        return self._hold
+
+    @hold.setter
+    def hold(self, hold: Hold | None) -> None:
+        self._hold = hold
+        if hold is not None:
+            self.cancel(hold.operation)
+
+    def cancel(self, requested: Operation) -> None:
+        """Cancel the operations under way that `requested` cancels; those that hold excepted."""
+        for other in tuple(self._others):
+            answer = EXCLUSIONS[other.operation].get(requested)
+            if answer is _C and other.cancel is not None:
+                other.cancel()
+
+    def ended(self, operation: Operation) -> Deferred[None]:
+        """Return a Deferred that fires when no operation of this kind is under way."""
+        waiting: Deferred[None] = Deferred()
+        if self.runs(operation):
+            self._waiting.append((operation, waiting))
+        else:
+            waiting.callback(None)
+        return waiting
 
     def runs(self, *operations: Operation) -> bool:
         """Return whether one of these is under way."""
@@ -138,19 +181,33 @@ class Operations:
             self.hold = None
 
     @contextmanager
-    def during(self, operation: Operation) -> Iterator[None]:
+    def during(
+        self, operation: Operation, cancel: Callable[[], object] | None = None
+    ) -> Iterator[None]:
         """Have an operation that does not hold the server under way within the `with` statement.
 
         It is not checked here, so that one which waits for another is seen while it waits.
+        `cancel` is called when a hold cancels it: it is to end soon.
         """
-        self._others.append(operation)
+        other = _Other(operation, cancel)
+        self._others.append(other)
         try:
             yield
         finally:
-            self._others.remove(operation)
+            self._others.remove(other)
+            self._note_end(operation)
+
+    def _note_end(self, operation: Operation) -> None:
+        if not self.runs(operation):
+            over = [each for each in self._waiting if each[0] is operation]
+            for each in over:
+                self._waiting.remove(each)
+                if not each[1].called:  # not cancelled
+                    each[1].callback(None)
 
     def _under_way(self) -> list[Operation]:
-        return [*([self.hold.operation] if self.hold else []), *self._others]
+        held = [self.hold.operation] if self.hold else []
+        return [*held, *(other.operation for other in self._others)]
 
     def _advice(self, running: Operation) -> str:
         if self.hold is None or running is not self.hold.operation:

@@ -160,6 +160,7 @@ class Servers:
         self._tasks.stop()
         self._installations.stop()
         for server in self._servers.values():
+            server.operations.cancel(Operation.DELETE)
             server.detach()
 
     # Lookup

@@ -24,6 +24,7 @@ from wingsd.events import (
     FEATURE_MATCH,
     IMAGE_PULL_PROGRESS,
     INSTALL_OUTPUT,
+    OPERATION_PROGRESS,
     STATS,
     TRANSFER_LOGS,
     TRANSFER_PROGRESS,
@@ -109,7 +110,13 @@ TRY_AGAIN_LATER = 1013
 
 _LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
 #: Of these a later one has what a dropped one had, or the console has it.
-_DROPPABLE = (STATS, FEATURE_MATCH, IMAGE_PULL_PROGRESS, TRANSFER_PROGRESS)
+_DROPPABLE = (
+    STATS,
+    FEATURE_MATCH,
+    IMAGE_PULL_PROGRESS,
+    OPERATION_PROGRESS,
+    TRANSFER_PROGRESS,
+)
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -15,6 +15,10 @@ from wingsd.events import (
     IMAGE_PULL_COMPLETED,
     IMAGE_PULL_PROGRESS,
     INSTALL_OUTPUT,
+    OPERATION_ABORTED,
+    OPERATION_COMPLETED,
+    OPERATION_ERROR,
+    OPERATION_PROGRESS,
     PENDING_RESTART,
     TRANSFER_LOGS,
     TRANSFER_PROGRESS,
@@ -24,16 +28,25 @@ __all__ = ["is_for_calagopus", "may_read_console", "may_see"]
 
 _META_CALAGOPUS = "meta.calagopus"
 _READ_CONSOLE = "control.read-console"
+#: Events about the changes of files.
+_OPERATIONS = (OPERATION_ABORTED, OPERATION_COMPLETED, OPERATION_ERROR, OPERATION_PROGRESS)
 _PERMISSIONS = {
     TRANSFER_LOGS: "admin.websocket.transfer",
     TRANSFER_PROGRESS: "admin.websocket.transfer",
     INSTALL_OUTPUT: "admin.websocket.install",
+    **dict.fromkeys(_OPERATIONS, "files.read"),
 }
 #: Events that quote the console, or are shown in it.
 _CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
 
 #: Events that only Calagopus' page has.
-_CALAGOPUS = (IMAGE_PULL_COMPLETED, IMAGE_PULL_PROGRESS, PENDING_RESTART, TRANSFER_PROGRESS)
+_CALAGOPUS = (
+    *_OPERATIONS,
+    IMAGE_PULL_COMPLETED,
+    IMAGE_PULL_PROGRESS,
+    PENDING_RESTART,
+    TRANSFER_PROGRESS,
+)
 
 
 def may_see(token: ConsoleToken, event: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from wingsd.app.reload import Reload
 from wingsd.app.wiring.node_calls import NodeCallsWiring
 from wingsd.config import Config
 from wingsd.config_file.updates import PanelUpdates
+from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
@@ -50,6 +52,17 @@ class HttpWiring(NodeCallsWiring):
             long=Lane(pools.searches, each=1, waiting=64),
             reads=pools.reads,
         )
+
+    @cached_property
+    def file_tasks(self) -> FileTasks:
+        """The changes of servers' files."""
+        pools = self.pools
+        lanes = ChangeLanes(
+            changes=Lane(pools.changes, each=2, waiting=1024),
+            archives=Lane(pools.archivers, each=1, waiting=256),
+            writes=Lane(pools.files, each=8, waiting=1024),
+        )
+        return FileTasks(self.file_work, lanes, self._reactor, time.time)
 
     def _make_site(self) -> NodeSite:
         config = self._config
@@ -92,10 +105,10 @@ class HttpWiring(NodeCallsWiring):
                 config, servers, self.receiver, self.sender, sockets, self.denied, self.database
             ),
             *api_installations.endpoints(config, servers, self.installations),
-            *file_paths.endpoints(config, servers, self.file_work),
             *file_paths.signed_endpoints(
                 config, SignedUrls(servers, self.denied, self.database), self.file_work, activity
             ),
+            *file_paths.endpoints(config, servers, self.file_work, self.file_tasks),
         ]
 
     def _transfer_endpoints(self) -> list[partial[Any]]:

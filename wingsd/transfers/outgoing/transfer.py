@@ -18,6 +18,7 @@ from wingsd.backups.local import Removal
 from wingsd.docker import Environment
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server, Servers
+from wingsd.servers.operations import Operation
 from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationError
@@ -194,6 +195,8 @@ class OutgoingTransfer:
 
         await self._steps.enter(SendStep.STOP)
         await self._wait(self.server.stop_within(self._stop_grace))
+        # They were cancelled when the server was held, and no other may begin.
+        await self._steps.cancel_scope.wait(self.server.operations.ended(Operation.CHANGE_FILES))
 
         await self._steps.enter(SendStep.RETIRE)
         self._retired = True

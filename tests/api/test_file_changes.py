@@ -1,0 +1,367 @@
+"""The calls that change files by name, over HTTP, as each family's Panel makes them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.api.file_node import FILES, Make
+from tests.api.node import UUID
+from tests.support.reactor import until
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.files import tasks
+from wingsd.filesystem import root as roots
+from wingsd.filesystem.copying import copy_data
+from wingsd.servers.operations import Hold, Operation
+
+PHP = [PTERODACTYL, PELICAN]
+ALL = [*PHP, CALAGOPUS]
+
+
+CALLS = [
+    ("rename", "PUT", {"root": "/", "files": [{"from": "a", "to": "x/b"}]}, {"renamed": 1}),
+    ("delete", "POST", {"root": "/", "files": ["a", "d"]}, {"deleted": 2}),
+    ("chmod", "POST", {"root": "/", "files": [{"file": "a", "mode": "600"}]}, {"updated": 1}),
+    ("create-directory", "POST", {"name": "n/m", "path": "/d"}, {}),
+]
+
+
+@pytest.mark.parametrize("family", PHP)
+@pytest.mark.parametrize(("call", "method", "body", "_"), CALLS)
+async def test_php_panels_get_an_empty_answer(
+    make: Make, family: str, call: str, method: str, body: Any, _: Any
+) -> None:
+    node = make(family)
+    node.plant("a", "d/e")
+    reply = await node.post(call, body, method)
+    assert (reply.status, reply.content) == (204, b"")
+    expected = {
+        "rename": ["d", "d/e", "x", "x/b"],
+        "delete": [],
+        "chmod": ["a", "d", "d/e"],
+        "create-directory": ["a", "d", "d/e", "d/n", "d/n/m"],
+    }
+    assert node.names() == expected[call]
+
+
+@pytest.mark.parametrize(("call", "method", "body", "answer"), CALLS)
+async def test_calagopus_panel_gets_numbers_in_its_format(
+    make: Make, call: str, method: str, body: dict[str, Any], answer: Any
+) -> None:
+    node = make(CALAGOPUS)
+    node.plant("a", "d/e")
+    if call == "create-directory":
+        body = {"root": body["path"], "name": body["name"]}
+    assert await node.packed(call, body, method) == (200, answer)
+
+
+@pytest.mark.parametrize(
+    ("call", "method", "text"),
+    [
+        ("rename", "PUT", "No files to move or rename were provided."),
+        ("delete", "POST", "No files were specified for deletion."),
+        ("chmod", "POST", "No files to chmod were provided."),
+        ("compress", "POST", "No files were passed through to be compressed."),
+    ],
+)
+async def test_a_call_without_files_is_refused_with_wings_text(
+    make: Make, call: str, method: str, text: str
+) -> None:
+    node = make()
+    bodies: tuple[dict[str, Any], ...] = ({"root": "/"}, {"files": []}, {"files": None})
+    for body in bodies:
+        reply = await node.post(call, body, method)
+        assert (reply.status, reply.json["error"]) == (422, text)
+
+
+@pytest.mark.parametrize(("family", "status"), [(PTERODACTYL, 204), (PELICAN, 404)])
+async def test_deleting_what_is_missing_is_an_error_for_pelican(
+    make: Make, family: str, status: int
+) -> None:
+    node = make(family)
+    assert (await node.post("delete", {"root": "/", "files": ["x"]})).status == status
+
+
+async def test_errors_are_shown_by_calagopus_panel(make: Make) -> None:
+    node = make(CALAGOPUS)
+    node.plant("a", "b", "secret")
+    node.files.deny("secret")
+    found = [
+        await node.packed("rename", {"files": [{"from": "a", "to": "b"}]}, "PUT"),
+        await node.packed("delete", {"files": ["secret"]}),
+        await node.packed("chmod", {"files": [{"file": "a", "mode": "x"}]}),
+        await node.packed("copy", {"path": "a", "name": "b"}),
+    ]
+    assert [status for status, _ in found] == [417, 417, 417, 417]
+    assert {data["code"] for _, data in found} == {
+        "file-name-conflict",
+        "file-denied",
+        "file-mode-invalid",
+    }
+    reply = await node.call("POST", f"{FILES}/delete", {"files": ["a"]}, Authorization="Bearer x")
+    assert reply.status == 403
+
+
+@pytest.mark.parametrize("family", PHP)
+async def test_a_copy_of_the_php_panels_is_beside_the_file(make: Make, family: str) -> None:
+    node = make(family)
+    node.plant("d/a.txt")
+    reply = await node.post("copy", {"location": "/d/a.txt"})
+    assert (reply.status, reply.content) == (204, b"")
+    assert node.names() == ["d", "d/a copy.txt", "d/a.txt"]
+    for location, status in (("/d", 404), ("/gone", 404), ("", 404)):
+        assert (await node.post("copy", {"location": location})).status == status
+
+
+@pytest.mark.parametrize("field", ["path", "location"])
+async def test_a_copy_of_calagopus_has_a_name_and_may_be_a_directory(
+    make: Make, field: str
+) -> None:
+    node = make(CALAGOPUS)
+    node.plant("d/a.txt")
+    status, entry = await node.packed("copy", {field: "d/a.txt", "name": "x/b.txt"})
+    assert (status, entry["name"], entry["mime"]) == (200, "b.txt", "text/plain; charset=utf-8")
+    status, entry = await node.packed("copy", {field: "d"})
+    assert (status, entry["name"], entry["directory"]) == (200, "d copy", True)
+    copied = ["d copy", "d copy/a.txt", "d copy/x", "d copy/x/b.txt"]
+    assert node.names()[1:5] == copied
+    status, _ = await node.packed("copy", {field: "d/a.txt", "name": "x/b.txt", "overwrite": True})
+    assert status == 200
+
+
+async def test_several_copies_pass_over_what_is_in_the_way(make: Make) -> None:
+    node = make(CALAGOPUS)
+    node.plant("a", "b", "c")
+    files = [{"from": "a", "to": "x/a"}, {"from": "b", "to": "c"}, {"from": "gone", "to": "y"}]
+    status, data = await node.packed("copy-many", {"root": "/", "files": files})
+    assert (status, data["copied"]) == (200, 1)
+    assert [entry["name"] for entry in data["skipped"]] == ["c"]
+    assert node.names() == ["a", "b", "c", "x", "x/a"]
+
+
+async def test_a_symlink_leads_to_a_file_of_the_server_only(make: Make) -> None:
+    node = make(CALAGOPUS)
+    node.plant("d/a", "e/f", "secret")
+    node.files.deny("secret")
+    for target, text in (("/e/f", "../e/f"), ("a", "a"), ("../../../e/f", "../e/f")):
+        body = {"root": "/d", "link": "link", "target": target}
+        assert await node.packed("create-symlink", body) == (200, {})
+        assert os.readlink(node.home / "d/link") == text
+        (node.home / "d/link").unlink()
+    refused = [
+        ({"link": "x", "target": "/etc/passwd"}, 404),
+        ({"link": "x", "target": "gone"}, 404),
+        ({"link": "x", "target": "/secret"}, 417),
+        ({"link": "a", "target": "/e/f"}, 417),
+        ({"link": "secret/x", "target": "/e/f"}, 417),
+    ]
+    for body, expected in refused:
+        status, _ = await node.packed("create-symlink", {"root": "/d", **body})
+        assert status == expected
+    assert node.names() == ["d", "d/a", "e", "e/f", "secret"]
+
+
+async def test_recursive_modes_are_calagopus(make: Make) -> None:
+    node = make(CALAGOPUS)
+    node.plant("d/a", "d/e/f")
+    files = [{"file": "d", "mode": "750", "recursive": True}]
+    assert await node.packed("chmod", {"root": "/", "files": files}) == (200, {"updated": 4})
+    assert stat.S_IMODE((node.home / "d/e/f").stat().st_mode) == 0o750
+
+
+async def test_a_user_of_calagopus_does_not_touch_what_is_hidden_from_them(make: Make) -> None:
+    node = make(CALAGOPUS)
+    node.plant("a", "hidden")
+    body = {"files": ["hidden", "a"], "ignored": ["hid*"]}
+    assert await node.packed("delete", body) == (200, {"deleted": 1})
+    assert node.names() == ["hidden"]
+
+
+ABOVE = ["", "/", ".", "..", "../..", "d/..", "../d/../../"]
+
+
+@pytest.mark.parametrize("name", ABOVE)
+@pytest.mark.parametrize("root", ["/", "d", "d/e"])
+async def test_no_name_means_the_directory_it_is_in(make: Make, root: str, name: str) -> None:
+    node = make(PELICAN)
+    node.plant("d/e/f", "a")
+    reply = await node.post("delete", {"root": root, "files": [name]})
+    assert (reply.status, reply.json["code"]) == (400, "file-path-invalid")
+    files = [{"file": name, "mode": "000"}]
+    assert (await node.post("chmod", {"root": root, "files": files})).status == 400
+    assert node.names() == ["a", "d", "d/e", "d/e/f"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "text"),
+    [
+        (Operation.INSTALL, "server is currently installing"),
+        (Operation.TRANSFER_OUT, "server is currently being transferred"),
+        (Operation.TRANSFER_IN, "server is currently being transferred"),
+        (Operation.DELETE, "server is currently being deleted"),
+        (Operation.MOVED, "server has moved to another node"),
+    ],
+)
+async def test_nothing_is_changed_while_another_operation_excludes_it(
+    make: Make, operation: Operation, text: str
+) -> None:
+    node = make()
+    node.plant("a")
+    node.files.operations.hold = Hold(operation, "why")
+    bodies: list[tuple[str, str, Any]] = [(call, method, body) for call, method, body, _ in CALLS]
+    bodies += [
+        ("copy", "POST", {"location": "a"}),
+        ("compress", "POST", {"files": ["a"]}),
+        ("copy-many", "POST", {"files": [{"from": "a", "to": "b"}]}),
+        ("create-symlink", "POST", {"link": "x", "target": "a"}),
+        ("write?file=a", "POST", {}),
+    ]
+    for call, method, body in bodies:
+        reply = await node.post(call, body, method)
+        assert (reply.status, reply.json["error"]) == (409, text)
+    assert node.names() == ["a"]
+    assert (node.home / "a").read_text() == "a"
+
+
+class Stuck:
+    """Has copies wait in their thread, until `let` or until they are cancelled."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered = threading.Event()
+        self.may_go = threading.Event()
+        monkeypatch.setattr(roots, "copy_data", self._copy)
+
+    def _copy(self, source: int, target: int, size: int, cancelled: Callable[[], bool]) -> None:
+        self.entered.set()
+        while not (self.may_go.wait(0.005) or cancelled()):
+            pass
+        copy_data(source, target, size, cancelled)
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
+    made = Stuck(monkeypatch)
+    yield made
+    made.may_go.set()
+
+
+async def test_a_change_that_takes_longer_goes_on_and_its_end_is_told(
+    make: Make, stuck: Stuck
+) -> None:
+    node = make(patience=0.01)
+    node.plant("a")
+    reply = await node.post("copy", {"location": "a"})
+    assert (reply.status, reply.content) == (202, b"")
+    assert node.files.said == []
+    stuck.may_go.set()
+    await until(lambda: node.files.said)
+    assert node.files.said == ["Copying a is complete."]
+    assert (node.home / "a copy").read_text() == "a"
+
+
+async def test_the_failure_of_a_change_that_goes_on_is_told(make: Make, stuck: Stuck) -> None:
+    node = make(CALAGOPUS, patience=0.01)
+    node.plant("a")
+    status, data = await node.packed("copy", {"path": "a", "name": "b"})
+    assert status == 202
+    node.plant("b")
+    stuck.may_go.set()
+    await until(lambda: node.files.said)
+    assert node.files.said[0].startswith("Copying a failed: Cannot move or rename file")
+    last = node.files.events[-1]
+    assert last[:2] == ("operation error", data["identifier"])
+    assert last[2].startswith("Cannot move or rename file")
+
+
+async def test_calagopus_page_is_told_the_progress_of_work_in_the_background(
+    make: Make, stuck: Stuck
+) -> None:
+    node = make(CALAGOPUS)
+    node.plant("d/a")
+    status, data = await node.packed("copy", {"path": "d/a", "foreground": False})
+    assert (status, list(data)) == (202, ["identifier"])
+    await until(stuck.entered.is_set)
+    reply = await node.call("GET", f"{FILES}/operations")
+    (listed,) = reply.json["operations"]
+    assert listed == {
+        "identifier": data["identifier"],
+        "type": "copy",
+        "path": "/d/a",
+        "destination_path": "",
+        "start_time": "1970-01-01T00:00:00Z",
+        "bytes_processed": 0,
+        "bytes_total": 3,
+        "files_processed": 0,
+    }
+    stuck.may_go.set()
+    await until(lambda: "operation completed" in node.event_names())
+    assert node.event_names()[0] == "operation progress"
+    assert node.files.events[-1] == ("operation completed", data["identifier"])
+    assert node.progress()[0]["path"] == "/d/a"
+    assert (await node.call("GET", f"{FILES}/operations")).json == {"operations": []}
+
+
+async def test_work_in_the_background_is_cancelled(make: Make, stuck: Stuck) -> None:
+    node = make(CALAGOPUS)
+    node.plant("a")
+    _, data = await node.packed("copy", {"path": "a", "foreground": False})
+    await until(stuck.entered.is_set)
+    path = f"{FILES}/operations/{data['identifier']}"
+    other = FILES.replace(UUID, "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10")
+    assert (await node.call("DELETE", path.replace(FILES, other))).status == 404
+    assert (await node.call("DELETE", path)).status == 200
+    await until(lambda: node.files.said)
+    assert node.files.events[-1] == ("operation aborted", data["identifier"])
+    assert node.names() == ["a"]
+    reply = await node.call("DELETE", path)
+    assert (reply.status, reply.json["error"]) == (404, "operation not found")
+
+
+@pytest.mark.parametrize("operation", [Operation.TRANSFER_OUT, Operation.INSTALL])
+async def test_what_takes_the_server_ends_a_change_and_can_wait_for_that(
+    make: Make, stuck: Stuck, operation: Operation
+) -> None:
+    node = make()
+    node.plant("a")
+    reply = Deferred.fromCoroutine(node.post("copy", {"location": "a"}))
+    await until(stuck.entered.is_set)
+    operations = node.files.operations
+    ended = operations.ended(Operation.CHANGE_FILES)
+    assert not ended.called
+    operations.place_hold(operation, "why")
+    await ended
+    assert node.names() == ["a"]
+    answer = await reply
+    assert (answer.status, answer.json["code"]) == (409, "file-work-cancelled")
+
+
+async def test_the_changes_of_a_server_are_bounded(
+    make: Make, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "MAX_TASKS", 3)
+    node = make(CALAGOPUS, threads=1)
+    node.plant("a")
+    body = {"path": "a", "foreground": False}
+    found = [(await node.packed("copy", body))[0] for _ in range(4)]
+    assert found == [202, 202, 202, 417]
+    stuck.may_go.set()
+    await until(lambda: node.event_names().count("operation completed") == 3)
+    assert len(node.names()) == 4
+
+
+async def test_many_calls_at_once_are_all_answered(make: Make) -> None:
+    node = make()
+    node.plant("a")
+    calls = [
+        Deferred.fromCoroutine(node.post("create-directory", {"name": f"{n}/x", "path": "/"}))
+        for n in range(12)
+    ]
+    replies = await gatherResults(calls)
+    assert {reply.status for reply in replies} == {204}
+    assert len(node.names()) == 25

@@ -1,0 +1,69 @@
+"""`/api/servers/{uuid}/files/operations`: the changes of files that are under way."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import attrs
+
+from wingsd.api.file_changes import ChangePath
+from wingsd.errors import WingsdError
+from wingsd.http.operations import Success, call
+from wingsd.http.request import StreamingRequest
+from wingsd.servers.operations import Operation
+
+__all__ = ["FileTaskEndpoint", "FileTaskMissing", "FileTasksEndpoint"]
+
+
+class FileTaskMissing(WingsdError):
+    """No change of files has this identifier, or it is over (404)."""
+
+    code = "file-task-missing"
+    status = HTTPStatus.NOT_FOUND
+
+    def __init__(self) -> None:
+        super().__init__("operation not found")
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileTaskList:
+    """The changes under way."""
+
+    operations: Annotated[
+        list[dict[str, Any]],
+        "Each as in the event `operation progress`, with its `identifier`.",
+    ]
+
+
+class FileTasksEndpoint(ChangePath):
+    """`/api/servers/{uuid}/files/operations`."""
+
+    operation = Operation.READ_FILES
+
+    @call("GET", Success(HTTPStatus.OK, "The changes."))
+    async def list_file_operations(self, request: StreamingRequest) -> FileTaskList:
+        """Return the copies and archives of a server that are being made."""
+        return FileTaskList(
+            [
+                {"identifier": task.identifier, **task.data()}
+                for task in self._tasks.of(self.game_server.uuid)
+            ]
+        )
+
+
+class FileTaskEndpoint(ChangePath):
+    """`/api/servers/{uuid}/files/operations/{operation}`."""
+
+    operation = Operation.READ_FILES
+
+    @call(
+        "DELETE",
+        Success(HTTPStatus.NO_CONTENT, "It ends soon."),
+        fails=(HTTPStatus.NOT_FOUND,),
+    )
+    async def cancel_file_operation(self, request: StreamingRequest) -> None:
+        """Cancel a change of files. Nothing is left of a copy or an archive."""
+        identifier = self._parts["operation"].decode("latin-1")
+        if not self._tasks.cancel(self.game_server.uuid, identifier):
+            raise FileTaskMissing

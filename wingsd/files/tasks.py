@@ -1,0 +1,260 @@
+"""Changes of servers' files that may take long: how far each is, how it ends, and who is told.
+
+A Panel waits 15 seconds for an answer. A change that takes longer goes on behind an answer that
+says so, and its end is told in the server's console. Calagopus' page also shows its progress.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+from uuid import uuid4
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wingsd.errors import Conflict, WingsdError
+from wingsd.events import (
+    OPERATION_ABORTED,
+    OPERATION_COMPLETED,
+    OPERATION_ERROR,
+    OPERATION_PROGRESS,
+)
+from wingsd.files.entries import time_text
+from wingsd.files.progress import Progress
+from wingsd.files.work import FileWork, Lane
+from wingsd.filesystem import ServerRoot
+from wingsd.filesystem.errors import FileWorkCancelled
+from wingsd.servers.operations import Operation
+from wingsd.servers.server import Server
+
+__all__ = [
+    "MAX_TASKS",
+    "PATIENCE",
+    "ChangeLanes",
+    "FileTask",
+    "FileTasks",
+    "TooManyFileTasks",
+]
+
+T = TypeVar("T")
+
+#: Seconds after which a change goes on behind its answer; a Panel waits 15.
+PATIENCE = 10.0
+#: Changes of one server's files at a time, those that wait for their turn included.
+MAX_TASKS = 16
+#: Seconds between two events of progress, as Calagopus' nodes send them.
+_PROGRESS_EVERY = 1.0
+_NANO = 1_000_000_000
+
+
+class TooManyFileTasks(Conflict):
+    """Too many changes of the server's files are under way (409)."""
+
+    code = "too-many-file-tasks"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too many concurrent operations",
+            f"{MAX_TASKS} changes of this server's files are under way; try again when one has "
+            "ended",
+        )
+
+
+@attrs.frozen
+class ChangeLanes:
+    """The threads for changes: of `archives`, which take processors; of all others; and of files
+    that are written as their bytes arrive, each for a block at a time.
+    """
+
+    changes: Lane
+    archives: Lane
+    writes: Lane
+
+
+class FileTask(Generic[T]):
+    """One change that is under way, or over.
+
+    `title` says what is done, for the console. `details` are the fields of Calagopus' events,
+    without those of progress; None for a change that has no such events.
+    """
+
+    def __init__(
+        self, server: Server, title: str, details: Mapping[str, Any] | None, started: float
+    ) -> None:
+        self.identifier = str(uuid4())
+        self.server = server
+        self.title = title
+        self.progress = Progress()
+        self.details = details
+        #: Whether the caller has its answer already: then the console is told the end.
+        self.is_detached = False
+        self.value: T | None = None
+        self.failure: Failure | None = None
+        self.is_over = False
+        self._started = time_text(int(started * _NANO))
+        self._waiting: list[Deferred[None]] = []
+
+    def over(self) -> Deferred[None]:
+        """Return a Deferred that fires when it is over."""
+        waiting: Deferred[None] = Deferred()
+        if self.is_over:
+            waiting.callback(None)
+        else:
+            self._waiting.append(waiting)
+        return waiting
+
+    def end(self) -> None:
+        """Call what waits for its end."""
+        self.is_over = True
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+    def data(self) -> dict[str, Any]:
+        """Return it as Calagopus' events and `GET operations` have it."""
+        target = self.progress.target
+        made = {} if target is None else {"destination_path": f"/{target}"}
+        return {
+            **(self.details or {}),
+            **made,
+            "start_time": self._started,
+            "bytes_processed": self.progress.bytes_done,
+            "bytes_total": self.progress.bytes_total,
+            "files_processed": self.progress.files_done,
+        }
+
+
+class FileTasks:
+    """The changes of all servers' files that are under way."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        work: FileWork,
+        lanes: ChangeLanes,
+        reactor: IReactorTime,
+        now: Callable[[], float],
+        patience: float = PATIENCE,
+    ) -> None:
+        """`now` is Unix time."""
+        self.lanes = lanes
+        self._work = work
+        self._reactor = reactor
+        self._now = now
+        self._patience = patience
+        self._tasks: dict[str, FileTask[Any]] = {}
+
+    def start(
+        self,
+        server: Server,
+        lane: Lane,
+        change: Callable[[ServerRoot, Progress], T],
+        title: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> FileTask[T]:
+        """Begin a change in a thread of `lane`.
+
+        Raises `ServerBusy` where what is under way excludes it, and `TooManyFileTasks`.
+        """
+        server.operations.check(Operation.CHANGE_FILES)
+        if len(self._of(server.uuid)) >= MAX_TASKS:
+            raise TooManyFileTasks
+        task: FileTask[T] = FileTask(server, title, details, self._now())
+        self._tasks[task.identifier] = task
+        Deferred.fromCoroutine(self._run(task, lane, change))
+        return task
+
+    async def wait(self, task: FileTask[T]) -> bool:
+        """Return whether a change ends within the patience of a Panel; else it is detached.
+
+        Raises what has made it fail.
+        """
+        over = task.over()
+        limit = self._reactor.callLater(self._patience, over.cancel)
+        over.addErrback(lambda _: None)
+        await over
+        if limit.active():
+            limit.cancel()
+        if task.failure is not None:
+            task.failure.raiseException()
+        task.is_detached = not task.is_over
+        return task.is_over
+
+    def detach(self, task: FileTask[Any]) -> None:
+        """Have a change go on without a caller."""
+        task.is_detached = True
+
+    def of(self, server: str) -> list[FileTask[Any]]:
+        """Return those of a server that Calagopus' page shows."""
+        return [task for task in self._of(server) if task.details is not None]
+
+    def cancel(self, server: str, identifier: str) -> bool:
+        """Have a change of a server end soon; return whether there is one of that identifier."""
+        task = self._tasks.get(identifier)
+        if task is None or task.server.uuid != server:
+            return False
+        task.progress.cancel()
+        return True
+
+    def _of(self, server: str) -> list[FileTask[Any]]:
+        return [task for task in self._tasks.values() if task.server.uuid == server]
+
+    async def _run(
+        self, task: FileTask[T], lane: Lane, change: Callable[[ServerRoot, Progress], T]
+    ) -> None:
+        server, progress = task.server, task.progress
+        telling = LoopingCall(self._tell_progress, task)
+        telling.clock = self._reactor
+        if task.details is not None:
+            telling.start(_PROGRESS_EVERY, now=True)
+
+        def work(root: ServerRoot) -> T:
+            progress.check()
+            return change(root, progress)
+
+        try:
+            with server.operations.during(Operation.CHANGE_FILES, progress.cancel):
+                task.value = await self._work.run(lane, server, work, writes=True)
+        except Exception:
+            task.failure = Failure()
+        finally:
+            if telling.running:
+                telling.stop()
+            del self._tasks[task.identifier]
+            self._tell_end(task)
+            task.end()
+
+    def _tell_progress(self, task: FileTask[Any]) -> None:
+        self._publish(task, OPERATION_PROGRESS, json.dumps(task.data()))
+
+    def _tell_end(self, task: FileTask[Any]) -> None:
+        failure = task.failure
+        if failure is None:
+            self._publish(task, OPERATION_COMPLETED)
+            end = f"{task.title} is complete."
+        elif failure.check(FileWorkCancelled):
+            self._publish(task, OPERATION_ABORTED)
+            end = f"{task.title} was cancelled."
+        elif failure.check(WingsdError):
+            self._publish(task, OPERATION_ERROR, str(failure.value))
+            end = f"{task.title} failed: {failure.value}"
+        else:
+            self._publish(task, OPERATION_ERROR, "unknown error")
+            end = f"{task.title} failed unexpectedly; see the node's log."
+            if task.is_detached:  # else the request logs it
+                self._log.failure(
+                    "{server}: a change of its files failed", failure, server=task.server.uuid
+                )
+        if task.is_detached:
+            task.server.say(end)
+
+    def _publish(self, task: FileTask[Any], event: str, *args: str) -> None:
+        if task.details is not None:
+            task.server.publish(event, task.identifier, *args)
