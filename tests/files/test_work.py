@@ -17,6 +17,8 @@ class Worker:
         nobody: Any = None
         self.lane = Lane(nobody, each=each, waiting=waiting)
         self.running: list[str] = []
+        # A work that nothing refers to is collected, and passes its turn on.
+        self._ends: list[Deferred[None]] = []
 
     async def _work(self, server: str, end: Deferred[None]) -> None:
         async with self.lane.turn(server):
@@ -27,6 +29,7 @@ class Worker:
     def begin(self, server: str) -> tuple[Deferred[None], Deferred[None]]:
         """Return what ends the work, and its result."""
         end: Deferred[None] = Deferred()
+        self._ends.append(end)
         return end, Deferred.fromCoroutine(self._work(server, end))
 
 
