@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -235,15 +235,15 @@ def rename_exclusively(source: int, name: bytes, target: int, new_name: bytes) -
 
 def remove_left_over(parent: int, name: bytes) -> None:
     """Delete a file of a `TEMPORARY` name if the process that wrote it has died."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    with suppress(OSError):
-        found = os.lstat(name, dir_fd=parent)
+    with suppress(OSError), ExitStack() as cleanup:
+        looked_at = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+        cleanup.callback(os.close, looked_at)
+        found = os.fstat(looked_at)
         if not stat.S_ISREG(found.st_mode) or time.time() - found.st_mtime < _LEFT_OVER_AGE:
             return
-        fd = os.open(name, flags, dir_fd=parent)
-        try:
-            # A writer holds a lock as long as it lives.
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(name, dir_fd=parent)
-        finally:
-            os.close(fd)
+        # The very file that was looked at: a device in its place must not be opened.
+        fd = os.open(f"/proc/self/fd/{looked_at}", os.O_RDONLY | os.O_NONBLOCK)
+        cleanup.callback(os.close, fd)
+        # A writer holds a lock as long as it lives.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=parent)
