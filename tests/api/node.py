@@ -35,7 +35,7 @@ from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.files.tasks import FileTasks
-from wingsd.files.work import FileWork
+from wingsd.files.work import FileWork, Lane
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -269,7 +269,9 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
             *api_installations.endpoints(config, servers, installations),
-            *file_paths.signed_endpoints(config, used["urls"], used["files"], used["activity"]),
+            *file_paths.signed_endpoints(
+                config, used["urls"], used["files"], used["archives"], used["activity"]
+            ),
             *file_paths.endpoints(config, servers, used["files"], used["file_tasks"]),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
             partial(DirectTransferEndpoint, config, direct, database),
@@ -290,6 +292,7 @@ class ApiNode:
         self.file_work: FileWork | None = None
         #: What judges signed URLs, where a test has some.
         self.urls: SignedUrls | None = None
+        self.archives: Lane | None = None
         #: Records what users do.
         self.activity: ActivityRecorder | None = None
         self.file_tasks: FileTasks | None = None
@@ -337,6 +340,7 @@ class ApiNode:
             engine=self.engine,
             files=self.file_work,
             urls=self.urls,
+            archives=self.archives,
             activity=self.activity,
             file_tasks=self.file_tasks,
             updates=self.updates,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,21 @@ class RecordedActivity:
         self.entries.append((event, metadata, user, ip))
 
 
+class CountingLane(Lane):
+    """A lane that counts the works under way."""
+
+    running = 0
+
+    @asynccontextmanager
+    async def turn(self, server: str) -> AsyncIterator[None]:
+        async with super().turn(server):
+            self.running += 1
+            try:
+                yield
+            finally:
+                self.running -= 1
+
+
 @attrs.define
 class SignedSite:
     """A node with one server and its files, backups and used tokens."""
@@ -55,6 +70,7 @@ class SignedSite:
     denied: DenyList
     family: str
     activity: RecordedActivity
+    archives: CountingLane
 
     @property
     def server(self) -> FileServer:
@@ -100,9 +116,10 @@ def signed_site(directory: Path, family: str, **api: Any) -> Iterator[SignedSite
     workers.start()
     node.servers.known[UUID] = FileServer(node, home)
     lane = Lane(workers, each=2, waiting=64)
+    node.archives = archives = CountingLane(workers, each=2, waiting=64)
     node.file_work = FileWork(short=lane, long=lane, reads=workers)
     node.start()
-    yield SignedSite(node, home, backups, denied, family, activity)
+    yield SignedSite(node, home, backups, denied, family, activity, archives)
     pytest_twisted.blockon(Deferred.fromCoroutine(node.close()))
     workers.stop()
     store.close()

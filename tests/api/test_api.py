@@ -55,7 +55,9 @@ def test_all_other_operations_need_the_panels_token() -> None:
         ("PUT", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
         ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
         ("GET", "/download/backup"): Access.SIGNED,
+        ("GET", "/download/directory"): Access.SIGNED,
         ("GET", "/download/file"): Access.SIGNED,
+        ("GET", "/download/files"): Access.SIGNED,
         ("POST", "/upload/file"): Access.SIGNED,
         ("GET", "/openapi.json"): Access.PUBLIC,
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from wingsd.activity import ActivityRecorder
 from wingsd.api import (
+    archive_downloads,
     downloads,
     file_archives,
     file_changes,
@@ -21,7 +22,7 @@ from wingsd.api.file_write import WriteEndpoint
 from wingsd.api.signed_urls import SignedPath, SignedUrls
 from wingsd.config import Config
 from wingsd.files.tasks import FileTasks
-from wingsd.files.work import FileWork
+from wingsd.files.work import FileWork, Lane
 from wingsd.servers.registry import Servers
 
 __all__ = ["FILE_PATHS", "SIGNED_PATHS", "endpoints", "signed_endpoints"]
@@ -51,7 +52,9 @@ _CHANGING: Mapping[str, type[file_changes.ChangePath]] = {
 FILE_PATHS: Mapping[str, type[files.FilesPath]] = {**_READING, **_CHANGING}
 SIGNED_PATHS: Mapping[str, type[SignedPath]] = {
     "/download/backup": downloads.BackupDownloadEndpoint,
+    "/download/directory": archive_downloads.DirectoryDownloadEndpoint,
     "/download/file": downloads.FileDownloadEndpoint,
+    "/download/files": archive_downloads.FilesDownloadEndpoint,
     "/upload/file": file_uploads.FileUploadEndpoint,
 }
 
@@ -67,11 +70,13 @@ def endpoints(
 
 
 def signed_endpoints(
-    config: Config, urls: SignedUrls, work: FileWork, activity: ActivityRecorder
+    config: Config, urls: SignedUrls, work: FileWork, archives: Lane, activity: ActivityRecorder
 ) -> list[partial[Any]]:
-    """Return the endpoints of signed URLs."""
+    """Return the endpoints of signed URLs; `archives` makes those that are sent."""
     return [
         partial(downloads.BackupDownloadEndpoint, config, urls, work),
         partial(downloads.FileDownloadEndpoint, config, urls, work),
+        partial(archive_downloads.DirectoryDownloadEndpoint, config, urls, work, archives),
+        partial(archive_downloads.FilesDownloadEndpoint, config, urls, work, archives),
         partial(file_uploads.FileUploadEndpoint, config, urls, work, activity),
     ]

@@ -25,6 +25,7 @@ from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.file_body import FileBody
 from wingsd.http.operations import Accepted, Access, Call, Topic, declared, parse
 from wingsd.http.request import StreamingRequest
+from wingsd.http.streamed_body import StreamedBody
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.util.text import canonical_uuid
@@ -61,7 +62,8 @@ class Public(Resource):
         super().__init_subclass__()
         cls.calls = declared(cls)
         get = cls.calls.get("GET")
-        sends_file = get is not None and FileBody in (get.content, *get_args(get.content))
+        given = (get.content, *get_args(get.content)) if get is not None else ()
+        sends_file = FileBody in given or StreamedBody in given
         cls._methods = {**cls.calls, **({"HEAD": get} if sends_file and get else {})}
 
     def __init__(self, config: Config, parts: Mapping[str, bytes] = {}) -> None:

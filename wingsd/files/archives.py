@@ -33,7 +33,14 @@ from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot, name_text
 from wingsd.filesystem.errors import FileDenied, FileMissing
 
-__all__ = ["MAX_ZIP_MEMBERS", "Compressing", "compress"]
+__all__ = [
+    "MAX_ZIP_MEMBERS",
+    "ArchiveOutput",
+    "Compressing",
+    "check_packing",
+    "compress",
+    "pack_into",
+]
 
 #: The members of a zip: its directory is in memory until the end, about 700 bytes for each.
 MAX_ZIP_MEMBERS = 250_000
@@ -50,10 +57,11 @@ _ZIP_LEVELS = {
 }
 
 
-class _Output(Protocol):
-    """The file that an archive is written to."""
+class ArchiveOutput(Protocol):
+    """What an archive is written to."""
 
-    def write(self, data: bytes, /) -> int: ...
+    def write(self, data: bytes, /) -> int:
+        """Append bytes; return how many."""
 
 
 @attrs.frozen
@@ -99,6 +107,24 @@ def compress(
     raise FileMissing(str(asked.top))
 
 
+def check_packing(root: ServerRoot, guard: Guard, asked: Compressing) -> None:
+    """Raise what `pack_into` would at its beginning."""
+    _existing(root, guard, asked)
+
+
+def pack_into(
+    root: ServerRoot, guard: Guard, asked: Compressing, output: ArchiveOutput, progress: Progress
+) -> None:
+    """Write an archive to `output`, as it is made.
+
+    Raises FileMissing, FileDenied where all of it is denied, DirectoryMissing, FileWorkCancelled,
+    StorageError, and what `output` raises.
+    """
+    chosen = Chosen(_existing(root, guard, asked))
+    members = Selection(root, guard, asked.top, chosen, ServerPath()).members()
+    _pack(members, asked, output, progress)
+
+
 def _is_free(root: ServerRoot, path: ServerPath) -> bool:
     try:
         root.stat(path)
@@ -128,7 +154,7 @@ def _existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[Server
 
 
 def _pack(
-    found: Iterator[Member], asked: Compressing, output: _Output, progress: Progress
+    found: Iterator[Member], asked: Compressing, output: ArchiveOutput, progress: Progress
 ) -> None:
     if asked.kind.tar is None:
         with closing(found):  # type: ignore[type-var]
@@ -179,8 +205,8 @@ def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
 class _Stream:
     """The output of a zip, which is written from its start to its end."""
 
-    def __init__(self, output: _Output) -> None:
-        self._output: _Output | None = output
+    def __init__(self, output: ArchiveOutput) -> None:
+        self._output: ArchiveOutput | None = output
 
     def write(self, data: bytes, /) -> int:
         return len(data) if self._output is None else self._output.write(data)
@@ -194,7 +220,7 @@ class _Stream:
 
 
 def _write_zip(
-    found: Iterable[Member], compression: Compression, output: _Output, progress: Progress
+    found: Iterable[Member], compression: Compression, output: ArchiveOutput, progress: Progress
 ) -> None:
     stream, level = _Stream(output), _ZIP_LEVELS[compression]
     method = zipfile.ZIP_DEFLATED if level else zipfile.ZIP_STORED

@@ -33,6 +33,7 @@ from wingsd.http.operations import (
     Success,
     Topic,
 )
+from wingsd.http.streamed_body import StreamedBody
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -388,11 +389,11 @@ def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]
         if get_origin(content) is Encoded:
             (content,) = get_args(content)
         forms = get_args(content) if isinstance(content, UnionType) else (content,)
-        data = [form for form in forms if form not in (PlainText, FileBody)]
+        data = [form for form in forms if form not in (PlainText, FileBody, StreamedBody)]
         answer["content"] = (
             {_JSON: {"schema": schemas.response(reduce(or_, data))}} if data else {}
         )
-        if FileBody in forms:
+        if FileBody in forms or StreamedBody in forms:
             answer["content"][_BYTES] = {"schema": _SCALARS[bytes]}
         if PlainText in forms:
             answer["content"][_TEXT] = {"schema": {"type": "string"}}

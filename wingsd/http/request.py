@@ -25,6 +25,7 @@ from wingsd.http.errors import BodyTooLarge, Error
 from wingsd.http.file_body import FileBody, send_file
 from wingsd.http.operations import Encoded, EncodedObject, PlainText
 from wingsd.http.ranges import RangeNotSatisfiable
+from wingsd.http.streamed_body import StreamedBody, send_stream
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 from wingsd.util.media import MediaType, accepted, content_type, encode
 
@@ -285,6 +286,10 @@ class StreamingRequest(Request):
             status = HTTPStatus.OK if status == HTTPStatus.NO_CONTENT else status
         if isinstance(content, FileBody):
             self._send(status, content)
+            return
+        if isinstance(content, StreamedBody):
+            if not (self._disconnected or self.startedWriting):
+                send_stream(self, status, content)
             return
         if isinstance(content, PlainText):
             body, kind = content.encode("utf-8", "replace"), "text/plain; charset=utf-8"

@@ -105,11 +105,15 @@ class HttpWiring(NodeCallsWiring):
                 config, servers, self.receiver, self.sender, sockets, self.denied, self.database
             ),
             *api_installations.endpoints(config, servers, self.installations),
-            *file_paths.signed_endpoints(
-                config, SignedUrls(servers, self.denied, self.database), self.file_work, activity
-            ),
+            *self._signed_endpoints(),
             *file_paths.endpoints(config, servers, self.file_work, self.file_tasks),
         ]
+
+    def _signed_endpoints(self) -> list[partial[Any]]:
+        urls = SignedUrls(self.servers, self.denied, self.database)
+        archives = Lane(self.pools.downloads, each=2, waiting=64)
+        activity = self.reports.activity
+        return file_paths.signed_endpoints(self._config, urls, self.file_work, archives, activity)
 
     def _transfer_endpoints(self) -> list[partial[Any]]:
         config, incoming = self._config, self.direct_transfers.incoming

@@ -1,0 +1,136 @@
+"""Archives that are made while a browser saves them, over HTTP."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.protocol import ClientCreator, Protocol
+from twisted.internet.task import deferLater
+
+from tests.api.node import reactor
+from tests.api.signed_site import SignedSite, signed_site
+from wingsd.config import CALAGOPUS
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[SignedSite]:
+    with signed_site(tmp_path, CALAGOPUS) as made:
+        world = made.home / "мир"
+        (world / "region").mkdir(parents=True)
+        (world / "region" / "r.0.mca").write_bytes(b"region" * 1000)
+        (world / "level.dat").write_bytes(b"level")
+        (world / "secret.key").write_bytes(b"secret")
+        (world / "a.jar").write_bytes(b"denied")
+        (world / "link").symlink_to("/etc/passwd")
+        os.mkfifo(world / "fifo")
+        (made.home / "other").write_bytes(b"other")
+        yield made
+
+
+def names(content: bytes) -> set[str]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        return {member.name for member in tar if member.isfile()}
+
+
+@pytest.mark.parametrize("form", ["", "tar", "tar_gz", "tar_xz", "tar_bz2", "zip"])
+async def test_a_directory_is_an_archive_without_what_is_denied_or_hidden(
+    site: SignedSite, form: str
+) -> None:
+    site.server.deny("*.jar")
+    url = site.url("directory", file_path="/мир", ignored_files=["*.key"])
+    reply = await site.get(f"{url}&archive_format={form}" if form else url)
+    assert reply.status == 200
+    suffix = {"": "tar.gz"}.get(form, form.replace("_", "."))
+    assert reply.headers["content-disposition"].endswith(f"%D0%BC%D0%B8%D1%80.{suffix}")
+    if form == "zip":
+        with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+            found = {name for name in archive.namelist() if not name.endswith("/")} - {"link"}
+            assert archive.read("region/r.0.mca") == b"region" * 1000
+    else:
+        found = names(reply.content)
+    assert found == {"level.dat", "region/r.0.mca"}
+
+
+async def test_chosen_files_are_an_archive(site: SignedSite) -> None:
+    url = site.url("files", file_path="/мир", file_paths=["level.dat", "region", "absent"])
+    assert names((await site.get(url)).content) == {"level.dat", "region/r.0.mca"}
+    url = site.url("files", file_path="/", file_paths=["../other"])
+    assert names((await site.get(url)).content) == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("what", "claims", "query", "status", "code"),
+    [
+        ("directory", {"file_path": "absent"}, "", 404, "file-missing"),
+        ("directory", {"file_path": "other"}, "", 404, "directory-missing"),
+        (
+            "directory",
+            {"file_path": "мир", "ignored_files": ["/мир"]},
+            "",
+            404,
+            "directory-missing",
+        ),
+        ("files", {"file_path": "мир", "file_paths": ["absent"]}, "", 404, "file-missing"),
+        ("files", {"file_path": "мир"}, "", 404, "file-missing"),
+        ("files", {"file_path": "мир", "file_paths": ["a.jar"]}, "", 403, "file-denied"),
+        ("directory", {"file_path": "мир"}, "rar", 400, "archive-format-unsupported"),
+    ],
+)
+async def test_what_cannot_be_packed_is_refused_and_uses_no_token(
+    site: SignedSite, what: str, claims: dict[str, Any], query: str, status: int, code: str
+) -> None:
+    site.server.deny("*.jar")
+    url = site.url(what, **claims) + (f"&archive_format={query}" if query else "")
+    for _ in range(6):
+        reply = await site.get(url)
+        assert (reply.status, reply.json["code"]) == (status, code)
+
+
+async def test_an_address_is_good_as_often_as_configured_and_head_is_free(
+    site: SignedSite,
+) -> None:
+    url = site.url("directory", file_path="/")
+    head = await site.get(url, "HEAD")
+    assert (head.status, head.content) == (200, b"")
+    statuses = [(await site.get(url, Range="bytes=0-")).status for _ in range(2)]
+    assert statuses == [200, 200]
+    plain = [(await site.get(url)).status for _ in range(6)]
+    assert 404 in plain
+
+
+class Reader(Protocol):
+    """A client that reads a little, and then no more."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += len(data)
+        assert self.transport is not None
+        self.transport.pauseProducing()  # type: ignore[attr-defined]
+
+
+async def test_a_client_that_goes_ends_the_packing(site: SignedSite) -> None:
+    with (site.home / "large").open("wb") as file:
+        file.truncate(500 * MIB)
+    creator: Any = ClientCreator(reactor, Reader)
+    client: Reader = await creator.connectTCP("127.0.0.1", site.node.port)
+    url = site.url("directory", file_path="/") + "&archive_format=tar"
+    assert client.transport is not None
+    client.transport.write(f"GET {url} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
+    while not client.received:
+        await deferLater(reactor, 0.01)
+    archives = site.archives
+    assert archives.running == 1
+    client.transport.abortConnection()  # type: ignore[attr-defined]
+    while archives.running:
+        await deferLater(reactor, 0.01)
