@@ -18,5 +18,6 @@ TARGETS = (
     "peer_answer",
     "request_body",
     "paths",
+    "file_changes",
     "file_requests",
 )

@@ -19,6 +19,7 @@ from wingsd.archive.extract import extract
 from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Build, Configuration, Settings
+from wingsd.servers.operations import Operation
 from wingsd.transfers.console import Announcer, UploadFigures
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.request import TransferRequest
@@ -40,6 +41,21 @@ async def test_a_server_goes_through_every_step_in_order(sender: Sender) -> None
     assert members(sender.destination.archives[0])["link"].issym()
     # What is left of it here is not to be started.
     assert sender.server.hold == MOVED
+
+
+async def test_a_change_of_its_files_is_cancelled_and_its_end_awaited(sender: Sender) -> None:
+    operations = sender.server.operations
+    cancelled: list[bool] = []
+    with operations.during(Operation.CHANGE_FILES, lambda: cancelled.append(True)):
+        over = sender.start()
+        await until(lambda: "stop" in sender.calls)
+        assert cancelled == [True]
+        with pytest.raises(Conflict):
+            operations.check(Operation.CHANGE_FILES)
+        assert sender.destination.archives == []
+    await over
+    assert sender.calls == ["stop", "remove"]
+    assert len(sender.destination.archives) == 1
 
 
 async def test_the_figures_of_the_upload_are_those_of_the_server(
