@@ -86,6 +86,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         PanelUnreachable             503  panel/http_client
       SettingsNotSaved               500  config_file/saving
       StorageError                   500
+        TreeTooLarge                 400  filesystem/errors
         StateDatabaseError           500  statedb/records
           StateDatabaseDamaged       500  statedb/records
       DestinationError               502  transfers/errors
@@ -399,6 +400,7 @@ ERROR_CODES = (
     "transfer-not-active",
     "transfer-not-committed",
     "transfer-revoked",
+    "tree-too-large",
     "try-again",
     "unauthorized",
     "unprocessable",

@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lz4.frame
 import pytest
@@ -28,7 +29,7 @@ from wingsd.files.archive_names import (
 from wingsd.files.archives import Compressing, compress
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
+from wingsd.filesystem import Openat2Opener, ServerPath, ServerRoot, UsageCounter
 from wingsd.filesystem.errors import FileDenied, FileMissing, FileWorkCancelled
 
 p = ServerPath.parse
@@ -268,14 +269,17 @@ def test_missing_files_are_an_error_or_are_passed_over(
     assert listed(home / "x", "tar") == ["a"]
 
 
+@pytest.mark.parametrize(("limit", "most"), [("MAX_ZIP_MEMBERS", 3), ("MAX_ZIP_NAMES", 200)])
 def test_a_zip_of_too_many_files_is_refused(
     root: ServerRoot,
     home: Path,
     free: Guard,
     progress: Progress,
     monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    most: int,
 ) -> None:
-    monkeypatch.setattr(archives, "MAX_ZIP_MEMBERS", 3)
+    monkeypatch.setattr(archives, limit, most)
     plant(home, *(f"d/{number}" for number in range(4)))
     with pytest.raises(BadRequest):
         compress(root, free, asked("d", kind="zip"), [p("x")], progress)
@@ -291,6 +295,16 @@ def test_names_and_times_that_a_zip_does_not_have_are_changed(
     os.utime(home / "late", (2**33, 2**33))
     names = packed(root, free, progress, "", kind="zip")
     assert names == ["late", "old", "ünï", "\U0010feff"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_times_that_no_calendar_has_are_packed(free: Guard, progress: Progress, kind: str) -> None:
+    # In memory, where a file may have any time.
+    with TemporaryDirectory(dir="/dev/shm") as top, ServerRoot(top, Openat2Opener()) as root:
+        for name, seconds in (("first", -(2**60)), ("last", 2**60)):
+            (Path(top) / name).touch()
+            os.utime(Path(top) / name, (seconds, seconds))
+        assert packed(root, Guard(root), progress, "", kind=kind) == ["first", "last"]
 
 
 @pytest.mark.parametrize(

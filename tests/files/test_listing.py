@@ -158,3 +158,13 @@ def test_ten_thousand_entries_are_listed_within_bounds(home: Path, root: ServerR
     assert time.process_time() - begun < 3  # 0.3 on an idle machine; see docs/benchmarks
     assert len(found.entries) == 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
+
+
+def test_the_names_of_a_listing_take_so_many_bytes(
+    home: Path, root: ServerRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing_module, "MAX_NAMES", 4 * 20)
+    for number in range(10):
+        (home / os.fsdecode(b"\xff" * 9 + b"%d" % number)).touch()
+    found = listed(root)
+    assert (found.total, found.is_complete) == (2, False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wingsd.files import search
 from wingsd.files.denylist import Denylist
 from wingsd.files.search import (
     ContentFilter,
@@ -174,3 +175,40 @@ def test_a_text_across_two_pieces_is_found(home: Path, root: ServerRoot) -> None
     (home / "big").write_bytes(b"x" * ((256 << 10) - 3) + b"needle" + b"y" * 1000)
     assert by_content(root, FileFilter(content=ContentFilter(b"needle", 1 << 20))) == ["big"]
     assert by_content(root, FileFilter(content=ContentFilter(b"needles", 1 << 20))) == []
+
+
+def test_what_is_too_deep_keeps_nothing_else_from_being_found(
+    root: ServerRoot, tree: Path
+) -> None:
+    fd = os.open(tree, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("n" * 250, dir_fd=fd)
+        child = os.open("n" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = child
+        os.close(os.open("latest.log", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    limits = SearchLimits(64)
+    assert len(by_name(root, "latest", limits=limits)) == 17
+    found = content_search(root, ServerPath(), FileFilter(), [], limits, lambda: False)
+    assert "logs/latest.log" in [entry["name"] for entry in found]
+
+
+def test_only_so_many_directories_wait_to_be_searched(
+    root: ServerRoot, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        (tree / f"d{number}").mkdir()
+        (tree / f"d{number}" / "wanted").touch()
+    monkeypatch.setattr(search, "MAX_WAITING", 4)
+    assert len(by_name(root, "wanted", limits=SearchLimits(skipped=frozenset([b"logs"])))) <= 4
+
+
+def test_a_name_that_is_longer_in_lower_case_is_compared_as_it_is(
+    root: ServerRoot, home: Path
+) -> None:
+    name = "\u0130" * 127  # two bytes each, and three in lower case
+    (home / name).touch()
+    wanted = FileFilter(included=Denylist(["\u0130*"]), ignore_case=True)
+    found = content_search(root, ServerPath(), wanted, [], LIMITS, lambda: False)
+    assert [entry["name"] for entry in found] == [name]

@@ -264,14 +264,27 @@ def test_a_file_that_was_left_over_is_deleted_when_it_is_listed(
     for digit in "012":
         (home / f".wingsd-{digit * 32}.part").touch()
     os.utime(home / f".wingsd-{'0' * 32}.part", (1, 1))
-    (home / f".wingsd-{'3' * 32}.part").mkdir()
+    directory = f".wingsd-{'3' * 32}.part"
+    (home / directory).mkdir()
     with root.new_file(p("file")) as file:
         os.utime(file.fileno(), (1, 1))
         kept = {name for name in os.listdir(home) if not name.startswith(".wingsd-000")}
-        assert names(root) == []
+        assert names(root) == [directory]
         assert set(os.listdir(home)) == kept
         file.commit()
-    assert names(root) == ["file"]
+    assert names(root) == [directory, "file"]
+
+
+def test_a_program_hides_nothing_by_the_name_of_a_file_that_is_written(
+    root: ServerRoot, home: Path
+) -> None:
+    part = f".wingsd-{'0' * 32}.part"
+    (home / part).touch()
+    os.utime(home / part, (2**33, 2**33))
+    assert names(root) == []
+    assert os.listdir(home) == []
+    (home / part).symlink_to("elsewhere")
+    assert names(root) == [part]
 
 
 def test_what_is_written_counts_and_is_refused_above_the_limit(
@@ -585,3 +598,11 @@ def test_a_symlink_is_made_with_any_text_and_its_owner(root: ServerRoot, home: P
         with pytest.raises(error):
             root.make_symlink(p(path), text)
     assert sorted(each.name for each in home.iterdir()) == ["d"]
+
+
+def test_a_directory_may_be_too_deep_for_a_real_path(root: ServerRoot, home: Path) -> None:
+    # The path in the server's directory is short enough, and the one from `/` is not.
+    deep = p("/".join([*["d" * 250] * 16, "e" * 70]))
+    root.make_directory(deep)
+    with pytest.raises(NameTooLong):
+        root.real_path(deep.child(b"f"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import Mock
 
 import pytest
@@ -20,7 +21,7 @@ from wingsd.archive.partition import split
 from wingsd.errors import StorageError
 from wingsd.filesystem import disk_size
 from wingsd.filesystem import walk as walking
-from wingsd.filesystem.disk_size import ENTRY_SIZE, Measured, measure, survey
+from wingsd.filesystem.disk_size import ENTRY_SIZE, MAX_SIZE, Measured, measure, survey
 from wingsd.filesystem.walk import (
     BATCH,
     FirstNames,
@@ -306,3 +307,12 @@ def test_directories_and_links_beyond_the_free_ones_are_counted(
     os.link(tmp_path / "f", tmp_path / "a/b/g")
     (tmp_path / "c").mkdir()
     assert survey(str(tmp_path)) == Measured(1100 + 2 * ENTRY_SIZE, b"large", 1000)
+
+
+def test_a_size_is_never_more_than_messages_and_databases_hold() -> None:
+    # In memory, where a file may have 8 EiB of holes.
+    with TemporaryDirectory(dir="/dev/shm") as top:
+        for name in ("a", "b", "c"):
+            with open(f"{top}/{name}", "wb") as file:
+                os.truncate(file.fileno(), MAX_SIZE)
+        assert survey(top) == Measured(MAX_SIZE, b"a", MAX_SIZE)

@@ -8,6 +8,8 @@ from wingsd.http.ranges import RangeNotSatisfiable, Validators, requested_range
 
 FILE = Validators(size=1000, modified=1_700_000_000_123_456_789)
 
+NANO = 1_000_000_000
+
 
 @pytest.mark.parametrize(
     ("header", "expected"),
@@ -73,3 +75,15 @@ def test_a_condition_is_held_against_this_version() -> None:
 
 def test_the_time_is_written_as_http_has_it() -> None:
     assert FILE.last_modified == "Tue, 14 Nov 2023 22:13:20 GMT"
+
+
+@pytest.mark.parametrize(
+    ("modified", "expected"),
+    [
+        (1_700_000_000 * NANO, "Tue, 14 Nov 2023 22:13:20 GMT"),
+        (2**63 * NANO, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        (-(2**63) * NANO, "Mon, 01 Jan 0001 00:00:00 GMT"),
+    ],
+)
+def test_every_time_that_a_file_may_have_is_a_date(modified: int, expected: str) -> None:
+    assert Validators(1, modified).last_modified == expected

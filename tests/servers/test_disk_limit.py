@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, 
 from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import Usage
 from wingsd.errors import DiskLimitExceeded, StorageError
-from wingsd.filesystem import Entry, ServerPath, ServerRoot
+from wingsd.filesystem import MAX_SIZE, Entry, ServerPath, ServerRoot
+from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.servers.disk_limit import CHECKING, STOPPING
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -263,3 +265,49 @@ def test_files_that_were_never_counted_are_counted_before_one_is_written(
     assert server.disk_bytes is None
     Outcome.of(server.files.run(work, writes=True)).error(DiskLimitExceeded)
     assert server.disk_bytes == MIB
+
+
+def nest(directory: Path, depth: int = 66) -> None:
+    """Nest directories more deeply than a walk goes."""
+    fd = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("n" * 250, dir_fd=fd)
+        child = os.open("n" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = child
+    os.close(fd)
+
+
+def test_a_server_that_nests_its_directories_too_deeply_is_stopped(
+    node: FakeNode, logged: Logged
+) -> None:
+    server = limited(node, 10)
+    start(node, server)
+    nest(node.data / UUID)
+    node.clock.advance(LEAST_REQUESTED_AGE + 1)
+    server.details()
+    assert any("measuring its disk usage failed" in line for line in logged.lines)
+    assert server.disk_bytes == MAX_SIZE
+    node.process().use(Usage())
+    assert server.state is PowerState.OFFLINE
+    assert node.daemon_lines[-1] == STOPPING
+    error = do(server, PowerAction.START).error(TreeTooLarge)
+    assert "nested too deeply" in error.detail
+
+
+def test_of_a_server_that_cannot_be_counted_files_can_be_deleted(node: FakeNode) -> None:
+    server = limited(node, 10)
+    nest(node.data / UUID)
+    server.files._usage.used = None
+
+    def write(root: ServerRoot) -> Entry:
+        return root.write(ServerPath.parse("new"), [b"x"])
+
+    def delete(root: ServerRoot) -> None:
+        root.remove(ServerPath.parse("n" * 250))
+
+    Outcome.of(server.files.run(write, writes=True)).error(DiskLimitExceeded)
+    Outcome.of(server.files.run(delete, writes=True)).value()
+    Outcome.of(server.files.measured()).value()
+    Outcome.of(server.files.run(write, writes=True)).value()
+    assert server.disk_bytes == 11

@@ -5,6 +5,7 @@ Symlinks are stored as such, also in a zip, and a hard link as one more file. Bl
 
 from __future__ import annotations
 
+import sys
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ from wingsd.filesystem.errors import FileDenied, FileMissing
 
 __all__ = [
     "MAX_ZIP_MEMBERS",
+    "MAX_ZIP_NAMES",
     "ArchiveOutput",
     "Compressing",
     "check_packing",
@@ -42,12 +44,15 @@ __all__ = [
     "pack_into",
 ]
 
-#: The members of a zip: its directory is in memory until the end, about 700 bytes for each.
+#: The members of a zip: its directory is in memory until the end, about 700 bytes for each and
+#: the names.
 MAX_ZIP_MEMBERS = 250_000
+MAX_ZIP_NAMES = 64 << 20
 _BLOCK = 240 << 10
 _LATEST = LATEST * 1_000_000_000
 #: The times that a zip can have: MS-DOS's, in local time.
 _FIRST_YEAR, _LAST_YEAR = 1980, 2107
+_AFTER_LAST_YEAR = 1 << 33
 _ZIP_LEVELS = {
     Compression.NONE: 0,
     Compression.BEST_SPEED: 1,
@@ -227,14 +232,18 @@ def _write_zip(
     given: Any = stream  # which needs no more than these two methods
     archive = zipfile.ZipFile(given, "w", method, compresslevel=level or None)
     try:
+        names = 0
         for number, member in enumerate(found):
             progress.check()
-            if number == MAX_ZIP_MEMBERS:
+            info = _zip_info(member, method)
+            names += sys.getsizeof(info.filename)
+            if number == MAX_ZIP_MEMBERS or names > MAX_ZIP_NAMES:
                 raise BadRequest(
                     "There are too many files for a zip.",
-                    f"a zip has {MAX_ZIP_MEMBERS} files at most here; make a tar.gz",
+                    f"a zip has {MAX_ZIP_MEMBERS} files at most here, and {MAX_ZIP_NAMES >> 20} "
+                    "MiB of names; make a tar.gz",
                 )
-            _add_to_zip(archive, _zip_info(member, method), member, progress)
+            _add_to_zip(archive, info, member, progress)
             progress.files_done += 1
         archive.close()
     finally:
@@ -256,7 +265,7 @@ def _add_to_zip(
 
 
 def _zip_info(member: Member, method: int) -> zipfile.ZipInfo:
-    local = time.localtime(member.found.st_mtime)
+    local = time.localtime(min(max(member.found.st_mtime, 0), _AFTER_LAST_YEAR))
     if local.tm_year < _FIRST_YEAR:
         moment = (_FIRST_YEAR, 1, 1, 0, 0, 0)
     elif local.tm_year > _LAST_YEAR:

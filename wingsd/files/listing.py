@@ -1,15 +1,14 @@
 """Lists a directory: sorted, in pages, as plain data in the form of `FileEntry`.
 
-At most `MAX_ENTRIES` entries are taken into account, and of the regular files the first `SNIFFED`
-of an answer are looked into; the types of the others are guessed by their names. So the work and
-the memory for one listing are bounded. Blocking.
+At most `MAX_ENTRIES` entries with names of `MAX_NAMES` bytes are taken into account, and of the
+regular files the first `SNIFFED` of an answer are looked into; the types of the others are guessed
+by their names. So the work and the memory for one listing are bounded. Blocking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from itertools import islice
 from typing import Any
 
 import attrs
@@ -20,10 +19,12 @@ from wingsd.files.entries import entry_data, mime_of_entry
 from wingsd.filesystem import Directory, Entry, ServerPath, ServerRoot
 from wingsd.filesystem.errors import FileWorkCancelled
 
-__all__ = ["MAX_ENTRIES", "SNIFFED", "Listing", "Page", "Sort", "list_directory"]
+__all__ = ["MAX_ENTRIES", "MAX_NAMES", "SNIFFED", "Listing", "Page", "Sort", "list_directory"]
 
 #: Entries of a directory that are taken into account.
 MAX_ENTRIES = 100_000
+#: Bytes of their names, as an answer has them: a byte that is not UTF-8 takes four.
+MAX_NAMES = 16 << 20
 #: Regular files of one answer whose first bytes are read: more than a page of a Panel shows.
 SNIFFED = 500
 #: Entries between two looks whether the client is still there.
@@ -67,7 +68,7 @@ class Page:
 class Listing:
     """A page of a directory; `total` counts the entries of all pages.
 
-    `is_complete` is False where the directory has more than `MAX_ENTRIES`.
+    `is_complete` is False where the directory has more than `MAX_ENTRIES` or `MAX_NAMES`.
     """
 
     entries: Sequence[dict[str, Any]]
@@ -88,20 +89,37 @@ def list_directory(
     """
     with root.directory(path) as directory:
         found: list[Entry] = []
-        every = directory.entries()
+        every = _Limited(directory.entries())
         # As it was given, and as where it really is when symlinks lead there.
         places = {path, root.real_path(path)} if hidden else set()
-        for number, entry in enumerate(islice(every, MAX_ENTRIES)):
+        for number, entry in enumerate(every):
             if number % _LOOK_EVERY == 0 and cancelled():
                 raise FileWorkCancelled
             if not any(_is_hidden(place.child(entry.name), entry, hidden) for place in places):
                 found.append(entry)
-        is_complete = next(every, None) is None
         ordered = _ordered(found, page.sort)
         if page.size:
             begin = (page.number - 1) * page.size
             ordered = ordered[begin : begin + page.size]
-        return Listing(_described(directory, ordered), len(found), is_complete)
+        return Listing(_described(directory, ordered), len(found), every.is_complete)
+
+
+class _Limited:
+    """Entries of a directory up to the limits, and then whether these were all."""
+
+    def __init__(self, entries: Iterator[Entry]) -> None:
+        self._entries = entries
+        self.is_complete = True
+
+    def __iter__(self) -> Iterator[Entry]:
+        left = MAX_NAMES
+        for number, entry in enumerate(self._entries):
+            name = entry.name
+            left -= len(name) if name.isascii() else len(entry.text.encode())
+            if number == MAX_ENTRIES or left < 0:
+                self.is_complete = False
+                return
+            yield entry
 
 
 def _is_hidden(path: ServerPath, entry: Entry, hidden: Iterable[Denylist]) -> bool:

@@ -166,14 +166,12 @@ class Selection:
             return [
                 name
                 for name in names
-                if chosen(name, is_directory)
-                and here.child(name) != self.archive
-                and not TEMPORARY.fullmatch(name)
+                if chosen(name, is_directory) and here.child(name) != self.archive
             ]
 
         return attrs.evolve(
             listing,
-            files=left(listing.files, False),
+            files=[each for each in left(listing.files, False) if not TEMPORARY.fullmatch(each)],
             symlinks=left(listing.symlinks, False),
             others=[],
             directories=left(listing.directories, True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -17,10 +18,12 @@ from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import entry_data, head_of, mime_of_entry
 from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
+from wingsd.filesystem.errors import FileWorkCancelled, NameTooLong
+from wingsd.filesystem.paths import MAX_PATH_BYTES
 
 __all__ = [
     "MAX_RESULTS",
+    "MAX_WAITING",
     "ContentFilter",
     "FileFilter",
     "SearchLimits",
@@ -31,6 +34,8 @@ __all__ = [
 
 #: Results of one search. Pages of a Panel show a list without end, and a user narrows it down.
 MAX_RESULTS = 1000
+#: Directories that wait to be searched; further ones are not.
+MAX_WAITING = 1 << 16
 #: Bytes of a file that are searched at a time.
 _PIECE = 256 << 10
 #: The first bytes of a file that must be UTF-8 for it to be searched.
@@ -70,7 +75,10 @@ class _Walk:
         self._left = limits.entries
 
     def entries(self, start: ServerPath) -> Iterator[tuple[Directory, Entry]]:
-        """Yield each entry with its open directory. Raises DirectoryMissing for `start` alone."""
+        """Yield each entry with its open directory. Raises DirectoryMissing for `start` alone.
+
+        Those with a path that is too long for `ServerPath` are left out.
+        """
         waiting = [(start, 0)]
         while waiting and self.may_go_on():
             path, depth = waiting.pop()
@@ -80,15 +88,18 @@ class _Walk:
                 if path == start:
                     raise
                 continue  # it has gone, or become something else
+            longest = MAX_PATH_BYTES - len(bytes(path)) - 1
             with directory:
                 for entry in directory.entries():
                     self._left -= 1
                     if not self.may_go_on():
                         return
+                    if len(entry.name) > longest:
+                        continue
                     if entry.is_directory:
                         if entry.name.lower() in self._limits.skipped:
                             continue
-                        if depth < self._limits.depth:
+                        if depth < self._limits.depth and len(waiting) < MAX_WAITING:
                             waiting.append((path.child(entry.name), depth + 1))
                     yield directory, entry
 
@@ -169,12 +180,18 @@ class FileFilter:
 
     def takes(self, path: str, size: int) -> bool:
         """Return whether a file may be a result as far as its path and its size say."""
-        compared = ServerPath.parse(path.lower() if self.ignore_case else path)
+        compared = self._compared(path)
         if self.sizes is not None and size not in self.sizes:
             return False
         if not self.included.is_empty and not self.included.denies(compared):
             return False
         return not self.excluded.denies(compared)
+
+    def _compared(self, path: str) -> ServerPath:
+        if self.ignore_case:
+            with suppress(NameTooLong):  # some letters take more bytes in lower case
+                return ServerPath.parse(path.lower())
+        return ServerPath.parse(path)
 
 
 def content_search(

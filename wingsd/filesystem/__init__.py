@@ -7,7 +7,7 @@ deleted by `remove_tree`.
 """
 
 from wingsd.filesystem.directory import Directory, Entry, OpenFile
-from wingsd.filesystem.disk_size import Measured, measure, survey
+from wingsd.filesystem.disk_size import MAX_SIZE, Measured, measure, survey
 from wingsd.filesystem.new_file import NewFile, NewFileOptions, Owner
 from wingsd.filesystem.openers import (
     DirectoryOpener,
@@ -22,6 +22,7 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import Unlimited, Usage, UsageCounter
 
 __all__ = [
+    "MAX_SIZE",
     "Directory",
     "DirectoryOpener",
     "Entry",

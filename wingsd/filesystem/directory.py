@@ -188,7 +188,7 @@ class Directory:
         with errors_of(self.path), os.scandir(self.fd) as found:
             for each in found:
                 name = os.fsencode(each.name)
-                if TEMPORARY.fullmatch(name):
+                if TEMPORARY.fullmatch(name) and each.is_file(follow_symlinks=False):
                     remove_left_over(self.fd, name)
                     continue
                 try:

@@ -12,7 +12,15 @@ from attrs import frozen
 from wingsd.filesystem.walk import FirstNames, Listing, gone, opened, unreadable, walk
 from wingsd.util.text import display
 
-__all__ = ["ENTRY_SIZE", "FREE_ENTRIES", "Measured", "counted_entries", "measure", "survey"]
+__all__ = [
+    "ENTRY_SIZE",
+    "FREE_ENTRIES",
+    "MAX_SIZE",
+    "Measured",
+    "counted_entries",
+    "measure",
+    "survey",
+]
 
 FREE_ENTRIES = 50_000
 """Directories, symlinks and further hard links of one server, all together, that do not count
@@ -20,6 +28,10 @@ against its disk limit."""
 
 ENTRY_SIZE = 4096
 """Bytes that each further one counts: the size of a directory on common file systems."""
+
+
+MAX_SIZE = (1 << 63) - 1
+"""The largest size that is told, of sparse files as a rule: what databases and Panels can read."""
 
 
 def counted_entries(count: int) -> int:
@@ -54,7 +66,7 @@ def survey(directory: str) -> Measured:
 
     The holes of sparse files count, and so do directories, symlinks and further hard links beyond
     the first `FREE_ENTRIES`. Files that are deleted meanwhile do not. Blocking; follows no
-    symlink. Raises StorageError where a directory cannot be read.
+    symlink. Raises StorageError where a directory cannot be read, and TreeTooLarge.
     """
     total = entries = largest_size = 0
     largest = b""
@@ -69,7 +81,8 @@ def survey(directory: str) -> Measured:
                 total += found.st_size
                 if found.st_size > largest_size:
                     largest, largest_size = listing.prefix + name, found.st_size
-    return Measured(total + counted_entries(entries), largest, largest_size)
+    size = min(total + counted_entries(entries), MAX_SIZE)
+    return Measured(size, largest, largest_size)
 
 
 def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:

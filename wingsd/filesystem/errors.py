@@ -31,6 +31,7 @@ __all__ = [
     "NameTooLong",
     "NotDirectory",
     "PathInvalid",
+    "TreeTooLarge",
     "file_error",
 ]
 
@@ -159,6 +160,13 @@ class FileWorkCancelled(Conflict):
 
     def __init__(self) -> None:
         super().__init__("the work on the server's files was cancelled")
+
+
+class TreeTooLarge(StorageError):
+    """The files are nested too deeply, or too many in some way, to be counted or sent (400)."""
+
+    code = "tree-too-large"
+    status = 400
 
 
 #: The path leads through something else than directories, or out of the root: by a symlink, which

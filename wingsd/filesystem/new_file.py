@@ -239,7 +239,9 @@ def remove_left_over(parent: int, name: bytes) -> None:
         looked_at = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
         cleanup.callback(os.close, looked_at)
         found = os.fstat(looked_at)
-        if not stat.S_ISREG(found.st_mode) or time.time() - found.st_mtime < _LEFT_OVER_AGE:
+        # A time in the future is none of a file that is being written.
+        is_new = 0 <= time.time() - found.st_mtime < _LEFT_OVER_AGE
+        if not stat.S_ISREG(found.st_mode) or is_new:
             return
         # The very file that was looked at: a device in its place must not be opened.
         fd = os.open(f"/proc/self/fd/{looked_at}", os.O_RDONLY | os.O_NONBLOCK)

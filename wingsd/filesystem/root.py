@@ -161,7 +161,9 @@ class ServerRoot:
             except OSError as error:
                 raise file_error(error, bytes(path)) from error
         try:
-            top, place = (os.readlink(b"/proc/self/fd/%d" % each) for each in (self._fd, fd))
+            with errors_of(path):
+                links = (b"/proc/self/fd/%d" % each for each in (self._fd, fd))
+                top, place = map(os.readlink, links)
         finally:
             os.close(fd)
         if place != top and not place.startswith(top + b"/"):

@@ -19,6 +19,7 @@ from typing import NoReturn
 from attrs import Factory, define, frozen
 
 from wingsd.errors import StorageError
+from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.filesystem.open_directories import REPLACED, OpenDirectories, Path
 from wingsd.util.text import display, reading_advice
 
@@ -100,13 +101,13 @@ class FirstNames:
     def add(self, inode: Inode, name: bytes) -> bool:
         """Set the first name of a file that has none; return whether it had none.
 
-        Raises StorageError where there are too many.
+        Raises TreeTooLarge where there are too many.
         """
         if inode in self._names:
             return False
         self._memory_left -= _ENTRY + len(name)
         if self._memory_left < 0:
-            raise StorageError.reading(
+            raise TreeTooLarge.reading(
                 f"more than {len(self._names)} of its files have several hard links, and the "
                 "memory for them is used up; delete some of the links"
             )
@@ -136,8 +137,8 @@ def walk(
 
     `select` reduces each listing to the names wanted; directories that it drops are not entered.
     `skipped` is called with the name of each directory that was deleted or replaced before it was
-    read, and the reason. Raises StorageError where one cannot be read, for names that are too
-    long, and for too many directories side by side.
+    read, and the reason. Raises StorageError where one cannot be read, and TreeTooLarge for names
+    that are too long and for too many directories side by side.
     """
     with closing(OpenDirectories(root, lambda path: None)) as directories:
         path: list[bytes] = []
@@ -172,14 +173,14 @@ class _Pending:
         self._names.append(self._taken(texts))
 
     def add(self, listing: Listing) -> None:
-        """Add the directories of a listing. Raises StorageError where there are too many."""
+        """Add the directories of a listing. Raises TreeTooLarge where there are too many."""
         if not listing.directories:
             return
         text = b"/".join((*listing.directories, b""))
         self._texts[-1].append(text)
         self._size += len(text)
         if self._size > MAX_PENDING:
-            raise StorageError.reading(
+            raise TreeTooLarge.reading(
                 f"{display(b'/'.join(listing.path) or b'.')} holds too many directories: the "
                 f"names of those still to be read take more than {MAX_PENDING >> 20} MiB; "
                 "delete some of them"
@@ -209,7 +210,7 @@ def _listings(
 ) -> Iterator[Listing]:
     name = b"/".join(path)
     if len(name) > MAX_NAME:
-        raise StorageError.reading(
+        raise TreeTooLarge.reading(
             f"{display(name)} is nested too deeply: its name with its directories is longer than "
             f"{MAX_NAME} bytes; move it up or delete it, and transfer the server again"
         )

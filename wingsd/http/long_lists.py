@@ -36,13 +36,17 @@ def encoded(
 def _json(
     entries: Sequence[Mapping[str, Any]], around: Mapping[str, Any] | None, name: str
 ) -> bytes:
-    dumps = json.JSONEncoder(separators=(",", ":")).encode
+    # Not in ASCII, in which a byte of a name may take twelve.
+    encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+    def dumps(value: object) -> bytes:
+        return encoder.encode(value).encode("utf-8", "replace")
+
     pieces = [dumps(entries[at : at + _PIECE])[1:-1] for at in range(0, len(entries), _PIECE)]
-    body = f"[{','.join(pieces)}]"
-    if around is not None:
-        head = "".join(f"{dumps(key)}:{dumps(value)}," for key, value in around.items())
-        body = f"{{{head}{dumps(name)}:{body}}}"
-    return body.encode()
+    if around is None:
+        return b"[%b]" % b",".join(pieces)
+    fields = b"".join(b"%b:%b," % (dumps(key), dumps(value)) for key, value in around.items())
+    return b"{%b%b:[%b]}" % (fields, dumps(name), b",".join(pieces))
 
 
 def _packed(

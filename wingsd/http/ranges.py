@@ -15,6 +15,9 @@ __all__ = ["RangeNotSatisfiable", "Validators", "requested_range"]
 #: More digits than the size of any file has are not converted.
 _RANGE = re.compile(r"bytes=\s*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\s*")
 
+#: The first and the last second of the years that a date can have, 1 to 9999.
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799
+
 
 class RangeNotSatisfiable(WingsdError):
     """The file ends before the requested range begins (416)."""
@@ -43,7 +46,8 @@ class Validators:
     @property
     def last_modified(self) -> str:
         """The value of the header `Last-Modified`."""
-        return formatdate(self.modified // 1_000_000_000, usegmt=True)
+        seconds = self.modified // 1_000_000_000
+        return formatdate(min(max(seconds, _FIRST), _LAST), usegmt=True)
 
     def match(self, condition: str) -> bool:
         """Return whether an `If-Range` is about this version; without one every version is."""

@@ -337,6 +337,9 @@ class StreamingRequest(Request):
             send_file(self, status, body)
         except RangeNotSatisfiable as error:
             self.refuse(error)
+        except Exception:
+            body.file.close()
+            raise
 
     def _open(self, resource: StreamingResource) -> None:
         # twisted.web would send 100 Continue at once; `proceed` does it later.

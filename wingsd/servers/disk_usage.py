@@ -8,13 +8,15 @@ itself writes or deletes there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event
 from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.filesystem import GivenTree, ServerRoot, UsageCounter, measure
+from wingsd.filesystem import MAX_SIZE, GivenTree, ServerRoot, UsageCounter, measure
+from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
 from wingsd.servers.server_quota import ServerQuota
 from wingsd.threadio import Workers
@@ -42,7 +44,10 @@ class DiskWalks:
         self._waiting: dict[str, object] = {}
 
     def request(self, uuid: str, directory: str, callback: Callable[[int], None]) -> None:
-        """Have the server's directory measured, and `callback` called with its bytes."""
+        """Have the server's directory measured, and `callback` called with its bytes.
+
+        A tree that is too large to be counted has `MAX_SIZE`: more than any limit.
+        """
         if uuid not in self._waiting:
             run = self._run(uuid, directory, callback)
             self._tasks.start("measuring its disk usage", run, uuid)
@@ -63,6 +68,10 @@ class DiskWalks:
                 if self._waiting.get(uuid) is not mark:
                     return
                 size = await self._disk.run(self._measure, directory)
+            except TreeTooLarge:
+                if self._waiting.get(uuid) is mark:
+                    callback(MAX_SIZE)
+                raise
             finally:
                 self._background.release()
             if self._waiting.get(uuid) is mark:
@@ -143,7 +152,8 @@ class ServerFiles:
         """
         limit = self.limit()
         if writes and limit is not None and self.disk_bytes is None:
-            await self.measured()
+            with suppress(TreeTooLarge):  # it is above any limit then, and files can be deleted
+                await self.measured()
         self._usage.limit = limit
         before = self.disk_bytes
         try:
@@ -223,13 +233,17 @@ class ServerFiles:
     async def measured(self) -> int | None:
         """Return the bytes of the files, counted now; None where they are not counted.
 
-        Raises `StorageError`.
+        Raises `StorageError`; after `TreeTooLarge` they count as `MAX_SIZE`.
         """
         if not self._may_be_measured:
             return self.disk_bytes
         self._walks.discard(self._uuid)
         self._requested()
-        size = await self._walks.measured(self.directory)
+        try:
+            size = await self._walks.measured(self.directory)
+        except TreeTooLarge:
+            self._measured(MAX_SIZE)
+            raise
         self._measured(size)
         return size
 
