@@ -19,7 +19,7 @@ import pyzstd
 from tests.files.conftest import OWNER, guard, plant, plant_special, tree
 from wingsd.archive import Compression
 from wingsd.errors import BadRequest, DiskLimitExceeded
-from wingsd.files import archives
+from wingsd.files import archives, members
 from wingsd.files.archive_names import (
     ArchiveFormatUnsupported,
     default_name,
@@ -29,7 +29,8 @@ from wingsd.files.archive_names import (
 from wingsd.files.archives import Compressing, compress
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Openat2Opener, ServerPath, ServerRoot, UsageCounter
+from wingsd.filesystem import Openat2Opener, OpenFile, ServerPath, ServerRoot, UsageCounter
+from wingsd.filesystem.directory import open_regular
 from wingsd.filesystem.errors import FileDenied, FileMissing, FileWorkCancelled
 
 p = ServerPath.parse
@@ -137,6 +138,36 @@ def test_no_link_is_followed_and_no_pipe_is_opened(
     threading.Thread(target=work, daemon=True).start()
     assert done.wait(20)
     assert found == [["d/", "d/a", "d/link", "d/out"]]
+
+
+@pytest.mark.parametrize("other", ["link", "fifo", "device", "directory", "gone"])
+def test_a_file_that_becomes_something_else_before_it_is_opened_is_left_out(
+    root: ServerRoot,
+    home: Path,
+    outside: Path,
+    free: Guard,
+    progress: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+    other: str,
+) -> None:
+    plant(home, "d/a", "d/b")
+    file = home / "d/b"
+    made: dict[str, Callable[[], object]] = {
+        "link": lambda: file.symlink_to(outside / "secret"),
+        "fifo": lambda: os.mkfifo(file),
+        "device": lambda: os.mknod(file, stat.S_IFCHR | 0o666, os.makedev(1, 3)),
+        "directory": file.mkdir,
+        "gone": lambda: None,
+    }
+
+    def replaced_first(parent: int, name: bytes) -> OpenFile:
+        if name == b"b":
+            file.unlink()
+            made[other]()
+        return open_regular(parent, name)
+
+    monkeypatch.setattr(members, "open_regular", replaced_first)
+    assert packed(root, free, progress, "d") == ["d/", "d/a"]
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])

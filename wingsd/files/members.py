@@ -17,14 +17,15 @@ import attrs
 
 from wingsd.files.guard import Guard
 from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem.directory import open_regular
+from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.walk import Listing, gone, unreadable, walk
 
 __all__ = ["Chosen", "Member", "Selection"]
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-#: It was replaced by a symlink, a FIFO or a socket, or by something else than a symlink.
-_REPLACED = (errno.ELOOP, errno.ENXIO, errno.EINVAL)
+#: It was replaced by something else than a symlink.
+_REPLACED = (errno.EINVAL,)
 _STEP = 240 << 10
 
 
@@ -130,7 +131,7 @@ class Selection:
     def members(self) -> Iterator[Member]:
         """Yield what is chosen but what is denied, `archive` itself, and files being written.
 
-        Raises DirectoryMissing, and StorageError where something cannot be read.
+        Raises DirectoryMissing, FileInUse, and StorageError where something cannot be read.
         """
         with self._listings() as listings:
             for listing in listings:
@@ -182,18 +183,20 @@ class Selection:
 def _opened(listing: Listing, name: bytes) -> Iterator[Member | None]:
     path = listing.prefix + name
     try:
-        fd = os.open(name, _READ, dir_fd=listing.fd)
+        file = open_regular(listing.fd, name)
+    except (IsDirectory, FileTypeRefused):  # it was replaced
+        yield None
+        return
     except OSError as error:
         _check(path, error)
         yield None
         return
-    try:
-        found = os.fstat(fd)
-        yield Member(path, found, fd) if stat.S_ISREG(found.st_mode) else None
-    except OSError as error:
-        unreadable(path, error)
-    finally:
-        os.close(fd)
+    with file:
+        try:
+            found = os.fstat(file.fileno())
+        except OSError as error:
+            unreadable(path, error)
+        yield Member(path, found, file.fileno())
 
 
 def _symlink(listing: Listing, name: bytes) -> Member | None:
