@@ -65,6 +65,8 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TransferCancelled            409
         TransferNotActive            409  transfers/errors
         TransferRevoked              409  transfers/errors
+        UploadInProgress             409  filesystem/partial_file
+        UploadOffsetWrong            409  api/file_uploads
       BodyTooLarge                   413  http/errors
       FileTooLarge                   413  filesystem/errors
       RangeNotSatisfiable            416  http/ranges
@@ -406,6 +408,8 @@ ERROR_CODES = (
     "unprocessable",
     "upgrade-required",
     "upload-form-invalid",
+    "upload-in-progress",
+    "upload-offset-wrong",
     "upload-part-missing",
     "upload-too-large",
     "upload-truncated",

@@ -59,6 +59,9 @@ def test_all_other_operations_need_the_panels_token() -> None:
         ("GET", "/download/file"): Access.SIGNED,
         ("GET", "/download/files"): Access.SIGNED,
         ("POST", "/upload/file"): Access.SIGNED,
+        ("HEAD", "/upload/file"): Access.SIGNED,
+        ("PATCH", "/upload/file"): Access.SIGNED,
+        ("DELETE", "/upload/file"): Access.SIGNED,
         ("GET", "/openapi.json"): Access.PUBLIC,
     }
 

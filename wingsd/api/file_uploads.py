@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
 
 from wingsd.activity import ActivityRecorder
 from wingsd.api.body_batches import BodyBatches
+from wingsd.api.files import whole_number
 from wingsd.api.signed_urls import SignedPath, SignedUrls, client_address
 from wingsd.auth.signed_urls import SignedToken, SignedUse
 from wingsd.config import CALAGOPUS, Config
+from wingsd.errors import BadRequest, Conflict
 from wingsd.files.denylist import Denylist
 from wingsd.files.uploads import FileRules, FormUpload
 from wingsd.files.work import FileWork
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem import ServerRoot, name_text
-from wingsd.http.operations import Success, call
+from wingsd.filesystem.errors import FileMissing
+from wingsd.filesystem.partial_file import PartialFile
+from wingsd.http.operations import INVALID, Success, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
+from wingsd.util.serialization import Keywords
 
 __all__ = ["FileUploadEndpoint"]
 
@@ -34,6 +40,41 @@ T = TypeVar("T")
 FORM_OVERHEAD = 64 << 10
 #: No file has a size with more digits.
 _DIGITS = 18
+_OFFSET = {"Upload-Offset": "How many bytes of the file are here."}
+
+
+class UploadOffsetWrong(Conflict):
+    """A part does not begin where the one before it has ended (409)."""
+
+    code = "upload-offset-wrong"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(
+            "upload offset does not match the current file length",
+            f"{size} bytes of the file are here",
+        )
+
+
+@attrs.frozen
+class PartQuery:
+    """The file that is uploaded in parts (Calagopus)."""
+
+    token: Annotated[str, "A JWT that the Panel has signed."] = ""
+    directory: Annotated[str, "The directory, which is made if it is missing."] = ""
+    file: Annotated[str, "The name in the directory; it may be a path."] = ""
+
+
+@attrs.frozen
+class PartHeaders:
+    """Where a part belongs."""
+
+    upload_offset: Annotated[
+        str, "Where it begins: how much is here.", Keywords(type="integer", minimum=0)
+    ]
+    upload_length: Annotated[
+        str, "The bytes of the whole file, if known.", Keywords(type="integer", minimum=0)
+    ] = ""
+    upload_complete: Annotated[str, "`?1` with the last part."] = ""
 
 
 @attrs.frozen
@@ -60,7 +101,7 @@ class FileUploadEndpoint(SignedPath):
     """`/upload/file`."""
 
     use = SignedUse.FILE_UPLOAD
-    streamed_methods = frozenset({b"POST"})
+    streamed_methods = frozenset({b"POST", b"PATCH"})
 
     def __init__(
         self,
@@ -73,6 +114,11 @@ class FileUploadEndpoint(SignedPath):
         super().__init__(config, urls, parts)
         self._work = work
         self._activity = activity
+
+    def render(self, request: Any) -> int:
+        """Start the call; see `Public`."""
+        _share_headers_of_parts(request)
+        return super().render(request)
 
     @call("POST", Success(HTTPStatus.OK, "All files are stored."), form=UploadForm)
     def upload_files(self, request: StreamingRequest, query: UploadQuery) -> BodyReader:
@@ -91,7 +137,108 @@ class FileUploadEndpoint(SignedPath):
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Begin to read the body of a request."""
+        _share_headers_of_parts(request)
+        if request.method == b"PATCH":
+            return self.continue_upload(request, PartQuery())
         return self.upload_files(request, UploadQuery())
+
+    @call("HEAD", Success(HTTPStatus.OK, "The part is known.", _OFFSET))
+    async def get_upload_offset(self, request: StreamingRequest, query: PartQuery) -> None:
+        """Return how much of a file was uploaded by PATCH; 0 where nothing was."""
+        token, server, path = self._part(request)
+
+        def size(root: ServerRoot) -> int:
+            try:
+                with root.partial_file(path, token.user, make=False) as part:
+                    return part.size
+            except FileMissing:
+                return 0
+
+        found = await self._work.run(self._work.short, server, size)
+        request.setHeader("Upload-Offset", str(found))
+
+    @call("DELETE", Success(HTTPStatus.OK, "Nothing of it is left."))
+    async def discard_upload(self, request: StreamingRequest, query: PartQuery) -> None:
+        """Delete what was uploaded of a file by PATCH."""
+        token, server, path = self._part(request)
+
+        def discard(root: ServerRoot) -> None:
+            with (
+                suppress(FileMissing),
+                root.partial_file(path, token.user, make=False) as part,
+            ):
+                part.discard()
+
+        await self._write(server, discard)
+
+    @call(
+        "PATCH",
+        Success(HTTPStatus.OK, "The part is stored.", _OFFSET),
+        form=bytes,
+        headers=PartHeaders,
+    )
+    def continue_upload(self, request: StreamingRequest, query: PartQuery) -> BodyReader:
+        """Append a part to a file, which gets its name when that was the last one.
+
+        What has arrived stays when the connection breaks, for a day; HEAD tells how much it is. It
+        belongs to the user of the token.
+        """
+        token, server, path = self._part(request)
+        batches = BodyBatches(request)
+        storing = Deferred.fromCoroutine(self._store_part(request, batches, token, server, path))
+        storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
+        storing.addErrback(partial(self.failed, request))
+        return batches
+
+    def _part(self, request: StreamingRequest) -> tuple[SignedToken, Server, FilePath]:
+        """Return token, server and path of a request for a part of a file."""
+        token = self.token(request)
+        server = self._urls.server(token, Operation.CHANGE_FILES)
+        directory = FilePath.parse(request.argument("directory"))
+        return token, server, directory.joined(request.argument("file"))
+
+    async def _store_part(
+        self,
+        request: StreamingRequest,
+        batches: BodyBatches,
+        token: SignedToken,
+        server: Server,
+        path: FilePath,
+    ) -> None:
+        rules, name = self._rules(token, server), name_text(path.name)
+        offset = whole_number("Upload-Offset", request.header("Upload-Offset"))
+        total = whole_number("Upload-Length", request.header("Upload-Length"))
+        if offset is None:
+            raise BadRequest(INVALID, "Upload-Offset: expected how much was uploaded before")
+        rules.check_size(name, total or 0)
+        await self._urls.use(self._config, request, token, resumes=True)
+
+        def open_part(root: ServerRoot) -> PartialFile:
+            rules.check_path(root, path)
+            return root.partial_file(path, token.user)
+
+        def append(pieces: list[bytes], root: ServerRoot) -> None:
+            for piece in pieces:
+                rules.check_size(name, part.size + len(piece))
+                part.write(piece)
+
+        part = await self._write(server, open_part)
+        try:
+            request.setHeader("Upload-Offset", str(part.size))
+            if part.size != offset:
+                raise UploadOffsetWrong(part.size)
+            while pieces := await batches.next():
+                await self._write(server, partial(append, pieces))
+            request.setHeader("Upload-Offset", str(part.size))
+            if request.header("Upload-Complete").strip() == "?1":
+                if total not in (None, part.size):
+                    raise BadRequest(
+                        "The upload is not complete.", f"{part.size} of {total} bytes are here"
+                    )
+                await self._write(server, lambda root: part.commit())
+                self._record(request, token, path)
+        finally:
+            await self._work.short.workers.run(part.close)
 
     async def _store_form(
         self,
@@ -157,3 +304,11 @@ class FileUploadEndpoint(SignedPath):
             token.user,
             client_address(self._config, request) or None,
         )
+
+
+def _share_headers_of_parts(request: StreamingRequest) -> None:
+    """Let pages of other origins, which the Panel's are, send and read the headers of parts."""
+    name = "Access-Control-Allow-Headers"
+    allowed = request.responseHeaders.getRawHeaders(name, [""])[-1]
+    request.setHeader(name, f"{allowed}, Upload-Complete, Upload-Length, Upload-Offset")
+    request.setHeader("Access-Control-Expose-Headers", "Upload-Offset")

@@ -37,10 +37,10 @@ __all__ = [
 Owner = tuple[int, int]
 """A user and a group id."""
 
-#: The names of files that are being written.
-TEMPORARY = re.compile(rb"\.wingsd-[0-9a-f]{32}\.part")
+#: The names of files that are being written, and of uploads that may be continued.
+TEMPORARY = re.compile(rb"\.wingsd-[0-9a-f]{32}\.(part|upload)")
 #: Seconds after which a file of that name was left over, if nothing holds a lock on it.
-_LEFT_OVER_AGE = 60.0
+_LEFT_OVER_AGES = {b"part": 60.0, b"upload": 24 * 3600.0}
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _MODE = 0o644
 
@@ -240,7 +240,8 @@ def remove_left_over(parent: int, name: bytes) -> None:
         cleanup.callback(os.close, looked_at)
         found = os.fstat(looked_at)
         # A time in the future is none of a file that is being written.
-        is_new = 0 <= time.time() - found.st_mtime < _LEFT_OVER_AGE
+        age = _LEFT_OVER_AGES[name.rpartition(b".")[2]]
+        is_new = 0 <= time.time() - found.st_mtime < age
         if not stat.S_ISREG(found.st_mode) or is_new:
             return
         # The very file that was looked at: a device in its place must not be opened.

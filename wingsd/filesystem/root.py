@@ -49,6 +49,7 @@ from wingsd.filesystem.new_file import (
     rename_exclusively,
 )
 from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.partial_file import PartialFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import remove
 from wingsd.filesystem.usage import Unlimited, Usage
@@ -189,6 +190,18 @@ class ServerRoot:
         return NewFile(
             self._made_directory(path.parent), path.name, self._owner, self._usage, options
         )
+
+    def partial_file(self, path: ServerPath, user: str, *, make: bool = True) -> PartialFile:
+        """Open what a user has uploaded of a file; see `PartialFile`.
+
+        Directories on the way are made, unless `make` is false: then raises FileMissing.
+        """
+        if make:
+            parent = self._made_directory(path.parent)
+        else:
+            with errors_of(path):
+                parent = self._opener.directory(self._fd, path.parent)
+        return PartialFile(parent, path.name, user, self._owner, self._usage, make=make)
 
     def write(
         self,

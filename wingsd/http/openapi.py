@@ -336,6 +336,8 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
         operation["parameters"] = parameters
     if made.body is not None:
         operation["requestBody"] = _body(_JSON, schemas.request(made.body), made.needs_body)
+    elif made.form is bytes:
+        operation["requestBody"] = _body(_BYTES, _SCALARS[bytes])
     elif made.form is not None:
         operation["requestBody"] = _body("multipart/form-data", schemas.request(made.form))
     elif made.raw:
