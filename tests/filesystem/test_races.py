@@ -37,7 +37,7 @@ def test_no_action_leaves_the_directory_while_links_are_swapped(
 
 
 def test_no_work_on_whole_trees_leaves_the_directory(top: Path) -> None:
-    counted = run(top, OpenatOpener(), TREES, COUNT // 10, seed=1, step=5)
+    counted = run(top, OpenatOpener(), TREES, COUNT // 4, seed=1, step=5)
     assert [kind for kind, each in counted.items() if not each.done] == []
 
 
