@@ -11,6 +11,7 @@ import attrs
 import msgpack
 
 from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
+from tests.support.owner import OWNER
 from wingsd.config import PTERODACTYL
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
@@ -21,11 +22,10 @@ from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers
 
-__all__ = ["FILES", "OWNER", "FileNode", "FileServer", "Make"]
+__all__ = ["FILES", "FileNode", "FileServer", "Make"]
 
 T = TypeVar("T")
 FILES = f"servers/{UUID}/files"
-OWNER = (12345, 23456)
 
 
 class CountedFiles:

@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.api.file_node import FILES, OWNER, FileNode, Make
+from tests.api.file_node import FILES, FileNode, Make
 from tests.api.node import TOKEN
+from tests.support.owner import OWNER
 from tests.support.reactor import until
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.servers.operations import Operation

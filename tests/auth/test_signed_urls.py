@@ -18,6 +18,7 @@ from wingsd.errors import WingsdError
 
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 NOW = int(time.time())
+DAY = 86400
 
 
 def read(use: SignedUse, family: str = PTERODACTYL, **claims: Any) -> SignedToken:
@@ -76,7 +77,7 @@ def test_a_token_is_known_by_its_unique_id_alone() -> None:
         ({"exp": "4000000000"}, TokenInvalid, "its exp is not a time"),
         ({"iat": None}, TokenInvalid, '"iat"'),
         ({"iat": float("nan")}, TokenInvalid, "its iat is not a time"),
-        ({"nbf": NOW + 100}, TokenInvalid, "it is not valid yet"),
+        ({"nbf": NOW + DAY}, TokenInvalid, "it is not valid yet"),
         ({"nbf": [1]}, TokenInvalid, "its nbf is not a time"),
         ({"unique_id": None}, TokenInvalid, '"unique_id"'),
         ({"unique_id": ""}, TokenInvalid, "its unique_id is not a text"),
@@ -110,7 +111,7 @@ def test_a_backup_is_a_uuid(backup: Any) -> None:
 
 
 def test_another_key_or_algorithm_and_what_is_no_token_are_refused() -> None:
-    claims = {"exp": NOW + 900, "iat": NOW, "unique_id": "x", "server_uuid": UUID}
+    claims = {"exp": NOW + DAY, "iat": NOW, "unique_id": "x", "server_uuid": UUID}
     tokens = [
         signed_url_token("x" * 64, UUID, "file-download"),
         jwt.encode(claims, NODE.token, "HS384"),

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.owner import OWNER
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Openat2Opener, ServerRoot, UsageCounter
-
-OWNER = (12345, 23456)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import lz4.frame
 import pytest
 import pyzstd
 
-from tests.files.conftest import OWNER, guard, plant, plant_special, tree
+from tests.files.conftest import guard, plant, plant_special, tree
+from tests.support.owner import OWNER
 from wingsd.archive import Compression
 from wingsd.errors import BadRequest, DiskLimitExceeded
 from wingsd.files import archives, members

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.files.conftest import OWNER, guard, plant, plant_special, tree
+from tests.files.conftest import guard, plant, plant_special, tree
+from tests.support.owner import OWNER
 from wingsd.errors import DiskLimitExceeded
 from wingsd.files.copies import copy, copy_names, divided
 from wingsd.files.guard import Guard

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.owner import OWNER
 from wingsd.filesystem import (
     DirectoryOpener,
     Openat2Opener,
@@ -14,8 +15,6 @@ from wingsd.filesystem import (
     ServerRoot,
     UsageCounter,
 )
-
-OWNER = (12345, 23456)
 
 
 @pytest.fixture(params=["openat2", "openat"])

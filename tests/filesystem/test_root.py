@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.filesystem.conftest import OWNER
+from tests.support.owner import OWNER
 from wingsd.errors import DiskLimitExceeded, StorageError, WingsdError
 from wingsd.filesystem import (
     Entry,

@@ -164,6 +164,7 @@ class FakeNode:
             remote="http://panel.invalid",
             system=SystemConfig(
                 **{"user": User(os.getuid(), os.getgid()), **system},
+                root_directory=str(directory / "root"),
                 data=str(self.data),
                 tmp_directory=str(directory / "tmp"),
                 log_directory=str(directory / "logs"),
