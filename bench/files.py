@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from bench.meter import Meter
 from bench.node import BenchNode, Site
 from bench.targets import DOWNLOAD, GROWTH, LISTINGS, Target
+from tests.support.signed_urls import signed_url_token
 
 __all__ = ["FilesResult", "files_report", "measure_files"]
 
@@ -52,12 +53,14 @@ http {{
 
 @frozen
 class Download:
-    """One download from the node and one from nginx: seconds, and the node's CPU and MiB.
+    """Downloads from the node and one from nginx: seconds, and the node's CPU and MiB.
 
-    `growth` is how much more memory than before the node had at its peak.
+    `signed` is by a signed URL, the others of the node by `contents`. `growth` is how much more
+    memory than before the node had at its peak.
     """
 
     node: float
+    signed: float
     nginx: float
     cpu: float
     growth: float
@@ -79,38 +82,54 @@ async def measure_files(directory: Path, rounds: int, result: FilesResult) -> No
     await site.open()
     node = BenchNode(site, directory / "node")
     server = site.add_server(1, node.node)
+    key = node.node.token
     await node.run()
     home = node.volumes / server
     home.mkdir(parents=True, exist_ok=True)
     base = f"{node.url}/api/servers/{server}/files"
-    curl = _Curl(site.ca, f"{node.node.token}")
+    curl = _Curl(site.ca, key)
+
+    def signed() -> str:
+        token = signed_url_token(key, server, "file-download", file_path="big")
+        return f"{node.url}/download/file?token={token}"
+
     try:
         await deferToThread(_make_files, home)
         with _nginx(directory, home, site.pem) as address:
             for number in range(rounds):
-                await deferToThread(
-                    _round, curl, base, address, node.pid, result, reverse=bool(number % 2)
-                )
+                urls = _Urls(base, signed(), f"{address}/big")
+                await deferToThread(_round, curl, urls, node.pid, result, reverse=bool(number % 2))
     finally:
         await node.close()
         await site.close()
 
 
-def _round(
-    curl: _Curl, base: str, nginx: str, pid: int, result: FilesResult, *, reverse: bool
-) -> None:
+@frozen
+class _Urls:
+    """The calls for files of the node, its signed URL of the file, and that of nginx."""
+
+    base: str
+    signed: str
+    nginx: str
+
+
+def _round(curl: _Curl, urls: _Urls, pid: int, result: FilesResult, *, reverse: bool) -> None:
     meter = Meter(pid)
     before = meter.resident()
-    others = [curl.seconds(f"{nginx}/big")] if reverse else []
+    others = [curl.seconds(urls.nginx)] if reverse else []
     meter.begin()
-    seconds = curl.seconds(f"{base}/contents?file=big")
+    seconds = curl.seconds(f"{urls.base}/contents?file=big")
     cost = meter.end()
-    others += [] if reverse else [curl.seconds(f"{nginx}/big")]
+    others += [] if reverse else [curl.seconds(urls.nginx)]
+    signed = curl.seconds(urls.signed)
     peak = max((memory for _, memory in cost.memory), default=before)
-    result.downloads.append(Download(seconds, others[0], cost.cpu, max(0.0, peak - before)))
+    growth = max(0.0, peak - before)
+    result.downloads.append(Download(seconds, signed, others[0], cost.cpu, growth))
     for count in ENTRIES:
         times = result.listings.setdefault(count, [])
-        times += [curl.seconds(f"{base}/list-directory?directory={count}") for _ in range(_LISTS)]
+        times += [
+            curl.seconds(f"{urls.base}/list-directory?directory={count}") for _ in range(_LISTS)
+        ]
     result.listing_growth.append(max(0.0, meter.resident() - before))
 
 
@@ -166,6 +185,11 @@ def files_report(result: FilesResult, machine: str, version: str) -> str:
     ratios = [one.nginx / one.node for one in result.downloads]
     rows = [
         ("1 GiB, speed against nginx", DOWNLOAD, ratios),
+        (
+            "1 GiB by a signed URL, speed against nginx",
+            DOWNLOAD,
+            [one.nginx / one.signed for one in result.downloads],
+        ),
         ("1 GiB, seconds", None, [one.node for one in result.downloads]),
         ("1 GiB, seconds of nginx", None, [one.nginx for one in result.downloads]),
         ("1 GiB, CPU seconds of the node", None, [one.cpu for one in result.downloads]),
@@ -183,8 +207,8 @@ def files_report(result: FilesResult, machine: str, version: str) -> str:
             "Written by `make bench SERIES=files`, not to be edited.",
             "",
             "A file of 1 GiB, which is in the page cache, is downloaded by curl over TLS 1.3 with",
-            f"{_SUITE}: from the node by `contents`, and from nginx of Debian with one",
-            "worker and the same certificate, in turns. Directories are listed by",
+            f"{_SUITE}: from the node by `contents` and by a signed URL, and from nginx of",
+            "Debian with one worker and the same certificate, in turns. Directories are listed by",
             "`list-directory`, into curl. Client and servers share the machine. Medians, with the",
             "lowest and the highest in brackets.",
             "",
