@@ -26,9 +26,8 @@ from wingsd.api import node as api_node
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
-from wingsd.api.routes import ApiRoot, InterfaceEndpoint
+from wingsd.api.routes import UPDATE, ApiRoot, InterfaceEndpoint
 from wingsd.api.signed_urls import SignedUrls
-from wingsd.api.update import UpdateEndpoint
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
 from wingsd.config_file.updates import PanelUpdates
@@ -263,7 +262,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
     return ApiRoot(
         [
             partial(InterfaceEndpoint, config),
-            partial(UpdateEndpoint, config, used["updates"]),
+            partial(UPDATE, config, used["updates"]),
             *api_node.endpoints(config, node_parts(config, used), servers, reactor),
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now

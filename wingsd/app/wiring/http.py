@@ -12,9 +12,8 @@ from wingsd.api import node as api_node
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
-from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
+from wingsd.api.routes import UPDATE, ApiRoot, InterfaceEndpoint, MetricsListener
 from wingsd.api.signed_urls import SignedUrls
-from wingsd.api.update import UpdateEndpoint
 from wingsd.app.reload import Reload
 from wingsd.app.wiring.node_calls import NodeCallsWiring
 from wingsd.config import Config
@@ -92,7 +91,7 @@ class HttpWiring(NodeCallsWiring):
         updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload())  # noqa: PLW0108
         return [
             *api_node.endpoints(config, self.node_parts, self.servers, self._reactor),
-            partial(UpdateEndpoint, config, updates),
+            partial(UPDATE, config, updates),
         ]
 
     def _server_endpoints(self) -> list[partial[Any]]:
