@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import attrs
 
@@ -14,7 +14,7 @@ from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, ServerPath, ServerRoot
 from wingsd.filesystem.errors import FileDenied, FileMissing, FileTypeRefused
 from wingsd.filesystem.modes import set_mode_at
-from wingsd.filesystem.walk import Listing, walk
+from wingsd.filesystem.walk import Listing
 
 __all__ = [
     "InvalidMode",
@@ -177,7 +177,7 @@ def _set_below(root: ServerRoot, guard: Guard, given: Mode, progress: Progress) 
 
     with (
         root.directory(given.path) as top,
-        closing(walk(top.fd, lambda name, why: None, select)) as listings,
+        top.tree(select) as listings,
     ):
         for listing in listings:
             progress.check()

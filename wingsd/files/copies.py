@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
 from wingsd.filesystem.errors import FileMissing, NameConflict, PathInvalid
-from wingsd.filesystem.walk import Listing, walk
+from wingsd.filesystem.walk import Listing
 
 __all__ = ["copy", "copy_names", "divided", "free_names", "rfc_3339"]
 
@@ -152,7 +152,7 @@ def _fill(
 
     with (
         root.directory(source) as top,
-        closing(walk(top.fd, lambda name, why: None, select)) as listings,
+        top.tree(select) as listings,
     ):
         for listing in listings:
             here = ServerPath((*source.parts, *listing.path))

@@ -6,13 +6,13 @@ A path is judged as it was given, and as where it really is when symlinks lead t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 
 from wingsd.errors import BadRequest
 from wingsd.files.denylist import Denylist
 from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.filesystem.errors import DirectoryMissing, FileDenied, FileWorkCancelled
-from wingsd.filesystem.walk import Listing, walk
+from wingsd.filesystem.walk import Listing
 
 __all__ = ["MAX_KEPT", "Guard"]
 
@@ -132,7 +132,7 @@ class Guard:
                         denied.extend(here[0].child(name) for name in sorted(gone))
                 return found
 
-            with closing(walk(top.fd, lambda name, why: None, select)) as listings:
+            with top.tree(select) as listings:
                 for _ in listings:
                     if cancelled():
                         raise FileWorkCancelled

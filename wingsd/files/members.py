@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -20,7 +20,7 @@ from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.filesystem.directory import open_regular
 from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
 from wingsd.filesystem.new_file import TEMPORARY
-from wingsd.filesystem.walk import Listing, gone, unreadable, walk
+from wingsd.filesystem.walk import Listing, gone, unreadable_for_user
 
 __all__ = ["Chosen", "Member", "Selection"]
 
@@ -61,7 +61,7 @@ class Member:
             try:
                 block = os.read(self.fd, min(left, _STEP)) or bytes(min(left, _STEP))
             except OSError as error:
-                unreadable(self.name, error)
+                unreadable_for_user(self.name, error)
             left -= len(block)
             yield block
 
@@ -156,7 +156,7 @@ class Selection:
 
         with (
             self.root.directory(self.top) as directory,
-            closing(walk(directory.fd, lambda name, why: None, select)) as listings,
+            directory.tree(select) as listings,
         ):
             yield listings
 
@@ -195,7 +195,7 @@ def _opened(listing: Listing, name: bytes) -> Iterator[Member | None]:
         try:
             found = os.fstat(file.fileno())
         except OSError as error:
-            unreadable(path, error)
+            unreadable_for_user(path, error)
         yield Member(path, found, file.fileno())
 
 
@@ -210,6 +210,6 @@ def _symlink(listing: Listing, name: bytes) -> Member | None:
 
 
 def _check(path: bytes, error: OSError) -> None:
-    """Raise StorageError unless the file was deleted or replaced."""
+    """Raise FileNotPermitted or StorageError unless the file was deleted or replaced."""
     if not gone(error) and error.errno not in _REPLACED:
-        unreadable(path, error)
+        unreadable_for_user(path, error)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 
 import attrs
 
 from wingsd.filesystem.errors import FileInUse, FileTypeRefused, IsDirectory, file_error
 from wingsd.filesystem.new_file import TEMPORARY, remove_left_over
+from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.filesystem.walk import Listing, unreadable_for_user, walk
 from wingsd.util.text import display
 
 __all__ = ["Directory", "Entry", "OpenFile", "entry_at", "errors_of", "open_regular"]
@@ -105,19 +105,15 @@ def entry_at(parent: int, name: bytes) -> Entry:
     return Entry.of(name, os.lstat(name, dir_fd=parent) if name else os.fstat(parent))
 
 
-class OpenFile:
+class OpenFile(OpenDescriptor):
     """A regular file that is open for reading, and its `entry` from when it was opened.
 
     To be used as a context. Methods raise OSError where the disk fails.
     """
 
     def __init__(self, fd: int, entry: Entry) -> None:
+        super().__init__(fd)
         self.entry = entry
-        self._fd = fd
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._fd
 
     def read(self, size: int) -> bytes:
         """Return at most `size` next bytes, none at the end."""
@@ -126,23 +122,6 @@ class OpenFile:
     def read_at(self, offset: int, size: int) -> bytes:
         """Return at most `size` bytes from an offset; the position stays."""
         return os.pread(self._fd, size, offset)
-
-    def close(self) -> None:
-        """Close it."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_regular(parent: int, name: bytes) -> OpenFile:
@@ -168,15 +147,15 @@ def open_regular(parent: int, name: bytes) -> OpenFile:
     return OpenFile(fd, entry)
 
 
-class Directory:
-    """An open directory of a server: `path` is where it was opened, `fd` can be read.
+class Directory(OpenDescriptor):
+    """An open directory of a server: `path` is where it was opened, its descriptor can be read.
 
     To be used as a context. Names are those of entries, and not paths. Methods raise the errors of
     `errors`.
     """
 
     def __init__(self, fd: int, path: ServerPath) -> None:
-        self.fd = fd
+        super().__init__(fd)
         self.path = path
 
     def entries(self) -> Iterator[Entry]:
@@ -185,14 +164,14 @@ class Directory:
         Memory does not grow with their number. Files that are being written are not listed, and
         those of a node that died meanwhile are deleted.
         """
-        with errors_of(self.path), os.scandir(self.fd) as found:
+        with errors_of(self.path), os.scandir(self._fd) as found:
             for each in found:
                 name = os.fsencode(each.name)
                 if TEMPORARY.fullmatch(name) and each.is_file(follow_symlinks=False):
-                    remove_left_over(self.fd, name)
+                    remove_left_over(self._fd, name)
                     continue
                 try:
-                    entry = entry_at(self.fd, name)
+                    entry = entry_at(self._fd, name)
                 except FileNotFoundError:
                     continue
                 yield entry
@@ -201,27 +180,19 @@ class Directory:
         """Return one entry. Raises FileMissing."""
         path = self.path.child(name)
         with errors_of(path):
-            return entry_at(self.fd, name)
+            return entry_at(self._fd, name)
 
     def open_file(self, name: bytes) -> OpenFile:
         """Open a regular file for reading. Raises FileMissing, IsDirectory and FileTypeRefused."""
         path = self.path.child(name)
         with errors_of(path):
-            return open_regular(self.fd, name)
+            return open_regular(self._fd, name)
 
-    def close(self) -> None:
-        """Close it."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+    def tree(
+        self, select: Callable[[Listing], Listing]
+    ) -> AbstractContextManager[Iterator[Listing]]:
+        """Walk through all below that `select` leaves, in a context; see `walk`.
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        Directories that vanish meanwhile are left out. Raises FileNotPermitted and StorageError.
+        """
+        return closing(walk(self._fd, lambda name, why: None, select, unreadable_for_user))

@@ -14,12 +14,11 @@ import secrets
 import stat
 import time
 from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import Self
 
 import attrs
 
 from wingsd.filesystem.errors import FileTypeRefused, NameConflict, file_error
+from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import Usage
 from wingsd.util.text import display
@@ -65,18 +64,19 @@ class NewFileOptions:
 DEFAULTS = NewFileOptions()
 
 
-class NewFile:
+class NewFile(OpenDescriptor):
     """A file that is being written: `write`, then `commit`. To be used as a context.
 
     Without `commit` nothing is left of it. Its bytes count in `usage` as they are written; those
-    of the file that it replaces are not counted any more. Methods raise the errors of `errors`,
-    DiskLimitExceeded above the limit.
+    of the file that it replaces are not counted any more. What is written by its descriptor counts
+    by `reserve` alone. Methods raise the errors of `errors`, DiskLimitExceeded above the limit.
     """
 
     def __init__(
         self, parent: int, name: bytes, owner: Owner | None, usage: Usage, options: NewFileOptions
     ) -> None:
         """`parent` is the descriptor of its directory, which is closed with this."""
+        super().__init__(-1)
         #: The bytes written so far.
         self.size = 0
         self._parent = parent
@@ -84,7 +84,7 @@ class NewFile:
         self._owner = owner
         self._usage = usage
         self._options = options
-        self._fd = self._old = -1
+        self._old = -1
         self._temporary = b""
         self._counted = self._replaced = 0
         self._mode = _MODE
@@ -98,10 +98,6 @@ class NewFile:
         except BaseException:
             self.close()
             raise
-
-    def fileno(self) -> int:
-        """Return the descriptor; what is written by it is counted by `reserve` alone."""
-        return self._fd
 
     def reserve(self, size: int) -> None:
         """Count the file as `size` bytes long, if it counted less."""
@@ -155,21 +151,11 @@ class NewFile:
             self._temporary = b""
         self._usage.free(self._counted)
         self._counted = 0
-        for fd in (self._fd, self._old, self._parent):
+        super().close()
+        for fd in (self._old, self._parent):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._old = self._parent = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._old = self._parent = -1
 
     def _look_at_old(self) -> None:
         try:

@@ -16,8 +16,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Self
 
 from attrs import evolve
 
@@ -48,6 +46,7 @@ from wingsd.filesystem.new_file import (
     Owner,
     rename_exclusively,
 )
+from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.partial_file import PartialFile
 from wingsd.filesystem.paths import ServerPath
@@ -67,7 +66,7 @@ def _never() -> bool:
     return False
 
 
-class ServerRoot:
+class ServerRoot(OpenDescriptor):
     """The files below one directory. To be used as a context, for one action.
 
     What is made belongs to `owner`, or to the process for None, and counts in `usage`. An action
@@ -82,30 +81,13 @@ class ServerRoot:
         usage: Usage | None = None,
     ) -> None:
         """Open the directory, which may not be a symlink. Raises StorageError."""
+        try:
+            super().__init__(os.open(directory, _LIST))
+        except OSError as error:
+            raise StorageError.reading(f"{directory}: {reading_advice(error)}") from error
         self._opener = opener
         self._owner = owner
         self._usage = usage or Unlimited()
-        try:
-            self._fd = os.open(directory, _LIST)
-        except OSError as error:
-            raise StorageError.reading(f"{directory}: {reading_advice(error)}") from error
-
-    def close(self) -> None:
-        """Close it."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Reading
 

@@ -19,7 +19,7 @@ from typing import NoReturn
 from attrs import Factory, define, frozen
 
 from wingsd.errors import StorageError
-from wingsd.filesystem.errors import TreeTooLarge
+from wingsd.filesystem.errors import TreeTooLarge, file_error
 from wingsd.filesystem.open_directories import REPLACED, OpenDirectories, Path
 from wingsd.util.text import display, reading_advice
 
@@ -35,6 +35,7 @@ __all__ = [
     "gone",
     "opened",
     "unreadable",
+    "unreadable_for_user",
     "walk",
 ]
 
@@ -128,24 +129,39 @@ def opened(directory: str) -> Iterator[int]:
         os.close(fd)
 
 
+def unreadable(name: bytes, error: OSError) -> NoReturn:
+    """Raise StorageError for a file that cannot be read, with what to do about it."""
+    shown = display(name or b".")
+    raise StorageError.reading(f"{shown} could not be read: {reading_advice(error)}") from error
+
+
+def unreadable_for_user(name: bytes, error: OSError) -> NoReturn:
+    """Raise the same of what a user has asked for, but FileNotPermitted where it is that."""
+    if isinstance(error, PermissionError):
+        raise file_error(error, name) from error
+    unreadable(name, error)
+
+
 def walk(
     root: int,
     skipped: Callable[[bytes, str], None],
     select: Callable[[Listing], Listing] = lambda listing: listing,
+    failed: Callable[[bytes, OSError], NoReturn] = unreadable,
 ) -> Generator[Listing, None, None]:
     """Yield every directory of the tree below the descriptor `root`, itself first.
 
     `select` reduces each listing to the names wanted; directories that it drops are not entered.
     `skipped` is called with the name of each directory that was deleted or replaced before it was
-    read, and the reason. Raises StorageError where one cannot be read, and TreeTooLarge for names
-    that are too long and for too many directories side by side.
+    read, and the reason; `failed` raises the error of one that cannot be read, StorageError by
+    default. Raises TreeTooLarge for names that are too long and for too many directories side by
+    side.
     """
     with closing(OpenDirectories(root, lambda path: None)) as directories:
         path: list[bytes] = []
         pending = _Pending()
         while True:
             pending.enter()
-            for listing in _listings(directories, tuple(path), skipped):
+            for listing in _listings(directories, tuple(path), skipped, failed):
                 selected = select(listing)
                 pending.add(selected)
                 yield selected
@@ -206,7 +222,10 @@ class _Pending:
 
 
 def _listings(
-    directories: OpenDirectories, path: Path, skipped: Callable[[bytes, str], None]
+    directories: OpenDirectories,
+    path: Path,
+    skipped: Callable[[bytes, str], None],
+    failed: Callable[[bytes, OSError], NoReturn],
 ) -> Iterator[Listing]:
     name = b"/".join(path)
     if len(name) > MAX_NAME:
@@ -227,7 +246,7 @@ def _listings(
         elif error.errno in (errno.ENOTDIR, errno.ELOOP):
             skipped(name, REPLACED)
         else:
-            unreadable(name, error)
+            failed(name, error)
 
 
 def _filled(listing: Listing, entries: Iterable[os.DirEntry[str]]) -> Listing:
@@ -249,9 +268,3 @@ def _names(listing: Listing, entry: os.DirEntry[str]) -> list[bytes]:
 def gone(error: OSError) -> bool:
     """Return whether an error means that the file does not exist any more."""
     return error.errno in _MISSING
-
-
-def unreadable(name: bytes, error: OSError) -> NoReturn:
-    """Raise StorageError for a file that cannot be read, with what to do about it."""
-    shown = display(name or b".")
-    raise StorageError.reading(f"{shown} could not be read: {reading_advice(error)}") from error
