@@ -39,6 +39,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TokenMissing                 401  auth/tokens
       Forbidden                      403
         FileDenied                   403  filesystem/errors
+        FileNotPermitted             403  filesystem/errors
       BackupMissing                  404  backups/downloads
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
@@ -350,6 +351,7 @@ ERROR_CODES = (
     "file-name-conflict",
     "file-name-too-long",
     "file-not-directory",
+    "file-not-permitted",
     "file-path-invalid",
     "file-task-missing",
     "file-too-large",

@@ -21,7 +21,13 @@ from wingsd.files.mime import mime_of
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import OpenFile, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
-from wingsd.filesystem.errors import FileDenied, FileMissing, FileTooLarge, file_error
+from wingsd.filesystem.errors import (
+    FileDenied,
+    FileMissing,
+    FileNotPermitted,
+    FileTooLarge,
+    file_error,
+)
 from wingsd.http.file_body import FileBody
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.ranges import Validators
@@ -34,7 +40,7 @@ __all__ = ["ContentsEndpoint", "FilesPath", "attachment", "hidden_by", "whole_nu
 T = TypeVar("T")
 
 #: Errors of file calls whose text Calagopus' Panel shows to its users with the status 417 only.
-_SHOWN_AS_417 = (BadRequest, Conflict, FileDenied, Unprocessable)
+_SHOWN_AS_417 = (BadRequest, Conflict, FileDenied, FileNotPermitted, Unprocessable)
 #: The longest number that a query may have.
 _DIGITS = 15
 

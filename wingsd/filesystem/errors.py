@@ -23,6 +23,7 @@ __all__ = [
     "FileDenied",
     "FileInUse",
     "FileMissing",
+    "FileNotPermitted",
     "FileTooLarge",
     "FileTypeRefused",
     "FileWorkCancelled",
@@ -133,6 +134,19 @@ class FileDenied(Forbidden):
         super().__init__("This file cannot be modified: present in egg denylist.", detail)
 
 
+class FileNotPermitted(Forbidden):
+    """The operating system does not let the node do this with the file (403).
+
+    It happens to a daemon without root: users take permissions away by chmod, also from a server's
+    program, and that may run as another user.
+    """
+
+    code = "file-not-permitted"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("Cannot perform that action: permission denied.", detail)
+
+
 class FileMissing(WingsdError):
     """The file does not exist, or its path leads out of the server's directory (404)."""
 
@@ -181,6 +195,16 @@ _FULL = {
     errno.ENOSPC: "the disk is full: the server's own quota, or the disk of the node",
     errno.EDQUOT: "the disk quota is used up",
 }
+_NOT_PERMITTED = {
+    errno.EACCES: (
+        "set its permissions first, or those of the directories that it is in: the owner must be "
+        "able to read and write a file, and to enter a directory as well"
+    ),
+    errno.EPERM: (
+        "it is immutable, or belongs to a user whose files this node may not change; an "
+        "administrator of the node can change that"
+    ),
+}
 
 
 def file_error(error: OSError, name: bytes) -> WingsdError:
@@ -195,4 +219,6 @@ def file_error(error: OSError, name: bytes) -> WingsdError:
         return kind(shown)
     if code in _FULL:
         return DiskLimitExceeded(f"{shown}: {_FULL[code]}")
+    if code in _NOT_PERMITTED:
+        return FileNotPermitted(f"{shown}: {_NOT_PERMITTED[code]}")
     return StorageError(f"{shown}: {disk_advice(error)}")
