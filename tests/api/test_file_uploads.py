@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 
 from tests.api.node import Reply, reactor
 from tests.api.signed_site import SignedSite, signed_site
+from tests.support.sample_server import UUID
 from tests.support.signed_urls import USER
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import WingsdError
@@ -296,6 +297,27 @@ async def test_a_transfer_that_begins_meanwhile_ends_the_upload(site: SignedSite
     assert b"server is currently being transferred" in answer
     made.transport.loseConnection()
     assert left(site) == []
+
+
+async def test_a_transfer_waits_for_what_is_being_written(site: SignedSite) -> None:
+    operations, work = site.server.operations, site.node.file_work
+    assert work is not None
+    lane = work.short
+    turns = [lane.turn(UUID) for _ in range(2)]
+    for each in turns:
+        await each.__aenter__()
+    url = site.url("upload")
+    uploading = Deferred.fromCoroutine(upload(site, form(part(b"new")), url=url))
+    while not lane._queue:
+        await deferLater(reactor, 0.01)
+    operations.place_hold(Operation.TRANSFER_OUT, "it is being sent")
+    ended = operations.ended(Operation.CHANGE_FILES)
+    assert not ended.called
+    for each in turns:
+        await each.__aexit__(None, None, None)
+    await ended
+    assert (site.home / "a.txt").read_bytes() == b"new"
+    assert (await uploading).status == 200
 
 
 async def test_a_token_uploads_once_also_if_it_is_used_twice_at_once(site: SignedSite) -> None:

@@ -290,9 +290,10 @@ class FileUploadEndpoint(SignedPath):
         return max(int(length) - FORM_OVERHEAD, 0) if length.isdecimal() else 0
 
     async def _write(self, server: Server, work: Callable[[ServerRoot], T]) -> T:
-        # Each time, since a transfer may begin meanwhile, for one.
+        # Each time, since a transfer may begin meanwhile, for one; it waits for what is written.
         server.operations.check(Operation.CHANGE_FILES)
-        return await self._work.run(self._work.short, server, work, writes=True)
+        with server.operations.during(Operation.CHANGE_FILES):
+            return await self._work.run(self._work.short, server, work, writes=True)
 
     def _record(self, request: StreamingRequest, token: SignedToken, path: FilePath) -> None:
         name, directory = name_text(path.name), f"/{path.parent}"
