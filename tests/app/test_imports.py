@@ -44,10 +44,13 @@ CALLS = {
     "wingsd.config_file.panel_settings",
     "wingsd.config_file.saving",
     "wingsd.files.archives",
+    "wingsd.files.entries",
     "wingsd.files.listing",
     "wingsd.files.search",
     "wingsd.files.uploads",
     "wingsd.http.long_lists",
+    "wingsd.node.counters",
+    "wingsd.node.disks",
     "wingsd.node.log_files",
     "wingsd.node.redaction",
 }

@@ -95,12 +95,12 @@ class OverviewEndpoint(Endpoint):
     def __init__(
         self,
         config: Config,
-        figures: NodeFigures,
+        figures: Callable[[], NodeFigures],
         servers: Servers,
         parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, parts)
-        self._figures = figures
+        self._figures = figures()
         self._servers = servers
 
     @call(
@@ -200,10 +200,10 @@ class StatsEndpoint(Endpoint):
     topic = Topic.NODE
 
     def __init__(
-        self, config: Config, figures: NodeFigures, parts: Mapping[str, bytes] = {}
+        self, config: Config, figures: Callable[[], NodeFigures], parts: Mapping[str, bytes] = {}
     ) -> None:
         super().__init__(config, parts)
-        self._figures = figures
+        self._figures = figures()
 
     @call(
         "GET",

@@ -25,7 +25,6 @@ from wingsd.events import (
     OPERATION_ERROR,
     OPERATION_PROGRESS,
 )
-from wingsd.files.entries import time_text
 from wingsd.files.progress import Progress
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import ServerRoot
@@ -66,7 +65,7 @@ class TooManyFileTasks(Conflict):
         )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ChangeLanes:
     """The threads for changes: of `archives`, which take processors; of all others; and of files
     that are written as their bytes arrive, each for a block at a time.
@@ -97,6 +96,9 @@ class FileTask(Generic[T]):
         self.value: T | None = None
         self.failure: Failure | None = None
         self.is_over = False
+        # Here, since a node that changes no files saves 2 ms and 0.1 MiB.
+        from wingsd.files.entries import time_text  # noqa: PLC0415
+
         self._started = time_text(int(started * _NANO))
         self._waiting: list[Deferred[None]] = []
 
