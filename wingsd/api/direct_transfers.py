@@ -25,7 +25,7 @@ from wingsd.statedb import StateDatabase
 __all__ = ["DirectTransferEndpoint"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Description:
     """A server's configuration, in the form of a Panel's answer."""
 

@@ -31,7 +31,7 @@ DAC_OVERRIDE = "CAP_DAC_OVERRIDE"
 FOWNER = "CAP_FOWNER"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Facts:
     """The identity and the privileges of a process.
 

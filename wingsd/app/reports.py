@@ -11,7 +11,7 @@ from wingsd.servers import Servers
 __all__ = ["PanelReports"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class PanelReports:
     """The activity log and its sender; the states of servers, None where no Panel takes them."""
 

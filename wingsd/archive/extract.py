@@ -89,7 +89,7 @@ QUEUE = 3 << 20
 """The most bytes in each of the two queues between stages."""
 
 
-@frozen
+@frozen(repr=False)
 class Extracted:
     """The result of `extract`. Sizes in bytes; `sha256` in hex is that of the archive as sent."""
 

@@ -46,7 +46,7 @@ def directory_key(path: Path) -> TreeKey:
     return tuple((DIRECTORIES, part) for part in path)
 
 
-@frozen
+@frozen(repr=False)
 class TreeRange:
     """All names from `first` on that come before `end`."""
 
@@ -139,7 +139,7 @@ def _nearest(starts: list[tuple[int, TreeKey]], offset: int) -> TreeKey:
     return min(candidates, key=lambda start: abs(start[0] - offset))[1]
 
 
-@frozen
+@frozen(repr=False)
 class Part:
     """A range of the tree below `directory`, by default all of it.
 

@@ -25,7 +25,7 @@ __all__ = [
 _MIB = 1 << 20
 
 
-@frozen
+@frozen(repr=False)
 class ArchiveLimits:
     """The limits of one extraction; `TransfersConfig` has those of a node."""
 

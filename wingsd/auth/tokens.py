@@ -108,7 +108,7 @@ class TokenUsed(TokenInvalid):
     code = "token-used"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TransferToken:
     """A valid token to send one server to this node, once.
 
@@ -180,7 +180,7 @@ def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> TokenUsed:
     return TokenUsed(NOT_VALID, f"it was used for a transfer before; {again}")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ConsoleToken:
     """A valid token of a user for a server's console, with permissions.
 

@@ -55,7 +55,7 @@ class InvalidBackupName(BadRequest):
     code = "backup-name-invalid"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Backup:
     """A local backup: its UUID, the suffix of its file, and the family in whose form it came."""
 
@@ -69,14 +69,14 @@ class Backup:
         return f"{server}/{name}" if self.family == PELICAN else name
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class BackupChecksum:
     """The SHA-256 of the backup with a UUID."""
 
     uuid: str
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class AttachedLog:
     """The log of the server's last installation."""
 
@@ -143,7 +143,7 @@ _PIECE = 240 << 10
 _NOT_READ = "a backup that is to be sent with the server could not be read"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class LocalBackup:
     """A file of `size` bytes, and the backup that it is sent as.
 

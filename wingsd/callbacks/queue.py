@@ -43,7 +43,7 @@ class Delivery(Protocol):
         """
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class PendingReport:
     """A report that is recorded, and the answer to it, which is still to come.
 

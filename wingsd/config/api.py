@@ -19,7 +19,7 @@ from wingsd.config.validators import (
 __all__ = ["DEFAULT_SOCKET", "ApiConfig", "Control", "LimitsConfig", "Metrics", "Ssl"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Ssl:
     """`api.ssl`: TLS for connections to this node, with PEM files."""
 
@@ -31,7 +31,7 @@ class Ssl:
     key: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class LimitsConfig:
     """`api.limits`: limits for clients without a valid token."""
 
@@ -47,7 +47,7 @@ class LimitsConfig:
     connections: int = attrs.field(default=256, validator=positive)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ApiConfig:
     """`api`: where the node listens."""
 
@@ -79,7 +79,7 @@ class ApiConfig:
 DEFAULT_SOCKET = "/run/wingsd/control.sock"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Control:
     """`control`: the control socket. Whoever can open it can do what an operator can."""
 
@@ -89,7 +89,7 @@ class Control:
     group: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Metrics:
     """`metrics`: metrics for Prometheus (all of it wingsd's own)."""
 

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class IPv4:
     """`docker.network.interfaces.v4`: the IPv4 addresses of the created network."""
 
@@ -37,7 +37,7 @@ class IPv4:
     gateway: str = "172.18.0.1"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class IPv6:
     """`docker.network.interfaces.v6`: the IPv6 addresses of the created network."""
 
@@ -47,7 +47,7 @@ class IPv6:
     gateway: str = "fdba:17c8:6c94::1011"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Interfaces:
     """`docker.network.interfaces`: the addresses of the created network."""
 
@@ -55,7 +55,7 @@ class Interfaces:
     v6: IPv6 = IPv6()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class NetworkConfig:
     """`docker.network`: the network that every server's container joins."""
 
@@ -83,7 +83,7 @@ class NetworkConfig:
     interfaces: Interfaces = Interfaces()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Registry:
     """`docker.registries.*`: the credentials for one registry, by its host."""
 
@@ -93,7 +93,7 @@ class Registry:
     password: str = attrs.field(default="", repr=False)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class LogConfig:
     """`docker.log_config`: how the engine keeps a container's output."""
 
@@ -110,7 +110,7 @@ class LogConfig:
     )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Overhead:
     """`docker.overhead`: memory that a container gets beyond its server's limit, as a factor."""
 
@@ -124,7 +124,7 @@ class Overhead:
     )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class DockerConfig:
     """`docker`: the engine, and settings of all containers on this node."""
 

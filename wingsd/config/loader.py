@@ -87,7 +87,7 @@ PLACES = ("/etc/wingsd/config.yml", "/etc/pterodactyl/config.yml", "/etc/pelican
 """Where the configuration is looked for; the first that exists is used."""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RemoteQuery:
     """`remote_query`: how the Panel is asked."""
 
@@ -97,7 +97,7 @@ class RemoteQuery:
     boot_servers_per_page: int = attrs.field(default=50, validator=positive)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Config:
     """The whole file. `remote` (the Panel's address), `token_id` and `token` have no defaults."""
 

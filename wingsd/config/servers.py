@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class CrashDetectionConfig:
     """`system.crash_detection`: restarting servers whose program has ended by itself."""
 
@@ -31,7 +31,7 @@ class CrashDetectionConfig:
     timeout: Seconds = attrs.field(default=60, validator=not_negative)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ThrottlesConfig:
     """`throttles`: the limit of the lines that one server may write into its console.
 
@@ -48,7 +48,7 @@ class ThrottlesConfig:
     line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SearchConfig:
     """`Search`: searches for names of files, from the file manager of Pelican's Panel."""
 
@@ -65,7 +65,7 @@ class SearchConfig:
     max_recursion_depth: int = attrs.field(default=8, validator=not_negative)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class PasswdConfig:
     """`system.passwd`: an account for the user of servers' containers (not with Pelican)."""
 
@@ -75,7 +75,7 @@ class PasswdConfig:
     directory: str = path_field("/run/wings/etc")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class PelicanPasswdConfig:
     """`system.user.passwd`: the same for Pelican."""
 
@@ -85,7 +85,7 @@ class PelicanPasswdConfig:
     directory: str = path_field("/etc/pelican")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class MachineIdConfig:
     """`system.machine_id`: an id for each container, as some games want one of their machine."""
 
@@ -97,7 +97,7 @@ class MachineIdConfig:
     directory: str = path_field("/run/wings/machine-id")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class InstallerLimits:
     """`docker.installer_limits`: the container that runs an egg's installation script."""
 

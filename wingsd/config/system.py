@@ -22,7 +22,7 @@ from wingsd.config.validators import (
 __all__ = ["BackupsConfig", "QuotasConfig", "Rootless", "SystemConfig", "User"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Rootless:
     """`system.user.rootless`: container ids when the engine runs without root."""
 
@@ -34,7 +34,7 @@ class Rootless:
     container_gid: int = 0
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class User:
     """`system.user`: the owner of every server's files."""
 
@@ -46,7 +46,7 @@ class User:
     passwd: PelicanPasswdConfig = PelicanPasswdConfig()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class BackupsConfig:
     """`system.backups`: compression of archives."""
 
@@ -60,7 +60,7 @@ class BackupsConfig:
     )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class QuotasConfig:
     """`system.quotas`: project quotas of the filesystem of `system.data` (Pelican's)."""
 
@@ -70,7 +70,7 @@ class QuotasConfig:
     enabled: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SystemConfig:
     """`system`: the node's directories, its user and its time zone."""
 

@@ -20,7 +20,7 @@ from wingsd.config.validators import (
 __all__ = ["FormConfig", "StoragePool", "StreamsConfig", "TransfersConfig"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class FormConfig:
     """`system.transfers.form`: limits for the parts of an upload."""
 
@@ -33,7 +33,7 @@ class FormConfig:
     header_bytes: Bytes = attrs.field(default=4096, validator=positive)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class StreamsConfig:
     """`system.transfers.streams`: transfers of one server in several simultaneous requests."""
 
@@ -46,7 +46,7 @@ class StreamsConfig:
     within: Seconds = attrs.field(default=60, validator=positive)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class StoragePool:
     """`system.transfers.storage_pool`: a volume that several nodes share (Pelican's)."""
 
@@ -63,7 +63,7 @@ class StoragePool:
         return self.pool_name if self.enabled else ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TransfersConfig:
     """`system.transfers`: moving servers."""
 

@@ -74,7 +74,7 @@ _CAPABILITIES_DROPPED = (
 _NOT_IN_A_NAME = re.compile(r"[=\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ImageSource:
     """An image by name; one that is `local_only` is never pulled."""
 
@@ -82,7 +82,7 @@ class ImageSource:
     local_only: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ContainerSpec:
     """A container by name, and the body of its creation."""
 
@@ -304,7 +304,7 @@ def host_settings(config: Config) -> dict[str, Any]:
     }
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class CheckedMounts:
     """The allowed mounts, with resolved sources, and the sources of the refused ones.
 

@@ -42,7 +42,7 @@ class ConsoleBlocked(EnvironmentFailed):
     status = HTTPStatus.CONFLICT
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Usage:
     """The usage of a running server: bytes, percent of one core, milliseconds since its start.
 
@@ -179,7 +179,7 @@ class NoEnvironment:
         return []
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class LayerProgress:
     """The progress of one layer of an image's pull, in bytes; a total of 0 is not known.
 
@@ -197,7 +197,7 @@ class LayerProgress:
 PullListener = Callable[[str | LayerProgress | None], object]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class InstallerState:
     """An installer at one moment; `exit_status` is that of its script when it has ended."""
 
@@ -282,7 +282,7 @@ class NoInstaller:
         return []
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class EngineDisk:
     """Bytes on the engine's disk, and numbers of images; active images have a container."""
 
@@ -293,7 +293,7 @@ class EngineDisk:
     build_cache_size: int
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RunningContainer:
     """A container that runs, of this node or not."""
 
@@ -303,7 +303,7 @@ class RunningContainer:
     status: str
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class EngineInformation:
     """The engine's version and kind, and the number of its containers, of any owner."""
 

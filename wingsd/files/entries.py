@@ -19,7 +19,7 @@ Time = Annotated[str, Keywords(format="date-time")]
 Bytes = Annotated[int, Keywords(minimum=0)]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class FileEntry:
     """A file, a directory, or a symlink, which is not followed."""
 

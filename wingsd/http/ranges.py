@@ -31,7 +31,7 @@ class RangeNotSatisfiable(WingsdError):
         )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Validators:
     """What tells one version of a file from another: its size, and its mtime in nanoseconds."""
 

@@ -29,7 +29,7 @@ __all__ = [
 _INNER = re.compile(r"lo$|docker|br-|veth|ifb|tun\d|virbr")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Counters:
     """What was counted since the machine's start: seconds, bytes and packets.
 
@@ -47,7 +47,7 @@ class Counters:
     written: int
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Rates:
     """What was counted in a second on average; `cpu_percent` is of all cores, from 0 to 100."""
 
@@ -81,7 +81,7 @@ class Rates:
         )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class MachineMemory:
     """The machine's memory in bytes; `used` is what programs could not get.
 
@@ -97,7 +97,7 @@ class MachineMemory:
     load: tuple[float, float, float]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Processor:
     """The machine's processor: its name, its maker, and its frequency in MHz, 0 if unknown."""
 

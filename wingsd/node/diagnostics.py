@@ -62,7 +62,7 @@ class OwnLog:
         return await self._workers.run(self.source, MAX_LINES)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ReportOptions:
     """What a report has: hosts and addresses, and how many lines of the log; None for no log."""
 

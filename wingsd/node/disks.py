@@ -32,7 +32,7 @@ PATIENCE = 0.3
 _NOT_DISKS = {"devtmpfs", "ramfs", "squashfs", "tmpfs"}
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class MountedDisk:
     """A mounted disk; sizes in bytes. `tags` are the names of what the node keeps on it."""
 
@@ -128,7 +128,7 @@ class NodeDisks:
         self._hanging = hanging
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class _Mount:
     """An entry of the table of mounts; `is_disk` is whether its filesystem is on a device."""
 

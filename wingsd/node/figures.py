@@ -36,7 +36,7 @@ _FIRST = 0.2
 _STALE = 60.0
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class MachineFigures:
     """What the machine does now."""
 

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Meta:
     """`settings.meta`: the server's name and description."""
 
@@ -42,7 +42,7 @@ class Meta:
     description: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Build:
     """`settings.build`: limits, 0 for none.
 
@@ -67,14 +67,14 @@ class Build:
         return bool(self.oom_disabled)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Image:
     """`settings.container`: the image; a leading `~` means it is local and never pulled."""
 
     image: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Default:
     """`settings.allocations.default`: the address for players."""
 
@@ -82,7 +82,7 @@ class Default:
     port: int = 0
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Allocations:
     """`settings.allocations`: the host addresses and ports of the server."""
 
@@ -91,7 +91,7 @@ class Allocations:
     mappings: dict[str, tuple[int, ...]] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Mount:
     """One of `settings.mounts`: a host directory shown to the server."""
 
@@ -100,7 +100,7 @@ class Mount:
     read_only: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Egg:
     """`settings.egg`: `features` are texts of the console by the key of a dialogue (Pelican).
 
@@ -112,7 +112,7 @@ class Egg:
     file_denylist: Any = None
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Settings:
     """`settings`: one server. `environment` and `labels` hold scalars of any type."""
 
@@ -132,7 +132,7 @@ class Settings:
     crash_detection_enabled: bool | None = None
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Startup:
     """`process_configuration.startup`: the console lines that show that the server has started.
 
@@ -143,7 +143,7 @@ class Startup:
     strip_ansi: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Stop:
     """`process_configuration.stop`: by a console `command`, a `signal`, or the engine's `stop`."""
 
@@ -151,7 +151,7 @@ class Stop:
     value: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Replacement:
     """One change to a configuration file; `replace_with` is a scalar of any type."""
 
@@ -160,7 +160,7 @@ class Replacement:
     replace_with: Any = ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ConfigurationFile:
     """One of `process_configuration.configs`: a file that is rewritten before every start."""
 
@@ -169,7 +169,7 @@ class ConfigurationFile:
     replace: tuple[Replacement, ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Process:
     """`process_configuration`."""
 
@@ -178,7 +178,7 @@ class Process:
     configs: tuple[ConfigurationFile, ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class InstallScript:
     """An egg's installation script, and how it is run.
 
@@ -197,7 +197,7 @@ def install_script_from_panel(answer: object) -> InstallScript:
     return structure(answer, InstallScript)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Configuration:
     """The Panel's description of one server; `raw` is its `settings` as received."""
 

@@ -39,7 +39,7 @@ LINES_MAX, LINE_MAX = 50, 256
 FAILED = "Server crash was detected but an error occurred while handling it."
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ProgramEnd:
     """The end of a program."""
 

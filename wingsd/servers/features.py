@@ -19,7 +19,7 @@ __all__ = ["TEXTS_MAX", "FeatureMatch", "FeatureMatcher"]
 TEXTS_MAX = 50
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class FeatureMatch:
     """What a `feature match` event has: the dialogue's key, the text found, and the line."""
 

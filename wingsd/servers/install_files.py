@@ -85,7 +85,7 @@ class ScriptDirectories:
             )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class InstallDetails:
     """What the beginning of an installation's log says."""
 

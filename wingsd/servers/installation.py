@@ -76,7 +76,7 @@ class ScriptSource(Protocol):
         """Return the script of a server. Raises `PanelRefused`, `PanelUnreachable`."""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class InstallOptions:
     """What is asked for with an installation."""
 

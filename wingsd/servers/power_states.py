@@ -95,21 +95,21 @@ _SIGNALS = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class StopCommand:
     """A line typed into the console."""
 
     line: str
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class StopSignal:
     """A signal to the program."""
 
     name: str
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class EngineStop:
     """The engine's stop, by the signal that the image names."""
 

@@ -18,7 +18,7 @@ __all__ = ["ActivityEntry", "ActivityRows"]
 TRIMMED_AT_ONCE = 10_000
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ActivityEntry:
     """An event of the server with the UUID `server`, such as `server:console.command`.
 

@@ -79,7 +79,7 @@ class ReportKind(Enum):
         return self is ReportKind.TRANSFER
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TransferRecord:
     """A transfer: its last recorded step, and its outcome, None before it has ended."""
 
@@ -106,7 +106,7 @@ class TransferRecord:
     inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TransferResult:
     """Details of an ended transfer; see `TransferRecord`."""
 
@@ -115,7 +115,7 @@ class TransferResult:
     files: int | None = None
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class InstallationRecord:
     """An installation that is under way, which began at `begun`.
 
@@ -136,7 +136,7 @@ class InstallationRecord:
     options: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Report:
     """A report to the Panel, added at `created`; `answer` is the Panel's last one.
 
@@ -165,7 +165,7 @@ class Report:
         return outcome if self.kind.is_transfer else f"{self.kind.value} {outcome}"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ServerDescription:
     """A server received by a direct transfer: its `description`, JSON as a Panel would send it.
 
@@ -179,7 +179,7 @@ class ServerDescription:
     arrived: float | None = None
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class DirectDestination:
     """The destination of a direct transfer, and whether the server is removed here afterwards.
 

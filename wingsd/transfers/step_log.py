@@ -21,7 +21,7 @@ from wingsd.util.observer import Observer
 __all__ = ["Progress", "StepLog", "StepLogs"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Progress:
     """How far a transfer is; `seconds` since its beginning.
 

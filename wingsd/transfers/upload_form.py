@@ -45,7 +45,7 @@ CHECKSUM_PARTS = ("checksum", "checksum_archive")
 _BYTES = "application/octet-stream"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Checksums:
     """The SHA-256 of the archive, and of each backup by its UUID, as sent but in lower case."""
 
@@ -187,7 +187,7 @@ class UploadForm:
             raise InvalidForm("the checksum is too long", "send the SHA-256 in hexadecimal")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class FormFrame:
     """The bytes of the form around an archive. `boundary` is a new one by default.
 

@@ -75,7 +75,7 @@ _GET_ATTRIBUTES, _SET_ATTRIBUTES = (
 _PASS_ON = 0x200
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Project:
     """The project of a file, 0 for none; `passed_on` to what is made in a directory."""
 
@@ -83,7 +83,7 @@ class Project:
     passed_on: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ProjectUsage:
     """What a project has on one file system: bytes of blocks, inodes, and its limit in bytes.
 

@@ -52,7 +52,7 @@ THROTTLED = "throttled"
 PONG = "pong"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Message:
     """One message, in either direction."""
 

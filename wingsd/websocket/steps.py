@@ -19,7 +19,7 @@ __all__ = [
 SERVER_SUSPENDED = 4409
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ChangePower:
     """Run a power action (start, stop, restart, kill) for the user with this UUID."""
 
@@ -27,7 +27,7 @@ class ChangePower:
     user: str
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Command:
     """Type this line into the server's console, for the user with this UUID."""
 
@@ -35,14 +35,14 @@ class Command:
     user: str
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SendLogs:
     """Send the last lines of the console, with `transfer` also those of the transfer."""
 
     transfer: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Close:
     """Close the connection, with a code and a reason of RFC 6455."""
 
@@ -50,7 +50,7 @@ class Close:
     reason: str
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SetTransmission:
     """Send binary messages from now on, or texts."""
 

@@ -19,7 +19,7 @@ JOINS_STREAMS = "streams"
 _Choice = TypeVar("_Choice", bound=Enum)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TransferRequest:
     """`token` is the whole `Authorization` header for the destination.
 
@@ -44,7 +44,7 @@ class TransferRequest:
         return CALAGOPUS if form or self.delete_backups else PELICAN
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class UploadFormat:
     """The format in which an archive is sent."""
 
