@@ -34,6 +34,7 @@ from wingsd.filesystem.errors import (
     NotDirectory,
     PathInvalid,
 )
+from wingsd.filesystem.partial_file import UploadInProgress
 
 p = ServerPath.parse
 KEEP = NewFileOptions(replace=False)
@@ -157,6 +158,18 @@ def test_a_file_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> 
         assert caught.value.status == 400
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     root.open_file(p("file")).close()
+
+
+def test_an_upload_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> None:
+    with root.partial_file(p("file"), "user"):
+        (own,) = home.iterdir()
+    with own.open("w") as leased:
+        fcntl.fcntl(leased, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(UploadInProgress):
+            root.partial_file(p("file"), "user")
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    root.partial_file(p("file"), "user").close()
 
 
 def test_files_are_written_where_the_file_system_has_no_locks(

@@ -23,7 +23,8 @@ from wingsd.util.text import display
 
 __all__ = ["PartialFile", "UploadInProgress"]
 
-_OPEN = os.O_RDWR | os.O_APPEND
+#: A program with a lease of the file is not waited for, fcntl(2).
+_OPEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
 _MAKE = _OPEN | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _MODE = 0o644
 
