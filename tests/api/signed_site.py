@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import attrs
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
 from tests.api.test_files import FileServer
+from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
+from tests.support.recorded_activity import RecordedActivity
 from tests.support.signed_urls import signed_url_token
 from tests.support.workers import SynchronousWorkers
 from wingsd.api.signed_urls import SignedUrls
@@ -24,25 +25,6 @@ from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 
 SCOPES = {"upload": "file-upload", "backup": "backup-download"}
-
-
-class RecordedActivity:
-    """What users did."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, Mapping[str, object], str | None, str | None]] = []
-
-    def record(
-        self,
-        server: str,
-        event: str,
-        metadata: Mapping[str, object],
-        user: str | None = None,
-        ip: str | None = None,
-        at: float | None = None,
-    ) -> None:
-        assert server == UUID
-        self.entries.append((event, metadata, user, ip))
 
 
 class CountingLane(Lane):
@@ -111,7 +93,7 @@ def signed_site(directory: Path, family: str, **api: Any) -> Iterator[SignedSite
     denied = DenyList(booted=time.time())
     servers: Any = node.servers
     node.urls = SignedUrls(servers, denied, StateDatabase(store, database, time.time))
-    node.activity = activity = RecordedActivity()
+    node.activity = activity = RecordedActivity(UUID)
     workers = Workers(reactor, "files", 2)
     workers.start()
     node.servers.known[UUID] = FileServer(node, home)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import trustme
@@ -15,6 +14,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from tests.support.browser import Browser
+from tests.support.recorded_activity import RecordedActivity
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
@@ -27,27 +27,6 @@ from wingsd.websocket import ConsoleSockets
 
 ORIGIN = "https://panel.example.com"
 reactor: Any = installed_reactor
-
-
-class RecordedActivity:
-    """The activity that was recorded: event, metadata, user and address, without the time."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, dict[str, object], str | None, str | None]] = []
-
-    def record(
-        self,
-        server: str,
-        event: str,
-        metadata: Mapping[str, object],
-        user: str | None = None,
-        ip: str | None = None,
-        at: float | None = None,
-    ) -> None:
-        assert server == UUID
-        assert at is not None
-        assert abs(at - time.time()) < 60
-        self.entries.append((event, dict(metadata), user, ip))
 
 
 class FakeServer:
@@ -101,7 +80,7 @@ class ConsoleNode:
         self.has_left = False
         self.bus = EventBus()
         self.denied = DenyList(booted=time.time() - 1000)
-        self.activity = RecordedActivity()
+        self.activity = RecordedActivity(UUID)
         self.authority = trustme.CA()
         self.browsers: list[Browser] = []
         self.url = ""
@@ -161,3 +140,5 @@ class ConsoleNode:
         await self.gone()
         assert self.sockets.count(UUID) == 0
         assert self.bus._subscribers == {}
+        now = time.time()
+        assert all(at is not None and abs(at - now) < 60 for at in self.activity.times)

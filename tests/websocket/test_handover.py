@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from tests.websocket.consoles import RecordedActivity
+from tests.support.recorded_activity import RecordedActivity
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
@@ -56,7 +56,7 @@ class Talk:
         self.bus = EventBus()
         config = Config(token_id="id", token=KEY, remote=ORIGIN)
         denied = DenyList(self.clock.seconds() - 1000)
-        activity = RecordedActivity()
+        activity = RecordedActivity(UUID)
         self.sockets = ConsoleSockets(
             config, self.bus, denied, activity, clock, self.clock.seconds
         )
