@@ -12,7 +12,7 @@ import attrs
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.api.test_files import FileServer
+from tests.api.file_server import FileServer
 from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
 from tests.support.recorded_activity import RecordedActivity
 from tests.support.signed_urls import signed_url_token

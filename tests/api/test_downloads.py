@@ -13,9 +13,9 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
+from tests.api.file_server import FileServer
 from tests.api.node import UUID, Reply
 from tests.api.signed_site import SignedSite, signed_site
-from tests.api.test_files import FileServer
 from tests.support.signed_urls import USER
 from wingsd.auth.tokens import user_key
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL

@@ -88,14 +88,6 @@ def value_at(body: Any, path: tuple[Any, ...]) -> Any:
     return body
 
 
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    path = tmp_path / "outside"
-    path.mkdir()
-    (path / "secret").write_text("secret")
-    return path
-
-
 def prepare(node: FileNode, outside: Path) -> None:
     node.plant("a", "d/e")
     for name, target in (("out", outside), ("loop", "loop"), ("link", outside / "secret")):

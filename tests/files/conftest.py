@@ -9,26 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.directories import home, outside
 from tests.support.owner import OWNER
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Openat2Opener, ServerRoot, UsageCounter
 
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    path = tmp_path / "server"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    path = tmp_path / "outside"
-    path.mkdir()
-    (path / "secret").write_text("secret")
-    return path
+__all__ = [
+    "free",
+    "guard",
+    "home",
+    "outside",
+    "plant",
+    "plant_special",
+    "progress",
+    "root",
+    "tree",
+    "usage",
+]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.directories import home, outside
 from tests.support.owner import OWNER
 from wingsd.filesystem import (
     DirectoryOpener,
@@ -16,25 +17,12 @@ from wingsd.filesystem import (
     UsageCounter,
 )
 
+__all__ = ["home", "opener", "outside", "root", "usage"]
+
 
 @pytest.fixture(params=["openat2", "openat"])
 def opener(request: pytest.FixtureRequest) -> DirectoryOpener:
     return Openat2Opener() if request.param == "openat2" else OpenatOpener()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    path = tmp_path / "server"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    path = tmp_path / "outside"
-    path.mkdir()
-    (path / "secret").write_text("secret")
-    return path
 
 
 @pytest.fixture

@@ -1,386 +1,32 @@
-"""A server's directory: reading and changing its files, in both ways to open directories."""
+"""A server's directory: changing its entries, in both ways to open directories."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import signal
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.filesystem.places import mode, names, owner, p, special
 from tests.support.owner import OWNER
-from wingsd.errors import DiskLimitExceeded, StorageError, WingsdError
+from wingsd.errors import StorageError, WingsdError
 from wingsd.filesystem import (
-    Entry,
     NewFileOptions,
     OpenatOpener,
     ServerPath,
     ServerRoot,
-    UsageCounter,
 )
 from wingsd.filesystem.errors import (
-    DirectoryMissing,
-    FileInUse,
     FileMissing,
     FileTypeRefused,
-    FileWorkCancelled,
-    IsDirectory,
     NameConflict,
     NameTooLong,
     NotDirectory,
     PathInvalid,
 )
-from wingsd.filesystem.partial_file import UploadInProgress
 
-p = ServerPath.parse
 KEEP = NewFileOptions(replace=False)
-
-
-def names(root: ServerRoot, path: str = "/") -> list[str]:
-    with root.directory(p(path)) as directory:
-        return sorted(entry.text for entry in directory.entries())
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.lstat().st_mode)
-
-
-def owner(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_uid, found.st_gid
-
-
-def special(home: Path) -> dict[str, int]:
-    """Make one of everything that is no regular file; return the kinds."""
-    os.mkfifo(home / "fifo")
-    os.mknod(home / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(home / "socket", stat.S_IFSOCK | 0o666)
-    (home / "link").symlink_to("file")
-    return {name: (home / name).lstat().st_mode for name in ("fifo", "device", "socket", "link")}
-
-
-def test_a_listing_has_everything_as_it_is(root: ServerRoot, home: Path) -> None:
-    (home / "file").write_text("four")
-    (home / "file").chmod(0o640)
-    os.utime(home / "file", ns=(1, 2))
-    (home / "directory").mkdir()
-    os.link(home / "file", home / "hard")
-    kinds = special(home)
-    (home / os.fsdecode(b"\xff")).touch()
-    with root.directory(p("/")) as directory:
-        entries = {entry.text: entry for entry in directory.entries()}
-        assert sorted(entries) == sorted(["file", "directory", "hard", "\U0010feff", *kinds])
-        assert {name: entries[name].mode for name in kinds} == kinds
-        assert directory.stat(b"file") == entries["file"]
-    file, link = entries["file"], entries["link"]
-    assert (file.size, file.links, file.permissions) == (4, 2, 0o640)
-    assert (file.accessed, file.modified) == (1, 2)
-    assert file.is_regular
-    assert not file.is_symlink
-    assert link.is_symlink
-    assert (link.is_regular, link.is_directory, link.size) == (False, False, 4)
-    assert entries["directory"].is_directory
-    assert entries["file"] == root.stat(p("file"))
-
-
-def test_a_listing_lasts_while_entries_vanish(root: ServerRoot, home: Path) -> None:
-    for number in range(10):
-        (home / f"{number}").touch()
-    with root.directory(p("")) as directory:
-        entries = directory.entries()
-        seen = [next(entries).text]
-        for path in home.iterdir():
-            path.unlink()
-        seen += [entry.text for entry in entries]
-    assert len(seen) == 1
-
-
-@pytest.mark.parametrize("path", ["missing", "file", "file/a", "link", "out", "out/a", "fifo"])
-def test_only_a_directory_is_listed(
-    root: ServerRoot, home: Path, outside: Path, path: str
-) -> None:
-    (home / "file").touch()
-    (home / "directory").mkdir()
-    os.mkfifo(home / "fifo")
-    (home / "link").symlink_to("directory")
-    (home / "out").symlink_to(outside)
-    with pytest.raises(DirectoryMissing) as caught:
-        root.directory(p(path))
-    assert caught.value.message == "The requested directory does not exist."
-    assert caught.value.status == 404
-
-
-def test_a_regular_file_is_read(root: ServerRoot, home: Path) -> None:
-    (home / "a").mkdir()
-    (home / "a/file").write_text("0123456789")
-    (home / "link").symlink_to("a")
-    for path in ("a/file", "/link/file", "a/../a/./file"):
-        with root.open_file(p(path)) as file:
-            assert file.entry.size == 10
-            assert (file.read(4), file.read_at(8, 9), file.read(99)) == (b"0123", b"89", b"456789")
-            assert file.read(1) == b""
-            assert os.fstat(file.fileno()).st_ino == (home / "a/file").stat().st_ino
-
-
-def test_what_is_no_file_is_not_opened(root: ServerRoot, home: Path, outside: Path) -> None:
-    (home / "file").touch()
-    special(home)
-    (home / "out").symlink_to(outside / "secret")
-    for name in ("fifo", "device", "socket", "link", "out"):
-        with pytest.raises(FileTypeRefused) as caught:
-            root.open_file(p(name))
-        assert (caught.value.status, caught.value.message) == (
-            400,
-            "Cannot open files of this type.",
-        )
-    with pytest.raises(IsDirectory) as directory:
-        root.open_file(p("/"))
-    assert directory.value.message == "Cannot perform that action: file is a directory."
-    (home / "away").symlink_to(outside)
-    for name in ("missing", "away/secret", "file/a", "missing/a"):
-        with pytest.raises(FileMissing) as missing:
-            root.open_file(p(name))
-        assert missing.value.message == "The requested resources was not found on the system."
-        assert missing.value.status == 404
-
-
-def test_a_file_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> None:
-    with (home / "file").open("w") as leased:
-        # In place of SIGIO, which would end this process; SIGURG is ignored.
-        fcntl.fcntl(leased, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        with pytest.raises(FileInUse) as caught:
-            root.open_file(p("file"))
-        assert caught.value.status == 400
-        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    root.open_file(p("file")).close()
-
-
-def test_an_upload_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> None:
-    with root.partial_file(p("file"), "user"):
-        (own,) = home.iterdir()
-    with own.open("w") as leased:
-        fcntl.fcntl(leased, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        with pytest.raises(UploadInProgress):
-            root.partial_file(p("file"), "user")
-        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    root.partial_file(p("file"), "user").close()
-
-
-def test_files_are_written_where_the_file_system_has_no_locks(
-    root: ServerRoot, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unsupported(*arguments: object) -> None:
-        raise OSError(errno.ENOLCK, "no locks")
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    root.write(p("file"), [b"new"])
-    assert (home / "file").read_bytes() == b"new"
-
-
-def test_links_are_read_and_not_followed(root: ServerRoot, home: Path) -> None:
-    (home / "link").symlink_to("/etc/passwd")
-    (home / "file").touch()
-    assert root.link_text(p("link")) == b"/etc/passwd"
-    for path in ("file", "/"):
-        with pytest.raises(FileTypeRefused):
-            root.link_text(p(path))
-    assert root.stat(p("link")).is_symlink
-    assert root.stat(p("/")).is_directory
-
-
-def test_a_file_is_written_with_the_directories_on_the_way(root: ServerRoot, home: Path) -> None:
-    entry = root.write(p("/a/b/file"), [b"one", memoryview(b"two")], NewFileOptions(modified=5))
-    assert (home / "a/b/file").read_bytes() == b"onetwo"
-    assert (entry.name, entry.size, entry.permissions, entry.modified) == (b"file", 6, 0o644, 5)
-    assert entry.changed == root.stat(p("a/b/file")).changed
-    assert {owner(home / name) for name in ("a", "a/b", "a/b/file")} == {OWNER}
-    assert (mode(home / "a"), mode(home / "a/b")) == (0o755, 0o755)
-    assert names(root, "a/b") == ["file"]
-
-
-def test_a_file_in_place_of_another_keeps_its_mode(root: ServerRoot, home: Path) -> None:
-    (home / "file").write_text("old")
-    (home / "file").chmod(0o4750)
-    os.link(home / "file", home / "other")
-    root.write(p("file"), [b"new"])
-    assert ((home / "file").read_text(), mode(home / "file")) == ("new", 0o750)
-    assert owner(home / "file") == OWNER
-    assert (home / "other").read_text() == "old"
-    root.write(p("file"), [b"new"], NewFileOptions(mode=0o6600, durable=False))
-    assert mode(home / "file") == 0o600
-
-
-def test_a_umask_changes_nothing(root: ServerRoot, home: Path) -> None:
-    before = os.umask(0o077)
-    try:
-        root.write(p("a/file"), [b""])
-    finally:
-        os.umask(before)
-    assert (mode(home / "a"), mode(home / "a/file")) == (0o755, 0o644)
-
-
-def test_what_is_no_file_is_not_written(root: ServerRoot, home: Path, outside: Path) -> None:
-    (home / "file").write_text("old")
-    special(home)
-    (home / "out").symlink_to(outside / "secret")
-    (home / "away").symlink_to(outside)
-    (home / "directory").mkdir()
-    for name in ("fifo", "device", "socket", "link", "out"):
-        with pytest.raises(FileTypeRefused):
-            root.write(p(name), [b"new"])
-    for name in ("directory", "/"):
-        with pytest.raises(NameConflict, match="existing directory by the same name"):
-            root.write(p(name), [b"new"])
-    with pytest.raises(NotDirectory):
-        root.write(p("file/a"), [b"new"])
-    with pytest.raises(FileMissing):
-        root.write(p("away/new"), [b"new"])
-    with pytest.raises(NameConflict):
-        root.write(p("file"), [b"new"], KEEP)
-    assert (home / "file").read_text() == "old"
-    assert sorted(os.listdir(outside)) == ["secret"]
-    assert (outside / "secret").read_text() == "secret"
-    assert [name for name in os.listdir(home) if name.startswith(".wingsd")] == []
-
-
-def test_a_file_is_whole_or_not_there(root: ServerRoot, home: Path, usage: UsageCounter) -> None:
-    (home / "file").write_text("old")
-    with root.new_file(p("file")) as file:
-        file.write(b"new")
-        assert (home / "file").read_text() == "old"
-        assert names(root) == ["file"]
-        assert len(os.listdir(home)) == 2
-        assert usage.used == 0  # as long as the old one
-        file.write(b"er")
-        assert usage.used == 2
-    assert (home / "file").read_text() == "old"
-    assert os.listdir(home) == ["file"]
-    assert usage.used == 0
-
-    def broken() -> list[bytes]:
-        raise ValueError("the client went away")
-
-    with pytest.raises(ValueError, match="went away"):
-        root.write(p("file"), (piece for _ in range(1) for piece in broken()))
-    assert os.listdir(home) == ["file"]
-
-
-def test_a_file_that_was_left_over_is_deleted_when_it_is_listed(
-    root: ServerRoot, home: Path
-) -> None:
-    for digit in "012":
-        (home / f".wingsd-{digit * 32}.part").touch()
-    os.utime(home / f".wingsd-{'0' * 32}.part", (1, 1))
-    directory = f".wingsd-{'3' * 32}.part"
-    (home / directory).mkdir()
-    with root.new_file(p("file")) as file:
-        os.utime(file.fileno(), (1, 1))
-        kept = {name for name in os.listdir(home) if not name.startswith(".wingsd-000")}
-        assert names(root) == [directory]
-        assert set(os.listdir(home)) == kept
-        file.commit()
-    assert names(root) == [directory, "file"]
-
-
-def test_a_program_hides_nothing_by_the_name_of_a_file_that_is_written(
-    root: ServerRoot, home: Path
-) -> None:
-    part = f".wingsd-{'0' * 32}.part"
-    (home / part).touch()
-    os.utime(home / part, (2**33, 2**33))
-    assert names(root) == []
-    assert os.listdir(home) == []
-    (home / part).symlink_to("elsewhere")
-    assert names(root) == [part]
-
-
-def test_what_is_written_counts_and_is_refused_above_the_limit(
-    root: ServerRoot, home: Path, usage: UsageCounter
-) -> None:
-    usage.limit = 100
-    root.write(p("a"), [b"x" * 60], NewFileOptions(size=60))
-    assert usage.used == 60
-    with pytest.raises(DiskLimitExceeded) as caught:
-        root.new_file(p("b"), NewFileOptions(size=41))
-    assert (caught.value.status, caught.value.message) == (
-        400,
-        "There is not enough disk space available to perform that action.",
-    )
-    with pytest.raises(DiskLimitExceeded):
-        root.write(p("b"), [b"x" * 40, b"x"], NewFileOptions(size=40))
-    assert (os.listdir(home), usage.used) == (["a"], 60)
-    root.write(p("a"), [b"x" * 100])
-    root.write(p("a"), [b"x" * 10])
-    assert usage.used == 10
-    root.write(p("b"), [b"xy"], NewFileOptions(size=90))
-    assert usage.used == 12
-    usage.add(80)
-    with pytest.raises(DiskLimitExceeded):
-        root.copy(p("a"), p("c"))
-    usage.free(80)
-    root.copy(p("a"), p("c"))
-    assert usage.used == 22
-    root.rename(p("b"), p("a"), replace=True)
-    assert usage.used == 12
-    usage.limit = 5
-    assert names(root) == ["a", "c"]
-    root.write(p("c"), [b"x"])  # smaller than before
-    root.remove(p("c"))
-    assert usage.used == 2
-
-
-def test_hard_links_count_once(root: ServerRoot, home: Path, usage: UsageCounter) -> None:
-    root.write(p("a"), [b"x" * 10])
-    os.link(home / "a", home / "b")
-    root.write(p("a"), [b"y"])
-    assert usage.used == 11
-    os.link(home / "b", home / "c")
-    root.remove(p("b"))
-    assert usage.used == 11
-    root.remove(p("c"))
-    assert usage.used == 1
-
-
-def test_a_copy_has_the_mode_and_the_holes(root: ServerRoot, home: Path) -> None:
-    with (home / "a").open("wb") as file:
-        file.write(b"begin")
-        file.seek(8 << 20)
-        file.write(b"middle")
-        file.truncate(16 << 20)
-    (home / "a").chmod(0o750)
-    entry = root.copy(p("a"), p("new/b"), KEEP)
-    assert (entry.size, entry.permissions) == (16 << 20, 0o750)
-    assert (home / "a").read_bytes() == (home / "new/b").read_bytes()
-    assert (home / "new/b").stat().st_blocks == (home / "a").stat().st_blocks
-    assert owner(home / "new/b") == OWNER
-    with pytest.raises(NameConflict):
-        root.copy(p("a"), p("new/b"), KEEP)
-    with pytest.raises(FileWorkCancelled):
-        root.copy(p("a"), p("c"), cancelled=lambda: True)
-    with pytest.raises(IsDirectory):
-        root.copy(p("new"), p("c"))
-    assert names(root) == ["a", "new"]
-
-
-def test_a_copy_is_made_where_the_kernel_cannot(
-    root: ServerRoot, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = os.urandom(3 << 20)
-    (home / "a").write_bytes(data)
-
-    def refused(*arguments: object) -> int:
-        raise OSError(22, "invalid")
-
-    monkeypatch.setattr(os, "copy_file_range", refused)
-    monkeypatch.setattr(os, "lseek", refused)
-    root.copy(p("a"), p("b"))
-    assert (home / "b").read_bytes() == data
 
 
 def test_directories_are_made_with_those_on_the_way(root: ServerRoot, home: Path) -> None:
@@ -502,6 +148,25 @@ def test_times_are_set_and_no_link_followed(root: ServerRoot, home: Path, outsid
     assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
 
 
+def test_a_symlink_is_made_with_any_text_and_its_owner(root: ServerRoot, home: Path) -> None:
+    (home / "d").mkdir()
+    entry = root.make_symlink(p("d/link"), b"/etc/\xff")
+    assert (entry.is_symlink, os.readlink(os.fsencode(home / "d/link"))) == (True, b"/etc/\xff")
+    assert owner(home / "d/link") == OWNER
+    for path, text, error in (
+        ("d/link", b"x", NameConflict),
+        ("d", b"x", NameConflict),
+        ("gone/link", b"x", FileMissing),
+        ("/", b"x", PathInvalid),
+        ("y", b"", PathInvalid),
+        ("y", b"a\0b", PathInvalid),
+        ("y", b"a" * 4096, NameTooLong),
+    ):
+        with pytest.raises(error):
+            root.make_symlink(p(path), text)
+    assert sorted(each.name for each in home.iterdir()) == ["d"]
+
+
 def test_a_root_that_is_no_directory_is_refused(tmp_path: Path, home: Path) -> None:
     (tmp_path / "link").symlink_to(home)
     for name in ("link", "missing"):
@@ -560,62 +225,3 @@ def snapshot(directory: Path) -> list[tuple[str, int, tuple[int, int], int, int]
         (path.name, mode(path), owner(path), path.stat().st_mtime_ns, path.stat().st_ctime_ns)
         for path in (directory, *directory.rglob("*"))
     )
-
-
-def test_an_entry_is_a_value() -> None:
-    entry = Entry(b"\xff", stat.S_IFREG | 0o4755, 1, 2, 3, 4, 5, 6, 7)
-    assert (entry.text, entry.permissions) == ("\U0010feff", 0o4755)
-
-
-def test_a_real_path_has_no_symlinks_on_the_way(root: ServerRoot, home: Path) -> None:
-    (home / "a/b").mkdir(parents=True)
-    (home / "a/up").symlink_to("../a/b")
-    (home / "last").symlink_to("a")
-    found = {
-        path: str(root.real_path(p(path)))
-        for path in ("a/up/x", "a/up", "last/up/new/x", "last", "/", "gone/up/x", "a/b")
-    }
-    assert found == {
-        "a/up/x": "a/b/x",
-        "a/up": "a/up",
-        "last/up/new/x": "a/b/new/x",
-        "last": "last",
-        "/": "",
-        "gone/up/x": "gone/up/x",
-        "a/b": "a/b",
-    }
-
-
-def test_a_path_that_leads_out_has_no_real_path(root: ServerRoot, home: Path) -> None:
-    (home / "out").symlink_to("..")
-    (home / "loop").symlink_to("loop")
-    for path in ("out/outside/secret", "loop/x"):
-        with pytest.raises(FileMissing):
-            root.real_path(p(path))
-
-
-def test_a_symlink_is_made_with_any_text_and_its_owner(root: ServerRoot, home: Path) -> None:
-    (home / "d").mkdir()
-    entry = root.make_symlink(p("d/link"), b"/etc/\xff")
-    assert (entry.is_symlink, os.readlink(os.fsencode(home / "d/link"))) == (True, b"/etc/\xff")
-    assert owner(home / "d/link") == OWNER
-    for path, text, error in (
-        ("d/link", b"x", NameConflict),
-        ("d", b"x", NameConflict),
-        ("gone/link", b"x", FileMissing),
-        ("/", b"x", PathInvalid),
-        ("y", b"", PathInvalid),
-        ("y", b"a\0b", PathInvalid),
-        ("y", b"a" * 4096, NameTooLong),
-    ):
-        with pytest.raises(error):
-            root.make_symlink(p(path), text)
-    assert sorted(each.name for each in home.iterdir()) == ["d"]
-
-
-def test_a_directory_may_be_too_deep_for_a_real_path(root: ServerRoot, home: Path) -> None:
-    # The path in the server's directory is short enough, and the one from `/` is not.
-    deep = p("/".join([*["d" * 250] * 16, "e" * 70]))
-    root.make_directory(deep)
-    with pytest.raises(NameTooLong):
-        root.real_path(deep.child(b"f"))
