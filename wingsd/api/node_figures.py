@@ -17,7 +17,7 @@ from wingsd.node.figures import NodeFigures
 from wingsd.threadio import Workers
 from wingsd.util.serialization import Keywords
 
-__all__ = ["AddressesEndpoint", "UtilizationEndpoint"]
+__all__ = ["AddressesEndpoint", "FiguresEndpoint", "UtilizationEndpoint"]
 
 Amount = Annotated[int, Keywords(minimum=0)]
 Average = Annotated[float, Keywords(minimum=0)]
@@ -52,8 +52,8 @@ class NodeUtilization:
     disk_details: list[DiskDetails]
 
 
-class UtilizationEndpoint(Endpoint):
-    """`/api/system/utilization`."""
+class FiguresEndpoint(Endpoint):
+    """A path that answers with figures of the machine."""
 
     topic = Topic.NODE
 
@@ -62,6 +62,10 @@ class UtilizationEndpoint(Endpoint):
     ) -> None:
         super().__init__(config, parts)
         self._figures = figures()
+
+
+class UtilizationEndpoint(FiguresEndpoint):
+    """`/api/system/utilization`."""
 
     @call(
         "GET",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import attrs
 
 from wingsd import __version__
+from wingsd.api.node_figures import FiguresEndpoint
 from wingsd.api.resource import Endpoint
 from wingsd.api.system import machine
 from wingsd.config import Config
@@ -194,16 +195,8 @@ class NodeStats:
     stats: MachineStats
 
 
-class StatsEndpoint(Endpoint):
+class StatsEndpoint(FiguresEndpoint):
     """`/api/system/stats`."""
-
-    topic = Topic.NODE
-
-    def __init__(
-        self, config: Config, figures: Callable[[], NodeFigures], parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._figures = figures()
 
     @call(
         "GET",

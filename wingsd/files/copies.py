@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+import attrs
+
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
@@ -77,96 +79,86 @@ def copy(
     if source.is_root or not (entry.is_regular or (entry.is_directory and directories)):
         raise FileMissing(str(source))
     guard.check(source, is_directory=entry.is_directory)
-    copy_entry = _copy_tree if entry.is_directory else _copy_file
+    copier = _Copier(root, guard, progress, overwrite and target is not None)
+    copy_entry = copier.tree if entry.is_directory else copier.file
     if target is not None:
         guard.check(target, is_directory=entry.is_directory)
-        return target, copy_entry(root, guard, source, target, progress, overwrite=overwrite)
+        return target, copy_entry(source, target)
     for path in free_names(root, source.parent, copy_names(*divided(source.name))):
         guard.check(path, is_directory=entry.is_directory)
         with suppress(NameConflict):  # it was made in this moment
-            return path, copy_entry(root, guard, source, path, progress, overwrite=False)
+            return path, copy_entry(source, path)
     raise NameConflict.renaming(str(source))
 
 
-def _copy_file(
-    root: ServerRoot,
-    guard: Guard,
-    source: ServerPath,
-    target: ServerPath,
-    progress: Progress,
-    *,
-    overwrite: bool,
-) -> Entry:
-    if source == target:
-        raise NameConflict.renaming(str(target))
-    options = NewFileOptions(replace=overwrite)
-    entry = root.copy(source, target, options, progress.cancelled)
-    progress.bytes_done += entry.size
-    progress.files_done += 1
-    return entry
+@attrs.frozen
+class _Copier:
+    """Copies single entries; with `overwrite` existing files are replaced."""
 
+    _root: ServerRoot
+    _guard: Guard
+    _progress: Progress
+    _overwrite: bool
 
-def _copy_tree(
-    root: ServerRoot,
-    guard: Guard,
-    source: ServerPath,
-    target: ServerPath,
-    progress: Progress,
-    *,
-    overwrite: bool,
-) -> Entry:
-    if source.contains(target) or root.real_path(source).contains(root.real_path(target)):
-        raise PathInvalid("Cannot perform that action: a directory cannot be copied into itself.")
-    is_new = False
-    try:
-        if not (root.stat(target).is_directory and overwrite):
+    def file(self, source: ServerPath, target: ServerPath) -> Entry:
+        """Copy a regular file."""
+        if source == target:
             raise NameConflict.renaming(str(target))
-    except FileMissing:
-        is_new = True
-    try:
-        _fill(root, guard, source, target, progress, overwrite=overwrite)
-    except BaseException:
-        if is_new:
-            with suppress(FileMissing):
-                root.remove(target)
-        raise
-    return root.stat(target)
+        options = NewFileOptions(replace=self._overwrite)
+        entry = self._root.copy(source, target, options, self._progress.cancelled)
+        self._progress.bytes_done += entry.size
+        self._progress.files_done += 1
+        return entry
 
+    def tree(self, source: ServerPath, target: ServerPath) -> Entry:
+        """Copy a directory."""
+        real_source, real_target = self._root.real_path(source), self._root.real_path(target)
+        if source.contains(target) or real_source.contains(real_target):
+            raise PathInvalid(
+                "Cannot perform that action: a directory cannot be copied into itself."
+            )
+        is_new = False
+        try:
+            if not (self._root.stat(target).is_directory and self._overwrite):
+                raise NameConflict.renaming(str(target))
+        except FileMissing:
+            is_new = True
+        try:
+            self._fill(source, target)
+        except BaseException:
+            if is_new:
+                with suppress(FileMissing):
+                    self._root.remove(target)
+            raise
+        return self._root.stat(target)
 
-def _fill(
-    root: ServerRoot,
-    guard: Guard,
-    source: ServerPath,
-    target: ServerPath,
-    progress: Progress,
-    *,
-    overwrite: bool,
-) -> None:
-    real_source, real_target = root.real_path(source), root.real_path(target)
-    # What is copied is not durable at once: fsync(2) for each file would take hours.
-    options = NewFileOptions(replace=overwrite, durable=False)
+    def _fill(self, source: ServerPath, target: ServerPath) -> None:
+        real_source, real_target = self._root.real_path(source), self._root.real_path(target)
+        # What is copied is not durable at once: fsync(2) for each file would take hours.
+        options = NewFileOptions(replace=self._overwrite, durable=False)
 
-    def select(listing: Listing) -> Listing:
-        places = (source, real_source, target, real_target)
-        return guard.allowed(listing, *(ServerPath((*p.parts, *listing.path)) for p in places))
+        def select(listing: Listing) -> Listing:
+            places = (source, real_source, target, real_target)
+            return self._guard.allowed(
+                listing, *(ServerPath((*p.parts, *listing.path)) for p in places)
+            )
 
-    with (
-        root.directory(source) as top,
-        top.tree(select) as listings,
-    ):
-        for listing in listings:
-            here = ServerPath((*source.parts, *listing.path))
-            there = ServerPath((*target.parts, *listing.path))
-            progress.check()
-            root.make_directory(there)
-            root.set_mode(there, listing.stat.st_mode)
-            for name in listing.files:
-                with suppress(FileMissing):  # deleted meanwhile
-                    entry = root.copy(
-                        here.child(name), there.child(name), options, progress.cancelled
-                    )
-                    progress.bytes_done += entry.size
-                progress.files_done += 1
-            for name in listing.symlinks:
-                with suppress(FileMissing, NameConflict):
-                    root.make_symlink(there.child(name), root.link_text(here.child(name)))
+        with self._root.directory(source) as top, top.tree(select) as listings:
+            for listing in listings:
+                here = ServerPath((*source.parts, *listing.path))
+                there = ServerPath((*target.parts, *listing.path))
+                self._progress.check()
+                self._root.make_directory(there)
+                self._root.set_mode(there, listing.stat.st_mode)
+                for name in listing.files:
+                    with suppress(FileMissing):  # deleted meanwhile
+                        entry = self._root.copy(
+                            here.child(name), there.child(name), options, self._progress.cancelled
+                        )
+                        self._progress.bytes_done += entry.size
+                    self._progress.files_done += 1
+                for name in listing.symlinks:
+                    with suppress(FileMissing, NameConflict):
+                        self._root.make_symlink(
+                            there.child(name), self._root.link_text(here.child(name))
+                        )
