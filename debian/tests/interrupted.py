@@ -18,7 +18,7 @@ Interruption = Callable[[], Awaitable[Any]]
 async def while_a_server_arrives(machine: Machine, interruption: Interruption) -> None:
     """It fails cleanly, the Panel is told once, and the next attempt goes well."""
     uuid = machine.new_server()
-    sending = ensureDeferred(machine.send(uuid, "--limit-rate", "1M"))
+    sending = ensureDeferred(machine.send(uuid, "--limit-rate", "100k"))
     await machine.until(lambda: machine.arriving(uuid), "the server to arrive")
     await interruption()
     status, body = await sending
