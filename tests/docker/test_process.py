@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from tests.docker.watcher import Notes
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import Logged
-from wingsd.docker import Usage, engine
+from wingsd.docker import ContainerUsage, engine
 from wingsd.docker.async_engine import AsyncEngine
 from wingsd.docker.process import BACKOFF, ContainerProcess
 from wingsd.docker.streams import ContainerStreams, Stream
@@ -93,7 +93,7 @@ def test_the_end_is_reported_once_and_last(harness: Harness) -> None:
     harness.streams.consoles[0].connectionLost()
     harness.streams.measurements[0].dataReceived(SAMPLE)
     harness.pass_time(60)
-    assert harness.notes.told == [b"bye", Usage(7, 9, uptime=1000), (3, False)]
+    assert harness.notes.told == [b"bye", ContainerUsage(7, 9, uptime=1000), (3, False)]
     assert len(harness.streams.measurements) == 1
     assert not harness.clock.getDelayedCalls()
 
@@ -133,7 +133,7 @@ def test_an_engine_that_is_away_is_waited_for(harness: Harness, logged: Logged) 
     harness.pass_time(BACKOFF.longest + 0.2)
     harness.streams.consoles[1].dataReceived(b"still here")
     harness.streams.measurements[1].dataReceived(SAMPLE)
-    assert harness.notes.told == [b"still here", Usage(7, 9, uptime=1000)]
+    assert harness.notes.told == [b"still here", ContainerUsage(7, 9, uptime=1000)]
 
     harness.state = dict(ENDED)
     harness.streams.consoles[1].connectionLost()

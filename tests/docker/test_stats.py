@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.docker.runtime import Usage
+from wingsd.docker.runtime import ContainerUsage
 from wingsd.docker.streams import MAX_SAMPLE, Samples, usage
 
 STARTED = datetime(2026, 11, 25, 9, 16, 0, tzinfo=UTC)
@@ -25,14 +25,14 @@ def changed(section: str, **fields: Any) -> dict[str, Any]:
     return sample
 
 
-def used(sample: dict[str, Any]) -> Usage:
+def used(sample: dict[str, Any]) -> ContainerUsage:
     found = usage(sample, STARTED)
     assert found is not None
     return found
 
 
 def test_the_figures_of_a_sample() -> None:
-    assert usage(SAMPLE, STARTED) == Usage(
+    assert usage(SAMPLE, STARTED) == ContainerUsage(
         memory_bytes=42_000_000,
         memory_limit_bytes=73_600_000,
         cpu_absolute=50.0,
@@ -95,7 +95,7 @@ def test_a_container_that_does_not_run_uses_nothing() -> None:
 def test_what_the_engine_leaves_out_is_nought(section: str) -> None:
     assert usage(SAMPLE | {section: {}}, STARTED) is not None
     assert usage(SAMPLE | {section: None}, STARTED) is not None
-    assert usage({"read": SAMPLE["read"]}, STARTED) == Usage(uptime=29_764)
+    assert usage({"read": SAMPLE["read"]}, STARTED) == ContainerUsage(uptime=29_764)
 
 
 @given(st.lists(st.dictionaries(st.text(), st.integers())), st.integers(1, 50))

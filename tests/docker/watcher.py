@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.docker import Usage
+from wingsd.docker import ContainerUsage
 
 
 @attrs.define(eq=False)
@@ -22,8 +22,8 @@ class Notes:
         return b"".join(piece for piece in self.told if isinstance(piece, bytes))
 
     @property
-    def usages(self) -> list[Usage]:
-        return [usage for usage in self.told if isinstance(usage, Usage)]
+    def usages(self) -> list[ContainerUsage]:
+        return [usage for usage in self.told if isinstance(usage, ContainerUsage)]
 
     @property
     def ends(self) -> list[tuple[int | None, bool]]:
@@ -44,7 +44,7 @@ class Notes:
     def output(self, data: bytes) -> None:
         self._note(data)
 
-    def usage(self, usage: Usage) -> None:
+    def usage(self, usage: ContainerUsage) -> None:
         self._note(usage)
 
     def ended(self, status: int | None, *, out_of_memory: bool) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
-from wingsd.docker.runtime import Usage
+from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem import MAX_SIZE, Entry, ServerPath, ServerRoot
 from wingsd.filesystem.errors import TreeTooLarge
@@ -101,12 +101,12 @@ def test_a_server_that_grows_above_its_limit_is_stopped_once_in_each_run(node: F
     server = limited(node, 10)
     start(node, server)
     fill(node, 2 * MIB)
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     node.clock.advance(LEAST_REQUESTED_AGE + 1)
     server.details()
     node.environment.stubborn.add(UUID)
     for _ in range(3):
-        node.process().use(Usage())
+        node.process().use(ContainerUsage())
     assert node.process().commands == ["stop"]
     assert (node.daemon_lines[0], node.daemon_lines[-1]) == (CHECKING, STOPPING)
     node.clock.advance(59)
@@ -126,7 +126,7 @@ def test_each_run_is_stopped(node: FakeNode) -> None:
         fill(node, 10)
         start(node, server)
         server.files.add(2 * MIB)
-        node.process().use(Usage())
+        node.process().use(ContainerUsage())
         assert server.state is PowerState.OFFLINE
         assert node.daemon_lines.count(STOPPING) == times
 
@@ -134,11 +134,11 @@ def test_each_run_is_stopped(node: FakeNode) -> None:
 def test_a_limit_that_was_lowered_holds_for_the_running_server(node: FakeNode) -> None:
     server = limited(node, 2 * MIB, disk_space=3)
     start(node, server)
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     assert UUID in node.environment.running
     node.panel.known[UUID] = configuration(disk_space=1)
     Outcome.of(server.sync()).value()
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     assert server.state is PowerState.OFFLINE
 
 
@@ -156,14 +156,14 @@ def test_a_figure_corrected_while_it_was_counted_is_counted_again_soon(node: Fak
     server = limited(node, 1000)
     start(node, server)
     server.files.add(500)  # By the time of the next walk it is known whether it is on the disk.
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     assert server.disk_bytes == 1500
     node.clock.advance(LEAST_REQUESTED_AGE + 1)
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     assert server.disk_bytes == 1000
     fill(node, 3000)
     node.clock.advance(LEAST_REQUESTED_AGE + 1)
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     assert server.disk_bytes == 1000
 
 
@@ -182,7 +182,7 @@ def test_without_counting_nothing_is_enforced(tmp_path: Path) -> None:
     server = limited(node, 5 * MIB)
     start(node, server)
     node.clock.advance(1000)
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     server.files.received(2 * MIB)
     server.files.add(2 * MIB)
     assert server.details().utilization.disk_bytes == 0
@@ -221,7 +221,7 @@ def test_other_servers_are_stopped_by_their_own_usage_only(node: FakeNode) -> No
     server = limited(node)
     start(node, server)
     boot(node).value()
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     assert server.state is PowerState.RUNNING
 
 
@@ -288,7 +288,7 @@ def test_a_server_that_nests_its_directories_too_deeply_is_stopped(
     server.details()
     assert any("measuring its disk usage failed" in line for line in logged.lines)
     assert server.disk_bytes == MAX_SIZE
-    node.process().use(Usage())
+    node.process().use(ContainerUsage())
     assert server.state is PowerState.OFFLINE
     assert node.daemon_lines[-1] == STOPPING
     error = do(server, PowerAction.START).error(TreeTooLarge)

@@ -11,7 +11,7 @@ from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, ru
 from tests.support import FakeEnvironment
 from tests.support.environment import FakeProcess
 from tests.support.logged_errors import Logged
-from wingsd.docker.runtime import LayerProgress, Usage, Watcher
+from wingsd.docker.runtime import ContainerUsage, LayerProgress, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Stop
@@ -158,7 +158,7 @@ def test_late_events_are_ignored(node: FakeNode, monkeypatch: pytest.MonkeyPatch
     do(server, PowerAction.START).error(EnvironmentFailed)
     node.events.clear()
     watchers[0].output(b"up\n")
-    watchers[0].usage(Usage(memory_bytes=1))
+    watchers[0].usage(ContainerUsage(memory_bytes=1))
     watchers[0].ended(1, out_of_memory=False)
     assert node.events == []
     assert server.state is PowerState.OFFLINE

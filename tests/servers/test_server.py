@@ -13,7 +13,7 @@ from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration,
 from tests.support import Hang
 from tests.support.logged_errors import Logged
 from wingsd.config import Registry, ThrottlesConfig
-from wingsd.docker.runtime import Usage
+from wingsd.docker.runtime import ContainerUsage
 from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import EnvironmentFailed, ServerNotRunning
 from wingsd.panel.http_client import PanelUnreachable
@@ -25,7 +25,7 @@ from wingsd.servers.throttle import WINDOW
 from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines
-USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000, 3, 4)
+USAGE = ContainerUsage(1000, 2000, 12.5, 30, 40, 5000, 3, 4)
 
 
 def test_an_impossible_variable_fails_its_server_alone(node: FakeNode) -> None:
@@ -193,7 +193,7 @@ def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
     offline = json.loads(node.told("stats")[-1])
     assert (offline["memory_bytes"], offline["uptime"]) == (0, 0)
     assert offline["state"] == "offline"
-    assert server.usage == Usage()
+    assert server.usage == ContainerUsage()
 
 
 def test_the_details_are_the_panels(node: FakeNode) -> None:

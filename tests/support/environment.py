@@ -13,7 +13,7 @@ import attrs
 from tests.support.faults import Hang
 from wingsd.docker.container import check_variables
 from wingsd.docker.engine import console_lines
-from wingsd.docker.runtime import LayerProgress, PullListener, Usage, Watcher
+from wingsd.docker.runtime import ContainerUsage, LayerProgress, PullListener, Watcher
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, Settings
 
@@ -38,7 +38,7 @@ class FakeProcess:
         if self.watcher is not None:
             self.watcher.output(data)
 
-    def use(self, usage: Usage) -> None:
+    def use(self, usage: ContainerUsage) -> None:
         if self.watcher is not None:
             self.watcher.usage(usage)
 

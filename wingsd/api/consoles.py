@@ -10,7 +10,7 @@ import attrs
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
-from wingsd.api.resource import Endpoint, ServerPath
+from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config import Config
 from wingsd.errors import BadRequest, ServerNotFound, Unprocessable
@@ -67,7 +67,7 @@ class Revocations:
         await self._database.deny(keys)
 
 
-class SocketEndpoint(ServerPath):
+class SocketEndpoint(ServerResource):
     """`/api/servers/{uuid}/ws`: for browsers, which send their token in the first message."""
 
     topic = Topic.CONSOLE

@@ -78,7 +78,7 @@ class PartHeaders:
 
 
 @attrs.frozen
-class UploadForm:
+class FileUploadForm:
     """The files."""
 
     files: Annotated[
@@ -120,7 +120,7 @@ class FileUploadEndpoint(SignedPath):
         _share_headers_of_parts(request)
         return super().render(request)
 
-    @call("POST", Success(HTTPStatus.OK, "All files are stored."), form=UploadForm)
+    @call("POST", Success(HTTPStatus.OK, "All files are stored."), form=FileUploadForm)
     def upload_files(self, request: StreamingRequest, query: UploadQuery) -> BodyReader:
         """Store files of a form in a server's directory.
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import attrs
 
-from wingsd.api.resource import Endpoint, ServerPath
+from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.config import Config
 from wingsd.config.vendors import CALAGOPUS
 from wingsd.errors import BadRequest, Conflict, Unprocessable, WingsdError
@@ -45,7 +45,7 @@ _SHOWN_AS_417 = (BadRequest, Conflict, FileDenied, FileNotPermitted, Unprocessab
 _DIGITS = 15
 
 
-class FilesPath(Endpoint, ServerPath):
+class FilesPath(Endpoint, ServerResource):
     """A path for the files of one server, which may be read by `operation`.
 
     `work` runs what blocks; it is cancelled when the client goes.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from wingsd.api.resource import Endpoint, ServerPath
+from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.config import Config
 from wingsd.errors import BadRequest, StorageError
 from wingsd.http.operations import INVALID, PlainText, Success, Topic, call
@@ -49,7 +49,7 @@ def endpoints(
     return [partial(kind, config, servers, installations) for kind in kinds]
 
 
-class _InstallPath(Endpoint, ServerPath):
+class _InstallPath(Endpoint, ServerResource):
     topic = Topic.SERVERS
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.resource import Endpoint, ServerPath
+from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.config import Config
 from wingsd.errors import BadRequest, Unprocessable, WingsdError
 from wingsd.http.operations import INVALID, Success, Topic, call
@@ -38,7 +38,7 @@ class PowerRequest:
     wait_seconds: Wait = DEFAULT_WAIT
 
 
-class PowerEndpoint(Endpoint, ServerPath):
+class PowerEndpoint(Endpoint, ServerResource):
     """`/api/servers/{uuid}/power`."""
 
     topic = Topic.SERVERS

@@ -30,7 +30,7 @@ from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["Endpoint", "Public", "ServerPath"]
+__all__ = ["Endpoint", "Public", "ServerResource"]
 
 
 def _is_node_failure(error: Exception) -> bool:
@@ -174,7 +174,7 @@ class Endpoint(Public):
         await super().handle(request, call)
 
 
-class ServerPath(Public):
+class ServerResource(Public):
     """A path of one server, `game_server`, whose UUID is in it."""
 
     fails: ClassVar[tuple[HTTPStatus, ...]] = (

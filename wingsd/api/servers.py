@@ -21,7 +21,7 @@ from wingsd.api.consoles import (
     SocketEndpoint,
 )
 from wingsd.api.power import AllPowerEndpoint, PowerEndpoint
-from wingsd.api.resource import Endpoint, ServerPath
+from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import (
@@ -161,7 +161,7 @@ class ServerEndpoint(Endpoint):
         """Return a server's configuration and state."""
         return self._servers.get(self.uuid).details()
 
-    # Not a `ServerPath`: a server being received is not in the registry yet.
+    # Not a `ServerResource`: a server being received is not in the registry yet.
     @call(
         "DELETE",
         Success(HTTPStatus.NO_CONTENT, "The server is deleted."),
@@ -200,7 +200,7 @@ class Commands:
     commands: tuple[str, ...]
 
 
-class CommandsEndpoint(Endpoint, ServerPath):
+class CommandsEndpoint(Endpoint, ServerResource):
     """`/api/servers/{uuid}/commands`."""
 
     topic = Topic.SERVERS
@@ -239,7 +239,7 @@ class ConsoleLines:
     data: Annotated[list[str], Keywords(maxItems=MAX_LINES)]
 
 
-class LogsEndpoint(Endpoint, ServerPath):
+class LogsEndpoint(Endpoint, ServerResource):
     """`/api/servers/{uuid}/logs`."""
 
     topic = Topic.SERVERS
@@ -280,7 +280,7 @@ class SyncedServer:
     ] = None
 
 
-class SyncEndpoint(Endpoint, ServerPath):
+class SyncEndpoint(Endpoint, ServerResource):
     """`/api/servers/{uuid}/sync`."""
 
     topic = Topic.SERVERS

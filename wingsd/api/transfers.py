@@ -12,7 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.api.resource import Endpoint, Public, ServerPath
+from wingsd.api.resource import Endpoint, Public, ServerResource
 from wingsd.api.upload import UploadStream
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.config import Config
@@ -292,7 +292,7 @@ class TransferDestination:
     ] = 0
 
 
-class OutgoingEndpoint(Endpoint, ServerPath):
+class OutgoingEndpoint(Endpoint, ServerResource):
     """`/api/servers/{uuid}/transfer`: a transfer from this node."""
 
     topic = Topic.TRANSFERS

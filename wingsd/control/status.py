@@ -33,7 +33,7 @@ from wingsd.statedb.records import Direction, Report, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.step_log import Progress
+from wingsd.transfers.step_log import ProgressReport
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
 __all__ = [
@@ -60,7 +60,7 @@ class ControlEndpoint(Public):
         """Accept every client. Bodies are stored only where this method exists."""
 
 
-def running_transfer(progress: Progress, now: float) -> Json:
+def running_transfer(progress: ProgressReport, now: float) -> Json:
     """Return a transfer in progress; `now` is Unix time."""
     is_incoming = isinstance(progress.step, ReceiveStep)
     return {

@@ -6,12 +6,12 @@ Docker, the requests for a server; `engine` sends requests, blocking. On the rea
 `images` pulls, `process` watches a container that runs, and `environment` combines them.
 """
 
-from wingsd.docker.runtime import Environment, NoEnvironment, Running, Usage, Watcher
+from wingsd.docker.runtime import ContainerUsage, Environment, NoEnvironment, Running, Watcher
 
 __all__ = [
+    "ContainerUsage",
     "Environment",
     "NoEnvironment",
     "Running",
-    "Usage",
     "Watcher",
 ]

@@ -17,6 +17,7 @@ from wingsd.panel.schemas import Build, InstallScript, Settings
 
 __all__ = [
     "ConsoleBlocked",
+    "ContainerUsage",
     "EngineDisk",
     "EngineInformation",
     "Environment",
@@ -28,7 +29,6 @@ __all__ = [
     "PullListener",
     "Running",
     "RunningContainer",
-    "Usage",
     "Watcher",
     "engine_address",
 ]
@@ -43,7 +43,7 @@ class ConsoleBlocked(EnvironmentFailed):
 
 
 @attrs.frozen(repr=False)
-class Usage:
+class ContainerUsage:
     """The usage of a running server: bytes, percent of one core, milliseconds since its start.
 
     A limit of 0 means no limit.
@@ -65,7 +65,7 @@ class Watcher(Protocol):
     def output(self, data: bytes) -> None:
         """Take output of the process: any number of lines, or a part of one."""
 
-    def usage(self, usage: Usage) -> None:
+    def usage(self, usage: ContainerUsage) -> None:
         """Take the usage, about every second."""
 
     def ended(self, status: int | None, *, out_of_memory: bool) -> None:

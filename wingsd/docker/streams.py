@@ -39,7 +39,7 @@ from zope.interface import implementer
 
 from wingsd.docker import engine
 from wingsd.docker.engine import parse_time
-from wingsd.docker.runtime import Usage
+from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.reactor import Reactor
 
@@ -68,14 +68,14 @@ class Samples:
                 yield sample
 
 
-def usage(sample: Mapping[str, Any], started: datetime | None) -> Usage | None:
+def usage(sample: Mapping[str, Any], started: datetime | None) -> ContainerUsage | None:
     """Return the usage of a container that was started then; None when it does not run."""
     read = parse_time(sample.get("read"))
     if read is None:
         return None
     memory = sample.get("memory_stats") or {}
     networks = [network or {} for network in (sample.get("networks") or {}).values()]
-    return Usage(
+    return ContainerUsage(
         memory_bytes=_memory(memory),
         memory_limit_bytes=_count(memory, "limit"),
         cpu_absolute=_cpu(sample.get("precpu_stats") or {}, sample.get("cpu_stats") or {}),

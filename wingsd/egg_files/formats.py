@@ -14,7 +14,7 @@ from wingsd.egg_files.changes import Change, Document, Refused
 from wingsd.util.text import display
 
 __all__ = [
-    "Encoded",
+    "EncodedText",
     "FileFormat",
     "Rewritten",
     "declared_encodings",
@@ -35,7 +35,7 @@ _KNOWN = re.compile(r"us-ascii|iso-8859-\d+|windows-125\d|koi8-[ru]|gb\w+|big5|s
 
 
 @attrs.frozen
-class Encoded:
+class EncodedText:
     """A file's text, its lines ended by line feeds, and how it was written as bytes."""
 
     text: str
@@ -44,7 +44,7 @@ class Encoded:
     crlf: bool
 
     @classmethod
-    def decode(cls, data: bytes, encodings: Iterable[str]) -> Encoded:
+    def decode(cls, data: bytes, encodings: Iterable[str]) -> EncodedText:
         """Return the text of `data`, by its byte order mark or the first encoding that fits.
 
         Raises Refused where none does.
@@ -79,7 +79,7 @@ class Encoded:
 
 
 def load_encodings(data: bytes, encodings: Iterable[str]) -> None:
-    """Import the codecs that `Encoded.decode` needs for the same bytes."""
+    """Import the codecs that `EncodedText.decode` needs for the same bytes."""
     for encoding in [
         *encodings,
         *(name for mark, name in _MARKS.items() if data.startswith(mark)),
@@ -147,7 +147,7 @@ class FileFormat:
 
         Raises Refused where the file as a whole cannot be read or written.
         """
-        encoded = Encoded.decode(data, self.encodings(data))
+        encoded = EncodedText.decode(data, self.encodings(data))
         module, _, name = self.document.partition(":")
         opened: Callable[[str], Document]
         opened = getattr(import_module(f"wingsd.egg_files.{module}"), name)

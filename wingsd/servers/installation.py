@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import ThrottlesConfig
-from wingsd.docker.runtime import Installer, InstallerState, Usage
+from wingsd.docker.runtime import ContainerUsage, Installer, InstallerState
 from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
 from wingsd.panel.schemas import InstallScript, Settings
@@ -123,7 +123,7 @@ class _Watched:
     def on_ready(self) -> None:
         """Nothing: an installer has no startup."""
 
-    def on_usage(self, usage: Usage) -> None:
+    def on_usage(self, usage: ContainerUsage) -> None:
         """Nothing: an installer's usage is not shown."""
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from wingsd.docker.runtime import Running, Usage
+from wingsd.docker.runtime import ContainerUsage, Running
 from wingsd.servers.console import LineSplitter, StartupDetector, text
 from wingsd.servers.throttle import WINDOW, Throttle
 
@@ -27,7 +27,7 @@ class RunListener(Protocol):
     def on_ready(self) -> None:
         """Take note that the startup is finished."""
 
-    def on_usage(self, usage: Usage) -> None:
+    def on_usage(self, usage: ContainerUsage) -> None:
         """Take a measurement of the program's usage."""
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
@@ -92,7 +92,7 @@ class Run:
         if not self._detached:
             self._take(self._lines.feed(data))
 
-    def usage(self, usage: Usage) -> None:
+    def usage(self, usage: ContainerUsage) -> None:
         """Pass on the program's usage."""
         if not self._detached:
             self._listener.on_usage(usage)

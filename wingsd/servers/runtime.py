@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd.docker.runtime import Environment, LayerProgress, Usage
+from wingsd.docker.runtime import ContainerUsage, Environment, LayerProgress
 from wingsd.errors import EnvironmentFailed
 from wingsd.events import (
     CONSOLE_OUTPUT,
@@ -115,7 +115,7 @@ class ServerRuntime:
     ) -> None:
         self.uuid = uuid
         self.state = PowerState.OFFLINE
-        self.usage = Usage()
+        self.usage = ContainerUsage()
         self.console = Console(max(settings.log_count, LEAST_KEPT))
         #: The current run, from before its start to its end.
         self.run: Run | None = None
@@ -322,7 +322,7 @@ class ServerRuntime:
         self.publish(STATUS, self.state.value)
         if self.state is PowerState.OFFLINE:
             self.pending_restart.ended()
-            self.usage = Usage()
+            self.usage = ContainerUsage()
             self.publish(STATS, self.stats())
             self._files.measure()
 
@@ -370,7 +370,7 @@ class ServerRuntime:
         if self.run is not None and self.run.running is not None:
             self.transition(PowerEvent.READY)
 
-    def on_usage(self, usage: Usage) -> None:
+    def on_usage(self, usage: ContainerUsage) -> None:
         """Publish the program's usage."""
         self.usage = usage
         self._files.measure_if_stale()

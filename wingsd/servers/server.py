@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.config import SystemConfig
-from wingsd.docker.runtime import LayerProgress, Usage
+from wingsd.docker.runtime import ContainerUsage, LayerProgress
 from wingsd.egg_files.rewriters import ServerEggFiles
 from wingsd.errors import NOT_RUNNING, BadRequest, ServerNotRunning, StorageError, WingsdError
 from wingsd.events import SUSPENDED
@@ -113,7 +113,7 @@ class Server:
         return self._runtime.console
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> ContainerUsage:
         """What its program uses, as last measured; zero when it is offline."""
         return self._runtime.usage
 

@@ -18,11 +18,11 @@ from wingsd.transfers.errors import DaemonRestarted
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
 from wingsd.util.observer import Observer
 
-__all__ = ["Progress", "StepLog", "StepLogs"]
+__all__ = ["ProgressReport", "StepLog", "StepLogs"]
 
 
 @attrs.frozen(repr=False)
-class Progress:
+class ProgressReport:
     """How far a transfer is; `seconds` since its beginning.
 
     `entry` is its number in the state database, None before it is there. `bytes` are those moved
@@ -264,9 +264,9 @@ class StepLog(Generic[S]):
         """The bytes of the archive that were received, or of the upload that were sent."""
         return self.count()
 
-    def progress(self, meter: ProgressMeter, total: int) -> Progress:
+    def progress(self, meter: ProgressMeter, total: int) -> ProgressReport:
         """Return how far the transfer is, as `meter` has counted, of `total` bytes."""
-        return Progress(
+        return ProgressReport(
             server=self._server,
             entry=self.entry,
             step=self.lifecycle.step,

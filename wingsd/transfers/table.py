@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from wingsd.transfers.step_log import Progress
+from wingsd.transfers.step_log import ProgressReport
 from wingsd.util.deferreds import when_fired
 
 __all__ = ["TransferTable", "all_over"]
@@ -19,7 +19,7 @@ class _Transfer(Protocol):
         """Fires when the transfer has ended, whatever its outcome."""
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> ProgressReport:
         """How far it is."""
 
     @property
@@ -41,7 +41,7 @@ class TransferTable(Generic[T]):
         return self._open.get(server)
 
     @property
-    def progress(self) -> list[Progress]:
+    def progress(self) -> list[ProgressReport]:
         """How far each transfer is, including failed ones that are still being cleaned up."""
         return [transfer.progress for transfer in self._open.values()]
 

@@ -24,7 +24,7 @@ from wingsd.transfers.errors import ContainerNameTaken, DaemonRestarted, UploadT
 from wingsd.transfers.incoming.commit import CommitPhase, Remainder
 from wingsd.transfers.incoming.receive import ReceivePhase
 from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadGroup
-from wingsd.transfers.step_log import Progress, StepLogs
+from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
 from wingsd.util.deferreds import when_fired
@@ -144,7 +144,7 @@ class IncomingTransfer:
         return True
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> ProgressReport:
         """How far it is; its seconds are those in this daemon."""
         return self._steps.progress(self._receive_phase.meter, self._receive_phase.size)
 

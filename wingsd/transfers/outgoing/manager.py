@@ -18,7 +18,7 @@ from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SourceServers
 from wingsd.transfers.outgoing.upload import OutgoingUpload, Uploader
 from wingsd.transfers.peer.peers import Peers
-from wingsd.transfers.step_log import Progress, StepLogs
+from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.table import TransferTable, all_over
 from wingsd.util.deferreds import when_fired
 
@@ -195,7 +195,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         return over
 
     @property
-    def progress(self) -> list[Progress]:
+    def progress(self) -> list[ProgressReport]:
         """How far each is, including those that the Panel is still to have deleted here."""
         transfers = self._left_behind | self._open
         return [transfer.progress for transfer in transfers.values()]

@@ -23,7 +23,7 @@ from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.outgoing.upload import OutgoingUpload
-from wingsd.transfers.step_log import Progress, StepLog
+from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.util.text import readable_time
@@ -159,7 +159,7 @@ class OutgoingTransfer:
         self._in_background(self._finish())
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> ProgressReport:
         """How far it is."""
         return self._steps.progress(self._upload.meter, self._upload.total)
 
