@@ -41,6 +41,21 @@ async def test_status_has_the_node_and_its_disks(nodes: NodePair) -> None:
         assert 0 < disk["free_bytes"] <= disk["total_bytes"]
 
 
+async def test_arriving_servers_are_shown_where_they_are_received(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = nodes.source.status()
+    staging = nodes.source.staging
+    staging.close()
+    # As where nothing beside `system.data` is on its file system.
+    monkeypatch.setattr(staging, "_is_same_filesystem", lambda: False)
+    staging.prepare()
+    request: Any = None
+    found = await asked().get_status(request)
+    (arriving,) = [disk for disk in found["disks"] if disk["purpose"] == "arriving"]
+    assert arriving["path"] == str(nodes.source.data / ".staging")
+
+
 async def test_a_missing_disk_is_reported_with_its_error(nodes: NodePair) -> None:
     nodes.source.data.rename(nodes.source.directory / "elsewhere")
     found = await gathered(nodes)

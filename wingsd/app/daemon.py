@@ -189,7 +189,7 @@ class Node(Service):
         docker, user = self._config.docker, self._config.system.user
         address = engine_address(docker.socket, os.environ) if docker.enabled else None
         for line in shortcomings(survey(self._config, (user.uid, user.gid), address)):
-            self._log.warn("insufficient privileges: {line}", line=line)
+            self._log.warn("the daemon is limited: {line}", line=line)
 
     async def _boot(self, unfinished: list[TransferRecord]) -> bool:
         transfers = self._transfers

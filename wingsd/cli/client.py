@@ -134,14 +134,14 @@ class ControlClient:
             case FileNotFoundError() | NotADirectoryError():
                 return CtlError(
                     f"wingsd is not running: there is no {path}",
-                    "start it with systemctl start wingsd, or name its socket (control.socket in "
-                    "its configuration) with --socket",
+                    "start it with systemctl start wingsd; if it does not stay, systemctl status "
+                    "wingsd and wingsctl check-config say why. --socket names another socket",
                     Exit.NO_DAEMON,
                 )
             case ConnectionRefusedError():
                 return CtlError(
                     f"wingsd is not running: no process listens on {path}",
-                    "start it with systemctl start wingsd; its log has the reason why it ended",
+                    "start it with systemctl start wingsd; journalctl -u wingsd says why it ended",
                     Exit.NO_DAEMON,
                 )
             case ConnectionError():

@@ -267,8 +267,8 @@ def find(places: Sequence[str] = PLACES) -> str:
             continue
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be accessed: {error.strerror}; run wingsd as a user with access "
-                f"to it, or name another file with --config"
+                f"{path} cannot be accessed: {error.strerror}; run this as root or as a user "
+                f"with access to it, or name another file with --config"
             ) from error
         return path
     raise ConfigError(

@@ -35,6 +35,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.step_log import ProgressReport
 from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.transfers.storage.staging import Staging
 
 __all__ = [
     "Activity",
@@ -174,7 +175,7 @@ def _certificate_name(config: Config) -> str:
 class Probes:
     """Asks the Panel, the Docker engine and the filesystems, each with a time limit.
 
-    `engine` is None without an engine; `staging` is the directory of servers being received.
+    `engine` is None without an engine; `staging` is where servers are received.
     """
 
     def __init__(
@@ -183,18 +184,15 @@ class Probes:
         panel: Panel,
         engine: AskEngine | None,
         disk: Workers,
-        staging: str,
+        staging: Staging,
         reactor: IReactorTime,
     ) -> None:
         self.use(config)
         self._panel = panel
         self._engine = engine
         self._disk = disk
-        self._directories = {
-            "servers": config.system.data,
-            "arriving": staging,
-            "journal": config.system.root_directory,
-        }
+        self._system = config.system
+        self._staging = staging
         self._reactor = reactor
 
     def use(self, config: Config) -> None:
@@ -203,10 +201,15 @@ class Probes:
 
     async def run(self) -> Json:
         """Return the answers by the keys of the status."""
+        directories = {
+            "servers": self._system.data,
+            "arriving": self._staging.path,  # known since the start
+            "journal": self._system.root_directory,
+        }
         probes: list[Deferred[Any]] = [
             Deferred.fromCoroutine(self._ask_panel()),
             Deferred.fromCoroutine(self._ask_engine()),
-            self._disk.run(_disks, self._directories),
+            self._disk.run(_disks, directories),
         ]
         panel, engine, disks = await gatherResults(probes, consumeErrors=True)
         return {"panel": panel, "engine": engine, "disks": disks}

@@ -216,7 +216,8 @@ class DockerEnvironment:
         if why_not:
             raise EnvironmentFailed(
                 f"{why_not}; two nodes that share an engine cannot both have a server: delete it "
-                "on the other node first, or give each node an engine of its own"
+                "on the other node first, or give each node an engine of its own. If system.data "
+                f"was moved, remove the old container: docker rm -f {uuid}"
             )
         if state is not None and state.is_removed:
             await session.call(engine.remove_container, state.id, force=True)

@@ -195,4 +195,9 @@ def _why(error: Exception) -> str:
     if isinstance(error, SSL.Error):
         reasons = [reason for _, _, reason in error.args[0] if reason] if error.args else []
         return "; ".join(reasons) or "it holds no certificate in PEM form"
-    return str(error)
+    if isinstance(error, FileNotFoundError):
+        return (
+            "it does not exist, or the service may not see it, as everything below /home and "
+            "/root; wingsctl check-config tells which"
+        )
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -46,9 +46,8 @@ class ControlWiring(HttpWiring):
 
     def _make_status_endpoint(self) -> partial[StatusEndpoint]:
         start = self._reactor.seconds()
-        staging = self.staging.path
         probes = Probes(
-            self._config, self.panel, self._engine, self.pools.disk, staging, self._reactor
+            self._config, self.panel, self._engine, self.pools.disk, self.staging, self._reactor
         )
         self.live.follow(probes.use)
         incoming = self.direct_transfers.incoming
