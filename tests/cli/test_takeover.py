@@ -49,6 +49,12 @@ def test_wings_in_the_way_is_named(wings: str, starts: str, told: list[str]) -> 
     assert [line.rpartition(": ")[2] for line in handover(units)] == told
 
 
+def test_both_services_started_are_named() -> None:
+    shown = SHOWN.format(wings="activating", starts="enabled")
+    (line,) = handover(parse_units(shown.replace("ActiveState=inactive", "ActiveState=active")))
+    assert line.startswith("wings.service and wingsd.service are both started")
+
+
 def test_units_that_are_not_there_are_left_out() -> None:
     absent = "Id=wings.service\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n"
     units = parse_units(absent)
@@ -104,7 +110,7 @@ def test_another_place_is_named_with_what_the_service_needs(
     keys: dict[str, Any], named: str, settings: str
 ) -> None:
     (told,) = service_limits(config(**keys), CONFIG, UNITS)
-    assert f"the service cannot use {named};" in told
+    assert f"the service cannot use {named}, and may not start;" in told
     assert told.endswith(f"[Service] {settings}")
 
 

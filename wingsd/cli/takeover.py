@@ -80,7 +80,12 @@ def parse_units(shown: str) -> SystemdUnits:
 def handover(units: SystemdUnits) -> Iterator[str]:
     """Yield a warning where Wings is started beside wingsd, with what to do."""
     wings = units.get(_WINGS, {})
-    if wings.get("ActiveState") in ("active", "activating", "reloading"):
+    if _runs(wings) and _runs(units.get(_WINGSD, {})):
+        yield (
+            "wings.service and wingsd.service are both started, and each would handle the same "
+            "servers: stop one, by systemctl disable --now wings to stay with wingsd"
+        )
+    elif _runs(wings):
         yield (
             "wings.service runs this node, and wingsd is not started beside it; to hand over: "
             "systemctl disable --now wings && systemctl start wingsd"
@@ -90,6 +95,10 @@ def handover(units: SystemdUnits) -> Iterator[str]:
             "wings.service is enabled, and would be started with the machine: "
             "systemctl disable wings"
         )
+
+
+def _runs(unit: Mapping[str, str]) -> bool:
+    return unit.get("ActiveState") in ("active", "activating", "reloading")
 
 
 def service_limits(config: Config, path: str, units: SystemdUnits) -> Iterator[str]:
@@ -122,8 +131,8 @@ def service_limits(config: Config, path: str, units: SystemdUnits) -> Iterator[s
             settings.append(f"ReadWritePaths={_joined(locked)}")
     if settings:
         yield (
-            f"the service cannot use {', '.join(hidden)}; to let it: systemctl edit wingsd, and "
-            f"there, each on a line: [Service] {' '.join(settings)}"
+            f"the service cannot use {', '.join(hidden)}, and may not start; to let it: systemctl "
+            f"edit wingsd, and there, each on a line: [Service] {' '.join(settings)}"
         )
 
 
