@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from tests.cli.daemon import UUID, Command, Scripted, found, past, running
 from tests.support.command import WINGSCTL
+from tests.support.configurations import LEAST
+from wingsd.cli import diagnostics
 from wingsd.cli.client import Exit
 from wingsd.cli.output import duration, plain, size, when
 from wingsd.cli.progress import TransferProgress
@@ -302,3 +305,21 @@ def test_diagnostics_are_printed_as_they_are(wingsctl: Command, scripted: Script
     assert (ran.status, ran.out) == (0, "wingsd\n|\n")
     ran = wingsctl("diagnostics", "--endpoints", "--log-lines", "7", "--json")
     assert ran.json == {"report": "wingsd\n|\n"}
+
+
+def test_diagnostics_without_a_daemon_have_its_configuration(
+    wingsctl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = tmp_path / "config.yml"
+    written.write_text(yaml.safe_dump(LEAST | {"debug": True, "token": "a-secret-of-the-node"}))
+    monkeypatch.setattr(diagnostics, "find", lambda: str(written))
+    ran = wingsctl("diagnostics", "--no-logs")
+    assert ran.status == Exit.NO_DAEMON
+    assert "wingsd is not running" in ran.err
+    assert "not asked: wingsd does not run" in ran.out
+    assert "debug: true" in ran.out
+    assert "a-secret-of-the-node" not in ran.out
+    written.write_text("debug: [")
+    ran = wingsctl("diagnostics", "--no-logs")
+    assert (ran.status, ran.out) == (Exit.NO_DAEMON, "")
+    assert "its configuration: " in ran.err

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+from wingsd.cli.client import CtlError, Exit
 from wingsd.cli.output import json_option, print_json
 from wingsd.cli.parameters import client_of
+from wingsd.config.loader import find, load
+from wingsd.errors import ConfigError
 
 __all__ = ["diagnostics"]
 
@@ -29,6 +32,8 @@ def diagnostics(
 
     It has versions, the configuration, the state of Docker and the log's last lines. Secrets are
     left out; look through the log all the same before you publish it.
+
+    Of a daemon that does not run it has versions, configuration and journal; the exit status is 3.
     """
     shown = {
         "include_endpoints": str(endpoints).lower(),
@@ -36,8 +41,37 @@ def diagnostics(
         "log_lines": log_lines,
     }
     query = "&".join(f"{key}={value}" for key, value in shown.items())
-    found = client_of(context).ask("GET", f"diagnostics?{query}")
+    try:
+        found = client_of(context).ask("GET", f"diagnostics?{query}")
+    except CtlError as error:
+        if error.exit_code != Exit.NO_DAEMON:
+            raise
+        _print({"report": _report_without_daemon(error, endpoints, log_lines, no_logs)}, as_json)
+        raise
+    _print(found, as_json)
+
+
+def _print(found: dict[str, str], as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
         click.echo(found["report"], nl=False)
+
+
+def _report_without_daemon(error: CtlError, endpoints: bool, log_lines: int, no_logs: bool) -> str:
+    # Here: other commands need neither.
+    from wingsd.node.diagnostics import ReportOptions, report  # noqa: PLC0415
+    from wingsd.node.own_log import JournalSource, LogUnavailable  # noqa: PLC0415
+
+    try:
+        config, _ = load(find())
+    except ConfigError as invalid:
+        raise CtlError(error.message, f"its configuration: {invalid}", Exit.NO_DAEMON) from error
+    log = ["left out"]
+    if not no_logs:
+        try:
+            log = JournalSource(lambda: "/wingsd.service")(log_lines)
+        except LogUnavailable as reason:
+            log = [f"not available: {reason}"]
+    unasked = ["not asked: wingsd does not run"]
+    return report(config, ReportOptions(endpoints=endpoints), unasked, unasked, log)
