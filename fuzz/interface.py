@@ -131,7 +131,9 @@ class InterfaceClient:
         except (requests.exceptions.InvalidHeader, requests.exceptions.InvalidURL):
             return None
         error = response.status_code >= 400  # noqa: PLR2004 - as HTTP has them
-        if error and not isinstance(response.json().get("error"), str):
+        # The answer to HEAD has no body.
+        has_body = response.request.method != "HEAD"
+        if error and has_body and not isinstance(response.json().get("error"), str):
             raise Finding(f"{case.method} {case.path}: {response.status_code} without its words")
         case.validate_response(response, checks=_CHECKS)
         status: int = response.status_code

@@ -14,6 +14,7 @@ import attrs
 from wingsd.config import CALAGOPUS
 from wingsd.config.validators import port, positive
 from wingsd.config_file.editing import Value
+from wingsd.util.serialization import Keywords
 
 __all__ = ["NodeSettings", "taken_over", "values"]
 
@@ -36,7 +37,7 @@ class ApiSettings:
     host: str | None = None
     port: int | None = None
     ssl: SslSettings = SslSettings()
-    upload_limit: Annotated[int | None, "In MiB."] = attrs.field(
+    upload_limit: Annotated[int | None, "In MiB.", Keywords(minimum=1)] = attrs.field(
         default=None, validator=_optional(positive)
     )
 
@@ -46,7 +47,9 @@ class SftpSettings:
     """The node's SFTP."""
 
     bind_address: str | None = None
-    bind_port: int | None = attrs.field(default=None, validator=_optional(port))
+    bind_port: Annotated[int | None, Keywords(minimum=1, maximum=65535)] = attrs.field(
+        default=None, validator=_optional(port)
+    )
 
 
 @attrs.frozen
