@@ -12,7 +12,7 @@ import pytest
 
 from wingsd.files import listing as listing_module
 from wingsd.files.denylist import Denylist
-from wingsd.files.listing import Listing, Page, Sort, list_directory
+from wingsd.files.listing import FileListing, Page, Sort, list_directory
 from wingsd.files.mime import BINARY, DIRECTORY, TEXT
 from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.filesystem.errors import DirectoryMissing, FileWorkCancelled
@@ -22,12 +22,12 @@ ALL = Page()
 
 def listed(
     root: ServerRoot, path: str = "/", page: Page = ALL, hidden: tuple[str, ...] = ()
-) -> Listing:
+) -> FileListing:
     denylists = (Denylist(hidden),) if hidden else ()
     return list_directory(root, ServerPath.parse(path), page, denylists, lambda: False)
 
 
-def names(listing: Listing) -> list[str]:
+def names(listing: FileListing) -> list[str]:
     return [entry["name"] for entry in listing.entries]
 
 

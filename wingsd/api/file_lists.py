@@ -12,7 +12,7 @@ from wingsd.api.files import FilesPath, hidden_by, whole_number
 from wingsd.errors import BadRequest
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry
-from wingsd.files.listing import MAX_ENTRIES, Listing, Page, Sort, list_directory
+from wingsd.files.listing import MAX_ENTRIES, FileListing, Page, Sort, list_directory
 from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.filesystem.errors import DirectoryMissing
 from wingsd.http.long_lists import encoded
@@ -61,7 +61,7 @@ class _ListPath(FilesPath):
     fails = (HTTPStatus.NOT_FOUND,)
     _log = Logger()
 
-    def _warn(self, path: ServerPath, listing: Listing) -> None:
+    def _warn(self, path: ServerPath, listing: FileListing) -> None:
         if not listing.is_complete:
             self._log.warn(
                 "{server}: directory not listed completely: {path} has more than {most} entries",
@@ -84,7 +84,7 @@ class DirectoryListEndpoint(_ListPath):
         """
         path, media = ServerPath.parse(query.directory), accepted(request.header("Accept"))
 
-        def work(root: ServerRoot) -> tuple[Listing, Encoded[tuple[FileEntry, ...]]]:
+        def work(root: ServerRoot) -> tuple[FileListing, Encoded[tuple[FileEntry, ...]]]:
             listing = list_directory(root, path, Page(), (), self._gone.is_set)
             return listing, encoded(listing.entries, media)
 
@@ -114,7 +114,7 @@ class PagedListEndpoint(_ListPath):
         page, media = self._page(query), accepted(request.header("Accept"))
         denylist, ignored = self.denylist, Denylist(query.ignored)
 
-        def work(root: ServerRoot) -> tuple[Listing, Encoded[DirectoryPage]]:
+        def work(root: ServerRoot) -> tuple[FileListing, Encoded[DirectoryPage]]:
             hidden = hidden_by(denylist, ignored)
             listing = list_directory(root, path, page, hidden, self._gone.is_set)
             around = {

@@ -29,7 +29,7 @@ from wingsd.archive.tar_headers import (
 from wingsd.errors import BadRequest
 from wingsd.files.archive_names import ArchiveKind
 from wingsd.files.guard import Guard
-from wingsd.files.members import Chosen, Member, Selection
+from wingsd.files.members import Chosen, FileMember, Selection
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot, name_text
 from wingsd.filesystem.errors import FileDenied, FileMissing
@@ -159,7 +159,7 @@ def _existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[Server
 
 
 def _pack(
-    found: Iterator[Member], asked: Compressing, output: ArchiveOutput, progress: Progress
+    found: Iterator[FileMember], asked: Compressing, output: ArchiveOutput, progress: Progress
 ) -> None:
     if asked.kind.tar is None:
         with closing(found):  # type: ignore[type-var]
@@ -173,7 +173,7 @@ def _pack(
                 output.write(block)
 
 
-def _tar_pieces(found: Iterable[Member], progress: Progress) -> Iterator[bytes]:
+def _tar_pieces(found: Iterable[FileMember], progress: Progress) -> Iterator[bytes]:
     for member in found:
         progress.check()
         mode = member_mode(member.found.st_mode)[0]
@@ -225,7 +225,10 @@ class _Stream:
 
 
 def _write_zip(
-    found: Iterable[Member], compression: Compression, output: ArchiveOutput, progress: Progress
+    found: Iterable[FileMember],
+    compression: Compression,
+    output: ArchiveOutput,
+    progress: Progress,
 ) -> None:
     stream, level = _Stream(output), _ZIP_LEVELS[compression]
     method = zipfile.ZIP_DEFLATED if level else zipfile.ZIP_STORED
@@ -252,7 +255,7 @@ def _write_zip(
 
 
 def _add_to_zip(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, progress: Progress
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: FileMember, progress: Progress
 ) -> None:
     if member.fd < 0:
         archive.writestr(info, member.link)
@@ -264,7 +267,7 @@ def _add_to_zip(
             progress.bytes_done += len(block)
 
 
-def _zip_info(member: Member, method: int) -> zipfile.ZipInfo:
+def _zip_info(member: FileMember, method: int) -> zipfile.ZipInfo:
     local = time.localtime(min(max(member.found.st_mtime, 0), _AFTER_LAST_YEAR))
     if local.tm_year < _FIRST_YEAR:
         moment = (_FIRST_YEAR, 1, 1, 0, 0, 0)

@@ -19,7 +19,7 @@ from wingsd.files.entries import entry_data, mime_of_entry
 from wingsd.filesystem import Directory, Entry, ServerPath, ServerRoot
 from wingsd.filesystem.errors import FileWorkCancelled
 
-__all__ = ["MAX_ENTRIES", "MAX_NAMES", "SNIFFED", "Listing", "Page", "Sort", "list_directory"]
+__all__ = ["MAX_ENTRIES", "MAX_NAMES", "SNIFFED", "FileListing", "Page", "Sort", "list_directory"]
 
 #: Entries of a directory that are taken into account.
 MAX_ENTRIES = 100_000
@@ -65,7 +65,7 @@ class Page:
 
 
 @attrs.frozen
-class Listing:
+class FileListing:
     """A page of a directory; `total` counts the entries of all pages.
 
     `is_complete` is False where the directory has more than `MAX_ENTRIES` or `MAX_NAMES`.
@@ -82,7 +82,7 @@ def list_directory(
     page: Page,
     hidden: Sequence[Denylist],
     cancelled: Callable[[], bool],
-) -> Listing:
+) -> FileListing:
     """List a directory without the entries that one of `hidden` denies.
 
     Raises DirectoryMissing, StorageError, and FileWorkCancelled.
@@ -101,7 +101,7 @@ def list_directory(
         if page.size:
             begin = (page.number - 1) * page.size
             ordered = ordered[begin : begin + page.size]
-        return Listing(_described(directory, ordered), len(found), every.is_complete)
+        return FileListing(_described(directory, ordered), len(found), every.is_complete)
 
 
 class _Limited:

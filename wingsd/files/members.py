@@ -22,7 +22,7 @@ from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.walk import Listing, gone, unreadable_for_user
 
-__all__ = ["Chosen", "Member", "Selection"]
+__all__ = ["Chosen", "FileMember", "Selection"]
 
 #: It was replaced by something else than a symlink.
 _REPLACED = (errno.EINVAL,)
@@ -30,7 +30,7 @@ _STEP = 240 << 10
 
 
 @attrs.frozen
-class Member:
+class FileMember:
     """A directory, a regular file or a symlink: its path in the archive, and its stat result.
 
     `fd` is of a regular file, and valid until the next member; `link` is the text of a symlink.
@@ -128,7 +128,7 @@ class Selection:
                         total += os.lstat(name, dir_fd=listing.fd).st_size
         return total
 
-    def members(self) -> Iterator[Member]:
+    def members(self) -> Iterator[FileMember]:
         """Yield what is chosen but what is denied, `archive` itself, and files being written.
 
         Raises DirectoryMissing, FileInUse, and StorageError where something cannot be read.
@@ -136,7 +136,7 @@ class Selection:
         with self._listings() as listings:
             for listing in listings:
                 if listing.is_first and self.chosen.has(listing.path):
-                    yield Member(b"/".join(listing.path), listing.stat)
+                    yield FileMember(b"/".join(listing.path), listing.stat)
                 for name in listing.files:
                     with _opened(listing, name) as member:
                         if member is not None:
@@ -180,7 +180,7 @@ class Selection:
 
 
 @contextmanager
-def _opened(listing: Listing, name: bytes) -> Iterator[Member | None]:
+def _opened(listing: Listing, name: bytes) -> Iterator[FileMember | None]:
     path = listing.prefix + name
     try:
         file = open_regular(listing.fd, name)
@@ -196,14 +196,14 @@ def _opened(listing: Listing, name: bytes) -> Iterator[Member | None]:
             found = os.fstat(file.fileno())
         except OSError as error:
             unreadable_for_user(path, error)
-        yield Member(path, found, file.fileno())
+        yield FileMember(path, found, file.fileno())
 
 
-def _symlink(listing: Listing, name: bytes) -> Member | None:
+def _symlink(listing: Listing, name: bytes) -> FileMember | None:
     path = listing.prefix + name
     try:
         found = os.lstat(name, dir_fd=listing.fd)
-        return Member(path, found, link=os.readlink(name, dir_fd=listing.fd))
+        return FileMember(path, found, link=os.readlink(name, dir_fd=listing.fd))
     except OSError as error:
         _check(path, error)
         return None
