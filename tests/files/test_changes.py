@@ -129,10 +129,16 @@ def test_deleting_only_what_is_denied_is_an_error(
     assert tree(home) == ["hidden", "hidden/z", "link"]
 
 
+@pytest.mark.parametrize(("bound", "most"), [("MAX_KEPT", 3), ("MAX_KEPT_NAMES", 6)])
 def test_directories_with_denied_files_are_bounded(
-    root: ServerRoot, home: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
+    root: ServerRoot,
+    home: Path,
+    progress: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    most: int,
 ) -> None:
-    monkeypatch.setattr(guards, "MAX_KEPT", 3)
+    monkeypatch.setattr(guards, bound, most)
     plant(home, *(f"d/{number}/a.key" for number in range(5)))
     before = tree(home)
     with pytest.raises(BadRequest):

@@ -69,6 +69,7 @@ async def test_a_script_runs_in_the_container_that_wings_gives_it(
     }
     # The larger of the server's 64 MB and the node's 1024, and of 50 % and 100 %.
     assert host["Memory"] > 1_000_000_000
+    assert host["PidsLimit"] == 4096
     assert host["CpuQuota"] == 100_000
     assert (host["Privileged"], host["ReadonlyRootfs"], host["CapDrop"]) == (False, False, None)
     assert host["PortBindings"] in ({}, None)

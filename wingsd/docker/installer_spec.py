@@ -41,6 +41,8 @@ __all__ = [
 SCRIPT = "install.sh"
 _SCRIPT_DIRECTORY = "/mnt/install"
 INSTALLER_LABELS = {"ContainerType": "server_installer"}
+#: Processes that an installer may have, unless `docker.container_pid_limit` is larger.
+MIN_PROCESSES = 4096
 #: Tells this daemon's installers from those of Wings.
 OWN_LABELS = {"Daemon": "wingsd"}
 
@@ -117,8 +119,10 @@ def _resources(config: Config, build: Build) -> dict[str, Any]:
         memory_limit=_larger(build.memory_limit, limits.memory),
         cpu_limit=_larger(build.cpu_limit, limits.cpu),
     )
-    # Wings gives installers no limit of processes.
-    return {**resources(config, larger), "PidsLimit": None}
+    # Wings gives installers no limit of processes; but a script may run what users have written.
+    processes = config.docker.container_pid_limit
+    most = max(processes, MIN_PROCESSES) if processes > 0 else None
+    return {**resources(config, larger), "PidsLimit": most}
 
 
 def _larger(one: int, other: int) -> int:

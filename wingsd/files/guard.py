@@ -14,10 +14,12 @@ from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.filesystem.errors import DirectoryMissing, FileDenied, FileWorkCancelled
 from wingsd.filesystem.walk import Listing
 
-__all__ = ["MAX_KEPT", "Guard"]
+__all__ = ["MAX_KEPT", "MAX_KEPT_NAMES", "Guard"]
 
 #: Directories with denied files in one directory that is deleted.
 MAX_KEPT = 1 << 16
+#: The names in all of their paths.
+MAX_KEPT_NAMES = 1 << 20
 
 
 class Guard:
@@ -63,18 +65,21 @@ class Guard:
         Raises `BadRequest` where there are too many.
         """
         kept: set[ServerPath] = set()
+        names = 0
         if not self._denylists:
             return kept
         for name in self._denied_below(path, (path, self._root.real_path(path)), cancelled):
             above = name.parent
             while path.contains(above) and above not in kept:
                 kept.add(above)
+                names += len(above.parts)
                 above = above.parent
-            if len(kept) > MAX_KEPT:
+            if len(kept) > MAX_KEPT or names > MAX_KEPT_NAMES:
                 raise BadRequest(
                     "Cannot perform that action: too many directories hold files of the egg's "
                     "denylist.",
-                    f"{path} holds more than {MAX_KEPT}; delete its directories one by one",
+                    f"{path} holds more than can be kept in memory; delete its directories one by "
+                    "one",
                 )
         return kept
 
