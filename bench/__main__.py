@@ -40,6 +40,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         series = Series(_WORK, arguments.rounds, results)
         for name in arguments.series or _ALL:
             await getattr(series, name)()
+            kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(cattrs.unstructure(results)))
     if results.floods:
         floods = arguments.output.with_name("floods.md")
