@@ -2,116 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
-from tests.support import SynchronousWorkers
+from tests.callbacks.queue_harness import DOWN, YEAR, A, B, QueueHarness, refused
 from tests.support.logged_errors import Logged
-from wingsd.callbacks.queue import BACKOFF, CallbackQueue, PendingReport
+from wingsd.callbacks.queue import BACKOFF, PendingReport
 from wingsd.errors import StorageError
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable, ServerNotAssigned
-from wingsd.statedb import Direction, Outcome, Report, StateDatabase
-from wingsd.statedb.store import Store
-
-A, B = "a-server", "b-server"
-YEAR = 365 * 24 * 3600.0
-DOWN = PanelUnreachable("down", "x")
-
-
-def refused(code: int, retry_after: float = 0) -> PanelRefused:
-    return PanelRefused("no", f"it was answered {code}", code, retry_after)
-
-
-class ScriptedPanel:
-    """Answers each call with the next of its server's `answers`; an exception is raised."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, list[object]] = {}
-        self.calls: list[tuple[str, str]] = []
-        #: Whether it describes a server to this node.
-        self.describes = True
-
-    async def _answer(self, call: str, server: str) -> bool:
-        self.calls.append((call, server))
-        answers = self.answers.get(server)
-        answer = answers.pop(0) if answers else True
-        if isinstance(answer, Deferred):
-            answer = await answer
-        if isinstance(answer, Exception):
-            raise answer
-        return bool(answer)
-
-    async def owns(self, server: str) -> bool:
-        return await self._answer("owns", server)
-
-    async def describe(self, server: str) -> None:
-        if not self.describes:
-            raise ServerNotAssigned("not for this node")
-
-    async def transfer_succeeded(
-        self, server: str, backups: tuple[str, ...] | None = None
-    ) -> None:
-        await self._answer("success", server)
-
-    async def transfer_failed(self, server: str) -> bool:
-        return await self._answer("failure", server)
-
-    async def installed(self, server: str, *, successful: bool, reinstall: bool) -> None:
-        how = "installed" if successful else "not installed"
-        await self._answer(f"{how} again" if reinstall else how, server)
-
-
-class QueueHarness:
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.panel = ScriptedPanel()
-        self.clock = Clock()
-        #: By how much the wall clock is ahead of the one that nobody sets.
-        self.set_by = 0.0
-        self._open()
-
-    def restart(self) -> None:
-        """Be the next daemon."""
-        self.callbacks.stop()
-        self.store.close()
-        self._open()
-        Deferred.fromCoroutine(self.callbacks.load())
-
-    def _open(self) -> None:
-        self.store = Store(str(self.directory))
-        self.store.open()
-        workers: Any = SynchronousWorkers()
-        self.database = StateDatabase(
-            self.store, workers, lambda: self.clock.seconds() + self.set_by
-        )
-        panel: Any = self.panel
-        self.callbacks = CallbackQueue(panel, self.database, self.clock)
-
-    def begin(self, *, seconds_ago: float) -> None:
-        begun = self.clock.seconds() - seconds_ago
-        self.store.begin(begun, A, Direction.IN, "RECEIVE")
-
-    def tell(self, outcome: Outcome, server: str = A) -> Deferred[bool]:
-        adding = Deferred.fromCoroutine(self.callbacks.add(server, outcome))
-        pending: Any = adding.result
-        return pending.answer  # type: ignore[no-any-return]
-
-    def unsettled(self) -> list[str]:
-        return [report.server for report in self.store.unsettled()]
-
-
-@pytest.fixture
-def harness(tmp_path: Path) -> Iterator[QueueHarness]:
-    made = QueueHarness(tmp_path)
-    yield made
-    made.callbacks.stop()
-    made.store.close()
+from wingsd.statedb import Direction, Outcome, Report
 
 
 def test_a_report_that_is_heard_is_settled(harness: QueueHarness) -> None:
@@ -391,74 +292,3 @@ def test_a_failure_is_reported_despite_a_full_disk(
     refused_success.addErrback(errors.append)
     assert errors[0].check(StorageError)
     assert ("success", A) not in harness.panel.calls
-
-
-# Installations
-
-
-def end(harness: QueueHarness, outcome: Outcome, *, reinstall: bool = False) -> Deferred[bool]:
-    harness.store.begin_installation(harness.clock.seconds(), A, reinstall=reinstall, start=False)
-    ending = harness.callbacks.add_installation(A, outcome, reinstall=reinstall)
-    pending: Any = Deferred.fromCoroutine(ending).result
-    return pending.answer  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize(
-    ("outcome", "reinstall", "call"),
-    [
-        (Outcome.SUCCESS, False, "installed"),
-        (Outcome.FAILURE, False, "not installed"),
-        (Outcome.SUCCESS, True, "installed again"),
-        (Outcome.FAILURE, True, "not installed again"),
-    ],
-)
-def test_the_end_of_an_installation_is_reported_until_it_is_taken(
-    harness: QueueHarness, outcome: Outcome, reinstall: bool, call: str
-) -> None:
-    harness.panel.answers[A] = [DOWN, refused(429), True]
-    answer = end(harness, outcome, reinstall=reinstall)
-    assert harness.store.installations() == []
-    harness.clock.pump([1, 2, 2])
-    assert answer.result is True
-    assert harness.panel.calls == [(call, A)] * 3
-    assert harness.unsettled() == []
-
-
-def test_the_end_of_an_installation_is_reported_by_the_next_daemon(harness: QueueHarness) -> None:
-    harness.panel.answers[A] = [DOWN]
-    end(harness, Outcome.FAILURE, reinstall=True)
-    harness.callbacks.stop()
-    harness.store.close()
-    harness.restart()
-    Deferred.fromCoroutine(harness.callbacks.load())
-    assert harness.panel.calls == [("not installed again", A)] * 2
-    assert harness.unsettled() == []
-
-
-@pytest.mark.parametrize("code", [403, 404, 422])
-def test_a_report_of_an_installation_that_is_refused_is_settled(
-    harness: QueueHarness, code: int
-) -> None:
-    harness.panel.answers[A] = [refused(code)]
-    assert end(harness, Outcome.SUCCESS).result is False
-    assert harness.unsettled() == []
-    assert f"was answered {code}" in harness.store.reports()[0].answer
-
-
-def test_a_later_installation_takes_the_place_of_an_unheard_one(harness: QueueHarness) -> None:
-    harness.panel.answers[A] = [DOWN, True]
-    first = end(harness, Outcome.FAILURE)
-    second = end(harness, Outcome.SUCCESS, reinstall=True)
-    harness.clock.pump([1, 1])
-    assert (first.result, second.result) == (False, True)
-    assert harness.panel.calls == [("not installed", A), ("installed again", A)]
-    assert harness.callbacks.installations() == []
-
-
-def test_a_transfer_does_not_drop_the_report_of_an_installation(harness: QueueHarness) -> None:
-    harness.panel.answers[A] = [DOWN, True]
-    answer = end(harness, Outcome.FAILURE)
-    harness.callbacks.drop(A)
-    assert harness.callbacks.success_of(A) is None
-    harness.clock.pump([1])
-    assert answer.result is True
