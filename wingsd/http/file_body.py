@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
-from twisted.logger import Logger
+from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from wingsd.http.body_sender import BodyRequest, BodySender
 from wingsd.http.ranges import RangeNotSatisfiable, Validators, requested_range
-from wingsd.http.watchdogs import DeliveryWatchdog
 from wingsd.threadio import Workers
 
 __all__ = ["LARGEST_BLOCK", "SMALLEST_BLOCK", "FileBody", "ReadableFile", "send_file"]
@@ -29,10 +27,6 @@ __all__ = ["LARGEST_BLOCK", "SMALLEST_BLOCK", "FileBody", "ReadableFile", "send_
 SMALLEST_BLOCK = 64 << 10
 LARGEST_BLOCK = 512 << 10
 QUICK = 0.1
-#: Bytes that the kernel may still have to deliver when the answer counts as sent; until then it is
-#: looked at every so many seconds. What an idle connection has not delivered is lost.
-DELIVERED = 64 << 10
-LOOK_EVERY = 0.1
 
 
 class ReadableFile(Protocol):
@@ -60,23 +54,7 @@ class FileBody:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-class FileRequest(Protocol):
-    """What is needed of a request (`StreamingRequest`) to answer it with a file."""
-
-    channel: Any
-    method: bytes
-
-    def header(self, name: str) -> str: ...
-    def setHeader(self, name: str, value: str) -> None: ...
-    def setResponseCode(self, code: int) -> None: ...
-    def notifyFinish(self) -> Deferred[None]: ...
-    def registerProducer(self, producer: object, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def write(self, data: bytes) -> None: ...
-    def finish(self) -> None: ...
-
-
-def send_file(request: FileRequest, status: int, body: FileBody) -> None:
+def send_file(request: BodyRequest, status: int, body: FileBody) -> None:
     """Answer with a file, or with the range of it that is asked for.
 
     Raises `RangeNotSatisfiable`, with the file closed and nothing written.
@@ -111,32 +89,22 @@ def send_file(request: FileRequest, status: int, body: FileBody) -> None:
 
 
 @implementer(IPushProducer)
-class _FileSender:
+class _FileSender(BodySender):
     """Sends one part of a file as the answer to one request."""
 
-    _log = Logger()
-
-    def __init__(self, request: FileRequest, body: FileBody, part: range) -> None:
-        self._request = request
+    def __init__(self, request: BodyRequest, body: FileBody, part: range) -> None:
+        super().__init__(request, body.name)
         self._body = body
         self._at, self._stop = part.start, part.stop
-        site = request.channel.site
-        self._reactor: IReactorTime = site.reactor
-        self._watchdog = DeliveryWatchdog(
-            site.reactor, request.channel.transport, site.least_rate, site.timeOut, self._too_slow
-        )
         self._size = SMALLEST_BLOCK
         #: A block that was read and is not written yet.
         self._block = b""
-        self._is_reading = self._is_paused = self._has_ended = False
+        self._is_reading = self._is_paused = False
         self._paused_at = 0.0
 
     def start(self) -> None:
         """Read the first block."""
-        self._request.notifyFinish().addBoth(self._end)
-        self._request.channel.enlarge_send_limit()
-        self._request.registerProducer(self, True)
-        self._watchdog.start()
+        self._begin(self)
         self._read()
 
     def pauseProducing(self) -> None:
@@ -187,16 +155,6 @@ class _FileSender:
         if self._at == self._stop and not (self._block or self._is_paused or self._has_ended):
             self._finish()
 
-    def _finish(self) -> None:
-        """End the answer when the client has received it: what is left may not be discarded."""
-        if self._has_ended:
-            return
-        if self._watchdog.undelivered() > DELIVERED:
-            self._reactor.callLater(LOOK_EVERY, self._finish)
-            return
-        self._request.unregisterProducer()
-        self._request.finish()
-
     def _failed(self, failure: Failure) -> None:
         self._is_reading = False
         if self._has_ended:
@@ -211,16 +169,8 @@ class _FileSender:
         else:
             self._abort(reason)
 
-    def _abort(self, reason: str) -> None:
-        self._log.warn(
-            "{file}: download ended early: {reason}", file=self._body.name, reason=reason
-        )
-        self._end()
-        self._request.channel.abortConnection()
-
     def _end(self, _: object = None) -> None:
-        self._has_ended = True
+        super()._end()
         self._block = b""
-        self._watchdog.stop()
         if not self._is_reading:  # else when the thread has ended
             self._body.file.close()

@@ -7,15 +7,12 @@ is closed, so that the client knows that the body is not whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.http.file_body import DELIVERED, LOOK_EVERY, FileRequest
-from wingsd.http.watchdogs import DeliveryWatchdog
+from wingsd.http.body_sender import BodyRequest, BodySender
 from wingsd.threadio import Outflow, OutflowClosed
 
 __all__ = ["StreamedBody", "send_stream"]
@@ -33,7 +30,7 @@ class StreamedBody:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def send_stream(request: FileRequest, status: int, body: StreamedBody) -> None:
+def send_stream(request: BodyRequest, status: int, body: StreamedBody) -> None:
     """Answer with what a thread makes; to HEAD with the headers alone, and nothing is made."""
     request.setResponseCode(status)
     for name, value in body.headers.items():
@@ -45,40 +42,19 @@ def send_stream(request: FileRequest, status: int, body: StreamedBody) -> None:
     _StreamSender(request, body).start()
 
 
-class _StreamSender:
+class _StreamSender(BodySender):
     """Sends one stream as the answer to one request."""
 
-    _log = Logger()
-
-    def __init__(self, request: FileRequest, body: StreamedBody) -> None:
-        self._request = request
+    def __init__(self, request: BodyRequest, body: StreamedBody) -> None:
+        super().__init__(request, body.name)
         self._body = body
-        site = request.channel.site
-        self._reactor: Any = site.reactor
         self._outflow = Outflow(self._reactor)
-        self._watchdog = DeliveryWatchdog(
-            site.reactor, request.channel.transport, site.least_rate, site.timeOut, self._too_slow
-        )
-        self._has_ended = False
 
     def start(self) -> None:
         """Have the thread begin."""
-        self._request.notifyFinish().addBoth(self._end)
-        self._request.channel.enlarge_send_limit()
-        self._request.registerProducer(self._outflow, True)
-        self._watchdog.start()
+        self._begin(self._outflow)
         self._outflow.start(self._request.write, self._finish)
         self._body.produce(self._outflow).addErrback(self._failed)
-
-    def _finish(self) -> None:
-        """End the answer when the client has received it: what is left may not be discarded."""
-        if self._has_ended:
-            return
-        if self._watchdog.undelivered() > DELIVERED:
-            self._reactor.callLater(LOOK_EVERY, self._finish)
-            return
-        self._request.unregisterProducer()
-        self._request.finish()
 
     def _too_slow(self, reason: str) -> None:
         if self._watchdog.undelivered():
@@ -91,16 +67,6 @@ class _StreamSender:
         if not failure.check(OutflowClosed):
             self._abort(failure.getErrorMessage())
 
-    def _abort(self, reason: str) -> None:
-        if self._has_ended:
-            return
-        self._log.warn(
-            "{file}: download ended early: {reason}", file=self._body.name, reason=reason
-        )
-        self._end()
-        self._request.channel.abortConnection()
-
     def _end(self, _: object = None) -> None:
-        self._has_ended = True
-        self._watchdog.stop()
+        super()._end()
         self._outflow.close()
