@@ -147,7 +147,7 @@ async def it_has_the_node(machine: Machine, uuid: str) -> None:
     check("the server runs for the Panel", True)
     path = f"/api/servers/{uuid}"
     _, logs = await machine.panel.ask(machine.node, "GET", f"{path}/logs")
-    check("its console has the lines of before", "up" in logs["data"], logs)
+    check("its console still has the lines written under Wings", "up" in logs["data"], logs)
     typed = {"commands": ["hello"]}
     status, _ = await machine.panel.ask(machine.node, "POST", f"{path}/commands", typed)
     check("a command is taken", status < 300, status)  # noqa: PLR2004

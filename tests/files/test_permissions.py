@@ -17,7 +17,7 @@ from wingsd.files.progress import Progress
 from wingsd.filesystem import Openat2Opener, ServerPath, ServerRoot
 from wingsd.filesystem.errors import FileNotPermitted, file_error
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 
 p = ServerPath.parse
 USER = 4711
