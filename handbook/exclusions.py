@@ -9,6 +9,7 @@ __all__ = ["exclusions"]
 _NAMES = {
     Operation.START: "start, restart",
     Operation.INSTALL: "install, reinstall",
+    Operation.RESTORE: "restore a backup",
     Operation.TRANSFER_OUT: "transfer to another node",
     Operation.TRANSFER_IN: "transfer to this node",
     Operation.MOVED: "it has moved away",

@@ -12,6 +12,9 @@ from twisted.logger import Logger
 
 __all__ = [
     "BACKUP_COMPLETED",
+    "BACKUP_RESTORE_COMPLETED",
+    "BACKUP_RESTORE_PROGRESS",
+    "BACKUP_RESTORE_STARTED",
     "CONSOLE_OUTPUT",
     "CRASHED",
     "DAEMON_MESSAGE",
@@ -78,6 +81,11 @@ OPERATION_ERROR = "operation error"
 OPERATION_ABORTED = "operation aborted"
 #: The end of a backup; the backup's UUID follows the name.
 BACKUP_COMPLETED = "backup completed"
+#: The restoring of a backup: its beginning, and how far it is, as JSON (Calagopus), and its end.
+#: For Calagopus the end has `true` or `false`; the pages of the others take it for a success.
+BACKUP_RESTORE_STARTED = "backup restore started"
+BACKUP_RESTORE_PROGRESS = "backup restore progress"
+BACKUP_RESTORE_COMPLETED = "backup restore completed"
 
 
 @attrs.frozen

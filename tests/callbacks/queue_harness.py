@@ -61,6 +61,10 @@ class ScriptedPanel:
         how = "installed" if successful else "not installed"
         await self._answer(f"{how} again" if reinstall else how, server)
 
+    async def restored(self, backup: str, server: str, *, successful: bool) -> None:
+        how = "restored" if successful else "not restored"
+        await self._answer(f"{how} {backup}", server)
+
 
 class QueueHarness:
     def __init__(self, directory: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_later_installation_takes_the_place_of_an_unheard_one(harness: QueueHa
     harness.clock.pump([1, 1])
     assert (first.result, second.result) == (False, True)
     assert harness.panel.calls == [("not installed", A), ("installed again", A)]
-    assert harness.callbacks.installations() == []
+    assert harness.callbacks.before_reset() == []
 
 
 def test_a_transfer_does_not_drop_the_report_of_an_installation(harness: QueueHarness) -> None:

@@ -16,6 +16,7 @@ from wingsd.statedb import (
     Outcome,
     Report,
     ReportKind,
+    RestoreRecord,
     ServerDescription,
     TransferRecord,
     TransferResult,
@@ -67,6 +68,26 @@ def test_backups_stay_in_reports(store: Store, backups: tuple[str, ...] | None) 
     store = again(store)
     assert store.reports() == [report]
     assert report.backups == backups
+    store.close()
+
+
+def test_a_restore_is_kept_until_its_report_takes_its_place(store: Store) -> None:
+    begun = [
+        store.begin_restore(9, A, A, truncate=False),
+        store.begin_restore(10, B, A, truncate=True),
+    ]
+    assert store.restores() == begun
+    store.start_after_restore(B)
+    store.commit_restore(B, 2**64 - 1)
+    store = again(store)
+    expected = RestoreRecord(B, A, 10, truncate=True, start=True, inode=2**64 - 1)
+    assert store.restores() == [begun[0], expected]
+    report = store.end_restore(11, expected, Outcome.SUCCESS)
+    store = again(store)
+    assert store.restores() == [begun[0]]
+    assert store.unsettled() == [report]
+    assert (report.kind, report.backups) == (ReportKind.RESTORE, (A,))
+    assert report.what == "restore success"
     store.close()
 
 

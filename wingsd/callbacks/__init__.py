@@ -1,4 +1,4 @@
-"""Callbacks to the Panel: reports of transfers and installations, sent until they are accepted."""
+"""Callbacks to the Panel: reports of outcomes, such as a transfer's, sent until accepted."""
 
 from wingsd.callbacks.queue import CallbackQueue, PendingReport
 

@@ -15,9 +15,10 @@ from wingsd.panel.client import Panel
 from wingsd.panel.http_client import NodeTokenRefused, PanelRefused
 from wingsd.statedb import Outcome, Report, ReportKind
 
-__all__ = ["InstallDelivery"]
+__all__ = ["TRY_AGAIN", "InstallDelivery"]
 
-_TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+#: Answers by which a Panel has decided nothing.
+TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -40,7 +41,7 @@ class InstallDelivery:
         except NodeTokenRefused:
             raise
         except PanelRefused as error:
-            if error.response_status in _TRY_AGAIN:
+            if error.response_status in TRY_AGAIN:
                 raise
             return False, f"the Panel refuses the report of its installation: {error.detail}"
         how = "success" if successful else "failure"

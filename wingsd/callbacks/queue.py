@@ -2,7 +2,8 @@
 
 They are in the state database, so that they survive a restart. Of each server one report is sent
 at a time, oldest first. What an answer means depends on the kind of report, whose module is
-`transfers` or `installations`; what is not settled by it is sent again with growing pauses.
+`transfers`, `installations` or `restores`; what is not settled by it is sent again with growing
+pauses.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.callbacks.installations import InstallDelivery
+from wingsd.callbacks.restores import RestoreDelivery
 from wingsd.callbacks.transfers import FirstMinute, TransferDelivery, TransferNotCommitted
 from wingsd.errors import StorageError
 from wingsd.panel.client import Panel
 from wingsd.panel.http_client import PanelError
-from wingsd.statedb import Outcome, Report, ReportKind, StateDatabase
+from wingsd.statedb import Outcome, Report, ReportKind, RestoreRecord, StateDatabase
+from wingsd.statedb.restores import restore_report
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 
@@ -126,7 +129,7 @@ class CallbackQueue:
             if outcome is Outcome.SUCCESS:
                 raise
             # A full disk does not prevent this too: it is sent as long as this daemon lives.
-            self._log.error("{server}: report not recorded: {error}", server=server, error=error)
+            self._log_unrecorded(server, error)
             report = Report(0, server, outcome, time.time())
         return PendingReport(self._queue(report))
 
@@ -139,17 +142,29 @@ class CallbackQueue:
         """
         kind = ReportKind.REINSTALL if reinstall else ReportKind.INSTALL
         for queued in self._queues.get(server, ()):
-            if not queued.report.kind.is_transfer:
+            if queued.report.kind.is_installation:
                 queued.drop("another installation has ended")
         try:
             report = await self._database.end_installation(server, kind, outcome)
         except StorageError as error:
-            self._log.error("{server}: report not recorded: {error}", server=server, error=error)
+            self._log_unrecorded(server, error)
             report = Report(0, server, outcome, time.time(), kind=kind)
         return PendingReport(self._queue(report))
 
-    def installations(self) -> list[PendingReport]:
-        """Return the reports of installations that have no answer yet."""
+    async def add_restore(self, record: RestoreRecord, outcome: Outcome) -> PendingReport:
+        """Record that a restore has ended, in place of it being under way, and report that."""
+        try:
+            report = await self._database.end_restore(record, outcome)
+        except StorageError as error:
+            self._log_unrecorded(record.server, error)
+            report = restore_report(record, outcome, time.time())
+        return PendingReport(self._queue(report))
+
+    def before_reset(self) -> list[PendingReport]:
+        """Return the reports without an answer that the report of a restart would overtake.
+
+        By that, a Panel ends the states of servers that are being installed or restored.
+        """
         queued = [each for queue in self._queues.values() for each in queue]
         return [PendingReport(each.answer) for each in queued if not each.report.kind.is_transfer]
 
@@ -204,9 +219,14 @@ class CallbackQueue:
             loop.addErrback(self._log_broken, report.server)
         return queued.answer
 
+    def _log_unrecorded(self, server: str, error: StorageError) -> None:
+        self._log.error("{server}: report not recorded: {error}", server=server, error=error)
+
     def _delivery(self, report: Report) -> Delivery:
-        if not report.kind.is_transfer:
+        if report.kind.is_installation:
             return InstallDelivery(self._panel, report)
+        if report.kind is ReportKind.RESTORE:
+            return RestoreDelivery(self._panel, report)
         age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
         return TransferDelivery(self._panel, report, FirstMinute(self._reactor, age))
 

@@ -236,6 +236,12 @@ class Panel:
         body = {"successful": successful, "reinstall": reinstall}
         await self._call("installed", "POST", f"/servers/{uuid}/install", None, body=body)
 
+    async def restored(self, backup: str, server: str, *, successful: bool) -> None:
+        """Report the end of restoring a backup. Raises `PanelRefused`, `PanelUnreachable`."""
+        # The server is for Calagopus' Panel, and not looked at by others.
+        body = {"successful": successful, "server_uuid": server}
+        await self._call("restored", "POST", f"/backups/{backup}/restore", None, body=body)
+
     async def transfer_succeeded(self, uuid: str, backups: Sequence[str] | None = None) -> None:
         """Report that the server is here now, with the backups of these UUIDs.
 

@@ -247,7 +247,7 @@ class Installations:
 
     def _unreported(self) -> Iterator[Deferred[None]]:
         yield from map(when_fired, self._tasks.values())
-        yield from (when_fired(report.answer) for report in self._callbacks.installations())
+        yield from (when_fired(report.answer) for report in self._callbacks.before_reset())
 
     # The end
 

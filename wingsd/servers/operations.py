@@ -8,7 +8,7 @@ other calls `check`, and runs within `with operations.during(...)` where it excl
 `daemon error` of the WebSocket.
 
 A new operation is a member of `Operation`, a row and a column of the table, and the text of
-`_REFUSALS`: `server is currently being restored` is the fixed one for a restore.
+`_REFUSALS`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Operation(Enum):
     KILL = "kill"
     SYNC = "sync"
     INSTALL = "install"
+    #: A backup is restored: read and verified beside the server's files, which it then replaces.
+    RESTORE = "restore"
     TRANSFER_OUT = "transfer out"
     TRANSFER_IN = "transfer in"
     #: What remains of a server that a transfer has moved away: it is never requested.
@@ -63,26 +65,28 @@ _E, _R = Exclusion.ENDS, Exclusion.REFUSED
 _REQUESTED: tuple[Operation, ...] = tuple(
     each for each in Operation if each is not Operation.MOVED
 )
-# In the order of `_REQUESTED`: start, stop, kill, sync, install, transfer out and in, delete, read
-# and change files.
+# In the order of `_REQUESTED`: start, stop, kill, sync, install, restore, transfer out and in,
+# delete, read and change files.
 _ROWS = {
-    Operation.START: (_W, _C, _C, _A, _R, _C, _R, _C, _A, _A),
-    Operation.STOP: (_W, _W, _A, _A, _R, _W, _R, _C, _A, _A),
-    Operation.KILL: (_A, _A, _A, _A, _R, _A, _R, _C, _A, _A),
-    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _C, _A, _R),
-    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _C, _A, _R),
-    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _C, _R, _R),
-    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _A, _A, _R, _R),
-    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R),
-    Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _R, _C, _A, _A),
+    Operation.START: (_W, _C, _C, _A, _R, _A, _C, _R, _C, _A, _A),
+    Operation.STOP: (_W, _W, _A, _A, _R, _A, _W, _R, _C, _A, _A),
+    Operation.KILL: (_A, _A, _A, _A, _R, _A, _A, _R, _C, _A, _A),
+    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R),
+    Operation.RESTORE: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R),
+    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R),
+    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _R, _R),
+    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _R, _A, _A, _R, _R),
+    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R, _R),
+    Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _C, _R, _C, _A, _A),
 }
 #: By the operation under way, then by the requested one. A sync is over at once and excludes none.
 EXCLUSIONS = {running: dict(zip(_REQUESTED, row, strict=True)) for running, row in _ROWS.items()}
 
-#: The message of a refusal, by the operation under way. That of an installation and that of a
-#: transfer are Wings'.
+#: The message of a refusal, by the operation under way. Those of an installation, a restore
+#: and a transfer are Wings'.
 _REFUSALS = {
     Operation.INSTALL: "server is currently installing",
+    Operation.RESTORE: "server is currently being restored",
     Operation.TRANSFER_OUT: "server is currently being transferred",
     Operation.TRANSFER_IN: "server is currently being transferred",
     Operation.MOVED: "server has moved to another node",

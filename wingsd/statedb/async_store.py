@@ -78,6 +78,11 @@ class StateDatabase:
     installations = _InThread(Store.installations)
     end_installation = _Timed(Store.end_installation)
 
+    begin_restore = _Timed(Store.begin_restore)
+    start_after_restore = _InThread(Store.start_after_restore)
+    commit_restore = _InThread(Store.commit_restore)
+    end_restore = _Timed(Store.end_restore)
+
     add_report = _Timed(Store.add_report)
     record_attempt = _InThread(Store.record_attempt)
     close_report = _Timed(Store.close_report)

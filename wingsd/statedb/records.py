@@ -22,6 +22,7 @@ __all__ = [
     "Outcome",
     "Report",
     "ReportKind",
+    "RestoreRecord",
     "ServerDescription",
     "StateDatabaseDamaged",
     "StateDatabaseError",
@@ -72,11 +73,17 @@ class ReportKind(Enum):
     TRANSFER = "transfer"
     INSTALL = "install"
     REINSTALL = "reinstall"
+    RESTORE = "restore"
 
     @property
     def is_transfer(self) -> bool:
         """Whether it is about a transfer."""
         return self is ReportKind.TRANSFER
+
+    @property
+    def is_installation(self) -> bool:
+        """Whether it is about an installation."""
+        return self in (ReportKind.INSTALL, ReportKind.REINSTALL)
 
 
 @attrs.frozen(repr=False)
@@ -137,6 +144,25 @@ class InstallationRecord:
 
 
 @attrs.frozen(repr=False)
+class RestoreRecord:
+    """The restoring of a backup that is under way, which began at `begun`.
+
+    With `truncate` the server's present files are to be replaced, else the backup's are laid over
+    them.
+    """
+
+    server: str
+    backup: str
+    begun: float
+    truncate: bool = attrs.field(converter=bool)
+    #: Whether the server is to be started afterwards: it ran, and is being stopped.
+    start: bool = attrs.field(default=False, converter=bool)
+    #: The inode of the directory with the new content, from when that is whole and durable: from
+    #: then on the restoring is completed, and before it nothing of the server has changed.
+    inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
+
+
+@attrs.frozen(repr=False)
 class Report:
     """A report to the Panel, added at `created`; `answer` is the Panel's last one.
 
@@ -150,7 +176,8 @@ class Report:
     attempts: int = 0
     answer: str = ""
     settled: float | None = None
-    #: The UUIDs of the backups received with the server; None where the report has none.
+    #: The UUIDs of the backups received with the server, or that of the one that was restored;
+    #: None where the report has none.
     backups: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(_split)
     )
@@ -296,5 +323,16 @@ CREATE TABLE activity (
     """
 ALTER TABLE tokens ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE tokens ADD COLUMN address TEXT NOT NULL DEFAULT '';
+""",
+    # Backups that are being restored; the inode is decimal as above, and NULL until it is known.
+    """
+CREATE TABLE restores (
+    server TEXT PRIMARY KEY,
+    backup TEXT NOT NULL,
+    begun REAL NOT NULL,
+    truncate INTEGER NOT NULL,
+    start INTEGER NOT NULL DEFAULT 0,
+    inode TEXT
+) WITHOUT ROWID;
 """,
 )

@@ -19,7 +19,7 @@ from wingsd.statedb.records import (
     TransferRecord,
     TransferResult,
 )
-from wingsd.statedb.tokens import TokenRows
+from wingsd.statedb.restores import RestoreRows
 
 __all__ = ["FILE", "Store"]
 
@@ -30,7 +30,7 @@ KEPT = 90 * _DAY
 TOKENS_KEPT = _DAY
 
 
-class Store(TokenRows):
+class Store(RestoreRows):
     """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.

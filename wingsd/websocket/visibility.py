@@ -9,6 +9,8 @@ from __future__ import annotations
 from wingsd.auth.tokens import ConsoleToken
 from wingsd.events import (
     BACKUP_COMPLETED,
+    BACKUP_RESTORE_PROGRESS,
+    BACKUP_RESTORE_STARTED,
     CONSOLE_OUTPUT,
     DAEMON_MESSAGE,
     FEATURE_MATCH,
@@ -30,11 +32,14 @@ _META_CALAGOPUS = "meta.calagopus"
 _READ_CONSOLE = "control.read-console"
 #: Events about the changes of files.
 _OPERATIONS = (OPERATION_ABORTED, OPERATION_COMPLETED, OPERATION_ERROR, OPERATION_PROGRESS)
+#: Events about the restoring of a backup, but its end.
+_RESTORES = (BACKUP_RESTORE_PROGRESS, BACKUP_RESTORE_STARTED)
 _PERMISSIONS = {
     TRANSFER_LOGS: "admin.websocket.transfer",
     TRANSFER_PROGRESS: "admin.websocket.transfer",
     INSTALL_OUTPUT: "admin.websocket.install",
     **dict.fromkeys(_OPERATIONS, "files.read"),
+    **dict.fromkeys(_RESTORES, "backups.read"),
 }
 #: Events that quote the console, or are shown in it.
 _CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
@@ -42,6 +47,7 @@ _CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
 #: Events that only Calagopus' page has.
 _CALAGOPUS = (
     *_OPERATIONS,
+    *_RESTORES,
     IMAGE_PULL_COMPLETED,
     IMAGE_PULL_PROGRESS,
     PENDING_RESTART,
