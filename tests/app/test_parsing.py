@@ -15,7 +15,7 @@ sys.path[:] = json.loads(sys.argv[1])
 from wingsd.egg_files.process import BOUNDS, RewriteJob
 seen = json.loads(RewriteJob(BOUNDS, json.loads(sys.argv[2])).rewrite("json", b"{}", []).data)
 held = re.search("CapEff:\t(.*)", open("/proc/self/status").read())[1]
-print(int(held, 16), seen["users"], seen["capabilities"], seen["open"])
+print(int(held, 16), set(seen["users"]), set(sum(seen["capabilities"], [])), seen["tried"])
 """
 
 
@@ -25,4 +25,4 @@ def test_it_gives_up_the_capabilities_of_the_daemon() -> None:
     daemon = (sys.executable, "-c", DAEMON, json.dumps(sys.path), json.dumps(spy()))
     done = subprocess.run([*drop, *keep, *daemon], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "11 [988, 988, 988] [0, 0, 0, 0, 0, 0] OSError 24\n"
+    assert done.stdout == "11 {'988'} {'0000000000000000'} [1, 1, 1, 1, 1, 1]\n"

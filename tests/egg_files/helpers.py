@@ -64,6 +64,13 @@ def processes_of(daemon: int) -> list[int]:
     return found
 
 
+def is_confined(pid: int) -> bool:
+    """Return whether a process has a filter of system calls."""
+    with suppress(OSError):
+        return "Seccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
 def lives(pid: int) -> bool:
     """Return whether a process has not ended; one that nobody has waited for has."""
     try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.egg_files.helpers import DOTTED_KEYS, lives
+from tests.egg_files.helpers import DOTTED_KEYS, is_confined, lives, processes_of
 from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob, child
 
@@ -159,16 +159,16 @@ def test_a_job_that_is_cancelled_ends_its_process_and_starts_no_other() -> None:
 
 # What it sees and may do. The spy stands in the place of a form: what it finds is the new file.
 SPY = """
-import ctypes, json, os, resource, signal, socket, sys
+import json, os, re, socket, sys, time
 sys.path[:] = json.loads(sys.argv[1])
-from wingsd.egg_files import child
+import wingsd.egg_files.child as child
 from wingsd.egg_files.formats import Rewritten
 
 def tried(what, *args):
     try:
         what(*args)
     except OSError as error:
-        return type(error).__name__ + " " + str(error.errno)
+        return error.errno
     return "done"
 
 class Spy:
@@ -178,20 +178,21 @@ class Spy:
         with open("/proc/self/environ") as file:
             self.found = {"descriptors": descriptors, "environment": file.read(),
                           "arguments": sys.argv[2:], "directory": os.getcwd()}
+        self.files = [open(f"/proc/self/{name}") for name in ("status", "limits")]
 
     def rewrite(self, data, changes):
         DO
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        held = (ctypes.c_uint32 * 6)()
-        ctypes.CDLL(None).capget(header, held)
+        status, limits = (file.read() for file in self.files)
+        field = lambda name: re.search(f"^{name}:\\s*(.*)$", status, re.M)[1].split()
         self.found |= {
-            "open": tried(open, "/etc/passwd"),
-            "socket": tried(socket.socket),
-            "fork": tried(os.fork),
-            "capabilities": list(held),
-            "users": os.getresuid(), "groups": [os.getresgid(), os.getgroups()],
-            "core": resource.getrlimit(resource.RLIMIT_CORE),
-            "size": resource.getrlimit(resource.RLIMIT_FSIZE),
+            "tried": [tried(open, "/etc/passwd"), tried(socket.socket), tried(os.fork),
+                      tried(os.mkdir, "/tmp/made"), tried(os.stat, "/"),
+                      tried(os.kill, os.getppid(), 0)],
+            "capabilities": [field(name) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")],
+            "users": field("Uid"), "groups": field("Groups"),
+            "seccomp": field("Seccomp"), "no new privileges": field("NoNewPrivs"),
+            "limits": {name: re.search(f"Max {name} +([0-9]+) +([0-9]+)", limits).groups()
+                       for name in ("core file size", "file size", "processes", "open files")},
         }
         return Rewritten(json.dumps(self.found).encode(), [])
 
@@ -230,12 +231,17 @@ def test_the_process_inherits_no_descriptor_variable_or_argument(
 
 def test_the_process_can_open_and_start_nothing() -> None:
     seen = json.loads(RewriteJob(BOUNDS, spy()).rewrite("json", b"{}", CHANGES).data)
-    assert (seen["open"], seen["socket"]) == ("OSError 24", "OSError 24")
-    assert seen["fork"] == "BlockingIOError 11"
-    assert seen["capabilities"] == [0] * 6
+    assert seen["tried"] == [errno.EPERM] * 6
+    assert seen["capabilities"] == [["0" * 16]] * 4
     user = 65534 if os.geteuid() == 0 else os.geteuid()
-    assert seen["users"] == [user] * 3
-    assert (seen["core"], seen["size"]) == ([0, 0], [0, 0])
+    assert seen["users"] == [str(user)] * 4
+    assert (seen["seccomp"], seen["no new privileges"]) == (["2"], ["1"])
+    assert seen["limits"] == {
+        "core file size": ["0", "0"],
+        "file size": ["0", "0"],
+        "processes": ["0", "0"],
+        "open files": ["3", "3"],
+    }
 
 
 DAEMON = """
@@ -246,26 +252,17 @@ RewriteJob(BOUNDS, json.loads(sys.argv[2])).rewrite("json", b"{}", [])
 """
 
 
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that every user can write to."""
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o777)
-        yield Path(made)
-
-
-def test_the_process_ends_with_a_killed_daemon(open_directory: Path) -> None:
-    # Making a directory is what it can still do, and says its process id.
-    program = spy(f"os.mkdir({str(open_directory)!r} + '/' + str(os.getpid())); signal.pause()")
+def test_the_process_ends_with_a_killed_daemon() -> None:
     path = json.dumps(sys.path)
-    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, path, json.dumps(program)])
+    program = json.dumps(spy("time.sleep(600)"))
+    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, path, program])
     try:
-        until(lambda: any(open_directory.iterdir()))
+        until(lambda: any(is_confined(each) for each in processes_of(daemon.pid)))
+        (started,) = processes_of(daemon.pid)
     finally:
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()
-    (made,) = open_directory.iterdir()
-    until(lambda: not lives(int(made.name)))
+    until(lambda: not lives(started))
 
 
 def until(true: Callable[[], bool]) -> None:

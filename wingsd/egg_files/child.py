@@ -11,21 +11,18 @@ connections and to start processes.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from wingsd.egg_files.changes import Change, Pattern, Refused
 from wingsd.egg_files.formats import Rewritten, format_of, quoted
+from wingsd.sandbox.confinement import confine, limit_resources
 
 __all__ = ["MAX_HEADER", "RewriteAnswer", "RewriteRequest", "main"]
 
@@ -117,26 +114,9 @@ def _message(header: dict[str, Any], body: bytes) -> bytes:
     return b"%s\n%s" % (json.dumps(header).encode("ascii"), body)
 
 
-#: The user and group "nobody".
-_NOBODY = 65534
-#: stdin, stdout and stderr.
-_DESCRIPTORS = 3
-#: The kernel ends this process before any other when memory runs out, proc(5).
-_FIRST_TO_END = "1000"
-# prctl(2), capset(2).
-_PR_SET_PDEATHSIG = 1
-_CAPABILITY_VERSION_3 = 0x20080522
-
-
 def main(cpu_seconds: int, memory: int) -> None:
     """Answer the request on stdin, with so many seconds of CPU time and bytes of memory."""
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_AS, memory)
-    # At the soft limit comes SIGXCPU, by which the daemon tells this from other ends.
-    _limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write(_FIRST_TO_END)
+    limit_resources(cpu_seconds, memory)
     try:
         answer = _answer(RewriteRequest.decode(sys.stdin.buffer.read()))
     except MemoryError:
@@ -154,7 +134,7 @@ def _answer(request: RewriteRequest) -> bytes:
     try:
         form = format_of(request.parser)
         form.load(request.data)
-        _confine()
+        confine()
         rewritten = form.rewrite(request.data, request.changes)
     except Refused as error:
         return RewriteAnswer(time.process_time(), refused=str(error)).encode(request)
@@ -166,32 +146,3 @@ def _answer(request: RewriteRequest) -> bytes:
         why = f"its parser, {quoted(request.parser)}, failed: {what}"
         return RewriteAnswer(time.process_time(), refused=why).encode(request)
     return RewriteAnswer(time.process_time(), rewritten).encode(request)
-
-
-def _confine() -> None:
-    """Drop what parsing does not need; all modules are imported before."""
-    _drop_privileges()
-    # Ends with the daemon. Changing the user would undo it.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    _limit(resource.RLIMIT_NPROC, 0)
-    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
-
-
-def _drop_privileges() -> None:
-    """Drop root and all capabilities, as far as the daemon's sandbox allows it."""
-    if os.geteuid() == 0:
-        with suppress(OSError):
-            os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
-
-
-def _limit(kind: int, soft: int, hard: int | None = None) -> None:
-    """Lower a limit of this process; a lower one that it has already stays."""
-    highest = resource.getrlimit(kind)[1]
-    hard = soft if hard is None else hard
-    if highest != resource.RLIM_INFINITY:
-        hard = min(hard, highest)
-    resource.setrlimit(kind, (min(soft, hard), hard))

@@ -6,12 +6,10 @@ time, some a hundred times a file's size in memory. A child process keeps that f
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from threading import Lock
@@ -22,15 +20,11 @@ import attrs
 from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
 from wingsd.egg_files.formats import Rewritten, format_of, quoted
+from wingsd.sandbox import launch
 
 __all__ = ["BOUNDS", "RewriteBounds", "RewriteJob", "child"]
 
 _CHUNK = 1 << 16
-#: The child has the daemon's module path; environment variables and other directories are ignored.
-_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from wingsd.egg_files.child import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
 @attrs.frozen
@@ -53,9 +47,7 @@ BOUNDS = RewriteBounds()
 
 def child(bounds: RewriteBounds) -> list[str]:
     """Return the command that answers one request."""
-    path = json.dumps([entry for entry in sys.path if os.path.isabs(entry)])
-    limits = [str(bounds.cpu_seconds), str(bounds.memory)]
-    return [sys.executable, "-I", "-B", "-W", "ignore", "-c", _CODE, path, *limits]
+    return launch.command("wingsd.egg_files.child", bounds.cpu_seconds, bounds.memory)
 
 
 class RewriteJob:
@@ -134,7 +126,7 @@ class RewriteJob:
         if status == -signal.SIGXCPU:
             raise Refused(f"its parser needs more than {self._bounds.cpu_seconds} s of CPU time")
         if status:
-            raise Refused(f"its parser, {quoted(parser)}, ended by {_cause(status)}")
+            raise Refused(f"its parser, {quoted(parser)}, ended by {launch.ending(status)}")
         return answer
 
     def _start(self, message: bytes) -> subprocess.Popen[bytes]:
@@ -144,14 +136,7 @@ class RewriteJob:
             with self._lock:
                 if self._cancelled:
                     raise Refused("the start was cancelled")
-                self._process = subprocess.Popen(  # noqa: S603
-                    self._program,
-                    stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env={},
-                )
+                self._process = launch.start(self._program, stdin)
                 return self._process
 
     def _read(self, stdout: int, most: int) -> bytes:
@@ -170,10 +155,3 @@ class RewriteJob:
 
     def _left(self) -> float:
         return max((self._deadline or 0.0) - time.monotonic(), 0.0)
-
-
-def _cause(status: int) -> str:
-    """Return an exit status as text; a negative one is a signal."""
-    if status < 0:
-        return f"signal {-status} ({signal.strsignal(-status)})"
-    return f"its exit with status {status}"
