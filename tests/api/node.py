@@ -20,13 +20,10 @@ from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
 from wingsd.activity import ActivityRecorder
-from wingsd.api import file_paths
-from wingsd.api import installations as api_installations
+from wingsd.api import file_paths, server_paths
 from wingsd.api import node as api_node
-from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
-from wingsd.api.direct_transfers import DirectTransferEndpoint
-from wingsd.api.routes import UPDATE, ApiRoot, InterfaceEndpoint
+from wingsd.api.routes import DIRECT_TRANSFER, UPDATE, ApiRoot, InterfaceEndpoint
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
@@ -264,16 +261,16 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             partial(InterfaceEndpoint, config),
             partial(UPDATE, config, used["updates"]),
             *api_node.endpoints(config, node_parts(config, used), servers, reactor),
-            *api_servers.endpoints(
+            *server_paths.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
-            *api_installations.endpoints(config, servers, installations),
+            *server_paths.install_endpoints(config, servers, installations),
             *file_paths.signed_endpoints(
                 config, used["urls"], used["files"], used["archives"], used["activity"]
             ),
             *file_paths.endpoints(config, servers, used["files"], used["file_tasks"]),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
-            partial(DirectTransferEndpoint, config, direct, database),
+            partial(DIRECT_TRANSFER, config, direct, database),
         ]
     )
 

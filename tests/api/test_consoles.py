@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from tests.api.node import NOW, UUID, ApiNode
 from tests.support.workers import SynchronousWorkers
-from wingsd.api.consoles import Revocations
+from wingsd.api.revocations import Revocations
 from wingsd.auth.tokens import ConsoleToken, DenyList, user_key
 from wingsd.errors import StorageError
 from wingsd.statedb import StateDatabase

@@ -24,9 +24,11 @@ LATER = {
     "treq",
     "twisted.application.internet",
 }
-#: Modules of its own: calls on files and on the node itself, and what they do.
+#: Modules of its own: most calls, and what they do.
 CALLS = {
     "wingsd.api.archive_downloads",
+    "wingsd.api.consoles",
+    "wingsd.api.direct_transfers",
     "wingsd.api.downloads",
     "wingsd.api.file_archives",
     "wingsd.api.file_changes",
@@ -36,10 +38,13 @@ CALLS = {
     "wingsd.api.file_uploads",
     "wingsd.api.file_write",
     "wingsd.api.files",
+    "wingsd.api.installations",
     "wingsd.api.node_engine",
     "wingsd.api.node_figures",
     "wingsd.api.node_logs",
     "wingsd.api.node_overview",
+    "wingsd.api.power",
+    "wingsd.api.servers",
     "wingsd.api.update",
     "wingsd.config_file.panel_settings",
     "wingsd.config_file.saving",
@@ -49,6 +54,7 @@ CALLS = {
     "wingsd.files.search",
     "wingsd.files.uploads",
     "wingsd.http.long_lists",
+    "wingsd.http.openapi",
     "wingsd.node.counters",
     "wingsd.node.disks",
     "wingsd.node.log_files",

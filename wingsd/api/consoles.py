@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Annotated, Protocol
 
@@ -11,14 +11,14 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.auth.tokens import DenyList, user_key
+from wingsd.api.revocations import Revocations
+from wingsd.auth.tokens import user_key
 from wingsd.config import Config
 from wingsd.errors import BadRequest, ServerNotFound, Unprocessable
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
-from wingsd.statedb import StateDatabase
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid, canonical_uuids
 
@@ -27,7 +27,6 @@ __all__ = [
     "DeauthorizeEndpoint",
     "DenyEndpoint",
     "PermissionsEndpoint",
-    "Revocations",
     "SocketEndpoint",
 ]
 
@@ -45,26 +44,6 @@ class ConsoleResources(Protocol):
 
     def close_user(self, user: str, servers: Collection[str]) -> int:
         """Close a user's WebSockets of these servers, of all when there are none."""
-
-
-class Revocations:
-    """Revokes tokens for consoles, now and for later daemons; `now` is Unix time."""
-
-    def __init__(
-        self, denied: DenyList, database: StateDatabase, now: Callable[[], float]
-    ) -> None:
-        self._denied = denied
-        self._database = database
-        self._now = now
-
-    async def revoke(self, keys: tuple[str, ...]) -> None:
-        """Refuse tokens that were issued until now, by their `jti` or by `user_key`.
-
-        Raises `StorageError` where that cannot be recorded.
-        """
-        self._denied.deny(keys, self._now())
-        # After the answer the Panel relies on it, also when this process is restarted.
-        await self._database.deny(keys)
 
 
 class SocketEndpoint(ServerResource):

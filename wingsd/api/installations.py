@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 
@@ -26,27 +25,12 @@ __all__ = [
     "InstallLogEndpoint",
     "InstallOutputEndpoint",
     "ReinstallEndpoint",
-    "endpoints",
 ]
 
 #: Lines of a log that are returned unless more or fewer are asked for.
 DEFAULT_LINES = 1000
 _STARTED = "The installation has started."
 _CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-def endpoints(
-    config: Config, servers: Servers, installations: Installations
-) -> list[partial[Any]]:
-    """Return the endpoints of this module."""
-    kinds: list[type[_InstallPath]] = [
-        InstallEndpoint,
-        ReinstallEndpoint,
-        AbortEndpoint,
-        InstallOutputEndpoint,
-        InstallLogEndpoint,
-    ]
-    return [partial(kind, config, servers, installations) for kind in kinds]
 
 
 class _InstallPath(Endpoint, ServerResource):

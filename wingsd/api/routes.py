@@ -13,23 +13,14 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.api import (
-    consoles,
-    direct_transfers,
-    installations,
-    node,
-    power,
-    servers,
-    system,
-    transfers,
-)
+from wingsd.api import node, system, transfers
 from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.resource import Public
+from wingsd.api.server_paths import SERVER_PATHS
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.listener import HttpListener, tcp_endpoint
-from wingsd.http.openapi import document
 from wingsd.http.operations import EncodedObject, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound, Paths
@@ -41,6 +32,7 @@ if TYPE_CHECKING:
     from wingsd.metrics.exposition import Exposition
 
 __all__ = [
+    "DIRECT_TRANSFER",
     "UPDATE",
     "ApiRoot",
     "InterfaceEndpoint",
@@ -65,6 +57,7 @@ class InterfaceEndpoint(Public):
         return _encoded_interface()
 
 
+DIRECT_TRANSFER = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
 UPDATE = LaterEndpoint("update", "UpdateEndpoint")
 _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
     "/api/diagnostics": node.DIAGNOSTICS,
@@ -80,29 +73,14 @@ _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
     "/api/system/stats": node.STATS,
     "/api/system/upgrade": node.UPGRADE,
     "/api/system/utilization": node.UTILIZATION,
-    "/api/deauthorize-user": consoles.DeauthorizeEndpoint,
-    "/api/servers": servers.ServersEndpoint,
     # Before the paths of one server.
-    "/api/servers/power": power.AllPowerEndpoint,
     "/api/servers/utilization": node.SERVERS_UTILIZATION,
-    "/api/servers/{uuid}": servers.ServerEndpoint,
-    "/api/servers/{uuid}/power": power.PowerEndpoint,
-    "/api/servers/{uuid}/commands": servers.CommandsEndpoint,
+    **SERVER_PATHS,
     **FILE_PATHS,
-    "/api/servers/{uuid}/install": installations.InstallEndpoint,
-    "/api/servers/{uuid}/install/abort": installations.AbortEndpoint,
-    "/api/servers/{uuid}/install-logs": installations.InstallOutputEndpoint,
-    "/api/servers/{uuid}/reinstall": installations.ReinstallEndpoint,
-    "/api/servers/{uuid}/logs": servers.LogsEndpoint,
-    "/api/servers/{uuid}/logs/install": installations.InstallLogEndpoint,
-    "/api/servers/{uuid}/sync": servers.SyncEndpoint,
     "/api/servers/{uuid}/transfer": transfers.OutgoingEndpoint,
-    "/api/servers/{uuid}/ws": consoles.SocketEndpoint,
-    "/api/servers/{uuid}/ws/deny": consoles.DenyEndpoint,
-    "/api/servers/{uuid}/ws/permissions": consoles.PermissionsEndpoint,
     "/api/transfers": transfers.TransfersEndpoint,
     "/api/transfers/{uuid}": transfers.IncomingEndpoint,
-    "/api/transfers/{uuid}/by-hand": direct_transfers.DirectTransferEndpoint,
+    "/api/transfers/{uuid}/by-hand": DIRECT_TRANSFER,
     **SIGNED_PATHS,
     "/openapi.json": InterfaceEndpoint,
 }
@@ -119,6 +97,9 @@ def paths() -> dict[str, type[Public]]:
 @cache
 def interface() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of all paths."""
+    # Here, since few ask for it: it takes half a MiB and 3 ms.
+    from wingsd.http.openapi import document  # noqa: PLC0415
+
     return document({path: endpoint.calls for path, endpoint in paths().items()})
 
 

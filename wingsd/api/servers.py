@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import attrs
 from twisted.logger import Logger
 
-from wingsd.api.consoles import (
-    ConsoleResources,
-    DeauthorizeEndpoint,
-    DenyEndpoint,
-    PermissionsEndpoint,
-    Revocations,
-    SocketEndpoint,
-)
-from wingsd.api.power import AllPowerEndpoint, PowerEndpoint
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import (
     BadRequest,
@@ -37,7 +25,6 @@ from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.registry import Servers
 from wingsd.servers.runtime import ServerDetails
-from wingsd.statedb import StateDatabase
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.util.serialization import Keywords
@@ -49,38 +36,10 @@ __all__ = [
     "ServerEndpoint",
     "ServersEndpoint",
     "SyncEndpoint",
-    "endpoints",
 ]
 
 # The status until the Panel has sent the list of servers.
 _NOT_LOADED = HTTPStatus.SERVICE_UNAVAILABLE
-
-
-def endpoints(
-    config: Config,
-    servers: Servers,
-    receiver: IncomingTransfers,
-    sender: OutgoingTransfers,
-    sockets: ConsoleResources,
-    denied: DenyList,
-    database: StateDatabase,
-    now: Callable[[], float] = time.time,
-) -> list[partial[Any]]:
-    """Return the endpoints of servers. `denied` are console tokens; `now` is Unix time."""
-    revocations = Revocations(denied, database, now)
-    return [
-        partial(ServersEndpoint, config, servers),
-        partial(ServerEndpoint, config, servers, receiver, sender),
-        partial(PowerEndpoint, config, servers),
-        partial(AllPowerEndpoint, config, servers),
-        partial(CommandsEndpoint, config, servers),
-        partial(LogsEndpoint, config, servers),
-        partial(SyncEndpoint, config, servers),
-        partial(SocketEndpoint, config, servers, sockets),
-        partial(DenyEndpoint, config, revocations),
-        partial(PermissionsEndpoint, config, revocations),
-        partial(DeauthorizeEndpoint, config, revocations, sockets),
-    ]
 
 
 @attrs.frozen(eq=False, repr=False)

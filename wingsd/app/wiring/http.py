@@ -6,13 +6,10 @@ import time
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from wingsd.api import file_paths
-from wingsd.api import installations as api_installations
+from wingsd.api import file_paths, server_paths
 from wingsd.api import node as api_node
-from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
-from wingsd.api.direct_transfers import DirectTransferEndpoint
-from wingsd.api.routes import UPDATE, ApiRoot, InterfaceEndpoint, MetricsListener
+from wingsd.api.routes import DIRECT_TRANSFER, UPDATE, ApiRoot, InterfaceEndpoint, MetricsListener
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.app.reload import Reload
 from wingsd.app.wiring.node_calls import NodeCallsWiring
@@ -100,10 +97,10 @@ class HttpWiring(NodeCallsWiring):
         sockets = ConsoleSockets(config, self._bus, self.denied, activity, self._reactor)
         self.live.follow(sockets.use)
         return [
-            *api_servers.endpoints(
+            *server_paths.endpoints(
                 config, servers, self.receiver, self.sender, sockets, self.denied, self.database
             ),
-            *api_installations.endpoints(config, servers, self.installations),
+            *server_paths.install_endpoints(config, servers, self.installations),
             *self._signed_endpoints(),
             *file_paths.endpoints(config, servers, self.file_work, self.file_tasks),
         ]
@@ -121,7 +118,7 @@ class HttpWiring(NodeCallsWiring):
             *api_transfers.endpoints(
                 config, self.servers, self.receiver, self.sender, self.streams, incoming, bucket
             ),
-            partial(DirectTransferEndpoint, config, incoming, self.database),
+            partial(DIRECT_TRANSFER, config, incoming, self.database),
         ]
 
     def _make_exposition(self) -> Exposition | None:

@@ -1,0 +1,84 @@
+"""The paths of servers, their power, their consoles and their installations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wingsd.api.later import LaterEndpoint
+from wingsd.api.revocations import Revocations
+from wingsd.auth.tokens import DenyList
+from wingsd.config import Config
+from wingsd.servers.installations import Installations
+from wingsd.servers.registry import Servers
+from wingsd.statedb import StateDatabase
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+
+if TYPE_CHECKING:
+    from wingsd.api.consoles import ConsoleResources
+
+__all__ = ["SERVER_PATHS", "endpoints", "install_endpoints"]
+
+_SERVER = LaterEndpoint("servers", "ServerEndpoint")
+_SOCKET = LaterEndpoint("consoles", "SocketEndpoint")
+_DEAUTHORIZE = LaterEndpoint("consoles", "DeauthorizeEndpoint")
+#: Those that take the servers alone.
+_PLAIN: Mapping[str, LaterEndpoint] = {
+    "/api/servers": LaterEndpoint("servers", "ServersEndpoint"),
+    # Before the paths of one server.
+    "/api/servers/power": LaterEndpoint("power", "AllPowerEndpoint"),
+    "/api/servers/{uuid}/commands": LaterEndpoint("servers", "CommandsEndpoint"),
+    "/api/servers/{uuid}/logs": LaterEndpoint("servers", "LogsEndpoint"),
+    "/api/servers/{uuid}/power": LaterEndpoint("power", "PowerEndpoint"),
+    "/api/servers/{uuid}/sync": LaterEndpoint("servers", "SyncEndpoint"),
+}
+_INSTALL: Mapping[str, LaterEndpoint] = {
+    "/api/servers/{uuid}/install": LaterEndpoint("installations", "InstallEndpoint"),
+    "/api/servers/{uuid}/install/abort": LaterEndpoint("installations", "AbortEndpoint"),
+    "/api/servers/{uuid}/install-logs": LaterEndpoint("installations", "InstallOutputEndpoint"),
+    "/api/servers/{uuid}/logs/install": LaterEndpoint("installations", "InstallLogEndpoint"),
+    "/api/servers/{uuid}/reinstall": LaterEndpoint("installations", "ReinstallEndpoint"),
+}
+_REVOKING: Mapping[str, LaterEndpoint] = {
+    "/api/servers/{uuid}/ws/deny": LaterEndpoint("consoles", "DenyEndpoint"),
+    "/api/servers/{uuid}/ws/permissions": LaterEndpoint("consoles", "PermissionsEndpoint"),
+}
+SERVER_PATHS: Mapping[str, LaterEndpoint] = {
+    "/api/deauthorize-user": _DEAUTHORIZE,
+    **_PLAIN,
+    "/api/servers/{uuid}": _SERVER,
+    **_INSTALL,
+    "/api/servers/{uuid}/ws": _SOCKET,
+    **_REVOKING,
+}
+
+
+def endpoints(
+    config: Config,
+    servers: Servers,
+    receiver: IncomingTransfers,
+    sender: OutgoingTransfers,
+    sockets: ConsoleResources,
+    denied: DenyList,
+    database: StateDatabase,
+    now: Callable[[], float] = time.time,
+) -> list[partial[Any]]:
+    """Return the endpoints of servers. `denied` are console tokens; `now` is Unix time."""
+    revocations = Revocations(denied, database, now)
+    return [
+        *(partial(kind, config, servers) for kind in _PLAIN.values()),
+        partial(_SERVER, config, servers, receiver, sender),
+        partial(_SOCKET, config, servers, sockets),
+        *(partial(kind, config, revocations) for kind in _REVOKING.values()),
+        partial(_DEAUTHORIZE, config, revocations, sockets),
+    ]
+
+
+def install_endpoints(
+    config: Config, servers: Servers, installations: Installations
+) -> list[partial[Any]]:
+    """Return the endpoints of installations."""
+    return [partial(kind, config, servers, installations) for kind in _INSTALL.values()]
