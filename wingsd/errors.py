@@ -4,11 +4,14 @@ The class, the HTTP status of its answer, and the module where that is not this 
 
     WingsdError                      500
       BadRequest                     400
+        AddressBlocked               400  guarded_http/errors
         ArchiveFormatUnsupported     400  files/archive_names
         ArchiveNotFirst              400  transfers/errors
         BodyIncomplete               400  api/raw_body
         ChecksumMismatch             400  transfers/errors
         DiskLimitExceeded            400
+        DownloadFailed               400  guarded_http/errors
+          TooManyRedirects           400  guarded_http/errors
         FileInUse                    400  filesystem/errors
         FileTypeRefused              400  filesystem/errors
         InvalidBackupName            400  backups/local
@@ -30,6 +33,8 @@ The class, the HTTP status of its answer, and the module where that is not this 
         UploadPartMissing            400  transfers/errors
         UploadTooLarge               400  files/uploads
         UploadTruncated              400  transfers/errors
+        UrlInvalid                   400  guarded_http/errors
+          UrlSchemeRefused           400  guarded_http/errors
       InvalidHandshake               400  websocket/protocol
       InvalidHttpRequest             400  http/errors
       Unauthorized                   401
@@ -315,6 +320,7 @@ class DaemonStopping(WingsdError):
 
 #: The code of every `WingsdError`, those that only one package raises included. They are stable.
 ERROR_CODES = (
+    "address-blocked",
     "archive-format-unsupported",
     "archive-invalid",
     "archive-member-refused",
@@ -340,6 +346,7 @@ ERROR_CODES = (
     "destination-unreachable",
     "directory-missing",
     "disk-limit-exceeded",
+    "download-failed",
     "engine-unavailable",
     "environment-failed",
     "figures-unavailable",
@@ -397,6 +404,7 @@ ERROR_CODES = (
     "token-missing",
     "token-used",
     "too-many-file-tasks",
+    "too-many-redirects",
     "too-many-transfers",
     "too-many-websockets",
     "transfer-cancelled",
@@ -415,5 +423,7 @@ ERROR_CODES = (
     "upload-part-missing",
     "upload-too-large",
     "upload-truncated",
+    "url-invalid",
+    "url-scheme-refused",
     "websocket-handshake-invalid",
 )

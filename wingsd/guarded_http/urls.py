@@ -1,0 +1,147 @@
+"""URLs that users give, and those of redirects: parsed strictly, in one form.
+
+What parsers of URLs understand in different ways is refused: users and passwords, backslashes,
+control characters, zones of IPv6, and IPv4 in other forms than four decimal numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address
+from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
+
+import attrs
+
+from wingsd.guarded_http.errors import UrlInvalid, UrlSchemeRefused
+
+__all__ = ["MAX_URL", "WebUrl"]
+
+#: The longest URL that is accepted, as in most servers.
+MAX_URL = 8192
+_PORTS = {"http": 80, "https": 443}
+#: Below it are services of other protocols, such as mail, that requests could be aimed at.
+_FIRST_FREE_PORT = 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+#: The last label of what could be read as a number, and so as an address: `1`, `0x7f`, `017`.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_MAX_HOST = 253
+#: What stays as it is in a path and in a query (RFC 3986), `%` included: it is encoded already.
+_SAFE = "/:@!$&'()*+,;=~-._%?[]"
+
+
+@attrs.frozen
+class WebUrl:
+    """A URL of http or https. `host` is a name in ASCII, or an address without brackets.
+
+    `target` is path and query, as they are sent.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> WebUrl:
+        """Return the URL of a text. Raises `UrlInvalid`."""
+        _check_text(text)
+        text = text.strip(" ")
+        try:
+            parts = urlsplit(text)
+            port, user = parts.port, parts.username
+        except ValueError as error:
+            raise UrlInvalid(str(error)) from error
+        if parts.scheme not in _PORTS:
+            raise UrlSchemeRefused
+        if user is not None or "@" in parts.netloc:
+            raise UrlInvalid("it must not have a user or a password in it")
+        if port == 0:
+            raise UrlInvalid("nothing listens at port 0")
+        host = _host(parts.hostname or "", is_literal="[" in parts.netloc)
+        query = f"?{parts.query}" if parts.query else ""
+        target = _encoded(f"{parts.path or '/'}{query}")
+        return cls(parts.scheme, host, port or _PORTS[parts.scheme], target)
+
+    def joined(self, location: str) -> WebUrl:
+        """Return the URL that a redirect from this one leads to. Raises `UrlInvalid`."""
+        _check_text(location)
+        try:
+            text = urljoin(str(self), location.strip(" "))
+        except ValueError as error:
+            raise UrlInvalid(str(error)) from error
+        return WebUrl.parse(text)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether it is of https."""
+        return self.scheme == "https"
+
+    @property
+    def has_usual_port(self) -> bool:
+        """Whether the port is one that files are served at: 80, 443, or from 1024 on."""
+        return self.port in _PORTS.values() or self.port >= _FIRST_FREE_PORT
+
+    @property
+    def authority(self) -> str:
+        """Host and port as in the header `Host`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def last_segment(self) -> str:
+        """The last part of the path, decoded; empty where the path ends in a slash."""
+        segment = self.target.partition("?")[0].rpartition("/")[2]
+        return unquote_to_bytes(segment).decode("utf-8", "surrogateescape")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+
+def _check_text(text: str) -> None:
+    if len(text) > MAX_URL:
+        raise UrlInvalid(f"it is longer than {MAX_URL} characters")
+    if _CONTROL.search(text):
+        raise UrlInvalid("it has a control character or a backslash in it")
+
+
+def _host(host: str, *, is_literal: bool) -> str:
+    """Return a host in its one form. Raises `UrlInvalid`."""
+    if is_literal:
+        try:
+            if "%" in host:
+                raise UrlInvalid("an address must not have a zone")
+            return str(IPv6Address(host))
+        except ValueError as error:
+            raise UrlInvalid(f"{host[:60]!r} is no address of IPv6") from error
+    if not host.isascii():
+        host = _in_ascii(host)
+    host = host.lower().removesuffix(".")
+    if not host:
+        raise UrlInvalid("it has no host")
+    labels = host.split(".")
+    if len(host) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)):
+        raise UrlInvalid(f"{host[:60]!r} is no name of a host")
+    if _NUMBER.fullmatch(labels[-1]):
+        try:
+            return str(IPv4Address(host))
+        except ValueError as error:
+            what = f"{host[:60]!r} is no address of IPv4 in four decimal numbers"
+            raise UrlInvalid(what) from error
+    return host
+
+
+def _in_ascii(host: str) -> str:
+    # Here, since its tables take 1 MiB.
+    import idna  # noqa: PLC0415
+
+    try:
+        return idna.encode(host, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError) as error:
+        raise UrlInvalid(f"{host[:60]!r} is no name of a host") from error
+
+
+def _encoded(target: str) -> str:
+    """Return path and query in ASCII; a `%` that begins no escape is escaped."""
+    encoded = quote(target, safe=_SAFE, encoding="utf-8", errors="surrogateescape")
+    return re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", encoded)
