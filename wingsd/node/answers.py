@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -52,12 +52,16 @@ class SharedAnswer(Generic[T]):
     async def _asked(self) -> T:
         return await self._ask()
 
-    def _answered(self, outcome: Any) -> None:
+    def _answered(self, outcome: T | Failure) -> None:
         waiting, self._waiting = self._waiting or [], None
         if not isinstance(outcome, Failure):
             self._kept = (self._reactor.seconds(), outcome)
         for result in waiting:
-            if not result.called:
+            if result.called:
+                continue
+            if isinstance(outcome, Failure):
+                result.errback(outcome)
+            else:
                 result.callback(outcome)
 
 

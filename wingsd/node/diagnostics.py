@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd import __version__
@@ -21,7 +22,6 @@ from wingsd.errors import WingsdError
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.own_log import MAX_LINES, LogUnavailable
 from wingsd.threadio import Workers
-from wingsd.util.deferreds import fires_within
 
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
@@ -48,12 +48,10 @@ class OwnLog:
 
     async def last(self, lines: int) -> list[str]:
         """Return the last lines. Raises `LogUnavailable`."""
-        reading = self._shared.get()
-        if not await fires_within(reading, PATIENCE, self._reactor):
-            reading.addErrback(lambda _: None)
-            reading.cancel()
-            raise LogUnavailable(f"it was not read within {PATIENCE:g} s")
-        found = await reading
+        try:
+            found = await self._shared.get().addTimeout(PATIENCE, self._reactor)
+        except TimedOut as error:
+            raise LogUnavailable(f"it was not read within {PATIENCE:g} s") from error
         return found[-lines:] if lines else []
 
     async def _read(self) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +21,6 @@ from wingsd.docker.usage import engine_disk, engine_report, prune_images, runnin
 from wingsd.errors import EnvironmentFailed
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.errors import EngineUnavailable, PruneInProgress
-from wingsd.util.deferreds import fires_within
 
 __all__ = ["NodeEngine"]
 
@@ -70,13 +70,13 @@ class NodeEngine:
             (ended, result), self._untold = self._untold, None
             if self._reactor.seconds() - ended < UNTOLD:
                 return result
-        pruning = self._pruning.get()
-        if await fires_within(pruning, PATIENCE, self._reactor):
-            result = await pruning
-            self._untold = None
-            return result
-        pruning.addCallbacks(self._keep, self._log_failure)
-        raise PruneInProgress
+        try:
+            result = await self._pruning.get().addTimeout(PATIENCE, self._reactor)
+        except TimedOut as error:
+            self._pruning.get().addCallbacks(self._keep, self._log_failure)
+            raise PruneInProgress from error
+        self._untold = None
+        return result
 
     def _keep(self, result: dict[str, Any]) -> None:
         self._untold = (self._reactor.seconds(), result)
@@ -89,11 +89,12 @@ class NodeEngine:
         self._log.warn("unused images could not be removed: {error}", error=failure.value)
 
     async def _within(self, asking: Deferred[T], patience: float) -> T:
-        if not await fires_within(asking, patience, self._reactor):
-            asking.addErrback(lambda _: None)
-            asking.cancel()
-            raise EngineUnavailable(f"the Docker engine has not answered within {patience:g} s")
-        return await asking
+        try:
+            return await asking.addTimeout(patience, self._reactor)
+        except TimedOut as error:
+            raise EngineUnavailable(
+                f"the Docker engine has not answered within {patience:g} s"
+            ) from error
 
     async def _ask(self, work: Callable[[DockerClient], T]) -> T:
         async with self._engine.session() as session:

@@ -14,14 +14,18 @@ T = TypeVar("T")
 
 
 def when_fired(deferred: Deferred[T]) -> Deferred[None]:
-    """Return a Deferred of its own that fires after `deferred` does, which keeps its result."""
+    """Return a Deferred of its own that fires after `deferred` does.
+
+    That one keeps its result, or its failure, which is still to be handled: by a callback and not
+    by `await`, since who waits here goes on before it is set.
+    """
     fired: Deferred[None] = Deferred()
 
     def fire(result: T) -> T:
         fired.callback(None)
         return result
 
-    deferred.addCallback(fire)
+    deferred.addBoth(fire)
     return fired
 
 
