@@ -26,8 +26,10 @@ The class, the HTTP status of its answer, and the module where that is not this 
         NotDirectory                 400  filesystem/errors
         PathInvalid                  400  filesystem/errors
         PermissionMissing            400  websocket/session
+        RemoteDownloadDisabled       400  api/file_pulls
         StreamMismatch               400  transfers/errors
         StreamMissing                400  transfers/errors
+        TooManyPulls                 400  files/pulls
         TooManyWebSockets            400  websocket/resource
         UploadFormInvalid            400  files/uploads
         UploadPartMissing            400  transfers/errors
@@ -383,6 +385,7 @@ ERROR_CODES = (
     "permission-missing",
     "prune-in-progress",
     "range-not-satisfiable",
+    "remote-download-disabled",
     "server-already-exists",
     "server-busy",
     "server-moved",
@@ -404,6 +407,7 @@ ERROR_CODES = (
     "token-missing",
     "token-used",
     "too-many-file-tasks",
+    "too-many-pulls",
     "too-many-redirects",
     "too-many-transfers",
     "too-many-websockets",

@@ -13,9 +13,16 @@ import msgpack
 from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
 from tests.support.owner import OWNER
 from wingsd.config import PTERODACTYL
+from wingsd.config.vendors import user_agent_of
+from wingsd.events import EventBus
+from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
+from wingsd.guarded_http.client import GuardedClient
+from wingsd.guarded_http.limits import FetchLimits
+from wingsd.guarded_http.policy import AddressPolicy
+from wingsd.guarded_http.resolver import Resolve
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.panel.schemas import Egg
@@ -82,8 +89,16 @@ class FileNode(ApiNode):
     """The node: `home` is the server's directory, `patience` how long a change is waited for."""
 
     def __init__(
-        self, home: Path, family: str = PTERODACTYL, *, patience: float = 60, threads: int = 2
+        self,
+        home: Path,
+        family: str = PTERODACTYL,
+        *,
+        patience: float = 60,
+        threads: int = 2,
+        names: Resolve | None = None,
+        limits: FetchLimits | None = None,
     ) -> None:
+        """Downloads from a URL may be from 127.0.0.1; `names` has the addresses of names."""
         super().__init__()
         self.config = attrs.evolve(self.config, family=family)
         style = AnswerStyle(self.config)
@@ -92,13 +107,23 @@ class FileNode(ApiNode):
         self.workers = Workers(reactor, "files", threads)
         self.workers.start()
         lane = Lane(self.workers, each=threads, waiting=64)
-        self.file_work = FileWork(short=lane, long=lane, reads=self.workers)
+        self.file_work: FileWork = FileWork(short=lane, long=lane, reads=self.workers)
         lanes = ChangeLanes(changes=lane, archives=lane, writes=lane)
-        self.file_tasks = FileTasks(self.file_work, lanes, reactor, lambda: 0.0, patience)
+        self.file_tasks: FileTasks = FileTasks(
+            self.file_work, lanes, reactor, lambda: 0.0, patience
+        )
+        self.bus = EventBus()
+        options = PullOptions(limits=limits or FetchLimits())
+        agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])
+        client = GuardedClient(reactor, policy, agent, names)
+        self.pulls: Pulls = Pulls(
+            self.file_work, self.file_tasks, self.bus, options, lambda: client, lambda: 0.0
+        )
         self.files = FileServer(self, home)
         self.servers.known[UUID] = self.files
 
     async def close(self) -> None:
+        await self.pulls.stop()
         await super().close()
         self.workers.stop()
 

@@ -30,6 +30,7 @@ from wingsd.config import Config
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
+from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.http.answers import AnswerStyle
@@ -268,7 +269,9 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             *file_paths.signed_endpoints(
                 config, used["urls"], used["files"], used["archives"], used["activity"]
             ),
-            *file_paths.endpoints(config, servers, used["files"], used["file_tasks"]),
+            *file_paths.endpoints(
+                config, servers, used["files"], used["file_tasks"], used["pulls"]
+            ),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
             partial(DIRECT_TRANSFER, config, direct, database),
         ]
@@ -292,6 +295,7 @@ class ApiNode:
         #: Records what users do.
         self.activity: ActivityRecorder | None = None
         self.file_tasks: FileTasks | None = None
+        self.pulls: Pulls | None = None
         self.updates: PanelUpdates | None = None
         self.log_source: Callable[[int], list[str]] | None = None
         #: The file of the configuration.
@@ -339,6 +343,7 @@ class ApiNode:
             archives=self.archives,
             activity=self.activity,
             file_tasks=self.file_tasks,
+            pulls=self.pulls,
             updates=self.updates,
             node_engine=self.node_engine,
             log_source=self.log_source,

@@ -35,7 +35,7 @@ class _OnUnixSocket:
 
 
 CALLS = [
-    (method, path.format(uuid=UUID, file="a.log", operation=UUID))
+    (method, path.format(uuid=UUID, file="a.log", operation=UUID, identifier=UUID))
     for path, endpoint in paths().items()
     for method, made in endpoint.calls.items()
     if made.access is Access.PANEL

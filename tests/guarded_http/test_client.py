@@ -22,8 +22,9 @@ from tests.guarded_http.fetching import (
 )
 from tests.support.reactor import reactor
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, closed_port, goes_on, read_head
-from wingsd.guarded_http import AddressBlocked, DownloadFailed, FetchLimits, UrlInvalid
+from wingsd.guarded_http.errors import AddressBlocked, DownloadFailed, UrlInvalid
 from wingsd.guarded_http.exchange import MAX_HEAD, MAX_INTERIM
+from wingsd.guarded_http.limits import FetchLimits
 
 
 def says(data: bytes, pieces: int = 1 << 20) -> Callable[[socket.socket], bytes]:

@@ -8,8 +8,8 @@ from ipaddress import ip_address
 import psutil
 import pytest
 
-from wingsd.guarded_http import AddressBlocked, AddressPolicy
-from wingsd.guarded_http.policy import is_of_this_host, is_public
+from wingsd.guarded_http.errors import AddressBlocked
+from wingsd.guarded_http.policy import AddressPolicy, is_of_this_host, is_public
 
 #: The first and the last address of each network, or one in it.
 NOT_PUBLIC = """

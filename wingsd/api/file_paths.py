@@ -10,6 +10,7 @@ from wingsd.activity import ActivityRecorder
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.config import Config
+from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.servers.registry import Servers
@@ -38,7 +39,13 @@ _CHANGING: Mapping[str, LaterEndpoint] = {
     f"{_FILES}/rename": LaterEndpoint("file_changes", "RenameEndpoint"),
     f"{_FILES}/write": LaterEndpoint("file_write", "WriteEndpoint"),
 }
-FILE_PATHS: Mapping[str, LaterEndpoint] = {**_READING, **_CHANGING}
+_PULLING: Mapping[str, LaterEndpoint] = {
+    f"{_FILES}/pull": LaterEndpoint("file_pulls", "PullsEndpoint"),
+    # Before the path of one download.
+    f"{_FILES}/pull/query": LaterEndpoint("file_pulls", "PullQueryEndpoint"),
+    f"{_FILES}/pull/{{identifier}}": LaterEndpoint("file_pulls", "PullEndpoint"),
+}
+FILE_PATHS: Mapping[str, LaterEndpoint] = {**_READING, **_CHANGING, **_PULLING}
 _BACKUP_DOWNLOAD = LaterEndpoint("downloads", "BackupDownloadEndpoint")
 _DIRECTORY_DOWNLOAD = LaterEndpoint("archive_downloads", "DirectoryDownloadEndpoint")
 _FILE_DOWNLOAD = LaterEndpoint("downloads", "FileDownloadEndpoint")
@@ -54,12 +61,13 @@ SIGNED_PATHS: Mapping[str, LaterEndpoint] = {
 
 
 def endpoints(
-    config: Config, servers: Servers, work: FileWork, tasks: FileTasks
+    config: Config, servers: Servers, work: FileWork, tasks: FileTasks, pulls: Pulls
 ) -> list[partial[Any]]:
     """Return the endpoints of the files of a server."""
     return [
         *(partial(kind, config, servers, work) for kind in _READING.values()),
         *(partial(kind, config, servers, work, tasks) for kind in _CHANGING.values()),
+        *(partial(kind, config, servers, work, tasks, pulls) for kind in _PULLING.values()),
     ]
 
 

@@ -24,6 +24,7 @@ from wingsd.control import ControlListener
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
+from wingsd.files.pulls import Pulls
 from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, MovedBytes
 from wingsd.servers import Servers
@@ -100,10 +101,11 @@ class NodeStorage:
 
 @attrs.frozen(eq=False, repr=False)
 class NodeServers:
-    """The servers of the node, and what is reported of them to the Panel."""
+    """The servers of the node, what is reported of them to the Panel, and their downloads."""
 
     registry: Servers
     reports: PanelReports
+    pulls: Pulls
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -149,6 +151,7 @@ class Node(Service):
         self._storage = storage
         self._servers = servers.registry
         self._reports = servers.reports
+        self._pulls = servers.pulls
         self._transfers = transfers
         self._pools = pools
         self._moved = moved
@@ -269,6 +272,7 @@ class Node(Service):
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()
+        await self._pulls.stop()
         await DeferredList([transfers.receiver.stop(), transfers.sender.stop()])
         await listeners.control.close()
         await listeners.http.close()

@@ -16,7 +16,15 @@ from wingsd.config.validators import (
     url_or_empty,
 )
 
-__all__ = ["DEFAULT_SOCKET", "ApiConfig", "Control", "LimitsConfig", "Metrics", "Ssl"]
+__all__ = [
+    "DEFAULT_SOCKET",
+    "ApiConfig",
+    "Control",
+    "LimitsConfig",
+    "Metrics",
+    "RemoteDownloadConfig",
+    "Ssl",
+]
 
 
 @attrs.frozen(repr=False)
@@ -48,6 +56,18 @@ class LimitsConfig:
 
 
 @attrs.frozen(repr=False)
+class RemoteDownloadConfig:
+    """`api.remote_download`: downloads from a URL into the files of a server."""
+
+    #: The most redirects that are followed, each judged as the first URL is; 0 follows none.
+    max_redirects: int = attrs.field(default=10, validator=not_negative)
+    #: Hosts by name, addresses and networks that users may download from although they are not on
+    #: the public Internet, such as a mirror in the node's network. Whoever can use the file
+    #: manager of a server can then read what these serve (wingsd's own).
+    host_allowlist: tuple[str, ...] = ()
+
+
+@attrs.frozen(repr=False)
 class ApiConfig:
     """`api`: where the node listens."""
 
@@ -74,6 +94,14 @@ class ApiConfig:
     #: How often the address of a download or an upload is good with Calagopus; 0 means always.
     #: With the other Panels it is good once.
     max_jwt_uses: int = attrs.field(default=5, validator=not_negative)
+    #: Refuse downloads from a URL.
+    disable_remote_download: bool = False
+    remote_download: RemoteDownloadConfig = RemoteDownloadConfig()
+    #: Networks that users may not download from, besides private and reserved ones and this node's
+    #: own addresses, which are refused in any case.
+    remote_download_blocked_cidrs: tuple[str, ...] = attrs.field(default=(), validator=networks)
+    #: The downloads from a URL that one server may have at a time; 0 refuses all.
+    server_remote_download_limit: int = attrs.field(default=3, validator=not_negative)
 
 
 DEFAULT_SOCKET = "/run/wingsd/control.sock"

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from wingsd import __version__
+
 __all__ = [
     "CALAGOPUS",
     "FAMILIES",
@@ -22,6 +24,7 @@ __all__ = [
     "family_of",
     "is_unused",
     "leads_to_unused",
+    "user_agent_of",
 ]
 
 PTERODACTYL = "pterodactyl"
@@ -31,6 +34,14 @@ FAMILIES = (PTERODACTYL, PELICAN, CALAGOPUS)
 
 #: The name of the family's node daemon, `app_name`, that its servers' consoles show.
 _APP_NAMES: Mapping[str, str] = MappingProxyType({PELICAN: "Pelican"})
+
+#: What servers on the Internet are told that asks them for a file.
+_USER_AGENTS: Mapping[str, str] = MappingProxyType(
+    {
+        PTERODACTYL: "Pterodactyl Panel (https://pterodactyl.io)",
+        PELICAN: "Pelican Panel (https://pelican.dev)",
+    }
+)
 
 #: Defaults of `system` that differ from Pterodactyl's, for keys that a Panel does not print.
 #: Those of Calagopus are Pterodactyl's.
@@ -59,6 +70,11 @@ def family_of(named: str, traces: Iterable[str]) -> str:
     return named or next(found, PTERODACTYL)
 
 
+def user_agent_of(family: str) -> str:
+    """Return what a family's node names itself as to servers that users download from."""
+    return _USER_AGENTS.get(family, f"wingsd/{__version__}")
+
+
 def app_name_of(family: str) -> str:
     """Return the family's default of `app_name`."""
     return _APP_NAMES.get(family, "Pterodactyl")
@@ -75,13 +91,11 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "": "quiet BlockBaseDirMount",
         "remote_query": "retry_limit",
         "api": (
-            "disable_remote_download "
-            "remote_download_blocked_cidrs server_remote_download_limit disable_openapi_docs "
+            "disable_openapi_docs "
             "disable_directory_size send_offline_server_logs "
             "file_search_threads file_decompression_threads "
             "file_compression_threads"
         ),
-        "api.remote_download": "max_redirects",
         "system": (
             "archive_directory enable_log_rotate "
             "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode"

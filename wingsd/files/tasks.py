@@ -230,13 +230,14 @@ class FileTasks:
             if telling.running:
                 telling.stop()
             del self._tasks[task.identifier]
-            self._tell_end(task)
+            self.tell_end(task)
             task.end()
 
     def _tell_progress(self, task: FileTask[Any]) -> None:
         self._publish(task, OPERATION_PROGRESS, json.dumps(task.data()))
 
-    def _tell_end(self, task: FileTask[Any]) -> None:
+    def tell_end(self, task: FileTask[Any]) -> None:
+        """Publish how a change has ended, and show it in the console where it is detached."""
         failure = task.failure
         if failure is None:
             self._publish(task, OPERATION_COMPLETED)

@@ -1,27 +1,6 @@
 """HTTP from addresses that users give: only to public addresses, within bounds.
 
-`GuardedClient` requests a file, with its redirects; `GuardedAnswer` is the answer, whose body goes
-to a consumer at its own pace.
+`client.GuardedClient` requests a file, with its redirects; the body of its answer goes to a
+consumer at its own pace, such as `blocks.BodyBlocks`. Nothing is imported here, since a node at
+rest does without the client.
 """
-
-from wingsd.guarded_http.client import FetchLimits, GuardedAnswer, GuardedClient
-from wingsd.guarded_http.errors import (
-    AddressBlocked,
-    DownloadFailed,
-    TooManyRedirects,
-    UrlInvalid,
-    UrlSchemeRefused,
-)
-from wingsd.guarded_http.policy import AddressPolicy
-
-__all__ = [
-    "AddressBlocked",
-    "AddressPolicy",
-    "DownloadFailed",
-    "FetchLimits",
-    "GuardedAnswer",
-    "GuardedClient",
-    "TooManyRedirects",
-    "UrlInvalid",
-    "UrlSchemeRefused",
-]

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from ipaddress import ip_address
 
-import attrs
 import h11
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
@@ -31,14 +30,15 @@ from wingsd.guarded_http.errors import (
     UrlInvalid,
 )
 from wingsd.guarded_http.exchange import GuardedExchange
+from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.guarded_http.resolver import Resolve, host_resolver
 from wingsd.guarded_http.tls import CertificateCheck, system_trust
-from wingsd.guarded_http.urls import WebUrl
+from wingsd.guarded_http.urls import WebUrl, text_of
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import escaped, readable_time
 
-__all__ = ["FetchLimits", "GuardedAnswer", "GuardedClient"]
+__all__ = ["GuardedAnswer", "GuardedClient"]
 
 #: Addresses of one name that are tried.
 _TRIED = 4
@@ -53,23 +53,6 @@ _REDIRECTS = frozenset(
 )
 
 
-@attrs.frozen
-class FetchLimits:
-    """Limits of one download, in seconds and bytes.
-
-    `connect` is for each address, `answer` from the beginning to the head of the final answer,
-    `idle` between two pieces of the body, `total` for all of it. `redirects` are followed at most.
-    `body` are the most bytes of a body, None for those that the answer announces.
-    """
-
-    connect: float = 10
-    answer: float = 60
-    idle: float = 60
-    total: float = 12 * 3600
-    redirects: int = 10
-    body: int | None = None
-
-
 class GuardedAnswer:
     """An answer: its head, and its body once it is asked for. To be closed.
 
@@ -81,10 +64,8 @@ class GuardedAnswer:
     ) -> None:
         self.url = url
         self.status = head.status_code
-        self.headers = [
-            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
-            for name, value in head.headers
-        ]
+        #: Names in lower case, with values.
+        self.headers = [(name.decode("latin-1"), text_of(value)) for name, value in head.headers]
         length = self.header("content-length")
         self.length = int(length) if length.isdigit() else None
         self._exchange = exchange

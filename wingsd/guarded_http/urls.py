@@ -14,7 +14,7 @@ import attrs
 
 from wingsd.guarded_http.errors import UrlInvalid, UrlSchemeRefused
 
-__all__ = ["MAX_URL", "WebUrl"]
+__all__ = ["MAX_URL", "WebUrl", "text_of"]
 
 #: The longest URL that is accepted, as in most servers.
 MAX_URL = 8192
@@ -92,10 +92,18 @@ class WebUrl:
     def last_segment(self) -> str:
         """The last part of the path, decoded; empty where the path ends in a slash."""
         segment = self.target.partition("?")[0].rpartition("/")[2]
-        return unquote_to_bytes(segment).decode("utf-8", "surrogateescape")
+        return text_of(unquote_to_bytes(segment))
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.target}"
+
+
+def text_of(data: bytes) -> str:
+    """Return the text of bytes that are UTF-8, or else ISO-8859-1, as in headers of old."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _check_text(text: str) -> None:

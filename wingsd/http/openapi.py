@@ -226,6 +226,10 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "description": "The identifier of a change of files.",
         "schema": {"type": "string", "format": "uuid"},
     },
+    "identifier": {
+        "description": "The identifier of a download from a URL.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
     "file": {"description": "The name of a log file.", "schema": {"type": "string"}},
 }
 

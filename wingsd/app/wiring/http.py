@@ -14,9 +14,13 @@ from wingsd.api.signed_urls import SignedUrls
 from wingsd.app.reload import Reload
 from wingsd.app.wiring.node_calls import NodeCallsWiring
 from wingsd.config import Config
+from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
+from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
+from wingsd.guarded_http.limits import FetchLimits
+from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
@@ -24,6 +28,7 @@ from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
 if TYPE_CHECKING:
+    from wingsd.guarded_http.client import GuardedClient
     from wingsd.metrics.exposition import Exposition
 
 __all__ = ["HttpWiring"]
@@ -59,6 +64,29 @@ class HttpWiring(NodeCallsWiring):
             writes=Lane(pools.files, each=8, waiting=1024),
         )
         return FileTasks(self.file_work, lanes, self._reactor, time.time)
+
+    @cached_property
+    def pulls(self) -> Pulls:
+        """The downloads into servers' files."""
+        api = self._config.api
+        limits = FetchLimits(redirects=api.remote_download.max_redirects)
+        options = PullOptions(api.server_remote_download_limit, limits)
+        return Pulls(
+            self.file_work, self.file_tasks, self._bus, options, self._download_client, time.time
+        )
+
+    def _download_client(self) -> GuardedClient:
+        return self._guarded_client
+
+    @cached_property
+    def _guarded_client(self) -> GuardedClient:
+        # Here, since h11 and what checks certificates take 1 MiB, which a node at rest saves.
+        from wingsd.guarded_http.client import GuardedClient  # noqa: PLC0415
+
+        api = self._config.api
+        allowed, blocked = api.remote_download.host_allowlist, api.remote_download_blocked_cidrs
+        policy = AddressPolicy.of(allowed, blocked)
+        return GuardedClient(self._reactor, policy, user_agent_of(self._config.family))
 
     def _make_site(self) -> NodeSite:
         config = self._config
@@ -102,7 +130,7 @@ class HttpWiring(NodeCallsWiring):
             ),
             *server_paths.install_endpoints(config, servers, self.installations),
             *self._signed_endpoints(),
-            *file_paths.endpoints(config, servers, self.file_work, self.file_tasks),
+            *file_paths.endpoints(config, servers, self.file_work, self.file_tasks, self.pulls),
         ]
 
     def _signed_endpoints(self) -> list[partial[Any]]:

@@ -36,7 +36,7 @@ class Wiring(ControlWiring):
                 self.quarantine,
                 self.denied,
             ),
-            NodeServers(self.servers, self.reports),
+            NodeServers(self.servers, self.reports, self.pulls),
             NodeTransfers(
                 self.receiver,
                 self.sender,

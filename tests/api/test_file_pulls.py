@@ -1,0 +1,541 @@
+"""Downloads from a URL into a server's files, as each family's Panel asks for them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from threading import Event as Flag
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.api.file_node import FILES, FileNode, Make
+from tests.api.node import UUID
+from tests.guarded_http.fetching import Names
+from tests.guarded_http.test_client import says
+from tests.guarded_http.test_redirects import leads_to
+from tests.support.owner import OWNER
+from tests.support.reactor import until
+from tests.transfers.peers import Peer, read_head
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.events import SUSPENDED, Event
+from wingsd.guarded_http.limits import FetchLimits
+from wingsd.servers.operations import Hold, Operation
+
+ALL = [PTERODACTYL, PELICAN, CALAGOPUS]
+BODY = b"the file"
+SOURCE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(BODY)
+
+
+def url_of(peer: Peer, path: str = "/dir/mod.jar?v=1") -> str:
+    return f"http://127.0.0.1:{peer.port}{path}"
+
+
+async def pull(node: FileNode, url: str, **body: Any) -> tuple[int, Any]:
+    """Ask for a download into the server's directory; return status and body of the answer."""
+    reply = await node.post("pull", {"root": "/", "url": url, **body})
+    return reply.status, reply.json
+
+
+async def pulled(node: FileNode, answer: bytes, path: str = "/mod.jar", **body: Any) -> Any:
+    """Download a file in the foreground from a server that sends `answer`."""
+    peer = Peer(says(answer))
+    found = await pull(node, url_of(peer, path), foreground=True, **body)
+    await peer.outcome
+    return found
+
+
+class SlowServer:
+    """A server that sends the first half of a file, and the other when it is released."""
+
+    def __init__(self, body: bytes = BODY) -> None:
+        self._body = body
+        self.released = Flag()
+        self.peer = Peer(self._serve)
+        self.url = url_of(self.peer)
+
+    def _serve(self, connection: socket.socket) -> bool:
+        """Return whether the client took all of it."""
+        read_head(connection)
+        half = len(self._body) // 2
+        connection.sendall(SOURCE + b"\r\n" + self._body[:half])
+        connection.settimeout(0.05)
+        while not self.released.is_set():
+            try:
+                if not connection.recv(1):
+                    return False
+            except TimeoutError:
+                continue
+            except OSError:
+                return False
+        connection.sendall(self._body[half:])
+        return True
+
+
+async def slowly(node: FileNode, **body: Any) -> tuple[SlowServer, str]:
+    """Begin a download of which a half has come; return its identifier as well."""
+    server = SlowServer()
+    status, answer = await pull(node, server.url, **body)
+    assert status == 202
+    identifier: str = answer["identifier"]
+    await until(lambda: node.pulls.of(UUID) and node.pulls.of(UUID)[-1].progress.bytes_total)
+    return server, identifier
+
+
+async def gone(node: FileNode, server: SlowServer) -> None:
+    """Wait until a download is over, and see that nothing is left of it."""
+    await until(lambda: not node.pulls.of(UUID))
+    assert await server.peer.outcome is False
+    assert node.names() == []
+    assert node.files.disk_bytes == 0
+
+
+# What is downloaded
+
+
+@pytest.mark.parametrize("family", ALL)
+async def test_a_file_is_downloaded_in_the_foreground(make: Make, family: str) -> None:
+    node = make(family)
+    status, entry = await pulled(node, SOURCE + b"\r\n" + BODY, root="/x/y")
+    path = node.home / "x/y/mod.jar"
+    assert (status, entry["name"], entry["size"]) == (200, "mod.jar", len(BODY))
+    assert path.read_bytes() == BODY
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (*OWNER, 0o644)
+    assert node.files.disk_bytes == len(BODY)
+    assert node.files.said == []
+
+
+@pytest.mark.parametrize(
+    ("family", "agent"),
+    [
+        (PTERODACTYL, b"Pterodactyl Panel (https://pterodactyl.io)"),
+        (PELICAN, b"Pelican Panel (https://pelican.dev)"),
+        (CALAGOPUS, b"wingsd/"),
+    ],
+)
+async def test_a_file_is_downloaded_behind_the_answer(
+    make: Make, family: str, agent: bytes
+) -> None:
+    node = make(family)
+    peer = Peer(says(SOURCE + b"\r\n" + BODY))
+    status, answer = await pull(node, url_of(peer))
+    assert (status, list(answer)) == (202, ["identifier"])
+    assert b"User-Agent: " + agent in await peer.outcome
+    await until(lambda: not node.pulls.of(UUID))
+    assert (node.home / "mod.jar").read_bytes() == BODY
+    assert node.files.said == ["Downloading mod.jar from 127.0.0.1 is complete."]
+
+
+async def test_an_existing_file_is_replaced_when_the_new_one_is_whole(make: Make) -> None:
+    node = make()
+    (node.home / "mod.jar").write_bytes(b"old")
+    (node.home / "mod.jar").chmod(0o600)
+    server, _ = await slowly(node)
+    assert (node.home / "mod.jar").read_bytes() == b"old"
+    server.released.set()
+    await until(lambda: not node.pulls.of(UUID))
+    assert await server.peer.outcome is True
+    assert node.names() == ["mod.jar"]
+    assert (node.home / "mod.jar").read_bytes() == BODY
+    assert stat.S_IMODE((node.home / "mod.jar").stat().st_mode) == 0o600
+
+
+async def test_a_large_file_is_downloaded_whole(make: Make) -> None:
+    node = make()
+    body = os.urandom(5_000_001)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert (await pulled(node, head + body))[0] == 200
+    assert (node.home / "mod.jar").read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "body", "name"),
+    [
+        ("/a/b.zip?c/d", "", {}, "b.zip"),
+        ("/a%20b%2Fc.zip", "", {}, "c.zip"),
+        ("/%E4%BE%8B.zip", "", {}, "例.zip"),
+        ("/b.zip", "", {"file_name": "x/c.zip"}, "x/c.zip"),
+        ("/b.zip", 'attachment; filename="h.zip"', {}, "b.zip"),
+        ("/b.zip", 'attachment; filename="h.zip"', {"use_header": True}, "h.zip"),
+        (
+            "/b.zip",
+            "attachment; filename=h; filename*=UTF-8''%C3%BC.zip",
+            {"use_header": True, "file_name": "c.zip"},
+            "ü.zip",
+        ),
+        ("/b.zip", 'attachment; filename="../../h.zip"', {"use_header": True}, "h.zip"),
+        ("/b.zip", "", {"use_header": True, "file_name": "c.zip"}, "c.zip"),
+        ("/b.zip", "", {"use_header": True}, "b.zip"),
+        ("/", 'attachment; filename="h.zip"', {"use_header": True}, "h.zip"),
+        ("/b.zip", "", {"file_name": "../c.zip", "root": "/d/e"}, "d/c.zip"),
+        ("/b.zip", "", {"root": "", "directory": "/d"}, "d/b.zip"),
+    ],
+)
+async def test_the_name_of_the_file(
+    make: Make, path: str, header: str, body: dict[str, Any], name: str
+) -> None:
+    node = make()
+    line = f"Content-Disposition: {header}\r\n" if header else ""
+    status, _ = await pulled(node, SOURCE + line.encode() + b"\r\n" + BODY, path, **body)
+    assert status == 200
+    assert (node.home / name).read_bytes() == BODY
+
+
+async def test_redirects_are_followed_and_the_name_stays(make: Make) -> None:
+    node = make()
+    last = Peer(says(SOURCE + b"\r\n" + BODY))
+    first = leads_to(url_of(last, "/other.jar"))
+    assert (await pull(node, url_of(first), foreground=True))[0] == 200
+    await first.outcome
+    await last.outcome
+    assert node.names() == ["mod.jar"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"url": "http://example.com/a", "root": ""},
+        {"url": "http://example.com/a", "root": None, "directory": None},
+        {"root": "/"},
+        {"url": 1},
+    ],
+)
+async def test_url_and_directory_are_required(make: Make, body: dict[str, Any]) -> None:
+    reply = await make().post("pull", body)
+    assert reply.status == 400
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "An error occurred while parsing that URL: it must begin with http:// or https://"),
+        ("ftp://a/b", "An error occurred while parsing that URL: it must begin with http:// or"),
+        ("http://u:p@a/b", "An error occurred while parsing that URL: "),
+        ("http://127.1/b", "An error occurred while parsing that URL: "),
+        ("http://example.com/", "Cannot perform that action: the file has no name."),
+        ("http://example.com/a/..", "Cannot perform that action: the file has no name."),
+    ],
+)
+async def test_a_url_is_refused_at_once(make: Make, url: str, message: str) -> None:
+    status, answer = await pull(make(), url)
+    assert (status, answer["error"][: len(message)]) == (400, message)
+
+
+@pytest.mark.parametrize(("family", "status"), [(PTERODACTYL, 400), (CALAGOPUS, 417)])
+async def test_downloads_may_be_disabled(make: Make, family: str, status: int) -> None:
+    node = make(family)
+    root: Any = node.site.resource
+    root.use(
+        attrs.evolve(node.config, api=attrs.evolve(node.config.api, disable_remote_download=True))
+    )
+    for call in ("pull", "pull/query"):
+        reply = await node.post(call, {"root": "/", "url": "http://example.com/a"})
+        assert (reply.status, reply.json["error"]) == (
+            status,
+            "This functionality is not currently enabled on this instance.",
+        )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.2:8080/a",
+        "http://[::1]/a",
+        "http://[::ffff:127.0.0.1]/a",
+        "http://169.254.169.254/latest/meta-data",
+        "http://192.168.0.1/a",
+        "http://[64:ff9b::7f00:1]/a",
+        "http://inside.example/a",
+    ],
+)
+async def test_networks_of_the_node_are_refused(make: Make, url: str) -> None:
+    node = make(names=Names({"inside.example": [["10.0.0.1", "fd00::1"]]}))
+    status, answer = await pull(node, url, foreground=True)
+    assert (status, answer["code"]) == (400, "address-blocked")
+    assert node.names() == []
+
+
+async def test_a_redirect_into_a_network_of_the_node_is_refused(make: Make) -> None:
+    node = make()
+    peer = leads_to("http://127.0.0.2:8080/a")
+    status, answer = await pull(node, url_of(peer), foreground=True)
+    assert (status, answer["code"]) == (400, "address-blocked")
+    await peer.outcome
+    assert node.names() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "status 404"),
+        (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\n\r\nno", "status 206"),
+        (b"HTTP/1.1 200 OK\r\n\r\nbody", "does not tell the length"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "the length"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "the file is empty"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", "ended before the file did"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nbody", "gzip"),
+    ],
+)
+async def test_an_answer_that_is_no_whole_file_is_refused(
+    make: Make, answer: bytes, why: str
+) -> None:
+    node = make()
+    status, found = await pulled(node, answer)
+    assert (status, found["error"]) == (400, "The file could not be downloaded from that URL.")
+    assert why in found["detail"]
+    assert node.names() == []
+    assert node.files.disk_bytes == 0
+
+
+async def test_only_the_announced_bytes_are_stored(make: Make) -> None:
+    node = make()
+    assert (await pulled(node, SOURCE + b"\r\n" + BODY + b"and more"))[0] == 200
+    assert (node.home / "mod.jar").read_bytes() == BODY
+
+
+async def test_a_file_above_the_disk_limit_is_refused_before_it_is_received(make: Make) -> None:
+    node = make()
+    node.files.files.usage.limit = 1000
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n"
+    status, answer = await pulled(node, head)
+    assert (status, answer["error"]) == (
+        400,
+        "There is not enough disk space available to perform that action.",
+    )
+    assert node.names() == []
+
+
+async def test_what_the_denylist_has_is_not_written(make: Make) -> None:
+    node = make()
+    node.files.deny("*.key")
+    header = b'Content-Disposition: attachment; filename="a.key"\r\n'
+    found = await pulled(node, SOURCE + header + b"\r\n" + BODY, use_header=True)
+    assert (found[0], found[1]["code"]) == (403, "file-denied")
+    found = await pulled(node, SOURCE + b"\r\n" + BODY, ignored=["mod.*"])
+    assert (found[0], found[1]["code"]) == (403, "file-denied")
+    assert node.names() == []
+
+
+async def test_a_failure_behind_the_answer_is_told_in_the_console(make: Make) -> None:
+    node = make()
+    assert (await pull(node, "http://127.0.0.2/mod.jar"))[0] == 202
+    await until(lambda: not node.pulls.of(UUID))
+    (line,) = node.files.said
+    assert line.startswith("Downloading mod.jar from 127.0.0.2 failed: This node does not connect")
+
+
+# How many
+
+
+async def test_a_server_has_three_downloads_at_a_time(make: Make) -> None:
+    node = make()
+    begun = [(await slowly(node, file_name=str(number)))[0] for number in range(3)]
+    for call in ("pull", "pull/query"):
+        reply = await node.post(call, {"root": "/", "url": "http://127.0.0.1:1/a"})
+        assert (reply.status, reply.json["error"]) == (
+            400,
+            "This server has reached its limit of 3 simultaneous remote file downloads at once. "
+            "Please wait for one to complete before trying again.",
+        )
+    begun[0].released.set()
+    await until(lambda: len(node.pulls.of(UUID)) == 2)
+    await begun[0].peer.outcome
+    assert (await pulled(node, SOURCE + b"\r\n" + BODY))[0] == 200
+    for each in begun[1:]:
+        each.released.set()
+        await each.peer.outcome
+    await until(lambda: not node.pulls.of(UUID))
+
+
+async def test_a_node_has_a_hundred_downloads_at_a_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.files.pulls._ON_NODE", 1)
+    node = make()
+    server, _ = await slowly(node)
+    status, answer = await pull(node, "http://127.0.0.1:1/a")
+    assert (status, answer["code"]) == (503, "files-busy")
+    server.released.set()
+    await server.peer.outcome
+
+
+# The list
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+async def test_go_panels_get_capitals_and_null(make: Make, family: str) -> None:
+    node = make(family)
+    assert (await node.call("GET", f"{FILES}/pull")).json == {"downloads": None}
+    server, identifier = await slowly(node)
+    await until(lambda: node.pulls.of(UUID)[0].progress.bytes_total)
+    (found,) = (await node.call("GET", f"{FILES}/pull")).json["downloads"]
+    assert found["Identifier"] == identifier
+    assert 0 <= found["Progress"] < 1
+    assert set(found) == {"Identifier", "Progress"}
+    server.released.set()
+    await server.peer.outcome
+
+
+async def test_calagopus_panel_gets_bytes(make: Make) -> None:
+    node = make(CALAGOPUS)
+    assert await node.packed("pull", {}, "GET") == (200, {"downloads": []})
+    server, identifier = await slowly(node, root="/x")
+    _, found = await node.packed("pull", {}, "GET")
+    (entry,) = found["downloads"]
+    assert entry.pop("progress") in (0, len(BODY) // 2)
+    assert entry == {"identifier": identifier, "destination": "x/mod.jar", "total": len(BODY)}
+    server.released.set()
+    await server.peer.outcome
+
+
+async def test_calagopus_panel_may_look_first(make: Make) -> None:
+    node = make(CALAGOPUS)
+    header = b"Content-Disposition: attachment; filename=h.jar\r\nX: 1\r\nX: 2\r\n"
+    last = Peer(says(SOURCE + header + b"\r\n"))
+    first = leads_to(url_of(last, "/other.jar"))
+    status, found = await node.packed("pull/query", {"url": url_of(first)})
+    await first.outcome
+    await last.outcome
+    assert (status, found) == (
+        200,
+        {
+            "file_name": "h.jar",
+            "file_size": len(BODY),
+            "final_url": url_of(last, "/other.jar"),
+            "headers": {
+                "content-length": str(len(BODY)),
+                "content-disposition": "attachment; filename=h.jar",
+                "x": "1, 2",
+            },
+        },
+    )
+    assert node.names() == []
+
+
+async def test_looking_at_a_network_of_the_node_is_refused(make: Make) -> None:
+    reply = await make(CALAGOPUS).post("pull/query", {"url": "http://127.0.0.2/a"})
+    assert (reply.status, reply.json["code"]) == (417, "address-blocked")
+
+
+# Ends before the end
+
+
+@pytest.mark.parametrize("family", ALL)
+async def test_a_download_is_cancelled(make: Make, family: str) -> None:
+    node = make(family)
+    server, identifier = await slowly(node)
+    reply = await node.call("DELETE", f"{FILES}/pull/{identifier}")
+    assert reply.status == (200 if family == CALAGOPUS else 204)
+    await gone(node, server)
+    assert node.files.said == ["Downloading mod.jar from 127.0.0.1 was cancelled."]
+
+
+async def test_an_unknown_download_is_cancelled_as_well(make: Make) -> None:
+    reply = await make().call("DELETE", f"{FILES}/pull/{UUID}")
+    assert (reply.status, reply.content) == (204, b"")
+
+
+async def test_a_download_is_cancelled_before_it_is_answered(make: Make) -> None:
+    node = make()
+    asked = Flag()
+
+    def script(connection: socket.socket) -> bool:
+        read_head(connection)
+        asked.set()
+        try:
+            return connection.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    peer = Peer(script)
+    _, answer = await pull(node, url_of(peer))
+    await until(asked.is_set)
+    await node.call("DELETE", f"{FILES}/pull/{answer['identifier']}")
+    assert await peer.outcome
+    await until(lambda: not node.pulls.of(UUID))
+    assert node.files.said == ["Downloading mod.jar from 127.0.0.1 was cancelled."]
+
+
+def suspend(node: FileNode) -> None:
+    node.bus.publish(Event(UUID, SUSPENDED))
+
+
+def hold(operation: Operation) -> Callable[[FileNode], None]:
+    def begin(node: FileNode) -> None:
+        node.files.operations.hold = Hold(operation, "it is under way")
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        suspend,
+        hold(Operation.DELETE),
+        hold(Operation.INSTALL),
+        hold(Operation.TRANSFER_OUT),
+    ],
+    ids=["suspended", "deleted", "installed", "transferred"],
+)
+async def test_what_takes_the_server_cancels_its_downloads(
+    make: Make, end: Callable[[FileNode], None]
+) -> None:
+    node = make()
+    server, _ = await slowly(node)
+    end(node)
+    await gone(node, server)
+
+
+@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.INSTALL])
+async def test_no_download_begins_while_the_server_is_taken(
+    make: Make, operation: Operation
+) -> None:
+    node = make()
+    hold(operation)(node)
+    assert (await pull(node, "http://127.0.0.1:1/a"))[0] == 409
+
+
+async def test_the_end_of_the_daemon_cancels_downloads(make: Make) -> None:
+    node = make()
+    server, _ = await slowly(node)
+    await node.pulls.stop()
+    await gone(node, server)
+
+
+async def test_a_download_ends_when_it_takes_too_long(make: Make) -> None:
+    node = make(limits=FetchLimits(total=0.3))
+    server, _ = await slowly(node)
+    await gone(node, server)
+    assert "it took longer than" in node.files.said[0]
+
+
+async def test_a_long_download_goes_on_behind_its_answer(make: Make) -> None:
+    node = make(patience=0.2)
+    server = SlowServer()
+    status, answer = await pull(node, server.url, foreground=True)
+    assert (status, list(answer)) == (202, ["identifier"])
+    server.released.set()
+    await until(lambda: not node.pulls.of(UUID))
+    assert await server.peer.outcome is True
+    assert node.names() == ["mod.jar"]
+    assert node.files.said == ["Downloading mod.jar from 127.0.0.1 is complete."]
+
+
+async def test_a_directory_that_is_deleted_meanwhile_is_an_error(make: Make) -> None:
+    node = make()
+    server, _ = await slowly(node, root="/x")
+    for path in (node.home / "x").iterdir():
+        path.unlink()
+    (node.home / "x").rmdir()
+    server.released.set()
+    await server.peer.outcome
+    await until(lambda: not node.pulls.of(UUID))
+    assert "failed: " in node.files.said[0]
+    assert node.names() == []

@@ -1,0 +1,283 @@
+"""Downloads from a URL into the files of servers: begun, listed, cancelled, and ended.
+
+The file is written beside its name and gets it when it is whole; of one that fails or is cancelled
+nothing is left. A server's deletion, installation, transfer and suspension cancel its downloads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.python.failure import Failure
+
+from wingsd.errors import BadRequest
+from wingsd.events import SUSPENDED, Event, EventBus
+from wingsd.files.denylist import Denylist
+from wingsd.files.guard import Guard
+from wingsd.files.tasks import FileTask, FileTasks
+from wingsd.files.work import FilesBusy, FileWork
+from wingsd.filesystem import Entry, NewFile, NewFileOptions, ServerPath, ServerRoot
+from wingsd.filesystem.errors import PathInvalid
+from wingsd.guarded_http.errors import DownloadFailed
+from wingsd.guarded_http.file_names import disposition_name, plain_name
+from wingsd.guarded_http.limits import FetchLimits
+from wingsd.guarded_http.urls import WebUrl
+from wingsd.servers.operations import Operation
+from wingsd.servers.server import Server
+
+if TYPE_CHECKING:
+    from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
+
+__all__ = ["Pull", "PullOptions", "PullTarget", "Pulls", "TooManyPulls"]
+
+T = TypeVar("T")
+#: Downloads of all servers at a time: each takes two descriptors and up to 1 MiB.
+_ON_NODE = 100
+
+
+class TooManyPulls(BadRequest):
+    """The server has as many downloads as it may have (400, with Wings' message)."""
+
+    code = "too-many-pulls"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This server has reached its limit of {limit} simultaneous remote file downloads at "
+            "once. Please wait for one to complete before trying again."
+        )
+
+
+@attrs.frozen
+class PullOptions:
+    """How many downloads one server may have at a time, and their limits."""
+
+    per_server: int = 3
+    limits: FetchLimits = attrs.field(factory=FetchLimits)
+
+
+@attrs.frozen
+class PullTarget:
+    """Where a file goes: into `directory`, by `name`, or where that is empty by that of the URL.
+
+    With `use_header` the name that the other server gives comes first. `ignored` are denied as the
+    egg's denylist is.
+    """
+
+    directory: ServerPath
+    name: str = ""
+    use_header: bool = False
+    ignored: Sequence[str] = ()
+
+    def path(self, url: WebUrl, disposition: str) -> ServerPath:
+        """Return the path of the file. Raises `PathInvalid`."""
+        given = disposition_name(disposition) if self.use_header else ""
+        name = given or self.name or plain_name(url.last_segment)
+        path = self.directory.joined(name)
+        if path.contains(self.directory):
+            raise PathInvalid(
+                "Cannot perform that action: the file has no name.",
+                "give a file name: the URL ends in none",
+            )
+        return path
+
+
+class Pull(FileTask[Entry]):
+    """One download. Its `progress` has the path once that is known."""
+
+    def __init__(self, server: Server, title: str, started: float) -> None:
+        super().__init__(server, title, None, started)
+        self._awaited: Deferred[Any] | None = None
+
+    def cancel(self) -> None:
+        """Have it end soon."""
+        self.progress.cancel()
+        if self._awaited is not None:
+            self._awaited.cancel()
+
+    async def wait_for(self, begin: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of what `begin` starts, and `cancel` ends.
+
+        Raises `FileWorkCancelled`.
+        """
+        self.progress.check()
+
+        async def work() -> T:
+            return await begin()
+
+        self._awaited = Deferred.fromCoroutine(work())
+        try:
+            result: T = await self._awaited
+        except CancelledError:
+            self.progress.check()
+            raise
+        finally:
+            self._awaited = None
+        return result
+
+
+class Pulls:
+    """The downloads of all servers. `client` makes what requests them, when it is needed."""
+
+    def __init__(
+        self,
+        work: FileWork,
+        tasks: FileTasks,
+        bus: EventBus,
+        options: PullOptions,
+        client: Callable[[], GuardedClient],
+        now: Callable[[], float],
+    ) -> None:
+        """`now` is Unix time."""
+        self._work = work
+        self._tasks = tasks
+        self._bus = bus
+        self._options = options
+        self._client = client
+        self._now = now
+        self._pulls: dict[str, Pull] = {}
+        #: How many requests of each server are under way, those for a description included.
+        self._requests: Counter[str] = Counter()
+
+    def start(self, server: Server, text: str, target: PullTarget, *, detached: bool) -> Pull:
+        """Begin a download from the URL `text`; the console tells the end of one that is detached.
+
+        Raises `UrlInvalid`, `PathInvalid` where its name is known to be none, `ServerBusy`,
+        `TooManyPulls` and `FilesBusy`.
+        """
+        url = WebUrl.parse(text)
+        if not target.use_header:
+            target.path(url, "")
+        server.operations.check(Operation.CHANGE_FILES)
+        self._check_count(server)
+        title = f"Downloading {target.name or plain_name(url.last_segment)} from {url.host}"
+        pull = Pull(server, title, self._now())
+        pull.is_detached = detached
+        self._pulls[pull.identifier] = pull
+        Deferred.fromCoroutine(self._run(pull, text, target))
+        return pull
+
+    def of(self, server: str) -> list[Pull]:
+        """Return those of a server that are under way."""
+        return [pull for pull in self._pulls.values() if pull.server.uuid == server]
+
+    def cancel(self, server: str, identifier: str) -> None:
+        """Cancel a download of a server, if there is one of that identifier."""
+        pull = self._pulls.get(identifier)
+        if pull is not None and pull.server.uuid == server:
+            pull.cancel()
+
+    async def describe(self, server: Server, text: str) -> GuardedAnswer:
+        """Return the answer to a request whose body is not read; it is closed.
+
+        Raises what `GuardedClient.get` does, `DownloadFailed`, `TooManyPulls` and `FilesBusy`.
+        """
+        self._check_count(server)
+        with self._counted(server):
+            answer = await self._client().get(text, self._options.limits)
+            answer.close()
+        _check_status(answer)
+        return answer
+
+    async def stop(self) -> None:
+        """Cancel all, and return when nothing is left of them."""
+        over = [pull.over() for pull in self._pulls.values()]
+        for pull in tuple(self._pulls.values()):
+            pull.cancel()
+        await DeferredList(over)
+
+    def _check_count(self, server: Server) -> None:
+        if self._requests[server.uuid] >= self._options.per_server:
+            raise TooManyPulls(self._options.per_server)
+        if self._requests.total() >= _ON_NODE:
+            raise FilesBusy
+
+    @contextmanager
+    def _counted(self, server: Server) -> Iterator[None]:
+        self._requests[server.uuid] += 1
+        try:
+            yield
+        finally:
+            self._requests[server.uuid] -= 1
+            if not self._requests[server.uuid]:
+                del self._requests[server.uuid]
+
+    async def _run(self, pull: Pull, url: str, target: PullTarget) -> None:
+        server = pull.server
+
+        def note(event: Event) -> None:
+            if event.name == SUSPENDED:
+                pull.cancel()
+
+        unsubscribe = self._bus.subscribe(server.uuid, note)
+        try:
+            with (
+                self._counted(server),
+                server.operations.during(Operation.CHANGE_FILES, pull.cancel),
+            ):
+                pull.value = await self._pull(pull, url, target)
+        except Exception:
+            pull.failure = Failure()
+        finally:
+            unsubscribe()
+            del self._pulls[pull.identifier]
+            self._tasks.tell_end(pull)
+            pull.end()
+
+    async def _pull(self, pull: Pull, url: str, target: PullTarget) -> Entry:
+        answer = await pull.wait_for(lambda: self._client().get(url, self._options.limits))
+        try:
+            _check_status(answer)
+            if not answer.length:
+                raise DownloadFailed(
+                    "it does not tell the length of the file"
+                    if answer.length is None
+                    else "the file is empty"
+                )
+            path = target.path(WebUrl.parse(url), answer.header("content-disposition"))
+            pull.progress.target = path
+            pull.progress.bytes_total = answer.length
+            file = await self._begun(pull.server, path, answer.length, target.ignored)
+            try:
+                return await self._received(pull, answer, file, path)
+            finally:
+                await self._tasks.lanes.writes.workers.run(file.close)
+        finally:
+            answer.close()
+
+    async def _begun(
+        self, server: Server, path: ServerPath, size: int, ignored: Sequence[str]
+    ) -> NewFile:
+        """Return the file, whose size counts from now on. Raises what `new_file` does."""
+        denylists = (self._work.denylist(server), Denylist(ignored))
+
+        def begin(root: ServerRoot) -> NewFile:
+            Guard(root, *denylists).check(path)
+            return root.new_file(path, NewFileOptions(size=size))
+
+        return await self._work.run(self._work.short, server, begin, writes=True)
+
+    async def _received(
+        self, pull: Pull, answer: GuardedAnswer, file: NewFile, path: ServerPath
+    ) -> Entry:
+        # Here, since a node at rest does without the client.
+        from wingsd.guarded_http.blocks import BodyBlocks  # noqa: PLC0415
+
+        blocks = BodyBlocks(answer)
+        run = self._tasks.lanes.writes.workers.run
+        # What writes is not cancelled: the file is closed when no thread uses it any more.
+        while block := await pull.wait_for(blocks.next):
+            await run(file.write, block)
+            pull.progress.bytes_done += len(block)
+        pull.progress.check()
+        return Entry.of(path.name, await run(file.commit))
+
+
+def _check_status(answer: GuardedAnswer) -> None:
+    if answer.status != HTTPStatus.OK:
+        raise DownloadFailed(f"the other server answers with status {answer.status}")
