@@ -4,9 +4,11 @@ The class, the HTTP status of its answer, and the module where that is not this 
 
     WingsdError                      500
       BadRequest                     400
+        AdapterUnknown               400  backups/adapters
         AddressBlocked               400  guarded_http/errors
         ArchiveFormatUnsupported     400  files/archive_names
         ArchiveNotFirst              400  transfers/errors
+        BackupIgnoresEverything      400  backups/making
         BodyIncomplete               400  api/raw_body
         ChecksumMismatch             400  transfers/errors
         DiskLimitExceeded            400
@@ -14,6 +16,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
           TooManyRedirects           400  guarded_http/errors
         FileInUse                    400  filesystem/errors
         FileTypeRefused              400  filesystem/errors
+        IgnoreFileRefused            400  backups/ignore
         InvalidBackupName            400  backups/local
         InvalidContentType           400  transfers/errors
         InvalidDestination           400  transfers/errors
@@ -47,7 +50,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Forbidden                      403
         FileDenied                   403  filesystem/errors
         FileNotPermitted             403  filesystem/errors
-      BackupMissing                  404  backups/downloads
+      BackupMissing                  404  backups/store
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
       FileTaskMissing                404  api/file_tasks
@@ -58,10 +61,13 @@ The class, the HTTP status of its answer, and the module where that is not this 
       SignedUrlVoid                  404  auth/signed_urls
       MethodNotAllowed               405  http/errors
       Conflict                       409
+        BackupBusy                   409  backups/deletion
         BackupConflict               409  backups/received
+        BackupExists                 409  backups/creation
         ContainerNameTaken           409  transfers/errors
         EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
+        NoSpaceForBackup             409  backups/making
         NoSpaceToCompress            409  api/file_archives
         PruneInProgress              409  node/errors
         ServerAlreadyExists          409
@@ -327,7 +333,11 @@ ERROR_CODES = (
     "archive-invalid",
     "archive-member-refused",
     "archive-not-first",
+    "backup-adapter-unknown",
+    "backup-busy",
     "backup-conflict",
+    "backup-exists",
+    "backup-ignores-everything",
     "backup-missing",
     "backup-name-invalid",
     "bad-request",
@@ -371,11 +381,13 @@ ERROR_CODES = (
     "form-invalid",
     "header-too-long",
     "http-request-invalid",
+    "ignore-file-refused",
     "installation-failed",
     "internal-error",
     "log-file-not-found",
     "method-not-allowed",
     "no-files-uploaded",
+    "no-space-for-backup",
     "no-space-to-compress",
     "node-token-refused",
     "panel-failed",

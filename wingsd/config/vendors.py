@@ -116,11 +116,9 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "system.sftp.shell": "enabled",
         "system.sftp.shell.cli": "name",
         "system.sftp.activity": "log_logins log_file_reads",
-        "system.backups": (
-            "write_limit read_limit restore_host_allowlist remove_backups_on_server_delete"
-        ),
+        "system.backups": ("read_limit restore_host_allowlist"),
         "system.backups.mounting": "enabled path",
-        "system.backups.wings": "create_threads restore_threads archive_format",
+        "system.backups.wings": "create_threads restore_threads",
         "system.backups.s3": "create_threads part_upload_timeout retry_limit",
         "system.backups.ddup_bak": "create_threads compression_format",
         "system.backups.restic": "repository password_file retry_lock_seconds environment",

@@ -36,7 +36,7 @@ class Wiring(ControlWiring):
                 self.quarantine,
                 self.denied,
             ),
-            NodeServers(self.servers, self.reports, self.pulls),
+            NodeServers(self.servers, self.reports, self.pulls, self.made_backups),
             NodeTransfers(
                 self.receiver,
                 self.sender,
