@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.revocations import Revocations
 from wingsd.auth.tokens import DenyList
+from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
 from wingsd.servers.installations import Installations
 from wingsd.servers.registry import Servers
@@ -20,7 +21,7 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 if TYPE_CHECKING:
     from wingsd.api.consoles import ConsoleResources
 
-__all__ = ["SERVER_PATHS", "endpoints", "install_endpoints"]
+__all__ = ["SERVER_PATHS", "endpoints", "install_endpoints", "server_endpoint"]
 
 _SERVER = LaterEndpoint("servers", "ServerEndpoint")
 _SOCKET = LaterEndpoint("consoles", "SocketEndpoint")
@@ -59,22 +60,33 @@ SERVER_PATHS: Mapping[str, LaterEndpoint] = {
 def endpoints(
     config: Config,
     servers: Servers,
-    receiver: IncomingTransfers,
-    sender: OutgoingTransfers,
     sockets: ConsoleResources,
     denied: DenyList,
     database: StateDatabase,
     now: Callable[[], float] = time.time,
 ) -> list[partial[Any]]:
-    """Return the endpoints of servers. `denied` are console tokens; `now` is Unix time."""
+    """Return the endpoints of servers but `server_endpoint`.
+
+    `denied` are console tokens; `now` is Unix time.
+    """
     revocations = Revocations(denied, database, now)
     return [
         *(partial(kind, config, servers) for kind in _PLAIN.values()),
-        partial(_SERVER, config, servers, receiver, sender),
         partial(_SOCKET, config, servers, sockets),
         *(partial(kind, config, revocations) for kind in _REVOKING.values()),
         partial(_DEAUTHORIZE, config, revocations, sockets),
     ]
+
+
+def server_endpoint(
+    config: Config,
+    servers: Servers,
+    receiver: IncomingTransfers,
+    sender: OutgoingTransfers,
+    backups: BackupDeletion,
+) -> partial[Any]:
+    """Return the endpoint of one server, by which it is deleted."""
+    return partial(_SERVER, config, servers, receiver, sender, backups)
 
 
 def install_endpoints(

@@ -131,6 +131,16 @@ class BackupDeletion:
             await self.disk.run(self.store.remove, each)
         return len(found)
 
+    async def delete_with_server(self, server: str) -> None:
+        """Delete all backups of a server that is deleted. An error is logged."""
+        try:
+            count = await self.delete_all(server)
+        except (BackupBusy, StorageError) as error:
+            _log.error("{server}: its backups stay: {error}", server=server, error=error)
+        else:
+            if count:
+                _log.info("{server}: {count} backups deleted", server=server, count=count)
+
     async def _find(self, server: str, backup: str) -> StoredBackup:
         found = await self.disk.run(self.store.find, server, backup)
         if found is None:

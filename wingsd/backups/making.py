@@ -68,8 +68,8 @@ class BackupIgnoresEverything(BadRequest):
     def __init__(self) -> None:
         super().__init__(
             "The backup was not made: its list of ignored files leaves nothing of the server.",
-            "what is in a directory that is ignored cannot be named again with `!`: name each "
-            "directory on the way as well, and end with `/**`, as in `/*`, `!/world/`",
+            "what is in an ignored directory cannot be named again with `!`; the lines `/*` and "
+            "`!/world/` keep one directory, `/*`, `!/a/`, `/a/*` and `!/a/b/` one further down",
         )
 
 

@@ -101,7 +101,9 @@ class Denylist:
             found = pattern.search(text)
             if found is None:
                 continue
-            is_above = found.groupdict().get(_MARK) is not None
+            # Not the directory itself that is asked for, whose slash is the last character. The
+            # mark is the only group.
+            is_above = found.groupdict().get(_MARK) is not None and found.end(1) < len(text)
             # As git does: a line with `!` for a directory allows nothing that another line denies
             # by its own name.
             if pattern.denies or not is_above or not is_by_file:
@@ -135,8 +137,8 @@ class Denylist:
         for line in self._lines[:MAX_LINES]:
             # Wings ignores spaces around a line; git does in part, versions of pathspec differ.
             given = line.lstrip() if line.endswith("\\ ") else line.strip()
-            if self._exact and line[:1].isspace() and given:
-                given = f"\\{line[0]}{line[1:].rstrip()}"
+            if self._exact:
+                given = _exactly(line, given)
             try:
                 if len(line) > MAX_LINE_LENGTH:
                     raise ValueError("it is too long")  # noqa: TRY301
@@ -180,6 +182,20 @@ class Denylist:
                 yield from self._group(patterns[middle:])
             else:
                 self._ignored(patterns[0].text, error)
+
+
+def _exactly(line: str, given: str) -> str:
+    """Return a line for pathspec that means what `line` means to git.
+
+    Spaces at its beginning count. And of lines for all names, pathspec makes expressions that do
+    not tell a directory from what is in it.
+    """
+    if line[:1].isspace() and given:
+        return f"\\{line[0]}{line[1:].rstrip()}"
+    name = given.removeprefix("!")
+    if name.rstrip("/") in ("*", "**"):
+        return f"{given[: len(given) - len(name)]}?{name.replace('**', '*')}"
+    return given
 
 
 def _expression(text: str) -> Any:

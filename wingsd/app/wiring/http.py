@@ -125,8 +125,9 @@ class HttpWiring(NodeCallsWiring):
         sockets = ConsoleSockets(config, self._bus, self.denied, activity, self._reactor)
         self.live.follow(sockets.use)
         return [
-            *server_paths.endpoints(
-                config, servers, self.receiver, self.sender, sockets, self.denied, self.database
+            *server_paths.endpoints(config, servers, sockets, self.denied, self.database),
+            server_paths.server_endpoint(
+                config, servers, self.receiver, self.sender, self.backup_deletion
             ),
             *server_paths.install_endpoints(config, servers, self.installations),
             *self._signed_endpoints(),
