@@ -111,6 +111,7 @@ def extract(
     *,
     limits: ArchiveLimits = DEFAULT,
     abort: Callable[[], None] | None = None,
+    visit: Callable[[bytes], None] = lambda name: None,
     threads: bool = True,
 ) -> Extracted:
     """Extract the archive in `blocks` into the existing `directory`; block until it is done.
@@ -118,7 +119,8 @@ def extract(
     `blocks` is read to its end, beyond the tar's, for hash and checksums to be complete. All files
     get `owner` (user id, group id), or the process's own ids for None; `directory` itself only
     where the archive has a member for it. `warn` gets a line, from this thread, for each member
-    that was left out or changed; after `MAX_WARNINGS`, one with the number of others.
+    that was left out or changed; after `MAX_WARNINGS`, one with the number of others. `visit` gets
+    the name of each member, from this thread.
 
     When extraction fails while another thread waits inside `next(blocks)`, `abort` is called once
     and must make that call return or raise soon; else this function waits for the next block.
@@ -130,7 +132,7 @@ def extract(
     """
     with closing(TreeWriter(directory, owner, limits)) as writer:
         quota = ArchiveQuota(limits, writer.file_system)
-        extracted = _extract(blocks, writer, quota, warn, abort, threads)
+        extracted = _extract(blocks, writer, quota, warn, abort, threads, visit)
         writer.finish()
     return extracted
 
@@ -158,6 +160,7 @@ def _extract(
     warn: Callable[[str], None],
     abort: Callable[[], None] | None,
     threads: bool,
+    visit: Callable[[bytes], None] = lambda name: None,
 ) -> Extracted:
     digest = hashlib.sha256()
     counted = _CountedBlocks(blocks)
@@ -172,7 +175,7 @@ def _extract(
         else:
             stage = decompressed(stage)
         warnings = WarningLimiter(warn)
-        extraction = _Extraction(TarReader(Blocks(stage)), writer, quota, warnings.warn)
+        extraction = _Extraction(TarReader(Blocks(stage)), writer, quota, warnings.warn, visit)
         extraction.run()
         warnings.finish()
     return extraction.result(digest, counted.size)
@@ -203,11 +206,13 @@ class _Extraction:
         writer: TreeWriter,
         quota: ArchiveQuota,
         warn: Callable[[str], None],
+        visit: Callable[[bytes], None],
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._quota = quota
         self._warn = warn
+        self._visit = visit
         self._counts = dict.fromkeys(Kind, 0)
         self._files = 0
         self._unpacked = 0
@@ -215,8 +220,10 @@ class _Extraction:
     def run(self) -> None:
         """Write every member, then read to the very end."""
         reader, writer, reserve = self._reader, self._writer, self._quota.reserve
+        visit = self._visit
         while (member := reader.next_member()) is not None:
             reserve(member, writer.directories)
+            visit(member.name)
             kind = member_kind(member.typeflag, member.name, member.size)
             if kind is Kind.FILE:
                 self._files += 1

@@ -1,7 +1,7 @@
-"""System calls for which Python has no function: openat2(2) and renameat2(2).
+"""System calls for which Python has no function: openat2(2), renameat2(2) and syncfs(2).
 
-They raise OSError. Both have existed on all architectures under these numbers and names since
-Linux 5.6 and 3.15, but may be missing from a kernel or forbidden by a sandbox.
+They raise OSError. The first two have existed on all architectures under these numbers and names
+since Linux 5.6 and 3.15, but may be missing from a kernel or forbidden by a sandbox.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = [
     "openat2",
     "openat2_number",
     "renameat2",
+    "syncfs",
 ]
 
 # linux/openat2.h
@@ -66,6 +67,15 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
 def renameat2(source: int, name: bytes, target: int, new_name: bytes, flags: int) -> None:
     """Rename a name in one directory to one in another; `flags` are RENAME_ flags."""
     if _libc.renameat2(source, name, target, new_name, ctypes.c_uint(flags)) < 0:
+        _fail()
+
+
+def syncfs(descriptor: int) -> None:
+    """Return when all that was written to a file system is on stable storage.
+
+    A failure to write is raised once for each descriptor that was open by then.
+    """
+    if _libc.syncfs(descriptor) < 0:
         _fail()
 
 

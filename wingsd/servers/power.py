@@ -102,6 +102,22 @@ class PowerControl:
         finally:
             self._lock.release()
 
+    async def stop_gently(self, within: float) -> bool:
+        """Return whether the server is offline within so many seconds, in which it is not killed.
+
+        Cancels a start, and waits for another action within the same time.
+        """
+        deadline = self._reactor.seconds() + within
+        self.cancel_start()
+        try:
+            await self._acquire(within)
+        except Conflict:
+            return False
+        try:
+            return await self._stopped_within(deadline - self._reactor.seconds())
+        finally:
+            self._lock.release()
+
     async def adopt(self) -> None:
         """Watch a program that runs already. Raises `EnvironmentFailed`."""
         await self._lock.acquire()
@@ -170,11 +186,15 @@ class PowerControl:
 
     async def _stop(self, timeout: float, left: float | None = None) -> None:
         """Stop within `timeout` seconds, of which `left` are left; then kill."""
+        if not await self._stopped_within(timeout if left is None else left):
+            self._runtime.say(f"The server has not stopped within {timeout:g} s and is killed.")
+            await self._kill()
+
+    async def _stopped_within(self, seconds: float) -> bool:
         await self._adopt()
         run = self._runtime.run
         if run is None or run.running is None:
-            return
-        left = timeout if left is None else left
+            return True
         self._runtime.transition(PowerEvent.STOP)
         run.end_requested = True
         try:
@@ -186,10 +206,7 @@ class PowerControl:
             # Cancelled, the request may have been sent: the end is then no crash.
             self._stop_failed(run, end_requested=isinstance(error, CancelledError))
             raise
-        if await run.wait(max(left, 0)):
-            return
-        self._runtime.say(f"The server has not stopped within {timeout:g} s and is killed.")
-        await self._kill()
+        return await run.wait(max(seconds, 0))
 
     async def stop_by_line(self, line: str) -> None:
         """Type the egg's stop command into the console for a user, who waits for the end.

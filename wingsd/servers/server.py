@@ -229,6 +229,13 @@ class Server:
         """
         await self._power.stop_within(grace)
 
+    async def stop_gently(self, within: float) -> bool:
+        """Return whether it is offline within so many seconds: stopped, and not killed.
+
+        Raises `EnvironmentFailed`. Cancelled, it is as `stop_within`.
+        """
+        return await self._power.stop_gently(within)
+
     async def command(self, line: str) -> None:
         """Type a line into the console. Raises `ServerNotRunning`, `EnvironmentFailed`.
 

@@ -9,7 +9,6 @@ Blocking: run it in a thread. Every method raises `StorageError` when the disk f
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -20,12 +19,11 @@ from pathlib import Path
 from wingsd.backups.received import QUARANTINE
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
+from wingsd.filesystem.syscalls import syncfs
 from wingsd.util.durable import move, storage_errors, time_stamp
-from wingsd.util.text import disk_advice
 
 __all__ = ["Staging"]
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _LOCK = ".lock"
 _DISCARDED = ".discarded"
 #: Errors that say that nothing may be made beside `system.data`: its parent directory belongs to
@@ -88,7 +86,7 @@ class Staging:
     def clear(self, keep: Collection[str] = ()) -> list[str]:
         """Delete what an earlier daemon has left; return the names.
 
-        The servers in `keep` are whole and durable, and stay.
+        The servers in `keep`, or other names, are whole and durable, and stay.
         """
         stay = {_LOCK, QUARANTINE, *keep, *(self.log(server).name for server in keep)}
         with storage_errors(f"{self._data} cannot be used as system.data"):
@@ -183,13 +181,14 @@ class Staging:
         is not the descriptor that `flush` asks.
         """
         if self._durable:
-            _libc.syncfs(self._lock)
+            with suppress(OSError):
+                syncfs(self._lock)
 
     def flush(self, server: str) -> None:
         """Return when everything received is on stable storage (one syncfs(2))."""
-        if self._durable and _libc.syncfs(self._open[server]):
-            error = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            raise StorageError(f"{self._root} could not be synced: {disk_advice(error)}")
+        if self._durable:
+            with storage_errors(f"{self._root} could not be synced"):
+                syncfs(self._open[server])
 
     def holds(self, server: str) -> bool:
         """Return whether the server's files are still staged, and not in place."""
