@@ -4,11 +4,10 @@ The class, the HTTP status of its answer, and the module where that is not this 
 
     WingsdError                      500
       BadRequest                     400
-        AdapterUnknown               400  backups/adapters
         AddressBlocked               400  guarded_http/errors
         ArchiveFormatUnsupported     400  files/archive_names
         ArchiveNotFirst              400  transfers/errors
-        BackupIgnoresEverything      400  backups/making
+        BackupLinkRefused            400  restores/errors
         BodyIncomplete               400  api/raw_body
         ChecksumMismatch             400  transfers/errors
         DiskLimitExceeded            400
@@ -16,7 +15,6 @@ The class, the HTTP status of its answer, and the module where that is not this 
           TooManyRedirects           400  guarded_http/errors
         FileInUse                    400  filesystem/errors
         FileTypeRefused              400  filesystem/errors
-        IgnoreFileRefused            400  backups/ignore
         InvalidBackupName            400  backups/local
         InvalidContentType           400  transfers/errors
         InvalidDestination           400  transfers/errors
@@ -50,7 +48,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Forbidden                      403
         FileDenied                   403  filesystem/errors
         FileNotPermitted             403  filesystem/errors
-      BackupMissing                  404  backups/store
+      BackupMissing                  404  backups/downloads
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
       FileTaskMissing                404  api/file_tasks
@@ -61,13 +59,10 @@ The class, the HTTP status of its answer, and the module where that is not this 
       SignedUrlVoid                  404  auth/signed_urls
       MethodNotAllowed               405  http/errors
       Conflict                       409
-        BackupBusy                   409  backups/deletion
         BackupConflict               409  backups/received
-        BackupExists                 409  backups/creation
         ContainerNameTaken           409  transfers/errors
         EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
-        NoSpaceForBackup             409  backups/making
         NoSpaceToCompress            409  api/file_archives
         PruneInProgress              409  node/errors
         ServerAlreadyExists          409
@@ -89,6 +84,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       HeaderTooLong                  431  http/errors
       ArchiveError                   500  archive/policy
         MemberRefused                500  archive/policy
+      BackupChecksumMismatch         500  restores/errors
       DaemonRestarted                500  transfers/errors
       EnvironmentFailed              500
         ConsoleBlocked               409  docker/runtime
@@ -100,6 +96,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
           NodeTokenRefused           503  panel/http_client
         TransferNotCommitted         500  callbacks/transfers
         PanelUnreachable             503  panel/http_client
+      RestoreFailed                  500  restores/errors
       SettingsNotSaved               500  config_file/saving
       StorageError                   500
         TreeTooLarge                 400  filesystem/errors
@@ -333,11 +330,9 @@ ERROR_CODES = (
     "archive-invalid",
     "archive-member-refused",
     "archive-not-first",
-    "backup-adapter-unknown",
-    "backup-busy",
+    "backup-checksum-mismatch",
     "backup-conflict",
-    "backup-exists",
-    "backup-ignores-everything",
+    "backup-link-refused",
     "backup-missing",
     "backup-name-invalid",
     "bad-request",
@@ -381,13 +376,11 @@ ERROR_CODES = (
     "form-invalid",
     "header-too-long",
     "http-request-invalid",
-    "ignore-file-refused",
     "installation-failed",
     "internal-error",
     "log-file-not-found",
     "method-not-allowed",
     "no-files-uploaded",
-    "no-space-for-backup",
     "no-space-to-compress",
     "node-token-refused",
     "panel-failed",
@@ -398,6 +391,7 @@ ERROR_CODES = (
     "prune-in-progress",
     "range-not-satisfiable",
     "remote-download-disabled",
+    "restore-failed",
     "server-already-exists",
     "server-busy",
     "server-moved",

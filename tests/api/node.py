@@ -20,10 +20,11 @@ from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
 from wingsd.activity import ActivityRecorder
-from wingsd.api import backup_paths, file_paths, server_paths
+from wingsd.api import file_paths, server_paths
 from wingsd.api import node as api_node
 from wingsd.api import transfers as api_transfers
-from wingsd.api.routes import DIRECT_TRANSFER, UPDATE, ApiRoot, InterfaceEndpoint
+from wingsd.api.revocations import Revocations
+from wingsd.api.routes import DIRECT_TRANSFER, RESTORE, UPDATE, ApiRoot, InterfaceEndpoint
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
@@ -69,7 +70,7 @@ class FakeServer:
     def __init__(self, uuid: str, calls: Calls) -> None:
         self.uuid = uuid
         self.online = True
-        self.suspended = self.disowned = False
+        self.suspended = False
         self.lines = [f"line {number}" for number in range(500)]
         self.powered: Deferred[None] = Deferred()
         self.configuration = Configuration(Settings(uuid), Process(stop=Stop("signal", "C")))
@@ -129,6 +130,14 @@ class FakeServers:
         if self.may_delete is not None:
             await self.may_delete
         del self.known[uuid]
+
+
+class FakeRestores:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def release(self, uuid: str) -> None:
+        self._calls.note("release", "restore", uuid)
 
 
 class FakeTransfers:
@@ -261,10 +270,17 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
         [
             partial(InterfaceEndpoint, config),
             partial(UPDATE, config, used["updates"]),
+            partial(RESTORE, config, servers, used["restores"], None, None),
             *api_node.endpoints(config, node_parts(config, used), servers, reactor),
-            *server_paths.endpoints(config, servers, sockets, denied, database, now),
-            server_paths.server_endpoint(config, servers, receiver, sender, used["deletion"]),
-            *backup_paths.endpoints(config, servers, used["backups"], used["deletion"]),
+            *server_paths.endpoints(
+                config,
+                servers,
+                receiver,
+                sender,
+                used["restores"],
+                sockets,
+                Revocations(denied, database, now),
+            ),
             *server_paths.install_endpoints(config, servers, installations),
             *file_paths.signed_endpoints(
                 config, used["urls"], used["files"], used["archives"], used["activity"]
@@ -284,6 +300,7 @@ class ApiNode:
         self.servers = FakeServers(self.calls)
         self.sender = FakeTransfers("out", self.calls)
         self.receiver = FakeTransfers("in", self.calls)
+        self.restores = FakeRestores(self.calls)
         self.direct_transfers = FakeDirectTransfers(self.calls)
         self.database = FakeDatabase(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
@@ -333,6 +350,7 @@ class ApiNode:
             servers=self.servers,
             receiver=self.receiver,
             sender=self.sender,
+            restores=self.restores,
             sockets=fakes,
             denied=FakeDenyList(self.calls),
             direct=self.direct_transfers,

@@ -34,9 +34,11 @@ class _OnUnixSocket:
         return UNIXClientEndpoint(reactor, self._path)
 
 
-PARTS = {"file": "a.log", **dict.fromkeys(("uuid", "operation", "identifier", "backup"), UUID)}
 CALLS = [
-    (method, path.format_map(PARTS))
+    (
+        method,
+        path.format(uuid=UUID, file="a.log", operation=UUID, identifier=UUID, backup=UUID),
+    )
     for path, endpoint in paths().items()
     for method, made in endpoint.calls.items()
     if made.access is Access.PANEL

@@ -75,10 +75,10 @@ async def test_an_invalid_creation_is_refused(
     assert node.calls == []
 
 
-async def test_a_deletion_releases_transfers_first(node: ApiNode) -> None:
+async def test_a_deletion_ends_transfers_and_restores_first(node: ApiNode) -> None:
     reply = await node.call("DELETE", f"servers/{UUID.upper()}")
     assert (reply.status, reply.text) == (204, "")
-    made_way = [("release", "out", UUID), ("release", "in", UUID)]
+    made_way = [("release", each, UUID) for each in ("out", "in", "restore")]
     # Told only then: a daemon that dies before leaves what it sent to the next.
     assert node.calls == [*made_way, ("delete", UUID), ("deleted", "out", UUID)]
     assert (await node.call("GET", f"servers/{UUID}")).status == 404

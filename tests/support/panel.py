@@ -170,6 +170,17 @@ class Panel(State):
         path = f"/api/servers/{uuid}/power"
         await self._demand(self.node_of(uuid), "POST", path, {"action": action})
 
+    async def restore(self, uuid: str, backup: str, **request: Any) -> None:
+        """Have a backup of a server restored; return when that has begun. Raises `NodeError`.
+
+        `request` is more of what the node is told: without it, it is a local backup that is laid
+        over the present files.
+        """
+        path = f"/api/servers/{uuid}/backup/{backup}/restore"
+        order = {"adapter": "wings", "truncate_directory": False} | request
+        await self._demand(self.node_of(uuid), "POST", path, order)
+        self.show_restoring(uuid, backup)
+
     async def transfer(self, uuid: str, destination: Node, **fields: Any) -> None:
         """Have the source begin a transfer and open it; return when both are done.
 

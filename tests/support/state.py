@@ -12,7 +12,6 @@ from uuid import UUID
 import attrs
 
 from tests.support.eggs import resolved
-from tests.support.panel_backups import BackupRefused, PanelBackups
 from tests.support.settings import Json, process_configuration
 
 
@@ -52,6 +51,10 @@ class _Server:
     script: Json = attrs.field(factory=dict)
     #: Whether it is shown as being installed.
     installing: bool = False
+    #: The backup that it is shown as being restored from, empty for none, and how the last one
+    #: has ended.
+    restoring: str = ""
+    restored: bool | None = None
     destination: Node | None = None
 
     def seen_by(self, node: Node) -> bool:
@@ -92,14 +95,13 @@ class State:
     """All of it. A `strict` one refuses (403) a node that asks for a server that is not its."""
 
     strict: bool = False
-    #: Servers that were being installed when their node reported its restart: they are shown as
-    #: installed from then on.
+    #: Servers that were being installed or restored when their node reported its restart: they are
+    #: shown as that no more from then on.
     forgotten: list[str] = attrs.field(factory=list, init=False)
     #: The activity that nodes reported, of their own servers, in the form of the call.
     activity: list[Json] = attrs.field(factory=list, init=False)
     #: The states of servers that nodes reported, in order: server, previous and new state.
     statuses: list[tuple[str, str, str]] = attrs.field(factory=list, init=False)
-    backups: PanelBackups = attrs.field(factory=PanelBackups, init=False)
     _nodes: list[Node] = attrs.field(factory=list, init=False)
     _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
 
@@ -172,8 +174,8 @@ class State:
 
     def reset(self, node: Node) -> None:
         for uuid, server in self._servers.items():
-            if server.node == node and server.installing:
-                server.installing = False
+            if server.node == node and (server.installing or server.restoring):
+                server.installing, server.restoring = False, ""
                 self.forgotten.append(uuid)
 
     def set_script(self, uuid: str, **script: Any) -> None:
@@ -196,6 +198,29 @@ class State:
         if server.node != node:
             raise Refused(403, "That server is not this node's.")
         server.installed, server.installing = successful, False
+
+    def show_restoring(self, uuid: str, backup: str) -> None:
+        """Show a server as being restored from a backup until its node reports the end."""
+        self._servers[uuid].restoring, self._servers[uuid].restored = backup, None
+
+    def restoring(self, uuid: str) -> str:
+        """Return the backup that a server is shown as being restored from, empty for none."""
+        return self._servers[uuid].restoring
+
+    def restored(self, uuid: str) -> bool | None:
+        """Return how the last restore of a server has ended, None before its node has told."""
+        return self._servers[uuid].restored
+
+    def finish_restore(self, node: Node, backup: str, body: Any) -> None:
+        if not isinstance(body, dict) or "successful" not in body:
+            raise Refused(422, "The successful field is required.")
+        for server in self._servers.values():
+            if server.restoring == backup:
+                if server.node != node:
+                    raise Refused(403, "That server is not this node's.")
+                server.restored, server.restoring = bool(body["successful"]), ""
+                return
+        raise Refused(404, "There is no such backup.")
 
     def finish_transfer(self, node: Node, uuid: str, outcome: str) -> Node | None:
         """Close a transfer; on success the server and its allocation move to the destination.
@@ -231,15 +256,6 @@ class State:
         if not isinstance(status, dict) or set(status) != {"previous_state", "new_state"}:
             raise Refused(422, "The data.new_state field is required.")
         self.statuses.append((uuid, status["previous_state"], status["new_state"]))
-
-    def report_backup(self, node: Node, uuid: str, rest: list[str], body: Any) -> None:
-        """Take what a node reports about a backup."""
-        try:
-            if self._server(self.backups.server_of(uuid)).node != node:
-                raise Refused(403, "That backup is not this node's.")
-            self.backups.report(uuid, rest, body)
-        except BackupRefused as error:
-            raise Refused(error.status, error.detail) from error
 
     def _server(self, uuid: str) -> _Server:
         if uuid not in self._servers:

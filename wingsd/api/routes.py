@@ -14,7 +14,6 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api import node, system, transfers
-from wingsd.api.backup_paths import BACKUP_PATHS
 from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.resource import Public
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIRECT_TRANSFER",
+    "RESTORE",
     "UPDATE",
     "ApiRoot",
     "InterfaceEndpoint",
@@ -60,6 +60,7 @@ class InterfaceEndpoint(Public):
 
 DIRECT_TRANSFER = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
 UPDATE = LaterEndpoint("update", "UpdateEndpoint")
+RESTORE = LaterEndpoint("backup_restores", "RestoreEndpoint")
 _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
     "/api/diagnostics": node.DIAGNOSTICS,
     "/api/system": system.SystemEndpoint,
@@ -77,8 +78,8 @@ _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
     # Before the paths of one server.
     "/api/servers/utilization": node.SERVERS_UTILIZATION,
     **SERVER_PATHS,
-    **BACKUP_PATHS,
     **FILE_PATHS,
+    "/api/servers/{uuid}/backup/{backup}/restore": RESTORE,
     "/api/servers/{uuid}/transfer": transfers.OutgoingEndpoint,
     "/api/transfers": transfers.TransfersEndpoint,
     "/api/transfers/{uuid}": transfers.IncomingEndpoint,

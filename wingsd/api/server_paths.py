@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.revocations import Revocations
-from wingsd.auth.tokens import DenyList
-from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
+from wingsd.restores.manager import Restores
 from wingsd.servers.installations import Installations
 from wingsd.servers.registry import Servers
-from wingsd.statedb import StateDatabase
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 
 if TYPE_CHECKING:
     from wingsd.api.consoles import ConsoleResources
 
-__all__ = ["SERVER_PATHS", "endpoints", "install_endpoints", "server_endpoint"]
+__all__ = ["SERVER_PATHS", "endpoints", "install_endpoints"]
 
 _SERVER = LaterEndpoint("servers", "ServerEndpoint")
 _SOCKET = LaterEndpoint("consoles", "SocketEndpoint")
@@ -60,33 +57,20 @@ SERVER_PATHS: Mapping[str, LaterEndpoint] = {
 def endpoints(
     config: Config,
     servers: Servers,
+    receiver: IncomingTransfers,
+    sender: OutgoingTransfers,
+    restores: Restores,
     sockets: ConsoleResources,
-    denied: DenyList,
-    database: StateDatabase,
-    now: Callable[[], float] = time.time,
+    revocations: Revocations,
 ) -> list[partial[Any]]:
-    """Return the endpoints of servers but `server_endpoint`.
-
-    `denied` are console tokens; `now` is Unix time.
-    """
-    revocations = Revocations(denied, database, now)
+    """Return the endpoints of servers."""
     return [
         *(partial(kind, config, servers) for kind in _PLAIN.values()),
+        partial(_SERVER, config, servers, receiver, sender, restores),
         partial(_SOCKET, config, servers, sockets),
         *(partial(kind, config, revocations) for kind in _REVOKING.values()),
         partial(_DEAUTHORIZE, config, revocations, sockets),
     ]
-
-
-def server_endpoint(
-    config: Config,
-    servers: Servers,
-    receiver: IncomingTransfers,
-    sender: OutgoingTransfers,
-    backups: BackupDeletion,
-) -> partial[Any]:
-    """Return the endpoint of one server, by which it is deleted."""
-    return partial(_SERVER, config, servers, receiver, sender, backups)
 
 
 def install_endpoints(

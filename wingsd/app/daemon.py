@@ -17,7 +17,6 @@ from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
 from wingsd.app.reports import PanelReports
 from wingsd.auth.tokens import DenyList
-from wingsd.backups.creation import Backups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
@@ -28,10 +27,11 @@ from wingsd.errors import StorageError
 from wingsd.files.pulls import Pulls
 from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, MovedBytes
+from wingsd.restores.manager import Restores
 from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
-from wingsd.statedb import StateDatabase, StateDatabaseError, TransferRecord
+from wingsd.statedb import RestoreRecord, StateDatabase, StateDatabaseError, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
@@ -39,7 +39,6 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
-from wingsd.util.deferreds import fires_within
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
@@ -53,8 +52,6 @@ REPORT_TIMEOUT = 2.0
 DRAIN_TIMEOUT = 2.0
 STOP_TIMEOUT = 9.0
 CLOSE_TIMEOUT = 1.0
-#: Seconds that the disk of backups has at the start.
-SETTLE_TIMEOUT = 10.0
 #: Seconds between two cleanups of what was kept long enough.
 DAY = 24 * 3600.0
 
@@ -75,6 +72,14 @@ class Listeners:
 
 
 @attrs.frozen(eq=False, repr=False)
+class Unfinished:
+    """What an earlier daemon has not finished."""
+
+    transfers: list[TransferRecord]
+    restores: list[RestoreRecord]
+
+
+@attrs.frozen(eq=False, repr=False)
 class NodeStorage:
     """What the node keeps across restarts: its state database and its staging area.
 
@@ -89,28 +94,33 @@ class NodeStorage:
     staging: Staging
     backups: ReceivedBackups
     quarantine: Quarantine
+    restores: Restores
     denied: DenyList
 
-    def open(self) -> list[TransferRecord]:
-        """Open all of it and return unfinished transfers. Raises `StorageError`."""
+    def open(self) -> Unfinished:
+        """Open all of it and return what an earlier daemon left. Raises `StorageError`.
+
+        Restores whose content is whole are put into place.
+        """
         self.staging.prepare()
         self.quotas.open(self.staging.path)
         self.store.open()
         self.denied.restore(self.store.denied())
         self.denied.refuse_before(self.store.denied_before())
-        unfinished = self.store.unfinished()
-        clear_leftovers(unfinished, self.staging, self.backups)
-        return unfinished
+        left = Unfinished(self.store.unfinished(), self.store.restores())
+        names = self.restores.names(left.restores)
+        clear_leftovers(left.transfers, self.staging, self.backups, names)
+        self.restores.recover(left.restores)
+        return left
 
 
 @attrs.frozen(eq=False, repr=False)
 class NodeServers:
-    """The servers of the node, what is reported of them, their downloads, and their backups."""
+    """The servers of the node, what is reported of them to the Panel, and their downloads."""
 
     registry: Servers
     reports: PanelReports
     pulls: Pulls
-    backups: Backups
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -157,7 +167,6 @@ class Node(Service):
         self._servers = servers.registry
         self._reports = servers.reports
         self._pulls = servers.pulls
-        self._backups = servers.backups
         self._transfers = transfers
         self._pools = pools
         self._moved = moved
@@ -200,27 +209,22 @@ class Node(Service):
         for line in shortcomings(survey(self._config, (user.uid, user.gid), address)):
             self._log.warn("the daemon is limited: {line}", line=line)
 
-    async def _boot(self, unfinished: list[TransferRecord]) -> bool:
-        transfers = self._transfers
-        recovery = transfers.recovery(unfinished)
+    async def _boot(self, left: Unfinished) -> bool:
+        transfers, restores = self._transfers, self._storage.restores
+        recovery = transfers.recovery(left.transfers)
         await transfers.callbacks.load()
-        await self._settle_backups()
         await self._reports.load()
         ran = await self._storage.running.load()
-        await transfers.direct.load(unfinished)
+        ran = {*ran, *await restores.settle(left.restores)}
+        await transfers.direct.load(left.transfers)
         recovery.begin()
         await self._servers.boot()
         recovery.resume_outgoing()
+        restores.announce_settled()
         self._storage.running.start(ran, self._servers)
         self._reports.report_states(self._servers)
         await transfers.direct.release_to_panel()
         return True
-
-    async def _settle_backups(self) -> None:
-        """Settle what was being made, before the Panel hears of the restart, unless disks hang."""
-        settling = Deferred.fromCoroutine(self._backups.recover())
-        settling.addErrback(lambda failure: self._log.failure("backups not settled", failure))
-        await fires_within(settling, SETTLE_TIMEOUT, self._reactor)
 
     # Operation
 
@@ -282,12 +286,12 @@ class Node(Service):
         listeners, transfers = self._listeners, self._transfers
         self._daily.stop()
         self.booted.cancel()
-        self._backups.stop()
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()
         await self._pulls.stop()
-        await DeferredList([transfers.receiver.stop(), transfers.sender.stop()])
+        restoring = Deferred.fromCoroutine(self._storage.restores.stop())
+        await DeferredList([transfers.receiver.stop(), transfers.sender.stop(), restoring])
         await listeners.control.close()
         await listeners.http.close()
         stopping = Deferred.fromCoroutine(self._reports.stop(REPORT_TIMEOUT))

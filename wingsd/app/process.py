@@ -19,6 +19,7 @@ from wingsd.util.reactor import Reactor
 __all__ = [
     "PACKERS",
     "RECOMMENDED_LIMIT",
+    "RESTORERS",
     "Pools",
     "raise_limit",
     "set_thresholds",
@@ -116,6 +117,8 @@ ENGINE_WORKERS = 8
 # Threads for what the kernel shows in /proc, and for disks of which some may hang.
 FIGURES_WORKERS = 1
 FILESYSTEM_WORKERS = 4
+# Backups that are restored at a time; further ones wait.
+RESTORERS = 2
 # Listings and the like of servers' files at a time, searches, and blocks of files that are sent.
 FILE_WORKERS = 4
 SEARCH_WORKERS = 2
@@ -123,8 +126,6 @@ READ_WORKERS = 4
 # Changes of servers' files at a time that may take long, and archives of them that are made.
 CHANGE_WORKERS = 8
 ARCHIVE_WORKERS = 3
-# Backups of servers at a time.
-BACKUP_WORKERS = 8
 # Archives of files that are made while a browser saves them: each has its thread until the end.
 DOWNLOAD_WORKERS = 8
 # Servers whose egg files are rewritten at a time; and of those that were slow the last time.
@@ -144,6 +145,7 @@ class Pools:
         )
         self.extractors = archive_workers("extract", transfers.concurrent)
         self.packers = archive_workers("pack", PACKERS)
+        self.restorers = archive_workers("restore", RESTORERS)
         self.rewriters = Rewriters(
             Workers(reactor, "rewrite", REWRITERS),
             Workers(reactor, "slow", SLOW_REWRITERS),
@@ -155,7 +157,6 @@ class Pools:
         self.reads = Workers(reactor, "read", READ_WORKERS)
         self.changes = Workers(reactor, "change", CHANGE_WORKERS)
         self.archivers = archive_workers("compress", ARCHIVE_WORKERS)
-        self.backups = archive_workers("backup", BACKUP_WORKERS)
         self.downloads = archive_workers("download", DOWNLOAD_WORKERS)
         self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
         self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
@@ -165,6 +166,7 @@ class Pools:
         return (
             self.extractors,
             self.packers,
+            self.restorers,
             self.disk,
             self.rewriters,
             self.engine,
@@ -174,7 +176,6 @@ class Pools:
             self.reads,
             self.changes,
             self.archivers,
-            self.backups,
             self.downloads,
             self.figures,
             self.filesystems,

@@ -12,23 +12,15 @@ from wingsd.config.servers import (
 )
 from wingsd.config.transfers import TransfersConfig
 from wingsd.config.validators import (
-    MiBPerSecond,
+    Days,
     Seconds,
-    at_most,
     not_negative,
     one_of,
     path_field,
     positive,
 )
 
-__all__ = [
-    "BackupsConfig",
-    "QuotasConfig",
-    "Rootless",
-    "SystemConfig",
-    "User",
-    "WingsBackupsConfig",
-]
+__all__ = ["BackupsConfig", "QuotasConfig", "Rootless", "SystemConfig", "User"]
 
 
 @attrs.frozen(repr=False)
@@ -55,32 +47,9 @@ class User:
     passwd: PelicanPasswdConfig = PelicanPasswdConfig()
 
 
-#: The formats of Calagopus' nodes; of the last three, this one makes none.
-ARCHIVE_FORMATS = (
-    "tar",
-    "tar_gz",
-    "tar_xz",
-    "tar_bz2",
-    "tar_lz4",
-    "tar_zstd",
-    "tar_lzip",
-    "zip",
-    "seven_zip",
-)
-
-
-@attrs.frozen(repr=False)
-class WingsBackupsConfig:
-    """`system.backups.wings`: local backups with Calagopus."""
-
-    #: The format of archives. In place of `tar_lzip`, `zip` and `seven_zip`, this node makes
-    #: `tar_gz`, which it makes with other Panels as well.
-    archive_format: str = attrs.field(default="tar_gz", validator=one_of(*ARCHIVE_FORMATS))
-
-
 @attrs.frozen(repr=False)
 class BackupsConfig:
-    """`system.backups`: backups, and the compression of archives."""
+    """`system.backups`: how backups are made and restored."""
 
     #: The compression of archives, unless the Panel asks for another level. `good_speed` and
     #: `good_compression` are Calagopus'.
@@ -90,15 +59,12 @@ class BackupsConfig:
             "none", "best_speed", "good_speed", "good_compression", "best_compression"
         ),
     )
-    #: The rate at which the archive of one backup is written, to leave the disk to others; 0 for
-    #: no limit.
-    write_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
-    #: The number of backups that are made at a time, at most 8; others wait (wingsd's own).
-    concurrent: int = attrs.field(default=2, validator=at_most(8))
-    #: Delete the backups of a server that is deleted, in `system.backup_directory` of this node.
-    #: Pelican's; of the other families, nodes keep them.
-    remove_backups_on_server_delete: bool = True
-    wings: WingsBackupsConfig = WingsBackupsConfig()
+    #: Names, addresses and networks (CIDR) of stores that backups are restored from although they
+    #: are not on the public Internet (Pelican's).
+    restore_host_allowlist: tuple[str, ...] = ()
+    #: The time for which the files that a restored backup has replaced stay in quarantine, where
+    #: the user had all files deleted. 0: they are deleted at once (wingsd's own).
+    quarantine_days: Days = attrs.field(default=3, validator=not_negative)
 
 
 @attrs.frozen(repr=False)

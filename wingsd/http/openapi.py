@@ -230,6 +230,10 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "description": "The identifier of a download from a URL.",
         "schema": {"type": "string", "format": "uuid"},
     },
+    "backup": {
+        "description": "The UUID of a backup.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
     "file": {"description": "The name of a log file.", "schema": {"type": "string"}},
 }
 

@@ -44,20 +44,24 @@ def durable(entries: Sequence[TransferRecord]) -> set[str]:
 
 
 def clear_leftovers(
-    entries: Sequence[TransferRecord], staging: Staging, backups: ReceivedBackups
+    entries: Sequence[TransferRecord],
+    staging: Staging,
+    backups: ReceivedBackups,
+    others: Sequence[str] = (),
 ) -> None:
     """Delete what is staged of transfers that were not whole, and log it. Raises `StorageError`.
 
+    What has the name of one of the `others` stays as well.
     If the staged backups cannot be listed, that is only logged: most nodes never have any.
     """
     whole = durable(entries)
-    leftovers = set(staging.clear(whole))
+    leftovers = set(staging.clear({*whole, *others}))
     try:
         leftovers.update(backups.clear(whole))
     except StorageError as error:
         _log.error("{error}", error=error)
     for name in sorted(leftovers):
-        _log.warn("{server}: removed the files of an interrupted transfer", server=name)
+        _log.warn("{server}: removed the files of an interrupted transfer or restore", server=name)
 
 
 class OutgoingOutcomes(Protocol):

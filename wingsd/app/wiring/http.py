@@ -6,10 +6,18 @@ import time
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from wingsd.api import backup_paths, file_paths, server_paths
+from wingsd.api import file_paths, server_paths
 from wingsd.api import node as api_node
 from wingsd.api import transfers as api_transfers
-from wingsd.api.routes import DIRECT_TRANSFER, UPDATE, ApiRoot, InterfaceEndpoint, MetricsListener
+from wingsd.api.revocations import Revocations
+from wingsd.api.routes import (
+    DIRECT_TRANSFER,
+    RESTORE,
+    UPDATE,
+    ApiRoot,
+    InterfaceEndpoint,
+    MetricsListener,
+)
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.app.reload import Reload
 from wingsd.app.wiring.node_calls import NodeCallsWiring
@@ -125,13 +133,25 @@ class HttpWiring(NodeCallsWiring):
         sockets = ConsoleSockets(config, self._bus, self.denied, activity, self._reactor)
         self.live.follow(sockets.use)
         return [
-            *server_paths.endpoints(config, servers, sockets, self.denied, self.database),
-            server_paths.server_endpoint(
-                config, servers, self.receiver, self.sender, self.backup_deletion
+            *server_paths.endpoints(
+                config,
+                servers,
+                self.receiver,
+                self.sender,
+                self.restores,
+                sockets,
+                Revocations(self.denied, self.database, time.time),
+            ),
+            partial(
+                RESTORE,
+                config,
+                servers,
+                self.restores,
+                lambda: self.restore_links,
+                self.pools.disk,
             ),
             *server_paths.install_endpoints(config, servers, self.installations),
             *self._signed_endpoints(),
-            *backup_paths.endpoints(config, servers, self.made_backups, self.backup_deletion),
             *file_paths.endpoints(config, servers, self.file_work, self.file_tasks, self.pulls),
         ]
 

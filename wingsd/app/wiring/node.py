@@ -34,9 +34,10 @@ class Wiring(ControlWiring):
                 self.staging,
                 self.backups,
                 self.quarantine,
+                self.restores,
                 self.denied,
             ),
-            NodeServers(self.servers, self.reports, self.pulls, self.made_backups),
+            NodeServers(self.servers, self.reports, self.pulls),
             NodeTransfers(
                 self.receiver,
                 self.sender,

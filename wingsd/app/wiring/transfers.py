@@ -49,7 +49,14 @@ class TransfersWiring(ServersWiring):
         pool, disk, days = transfers.storage_pool.name, self.pools.disk, transfers.quarantine_days
         self._volume = Volume(system.data, self.owner, pool, system.backup_directory)
         self._logs = InstallLogs.configured(system, self.staging)
-        self.quarantine = Quarantine(self.staging, self.backups, disk, self.database, days)
+        self.quarantine = Quarantine(
+            self.staging,
+            self.backups,
+            disk,
+            self.database,
+            days,
+            system.backups.quarantine_days,
+        )
         self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)
         self._coordinators = PanelCoordinators(
             self.panel, self.callbacks, reactor, config.family, transfers.answer_grace

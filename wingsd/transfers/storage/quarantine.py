@@ -1,4 +1,6 @@
-"""The quarantine: files and backups that the Panel does not want on this node, kept for some days.
+"""The quarantine: files and backups that are not wanted on this node any more, kept for some days.
+
+They are what the Panel does not want on this node, and what a restored backup has replaced.
 
 What is found in a server's place and is not a server of this node, is neither merged into nor
 deleted.
@@ -21,13 +23,17 @@ from wingsd.threadio import Workers
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 
-__all__ = ["Quarantine"]
+__all__ = ["Quarantine", "keep_replaced"]
 
 _DAY = 24 * 3600
+#: What the names have of those files that a restored backup has replaced.
+_REPLACED = ".replaced."
 
 
 class Quarantine:
     """The quarantine directories of `staging` and of `backups`, kept for `days`.
+
+    What a restored backup has replaced is kept for `replaced_days`.
 
     The age of an entry is counted in the state database, not taken from its time stamp: otherwise
     a clock that is set forward, or was behind before, would have everything deleted.
@@ -42,19 +48,21 @@ class Quarantine:
         disk: Workers,
         database: StateDatabase,
         days: int,
+        replaced_days: int = 0,
     ) -> None:
         self._staging = staging
         self._backups = backups
         self._disk = disk
         self._database = database
         self._days = days
+        self._replaced_days = replaced_days
 
     async def clear(self) -> None:
         """Delete what has been kept long enough. To be called daily."""
         try:
             names = await self._disk.run(self._names)
             ages = await self._database.ages(sorted(names))
-            old = [name for name, age in ages.items() if age > self._days * _DAY]
+            old = [name for name, age in ages.items() if age > self._days_of(name) * _DAY]
             deleted = await self._disk.run(self._delete, old)
         except StorageError as error:
             self._log.error("quarantine: {error}", error=error)
@@ -87,6 +95,9 @@ class Quarantine:
                     place=place,
                 )
 
+    def _days_of(self, name: str) -> int:
+        return self._replaced_days if _REPLACED in name else self._days
+
     # In a thread
 
     @property
@@ -114,11 +125,21 @@ class Quarantine:
 
 
 def _take(server: str, source: Path | None, directory: Path) -> Path | None:
-    if source is None:
-        return None
+    return None if source is None else _keep(f"{server}.", source, directory)
+
+
+def keep_replaced(server: str, source: Path, directory: Path) -> Path:
+    """Move the files that a restored backup has replaced into a quarantine directory.
+
+    Return where they are. Blocking; raises `StorageError`.
+    """
+    return _keep(f"{server}{_REPLACED}", source, directory)
+
+
+def _keep(prefix: str, source: Path, directory: Path) -> Path:
     with storage_errors(f"{directory} cannot be made"):
         directory.mkdir(mode=0o700, exist_ok=True)
-    target = directory / f"{server}.{time_stamp()}"
+    target = directory / f"{prefix}{time_stamp()}"
     move(source, target, durable=True)
     return target
 

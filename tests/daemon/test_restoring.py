@@ -1,0 +1,120 @@
+"""Local backups are restored by a real daemon."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from tests.daemon.restoring import BACKUP, BEFORE, BROKEN, UUID, RestoringNode
+from tests.support.backups import MTIME, packed_backup
+from tests.support.reactor import until
+from tests.support.receiving_node import ReceivingNode
+
+
+@pytest.fixture
+def restoring(daemon: ReceivingNode) -> RestoringNode:
+    return RestoringNode(daemon)
+
+
+@pytest.mark.parametrize("family", ["pterodactyl", "pelican", "calagopus"])
+async def test_a_backup_replaces_all_files_or_is_laid_over_them(
+    restoring: RestoringNode, family: str
+) -> None:
+    restoring.store()
+    await restoring.start(family=family)
+    permissions = ("*", "meta.calagopus") if family == "calagopus" else ("*",)
+    browser = await restoring.watch(permissions)
+    assert await restoring.restore() is True
+    assert restoring.content() == {**BROKEN, **BEFORE}
+    level = (restoring.home / "world/level.dat").stat()
+    assert (level.st_mtime, level.st_mode & 0o777) == (MTIME, 0o640)
+    await browser.wait_for("backup restore completed")
+    assert await restoring.restore(truncate_directory=True) is True
+    assert restoring.content() == BEFORE
+    (kept,) = (restoring.daemon.staging / ".quarantine").iterdir()
+    assert (kept / "new/plugin.jar").read_bytes() == b"came later"
+    await browser.wait_for("daemon message", "Completed server restoration from local backup.")
+    assert browser.count("backup restore started") == (2 if family == "calagopus" else 0)
+    expected = ("true",) if family == "calagopus" else ("",)
+    assert (await browser.wait_for("backup restore completed")).args == expected
+    lines = [event.args[0] for event in browser.events if event.event == "daemon message"]
+    assert "(restoring): world/level.dat" in lines
+    await restoring.cleaned()
+    _, told = await restoring.ask("GET")
+    assert told["utilization"]["disk_bytes"] == sum(map(len, BEFORE.values()))
+    await browser.close()
+
+
+#: Archives that cannot be restored, and what users read.
+FAULTS = {
+    packed_backup(BEFORE)[:-20]: "the archive ends in the middle",
+    b"\x1f\x8b" + bytes(2000): "the archive is damaged",
+    b"": "the archive is empty",
+    packed_backup({"a": b"a", "../../escape": b"x"}): 'its name contains ".."',
+    b"PK\x03\x04" + bytes(2000): "the archive is of an unknown kind",
+}
+
+
+async def test_a_backup_that_cannot_be_read_whole_changes_nothing(
+    restoring: RestoringNode,
+) -> None:
+    await restoring.start()
+    browser = await restoring.watch()
+    for number, (data, reason) in enumerate(FAULTS.items(), start=1):
+        restoring.store(data)
+        assert await restoring.restore(truncate_directory=True) is False
+        assert restoring.content() == BROKEN
+        await until(partial(lambda times: browser.count("install completed") == times, number))
+        said = [event.args[0] for event in browser.events if event.event == "daemon message"]
+        assert said[-1].startswith("The backup was not restored, and the server's files are as")
+        assert reason in said[-1]
+    assert browser.count("backup restore completed") == 0
+    await restoring.cleaned()
+    await browser.close()
+
+
+async def test_what_cannot_be_restored_is_refused_in_the_words_of_wings(
+    restoring: RestoringNode,
+) -> None:
+    await restoring.start()
+    path = f"/backup/{BACKUP}/restore"
+    s3 = {"adapter": "s3", "truncate_directory": True}
+    blocked = "The provided backup link resolves to a blocked address."
+    for body, status, error in (
+        ({"adapter": "wings"}, 404, "The requested backup was not found on this server."),
+        (s3, 400, "The download_url field is required when the backup adapter is set to S3."),
+        (s3 | {"download_url": "http://127.0.0.1:8080/backup"}, 400, blocked),
+        (s3 | {"download_url": "http://[::1]:8080/backup"}, 400, blocked),
+        (
+            s3 | {"download_url": "ftp://store.example/backup"},
+            400,
+            "The provided backup link must use HTTP or HTTPS.",
+        ),
+        (
+            s3 | {"download_url": "https://"},
+            400,
+            "The provided backup link is not a valid URL.",
+        ),
+        ({"adapter": "tape"}, 400, "The data provided in the request could not be validated."),
+    ):
+        answer = await restoring.ask("POST", path, body)
+        assert (answer[0], answer[1]["error"]) == (status, error)
+    answer = await restoring.ask("POST", "/backup/x/restore", {"adapter": "wings"})
+    assert answer[1]["error"] == "The backup identifier must be a valid UUID."
+    assert restoring.content() == BROKEN
+    assert restoring.staged() == []
+
+
+async def test_a_second_restore_is_refused_while_one_is_under_way(
+    restoring: RestoringNode,
+) -> None:
+    restoring.store()
+    await restoring.start()
+    await restoring.panel.restore(UUID, BACKUP)
+    second = await restoring.ask("POST", f"/backup/{BACKUP}/restore", {"adapter": "wings"})
+    assert (second[0], second[1]["error"]) == (409, "server is currently being restored")
+    start = await restoring.ask("POST", "/power", {"action": "start"})
+    assert (start[0], start[1]["error"]) == (409, "server is currently being restored")
+    await until(lambda: restoring.panel.restored(UUID) is not None)
+    assert restoring.panel.restored(UUID) is True

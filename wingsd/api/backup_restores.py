@@ -1,0 +1,102 @@
+"""`/api/servers/{uuid}/backup/{backup}/restore`: restoring a backup of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import attrs
+
+from wingsd.api.resource import Endpoint, ServerResource
+from wingsd.backups.downloads import BackupMissing, open_backup
+from wingsd.config import Config
+from wingsd.errors import BadRequest
+from wingsd.http.operations import INVALID, Success, Topic, call
+from wingsd.http.request import StreamingRequest
+from wingsd.restores.archives import LocalArchive, RestoreArchive
+from wingsd.restores.links import RestoreLinks
+from wingsd.restores.manager import Restores
+from wingsd.servers.registry import Servers
+from wingsd.threadio import Workers
+from wingsd.util.serialization import Keywords
+from wingsd.util.text import canonical_uuid
+
+__all__ = ["RestoreEndpoint"]
+
+WINGS, S3 = "wings", "s3"
+
+
+@attrs.frozen(eq=False, repr=False)
+class RestoreRequest:
+    """Which backup is restored, and how."""
+
+    adapter: Annotated[str, Keywords(enum=(WINGS, S3))]
+    truncate_directory: Annotated[
+        bool,
+        "Replace all files of the server. Otherwise those of the backup are laid over them.",
+    ] = False
+    download_url: Annotated[
+        str | None, "A signed link to the archive, for a backup in S3.", Keywords(format="uri")
+    ] = None
+
+
+class RestoreEndpoint(Endpoint, ServerResource):
+    """`/api/servers/{uuid}/backup/{backup}/restore`."""
+
+    topic = Topic.SERVERS
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        restores: Restores,
+        links: Callable[[], RestoreLinks],
+        disk: Workers,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, servers, parts)
+        self._restores = restores
+        self._links = links
+        self._disk = disk
+
+    @call(
+        "POST",
+        Success(HTTPStatus.ACCEPTED, "The backup is being restored."),
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR),
+    )
+    async def restore_backup(self, request: StreamingRequest, body: RestoreRequest) -> None:
+        """Restore a backup of a server.
+
+        Its archive is opened, or requested, before the answer; all of it is then read and verified
+        before the server is stopped. The end is reported to the Panel.
+        """
+        backup = canonical_uuid(self._parts["backup"].decode("latin-1"))
+        if backup is None:
+            raise BadRequest("The backup identifier must be a valid UUID.")
+        await self._restores.begin(
+            self.game_server, backup, self._opener(backup, body), truncate=body.truncate_directory
+        )
+
+    def _opener(
+        self, backup: str, body: RestoreRequest
+    ) -> Callable[[], Awaitable[RestoreArchive]]:
+        """Return what opens the archive. Raises `BadRequest`."""
+        if body.adapter == WINGS:
+            return lambda: self._open_local(backup)
+        if body.adapter != S3:
+            raise BadRequest(INVALID, f'adapter: expected "{WINGS}" or "{S3}"')
+        url = body.download_url
+        if not url:
+            raise BadRequest(
+                "The download_url field is required when the backup adapter is set to S3."
+            )
+        return lambda: self._links().open(url)
+
+    async def _open_local(self, backup: str) -> RestoreArchive:
+        """Open a local backup. Raises `BackupMissing`, `StorageError`."""
+        directory = self._config.system.backup_directory
+        file = await self._disk.run(open_backup, directory, self.uuid, backup)
+        if file is None:
+            raise BackupMissing(backup)
+        return LocalArchive(file)

@@ -1,0 +1,65 @@
+"""The restoring of backups on a node."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import DeferredSemaphore
+
+from wingsd import __version__
+from wingsd.app.process import RESTORERS
+from wingsd.app.wiring.transfers import TransfersWiring
+from wingsd.archive import ArchiveLimits
+from wingsd.config import CALAGOPUS, Config
+from wingsd.restores.content import ContentParts
+from wingsd.restores.leftovers import RestoreLeftovers
+from wingsd.restores.manager import Restores
+from wingsd.restores.restore import RestoreReporting
+from wingsd.restores.storage import RestoreStorage
+from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.restores.links import RestoreLinks
+
+__all__ = ["RestoresWiring"]
+
+
+class RestoresWiring(TransfersWiring):
+    """The objects that restore backups."""
+
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
+        """Raises `ConfigError` when the configuration names invalid files."""
+        super().__init__(config, endpoint, reactor, path)
+        self.restores = self._make_restores()
+
+    def _make_restores(self) -> Restores:
+        config, disk = self._config, self.pools.disk
+        system = config.system
+        storage = RestoreStorage(
+            self.staging, Path(system.data), self.owner, self.quotas, system.transfers.durable
+        )
+        parts = ContentParts(
+            storage=storage,
+            workers=self.pools.restorers,
+            slots=DeferredSemaphore(RESTORERS),
+            disk=disk,
+            limits=ArchiveLimits.configured(system.transfers),
+        )
+        return Restores(
+            self.servers,
+            parts,
+            RestoreLeftovers(storage, disk, system.backups.quarantine_days),
+            RestoreReporting(self.database, self.callbacks, self._reactor),
+            for_calagopus=config.family == CALAGOPUS,
+        )
+
+    @cached_property
+    def restore_links(self) -> RestoreLinks:
+        """What opens links to backups in S3."""
+        # Here, since a node without backups in S3 saves what its libraries take.
+        from wingsd.restores.links import RestoreLinks  # noqa: PLC0415
+
+        allowlist = self._config.system.backups.restore_host_allowlist
+        return RestoreLinks.configured(self._reactor, allowlist, f"wingsd/{__version__}")

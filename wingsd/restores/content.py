@@ -1,0 +1,148 @@
+"""The content of one backup, from its archive to the server's place.
+
+Read `RestoredContent` from top to bottom: `stage` reads and verifies the whole archive beside the
+server's files, `lay_over` adds the present files that stay, `put_into_place` exchanges both. Until
+then nothing of the server is changed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+from twisted.internet.defer import DeferredSemaphore
+from twisted.logger import Logger
+
+from wingsd.archive import ArchiveLimits
+from wingsd.archive.extract import Extracted, extract
+from wingsd.errors import DiskLimitExceeded
+from wingsd.filesystem.disk_size import measure
+from wingsd.restores.announcements import ReadProgress
+from wingsd.restores.archives import RestoreArchive
+from wingsd.restores.errors import BackupChecksumMismatch
+from wingsd.restores.overlay import kept_size, overlay
+from wingsd.restores.storage import RestoreStorage
+from wingsd.threadio import Workers
+from wingsd.transfers.cancellation import CancelScope, slots_held
+
+__all__ = ["ContentParts", "RestoredContent"]
+
+_MIB = 1 << 20
+
+
+@attrs.frozen(eq=False, repr=False)
+class ContentParts:
+    """What reads archives and stores their content. `limits` are those of the node."""
+
+    storage: RestoreStorage
+    #: Threads that read archives, as many at a time as `slots` has.
+    workers: Workers
+    slots: DeferredSemaphore
+    #: Threads for short work on the disk.
+    disk: Workers
+    limits: ArchiveLimits
+
+
+class RestoredContent:
+    """The content of a backup for the server with the UUID `server`, whose files are in `place`.
+
+    `disk_space` is the server's disk limit in MiB. Methods raise `WingsdError`. `close` must be
+    called, and nothing be under way then.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: str,
+        place: str,
+        disk_space: int,
+        archive: RestoreArchive,
+        parts: ContentParts,
+    ) -> None:
+        self.progress = ReadProgress()
+        self.archive = archive
+        self._server = server
+        self._place = place
+        self._disk_space = disk_space
+        self._parts = parts
+        self._directory = -1
+
+    async def stage(self, scope: CancelScope, *, keep_present: bool) -> None:
+        """Read the archive to its end into a new directory, and verify all of it.
+
+        With `keep_present`, the present files that stay count against the disk limit, too. Who
+        cancels `scope` is to abort the archive as well.
+        """
+        parts = self._parts
+        self._directory = await parts.disk.run(parts.storage.create, self._server)
+        async with slots_held(parts.slots, 1, scope):
+            self.archive.begin()
+            extracted = await parts.workers.run(self._extract)
+            scope.check()
+            await parts.workers.run(self._verify, extracted, keep_present=keep_present)
+        self._log.info(
+            "{server}: the backup is read and verified: {files} files, {size} bytes",
+            server=self._server,
+            files=extracted.file_count,
+            size=extracted.unpacked_bytes,
+        )
+
+    async def lay_over(self) -> None:
+        """Add the present files that the backup does not have. The server must not run."""
+        limits, storage = self._parts.limits, self._parts.storage
+        await self._parts.workers.run(
+            overlay, self._place, self._directory, storage.owner, limits.directory_memory
+        )
+
+    async def flush(self) -> int:
+        """Return the inode of the new directory when all of it is on stable storage."""
+        return await self._parts.disk.run(self._parts.storage.flush, self._directory)
+
+    async def put_into_place(self, inode: int) -> None:
+        """Exchange the new content with the present one: wholly, or not at all."""
+        storage = self._parts.storage
+        await self._parts.disk.run(storage.put_into_place, self._server, inode)
+
+    def close(self) -> None:
+        """Close the archive and the directory."""
+        self.archive.close()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+    # In a thread
+
+    @property
+    def _path(self) -> str:
+        return self._parts.storage.path(self._server)
+
+    def _extract(self) -> Extracted:
+        storage, limits = self._parts.storage, self._parts.limits
+        return extract(
+            self.progress.counted(self.archive.blocks()),
+            self._path,
+            storage.owner,
+            self._warn,
+            limits=limits.for_server(self._disk_space),
+            abort=self.archive.interrupt,
+            visit=self.progress.note,
+        )
+
+    def _warn(self, line: str) -> None:
+        self._log.warn("{server}: {line}", server=self._server, line=line)
+
+    def _verify(self, extracted: Extracted, *, keep_present: bool) -> None:
+        expected = self.archive.sha256
+        if expected and extracted.sha256 != expected:
+            raise BackupChecksumMismatch(extracted.sha256, expected)
+        limit = ArchiveLimits.disk_bytes(self._disk_space)
+        if limit is None or not keep_present:
+            return
+        size = measure(self._path) + kept_size(self._place, self._directory)
+        if size > limit:
+            raise DiskLimitExceeded(
+                f"with the present files that stay, the server's files take {-(-size // _MIB)} "
+                f"MiB, its disk limit is {limit // _MIB} MiB; raise its disk limit, delete files, "
+                "or have the backup replace all files"
+            )

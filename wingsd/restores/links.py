@@ -1,0 +1,155 @@
+"""The link to a backup in S3: requested by the rules for addresses that users give.
+
+What the answer to the request is refused with is Wings'. The archive is read while it is
+downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from http import HTTPStatus
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+
+from wingsd.errors import WingsdError
+from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
+from wingsd.guarded_http.errors import (
+    AddressBlocked,
+    DownloadFailed,
+    TooManyRedirects,
+    UrlInvalid,
+    UrlSchemeRefused,
+)
+from wingsd.guarded_http.limits import FetchLimits
+from wingsd.guarded_http.policy import AddressPolicy
+from wingsd.restores.errors import BackupLinkRefused
+from wingsd.threadio import Feed
+from wingsd.util.reactor import Reactor
+from wingsd.util.text import escaped
+
+__all__ = ["DownloadedArchive", "RestoreLinks"]
+
+_ACCEPTED = ("application/x-gzip", "application/gzip")
+#: Seconds: a Panel waits 15 for the answer to its request, and signs a link for 5 minutes. The
+#: whole may take as long as it does, as long as some of it comes.
+_LIMITS = FetchLimits(connect=5, answer=10, idle=120, total=48 * 3600)
+_TYPE = re.compile(r"[\x20-\x7e]{0,200}")
+
+
+class DownloadedArchive:
+    """A backup that is downloaded while it is read; its bytes wait in a bounded buffer."""
+
+    kind = "S3 backup"
+    sha256 = ""
+
+    def __init__(self, answer: GuardedAnswer, reactor: IReactorFromThreads) -> None:
+        self.size = answer.length or 0
+        self._answer = answer
+        self._reactor = reactor
+        self._feed = Feed(reactor)
+        self._delivery: Deferred[None] | None = None
+
+    def begin(self) -> None:
+        """Have it downloaded."""
+        self._delivery = Deferred.fromCoroutine(self._deliver())
+
+    async def _deliver(self) -> None:
+        try:
+            await self._answer.deliver(self._feed)
+        except WingsdError as error:
+            self._feed.fail(error)
+        except CancelledError:
+            self._feed.fail(DownloadFailed("the download was ended"))
+        except Exception as error:
+            self._feed.fail(DownloadFailed(f"its connection failed: {error}"))
+        else:
+            self._feed.finish()
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its bytes as they arrive. Raises `DownloadFailed`, and what `abort` was given."""
+        return self._feed.blocks()
+
+    def abort(self, error: WingsdError) -> None:
+        """Have `blocks` raise `error`, and close the connection."""
+        self._feed.fail(error)
+        self._answer.close()
+
+    def interrupt(self) -> None:
+        """Have `blocks` raise."""
+        self._feed.fail(DownloadFailed("the download is not needed any more"))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._feed.close()
+        self._answer.close()
+
+
+@attrs.frozen(eq=False, repr=False)
+class RestoreLinks:
+    """Opens links to backups in S3."""
+
+    client: GuardedClient
+    reactor: IReactorFromThreads
+
+    @classmethod
+    def configured(
+        cls, reactor: Reactor, allowlist: Iterable[str], user_agent: str
+    ) -> RestoreLinks:
+        """Return what opens links to public addresses, and to those of the allowlist."""
+        return cls(GuardedClient(reactor, AddressPolicy.of(allowlist), user_agent), reactor)
+
+    async def open(self, url: str) -> DownloadedArchive:
+        """Request the archive. Raises `BackupLinkRefused`, `DownloadFailed`."""
+        answer = await self._answer(url)
+        try:
+            _check(answer)
+        except BaseException:
+            answer.close()
+            raise
+        return DownloadedArchive(answer, self.reactor)
+
+    async def _answer(self, url: str) -> GuardedAnswer:
+        try:
+            return await self.client.get(url, _LIMITS)
+        except UrlSchemeRefused as error:
+            raise BackupLinkRefused("The provided backup link must use HTTP or HTTPS.") from error
+        except UrlInvalid as error:
+            raise BackupLinkRefused(
+                "The provided backup link is not a valid URL.", error.reason
+            ) from error
+        except AddressBlocked as error:
+            raise BackupLinkRefused(
+                "The provided backup link resolves to a blocked address.",
+                "if it is that of your own store, add its host to "
+                "system.backups.restore_host_allowlist in this node's configuration",
+            ) from error
+        except TooManyRedirects as error:
+            raise BackupLinkRefused(
+                "The provided backup link redirects too many times.", error.detail
+            ) from error
+
+
+def _check(answer: GuardedAnswer) -> None:
+    if answer.status != HTTPStatus.OK:
+        raise BackupLinkRefused(
+            "The provided backup link returned an invalid response status: "
+            f"{_status(answer.status)}",
+            "a link of S3 is good for some minutes; restore the backup again",
+        )
+    kind = answer.header("content-type")
+    if kind.partition(";")[0].strip().lower() not in _ACCEPTED:
+        shown = kind if _TYPE.fullmatch(kind) else escaped(kind[:200])
+        raise BackupLinkRefused(
+            "The provided backup link is not a supported content type. "
+            f'"{shown}" is not application/x-gzip.'
+        )
+
+
+def _status(code: int) -> str:
+    with suppress(ValueError):
+        return f"{code} {HTTPStatus(code).phrase}"
+    return str(code)

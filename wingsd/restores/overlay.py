@@ -1,0 +1,210 @@
+"""Lays restored files over the present ones of a server, in a new directory.
+
+The new directory has the restored files. Each present file that it does not have is added to it by
+a hard link, so nothing is copied, nothing of the present directory is changed, and until one takes
+the place of the other both are whole. What was restored counts where both have a name, whatever
+kind each is: a present directory in the place of a restored file is left out with all below it. A
+directory in both has the mode of the present one.
+
+Blocking. No symlink is followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import NoReturn
+
+import attrs
+
+from wingsd.archive.directories import DirectoryMetadata
+from wingsd.errors import StorageError
+from wingsd.filesystem.disk_size import counted_entries
+from wingsd.filesystem.open_directories import OpenDirectories, Path
+from wingsd.filesystem.walk import FirstNames, Listing, opened, walk
+from wingsd.util.text import disk_advice, display
+
+__all__ = ["kept_size", "overlay"]
+
+_MODE = 0o7777
+
+
+def kept_size(present: str, restored: int) -> int:
+    """Return the bytes of the present files that `overlay` would add, as a disk limit counts them.
+
+    `present` is a path, `restored` a descriptor. Raises StorageError, also where a file cannot be
+    linked since it is on another file system.
+    """
+    with _present(present) as root:
+        if root < 0:
+            return 0
+        device = os.fstat(restored).st_dev
+        counting = _Counting(device)
+        with closing(_Overlay(root, restored)) as comparing:
+            # The server may run: what vanishes meanwhile is not kept.
+            for listing in comparing.kept(lambda name, why: None):
+                counting.add(listing)
+        return counting.size + counted_entries(counting.entries)
+
+
+def overlay(present: str, restored: int, owner: tuple[int, int], memory: int) -> None:
+    """Add the present files to the restored ones. Raises StorageError.
+
+    `owner` is the user and group id of new directories; `memory` are the most bytes of metadata of
+    directories, which is else kept on the disk.
+    """
+    with _present(present) as root:
+        if root >= 0:
+            with closing(_Overlay(root, restored)) as merging:
+                merging.merge(owner, memory)
+
+
+@contextmanager
+def _present(path: str) -> Iterator[int]:
+    """Open the present directory; -1 where there is none, or something else."""
+    if not os.path.isdir(path) or os.path.islink(path):
+        yield -1
+        return
+    with opened(path) as root:
+        yield root
+
+
+@attrs.define
+class _Counting:
+    device: int
+    size: int = 0
+    entries: int = 0
+    _links: FirstNames = attrs.Factory(FirstNames)
+
+    def add(self, listing: Listing) -> None:
+        if listing.stat.st_dev != self.device:
+            shown = display(b"/".join(listing.path) or b".")
+            raise StorageError(
+                f"{shown} is on another file system than the server's directory, and cannot be "
+                "kept beside the restored files; unmount it, or have the backup replace all files"
+            )
+        self.entries += len(listing.symlinks) + len(listing.directories)
+        for name in listing.files:
+            with suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+                inode = (found.st_dev, found.st_ino)
+                if found.st_nlink > 1 and not self._links.add(inode, name):
+                    self.entries += 1
+                else:
+                    self.size += found.st_size
+
+
+class _Overlay:
+    """Goes through the present files below `present` that the tree below `restored` lacks."""
+
+    def __init__(self, present: int, restored: int) -> None:
+        self._present = present
+        self._restored = restored
+        self._directories = OpenDirectories(restored, self._made)
+
+    def close(self) -> None:
+        self._directories.close()
+
+    def kept(self, vanished: Callable[[bytes, str], None]) -> Iterator[Listing]:
+        """Yield the listings of the present tree with the names that are kept."""
+        return walk(self._present, vanished, self._select)
+
+    def merge(self, owner: tuple[int, int], memory: int) -> None:
+        place = f"/proc/self/fd/{self._restored}"
+        with closing(DirectoryMetadata(place, memory)) as metadata:
+            try:
+                for listing in self.kept(_changed):
+                    self._merge(listing, metadata)
+            except OSError as error:
+                self._fail((), error)
+            self._finish(metadata, owner)
+
+    def _merge(self, listing: Listing, metadata: DirectoryMetadata) -> None:
+        path = listing.path
+        try:
+            if listing.is_first:
+                self._enter(listing, metadata)
+            target = self._directories.get(path)
+            for name in (*listing.files, *listing.symlinks, *listing.others):
+                with suppress(FileExistsError):
+                    os.link(
+                        name,
+                        name,
+                        src_dir_fd=listing.fd,
+                        dst_dir_fd=target,
+                        follow_symlinks=False,
+                    )
+        except OSError as error:
+            self._fail(path, error)
+
+    def _enter(self, listing: Listing, metadata: DirectoryMetadata) -> None:
+        """Note the mode and time of a directory, which linking into it would change."""
+        path, mode, mtime = listing.path, listing.stat.st_mode, listing.stat.st_mtime_ns
+        try:
+            found = os.fstat(self._directories.get(path, make=False))
+        except FileNotFoundError:
+            self._directories.get(path)
+        else:
+            mtime = found.st_mtime_ns
+        note = metadata.add if path else metadata.update
+        note(path, mode & _MODE, mtime)
+
+    def _finish(self, metadata: DirectoryMetadata, owner: tuple[int, int]) -> None:
+        path: Path = ()
+        try:
+            for path, mode, mtime in metadata.in_order():
+                fd = self._directories.get(path, make=False)
+                os.fchown(fd, *owner)
+                os.fchmod(fd, mode)
+                if mtime is not None:
+                    os.utime(fd, ns=(mtime, mtime))
+        except OSError as error:
+            self._fail(path, error)
+
+    def _select(self, listing: Listing) -> Listing:
+        """Leave out the names for which there is something restored."""
+        try:
+            other = self._directories.get(listing.path, make=False)
+        except FileNotFoundError:
+            return listing  # All of it is kept.
+        return attrs.evolve(
+            listing,
+            files=_missing(listing.files, other),
+            symlinks=_missing(listing.symlinks, other),
+            others=_missing(listing.others, other),
+            directories=[name for name in listing.directories if _may_enter(name, other)],
+        )
+
+    def _made(self, path: Path) -> None:
+        """Nothing: what is made is noted when it is entered."""
+
+    def _fail(self, path: Path, error: OSError) -> NoReturn:
+        shown = display(b"/".join(path) or b".")
+        if error.errno == errno.EXDEV:
+            why = "its files are on another file system than the server's directory"
+        else:
+            why = disk_advice(error)
+        raise StorageError(f"{shown} could not be kept: {why}") from error
+
+
+def _changed(name: bytes, why: str) -> NoReturn:
+    raise StorageError(f"{display(name)} was changed while the backup was laid over it: {why}")
+
+
+def _missing(names: list[bytes], directory: int) -> list[bytes]:
+    return [name for name in names if _mode(name, directory) is None]
+
+
+def _may_enter(name: bytes, directory: int) -> bool:
+    mode = _mode(name, directory)
+    return mode is None or stat.S_ISDIR(mode)
+
+
+def _mode(name: bytes, directory: int) -> int | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,165 @@
+"""The restoring of one backup, with a success or a failure.
+
+Nothing of the server is changed, and it is not stopped, before the whole archive is read and
+verified. Then it is stopped as its egg says, not killed, and the new content put into its place at
+once. From the record of that on a later daemon completes it; before it, nothing has changed.
+"""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from wingsd.callbacks import CallbackQueue
+from wingsd.errors import DaemonStopping, ServerBusy, WingsdError
+from wingsd.restores.announcements import Announcements
+from wingsd.restores.content import RestoredContent
+from wingsd.restores.errors import RestoreFailed
+from wingsd.restores.leftovers import RestoreLeftovers
+from wingsd.servers import Server
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
+from wingsd.transfers.cancellation import CancelScope
+from wingsd.util.text import readable_time
+
+__all__ = ["ANSWER_PATIENCE", "STOP_WITHIN", "Restore", "RestoreReporting"]
+
+#: Seconds that a running server may take to stop; Wings' figure.
+STOP_WITHIN = 120.0
+#: Seconds to wait for the Panel's answer before the event by which pages load the server again.
+ANSWER_PATIENCE = 10.0
+#: Seconds after the answer to the request in which its end is not reported: a Panel commits that
+#: the server is being restored only when it has the answer, and a report before is without effect.
+FIRST_MOMENT = 0.5
+
+
+@attrs.frozen(eq=False, repr=False)
+class RestoreReporting:
+    """Where a restore is recorded, and its end reported."""
+
+    database: StateDatabase
+    callbacks: CallbackQueue
+    reactor: IReactorTime
+
+
+class Restore:
+    """The restoring of a backup for `server`, as recorded; `run` does it."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: Server,
+        record: RestoreRecord,
+        content: RestoredContent,
+        leftovers: RestoreLeftovers,
+        announcements: Announcements,
+        reporting: RestoreReporting,
+    ) -> None:
+        self.server = server
+        self.record = record
+        #: Fires when nothing more is done with the server's files, before the Panel has heard it.
+        self.over: Deferred[None] = Deferred()
+        self._content = content
+        self._leftovers = leftovers
+        self._announcements = announcements
+        self._reporting = reporting
+        self._scope = CancelScope()
+        self._was_stopped = False
+        self._moment: Deferred[None] = succeed(None)
+
+    async def run(self) -> None:
+        """Restore the backup, and report how that has ended."""
+        self._moment = deferLater(self._reporting.reactor, FIRST_MOMENT)
+        outcome = Outcome.FAILURE
+        try:
+            await self._restore()
+            outcome = Outcome.SUCCESS
+        except CancelledError:
+            raise
+        except WingsdError as error:
+            if isinstance(self._scope.reason, DaemonStopping):
+                return  # The next daemon reports it, and starts the server again.
+            self._announcements.failed(error)
+        except Exception:
+            self._log.failure("{server}: its backup was not restored", server=self.server.uuid)
+            self._announcements.failed(None)
+        finally:
+            self._content.close()
+            if isinstance(self._scope.reason, DaemonStopping):
+                self.over.callback(None)
+        await self._end(outcome)
+
+    def cancel(self, reason: WingsdError) -> None:
+        """Have it fail for this reason, unless the content is being put into place already."""
+        self._scope.cancel(reason)
+        self._content.archive.abort(reason)
+
+    # The steps
+
+    async def _restore(self) -> None:
+        content, scope, server = self._content, self._scope, self.server
+        self._log.info(
+            "{server}: restoring the backup {backup}: it is read and verified",
+            server=server.uuid,
+            backup=self.record.backup,
+        )
+        with self._announcements.reading(content.progress, content.archive.size):
+            await content.stage(scope, keep_present=not self.record.truncate)
+        await self._stop()
+        await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
+        if not self.record.truncate:
+            await content.lay_over()
+        inode = await content.flush()
+        scope.check()
+        await self._reporting.database.commit_restore(server.uuid, inode)
+        await content.put_into_place(inode)
+        self._announcements.succeeded()
+        await self._leftovers.retire(self.record)
+
+    async def _stop(self) -> None:
+        """Stop the server if it runs. Raises `RestoreFailed` when it does not stop in time."""
+        server, scope = self.server, self._scope
+        scope.check()
+        if server.state is PowerState.OFFLINE:
+            # An engine that has not answered yet may have it running.
+            await scope.wait(Deferred.fromCoroutine(server.adopt()))
+        if server.state is PowerState.OFFLINE:
+            return
+        await self._reporting.database.start_after_restore(server.uuid)
+        self._was_stopped = True
+        server.say("The backup is verified. The server is stopped to put it into place.")
+        stopping = Deferred.fromCoroutine(server.stop_gently(STOP_WITHIN))
+        if not await scope.wait(stopping):
+            raise RestoreFailed(
+                f"the server has not stopped within {readable_time(STOP_WITHIN)}; stop it, or "
+                "kill it, and restore the backup again"
+            )
+
+    async def _end(self, outcome: Outcome) -> None:
+        server, reporting = self.server, self._reporting
+        await self._leftovers.withdraw(server.uuid)
+        await self._moment
+        report = await reporting.callbacks.add_restore(self.record, outcome)
+        server.operations.release(Operation.RESTORE)
+        if outcome is Outcome.SUCCESS:
+            server.files.received(None)
+        self._leftovers.delete(server.uuid)
+        self.over.callback(None)
+        await report.answered_within(ANSWER_PATIENCE, reporting.reactor)
+        self._announcements.ended(outcome)
+        if self._was_stopped and not isinstance(self._scope.reason, ServerBusy):
+            await self._start()
+
+    async def _start(self) -> None:
+        """Start the server again, which ran before."""
+        if self.server.state is not PowerState.OFFLINE:
+            return
+        try:
+            await self.server.power(PowerAction.START)
+        except WingsdError:
+            return  # It is shown in the console, and logged.

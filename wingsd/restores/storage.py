@@ -1,0 +1,219 @@
+"""The content of a backup on the disk: staged beside a server's files, and exchanged with them.
+
+It is in the staging area, so that a rename puts it into place. Old and new content change places
+at once, renameat2(2), where the file system can do that, else by two renames. Which of them is in
+place is told by the inode of the new directory, so that a later daemon can complete an exchange
+that was begun. The old content is then deleted, or kept in quarantine.
+
+Blocking: run it in a thread, but for `recover` at the daemon's start. Methods raise StorageError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+
+from wingsd.errors import StorageError
+from wingsd.filesystem import remove_tree
+from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2, syncfs
+from wingsd.servers.quotas import ProjectQuotas
+from wingsd.statedb import RestoreRecord
+from wingsd.transfers.storage.quarantine import keep_replaced
+from wingsd.transfers.storage.staging import Staging
+from wingsd.util.durable import move, storage_errors, time_stamp
+from wingsd.util.text import disk_advice
+
+__all__ = ["RestoreStorage"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: The names in the staging area, after the server's: what is being restored, the old content
+#: where it could not be exchanged at once, and what is to be deleted.
+_RESTORED, _REPLACED, _DISCARDED = ".restored", ".replaced", ".discarded"
+#: What renameat2(2) fails with where the file system, or the kernel, cannot exchange.
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV)
+
+
+@attrs.frozen(eq=False, repr=False)
+class RestoreStorage:
+    """Where contents of backups are staged, and put into place.
+
+    `owner` is the user and group id of servers' directories. With `durable` what is done is on
+    stable storage when a method returns. `exchange` is renameat2(2).
+    """
+
+    staging: Staging
+    data: Path
+    owner: tuple[int, int]
+    quotas: ProjectQuotas
+    durable: bool
+    exchange: Callable[[int, bytes, int, bytes, int], None] = renameat2
+
+    def create(self, server: str) -> int:
+        """Make a new, empty directory for the content; return its descriptor.
+
+        It has no project of a quota, so that hard links to the present files can be made in it.
+        """
+        self.withdraw(server)
+        path = self._restored(server)
+        with storage_errors(f"{path} cannot be made"):
+            path.mkdir(mode=0o755)
+            descriptor = os.open(path, _DIRECTORY)
+            try:
+                os.fchown(descriptor, *self.owner)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return descriptor
+
+    def path(self, server: str) -> str:
+        """Return where a server's content is staged."""
+        return str(self._restored(server))
+
+    def flush(self, descriptor: int) -> int:
+        """Return the inode of a staged directory when all below it is on stable storage.
+
+        The descriptor is that of `create`: the kernel reports a failure of writing only to those
+        that were open by then.
+        """
+        with storage_errors(f"{self.staging.path} could not be synced"):
+            if self.durable:
+                syncfs(descriptor)
+            return os.fstat(descriptor).st_ino
+
+    def is_in_place(self, server: str, inode: int) -> bool:
+        """Return whether the directory with this inode is in the server's place."""
+        return _inode(self.data / server) == inode
+
+    def put_into_place(self, server: str, inode: int) -> None:
+        """Exchange the staged content with the present one, if that is not done.
+
+        When it fails, the present one is in place as before, unless `is_in_place` says otherwise.
+        """
+        if self.is_in_place(server, inode):
+            return
+        place, restored = self.data / server, self._restored(server)
+        if _inode(restored) != inode:
+            raise StorageError(
+                f"{restored} is not the content that was prepared; restore the backup again"
+            )
+        if not os.path.lexists(place):
+            move(restored, place, durable=self.durable)
+            return
+        try:
+            self._exchange(server)
+        except OSError as error:
+            if error.errno not in _NO_EXCHANGE:
+                why = f"{restored} cannot be moved to {place}: {disk_advice(error)}"
+                raise StorageError(why) from error
+            self._move_both(server)
+
+    def _exchange(self, server: str) -> None:
+        place, restored = self.data / server, self._restored(server)
+        names = place.name.encode(), restored.name.encode()
+        source = os.open(place.parent, _DIRECTORY)
+        try:
+            target = os.open(restored.parent, _DIRECTORY)
+            try:
+                self.exchange(source, names[0], target, names[1], RENAME_EXCHANGE)
+                try:
+                    for directory in (source, target) if self.durable else ():
+                        os.fsync(directory)
+                except OSError:
+                    self.exchange(source, names[0], target, names[1], RENAME_EXCHANGE)
+                    raise
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _move_both(self, server: str) -> None:
+        place, replaced = self.data / server, self._path(server, _REPLACED)
+        move(place, replaced, durable=self.durable)
+        try:
+            move(self._restored(server), place, durable=self.durable)
+        except StorageError:
+            move(replaced, place, durable=self.durable)
+            raise
+
+    def retire(self, server: str, *, keep: bool) -> str | None:
+        """Take the old content out of the way of `clear`; return where it is kept, if it is."""
+        old = self._path(server, _REPLACED)
+        if not os.path.lexists(old):
+            old = self._restored(server)
+        if not os.path.lexists(old):
+            return None
+        self.quotas.release(server, str(old))
+        if keep:
+            return str(keep_replaced(server, old, self.staging.quarantine))
+        self._put_aside(server, old)
+        return None
+
+    def withdraw(self, server: str) -> None:
+        """Take what is staged of a server out of use; `discard` deletes it."""
+        for suffix in (_RESTORED, _REPLACED):
+            path = self._path(server, suffix)
+            if os.path.lexists(path):
+                self._put_aside(server, path)
+
+    def _put_aside(self, server: str, path: Path) -> None:
+        move(path, self._path(server, f".{time_stamp()}{_DISCARDED}"), durable=False)
+
+    def discard(self, server: str) -> None:
+        """Delete what was taken out of use."""
+        for path in Path(self.staging.path).glob(f"{server}.*{_DISCARDED}"):
+            with storage_errors(f"{path} cannot be removed"):
+                _remove(path)
+
+    # At the daemon's start
+
+    def names(self, records: Sequence[RestoreRecord]) -> list[str]:
+        """Return the names in the staging area that are to stay for `recover`."""
+        return [
+            f"{record.server}{suffix}"
+            for record in records
+            if record.inode is not None
+            for suffix in (_RESTORED, _REPLACED)
+        ]
+
+    def recover(self, record: RestoreRecord, *, keep: bool) -> str | None:
+        """Complete a restore that an earlier daemon has begun to put into place.
+
+        Return where the old content is kept, if it is.
+        """
+        if record.inode is None:
+            return None
+        self.put_into_place(record.server, record.inode)
+        return self.retire(record.server, keep=keep)
+
+    def _restored(self, server: str) -> Path:
+        return self._path(server, _RESTORED)
+
+    def _path(self, server: str, suffix: str) -> Path:
+        return Path(self.staging.path) / f"{server}{suffix}"
+
+
+def _inode(path: Path) -> int | None:
+    """Return the inode of a directory, None where there is none."""
+    try:
+        descriptor = os.open(path, _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise StorageError(f"{path} cannot be inspected: {disk_advice(error)}") from error
+    try:
+        return os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        remove_tree(str(path))
