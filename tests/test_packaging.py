@@ -20,6 +20,7 @@ NAMES = {
     "cattrs": "cattr",
     "google-re2": "re2",
     "pyjwt": "jwt",
+    "python-snappy": "snappy",
     "pyyaml": "yaml",
     "twisted[tls]": "twisted",
 }

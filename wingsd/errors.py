@@ -5,7 +5,13 @@ The class, the HTTP status of its answer, and the module where that is not this 
     WingsdError                      500
       BadRequest                     400
         AddressBlocked               400  guarded_http/errors
+        ArchiveDamaged               400  files/extraction_errors
+        ArchiveEncrypted             400  files/extraction_errors
+        ArchiveExcessive             400  files/extraction_errors
+        ArchiveFormatUnknown         400  files/extraction_errors
         ArchiveFormatUnsupported     400  files/archive_names
+        ArchiveInParts               400  files/extraction_errors
+        ArchiveMethodUnsupported     400  files/extraction_errors
         ArchiveNotFirst              400  transfers/errors
         BackupLinkRefused            400  restores/errors
         BodyIncomplete               400  api/raw_body
@@ -25,6 +31,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         NameTooLong                  400  filesystem/errors
         NoFilesUploaded              400  files/uploads
         NotDirectory                 400  filesystem/errors
+        OverwritesFileInUse          400  files/extraction_errors
         PathInvalid                  400  filesystem/errors
         PermissionMissing            400  websocket/session
         RemoteDownloadDisabled       400  api/file_pulls
@@ -85,6 +92,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       ArchiveError                   500  archive/policy
         MemberRefused                500  archive/policy
       BackupChecksumMismatch         500  restores/errors
+      ArchiveNotParsed             500  files/extraction_errors
       DaemonRestarted                500  transfers/errors
       EnvironmentFailed              500
         ConsoleBlocked               409  docker/runtime
@@ -326,10 +334,18 @@ class DaemonStopping(WingsdError):
 #: The code of every `WingsdError`, those that only one package raises included. They are stable.
 ERROR_CODES = (
     "address-blocked",
+    "archive-damaged",
+    "archive-encrypted",
+    "archive-excessive",
+    "archive-format-unknown",
     "archive-format-unsupported",
+    "archive-in-parts",
     "archive-invalid",
     "archive-member-refused",
+    "archive-method-unsupported",
     "archive-not-first",
+    "archive-not-parsed",
+    "archive-overwrites-file-in-use",
     "backup-checksum-mismatch",
     "backup-conflict",
     "backup-link-refused",

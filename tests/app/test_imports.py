@@ -9,8 +9,11 @@ from pathlib import Path
 #: Libraries that a node without Docker, metrics, transfers and open consoles does without.
 LATER = {
     "autobahn",
+    "brotli",
     "docker",
     "h11",
+    "inflate64",
+    "libarchive",
     "lxml",
     "lz4",
     "pathspec",
@@ -20,6 +23,7 @@ LATER = {
     "re2",
     "requests",
     "ruamel",
+    "snappy",
     "tomlkit",
     "treq",
     "twisted.application.internet",
@@ -32,6 +36,7 @@ CALLS = {
     "wingsd.api.downloads",
     "wingsd.api.file_archives",
     "wingsd.api.file_changes",
+    "wingsd.api.file_extraction",
     "wingsd.api.file_lists",
     "wingsd.api.file_searches",
     "wingsd.api.file_tasks",
@@ -50,6 +55,7 @@ CALLS = {
     "wingsd.config_file.saving",
     "wingsd.files.archives",
     "wingsd.files.entries",
+    "wingsd.files.extraction",
     "wingsd.files.listing",
     "wingsd.files.search",
     "wingsd.files.uploads",
@@ -59,6 +65,7 @@ CALLS = {
     "wingsd.node.disks",
     "wingsd.node.log_files",
     "wingsd.node.redaction",
+    "wingsd.user_archives.process",
 }
 SCRIPT = """
 import sys

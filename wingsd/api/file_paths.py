@@ -33,6 +33,7 @@ _CHANGING: Mapping[str, LaterEndpoint] = {
     f"{_FILES}/copy-many": LaterEndpoint("file_archives", "CopyManyEndpoint"),
     f"{_FILES}/create-directory": LaterEndpoint("file_changes", "CreateDirectoryEndpoint"),
     f"{_FILES}/create-symlink": LaterEndpoint("file_archives", "CreateSymlinkEndpoint"),
+    f"{_FILES}/decompress": LaterEndpoint("file_extraction", "DecompressEndpoint"),
     f"{_FILES}/delete": LaterEndpoint("file_changes", "DeleteEndpoint"),
     f"{_FILES}/operations": LaterEndpoint("file_tasks", "FileTasksEndpoint"),
     f"{_FILES}/operations/{{operation}}": LaterEndpoint("file_tasks", "FileTaskEndpoint"),

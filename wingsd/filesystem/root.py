@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 
 from attrs import evolve
 
-from wingsd.errors import StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem.copying import copy_data
 from wingsd.filesystem.directory import (
     Directory,
@@ -52,7 +52,7 @@ from wingsd.filesystem.partial_file import PartialFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import remove
 from wingsd.filesystem.usage import Unlimited, Usage
-from wingsd.util.text import display, reading_advice
+from wingsd.util.text import display, readable_size, reading_advice
 
 __all__ = ["ServerRoot"]
 
@@ -160,6 +160,14 @@ class ServerRoot(OpenDescriptor):
             return os.statvfs(self._fd)
 
     # Writing
+
+    def check_space(self, size: int) -> None:
+        """Raise DiskLimitExceeded unless so many bytes more fit: the limit, and the disk."""
+        self._usage.add(size)
+        self._usage.free(size)
+        found = self.file_system()
+        if size > found.f_bavail * found.f_frsize:
+            raise DiskLimitExceeded(f"{readable_size(size)} do not fit on the disk of the node")
 
     def new_file(self, path: ServerPath, options: NewFileOptions = DEFAULTS) -> NewFile:
         """Begin a file, also in place of one; directories on the way to it are made.

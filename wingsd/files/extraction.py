@@ -1,0 +1,275 @@
+"""Extracts an archive of a server into one of its directories.
+
+What the archive says comes from a process that counts as hostile (`user_archives`), and goes to
+the disk by `filesystem` only. Every name lands below the directory. A file is written beside its
+name, and replaces an existing one when it is whole. Symlinks are made last, when nothing more is
+written, and only those whose text leads to a place in the server's directory; a hard link becomes
+a copy. Blocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import attrs
+
+from wingsd.errors import StorageError
+from wingsd.files.extraction_errors import ArchiveNotParsed, OverwritesFileInUse, archive_error
+from wingsd.files.guard import Guard
+from wingsd.files.progress import Progress
+from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
+from wingsd.filesystem.errors import (
+    DirectoryMissing,
+    FileInUse,
+    FileMissing,
+    FileTypeRefused,
+    IsDirectory,
+    NameConflict,
+    PathInvalid,
+)
+from wingsd.user_archives.frames import (
+    ArchiveMember,
+    ArchivePlan,
+    MemberKind,
+    ParsedArchive,
+    Refusal,
+)
+from wingsd.user_archives.kinds import is_part_name, name_hint, single_name
+from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
+
+__all__ = ["Extracted", "Extracting", "extract"]
+
+#: Directories whose modes and times are kept, and symlinks that are made; both wait in memory.
+MAX_DIRECTORIES = 50_000
+MAX_SYMLINKS = 50_000
+#: What the owner of a file, or of a directory, may always do with it.
+_OWNERS_FILE, _OWNERS_DIRECTORY = 0o600, 0o700
+_LATEST = (1 << 33) * 1_000_000_000
+
+
+@attrs.frozen
+class Extracting:
+    """The `archive` is extracted into the directory `top`.
+
+    `left` are the bytes that the server may have more, None for no limit.
+    """
+
+    archive: ServerPath
+    top: ServerPath
+    left: int | None = None
+    bounds: ParserBounds = BOUNDS
+
+
+@attrs.define
+class Extracted:
+    """How many members were written, and passed over; `example` is the name of one of those."""
+
+    written: int = 0
+    passed_over: int = 0
+    example: str = ""
+
+    def pass_over(self, path: ServerPath) -> None:
+        """Count a member that is not written."""
+        self.passed_over += 1
+        self.example = self.example or str(path)
+
+
+def extract(root: ServerRoot, guard: Guard, asked: Extracting, progress: Progress) -> Extracted:
+    """Extract an archive; return what became of its members.
+
+    Passed over are those that the denylist has, devices and the like, and links that lead
+    nowhere. Nothing is written where the sizes in the archive exceed the disk limit. After a later
+    failure the files that were whole stay.
+
+    Raises FileMissing, FileDenied, the errors of `extraction_errors`, DiskLimitExceeded,
+    NameConflict, FileTypeRefused, FileWorkCancelled and StorageError.
+    """
+    guard.check(asked.archive)
+    with root.open_file(asked.archive) as archive:
+        process = ArchiveProcess(
+            archive.fileno(),
+            archive.entry.size,
+            name_hint(asked.archive.name),
+            _most(root, asked),
+            progress.check,
+            asked.bounds,
+        )
+        found = process.contents()
+        try:
+            with closing(found):  # type: ignore[type-var]
+                writer = _Writer(root, guard, asked, archive.entry, progress)
+                return writer.run(found)
+        except ParserFailed as error:
+            raise ArchiveNotParsed(str(error)) from error
+        except OSError as error:
+            raise StorageError(f"no process can be started: {error.strerror}") from error
+        except FileInUse as error:
+            raise OverwritesFileInUse(error.detail) from error
+
+
+def _most(root: ServerRoot, asked: Extracting) -> int:
+    """Return the bytes above which an archive is refused by its list."""
+    disk = root.file_system()
+    free = disk.f_bavail * disk.f_frsize
+    return free if asked.left is None else min(free, max(asked.left, 0))
+
+
+@attrs.define(eq=False, repr=False)
+class _Writer:
+    _root: ServerRoot
+    _guard: Guard
+    _asked: Extracting
+    _entry: Entry
+    _progress: Progress
+    _extracted: Extracted = attrs.Factory(Extracted)
+    _directories: list[tuple[ServerPath, ArchiveMember]] = attrs.Factory(list)
+    _symlinks: list[tuple[ServerPath, bytes]] = attrs.Factory(list)
+
+    def run(self, found: Iterator[ParsedArchive]) -> Extracted:
+        for part in found:
+            self._progress.check()
+            match part:
+                case ArchivePlan():
+                    self._root.check_space(max(part.size, 0))
+                    self._progress.bytes_total = max(part.size, 0)
+                case ArchiveMember():
+                    self._member(part, found)
+                case Refusal():
+                    self._refuse(part)
+        self._finish()
+        return self._extracted
+
+    def _refuse(self, refusal: Refusal) -> None:
+        raise archive_error(refusal, is_part=is_part_name(self._asked.archive.name))
+
+    def _member(self, member: ArchiveMember, found: Iterator[ParsedArchive]) -> None:
+        path = self._path(member.name)
+        is_directory = member.kind is MemberKind.DIRECTORY
+        if path == self._asked.top:
+            self._data(found)  # the directory itself
+        elif self._guard.denies(path, is_directory=is_directory):
+            self._extracted.pass_over(path)
+            self._data(found)
+        elif member.kind is MemberKind.FILE:
+            self._file(path, member, found)
+        elif is_directory:
+            self._directory(path, member)
+        elif member.kind is MemberKind.HARD_LINK:
+            self._copy(path, self._path(member.link), member)
+        elif member.kind is MemberKind.SYMLINK and len(self._symlinks) < MAX_SYMLINKS:
+            self._symlinks.append((path, member.link))
+        else:
+            self._extracted.pass_over(path)
+        self._progress.files_done += 1
+
+    def _path(self, name: bytes) -> ServerPath:
+        """Return where a name lands: below the directory, whatever it is."""
+        if not name:
+            return self._asked.top.child(single_name(self._asked.archive.name))
+        return ServerPath((*self._asked.top.parts, *ServerPath.from_bytes(name).parts))
+
+    def _file(
+        self, path: ServerPath, member: ArchiveMember, found: Iterator[ParsedArchive]
+    ) -> None:
+        is_single = not member.name
+        options = NewFileOptions(
+            size=max(member.size, 0),
+            mode=(self._entry.permissions if is_single else member.mode) | _OWNERS_FILE,
+            modified=self._entry.modified if is_single else _time(member),
+            durable=False,  # fsync(2) for each file would take hours
+        )
+        with self._root.new_file(path, options) as file:
+            for part in found:
+                if part is None:
+                    break
+                if not isinstance(part, bytes):
+                    self._refuse_part(part)
+                    continue
+                self._progress.check()
+                file.write(part)
+                self._progress.bytes_done += len(part)
+            file.commit()
+        self._extracted.written += 1
+
+    def _refuse_part(self, part: ParsedArchive) -> None:
+        if isinstance(part, Refusal):
+            self._refuse(part)
+        raise ArchiveNotParsed("a file has no end")
+
+    def _data(self, found: Iterator[ParsedArchive]) -> None:
+        """Pass over the data of a member."""
+        for part in found:
+            if part is None:
+                return
+            if isinstance(part, bytes):
+                self._progress.check()
+                self._progress.bytes_done += len(part)
+            else:
+                self._refuse_part(part)
+
+    def _directory(self, path: ServerPath, member: ArchiveMember) -> None:
+        self._root.make_directory(path)
+        self._extracted.written += 1
+        if len(self._directories) < MAX_DIRECTORIES:
+            self._directories.append((path, member))
+
+    def _copy(self, path: ServerPath, source: ServerPath, member: ArchiveMember) -> None:
+        """Make a copy in place of a hard link; none where its file is not there or denied."""
+        with suppress(FileMissing, IsDirectory, FileTypeRefused):
+            size = self._root.stat(source).size
+            if source != path and not self._guard.denies(source):
+                self._root.check_space(size)
+                options = NewFileOptions(modified=_time(member), durable=False)
+                self._root.copy(source, path, options, self._progress.cancelled)
+                self._extracted.written += 1
+                return
+        self._extracted.pass_over(path)
+
+    def _finish(self) -> None:
+        for path, text in self._symlinks:
+            self._progress.check()
+            self._symlink(path, text)
+        for path, member in reversed(self._directories):
+            self._progress.check()
+            with suppress(FileMissing, FileTypeRefused):
+                modified = _time(member)
+                if modified is not None:
+                    self._root.set_times(path, modified, modified)
+                self._root.set_mode(path, member.mode | _OWNERS_DIRECTORY)
+
+    def _symlink(self, path: ServerPath, text: bytes) -> None:
+        target = _target(path, text)
+        if target is not None and not self._guard.denies(target):
+            with suppress(NameConflict, FileMissing, DirectoryMissing, PathInvalid):
+                self._root.make_directory(path.parent)
+                self._root.make_symlink(path, text)
+                self._extracted.written += 1
+                return
+        self._extracted.pass_over(path)
+
+
+def _target(path: ServerPath, text: bytes) -> ServerPath | None:
+    """Return where a symlink leads by its text; None where that is not in the server's directory.
+
+    Absolute ones are about the container.
+    """
+    if text.startswith(b"/"):
+        return None
+    parts = list(path.parent.parts)
+    for part in text.split(b"/"):
+        if part == b"..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    with suppress(PathInvalid):
+        return ServerPath(tuple(parts))
+    return None
+
+
+def _time(member: ArchiveMember) -> int | None:
+    if member.modified is None:
+        return None
+    return min(max(member.modified, -_LATEST), _LATEST)

@@ -1,0 +1,261 @@
+"""The process that parses an archive: the archive on its stdin, frames on its stdout.
+
+It is started by `wingsd.user_archives.process`. It imports what the format needs, confines itself,
+and parses the archive twice: for the plan, of all that has a list or is a tar, and for the data.
+"""
+
+from __future__ import annotations
+
+import io
+import locale
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from wingsd.archive.decompress import is_skippable, passed_over
+from wingsd.archive.policy import ArchiveError
+from wingsd.archive.tar_headers import BLOCK
+from wingsd.sandbox.confinement import confine, limit_resources
+from wingsd.user_archives import listed, zip_deflate64
+from wingsd.user_archives.frames import (
+    MAX_DATA,
+    MAX_LINK,
+    MAX_NAME,
+    UNKNOWN,
+    ArchiveMember,
+    ArchivePlan,
+    FrameKind,
+    MemberKind,
+    Reason,
+    frame,
+)
+from wingsd.user_archives.kinds import (
+    TAIL,
+    Container,
+    NameHint,
+    container_of,
+    ends_as_rar5,
+    is_tar,
+    stream_of,
+)
+from wingsd.user_archives.refusals import Refused
+
+__all__ = ["MAX_MEMBERS", "ArchiveParser", "answer", "main"]
+
+#: The members of one archive.
+MAX_MEMBERS = 1_000_000
+_MAX_NAME_PART = 255
+_READ = 256 << 10
+_HEAD = 4096
+#: Seconds between two ticks.
+_TICK = 1.0
+
+
+class _Reader(Protocol):
+    def members(self) -> Iterator[ArchiveMember]: ...
+
+    def data(self) -> Iterator[bytes]: ...
+
+
+class ArchiveParser:
+    """Parses the archive `file`, whose name says `hint`, and writes frames to `out`.
+
+    The list is read no further when its files have more than `most` bytes; -1 is no bound.
+    """
+
+    def __init__(self, file: io.FileIO, out: io.RawIOBase, most: int, hint: NameHint) -> None:
+        self._file = file
+        self._out = out
+        self._most = most
+        self._hint = hint
+        self._next_tick = time.monotonic() + _TICK
+        self._is_deflate64 = False
+        head = file.read(_HEAD)
+        self._container = container_of(head, hint)
+        self._stream = None
+        if self._container is None:
+            if is_skippable(head[:4]):
+                file.seek(0)
+                head = passed_over(self._blocks(0))[0]
+            self._stream = stream_of(head, hint)
+
+    def prepare(self) -> None:
+        """Import the libraries that the format needs."""
+        listed.library()
+        if self._container is Container.ZIP:
+            zip_deflate64.imported()
+        if self._stream is not None:
+            self._stream.make()
+            self._stream.errors()
+
+    def run(self) -> None:
+        """Write the frames. Raises `Refused`, ArchiveError, and MemoryError."""
+        if self._container is None and not self._is_tar():
+            self._single()
+            return
+        try:
+            plan = self._plan()
+        except listed.Deflate64Found:
+            self._is_deflate64 = True
+            plan = self._plan()
+        self._write(plan.encode())
+        if 0 <= self._most < plan.size:
+            return
+        with self._opened() as (reader, plain):
+            for member in reader.members():
+                self._member(reader, member)
+            plain.drain()
+        self._write(frame(FrameKind.END))
+
+    def _is_tar(self) -> bool:
+        head = b""
+        for block in self._plain():
+            head += block
+            if len(head) >= BLOCK:
+                break
+        if is_tar(head, self._hint):
+            return True
+        if self._stream is None or self._hint & NameHint.TAR:
+            raise Refused(Reason.UNKNOWN_FORMAT)
+        return False
+
+    def _single(self) -> None:
+        self._write(ArchivePlan(UNKNOWN, 1).encode())
+        member = ArchiveMember(MemberKind.FILE, b"", 0o644, None, UNKNOWN)
+        self._write(member.encode())
+        for block in self._plain():
+            self._data(block)
+        self._write(frame(FrameKind.MEMBER_END) + frame(FrameKind.END))
+
+    def _plan(self) -> ArchivePlan:
+        """Return the sum of the list. Raises `Refused` for what cannot be extracted."""
+        plan = self._sum()
+        if self._container is Container.RAR5:
+            self._file.seek(max(self._file.seek(0, io.SEEK_END) - TAIL, 0))
+            if not ends_as_rar5(self._file.read(TAIL)):
+                raise Refused(Reason.DAMAGED, "it has no end")
+        return plan
+
+    def _sum(self) -> ArchivePlan:
+        size = members = 0
+        with self._opened() as (reader, plain):
+            for member in reader.members():
+                self._tick()
+                _check_name(member)
+                members += 1
+                size += max(member.size, 0)
+                if members > MAX_MEMBERS:
+                    raise Refused(Reason.EXCESSIVE, f"it has more than {MAX_MEMBERS:,} members")
+                if 0 <= self._most < size:
+                    break
+            else:
+                plain.drain()
+        return ArchivePlan(size, members)
+
+    def _member(self, reader: _Reader, member: ArchiveMember) -> None:
+        _check_name(member)
+        self._write(member.encode())
+        if member.kind is MemberKind.FILE:
+            size = 0
+            for block in reader.data():
+                self._data(block)
+                size += len(block)
+            if size != member.size != UNKNOWN:
+                raise Refused(Reason.DAMAGED, "a file is shorter than the list says")
+        self._write(frame(FrameKind.MEMBER_END))
+
+    def _opened(self) -> AbstractContextManager[tuple[_Reader, listed.PlainStream]]:
+        self._file.seek(0)
+        if self._is_deflate64:
+            plain = listed.PlainStream(self._file, self._tick)
+            return nullcontext((zip_deflate64.Deflate64Zip(self._file), plain))
+        if self._container is not None:
+            return _Listed(listed.PlainStream(self._file, self._tick), self._container.value)
+        return _Listed(listed.PlainStream(self._plain(), self._tick), "tar")
+
+    def _plain(self) -> Iterator[bytes]:
+        """Yield the data from its beginning, decompressed."""
+        blocks = self._blocks(0)
+        return blocks if self._stream is None else self._stream.plain(blocks)
+
+    def _blocks(self, start: int) -> Iterator[bytes]:
+        self._file.seek(start)
+        while block := self._file.read(_READ):
+            yield block
+
+    def _data(self, block: bytes) -> None:
+        for at in range(0, len(block), MAX_DATA):
+            self._write(frame(FrameKind.DATA, block[at : at + MAX_DATA]))
+
+    def _tick(self) -> None:
+        if time.monotonic() >= self._next_tick:
+            self._write(frame(FrameKind.TICK))
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[self._out.write(left) or 0 :]
+        self._next_tick = time.monotonic() + _TICK
+
+
+class _Listed:
+    """An archive that libarchive reads, as a context."""
+
+    def __init__(self, plain: listed.PlainStream, form: str) -> None:
+        self._plain = plain
+        self._opened = listed.opened(plain, form)
+
+    def __enter__(self) -> tuple[_Reader, listed.PlainStream]:
+        return self._opened.__enter__(), self._plain
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.__exit__(None, None, None)
+
+
+def _check_name(member: ArchiveMember) -> None:
+    """Refuse what no file system can store, before anything is written."""
+    too_long = len(member.name) > MAX_NAME or len(member.link) > MAX_LINK
+    if too_long or max(map(len, member.name.split(b"/"))) > _MAX_NAME_PART:
+        raise Refused(Reason.LONG_NAME)
+
+
+def answer(
+    file: io.FileIO,
+    out: io.RawIOBase,
+    most: int,
+    hint: NameHint,
+    confined: Callable[[], None],
+) -> None:
+    """Write the frames of an archive; `confined` is called before it is parsed."""
+    try:
+        parser = ArchiveParser(file, out, most, hint)
+        parser.prepare()
+        confined()
+        parser.run()
+    except Refused as error:
+        refused = error
+    except ArchiveError as error:
+        refused = Refused(Reason.DAMAGED, error.detail)
+    except MemoryError:
+        refused = Refused(Reason.EXCESSIVE, "its parser needs more memory than it may have")
+    except Exception as error:
+        # The libraries may raise anything for hostile files.
+        refused = Refused(Reason.DAMAGED, f"{type(error).__name__}: {error}")
+    else:
+        return
+    out.write(refused.refusal.encode())
+
+
+def main(cpu_seconds: int, memory: int, most: int, hint: int) -> None:
+    """Parse the archive on stdin, in so many seconds of CPU time and bytes of memory."""
+    limit_resources(cpu_seconds, memory)
+    # By which libarchive returns names in UTF-8.
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    time.tzset()
+    file = io.FileIO(sys.stdin.fileno())
+    out = io.FileIO(sys.stdout.fileno(), "wb")
+    answer(file, out, most, NameHint(hint), confine)
+    os._exit(0)

@@ -1,0 +1,142 @@
+"""Has an archive parsed by a process of its own, and yields what that finds. Blocking."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import IO, cast
+
+import attrs
+
+from wingsd.sandbox import launch
+from wingsd.user_archives.frames import InvalidFrames, ParsedArchive, Reason, Refusal, parsed
+from wingsd.user_archives.kinds import NameHint
+
+__all__ = ["BOUNDS", "ArchiveProcess", "ParserBounds", "ParserFailed"]
+
+_MIB = 1 << 20
+#: Seconds between two looks at whether it was cancelled.
+_LOOK = 0.25
+#: Bytes that the pipe holds; the default, 64 KiB, has both processes wait for each other more.
+_PIPE = _MIB
+
+
+@attrs.frozen
+class ParserBounds:
+    """What the process of one archive may take.
+
+    `memory` is address space in bytes, `cpu_seconds` CPU time, to which comes one second for each
+    MiB of the archive; after `silence` seconds without any frame it is ended.
+    """
+
+    memory: int = 512 * _MIB
+    cpu_seconds: int = 300
+    silence: float = 900.0
+
+
+BOUNDS = ParserBounds()
+
+
+class ParserFailed(Exception):
+    """The process ended in a way that says nothing of the archive; the text says how."""
+
+
+class ArchiveProcess:
+    """Parses the archive of `size` bytes that is open as the descriptor `archive`.
+
+    The list is read no further when its files have more than `most` bytes, None for no bound.
+    `check` is called at least every quarter of a second; what it raises ends the process.
+    """
+
+    def __init__(
+        self,
+        archive: int,
+        size: int,
+        hint: NameHint,
+        most: int | None,
+        check: Callable[[], None],
+        bounds: ParserBounds = BOUNDS,
+    ) -> None:
+        self._archive = archive
+        self._cpu_seconds = bounds.cpu_seconds + size // _MIB
+        self._bounds = bounds
+        self._check = check
+        self.program: Sequence[str] = launch.command(
+            "wingsd.user_archives.child",
+            self._cpu_seconds,
+            bounds.memory,
+            -1 if most is None else most,
+            int(hint),
+        )
+
+    def contents(self) -> Iterator[ParsedArchive]:
+        """Yield what the archive holds; a refusal is the last. To be closed.
+
+        Raises `ParserFailed`, and OSError where no process can be started.
+        """
+        process = launch.start(self.program, self._archive)
+        stdout = cast("IO[bytes]", process.stdout)
+        try:
+            yield from parsed(_Pipe(stdout.fileno(), self._check, self._bounds.silence).read)
+        except EOFError:
+            yield self._ended(process)
+        except InvalidFrames as error:
+            raise ParserFailed(f"the process that parsed it sent {error}") from error
+        finally:
+            process.kill()
+            process.wait()
+            stdout.close()
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> Refusal:
+        """Return why the process has ended too early. Raises `ParserFailed`."""
+        status = process.wait()
+        if status == -signal.SIGXCPU:
+            return Refusal(
+                Reason.EXCESSIVE, f"its parser needs more than {self._cpu_seconds} s of CPU time"
+            )
+        raise ParserFailed(f"its parser ended by {launch.ending(status)}")
+
+
+class _Pipe:
+    """The output of the process."""
+
+    def __init__(self, fd: int, check: Callable[[], None], silence: float) -> None:
+        with suppress(OSError):  # above what users may have in all pipes
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
+        self._fd = fd
+        self._check = check
+        self._silence = silence
+        self._buffer = bytearray()
+        self._next_check = 0.0
+        self._waiting = select.poll()
+        self._waiting.register(fd, select.POLLIN)
+
+    def read(self, size: int) -> bytes:
+        """Return exactly `size` bytes. Raises EOFError, `ParserFailed`, and what `check` does."""
+        while len(self._buffer) < size:
+            self._wait()
+            block = os.read(self._fd, _PIPE)
+            if not block:
+                raise EOFError
+            self._buffer += block
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def _wait(self) -> None:
+        end = time.monotonic() + self._silence
+        while True:
+            now = time.monotonic()
+            if now >= self._next_check:
+                self._check()
+                self._next_check = now + _LOOK
+            if self._waiting.poll(_LOOK * 1000):
+                return
+            if now >= end:
+                raise ParserFailed(f"its parser did nothing for {self._silence:g} s")
