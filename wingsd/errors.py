@@ -4,6 +4,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
 
     WingsdError                      500
       BadRequest                     400
+        AdapterUnknown               400  backups/adapters
         AddressBlocked               400  guarded_http/errors
         ArchiveDamaged               400  files/extraction_errors
         ArchiveEncrypted             400  files/extraction_errors
@@ -13,6 +14,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         ArchiveInParts               400  files/extraction_errors
         ArchiveMethodUnsupported     400  files/extraction_errors
         ArchiveNotFirst              400  transfers/errors
+        BackupIgnoresEverything      400  backups/making
         BackupLinkRefused            400  restores/errors
         BodyIncomplete               400  api/raw_body
         ChecksumMismatch             400  transfers/errors
@@ -21,6 +23,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
           TooManyRedirects           400  guarded_http/errors
         FileInUse                    400  filesystem/errors
         FileTypeRefused              400  filesystem/errors
+        IgnoreFileRefused            400  backups/ignore
         InvalidBackupName            400  backups/local
         InvalidContentType           400  transfers/errors
         InvalidDestination           400  transfers/errors
@@ -55,7 +58,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Forbidden                      403
         FileDenied                   403  filesystem/errors
         FileNotPermitted             403  filesystem/errors
-      BackupMissing                  404  backups/downloads
+      BackupMissing                  404  backups/store
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
       FileTaskMissing                404  api/file_tasks
@@ -66,10 +69,13 @@ The class, the HTTP status of its answer, and the module where that is not this 
       SignedUrlVoid                  404  auth/signed_urls
       MethodNotAllowed               405  http/errors
       Conflict                       409
+        BackupBusy                   409  backups/deletion
         BackupConflict               409  backups/received
+        BackupExists                 409  backups/creation
         ContainerNameTaken           409  transfers/errors
         EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
+        NoSpaceForBackup             409  backups/making
         NoSpaceToCompress            409  api/file_archives
         PruneInProgress              409  node/errors
         ServerAlreadyExists          409
@@ -346,8 +352,12 @@ ERROR_CODES = (
     "archive-not-first",
     "archive-not-parsed",
     "archive-overwrites-file-in-use",
+    "backup-adapter-unknown",
+    "backup-busy",
     "backup-checksum-mismatch",
     "backup-conflict",
+    "backup-exists",
+    "backup-ignores-everything",
     "backup-link-refused",
     "backup-missing",
     "backup-name-invalid",
@@ -392,11 +402,13 @@ ERROR_CODES = (
     "form-invalid",
     "header-too-long",
     "http-request-invalid",
+    "ignore-file-refused",
     "installation-failed",
     "internal-error",
     "log-file-not-found",
     "method-not-allowed",
     "no-files-uploaded",
+    "no-space-for-backup",
     "no-space-to-compress",
     "node-token-refused",
     "panel-failed",

@@ -12,9 +12,12 @@ from twisted.logger import Logger
 
 __all__ = [
     "BACKUP_COMPLETED",
+    "BACKUP_DELETED",
+    "BACKUP_PROGRESS",
     "BACKUP_RESTORE_COMPLETED",
     "BACKUP_RESTORE_PROGRESS",
     "BACKUP_RESTORE_STARTED",
+    "BACKUP_STARTED",
     "CONSOLE_OUTPUT",
     "CRASHED",
     "DAEMON_MESSAGE",
@@ -79,13 +82,18 @@ OPERATION_PROGRESS = "operation progress"
 OPERATION_COMPLETED = "operation completed"
 OPERATION_ERROR = "operation error"
 OPERATION_ABORTED = "operation aborted"
-#: The end of a backup; the backup's UUID follows the name.
+#: The end of a backup: of Pterodactyl and Pelican JSON, with the backup's UUID behind the name; of
+#: Calagopus its UUID and JSON. Calagopus also has a backup's beginning and its deletion, with the
+#: UUID, and how far it is, with the UUID and JSON.
 BACKUP_COMPLETED = "backup completed"
 #: The restoring of a backup: its beginning, and how far it is, as JSON (Calagopus), and its end.
 #: For Calagopus the end has `true` or `false`; the pages of the others take it for a success.
 BACKUP_RESTORE_STARTED = "backup restore started"
 BACKUP_RESTORE_PROGRESS = "backup restore progress"
 BACKUP_RESTORE_COMPLETED = "backup restore completed"
+BACKUP_STARTED = "backup started"
+BACKUP_PROGRESS = "backup progress"
+BACKUP_DELETED = "backup deleted"
 
 
 @attrs.frozen

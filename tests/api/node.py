@@ -20,7 +20,7 @@ from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
 from wingsd.activity import ActivityRecorder
-from wingsd.api import file_paths, server_paths
+from wingsd.api import backup_paths, file_paths, server_paths
 from wingsd.api import node as api_node
 from wingsd.api import transfers as api_transfers
 from wingsd.api.revocations import Revocations
@@ -70,7 +70,7 @@ class FakeServer:
     def __init__(self, uuid: str, calls: Calls) -> None:
         self.uuid = uuid
         self.online = True
-        self.suspended = False
+        self.suspended = self.disowned = False
         self.lines = [f"line {number}" for number in range(500)]
         self.powered: Deferred[None] = Deferred()
         self.configuration = Configuration(Settings(uuid), Process(stop=Stop("signal", "C")))
@@ -272,15 +272,11 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             partial(UPDATE, config, used["updates"]),
             partial(RESTORE, config, servers, used["restores"], None, None),
             *api_node.endpoints(config, node_parts(config, used), servers, reactor),
-            *server_paths.endpoints(
-                config,
-                servers,
-                receiver,
-                sender,
-                used["restores"],
-                sockets,
-                Revocations(denied, database, now),
+            *server_paths.endpoints(config, servers, sockets, Revocations(denied, database, now)),
+            server_paths.server_endpoint(
+                config, servers, receiver, sender, used["restores"], used["deletion"]
             ),
+            *backup_paths.endpoints(config, servers, used["backups"], used["deletion"]),
             *server_paths.install_endpoints(config, servers, installations),
             *file_paths.signed_endpoints(
                 config, used["urls"], used["files"], used["archives"], used["activity"]

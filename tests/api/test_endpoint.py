@@ -34,11 +34,9 @@ class _OnUnixSocket:
         return UNIXClientEndpoint(reactor, self._path)
 
 
+PARTS = {"file": "a.log", **dict.fromkeys(("uuid", "operation", "identifier", "backup"), UUID)}
 CALLS = [
-    (
-        method,
-        path.format(uuid=UUID, file="a.log", operation=UUID, identifier=UUID, backup=UUID),
-    )
+    (method, path.format_map(PARTS))
     for path, endpoint in paths().items()
     for method, made in endpoint.calls.items()
     if made.access is Access.PANEL

@@ -29,6 +29,8 @@ class ScriptedPanel:
     def __init__(self) -> None:
         self.answers: dict[str, list[object]] = {}
         self.calls: list[tuple[str, str]] = []
+        #: The bodies of reports about backups.
+        self.bodies: list[object] = []
         #: Whether it describes a server to this node.
         self.describes = True
 
@@ -56,6 +58,10 @@ class ScriptedPanel:
 
     async def transfer_failed(self, server: str) -> bool:
         return await self._answer("failure", server)
+
+    async def report(self, operation: str, path: str, body: object) -> None:
+        self.bodies.append(body)
+        await self._answer(path, path.split("/")[2])
 
     async def installed(self, server: str, *, successful: bool, reinstall: bool) -> None:
         how = "installed" if successful else "not installed"

@@ -20,7 +20,7 @@ from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 
 POWER = (Operation.START, Operation.STOP, Operation.KILL)
-OTHERS = (*POWER, Operation.CHANGE_FILES)
+OTHERS = (*POWER, Operation.CHANGE_FILES, Operation.BACKUP)
 HOLDS = [operation for operation in EXCLUSIONS if operation not in OTHERS]
 REQUESTED = [operation for operation in Operation if operation is not Operation.MOVED]
 PAIRS = list(itertools.product(EXCLUSIONS, REQUESTED))

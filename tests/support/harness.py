@@ -71,7 +71,7 @@ class _OnePool:
         self.restorers = self._shared
         self.figures = self.filesystems = self._shared
         self.files = self.searches = self.reads = self._shared
-        self.changes = self.archivers = self.downloads = self._shared
+        self.changes = self.archivers = self.backups = self.downloads = self._shared
         rewriting = cast("Workers", self._shared)
         self.rewriters = Rewriters(rewriting, rewriting)
         self.database = CutOffWorkers(SynchronousWorkers())

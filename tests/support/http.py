@@ -200,6 +200,8 @@ class _Api(Resource):
                 self._state.report_status(node, uuid, data)
             case "POST", ["backups", backup, "restore"]:
                 self._state.finish_restore(node, backup, call.body)
+            case "POST", ["backups", uuid, *rest]:
+                self._state.report_backup(node, uuid, rest, call.body)
             case _:
                 return False
         return True

@@ -12,6 +12,7 @@ from uuid import UUID
 import attrs
 
 from tests.support.eggs import resolved
+from tests.support.panel_backups import BackupRefused, PanelBackups
 from tests.support.settings import Json, process_configuration
 
 
@@ -102,6 +103,7 @@ class State:
     activity: list[Json] = attrs.field(factory=list, init=False)
     #: The states of servers that nodes reported, in order: server, previous and new state.
     statuses: list[tuple[str, str, str]] = attrs.field(factory=list, init=False)
+    backups: PanelBackups = attrs.field(factory=PanelBackups, init=False)
     _nodes: list[Node] = attrs.field(factory=list, init=False)
     _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
 
@@ -256,6 +258,15 @@ class State:
         if not isinstance(status, dict) or set(status) != {"previous_state", "new_state"}:
             raise Refused(422, "The data.new_state field is required.")
         self.statuses.append((uuid, status["previous_state"], status["new_state"]))
+
+    def report_backup(self, node: Node, uuid: str, rest: list[str], body: Any) -> None:
+        """Take what a node reports about a backup."""
+        try:
+            if self._server(self.backups.server_of(uuid)).node != node:
+                raise Refused(403, "That backup is not this node's.")
+            self.backups.report(uuid, rest, body)
+        except BackupRefused as error:
+            raise Refused(error.status, error.detail) from error
 
     def _server(self, uuid: str) -> _Server:
         if uuid not in self._servers:

@@ -9,7 +9,7 @@ from typing import Annotated
 import attrs
 
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.backups.downloads import BackupMissing, open_backup
+from wingsd.backups.store import BackupMissing, BackupStore
 from wingsd.config import Config
 from wingsd.errors import BadRequest
 from wingsd.http.operations import INVALID, Success, Topic, call
@@ -95,8 +95,9 @@ class RestoreEndpoint(Endpoint, ServerResource):
 
     async def _open_local(self, backup: str) -> RestoreArchive:
         """Open a local backup. Raises `BackupMissing`, `StorageError`."""
-        directory = self._config.system.backup_directory
-        file = await self._disk.run(open_backup, directory, self.uuid, backup)
-        if file is None:
+        store = BackupStore(self._config.system.backup_directory, self._config.family)
+        opened = await self._disk.run(store.open, self.uuid, backup)
+        if opened is None:
             raise BackupMissing(backup)
-        return LocalArchive(file)
+        found, file = opened
+        return LocalArchive(file, found.catalogue.sha256 if found.catalogue is not None else "")

@@ -11,7 +11,7 @@ import attrs
 from wingsd.api.files import attachment
 from wingsd.api.signed_urls import SignedPath, SignedUrls
 from wingsd.auth.signed_urls import SignedToken, SignedUse
-from wingsd.backups.downloads import BackupMissing, open_backup
+from wingsd.backups.store import BackupMissing, BackupStore
 from wingsd.config import Config
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
@@ -135,8 +135,8 @@ class BackupDownloadEndpoint(_DownloadPath):
         token = self.token(request)
         if token.server:
             self._urls.server(token, Operation.READ_FILES)
-        directory, workers = self._config.system.backup_directory, self._work.short.workers
-        file = await workers.run(open_backup, directory, token.server, token.backup)
-        if file is None:
+        store = BackupStore(self._config.system.backup_directory, self._config.family)
+        opened = await self._work.short.workers.run(store.open, token.server, token.backup)
+        if opened is None:
             raise BackupMissing(token.backup)
-        return await self.sent(request, token, file, f"backup {token.backup}")
+        return await self.sent(request, token, opened[1], f"backup {token.backup}")

@@ -14,6 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api import node, system, transfers
+from wingsd.api.backup_paths import BACKUP_PATHS
 from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.resource import Public
@@ -78,6 +79,7 @@ _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
     # Before the paths of one server.
     "/api/servers/utilization": node.SERVERS_UTILIZATION,
     **SERVER_PATHS,
+    **BACKUP_PATHS,
     **FILE_PATHS,
     "/api/servers/{uuid}/backup/{backup}/restore": RESTORE,
     "/api/servers/{uuid}/transfer": transfers.OutgoingEndpoint,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.revocations import Revocations
+from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
 from wingsd.restores.manager import Restores
 from wingsd.servers.installations import Installations
@@ -18,7 +19,7 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 if TYPE_CHECKING:
     from wingsd.api.consoles import ConsoleResources
 
-__all__ = ["SERVER_PATHS", "endpoints", "install_endpoints"]
+__all__ = ["SERVER_PATHS", "endpoints", "install_endpoints", "server_endpoint"]
 
 _SERVER = LaterEndpoint("servers", "ServerEndpoint")
 _SOCKET = LaterEndpoint("consoles", "SocketEndpoint")
@@ -57,20 +58,28 @@ SERVER_PATHS: Mapping[str, LaterEndpoint] = {
 def endpoints(
     config: Config,
     servers: Servers,
-    receiver: IncomingTransfers,
-    sender: OutgoingTransfers,
-    restores: Restores,
     sockets: ConsoleResources,
     revocations: Revocations,
 ) -> list[partial[Any]]:
-    """Return the endpoints of servers."""
+    """Return the endpoints of servers but `server_endpoint`."""
     return [
         *(partial(kind, config, servers) for kind in _PLAIN.values()),
-        partial(_SERVER, config, servers, receiver, sender, restores),
         partial(_SOCKET, config, servers, sockets),
         *(partial(kind, config, revocations) for kind in _REVOKING.values()),
         partial(_DEAUTHORIZE, config, revocations, sockets),
     ]
+
+
+def server_endpoint(
+    config: Config,
+    servers: Servers,
+    receiver: IncomingTransfers,
+    sender: OutgoingTransfers,
+    restores: Restores,
+    backups: BackupDeletion,
+) -> partial[Any]:
+    """Return the endpoint of one server, by which it is deleted."""
+    return partial(_SERVER, config, servers, receiver, sender, restores, backups)
 
 
 def install_endpoints(

@@ -11,6 +11,7 @@ import attrs
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, ServerResource
+from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
 from wingsd.errors import (
     BadRequest,
@@ -110,6 +111,7 @@ class ServerEndpoint(Endpoint):
         receiver: IncomingTransfers,
         sender: OutgoingTransfers,
         restores: Restores,
+        backups: BackupDeletion,
         parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, parts)
@@ -117,6 +119,7 @@ class ServerEndpoint(Endpoint):
         self._receiver = receiver
         self._sender = sender
         self._restores = restores
+        self._backups = backups
 
     @call("GET", Success(HTTPStatus.OK, "The server."))
     async def get_server(self, request: StreamingRequest) -> ServerDetails:
@@ -132,12 +135,14 @@ class ServerEndpoint(Endpoint):
     async def delete_server(self, request: StreamingRequest) -> None:
         """Delete a server with its container and its files.
 
-        A transfer, or the restoring of a backup, is cancelled first.
+        A transfer, or the restoring of a backup, is cancelled first. With Pelican's Panel its
+        local backups are deleted as well, unless it has moved to another node.
         """
         # After a transfer that has sent everything, the Panel makes this call before it answers
         # the destination: it must return quickly.
         uuid = self.uuid
         is_incoming = uuid in self._receiver.servers
+        moves = is_incoming or uuid in self._sender.servers or self._is_disowned(uuid)
         await self._sender.release(uuid)
         await self._receiver.release(uuid)
         await self._restores.release(uuid)
@@ -150,6 +155,16 @@ class ServerEndpoint(Endpoint):
                 raise
         else:
             self._sender.deleted(uuid)
+        keeps = not self._config.system.backups.remove_backups_on_server_delete
+        if self._config.is_pelican and not moves and not keeps:
+            await self._backups.delete_with_server(uuid)
+
+    def _is_disowned(self, uuid: str) -> bool:
+        """Return whether the Panel has the server on another node, or may have."""
+        try:
+            return self._servers.get(uuid).disowned
+        except ServerNotFound:
+            return False
 
 
 # Console lines in an answer at most, as in Wings.

@@ -17,6 +17,7 @@ from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
 from wingsd.app.reports import PanelReports
 from wingsd.auth.tokens import DenyList
+from wingsd.backups.creation import Backups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
@@ -39,6 +40,7 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
+from wingsd.util.deferreds import fires_within
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
@@ -52,6 +54,8 @@ REPORT_TIMEOUT = 2.0
 DRAIN_TIMEOUT = 2.0
 STOP_TIMEOUT = 9.0
 CLOSE_TIMEOUT = 1.0
+#: Seconds that the disk of backups has at the start.
+SETTLE_TIMEOUT = 10.0
 #: Seconds between two cleanups of what was kept long enough.
 DAY = 24 * 3600.0
 
@@ -116,11 +120,12 @@ class NodeStorage:
 
 @attrs.frozen(eq=False, repr=False)
 class NodeServers:
-    """The servers of the node, what is reported of them to the Panel, and their downloads."""
+    """The servers of the node, what is reported of them, their downloads, and their backups."""
 
     registry: Servers
     reports: PanelReports
     pulls: Pulls
+    backups: Backups
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -167,6 +172,7 @@ class Node(Service):
         self._servers = servers.registry
         self._reports = servers.reports
         self._pulls = servers.pulls
+        self._backups = servers.backups
         self._transfers = transfers
         self._pools = pools
         self._moved = moved
@@ -213,6 +219,7 @@ class Node(Service):
         transfers, restores = self._transfers, self._storage.restores
         recovery = transfers.recovery(left.transfers)
         await transfers.callbacks.load()
+        await self._settle_backups()
         await self._reports.load()
         ran = await self._storage.running.load()
         ran = {*ran, *await restores.settle(left.restores)}
@@ -225,6 +232,12 @@ class Node(Service):
         self._reports.report_states(self._servers)
         await transfers.direct.release_to_panel()
         return True
+
+    async def _settle_backups(self) -> None:
+        """Settle what was being made, before the Panel hears of the restart, unless disks hang."""
+        settling = Deferred.fromCoroutine(self._backups.recover())
+        settling.addErrback(lambda failure: self._log.failure("backups not settled", failure))
+        await fires_within(settling, SETTLE_TIMEOUT, self._reactor)
 
     # Operation
 
@@ -286,6 +299,7 @@ class Node(Service):
         listeners, transfers = self._listeners, self._transfers
         self._daily.stop()
         self.booted.cancel()
+        self._backups.stop()
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()

@@ -126,6 +126,8 @@ READ_WORKERS = 4
 # Changes of servers' files at a time that may take long, and archives of them that are made.
 CHANGE_WORKERS = 8
 ARCHIVE_WORKERS = 3
+# Backups of servers at a time.
+BACKUP_WORKERS = 8
 # Archives of files that are made while a browser saves them: each has its thread until the end.
 DOWNLOAD_WORKERS = 8
 # Servers whose egg files are rewritten at a time; and of those that were slow the last time.
@@ -157,6 +159,7 @@ class Pools:
         self.reads = Workers(reactor, "read", READ_WORKERS)
         self.changes = Workers(reactor, "change", CHANGE_WORKERS)
         self.archivers = archive_workers("compress", ARCHIVE_WORKERS)
+        self.backups = archive_workers("backup", BACKUP_WORKERS)
         self.downloads = archive_workers("download", DOWNLOAD_WORKERS)
         self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
         self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
@@ -176,6 +179,7 @@ class Pools:
             self.reads,
             self.changes,
             self.archivers,
+            self.backups,
             self.downloads,
             self.figures,
             self.filesystems,

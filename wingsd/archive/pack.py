@@ -63,7 +63,7 @@ def pack(
     of them, a hard link is sent as one more file, and a symlink as a copy of the file it leads to
     inside the tree; other symlinks are left out. Not sent are owners, which the destination sets,
     set-id bits, extended attributes, sockets, FIFOs and devices. Holes of sparse files are sent as
-    zeros.
+    zeros, unless the part says otherwise.
 
     `write`, `warn` and `progress` are called in this thread only. `warn` gets a line for each file
     that is left out or sent in another form; after `MAX_WARNINGS`, one with the number of others.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from contextlib import closing
 
 from attrs import Factory, evolve, frozen
@@ -139,18 +140,27 @@ def _nearest(starts: list[tuple[int, TreeKey]], offset: int) -> TreeKey:
     return min(candidates, key=lambda start: abs(start[0] - offset))[1]
 
 
+def everything(listing: Listing) -> Listing:
+    """Return all names of a listing."""
+    return listing
+
+
 @frozen(repr=False)
 class Part:
     """A range of the tree below `directory`, by default all of it.
 
     `first_names` are those of hard-linked files in the whole tree. `limit` is the most bytes of
-    file data that may be sent of the part, None without a limit.
+    file data that may be sent of the part, None without a limit. `select` reduces the listings of
+    directories to what is packed; a directory that it drops is not entered. With `holes`, sparse
+    files are packed as such.
     """
 
     directory: str
     tree_range: TreeRange = EVERYTHING
     first_names: FirstNames = Factory(FirstNames)
     limit: int | None = None
+    select: Callable[[Listing], Listing] = everything
+    holes: bool = False
 
 
 def split(directory: str, count: int, limit: int | None = None) -> list[Part]:

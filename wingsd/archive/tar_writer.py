@@ -15,6 +15,7 @@ from contextlib import closing
 from wingsd.archive.directories import SymlinkResolver, UnresolvableSymlink
 from wingsd.archive.partition import Part, directory_key
 from wingsd.archive.policy import Kind, display, member_mode
+from wingsd.archive.sparse import LEAST_HOLES, Segments, data_segments, sparse_data, sparse_header
 from wingsd.archive.tar_headers import (
     DIRECTORY,
     END,
@@ -110,7 +111,7 @@ class TarWriter:
         with (
             opened(self._part.directory) as root,
             closing(SymlinkResolver(root)) as resolver,
-            closing(walk(root, self._skip, self._part.tree_range.select)) as listings,
+            closing(walk(root, self._skip, self._selected)) as listings,
         ):
             self._root = root
             for listing in listings:
@@ -125,6 +126,9 @@ class TarWriter:
                     yield from self._symlink(listing, name, prefix + name, resolver)
                 for name in listing.others:
                     self._other(listing.fd, name, prefix + name)
+
+    def _selected(self, listing: Listing) -> Listing:
+        return self._part.tree_range.select(self._part.select(listing))
 
     def _directory(self, listing: Listing) -> Iterator[bytes]:
         is_in_part = self._part.tree_range.contains(directory_key(listing.path))
@@ -155,10 +159,14 @@ class TarWriter:
             if (first := self._first_name(found, name)) is not None:
                 yield self._hard_link(name, found, first)
             else:
-                self._check_size(found, name)
+                segments = self._segments(fd, found)
+                self._check_size(found, name, written_in_full=segments is None)
                 self.counts[Kind.FILE] += 1
-                yield self._header(name, FILE, found, found.st_size)
-                yield from self._data(fd, name, found)
+                if segments is None:
+                    yield self._header(name, FILE, found, found.st_size)
+                    yield from self._data(fd, name, found)
+                else:
+                    yield from self._sparse(fd, name, found, segments)
         except OSError as error:
             unreadable(name, error)
         finally:
@@ -177,7 +185,12 @@ class TarWriter:
                 f"user (chown {self._owner}), else delete it, and transfer the server again"
             )
 
-    def _check_size(self, found: os.stat_result, name: bytes) -> None:
+    def _segments(self, fd: int, found: os.stat_result) -> Segments | None:
+        """Return where a file has data, None where all of it is written."""
+        size, held = found.st_size, found.st_blocks * _SECTOR
+        return data_segments(fd, size) if self._part.holes and size - held >= LEAST_HOLES else None
+
+    def _check_size(self, found: os.stat_result, name: bytes, *, written_in_full: bool) -> None:
         size, held = found.st_size, found.st_blocks * _SECTOR
         if self._limit is not None and self.packed_bytes + size > self._limit:
             raise DiskLimitExceeded(
@@ -187,7 +200,7 @@ class TarWriter:
                 f"{self._limit // _MIB} MiB; raise its disk limit in the Panel, or delete files, "
                 "and transfer it again"
             )
-        if size - held >= _LARGE_HOLES:
+        if written_in_full and size - held >= _LARGE_HOLES:
             self._warn(
                 f"{display(name)} is sparse: its {_mib_above(size)} MiB are sent in full, "
                 f"{_mib_above(held)} MiB are on this disk"
@@ -206,6 +219,23 @@ class TarWriter:
         else:
             self._compare(os.fstat(fd), found, name)
         yield padding(found.st_size)
+
+    def _sparse(
+        self, fd: int, name: bytes, found: os.stat_result, segments: Segments
+    ) -> Iterator[bytes]:
+        mode, mtime = self._mode(name, found), self._time(name, found)
+        yield sparse_header(name, mode, found.st_size, mtime, segments)
+
+        def shrank(missing: int) -> None:
+            self._warn(f"{display(name)} shrank while it was read; {missing} zeros replace data")
+
+        stored = sum(length for _, length in segments)
+        for piece in sparse_data(fd, segments, lambda: self._block_left, shrank):
+            self.packed_bytes += len(piece)
+            yield piece
+        self.packed_bytes += found.st_size - stored
+        yield padding(stored)
+        self._compare(os.fstat(fd), found, name)
 
     def _compare(self, after: os.stat_result, before: os.stat_result, name: bytes) -> None:
         if after.st_size > before.st_size:
@@ -268,13 +298,16 @@ class TarWriter:
         return member_header(name, HARD_LINK, mode, 0, mtime, link=first)
 
     def _header(self, name: bytes, typeflag: bytes, found: os.stat_result, size: int = 0) -> bytes:
-        mode, stripped = member_mode(found.st_mode)
-        if stripped:
-            self._warn(f"{display(name)} is sent without its set-user-id or set-group-id bit")
-        mtime = self._time(name, found)
+        mode, mtime = self._mode(name, found), self._time(name, found)
         if typeflag == DIRECTORY:
             name += b"/"
         return member_header(name, typeflag, mode, size, mtime)
+
+    def _mode(self, name: bytes, found: os.stat_result) -> int:
+        mode, stripped = member_mode(found.st_mode)
+        if stripped:
+            self._warn(f"{display(name)} is sent without its set-user-id or set-group-id bit")
+        return mode
 
     def _time(self, name: bytes, found: os.stat_result) -> int:
         mtime = found.st_mtime_ns

@@ -1,15 +1,16 @@
 """Callbacks to the Panel: reports of outcomes, queued until the Panel has answered.
 
-They are in the state database, so that they survive a restart. Of each server one report is sent
-at a time, oldest first. What an answer means depends on the kind of report, whose module is
-`transfers`, `installations` or `restores`; what is not settled by it is sent again with growing
-pauses.
+They are in the state database, so that they survive a restart. Of each server, and of each backup,
+one report is sent at a time, oldest first. What an answer means depends on the kind of report,
+whose module is `transfers`, `installations`, `restores` or `backups`; what is not settled by it
+is sent again with growing pauses.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -19,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wingsd.callbacks.backups import BackupDelivery
 from wingsd.callbacks.installations import InstallDelivery
 from wingsd.callbacks.restores import RestoreDelivery
 from wingsd.callbacks.transfers import FirstMinute, TransferDelivery, TransferNotCommitted
@@ -163,10 +165,30 @@ class CallbackQueue:
     def before_reset(self) -> list[PendingReport]:
         """Return the reports without an answer that the report of a restart would overtake.
 
-        By that, a Panel ends the states of servers that are being installed or restored.
+        By that, a Panel ends the states of servers that are being installed or restored, and
+        Calagopus' the backups that are being made.
         """
         queued = [each for queue in self._queues.values() for each in queue]
         return [PendingReport(each.answer) for each in queued if not each.report.kind.is_transfer]
+
+    async def add_backup(
+        self,
+        server: str,
+        backup: str,
+        outcome: Outcome,
+        body: Mapping[str, object],
+        kind: ReportKind = ReportKind.BACKUP,
+    ) -> PendingReport:
+        """Record what became of a backup, in place of it being made, and report that."""
+        text = json.dumps(body)
+        try:
+            report = await self._database.add_backup_report(server, backup, outcome, text, kind)
+        except StorageError as error:
+            # The next daemon finds by the disk what became of it.
+            self._log_unrecorded(server, error)
+            now = time.time()
+            report = Report(0, server, outcome, now, kind=kind, backup=backup, body=text)
+        return PendingReport(self._queue(report))
 
     def success_of(self, server: str) -> PendingReport | None:
         """Return the report of a transfer's success that has no answer yet, if there is one."""
@@ -211,11 +233,11 @@ class CallbackQueue:
 
     def _queue(self, report: Report) -> Deferred[bool]:
         queued = _QueuedReport(report, self._delivery(report))
-        queue = self._queues.setdefault(report.server, [])
+        queue = self._queues.setdefault(report.queue, [])
         queue.append(queued)
         if len(queue) == 1:
-            loop = Deferred.fromCoroutine(self._work_off(report.server, queue))
-            self._loops[report.server] = loop
+            loop = Deferred.fromCoroutine(self._work_off(report.queue, queue))
+            self._loops[report.queue] = loop
             loop.addErrback(self._log_broken, report.server)
         return queued.answer
 
@@ -227,6 +249,8 @@ class CallbackQueue:
             return InstallDelivery(self._panel, report)
         if report.kind is ReportKind.RESTORE:
             return RestoreDelivery(self._panel, report)
+        if not report.kind.is_transfer:
+            return BackupDelivery(self._panel, report)
         age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
         return TransferDelivery(self._panel, report, FirstMinute(self._reactor, age))
 
@@ -234,17 +258,17 @@ class CallbackQueue:
         if not failure.check(CancelledError):
             self._log.failure("{server}: sending its reports failed", failure, server=server)
 
-    async def _work_off(self, server: str, queue: list[_QueuedReport]) -> None:
+    async def _work_off(self, name: str, queue: list[_QueuedReport]) -> None:
         try:
             while queue:
                 queued = queue[0]
                 accepted = await self._send(queued)
                 queue.pop(0)
                 if not queue:
-                    self._queues.pop(server, None)
+                    self._queues.pop(name, None)
                 queued.answer.callback(accepted)
         finally:
-            self._loops.pop(server, None)
+            self._loops.pop(name, None)
 
     async def _send(self, queued: _QueuedReport) -> bool:
         report, pauses = queued.report, iter(BACKOFF)

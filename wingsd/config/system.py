@@ -13,14 +13,23 @@ from wingsd.config.servers import (
 from wingsd.config.transfers import TransfersConfig
 from wingsd.config.validators import (
     Days,
+    MiBPerSecond,
     Seconds,
+    at_most,
     not_negative,
     one_of,
     path_field,
     positive,
 )
 
-__all__ = ["BackupsConfig", "QuotasConfig", "Rootless", "SystemConfig", "User"]
+__all__ = [
+    "BackupsConfig",
+    "QuotasConfig",
+    "Rootless",
+    "SystemConfig",
+    "User",
+    "WingsBackupsConfig",
+]
 
 
 @attrs.frozen(repr=False)
@@ -47,6 +56,29 @@ class User:
     passwd: PelicanPasswdConfig = PelicanPasswdConfig()
 
 
+#: The formats of Calagopus' nodes; of the last three, this one makes none.
+ARCHIVE_FORMATS = (
+    "tar",
+    "tar_gz",
+    "tar_xz",
+    "tar_bz2",
+    "tar_lz4",
+    "tar_zstd",
+    "tar_lzip",
+    "zip",
+    "seven_zip",
+)
+
+
+@attrs.frozen(repr=False)
+class WingsBackupsConfig:
+    """`system.backups.wings`: local backups with Calagopus."""
+
+    #: The format of archives. In place of `tar_lzip`, `zip` and `seven_zip`, this node makes
+    #: `tar_gz`, which it makes with other Panels as well.
+    archive_format: str = attrs.field(default="tar_gz", validator=one_of(*ARCHIVE_FORMATS))
+
+
 @attrs.frozen(repr=False)
 class BackupsConfig:
     """`system.backups`: how backups are made and restored."""
@@ -59,6 +91,15 @@ class BackupsConfig:
             "none", "best_speed", "good_speed", "good_compression", "best_compression"
         ),
     )
+    #: The rate at which the archive of one backup is written, to leave the disk to others; 0 for
+    #: no limit.
+    write_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
+    #: The number of backups that are made at a time, at most 8; others wait (wingsd's own).
+    concurrent: int = attrs.field(default=2, validator=at_most(8))
+    #: Delete the backups of a server that is deleted, in `system.backup_directory` of this node.
+    #: Pelican's; of the other families, nodes keep them.
+    remove_backups_on_server_delete: bool = True
+    wings: WingsBackupsConfig = WingsBackupsConfig()
     #: Names, addresses and networks (CIDR) of stores that backups are restored from although they
     #: are not on the public Internet (Pelican's).
     restore_host_allowlist: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ __all__ = [
     "Seconds",
     "absolute",
     "absolute_or_empty",
+    "at_most",
     "header_text",
     "host_and_port_or_empty",
     "ip_addresses",
@@ -164,6 +165,19 @@ def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str,
             raise InvalidField(
                 attribute.name, f"expected whole numbers of MB as keys, found {key!r}"
             )
+
+
+def at_most(most: int) -> Any:
+    """Return the check that a number is from 1 to `most`."""
+
+    def check(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+        if not 0 < value <= most:
+            raise InvalidField(
+                attribute.name, f"expected a number from 1 to {most}, found {value}"
+            )
+
+    check.__doc__ = f"A number from 1 to {most}."
+    return check
 
 
 def is_uuid(text: str) -> bool:

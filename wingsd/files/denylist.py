@@ -1,5 +1,7 @@
 """Files that users may not touch: an egg's `file_denylist`, in the form of gitignore.
 
+The lists of files that backups leave out have the same form.
+
 pathspec translates the lines, with git's own semantics, and RE2 matches them: in time linear in
 the length of a path, whatever an egg's author has written. Blocking for as long as a second, once
 for each denylist, if it has thousands of lines.
@@ -57,12 +59,23 @@ class _Group:
 
 
 class Denylist:
-    """The files of one server that are denied. Any thread may ask; the first compiles it."""
+    """The files of one server that are denied. Any thread may ask; the first compiles it.
+
+    `source` names the list in the log. With `exact` spaces at the beginning of a line count.
+    """
 
     _log = Logger()
 
-    def __init__(self, lines: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        lines: Iterable[str] = (),
+        source: str = "an egg's file_denylist",
+        *,
+        exact: bool = False,
+    ) -> None:
         self._lines = tuple(lines)
+        self._source = source
+        self._exact = exact
         self._groups: tuple[_Group, ...] = ()
         self._is_compiled = not self._lines
         self._lock = Lock()
@@ -79,13 +92,18 @@ class Denylist:
         """
         if not self._lines or path.is_root:
             return False
-        text = f"{path}/" if is_directory else str(path)
+        return self.matches(f"{path}/" if is_directory else str(path))
+
+    def matches(self, text: str) -> bool:
+        """Return the same of a path in the form of `name_text`, of a directory with a slash."""
         denied, is_by_file = False, False
         for pattern in self._matching(text):
             found = pattern.search(text)
             if found is None:
                 continue
-            is_above = found.groupdict().get(_MARK) is not None
+            # Not the directory itself that is asked for, whose slash is the last character. The
+            # mark is the only group.
+            is_above = found.groupdict().get(_MARK) is not None and found.end(1) < len(text)
             # As git does: a line with `!` for a directory allows nothing that another line denies
             # by its own name.
             if pattern.denies or not is_above or not is_by_file:
@@ -119,6 +137,8 @@ class Denylist:
         for line in self._lines[:MAX_LINES]:
             # Wings ignores spaces around a line; git does in part, versions of pathspec differ.
             given = line.lstrip() if line.endswith("\\ ") else line.strip()
+            if self._exact:
+                given = _exactly(line, given)
             try:
                 if len(line) > MAX_LINE_LENGTH:
                     raise ValueError("it is too long")  # noqa: TRY301
@@ -131,7 +151,8 @@ class Denylist:
 
     def _ignored(self, line: str, reason: object) -> None:
         self._log.warn(
-            "a line of an egg's file_denylist is ignored: {line!r}: {reason}",
+            "a line of {source} is ignored: {line!r}: {reason}",
+            source=self._source,
             line=line[:100],
             reason=reason,
         )
@@ -161,6 +182,20 @@ class Denylist:
                 yield from self._group(patterns[middle:])
             else:
                 self._ignored(patterns[0].text, error)
+
+
+def _exactly(line: str, given: str) -> str:
+    """Return a line for pathspec that means what `line` means to git.
+
+    Spaces at its beginning count. And of lines for all names, pathspec makes expressions that do
+    not tell a directory from what is in it.
+    """
+    if line[:1].isspace() and given:
+        return f"\\{line[0]}{line[1:].rstrip()}"
+    name = given.removeprefix("!")
+    if name.rstrip("/") in ("*", "**"):
+        return f"{given[: len(given) - len(name)]}?{name.replace('**', '*')}"
+    return given
 
 
 def _expression(text: str) -> Any:

@@ -62,6 +62,7 @@ class Topic(Enum):
     TRANSFERS = "Transfers of servers between nodes."
     CONSOLE = "The consoles of servers, for browsers."
     FILES = "The files of servers."
+    BACKUPS = "The backups of servers."
 
 
 @attrs.frozen(eq=False, repr=False)

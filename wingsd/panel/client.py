@@ -242,6 +242,13 @@ class Panel:
         body = {"successful": successful, "server_uuid": server}
         await self._call("restored", "POST", f"/backups/{backup}/restore", None, body=body)
 
+    async def report(self, operation: str, path: str, body: object) -> None:
+        """Send a report as JSON to a path of the API; it is repeated for a while.
+
+        `operation` names it to the observer. Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        await self._call(operation, "POST", path, None, body=body)
+
     async def transfer_succeeded(self, uuid: str, backups: Sequence[str] | None = None) -> None:
         """Report that the server is here now, with the backups of these UUIDs.
 

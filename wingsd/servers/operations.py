@@ -44,6 +44,8 @@ class Operation(Enum):
     READ_FILES = "read files"
     #: What takes the server cancels a change; an upload ends by itself when it is checked again.
     CHANGE_FILES = "change files"
+    #: A backup is made; the server's program goes on.
+    BACKUP = "make a backup"
 
 
 class Exclusion(Enum):
@@ -66,18 +68,19 @@ _REQUESTED: tuple[Operation, ...] = tuple(
     each for each in Operation if each is not Operation.MOVED
 )
 # In the order of `_REQUESTED`: start, stop, kill, sync, install, restore, transfer out and in,
-# delete, read and change files.
+# delete, read and change files, make a backup.
 _ROWS = {
-    Operation.START: (_W, _C, _C, _A, _R, _A, _C, _R, _C, _A, _A),
-    Operation.STOP: (_W, _W, _A, _A, _R, _A, _W, _R, _C, _A, _A),
-    Operation.KILL: (_A, _A, _A, _A, _R, _A, _A, _R, _C, _A, _A),
-    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R),
-    Operation.RESTORE: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R),
-    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R),
-    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _R, _R),
-    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _R, _A, _A, _R, _R),
-    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R, _R),
-    Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _C, _R, _C, _A, _A),
+    Operation.START: (_W, _C, _C, _A, _R, _A, _C, _R, _C, _A, _A, _A),
+    Operation.STOP: (_W, _W, _A, _A, _R, _A, _W, _R, _C, _A, _A, _A),
+    Operation.KILL: (_A, _A, _A, _A, _R, _A, _A, _R, _C, _A, _A, _A),
+    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R, _R),
+    Operation.RESTORE: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R, _R),
+    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R, _R),
+    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _R, _R, _R),
+    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _R, _A, _A, _R, _R, _R),
+    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R, _R, _R),
+    Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _C, _R, _C, _A, _A, _A),
+    Operation.BACKUP: (_A, _A, _A, _A, _R, _R, _R, _R, _C, _A, _A, _A),
 }
 #: By the operation under way, then by the requested one. A sync is over at once and excludes none.
 EXCLUSIONS = {running: dict(zip(_REQUESTED, row, strict=True)) for running, row in _ROWS.items()}
@@ -92,6 +95,7 @@ _REFUSALS = {
     Operation.MOVED: "server has moved to another node",
     Operation.DELETE: "server is currently being deleted",
     Operation.CHANGE_FILES: "the server's files are being changed",
+    Operation.BACKUP: "a backup of the server is being made",
 }
 #: What an installation is refused with during a power action; Wings' text.
 _NOT_REINSTALLED = "Cannot execute server reinstall event while another power action is running."
@@ -215,6 +219,8 @@ class Operations:
 
     def _advice(self, running: Operation) -> str:
         if self.hold is None or running is not self.hold.operation:
+            if running is Operation.BACKUP:
+                return "wait for it to end, or delete the backup"
             return "wait for it to end, or kill the server"
         if running is Operation.MOVED:
             return self.hold.why

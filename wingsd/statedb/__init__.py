@@ -7,6 +7,7 @@
 from wingsd.statedb.activity import ActivityEntry
 from wingsd.statedb.async_store import StateDatabase
 from wingsd.statedb.records import (
+    BackupRecord,
     DirectDestination,
     Direction,
     InstallationRecord,
@@ -23,6 +24,7 @@ from wingsd.statedb.records import (
 
 __all__ = [
     "ActivityEntry",
+    "BackupRecord",
     "DirectDestination",
     "Direction",
     "InstallationRecord",

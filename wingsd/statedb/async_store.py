@@ -83,6 +83,10 @@ class StateDatabase:
     commit_restore = _InThread(Store.commit_restore)
     end_restore = _Timed(Store.end_restore)
 
+    begin_backup = _Timed(Store.begin_backup)
+    backups = _InThread(Store.backups)
+    add_backup_report = _Timed(Store.add_backup_report)
+
     add_report = _Timed(Store.add_report)
     record_attempt = _InThread(Store.record_attempt)
     close_report = _Timed(Store.close_report)

@@ -16,6 +16,7 @@ from wingsd.errors import StorageError
 
 __all__ = [
     "SCHEMAS",
+    "BackupRecord",
     "DirectDestination",
     "Direction",
     "InstallationRecord",
@@ -74,6 +75,8 @@ class ReportKind(Enum):
     INSTALL = "install"
     REINSTALL = "reinstall"
     RESTORE = "restore"
+    BACKUP = "backup"
+    BACKUP_DELETION = "backup deletion"
 
     @property
     def is_transfer(self) -> bool:
@@ -163,6 +166,17 @@ class RestoreRecord:
 
 
 @attrs.frozen(repr=False)
+class BackupRecord:
+    """A backup that is being made since `begun`; `place` is its path in the backup directory."""
+
+    backup: str
+    server: str
+    adapter: str
+    place: str
+    begun: float
+
+
+@attrs.frozen(repr=False)
 class Report:
     """A report to the Panel, added at `created`; `answer` is the Panel's last one.
 
@@ -184,6 +198,14 @@ class Report:
     #: When its transfer began at this node; None where the database has no such transfer.
     begun: float | None = None
     kind: ReportKind = attrs.field(default=ReportKind.TRANSFER, converter=ReportKind)
+    #: The backup that it is about, and the body of the call as JSON; empty for other reports.
+    backup: str = ""
+    body: str = ""
+
+    @property
+    def queue(self) -> str:
+        """What reports are sent of one at a time: the backup, else the server."""
+        return self.backup or self.server
 
     @property
     def what(self) -> str:
@@ -334,5 +356,17 @@ CREATE TABLE restores (
     start INTEGER NOT NULL DEFAULT 0,
     inode TEXT
 ) WITHOUT ROWID;
+""",
+    # Backups that are being made, and reports about backups, whose body is JSON.
+    """
+CREATE TABLE backups (
+    backup TEXT PRIMARY KEY,
+    server TEXT NOT NULL,
+    adapter TEXT NOT NULL,
+    place TEXT NOT NULL,
+    begun REAL NOT NULL
+) WITHOUT ROWID;
+ALTER TABLE reports ADD COLUMN backup TEXT NOT NULL DEFAULT '';
+ALTER TABLE reports ADD COLUMN body TEXT NOT NULL DEFAULT '';
 """,
 )

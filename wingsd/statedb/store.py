@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from wingsd.statedb.backups import BackupRows
 from wingsd.statedb.database import FILE
 from wingsd.statedb.records import (
     DirectDestination,
@@ -19,7 +20,6 @@ from wingsd.statedb.records import (
     TransferRecord,
     TransferResult,
 )
-from wingsd.statedb.restores import RestoreRows
 
 __all__ = ["FILE", "Store"]
 
@@ -30,7 +30,7 @@ KEPT = 90 * _DAY
 TOKENS_KEPT = _DAY
 
 
-class Store(RestoreRows):
+class Store(BackupRows):
     """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.
@@ -241,6 +241,26 @@ class Store(RestoreRows):
         (report,) = self._reports("WHERE id = ?", cursor.lastrowid)
         return report
 
+    def add_backup_report(
+        self,
+        now: float,
+        server: str,
+        backup: str,
+        outcome: Outcome,
+        body: str,
+        kind: ReportKind = ReportKind.BACKUP,
+    ) -> Report:
+        """Add a report about a backup; with that it is not being made any more."""
+        with self._errors(), self._transaction():
+            self._opened.execute("DELETE FROM backups WHERE backup = ?", (backup,))
+            cursor = self._opened.execute(
+                "INSERT INTO reports (server, outcome, created, kind, backup, body)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (server, outcome.value, now, kind.value, backup, body),
+            )
+        (report,) = self._reports("WHERE id = ?", cursor.lastrowid)
+        return report
+
     def record_attempt(self, report: Report, answer: str) -> None:
         """Record one more attempt to send a report, and the answer."""
         self._execute(
@@ -266,7 +286,7 @@ class Store(RestoreRows):
     def _reports(self, which: str, *values: object) -> list[Report]:
         rows = self._rows(
             "SELECT id, server, outcome, created, attempts, answer, settled, backups,"  # noqa: S608
-            f" begun, kind FROM reports {which}",
+            f" begun, kind, backup, body FROM reports {which}",
             *values,
         )
         return [Report(*row) for row in rows]

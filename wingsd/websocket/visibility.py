@@ -9,8 +9,11 @@ from __future__ import annotations
 from wingsd.auth.tokens import ConsoleToken
 from wingsd.events import (
     BACKUP_COMPLETED,
+    BACKUP_DELETED,
+    BACKUP_PROGRESS,
     BACKUP_RESTORE_PROGRESS,
     BACKUP_RESTORE_STARTED,
+    BACKUP_STARTED,
     CONSOLE_OUTPUT,
     DAEMON_MESSAGE,
     FEATURE_MATCH,
@@ -32,9 +35,12 @@ _META_CALAGOPUS = "meta.calagopus"
 _READ_CONSOLE = "control.read-console"
 #: Events about the changes of files.
 _OPERATIONS = (OPERATION_ABORTED, OPERATION_COMPLETED, OPERATION_ERROR, OPERATION_PROGRESS)
+#: Events about backups before and after their end.
+_BACKUPS = (BACKUP_DELETED, BACKUP_PROGRESS, BACKUP_STARTED)
 #: Events about the restoring of a backup, but its end.
 _RESTORES = (BACKUP_RESTORE_PROGRESS, BACKUP_RESTORE_STARTED)
 _PERMISSIONS = {
+    **dict.fromkeys(_BACKUPS, "backups.read"),
     TRANSFER_LOGS: "admin.websocket.transfer",
     TRANSFER_PROGRESS: "admin.websocket.transfer",
     INSTALL_OUTPUT: "admin.websocket.install",
@@ -46,6 +52,7 @@ _CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
 
 #: Events that only Calagopus' page has.
 _CALAGOPUS = (
+    *_BACKUPS,
     *_OPERATIONS,
     *_RESTORES,
     IMAGE_PULL_COMPLETED,

@@ -1,7 +1,8 @@
 """Makes a node: each of its objects, with the collaborators it needs. Nothing runs yet.
 
 Each part extends the one below it, from bottom to top: `base.py`, `servers.py`, `transfers.py`,
-`restores.py`, `node_calls.py`, `http.py`, `control.py`, `node.py`. It makes its objects once, when
+`restores.py`, `backups.py`, `node_calls.py`, `http.py`, `control.py`, `node.py`. It makes its
+objects once, when
 it is made itself. Tests replace an object by overriding the method that makes it.
 """
 

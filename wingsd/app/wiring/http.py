@@ -6,7 +6,7 @@ import time
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from wingsd.api import file_paths, server_paths
+from wingsd.api import backup_paths, file_paths, server_paths
 from wingsd.api import node as api_node
 from wingsd.api import transfers as api_transfers
 from wingsd.api.revocations import Revocations
@@ -136,11 +136,16 @@ class HttpWiring(NodeCallsWiring):
             *server_paths.endpoints(
                 config,
                 servers,
+                sockets,
+                Revocations(self.denied, self.database, time.time),
+            ),
+            server_paths.server_endpoint(
+                config,
+                servers,
                 self.receiver,
                 self.sender,
                 self.restores,
-                sockets,
-                Revocations(self.denied, self.database, time.time),
+                self.backup_deletion,
             ),
             partial(
                 RESTORE,
@@ -152,6 +157,7 @@ class HttpWiring(NodeCallsWiring):
             ),
             *server_paths.install_endpoints(config, servers, self.installations),
             *self._signed_endpoints(),
+            *backup_paths.endpoints(config, servers, self.made_backups, self.backup_deletion),
             *file_paths.endpoints(config, servers, self.file_work, self.file_tasks, self.pulls),
         ]
 

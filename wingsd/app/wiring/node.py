@@ -37,7 +37,7 @@ class Wiring(ControlWiring):
                 self.restores,
                 self.denied,
             ),
-            NodeServers(self.servers, self.reports, self.pulls),
+            NodeServers(self.servers, self.reports, self.pulls, self.made_backups),
             NodeTransfers(
                 self.receiver,
                 self.sender,

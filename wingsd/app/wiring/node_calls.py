@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from wingsd.api.node import NodeParts
-from wingsd.app.wiring.restores import RestoresWiring
+from wingsd.app.wiring.backups import BackupsWiring
 from wingsd.config import Config
 from wingsd.docker.runtime import engine_address
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["NodeCallsWiring"]
 
 
-class NodeCallsWiring(RestoresWiring):
+class NodeCallsWiring(BackupsWiring):
     """The objects that a node is asked about itself."""
 
     def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:

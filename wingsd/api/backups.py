@@ -1,0 +1,190 @@
+"""`/api/servers/{uuid}/backup` and the like: backups, made and deleted for a Panel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from wingsd.api.resource import Endpoint, ServerResource
+from wingsd.backups.creation import Backups, NewBackup
+from wingsd.backups.deletion import BackupDeletion
+from wingsd.backups.store import BackupMissing
+from wingsd.config import Config
+from wingsd.errors import BadRequest, ServerBusy
+from wingsd.http.operations import INVALID, Success, Topic, call
+from wingsd.http.request import StreamingRequest
+from wingsd.servers.operations import Operation, Operations, refusal
+from wingsd.servers.registry import Servers
+from wingsd.util.serialization import Keywords
+from wingsd.util.text import canonical_uuid
+
+__all__ = ["AllBackupsEndpoint", "BackupDeletionEndpoint", "BackupEndpoint", "BackupsEndpoint"]
+
+_CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _backup(text: str) -> str:
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise BadRequest(
+            "The backup identifier must be a valid UUID.", "a backup is identified by its UUID"
+        )
+    return uuid
+
+
+def _check_transfer(operations: Operations) -> None:
+    """Raise ServerBusy while the server's backups may be on their way to another node."""
+    for moving in (Operation.TRANSFER_OUT, Operation.TRANSFER_IN):
+        if operations.runs(moving):
+            raise ServerBusy(refusal(moving, Operation.BACKUP), "try again when that is over")
+
+
+@attrs.frozen(eq=False, repr=False)
+class BackupRequest:
+    """A backup to be made."""
+
+    uuid: Annotated[str, Keywords(format="uuid")]
+    adapter: Annotated[str, "Where it is kept: `wings` is this node."]
+    ignore: Annotated[
+        str,
+        "What it leaves out, in lines as in gitignore. When it is empty, the server's own list "
+        "counts: `.pteroignore`, of Pelican `.pelicanignore`, of Calagopus both.",
+    ] = ""
+
+
+class BackupsEndpoint(Endpoint, ServerResource):
+    """`/api/servers/{uuid}/backup`."""
+
+    topic = Topic.BACKUPS
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        backups: Backups,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, servers, parts)
+        self._backups = backups
+
+    @call("POST", Success(HTTPStatus.ACCEPTED, "The backup is being made."), fails=_CONFLICT)
+    async def make_backup(self, request: StreamingRequest, body: BackupRequest) -> None:
+        """Make a backup of a server, whose program runs on.
+
+        Its end is reported to the Panel, also after a restart of this node, and shown in the
+        server's console.
+        """
+        asked = NewBackup(_backup(body.uuid), body.adapter, body.ignore)
+        await self._backups.begin(self.game_server, asked)
+
+
+class _DeletionPath(ServerResource):
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        deletion: BackupDeletion,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, servers, parts)
+        self._deletion = deletion
+
+    @property
+    def backup(self) -> str:
+        """The UUID of the backup in the path. Raises `BackupMissing` when it is invalid."""
+        text = self._parts["backup"].decode("latin-1")
+        uuid = canonical_uuid(text)
+        if uuid is None:
+            raise BackupMissing(text[:36])
+        return uuid
+
+
+class BackupEndpoint(Endpoint, _DeletionPath):
+    """`/api/servers/{uuid}/backup/{backup}`."""
+
+    topic = Topic.BACKUPS
+
+    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "The backup is deleted."), fails=_CONFLICT)
+    async def delete_backup(self, request: StreamingRequest) -> None:
+        """Delete a local backup of a server.
+
+        One that is being made is cancelled. A download of it that is under way goes on to its end.
+        """
+        _check_transfer(self.game_server.operations)
+        await self._deletion.delete(self.uuid, self.backup)
+
+
+class AllBackupsEndpoint(Endpoint, _DeletionPath):
+    """`/api/servers/{uuid}/deleteAllBackups`, for Pelican's Panel."""
+
+    topic = Topic.BACKUPS
+
+    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "They are deleted."), fails=_CONFLICT)
+    async def delete_all_backups(self, request: StreamingRequest) -> None:
+        """Delete all local backups of a server.
+
+        Backups of which nothing tells whose they are stay.
+        """
+        _check_transfer(self.game_server.operations)
+        await self._deletion.delete_all(self.uuid)
+
+
+@attrs.frozen(eq=False, repr=False)
+class DeletedBackup:
+    """How a backup is deleted; everything may be left out."""
+
+    adapter: Annotated[str, "Where it is kept: `wings` is this node."] = "wings"
+    server: Annotated[str | None, "Its server.", Keywords(format="uuid")] = None
+    foreground: Annotated[bool, "Whether the answer waits for the end."] = False
+
+
+class BackupDeletionEndpoint(Endpoint):
+    """`/api/backups/{backup}`, for Calagopus' Panel."""
+
+    topic = Topic.BACKUPS
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        deletion: BackupDeletion,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._servers = servers
+        self._deletion = deletion
+
+    @call(
+        "DELETE",
+        Success(HTTPStatus.ACCEPTED, "The backup is being deleted."),
+        fails=(HTTPStatus.NOT_FOUND, *_CONFLICT),
+    )
+    async def begin_backup_deletion(
+        self, request: StreamingRequest, body: DeletedBackup | None = None
+    ) -> None:
+        """Delete a local backup, and report to the Panel how that has ended."""
+        asked = body or DeletedBackup()
+        if asked.adapter != "wings":
+            raise BadRequest(INVALID, "adapter: this node has only backups of the kind wings")
+        backup = _backup(self._parts["backup"].decode("latin-1"))
+        server = "" if asked.server is None else canonical_uuid(asked.server)
+        if server is None:
+            raise BadRequest(INVALID, "server: expected the UUID of a server")
+        for known in self._servers.all():
+            if known.uuid == server:
+                _check_transfer(known.operations)
+        await self._deletion.check(server, backup)
+        deleting = Deferred.fromCoroutine(self._deletion.delete_and_report(server, backup))
+        deleting.addErrback(
+            lambda failure: self._log.failure(
+                "backup {backup}: its deletion failed", failure, backup=backup
+            )
+        )
+        if asked.foreground:
+            await deleting

@@ -1,0 +1,68 @@
+"""The backups of a node's servers."""
+
+from __future__ import annotations
+
+from wingsd.app.wiring.base import MIB
+from wingsd.app.wiring.restores import RestoresWiring
+from wingsd.archive import ArchiveFormat, ArchiveLimits, Compression
+from wingsd.backups.adapters import Adapter, LocalAdapter
+from wingsd.backups.creation import BackupParts, Backups
+from wingsd.backups.deletion import BackupDeletion, BackupUses
+from wingsd.backups.dialect import checksum_type_of
+from wingsd.backups.making import ArchiveTerms
+from wingsd.backups.store import BackupStore
+from wingsd.config import CALAGOPUS, Config
+from wingsd.util.reactor import Reactor
+
+__all__ = ["BackupsWiring"]
+
+
+class BackupsWiring(RestoresWiring):
+    """The objects of a node's backups."""
+
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
+        """Raises `ConfigError` when the configuration names invalid files."""
+        super().__init__(config, endpoint, reactor, path)
+        self.backup_store = BackupStore(config.system.backup_directory, config.family)
+        self.backup_uses = BackupUses()
+        self.made_backups = self._make_backups()
+        self.backup_deletion = BackupDeletion(
+            self.backup_store,
+            self.made_backups,
+            self.backup_uses,
+            self.pools.disk,
+            self.callbacks,
+            self._bus,
+        )
+
+    def _make_backups(self) -> Backups:
+        config, pools = self._config, self.pools
+        parts = BackupParts(
+            family=config.family,
+            store=self.backup_store,
+            terms=self._archive_terms(),
+            database=self.database,
+            callbacks=self.callbacks,
+            workers=pools.backups,
+            disk=pools.disk,
+            reactor=self._reactor,
+        )
+        return Backups(parts, self._backup_adapters(), config.system.backups.concurrent)
+
+    def _backup_adapters(self) -> dict[str, Adapter]:
+        """Return what keeps backups, by the kind that a Panel asks for."""
+        return {"wings": LocalAdapter(self.backup_store, self.pools.disk)}
+
+    def _archive_terms(self) -> ArchiveTerms:
+        system, family = self._config.system, self._config.family
+        form = ArchiveFormat.TAR_GZ
+        if family == CALAGOPUS:
+            wanted = system.backups.wings.archive_format
+            form = next((each for each in ArchiveFormat if each.value == wanted), form)
+        return ArchiveTerms(
+            form=form,
+            compression=Compression(system.backups.compression_level),
+            checksum_type=checksum_type_of(family),
+            write_limit=system.backups.write_limit * MIB,
+            reserve=ArchiveLimits.configured(system.transfers).reserve,
+        )

@@ -1,0 +1,383 @@
+"""The backups that are being made: begun, shown, ended, reported, and settled after a restart.
+
+A backup is recorded before anything of it is written. It ends with the report of its outcome in
+place of the record, which is sent to the Panel until that has answered. A daemon that dies before
+that has left a part, or a complete archive with its catalogue: the next one removes the first and
+reports the failure, or reports the success of the second. So the Panel shows no backup as being
+made for ever, and no archive is removed because its report was not heard.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wingsd.backups.adapters import Adapter, adapter_of
+from wingsd.backups.catalogue import Catalogue
+from wingsd.backups.dialect import BackupResult, progress_event
+from wingsd.backups.ignore import IgnoreList, ignore_lines
+from wingsd.backups.making import ArchiveTerms, MadeArchive, check_space, make_archive
+from wingsd.backups.store import BackupStore
+from wingsd.callbacks import CallbackQueue
+from wingsd.config import CALAGOPUS
+from wingsd.errors import Conflict, StorageError, WingsdError
+from wingsd.events import BACKUP_STARTED
+from wingsd.files.denylist import Denylist, denylist_lines
+from wingsd.files.progress import Progress
+from wingsd.filesystem import ServerRoot
+from wingsd.filesystem.errors import FileWorkCancelled
+from wingsd.panel.schemas import Configuration
+from wingsd.servers.operations import Operation, Operations
+from wingsd.statedb import BackupRecord, Outcome, StateDatabase
+from wingsd.threadio import Workers, relayed
+from wingsd.util.deferreds import when_fired
+from wingsd.util.durable import storage_errors
+from wingsd.util.reactor import Reactor
+from wingsd.util.text import readable_size
+
+__all__ = ["BackupExists", "BackupParts", "BackupServer", "Backups", "NewBackup"]
+
+#: Seconds between two events of progress, as Calagopus' nodes send them, and between two messages
+#: in the console.
+_PROGRESS_EVERY, _MESSAGE_EVERY = 1.0, 60.0
+#: Seconds to wait for the Panel's answer before the events of the end: a page may load it again.
+ANSWER_PATIENCE = 10.0
+#: Lines about files that the console shows of one backup; the log has all.
+_SHOWN_WARNINGS = 3
+
+
+class BackupExists(Conflict):
+    """There is a backup of that UUID on this node, or it is being made (409)."""
+
+    code = "backup-exists"
+
+    def __init__(self) -> None:
+        super().__init__("backup already exists", "each backup needs a UUID of its own")
+
+
+class ServerFilesRunner(Protocol):
+    """The files of a server."""
+
+    async def run(self, work: Callable[[ServerRoot], tuple[str, ...]]) -> tuple[str, ...]:
+        """Call `work` with the open directory in a thread."""
+
+
+class BackupServer(Protocol):
+    """A server of which a backup is made."""
+
+    configuration: Configuration
+    operations: Operations
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+
+    @property
+    def directory(self) -> str:
+        """The path of its files."""
+
+    @property
+    def files(self) -> ServerFilesRunner:
+        """Its files."""
+
+    def say(self, message: str) -> None:
+        """Show a message in the console, and log it."""
+
+    def publish(self, event: str, *args: str) -> None:
+        """Publish an event."""
+
+
+@attrs.frozen(repr=False)
+class NewBackup:
+    """A backup that is asked for: `ignore` are lines as in gitignore."""
+
+    uuid: str
+    adapter: str
+    ignore: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class BackupParts:
+    """What backups are made with. `workers` make the archives, `disk` does short work."""
+
+    family: str
+    store: BackupStore
+    terms: ArchiveTerms
+    database: StateDatabase
+    callbacks: CallbackQueue
+    workers: Workers
+    disk: Workers
+    reactor: Reactor
+
+
+@attrs.define(eq=False)
+class _Making:
+    """A backup that is being made."""
+
+    server: BackupServer
+    asked: NewBackup
+    adapter: Adapter
+    ignore: IgnoreList
+    progress: Progress = attrs.field(factory=Progress)
+    over: Deferred[None] = attrs.field(factory=Deferred)
+    #: Files that were left out, or that changed while they were read.
+    warnings: int = 0
+
+
+class Backups:
+    """The backups of all servers that are being made, `concurrent` of them at a time."""
+
+    _log = Logger()
+
+    def __init__(
+        self, parts: BackupParts, adapters: Mapping[str, Adapter], concurrent: int
+    ) -> None:
+        self._parts = parts
+        self._adapters = adapters
+        self._slots = DeferredSemaphore(concurrent)
+        self._making: dict[str, _Making] = {}
+        self._stopped = False
+
+    # Begin
+
+    @property
+    def making(self) -> Mapping[str, str]:
+        """The servers of the backups that are being made, by the backup's UUID."""
+        return {uuid: making.server.uuid for uuid, making in self._making.items()}
+
+    async def begin(self, server: BackupServer, asked: NewBackup) -> None:
+        """Record a backup, and make it in the background.
+
+        Raises AdapterUnknown, ServerBusy, BackupExists, IgnoreFileRefused, NoSpaceForBackup and
+        StorageError.
+        """
+        adapter = adapter_of(asked.adapter, self._adapters)
+        server.operations.check(Operation.BACKUP)
+        if asked.uuid in self._making or self._stopped:
+            raise BackupExists
+        making = self._making[asked.uuid] = _Making(server, asked, adapter, _nothing())
+        try:
+            making.ignore = await self._ignore_list(server, asked)
+            await self._parts.disk.run(self._check_place, server.uuid, asked.uuid)
+            await self._record(making)
+        except BaseException:
+            del self._making[asked.uuid]
+            making.over.callback(None)
+            raise
+        Deferred.fromCoroutine(self._run(making)).addErrback(self._broke_off, making)
+
+    async def _record(self, making: _Making) -> None:
+        store, terms = self._parts.store, self._parts.terms
+        server, asked = making.server.uuid, making.asked
+        place = store.place(server, asked.uuid, terms.form.suffix)
+        await self._parts.database.begin_backup(asked.uuid, server, asked.adapter, place)
+
+    async def _ignore_list(self, server: BackupServer, asked: NewBackup) -> IgnoreList:
+        family = self._parts.family
+        lines = await server.files.run(lambda root: ignore_lines(root, asked.ignore, family))
+        egg = server.configuration.settings.egg
+        denied = denylist_lines(egg.file_denylist) if family == CALAGOPUS else ()
+        return IgnoreList(
+            Denylist(lines, f"the ignore list of {server.uuid}", exact=True), Denylist(denied)
+        )
+
+    def _check_place(self, server: str, backup: str) -> None:
+        """Check that there is no such backup, and room for one as large as the last."""
+        store = self._parts.store
+        if store.find("", backup) is not None:
+            raise BackupExists
+        made = [each for each in store.all(server) if each.catalogue is not None]
+        last = max(made, key=lambda each: each.modified, default=None)
+        with storage_errors(store.directory):
+            os.makedirs(store.directory, 0o700, exist_ok=True)
+            found = os.statvfs(store.directory)
+        check_space(found, self._parts.terms.reserve, 0 if last is None else last.size)
+
+    # Cancel
+
+    async def cancel(self, backup: str) -> bool:
+        """Cancel a backup that is being made; return, when it has ended, whether it was."""
+        making = self._making.get(backup)
+        if making is None:
+            return False
+        making.progress.cancel()
+        await when_fired(making.over)
+        return True
+
+    async def ended(self, server: str) -> None:
+        """Return when no backup of a server is being made."""
+        for making in tuple(self._making.values()):
+            if making.server.uuid == server:
+                await when_fired(making.over)
+
+    def stop(self) -> None:
+        """Cancel all; the next daemon reports their failure."""
+        self._stopped = True
+        for making in self._making.values():
+            making.progress.cancel()
+
+    # The next daemon
+
+    async def recover(self) -> None:
+        """Settle the backups that an earlier daemon was making. A failure is logged."""
+        for record in await self._parts.database.backups():
+            try:
+                await self._settle(record)
+            except StorageError as error:
+                self._log.error(
+                    "{server}: backup {backup} is not settled, the next start tries again: "
+                    "{error}",
+                    server=record.server,
+                    backup=record.backup,
+                    error=error,
+                )
+
+    async def _settle(self, record: BackupRecord) -> None:
+        catalogue = await self._parts.disk.run(self._left_by, record)
+        result = BackupResult(self._parts.family, record.backup, catalogue)
+        outcome = Outcome.FAILURE if catalogue is None else Outcome.SUCCESS
+        self._log.info(
+            "{server}: backup {backup} {how} when the node was stopped",
+            server=record.server,
+            backup=record.backup,
+            how="was not complete, and is removed," if catalogue is None else "was complete",
+        )
+        await self._parts.callbacks.add_backup(
+            record.server, record.backup, outcome, result.report()
+        )
+
+    def _left_by(self, record: BackupRecord) -> Catalogue | None:
+        """Return the catalogue of a backup that is complete; remove what is left of another."""
+        store = self._parts.store
+        found = store.at(record.place)
+        made = None if found is None else found.catalogue
+        if found is not None and made is not None and found.size == made.bytes:
+            return made
+        store.remove_leftovers(record.place, record.backup)
+        return None
+
+    # Make
+
+    async def _run(self, making: _Making) -> None:
+        cancel = making.progress.cancel
+        telling = LoopingCall(self._tell_progress, making)
+        telling.clock = self._parts.reactor
+        try:
+            with making.server.operations.during(Operation.BACKUP, cancel):
+                result = await self._result(making, telling)
+            if result is not None:
+                await self._end(making, result)
+        finally:
+            if telling.running:
+                telling.stop()
+            del self._making[making.asked.uuid]
+            making.over.callback(None)
+
+    async def _result(self, making: _Making, telling: LoopingCall) -> BackupResult | None:
+        """Make a backup; return how it has ended, None where the next daemon is to tell."""
+        server, uuid = making.server, making.asked.uuid
+        failed = BackupResult(self._parts.family, uuid)
+        try:
+            # What takes the server may have begun while the backup was recorded.
+            server.operations.check(Operation.BACKUP)
+            await self._slots.acquire()
+            try:
+                making.progress.check()
+                self._begun(making, telling)
+                made = await self._packed(making)
+                parts = await making.adapter.keep(server.uuid, made)
+            finally:
+                self._slots.release()
+        except FileWorkCancelled:
+            if self._stopped:
+                return None
+            server.say(f"The backup {uuid} was cancelled.")
+            return failed
+        except WingsdError as error:
+            server.say(f"The backup {uuid} failed: {error}")
+            return failed
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{server}: backup {backup} failed", server=server.uuid, backup=uuid)
+            server.say(f"The backup {uuid} failed unexpectedly; see the node's log.")
+            return failed
+        self._say_made(making, made)
+        return BackupResult(self._parts.family, uuid, made.catalogue, parts)
+
+    def _begun(self, making: _Making, telling: LoopingCall) -> None:
+        making.server.say("A backup of the server is being made.")
+        if self._parts.family == CALAGOPUS:
+            making.server.publish(BACKUP_STARTED, making.asked.uuid)
+            telling.start(_PROGRESS_EVERY, now=True)
+        else:
+            telling.start(_MESSAGE_EVERY, now=False)
+
+    async def _packed(self, making: _Making) -> MadeArchive:
+        parts = self._parts
+
+        def warn(line: str) -> None:
+            self._warn(making, line)
+
+        return await parts.workers.run(
+            make_archive,
+            making.server.directory,
+            (making.server.uuid, making.asked.uuid),
+            parts.store,
+            parts.terms,
+            making.ignore,
+            making.progress,
+            relayed(parts.reactor, warn),
+        )
+
+    def _warn(self, making: _Making, line: str) -> None:
+        making.warnings += 1
+        if making.warnings <= _SHOWN_WARNINGS:
+            making.server.say(f"backup: {line}")
+        else:
+            self._log.info("{server}: backup: {line}", server=making.server.uuid, line=line)
+
+    def _tell_progress(self, making: _Making) -> None:
+        progress, server = making.progress, making.server
+        done, total = progress.bytes_done, progress.bytes_total
+        if self._parts.family == CALAGOPUS:
+            server.publish(*progress_event(making.asked.uuid, done, total))
+        else:
+            server.say(
+                f"The backup is being made: {readable_size(done)} of {readable_size(total)}."
+            )
+
+    def _say_made(self, making: _Making, made: MadeArchive) -> None:
+        size = readable_size(made.catalogue.bytes)
+        changed = ""
+        if made.warnings:
+            changed = (
+                f" {made.warnings} files were left out, or changed while they were read; the "
+                "node's log names them."
+            )
+        making.server.say(f"The backup is complete: {size}.{changed}")
+
+    async def _end(self, making: _Making, result: BackupResult) -> None:
+        server = making.server
+        outcome = Outcome.FAILURE if result.catalogue is None else Outcome.SUCCESS
+        report = await self._parts.callbacks.add_backup(
+            server.uuid, making.asked.uuid, outcome, result.report()
+        )
+        await report.answered_within(ANSWER_PATIENCE, self._parts.reactor)
+        for event in result.events():
+            server.publish(*event)
+
+    def _broke_off(self, failure: Failure, making: _Making) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("{server}: its backup broke off", failure, server=making.server.uuid)
+
+
+def _nothing() -> IgnoreList:
+    return IgnoreList(Denylist(), Denylist())

@@ -1,0 +1,105 @@
+"""What a backup leaves out: an ignore list with git's rules, and files that are being written.
+
+The list is the Panel's; where that is empty, a file in the server's directory: `.pteroignore`,
+with Pelican `.pelicanignore`, with Calagopus both. Calagopus' backups leave out what the egg's
+denylist has as well, since its users cannot see that. Blocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
+
+import attrs
+
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.errors import BadRequest
+from wingsd.files.denylist import Denylist
+from wingsd.filesystem import ServerPath, ServerRoot, name_text
+from wingsd.filesystem.errors import FileMissing, FileTypeRefused, IsDirectory
+from wingsd.filesystem.new_file import TEMPORARY
+from wingsd.filesystem.walk import Listing
+
+__all__ = ["MAX_IGNORE_FILE", "IgnoreFileRefused", "IgnoreList", "ignore_lines"]
+
+#: Bytes of an ignore file at most, as in Wings.
+MAX_IGNORE_FILE = 32 << 10
+_FILES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        PTERODACTYL: (".pteroignore",),
+        PELICAN: (".pelicanignore",),
+        CALAGOPUS: (".pteroignore", ".pelicanignore"),
+    }
+)
+
+
+class IgnoreFileRefused(BadRequest):
+    """The server's ignore file is not a regular file, or too large (400)."""
+
+    code = "ignore-file-refused"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"The backup was not made: {name} {reason}.",
+            f"{name} lists what backups of this server leave out: make it a file of at most "
+            f"{MAX_IGNORE_FILE >> 10} KiB, or delete it",
+        )
+
+
+def ignore_lines(root: ServerRoot, given: str, family: str) -> tuple[str, ...]:
+    """Return the lines of the ignore list `given` by the Panel, else of the server's files.
+
+    Raises IgnoreFileRefused, and StorageError where a file cannot be read.
+    """
+    if given.strip():
+        return tuple(given.splitlines())
+    lines: list[str] = []
+    for name in _FILES[family]:
+        with suppress(FileMissing):
+            lines += _read(root, name).splitlines()
+    return tuple(lines)
+
+
+def _read(root: ServerRoot, name: str) -> str:
+    try:
+        with root.open_file(ServerPath.parse(name)) as file:
+            if file.entry.size > MAX_IGNORE_FILE:
+                raise IgnoreFileRefused(name, "is too large")
+            return file.read_at(0, MAX_IGNORE_FILE).decode("utf-8", "replace")
+    except (FileTypeRefused, IsDirectory) as error:
+        raise IgnoreFileRefused(name, "is not a regular file") from error
+
+
+@attrs.define
+class IgnoreList:
+    """Files that are left out of one backup: those in `ignored` and in `denied`.
+
+    `dropped` counts the names that were left out; what is in a directory is not counted.
+    """
+
+    ignored: Denylist
+    denied: Denylist
+    dropped: int = 0
+
+    def select(self, listing: Listing) -> Listing:
+        """Return what a backup has of a directory; a directory that is dropped is not entered."""
+        prefix = name_text(listing.prefix)
+        files = [name for name in listing.files if not TEMPORARY.fullmatch(name)]
+        if self.ignored.is_empty and self.denied.is_empty:
+            return attrs.evolve(listing, files=files)
+        return attrs.evolve(
+            listing,
+            files=self._kept(prefix, files),
+            symlinks=self._kept(prefix, listing.symlinks),
+            others=self._kept(prefix, listing.others),
+            directories=self._kept(prefix, listing.directories, "/"),
+        )
+
+    def _kept(self, prefix: str, names: list[bytes], end: str = "") -> list[bytes]:
+        kept = [name for name in names if not self._is_left_out(f"{prefix}{name_text(name)}{end}")]
+        self.dropped += len(names) - len(kept)
+        return kept
+
+    def _is_left_out(self, path: str) -> bool:
+        return self.ignored.matches(path) or self.denied.matches(path)

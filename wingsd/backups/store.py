@@ -1,0 +1,292 @@
+"""The directory of local backups: where each family keeps them, found, listed and removed.
+
+Pelican's nodes keep the backups of a server in a directory of its own, the others all of them side
+by side. Whichever family this node's is, backups in either place are found. A backup is of the
+server whose directory it is in, or that its catalogue names. Where neither tells, as of those that
+Pterodactyl's Wings has made, it is taken for one of whoever asks for it by its UUID. Blocking.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import attrs
+from twisted.logger import Logger
+
+from wingsd.backups.catalogue import Catalogue, CatalogueFiles
+from wingsd.backups.local import SUFFIXES, Backup, backup_at
+from wingsd.errors import InvalidData, StorageError, WingsdError
+from wingsd.filesystem import OpenFile
+from wingsd.filesystem.directory import open_regular
+from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
+from wingsd.util.durable import sync_directory
+from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
+
+__all__ = ["BackupMissing", "BackupStore", "StoredBackup", "part_name"]
+
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NANO = 1_000_000_000
+
+
+class BackupMissing(WingsdError):
+    """The server has no local backup with this UUID (404, with Wings' message)."""
+
+    code = "backup-missing"
+    status = 404
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__(
+            "The requested backup was not found on this server.",
+            f"system.backup_directory has no file of the backup {uuid} of this server",
+        )
+
+
+def part_name(place: str) -> str:
+    """Return the name of a backup's file as long as it is being made at a place."""
+    return f".{os.path.basename(place)}.part"
+
+
+@attrs.frozen
+class StoredBackup:
+    """A backup on the disk, of `size` bytes, last changed at `modified`.
+
+    `server` is empty where nothing tells whose it is; `place` is its path in the directory of all
+    backups, `suffix` that of its name, such as `tar.gz`.
+    """
+
+    uuid: str
+    server: str
+    place: str
+    suffix: str
+    size: int
+    modified: float
+    catalogue: Catalogue | None = None
+
+
+class BackupStore:
+    """The backups in one `system.backup_directory`. Methods raise StorageError."""
+
+    _log = Logger()
+
+    def __init__(self, directory: str, family: str) -> None:
+        self.directory = directory
+        self._family = family
+
+    def place(self, server: str, uuid: str, suffix: str) -> str:
+        """Return where a new backup is to be, as a path in the directory."""
+        return Backup(uuid, suffix, self._family).path(server)
+
+    def path(self, place: str) -> str:
+        """Return the whole path of a place."""
+        return os.path.join(self.directory, place)
+
+    def find(self, server: str, uuid: str) -> StoredBackup | None:
+        """Return a backup of a server; None where there is none. See `open`."""
+        opened = self.open(server, uuid)
+        if opened is None:
+            return None
+        opened[1].close()
+        return opened[0]
+
+    def open(self, server: str, uuid: str) -> tuple[StoredBackup, OpenFile] | None:
+        """Open a backup of a server; None where there is none.
+
+        `server` is empty where only the backup is named, which is then that of any server.
+        """
+        with self._errors("the backup could not be read"), self._opened() as top:
+            for place in self._places(top, server):
+                with self._opened_place(top, place) as directory:
+                    found = None if directory is None else self._open_in(directory, place, uuid)
+                if found is None:
+                    continue
+                if not server or found[0].server in ("", server):
+                    return found
+                found[1].close()
+        return None
+
+    def at(self, place: str) -> StoredBackup | None:
+        """Return the backup at a place; None where there is none."""
+        parent, name = os.path.split(place)
+        with self._errors("the backup could not be read"), self._opened() as top:
+            if top < 0:
+                return None
+            with self._opened_place(top, parent) as directory:
+                found = [] if directory is None else [*self._in(directory, parent, (name,))]
+        return found[0] if found else None
+
+    def all(self, server: str = "") -> list[StoredBackup]:
+        """Return all backups, or those that are known to be of one server."""
+        found: list[StoredBackup] = []
+        with self._errors("the backups could not be read"), self._opened() as top:
+            for place in self._places(top, ""):
+                with self._opened_place(top, place) as directory:
+                    if directory is not None:
+                        found += self._in(directory, place, sorted(os.listdir(directory)))
+        return [each for each in found if server in ("", each.server)]
+
+    def write_catalogue(self, place: str, catalogue: Catalogue) -> None:
+        """Write the catalogue of the backup at a place, on stable storage."""
+        with (
+            self._errors("the catalogue of the backup could not be written"),
+            self._opened_directory(place) as directory,
+        ):
+            CatalogueFiles(directory).write(catalogue)
+            os.fsync(directory)
+
+    def put_into_place(self, place: str, catalogue: Catalogue) -> None:
+        """Give a complete part its place, and write its catalogue before, on stable storage."""
+        with (
+            self._errors("the backup could not be put into place"),
+            self._opened_directory(place) as directory,
+        ):
+            CatalogueFiles(directory).write(catalogue)
+            os.rename(
+                part_name(place),
+                os.path.basename(place),
+                src_dir_fd=directory,
+                dst_dir_fd=directory,
+            )
+            os.fsync(directory)
+            if os.path.dirname(place):
+                sync_directory(Path(self.directory))
+
+    def remove(self, found: StoredBackup) -> None:
+        """Remove a backup with its catalogue; one that is gone already is no error."""
+        with self._errors("the backup could not be removed"), suppress(FileNotFoundError):
+            with self._opened_directory(found.place) as directory:
+                # First the archive: a catalogue alone is left over, and tells of no backup.
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.basename(found.place), dir_fd=directory)
+                CatalogueFiles(directory).remove(found.uuid)
+                os.fsync(directory)
+            self._remove_empty(found.place)
+
+    def remove_leftovers(self, place: str, uuid: str, *, archive: bool = False) -> None:
+        """Remove what is left of a backup that is not complete: its part and its catalogue.
+
+        With `archive`, what is in its place as well.
+        """
+        names = [part_name(place), *([os.path.basename(place)] if archive else [])]
+        with self._errors("what is left of a backup could not be removed"):
+            with suppress(FileNotFoundError), self._opened_directory(place) as directory:
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=directory)
+                CatalogueFiles(directory).remove(uuid)
+            self._remove_empty(place)
+
+    def _remove_empty(self, place: str) -> None:
+        """Remove the directory of one server if nothing is in it."""
+        if os.path.dirname(place):
+            with suppress(OSError):
+                os.rmdir(os.path.dirname(self.path(place)))
+
+    # Directories
+
+    @contextmanager
+    def _errors(self, message: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            advice = disk_advice(error) if "read" not in message else reading_advice(error)
+            raise StorageError(f"{self.directory}: {advice}", message) from error
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Open the directory; one that is missing is as good as an empty one."""
+        try:
+            top = os.open(self.directory, _LIST)
+        except FileNotFoundError:
+            top = -1
+        try:
+            yield top
+        finally:
+            if top >= 0:
+                os.close(top)
+
+    @contextmanager
+    def _opened_place(self, top: int, place: str) -> Iterator[int | None]:
+        directory = None
+        with suppress(FileNotFoundError, NotADirectoryError):
+            directory = os.open(place or ".", _LIST, dir_fd=top)
+        try:
+            yield directory
+        finally:
+            if directory is not None:
+                os.close(directory)
+
+    @contextmanager
+    def _opened_directory(self, place: str) -> Iterator[int]:
+        directory = os.open(os.path.dirname(self.path(place)), _LIST)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _places(self, top: int, server: str) -> Iterator[str]:
+        """Yield the directories that a backup may be in; that of all is the empty text."""
+        if top < 0:
+            return
+        if server:
+            yield server
+        yield ""
+        if not server:
+            yield from sorted(filter(canonical_uuid, os.listdir(top)))
+
+    # Files
+
+    def _open_in(
+        self, directory: int, place: str, uuid: str
+    ) -> tuple[StoredBackup, OpenFile] | None:
+        for suffix in SUFFIXES:
+            with suppress(FileNotFoundError, IsDirectory, FileTypeRefused):
+                file = open_regular(directory, f"{uuid}.{suffix}".encode())
+                try:
+                    return self._described(directory, place, uuid, suffix, file), file
+                except BaseException:
+                    file.close()
+                    raise
+        return None
+
+    def _in(self, directory: int, place: str, names: Iterable[str]) -> Iterator[StoredBackup]:
+        for name in names:
+            backup = backup_at(name)
+            if backup is None or canonical_uuid(backup.uuid) != backup.uuid:
+                continue
+            with (
+                suppress(FileNotFoundError, IsDirectory, FileTypeRefused),
+                open_regular(directory, name.encode()) as file,
+            ):
+                yield self._described(directory, place, backup.uuid, backup.suffix, file)
+
+    def _described(
+        self, directory: int, place: str, uuid: str, suffix: str, file: OpenFile
+    ) -> StoredBackup:
+        name = f"{uuid}.{suffix}"
+        catalogue = self._catalogue(directory, place, uuid)
+        if catalogue is not None and (
+            catalogue.archive != name or (place and catalogue.server != place)
+        ):
+            catalogue = None
+        server = catalogue.server if catalogue is not None else place
+        entry = file.entry
+        path = f"{place}/{name}" if place else name
+        return StoredBackup(
+            uuid, server, path, suffix, entry.size, entry.modified / _NANO, catalogue
+        )
+
+    def _catalogue(self, directory: int, place: str, uuid: str) -> Catalogue | None:
+        """Return the catalogue of a backup, None without one; one that is damaged is no use."""
+        try:
+            return CatalogueFiles(directory).read(uuid)
+        except (InvalidData, OSError) as error:
+            self._log.warn(
+                "backup {backup}: its catalogue in {directory} is not used: {error}",
+                backup=uuid,
+                directory=self.path(place),
+                error="; ".join(str(error).splitlines()),
+            )
+            return None
