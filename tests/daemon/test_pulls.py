@@ -1,0 +1,163 @@
+"""Downloads from a URL by whole daemons: asked for by curl, from servers of HTTP and HTTPS."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from tests.daemon.resources import until
+from tests.daemon.test_files import UUID, curl
+from tests.support import process_configuration, server_settings
+from tests.support.receiving_node import ReceivingNode
+from tests.transfers.peers import Peer, read_head, server_context
+
+ALLOWED: dict[str, Any] = {"api": {"remote_download": {"host_allowlist": ["localhost"]}}}
+CONTENT = os.urandom(3_000_001)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
+
+
+@pytest.fixture
+def home(daemon: ReceivingNode) -> Path:
+    daemon.panel.add_server(server_settings(UUID), daemon.node, process_configuration())
+    made = daemon.volumes / UUID
+    made.mkdir(parents=True)
+    return made
+
+
+async def pull(daemon: ReceivingNode, url: str, **body: Any) -> tuple[int, Any]:
+    sent = json.dumps({"root": "/", "url": url, **body})
+    status, answer = await curl(
+        daemon, "pull", "-H", "Content-Type: application/json", "--data-binary", sent
+    )
+    return status, json.loads(answer)
+
+
+def serves(connection: socket.socket) -> bytes:
+    head = read_head(connection)
+    connection.sendall(HEAD + CONTENT)
+    return head
+
+
+def stalls(gone: Event) -> Callable[[socket.socket], None]:
+    """Send a half, and note when the client has gone."""
+
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(HEAD + CONTENT[: len(CONTENT) // 2])
+        with suppress(ConnectionResetError):
+            connection.recv(1)
+        gone.set()
+
+    return script
+
+
+async def stalled(daemon: ReceivingNode, home: Path) -> tuple[Peer, Event]:
+    """Begin a download of which a half comes, and no more."""
+    gone = Event()
+    peer = Peer(stalls(gone))
+    status, _ = await pull(daemon, f"http://localhost:{peer.port}/mod.jar")
+    assert status == 202
+    await until(lambda: any(each.stat().st_size for each in home.iterdir()))
+    return peer, gone
+
+
+@pytest.mark.parametrize("family", ["pterodactyl", "pelican", "calagopus"])
+async def test_networks_of_the_node_are_refused_by_default(
+    daemon: ReceivingNode, home: Path, family: str
+) -> None:
+    await daemon.start_loaded(family=family)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        port = listener.getsockname()[1]
+        urls = [
+            f"http://{host}:{port}/a"
+            for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.2")
+        ]
+        # The metadata of clouds, and this node's own interface.
+        urls += ["http://169.254.169.254/latest/meta-data/a", f"{daemon.url}/api/system"]
+        for url in urls:
+            status, answer = await pull(daemon, url, foreground=True)
+            assert (status, answer["code"]) == (
+                417 if family == "calagopus" else 400,
+                "address-blocked",
+            )
+        for url in (f"http://127.1:{port}/a", f"http://2130706433:{port}/a"):
+            _, answer = await pull(daemon, url, foreground=True)
+            assert answer["code"] == "url-invalid"
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert list(home.iterdir()) == []
+    assert daemon.lines_with("download refused: localhost is at ")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_file_is_downloaded_from_an_allowed_host(
+    daemon: ReceivingNode, home: Path, scheme: str
+) -> None:
+    daemon.variables["SSL_CERT_FILE"] = str(daemon.ca)
+    await daemon.start_loaded(**ALLOWED)
+    certificate = daemon._authority.issue_cert("localhost")
+    peer = Peer(serves, server_context(certificate) if scheme == "https" else None)
+    url = f"{scheme}://localhost:{peer.port}/mods/a%20mod.jar?x=1"
+    status, entry = await pull(daemon, url, root="/mods", foreground=True)
+    assert (status, entry["name"], entry["size"]) == (200, "a mod.jar", len(CONTENT))
+    assert (home / "mods/a mod.jar").read_bytes() == CONTENT
+    assert (await peer.outcome).startswith(b"GET /mods/a%20mod.jar?x=1 HTTP/1.1\r\n")
+
+
+async def test_after_a_kill_nothing_is_left_over(daemon: ReceivingNode, home: Path) -> None:
+    await daemon.start_loaded(**ALLOWED)
+    peer, gone = await stalled(daemon, home)
+    await daemon.kill()
+    await peer.outcome
+    (left,) = home.iterdir()
+    # What a process has left over is deleted where it is found, a minute after it was written.
+    os.utime(left, (time.time() - 120,) * 2)
+    await daemon.start_loaded(**ALLOWED)
+    status, listed = await curl(daemon, "list-directory?directory=/")
+    assert (status, json.loads(listed)) == (200, [])
+    await until(lambda: not list(home.iterdir()))
+    assert gone.is_set()
+
+
+async def test_the_end_of_the_daemon_removes_what_has_come(
+    daemon: ReceivingNode, home: Path
+) -> None:
+    await daemon.start_loaded(**ALLOWED)
+    peer, _ = await stalled(daemon, home)
+    daemon.signal("TERM")
+    await daemon.ended()
+    await peer.outcome
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ["deleted", "suspended"])
+async def test_what_takes_the_server_ends_its_download(
+    daemon: ReceivingNode, home: Path, end: str
+) -> None:
+    await daemon.start_loaded(**ALLOWED)
+    peer, gone = await stalled(daemon, home)
+    if end == "deleted":
+        status, _ = await curl(daemon, "../", "-X", "DELETE", "--request-target", target(""))
+    else:
+        settings = server_settings(UUID) | {"suspended": True}
+        daemon.panel.add_server(settings, daemon.node, process_configuration())
+        status, _ = await curl(daemon, "../", "-X", "POST", "--request-target", target("/sync"))
+    assert status == 204
+    await until(gone.is_set)
+    await peer.outcome
+    await until(lambda: not home.exists() or not list(home.iterdir()))
+    assert home.exists() is (end == "suspended")
+
+
+def target(path: str) -> str:
+    return f"/api/servers/{UUID}{path}"
