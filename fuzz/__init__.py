@@ -16,6 +16,7 @@ TARGETS = (
     "egg_files",
     "console_session",
     "peer_answer",
+    "download",
     "request_body",
     "paths",
     "file_changes",

@@ -84,12 +84,12 @@ class Machine:
         self.panel = Panel()
         self._reactor = reactor
         self._directory = directory
-        self._ca = directory / "ca.pem"
+        self.ca = directory / "ca.pem"
         self._authority = trustme.CA()
-        self._authority.cert_pem.write_to_path(str(self._ca))
+        self._authority.cert_pem.write_to_path(str(self.ca))
         self.issue_certificate()
         self.source = self.panel.add_node("https://source.invalid:8080")
-        self.node = self.panel.add_node("https://127.0.0.1:8080", reachable=True, ca=str(self._ca))
+        self.node = self.panel.add_node("https://127.0.0.1:8080", reachable=True, ca=str(self.ca))
         self.archive, self.content = _archive(directory / "server.tar.gz")
 
     # The node
@@ -177,7 +177,7 @@ class Machine:
 
     async def curl(self, path: str, *options: str) -> tuple[int, Any]:
         """Send the node a request; return status and body, status 0 without an answer."""
-        command = ["curl", "--silent", "--show-error", "--cacert", str(self._ca), *options]
+        command = ["curl", "--silent", "--show-error", "--cacert", str(self.ca), *options]
         command += ["--write-out", "\n%{http_code}", f"{self.node.address}{path}"]
         done = await deferToThread(subprocess.run, command, capture_output=True, text=True)
         body, _, status = done.stdout.rpartition("\n")

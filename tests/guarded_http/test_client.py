@@ -106,6 +106,13 @@ async def test_other_statuses_are_answers() -> None:
     await peer.outcome
 
 
+async def test_an_answer_that_has_no_body_has_no_length_either() -> None:
+    peer = Peer(says(b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody"))
+    found = await fetch(url_of(peer))
+    assert (found.status, found.length, found.body) == (204, 0, b"")
+    await peer.outcome
+
+
 async def test_what_is_received_is_not_decoded() -> None:
     packed = gzip.compress(b"text")
     peer = Peer(says(OK + b"Content-Length: %d\r\n\r\n" % len(packed) + packed))

@@ -42,6 +42,7 @@ __all__ = ["GuardedAnswer", "GuardedClient"]
 
 #: Addresses of one name that are tried.
 _TRIED = 4
+_WITHOUT_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _REDIRECTS = frozenset(
     {
         HTTPStatus.MOVED_PERMANENTLY,
@@ -68,6 +69,8 @@ class GuardedAnswer:
         self.headers = [(name.decode("latin-1"), text_of(value)) for name, value in head.headers]
         length = self.header("content-length")
         self.length = int(length) if length.isdigit() else None
+        if head.status_code in _WITHOUT_BODY:  # whatever their headers say
+            self.length = 0
         self._exchange = exchange
         self._most = most
         self._timer: IDelayedCall | None = None

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 import attrs
 
 from wingsd.guarded_http.errors import UrlInvalid, UrlSchemeRefused
+from wingsd.util.text import escaped
 
 __all__ = ["MAX_URL", "WebUrl", "text_of"]
 
@@ -51,7 +52,7 @@ class WebUrl:
             parts = urlsplit(text)
             port, user = parts.port, parts.username
         except ValueError as error:
-            raise UrlInvalid(str(error)) from error
+            raise UrlInvalid(escaped(str(error))) from error
         if parts.scheme not in _PORTS:
             raise UrlSchemeRefused
         if user is not None or "@" in parts.netloc:
@@ -69,7 +70,7 @@ class WebUrl:
         try:
             text = urljoin(str(self), location.strip(" "))
         except ValueError as error:
-            raise UrlInvalid(str(error)) from error
+            raise UrlInvalid(escaped(str(error))) from error
         return WebUrl.parse(text)
 
     @property
