@@ -303,9 +303,11 @@ class Node(Service):
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()
-        await self._pulls.stop()
         restoring = Deferred.fromCoroutine(self._storage.restores.stop())
-        await DeferredList([transfers.receiver.stop(), transfers.sender.stop(), restoring])
+        pulling = Deferred.fromCoroutine(self._pulls.stop())
+        await DeferredList(
+            [transfers.receiver.stop(), transfers.sender.stop(), restoring, pulling]
+        )
         await listeners.control.close()
         await listeners.http.close()
         stopping = Deferred.fromCoroutine(self._reports.stop(REPORT_TIMEOUT))

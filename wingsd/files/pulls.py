@@ -30,6 +30,7 @@ from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.urls import WebUrl
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
+from wingsd.util.text import escaped
 
 if TYPE_CHECKING:
     from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
@@ -155,7 +156,8 @@ class Pulls:
             target.path(url, "")
         server.operations.check(Operation.CHANGE_FILES)
         self._check_count(server)
-        title = f"Downloading {target.name or plain_name(url.last_segment)} from {url.host}"
+        name = escaped(target.name or plain_name(url.last_segment))
+        title = f"Downloading {name} from {url.host}"
         pull = Pull(server, title, self._now())
         pull.is_detached = detached
         self._pulls[pull.identifier] = pull
