@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from fuzz.findings import Finding, fields, pieces
-from tests.transfers.wire import Endpoint
+from tests.http_upload.wire import Endpoint
 from wingsd.guarded_http.blocks import BodyBlocks
 from wingsd.guarded_http.client import GuardedAnswer
 from wingsd.guarded_http.errors import DownloadFailed, UrlInvalid

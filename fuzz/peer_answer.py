@@ -12,11 +12,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from fuzz.findings import Finding, pieces
-from tests.transfers.wire import Endpoint
+from tests.http_upload.wire import Endpoint
+from wingsd.http_upload.exchange import Answer, HttpExchange
 from wingsd.panel.http_client import AnswerRefused
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.peer.client import PeerUpload
-from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 
 __all__ = ["WORDS", "one", "seeds"]
 

@@ -72,6 +72,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         BackupBusy                   409  backups/deletion
         BackupConflict               409  backups/received
         BackupExists                 409  backups/creation
+        BackupSettled                409  backups/s3/errors
         ContainerNameTaken           409  transfers/errors
         EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
@@ -116,6 +117,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TreeTooLarge                 400  filesystem/errors
         StateDatabaseError           500  statedb/records
           StateDatabaseDamaged       500  statedb/records
+      BackupUploadFailed             502  backups/s3/errors
       DestinationError               502  transfers/errors
         DestinationDisconnected      502  transfers/errors
           DestinationTimeout         502  transfers/errors
@@ -361,6 +363,8 @@ ERROR_CODES = (
     "backup-link-refused",
     "backup-missing",
     "backup-name-invalid",
+    "backup-settled",
+    "backup-upload-failed",
     "bad-request",
     "body-incomplete",
     "body-too-large",

@@ -231,6 +231,13 @@ class Panel:
         path = f"/servers/{uuid}/install"
         return await self._call("install_script", "GET", path, install_script_from_panel)
 
+    async def get(self, operation: str, path: str, read: Callable[[object], T]) -> T:
+        """Return the answer's JSON at a path of the API, read with `read`.
+
+        `operation` names it to the observer. Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        return await self._call(operation, "GET", path, read)
+
     async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
         """Report the end of a server's installation. Raises `PanelRefused`, `PanelUnreachable`."""
         body = {"successful": successful, "reinstall": reinstall}

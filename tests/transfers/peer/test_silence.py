@@ -15,11 +15,11 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from tests.transfers.peers import Peer, chunks, fall_silent, read_head
+from wingsd.http_upload import exchange as silence
+from wingsd.http_upload.exchange import CHECKS, AckWatchdog
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.errors import DestinationDisconnected
-from wingsd.transfers.peer import http_exchange as silence
 from wingsd.transfers.peer.client import PeerClient, PeerUpload
-from wingsd.transfers.peer.http_exchange import CHECKS, AckWatchdog
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from wingsd import __version__
+from wingsd.http_upload.exchange import Answer, HttpExchange
 from wingsd.panel.http_client import MAX_HEAD
 from wingsd.threadio import Outflow
 from wingsd.transfers.errors import (
@@ -31,7 +32,6 @@ from wingsd.transfers.errors import (
     DestinationUnreachable,
     InvalidDestination,
 )
-from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 from wingsd.transfers.peer.tls import PeerTls, PeerVerifier
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for

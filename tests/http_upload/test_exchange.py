@@ -9,12 +9,12 @@ import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 
+from tests.http_upload.talk import HEAD, OK, REFUSAL, Talk, upload
+from tests.http_upload.wire import Endpoint
 from tests.threadio.reactor import ManualReactor
-from tests.transfers.talk import HEAD, OK, REFUSAL, Talk, upload
-from tests.transfers.wire import Endpoint
+from wingsd.http_upload.exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpExchange
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.threadio.streams import STEP
-from wingsd.transfers.peer.http_exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpExchange
 
 
 def test_a_body_goes_out_in_chunks_and_the_answer_comes_back() -> None:

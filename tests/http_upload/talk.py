@@ -7,10 +7,10 @@ from typing import Any
 import h11
 from twisted.python.failure import Failure
 
+from tests.http_upload.wire import Endpoint
 from tests.threadio.reactor import ManualReactor
-from tests.transfers.wire import Endpoint
+from wingsd.http_upload.exchange import Answer, HttpExchange
 from wingsd.threadio import Outflow, OutflowClosed
-from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 
 HEAD = b"POST /up HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n"
 REFUSAL = b'HTTP/1.1 409 Conflict\r\nContent-Length: 15\r\n\r\n{"error":"here"}'[:-1]

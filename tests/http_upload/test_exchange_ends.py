@@ -11,11 +11,11 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import TimeoutError as TimedOut
 
-from tests.transfers.talk import OK, REFUSAL, Talk
-from tests.transfers.wire import Endpoint
+from tests.http_upload.talk import OK, REFUSAL, Talk
+from tests.http_upload.wire import Endpoint
+from wingsd.http_upload.exchange import ANSWER_WITHIN, INTERIM_WITHIN, MAX_INTERIM
 from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
 from wingsd.threadio.streams import STEP
-from wingsd.transfers.peer.http_exchange import ANSWER_WITHIN, INTERIM_WITHIN, MAX_INTERIM
 
 
 @pytest.mark.parametrize("reason", [ConnectionDone(), ConnectionLost()])

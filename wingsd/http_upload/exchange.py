@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from math import inf
 from typing import Any
+from typing import Protocol as Interface
 
 import attrs
 import h11
@@ -32,10 +33,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
-from wingsd.threadio import Outflow
 from wingsd.util.net import PROBES, keep_alive, tcp_info
 
-__all__ = ["AckWatchdog", "Answer", "HttpExchange"]
+__all__ = ["AckWatchdog", "Answer", "HttpExchange", "RequestBody"]
 
 #: The number of checks in the time that a peer may be silent.
 CHECKS = 8
@@ -118,6 +118,22 @@ class Answer:
         return 200 <= self.code < 300  # noqa: PLR2004 - as HTTP has them
 
 
+class RequestBody(Interface):
+    """The bytes of a request's body, produced as fast as the connection takes them."""
+
+    def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
+        """Deliver them to `consumer`; right after the last ones call `finished`."""
+
+    def pauseProducing(self) -> None:
+        """Pause delivery."""
+
+    def resumeProducing(self) -> None:
+        """Resume delivery."""
+
+    def close(self) -> None:
+        """Deliver nothing more."""
+
+
 @implementer(IHandshakeListener, IPushProducer)
 class HttpExchange(Protocol):
     """A connection for one request, made by `start`.
@@ -134,7 +150,7 @@ class HttpExchange(Protocol):
         self,
         reactor: IReactorTime,
         request: h11.Request,
-        body: Outflow | None = None,
+        body: RequestBody | None = None,
         verify: Callable[[Any], None] | None = None,
         stall_timeout: float | None = None,
         content: bytes = b"",

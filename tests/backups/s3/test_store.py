@@ -1,0 +1,111 @@
+"""A part that is sent to stores that cannot be reached, or that are not to be trusted."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from OpenSSL import SSL
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from zope.interface import implementer
+
+from tests.support.s3_store import S3Store
+from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent
+from wingsd.backups.s3.store import Range, Store, StoreLimits
+from wingsd.errors import StorageError
+from wingsd.threadio import Workers
+
+reactor: Any = installed_reactor
+DATA = b"archive" * 1000
+WHOLE = Range(1, 0, len(DATA))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    disk = Workers(reactor, "disk", 1)
+    disk.start()
+    path = tmp_path / "backup"
+    path.write_bytes(DATA)
+    with path.open("rb") as file:
+        yield Store(reactor, disk, file.fileno(), "application/gzip", StoreLimits())
+    disk.stop()
+
+
+@implementer(IOpenSSLContextFactory)
+class Certificate:
+    """A context factory with a certificate for one name."""
+
+    def __init__(self, authority: trustme.CA, name: str) -> None:
+        self._context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        authority.issue_cert(name).configure_cert(self._context)
+
+    def getContext(self) -> SSL.Context:
+        return self._context
+
+
+async def put_by_tls(store: Store, tls: Certificate) -> S3Store:
+    other = S3Store(reactor)
+    other.listen(tls)
+    try:
+        await store.put(other.sign("up", [1])[0], WHOLE)
+    finally:
+        await other.close()
+    return other
+
+
+async def test_a_store_is_trusted_by_the_systems_authorities(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    other = await put_by_tls(store, Certificate(authority, "127.0.0.1"))
+    assert other.object("up") == DATA
+
+
+async def test_a_store_of_an_unknown_authority_gets_nothing(store: Store) -> None:
+    with pytest.raises(BackupUploadFailed, match="certificate verify failed"):
+        await put_by_tls(store, Certificate(trustme.CA(), "127.0.0.1"))
+
+
+async def test_a_store_with_the_certificate_of_another_name_gets_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with pytest.raises(BackupUploadFailed, match="is for another name"):
+        await put_by_tls(store, Certificate(authority, "store.example"))
+
+
+async def test_a_store_that_does_not_listen_may_listen_later(store: Store) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(PartNotSent, match="refused"):
+        await store.put(f"http://127.0.0.1:{port}/?uploadId=up", WHOLE)
+
+
+async def test_what_does_not_speak_http_is_no_store(store: Store) -> None:
+    other = S3Store(reactor)
+    other.listen()
+    try:
+        with pytest.raises(PartNotSent, match="no TLS"):
+            await store.put(other.sign("up", [1])[0].replace("http:", "https:"), WHOLE)
+    finally:
+        await other.close()
+
+
+async def test_an_archive_that_has_become_shorter_is_not_sent(store: Store) -> None:
+    other = S3Store(reactor)
+    other.listen()
+    try:
+        with pytest.raises(StorageError, match="shorter"):
+            await store.put(other.sign("up", [1])[0], Range(1, 0, 2 * len(DATA)))
+        assert other.parts == {}
+    finally:
+        await other.close()
