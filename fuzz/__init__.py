@@ -21,4 +21,5 @@ TARGETS = (
     "paths",
     "file_changes",
     "file_requests",
+    "user_archives",
 )

@@ -12,7 +12,7 @@ import pytest
 from tests.files.conftest import guard, plant, tree
 from tests.support.archives import END, member
 from tests.support.owner import OWNER
-from tests.support.user_archives import ZipMember, parse_in_this_process, zipped
+from tests.support.user_archives import ParsedHere, ZipMember, zipped
 from tests.user_archives.hostile import CORPUS, UserArchive
 from wingsd.errors import WingsdError
 from wingsd.files.extraction import Extracted, Extracting, extract
@@ -24,15 +24,11 @@ from wingsd.filesystem.errors import FileDenied, FileMissing, FileWorkCancelled
 p = ServerPath.parse
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    parse_in_this_process(monkeypatch)
-
-
 def extracted(
     root: ServerRoot, guard: Guard, archive: str, top: str = "", progress: Progress | None = None
 ) -> Extracted:
-    return extract(root, guard, Extracting(p(archive), p(top)), progress or Progress())
+    asked = Extracting(p(archive), p(top))
+    return extract(root, guard, asked, progress or Progress(), ParsedHere)
 
 
 def content(path: Path) -> bytes | str | None:

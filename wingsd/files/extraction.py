@@ -9,8 +9,9 @@ a copy. Blocking.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from typing import Protocol
 
 import attrs
 
@@ -38,7 +39,7 @@ from wingsd.user_archives.frames import (
 from wingsd.user_archives.kinds import is_part_name, name_hint, single_name
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
 
-__all__ = ["Extracted", "Extracting", "extract"]
+__all__ = ["ArchiveContents", "Extracted", "Extracting", "extract"]
 
 #: Directories whose modes and times are kept, and symlinks that are made; both wait in memory.
 MAX_DIRECTORIES = 50_000
@@ -75,8 +76,21 @@ class Extracted:
         self.example = self.example or str(path)
 
 
-def extract(root: ServerRoot, guard: Guard, asked: Extracting, progress: Progress) -> Extracted:
-    """Extract an archive; return what became of its members.
+class ArchiveContents(Protocol):
+    """What parses an archive, made with the arguments of `ArchiveProcess`."""
+
+    def contents(self) -> Iterator[ParsedArchive]:
+        """Yield what the archive holds."""
+
+
+def extract(
+    root: ServerRoot,
+    guard: Guard,
+    asked: Extracting,
+    progress: Progress,
+    parse: Callable[..., ArchiveContents] = ArchiveProcess,
+) -> Extracted:
+    """Extract an archive, which `parse` reads; return what became of its members.
 
     Passed over are those that the denylist has, devices and the like, and links that lead
     nowhere. Nothing is written where the sizes in the archive exceed the disk limit. After a later
@@ -87,7 +101,7 @@ def extract(root: ServerRoot, guard: Guard, asked: Extracting, progress: Progres
     """
     guard.check(asked.archive)
     with root.open_file(asked.archive) as archive:
-        process = ArchiveProcess(
+        process = parse(
             archive.fileno(),
             archive.entry.size,
             name_hint(asked.archive.name),

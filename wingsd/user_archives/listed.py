@@ -35,6 +35,8 @@ _MEANINGS = (
     (("passphrase", "encrypt", "crypto"), Reason.ENCRYPTED),
     (("unsupported", "not supported", "unknown compression", "unknown codec"), Reason.UNSUPPORTED),
 )
+#: What it says when it has no memory for a dictionary.
+_NO_MEMORY = ("memory", "allocat", "initialization error", "initializing")
 #: libarchive's name on this and all newer systems: found without asking the linker's cache,
 #: for which Python starts other programs.
 _LIBRARY = "libarchive.so.13"
@@ -215,7 +217,7 @@ def _errors(ffi: Any, stream: PlainStream) -> Iterator[None]:
         if stream.error is not None:
             raise stream.error from None
         text = _shown(error.msg)
-        if error.errno == errno.ENOMEM or "memory" in text.lower():
+        if error.errno == errno.ENOMEM or any(word in text.lower() for word in _NO_MEMORY):
             raise MemoryError from None
         for words, reason in _MEANINGS:
             if any(word in text.lower() for word in words):

@@ -63,7 +63,7 @@ class ArchiveProcess:
         check: Callable[[], None],
         bounds: ParserBounds = BOUNDS,
     ) -> None:
-        self._archive = archive
+        self.archive = archive
         self._cpu_seconds = bounds.cpu_seconds + size // _MIB
         self._bounds = bounds
         self._check = check
@@ -80,7 +80,7 @@ class ArchiveProcess:
 
         Raises `ParserFailed`, and OSError where no process can be started.
         """
-        process = launch.start(self.program, self._archive)
+        process = launch.start(self.program, self.archive)
         stdout = cast("IO[bytes]", process.stdout)
         try:
             yield from parsed(_Pipe(stdout.fileno(), self._check, self._bounds.silence).read)

@@ -1,0 +1,106 @@
+#!/usr/bin/python3
+"""Archives that users extract, by a process that confines itself in the service's sandbox."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+
+from machine import VOLUMES, Machine, check, main, run
+from twisted.internet.defer import ensureDeferred
+
+ARCHIVES = {
+    "z.zip": "7z a -bd -bso0 {to} .",
+    "deflate64.zip": "7z a -bd -bso0 -mm=Deflate64 {to} .",
+    "s.7z": "7z a -bd -bso0 {to} .",
+    "t.tar.gz": "tar -czf {to} .",
+    "t.tar.zst": "tar --zstd -cf {to} .",
+    "b.tar.br": "tar -c . | python3 -c '{brotli}' > {to}",
+    "s.tar.sz": "tar -c . | python3 -c '{snappy}' > {to}",
+}
+BROTLI = "import brotli, sys; sys.stdout.buffer.write(brotli.compress(sys.stdin.buffer.read()))"
+SNAPPY = (
+    "import snappy, sys; "
+    "sys.stdout.buffer.write(snappy.StreamCompressor().compress(sys.stdin.buffer.read()))"
+)
+NOTHING = {"CapEff": "0" * 16, "CapPrm": "0" * 16, "CapAmb": "0" * 16}
+CONFINED = {**NOTHING, "Seccomp": "2", "NoNewPrivs": "1"}
+
+
+async def test(machine: Machine) -> None:
+    """Extract what programs make, then look at the process while it works."""
+    await machine.configure()
+    await run("systemctl", "restart", "wingsd")
+    uuid = machine.new_server()
+    check("a server is received", await machine.send(uuid) == (200, ""))
+    for name, command in ARCHIVES.items():
+        await it_extracts(machine, uuid, name, command)
+    await it_is_confined(machine, uuid)
+    await run("systemctl", "stop", "wingsd")
+
+
+async def extract(machine: Machine, uuid: str, name: str) -> None:
+    """Have an archive extracted."""
+    path = f"/api/servers/{uuid}/files/decompress"
+    body = {"root": "/out", "file": name}
+    status, told = await machine.panel.ask(machine.node, "POST", path, body)
+    done = (HTTPStatus.NO_CONTENT, HTTPStatus.ACCEPTED)
+    check(f"{name} is extracted", status in done, (status, told))
+
+
+async def it_extracts(machine: Machine, uuid: str, name: str, command: str) -> None:
+    """An archive of a program gives its files."""
+    home = VOLUMES / uuid
+    text = name.encode() * 10_000
+    source = home / "source"
+    source.mkdir(exist_ok=True)
+    (home / "out").mkdir(exist_ok=True)
+    (source / "file").write_bytes(text)
+    made = command.format(to=home / "out" / name, brotli=BROTLI, snappy=SNAPPY)
+    await run("sh", "-c", f"cd {source} && {made}")
+    await extract(machine, uuid, name)
+    file = home / "out/file"
+    check("its file is there", file.read_bytes() == text)
+    owner = (home / "server.properties").stat().st_uid
+    check("and belongs to the servers' user", file.stat().st_uid == owner, file.stat())
+
+
+async def it_is_confined(machine: Machine, uuid: str) -> None:
+    """The process has no privileges, filters of system calls, and the archive alone."""
+    archive = VOLUMES / uuid / "out/large.bz2"
+    await run("sh", "-c", f"head -c 500M /dev/zero | bzip2 > {archive}")
+    working = ensureDeferred(extract(machine, uuid, archive.name))
+    found: dict[str, str] = {}
+
+    def seen() -> bool:
+        with suppress(OSError):
+            for pid in parsers():
+                found.update(state(pid))
+        return found.get("Seccomp") == "2"
+
+    await machine.until(seen, "a confined process")
+    check("it has no privileges and a filter", {k: found[k] for k in CONFINED} == CONFINED, found)
+    check("it has the archive and a pipe", found["fds"] == f"{archive} pipe /dev/null", found)
+    check("it has no variables", found["environment"] == "", found)
+    await machine.within(working, "its end")
+
+
+def parsers() -> list[Path]:
+    """Return the directories in /proc of processes that parse archives."""
+    pids = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [path for path in pids if b"user_archives.child" in (path / "cmdline").read_bytes()]
+
+
+def state(pid: Path) -> dict[str, str]:
+    """Return what the kernel tells of a process."""
+    found = dict(re.findall(r"^(\w+):\s*(\S*)", (pid / "status").read_text(), re.MULTILINE))
+    links = [os.readlink(pid / "fd" / name) for name in sorted(os.listdir(pid / "fd"))]
+    found["fds"] = " ".join(link.partition(":")[0] for link in links)
+    found["environment"] = (pid / "environ").read_text()
+    return found
+
+
+main(test)
