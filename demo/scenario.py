@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from demo import trees
+from demo.download import CurlDownload
 from demo.game import Game, Landmark
 from demo.node import OWNER, RunningNode
 from demo.output import Failed, check, heading, line, mib
@@ -61,6 +62,8 @@ class Scenario:
         await self._play(b)
         self._begin("An upload with curl, as documented")
         await CurlUpload(self.testbed, UPLOADED, self._files, a).send()
+        self._begin("A user downloads one of its files")
+        await CurlDownload(self.testbed, UPLOADED, a).fetch()
         if keep:
             await self._leave()
             await print_suggestions(self.testbed, SERVER, SPARE, self._files)
