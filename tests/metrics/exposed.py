@@ -50,6 +50,12 @@ class Activity:
     dropped: dict[str, int] = attrs.field(factory=lambda: {"refused": 0})
 
 
+@attrs.define
+class Checks:
+    damaged: tuple[str, ...] = ()
+    count: int = 0
+
+
 class Samples:
     """What an exposition says."""
 
@@ -73,7 +79,7 @@ class Samples:
 def exposition(
     recorder: Recorder, sources: Sources | None = None, workers: Any = None, clock: Any = None
 ) -> Exposition:
-    sources = sources or Sources(Queue(), Queue(), Reports(), Activity())
+    sources = sources or Sources(Queue(), Queue(), Reports(), Activity(), Checks())
     workers = workers or SynchronousWorkers()
     return Exposition(recorder, sources, workers, "/", clock or Clock())
 

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from tests.metrics.exposed import (
     Activity,
+    Checks,
     FakePassage,
     Queue,
     Reports,
@@ -85,7 +86,7 @@ def test_every_step_of_a_running_transfer_is_counted() -> None:
 
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     activity = Activity(waiting=4, sent=5, dropped={"refused": 6})
-    sources = Sources(Queue(3), Queue(1), Reports(2), activity)
+    sources = Sources(Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7))
     exposed = exposition(Recorder(), sources)
     found = Samples(rendered(exposed)[0])
     assert found.get("wingsd_transfers_waiting", direction="in") == 3
@@ -94,6 +95,8 @@ def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     assert found.get("wingsd_activity_waiting") == 4
     assert found.get("wingsd_activity_sent_total") == 5
     assert found.get("wingsd_activity_dropped_total", reason="refused") == 6
+    assert found.get("wingsd_backups_damaged") == 2
+    assert found.get("wingsd_backups_verified_total") == 7
     sources.reports.depth = 0  # type: ignore[misc]  # the test's own
     assert Samples(rendered(exposed)[0]).get("wingsd_outbox_reports") == 0
 

@@ -17,6 +17,7 @@ from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
 from wingsd.app.reports import PanelReports
 from wingsd.auth.tokens import DenyList
+from wingsd.backups.checks import BackupChecks
 from wingsd.backups.creation import Backups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
@@ -126,6 +127,7 @@ class NodeServers:
     reports: PanelReports
     pulls: Pulls
     backups: Backups
+    checks: BackupChecks
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -173,6 +175,7 @@ class Node(Service):
         self._reports = servers.reports
         self._pulls = servers.pulls
         self._backups = servers.backups
+        self._checks = servers.checks
         self._transfers = transfers
         self._pools = pools
         self._moved = moved
@@ -204,6 +207,7 @@ class Node(Service):
             remote=self._config.remote,
         )
         self._daily.start(DAY)
+        self._checks.start()
         self.booted = Deferred.fromCoroutine(self._boot(unfinished))
         # Cancelled when the node stops.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
@@ -300,6 +304,7 @@ class Node(Service):
         self._daily.stop()
         self.booted.cancel()
         self._backups.stop()
+        self._checks.stop()
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()

@@ -126,8 +126,8 @@ READ_WORKERS = 4
 # Changes of servers' files at a time that may take long, and archives of them that are made.
 CHANGE_WORKERS = 8
 ARCHIVE_WORKERS = 3
-# Backups of servers at a time.
-BACKUP_WORKERS = 8
+# Backups of servers at a time, and one that is verified.
+BACKUP_WORKERS = 9
 # Archives of files that are made while a browser saves them: each has its thread until the end.
 DOWNLOAD_WORKERS = 8
 # Servers whose egg files are rewritten at a time; and of those that were slow the last time.

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import attrs
 
-from wingsd.config.validators import not_negative, one_of
+from wingsd.config.validators import not_empty, not_negative, one_of
 from wingsd.errors import InvalidData
 from wingsd.util.serialization import InvalidField, structure, unknown_keys, unstructure
 from wingsd.util.text import canonical_uuid
@@ -54,8 +54,8 @@ def _version(_: object, attribute: attrs.Attribute[int], value: int) -> None:
 
 
 def _digest(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """A checksum in hexadecimal."""
-    if not _HEX.fullmatch(value):
+    """A checksum in hexadecimal, or an empty text."""
+    if value and not _HEX.fullmatch(value):
         raise InvalidField(attribute.name, "expected a checksum in hexadecimal")
 
 
@@ -69,8 +69,9 @@ def _file_name(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 class Catalogue:
     """What is known of a backup's archive, the file `archive` beside the catalogue.
 
-    `files` are its regular files, `checksum` is what the Panel was told. `made` and `checked`, the
-    time of the last check, are in seconds since the epoch, 0 for never; `fault` is what it found.
+    `files` are its regular files, `checksum` is what the Panel was told; both may be unknown.
+    `made` and `checked`, the time of the last check, are in seconds since the epoch, 0 for never;
+    `fault` is what it found.
     """
 
     version: int = attrs.field(validator=_version)
@@ -79,10 +80,10 @@ class Catalogue:
     state: str = attrs.field(validator=one_of(COMPLETE, DAMAGED))
     archive: str = attrs.field(validator=_file_name)
     bytes: int = attrs.field(validator=not_negative)
-    sha256: str = attrs.field(validator=_digest)
-    checksum_type: str = attrs.field(validator=one_of("sha1", "sha256"))
-    checksum: str = attrs.field(validator=_digest)
+    sha256: str = attrs.field(validator=[not_empty, _digest])
     made: float
+    checksum_type: str = attrs.field(default="", validator=one_of("", "sha1", "sha256"))
+    checksum: str = attrs.field(default="", validator=_digest)
     files: int | None = None
     checked: float = 0.0
     fault: str = ""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import attrs
 from twisted.logger import Logger
 
+from wingsd.backups.catalogue import catalogue_name
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BadRequest, StorageError
 from wingsd.filesystem.open_directories import FILE_FLAGS
@@ -212,13 +213,16 @@ def _find(directory: str, server: str, uuid: str, family: str) -> LocalBackup | 
 
 def remove_backup(directory: str, place: str) -> None:
     """Remove the backup at `place` in `directory`, if it is there; raises `StorageError`."""
-    if backup_at(place) is None:
+    backup = backup_at(place)
+    if backup is None:
         return  # Only backups are ever removed by this function.
     path = os.path.join(directory, place)
     try:
         with suppress(FileNotFoundError):
             os.unlink(path)
             sync_directory(Path(path).parent)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(os.path.dirname(path), catalogue_name(backup.uuid)))
     except OSError as error:
         raise StorageError(
             f"{path}: {disk_advice(error)}; delete it by hand",

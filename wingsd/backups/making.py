@@ -253,9 +253,9 @@ def _part(store: BackupStore, place: str) -> str:
 
 
 def _require_content(packed: Packed, ignore: IgnoreList) -> None:
-    """Raise BackupIgnoresEverything where nothing but the server's directory was packed."""
+    """Raise BackupIgnoresEverything where nothing but directories was packed."""
     kept = packed.file_count + packed.symlink_count + packed.hard_link_count
-    if ignore.dropped and not kept and packed.directory_count <= 1:
+    if ignore.dropped and not kept:
         raise BackupIgnoresEverything
 
 

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from wingsd.archive import ArchiveLimits, require_free_space
+from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
 from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import Conflict, StorageError
@@ -96,6 +97,8 @@ class ReceivedBackups:
         self._root = self._directory / f".wingsd-{name}"
         self._durable = durable
         self._reserve = reserve
+        #: The SHA-256 of the backups that this daemon has received, by server and UUID.
+        self._digests: dict[tuple[str, str], str] = {}
 
     @classmethod
     def configured(cls, system: SystemConfig, node: str = "") -> ReceivedBackups:
@@ -122,6 +125,7 @@ class ReceivedBackups:
             self._make_home(server)
             staged.parent.mkdir(parents=True, exist_ok=True)
         found = write_file(staged, blocks, reserve=self._reserve, durable=self._durable)
+        self._digests[server, backup.uuid] = found
         with _errors(place):
             if os.path.lexists(place):
                 self._recognize(staged, place)
@@ -149,6 +153,18 @@ class ReceivedBackups:
                 self._link(staged, self._paths(server, backup)[1])
         return came
 
+    def publish(self, server: str) -> None:
+        """Finish with the staged backups, which stay in place, each with a catalogue.
+
+        Of those that an earlier daemon has received none is written: they were not read here.
+        """
+        for staged in self._staged(server):
+            backup = self._backup(server, staged)
+            sha256 = self._digests.get((server, backup.uuid))
+            if sha256 is not None:
+                self._write_catalogue(server, backup, sha256)
+        self.discard(server)
+
     # Back out of place
 
     def take_back(self, server: str) -> None:
@@ -169,6 +185,8 @@ class ReceivedBackups:
         The staging directory is removed as well if it is empty.
         """
         path = self._root / server
+        for known in [each for each in self._digests if each[0] == server]:
+            del self._digests[known]
         with _errors(path):
             if self._holds(server):
                 remove_tree(str(path))
@@ -194,6 +212,26 @@ class ReceivedBackups:
         return self._root / server
 
     # Paths and links
+
+    def _write_catalogue(self, server: str, backup: Backup, sha256: str) -> None:
+        place = self._paths(server, backup)[1]
+        with _errors(place):
+            found = place.stat()
+            catalogue = Catalogue(
+                version=VERSION,
+                backup=backup.uuid,
+                server=server,
+                state=COMPLETE,
+                archive=place.name,
+                bytes=found.st_size,
+                sha256=sha256,
+                made=found.st_mtime,
+            )
+            directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                CatalogueFiles(directory).write(catalogue)
+            finally:
+                os.close(directory)
 
     def _make_home(self, server: str) -> None:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from wingsd import __version__
+from wingsd.cli.backups import backups, verify
 from wingsd.cli.check_config import check_config
 from wingsd.cli.configure import configure
 from wingsd.cli.diagnostics import diagnostics
@@ -38,6 +39,8 @@ for command in (
     transfers,
     show,
     cancel,
+    backups,
+    verify,
     diagnostics,
     check_config,
     configure,

@@ -16,6 +16,7 @@ from rich.text import Text
 from wingsd.util.text import readable_size
 
 __all__ = [
+    "backups",
     "console",
     "disks",
     "duration",
@@ -92,6 +93,24 @@ def past(found: Iterable[Json]) -> Table:
             size(each["bytes"]),
             "-" if each["files"] is None else str(each["files"]),
             state_of(each),
+        )
+    return table
+
+
+def backups(found: Iterable[Json]) -> Table:
+    """Return a table of backups."""
+    table = _table("backup", "server", "made", "bytes", "files", "checked", "state")
+    for each in found:
+        state = each["state"] or "no catalogue"
+        fault = f": {each['fault']}" if each["fault"] else ""
+        table.add_row(
+            each["backup"],
+            each["server"] or "unknown",
+            when(each["made"]),
+            size(each["bytes"]),
+            "-" if each["files"] is None else str(each["files"]),
+            when(each["checked"]),
+            Text(plain(f"{state}{fault}")),
         )
     return table
 

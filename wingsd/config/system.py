@@ -99,6 +99,11 @@ class BackupsConfig:
     #: Delete the backups of a server that is deleted, in `system.backup_directory` of this node.
     #: Pelican's; of the other families, nodes keep them.
     remove_backups_on_server_delete: bool = True
+    #: The time after which a backup is read once more, to see whether it is still whole; a damaged
+    #: one is named in the log and counted by a metric. 0 means never (wingsd's own).
+    check_interval: Days = attrs.field(default=0, validator=not_negative)
+    #: The rate at which backups are read for that; 0 for no limit (wingsd's own).
+    check_limit: MiBPerSecond = attrs.field(default=20, validator=not_negative)
     wings: WingsBackupsConfig = WingsBackupsConfig()
     #: Names, addresses and networks (CIDR) of stores that backups are restored from although they
     #: are not on the public Internet (Pelican's).

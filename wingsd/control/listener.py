@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from wingsd.config import Control
+from wingsd.control.backups import ControlBackupsEndpoint, VerifyEndpoint
 from wingsd.control.diagnostics import ControlDiagnosticsEndpoint
 from wingsd.control.status import ControlEndpoint, StatusEndpoint
 from wingsd.control.transfers import (
@@ -32,6 +33,8 @@ __all__ = ["PATHS", "ControlApi", "ControlListener"]
 
 PATHS: Mapping[str, type[ControlEndpoint]] = {
     "/v1/status": StatusEndpoint,
+    "/v1/backups": ControlBackupsEndpoint,
+    "/v1/backups/{backup}/verify": VerifyEndpoint,
     "/v1/diagnostics": ControlDiagnosticsEndpoint,
     "/v1/transfers": ControlTransfersEndpoint,
     "/v1/transfers/{uuid}": TransferEndpoint,

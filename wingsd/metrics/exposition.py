@@ -7,7 +7,7 @@ changes the values, and its import installs a reactor.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -75,14 +75,27 @@ class ActivityCounts(Protocol):
         """The number of entries that were dropped, by the reason."""
 
 
+class BackupCounts(Protocol):
+    """The checks of backups."""
+
+    @property
+    def damaged(self) -> Collection[str]:
+        """The backups that were found to be damaged."""
+
+    @property
+    def count(self) -> int:
+        """The number of checks that have ended."""
+
+
 @attrs.frozen(eq=False, repr=False)
 class Sources:
-    """The sources of gauges: transfers in both directions, reports to the Panel, and activity."""
+    """The sources of gauges: transfers in both directions, reports, activity, and backups."""
 
     received: WaitingTransfers
     sent: WaitingTransfers
     reports: Reports
     activity: ActivityCounts
+    backups: BackupCounts
 
 
 class Gauges(Collector):
@@ -107,6 +120,7 @@ class Gauges(Collector):
             value=self._sources.reports.depth,
         )
         yield from self._activity()
+        yield from self._backups()
         if self.disk is not None:
             yield from _filesystem(self.disk)
 
@@ -149,6 +163,18 @@ class Gauges(Collector):
         waiting.add_metric(["in"], self._sources.received.waiting)
         waiting.add_metric(["out"], self._sources.sent.waiting)
         return waiting
+
+    def _backups(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "wingsd_backups_damaged",
+            "Backups on this node that are not what was made, as far as they were verified.",
+            value=len(self._sources.backups.damaged),
+        )
+        yield CounterMetricFamily(
+            "wingsd_backups_verified",
+            "Backups that were read to their end to verify them.",
+            value=self._sources.backups.count,
+        )
 
     def _activity(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(

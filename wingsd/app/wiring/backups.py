@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from wingsd.app.wiring.base import MIB
 from wingsd.app.wiring.restores import RestoresWiring
 from wingsd.archive import ArchiveFormat, ArchiveLimits, Compression
 from wingsd.backups.adapters import Adapter, LocalAdapter
+from wingsd.backups.checks import BackupChecks, CheckSchedule
 from wingsd.backups.creation import BackupParts, Backups
 from wingsd.backups.deletion import BackupDeletion, BackupUses
 from wingsd.backups.dialect import checksum_type_of
@@ -34,6 +37,7 @@ class BackupsWiring(RestoresWiring):
             self.callbacks,
             self._bus,
         )
+        self.backup_checks = self._make_checks()
 
     def _make_backups(self) -> Backups:
         config, pools = self._config, self.pools
@@ -48,6 +52,13 @@ class BackupsWiring(RestoresWiring):
             reactor=self._reactor,
         )
         return Backups(parts, self._backup_adapters(), config.system.backups.concurrent)
+
+    def _make_checks(self) -> BackupChecks:
+        settings, pools = self._config.system.backups, self.pools
+        schedule = CheckSchedule(settings.check_interval, settings.check_limit * MIB)
+        return BackupChecks(
+            self.backup_store, schedule, pools.backups, pools.disk, self._reactor, time.time
+        )
 
     def _backup_adapters(self) -> dict[str, Adapter]:
         """Return what keeps backups, by the kind that a Panel asks for."""

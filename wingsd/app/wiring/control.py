@@ -9,6 +9,7 @@ from typing import Any
 from wingsd.app.wiring.http import HttpWiring
 from wingsd.config import Config
 from wingsd.control import ControlApi, ControlListener
+from wingsd.control.backups import ControlBackupsEndpoint, VerifyEndpoint
 from wingsd.control.diagnostics import ControlDiagnosticsEndpoint
 from wingsd.control.status import Activity, Probes, StatusEndpoint
 from wingsd.control.transfers import (
@@ -36,6 +37,14 @@ class ControlWiring(HttpWiring):
         transfers = TransferList(database, self.receiver, self.sender, direct, time.time())
         endpoints: list[partial[Any]] = [
             self._make_status_endpoint(),
+            partial(
+                ControlBackupsEndpoint,
+                config,
+                self.backup_store,
+                self.made_backups,
+                self.pools.disk,
+            ),
+            partial(VerifyEndpoint, config, self.backup_checks),
             partial(ControlDiagnosticsEndpoint, config, self.diagnostics),
             partial(ControlTransfersEndpoint, config, transfers),
             partial(TransferEndpoint, config, transfers, self.servers),

@@ -183,6 +183,6 @@ class HttpWiring(NodeCallsWiring):
         from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
 
         activity = self.reports.activity
-        sources = Sources(self.receiver, self.sender, self.callbacks, activity)
+        sources = Sources(self.receiver, self.sender, self.callbacks, activity, self.backup_checks)
         disk, data = self.pools.disk, self._config.system.data
         return Exposition(self._prometheus, sources, disk, data, self._reactor)

@@ -37,7 +37,9 @@ class Wiring(ControlWiring):
                 self.restores,
                 self.denied,
             ),
-            NodeServers(self.servers, self.reports, self.pulls, self.made_backups),
+            NodeServers(
+                self.servers, self.reports, self.pulls, self.made_backups, self.backup_checks
+            ),
             NodeTransfers(
                 self.receiver,
                 self.sender,

@@ -248,7 +248,7 @@ class ArrivingServer:
 
         The server is here in any case, so what fails is only logged.
         """
-        for work in (self._storage.backups.discard, self._storage.logs.publish):
+        for work in (self._storage.backups.publish, self._storage.logs.publish):
             try:
                 await self._storage.disk.run(work, self._server)
             except StorageError as error:

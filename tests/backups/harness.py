@@ -1,0 +1,152 @@
+"""The backups of one server: its files, the store and the database are real, the Panel is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tests.callbacks.queue_harness import ScriptedPanel
+from tests.support import SynchronousWorkers
+from tests.support.reactor import reactor, until
+from wingsd.archive import ArchiveFormat, Compression
+from wingsd.backups.adapters import Adapter, LocalAdapter
+from wingsd.backups.creation import BackupParts, Backups, NewBackup
+from wingsd.backups.deletion import BackupDeletion, BackupUses
+from wingsd.backups.dialect import checksum_type_of
+from wingsd.backups.making import ArchiveTerms
+from wingsd.backups.store import BackupStore
+from wingsd.callbacks import CallbackQueue
+from wingsd.config import PTERODACTYL
+from wingsd.events import Event, EventBus
+from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.panel.schemas import Configuration, Egg, Process, Settings, Stop
+from wingsd.servers.operations import Operations
+from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
+from wingsd.threadio import Workers
+
+__all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode", "FakeGameServer"]
+
+SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+OTHER = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12"
+
+
+class _Files:
+    def __init__(self, home: Path) -> None:
+        self._home = str(home)
+
+    async def run(self, work: Callable[[ServerRoot], tuple[str, ...]]) -> tuple[str, ...]:
+        with ServerRoot(self._home, directory_opener("auto")) as root:
+            return work(root)
+
+
+class FakeGameServer:
+    """A server with files, that notes what it says."""
+
+    def __init__(self, home: Path, uuid: str = SERVER) -> None:
+        home.mkdir(exist_ok=True)
+        self.uuid, self.directory = uuid, str(home)
+        self.files = _Files(home)
+        self.operations = Operations()
+        self.configuration = Configuration(Settings(uuid), Process(stop=Stop("signal", "C")))
+        self.said: list[str] = []
+        self.events: list[tuple[str, ...]] = []
+
+    def deny(self, *lines: str) -> None:
+        settings = attrs.evolve(self.configuration.settings, egg=Egg(file_denylist=list(lines)))
+        self.configuration = attrs.evolve(self.configuration, settings=settings)
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def publish(self, event: str, *args: str) -> None:
+        self.events.append((event, *args))
+
+
+class BackupNode:
+    """A node of a family. `home` is the directory of its server, `backups` that of backups."""
+
+    def __init__(
+        self, directory: Path, family: str = PTERODACTYL, concurrent: int = 2, **terms: Any
+    ) -> None:
+        self.home, self.backups = directory / "server", directory / "backups"
+        self.server = FakeGameServer(self.home)
+        self.family = family
+        self.panel = ScriptedPanel()
+        self.workers = Workers(reactor, "backup", 4)
+        self.workers.start()
+        self.store = BackupStore(str(self.backups), family)
+        self.database_store = Store(str(directory))
+        self.database_store.open()
+        synchronous: Any = SynchronousWorkers()
+        self.database = StateDatabase(self.database_store, synchronous, reactor.seconds)
+        panel: Any = self.panel
+        self.callbacks = CallbackQueue(panel, self.database, reactor)
+        self.bus = EventBus()
+        self.published: list[Event] = []
+        self.bus.subscribe_to_all(self.published.append)
+        usual: dict[str, Any] = {
+            "form": ArchiveFormat.TAR_GZ,
+            "compression": Compression.BEST_SPEED,
+            "checksum_type": checksum_type_of(family),
+            "write_limit": 0,
+            "reserve": 0,
+        }
+        self.terms = ArchiveTerms(**usual | terms)
+        self.concurrent = concurrent
+        self.uses = BackupUses()
+        self.adapters: dict[str, Adapter] = {"wings": LocalAdapter(self.store, self.workers)}
+        self.made = self._backups()
+        self.deletion = BackupDeletion(
+            self.store, self.made, self.uses, self.workers, self.callbacks, self.bus
+        )
+
+    def _backups(self) -> Backups:
+        parts = BackupParts(
+            family=self.family,
+            store=self.store,
+            terms=self.terms,
+            database=self.database,
+            callbacks=self.callbacks,
+            workers=self.workers,
+            disk=self.workers,
+            reactor=reactor,
+        )
+        return Backups(parts, self.adapters, self.concurrent)
+
+    async def restart(self) -> None:
+        """Be the next daemon."""
+        self.made = self._backups()
+        await self.made.recover()
+
+    def close(self) -> None:
+        self.made.stop()
+        self.callbacks.stop()
+        self.workers.stop()
+        self.database_store.close()
+
+    async def begin(self, backup: str = BACKUP, ignore: str = "", adapter: str = "wings") -> None:
+        await self.made.begin(self.server, NewBackup(backup, adapter, ignore))
+
+    async def over(self) -> None:
+        await until(lambda: not self.made.making)
+
+    async def make(self, backup: str = BACKUP, ignore: str = "") -> Mapping[str, Any]:
+        """Make a backup; return what the Panel is told."""
+        await self.begin(backup, ignore)
+        await self.over()
+        told: Any = self.panel.bodies[-1]
+        return dict(told)
+
+    def left(self) -> list[str]:
+        """Return the names below the directory of backups."""
+        found = self.backups.rglob("*") if self.backups.exists() else ()
+        return sorted(str(path.relative_to(self.backups)) for path in found)
+
+    def records(self) -> list[str]:
+        """Return the backups that the database has as being made."""
+        return [record.backup for record in self.database_store.backups()]

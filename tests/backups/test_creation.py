@@ -1,0 +1,373 @@
+"""Backups are made, shown, ended and reported; what fails leaves nothing but its reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.backups.conftest import Make
+from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode, FakeGameServer
+from tests.callbacks.queue_harness import DOWN
+from tests.support.reactor import until
+from wingsd.archive import ArchiveFormat
+from wingsd.backups import making
+from wingsd.backups.adapters import AdapterUnknown
+from wingsd.backups.catalogue import COMPLETE
+from wingsd.backups.creation import BackupExists
+from wingsd.backups.dialect import UploadedPart
+from wingsd.backups.ignore import IgnoreFileRefused
+from wingsd.backups.making import MadeArchive, NoSpaceForBackup
+from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.errors import ServerBusy, StorageError
+from wingsd.servers.operations import Hold, Operation
+
+FAILED = {"checksum": "", "checksum_type": "sha1", "size": 0, "successful": False, "parts": None}
+PLACE = f"{BACKUP}.tar.gz"
+
+
+def members(node: BackupNode, place: str = PLACE) -> set[str]:
+    with tarfile.open(node.backups / place) as archive:
+        return {member.name for member in archive}
+
+
+async def test_a_backup_is_reported_with_its_catalogue_beside_it(node: BackupNode) -> None:
+    (node.home / "world").write_bytes(os.urandom(100_000))
+    told = await node.make()
+    data = (node.backups / PLACE).read_bytes()
+    assert told["checksum"] == hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    assert (told["size"], told["successful"], told["parts"]) == (len(data), True, None)
+    found = node.store.find(SERVER, BACKUP)
+    assert found is not None
+    made = found.catalogue
+    assert made is not None
+    assert (made.server, made.state, made.files) == (SERVER, COMPLETE, 1)
+    assert (made.bytes, made.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert (made.checksum_type, made.checksum) == ("sha1", told["checksum"])
+    assert node.records() == []
+
+
+async def test_the_page_of_go_panels_gets_both_names_of_the_end(node: BackupNode) -> None:
+    told = await node.make()
+    named, bare = node.server.events
+    assert (named[0], bare[0]) == (f"backup completed:{BACKUP}", "backup completed")
+    assert (
+        json.loads(named[1])
+        == json.loads(bare[1])
+        == {
+            "uuid": BACKUP,
+            "is_successful": True,
+            "checksum": told["checksum"],
+            "checksum_type": "sha1",
+            "file_size": told["size"],
+        }
+    )
+    assert node.server.said[0] == "A backup of the server is being made."
+    assert node.server.said[-1].startswith("The backup is complete: ")
+
+
+async def test_the_page_of_calagopus_gets_its_events(make_node: Make) -> None:
+    node = make_node(CALAGOPUS)
+    (node.home / "a").write_bytes(bytes(1000))
+    told = await node.make()
+    names = [name for name, *_ in node.server.events]
+    assert names[0] == "backup started"
+    assert set(names[1:-1]) == {"backup progress"}
+    assert names[-1] == "backup completed"
+    assert {event[1] for event in node.server.events} == {BACKUP}
+    progress = json.loads(node.server.events[1][2])
+    assert set(progress) == {"progress", "total"}
+    end = json.loads(node.server.events[-1][2])
+    assert end == {key: value for key, value in told.items() if key != "parts"}
+    assert (end["checksum_type"], end["files"], end["browsable"]) == ("sha256", 1, False)
+
+
+@pytest.mark.parametrize("form", [*ArchiveFormat])
+async def test_each_format_of_calagopus_is_made(make_node: Make, form: ArchiveFormat) -> None:
+    node = make_node(CALAGOPUS, form=form)
+    (node.home / "a").write_bytes(b"content")
+    await node.make()
+    found = node.store.find(SERVER, BACKUP)
+    assert found is not None
+    assert found.suffix == form.suffix
+
+
+async def test_what_the_lists_name_is_left_out(make_node: Make) -> None:
+    node = make_node(CALAGOPUS)
+    for name in ("kept", "a.log", "b.tmp", "c.key"):
+        (node.home / name).write_text(name)
+    (node.home / ".pteroignore").write_text("*.log\n")
+    (node.home / ".pelicanignore").write_text("*.tmp\n")
+    node.server.deny("*.key")
+    await node.make()
+    assert members(node) == {".", "kept", ".pteroignore", ".pelicanignore"}
+    await node.make(OTHER, "kept")
+    kept = {".", "a.log", "b.tmp", ".pteroignore", ".pelicanignore"}
+    assert members(node, f"{OTHER}.tar.gz") == kept
+
+
+async def test_a_denylist_does_not_count_for_go_panels(make_node: Make) -> None:
+    node = make_node(PELICAN)
+    (node.home / "c.key").write_text("key")
+    node.server.deny("*.key")
+    await node.make()
+    assert "c.key" in members(node, f"{SERVER}/{PLACE}")
+    assert (node.backups / SERVER).stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_list_that_leaves_nothing_fails_with_advice(node: BackupNode) -> None:
+    (node.home / "world").mkdir()
+    (node.home / "world/level.dat").write_text("x")
+    assert await node.make(ignore="*\n!world/") == FAILED
+    assert "leaves nothing of the server" in node.server.said[-1]
+    assert node.left() == []
+    assert (await node.make(OTHER, "/*\n!/world/"))["successful"]
+    assert members(node, f"{OTHER}.tar.gz") == {".", "world", "world/level.dat"}
+
+
+async def test_an_empty_server_has_an_empty_backup(node: BackupNode) -> None:
+    assert (await node.make(ignore="*"))["successful"]
+    assert members(node) == {"."}
+
+
+# Refused
+
+
+async def test_what_cannot_begin_is_refused_and_leaves_nothing(node: BackupNode) -> None:
+    with pytest.raises(AdapterUnknown, match="wings"):
+        await node.begin(adapter="restic")
+    (node.home / ".pteroignore").symlink_to("/etc/passwd")
+    with pytest.raises(IgnoreFileRefused):
+        await node.begin()
+    (node.home / ".pteroignore").unlink()
+    node.server.operations.hold = Hold(Operation.INSTALL, "it is being installed")
+    with pytest.raises(ServerBusy, match="installing"):
+        await node.begin()
+    assert (node.left(), node.records(), node.panel.calls) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [Operation.INSTALL, Operation.RESTORE, Operation.TRANSFER_OUT, Operation.TRANSFER_IN],
+)
+async def test_while_a_backup_is_made_others_are_refused(
+    make_node: Make, operation: Operation
+) -> None:
+    node = make_node(write_limit=1)
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin()
+    with pytest.raises(ServerBusy, match="a backup of the server is being made"):
+        node.server.operations.place_hold(operation, "a reason")
+    for allowed in (Operation.START, Operation.KILL, Operation.CHANGE_FILES, Operation.BACKUP):
+        node.server.operations.check(allowed)
+    assert await node.made.cancel(BACKUP)
+
+
+async def test_the_same_backup_is_made_once(node: BackupNode) -> None:
+    first = Deferred.fromCoroutine(node.begin())
+    with pytest.raises(BackupExists):
+        await node.begin()
+    await first
+    await node.over()
+    with pytest.raises(BackupExists):
+        await node.begin()
+    assert len(node.panel.calls) == 1
+
+
+# Several at a time
+
+
+async def test_as_many_are_made_at_a_time_as_configured(make_node: Make) -> None:
+    node = make_node(concurrent=1, write_limit=1)
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin()
+    await node.begin(OTHER)
+    assert set(node.made.making) == {BACKUP, OTHER}
+    assert node.server.said == ["A backup of the server is being made."]
+    await node.made.cancel(BACKUP)
+    await until(lambda: node.server.said.count("A backup of the server is being made.") == 2)
+    await node.made.cancel(OTHER)
+    assert node.left() == []
+
+
+# Ended early
+
+
+async def test_a_cancelled_backup_is_reported_as_failed(make_node: Make) -> None:
+    node = make_node(write_limit=1)
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin()
+    assert await node.made.cancel(BACKUP)
+    assert not await node.made.cancel(BACKUP)
+    assert node.panel.bodies == [FAILED]
+    assert (node.left(), node.records()) == ([], [])
+    assert json.loads(node.server.events[0][1])["is_successful"] is False
+
+
+async def test_a_deleted_server_ends_its_backup(make_node: Make) -> None:
+    node = make_node(write_limit=1)
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin()
+    node.server.operations.hold = Hold(Operation.DELETE, "it is being deleted")
+    await node.over()
+    assert (node.left(), node.panel.bodies) == ([], [FAILED])
+
+
+async def test_a_server_that_is_deleted_before_its_backup_begins_ends_it(
+    node: BackupNode,
+) -> None:
+    record = node.database.begin_backup
+
+    def recorded(*arguments: Any) -> Any:
+        node.server.operations.hold = Hold(Operation.DELETE, "it is being deleted")
+        return record(*arguments)
+
+    database: Any = node.database
+    database.begin_backup = recorded
+    assert await node.make() == FAILED
+    assert node.left() == []
+
+
+async def test_a_full_disk_fails_the_backup_with_its_reason(
+    node: BackupNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (node.home / "a").write_bytes(os.urandom(3 << 20))
+    written: Callable[[int, Any], int] = os.write
+
+    def full(fd: int, data: Any) -> int:
+        if len(data) > 100_000:
+            raise OSError(28, "No space left on device")
+        return written(fd, data)
+
+    monkeypatch.setattr("wingsd.backups.making.os.write", full)
+    assert await node.make() == FAILED
+    assert "the disk is full" in node.server.said[-1]
+    assert "send the server" not in node.server.said[-1]
+    assert (node.left(), node.records()) == ([], [])
+
+
+async def test_a_disk_without_the_reserve_refuses_and_ends_backups(
+    make_node: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node(reserve=1)
+    (node.home / "a").write_bytes(os.urandom(20 << 20))
+    checks = []
+
+    def free(found: object, reserve: int, needed: int) -> None:
+        checks.append(needed)
+        if len(checks) > allowed:
+            raise NoSpaceForBackup(5 << 20, needed, reserve)
+
+    monkeypatch.setattr(making, "check_space", free)
+    monkeypatch.setattr("wingsd.backups.creation.check_space", free)
+    allowed = 0
+    with pytest.raises(NoSpaceForBackup):
+        await node.begin()
+    assert node.records() == []
+    allowed = 3
+    assert await node.make() == FAILED
+    assert "not enough disk space" in node.server.said[-1]
+    assert node.left() == []
+
+
+def test_the_reserve_is_kept_free() -> None:
+    found = os.statvfs_result((4096, 4096, 100_000, 50_000, 50_000, 0, 0, 0, 0, 255))
+    free = 50_000 * 4096
+    making.check_space(found, 0, free * 2)
+    making.check_space(found, 1 << 20, free - (1 << 20))
+    with pytest.raises(NoSpaceForBackup, match="195 MiB are free"):
+        making.check_space(found, 1 << 20, free)
+
+
+async def test_a_file_that_cannot_be_read_fails_the_backup(node: BackupNode) -> None:
+    (node.home / "a").write_text("a")
+    os.link(node.home / "a", node.home / "b")
+    os.chown(node.home / "a", 1, 1)
+    if os.geteuid() == 0:
+        assert await node.make() == FAILED
+        assert "belongs to user 1" in node.server.said[-1]
+        assert node.left() == []
+
+
+async def test_an_unforeseen_error_is_reported_as_a_failure(
+    node: BackupNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        async def keep(self, server: str, made: MadeArchive) -> Sequence[UploadedPart] | None:
+            os.unlink(made.path)
+            raise StorageError("its store is gone", "the backup could not be kept")
+
+    node.adapters["wings"] = Broken()
+    assert await node.make() == FAILED
+    assert "its store is gone" in node.server.said[-1]
+
+
+# Reports and restarts
+
+
+async def test_an_archive_stays_however_long_its_report_is_not_heard(node: BackupNode) -> None:
+    node.panel.answers[BACKUP] = [DOWN] * 5
+    await node.begin()
+    await until(lambda: node.panel.calls != [])
+    assert PLACE in node.left()
+    assert node.records() == []
+    assert [report.backup for report in node.database_store.unsettled()] == [BACKUP]
+
+
+async def test_what_was_being_made_has_failed_after_a_restart(node: BackupNode) -> None:
+    node.database_store.begin_backup(1.0, BACKUP, SERVER, "wings", PLACE)
+    node.backups.mkdir()
+    (node.backups / f".{PLACE}.part").write_bytes(b"half")
+    await node.restart()
+    assert node.panel.bodies == [FAILED]
+    assert (node.left(), node.records()) == ([], [])
+
+
+async def test_what_was_complete_is_a_success_after_a_restart(node: BackupNode) -> None:
+    told = await node.make()
+    node.database_store.begin_backup(1.0, BACKUP, SERVER, "wings", PLACE)
+    before = node.left()
+    await node.restart()
+    assert node.panel.bodies == [told, told]
+    assert node.left() == before
+
+
+async def test_a_catalogue_without_its_archive_is_removed_after_a_restart(
+    node: BackupNode,
+) -> None:
+    await node.make()
+    (node.backups / PLACE).rename(node.backups / f".{PLACE}.part")
+    node.database_store.begin_backup(1.0, BACKUP, SERVER, "wings", PLACE)
+    await node.restart()
+    assert node.panel.bodies[-1] == FAILED
+    assert node.left() == []
+
+
+async def test_a_stopped_node_leaves_the_report_to_the_next(make_node: Make) -> None:
+    node = make_node(write_limit=1)
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin()
+    node.made.stop()
+    await node.over()
+    assert (node.left(), node.panel.calls, node.records()) == ([], [], [BACKUP])
+    with pytest.raises(BackupExists):
+        await node.begin(OTHER)
+    await node.restart()
+    assert node.panel.bodies == [FAILED]
+
+
+async def test_two_servers_are_backed_up_at_once(node: BackupNode, tmp_path: Any) -> None:
+    other = FakeGameServer(tmp_path / "other", OTHER)
+    (node.home / "a").write_text("a")
+    await node.begin()
+    first, node.server = node.server, other
+    await node.begin(OTHER)
+    await node.over()
+    assert [each.server for each in node.store.all()] == [SERVER, OTHER]
+    assert first.said[-1].startswith("The backup is complete")

@@ -1,0 +1,94 @@
+"""Backups are deleted by their own server, with what is left of them, and not while in use."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.backups.conftest import Make
+from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
+from wingsd.backups.deletion import BackupBusy
+from wingsd.backups.store import BackupMissing
+
+STRANGER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
+
+
+async def test_a_backup_is_deleted_by_its_own_server_alone(node: BackupNode) -> None:
+    await node.make()
+    with pytest.raises(BackupMissing):
+        await node.deletion.delete(STRANGER, BACKUP)
+    assert len(node.left()) == 2
+    await node.deletion.delete(SERVER, BACKUP)
+    assert node.left() == []
+    with pytest.raises(BackupMissing):
+        await node.deletion.delete(SERVER, BACKUP)
+
+
+async def test_a_backup_of_wings_is_deleted_like_ones_own(node: BackupNode) -> None:
+    node.backups.mkdir()
+    (node.backups / f"{BACKUP}.tar.gz").write_bytes(b"by wings")
+    await node.deletion.delete(SERVER, BACKUP)
+    assert node.left() == []
+
+
+async def test_a_backup_that_is_being_made_is_cancelled(make_node: Make) -> None:
+    node = make_node(write_limit=1)
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin()
+    with pytest.raises(BackupMissing):
+        await node.deletion.delete(STRANGER, BACKUP)
+    await node.deletion.delete(SERVER, BACKUP)
+    assert (node.left(), dict(node.made.making)) == ([], {})
+
+
+async def test_a_backup_in_use_stays(node: BackupNode) -> None:
+    await node.make()
+    with node.uses.using(BACKUP, "it is being restored"):
+        for delete in (
+            node.deletion.delete(SERVER, BACKUP),
+            node.deletion.check(SERVER, BACKUP),
+            node.deletion.delete_all(SERVER),
+        ):
+            with pytest.raises(BackupBusy, match="it is being restored"):
+                await delete
+        with node.uses.using(BACKUP, "it is being restored"):
+            pass
+        with pytest.raises(BackupBusy):
+            node.uses.check(BACKUP)
+    await node.deletion.delete(SERVER, BACKUP)
+    assert node.left() == []
+
+
+async def test_a_download_of_a_deleted_backup_goes_on(node: BackupNode) -> None:
+    await node.make()
+    opened = node.store.open(SERVER, BACKUP)
+    assert opened is not None
+    await node.deletion.delete(SERVER, BACKUP)
+    with opened[1] as file:
+        assert len(file.read(1 << 20)) == opened[0].size
+
+
+async def test_all_of_one_server_are_deleted(make_node: Make) -> None:
+    node = make_node(write_limit=4096)
+    await node.make()
+    node.backups.joinpath(SERVER).mkdir()
+    for place in (f"{SERVER}/{STRANGER}.tar.gz", f"{STRANGER}.tar.gz"):
+        (node.backups / place).write_bytes(b"by wings")
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin(OTHER)
+    assert await node.deletion.delete_all(SERVER) == 2
+    # Nothing tells that this one is the server's.
+    assert node.left() == [f"{STRANGER}.tar.gz"]
+
+
+async def test_a_deletion_is_reported(node: BackupNode) -> None:
+    await node.make()
+    await node.deletion.check(SERVER, BACKUP)
+    await node.deletion.delete_and_report(SERVER, BACKUP)
+    await node.deletion.delete_and_report(SERVER, BACKUP)
+    assert [path for path, _ in node.panel.calls[1:]] == [f"/backups/{BACKUP}/deletion"] * 2
+    assert node.panel.bodies[1:] == [{"successful": True}, {"successful": False}]
+    assert [(each.name, each.args) for each in node.published] == [("backup deleted", (BACKUP,))]
+    with pytest.raises(BackupMissing):
+        await node.deletion.check(SERVER, BACKUP)

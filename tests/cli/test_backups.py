@@ -1,0 +1,87 @@
+"""`wingsctl backups` and `verify`, against a daemon that answers what the tests say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cli.daemon import UUID, Command, Scripted
+
+BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+STORED = {
+    "backup": BACKUP,
+    "server": UUID,
+    "path": f"/backups/{BACKUP}.tar.gz",
+    "bytes": 5 << 20,
+    "files": 12,
+    "made": 1_700_000_000.0,
+    "state": "complete",
+    "checked": None,
+    "fault": "",
+}
+OF_WINGS = {**STORED, "server": None, "files": None, "state": None}
+
+
+def check(**changes: Any) -> dict[str, Any]:
+    return {
+        "backup": BACKUP,
+        "bytes": 5 << 20,
+        "total_bytes": 5 << 20,
+        "whole": True,
+        "fault": "",
+        "sha256": "ab" * 32,
+        "files": 12,
+    } | changes
+
+
+def test_backups_are_listed(scripted: Scripted, wingsctl: Command) -> None:
+    making = [{"backup": BACKUP, "server": UUID}]
+    damaged = {**STORED, "state": "damaged", "fault": "it is cut", "checked": 1_700_000_001.0}
+    scripted.answers("GET", "backups", {"making": making, "backups": [damaged, OF_WINGS]})
+    ran = wingsctl("backups")
+    assert ran.status == 0
+    first, heading, second, third = ran.out.splitlines()
+    assert first == f"{BACKUP}: being made, of {UUID}"
+    assert heading.split() == ["backup", "server", "made", "bytes", "files", "checked", "state"]
+    assert "damaged: it is cut" in second
+    assert "unknown" in third
+    assert "no catalogue" in third
+
+
+def test_those_of_one_server_are_listed_as_json(scripted: Scripted, wingsctl: Command) -> None:
+    found = {"making": [], "backups": [STORED]}
+    scripted.answers("GET", f"backups?server={UUID}", found)
+    assert wingsctl("backups", UUID, "--json").json == found
+    scripted.answers("GET", "backups", {"making": [], "backups": []})
+    assert wingsctl("backups").out == "no backups on this node\n"
+
+
+def test_a_check_is_watched_to_its_end(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.cli.backups.POLL_INTERVAL", 0.0)
+    path = f"backups/{BACKUP}/verify"
+    scripted.answers("POST", path, check(whole=None, bytes=0))
+    scripted.answers("GET", path, check(whole=None), check())
+    ran = wingsctl("verify", BACKUP.upper())
+    assert ran.status == 0
+    assert "whole" in ran.out
+    assert "ab" * 32 in ran.out
+    assert [method for method, _, _ in scripted.asked] == ["POST", "GET", "GET"]
+
+
+def test_a_damaged_backup_is_an_exit_status(scripted: Scripted, wingsctl: Command) -> None:
+    damaged = check(whole=False, fault="it is cut", files=None)
+    scripted.answers("POST", f"backups/{BACKUP}/verify", damaged)
+    ran = wingsctl("verify", BACKUP)
+    assert ran.status == 1
+    assert "DAMAGED" in ran.out
+    assert "it is cut" in ran.err
+    told = wingsctl("verify", BACKUP, "--json")
+    assert (told.status, told.json) == (1, damaged)
+
+
+def test_what_is_no_backup_is_refused(scripted: Scripted, wingsctl: Command) -> None:
+    assert wingsctl("verify", "x").status == 2
+    assert wingsctl("verify", BACKUP).status == 5

@@ -1,0 +1,217 @@
+"""The checks of backups at rest: when an operator asks for one, or regularly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wingsd.backups.catalogue import DAMAGED
+from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
+from wingsd.errors import StorageError
+from wingsd.files.progress import Progress
+from wingsd.filesystem import OpenFile
+from wingsd.filesystem.errors import FileWorkCancelled
+from wingsd.threadio import Workers
+
+__all__ = ["BackupCheck", "BackupChecks", "CheckResult", "CheckSchedule"]
+
+#: Seconds between two looks for a backup that is due.
+HOUR = 3600.0
+_DAY = 24 * HOUR
+#: Checks that have ended and are kept in memory.
+_KEPT = 100
+
+
+@attrs.frozen
+class CheckResult:
+    """What a check has found; an empty `fault` is none. `files` is None where they are unread."""
+
+    sha256: str
+    files: int | None
+    fault: str
+
+
+@attrs.define(eq=False)
+class BackupCheck:
+    """A check of one backup: how far it is, and its `result`, None before its end."""
+
+    found: StoredBackup
+    progress: Progress = attrs.field(factory=Progress)
+    result: CheckResult | None = None
+
+
+@attrs.frozen
+class CheckSchedule:
+    """How often each backup is checked by itself, in `days` (0: never), and how fast.
+
+    `limit` are the bytes a second that such a check reads.
+    """
+
+    days: int
+    limit: int
+
+
+class BackupChecks:
+    """Checks backups, one at a time, in a thread of `workers`. `now` is Unix time."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: BackupStore,
+        schedule: CheckSchedule,
+        workers: Workers,
+        disk: Workers,
+        reactor: IReactorTime,
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._schedule = schedule
+        self._workers = workers
+        self._disk = disk
+        self._now = now
+        self._lock = DeferredLock()
+        self._checks: dict[str, BackupCheck] = {}
+        self._ended: dict[str, BackupCheck] = {}
+        self._damaged: set[str] = set()
+        #: How many checks have ended.
+        self.count = 0
+        self._regular = LoopingCall(self._look)
+        self._regular.clock = reactor
+
+    @property
+    def damaged(self) -> Collection[str]:
+        """The UUIDs of the backups that were found to be damaged, and are still there."""
+        return self._damaged
+
+    def start(self) -> None:
+        """Begin to check backups by themselves, if that is configured."""
+        if self._schedule.days:
+            self._regular.start(HOUR)
+
+    def stop(self) -> None:
+        """Cancel all checks."""
+        if self._regular.running:
+            self._regular.stop()
+        for check in self._checks.values():
+            check.progress.cancel()
+
+    async def begin(self, backup: str) -> BackupCheck:
+        """Begin to check a backup, or join the check that is under way.
+
+        Raises BackupMissing, StorageError.
+        """
+        if backup in self._checks:
+            return self._checks[backup]
+        found = await self._disk.run(self._store.find, "", backup)
+        if found is None:
+            raise BackupMissing(backup)
+        if backup not in self._checks:
+            check = self._checks[backup] = BackupCheck(found)
+            Deferred.fromCoroutine(self._run(check, 0)).addErrback(self._failed, backup)
+        return self._checks[backup]
+
+    def last(self, backup: str) -> BackupCheck:
+        """Return the check of a backup that is under way, or has ended last.
+
+        Raises BackupMissing where there was none.
+        """
+        found = self._checks.get(backup) or self._ended.get(backup)
+        if found is None:
+            raise BackupMissing(backup)
+        return found
+
+    async def _run(self, check: BackupCheck, limit: int) -> None:
+        backup = check.found.uuid
+        try:
+            await self._lock.run(self._check, check, limit)
+        except StorageError as error:
+            check.result = CheckResult("", None, f"it cannot be read: {error}")
+            raise
+        finally:
+            self._checks.pop(backup, None)
+            self._ended[backup] = check
+            while len(self._ended) > _KEPT:
+                del self._ended[next(iter(self._ended))]
+
+    def _check(self, check: BackupCheck, limit: int) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._do_check(check, limit))
+
+    async def _do_check(self, check: BackupCheck, limit: int) -> None:
+        opened = await self._disk.run(self._store.open, check.found.server, check.found.uuid)
+        if opened is None:
+            check.result = CheckResult("", None, "it was deleted meanwhile")
+            return
+        check.result = await self._workers.run(self._verify, *opened, check.progress, limit)
+        self.count += 1
+        self._note(check.found, check.result)
+
+    def _verify(
+        self, found: StoredBackup, file: OpenFile, progress: Progress, limit: int
+    ) -> CheckResult:
+        # Here, since a node at rest verifies nothing.
+        from wingsd.backups.verification import (  # noqa: PLC0415
+            verified_catalogue,
+            verify_archive,
+        )
+
+        with file:
+            verified = verify_archive(found, file, progress, limit)
+        catalogue = verified_catalogue(found, verified)
+        if catalogue is not None and self._store.at(found.place) is not None:
+            self._store.write_catalogue(found.place, catalogue)
+        return CheckResult(verified.sha256, verified.files, verified.fault)
+
+    def _note(self, found: StoredBackup, result: CheckResult) -> None:
+        if not result.fault:
+            self._damaged.discard(found.uuid)
+            self._log.info("backup {backup}: verified, it is whole", backup=found.uuid)
+            return
+        self._damaged.add(found.uuid)
+        self._log.error(
+            "backup {backup} of {server} is DAMAGED: {fault}; {path}",
+            backup=found.uuid,
+            server=found.server or "an unknown server",
+            fault=result.fault,
+            path=self._store.path(found.place),
+        )
+
+    def _failed(self, failure: Failure, backup: str) -> None:
+        if failure.check(StorageError):
+            self._log.error(
+                "backup {backup}: not verified: {error}", backup=backup, error=failure.value
+            )
+        elif not failure.check(FileWorkCancelled, CancelledError):
+            self._log.failure("backup {backup}: its check failed", failure, backup=backup)
+
+    # By themselves
+
+    def _look(self) -> Deferred[None]:
+        """Check the backups that are due; an error must not end the loop."""
+        looking = Deferred.fromCoroutine(self._check_due())
+        return looking.addErrback(self._failed, "")
+
+    async def _check_due(self) -> None:
+        found = await self._disk.run(self._store.all)
+        made = [each for each in found if each.catalogue is not None]
+        self._damaged = {
+            each.uuid for each in made if each.catalogue and each.catalogue.state == DAMAGED
+        }
+        for each in sorted(made, key=_last):
+            if self._now() - _last(each) < self._schedule.days * _DAY:
+                return
+            if each.uuid not in self._checks:
+                check = self._checks[each.uuid] = BackupCheck(each)
+                await self._run(check, self._schedule.limit)
+
+
+def _last(found: StoredBackup) -> float:
+    """Return when a backup was last verified, or made."""
+    made = found.catalogue
+    return 0.0 if made is None else max(made.checked, made.made)

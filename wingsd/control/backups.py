@@ -1,0 +1,124 @@
+"""`/v1/backups`: the local backups of the node, listed and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import attrs
+
+from wingsd.backups.catalogue import COMPLETE
+from wingsd.backups.checks import BackupCheck, BackupChecks
+from wingsd.backups.creation import Backups
+from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
+from wingsd.config import Config
+from wingsd.control.status import ControlEndpoint, Json
+from wingsd.errors import BadRequest
+from wingsd.http.operations import Success, Topic, call
+from wingsd.http.request import StreamingRequest
+from wingsd.threadio import Workers
+from wingsd.util.text import canonical_uuid
+
+__all__ = ["ControlBackupsEndpoint", "VerifyEndpoint"]
+
+
+@attrs.frozen(eq=False, repr=False)
+class BackupsQuery:
+    """Which backups: those of one server, or all."""
+
+    server: str = ""
+
+
+class ControlBackupsEndpoint(ControlEndpoint):
+    """`/v1/backups`."""
+
+    topic = Topic.BACKUPS
+
+    def __init__(
+        self,
+        config: Config,
+        store: BackupStore,
+        made: Backups,
+        disk: Workers,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._store = store
+        self._made = made
+        self._disk = disk
+
+    @call("GET", Success(HTTPStatus.OK, "The backups."))
+    async def list_backups(self, request: StreamingRequest, query: BackupsQuery) -> Json:
+        """Return the backups on this node and those that are being made."""
+        server = canonical_uuid(query.server) if query.server else ""
+        if server is None:
+            raise BadRequest("server is invalid", "expected the UUID of a server")
+        found = await self._disk.run(self._store.all, server)
+        return {
+            "making": [
+                {"backup": backup, "server": owner}
+                for backup, owner in self._made.making.items()
+                if server in ("", owner)
+            ],
+            "backups": [_described(self._store, each) for each in found],
+        }
+
+
+def _described(store: BackupStore, found: StoredBackup) -> Json:
+    made = found.catalogue
+    return {
+        "backup": found.uuid,
+        "server": found.server or None,
+        "path": store.path(found.place),
+        "bytes": found.size,
+        "files": None if made is None else made.files,
+        "made": found.modified if made is None else made.made,
+        # Without a catalogue nothing tells whether it is what was made.
+        "state": None if made is None else made.state,
+        "checked": None if made is None or not made.checked else made.checked,
+        "fault": "" if made is None or made.state == COMPLETE else made.fault,
+    }
+
+
+class VerifyEndpoint(ControlEndpoint):
+    """`/v1/backups/{backup}/verify`."""
+
+    topic = Topic.BACKUPS
+
+    def __init__(
+        self, config: Config, checks: BackupChecks, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._checks = checks
+
+    @property
+    def backup(self) -> str:
+        """The UUID in the path. Raises `BackupMissing`."""
+        text = self._parts["backup"].decode("latin-1")
+        uuid = canonical_uuid(text)
+        if uuid is None:
+            raise BackupMissing(text[:36])
+        return uuid
+
+    @call("POST", Success(HTTPStatus.OK, "The check is under way."))
+    async def begin_check(self, request: StreamingRequest) -> Json:
+        """Begin to verify a backup, or join the check of it that is under way."""
+        return _progress(await self._checks.begin(self.backup))
+
+    @call("GET", Success(HTTPStatus.OK, "How far it is, or what it has found."))
+    async def show_check(self, request: StreamingRequest) -> Json:
+        """Return the check of a backup that is under way, or has ended last."""
+        return _progress(self._checks.last(self.backup))
+
+
+def _progress(check: BackupCheck) -> Json:
+    result = check.result
+    return {
+        "backup": check.found.uuid,
+        "bytes": check.progress.bytes_done,
+        "total_bytes": check.found.size,
+        "whole": None if result is None else not result.fault,
+        "fault": "" if result is None else result.fault,
+        "sha256": None if result is None else result.sha256,
+        "files": None if result is None else result.files,
+    }
