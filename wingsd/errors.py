@@ -69,7 +69,6 @@ The class, the HTTP status of its answer, and the module where that is not this 
       SignedUrlVoid                  404  auth/signed_urls
       MethodNotAllowed               405  http/errors
       Conflict                       409
-        BackupBusy                   409  backups/deletion
         BackupConflict               409  backups/received
         BackupExists                 409  backups/creation
         BackupSettled                409  backups/s3/errors
@@ -355,7 +354,6 @@ ERROR_CODES = (
     "archive-not-parsed",
     "archive-overwrites-file-in-use",
     "backup-adapter-unknown",
-    "backup-busy",
     "backup-checksum-mismatch",
     "backup-conflict",
     "backup-exists",

@@ -14,7 +14,7 @@ from tests.support.reactor import reactor, until
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.backups.adapters import Adapter, LocalAdapter
 from wingsd.backups.creation import BackupParts, Backups, NewBackup
-from wingsd.backups.deletion import BackupDeletion, BackupUses
+from wingsd.backups.deletion import BackupDeletion
 from wingsd.backups.dialect import checksum_type_of
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.store import BackupStore
@@ -98,11 +98,10 @@ class BackupNode:
         }
         self.terms = ArchiveTerms(**usual | terms)
         self.concurrent = concurrent
-        self.uses = BackupUses()
         self.adapters: dict[str, Adapter] = {"wings": LocalAdapter(self.store, self.workers)}
         self.made = self._backups()
         self.deletion = BackupDeletion(
-            self.store, self.made, self.uses, self.workers, self.callbacks, self.bus
+            self.store, self.made, self.workers, self.callbacks, self.bus
         )
 
     def _backups(self) -> Backups:

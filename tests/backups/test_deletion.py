@@ -1,4 +1,4 @@
-"""Backups are deleted by their own server, with what is left of them, and not while in use."""
+"""Backups are deleted by their own server, with what is left of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from tests.backups.conftest import Make
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
-from wingsd.backups.deletion import BackupBusy
 from wingsd.backups.store import BackupMissing
 
 STRANGER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
@@ -40,24 +39,6 @@ async def test_a_backup_that_is_being_made_is_cancelled(make_node: Make) -> None
         await node.deletion.delete(STRANGER, BACKUP)
     await node.deletion.delete(SERVER, BACKUP)
     assert (node.left(), dict(node.made.making)) == ([], {})
-
-
-async def test_a_backup_in_use_stays(node: BackupNode) -> None:
-    await node.make()
-    with node.uses.using(BACKUP, "it is being restored"):
-        for delete in (
-            node.deletion.delete(SERVER, BACKUP),
-            node.deletion.check(SERVER, BACKUP),
-            node.deletion.delete_all(SERVER),
-        ):
-            with pytest.raises(BackupBusy, match="it is being restored"):
-                await delete
-        with node.uses.using(BACKUP, "it is being restored"):
-            pass
-        with pytest.raises(BackupBusy):
-            node.uses.check(BACKUP)
-    await node.deletion.delete(SERVER, BACKUP)
-    assert node.left() == []
 
 
 async def test_a_download_of_a_deleted_backup_goes_on(node: BackupNode) -> None:

@@ -37,11 +37,15 @@ def _backup(text: str) -> str:
     return uuid
 
 
-def _check_transfer(operations: Operations) -> None:
-    """Raise ServerBusy while the server's backups may be on their way to another node."""
-    for moving in (Operation.TRANSFER_OUT, Operation.TRANSFER_IN):
-        if operations.runs(moving):
-            raise ServerBusy(refusal(moving, Operation.BACKUP), "try again when that is over")
+#: What needs the backups of a server to stay. A download does not: it reads on.
+_KEEPING = (Operation.TRANSFER_OUT, Operation.TRANSFER_IN, Operation.RESTORE)
+
+
+def _check_unused(operations: Operations) -> None:
+    """Raise ServerBusy while a backup of the server may be sent to another node, or restored."""
+    for keeping in _KEEPING:
+        if operations.runs(keeping):
+            raise ServerBusy(refusal(keeping, Operation.BACKUP), "try again when that is over")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -115,7 +119,7 @@ class BackupEndpoint(Endpoint, _DeletionPath):
 
         One that is being made is cancelled. A download of it that is under way goes on to its end.
         """
-        _check_transfer(self.game_server.operations)
+        _check_unused(self.game_server.operations)
         await self._deletion.delete(self.uuid, self.backup)
 
 
@@ -130,7 +134,7 @@ class AllBackupsEndpoint(Endpoint, _DeletionPath):
 
         Backups of which nothing tells whose they are stay.
         """
-        _check_transfer(self.game_server.operations)
+        _check_unused(self.game_server.operations)
         await self._deletion.delete_all(self.uuid)
 
 
@@ -178,7 +182,7 @@ class BackupDeletionEndpoint(Endpoint):
             raise BadRequest(INVALID, "server: expected the UUID of a server")
         for known in self._servers.all():
             if known.uuid == server:
-                _check_transfer(known.operations)
+                _check_unused(known.operations)
         await self._deletion.check(server, backup)
         deleting = Deferred.fromCoroutine(self._deletion.delete_and_report(server, backup))
         deleting.addErrback(

@@ -1,10 +1,8 @@
-"""Deletes backups, unless something reads them that cannot do without."""
+"""Deletes backups: those that are there, and those that are being made."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -12,44 +10,12 @@ from twisted.logger import Logger
 
 from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
 from wingsd.callbacks import CallbackQueue
-from wingsd.errors import Conflict, StorageError
+from wingsd.errors import StorageError
 from wingsd.events import BACKUP_DELETED, Event, EventBus
 from wingsd.statedb import Outcome, ReportKind
 from wingsd.threadio import Workers
 
-__all__ = ["BackupBusy", "BackupDeletion", "BackupUses"]
-
-
-class BackupBusy(Conflict):
-    """The backup is in use, and cannot be deleted now (409)."""
-
-    code = "backup-busy"
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"the backup is in use: {why}", "delete it when that is over")
-
-
-class BackupUses:
-    """What needs backups to stay, such as a restore. A download does not: it reads on."""
-
-    def __init__(self) -> None:
-        self._uses: Counter[tuple[str, str]] = Counter()
-
-    @contextmanager
-    def using(self, backup: str, why: str) -> Iterator[None]:
-        """Keep a backup from being deleted within the `with` statement."""
-        self._uses[backup, why] += 1
-        try:
-            yield
-        finally:
-            self._uses[backup, why] -= 1
-            self._uses += Counter()
-
-    def check(self, backup: str) -> None:
-        """Raise BackupBusy where a backup is in use."""
-        for used, why in self._uses:
-            if used == backup:
-                raise BackupBusy(why)
+__all__ = ["BackupDeletion"]
 
 
 _log = Logger()
@@ -72,37 +38,33 @@ class BackupDeletion:
 
     store: BackupStore
     made: BackupMaker
-    uses: BackupUses
     disk: Workers
     callbacks: CallbackQueue
     bus: EventBus
 
     async def check(self, server: str, backup: str) -> None:
-        """Raise what `delete` would: BackupMissing, BackupBusy and StorageError."""
-        self.uses.check(backup)
+        """Raise what `delete` would: BackupMissing and StorageError."""
         if self.made.making.get(backup) != server:
             await self._find(server, backup)
 
     async def delete(self, server: str, backup: str) -> None:
         """Delete a backup of a server; an empty `server` is any.
 
-        Raises BackupMissing, BackupBusy and StorageError.
+        Raises BackupMissing and StorageError.
         """
-        self.uses.check(backup)
         if server in ("", self.made.making.get(backup)) and await self.made.cancel(backup):
             # It may have been complete before it was cancelled.
             found = await self.disk.run(self.store.find, server, backup)
         else:
             found = await self._find(server, backup)
         if found is not None:
-            self.uses.check(backup)
             await self.disk.run(self.store.remove, found)
 
     async def delete_and_report(self, server: str, backup: str) -> None:
         """Delete a backup, and report the outcome to the Panel. An error is logged."""
         try:
             await self.delete(server, backup)
-        except (BackupMissing, BackupBusy, StorageError) as error:
+        except (BackupMissing, StorageError) as error:
             _log.error(
                 "{server}: backup {backup} not deleted: {error}",
                 server=server,
@@ -120,14 +82,13 @@ class BackupDeletion:
     async def delete_all(self, server: str) -> int:
         """Delete all backups that are known to be of a server; return how many.
 
-        Raises BackupBusy and StorageError; others are deleted before.
+        Raises StorageError; others are deleted before.
         """
         for backup, owner in dict(self.made.making).items():
             if owner == server:
                 await self.made.cancel(backup)
         found = await self.disk.run(self.store.all, server)
         for each in found:
-            self.uses.check(each.uuid)
             await self.disk.run(self.store.remove, each)
         return len(found)
 
@@ -135,7 +96,7 @@ class BackupDeletion:
         """Delete all backups of a server that is deleted. An error is logged."""
         try:
             count = await self.delete_all(server)
-        except (BackupBusy, StorageError) as error:
+        except StorageError as error:
             _log.error("{server}: its backups stay: {error}", server=server, error=error)
         else:
             if count:

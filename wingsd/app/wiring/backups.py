@@ -10,7 +10,7 @@ from wingsd.archive import ArchiveFormat, ArchiveLimits, Compression
 from wingsd.backups.adapters import Adapter, LocalAdapter
 from wingsd.backups.checks import BackupChecks, CheckSchedule
 from wingsd.backups.creation import BackupParts, Backups
-from wingsd.backups.deletion import BackupDeletion, BackupUses
+from wingsd.backups.deletion import BackupDeletion
 from wingsd.backups.dialect import checksum_type_of
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.store import BackupStore
@@ -27,12 +27,10 @@ class BackupsWiring(RestoresWiring):
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
         self.backup_store = BackupStore(config.system.backup_directory, config.family)
-        self.backup_uses = BackupUses()
         self.made_backups = self._make_backups()
         self.backup_deletion = BackupDeletion(
             self.backup_store,
             self.made_backups,
-            self.backup_uses,
             self.pools.disk,
             self.callbacks,
             self._bus,
