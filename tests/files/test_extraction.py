@@ -16,10 +16,11 @@ from tests.support.user_archives import ParsedHere, ZipMember, zipped
 from tests.user_archives.hostile import CORPUS, UserArchive
 from wingsd.errors import WingsdError
 from wingsd.files.extraction import Extracted, Extracting, extract
+from wingsd.files.extraction_errors import ArchiveMethodUnsupported, OverwritesFileInUse
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
-from wingsd.filesystem.errors import FileDenied, FileMissing, FileWorkCancelled
+from wingsd.filesystem.errors import FileDenied, FileInUse, FileMissing, FileWorkCancelled
 
 p = ServerPath.parse
 
@@ -131,6 +132,34 @@ def test_one_that_is_cancelled_leaves_the_old_file(
         extracted(root, free, "a.zip", progress=progress)
     assert tree(home) == ["a.zip", "f"]
     assert (home / "f").read_bytes() == b"old"
+
+
+def test_a_file_that_is_in_use_is_told_in_the_words_of_wings(
+    root: ServerRoot, home: Path, free: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new_file(*_: object) -> None:
+        raise FileInUse("f")
+
+    monkeypatch.setattr(ServerRoot, "new_file", new_file)
+    (home / "a.zip").write_bytes(zipped(ZipMember(b"f")))
+    with pytest.raises(OverwritesFileInUse) as caught:
+        extracted(root, free, "a.zip")
+    assert caught.value.message == (
+        "One or more files this archive is attempting to overwrite are currently in use by "
+        "another process. Please try again."
+    )
+
+
+def test_a_library_that_is_missing_is_named(
+    root: ServerRoot, home: Path, free: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def library() -> None:
+        raise OSError("libarchive.so.13: cannot open shared object file")
+
+    monkeypatch.setattr("wingsd.user_archives.listed.library", library)
+    (home / "a.zip").write_bytes(zipped(ZipMember(b"f")))
+    with pytest.raises(ArchiveMethodUnsupported, match=r"missing on this node: libarchive\.so"):
+        extracted(root, free, "a.zip")
 
 
 def test_an_archive_that_is_denied_or_absent_is_not_read(root: ServerRoot, home: Path) -> None:

@@ -21,7 +21,6 @@ from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
 from wingsd.filesystem.errors import (
-    DirectoryMissing,
     FileInUse,
     FileMissing,
     FileTypeRefused,
@@ -254,8 +253,8 @@ class _Writer:
 
     def _symlink(self, path: ServerPath, text: bytes) -> None:
         target = _target(path, text)
-        if target is not None and not self._guard.denies(target):
-            with suppress(NameConflict, FileMissing, DirectoryMissing, PathInvalid):
+        with suppress(NameConflict, FileMissing, PathInvalid):
+            if target is not None and not self._guard.denies(target):
                 self._root.make_directory(path.parent)
                 self._root.make_symlink(path, text)
                 self._extracted.written += 1

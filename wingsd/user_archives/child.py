@@ -232,7 +232,7 @@ def answer(
     """Write the frames of an archive; `confined` is called before it is parsed."""
     try:
         parser = ArchiveParser(file, out, most, hint)
-        parser.prepare()
+        _prepare(parser)
         confined()
         parser.run()
     except Refused as error:
@@ -247,6 +247,14 @@ def answer(
     else:
         return
     out.write(refused.refusal.encode())
+
+
+def _prepare(parser: ArchiveParser) -> None:
+    try:
+        parser.prepare()
+    except (ImportError, OSError, AttributeError, TypeError) as error:
+        # ctypes raises the latter two where it finds no library.
+        raise Refused(Reason.UNSUPPORTED, f"a library is missing on this node: {error}") from error
 
 
 def main(cpu_seconds: int, memory: int, most: int, hint: int) -> None:
