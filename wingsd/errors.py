@@ -58,6 +58,8 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Forbidden                      403
         FileDenied                   403  filesystem/errors
         FileNotPermitted             403  filesystem/errors
+        LoginRefused                 403  sftp/logins
+        SftpPermissionMissing        403  sftp/server/access
       BackupMissing                  404  backups/store
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
@@ -104,12 +106,15 @@ The class, the HTTP status of its answer, and the module where that is not this 
         ConsoleBlocked               409  docker/runtime
         SettingsInvalid              422  docker/container
       FiguresUnavailable             500  node/errors
+      HandleInvalid                  500  sftp/server/handles
+      HostKeyUnusable                500  sftp/host_key
       InstallationFailed             500  servers/installation
       PanelError                     500  panel/http_client
         PanelRefused                 500  panel/http_client
           NodeTokenRefused           503  panel/http_client
         TransferNotCommitted         500  callbacks/transfers
         PanelUnreachable             503  panel/http_client
+      ReadOnly                       500  sftp/server/access
       RestoreFailed                  500  restores/errors
       SettingsNotSaved               500  config_file/saving
       StorageError                   500
@@ -122,6 +127,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
           DestinationTimeout         502  transfers/errors
         DestinationRefused           502  transfers/errors
         DestinationUnreachable       502  transfers/errors
+      TooManyHandles                 500  sftp/server/handles
       ServerNotRunning               502
       DaemonStopping                 503
       FilesBusy                      503  files/work
@@ -431,6 +437,12 @@ ERROR_CODES = (
     "server-settings-invalid",
     "servers-not-loaded",
     "settings-not-saved",
+    "sftp-handle-invalid",
+    "sftp-host-key-unusable",
+    "sftp-login-refused",
+    "sftp-permission-missing",
+    "sftp-read-only",
+    "sftp-too-many-handles",
     "signed-url-void",
     "state-database-damaged",
     "state-database-failed",

@@ -259,6 +259,13 @@ def node_parts(config: Config, used: Mapping[str, Any]) -> api_node.NodeParts:
     )
 
 
+class NoSessions:
+    """The SFTP sessions of a node where nobody is connected."""
+
+    def close_user(self, user: str, servers: Collection[str]) -> int:
+        return 0
+
+
 def api(config: Config, **collaborators: Any) -> ApiRoot:
     """Return the root of a site that has these collaborators, and None for the others."""
     used: dict[str, Any] = defaultdict(lambda: None, collaborators)
@@ -272,7 +279,13 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             partial(UPDATE, config, used["updates"]),
             partial(RESTORE, config, servers, used["restores"], None, None),
             *api_node.endpoints(config, node_parts(config, used), servers, reactor),
-            *server_paths.endpoints(config, servers, sockets, Revocations(denied, database, now)),
+            *server_paths.endpoints(
+                config,
+                servers,
+                sockets,
+                Revocations(denied, database, now),
+                used["sftp"] or NoSessions(),
+            ),
             server_paths.server_endpoint(
                 config, servers, receiver, sender, used["restores"], used["deletion"]
             ),

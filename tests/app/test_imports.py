@@ -8,6 +8,7 @@ from pathlib import Path
 
 #: Libraries that a node without Docker, metrics, transfers and open consoles does without.
 LATER = {
+    "asyncssh",
     "autobahn",
     "brotli",
     "docker",
@@ -66,6 +67,7 @@ CALLS = {
     "wingsd.node.log_files",
     "wingsd.node.redaction",
     "wingsd.user_archives.process",
+    "wingsd.sftp.server.main",
 }
 SCRIPT = """
 import sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import yaml
 
@@ -184,4 +185,16 @@ def test_pelicans_directories_are_its_own_where_they_are_not_written() -> None:
     assert pelican.system.machine_id.directory == "/etc/pelican/machine-id"
     written = {"machine_id": {"directory": "/ids", "enable": None}}
     assert config(family="pelican", system=written).system.machine_id.directory == "/ids"
-    assert config(family="calagopus").system == usual.system
+    assert attrs.evolve(config(family="calagopus").system, sftp=usual.system.sftp) == usual.system
+
+
+def test_limits_of_sftp_that_are_not_written_are_the_familys() -> None:
+    usual, calagopus = (config(family=each).system.sftp.limits for each in ("", "calagopus"))
+    assert (usual.authentication_password_attempts, usual.max_handles_per_channel) == (6, 128)
+    assert (calagopus.authentication_password_attempts, calagopus.max_handles_per_channel) == (
+        3,
+        32,
+    )
+    written = {"sftp": {"limits": {"max_handles_per_channel": 7}}}
+    found = config(family="calagopus", system=written).system.sftp.limits
+    assert (found.authentication_password_attempts, found.max_handles_per_channel) == (3, 7)

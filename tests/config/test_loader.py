@@ -122,7 +122,6 @@ def test_what_the_families_write_into_the_file_is_known(added: dict[str, Any]) -
     ("keys", "unknown"),
     [
         ({"system": {"sftp": {"bind_prot": 2022}}}, ["system.sftp.bind_prot"]),
-        ({"system": {"sftp": 2022}}, ["system.sftp"]),
         ({"system": {"sftpp": {"bind_port": 2022}}}, ["system.sftpp"]),
         ({"api": {"upload_limits": 5, "upload_limit": 5}}, ["api.upload_limits"]),
         ({"upload_limit": 5}, ["upload_limit"]),

@@ -152,6 +152,8 @@ class _Api(Resource):
     async def _carry_out(self, request: Request, call: Call) -> Answer:
         try:
             node = self._authenticate(request)
+            if (call.method, call.path) == ("POST", f"{_API}/sftp/auth"):
+                return _json(self._state.sftp_access(node, call.body))
             return (
                 Answer(204) if self._takes(node, call) else await self._route(request, call, node)
             )

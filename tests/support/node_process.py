@@ -159,6 +159,8 @@ class NodeProcess:
                 "log_directory": str(self.directory / "logs"),
                 "tmp_directory": str(self.directory / "tmp"),
                 "machine_id": {"directory": str(self.directory / "machine-id")},
+                # Several nodes run on this machine.
+                "sftp": {"enabled": False},
                 "username": "",
                 "user": {"uid": os.getuid(), "gid": os.getgid()},
                 "transfers": {"ca_file": str(self.ca), **pool, **self.transfers},

@@ -14,6 +14,7 @@ import attrs
 from tests.support.eggs import resolved
 from tests.support.panel_backups import BackupRefused, PanelBackups
 from tests.support.settings import Json, process_configuration
+from tests.support.sftp_users import WRONG, SftpUsers
 
 
 class Refused(Exception):
@@ -104,6 +105,8 @@ class State:
     #: The states of servers that nodes reported, in order: server, previous and new state.
     statuses: list[tuple[str, str, str]] = attrs.field(factory=list, init=False)
     backups: PanelBackups = attrs.field(factory=PanelBackups, init=False)
+    #: Who may log in by SFTP.
+    sftp_users: SftpUsers = attrs.field(factory=SftpUsers, init=False)
     _nodes: list[Node] = attrs.field(factory=list, init=False)
     _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
 
@@ -250,6 +253,12 @@ class State:
             # What else there is, a Panel leaves out without a word.
             if server is not None and server.node == node and entry["event"].startswith("server:"):
                 self.activity.append(entry)
+
+    def sftp_access(self, node: Node, login: Any) -> Json:
+        found = self.sftp_users.access(login)
+        if found is None or self._server(found["server"]).node != node:
+            raise Refused(403, WRONG)
+        return found
 
     def report_status(self, node: Node, uuid: str, status: Any) -> None:
         server = self._server(uuid)

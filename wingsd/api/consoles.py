@@ -11,8 +11,7 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.api.revocations import Revocations
-from wingsd.auth.tokens import user_key
+from wingsd.api.revocations import Revocations, UserSessions
 from wingsd.config import Config
 from wingsd.errors import BadRequest, ServerNotFound, Unprocessable
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
@@ -140,6 +139,16 @@ class ChangedPermissions:
 class PermissionsEndpoint(_RevokingPath):
     """`/api/servers/{uuid}/ws/permissions`, for Calagopus' Panel."""
 
+    def __init__(
+        self,
+        config: Config,
+        revocations: Revocations,
+        sftp: UserSessions,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, revocations, parts)
+        self._sftp = sftp
+
     @call(
         "POST",
         Success(HTTPStatus.NO_CONTENT, "Tokens with other permissions are refused from now on."),
@@ -150,10 +159,11 @@ class PermissionsEndpoint(_RevokingPath):
     ) -> None:
         """Refuse the tokens of users whose permissions for a server have changed.
 
-        Their pages get a new token from the Panel, which has the present permissions.
+        Their pages get a new token from the Panel, which has the present permissions. Their SFTP
+        sessions are closed.
         """
         users = [_user(each.user, "user_permissions.user") for each in body.user_permissions]
-        await self._revocations.revoke(tuple(user_key(user, self.uuid) for user in users))
+        await self._revocations.revoke_users(users, (self.uuid,), self._sftp)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -184,36 +194,39 @@ class DeauthorizeEndpoint(_RevokingPath):
         self,
         config: Config,
         revocations: Revocations,
-        sockets: ConsoleResources,
+        sockets: UserSessions,
+        sftp: UserSessions,
         parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, revocations, parts)
         self._sockets = sockets
+        self._sftp = sftp
 
     @call(
         "POST",
-        Success(HTTPStatus.NO_CONTENT, "The user's tokens are void, and the WebSockets closed."),
+        Success(HTTPStatus.NO_CONTENT, "The tokens are void, WebSockets and sessions closed."),
         fails=(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     async def deauthorize_user(self, request: StreamingRequest, body: DeauthorizedUser) -> None:
-        """Close a user's WebSockets of some servers, and refuse tokens issued until now."""
+        """Close a user's WebSockets and SFTP sessions of some servers.
+
+        Tokens issued until now are refused.
+        """
         given = body.json or UserAndServers(body.user, body.servers)
         if not given.user:
             raise BadRequest(INVALID, "user: is missing and has no default")
         user, servers = _user(given.user, "user"), canonical_uuids(given.servers)
         if servers is None:
             raise Unprocessable(INVALID, "servers: expected the UUIDs of servers")
-        keys = tuple(user_key(user, server) for server in servers) or (user_key(user),)
-        try:
-            await self._revocations.revoke(keys)
-        finally:
-            # Also where the disk fails: the tokens are refused as long as this daemon runs.
-            closed = self._sockets.close_user(user, servers)
+        sftp = self._sftp.close_user(user, servers)
+        closed = await self._revocations.revoke_users((user,), servers, self._sockets)
         self._log.info(
-            "user {user} deauthorized for {servers}: {closed} WebSockets closed",
+            "user {user} deauthorized for {servers}: {closed} WebSockets and {sftp} SFTP sessions "
+            "closed",
             user=user,
             servers=", ".join(servers) or "all servers",
             closed=closed,
+            sftp=sftp,
         )
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Protocol
 
-from wingsd.auth.tokens import DenyList
+from wingsd.auth.tokens import DenyList, user_key
 from wingsd.statedb import StateDatabase
 
-__all__ = ["Revocations"]
+__all__ = ["Revocations", "UserSessions"]
+
+
+class UserSessions(Protocol):
+    """What users have open: WebSockets of consoles, or sessions of SFTP."""
+
+    def close_user(self, user: str, servers: Collection[str]) -> int:
+        """Close what a user has open of these servers, of all when there are none; count it."""
 
 
 class Revocations:
@@ -28,3 +36,18 @@ class Revocations:
         self._denied.deny(keys, self._now())
         # After the answer the Panel relies on it, also when this process is restarted.
         await self._database.deny(keys)
+
+    async def revoke_users(
+        self, users: Collection[str], servers: Collection[str], sessions: UserSessions
+    ) -> int:
+        """Refuse the tokens of users for these servers, of all when there are none.
+
+        What they have open of `sessions` is closed. Return how many. Raises `StorageError`.
+        """
+        names = [(user, server) for user in users for server in (servers or ("",))]
+        try:
+            await self.revoke(tuple(user_key(*each) for each in names))
+        finally:
+            # Also where the disk fails: the tokens are refused as long as this daemon runs.
+            closed = sum(sessions.close_user(user, servers) for user in users)
+        return closed

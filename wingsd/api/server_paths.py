@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wingsd.api.later import LaterEndpoint
-from wingsd.api.revocations import Revocations
+from wingsd.api.revocations import Revocations, UserSessions
 from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
 from wingsd.restores.manager import Restores
@@ -23,6 +23,8 @@ __all__ = ["SERVER_PATHS", "endpoints", "install_endpoints", "server_endpoint"]
 
 _SERVER = LaterEndpoint("servers", "ServerEndpoint")
 _SOCKET = LaterEndpoint("consoles", "SocketEndpoint")
+_DENY = LaterEndpoint("consoles", "DenyEndpoint")
+_PERMISSIONS = LaterEndpoint("consoles", "PermissionsEndpoint")
 _DEAUTHORIZE = LaterEndpoint("consoles", "DeauthorizeEndpoint")
 #: Those that take the servers alone.
 _PLAIN: Mapping[str, LaterEndpoint] = {
@@ -41,17 +43,14 @@ _INSTALL: Mapping[str, LaterEndpoint] = {
     "/api/servers/{uuid}/logs/install": LaterEndpoint("installations", "InstallLogEndpoint"),
     "/api/servers/{uuid}/reinstall": LaterEndpoint("installations", "ReinstallEndpoint"),
 }
-_REVOKING: Mapping[str, LaterEndpoint] = {
-    "/api/servers/{uuid}/ws/deny": LaterEndpoint("consoles", "DenyEndpoint"),
-    "/api/servers/{uuid}/ws/permissions": LaterEndpoint("consoles", "PermissionsEndpoint"),
-}
 SERVER_PATHS: Mapping[str, LaterEndpoint] = {
     "/api/deauthorize-user": _DEAUTHORIZE,
     **_PLAIN,
     "/api/servers/{uuid}": _SERVER,
     **_INSTALL,
     "/api/servers/{uuid}/ws": _SOCKET,
-    **_REVOKING,
+    "/api/servers/{uuid}/ws/deny": _DENY,
+    "/api/servers/{uuid}/ws/permissions": _PERMISSIONS,
 }
 
 
@@ -60,13 +59,15 @@ def endpoints(
     servers: Servers,
     sockets: ConsoleResources,
     revocations: Revocations,
+    sftp: UserSessions,
 ) -> list[partial[Any]]:
-    """Return the endpoints of servers but `server_endpoint`."""
+    """Return the endpoints of servers but `server_endpoint`. `sftp` are its sessions."""
     return [
         *(partial(kind, config, servers) for kind in _PLAIN.values()),
         partial(_SOCKET, config, servers, sockets),
-        *(partial(kind, config, revocations) for kind in _REVOKING.values()),
-        partial(_DEAUTHORIZE, config, revocations, sockets),
+        partial(_DENY, config, revocations),
+        partial(_PERMISSIONS, config, revocations, sftp),
+        partial(_DEAUTHORIZE, config, revocations, sockets, sftp),
     ]
 
 

@@ -33,6 +33,7 @@ from wingsd.restores.manager import Restores
 from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
+from wingsd.sftp.listener import SftpListener
 from wingsd.statedb import RestoreRecord, StateDatabase, StateDatabaseError, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
@@ -63,17 +64,19 @@ DAY = 24 * 3600.0
 
 @attrs.frozen(eq=False, repr=False)
 class Listeners:
-    """The listening sockets: for Panel, browsers and nodes; for Prometheus; for wingsctl."""
+    """The listening sockets: for Panel, browsers and nodes; for Prometheus, wingsctl, and SFTP."""
 
     http: HttpListener
     metrics: MetricsListener
     control: ControlListener
+    sftp: SftpListener
 
     def open(self) -> None:
         """Listen. Raises `SystemExit` with one line when that fails."""
         self.http.open()
         self.metrics.open()
         self.control.open()
+        self.sftp.open()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -305,13 +308,14 @@ class Node(Service):
         self.booted.cancel()
         self._backups.stop()
         self._checks.stop()
+        sftp = Deferred.fromCoroutine(listeners.sftp.stop())
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()
         restoring = Deferred.fromCoroutine(self._storage.restores.stop())
         pulling = Deferred.fromCoroutine(self._pulls.stop())
         await DeferredList(
-            [transfers.receiver.stop(), transfers.sender.stop(), restoring, pulling]
+            [transfers.receiver.stop(), transfers.sender.stop(), restoring, pulling, sftp]
         )
         await listeners.control.close()
         await listeners.http.close()

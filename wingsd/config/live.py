@@ -24,6 +24,9 @@ APPLIED = frozenset(
         "allowed_origins",
         "allow_cors_private_network",
         "ignore_panel_config_updates",
+        "system.sftp.read_only",
+        "system.sftp.key_only",
+        "system.sftp.disable_password_auth",
     }
 )
 

@@ -10,6 +10,7 @@ from wingsd.config.servers import (
     PasswdConfig,
     PelicanPasswdConfig,
 )
+from wingsd.config.sftp import SftpConfig
 from wingsd.config.transfers import TransfersConfig
 from wingsd.config.validators import (
     Days,
@@ -168,6 +169,7 @@ class SystemConfig:
     machine_id: MachineIdConfig = MachineIdConfig()
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()
     quotas: QuotasConfig = QuotasConfig()
+    sftp: SftpConfig = SftpConfig()
     #: How directories below a server's are opened on behalf of users: by `openat2`, in which the
     #: kernel keeps each path inside, or by `openat`, component by component, as before Linux 5.6.
     #: `auto` is `openat2` where the kernel has it. Both are equally safe.

@@ -44,7 +44,6 @@ _USER_AGENTS: Mapping[str, str] = MappingProxyType(
 )
 
 #: Defaults of `system` that differ from Pterodactyl's, for keys that a Panel does not print.
-#: Those of Calagopus are Pterodactyl's.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         PELICAN: MappingProxyType(
@@ -54,7 +53,18 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "machine_id": MappingProxyType({"directory": "/etc/pelican/machine-id"}),
                 "tmp_directory": "/tmp/pelican",  # noqa: S108 - Pelican's default
             }
-        )
+        ),
+        CALAGOPUS: MappingProxyType(
+            {
+                "sftp": MappingProxyType(
+                    {
+                        "limits": MappingProxyType(
+                            {"authentication_password_attempts": 3, "max_handles_per_channel": 32}
+                        )
+                    }
+                )
+            }
+        ),
     }
 )
 
@@ -104,18 +114,8 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             "max_message_size max_frame_size read_buffer_size authentication_timeout "
             "unauthenticated_connections_per_ip max_connections_total"
         ),
-        "system.sftp": (
-            "enabled bind_address bind_port read_only key_only key_algorithm "
-            "disable_password_auth directory_entry_limit directory_entry_send_amount"
-        ),
-        "system.sftp.limits": (
-            "authentication_password_attempts authentication_pubkey_attempts "
-            "authentication_cooldown max_connections_per_user max_channels_per_connection "
-            "max_handles_per_channel max_handles_total"
-        ),
         "system.sftp.shell": "enabled",
         "system.sftp.shell.cli": "name",
-        "system.sftp.activity": "log_logins log_file_reads",
         "system.backups": "read_limit",
         "system.backups.mounting": "enabled path",
         "system.backups.wings": "create_threads restore_threads",

@@ -115,6 +115,10 @@ class OpenFile(OpenDescriptor):
         super().__init__(fd)
         self.entry = entry
 
+    def stat(self) -> Entry:
+        """Return its entry as it is now."""
+        return Entry.of(self.entry.name, os.fstat(self._fd))
+
     def read(self, size: int) -> bytes:
         """Return at most `size` next bytes, none at the end."""
         return os.read(self._fd, size)
@@ -175,6 +179,11 @@ class Directory(OpenDescriptor):
                 except FileNotFoundError:
                     continue
                 yield entry
+
+    def own_entry(self) -> Entry:
+        """Return the entry of the directory itself."""
+        with errors_of(self.path):
+            return Entry.of(self.path.name, os.fstat(self._fd))
 
     def stat(self, name: bytes) -> Entry:
         """Return one entry. Raises FileMissing."""

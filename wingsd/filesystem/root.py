@@ -38,6 +38,7 @@ from wingsd.filesystem.errors import (
     PathInvalid,
     file_error,
 )
+from wingsd.filesystem.made_directories import made_directory
 from wingsd.filesystem.modes import set_mode_at
 from wingsd.filesystem.new_file import (
     DEFAULTS,
@@ -52,12 +53,12 @@ from wingsd.filesystem.partial_file import PartialFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import remove
 from wingsd.filesystem.usage import Unlimited, Usage
+from wingsd.filesystem.writable_file import WritableFile, create_writable, open_writable
 from wingsd.util.text import display, readable_size, reading_advice
 
 __all__ = ["ServerRoot"]
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_DIRECTORY_MODE = 0o755
 #: A name that is to be renamed to is in use, and cannot be replaced.
 _IN_USE = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
 
@@ -181,6 +182,24 @@ class ServerRoot(OpenDescriptor):
             self._made_directory(path.parent), path.name, self._owner, self._usage, options
         )
 
+    def writable_file(self, path: ServerPath, *, mode: int | None = None) -> WritableFile:
+        """Open a regular file to be written in place; with a `mode`, create it.
+
+        Directories on the way to a new one are made. Raises FileMissing, FileTypeRefused,
+        FileInUse, and NameConflict for a directory, and for a name in use that is to be created.
+        """
+        if path.is_root:
+            raise NameConflict.writing(_shown(path))
+        if mode is None:
+            with self._parent(path) as parent:
+                return open_writable(parent, path.name, self._usage)
+        directory = self._made_directory(path.parent)
+        try:
+            with errors_of(path):
+                return create_writable(directory, path.name, self._owner, mode, self._usage)
+        finally:
+            os.close(directory)
+
     def partial_file(self, path: ServerPath, user: str, *, make: bool = True) -> PartialFile:
         """Open what a user has uploaded of a file; see `PartialFile`.
 
@@ -256,6 +275,33 @@ class ServerRoot(OpenDescriptor):
             if self._owner is not None:
                 os.chown(path.name, *self._owner, dir_fd=parent, follow_symlinks=False)
             return entry_at(parent, path.name)
+
+    def link(self, source: ServerPath, target: ServerPath) -> None:
+        """Make a hard link `target` to the regular file `source`.
+
+        Raises FileMissing, FileTypeRefused, NameConflict for a name in use, and PathInvalid.
+        """
+        if target.is_root:
+            raise NameConflict.renaming(_shown(target))
+        with self._parent(source) as parent, self._parent(target) as directory:
+            if not entry_at(parent, source.name).is_regular:
+                raise FileTypeRefused(f"{_shown(source)} is not a regular file")
+            try:
+                os.link(
+                    source.name,
+                    target.name,
+                    src_dir_fd=parent,
+                    dst_dir_fd=directory,
+                    follow_symlinks=False,
+                )
+            except FileExistsError as error:
+                raise NameConflict.renaming(_shown(target)) from error
+            except OSError as error:
+                if error.errno in (errno.EXDEV, errno.EMLINK):
+                    raise PathInvalid(
+                        "Cannot perform that action: this file cannot have another name there."
+                    ) from error
+                raise
 
     def rename(self, source: ServerPath, target: ServerPath, *, replace: bool = False) -> None:
         """Rename a file, a directory or a symlink; directories on the way to `target` are made.
@@ -337,54 +383,7 @@ class ServerRoot(OpenDescriptor):
 
     def _made_directory(self, path: ServerPath) -> int:
         """Return a descriptor of a directory, which is made if it is missing."""
-        parts = path.parts
-        missing: list[bytes] = []
-        while True:
-            try:
-                fd = self._opener.directory(self._fd, ServerPath(parts))
-                break
-            except FileNotFoundError as error:
-                if not parts:
-                    raise file_error(error, bytes(path)) from error
-                missing.append(parts[-1])
-                parts = parts[:-1]
-            except NotADirectoryError as error:
-                raise NotDirectory(_shown(path)) from error
-            except OSError as error:
-                raise file_error(error, bytes(path)) from error
-        return self._made_below(fd, missing, path)
-
-    def _made_below(self, fd: int, missing: list[bytes], path: ServerPath) -> int:
-        """Make the directories `missing`, the last of the list first, and close `fd`."""
-        try:
-            while missing:
-                child = self._made_child(fd, missing.pop())
-                os.close(fd)
-                fd = child
-        except BaseException as error:
-            os.close(fd)
-            if isinstance(error, OSError):
-                if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                    raise NotDirectory(_shown(path)) from error
-                raise file_error(error, bytes(path)) from error
-            raise
-        return fd
-
-    def _made_child(self, parent: int, name: bytes) -> int:
-        try:
-            os.mkdir(name, 0o700, dir_fd=parent)
-        except FileExistsError:
-            # Made by another thread meanwhile, or a symlink that leads nowhere.
-            return os.open(name, _LIST, dir_fd=parent)
-        fd = os.open(name, _LIST, dir_fd=parent)
-        try:
-            if self._owner is not None:
-                os.fchown(fd, *self._owner)
-            os.fchmod(fd, _DIRECTORY_MODE)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        return made_directory(self._opener, self._fd, path, self._owner)
 
     def _rename(
         self, parent: int, source: ServerPath, directory: int, target: ServerPath, *, replace: bool

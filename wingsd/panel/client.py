@@ -34,8 +34,10 @@ from wingsd.panel.http_client import (
 from wingsd.panel.schemas import (
     Configuration,
     InstallScript,
+    SftpAccess,
     configuration_from_panel,
     install_script_from_panel,
+    sftp_access_from_panel,
 )
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.reactor import Reactor
@@ -201,17 +203,24 @@ class Panel:
         """
         await self._once(operation, "POST", path, None, body)
 
+    async def sftp_access(self, login: dict[str, Any]) -> SftpAccess:
+        """Return what a login by SFTP gives access to; it is asked once.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        return await self._once("sftp", "POST", "/sftp/auth", sftp_access_from_panel, login)
+
     async def _once(
         self,
         operation: str,
         method: str,
         path: str,
-        read: Callable[[object], object] | None,
+        read: Callable[[object], T] | None,
         body: object = None,
-    ) -> None:
+    ) -> T:
         try:
             with self._observer.timing(PANEL, operation, self._reactor.seconds):
-                await self._within(self._timeout, self._attempt(method, path, read, body))
+                return await self._within(self._timeout, self._attempt(method, path, read, body))
         except (CancelledError, PanelRefused):
             raise
         except Exception as error:

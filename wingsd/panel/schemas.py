@@ -27,10 +27,12 @@ __all__ = [
     "Process",
     "Replacement",
     "Settings",
+    "SftpAccess",
     "Startup",
     "Stop",
     "configuration_from_panel",
     "install_script_from_panel",
+    "sftp_access_from_panel",
 ]
 
 
@@ -195,6 +197,24 @@ class InstallScript:
 def install_script_from_panel(answer: object) -> InstallScript:
     """Parse the Panel's answer to `GET /servers/{uuid}/install`. Raises `InvalidData`."""
     return structure(answer, InstallScript)
+
+
+@attrs.frozen(eq=False, repr=False)
+class SftpAccess:
+    """The answer to `POST /sftp/auth`: who logs in to which server, by their UUIDs.
+
+    `ignored_files` are lines as in gitignore that the user may not see (Calagopus).
+    """
+
+    user: str
+    server: str
+    permissions: tuple[str, ...] = ()
+    ignored_files: tuple[str, ...] = ()
+
+
+def sftp_access_from_panel(answer: object) -> SftpAccess:
+    """Parse the Panel's answer to a login. Raises `InvalidData`."""
+    return structure(answer, SftpAccess)
 
 
 @attrs.frozen(repr=False)

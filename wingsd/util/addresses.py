@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-__all__ = ["Address", "Network", "parse_address", "parse_network"]
+__all__ = ["Address", "Network", "address_block", "parse_address", "parse_network"]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -24,3 +24,18 @@ def parse_address(text: str) -> Address:
 def parse_network(text: str) -> Network:
     """Return a network such as `192.0.2.0/24`, or that of one address. Raises `ValueError`."""
     return ip_network(text, strict=False)
+
+
+#: The prefix of IPv6 that one customer of a provider has at least.
+_IPV6_PREFIX = 64
+
+
+def address_block(text: str) -> str:
+    """Return what limits on one client count by: an IPv4 address, or 64 bits of an IPv6 one."""
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return text
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(IPv6Network((address, _IPV6_PREFIX), strict=False))

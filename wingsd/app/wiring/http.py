@@ -20,7 +20,7 @@ from wingsd.api.routes import (
 )
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.app.reload import Reload
-from wingsd.app.wiring.node_calls import NodeCallsWiring
+from wingsd.app.wiring.sftp import SftpWiring
 from wingsd.config import Config
 from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpWiring"]
 
 
-class HttpWiring(NodeCallsWiring):
+class HttpWiring(SftpWiring):
     """The objects of a node's HTTP interface."""
 
     def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
@@ -138,6 +138,7 @@ class HttpWiring(NodeCallsWiring):
                 servers,
                 sockets,
                 Revocations(self.denied, self.database, time.time),
+                self.sftp_sessions,
             ),
             server_paths.server_endpoint(
                 config,

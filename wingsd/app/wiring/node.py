@@ -25,7 +25,7 @@ class Wiring(ControlWiring):
         """Return the node."""
         return Node(
             self._config,
-            Listeners(self._http, self._metrics, self._control),
+            Listeners(self._http, self._metrics, self._control, self.sftp),
             NodeStorage(
                 self.store,
                 self.database,

@@ -1,0 +1,145 @@
+"""The server of the SFTP process in this one, and asyncssh's client of it.
+
+Tests are plain functions with a loop of their own: the daemon's reactor takes no part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import attrs
+
+from wingsd.config import SystemConfig
+from wingsd.config.sftp import SftpConfig
+from wingsd.filesystem import directory_opener
+from wingsd.sftp.host_key import load_host_key
+from wingsd.sftp.messages import Begin, FileEvent, Granted, Login, Message, Refused, Start
+from wingsd.sftp.server.access import SiteFiles
+from wingsd.sftp.server.connection import Site
+from wingsd.sftp.server.control import DaemonLink
+from wingsd.sftp.server.handles import HandleBudget
+from wingsd.sftp.server.main import SftpServer, ssh_options
+
+SERVER = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
+USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
+NAME = "anna.5b0c7a6e"
+PASSWORD = "correct horse"
+
+
+class FakeDaemon(DaemonLink):
+    """The daemon's answers: one password is right, and grants what `granted` has."""
+
+    def __init__(self, granted: Granted) -> None:
+        super().__init__()
+        self.granted = granted
+        self.sent: list[Message] = []
+        self.logins: list[Login] = []
+        #: Public keys that are right as well.
+        self.keys: set[str] = set()
+
+    async def login(self, login: Login) -> Granted | Refused:
+        self.logins.append(login)
+        right = self.keys if login.kind == "public_key" else {PASSWORD}
+        if login.username != NAME or login.secret not in right:
+            return Refused(login.request)
+        return attrs.evolve(self.granted, request=login.request)
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    @property
+    def events(self) -> list[tuple[str, ...]]:
+        found = self.of(FileEvent)
+        return [(each.event, each.path, *filter(None, [each.target])) for each in found]
+
+    @property
+    def begun(self) -> list[Begin]:
+        return self.of(Begin)
+
+
+@attrs.define
+class Served:
+    """A running server with one directory, `files`."""
+
+    files: Path
+    daemon: FakeDaemon
+    site: Site
+    server: SftpServer
+    port: int
+
+    @asynccontextmanager
+    async def connection(
+        self, username: str = NAME, password: str = PASSWORD, **options: Any
+    ) -> AsyncIterator[asyncssh.SSHClientConnection]:
+        usual = {"known_hosts": None, "config": None, "client_keys": None}
+        async with asyncssh.connect(
+            "127.0.0.1", self.port, username=username, password=password, **usual | options
+        ) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def client(self, **options: Any) -> AsyncIterator[asyncssh.SFTPClient]:
+        async with (
+            self.connection(**options) as connection,
+            connection.start_sftp_client() as sftp,
+        ):
+            yield sftp
+
+
+def serve(
+    directory: Path,
+    test: Callable[[Served], Awaitable[None]],
+    *,
+    sftp: SftpConfig | None = None,
+    **granted: Any,
+) -> None:
+    """Run a test with a server; `granted` are fields of `Granted`."""
+    files = directory / "files"
+    files.mkdir(exist_ok=True)
+    usual: dict[str, Any] = {"permissions": ("*",)}
+    grant = Granted(0, USER, SERVER, str(files), **usual | granted)
+    asyncio.run(asyncio.wait_for(_serve(directory, files, grant, sftp or SftpConfig(), test), 60))
+
+
+async def _serve(
+    directory: Path,
+    files: Path,
+    granted: Granted,
+    sftp: SftpConfig,
+    test: Callable[[Served], Awaitable[None]],
+) -> None:
+    loop = asyncio.get_running_loop()
+    daemon = FakeDaemon(granted)
+    key = load_host_key(str(directory))
+    start = Start(key.private, SystemConfig().openat_mode, -1, -1, sftp)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        ThreadPoolExecutor(8) as workers,
+    ):
+        listening.setblocking(False)
+        site = Site(
+            sftp,
+            SiteFiles(directory_opener("auto"), None, read_only=sftp.read_only),
+            daemon,
+            loop,
+            workers,
+            HandleBudget(sftp.limits.max_handles_total),
+            sftp.passwords,
+        )
+        server = SftpServer(listening, site, ssh_options(start))
+        server.start()
+        try:
+            port = listening.getsockname()[1]
+            await test(Served(files, daemon, site, server, port))
+        finally:
+            await server.stop()

@@ -1,0 +1,127 @@
+"""The host key of SFTP: that of Wings where there is one, so that no client warns.
+
+It is an ed25519 key in `system.data`, at `.sftp/id_ed25519`: PEM in PKCS #8, mode 0600. Blocking.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+import attrs
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+
+from wingsd.errors import WingsdError
+from wingsd.util.text import disk_advice
+
+__all__ = ["HostKey", "HostKeyUnusable", "host_key_path", "load_host_key"]
+
+_MAX_BYTES = 64 << 10
+_DIRECTORY_MODE = 0o755
+_MODE = 0o600
+_OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+
+
+class HostKeyUnusable(WingsdError):
+    """The SFTP server has no host key, so it does not run."""
+
+    code = "sftp-host-key-unusable"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("SFTP is off: the host key cannot be used", detail)
+
+
+@attrs.frozen(repr=False)
+class HostKey:
+    """A host key: `private` as PEM in PKCS #8, `public` in the form of authorized_keys."""
+
+    private: str
+    public: str
+    is_new: bool
+
+
+def host_key_path(data: str) -> str:
+    """Return where the key is, for a `system.data`."""
+    return os.path.join(data, ".sftp", "id_ed25519")
+
+
+def load_host_key(data: str) -> HostKey:
+    """Return the host key of a node, which is made if there is none. Raises `HostKeyUnusable`."""
+    path = host_key_path(data)
+    try:
+        try:
+            content = _read(path)
+        except FileNotFoundError:
+            return _made(path)
+    except OSError as error:
+        raise HostKeyUnusable(f"{path}: {disk_advice(error)}") from error
+    return _host_key(_parsed(path, content), is_new=False)
+
+
+def _read(path: str) -> bytes:
+    # Not blocking: there may be a FIFO in its place.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise HostKeyUnusable(f"{path} is not a regular file; remove it, and start again")
+        if found.st_mode & 0o077:
+            with suppress(OSError):  # it is another user's
+                os.fchmod(fd, _MODE)
+        return file.read(_MAX_BYTES)
+
+
+def _parsed(path: str, content: bytes) -> Ed25519PrivateKey:
+    advice = (
+        "restore the file from a backup, or, if there is none, delete it and restart the node: a "
+        "new key is made then, and clients warn their users of it"
+    )
+    if not content.strip():
+        raise HostKeyUnusable(f"{path} is empty; {advice}")
+    load = load_ssh_private_key if content.lstrip().startswith(_OPENSSH) else load_pem_private_key
+    try:
+        key = load(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise HostKeyUnusable(f"{path} is damaged, or has a passphrase; {advice}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise HostKeyUnusable(f"{path} is not an ed25519 key; {advice}")
+    return key
+
+
+def _host_key(key: Ed25519PrivateKey, *, is_new: bool) -> HostKey:
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return HostKey(private.decode(), public.decode(), is_new)
+
+
+def _made(path: str) -> HostKey:
+    """Make a key that is on the disk as a whole, or not at all."""
+    made = _host_key(Ed25519PrivateKey.generate(), is_new=True)
+    directory = os.path.dirname(path)
+    os.makedirs(directory, _DIRECTORY_MODE, exist_ok=True)
+    os.chmod(directory, _DIRECTORY_MODE)
+    temporary = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE)
+    with os.fdopen(fd, "w") as file:
+        file.write(made.private)
+        file.flush()
+        os.fsync(fd)
+    os.rename(temporary, path)
+    listing = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(listing)
+    finally:
+        os.close(listing)
+    return made

@@ -1,0 +1,207 @@
+"""Logins of SFTP: what the Panel is asked, and what this node refuses by itself.
+
+A client is told of every refusal that its credentials are wrong; the log has the reason with its
+code. Source: Wings' user names, and the Panels' `POST sftp/auth`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import CancelledError, DeferredSemaphore
+from twisted.logger import Logger
+
+from wingsd.auth.tokens import DenyList, user_key
+from wingsd.config import CALAGOPUS, Config
+from wingsd.errors import Forbidden, StorageError, WingsdError
+from wingsd.files.denylist import denylist_lines
+from wingsd.filesystem.errors import TreeTooLarge
+from wingsd.panel.schemas import SftpAccess
+from wingsd.servers.operations import Operation
+from wingsd.servers.registry import Servers
+from wingsd.servers.server import Server
+from wingsd.sftp.messages import Granted, Login, Refused
+from wingsd.sftp.tries import LoginTries
+from wingsd.util.addresses import address_block
+from wingsd.util.text import canonical_uuid
+
+__all__ = ["GrantedLogin", "LoginPanel", "LoginRefused", "SftpLogins", "check_server"]
+
+#: Calls of the Panel at a time, and those that wait for their turn.
+_CALLS = 8
+_WAITING = 256
+_USERNAME = re.compile(r"(.+)\.([a-z0-9]{8})", re.IGNORECASE | re.DOTALL)
+#: Characters of a user name in the log.
+_SHOWN = 64
+#: What a Calagopus' Panel does not check: with one of these a user may log in.
+_SFTP_PERMISSIONS = frozenset(("*", "file.sftp", "files.sftp"))
+
+
+class LoginRefused(Forbidden):
+    """The login is refused by this node."""
+
+    code = "sftp-login-refused"
+
+    def __init__(self, why: str) -> None:
+        super().__init__("the login is refused", why)
+
+
+class LoginPanel(Protocol):
+    """The Panel, which knows users and their passwords and keys."""
+
+    async def sftp_access(self, login: dict[str, Any]) -> SftpAccess:
+        """Return what a login gives access to. Raises `PanelRefused`, `PanelUnreachable`."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class GrantedLogin:
+    """A login that was granted, and when the Panel was asked, in seconds since the epoch.
+
+    It is revoked like a token of its user.
+    """
+
+    login: Login
+    user: str
+    server: str
+    permissions: tuple[str, ...]
+    ignored: tuple[str, ...]
+    issued: float
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a `DenyList` may know it by."""
+        return (user_key(self.user, self.server), user_key(self.user))
+
+    def message(self, server: Server) -> Granted:
+        """Return the message to the SFTP process."""
+        denied = denylist_lines(server.configuration.settings.egg.file_denylist)
+        return Granted(
+            self.login.request,
+            self.user,
+            self.server,
+            server.directory,
+            self.permissions,
+            denied,
+            self.ignored,
+        )
+
+
+def check_server(server: Server) -> None:
+    """Raise `Forbidden` or `ServerBusy` where a server's files cannot be used by SFTP now."""
+    if server.suspended:
+        raise LoginRefused("the server is suspended")
+    server.operations.check(Operation.CHANGE_FILES)
+
+
+class SftpLogins:
+    """Checks logins. `now` gives seconds since the epoch, `seconds` is a monotonic clock."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        panel: LoginPanel,
+        servers: Servers,
+        denied: DenyList,
+        seconds: Callable[[], float],
+        now: Callable[[], float],
+    ) -> None:
+        self._checks_permission = config.family == CALAGOPUS
+        self._panel = panel
+        self._servers = servers
+        self._denied = denied
+        self._now = now
+        self._tries = LoginTries(config.system.sftp.limits, seconds)
+        self._calls = DeferredSemaphore(_CALLS)
+
+    async def check(self, login: Login) -> GrantedLogin | Refused:
+        """Return what a login grants, or its refusal, which is logged."""
+        block, username = address_block(login.ip), login.username
+        is_password = login.kind == "password"
+        if self._tries.is_refused(username, login.secret):
+            return Refused(login.request)
+        if is_password and self._tries.is_blocked(block, username):
+            return Refused(login.request, final=True)
+        try:
+            granted = await self._check(login)
+        except CancelledError:
+            raise
+        except WingsdError as error:
+            counts = is_password and error.status < 500  # noqa: PLR2004 - not the node's fault
+            self._tries.refused(block, username, login.secret, counts=counts)
+            self._log_refusal(login, error.code, str(error))
+            return Refused(login.request)
+        self._tries.granted(block, username)
+        return granted
+
+    def _log_refusal(self, login: Login, code: str, why: str) -> None:
+        self._log.info(
+            "sftp: login of {user!r} from {ip} with a {kind} refused: {code}: {why}",
+            user=login.username[:_SHOWN],
+            ip=login.ip,
+            kind=login.kind.replace("_", " "),
+            code=code,
+            why=why,
+        )
+
+    async def _check(self, login: Login) -> GrantedLogin:
+        if not _USERNAME.fullmatch(login.username):
+            raise LoginRefused(
+                "the user name is not that of a Panel's user, a dot, and the first eight "
+                "characters of a server's UUID"
+            )
+        if len(self._calls.waiting) >= _WAITING:
+            raise LoginRefused("too many logins wait for the Panel's answer")
+        await self._calls.acquire()
+        try:
+            issued = self._now()
+            found = await self._panel.sftp_access(_body(login))
+        finally:
+            self._calls.release()
+        user, uuid = canonical_uuid(found.user) or found.user, canonical_uuid(found.server)
+        if uuid is None:
+            raise LoginRefused("the Panel's answer does not name a server")
+        granted = GrantedLogin(login, user, uuid, found.permissions, found.ignored_files, issued)
+        await self._check_server(granted)
+        return granted
+
+    async def _check_server(self, granted: GrantedLogin) -> None:
+        server = self._servers.get(granted.server)
+        check_server(server)
+        if self._checks_permission and _SFTP_PERMISSIONS.isdisjoint(granted.permissions):
+            raise LoginRefused("the user has not the permission file.sftp")
+        if self._denied.revoked(granted):
+            raise LoginRefused("the user's access has just been revoked")
+        await self._measure(server)
+
+    async def _measure(self, server: Server) -> None:
+        """Have the files counted before something is written, if they have a limit."""
+        if server.disk_limit.bytes is None or server.disk_bytes is not None:
+            return
+        try:
+            await server.files.measured()
+        except (StorageError, TreeTooLarge) as error:
+            self._log.warn(
+                "{server}: its disk limit is not held for SFTP: {error}",
+                server=server.uuid,
+                error=error,
+            )
+
+
+def _body(login: Login) -> dict[str, Any]:
+    address = f"[{login.ip}]:{login.port}" if ":" in login.ip else f"{login.ip}:{login.port}"
+    return {
+        "type": login.kind,
+        "username": login.username,
+        "password": login.secret,
+        "ip": address,
+        # Panels read neither; the session's own id is not known to the SSH library's users.
+        "session_id": base64.b64encode(secrets.token_bytes(32)).decode(),
+        "client_version": base64.b64encode(login.client_version.encode()).decode(),
+    }

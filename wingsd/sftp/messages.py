@@ -1,0 +1,239 @@
+"""The messages between the daemon and the SFTP process, over a socket pair.
+
+A message is a length of four bytes, and JSON: a list of the message's name and its fields. The
+SFTP process has read the bytes of strangers, so what it sends is checked like any input; the same
+code checks the other direction.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from wingsd.config.sftp import SftpConfig
+from wingsd.errors import InvalidData
+from wingsd.util.serialization import structure, unstructure
+
+__all__ = [
+    "MAX_FROM_DAEMON",
+    "MAX_FROM_SERVER",
+    "Begin",
+    "Closed",
+    "Decoder",
+    "Disconnect",
+    "FileEvent",
+    "Granted",
+    "Log",
+    "Login",
+    "Message",
+    "Refused",
+    "ServerState",
+    "Settings",
+    "Start",
+    "Used",
+    "encode",
+]
+
+#: Bytes of one message. A denylist may have 10,000 lines of 1,024 characters.
+MAX_FROM_DAEMON = 64 << 20
+MAX_FROM_SERVER = 1 << 20
+_LENGTH = struct.Struct(">I")
+
+
+@attrs.frozen(eq=False, repr=False)
+class Message:
+    """A message; each class is one of a name."""
+
+
+# From the SFTP process
+
+
+@attrs.frozen(eq=False, repr=False)
+class Login(Message):
+    """A client's password or public key, `secret`, that is to be checked.
+
+    `kind` is `password` or `public_key`, `connection` a number, `request` that of this message.
+    """
+
+    request: int
+    connection: int
+    kind: str
+    username: str
+    secret: str
+    ip: str
+    port: int
+    client_version: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Begin(Message):
+    """A connection has logged in, by the login with the number `request`."""
+
+    connection: int
+    request: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class Closed(Message):
+    """A connection is over, and nothing more is done with files on its behalf."""
+
+    connection: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class Used(Message):
+    """The bytes by which the SFTP process has changed a server's files, since its own start."""
+
+    server: str
+    total: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileEvent(Message):
+    """What a connection has done, for the activity log; `target` is that of a rename."""
+
+    connection: int
+    event: str
+    path: str
+    target: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Log(Message):
+    """A line of the log; `level` is `debug`, `info`, `warn` or `error`."""
+
+    level: str
+    text: str
+
+
+# From the daemon
+
+
+@attrs.frozen(eq=False, repr=False)
+class Start(Message):
+    """The first message: the configuration.
+
+    `host_key` is the private key, as PEM in PKCS #8; `uid` and `gid` own what is made.
+    """
+
+    host_key: str
+    openat_mode: str
+    uid: int
+    gid: int
+    sftp: SftpConfig = SftpConfig()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Settings(Message):
+    """Settings that change while the process runs."""
+
+    read_only: bool
+    passwords: bool
+
+
+@attrs.frozen(eq=False, repr=False)
+class Granted(Message):
+    """A login is correct: the connection may do this.
+
+    `directory` is that of the server's files. `denied` are lines of the egg's denylist, `ignored`
+    those of files that the user may not see.
+    """
+
+    request: int
+    user: str
+    server: str
+    directory: str
+    permissions: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Refused(Message):
+    """A login is refused. With `final` the connection is to be closed."""
+
+    request: int
+    final: bool = False
+
+
+@attrs.frozen(eq=False, repr=False)
+class ServerState(Message):
+    """What the files of a server take, None before they were measured, and may take.
+
+    `acknowledged` is the `total` of `Used` that is contained in `used`.
+    """
+
+    server: str
+    acknowledged: int = 0
+    used: int | None = None
+    limit: int | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class Disconnect(Message):
+    """Close a connection, for the reason `why`, which the client is told."""
+
+    connection: int
+    why: str
+
+
+_CLASSES: dict[str, type[Message]] = {
+    each.__name__: each
+    for each in (
+        Begin,
+        Closed,
+        Disconnect,
+        FileEvent,
+        Granted,
+        Log,
+        Login,
+        Refused,
+        ServerState,
+        Settings,
+        Start,
+        Used,
+    )
+}
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as bytes."""
+    body = json.dumps([type(message).__name__, unstructure(message)]).encode("ascii")
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Divides a stream of bytes into messages of at most `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield the messages that are complete with `data`. Raises `InvalidData`."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > self._most:
+                raise InvalidData(f"a message has {length} bytes, more than {self._most}")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield _decode(body)
+
+
+def _decode(body: bytes) -> Message:
+    try:
+        found: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidData("a message is not JSON") from error
+    match found:
+        case [str(name), dict(fields)] if name in _CLASSES:
+            return structure(fields, _CLASSES[name])
+    raise InvalidData("a message has no known name")

@@ -1,0 +1,233 @@
+"""One channel of an SSH connection: the subsystem `sftp`, or a sentence why it is refused.
+
+Requests are done one after the other, in the order in which they came, a batch at a time in a
+thread: so a disk that is slow holds up this channel, and neither ciphers nor other channels.
+What waits is bounded in both directions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+import asyncssh
+
+from wingsd.sftp.server import answers
+from wingsd.sftp.server.packets import FrameReader, Init, PacketError, Request, parse
+
+if TYPE_CHECKING:
+    from wingsd.sftp.server.operations import Operations
+
+__all__ = ["SftpChannel"]
+
+NO_SHELL = "This node has no shell: use an SFTP client, or the console in the Panel."
+NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without the option -O."
+#: Bytes of requests that wait, above which the client is not read from, and below which it is.
+_HIGH, _LOW = 2 << 20, 1 << 20
+#: Bytes of requests and of answers, and requests, in one batch.
+_BATCH_BYTES = 1 << 20
+_BATCH_REQUESTS = 128
+#: Bytes of answers in SSH's own buffer, above which no more are made.
+_SEND_BUFFER = 1 << 20
+_FIRST_VERSION = 3
+
+
+class SftpChannel(asyncssh.SSHServerSession[bytes]):
+    """A channel. `operations` makes what answers requests; `fault` logs one of this program.
+
+    `ended` is called when the channel is closed and nothing is done for it any more.
+    """
+
+    def __init__(
+        self,
+        operations: Callable[[], Operations],
+        workers: Executor,
+        fault: Callable[[BaseException], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._make_operations = operations
+        self._operations: Operations | None = None
+        self._workers = workers
+        self._fault = fault
+        self._ended = ended
+        self._chan: asyncssh.SSHServerChannel[bytes]
+        self._frames = FrameReader()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._reading = True
+        self._refusal = ""
+        self._greeted = self._busy = self._full = self._at_end = self._lost = False
+
+    # The channel
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        """Begin."""
+        self._chan = chan
+        chan.set_write_buffer_limits(_SEND_BUFFER)
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        """Accept SFTP only."""
+        return subsystem == "sftp"
+
+    def shell_requested(self) -> bool:
+        """Accept it, to say that there is none."""
+        self._refusal = NO_SHELL
+        return True
+
+    def exec_requested(self, command: str) -> bool:
+        """Accept it, to say that none is run."""
+        self._refusal = NO_COMMANDS
+        if command.split(" ", maxsplit=1)[0].rpartition("/")[2] == "scp":
+            # A client of the old protocol shows what follows this byte as an error.
+            self._chan.write(b"\x02" + NO_COMMANDS.encode() + b"\n")
+        return True
+
+    def session_started(self) -> None:
+        """Refuse a shell, or begin with SFTP."""
+        if self._refusal:
+            self._chan.write_stderr(self._refusal.encode() + b"\r\n")
+            self._chan.exit(1)
+            return
+        self._operations = self._make_operations()
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Take in requests."""
+        if self._operations is None or datatype is not None or self._at_end:
+            return
+        try:
+            for packet in self._frames.feed(data):
+                self._waiting.append(packet)
+                self._waiting_bytes += len(packet)
+        except PacketError:
+            self._finish(1)
+            return
+        if self._reading and self._waiting_bytes > _HIGH:
+            self._reading = False
+            self._chan.pause_reading()
+        self._work()
+
+    def eof_received(self) -> bool:
+        """Answer what waits, and then close the channel."""
+        self._at_end = True
+        self._work()
+        return True
+
+    def pause_writing(self) -> None:
+        """Make no more answers: the client does not read them."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._full = False
+        self._work()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Close what is open, when the batch that is under way has ended."""
+        self._lost = True
+        self._waiting.clear()
+        self._work()
+
+    # The work
+
+    def _finish(self, status: int) -> None:
+        self._at_end = True
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        if not self._lost:
+            self._chan.exit(status)
+
+    def _work(self) -> None:
+        if self._busy:
+            return
+        if self._lost:
+            self._close()
+        elif self._waiting and not self._full:
+            self._busy = True
+            loop = asyncio.get_running_loop()
+            batch = loop.run_in_executor(self._workers, self._answer, self._batch())
+            batch.add_done_callback(self._answered)
+        elif self._at_end and not self._waiting:
+            self._finish(0)
+
+    def _batch(self) -> deque[bytes]:
+        batch: deque[bytes] = deque()
+        size = 0
+        while self._waiting and size < _BATCH_BYTES and len(batch) < _BATCH_REQUESTS:
+            packet = self._waiting.popleft()
+            size += len(packet)
+            batch.append(packet)
+        return batch
+
+    def _answer(self, batch: deque[bytes]) -> tuple[list[bytes], int]:
+        """Do requests, in a thread, until their answers are many bytes.
+
+        Return the answers, and the bytes of the requests that were done; those that were not are
+        left in `batch`.
+        """
+        made: list[bytes] = []
+        size = done = 0
+        while batch and size < _BATCH_BYTES and not self._lost:
+            packet = batch.popleft()
+            done += len(packet)
+            answer = self._answer_one(packet)
+            size += len(answer)
+            made.append(answer)
+        self._left = batch
+        return made, done
+
+    def _answer_one(self, packet: bytes) -> bytes:
+        operations = self._operations
+        assert operations is not None  # noqa: S101
+        try:
+            request = parse(packet)
+        except PacketError as error:
+            if error.request is None:
+                raise
+            return answers.status(error.request, answers.BAD_MESSAGE, str(error))
+        if isinstance(request, Init):
+            if self._greeted or request.version < _FIRST_VERSION:
+                raise PacketError("this is not a beginning that SFTP 3 has")
+            self._greeted = True
+            return answers.version()
+        if not self._greeted:
+            raise PacketError("the first packet does not begin SFTP")
+        return self._done(operations, request)
+
+    def _done(self, operations: Operations, request: Request) -> bytes:
+        try:
+            return operations.answer(request)
+        except Exception as error:
+            self._fault(error)
+            return answers.status(request.id, answers.FAILURE, "internal error of the node")
+
+    def _answered(self, batch: asyncio.Future[tuple[list[bytes], int]]) -> None:
+        self._busy = False
+        try:
+            made, done = batch.result()
+        except PacketError:
+            if self._lost:
+                self._work()
+            else:
+                self._finish(1)
+            return
+        if not self._lost:
+            self._waiting.extendleft(reversed(self._left))
+            self._waiting_bytes -= done
+            self._chan.write(b"".join(made))
+            if not self._reading and self._waiting_bytes < _LOW:
+                self._reading = True
+                self._chan.resume_reading()
+        self._work()
+
+    def _close(self) -> None:
+        operations, self._operations = self._operations, None
+        self._busy = True  # for ever
+        if operations is None:
+            self._ended()
+            return
+        loop = asyncio.get_running_loop()
+        closing = loop.run_in_executor(self._workers, operations.close)
+        closing.add_done_callback(lambda _: self._ended())

@@ -1,0 +1,225 @@
+"""One SSH connection: its login, which the daemon decides on, and its channels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import asyncssh
+import attrs
+
+from wingsd.config.sftp import SftpConfig
+from wingsd.sftp.messages import (
+    Begin,
+    Closed,
+    FileEvent,
+    Granted,
+    Log,
+    Login,
+    Message,
+    Refused,
+)
+from wingsd.sftp.server.access import SessionAccess, SiteFiles
+from wingsd.sftp.server.channel import SftpChannel
+from wingsd.sftp.server.control import DaemonLink
+from wingsd.sftp.server.handles import HandleBudget
+from wingsd.sftp.server.operations import Operations
+from wingsd.sftp.server.path_operations import ListingLimits
+from wingsd.sftp.server.usage import ServerUsage
+
+__all__ = ["SftpConnection", "Site"]
+
+#: Bytes that a client may send before it is told that they were read, and those of one packet.
+_WINDOW = 2 << 20
+_PACKET = 128 << 10
+#: Public keys whose answers are kept for one connection.
+_MAX_TEXT = 16 << 10
+
+
+@attrs.define(eq=False)
+class Site:
+    """What all connections share."""
+
+    config: SftpConfig
+    files: SiteFiles
+    link: DaemonLink
+    loop: asyncio.AbstractEventLoop
+    workers: Executor
+    budget: HandleBudget
+    passwords: bool
+    usages: dict[str, ServerUsage] = attrs.field(factory=dict)
+
+    def usage(self, server: str) -> ServerUsage:
+        """Return the usage of a server."""
+        if server not in self.usages:
+            self.usages[server] = ServerUsage()
+        return self.usages[server]
+
+    def fault(self, error: BaseException) -> None:
+        """Log a fault of this program; any thread may call it."""
+        self.tell(Log("error", f"a request of SFTP failed: {type(error).__name__}: {error}"))
+
+    def tell(self, message: Message) -> None:
+        """Send a message to the daemon, from any thread."""
+        self.loop.call_soon_threadsafe(self.link.send, message)
+
+
+class SftpConnection(asyncssh.SSHServer):
+    """A connection with the number `number`. `ended` is called when nothing is done for it."""
+
+    def __init__(
+        self,
+        number: int,
+        site: Site,
+        logged_in: Callable[[], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.number = number
+        self._site = site
+        self._logged_in = logged_in
+        self._ended = ended
+        self._conn: asyncssh.SSHServerConnection
+        #: Whether it has begun.
+        self.was_made = False
+        self._keys: dict[tuple[str, str], Granted | Refused] = {}
+        self._passwords = 0
+        #: The last login that was granted, of which the signature is checked afterwards.
+        self._granted: Granted | None = None
+        self._access: SessionAccess | None = None
+        self._channels = 0
+        self._lost = False
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Begin."""
+        self._conn = conn
+        self.was_made = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, when its channels have ended."""
+        self._lost = True
+        if self._access is not None:
+            self._access.close("the connection is closed")
+        self._check_end()
+
+    def disconnect(self, why: str) -> None:
+        """Close the connection, for a reason that the client is told."""
+        if self._access is not None:
+            self._access.close(why)
+        if self.was_made and not self._lost:
+            self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, why)
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self.was_made and not self._lost:
+            self._conn.abort()
+
+    def _check_end(self) -> None:
+        if self._lost and not self._channels:
+            self._site.link.send(Closed(self.number))
+            self._ended()
+
+    # Login
+
+    def begin_auth(self, username: str) -> bool:
+        """Demand a login."""
+        self._granted = None
+        return True
+
+    def password_auth_supported(self) -> bool:
+        """Return whether passwords are accepted."""
+        return self._site.passwords
+
+    def public_key_auth_supported(self) -> bool:
+        """Accept public keys."""
+        return True
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        """Have a password checked."""
+        if not self._site.passwords:
+            return False
+        self._passwords += 1
+        answer = await self._ask("password", username, password)
+        most = self._site.config.limits.authentication_password_attempts
+        self._judge(answer, is_last=self._passwords >= most)
+        return self._granted is not None
+
+    async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Have a public key checked, before it is known that the client has the private one.
+
+        A client asks first, and then signs with a key that was granted: it is checked once.
+        """
+        text = key.export_public_key("openssh").decode("utf-8", "replace").strip()
+        known = self._keys.get((username, text))
+        if known is None:
+            known = await self._ask("public_key", username, text)
+            self._keys[username, text] = known
+        most = self._site.config.limits.authentication_pubkey_attempts
+        self._judge(known, is_last=len(self._keys) >= most)
+        return self._granted is not None
+
+    async def _ask(self, kind: str, username: str, secret: str) -> Granted | Refused:
+        link = self._site.link
+        ip, port, *_ = self._conn.get_extra_info("peername") or ("", 0)
+        version = str(self._conn.get_extra_info("client_version") or "")
+        login = Login(
+            link.number(), self.number, kind, username, secret, str(ip), int(port), version
+        )
+        if len(secret) > _MAX_TEXT:
+            return Refused(login.request)
+        return await link.login(login)
+
+    def _judge(self, answer: Granted | Refused, *, is_last: bool) -> None:
+        if isinstance(answer, Granted):
+            self._granted = answer
+            return
+        self._granted = None
+        if answer.final or is_last:
+            self._conn.disconnect(
+                asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
+            )
+
+    def auth_completed(self) -> None:
+        """Begin the session, with what the login grants."""
+        granted, site = self._granted, self._site
+        if granted is None:
+            self._conn.abort()
+            return
+        server, number = granted.server, self.number
+
+        def report(event: str, path: str, target: str) -> None:
+            site.tell(FileEvent(number, event, path, target))
+
+        self._access = SessionAccess(granted, site.files, site.usage(server), report)
+        self._keys.clear()
+        self._logged_in()
+        site.link.send(Begin(number, granted.request))
+
+    # Channels
+
+    def session_requested(
+        self,
+    ) -> bool | tuple[asyncssh.SSHServerChannel[bytes], SftpChannel]:
+        """Return another channel."""
+        access, site = self._access, self._site
+        if access is None or access.is_closed():
+            return False
+        if self._channels >= site.config.limits.max_channels_per_connection:
+            return False
+        self._channels += 1
+        config = site.config
+
+        def operations() -> Operations:
+            limits = ListingLimits(
+                config.directory_entry_limit, config.directory_entry_send_amount
+            )
+            most = config.limits.max_handles_per_channel
+            return Operations(access, site.budget, most, limits)
+
+        session = SftpChannel(operations, site.workers, site.fault, self._channel_ended)
+        channel = self._conn.create_server_channel(None, "strict", _WINDOW, _PACKET)
+        return channel, session
+
+    def _channel_ended(self) -> None:
+        self._channels -= 1
+        self._check_end()

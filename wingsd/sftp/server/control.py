@@ -1,0 +1,100 @@
+"""The SFTP process's side of its connection to the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+
+from wingsd.errors import InvalidData
+from wingsd.sftp.messages import (
+    MAX_FROM_DAEMON,
+    Decoder,
+    Disconnect,
+    Granted,
+    Login,
+    Message,
+    Refused,
+    ServerState,
+    Settings,
+    Start,
+    encode,
+)
+
+__all__ = ["DaemonLink"]
+
+
+class DaemonLink(asyncio.Protocol):
+    """The connection to the daemon. `handlers` are called for messages that nothing waits for."""
+
+    def __init__(self) -> None:
+        self.started: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
+        #: Fires when the daemon has gone, or sends what is no message.
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.when_settings: Callable[[Settings], None] = lambda _: None
+        self.when_state: Callable[[ServerState], None] = lambda _: None
+        self.when_disconnect: Callable[[Disconnect], None] = lambda _: None
+        self._decoder = Decoder(MAX_FROM_DAEMON)
+        self._transport: asyncio.Transport | None = None
+        self._numbers = count(1)
+        self._asked: dict[int, asyncio.Future[Granted | Refused]] = {}
+
+    def number(self) -> int:
+        """Return the number of another request."""
+        return next(self._numbers)
+
+    async def login(self, login: Login) -> Granted | Refused:
+        """Have the daemon check a login."""
+        answer: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
+        self._asked[login.request] = answer
+        try:
+            self.send(login)
+            return await answer
+        finally:
+            del self._asked[login.request]
+
+    def send(self, message: Message) -> None:
+        """Send a message; nothing is sent when the daemon has gone."""
+        if self._transport is not None:
+            self._transport.write(encode(message))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Handle the messages that are complete."""
+        try:
+            for message in self._decoder.feed(data):
+                self._received(message)
+        except InvalidData:
+            self.connection_lost(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the process."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        for answer in self._asked.values():
+            answer.cancel()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _received(self, message: Message) -> None:
+        match message:
+            case Start():
+                if not self.started.done():
+                    self.started.set_result(message)
+            case Granted() | Refused():
+                answer = self._asked.get(message.request)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case Settings():
+                self.when_settings(message)
+            case ServerState():
+                self.when_state(message)
+            case Disconnect():
+                self.when_disconnect(message)
+            case _:
+                raise InvalidData("a message is not for this side")

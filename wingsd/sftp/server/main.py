@@ -1,0 +1,282 @@
+"""The SFTP process: accepts connections from the listening socket that the daemon opened.
+
+It ends when nobody has been connected for a while, and when the daemon ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+
+import asyncssh
+
+from wingsd.filesystem import directory_opener
+from wingsd.sftp.messages import Disconnect, Log, Settings, Start, Used
+from wingsd.sftp.server.access import SiteFiles
+from wingsd.sftp.server.connection import SftpConnection, Site
+from wingsd.sftp.server.control import DaemonLink
+from wingsd.sftp.server.handles import HandleBudget
+from wingsd.util.addresses import address_block
+
+__all__ = ["SftpServer", "main", "ssh_options"]
+
+#: As Wings has them: a client that works there finds nothing else here.
+_KEX = (
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group14-sha256",
+)
+_CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+)
+_MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-256")
+_VERSION = "Go"
+#: Seconds: to log in; between two probes of an idle client, and how many it may leave unanswered;
+#: of a pause when no connection can be accepted; between two reports of usage; for work that is
+#: under way at the end.
+_LOGIN_TIMEOUT = 60
+_PROBE_INTERVAL, _PROBES = 60, 3
+_PAUSE = 0.5
+_REPORT_INTERVAL = 0.5
+_END_TIMEOUT = 2.0
+#: Connections accepted in one turn of the loop, and threads for work on files.
+_ACCEPTS = 16
+_THREADS = 32
+#: Characters of a line of the log that a library writes, from its end.
+_MAX_LOGGED = 4000
+
+
+class SftpServer:
+    """The connections of this process, accepted from `listener`."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        site: Site,
+        options: asyncssh.SSHServerConnectionOptions,
+    ) -> None:
+        self._listener = listener
+        self._site = site
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._numbers = count(1)
+        self._connections: dict[int, SftpConnection] = {}
+        #: Those that have not logged in, by their numbers, oldest first, with the blocks of their
+        #: addresses.
+        self._half_open: dict[int, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reported: dict[str, int] = {}
+        self._idle_since = self._loop.time()
+
+    def start(self) -> None:
+        """Accept connections."""
+        link = self._site.link
+        link.when_settings = self._use
+        link.when_state = lambda state: self._site.usage(state.server).correct(state)
+        link.when_disconnect = self._disconnect
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    async def run(self) -> None:
+        """Return when nobody has been connected for a while, or the daemon has gone."""
+        lost = self._site.link.lost
+        while not lost.done():
+            await asyncio.wait((lost,), timeout=_REPORT_INTERVAL)
+            self._report_usage()
+            if self._connections:
+                self._idle_since = self._loop.time()
+            elif self._loop.time() - self._idle_since > self._site.config.idle_timeout:
+                return
+
+    async def stop(self) -> None:
+        """Accept no more, and close all connections."""
+        self._loop.remove_reader(self._listener.fileno())
+        for connection in tuple(self._connections.values()):
+            connection.disconnect("this node is shutting down")
+        end = self._loop.time() + _END_TIMEOUT
+        while self._connections and self._loop.time() < end:
+            await asyncio.sleep(0.02)
+
+    def _report_usage(self) -> None:
+        for server, usage in self._site.usages.items():
+            total = usage.total
+            if self._reported.get(server, 0) != total:
+                self._reported[server] = total
+                self._site.link.send(Used(server, total))
+
+    def _use(self, settings: Settings) -> None:
+        self._site.files.read_only = settings.read_only
+        self._site.passwords = settings.passwords
+
+    def _disconnect(self, message: Disconnect) -> None:
+        connection = self._connections.get(message.connection)
+        if connection is not None:
+            connection.disconnect(message.why)
+
+    # Connections
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                accepted, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # no descriptors, or no memory
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(_PAUSE, self._resume)
+                return
+            self._begin(accepted, address_block(str(address[0])))
+
+    def _resume(self) -> None:
+        if not self._site.link.lost.done():
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _begin(self, accepted: socket.socket, block: str) -> None:
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limits = self._site.config.limits
+        if len(self._connections) >= limits.max_connections:
+            accepted.close()
+            return
+        self._make_place(limits.max_half_open, block)
+        number = next(self._numbers)
+        self._half_open[number] = block
+
+        def logged_in() -> None:
+            self._half_open.pop(number, None)
+
+        def ended() -> None:
+            self._half_open.pop(number, None)
+            self._connections.pop(number, None)
+
+        connection = SftpConnection(number, self._site, logged_in, ended)
+        self._connections[number] = connection
+        task = self._loop.create_task(self._serve(accepted, connection, ended))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _make_place(self, most: int, block: str) -> None:
+        """Close the oldest connection without a login, of the address that has the most."""
+        counts = Counter(self._half_open.values())
+        if counts[block] >= max(most // 2, 1):
+            closing = block
+        elif len(self._half_open) >= most:
+            closing = counts.most_common(1)[0][0]
+        else:
+            return
+        oldest = next(number for number, each in self._half_open.items() if each == closing)
+        del self._half_open[oldest]
+        self._connections[oldest].abort()
+
+    async def _serve(
+        self, accepted: socket.socket, connection: SftpConnection, ended: Callable[[], None]
+    ) -> None:
+        try:
+            await asyncssh.run_server(
+                accepted, options=self._options, server_factory=lambda: connection
+            )
+        except (TimeoutError, OSError, asyncssh.Error):
+            pass  # scanners, and clients that go away
+        except Exception as error:
+            self._site.fault(error)
+        if not connection.was_made:
+            accepted.close()
+            ended()
+
+
+class _LinkHandler(logging.Handler):
+    """Has the daemon log what libraries log."""
+
+    def __init__(self, link: DaemonLink, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(logging.WARNING)
+        self._link = link
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "warn" if record.levelno < logging.ERROR else "error"
+        with suppress(RuntimeError):  # the loop is closed
+            text = self.format(record)[-_MAX_LOGGED:]
+            self._loop.call_soon_threadsafe(self._link.send, Log(level, text))
+
+
+def ssh_options(start: Start) -> asyncssh.SSHServerConnectionOptions:
+    """Return how each connection is served: nothing but logins and channels."""
+    return asyncssh.SSHServerConnectionOptions(
+        config=None,
+        server_host_keys=[asyncssh.import_private_key(start.host_key)],
+        send_server_host_keys=False,
+        server_version=_VERSION,
+        kex_algs=_KEX,
+        encryption_algs=_CIPHERS,
+        mac_algs=_MACS,
+        compression_algs=("none",),
+        kbdint_auth=False,
+        host_based_auth=False,
+        gss_host=None,
+        gss_kex=False,
+        gss_auth=False,
+        allow_pty=False,
+        line_editor=False,
+        x11_forwarding=False,
+        agent_forwarding=False,
+        encoding=None,
+        login_timeout=_LOGIN_TIMEOUT,
+        keepalive_interval=_PROBE_INTERVAL,
+        keepalive_count_max=_PROBES,
+    )
+
+
+async def _run(listener: socket.socket, control: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    link = DaemonLink()
+    await loop.create_connection(lambda: link, sock=control)
+    logging.getLogger().addHandler(_LinkHandler(link, loop))
+    await asyncio.wait((link.started, link.lost), return_when=asyncio.FIRST_COMPLETED)
+    if link.lost.done():
+        return
+    start = link.started.result()
+    site = Site(
+        start.sftp,
+        SiteFiles(
+            directory_opener(start.openat_mode),
+            None if start.uid < 0 else (start.uid, start.gid),
+            read_only=start.sftp.read_only,
+        ),
+        link,
+        loop,
+        ThreadPoolExecutor(_THREADS, "wingsd-sftp"),
+        HandleBudget(start.sftp.limits.max_handles_total),
+        start.sftp.passwords,
+    )
+    server = SftpServer(listener, site, ssh_options(start))
+    server.start()
+    await server.run()
+    await server.stop()
+
+
+def main(listener: int, control: int) -> None:
+    """Serve the connections of a listening socket; the daemon is at the other end of `control`."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would have the host key in it
+    with socket.socket(fileno=listener) as listening, socket.socket(fileno=control) as daemon:
+        listening.setblocking(False)
+        daemon.setblocking(False)
+        asyncio.run(_run(listening, daemon))
+        sys.stderr.flush()
+        # A thread that waits for a disk is not waited for.
+        os._exit(0)

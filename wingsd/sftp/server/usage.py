@@ -1,0 +1,68 @@
+"""The disk usage of servers as the SFTP process counts it, corrected by the daemon.
+
+The daemon's figure contains what this process has told it so far; what came since is added here.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from wingsd.errors import DiskLimitExceeded
+from wingsd.filesystem import UsageCounter
+from wingsd.sftp.messages import ServerState
+
+__all__ = ["ServerUsage"]
+
+
+class ServerUsage:
+    """The usage of one server's files. Any thread may call it; see `filesystem.Usage`."""
+
+    def __init__(self, total: int = 0) -> None:
+        #: The bytes by which this process has changed it, since its start.
+        self._total = total
+        self._counter = UsageCounter()
+        self._lock = Lock()
+
+    @property
+    def total(self) -> int:
+        """The bytes by which this process has changed it, since its start."""
+        return self._total
+
+    @property
+    def limit(self) -> int | None:
+        """The bytes that the files may take, None for no limit."""
+        return self._counter.limit
+
+    @property
+    def used(self) -> int | None:
+        """The bytes that the files take, None before they were measured."""
+        return self._counter.used
+
+    def correct(self, state: ServerState) -> None:
+        """Take over the daemon's figures."""
+        with self._lock:
+            used = state.used
+            if used is not None:
+                used = max(used + self._total - state.acknowledged, 0)
+            self._counter.limit = state.limit
+            self._counter.used = used
+
+    def add(self, size: int) -> None:
+        """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then."""
+        with self._lock:
+            self._counter.add(size)
+            self._total += max(size, 0)
+
+    def free(self, size: int) -> None:
+        """Count bytes that were deleted, or were not written after all."""
+        with self._lock:
+            self._counter.free(size)
+            self._total -= size
+
+    def check(self) -> None:
+        """Raise DiskLimitExceeded where the files are above the limit already."""
+        limit, used = self.limit, self.used
+        if limit is not None and used is not None and used >= limit:
+            raise DiskLimitExceeded(
+                "the server's files take as much as its disk limit allows; delete some first"
+            )

@@ -1,0 +1,240 @@
+"""The sessions of SFTP: who is connected to which server, and what ends that.
+
+A session is work on its server's files (`Operation.CHANGE_FILES`): what takes the server for
+itself, such as an installation, closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from wingsd.activity import ActivityRecorder
+from wingsd.auth.tokens import DenyList
+from wingsd.config import PELICAN, Config
+from wingsd.errors import ServerNotFound, ServersNotLoaded, WingsdError
+from wingsd.events import DELETED, SUSPENDED, Event, EventBus
+from wingsd.servers.operations import Operation
+from wingsd.servers.registry import Servers
+from wingsd.servers.server import Server
+from wingsd.sftp.logins import GrantedLogin, LoginRefused, check_server
+from wingsd.sftp.messages import Disconnect, FileEvent, Message, ServerState
+
+__all__ = ["SftpSessions"]
+
+#: Seconds between two looks at the usage and the limits of servers with sessions.
+_STATES_EVERY = 1.0
+#: Logins of one connection that were granted and not begun: keys that a client has not signed for.
+_MAX_GRANTED = 64
+_EVENTS = frozenset(("write", "create", "create-directory", "delete", "rename", "read"))
+
+
+@attrs.define(eq=False, repr=False)
+class _Session:
+    granted: GrantedLogin
+    server: Server
+    operation: ExitStack
+    is_closing: bool = False
+
+
+@attrs.define(eq=False, repr=False)
+class _ServerFigures:
+    """The bytes that the process has reported so far, and the state that it was told last."""
+
+    total: int = 0
+    told: tuple[int, int | None, int | None] | None = None
+
+
+class SftpSessions:
+    """The sessions of the running SFTP process; `send` reaches it."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        denied: DenyList,
+        activity: ActivityRecorder,
+        bus: EventBus,
+        reactor: IReactorTime,
+    ) -> None:
+        self.send: Callable[[Message], None] = lambda _: None
+        self._config = config.system.sftp
+        self._family = config.family
+        self._servers = servers
+        self._denied = denied
+        self._activity = activity
+        self._granted: dict[int, dict[int, GrantedLogin]] = {}
+        self._sessions: dict[int, _Session] = {}
+        self._figures: dict[str, _ServerFigures] = {}
+        self._states = LoopingCall(self._look)
+        self._states.clock = reactor
+        bus.subscribe_to_all(self._event)
+
+    @property
+    def count(self) -> int:
+        """The number of sessions."""
+        return len(self._sessions)
+
+    def grant(self, granted: GrantedLogin) -> None:
+        """Let a connection begin a session with a login; tell the process what it may do."""
+        of_connection = self._granted.setdefault(granted.login.connection, {})
+        if len(of_connection) >= _MAX_GRANTED:
+            del of_connection[next(iter(of_connection))]
+        of_connection[granted.login.request] = granted
+        server = self._servers.get(granted.server)
+        self._tell_state(server)
+        self.send(granted.message(server))
+
+    def begin(self, connection: int, request: int) -> None:
+        """Begin the session of a connection, unless its server cannot be used any more."""
+        granted = self._granted.pop(connection, {}).get(request)
+        try:
+            if granted is None:
+                raise LoginRefused("it was not granted")
+            server = self._admit(granted)
+        except WingsdError as error:
+            self._log.info(
+                "sftp: a session is refused after its login: {code}: {error}",
+                code=error.code,
+                error=error,
+            )
+            self.send(Disconnect(connection, str(error)))
+            return
+        session = _Session(granted, server, ExitStack())
+        self._sessions[connection] = session
+        session.operation.enter_context(
+            server.operations.during(
+                Operation.CHANGE_FILES,
+                lambda: self._close(connection, "the server is being installed, moved or deleted"),
+            )
+        )
+        self._log.info(
+            "{server}: sftp session of {name!r} (user {user}) from {ip} begins",
+            server=granted.server,
+            name=granted.login.username,
+            user=granted.user,
+            ip=granted.login.ip,
+        )
+        if self._config.activity.log_logins:
+            self._record(granted, "login", {})
+        if not self._states.running:
+            self._states.start(_STATES_EVERY, now=False)
+
+    def _admit(self, granted: GrantedLogin) -> Server:
+        server = self._servers.get(granted.server)
+        check_server(server)
+        if self._denied.revoked(granted):
+            raise LoginRefused("the user's access has just been revoked")
+        most = self._config.limits.max_connections_per_user
+        own = sum(each.granted.user == granted.user for each in self._sessions.values())
+        if most and own >= most:
+            raise LoginRefused(f"the user has {most} connections already")
+        return server
+
+    def ended(self, connection: int) -> None:
+        """Note that nothing is done for a connection any more."""
+        self._granted.pop(connection, None)
+        session = self._sessions.pop(connection, None)
+        if session is None:
+            return
+        session.operation.close()
+        self._log.info(
+            "{server}: sftp session of {name!r} ends",
+            server=session.granted.server,
+            name=session.granted.login.username,
+        )
+        if not self._sessions and self._states.running:
+            self._states.stop()
+
+    def all_ended(self) -> None:
+        """Note the end of the process."""
+        self._granted.clear()
+        for connection in tuple(self._sessions):
+            self.ended(connection)
+        self._figures.clear()
+
+    # What closes sessions
+
+    def close_user(self, user: str, servers: Collection[str]) -> int:
+        """Close a user's sessions of these servers, of all when there are none; return how many.
+
+        UUIDs are in lower case.
+        """
+        closing = [
+            connection
+            for connection, session in self._sessions.items()
+            if session.granted.user == user and (not servers or session.granted.server in servers)
+        ]
+        for connection in closing:
+            self._close(connection, "your access to this server has changed; log in again")
+        return len(closing)
+
+    def _event(self, event: Event) -> None:
+        if event.name in (SUSPENDED, DELETED):
+            for connection, session in tuple(self._sessions.items()):
+                if session.granted.server == event.server:
+                    self._close(connection, f"the server is {event.name}")
+
+    def _close(self, connection: int, why: str) -> None:
+        session = self._sessions[connection]
+        if not session.is_closing:
+            session.is_closing = True
+            self.send(Disconnect(connection, why))
+
+    # Usage
+
+    def used(self, server: str, total: int) -> None:
+        """Count what the process has written and deleted."""
+        figures = self._figures.setdefault(server, _ServerFigures())
+        change, figures.total = total - figures.total, total
+        try:
+            self._servers.get(server).files.add(change)
+        except (ServerNotFound, ServersNotLoaded):
+            return
+
+    def _look(self) -> None:
+        """Tell the process what has changed; close what no event has closed."""
+        servers = {}
+        for connection, session in tuple(self._sessions.items()):
+            try:
+                check_server(self._servers.get(session.granted.server))
+            except WingsdError as error:
+                self._close(connection, str(error))
+            servers[session.server.uuid] = session.server
+        for server in servers.values():
+            self._tell_state(server)
+
+    def _tell_state(self, server: Server) -> None:
+        figures = self._figures.setdefault(server.uuid, _ServerFigures())
+        state = (figures.total, server.disk_bytes, server.disk_limit.bytes)
+        if state != figures.told:
+            figures.told = state
+            self.send(ServerState(server.uuid, *state))
+
+    # Activity
+
+    def file_event(self, event: FileEvent) -> None:
+        """Record what a session has done."""
+        session = self._sessions.get(event.connection)
+        if session is None or event.event not in _EVENTS:
+            return
+        if event.event == "read" and not self._config.activity.log_file_reads:
+            return
+        metadata: dict[str, Any] = {"files": [event.path]}
+        if event.event == "rename":
+            names = {"from": event.path, "to": event.target}
+            metadata = names if self._family == PELICAN else {"files": [names]}
+        self._record(session.granted, event.event, metadata)
+
+    def _record(self, granted: GrantedLogin, event: str, metadata: dict[str, Any]) -> None:
+        self._activity.record(
+            granted.server, f"server:sftp.{event}", metadata, granted.user, granted.login.ip
+        )

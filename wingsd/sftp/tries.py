@@ -1,0 +1,83 @@
+"""The logins that were refused: kept for seconds, and counted, so that the Panel is not flooded.
+
+Clients with an agent offer each of their keys, and open several connections with the same wrong
+password at once. Programs that guess passwords make thousands of connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from wingsd.config.sftp import SftpLimits
+
+__all__ = ["LoginTries"]
+
+#: Seconds for which a refusal is kept, and how many refusals and addresses are.
+REFUSAL_KEPT = 10.0
+_MAX_REFUSALS = 4096
+_MAX_COUNTED = 4096
+#: Refused passwords of one address for all user names, as a multiple of those for one.
+_NAMES = 10
+
+
+class LoginTries:
+    """Refused logins. `seconds` is a clock; secrets are kept as keyed hashes only."""
+
+    def __init__(self, limits: SftpLimits, seconds: Callable[[], float]) -> None:
+        self._most = limits.authentication_password_attempts
+        self._cooldown = limits.authentication_cooldown
+        self._seconds = seconds
+        self._key = secrets.token_bytes(32)
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        self._counted: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+
+    def is_refused(self, username: str, secret: str) -> bool:
+        """Return whether this very login was refused seconds ago."""
+        at = self._refused.get(self._digest(username, secret))
+        return at is not None and self._seconds() - at < REFUSAL_KEPT
+
+    def is_blocked(self, block: str, username: str) -> bool:
+        """Return whether an address has had too many passwords refused."""
+        return (
+            self._count((block, username)) >= self._most
+            or self._count((block, "")) >= self._most * _NAMES
+        )
+
+    def refused(self, block: str, username: str, secret: str, *, counts: bool) -> None:
+        """Note a refused login; with `counts` it is a try of its address."""
+        digest = self._digest(username, secret)
+        self._refused[digest] = self._seconds()
+        self._refused.move_to_end(digest)
+        if len(self._refused) > _MAX_REFUSALS:
+            self._refused.popitem(last=False)
+        if counts:
+            self._note((block, username), self._most)
+            self._note((block, ""), self._most * _NAMES)
+
+    def granted(self, block: str, username: str) -> None:
+        """Forget the tries of an address for this user name."""
+        self._counted.pop((block, username), None)
+
+    def _digest(self, username: str, secret: str) -> bytes:
+        text = f"{len(username)} {username} {secret}".encode("utf-8", "surrogatepass")
+        return hmac.new(self._key, text, hashlib.sha256).digest()
+
+    def _count(self, key: tuple[str, str]) -> int:
+        times = self._counted.get(key)
+        if times is None:
+            return 0
+        oldest = self._seconds() - self._cooldown
+        while times and times[0] <= oldest:
+            times.popleft()
+        return len(times)
+
+    def _note(self, key: tuple[str, str], most: int) -> None:
+        times = self._counted.setdefault(key, deque(maxlen=most))
+        times.append(self._seconds())
+        self._counted.move_to_end(key)
+        if len(self._counted) > _MAX_COUNTED:
+            self._counted.popitem(last=False)
