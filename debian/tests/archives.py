@@ -19,13 +19,14 @@ ARCHIVES = {
     "t.tar.gz": "tar -czf {to} .",
     "t.tar.zst": "tar --zstd -cf {to} .",
     "b.tar.br": "tar -c . | python3 -c '{brotli}' > {to}",
-    "s.tar.sz": "tar -c . | python3 -c '{snappy}' > {to}",
+    "s.tar.sz": "tar -c . | PYTHONPATH={project} python3 -c '{snappy}' > {to}",
 }
 BROTLI = "import brotli, sys; sys.stdout.buffer.write(brotli.compress(sys.stdin.buffer.read()))"
 SNAPPY = (
-    "import snappy, sys; "
-    "sys.stdout.buffer.write(snappy.StreamCompressor().compress(sys.stdin.buffer.read()))"
+    "import sys; from tests.support.user_archives import snappy_framed; "
+    "sys.stdout.buffer.write(snappy_framed(sys.stdin.buffer.read()))"
 )
+PROJECT = Path(__file__).resolve().parents[2]
 NOTHING = {"CapEff": "0" * 16, "CapPrm": "0" * 16, "CapAmb": "0" * 16}
 CONFINED = {**NOTHING, "Seccomp": "2", "NoNewPrivs": "1"}
 
@@ -59,7 +60,7 @@ async def it_extracts(machine: Machine, uuid: str, name: str, command: str) -> N
     source.mkdir(exist_ok=True)
     (home / "out").mkdir(exist_ok=True)
     (source / "file").write_bytes(text)
-    made = command.format(to=home / "out" / name, brotli=BROTLI, snappy=SNAPPY)
+    made = command.format(to=home / "out" / name, project=PROJECT, brotli=BROTLI, snappy=SNAPPY)
     await run("sh", "-c", f"cd {source} && {made}")
     await extract(machine, uuid, name)
     file = home / "out/file"

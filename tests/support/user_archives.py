@@ -10,12 +10,14 @@ from struct import pack
 from typing import Any
 
 import attrs
+import snappy
 
 from wingsd.user_archives import child
 from wingsd.user_archives.frames import ParsedArchive, parsed
 from wingsd.user_archives.kinds import NameHint
+from wingsd.user_archives.streams import snappy_checksum
 
-__all__ = ["ParsedHere", "ZipMember", "rar4", "rar5", "zipped"]
+__all__ = ["ParsedHere", "ZipMember", "rar4", "rar5", "snappy_framed", "zipped"]
 
 #: 2020-01-02 03:04:06 in MS-DOS's form.
 _DOS_DATE, _DOS_TIME = 40 << 9 | 1 << 5 | 2, 3 << 11 | 4 << 5 | 3
@@ -140,6 +142,16 @@ def _vint(number: int) -> bytes:
         made += bytes([number & 0x7F | 0x80])
         number >>= 7
     return made + bytes([number])
+
+
+def snappy_framed(data: bytes) -> bytes:
+    """Return data in Snappy's framing format; that of Debian's library crashes."""
+    made = b"\xff\x06\x00\x00sNaPpY"
+    for at in range(0, len(data), 1 << 16):
+        part = data[at : at + (1 << 16)]
+        body = snappy_checksum(part).to_bytes(4, "little") + snappy.compress(part)
+        made += b"\0" + len(body).to_bytes(3, "little") + body
+    return made
 
 
 class ParsedHere:

@@ -16,11 +16,10 @@ from pathlib import Path
 import attrs
 import brotli
 import pytest
-import snappy
 
 from tests.egg_files.helpers import lives
 from tests.support.archives import END, header, member
-from tests.support.user_archives import ZipMember, rar4, rar5, zipped
+from tests.support.user_archives import ZipMember, rar4, rar5, snappy_framed, zipped
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,
@@ -120,9 +119,9 @@ MADE = {
     "a.rar": rar5((b"f", TEXT)),
     "b.rar": rar4((b"f", TEXT)),
     "a.tar.br": brotli.compress(TAR),
-    "a.tar.sz": snappy.StreamCompressor().compress(TAR),
+    "a.tar.sz": snappy_framed(TAR),
     "a.br": brotli.compress(TEXT),
-    "a.sz": snappy.StreamCompressor().compress(TEXT),
+    "a.sz": snappy_framed(TEXT),
     "a.gz": gzip.compress(TEXT[:9]) + gzip.compress(TEXT[9:]),
 }
 
