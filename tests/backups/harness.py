@@ -17,6 +17,7 @@ from wingsd.backups.creation import BackupParts, Backups, NewBackup
 from wingsd.backups.deletion import BackupDeletion
 from wingsd.backups.dialect import checksum_type_of
 from wingsd.backups.making import ArchiveTerms
+from wingsd.backups.recovery import BackupRecovery
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import PTERODACTYL
@@ -104,23 +105,26 @@ class BackupNode:
             self.store, self.made, self.workers, self.callbacks, self.bus
         )
 
-    def _backups(self) -> Backups:
-        parts = BackupParts(
+    def _parts(self) -> BackupParts:
+        return BackupParts(
             family=self.family,
             store=self.store,
             terms=self.terms,
             database=self.database,
             callbacks=self.callbacks,
+            bus=self.bus,
             workers=self.workers,
             disk=self.workers,
             reactor=reactor,
         )
-        return Backups(parts, self.adapters, self.concurrent)
+
+    def _backups(self) -> Backups:
+        return Backups(self._parts(), self.adapters, self.concurrent)
 
     async def restart(self) -> None:
         """Be the next daemon."""
         self.made = self._backups()
-        await self.made.recover()
+        await BackupRecovery(self._parts(), self.adapters, self.made).recover()
 
     def close(self) -> None:
         self.made.stop()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,10 +18,9 @@ from tests.callbacks.queue_harness import DOWN
 from tests.support.reactor import until
 from wingsd.archive import ArchiveFormat
 from wingsd.backups import making
-from wingsd.backups.adapters import AdapterUnknown
+from wingsd.backups.adapters import AdapterUnknown, LocalAdapter
 from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.creation import BackupExists
-from wingsd.backups.dialect import UploadedPart
 from wingsd.backups.ignore import IgnoreFileRefused
 from wingsd.backups.making import MadeArchive, NoSpaceForBackup
 from wingsd.config import CALAGOPUS, PELICAN
@@ -298,12 +297,12 @@ async def test_a_file_that_cannot_be_read_fails_the_backup(node: BackupNode) -> 
 async def test_an_unforeseen_error_is_reported_as_a_failure(
     node: BackupNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
-        async def keep(self, server: str, made: MadeArchive) -> Sequence[UploadedPart] | None:
+    class Broken(LocalAdapter):
+        async def keep(self, server: str, made: MadeArchive) -> None:
             os.unlink(made.path)
             raise StorageError("its store is gone", "the backup could not be kept")
 
-    node.adapters["wings"] = Broken()
+    node.adapters["wings"] = Broken(node.store, node.workers)
     assert await node.make() == FAILED
     assert "its store is gone" in node.server.said[-1]
 

@@ -51,16 +51,24 @@ class BackedUpServer:
         text = target.read_bytes()
         return int(out), json.loads(text) if text else None
 
-    async def begin(self, backup: str = BACKUP, ignore: str = "") -> tuple[int, Any]:
+    async def begin(
+        self, backup: str = BACKUP, ignore: str = "", adapter: str = "wings"
+    ) -> tuple[int, Any]:
         """Ask for a backup that the Panel knows."""
         self.panel.backups.add(backup, UUID)
-        body = {"adapter": "wings", "uuid": backup, "ignore": ignore}
+        body = {"adapter": adapter, "uuid": backup, "ignore": ignore}
         return await self.ask("POST", f"/api/servers/{UUID}/backup", body)
 
-    async def made(self, backup: str = BACKUP, ignore: str = "") -> dict[str, Any]:
+    async def made(
+        self, backup: str = BACKUP, ignore: str = "", adapter: str = "wings"
+    ) -> dict[str, Any]:
         """Have a backup made; return what the Panel is told of its end."""
-        status, answer = await self.begin(backup, ignore)
+        status, answer = await self.begin(backup, ignore, adapter)
         assert status == 202, answer
+        return await self.told(backup)
+
+    async def told(self, backup: str = BACKUP) -> dict[str, Any]:
+        """Return what the Panel is told of a backup's end."""
         known = self.panel.backups.known[backup]
         await until(lambda: known.is_over)
         assert known.told is not None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import inject
 from tests.kills.installations import Installations
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
+from tests.kills.uploads import Uploads
 from tests.support.docker_engine import Engine
 
 KILLS = 8
@@ -37,3 +40,10 @@ async def test_after_kills_one_node_has_the_container(tmp_path: Path, engine: En
 
 async def test_after_kills_a_server_is_installed_whole_and_nothing_is_left(engine: Engine) -> None:
     await inject(Installations(engine), 2, seed=2)
+
+
+@pytest.mark.parametrize("family", ["pterodactyl", "calagopus"])
+async def test_after_kills_a_backup_is_in_the_store_whole_or_has_failed(
+    tmp_path: Path, family: str
+) -> None:
+    await inject(Uploads(tmp_path, family), KILLS, seed=25)

@@ -152,13 +152,18 @@ class _Api(Resource):
     async def _carry_out(self, request: Request, call: Call) -> Answer:
         try:
             node = self._authenticate(request)
-            if (call.method, call.path) == ("POST", f"{_API}/sftp/auth"):
-                return _json(self._state.sftp_access(node, call.body))
-            return (
-                Answer(204) if self._takes(node, call) else await self._route(request, call, node)
-            )
+            return await self._answer_to(request, call, node)
         except Refused as refused:
             return _error(refused.status, refused.detail)
+
+    async def _answer_to(self, request: Request, call: Call, node: Node) -> Answer:
+        path, _, query = call.path.partition("?")
+        match call.method, path.removeprefix(_API).strip("/").split("/"):
+            case "GET", ["backups", backup, *_]:
+                return _json(self._state.sign_backup(node, backup, query))
+            case "POST", ["sftp", "auth"]:
+                return _json(self._state.sftp_access(node, call.body))
+        return Answer(204) if self._takes(node, call) else await self._route(request, call, node)
 
     def _authenticate(self, request: Request) -> Node:
         kind, _, credentials = (request.getHeader("Authorization") or "").partition(" ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -41,6 +42,8 @@ class PanelBackups:
     """All backups, by their UUIDs."""
 
     known: dict[str, PanelBackup] = attrs.field(factory=dict)
+    #: Signs parts in a store: gets the backup, and what is asked for; None without a store.
+    signer: Callable[[str, str], Json] | None = None
 
     def add(self, uuid: str, server: str) -> PanelBackup:
         """Have a backup that a node is to make."""
@@ -52,6 +55,14 @@ class PanelBackups:
         if uuid not in self.known:
             raise BackupRefused(404, "There is no such backup.")
         return self.known[uuid].server
+
+    def sign(self, uuid: str, query: str) -> Json:
+        """Return signed URLs of a backup's parts. Raises `BackupRefused`."""
+        if self.known[uuid].is_over:
+            raise BackupRefused(409, "This backup is already in a completed state.")
+        if self.signer is None:
+            raise BackupRefused(400, "The configured backup adapter is not S3 compatible.")
+        return self.signer(uuid, query)
 
     def report(self, uuid: str, rest: list[str], body: Any) -> None:
         """Take a report of a node that has the backup's server. Raises `BackupRefused`."""

@@ -7,14 +7,19 @@ can break the rules of HTTP where a test asks for that.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import parse_qs
 
 import attrs
 import h11
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+#: Bytes of the parts that `PartSigner` signs.
+PART_SIZE = 1 << 20
 EXPIRED = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 NO_UPLOAD = b"<Error><Code>NoSuchUpload</Code><Message>It does not exist.</Message></Error>"
 
@@ -141,6 +146,32 @@ class S3Store:
 
     def is_valid(self, target: str) -> bool:
         return bool(self._signed.get(target, 0.0) > self._reactor.seconds())
+
+
+class PartSigner:
+    """A Panel's side of a store: signs the parts of backups as the families' Panels do."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+        #: How many uploads were begun of each backup, where each call begins one.
+        self._uploads: Counter[str] = Counter()
+
+    def __call__(self, backup: str, query: str) -> dict[str, Any]:
+        """Return the answer to a call for a backup's parts."""
+        asked = {name: int(values[0]) for name, values in parse_qs(query).items()}
+        if "from_part" in asked:  # Calagopus
+            first = asked["from_part"]
+            urls = self._store.sign(backup, range(first, first + 2))
+            return {"parts": urls, "part_size": PART_SIZE}
+        self._uploads[backup] += 1
+        count = math.ceil(asked["size"] / PART_SIZE)
+        urls = self._store.sign(self.upload_of(backup), range(1, count + 1))
+        return {"parts": urls, "part_size": PART_SIZE, "max_concurrent_uploads": 3}
+
+    def upload_of(self, backup: str) -> str:
+        """Return the upload of a backup that was begun last."""
+        begun = self._uploads[backup]
+        return f"{backup}-{begun}" if begun else backup
 
 
 class _Connection(Protocol):

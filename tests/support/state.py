@@ -268,6 +268,15 @@ class State:
             raise Refused(422, "The data.new_state field is required.")
         self.statuses.append((uuid, status["previous_state"], status["new_state"]))
 
+    def sign_backup(self, node: Node, uuid: str, query: str) -> Json:
+        """Return signed URLs of a backup's parts, as `query` asks for them."""
+        try:
+            if self._server(self.backups.server_of(uuid)).node != node:
+                raise Refused(403, "That backup is not this node's.")
+            return self.backups.sign(uuid, query)
+        except BackupRefused as error:
+            raise Refused(error.status, error.detail) from error
+
     def report_backup(self, node: Node, uuid: str, rest: list[str], body: Any) -> None:
         """Take what a node reports about a backup."""
         try:

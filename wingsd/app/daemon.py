@@ -20,6 +20,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.backups.checks import BackupChecks
 from wingsd.backups.creation import Backups
 from wingsd.backups.received import ReceivedBackups
+from wingsd.backups.recovery import BackupRecovery
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
 from wingsd.control import ControlListener
@@ -131,6 +132,7 @@ class NodeServers:
     pulls: Pulls
     backups: Backups
     checks: BackupChecks
+    backup_recovery: BackupRecovery
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -177,7 +179,7 @@ class Node(Service):
         self._servers = servers.registry
         self._reports = servers.reports
         self._pulls = servers.pulls
-        self._backups = servers.backups
+        self._backups, self._backup_recovery = servers.backups, servers.backup_recovery
         self._checks = servers.checks
         self._transfers = transfers
         self._pools = pools
@@ -242,7 +244,7 @@ class Node(Service):
 
     async def _settle_backups(self) -> None:
         """Settle what was being made, before the Panel hears of the restart, unless disks hang."""
-        settling = Deferred.fromCoroutine(self._backups.recover())
+        settling = Deferred.fromCoroutine(self._backup_recovery.recover())
         settling.addErrback(lambda failure: self._log.failure("backups not settled", failure))
         await fires_within(settling, SETTLE_TIMEOUT, self._reactor)
 

@@ -128,6 +128,8 @@ CHANGE_WORKERS = 8
 ARCHIVE_WORKERS = 3
 # Backups of servers at a time, and one that is verified.
 BACKUP_WORKERS = 9
+# Threads that read archives which are uploaded: a piece at a time for each part.
+UPLOAD_WORKERS = 2
 # Archives of files that are made while a browser saves them: each has its thread until the end.
 DOWNLOAD_WORKERS = 8
 # Servers whose egg files are rewritten at a time; and of those that were slow the last time.
@@ -160,6 +162,7 @@ class Pools:
         self.changes = Workers(reactor, "change", CHANGE_WORKERS)
         self.archivers = archive_workers("compress", ARCHIVE_WORKERS)
         self.backups = archive_workers("backup", BACKUP_WORKERS)
+        self.uploads = Workers(reactor, "upload", UPLOAD_WORKERS)
         self.downloads = archive_workers("download", DOWNLOAD_WORKERS)
         self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
         self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
@@ -180,6 +183,7 @@ class Pools:
             self.changes,
             self.archivers,
             self.backups,
+            self.uploads,
             self.downloads,
             self.figures,
             self.filesystems,

@@ -10,7 +10,7 @@ made for ever, and no archive is removed because its report was not heard.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -20,15 +20,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.backups.adapters import Adapter, adapter_of
-from wingsd.backups.catalogue import Catalogue
-from wingsd.backups.dialect import BackupResult, progress_event
+from wingsd.backups.dialect import BackupResult, UploadedPart, progress_event
 from wingsd.backups.ignore import IgnoreList, ignore_lines
+from wingsd.backups.left_server import LeftServer
 from wingsd.backups.making import ArchiveTerms, MadeArchive, check_space, make_archive
+from wingsd.backups.parts import part_path
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS
-from wingsd.errors import Conflict, StorageError, WingsdError
-from wingsd.events import BACKUP_STARTED
+from wingsd.errors import Conflict, WingsdError
+from wingsd.events import BACKUP_STARTED, EventBus
 from wingsd.files.denylist import Denylist, denylist_lines
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerRoot
@@ -42,7 +43,7 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
-__all__ = ["BackupExists", "BackupParts", "BackupServer", "Backups", "NewBackup"]
+__all__ = ["BackupExists", "BackupParts", "BackupServer", "Backups", "NewBackup", "ToldServer"]
 
 #: Seconds between two events of progress, as Calagopus' nodes send them, and between two messages
 #: in the console.
@@ -69,15 +70,28 @@ class ServerFilesRunner(Protocol):
         """Call `work` with the open directory in a thread."""
 
 
-class BackupServer(Protocol):
-    """A server of which a backup is made."""
-
-    configuration: Configuration
-    operations: Operations
+class ToldServer(Protocol):
+    """A server that is told of its backup."""
 
     @property
     def uuid(self) -> str:
         """Its UUID."""
+
+    @property
+    def operations(self) -> Operations:
+        """What is done with it."""
+
+    def say(self, message: str) -> None:
+        """Show a message in the console, and log it."""
+
+    def publish(self, event: str, *args: str) -> None:
+        """Publish an event."""
+
+
+class BackupServer(ToldServer, Protocol):
+    """A server of which a backup is made."""
+
+    configuration: Configuration
 
     @property
     def directory(self) -> str:
@@ -86,12 +100,6 @@ class BackupServer(Protocol):
     @property
     def files(self) -> ServerFilesRunner:
         """Its files."""
-
-    def say(self, message: str) -> None:
-        """Show a message in the console, and log it."""
-
-    def publish(self, event: str, *args: str) -> None:
-        """Publish an event."""
 
 
 @attrs.frozen(repr=False)
@@ -112,6 +120,7 @@ class BackupParts:
     terms: ArchiveTerms
     database: StateDatabase
     callbacks: CallbackQueue
+    bus: EventBus
     workers: Workers
     disk: Workers
     reactor: Reactor
@@ -119,9 +128,10 @@ class BackupParts:
 
 @attrs.define(eq=False)
 class _Making:
-    """A backup that is being made."""
+    """A backup that is being made, of the files in `directory`."""
 
-    server: BackupServer
+    server: ToldServer
+    directory: str
     asked: NewBackup
     adapter: Adapter
     ignore: IgnoreList
@@ -129,6 +139,11 @@ class _Making:
     over: Deferred[None] = attrs.field(factory=Deferred)
     #: Files that were left out, or that changed while they were read.
     warnings: int = 0
+
+    def cancel(self) -> None:
+        """Have it end soon."""
+        self.progress.cancel()
+        self.adapter.interrupt(self.asked.uuid)
 
 
 class Backups:
@@ -162,7 +177,9 @@ class Backups:
         server.operations.check(Operation.BACKUP)
         if asked.uuid in self._making or self._stopped:
             raise BackupExists
-        making = self._making[asked.uuid] = _Making(server, asked, adapter, _nothing())
+        making = self._making[asked.uuid] = _Making(
+            server, server.directory, asked, adapter, _nothing()
+        )
         try:
             making.ignore = await self._ignore_list(server, asked)
             await self._parts.disk.run(self._check_place, server.uuid, asked.uuid)
@@ -174,9 +191,8 @@ class Backups:
         Deferred.fromCoroutine(self._run(making)).addErrback(self._broke_off, making)
 
     async def _record(self, making: _Making) -> None:
-        store, terms = self._parts.store, self._parts.terms
         server, asked = making.server.uuid, making.asked
-        place = store.place(server, asked.uuid, terms.form.suffix)
+        place = self._place(making)
         await self._parts.database.begin_backup(asked.uuid, server, asked.adapter, place)
 
     async def _ignore_list(self, server: BackupServer, asked: NewBackup) -> IgnoreList:
@@ -207,7 +223,7 @@ class Backups:
         making = self._making.get(backup)
         if making is None:
             return False
-        making.progress.cancel()
+        making.cancel()
         await when_fired(making.over)
         return True
 
@@ -218,60 +234,28 @@ class Backups:
                 await when_fired(making.over)
 
     def stop(self) -> None:
-        """Cancel all; the next daemon reports their failure."""
+        """Cancel all; the next daemon reports their failure, or goes on with an upload."""
         self._stopped = True
         for making in self._making.values():
-            making.progress.cancel()
+            making.cancel()
 
-    # The next daemon
-
-    async def recover(self) -> None:
-        """Settle the backups that an earlier daemon was making. A failure is logged."""
-        for record in await self._parts.database.backups():
-            try:
-                await self._settle(record)
-            except StorageError as error:
-                self._log.error(
-                    "{server}: backup {backup} is not settled, the next start tries again: "
-                    "{error}",
-                    server=record.server,
-                    backup=record.backup,
-                    error=error,
-                )
-
-    async def _settle(self, record: BackupRecord) -> None:
-        catalogue = await self._parts.disk.run(self._left_by, record)
-        result = BackupResult(self._parts.family, record.backup, catalogue)
-        outcome = Outcome.FAILURE if catalogue is None else Outcome.SUCCESS
-        self._log.info(
-            "{server}: backup {backup} {how} when the node was stopped",
-            server=record.server,
-            backup=record.backup,
-            how="was not complete, and is removed," if catalogue is None else "was complete",
-        )
-        await self._parts.callbacks.add_backup(
-            record.server, record.backup, outcome, result.report()
-        )
-
-    def _left_by(self, record: BackupRecord) -> Catalogue | None:
-        """Return the catalogue of a backup that is complete; remove what is left of another."""
-        store = self._parts.store
-        found = store.at(record.place)
-        made = None if found is None else found.catalogue
-        if found is not None and made is not None and found.size == made.bytes:
-            return made
-        store.remove_leftovers(record.place, record.backup)
-        return None
+    def go_on(self, record: BackupRecord, made: MadeArchive) -> None:
+        """Go on with an archive that an earlier daemon has made, and not kept yet."""
+        server = LeftServer(record.server, self._parts.bus)
+        asked = NewBackup(record.backup, record.adapter)
+        making = _Making(server, "", asked, self._adapters[record.adapter], _nothing())
+        self._making[record.backup] = making
+        going_on = Deferred.fromCoroutine(self._run(making, made))
+        going_on.addErrback(self._broke_off, making)
 
     # Make
 
-    async def _run(self, making: _Making) -> None:
-        cancel = making.progress.cancel
+    async def _run(self, making: _Making, made: MadeArchive | None = None) -> None:
         telling = LoopingCall(self._tell_progress, making)
         telling.clock = self._parts.reactor
         try:
-            with making.server.operations.during(Operation.BACKUP, cancel):
-                result = await self._result(making, telling)
+            with making.server.operations.during(Operation.BACKUP, making.cancel):
+                result = await self._result(making, telling, made)
             if result is not None:
                 await self._end(making, result)
         finally:
@@ -280,21 +264,16 @@ class Backups:
             del self._making[making.asked.uuid]
             making.over.callback(None)
 
-    async def _result(self, making: _Making, telling: LoopingCall) -> BackupResult | None:
+    async def _result(
+        self, making: _Making, telling: LoopingCall, made: MadeArchive | None
+    ) -> BackupResult | None:
         """Make a backup; return how it has ended, None where the next daemon is to tell."""
         server, uuid = making.server, making.asked.uuid
         failed = BackupResult(self._parts.family, uuid)
         try:
-            # What takes the server may have begun while the backup was recorded.
-            server.operations.check(Operation.BACKUP)
-            await self._slots.acquire()
-            try:
-                making.progress.check()
-                self._begun(making, telling)
-                made = await self._packed(making)
-                parts = await making.adapter.keep(server.uuid, made)
-            finally:
-                self._slots.release()
+            if made is None:
+                made = await self._made(making, telling)
+            parts = await self._kept(making, made)
         except FileWorkCancelled:
             if self._stopped:
                 return None
@@ -312,6 +291,29 @@ class Backups:
         self._say_made(making, made)
         return BackupResult(self._parts.family, uuid, made.catalogue, parts)
 
+    async def _made(self, making: _Making, telling: LoopingCall) -> MadeArchive:
+        # What takes the server may have begun while the backup was recorded.
+        making.server.operations.check(Operation.BACKUP)
+        await self._slots.acquire()
+        try:
+            making.progress.check()
+            self._begun(making, telling)
+            return await self._packed(making)
+        finally:
+            self._slots.release()
+            if telling.running:
+                telling.stop()
+
+    async def _kept(self, making: _Making, made: MadeArchive) -> Sequence[UploadedPart] | None:
+        try:
+            return await making.adapter.keep(making.server.uuid, made)
+        except CancelledError:
+            if not making.progress.cancelled():
+                raise
+            if not self._stopped:
+                await making.adapter.discard(made.place, making.asked.uuid)
+            raise FileWorkCancelled from None
+
     def _begun(self, making: _Making, telling: LoopingCall) -> None:
         making.server.say("A backup of the server is being made.")
         if self._parts.family == CALAGOPUS:
@@ -321,21 +323,37 @@ class Backups:
             telling.start(_MESSAGE_EVERY, now=False)
 
     async def _packed(self, making: _Making) -> MadeArchive:
-        parts = self._parts
+        parts, adapter = self._parts, making.adapter
+        server, uuid = making.server.uuid, making.asked.uuid
 
         def warn(line: str) -> None:
             self._warn(making, line)
 
-        return await parts.workers.run(
-            make_archive,
-            making.server.directory,
-            (making.server.uuid, making.asked.uuid),
-            parts.store,
-            parts.terms,
-            making.ignore,
-            making.progress,
-            relayed(parts.reactor, warn),
-        )
+        growing = adapter.begin(server, uuid, part_path(parts.store, self._place(making)))
+        try:
+            return await parts.workers.run(
+                make_archive,
+                making.directory,
+                (server, uuid),
+                parts.store,
+                self._terms(adapter),
+                making.ignore,
+                making.progress,
+                relayed(parts.reactor, warn),
+                None if growing is None else relayed(parts.reactor, growing.grew),
+            )
+        except Exception as error:
+            adapter.abandon(uuid, error)
+            raise
+
+    def _terms(self, adapter: Adapter) -> ArchiveTerms:
+        terms = self._parts.terms
+        return terms if adapter.form is None else attrs.evolve(terms, form=adapter.form)
+
+    def _place(self, making: _Making) -> str:
+        """Return the place of a new archive."""
+        suffix = self._terms(making.adapter).form.suffix
+        return self._parts.store.place(making.server.uuid, making.asked.uuid, suffix)
 
     def _warn(self, making: _Making, line: str) -> None:
         making.warnings += 1
@@ -370,9 +388,15 @@ class Backups:
         report = await self._parts.callbacks.add_backup(
             server.uuid, making.asked.uuid, outcome, result.report()
         )
+        if result.parts is not None:
+            discard = self._discard(making)
+            when_fired(report.answer).addCallback(lambda _: Deferred.fromCoroutine(discard))
         await report.answered_within(ANSWER_PATIENCE, self._parts.reactor)
         for event in result.events():
             server.publish(*event)
+
+    async def _discard(self, making: _Making) -> None:
+        await making.adapter.discard(self._place(making), making.asked.uuid)
 
     def _broke_off(self, failure: Failure, making: _Making) -> None:
         if not failure.check(CancelledError):

@@ -112,7 +112,14 @@ def check_space(found: os.statvfs_result, reserve: int, needed: int) -> None:
 class NewArchiveFile:
     """A part that is being written, in blocks; to be used as a context."""
 
-    def __init__(self, path: str, terms: ArchiveTerms, progress: Progress) -> None:
+    def __init__(
+        self,
+        path: str,
+        terms: ArchiveTerms,
+        progress: Progress,
+        grew: Callable[[int], None] | None = None,
+    ) -> None:
+        self._grew = grew
         self._terms = terms
         self._progress = progress
         self._path = path
@@ -149,6 +156,8 @@ class NewArchiveFile:
             raise _unwritable(self._path, error) from error
         self.checksum.update(block)
         self._written += len(block)
+        if self._grew is not None:
+            self._grew(self._written)
         self._keep_pace()
 
     def sync(self) -> None:
@@ -181,11 +190,13 @@ def make_archive(
     ignore: IgnoreList,
     progress: Progress,
     warn: Callable[[str], None],
+    grew: Callable[[int], None] | None = None,
 ) -> MadeArchive:
     """Pack the server's directory; return the archive, whose part is on stable storage.
 
     `owner` are the UUIDs of the server and of the backup. `warn` gets a line for each file that is
-    left out or that has changed while it was read. After an error nothing is left. Raises
+    left out or that has changed while it was read; `grew` gets the bytes of the part, each time
+    that some are written. After an error nothing is left. Raises
     NoSpaceForBackup, BackupIgnoresEverything, FileWorkCancelled, and StorageError.
     """
     # Here, since a node at rest makes no archives.
@@ -207,7 +218,7 @@ def make_archive(
     progress.bytes_total = _total(directory, ignore, progress)
     ignore.dropped = 0
     try:
-        with NewArchiveFile(path, terms, progress) as file:
+        with NewArchiveFile(path, terms, progress, grew) as file:
             packed = pack(
                 Part(directory, select=ignore.select, holes=True),
                 file.write,

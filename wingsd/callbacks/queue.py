@@ -190,6 +190,15 @@ class CallbackQueue:
             report = Report(0, server, outcome, now, kind=kind, backup=backup, body=text)
         return PendingReport(self._queue(report))
 
+    def unanswered_backups(self) -> dict[str, PendingReport]:
+        """Return the reports of backups' ends that have no answer yet, by the backup."""
+        queued = [each for queue in self._queues.values() for each in queue]
+        return {
+            each.report.backup: PendingReport(each.answer)
+            for each in queued
+            if each.report.kind is ReportKind.BACKUP
+        }
+
     def success_of(self, server: str) -> PendingReport | None:
         """Return the report of a transfer's success that has no answer yet, if there is one."""
         for queued in self._queues.get(server, ()):

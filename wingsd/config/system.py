@@ -27,6 +27,7 @@ __all__ = [
     "BackupsConfig",
     "QuotasConfig",
     "Rootless",
+    "S3BackupsConfig",
     "SystemConfig",
     "User",
     "WingsBackupsConfig",
@@ -81,6 +82,17 @@ class WingsBackupsConfig:
 
 
 @attrs.frozen(repr=False)
+class S3BackupsConfig:
+    """`system.backups.s3`: the upload of backups (Calagopus' keys, for each Panel)."""
+
+    #: The time for one part of a backup, of the size that the Panel says.
+    part_upload_timeout: Seconds = attrs.field(default=7200, validator=positive)
+    #: How often a part is sent when the store fails, or cannot be reached; the pauses grow to a
+    #: minute.
+    retry_limit: int = attrs.field(default=10, validator=positive)
+
+
+@attrs.frozen(repr=False)
 class BackupsConfig:
     """`system.backups`: how backups are made and restored."""
 
@@ -106,6 +118,7 @@ class BackupsConfig:
     #: The rate at which backups are read for that; 0 for no limit (wingsd's own).
     check_limit: MiBPerSecond = attrs.field(default=20, validator=not_negative)
     wings: WingsBackupsConfig = WingsBackupsConfig()
+    s3: S3BackupsConfig = S3BackupsConfig()
     #: Names, addresses and networks (CIDR) of stores that backups are restored from although they
     #: are not on the public Internet (Pelican's).
     restore_host_allowlist: tuple[str, ...] = ()

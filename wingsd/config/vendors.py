@@ -119,7 +119,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "system.backups": "read_limit",
         "system.backups.mounting": "enabled path",
         "system.backups.wings": "create_threads restore_threads",
-        "system.backups.s3": "create_threads part_upload_timeout retry_limit",
+        "system.backups.s3": "create_threads",
         "system.backups.ddup_bak": "create_threads compression_format",
         "system.backups.restic": "repository password_file retry_lock_seconds environment",
         "system.backups.btrfs": "restore_threads create_read_only",

@@ -16,7 +16,8 @@ from zope.interface import implementer
 
 from tests.support.s3_store import S3Store
 from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent
-from wingsd.backups.s3.store import Range, Store, StoreLimits
+from wingsd.backups.s3.parts import Range, StoreLimits
+from wingsd.backups.s3.store import Store
 from wingsd.errors import StorageError
 from wingsd.threadio import Workers
 

@@ -13,6 +13,9 @@ from wingsd.backups.creation import BackupParts, Backups
 from wingsd.backups.deletion import BackupDeletion
 from wingsd.backups.dialect import checksum_type_of
 from wingsd.backups.making import ArchiveTerms
+from wingsd.backups.recovery import BackupRecovery
+from wingsd.backups.s3.adapter import S3Adapter, S3Terms
+from wingsd.backups.s3.parts import StoreLimits
 from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS, Config
 from wingsd.util.reactor import Reactor
@@ -27,7 +30,10 @@ class BackupsWiring(RestoresWiring):
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
         self.backup_store = BackupStore(config.system.backup_directory, config.family)
-        self.made_backups = self._make_backups()
+        parts, adapters = self._backup_parts(), self._backup_adapters()
+        concurrent = config.system.backups.concurrent
+        self.made_backups = Backups(parts, adapters, concurrent)
+        self.backup_recovery = BackupRecovery(parts, adapters, self.made_backups)
         self.backup_deletion = BackupDeletion(
             self.backup_store,
             self.made_backups,
@@ -37,19 +43,19 @@ class BackupsWiring(RestoresWiring):
         )
         self.backup_checks = self._make_checks()
 
-    def _make_backups(self) -> Backups:
+    def _backup_parts(self) -> BackupParts:
         config, pools = self._config, self.pools
-        parts = BackupParts(
+        return BackupParts(
             family=config.family,
             store=self.backup_store,
             terms=self._archive_terms(),
             database=self.database,
             callbacks=self.callbacks,
+            bus=self._bus,
             workers=pools.backups,
             disk=pools.disk,
             reactor=self._reactor,
         )
-        return Backups(parts, self._backup_adapters(), config.system.backups.concurrent)
 
     def _make_checks(self) -> BackupChecks:
         settings, pools = self._config.system.backups, self.pools
@@ -60,7 +66,18 @@ class BackupsWiring(RestoresWiring):
 
     def _backup_adapters(self) -> dict[str, Adapter]:
         """Return what keeps backups, by the kind that a Panel asks for."""
-        return {"wings": LocalAdapter(self.backup_store, self.pools.disk)}
+        config, settings = self._config, self._config.system.backups.s3
+        limits = StoreLimits(part=settings.part_upload_timeout)
+        return {
+            "wings": LocalAdapter(self.backup_store, self.pools.disk),
+            "s3": S3Adapter(
+                self.panel,
+                self.backup_store,
+                self.pools.uploads,
+                self._reactor,
+                S3Terms(config.family, settings.retry_limit, limits),
+            ),
+        }
 
     def _archive_terms(self) -> ArchiveTerms:
         system, family = self._config.system, self._config.family

@@ -38,7 +38,12 @@ class Wiring(ControlWiring):
                 self.denied,
             ),
             NodeServers(
-                self.servers, self.reports, self.pulls, self.made_backups, self.backup_checks
+                self.servers,
+                self.reports,
+                self.pulls,
+                self.made_backups,
+                self.backup_checks,
+                self.backup_recovery,
             ),
             NodeTransfers(
                 self.receiver,

@@ -13,7 +13,6 @@ from http import HTTPStatus
 from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
-import attrs
 import h11
 from OpenSSL import SSL
 from service_identity import VerificationError
@@ -31,13 +30,14 @@ from twisted.internet.ssl import optionsForClientTLS, platformTrust
 from wingsd import __version__
 from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent, UrlRefused
 from wingsd.backups.s3.file_range import FileRange
+from wingsd.backups.s3.parts import Range, StoreLimits
 from wingsd.errors import StorageError
 from wingsd.http_upload.exchange import Answer, HttpExchange
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for
 
-__all__ = ["Range", "Store", "StoreLimits"]
+__all__ = ["Store"]
 
 #: Seconds to connect in, TLS included.
 CONNECT_WITHIN = 30.0
@@ -52,23 +52,6 @@ PORTS = {"http": 80, "https": 443}
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _TRY_AGAIN_CODES = ("RequestTimeout", "SlowDown", "InternalError", "OperationAborted")
 _EXPIRED = re.compile("expired", re.IGNORECASE)
-
-
-@attrs.frozen
-class Range:
-    """The part `number` of an archive: its first byte, and how many bytes it has."""
-
-    number: int
-    start: int
-    size: int
-
-
-@attrs.frozen
-class StoreLimits:
-    """Seconds for a whole part, and for which nothing of it may move on."""
-
-    part: float = 7200.0
-    stall: float = 300.0
 
 
 class Store:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from wingsd.backups.dialect import UploadedPart
 from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent, UrlRefused
-from wingsd.backups.s3.store import Range
+from wingsd.backups.s3.parts import Range
 from wingsd.backups.s3.urls import PartUrls, SignedParts
 from wingsd.util.retry import Backoff
 

@@ -50,6 +50,9 @@ BACKOFF = Backoff(1.0, 300.0)
 #: The Panel's statuses after which it is asked again.
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
+#: Those of a Panel that does not have a call.
+_UNKNOWN_CALL = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+
 
 @attrs.frozen(eq=False, repr=False)
 class PartUrl:
@@ -199,7 +202,10 @@ class PartUrls:
 def _refusal(error: PanelRefused) -> Exception:
     if error.response_status == HTTPStatus.CONFLICT:
         return BackupSettled(error.detail)
-    return BackupUploadFailed(f"the Panel signs no URLs for it: {error.detail}")
+    return BackupUploadFailed(
+        f"the Panel signs no URLs for it: {error.detail}",
+        is_unknown_call=error.response_status in _UNKNOWN_CALL,
+    )
 
 
 def _signed(answer: object, first: int, now: float) -> SignedParts:

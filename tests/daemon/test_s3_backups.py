@@ -1,0 +1,142 @@
+"""Backups that a real daemon uploads to stores, as Panels of all families have it do that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as installed_reactor
+
+from tests.daemon.resources import until
+from tests.daemon.test_backups import BACKUP, UUID, BackedUpServer
+from tests.support.archives import seen
+from tests.support.receiving_node import ReceivingNode
+from tests.support.s3_store import NO_UPLOAD, PART_SIZE, PartSigner, S3Store, Say, Stall
+
+reactor: Any = installed_reactor
+
+
+@pytest_twisted.async_yield_fixture
+async def store() -> Any:
+    store = S3Store(reactor)
+    store.listen()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def server(daemon: ReceivingNode, store: S3Store) -> BackedUpServer:
+    server = BackedUpServer(daemon)
+    daemon.panel.backups.signer = PartSigner(store)
+    server.fill()
+    (server.home / "world/r.1.1.mca").write_bytes(os.urandom(3 * PART_SIZE))
+    return server
+
+
+def left(server: BackedUpServer) -> list[str]:
+    """Return what is in the directory of local backups, but for the directories of servers."""
+    return [path.name for path in server.backups.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("family", ["pterodactyl", "pelican", "calagopus"])
+async def test_a_backup_is_in_the_store_whole_and_not_on_the_node(
+    server: BackedUpServer, store: S3Store, tmp_path: Path, family: str
+) -> None:
+    await server.daemon.start_loaded(family=family)
+    told = await server.made(adapter="s3")
+    is_calagopus = family == "calagopus"
+    data = store.object(BACKUP if is_calagopus else f"{BACKUP}-1")
+    kind = "sha256" if is_calagopus else "sha1"
+    assert told["successful"]
+    assert (told["size"], told["checksum"]) == (len(data), hashlib.new(kind, data).hexdigest())
+    assert [part["part_number"] for part in told["parts"]] == [1, 2, 3, 4]
+    declared = "application/gzip" if is_calagopus else "application/x-gzip"
+    assert {put.content_type for put in store.puts} == {declared}
+    (tmp_path / "b.tar.gz").write_bytes(data)
+    (tmp_path / "out").mkdir()
+    command = ["tar", "-xpf", str(tmp_path / "b.tar.gz"), "-C", str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert seen(tmp_path / "out") == seen(server.home)
+    await until(lambda: not left(server))
+
+
+async def test_a_refusal_is_told_with_the_stores_reason_and_nothing_is_left(
+    server: BackedUpServer, store: S3Store
+) -> None:
+    await server.daemon.start_loaded()
+    store.behave(Say(404, NO_UPLOAD, early=True), part=2)
+    told = await server.made(adapter="s3")
+    assert (told["successful"], told["size"], told["parts"]) == (False, 0, None)
+    line = await server.daemon.wait_for_line("The backup")
+    assert f"{UUID}: " in line
+    failed = [line for line in server.daemon.log if "NoSuchUpload: It does not exist." in line]
+    assert len(failed) == 1
+    await until(lambda: not left(server))
+
+
+async def test_a_panel_without_a_store_hears_of_the_failure(server: BackedUpServer) -> None:
+    server.panel.backups.signer = None
+    await server.daemon.start_loaded()
+    assert not (await server.made(adapter="s3"))["successful"]
+    assert any("is not S3 compatible" in line for line in server.daemon.log)
+    assert not left(server)
+
+
+@pytest.mark.parametrize("signal", ["TERM", "KILL"])
+async def test_the_next_daemon_goes_on_with_an_upload(
+    server: BackedUpServer, store: S3Store, signal: str
+) -> None:
+    await server.daemon.start_loaded()
+    store.behave(Stall(), part=2)
+    await server.begin(adapter="s3")
+    await until(lambda: len(store.parts) == 3)
+    server.daemon.signal(signal)
+    await server.daemon.ended()
+    store.resume()
+    assert len(left(server)) == 2, "the part of the archive, and its catalogue"
+    await server.daemon.start_loaded()
+    told = await server.told()
+    assert told["successful"]
+    assert told["size"] == len(store.object(f"{BACKUP}-2"))
+    await until(lambda: not left(server))
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_the_archive_stays_until_the_panel_has_answered_the_report(
+    server: BackedUpServer, store: S3Store, restarts: bool
+) -> None:
+    await server.daemon.start_loaded()
+    urls = server.panel.hold(f"/backups/{BACKUP}?size=")
+    await server.begin(adapter="s3")
+    await server.panel.called("?size=")
+    report = server.panel.hold(f"/backups/{BACKUP}")
+    urls.release()
+    await server.panel.called(f"/backups/{BACKUP}", times=2)
+    assert len(left(server)) == 2
+    if restarts:
+        server.daemon.signal("KILL")
+        await server.daemon.ended()
+        await server.daemon.start_loaded()
+    report.release()
+    assert (await server.told())["size"] == len(store.object(f"{BACKUP}-1"))
+    await until(lambda: not left(server))
+
+
+async def test_a_backup_that_is_deleted_while_it_is_uploaded_is_cancelled(
+    server: BackedUpServer, store: S3Store
+) -> None:
+    await server.daemon.start_loaded()
+    store.behave(Stall(), times=3)
+    await server.begin(adapter="s3")
+    await until(lambda: len(store.puts) == 3)
+    await server.ask("DELETE", f"/api/servers/{UUID}/backup/{BACKUP}")
+    assert not (await server.told())["successful"]
+    assert not left(server)
+    store.resume()
