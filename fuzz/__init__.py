@@ -22,4 +22,6 @@ TARGETS = (
     "file_changes",
     "file_requests",
     "user_archives",
+    "move_batch",
+    "move_ledger",
 )

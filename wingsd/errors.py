@@ -16,6 +16,9 @@ The class, the HTTP status of its answer, and the module where that is not this 
         ArchiveNotFirst              400  transfers/errors
         BackupIgnoresEverything      400  backups/making
         BackupLinkRefused            400  restores/errors
+        BatchInvalid                 400  moves/errors
+          BatchDamaged               400  moves/errors
+          FrameRefused               400  moves/errors
         BodyIncomplete               400  api/raw_body
         ChecksumMismatch             400  transfers/errors
         DiskLimitExceeded            400
@@ -30,6 +33,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         InvalidForm                  400  transfers/errors
         InvalidMode                  400  files/changes
         IsDirectory                  400  filesystem/errors
+        MoveVersionUnknown           400  moves/errors
         NameConflict                 400  filesystem/errors
         NameTooLong                  400  filesystem/errors
         NoFilesUploaded              400  files/uploads
@@ -74,16 +78,20 @@ The class, the HTTP status of its answer, and the module where that is not this 
         BackupConflict               409  backups/received
         BackupExists                 409  backups/creation
         BackupSettled                409  backups/s3/errors
+        BatchConflict                409  moves/errors
         ContainerNameTaken           409  transfers/errors
         EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
         NoSpaceForBackup             409  backups/making
         NoSpaceToCompress            409  api/file_archives
         PruneInProgress              409  node/errors
+        RootMismatch                 409  moves/errors
+        RoundIncomplete              409  moves/errors
         ServerAlreadyExists          409
         ServerBusy                   409
           TransferInProgress         409  transfers/errors
         ServerMoved                  409  websocket/session
+        ShapeMissing                 409  moves/errors
         StoragePoolConflict          409  transfers/errors
         TooManyFileTasks             409  files/tasks
         TransferCancelled            409
@@ -118,6 +126,9 @@ The class, the HTTP status of its answer, and the module where that is not this 
       RestoreFailed                  500  restores/errors
       SettingsNotSaved               500  config_file/saving
       StorageError                   500
+        FileChanged                  500  moves/errors
+        LedgerDamaged                500  moves/errors
+        LedgerVersionUnknown         500  moves/errors
         TreeTooLarge                 400  filesystem/errors
         StateDatabaseError           500  statedb/records
           StateDatabaseDamaged       500  statedb/records
@@ -415,6 +426,17 @@ ERROR_CODES = (
     "internal-error",
     "log-file-not-found",
     "method-not-allowed",
+    "move-batch-conflict",
+    "move-batch-damaged",
+    "move-batch-invalid",
+    "move-file-changed",
+    "move-frame-refused",
+    "move-ledger-damaged",
+    "move-ledger-version-unknown",
+    "move-root-mismatch",
+    "move-round-incomplete",
+    "move-shape-missing",
+    "move-version-unknown",
     "no-files-uploaded",
     "no-space-for-backup",
     "no-space-to-compress",

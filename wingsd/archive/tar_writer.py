@@ -39,7 +39,7 @@ from wingsd.filesystem.walk import (
     walk,
 )
 
-__all__ = ["STEP", "TarWriter"]
+__all__ = ["STEP", "TarWriter", "check_owner"]
 
 STEP = 240 << 10
 """Bytes of every block but the last; see `decompress.STEP` for the upper bound and
@@ -155,7 +155,7 @@ class TarWriter:
             if not stat.S_ISREG(found.st_mode):
                 self._skip(name, REPLACED)
                 return
-            self._check_owner(found, name)
+            check_owner(found, name, self._owner)
             if (first := self._first_name(found, name)) is not None:
                 yield self._hard_link(name, found, first)
             else:
@@ -171,19 +171,6 @@ class TarWriter:
             unreadable(name, error)
         finally:
             os.close(fd)
-
-    def _check_owner(self, found: os.stat_result, name: bytes) -> None:
-        """Refuse a hard link to a file that may be another user's, from outside the server.
-
-        Linux allows such links where `fs.protected_hardlinks` is off, proc_sys_fs(5).
-        """
-        if found.st_nlink > 1 and found.st_uid != self._owner:
-            raise StorageError.reading(
-                f"{display(name)} belongs to user {found.st_uid}, the server's directory to user "
-                f"{self._owner}, and it has {found.st_nlink} hard links: it may be a file from "
-                "outside the server and is not sent; if it is the server's, give it to its "
-                f"user (chown {self._owner}), else delete it, and transfer the server again"
-            )
 
     def _segments(self, fd: int, found: os.stat_result) -> Segments | None:
         """Return where a file has data, None where all of it is written."""
@@ -330,6 +317,21 @@ class TarWriter:
     def _skip(self, name: bytes, reason: str) -> None:
         self.counts[Kind.SKIPPED] += 1
         self._warn(f"{display(name)} is left out: {reason}")
+
+
+def check_owner(found: os.stat_result, name: bytes, owner: int) -> None:
+    """Refuse a hard link to a file that may be another user's, from outside the server.
+
+    `owner` is the user of the server's directory. Linux allows such links where
+    `fs.protected_hardlinks` is off, proc_sys_fs(5). Raises StorageError.
+    """
+    if found.st_nlink > 1 and found.st_uid != owner:
+        raise StorageError.reading(
+            f"{display(name)} belongs to user {found.st_uid}, the server's directory to user "
+            f"{owner}, and it has {found.st_nlink} hard links: it may be a file from "
+            "outside the server and is not sent; if it is the server's, give it to its "
+            f"user (chown {owner}), else delete it, and transfer the server again"
+        )
 
 
 def _mib_above(size: int) -> int:

@@ -1,0 +1,173 @@
+"""Two sides of a move in one process: a source of rounds, and a destination on the disk."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from wingsd.filesystem import OpenatOpener
+from wingsd.moves.applier import TreeApplier
+from wingsd.moves.batch import BatchKind, Index
+from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.contents import ContentReader
+from wingsd.moves.destination import MoveDestination
+from wingsd.moves.errors import ShapeMissing
+from wingsd.moves.filling import Batch, BatchFiller
+from wingsd.moves.plan import plan
+from wingsd.moves.scan import scan
+from wingsd.moves.tree import FileNode, MoveLimits, MoveTree
+from wingsd.moves.zstd import deflated
+
+MOVE, BOOT = b"m" * 16, b"b" * 16
+LIMITS = MoveLimits(100_000, 1 << 40)
+
+
+def never(before: FileNode, node: FileNode) -> bool:
+    return False
+
+
+class Source:
+    """Sends a directory in rounds."""
+
+    def __init__(self, size: int = 256 << 10, root: Path | None = None) -> None:
+        self.sent = MoveTree()
+        self.filler = BatchFiller(size)
+        self.root = root
+
+    def round(
+        self,
+        root: Path | None = None,
+        unchanged: Callable[[FileNode, FileNode], bool] = never,
+    ) -> list[Batch]:
+        """Return the batches of the next round."""
+        fd = os.open(root or self.root or "", os.O_RDONLY)
+        try:
+            now = scan(fd, lambda line: None)
+            planned = plan(self.sent, now, unchanged)
+            batches = list(self.filler.shapes(planned))
+            with closing(ContentReader(fd)) as reader:
+                contents = (each for content in planned.contents for each in reader.read(content))
+                batches += self.filler.data(contents)
+        finally:
+            os.close(fd)
+        self.sent = now
+        return batches
+
+
+class Destination:
+    """A destination in a directory: `tree`, `aside` and `ledger`. It can be opened again."""
+
+    def __init__(self, place: Path, limits: MoveLimits = LIMITS) -> None:
+        self.place = place
+        self.tree = place / "tree"
+        self.limits = limits
+        self.boot = BOOT
+        self.write: Callable[[int, bytes], int] = os.write
+        for each in (place, self.tree, place / "aside"):
+            each.mkdir(exist_ok=True)
+
+    def open(self) -> Opened:
+        return Opened(self)
+
+
+class Opened:
+    """One run of the destination, to be used as a context."""
+
+    def __init__(self, of: Destination) -> None:
+        self._stack = ExitStack()
+        fds = [os.open(each, os.O_RDONLY) for each in (of.tree, of.place / "aside")]
+        for fd in fds:
+            self._stack.callback(os.close, fd)
+        try:
+            applier = self._stack.enter_context(
+                closing(TreeApplier(fds[0], fds[1], None, OpenatOpener()))
+            )
+            self.syncs = 0
+            opened = MoveDestination.open(
+                str(of.place / "ledger"), (MOVE, of.boot), of.limits, applier, self._sync, of.write
+            )
+            self.of = self._stack.enter_context(closing(opened))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _sync(self) -> None:
+        self.syncs += 1
+
+    def __enter__(self) -> MoveDestination:
+        return self.of
+
+    def __exit__(self, *args: object) -> None:
+        self._stack.close()
+
+
+def feed(
+    to: MoveDestination,
+    pieces: Iterator[bytes | memoryview],
+    *,
+    zstd: bool = False,
+) -> bool:
+    """Give a batch to a destination; return whether it was applied."""
+    reader = BatchReader(zstd=zstd)
+    begun: Index | None = None
+    try:
+        for piece in pieces:
+            for event in reader.feed(piece):
+                if not isinstance(event, Index):
+                    to.write(event)
+                    continue
+                if not to.begin(event):
+                    return False
+                begun = event if event.kind is BatchKind.DATA else None
+        reader.finish()
+    except Exception:
+        if begun is not None:
+            to.abandon(begun)
+        raise
+    if begun is not None:
+        to.end(begun)
+    return True
+
+
+def cut(pieces: Iterator[bytes | memoryview], random_: random.Random) -> Iterator[bytes]:
+    """Cut bytes anew, at random."""
+    data = b"".join(pieces)
+    at = 0
+    while at < len(data):
+        step = random_.choice((1, 7, 61, 5_000, 70_000, 1 << 20))
+        yield data[at : at + step]
+        at += step
+
+
+def send(to: MoveDestination, batch: Batch, random_: random.Random | None = None) -> bool:
+    """Send a batch, with `random_` in odd pieces and sometimes compressed."""
+    if random_ is None:
+        return feed(to, batch.pieces())
+    zstd = random_.random() < 0.3
+    pieces = deflated(batch.pieces()) if zstd else batch.pieces()
+    return feed(to, cut(iter(pieces), random_), zstd=zstd)
+
+
+def send_all(to: MoveDestination, batches: list[Batch], random_: random.Random) -> None:
+    """Send batches in any order that is allowed, some of them twice, some cut short at first."""
+    waiting = list(batches)
+    while waiting:
+        batch = random_.choice(waiting)
+        try:
+            if random_.random() < 0.2:
+                data = b"".join(batch.pieces())
+                short = data[: random_.randrange(len(data))]
+                try:
+                    feed(to, cut(iter([short]), random_))
+                except ShapeMissing:
+                    raise
+                except Exception:  # noqa: S110
+                    pass
+            send(to, batch, random_)
+        except ShapeMissing:
+            continue
+        if random_.random() < 0.7:
+            waiting.remove(batch)

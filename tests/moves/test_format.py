@@ -1,0 +1,121 @@
+"""The format of docs/moves.md, made here by hand: it is the same in every version."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from struct import pack
+
+import pytest
+
+from tests.support.documents import page
+from wingsd.moves.batch import BatchKind, decode_index, encode_batch, make_index
+from wingsd.moves.changes import apply_shape, begin, done
+from wingsd.moves.digests import block_digests
+from wingsd.moves.frames import (
+    DataFrame,
+    DirectoryFrame,
+    FileFrame,
+    Frame,
+    GoneFrame,
+    HardFrame,
+    LinkFrame,
+    PutFrame,
+    TakeFrame,
+    WholeFrame,
+    ZeroFrame,
+)
+from wingsd.moves.tree import MoveTree
+
+D, E = b"d" * 16, b"e" * 16
+
+
+def digest(data: bytes) -> bytes:
+    return sha256(data).digest()
+
+
+ENCODED: list[tuple[Frame, bytes]] = [
+    (DirectoryFrame(b"a", 0o755, -1), b"\x01\x01\0a\xed\x01" + b"\xff" * 8),
+    (DirectoryFrame(b"", 0o755, 1), b"\x01\0\0\xed\x01" + pack("<q", 1)),
+    (
+        FileFrame(7, b"a/b", 0o600, 5, 70_000, 4096),
+        b"\x02\x03\0a/b" + pack("<IHqQI", 7, 0o600, 5, 70_000, 4096),
+    ),
+    (LinkFrame(b"l", b"../t", 3), b"\x03\x01\0l\x04\0../t" + pack("<q", 3)),
+    (HardFrame(b"h", b"a/b"), b"\x04\x01\0h\x03\0a/b"),
+    (TakeFrame(b"a", 9), b"\x05\x01\0a\x09\0\0\0"),
+    (PutFrame(b"a", 9), b"\x06\x01\0a\x09\0\0\0"),
+    (GoneFrame(b"a"), b"\x07\x01\0a"),
+    (
+        WholeFrame(b"w", 0o1777, 2, 3, D),
+        b"\x10\x01\0w" + pack("<HqI", 0o1777, 2, 3) + D,
+    ),
+    (
+        DataFrame(7, 2, 4096, 100, D + E),
+        b"\x11" + pack("<IIIII", 7, 2, 2, 4096, 100) + D + E,
+    ),
+    (ZeroFrame(7, 0, 5), b"\x12" + pack("<III", 7, 0, 5)),
+]
+
+
+@pytest.mark.parametrize(("frame", "encoded"), ENCODED, ids=lambda each: type(each).__name__)
+def test_each_frame_has_the_bytes_of_the_document(frame: Frame, encoded: bytes) -> None:
+    kind = 2 if encoded[0] >= 16 else 1
+    index = pack("<QIBQI", 3, 1, kind, 2, 1) + encoded
+    made = make_index(BatchKind(kind), 3, 1, 2, [frame])
+    assert made.raw == index
+    assert decode_index(index) == made
+    batch = b"".join(encode_batch(made, [b"bytes"]))
+    assert batch == b"WMVB\x01\0\0\0" + pack("<I", len(index)) + digest(index) + index + b"bytes"
+
+
+def test_the_root_of_an_empty_directory() -> None:
+    tree = MoveTree()
+    apply_shape(tree, DirectoryFrame(b"", 0o755, 1))
+    empty = digest(b"wingsd move 1 directory\n")
+    expected = digest(b"wingsd move 1 root\n" + pack("<Hq", 0o755, 1) + empty)
+    assert tree.root() == expected
+    assert expected.hex() in page("docs/moves.md").text
+
+
+def test_the_root_of_a_tree_with_everything() -> None:
+    tree = MoveTree()
+    data, small = b"x" * 70_000, b"small"
+    shapes: list[Frame] = [
+        DirectoryFrame(b"", 0o750, 1),
+        DirectoryFrame(b"d", 0o700, 2),
+        FileFrame(1, b"d/big", 0o644, 3, 70_000, 4096),
+        LinkFrame(b"link", b"d/big", 4),
+        # sorts before "d/big" as a whole, and after it by its names
+        HardFrame(b"d-hard", b"d/big"),
+    ]
+    blocks = block_digests(data, 4096)
+    for frame in shapes:
+        apply_shape(tree, frame)
+    contents = (
+        DataFrame(1, 0, 4096, 368, blocks),
+        WholeFrame(b"empty", 0o600, 5, 0, digest(b"")[:16]),
+        WholeFrame(b"small", 0o600, 6, 5, digest(small)[:16]),
+    )
+    for content in contents:
+        begin(tree, content)
+        done(tree, content)
+
+    def file(size: int, block_size: int, digests: bytes) -> bytes:
+        return digest(b"wingsd move 1 file\n" + pack("<QI", size, block_size) + digests)
+
+    d = digest(
+        b"wingsd move 1 directory\n"
+        b"\x01\x03\0big" + pack("<HqQ", 0o644, 3, 70_000) + file(70_000, 4096, blocks)
+    )
+    top = digest(
+        b"wingsd move 1 directory\n"
+        b"\x04\x01\0d" + pack("<Hq", 0o700, 2) + d + b"\x03\x06\0d-hard\x05\0d/big"
+        b"\x01\x05\0empty"
+        + pack("<HqQ", 0o600, 5, 0)
+        + file(0, 65_536, digest(b"")[:16])
+        + b"\x02\x04\0link"
+        + pack("<q", 4)
+        + b"\x05\0d/big"
+        b"\x01\x05\0small" + pack("<HqQ", 0o600, 6, 5) + file(5, 65_536, digest(small)[:16])
+    )
+    assert tree.root() == digest(b"wingsd move 1 root\n" + pack("<Hq", 0o750, 1) + top)

@@ -1,0 +1,8 @@
+"""Moves that resume: batches of frames, digests up to a root, the destination's ledger, and plans.
+
+Blocking parts and plain values, without a reactor or sockets. The source reads a tree (`scan`),
+plans a round (`plan`, `tree`) and fills batches (`contents`, `filling`, `batch`). The destination
+decodes them (`batch_reader`, `zstd`), records them (`ledger`) and applies them (`destination`,
+`applier`). docs/moves.md has the format to the byte. Nothing is imported here: no node uses moves
+yet.
+"""

@@ -1,0 +1,305 @@
+"""Applies frames below a directory. Blocking. No symlink is followed, and nothing else is touched.
+
+Each shape frame may be applied once more after it was, or while it was, as after a crash: with
+`again`. Until `finish` directories have mode 0700 and files that come in parts 0600.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+from wingsd.errors import StorageError
+from wingsd.filesystem.modes import set_mode_at
+from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.removal import remove
+from wingsd.filesystem.usage import Unlimited
+from wingsd.moves.batch_reader import Run
+from wingsd.moves.frames import (
+    DirectoryFrame,
+    FileFrame,
+    GoneFrame,
+    HardFrame,
+    LinkFrame,
+    PutFrame,
+    Shape,
+    TakeFrame,
+    WholeFrame,
+    ZeroFrame,
+)
+from wingsd.moves.tree import DirectoryNode, FileNode, MoveTree
+from wingsd.util.text import disk_advice, display
+
+__all__ = ["Owner", "TreeApplier"]
+
+Owner = tuple[int, int]
+"""User and group id."""
+
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_WRITE = os.O_WRONLY | os.O_NOFOLLOW
+_OWN = 0o700
+_ZEROS = bytes(64 << 10)
+
+
+class TreeApplier:
+    """Writes below the descriptor `root`; files without a path wait in the descriptor `aside`.
+
+    Both are directories on one file system, and stay the caller's. `owner` gets all files, None
+    for the process's own ids. `close` must be called. All methods raise StorageError.
+    """
+
+    def __init__(
+        self, root: int, aside: int, owner: Owner | None, opener: DirectoryOpener
+    ) -> None:
+        self._root = root
+        self._aside = aside
+        self._owner = owner
+        self._opener = opener
+        self._directories = OpenDirectories(root, lambda path: None)
+        #: The file that was written last, by its number.
+        self._file = (0, -1)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self._close_file()
+        self._directories.close()
+
+    def shape(self, frame: Shape, *, makes: bool, again: bool) -> None:
+        """Apply a shape frame; `makes` is whether it makes a name."""
+        self._close_file()
+        try:
+            self._shape(frame, makes, again)
+        except OSError as error:
+            raise _failed(frame.path, error) from error
+
+    def _shape(self, frame: Shape, makes: bool, again: bool) -> None:
+        match frame:
+            case DirectoryFrame(path):
+                if makes:
+                    self._directory(path, again)
+            case FileFrame(path=path, size=size):
+                fd = self._made(path) if makes else self._opened(path)
+                try:
+                    os.ftruncate(fd, size)
+                finally:
+                    os.close(fd)
+            case LinkFrame(path, target, mtime):
+                self._link(path, target, mtime)
+            case HardFrame(path, first):
+                self._hard(path, first)
+            case TakeFrame() | PutFrame():
+                self._move(frame, again)
+            case GoneFrame(path):
+                with suppress(FileNotFoundError):
+                    parent, name = self._parent(path)
+                    remove(self._opener, parent, name, Unlimited(), lambda: False)
+                # descriptors of what is gone
+                self._directories.close()
+
+    def _directory(self, path: bytes, again: bool) -> None:
+        parent, name = self._parent(path)
+        try:
+            os.mkdir(name, _OWN, dir_fd=parent)
+        except FileExistsError:
+            if not again:
+                raise
+        self._chown(name, parent)
+
+    def _link(self, path: bytes, target: bytes, mtime: int) -> None:
+        parent, name = self._parent(path)
+        _unlink(name, parent)
+        os.symlink(target, name, dir_fd=parent)
+        self._chown(name, parent)
+        os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+
+    def _hard(self, path: bytes, first: bytes) -> None:
+        source, target = self._parent(first)
+        source = os.dup(source)
+        try:
+            parent, name = self._parent(path)
+            _unlink(name, parent)
+            os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(source)
+
+    def _move(self, frame: TakeFrame | PutFrame, again: bool) -> None:
+        slot = b"%d" % frame.slot
+        try:
+            os.stat(slot, dir_fd=self._aside, follow_symlinks=False)
+        except FileNotFoundError:
+            is_full = False
+        else:
+            is_full = True
+        is_take = isinstance(frame, TakeFrame)
+        if again and is_full is is_take:
+            return  # it was done before
+        parent, name = self._parent(frame.path)
+        if is_take:
+            os.rename(name, slot, src_dir_fd=parent, dst_dir_fd=self._aside)
+        else:
+            os.rename(slot, name, src_dir_fd=self._aside, dst_dir_fd=parent)
+
+    def content(self, run: Run, tree: MoveTree) -> None:
+        """Write blocks that have arrived."""
+        frame = run.frame
+        path = frame.path if isinstance(frame, WholeFrame) else tree.numbers[frame.number].names[0]
+        try:
+            if isinstance(frame, WholeFrame):
+                self._whole(frame, run.data, tree)
+                return
+            node = tree.numbers[frame.number]
+            if self._file[0] != frame.number:
+                self._close_file()
+                self._file = (frame.number, self._opened(path))
+            at = run.first * node.block_size
+            if isinstance(frame, ZeroFrame):
+                end = min((run.first + run.count) * node.block_size, node.size)
+                _write_zeros(self._file[1], at, end)
+            else:
+                _write(self._file[1], run.data, at)
+        except OSError as error:
+            raise _failed(path, error) from error
+
+    def _whole(self, frame: WholeFrame, data: memoryview, tree: MoveTree) -> None:
+        node = tree.find(frame.path)
+        is_linked = isinstance(node, FileNode) and len(node.names) > 1
+        fd = self._opened(frame.path) if is_linked else self._made(frame.path)
+        try:
+            if is_linked:
+                os.ftruncate(fd, 0)
+            _write(fd, data, 0)
+            os.fchmod(fd, frame.mode)
+            os.utime(fd, ns=(frame.mtime, frame.mtime))
+        finally:
+            os.close(fd)
+
+    def open_file(self, path: bytes) -> int | None:
+        """Return a new descriptor to read a file, None where there is no regular file."""
+        try:
+            parent, name = self._parent(path)
+            fd = self._or_permitted(name, parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failed(path, error) from error
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        return None
+
+    def finish(self, tree: MoveTree) -> None:
+        """Give files and directories their modes and times, the deepest directories first."""
+        self._close_file()
+        directories: list[tuple[bytes, DirectoryNode]] = []
+        path = b""
+        try:
+            for path, node in tree.walk():
+                if isinstance(node, DirectoryNode):
+                    directories.append((path, node))
+                elif isinstance(node, FileNode) and node.number and node.names[0] == path:
+                    self._set(self._opened(path), node)
+            for path, directory in reversed(directories):
+                self._set(os.open(b".", os.O_RDONLY, dir_fd=self._inside(path)), directory)
+        except OSError as error:
+            raise _failed(path, error) from error
+        self._directories.close()
+
+    def reopen(self, tree: MoveTree) -> None:
+        """Undo `finish` as far as it keeps this process from writing to directories."""
+        path = b""
+        try:
+            for path, node in tree.walk():
+                if isinstance(node, DirectoryNode) and node.mode & _OWN != _OWN:
+                    # a shape that is still to be applied may make it
+                    with suppress(FileNotFoundError):
+                        self._open_up(path)
+        except OSError as error:
+            raise _failed(path, error) from error
+
+    def _open_up(self, path: bytes) -> None:
+        if path:
+            parent, name = self._parent(path)
+            set_mode_at(parent, name, _OWN)
+        else:
+            os.fchmod(self._root, _OWN)
+
+    @staticmethod
+    def _set(fd: int, node: FileNode | DirectoryNode) -> None:
+        try:
+            os.fchmod(fd, node.mode)
+            os.utime(fd, ns=(node.mtime, node.mtime))
+        finally:
+            os.close(fd)
+
+    def _inside(self, path: bytes) -> int:
+        return self._directories.get(tuple(path.split(b"/")) if path else (), make=False)
+
+    def _parent(self, path: bytes) -> tuple[int, bytes]:
+        directory, _, name = path.rpartition(b"/")
+        return self._inside(directory), name
+
+    def _made(self, path: bytes) -> int:
+        """Return a descriptor of a new file, in place of one that has the path."""
+        parent, name = self._parent(path)
+        try:
+            fd = os.open(name, _MAKE, 0o600, dir_fd=parent)
+        except FileExistsError:
+            _unlink(name, parent)
+            fd = os.open(name, _MAKE, 0o600, dir_fd=parent)
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)
+        return fd
+
+    def _opened(self, path: bytes) -> int:
+        parent, name = self._parent(path)
+        return self._or_permitted(name, parent, _WRITE)
+
+    @staticmethod
+    def _or_permitted(name: bytes, parent: int, flags: int) -> int:
+        """Open a file, after it got permissions for that if necessary."""
+        try:
+            return os.open(name, flags, dir_fd=parent)
+        except PermissionError:
+            set_mode_at(parent, name, 0o600)
+            return os.open(name, flags, dir_fd=parent)
+
+    def _chown(self, name: bytes, parent: int) -> None:
+        if self._owner is not None:
+            os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
+
+    def _close_file(self) -> None:
+        if self._file[0]:
+            os.close(self._file[1])
+            self._file = (0, -1)
+
+
+def _unlink(name: bytes, parent: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=parent)
+
+
+def _write(fd: int, data: memoryview, at: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, at)
+        data = data[written:]
+        at += written
+
+
+def _write_zeros(fd: int, at: int, end: int) -> None:
+    """Write zeros, but not into holes."""
+    while at < end:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+            stop = min(os.lseek(fd, at, os.SEEK_HOLE), end)
+        except OSError:  # ENXIO: only a hole follows
+            return
+        while at < stop:
+            at += os.pwrite(fd, _ZEROS[: stop - at], at)
+
+
+def _failed(path: bytes, error: OSError) -> StorageError:
+    return StorageError(
+        f"{display(path or b'.')} could not be written: {disk_advice(error)}",
+    )

@@ -1,0 +1,291 @@
+"""The destination of one move: batches are recorded, applied and proven. Blocking.
+
+Of a data batch the index is durable in the ledger before anything is written. A shape batch is
+applied alone, after everything before it is on stable storage, and is there itself at the end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from wingsd.moves.batch import BatchKind, Index
+from wingsd.moves.batch_reader import Run
+from wingsd.moves.changes import apply_shape, begin, done
+from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
+from wingsd.moves.frames import Content, Shape, WholeFrame
+from wingsd.moves.ledger import LedgerWriter, RecordType, portions
+from wingsd.moves.ledger_file import LedgerFile
+from wingsd.moves.reading_back import FileOpener, differing, is_held
+from wingsd.moves.received import ReceivedBatches
+from wingsd.moves.recovery import Recovered
+from wingsd.moves.snapshot import snapshot
+from wingsd.moves.tree import MoveLimits, MoveTree
+
+__all__ = ["Applier", "MoveDestination"]
+
+
+class Applier(FileOpener, Protocol):
+    """What writes the tree: `applier.TreeApplier`."""
+
+    def shape(self, frame: Shape, *, makes: bool, again: bool) -> None:
+        """Apply a shape frame; `again` where it may have been applied before."""
+
+    def content(self, run: Run, tree: MoveTree) -> None:
+        """Write blocks that have arrived."""
+
+    def finish(self, tree: MoveTree) -> None:
+        """Set modes and times."""
+
+    def reopen(self, tree: MoveTree) -> None:
+        """Undo `finish` as far as it is in the way."""
+
+
+class MoveDestination:
+    """A partial copy that grows by batches. Calls come one at a time; several batches may be open.
+
+    `sync` returns when all that was written is on stable storage, such as syncfs(2). After any
+    error but BatchConflict, ShapeMissing, RoundIncomplete and RootMismatch the move must be opened
+    again, by a new object. `close` must be called; `applier` stays the caller's.
+    """
+
+    def __init__(
+        self, ledger: LedgerFile, found: Recovered, applier: Applier, sync: Callable[[], None]
+    ) -> None:
+        self._ledger = ledger
+        self._applier = applier
+        self._sync = sync
+        self.tree: MoveTree = found.tree
+        self.received: ReceivedBatches = found.received
+        #: The root of the round that was closed last.
+        self.roots = found.roots
+        self._undurable = set(found.undurable)
+        self._open: dict[int, Index] = {}
+        self._is_finished = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        ids: tuple[bytes, bytes],
+        limits: MoveLimits,
+        applier: Applier,
+        sync: Callable[[], None],
+        write: Callable[[int, bytes], int] = os.write,
+    ) -> MoveDestination:
+        """Begin a move, or go on with it. `ids` are those of the move and of the present boot.
+
+        What a crash has left unproven is read back; batches that are not held count as not
+        received. Raises LedgerDamaged, LedgerVersionUnknown and StorageError.
+        """
+        ledger, found = LedgerFile.open(path, *ids, limits, write=write)
+        made = cls(ledger, found, applier, sync)
+        try:
+            applier.reopen(found.tree)
+            made._resume(found)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    @property
+    def durable(self) -> int:
+        """The highest number up to which all batches are on stable storage."""
+        return min(self._undurable, default=self.received.upto + 1) - 1
+
+    @property
+    def ledger_size(self) -> int:
+        """Bytes of the ledger."""
+        return self._ledger.size
+
+    def begin(self, index: Index) -> bool:
+        """Begin a batch when its index has arrived; return False where it is here already.
+
+        A shape batch is applied at once. Of a data batch each run follows, and `end`. Raises
+        FrameRefused, BatchConflict, ShapeMissing, DiskLimitExceeded and StorageError.
+        """
+        if not self.received.admit(index):
+            return False
+        if index.number in self._open:
+            raise ShapeMissing(f"batch {index.number} is being received already; send it later")
+        self._check_open(index)
+        if self._is_finished:
+            self._applier.reopen(self.tree)
+            self._is_finished = False
+        if index.kind is BatchKind.SHAPE:
+            self._shape(index)
+            return True
+        for frame in index.contents:
+            begin(self.tree, frame)
+        self._ledger.append(RecordType.BATCH, index.raw, durable=True)
+        self.received.recorded(index)
+        self._open[index.number] = index
+        return True
+
+    def write(self, run: Run) -> None:
+        """Write blocks of a batch that was begun."""
+        self._applier.content(run, self.tree)
+
+    def end(self, index: Index) -> None:
+        """End a data batch, all of which was written."""
+        for frame in index.contents:
+            done(self.tree, frame)
+        self._ledger.append_numbers(RecordType.DONE, index.number)
+        del self._open[index.number]
+        self.received.add(index.number)
+        self._undurable.add(index.number)
+
+    def abandon(self, index: Index) -> None:
+        """Give a data batch up that has not ended: it may come again, with other contents too."""
+        if self._open.pop(index.number, None) is not None:
+            self._ledger.append_numbers(RecordType.LOST, index.number)
+            self.received.forget(index.number)
+
+    def checkpoint(self) -> None:
+        """Return when all batches that have ended are on stable storage."""
+        if self._undurable:
+            self._sync()
+            self._ledger.append_numbers(RecordType.CHECK, *sorted(self._undurable))
+            self._undurable.clear()
+
+    def close_round(self, in_round: int, last: int, root: bytes) -> None:
+        """Close a round whose last batch is `last`; doing so twice is allowed.
+
+        Raises RootMismatch where the root is another one, RoundIncomplete and BatchConflict.
+        """
+        if not self.received.check_round(in_round, last):
+            if self.roots.get(in_round) != root:
+                raise RootMismatch(f"round {in_round} was closed with another root")
+            return
+        if self._open or self.tree.slots:
+            raise RoundIncomplete("batches are still being received; ask again when they ended")
+        found = self.tree.root()
+        if found != root:
+            raise RootMismatch(
+                f"the root of round {in_round} is {found.hex()} here and {root.hex()} at the "
+                "source; compare the directories and send what differs"
+            )
+        self.checkpoint()
+        self._ledger.append_round(in_round, root)
+        self.received.close(in_round, last)
+        self.roots = {in_round: root}
+
+    def compact(self, move: bytes, boot: bytes) -> None:
+        """Write the ledger anew, without what a closed round has made obsolete.
+
+        Raises BatchConflict within a round.
+        """
+        received = self.received
+        if self._open or received.upto != received.closed or received.beyond:
+            raise BatchConflict("a round is open; the ledger is written anew between rounds")
+        in_round = received.round - 1
+
+        def records(writer: LedgerWriter) -> Iterator[bytes]:
+            yield writer.header(move)
+            yield writer.record(RecordType.OPENED, boot)
+            if in_round:
+                last, shape = received.closed, received.shape
+                yield writer.state(in_round, last, self.tree.last_number, shape)
+                for part in portions(snapshot(self.tree)):
+                    yield writer.record(RecordType.PART, part)
+                yield writer.record(RecordType.END)
+
+        self._ledger.replace(records)
+
+    def finish(self) -> None:
+        """Set modes and times, after the last round; return when all is on stable storage."""
+        self._applier.finish(self.tree)
+        self._is_finished = True
+        self._sync()
+
+    def differing(self) -> Iterator[bytes]:
+        """Read all files back; yield the paths of those that are not as they were sent."""
+        return differing(self._applier, self.tree)
+
+    def _shape(self, index: Index) -> None:
+        if self._open:
+            raise ShapeMissing(
+                f"shape {index.number} is applied alone, and other batches are being received; "
+                "send it again"
+            )
+        self.checkpoint()
+        makes = [apply_shape(self.tree, frame) for frame in index.shapes]
+        self._ledger.append(RecordType.BATCH, index.raw, durable=True)
+        self.received.recorded(index)
+        self._apply(index, makes, again=False)
+        self._shape_done(index)
+
+    def _apply(self, index: Index, makes: Iterable[bool], *, again: bool) -> None:
+        for frame, made in zip(index.shapes, makes, strict=True):
+            self._applier.shape(frame, makes=made, again=again)
+
+    def _shape_done(self, index: Index) -> None:
+        self._sync()
+        self._ledger.append_numbers(RecordType.DONE, index.number)
+        self._ledger.append_numbers(RecordType.CHECK, index.number)
+        self.received.add(index.number)
+
+    def _check_open(self, index: Index) -> None:
+        """Refuse contents that another open batch has, too: which comes last would be chance."""
+        if not self._open:
+            return
+        numbers = {_subject(frame) for frame in index.contents}
+        for other in self._open.values():
+            shared = numbers & {_subject(frame) for frame in other.contents}
+            if shared and _overlap(index, other, shared):
+                raise ShapeMissing(
+                    f"batch {index.number} has contents of batch {other.number}, which is being "
+                    "received; send it again"
+                )
+
+    def _resume(self, found: Recovered) -> None:
+        if found.unfinished is not None:
+            index, makes = found.unfinished
+            self._apply(index, makes, again=True)
+            self._undurable.discard(index.number)
+            self._shape_done(index)
+        for index in found.unproven:
+            was_done = index.number in self._undurable
+            if not is_held(self._applier, self.tree, index):
+                self._undurable.discard(index.number)
+                self._ledger.append_numbers(RecordType.LOST, index.number)
+                self.received.forget(index.number)
+                continue
+            for frame in index.contents:
+                done(self.tree, frame)
+            if not was_done:
+                self._ledger.append_numbers(RecordType.DONE, index.number)
+                self.received.add(index.number)
+                self._undurable.add(index.number)
+        self.checkpoint()
+
+
+def _subject(frame: Content) -> int | bytes:
+    return frame.path if isinstance(frame, WholeFrame) else frame.number
+
+
+def _overlap(index: Index, other: Index, shared: set[int | bytes]) -> bool:
+    """Return whether two batches have a path, or blocks of a file, in common."""
+    mine, others = _ranges(index, shared), _ranges(other, shared)
+    at = 0
+    for subject, first, end in mine:
+        while at < len(others) and others[at][::2] <= (subject, first):
+            at += 1
+        if at < len(others) and others[at][:2] < (subject, end):
+            return True
+    return False
+
+
+def _ranges(index: Index, shared: set[int | bytes]) -> list[tuple[str, int, int]]:
+    """Return subjects with their blocks, sorted."""
+    found = []
+    for frame in index.contents:
+        if (subject := _subject(frame)) in shared:
+            first, count = (0, 1) if isinstance(frame, WholeFrame) else (frame.first, frame.count)
+            found.append((repr(subject), first, first + count))
+    return sorted(found)

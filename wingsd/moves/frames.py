@@ -1,0 +1,367 @@
+"""Frames: single changes of a tree at the destination. Encoded and decoded, without their bytes.
+
+Shape frames change names, kinds and sizes, data frames contents. docs/moves.md has the layout.
+Paths are names below the root in one spelling: components joined by single slashes, none of them
+empty, `.` or `..`; the root itself is the empty path, for `DirectoryFrame` alone. Times are in
+nanoseconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+
+from attrs import frozen
+
+from wingsd.archive.policy import MAX_NAME, MemberRefused, link_text, member_path
+from wingsd.archive.tar_headers import LATEST
+from wingsd.moves.digests import BLOCK_SIZES, DIGEST, MAX_BLOCKS, UNKNOWN, WHOLE
+from wingsd.moves.errors import invalid, refused
+from wingsd.util.text import display
+
+__all__ = [
+    "MAX_MTIME",
+    "Content",
+    "DataFrame",
+    "DirectoryFrame",
+    "FileFrame",
+    "Frame",
+    "GoneFrame",
+    "HardFrame",
+    "LinkFrame",
+    "PutFrame",
+    "Shape",
+    "TakeFrame",
+    "WholeFrame",
+    "ZeroFrame",
+    "decode_frame",
+]
+
+MAX_MTIME = LATEST * 1_000_000_000
+"""The latest modification time; the earliest is the negative of it."""
+
+_TYPE = Struct("<B")
+_DIR = Struct("<Hq")
+_FILE = Struct("<IHqQI")
+_LINK = Struct("<q")
+_SLOT = Struct("<I")
+_WHOLE = Struct("<HqI")
+_DATA = Struct("<IIIII")
+_ZERO = Struct("<III")
+_LENGTH = Struct("<H")
+
+_MAX_MODE = 0o1777
+_MAX_SIZE = (1 << 63) - 1
+
+
+def _text(text: bytes) -> bytes:
+    return _LENGTH.pack(len(text)) + text
+
+
+@frozen(repr=False)
+class DirectoryFrame:
+    """`DIR`: makes a directory, or sets what an existing one is to have at the end."""
+
+    path: bytes
+    mode: int
+    mtime: int
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x01" + _text(self.path) + _DIR.pack(self.mode, self.mtime)
+
+
+@frozen(repr=False)
+class FileFrame:
+    """`FILE`: makes a file that comes in parts and binds `number` to it, or sets its metadata."""
+
+    number: int
+    path: bytes
+    mode: int
+    mtime: int
+    size: int
+    block_size: int
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        meta = (self.mode, self.mtime, self.size, self.block_size)
+        return b"\x02" + _text(self.path) + _FILE.pack(self.number, *meta)
+
+
+@frozen(repr=False)
+class LinkFrame:
+    """`LINK`: makes a symlink, which is never followed."""
+
+    path: bytes
+    target: bytes
+    mtime: int
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x03" + _text(self.path) + _text(self.target) + _LINK.pack(self.mtime)
+
+
+@frozen(repr=False)
+class HardFrame:
+    """`HARD`: makes one more name of the file or symlink `first`."""
+
+    path: bytes
+    first: bytes
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x04" + _text(self.path) + _text(self.first)
+
+
+@frozen(repr=False)
+class TakeFrame:
+    """`TAKE`: the first half of a move: takes a file out of the tree and keeps it in `slot`."""
+
+    path: bytes
+    slot: int
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x05" + _text(self.path) + _SLOT.pack(self.slot)
+
+
+@frozen(repr=False)
+class PutFrame:
+    """`PUT`: the second half of a move: gives what is in `slot` its new path."""
+
+    path: bytes
+    slot: int
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x06" + _text(self.path) + _SLOT.pack(self.slot)
+
+
+@frozen(repr=False)
+class GoneFrame:
+    """`GONE`: removes a name; of a directory all below it as well."""
+
+    path: bytes
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x07" + _text(self.path)
+
+
+@frozen(repr=False)
+class WholeFrame:
+    """`WHOLE`: a file of at most `WHOLE` bytes, written anew; `digest` is that of its bytes."""
+
+    path: bytes
+    mode: int
+    mtime: int
+    size: int
+    digest: bytes
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        meta = _WHOLE.pack(self.mode, self.mtime, self.size)
+        return b"\x10" + _text(self.path) + meta + self.digest
+
+
+@frozen(repr=False)
+class DataFrame:
+    """`DATA`: consecutive blocks of a file, the last one `last` bytes long."""
+
+    number: int
+    first: int
+    block_size: int
+    last: int
+    digests: bytes
+
+    @property
+    def count(self) -> int:
+        """The number of blocks."""
+        return len(self.digests) // DIGEST
+
+    @property
+    def size(self) -> int:
+        """The bytes of all blocks."""
+        return (self.count - 1) * self.block_size + self.last
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        head = _DATA.pack(self.number, self.first, self.count, self.block_size, self.last)
+        return b"\x11" + head + self.digests
+
+
+@frozen(repr=False)
+class ZeroFrame:
+    """`ZERO`: consecutive blocks of a file that have only zeros."""
+
+    number: int
+    first: int
+    count: int
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x12" + _ZERO.pack(self.number, self.first, self.count)
+
+
+Content = WholeFrame | DataFrame | ZeroFrame
+Shape = DirectoryFrame | FileFrame | LinkFrame | HardFrame | TakeFrame | PutFrame | GoneFrame
+Frame = Shape | Content
+
+
+class _Cursor:
+    """Reads fields of an index. Raises BatchInvalid at its end."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data = data
+        self.at = at
+
+    def unpack(self, form: Struct) -> tuple[int, ...]:
+        return form.unpack(self.take(form.size))
+
+    def take(self, size: int) -> bytes:
+        start, self.at = self.at, self.at + size
+        if self.at > len(self.data):
+            raise invalid("its index ends in the middle of a frame")
+        return self.data[start : self.at]
+
+    def text(self) -> bytes:
+        (length,) = self.unpack(_LENGTH)
+        return self.take(length)
+
+    def path(self) -> bytes:
+        path = self.text()
+        try:
+            parts = member_path(path)
+        except MemberRefused as error:
+            raise refused(error.detail) from None
+        if b"/".join(parts) != path:
+            raise refused(f"the path {display(path)} is not in its one spelling")
+        return path
+
+
+def decode_frame(data: bytes, at: int) -> tuple[Frame, int]:
+    """Return the frame at a position of an index, and the position after it.
+
+    Raises BatchInvalid and FrameRefused.
+    """
+    cursor = _Cursor(data, at)
+    (kind,) = cursor.unpack(_TYPE)
+    decode = _DECODERS.get(kind)
+    if decode is None:
+        raise invalid(f"it has a frame of the unknown type {kind}")
+    frame = decode(cursor)
+    return frame, cursor.at
+
+
+def _directory(cursor: _Cursor) -> DirectoryFrame:
+    empty = cursor.data[cursor.at : cursor.at + _LENGTH.size] == bytes(_LENGTH.size)
+    path = cursor.text() if empty else cursor.path()
+    mode, mtime = cursor.unpack(_DIR)
+    return DirectoryFrame(path, _mode(mode, path), _mtime(mtime, path))
+
+
+def _file(cursor: _Cursor) -> FileFrame:
+    path = cursor.path()
+    number, mode, mtime, size, block_size = cursor.unpack(_FILE)
+    if not number:
+        raise refused(f"{display(path)} has the number 0")
+    if block_size not in BLOCK_SIZES:
+        raise refused(f"{display(path)} has blocks of {block_size} bytes")
+    if size > min(_MAX_SIZE, MAX_BLOCKS * block_size):
+        raise refused(f"{display(path)} has {size} bytes, too many for its blocks")
+    return FileFrame(number, path, _mode(mode, path), _mtime(mtime, path), size, block_size)
+
+
+def _link(cursor: _Cursor) -> LinkFrame:
+    path, target = cursor.path(), cursor.text()
+    try:
+        link_text(target, path)
+    except MemberRefused as error:
+        raise refused(error.detail) from None
+    (mtime,) = cursor.unpack(_LINK)
+    return LinkFrame(path, target, _mtime(mtime, path))
+
+
+def _hard(cursor: _Cursor) -> HardFrame:
+    return HardFrame(cursor.path(), cursor.path())
+
+
+def _take(cursor: _Cursor) -> TakeFrame:
+    return TakeFrame(cursor.path(), *cursor.unpack(_SLOT))
+
+
+def _put(cursor: _Cursor) -> PutFrame:
+    return PutFrame(cursor.path(), *cursor.unpack(_SLOT))
+
+
+def _gone(cursor: _Cursor) -> GoneFrame:
+    return GoneFrame(cursor.path())
+
+
+def _whole(cursor: _Cursor) -> WholeFrame:
+    path = cursor.path()
+    mode, mtime, size = cursor.unpack(_WHOLE)
+    if size > WHOLE:
+        raise refused(f"{display(path)} has {size} bytes, too many for one frame")
+    digest = _known(cursor.take(DIGEST))
+    return WholeFrame(path, _mode(mode, path), _mtime(mtime, path), size, digest)
+
+
+def _data(cursor: _Cursor) -> DataFrame:
+    number, first, count, block_size, last = cursor.unpack(_DATA)
+    if block_size not in BLOCK_SIZES:
+        raise refused(f"file {number} has blocks of {block_size} bytes")
+    if not 0 < last <= block_size:
+        raise invalid(f"the last block of file {number} has {last} bytes")
+    _check_range(number, first, count)
+    return DataFrame(number, first, block_size, last, _known(cursor.take(count * DIGEST)))
+
+
+def _zero(cursor: _Cursor) -> ZeroFrame:
+    number, first, count = cursor.unpack(_ZERO)
+    _check_range(number, first, count)
+    return ZeroFrame(number, first, count)
+
+
+_DECODERS: dict[int, Callable[[_Cursor], Frame]] = {
+    0x01: _directory,
+    0x02: _file,
+    0x03: _link,
+    0x04: _hard,
+    0x05: _take,
+    0x06: _put,
+    0x07: _gone,
+    0x10: _whole,
+    0x11: _data,
+    0x12: _zero,
+}
+
+
+def _check_range(number: int, first: int, count: int) -> None:
+    if not count:
+        raise invalid(f"a frame of file {number} has no blocks")
+    if first + count > MAX_BLOCKS:
+        raise refused(f"file {number} has more than {MAX_BLOCKS} blocks")
+
+
+def _known(digests: bytes) -> bytes:
+    if UNKNOWN in digests:
+        for at in range(0, len(digests), DIGEST):
+            if digests[at : at + DIGEST] == UNKNOWN:
+                raise invalid("a digest has only zeros")
+    return digests
+
+
+def _mode(mode: int, path: bytes) -> int:
+    if mode > _MAX_MODE:
+        raise refused(f"{display(path)} has the mode {mode:o}")
+    return mode
+
+
+def _mtime(mtime: int, path: bytes) -> int:
+    if not -MAX_MTIME <= mtime <= MAX_MTIME:
+        raise refused(f"the modification time of {display(path)} is out of range")
+    return mtime
+
+
+assert MAX_NAME < 1 << 16  # noqa: S101 - lengths of paths have 16 bits

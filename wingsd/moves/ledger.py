@@ -1,0 +1,228 @@
+"""The records of a ledger: what the destination of a move holds. Encoded and decoded, pure.
+
+A record has a head (length of its payload, type, CRC of both), the payload and its CRC. Each CRC
+goes on from the one before, so records cannot be dropped or exchanged unseen. What a crash leaves
+of the last record is told from damage: a crash only shortens the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from struct import Struct
+from zlib import crc32
+
+from attrs import frozen
+
+from wingsd.moves.batch import MAX_FRAMES, MAX_INDEX, BatchKind, make_index
+from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown
+from wingsd.moves.frames import Content, Frame
+
+__all__ = [
+    "HEADER",
+    "ID",
+    "VERSION",
+    "LedgerReader",
+    "LedgerWriter",
+    "Record",
+    "RecordType",
+    "portions",
+]
+
+VERSION = 1
+"""The version of the records, and of the frames in them."""
+
+ID = 16
+"""Bytes of a move's id, and of a boot's."""
+
+HEADER = Struct("<8sHH16sI")
+"""The file's header: magic, version, two zero bytes, the move's id, the CRC of these."""
+
+_MAGIC = b"WMVLEDGR"
+_HEAD = Struct("<IB")
+_CRC = Struct("<I")
+_NUMBER = Struct("<Q")
+_ROUND = Struct("<I32s")
+_STATE = Struct("<IQIQ")
+_MAX_PAYLOAD = MAX_INDEX
+_PORTION = 1 << 20
+
+
+class RecordType(Enum):
+    """What a record says."""
+
+    OPENED = 1  #: a boot's id: the records that follow were written in this boot
+    BATCH = 2  #: the index of a batch, before any of it is written
+    DONE = 3  #: a batch's number: it is written
+    CHECK = 4  #: numbers: these batches are on stable storage
+    LOST = 5  #: a batch's number: it must come again, its blocks are unknown
+    ROUND = 6  #: a round's number and root: the round is closed
+    STATE = 7  #: round, last batch, last file number, last shape: a snapshot follows
+    PART = 8  #: an index of a snapshot
+    END = 9  #: the end of a snapshot
+
+
+@frozen(repr=False)
+class Record:
+    """One record; `end` is the position after it."""
+
+    type: RecordType
+    payload: bytes
+    end: int = 0
+
+    def number(self) -> int:
+        """Return the number of a DONE or LOST record."""
+        return int(_NUMBER.unpack(self._sized(_NUMBER.size))[0])
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of a CHECK record."""
+        if len(self.payload) % _NUMBER.size:
+            raise self.damaged("a CHECK record has an odd length")
+        return tuple(each[0] for each in _NUMBER.iter_unpack(self.payload))
+
+    def round_and_root(self) -> tuple[int, bytes]:
+        """Return the round of a ROUND record, and its root."""
+        number, root = _ROUND.unpack(self._sized(_ROUND.size))
+        return number, root
+
+    def state(self) -> tuple[int, int, int, int]:
+        """Return round, last batch, last file number and last shape of a STATE record."""
+        in_round, batch, number, shape = _STATE.unpack(self._sized(_STATE.size))
+        return in_round, batch, number, shape
+
+    def boot(self) -> bytes:
+        """Return the boot's id of an OPENED record."""
+        return self._sized(ID)
+
+    def damaged(self, detail: str) -> LedgerDamaged:
+        """Return the error of a record that makes no sense."""
+        return LedgerDamaged(self.end, detail)
+
+    def _sized(self, size: int) -> bytes:
+        if len(self.payload) != size:
+            raise self.damaged(f"a {self.type.name} record has {len(self.payload)} bytes")
+        return self.payload
+
+
+class LedgerWriter:
+    """Encodes records one after the other. Begins anew, or goes on behind a reader's last one."""
+
+    def __init__(self, chain: int = 0) -> None:
+        self._chain = chain
+
+    def header(self, move: bytes) -> bytes:
+        """Return the file's header for a move's id."""
+        start = HEADER.pack(_MAGIC, VERSION, 0, move, 0)[: -_CRC.size]
+        self._chain = crc32(start)
+        return start + _CRC.pack(self._chain)
+
+    def record(self, kind: RecordType, payload: bytes = b"") -> bytes:
+        """Return one record."""
+        head = _HEAD.pack(len(payload), kind.value)
+        middle = crc32(head, self._chain)
+        self._chain = crc32(payload, middle)
+        return b"".join((head, _CRC.pack(middle), payload, _CRC.pack(self._chain)))
+
+    def number(self, kind: RecordType, *numbers: int) -> bytes:
+        """Return a DONE, LOST or CHECK record."""
+        return self.record(kind, b"".join(map(_NUMBER.pack, numbers)))
+
+    def closed(self, in_round: int, root: bytes) -> bytes:
+        """Return a ROUND record."""
+        return self.record(RecordType.ROUND, _ROUND.pack(in_round, root))
+
+    def state(self, in_round: int, batch: int, number: int, shape: int) -> bytes:
+        """Return a STATE record."""
+        return self.record(RecordType.STATE, _STATE.pack(in_round, batch, number, shape))
+
+
+class LedgerReader:
+    """Reads records from the bytes of a ledger, in pieces of any size.
+
+    `end` is the position after the last whole record: what follows is of a write that was cut off.
+    """
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._kept = bytearray()
+        self._at = 0
+        #: The move's id, None where not even the header is whole.
+        self.move: bytes | None = None
+        self.end = self.chain = 0
+
+    def records(self) -> Iterator[Record]:
+        """Yield every record.
+
+        Raises LedgerDamaged for anything but a cut, and LedgerVersionUnknown.
+        """
+        header = self._take(HEADER.size)
+        if header is None:
+            return
+        self._header(header)
+        size = _HEAD.size + _CRC.size
+        while (head := self._take(size)) is not None:
+            length, kind = _HEAD.unpack_from(head)
+            chain = crc32(head[: _HEAD.size], self.chain)
+            if _CRC.pack(chain) != head[_HEAD.size :] or length > _MAX_PAYLOAD:
+                raise self._damaged("the head of a record does not fit its CRC")
+            body = self._take(length + _CRC.size)
+            if body is None:
+                return
+            payload = body[:length]
+            chain = crc32(payload, chain)
+            if _CRC.pack(chain) != body[length:]:
+                raise self._damaged("a record does not fit its CRC")
+            if kind not in _TYPES:
+                raise self._damaged(f"a record has the unknown type {kind}")
+            self.chain, self.end = chain, self.end + size + len(body)
+            yield Record(RecordType(kind), payload, self.end)
+
+    def _header(self, header: bytes) -> None:
+        magic, version, reserved, move, crc = HEADER.unpack(header)
+        if magic != _MAGIC or crc != crc32(header[: -_CRC.size]):
+            raise self._damaged("it does not begin as a ledger does")
+        if version != VERSION or reserved:
+            raise LedgerVersionUnknown(version, VERSION)
+        self.move, self.end, self.chain = move, HEADER.size, crc
+
+    def _take(self, size: int) -> bytes | None:
+        """Return the next bytes, None where the file ends before."""
+        while len(self._kept) - self._at < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return None
+            del self._kept[: self._at]
+            self._at = 0
+            self._kept += piece
+        start, self._at = self._at, self._at + size
+        return bytes(self._kept[start : self._at])
+
+    def _damaged(self, detail: str) -> LedgerDamaged:
+        return LedgerDamaged(self.end, detail)
+
+
+_TYPES = frozenset(each.value for each in RecordType)
+
+
+def portions(frames: Iterable[Frame]) -> Iterator[bytes]:
+    """Yield the indexes of a snapshot's frames, of one kind each, in records of about a MiB."""
+    gathered: list[Frame] = []
+    size = 0
+    for frame in frames:
+        is_data = isinstance(frame, Content)
+        if gathered and (
+            size >= _PORTION
+            or len(gathered) >= MAX_FRAMES
+            or isinstance(gathered[0], Content) is not is_data
+        ):
+            yield _part(gathered)
+            gathered, size = [], 0
+        gathered.append(frame)
+        size += len(frame.encode())
+    if gathered:
+        yield _part(gathered)
+
+
+def _part(frames: list[Frame]) -> bytes:
+    kind = BatchKind.DATA if isinstance(frames[0], Content) else BatchKind.SHAPE
+    return make_index(kind, 1, 1, 0, frames).raw

@@ -1,0 +1,176 @@
+"""A ledger on the disk: appended to, cut where a write was cut off, and written anew. Blocking."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+
+from wingsd.errors import StorageError
+from wingsd.moves.errors import LedgerDamaged
+from wingsd.moves.ledger import LedgerReader, LedgerWriter, RecordType
+from wingsd.moves.recovery import Recovered, recover
+from wingsd.moves.tree import MoveLimits
+from wingsd.util.text import disk_advice
+
+__all__ = ["LedgerFile"]
+
+_PIECE = 1 << 20
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class LedgerFile:
+    """The ledger of one move. `close` must be called. Methods raise StorageError.
+
+    After an error nothing more can be appended: the file must be opened again.
+    """
+
+    def __init__(
+        self, path: str, fd: int, *, write: Callable[[int, bytes], int] = os.write
+    ) -> None:
+        self._path = path
+        self._fd = fd
+        self._write = write
+        self._writer = LedgerWriter()
+        self._is_usable = True
+        #: Bytes of the file.
+        self.size = 0
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        move: bytes,
+        boot: bytes,
+        limits: MoveLimits,
+        *,
+        write: Callable[[int, bytes], int] = os.write,
+    ) -> tuple[LedgerFile, Recovered]:
+        """Open the ledger of the move with the id `move`, or make it; return what it proves.
+
+        Raises LedgerDamaged, also for the ledger of another move, and LedgerVersionUnknown. The
+        file is not changed then.
+        """
+        try:
+            fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _failed(path, error) from error
+        ledger = cls(path, fd, write=write)
+        try:
+            return ledger, ledger._recover(move, boot, limits)
+        except BaseException:
+            ledger.close()
+            raise
+
+    def _recover(self, move: bytes, boot: bytes, limits: MoveLimits) -> Recovered:
+        reader = LedgerReader(self._pieces())
+        found = recover(reader, boot, limits)
+        if reader.move not in (None, move):
+            raise LedgerDamaged(0, "it is of another move")
+        try:
+            os.ftruncate(self._fd, reader.end)
+            os.lseek(self._fd, reader.end, os.SEEK_SET)
+        except OSError as error:
+            raise _failed(self._path, error) from error
+        self.size = reader.end
+        self._writer = LedgerWriter(reader.chain)
+        if reader.move is None:
+            self._append(self._writer.header(move))
+        self.append(RecordType.OPENED, boot, durable=True)
+        if reader.move is None:
+            self._sync_directory()
+        return found
+
+    def append(self, kind: RecordType, payload: bytes, *, durable: bool = False) -> None:
+        """Append a record; with `durable` return when it is on stable storage."""
+        self._append(self._writer.record(kind, payload))
+        if durable:
+            self._flush()
+
+    def append_numbers(self, kind: RecordType, *numbers: int) -> None:
+        """Append a DONE, LOST or CHECK record."""
+        self._append(self._writer.number(kind, *numbers))
+
+    def append_round(self, in_round: int, root: bytes) -> None:
+        """Append a ROUND record; return when it is on stable storage."""
+        self._append(self._writer.closed(in_round, root))
+        self._flush()
+
+    def replace(self, records: Callable[[LedgerWriter], Iterable[bytes]]) -> None:
+        """Write the file anew with what `records` yields for a new writer, header first.
+
+        The old file stays until the new one is whole and on stable storage.
+        """
+        new, writer = f"{self._path}.new", LedgerWriter()
+        size = 0
+        try:
+            fd = os.open(new, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                for record in records(writer):
+                    self._write_all(fd, record)
+                    size += len(record)
+                os.fsync(fd)
+                os.rename(new, self._path)
+            except BaseException:
+                os.close(fd)
+                with suppress(OSError):
+                    os.unlink(new)
+                raise
+        except OSError as error:
+            raise _failed(self._path, error) from error
+        os.close(self._fd)
+        self._fd, self._writer, self.size = fd, writer, size
+        self._sync_directory()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _append(self, data: bytes) -> None:
+        if not self._is_usable:
+            raise StorageError(
+                "the ledger of the move could not be written before; the move must be resumed"
+            )
+        self._is_usable = False
+        try:
+            self._write_all(self._fd, data)
+        except OSError as error:
+            raise _failed(self._path, error) from error
+        self._is_usable = True
+        self.size += len(data)
+
+    def _write_all(self, fd: int, data: bytes) -> None:
+        written = self._write(fd, data)
+        while written < len(data):
+            written += self._write(fd, data[written:])
+
+    def _flush(self) -> None:
+        self._is_usable = False
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise _failed(self._path, error) from error
+        self._is_usable = True
+
+    def _sync_directory(self) -> None:
+        try:
+            fd = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise _failed(self._path, error) from error
+
+    def _pieces(self) -> Iterator[bytes]:
+        at = 0
+        try:
+            while piece := os.pread(self._fd, _PIECE, at):
+                at += len(piece)
+                yield piece
+        except OSError as error:
+            raise _failed(self._path, error) from error
+
+
+def _failed(path: str, error: OSError) -> StorageError:
+    return StorageError(f"{path}: {disk_advice(error)}")
