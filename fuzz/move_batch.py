@@ -223,10 +223,11 @@ def _send(move: MoveDestination, index: Index, data: bytes) -> None:
         for event in reader.feed(piece):
             if not isinstance(event, Index):
                 move.write(event)
-            elif not move.begin(event):
+            elif event.kind is BatchKind.DATA and not move.begin(event):
                 return
-    reader.finish()
-    if index.kind is BatchKind.DATA:
+    if reader.finish().kind is BatchKind.SHAPE:
+        move.begin(index)
+    else:
         move.end(index)
 
 

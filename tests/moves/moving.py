@@ -66,8 +66,12 @@ class Destination:
         self.limits = limits
         self.boot = BOOT
         self.write: Callable[[int, bytes], int] = os.write
+        self.synced: Callable[[], object] = lambda: None
         for each in (place, self.tree, place / "aside"):
             each.mkdir(exist_ok=True)
+
+    def sync(self) -> None:
+        self.synced()
 
     def open(self) -> Opened:
         return Opened(self)
@@ -85,17 +89,13 @@ class Opened:
             applier = self._stack.enter_context(
                 closing(TreeApplier(fds[0], fds[1], None, OpenatOpener()))
             )
-            self.syncs = 0
             opened = MoveDestination.open(
-                str(of.place / "ledger"), (MOVE, of.boot), of.limits, applier, self._sync, of.write
+                str(of.place / "ledger"), (MOVE, of.boot), of.limits, applier, of.sync, of.write
             )
             self.of = self._stack.enter_context(closing(opened))
         except BaseException:
             self._stack.close()
             raise
-
-    def _sync(self) -> None:
-        self.syncs += 1
 
     def __enter__(self) -> MoveDestination:
         return self.of
@@ -118,17 +118,18 @@ def feed(
             for event in reader.feed(piece):
                 if not isinstance(event, Index):
                     to.write(event)
-                    continue
-                if not to.begin(event):
-                    return False
-                begun = event if event.kind is BatchKind.DATA else None
-        reader.finish()
+                elif event.kind is BatchKind.DATA:
+                    if not to.begin(event):
+                        return False
+                    begun = event
+        index = reader.finish()
     except Exception:
         if begun is not None:
             to.abandon(begun)
         raise
-    if begun is not None:
-        to.end(begun)
+    if begun is None:
+        return to.begin(index)
+    to.end(begun)
     return True
 
 

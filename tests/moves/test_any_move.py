@@ -14,7 +14,7 @@ from tests.moves.moving import BOOT, MOVE, Destination, Source, send_all
 from tests.support.archives import seen
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(change, max_size=12), min_size=1, max_size=4), st.integers(0, 10**6))
 def test_any_trees_arrive_in_any_order_of_batches(
     tmp_path_factory: pytest.TempPathFactory,

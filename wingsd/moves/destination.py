@@ -106,8 +106,9 @@ class MoveDestination:
     def begin(self, index: Index) -> bool:
         """Begin a batch when its index has arrived; return False where it is here already.
 
-        A shape batch is applied at once. Of a data batch each run follows, and `end`. Raises
-        FrameRefused, BatchConflict, ShapeMissing, DiskLimitExceeded and StorageError.
+        A shape batch is applied at once, so its end must have arrived as well. Of a data batch
+        each run follows, and `end`. Raises FrameRefused, BatchConflict, ShapeMissing,
+        DiskLimitExceeded and StorageError.
         """
         if not self.received.admit(index):
             return False
@@ -247,7 +248,6 @@ class MoveDestination:
         if found.unfinished is not None:
             index, makes = found.unfinished
             self._apply(index, makes, again=True)
-            self._undurable.discard(index.number)
             self._shape_done(index)
         for index in found.unproven:
             was_done = index.number in self._undurable

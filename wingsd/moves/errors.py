@@ -132,7 +132,7 @@ class FileChanged(StorageError):
 
 def invalid(reason: str) -> BatchInvalid:
     """Return the error of a batch that no source makes."""
-    return BatchInvalid(f"{reason}; nothing of the batch was taken, update both nodes")
+    return BatchInvalid(f"{reason}; send the batch again, and update both nodes if that fails")
 
 
 def damaged(what: str) -> BatchDamaged:

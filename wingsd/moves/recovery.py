@@ -89,8 +89,8 @@ class _Replay:
         found = self._found
         for index, written_in, is_done in self._open.values():
             if index.kind is BatchKind.SHAPE:
-                found.unfinished = (index, self._made)
-                found.received.discard(index.number)
+                # DONE is written when all of it is on stable storage
+                found.unfinished = None if is_done else (index, self._made)
             elif not is_done or written_in != boot:
                 found.unproven.append(index)
                 self._forget(index)

@@ -1,0 +1,187 @@
+"""Ledgers: a cut leaves what was before it, other faults are found, newer ones left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+from itertools import pairwise
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from tests.moves.moving import BOOT, LIMITS, MOVE, Destination, Source, feed
+from tests.support.archives import in_blocks
+from wingsd.errors import StorageError
+from wingsd.moves.errors import BatchConflict, LedgerDamaged, LedgerVersionUnknown
+from wingsd.moves.ledger import HEADER, LedgerReader, LedgerWriter, RecordType
+from wingsd.moves.ledger_file import LedgerFile
+from wingsd.moves.recovery import recover
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the ledger of a move of two rounds, the second one open."""
+    root = tmp_path_factory.mktemp("source")
+    (root / "d").mkdir()
+    (root / "d/file").write_bytes(b"x" * 20_000)
+    os.link(root / "d/file", root / "hard")
+    (root / "small").write_bytes(b"small")
+    (root / "link").symlink_to("small")
+    source = Source(root=root)
+    destination = Destination(tmp_path_factory.mktemp("destination"))
+    with destination.open() as to:
+        for batch in source.round():
+            feed(to, batch.pieces())
+        to.close_round(1, source.filler.number, source.sent.root())
+        (root / "small").rename(root / "d/small")
+        for batch in source.round():
+            feed(to, batch.pieces())
+    return (destination.place / "ledger").read_bytes()
+
+
+def records(data: bytes) -> list[tuple[RecordType, bytes, int]]:
+    return [
+        (each.type, each.payload, each.end) for each in LedgerReader(in_blocks(data, 7)).records()
+    ]
+
+
+def test_a_ledger_that_is_cut_anywhere_says_what_was_before(ledger: bytes) -> None:
+    whole = records(ledger)
+    assert {kind for kind, _, _ in whole} >= {RecordType.BATCH, RecordType.CHECK, RecordType.ROUND}
+    for end in range(len(ledger)):
+        assert records(ledger[:end]) == [each for each in whole if each[2] <= end]
+        recover(LedgerReader([ledger[:end]]), BOOT, LIMITS)
+
+
+def test_a_changed_byte_is_found_anywhere(ledger: bytes) -> None:
+    random_ = random.Random(1)
+    for at in range(len(ledger)):
+        changed = bytearray(ledger)
+        changed[at] ^= random_.randrange(1, 256)
+        with pytest.raises((LedgerDamaged, LedgerVersionUnknown)):
+            records(bytes(changed))
+
+
+def test_a_record_cannot_be_dropped_or_repeated(ledger: bytes) -> None:
+    ends = [HEADER.size, *(end for _, _, end in records(ledger))]
+    for start, end in pairwise(ends[:-1]):
+        with pytest.raises(LedgerDamaged):
+            records(ledger[:start] + ledger[end:])
+        with pytest.raises(LedgerDamaged):
+            records(ledger[:end] + ledger[start:])
+
+
+def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    writer = LedgerWriter()
+    newer = bytearray(writer.header(MOVE) + writer.record(RecordType.OPENED, BOOT))
+    newer[8] = 2
+    end = HEADER.size - 4
+    newer[end : HEADER.size] = crc32(newer[:end]).to_bytes(4, "little")
+    path.write_bytes(newer)
+    with pytest.raises(LedgerVersionUnknown, match="it has version 2"):
+        LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
+    assert path.read_bytes() == newer
+
+
+def test_a_damaged_ledger_is_left_alone(tmp_path: Path, ledger: bytes) -> None:
+    path = tmp_path / "ledger"
+    damaged = ledger[:200] + bytes([ledger[200] ^ 1]) + ledger[201:]
+    path.write_bytes(damaged)
+    with pytest.raises(LedgerDamaged):
+        LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
+    assert path.read_bytes() == damaged
+
+
+def test_the_ledger_of_another_move_is_refused(tmp_path: Path, ledger: bytes) -> None:
+    path = tmp_path / "ledger"
+    path.write_bytes(ledger)
+    with pytest.raises(LedgerDamaged, match="of another move"):
+        LedgerFile.open(str(path), b"n" * 16, BOOT, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        [(RecordType.DONE, bytes(8))],
+        [(RecordType.DONE, b"short")],
+        [(RecordType.LOST, bytes(8))],
+        [(RecordType.CHECK, bytes(8))],
+        [(RecordType.CHECK, b"odd")],
+        [(RecordType.ROUND, bytes(36))],
+        [(RecordType.ROUND, b"short")],
+        [(RecordType.BATCH, b"nonsense")],
+        [(RecordType.PART, b"")],
+        [(RecordType.END, b"")],
+        [(RecordType.STATE, b"short")],
+        [(RecordType.STATE, bytes(24))],
+        [(RecordType.STATE, bytes(24)), (RecordType.DONE, bytes(8))],
+        [(RecordType.STATE, bytes(24)), (RecordType.PART, b"nonsense")],
+    ],
+    ids=lambda story: " ".join(kind.name for kind, _ in story),
+)
+def test_records_that_make_no_sense_are_refused(story: list[tuple[RecordType, bytes]]) -> None:
+    writer = LedgerWriter()
+    data = writer.header(MOVE) + b"".join(writer.record(*record) for record in story)
+    with pytest.raises(LedgerDamaged):
+        recover(LedgerReader([data]), BOOT, LIMITS)
+
+
+def test_after_a_failed_write_nothing_more_is_appended(tmp_path: Path) -> None:
+    destination = Destination(tmp_path)
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    ledger, _ = LedgerFile.open(str(tmp_path / "ledger"), MOVE, BOOT, LIMITS)
+    size = ledger.size
+    ledger.close()
+    fd = os.open(tmp_path / "ledger", os.O_RDWR)
+    broken = LedgerFile(str(tmp_path / "ledger"), fd, write=full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        broken.append(RecordType.DONE, bytes(8))
+    with pytest.raises(StorageError, match="must be resumed"):
+        broken.append(RecordType.DONE, bytes(8))
+    broken.close()
+    assert os.path.getsize(tmp_path / "ledger") == size
+    with destination.open() as to:
+        assert to.received.upto == 0
+
+
+def test_a_ledger_is_small_and_is_written_anew_between_rounds(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    root.mkdir()
+    data = random.Random(1).randbytes(1 << 20)
+    with (root / "world").open("wb") as file:
+        for _ in range(16):
+            file.write(data)
+    for n in range(100):
+        (root / f"chunk-{n:04}").write_bytes(data[n : n + 500])
+    source = Source(4 << 20, root)
+    destination = Destination(tmp_path / "destination")
+    with destination.open() as to:
+        sizes = []
+        for in_round in (1, 2, 3):
+            for batch in source.round():
+                feed(to, batch.pieces())
+            if in_round == 1:
+                with pytest.raises(BatchConflict):
+                    to.compact(MOVE, BOOT)
+            to.close_round(in_round, source.filler.number, source.sent.root())
+            sizes.append(to.ledger_size)
+            with (root / "world").open("r+b") as file:
+                file.write(b"%d" % in_round * 200_000)
+        # 16 bytes for each of 4,096 blocks, and of each small file its name and 34 bytes
+        assert sizes[0] < 16.6 * 4096 + 100 * (10 + 36) + 2000
+        assert sizes[2] - sizes[1] < 49 * 16.6 + 1000
+        to.compact(MOVE, BOOT)
+        assert to.ledger_size < sizes[0]
+        root_before = to.tree.root()
+    with destination.open() as to:
+        assert to.tree.root() == root_before == source.sent.root()
+        assert to.received.round == 4
+        for batch in source.round():
+            feed(to, batch.pieces())
+        to.close_round(4, source.filler.number, source.sent.root())
+        assert list(to.differing()) == []
