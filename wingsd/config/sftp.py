@@ -8,7 +8,6 @@ from wingsd.config.validators import (
     Seconds,
     not_empty,
     not_negative,
-    one_of,
     port,
     positive,
 )
@@ -70,10 +69,6 @@ class SftpConfig:
     key_only: bool = False
     #: The same; Calagopus' nodes have this name for it.
     disable_password_auth: bool = False
-    #: The kind of the host key. It is `ed25519` in all families.
-    key_algorithm: str = attrs.field(
-        default="ssh-ed25519", validator=one_of("ssh-ed25519", "ed25519")
-    )
     #: The maximum number of entries in the listing of one directory; further ones are left out.
     directory_entry_limit: int = attrs.field(default=20_000, validator=positive)
     #: The maximum number of entries in one answer to a client.

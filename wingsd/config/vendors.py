@@ -114,6 +114,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             "max_message_size max_frame_size read_buffer_size authentication_timeout "
             "unauthenticated_connections_per_ip max_connections_total"
         ),
+        "system.sftp": "key_algorithm",
         "system.sftp.shell": "enabled",
         "system.sftp.shell.cli": "name",
         "system.backups": "read_limit",

@@ -10,6 +10,7 @@ import base64
 import re
 import secrets
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import attrs
@@ -21,6 +22,7 @@ from wingsd.config import CALAGOPUS, Config
 from wingsd.errors import Forbidden, StorageError, WingsdError
 from wingsd.files.denylist import denylist_lines
 from wingsd.filesystem.errors import TreeTooLarge
+from wingsd.panel.http_client import PanelRefused
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
@@ -36,6 +38,11 @@ __all__ = ["GrantedLogin", "LoginPanel", "LoginRefused", "SftpLogins", "check_se
 _CALLS = 8
 _WAITING = 256
 _USERNAME = re.compile(r"(.+)\.([a-z0-9]{8})", re.IGNORECASE | re.DOTALL)
+#: Statuses of a Panel that say nothing of the password: its own token, the server's state, and too
+#: many tries.
+_NOT_WRONG = frozenset(
+    (HTTPStatus.UNAUTHORIZED, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
+)
 #: Characters of a user name in the log.
 _SHOWN = 64
 #: What a Calagopus' Panel does not check: with one of these a user may log in.
@@ -133,7 +140,7 @@ class SftpLogins:
         except CancelledError:
             raise
         except WingsdError as error:
-            counts = is_password and error.status < 500  # noqa: PLR2004 - not the node's fault
+            counts = is_password and _is_wrong(error)
             self._tries.refused(block, username, login.secret, counts=counts)
             self._log_refusal(login, error.code, str(error))
             return Refused(login.request)
@@ -192,6 +199,13 @@ class SftpLogins:
                 server=server.uuid,
                 error=error,
             )
+
+
+def _is_wrong(error: WingsdError) -> bool:
+    """Return whether a login is refused for what the client sent."""
+    if isinstance(error, PanelRefused):
+        return error.response_status not in _NOT_WRONG
+    return isinstance(error, LoginRefused)
 
 
 def _body(login: Login) -> dict[str, Any]:

@@ -32,6 +32,7 @@ __all__ = ["SftpSessions"]
 _STATES_EVERY = 1.0
 #: Logins of one connection that were granted and not begun: keys that a client has not signed for.
 _MAX_GRANTED = 64
+_TAKEN = "the server is being installed, restored, moved or deleted"
 _EVENTS = frozenset(("write", "create", "create-directory", "delete", "rename", "read"))
 
 
@@ -113,7 +114,7 @@ class SftpSessions:
         session.operation.enter_context(
             server.operations.during(
                 Operation.CHANGE_FILES,
-                lambda: self._close(connection, "the server is being installed, moved or deleted"),
+                lambda: self._close(connection, _TAKEN),
             )
         )
         self._log.info(

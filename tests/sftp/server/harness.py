@@ -79,7 +79,7 @@ class Served:
 
     @asynccontextmanager
     async def connection(
-        self, username: str = NAME, password: str = PASSWORD, **options: Any
+        self, username: str = NAME, password: str | None = PASSWORD, **options: Any
     ) -> AsyncIterator[asyncssh.SSHClientConnection]:
         usual = {"known_hosts": None, "config": None, "client_keys": None}
         async with asyncssh.connect(

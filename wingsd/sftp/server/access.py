@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from wingsd.errors import Forbidden, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
-from wingsd.filesystem import DirectoryOpener, Entry, Owner, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileDenied
+from wingsd.filesystem import Directory, DirectoryOpener, Entry, Owner, ServerPath, ServerRoot
+from wingsd.filesystem.errors import FileDenied, FileMissing
 from wingsd.sftp.messages import Granted
 from wingsd.sftp.server.usage import ServerUsage
 
@@ -119,9 +119,29 @@ class SessionAccess:
         with ServerRoot(self._directory, site.opener, site.owner, self.usage) as root:
             yield root, Guard(root, self._denied, self._ignored)
 
-    def hides(self, path: ServerPath, *, is_directory: bool = False) -> bool:
-        """Return whether the user may not see a file (Calagopus' `ignored_files`)."""
-        return self._ignored.denies(path, is_directory=is_directory)
+    def hidden(self, root: ServerRoot) -> Guard:
+        """Return what denies the files that the user may not see (Calagopus' `ignored_files`)."""
+        return Guard(root, self._ignored)
+
+    def check_visible(self, root: ServerRoot, path: ServerPath) -> None:
+        """Raise `FileMissing` for a file that the user may not see."""
+        if self.hidden(root).denies(path):
+            raise FileMissing(str(path))
+
+    def visible(self, root: ServerRoot, directory: Directory, path: ServerPath) -> Iterator[Entry]:
+        """Return the entries of a directory that the user may see; it was opened by `path`."""
+        entries = directory.entries()
+        if self._ignored.is_empty:
+            return entries
+        # A directory that a symlink leads to counts where it really is as well.
+        places = {path, root.real_path(path.child(b"_")).parent}
+        return (entry for entry in entries if not self._ignores(entry, places))
+
+    def _ignores(self, entry: Entry, places: Iterable[ServerPath]) -> bool:
+        return any(
+            self._ignored.denies(place.child(entry.name), is_directory=entry.is_directory)
+            for place in places
+        )
 
     def check_other_names(self, entry: Entry, path: ServerPath) -> None:
         """Raise `FileDenied` for a file that cannot be written to without another, denied one."""

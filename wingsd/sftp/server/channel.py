@@ -181,6 +181,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def _answer_one(self, packet: bytes) -> bytes:
         operations = self._operations
         assert operations is not None  # noqa: S101
+        if not self._greeted:
+            return self._greet(packet)
         try:
             request = parse(packet)
         except PacketError as error:
@@ -188,13 +190,15 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
                 raise
             return answers.status(error.request, answers.BAD_MESSAGE, str(error))
         if isinstance(request, Init):
-            if self._greeted or request.version < _FIRST_VERSION:
-                raise PacketError("this is not a beginning that SFTP 3 has")
-            self._greeted = True
-            return answers.version()
-        if not self._greeted:
-            raise PacketError("the first packet does not begin SFTP")
+            raise PacketError("SFTP begins a second time")
         return self._done(operations, request)
+
+    def _greet(self, packet: bytes) -> bytes:
+        request = parse(packet)
+        if not isinstance(request, Init) or request.version < _FIRST_VERSION:
+            raise PacketError("the first packet does not begin SFTP 3")
+        self._greeted = True
+        return answers.version()
 
     def _done(self, operations: Operations, request: Request) -> bytes:
         try:

@@ -98,11 +98,12 @@ class FileOperations:
                 file = root.writable_file(path, mode=file_mode(given.mode))
             else:
                 access.check_other_names(entry, path)
+                # Before it is cut: a file that could not be written again would be lost.
+                access.usage.check(entry.size if flags & packets.TRUNCATE else 0)
                 file = root.writable_file(path)
         if entry is not None and flags & packets.TRUNCATE:
             try:
                 file.truncate(0)
-                access.usage.check()
             except BaseException:
                 file.close()
                 raise

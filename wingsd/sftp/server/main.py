@@ -49,11 +49,12 @@ _CIPHERS = (
 _MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-256")
 _VERSION = "Go"
 #: Seconds: to log in; between two probes of an idle client, and how many it may leave unanswered;
-#: of a pause when no connection can be accepted; between two reports of usage; for work that is
-#: under way at the end.
+#: of a pause when no connection can be accepted; between two lines of the log about that; between
+#: two reports of usage; for work that is under way at the end.
 _LOGIN_TIMEOUT = 60
 _PROBE_INTERVAL, _PROBES = 60, 3
 _PAUSE = 0.5
+_LOG_INTERVAL = 60.0
 _REPORT_INTERVAL = 0.5
 _END_TIMEOUT = 2.0
 #: Connections accepted in one turn of the loop, and threads for work on files.
@@ -84,6 +85,7 @@ class SftpServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reported: dict[str, int] = {}
         self._idle_since = self._loop.time()
+        self._logged_full = float("-inf")
 
     def start(self) -> None:
         """Accept connections."""
@@ -153,6 +155,7 @@ class SftpServer:
         limits = self._site.config.limits
         if len(self._connections) >= limits.max_connections:
             accepted.close()
+            self._log_full(limits.max_connections)
             return
         self._make_place(limits.max_half_open, block)
         number = next(self._numbers)
@@ -170,6 +173,13 @@ class SftpServer:
         task = self._loop.create_task(self._serve(accepted, connection, ended))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _log_full(self, most: int) -> None:
+        now = self._loop.time()
+        if now - self._logged_full > _LOG_INTERVAL:
+            self._logged_full = now
+            text = f"connections are refused: {most} are open, system.sftp.limits.max_connections"
+            self._site.link.send(Log("warn", text))
 
     def _make_place(self, most: int, block: str) -> None:
         """Close the oldest connection without a login, of the address that has the most."""

@@ -5,7 +5,7 @@ Blocking. Methods return the bytes of an answer, and raise the errors of `wingsd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import chain, islice
 
@@ -13,7 +13,7 @@ import attrs
 
 from wingsd.files.changes import delete
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Directory, Entry, ServerPath, ServerRoot
+from wingsd.filesystem import Directory, ServerPath, ServerRoot
 from wingsd.filesystem.errors import (
     DirectoryMissing,
     FileMissing,
@@ -99,42 +99,41 @@ class PathOperations:
     # Reading
 
     def _lstat(self, request: PathRequest) -> bytes:
-        path = self._listed(request.path)
+        path = self._path(request.path)
         with self._access.files() as (root, _):
+            self._access.check_visible(root, path)
             return answers.attributes(request.id, root.stat(path))
 
     def _stat(self, request: PathRequest) -> bytes:
         """Follow a symlink to a directory inside, as listing does; another one is itself meant."""
-        path = self._listed(request.path)
+        path = self._path(request.path)
         with self._access.files() as (root, _):
+            self._access.check_visible(root, path)
             entry = root.stat(path)
             if entry.is_symlink:
                 with suppress(DirectoryMissing, FileMissing), _directory(root, path) as found:
                     entry = found.own_entry()
             return answers.attributes(request.id, entry)
 
-    def _listed(self, given: bytes) -> ServerPath:
-        """Return a path whose attributes the user may see."""
+    def _path(self, given: bytes) -> ServerPath:
+        """Return a path, of which the user may see the attributes."""
         self._access.check(LIST_FILES, changes=False)
-        path = ServerPath.from_bytes(given)
-        if self._access.hides(path):
-            raise FileMissing(str(path))
-        return path
+        return ServerPath.from_bytes(given)
 
     def _opendir(self, request: PathRequest) -> bytes:
-        path = self._listed(request.path)
+        path = self._path(request.path)
         self._handles.reserve()
         with self._access.files() as (root, _):
+            self._access.check_visible(root, path)
             directory = _directory(root, path)
-        entries = islice(self._visible(directory, path), self._listing.entries)
+            try:
+                visible = self._access.visible(root, directory, path)
+            except BaseException:
+                directory.close()
+                raise
+        entries = islice(visible, self._listing.entries)
         handle = self._handles.add(ListedDirectory(directory, entries), path)
         return answers.handle(request.id, handle)
-
-    def _visible(self, directory: Directory, path: ServerPath) -> Iterator[Entry]:
-        for entry in directory.entries():
-            child = path.child(entry.name)
-            if not self._access.hides(child, is_directory=entry.is_directory):
-                yield entry
 
     def _readdir(self, request: HandleRequest) -> bytes:
         self._access.check(LIST_FILES, changes=False)
@@ -143,7 +142,8 @@ class PathOperations:
         if not found:
             return answers.status(request.id, answers.END, "end of the directory")
         answer, left = answers.listing(request.id, found)
-        listed.entries = chain(left, listed.entries)
+        if left:
+            listed.entries = chain(left, listed.entries)
         return answer
 
     def _realpath(self, request: PathRequest) -> bytes:
@@ -151,8 +151,9 @@ class PathOperations:
         return answers.name(request.id, b"/" + bytes(ServerPath.from_bytes(request.path)))
 
     def _readlink(self, request: PathRequest) -> bytes:
-        path = self._listed(request.path)
+        path = self._path(request.path)
         with self._access.files() as (root, _):
+            self._access.check_visible(root, path)
             return answers.name(request.id, root.link_text(path))
 
     def _statvfs(self, request: Extended) -> bytes:

@@ -59,10 +59,10 @@ class ServerUsage:
             self._counter.free(size)
             self._total -= size
 
-    def check(self) -> None:
-        """Raise DiskLimitExceeded where the files are above the limit already."""
+    def check(self, freed: int = 0) -> None:
+        """Raise DiskLimitExceeded where nothing can be stored even when `freed` bytes are gone."""
         limit, used = self.limit, self.used
-        if limit is not None and used is not None and used >= limit:
+        if limit is not None and used is not None and used - freed >= limit:
             raise DiskLimitExceeded(
                 "the server's files take as much as its disk limit allows; delete some first"
             )

@@ -1,0 +1,220 @@
+"""Connections of SFTP: logins, channels, and what clients do not get."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from tests.sftp.server.harness import NAME, Served, serve
+from wingsd.config.sftp import SftpConfig, SftpLimits
+from wingsd.sftp.messages import Closed, Settings
+
+
+def key_text(key: asyncssh.SSHKey) -> str:
+    return key.export_public_key("openssh").decode().strip()
+
+
+async def opens(connection: asyncssh.SSHClientConnection) -> bool:
+    """Return whether another channel can be opened."""
+    try:
+        async with connection.start_sftp_client() as sftp:
+            return await sftp.listdir("/") == []
+    except asyncssh.ChannelOpenError:
+        return False
+
+
+def test_a_key_is_asked_for_once_though_a_client_shows_it_twice(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        wrong, right = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+        served.daemon.keys.add(key_text(right))
+        async with served.connection(client_keys=[wrong, right], password=""):
+            asked = [login.secret for login in served.daemon.logins]
+            assert asked == [key_text(wrong), key_text(right)]
+        assert served.daemon.begun[0].request == served.daemon.logins[1].request
+
+    serve(tmp_path, test)
+
+
+def test_a_key_without_its_private_half_does_not_log_in(tmp_path: Path) -> None:
+    """The Panel knows the key, but the signature is another one's."""
+
+    class Pretender(asyncssh.SSHKeyPair):
+        def __init__(self, shown: asyncssh.SSHKey, own: asyncssh.SSHKey) -> None:
+            blob = shown.public_data
+            super().__init__(b"ssh-ed25519", b"ssh-ed25519", (b"ssh-ed25519",), (), blob, b"")
+            self._own = own
+
+        def sign(self, data: bytes) -> bytes:
+            return self._own.sign(data, b"ssh-ed25519")
+
+    async def test(served: Served) -> None:
+        shown, own = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+        served.daemon.keys.add(key_text(shown))
+        with pytest.raises(asyncssh.PermissionDenied):
+            async with served.connection(client_keys=[Pretender(shown, own)], password=""):
+                pass
+        assert served.daemon.begun == []
+
+    serve(tmp_path, test)
+
+
+def test_after_too_many_wrong_passwords_or_keys_the_connection_is_closed(tmp_path: Path) -> None:
+    limits = SftpLimits(authentication_password_attempts=2, authentication_pubkey_attempts=3)
+
+    class Guessing(asyncssh.SSHClient):
+        guesses = 0
+
+        def password_auth_requested(self) -> str:
+            Guessing.guesses += 1
+            return f"guess {Guessing.guesses}"
+
+    async def test(served: Served) -> None:
+        with pytest.raises(asyncssh.DisconnectError):
+            async with served.connection(client_factory=Guessing, password=None):
+                pass
+        assert [login.kind for login in served.daemon.logins] == ["password"] * 2
+        served.daemon.logins.clear()
+        keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(5)]
+        with pytest.raises(asyncssh.DisconnectError):
+            async with served.connection(client_keys=keys, password=None):
+                pass
+        assert len(served.daemon.logins) == 3
+        assert served.daemon.begun == []
+
+    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+
+
+def test_where_only_keys_are_accepted_no_password_is_asked_for(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection():
+            pass
+        served.daemon.when_settings(Settings(read_only=False, passwords=False))
+        served.daemon.logins.clear()
+        with pytest.raises(asyncssh.PermissionDenied):
+            async with served.connection():
+                pass
+        assert served.daemon.logins == []
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize("command", [None, "ls", "scp -t /"])
+def test_a_shell_and_commands_are_refused_with_a_sentence(
+    tmp_path: Path, command: str | None
+) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            process = await connection.create_process(command, encoding=None)
+            found = await process.wait()
+            assert b"use an SFTP client" in found.stderr  # type: ignore[operator]
+            assert (found.exit_status, bool(found.stdout)) == (1, command == "scp -t /")
+
+    serve(tmp_path, test)
+
+
+def test_nothing_is_forwarded(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.open_connection("127.0.0.1", served.port)
+            with pytest.raises(asyncssh.ChannelListenError):
+                await connection.forward_remote_port("", 0, "127.0.0.1", 1)
+
+    serve(tmp_path, test)
+
+
+def test_a_connection_has_no_more_channels_than_it_may(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            first = await connection.start_sftp_client()
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.start_sftp_client()
+            first.exit()
+            await first.wait_closed()
+            while not await opens(connection):
+                await asyncio.sleep(0.01)
+
+    limits = SftpLimits(max_channels_per_connection=1)
+    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+
+
+def test_half_open_connections_make_place_and_do_not_keep_others_out(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(12)]
+        async with served.client() as sftp:
+            assert await sftp.listdir("/") == []
+            # All but the newest of this address were closed.
+            ended = [asyncio.wait_for(reader.read(), 10) for reader, _ in idle[:8]]
+            assert all(each.startswith(b"SSH-2.0-") for each in await asyncio.gather(*ended))
+        for _, writer in idle:
+            writer.close()
+
+    limits = SftpLimits(max_half_open=4)
+    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        struct.pack(">I", 0xFFFFFFFF),
+        struct.pack(">I", 0),
+        struct.pack(">IBI", 5, 16, 1),  # a request before the beginning
+        struct.pack(">IBI", 5, 1, 3) * 2,  # two beginnings
+    ],
+)
+def test_what_is_no_sftp_closes_the_channel(tmp_path: Path, sent: bytes) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            process = await connection.create_process(subsystem="sftp", encoding=None)
+            process.stdin.write(sent)
+            found = await asyncio.wait_for(process.wait(), 10)
+            assert found.exit_status == 1
+
+    serve(tmp_path, test)
+
+
+def test_a_broken_request_is_answered_and_the_next_one_done(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            process = await connection.create_process(subsystem="sftp", encoding=None)
+            process.stdin.write(struct.pack(">IBI", 5, 1, 3))
+            process.stdin.write(struct.pack(">IBII", 9, 17, 8, 0xFFFF))  # STAT of a long path
+            process.stdin.write(struct.pack(">IBII", 9, 16, 9, 0))  # REALPATH of an empty one
+            process.stdin.write_eof()
+            found = await asyncio.wait_for(process.wait(), 10)
+            assert struct.pack(">BII", 101, 8, 5) in found.stdout  # type: ignore[operator]
+            assert struct.pack(">BI", 104, 9) in found.stdout  # type: ignore[operator]
+            assert found.exit_status == 0
+
+    serve(tmp_path, test)
+
+
+def test_the_daemon_is_told_when_a_connection_is_over(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.client() as sftp:
+            await sftp.open("file", "wb")
+        while not served.daemon.of(Closed):
+            await asyncio.sleep(0.01)
+        assert [each.connection for each in served.daemon.of(Closed)] == [1]
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "cipher",
+    ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-ctr"],
+)
+def test_clients_of_wings_find_their_ciphers(tmp_path: Path, cipher: str) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection(
+            encryption_algs=[cipher], mac_algs=["hmac-sha2-256"]
+        ) as connection:
+            assert connection.get_extra_info("server_version") == "SSH-2.0-Go"
+            assert connection.get_extra_info("recv_cipher") == cipher
+            assert connection.get_extra_info("username") == NAME
+
+    serve(tmp_path, test)

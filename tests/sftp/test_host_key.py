@@ -1,0 +1,99 @@
+"""The host key of SFTP: taken over, made, and refused with what to do."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from wingsd.sftp.host_key import HostKeyUnusable, host_key_path, load_host_key
+
+
+def written(data: Path, content: bytes, mode: int = 0o600) -> Path:
+    path = Path(host_key_path(str(data)))
+    path.parent.mkdir()
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+def pem(key: Ed25519PrivateKey, form: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
+    return key.private_bytes(Encoding.PEM, form, NoEncryption())
+
+
+def test_a_key_is_made_once_and_kept(tmp_path: Path) -> None:
+    made = load_host_key(str(tmp_path))
+    again = load_host_key(str(tmp_path))
+    assert (made.is_new, again.is_new) == (True, False)
+    assert made.public == again.public
+    assert made.public.startswith("ssh-ed25519 ")
+    path = tmp_path / ".sftp" / "id_ed25519"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    assert os.listdir(path.parent) == ["id_ed25519"]
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.OpenSSH])
+def test_a_key_that_is_there_is_taken_over_and_made_private(
+    tmp_path: Path, form: PrivateFormat
+) -> None:
+    content = pem(Ed25519PrivateKey.generate(), form)
+    path = written(tmp_path, content, 0o644)
+    assert not load_host_key(str(tmp_path)).is_new
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"-----BEGIN PRIVATE KEY-----\nMC4CAQ\n", "is damaged"),
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "is damaged"),
+        (bytes(range(100, 200)), "is damaged"),
+        (
+            Ed25519PrivateKey.generate().private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
+            ),
+            "has a passphrase",
+        ),
+        (
+            generate_private_key(SECP256R1()).private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+            ),
+            "is not an ed25519 key",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_used_stays_and_the_error_says_what_to_do(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(HostKeyUnusable) as caught:
+        load_host_key(str(tmp_path))
+    assert reason in str(caught.value)
+    assert "delete it and restart the node" in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_fifo_in_its_place_is_refused_without_waiting(tmp_path: Path) -> None:
+    (tmp_path / ".sftp").mkdir()
+    os.mkfifo(host_key_path(str(tmp_path)))
+    with pytest.raises(HostKeyUnusable):
+        load_host_key(str(tmp_path))
+
+
+def test_what_a_dead_daemon_left_of_a_new_key_does_not_matter(tmp_path: Path) -> None:
+    written(tmp_path, b"").rename(tmp_path / ".sftp/id_ed25519.new")
+    assert load_host_key(str(tmp_path)).is_new
