@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.archive.hostile.case import symlink
 from tests.files.conftest import guard, plant, tree
-from tests.support.archives import END, member
+from tests.support.archives import END, member, pax
 from tests.support.owner import OWNER
 from tests.support.user_archives import ParsedHere, ZipMember, zipped
-from tests.user_archives.hostile import CORPUS, UserArchive
-from wingsd.errors import WingsdError
+from tests.user_archives.hostile import CORPUS, UserArchive, tar
+from wingsd.errors import DiskLimitExceeded, WingsdError
+from wingsd.files import extraction
 from wingsd.files.extraction import Extracted, Extracting, extract
 from wingsd.files.extraction_errors import ArchiveMethodUnsupported, OverwritesFileInUse
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
+from wingsd.filesystem import root as root_module
 from wingsd.filesystem.errors import FileDenied, FileInUse, FileMissing, FileWorkCancelled
 
 p = ServerPath.parse
@@ -93,6 +96,29 @@ def test_modes_times_and_the_owner_are_kept_and_set_id_bits_are_not(
         found = (home / name).stat()
         assert found.st_mtime == 1_700_000_000
         assert (found.st_uid, found.st_gid) == OWNER
+
+
+def test_names_that_wait_for_the_end_take_bounded_memory(
+    root: ServerRoot, home: Path, free: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "MAX_WAITING", 2500)
+    deep = b"/".join([b"ab"] * 300)
+    links = (pax((b"path", deep + b"/%d" % n)) + symlink(b"l", b"x") for n in range(5))
+    (home / "a.tar").write_bytes(tar(*links))
+    found = extracted(root, free, "a.tar")
+    assert (found.written, found.passed_over) == (2, 3)
+
+
+def test_directories_without_files_stop_at_the_disk_limit(
+    root: ServerRoot, home: Path, free: Guard, usage: UsageCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root_module, "FREE_ENTRIES", 10)
+    usage.limit = 1 << 20
+    deep = b"/".join([b"ab"] * 300)
+    (home / "a.tar").write_bytes(tar(pax((b"path", deep + b"/f")) + member(b"f", b"")))
+    with pytest.raises(DiskLimitExceeded):
+        extracted(root, free, "a.tar")
+    assert sum(path.is_dir() for path in home.rglob("*")) == 10 + (1 << 20) // 4096
 
 
 def test_what_is_replaced_is_counted_once(

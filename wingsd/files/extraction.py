@@ -40,9 +40,11 @@ from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, P
 
 __all__ = ["ArchiveContents", "Extracted", "Extracting", "extract"]
 
-#: Directories whose modes and times are kept, and symlinks that are made; both wait in memory.
+#: Directories whose modes and times are kept, and symlinks that are made, wait in memory: so many
+#: of each, and of all their paths and texts so many bytes.
 MAX_DIRECTORIES = 50_000
 MAX_SYMLINKS = 50_000
+MAX_WAITING = 16 << 20
 #: What the owner of a file, or of a directory, may always do with it.
 _OWNERS_FILE, _OWNERS_DIRECTORY = 0o600, 0o700
 _LATEST = (1 << 33) * 1_000_000_000
@@ -136,8 +138,10 @@ class _Writer:
     _entry: Entry
     _progress: Progress
     _extracted: Extracted = attrs.Factory(Extracted)
-    _directories: list[tuple[ServerPath, ArchiveMember]] = attrs.Factory(list)
-    _symlinks: list[tuple[ServerPath, bytes]] = attrs.Factory(list)
+    #: Paths in bytes, which take a twentieth of the memory; with modes and times, or texts.
+    _directories: list[tuple[bytes, int, int | None]] = attrs.Factory(list)
+    _symlinks: list[tuple[bytes, bytes]] = attrs.Factory(list)
+    _waiting: int = 0
 
     def run(self, found: Iterator[ParsedArchive]) -> Extracted:
         for part in found:
@@ -170,8 +174,12 @@ class _Writer:
             self._directory(path, member)
         elif member.kind is MemberKind.HARD_LINK:
             self._copy(path, self._path(member.link), member)
-        elif member.kind is MemberKind.SYMLINK and len(self._symlinks) < MAX_SYMLINKS:
-            self._symlinks.append((path, member.link))
+        elif (
+            member.kind is MemberKind.SYMLINK
+            and len(self._symlinks) < MAX_SYMLINKS
+            and self._may_wait(place := bytes(path), member.link)
+        ):
+            self._symlinks.append((place, member.link))
         else:
             self._extracted.pass_over(path)
         self._progress.files_done += 1
@@ -224,8 +232,16 @@ class _Writer:
     def _directory(self, path: ServerPath, member: ArchiveMember) -> None:
         self._root.make_directory(path)
         self._extracted.written += 1
-        if len(self._directories) < MAX_DIRECTORIES:
-            self._directories.append((path, member))
+        if len(self._directories) < MAX_DIRECTORIES and self._may_wait(place := bytes(path)):
+            self._directories.append((place, member.mode, _time(member)))
+
+    def _may_wait(self, *texts: bytes) -> bool:
+        """Return whether there is memory for something that waits for the end."""
+        size = sum(map(len, texts))
+        if self._waiting + size > MAX_WAITING:
+            return False
+        self._waiting += size
+        return True
 
     def _copy(self, path: ServerPath, source: ServerPath, member: ArchiveMember) -> None:
         """Make a copy in place of a hard link; none where its file is not there or denied."""
@@ -240,16 +256,16 @@ class _Writer:
         self._extracted.pass_over(path)
 
     def _finish(self) -> None:
-        for path, text in self._symlinks:
+        for place, text in self._symlinks:
             self._progress.check()
-            self._symlink(path, text)
-        for path, member in reversed(self._directories):
+            self._symlink(ServerPath.from_bytes(place), text)
+        for place, mode, modified in reversed(self._directories):
             self._progress.check()
+            path = ServerPath.from_bytes(place)
             with suppress(FileMissing, FileTypeRefused):
-                modified = _time(member)
                 if modified is not None:
                     self._root.set_times(path, modified, modified)
-                self._root.set_mode(path, member.mode | _OWNERS_DIRECTORY)
+                self._root.set_mode(path, mode | _OWNERS_DIRECTORY)
 
     def _symlink(self, path: ServerPath, text: bytes) -> None:
         target = _target(path, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from wingsd.filesystem.errors import NotDirectory, file_error
 from wingsd.filesystem.new_file import Owner
@@ -18,12 +19,17 @@ _MODE = 0o755
 
 
 def made_directory(
-    opener: DirectoryOpener, root: int, path: ServerPath, owner: Owner | None
+    opener: DirectoryOpener,
+    root: int,
+    path: ServerPath,
+    owner: Owner | None,
+    count: Callable[[], None],
 ) -> int:
     """Return a descriptor of the directory `path` below `root`, made if it is missing.
 
-    New ones belong to `owner`, or to the process for None. Raises NotDirectory where the path
-    leads through something else, and the other errors of `errors`.
+    New ones belong to `owner`, or to the process for None. `count` is called before each, and
+    what it raises passes. Raises NotDirectory where the path leads through something else, and the
+    other errors of `errors`.
     """
     parts = path.parts
     missing: list[bytes] = []
@@ -40,13 +46,20 @@ def made_directory(
             raise NotDirectory(_shown(path)) from error
         except OSError as error:
             raise file_error(error, bytes(path)) from error
-    return _made_below(fd, missing, path, owner)
+    return _made_below(fd, missing, path, owner, count)
 
 
-def _made_below(fd: int, missing: list[bytes], path: ServerPath, owner: Owner | None) -> int:
+def _made_below(
+    fd: int,
+    missing: list[bytes],
+    path: ServerPath,
+    owner: Owner | None,
+    count: Callable[[], None],
+) -> int:
     """Make the directories `missing`, the last of the list first, and close `fd`."""
     try:
         while missing:
+            count()
             child = _made_child(fd, missing.pop(), owner)
             os.close(fd)
             fd = child

@@ -29,6 +29,7 @@ from wingsd.filesystem.directory import (
     errors_of,
     open_regular,
 )
+from wingsd.filesystem.disk_size import ENTRY_SIZE, FREE_ENTRIES
 from wingsd.filesystem.errors import (
     DirectoryMissing,
     FileMissing,
@@ -89,6 +90,8 @@ class ServerRoot(OpenDescriptor):
         self._opener = opener
         self._owner = owner
         self._usage = usage or Unlimited()
+        #: Directories that this action has made.
+        self._made = 0
 
     # Reading
 
@@ -166,6 +169,10 @@ class ServerRoot(OpenDescriptor):
         """Raise DiskLimitExceeded unless so many bytes more fit: the limit, and the disk."""
         self._usage.add(size)
         self._usage.free(size)
+        self.check_disk(size)
+
+    def check_disk(self, size: int) -> None:
+        """Raise DiskLimitExceeded unless the disk has so many bytes."""
         found = self.file_system()
         if size > found.f_bavail * found.f_frsize:
             raise DiskLimitExceeded(f"{readable_size(size)} do not fit on the disk of the node")
@@ -383,7 +390,16 @@ class ServerRoot(OpenDescriptor):
 
     def _made_directory(self, path: ServerPath) -> int:
         """Return a descriptor of a directory, which is made if it is missing."""
-        return made_directory(self._opener, self._fd, path, self._owner)
+        return made_directory(self._opener, self._fd, path, self._owner, self._count_directory)
+
+    def _count_directory(self) -> None:
+        """Count a directory that is about to be made, as `disk_size` does.
+
+        Raises DiskLimitExceeded.
+        """
+        self._made += 1
+        if self._made > FREE_ENTRIES:
+            self._usage.add(ENTRY_SIZE)
 
     def _rename(
         self, parent: int, source: ServerPath, directory: int, target: ServerPath, *, replace: bool
