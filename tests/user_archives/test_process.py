@@ -183,6 +183,7 @@ def test_an_archive_that_takes_too_much_time_is_refused(tmp_path: Path) -> None:
         ("out(b'D' + bytes(3) + bytes([1, 1]))", "the process that parsed it sent no plan"),
         ("out(b'M' + bytes([255] * 4))", "the process that parsed it sent too long a frame"),
         ("import time; time.sleep(600)", "its parser did nothing for 0.3 s"),
+        ("while True: out(b'T' + bytes(4))", "its parser had no end after 1 s"),
     ],
 )
 def test_a_process_that_breaks_is_no_fault_of_the_archive(
@@ -190,7 +191,7 @@ def test_a_process_that_breaks_is_no_fault_of_the_archive(
 ) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(zipped())
-    started = process(path, bounds=attrs.evolve(BOUNDS, silence=0.3))
+    started = process(path, bounds=attrs.evolve(BOUNDS, silence=0.3, total=1))
     started.program = [
         sys.executable,
         "-I",

@@ -32,12 +32,14 @@ class ParserBounds:
     """What the process of one archive may take.
 
     `memory` is address space in bytes, `cpu_seconds` CPU time, to which comes one second for each
-    MiB of the archive; after `silence` seconds without any frame it is ended.
+    MiB of the archive; after `silence` seconds without any frame, and after `total` seconds, it is
+    ended.
     """
 
     memory: int = 512 * _MIB
     cpu_seconds: int = 300
     silence: float = 900.0
+    total: float = 12 * 3600.0
 
 
 BOUNDS = ParserBounds()
@@ -83,7 +85,7 @@ class ArchiveProcess:
         process = launch.start(self.program, self.archive)
         stdout = cast("IO[bytes]", process.stdout)
         try:
-            yield from parsed(_Pipe(stdout.fileno(), self._check, self._bounds.silence).read)
+            yield from parsed(_Pipe(stdout.fileno(), self._check, self._bounds).read)
         except EOFError:
             yield self._ended(process)
         except InvalidFrames as error:
@@ -106,12 +108,14 @@ class ArchiveProcess:
 class _Pipe:
     """The output of the process."""
 
-    def __init__(self, fd: int, check: Callable[[], None], silence: float) -> None:
+    def __init__(self, fd: int, check: Callable[[], None], bounds: ParserBounds) -> None:
         with suppress(OSError):  # above what users may have in all pipes
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
         self._fd = fd
         self._check = check
-        self._silence = silence
+        self._bounds = bounds
+        #: One that was taken over may send frames without an end, and take no CPU time.
+        self._end = time.monotonic() + bounds.total
         self._buffer = bytearray()
         self._next_check = 0.0
         self._waiting = select.poll()
@@ -130,13 +134,15 @@ class _Pipe:
         return data
 
     def _wait(self) -> None:
-        end = time.monotonic() + self._silence
+        end = time.monotonic() + self._bounds.silence
         while True:
             now = time.monotonic()
+            if now >= self._end:
+                raise ParserFailed(f"its parser had no end after {self._bounds.total:g} s")
             if now >= self._next_check:
                 self._check()
                 self._next_check = now + _LOOK
             if self._waiting.poll(_LOOK * 1000):
                 return
             if now >= end:
-                raise ParserFailed(f"its parser did nothing for {self._silence:g} s")
+                raise ParserFailed(f"its parser did nothing for {self._bounds.silence:g} s")
