@@ -248,6 +248,15 @@ async def test_a_file_above_the_disk_limit_is_refused_before_it_is_received(make
     assert node.names() == []
 
 
+async def test_a_file_above_all_disks_is_refused_before_it_is_received(make: Make) -> None:
+    node = make()
+    node.files.files.usage.limit = None
+    status, answer = await pulled(node, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % 10**17)
+    assert (status, answer["code"]) == (400, "disk-limit-exceeded")
+    assert "do not fit on the disk of the node" in answer["detail"]
+    assert node.names() == []
+
+
 async def test_what_the_denylist_has_is_not_written(make: Make) -> None:
     node = make()
     node.files.deny("*.key")

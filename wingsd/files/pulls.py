@@ -260,6 +260,7 @@ class Pulls:
 
         def begin(root: ServerRoot) -> NewFile:
             Guard(root, *denylists).check(path)
+            root.check_disk(size)
             return root.new_file(path, NewFileOptions(size=size))
 
         return await self._work.run(self._work.short, server, begin, writes=True)
