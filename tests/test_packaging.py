@@ -55,6 +55,12 @@ def test_the_package_has_the_projects_version() -> None:
     assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", __version__)
 
 
+def test_the_daemon_outlives_a_parser_that_the_kernel_ends_for_its_memory() -> None:
+    # By default systemd stops the whole unit, systemd.service(5).
+    unit = (HOME / "debian/wingsd.service").read_text()
+    assert "\nOOMPolicy=continue\n" in unit
+
+
 def test_the_tests_that_the_packages_build_leaves_out_are_there() -> None:
     rules = (HOME / "debian/rules").read_text()
     listed = rules.partition("WANT_ROOT = \\\n")[2].partition("#")[0]
