@@ -9,7 +9,8 @@
 # COUNT=...                 how many kills of each kind, in place of 100, or races of each, of 10,000
 # SEED=...                  the seed of the kills or races, the same for the same kills
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
-#                           pool, uploading or streaming; of races the only action, such as KIND="copy to"
+#                           restores, pool, uploading or streaming; of races the only action, such
+#                           as KIND="copy to"
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from

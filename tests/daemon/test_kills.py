@@ -10,6 +10,7 @@ from tests.kills.arrivals import Arrivals
 from tests.kills.engine import inject
 from tests.kills.installations import Installations
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
+from tests.kills.restores import Restores
 from tests.kills.uploads import Uploads
 from tests.support.docker_engine import Engine
 
@@ -28,6 +29,10 @@ async def test_after_kills_there_is_one_whole_copy_where_the_panel_says(tmp_path
 
 async def test_after_kills_moved_backups_are_where_the_server_is(tmp_path: Path) -> None:
     await inject(Removals(tmp_path), KILLS, seed=4)
+
+
+async def test_after_kills_a_server_has_its_old_or_its_restored_files(tmp_path: Path) -> None:
+    await inject(Restores(tmp_path), KILLS, seed=6)
 
 
 async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.kills.arrivals import Arrivals
 from tests.kills.engine import Scenario, inject
 from tests.kills.installations import Installations
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
+from tests.kills.restores import Restores
 from tests.kills.uploads import Uploads
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 
@@ -36,6 +37,7 @@ KINDS: dict[str, Callable[[Path, ExitStack], Scenario]] = {
     "installations": lambda directory, cleanup: Installations(_engine(directory, cleanup)),
     "backups": lambda directory, _: Arrivals(directory),
     "removal": lambda directory, _: Removals(directory),
+    "restores": lambda directory, _: Restores(directory),
     "pool": lambda directory, _: Pooled(directory),
     "uploading": lambda directory, _: Uploads(directory),
     "streaming": lambda directory, _: Uploads(directory, "calagopus"),

@@ -181,16 +181,19 @@ def _database(node: NodeProcess) -> Iterator[Store]:
 def is_finished(node: NodeProcess) -> bool:
     """Return whether a node's state database has nothing that is still to be done."""
     with _database(node) as store:
-        return not (store.unfinished() or store.unsettled() or store.installations())
+        left = (store.unfinished(), store.unsettled(), store.installations(), store.restores())
+        return not any(left)
 
 
 def _steps(node: NodeProcess) -> list[str]:
-    """Return the steps of the transfers and installations that have not ended."""
+    """Return the steps of the transfers, installations and restores that have not ended."""
     with _database(node) as store:
         transfers, installations = store.unfinished(), store.installations()
+        restores = store.restores()
     steps = [f"{entry.direction.value} {entry.step}" for entry in transfers]
     steps += [
         "install " + ("begun" if each.ran is None else "ended" if each.outcome else "running")
         for each in installations
     ]
+    steps += ["restore " + ("reading" if each.inode is None else "whole") for each in restores]
     return steps or ["idle"]

@@ -162,6 +162,7 @@ class Restores:
         callbacks = self._reporting.callbacks
         for record in records:
             self._settled.append((record, await callbacks.add_restore(record, _outcome(record))))
+            self._leftovers.delete(record.server)
         return [record.server for record in records if record.start]
 
     def announce_settled(self) -> None:
