@@ -23,9 +23,10 @@ BROKEN = {"world/level.dat": b"broken", "new/plugin.jar": b"came later"}
 
 
 class RestoringNode:
-    def __init__(self, daemon: ReceivingNode) -> None:
+    def __init__(self, daemon: ReceivingNode, volumes: Path | None = None) -> None:
+        """`volumes` are not beside the node's other directories, if they are given."""
         self.daemon, self.panel = daemon, daemon.panel
-        self.home = daemon.volumes / UUID
+        self.home = (volumes or daemon.volumes) / UUID
         self.panel.add_server(server_settings(UUID), daemon.node, process_configuration())
         for name, content in BROKEN.items():
             path = self.home / name
@@ -67,7 +68,8 @@ class RestoringNode:
 
     def staged(self) -> list[str]:
         """Return the names in the staging area, but that of its lock."""
-        return sorted(path.name for path in self.daemon.staging.iterdir() if path.name != ".lock")
+        staging = self.home.parent.with_name(f".{self.home.parent.name}.staging")
+        return sorted(path.name for path in staging.iterdir() if path.name != ".lock")
 
     async def cleaned(self) -> None:
         """Return when nothing is staged any more but what is in quarantine."""

@@ -11,10 +11,12 @@ from tests.support import Drop, Hang
 from tests.support.archives import seen
 from tests.support.browser import Browser
 from tests.support.node_process import FAST, reactor
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 
-BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11.tar.gz"
+BACKUP_UUID = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+BACKUP = f"{BACKUP_UUID}.tar.gz"
 
 
 async def watch(nodes: TwoNodes) -> Browser:
@@ -92,8 +94,7 @@ async def test_backups_and_the_install_log_move_with_the_server(
     log.parent.mkdir(parents=True)
     log.write_bytes(b"installed\n")
     await nodes.start()
-    uuid = BACKUP.removesuffix(".tar.gz")
-    await nodes.panel.transfer(UUID, nodes.destination.node, backups=[uuid], **asked)
+    await nodes.panel.transfer(UUID, nodes.destination.node, backups=[BACKUP_UUID], **asked)
     await nodes.destination.wait_for_line("state success")
     assert (nodes.destination.directory / "backups" / arrives).read_bytes() == data
     installed = nodes.destination.directory / "logs" / "install" / f"{UUID}.log"
@@ -182,3 +183,21 @@ async def test_a_source_stopped_before_success_still_deletes_its_copy(nodes: Two
     assert nodes.panel.deletions == [(UUID, 204)]
     assert not nodes.source.files().exists()
     assert not nodes.source.lines_with("Unhandled")
+
+
+async def test_a_backup_that_moved_along_is_restored_at_the_destination(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    before = seen(nodes.source.files())
+    await nodes.start()
+    nodes.panel.backups.add(BACKUP_UUID, UUID)
+    order = {"adapter": "wings", "uuid": BACKUP_UUID, "ignore": ""}
+    await nodes.panel.ask(nodes.source.node, "POST", f"/api/servers/{UUID}/backup", order)
+    await until(lambda: nodes.panel.backups.known[BACKUP_UUID].is_over)
+    await nodes.panel.transfer(UUID, nodes.destination.node, backups=[BACKUP_UUID])
+    await nodes.destination.wait_for_line("state success")
+    await until(lambda: not nodes.panel.in_transfer(UUID))
+    (nodes.destination.files() / "world/region.mca").unlink()
+    await nodes.panel.restore(UUID, BACKUP_UUID, truncate_directory=True)
+    await until(lambda: nodes.panel.restored(UUID) is not None)
+    assert nodes.panel.restored(UUID) is True
+    assert seen(nodes.destination.files()) == before

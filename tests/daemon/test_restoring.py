@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.daemon.restoring import BACKUP, BEFORE, BROKEN, UUID, RestoringNode
+from tests.support.archives import odd_tree, seen
 from tests.support.backups import MTIME, packed_backup
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
+from tests.support.small_disk import small_disk
 
 
 @pytest.fixture
@@ -118,3 +123,49 @@ async def test_a_second_restore_is_refused_while_one_is_under_way(
     assert (start[0], start[1]["error"]) == (409, "server is currently being restored")
     await until(lambda: restoring.panel.restored(UUID) is not None)
     assert restoring.panel.restored(UUID) is True
+
+
+async def test_a_disk_that_fills_up_leaves_the_server_whole(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 8) as disk:
+        restoring = RestoringNode(daemon, disk / "volumes")
+        restoring.store(packed_backup({"large": os.urandom(9 << 20)}))
+        await restoring.start(system={"data": str(disk / "volumes")})
+        for truncate in (True, False):
+            assert await restoring.restore(truncate_directory=truncate) is False
+            assert restoring.content() == BROKEN
+            await restoring.cleaned()
+        # It is the reserve that is kept, or the disk that is full.
+        said = restoring.daemon.lines_with("The backup was not restored")
+        assert all("disk" in line or "space" in line for line in said)
+        await daemon.close()
+
+
+async def test_a_backup_that_this_node_made_brings_everything_back(
+    restoring: RestoringNode,
+) -> None:
+    odd_tree(restoring.home)
+    await restoring.start()
+    before = seen(restoring.home, owner=False)
+    restoring.panel.backups.add(BACKUP, UUID)
+    order = {"adapter": "wings", "uuid": BACKUP, "ignore": ""}
+    assert (await restoring.ask("POST", "/backup", order))[0] == 202
+    await until(lambda: restoring.panel.backups.known[BACKUP].is_over)
+    shutil.rmtree(restoring.home / "a")
+    (restoring.home / "deep").rename(restoring.home / "moved")
+    (restoring.home / "later").write_bytes(b"later")
+    assert await restoring.restore(truncate_directory=True) is True
+    assert seen(restoring.home, owner=False) == before
+
+
+async def test_a_backup_that_was_changed_since_is_not_restored(restoring: RestoringNode) -> None:
+    await restoring.start()
+    restoring.panel.backups.add(BACKUP, UUID)
+    order = {"adapter": "wings", "uuid": BACKUP, "ignore": ""}
+    assert (await restoring.ask("POST", "/backup", order))[0] == 202
+    await until(lambda: restoring.panel.backups.known[BACKUP].is_over)
+    restoring.store()
+    assert await restoring.restore(truncate_directory=True) is False
+    assert restoring.content() == BROKEN
+    assert restoring.daemon.lines_with("the backup is not the one that was made")

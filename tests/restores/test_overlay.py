@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.archives import odd_tree, seen
 from tests.support.owner import OWNER
+from tests.support.small_disk import small_disk
 from wingsd.errors import StorageError
 from wingsd.filesystem.disk_size import measure
 from wingsd.restores.overlay import kept_size, overlay
@@ -139,11 +140,7 @@ def test_files_of_another_file_system_are_refused_before_anything_is_done(
     present: Path, target: int
 ) -> None:
     (present / "mounted").mkdir()
-    mounted = str(present / "mounted")
-    os.system(f"mount -t tmpfs none {mounted}")  # noqa: S605
-    try:
+    with small_disk(present / "mounted"):
         (present / "mounted/file").write_text("x")
         with pytest.raises(StorageError, match="another file system"):
             kept_size(str(present), target)
-    finally:
-        os.system(f"umount {mounted}")  # noqa: S605

@@ -156,7 +156,7 @@ class ArchiveQuota:
             raise DiskLimitExceeded(
                 f"with {display(name)} the server's files take {_mib_above(reserved)} "
                 f"MiB, its disk limit is {self._limit // _MIB} MiB{reason}; raise its disk limit "
-                "in the Panel, or delete files, and transfer it again"
+                "in the Panel, or delete files, and try again"
             )
 
     def watched(self, member: Member, data: Iterable[memoryview]) -> Iterable[memoryview]:
@@ -192,8 +192,7 @@ def require_free_space(
         raise StorageError(
             f"the disk is full: {name} takes {_mib_above(more)} MiB more, "
             f"{free // _MIB} MiB are free, and {_mib_above(reserve)} MiB must stay free "
-            "(system.transfers.disk_reserve); free space on this node and send the server "
-            "again"
+            "(system.transfers.disk_reserve); free space on this node and try again"
         )
     # a file system that makes inodes on demand reports none
     inodes = min(inodes, found.f_files // _SHARE)
@@ -201,7 +200,7 @@ def require_free_space(
         raise StorageError(
             f"the disk is full: {found.f_favail} of its {found.f_files} inodes are free, and "
             f"{inodes} must stay free (system.transfers.inode_reserve); every file, directory "
-            "and symlink takes one: delete files on this node and send the server again"
+            "and symlink takes one: delete files on this node and try again"
         )
 
 

@@ -75,24 +75,30 @@ class Restore:
     async def run(self) -> None:
         """Restore the backup, and report how that has ended."""
         self._moment = deferLater(self._reporting.reactor, FIRST_MOMENT)
-        outcome = Outcome.FAILURE
+        outcome = await self._attempt()
+        if outcome is None:
+            self.over.callback(None)
+        else:
+            await self._end(outcome)
+
+    async def _attempt(self) -> Outcome | None:
+        """Return how it has ended, None where the daemon ends and leaves it to the next one."""
         try:
             await self._restore()
-            outcome = Outcome.SUCCESS
         except CancelledError:
             raise
         except WingsdError as error:
             if isinstance(self._scope.reason, DaemonStopping):
-                return  # The next daemon reports it, and starts the server again.
+                return None
             self._announcements.failed(error)
         except Exception:
             self._log.failure("{server}: its backup was not restored", server=self.server.uuid)
             self._announcements.failed(None)
+        else:
+            return Outcome.SUCCESS
         finally:
             self._content.close()
-            if isinstance(self._scope.reason, DaemonStopping):
-                self.over.callback(None)
-        await self._end(outcome)
+        return Outcome.FAILURE
 
     def cancel(self, reason: WingsdError) -> None:
         """Have it fail for this reason, unless the content is being put into place already."""
