@@ -118,6 +118,7 @@ class RunningNode:
             "system": {
                 "root_directory": str(self._directory),
                 "data": str(self.volumes),
+                "backup_directory": str(self._directory / "backups"),
                 "log_directory": str(self._directory / "log"),
                 "tmp_directory": str(self._directory / "tmp"),
                 "machine_id": {"directory": str(self._directory / "machine-id")},

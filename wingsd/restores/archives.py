@@ -57,17 +57,31 @@ class LocalArchive:
     def begin(self) -> None:
         """Nothing: a file is read by the thread alone."""
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the file."""
+        return self._file.fileno()
+
+    def head(self, size: int) -> bytes:
+        """Return the first bytes. Raises `StorageError`."""
+        try:
+            return self._file.read_at(0, size)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def check(self) -> None:
+        """Raise what `abort` was given."""
+        if self._error is not None:
+            raise self._error
+
     def blocks(self) -> Iterator[bytes]:
         """Yield its bytes. Raises `StorageError`, and what `abort` was given."""
         try:
             while block := self._file.read(_PIECE):
-                if self._error is not None:
-                    raise self._error
+                self.check()
                 yield block
         except OSError as error:
-            raise StorageError(
-                f"its file: {reading_advice(error)}", "the backup could not be read"
-            ) from error
+            raise _unreadable(error) from error
 
     def abort(self, error: WingsdError) -> None:
         """Have `blocks` raise `error` at its next block."""
@@ -79,3 +93,7 @@ class LocalArchive:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _unreadable(error: OSError) -> StorageError:
+    return StorageError(f"its file: {reading_advice(error)}", "the backup could not be read")

@@ -18,7 +18,7 @@ from wingsd.archive.extract import Extracted, extract
 from wingsd.errors import DiskLimitExceeded
 from wingsd.filesystem.disk_size import measure
 from wingsd.restores.announcements import ReadProgress
-from wingsd.restores.archives import RestoreArchive
+from wingsd.restores.archives import LocalArchive, RestoreArchive
 from wingsd.restores.errors import BackupChecksumMismatch
 from wingsd.restores.overlay import kept_size, overlay
 from wingsd.restores.storage import RestoreStorage
@@ -28,6 +28,8 @@ from wingsd.transfers.cancellation import CancelScope, slots_held
 __all__ = ["ContentParts", "RestoredContent"]
 
 _MIB = 1 << 20
+#: Bytes by which the format of an archive is told.
+_HEAD = 16
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -118,14 +120,35 @@ class RestoredContent:
         return self._parts.storage.path(self._server)
 
     def _extract(self) -> Extracted:
-        storage, limits = self._parts.storage, self._parts.limits
+        storage, archive = self._parts.storage, self.archive
+        limits = self._parts.limits.for_server(self._disk_space)
+        if isinstance(archive, LocalArchive):
+            # Here, since such archives are rare, and their libraries take some MiB.
+            from wingsd.restores.listed import (  # noqa: PLC0415
+                ListedArchive,
+                extract_listed,
+                is_listed,
+            )
+
+            if is_listed(archive.head(_HEAD)):
+                progress = self.progress
+                listed = ListedArchive(
+                    archive.descriptor,
+                    archive.size,
+                    archive.check,
+                    progress.note,
+                    self._warn,
+                    progress.counted,
+                )
+                blocks = archive.blocks()
+                return extract_listed(listed, blocks, self._path, storage.owner, limits)
         return extract(
-            self.progress.counted(self.archive.blocks()),
+            self.progress.counted(archive.blocks()),
             self._path,
             storage.owner,
             self._warn,
-            limits=limits.for_server(self._disk_space),
-            abort=self.archive.interrupt,
+            limits=limits,
+            abort=archive.interrupt,
             visit=self.progress.note,
         )
 
