@@ -57,7 +57,8 @@ FAULTS = {
     b"\x1f\x8b" + bytes(2000): "the archive is damaged",
     b"": "the archive is empty",
     packed_backup({"a": b"a", "../../escape": b"x"}): 'its name contains ".."',
-    b"PK\x03\x04" + bytes(2000): "the archive is of an unknown kind",
+    b"PK\x03\x04" + bytes(2000): "the archive ends in the middle",
+    b"nonsense" * 100: "the archive is of an unknown kind",
 }
 
 
@@ -111,7 +112,7 @@ async def test_what_cannot_be_restored_is_refused_in_the_words_of_wings(
     assert restoring.staged() == []
 
 
-async def test_a_second_restore_is_refused_while_one_is_under_way(
+async def test_a_second_restore_and_a_deletion_of_the_backup_are_refused_meanwhile(
     restoring: RestoringNode,
 ) -> None:
     restoring.store()
@@ -121,6 +122,8 @@ async def test_a_second_restore_is_refused_while_one_is_under_way(
     assert (second[0], second[1]["error"]) == (409, "server is currently being restored")
     start = await restoring.ask("POST", "/power", {"action": "start"})
     assert (start[0], start[1]["error"]) == (409, "server is currently being restored")
+    deletion = await restoring.ask("DELETE", f"/backup/{BACKUP}")
+    assert (deletion[0], deletion[1]["error"]) == (409, "server is currently being restored")
     await until(lambda: restoring.panel.restored(UUID) is not None)
     assert restoring.panel.restored(UUID) is True
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.restores.node import BACKUP, BEFORE, BROKEN, HeldArchive, RestoreHarness, archive
+from tests.restores.node import BEFORE, BROKEN, HeldArchive, RestoreHarness, archive
 from tests.support.backups import packed_backup
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from wingsd.backups.deletion import BackupBusy
 from wingsd.errors import Conflict, DaemonStopping, EnvironmentFailed, ServerBusy
 from wingsd.restores import restore
 from wingsd.restores.archives import RestoreArchive
@@ -191,13 +190,3 @@ async def test_the_nodes_end_after_the_exchange_loses_no_report(restoring: Resto
     await restoring.node.restores.stop()
     assert restoring.node.store.restores() == []
     assert restoring.reports == [True]
-
-
-async def test_a_backup_is_not_deleted_while_it_is_restored(restoring: RestoreHarness) -> None:
-    held = HeldArchive(packed_backup(BEFORE))
-    await restoring.begin(held)
-    with pytest.raises(BackupBusy, match="it is being restored"):
-        restoring.node.backup_uses.check(BACKUP)
-    held.release()
-    await restoring.ended()
-    restoring.node.backup_uses.check(BACKUP)

@@ -8,11 +8,10 @@ It then reports how the restore has ended, and starts the server if it was stopp
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from twisted.internet.defer import DeferredList
 
-from wingsd.backups.deletion import BackupUses
 from wingsd.callbacks import PendingReport
 from wingsd.errors import DaemonStopping, ServerBusy, ServerNotFound
 from wingsd.restores.announcements import Announcements
@@ -30,7 +29,6 @@ from wingsd.util.deferreds import when_fired
 __all__ = ["Restores"]
 
 RESTORING = "a backup of the server is being restored"
-_IN_USE = "it is being restored"
 _RESTARTED = "this node was restarted meanwhile; restore the backup again"
 
 
@@ -42,7 +40,6 @@ class Restores:
         servers: Servers,
         parts: ContentParts,
         leftovers: RestoreLeftovers,
-        uses: BackupUses,
         reporting: RestoreReporting,
         *,
         for_calagopus: bool,
@@ -51,7 +48,6 @@ class Restores:
         self._parts = parts
         self._reporting = reporting
         self._leftovers = leftovers
-        self._uses = uses
         self._for_calagopus = for_calagopus
         self._running: dict[str, Restore] = {}
         self._settled: list[tuple[RestoreRecord, PendingReport]] = []
@@ -116,16 +112,13 @@ class Restores:
         announcements = self._announcements(server, archive.kind)
         restore = Restore(server, record, content, self._leftovers, announcements, self._reporting)
         self._running[uuid] = restore
-        use = ExitStack()
-        use.enter_context(self._uses.using(record.backup, _IN_USE))
-        restore.over.addCallback(self._over, restore, use)
+        restore.over.addCallback(self._over, restore)
         self._tasks.start("restoring its backup", restore.run(), uuid)
 
     def _announcements(self, server: Server, kind: str = "") -> Announcements:
         return Announcements(server, kind, self._for_calagopus, self._reporting.reactor)
 
-    def _over(self, _: None, restore: Restore, use: ExitStack) -> None:
-        use.close()
+    def _over(self, _: None, restore: Restore) -> None:
         del self._running[restore.server.uuid]
 
     async def release(self, uuid: str) -> None:

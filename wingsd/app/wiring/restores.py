@@ -12,7 +12,6 @@ from wingsd import __version__
 from wingsd.app.process import RESTORERS
 from wingsd.app.wiring.transfers import TransfersWiring
 from wingsd.archive import ArchiveLimits
-from wingsd.backups.deletion import BackupUses
 from wingsd.config import CALAGOPUS, Config
 from wingsd.restores.content import ContentParts
 from wingsd.restores.leftovers import RestoreLeftovers
@@ -33,7 +32,6 @@ class RestoresWiring(TransfersWiring):
     def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
-        self.backup_uses = BackupUses()
         self.restores = self._make_restores()
 
     def _make_restores(self) -> Restores:
@@ -53,7 +51,6 @@ class RestoresWiring(TransfersWiring):
             self.servers,
             parts,
             RestoreLeftovers(storage, disk, system.backups.quarantine_days),
-            self.backup_uses,
             RestoreReporting(self.database, self.callbacks, self._reactor),
             for_calagopus=config.family == CALAGOPUS,
         )
