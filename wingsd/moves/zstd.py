@@ -50,6 +50,8 @@ class Inflater:
         rest: Bytes = data
         while rest or not decompressor.needs_input:
             if decompressor.eof:
+                if not rest:
+                    return
                 raise invalid("it goes on after the end of its zstd frame")
             try:
                 plain = decompressor.decompress(rest, STEP)
@@ -60,8 +62,6 @@ class Inflater:
                 yield plain
             if decompressor.eof:
                 rest = decompressor.unused_data
-                if not rest:
-                    return
 
     def finish(self) -> None:
         """Raise BatchInvalid where the frame has not ended."""

@@ -1,0 +1,149 @@
+"""The destination of a move: what it takes together, repeats, refuses and proves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.moves.moving import LIMITS, Destination, Source, feed
+from wingsd.moves.batch import BatchKind, Index, encode_batch, make_index
+from wingsd.moves.batch_reader import BatchReader, Run
+from wingsd.moves.digests import block_digest, block_digests
+from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
+from wingsd.moves.frames import DataFrame, FileFrame, Frame, GoneFrame, WholeFrame, ZeroFrame
+
+DATA = b"d" * 12_288
+
+
+def shape(number: int, needs: int, *frames: Frame) -> Index:
+    return make_index(BatchKind.SHAPE, number, 1, needs, frames)
+
+
+def data(number: int, *frames: Frame) -> Index:
+    return make_index(BatchKind.DATA, number, 1, 1, frames)
+
+
+FILE = shape(1, 0, FileFrame(1, b"f", 0o640, 7, len(DATA), 4096))
+FIRST = data(2, DataFrame(1, 0, 4096, 4096, block_digests(DATA[:8192], 4096)))
+SECOND = data(3, DataFrame(1, 2, 4096, 4096, block_digest(DATA[:4096])))
+ALL = data(4, ZeroFrame(1, 0, 3))
+
+
+def runs(index: Index, content: bytes) -> list[Run]:
+    events = BatchReader().feed(b"".join(encode_batch(index, [content])))
+    return [event for event in events if isinstance(event, Run)]
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Destination:
+    return Destination(tmp_path, LIMITS)
+
+
+def test_batches_of_different_blocks_are_received_at_once(destination: Destination) -> None:
+    with destination.open() as to:
+        assert to.begin(FILE)
+        assert to.begin(SECOND)
+        assert to.begin(FIRST)
+        with pytest.raises(ShapeMissing, match="being received already"):
+            to.begin(FIRST)
+        with pytest.raises(ShapeMissing, match="has contents of batch"):
+            to.begin(ALL)
+        with pytest.raises(ShapeMissing, match="is applied alone"):
+            to.begin(shape(5, 1, GoneFrame(b"f")))
+        for index, content in ((FIRST, DATA[:8192]), (SECOND, DATA[:4096])):
+            for run in runs(index, content):
+                to.write(run)
+            to.end(index)
+        assert not to.begin(FIRST)
+        assert (to.received.upto, to.durable) == (3, 1)
+        to.checkpoint()
+        assert to.durable == 3
+        to.close_round(1, 3, to.tree.root())
+    assert (destination.tree / "f").read_bytes() == DATA
+
+
+def test_a_batch_that_was_given_up_may_come_with_other_contents(destination: Destination) -> None:
+    with destination.open() as to:
+        to.begin(FILE)
+        to.begin(FIRST)
+        to.abandon(FIRST)
+        other = data(2, ZeroFrame(1, 0, 3))
+        assert feed(to, encode_batch(other, ()))
+        with pytest.raises(BatchConflict, match="with other contents"):
+            to.begin(FIRST)
+        root = to.tree.root()
+    with destination.open() as to:
+        assert to.tree.root() == root
+        to.close_round(1, 2, root)
+
+
+def test_a_round_is_closed_when_all_of_it_is_here_and_equal(destination: Destination) -> None:
+    whole = WholeFrame(b"w", 0o600, 5, 4, block_digest(b"1234"))
+    with destination.open() as to:
+        to.begin(FILE)
+        feed(to, encode_batch(FIRST, [DATA[:8192]]))
+        with pytest.raises(RoundIncomplete, match="those up to 2 are here"):
+            to.close_round(1, 3, bytes(32))
+        with pytest.raises(RoundIncomplete, match='blocks of "f" are missing'):
+            to.close_round(1, 2, bytes(32))
+        feed(to, encode_batch(SECOND, [DATA[:4096]]))
+        with pytest.raises(RootMismatch, match="compare the directories"):
+            to.close_round(1, 3, bytes(32))
+        with pytest.raises(BatchConflict, match="is not what is open"):
+            to.close_round(1, 2, to.tree.root())
+        root = to.tree.root()
+        to.close_round(1, 3, root)
+        with pytest.raises(RootMismatch, match="with another root"):
+            to.close_round(1, 3, bytes(32))
+        with pytest.raises(BatchConflict, match="is of round 1"):
+            to.begin(data(4, whole))
+        assert not to.begin(FIRST)
+    with destination.open() as to:
+        to.close_round(1, 3, root)
+        assert to.received.round == 2
+
+
+def test_files_that_were_finished_take_another_round(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    (root / "d").mkdir(parents=True)
+    (root / "d/big").write_bytes(DATA * 20)
+    (root / "d/small").write_bytes(b"small")
+    source, destination = Source(root=root), Destination(tmp_path / "destination")
+    for change in (b"one", b"two"):
+        (root / "d").chmod(0o700)
+        for name in ("d/big", "d/small"):
+            (root / name).chmod(0o600)
+            with (root / name).open("ab") as file:
+                file.write(change)
+            (root / name).chmod(0o400)
+        (root / "d").chmod(0o500)
+        with destination.open() as to:
+            for batch in source.round():
+                feed(to, batch.pieces())
+            to.close_round(source.filler.round, source.filler.number, source.sent.root())
+            to.finish()
+        for name in ("d", "d/big", "d/small"):
+            expected, found = (root / name).stat(), (destination.tree / name).stat()
+            assert (found.st_mode, found.st_mtime_ns) == (expected.st_mode, expected.st_mtime_ns)
+    assert (destination.tree / "d/small").read_bytes() == b"smallonetwo"
+
+
+def test_reading_back_finds_a_block_that_the_disk_has_changed(destination: Destination) -> None:
+    whole = WholeFrame(b"w", 0o600, 5, 4, block_digest(b"1234"))
+    with destination.open() as to:
+        to.begin(FILE)
+        feed(to, encode_batch(FIRST, [DATA[:8192]]))
+        feed(to, encode_batch(SECOND, [DATA[:4096]]))
+        feed(to, encode_batch(data(4, whole), [b"1234"]))
+        assert list(to.differing()) == []
+        with (destination.tree / "f").open("r+b") as file:
+            file.seek(5000)
+            file.write(b"?")
+        assert list(to.differing()) == [b"f"]
+        (destination.tree / "w").unlink()
+        assert list(to.differing()) == [b"f", b"w"]
+        os.truncate(destination.tree / "f", 100)
+        (destination.tree / "w").mkdir()
+        assert list(to.differing()) == [b"f", b"w"]

@@ -1,0 +1,137 @@
+"""Trees in memory: a change costs the digests above it, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from tests.moves.moving import LIMITS
+from wingsd.moves.changes import apply_shape, begin, done
+from wingsd.moves.digests import block_digest, directory_digest
+from wingsd.moves.errors import RoundIncomplete
+from wingsd.moves.frames import (
+    DirectoryFrame,
+    FileFrame,
+    Frame,
+    GoneFrame,
+    HardFrame,
+    PutFrame,
+    Shape,
+    TakeFrame,
+    WholeFrame,
+    ZeroFrame,
+)
+from wingsd.moves.ledger import LedgerReader, LedgerWriter, RecordType, portions
+from wingsd.moves.recovery import recover
+from wingsd.moves.snapshot import snapshot
+from wingsd.moves.tree import MoveTree
+
+
+def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:
+    frame = WholeFrame(path, 0o644, 1, len(data), block_digest(data))
+    begin(tree, frame)
+    done(tree, frame)
+
+
+@pytest.fixture
+def tree() -> MoveTree:
+    made = MoveTree(LIMITS)
+    for path in (b"a", b"a/b", b"a/c", b"d", b"d/e"):
+        apply_shape(made, DirectoryFrame(path, 0o755, 1))
+        whole(made, path + b"/file")
+    return made
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets an entry for each directory whose digest is computed."""
+    counted: list[int] = []
+
+    def counting(entries: Iterable[bytes]) -> bytes:
+        found = list(entries)
+        counted.append(len(found))
+        return directory_digest(found)
+
+    monkeypatch.setattr("wingsd.moves.tree.directory_digest", counting)
+    return counted
+
+
+CHANGES: dict[str, tuple[list[Shape], int]] = {
+    "a directory's time": ([DirectoryFrame(b"a/b", 0o755, 2)], 3),
+    "a new file": ([FileFrame(1, b"d/big", 0o644, 1, 0, 4096)], 2),
+    "a file that is gone": ([GoneFrame(b"a/c/file")], 3),
+    "a move": ([TakeFrame(b"a/c/file", 0), PutFrame(b"d/moved", 0)], 4),
+    "a hard link": ([HardFrame(b"d/e/hard", b"a/file")], 4),
+    "the top directory's time": ([DirectoryFrame(b"", 0o755, 2)], 1),
+    "a directory that is gone": ([GoneFrame(b"a")], 1),
+}
+
+
+@pytest.mark.parametrize(("changes", "count"), CHANGES.values(), ids=CHANGES)
+def test_a_change_costs_the_digests_of_its_directories(
+    tree: MoveTree, computed: list[int], changes: list[Shape], count: int
+) -> None:
+    before = tree.root()
+    computed.clear()
+    for change in changes:
+        apply_shape(tree, change)
+    found = tree.root()
+    assert found != before
+    assert len(computed) == count
+    again = MoveTree()
+    for frame in snapshot(tree):
+        _add(again, frame)
+    assert again.root() == found
+
+
+def _add(tree: MoveTree, frame: Frame) -> None:
+    if isinstance(frame, Shape):
+        apply_shape(tree, frame)
+    else:
+        begin(tree, frame)
+        done(tree, frame)
+
+
+def test_the_root_is_not_told_while_a_block_is_missing(tree: MoveTree) -> None:
+    apply_shape(tree, FileFrame(1, b"big", 0o644, 1, 10_000, 4096))
+    with pytest.raises(RoundIncomplete, match='blocks of "big" are missing'):
+        tree.root()
+    done(tree, ZeroFrame(1, 0, 3))
+    assert tree.root()
+    apply_shape(tree, FileFrame(1, b"big", 0o644, 1, 9_999, 4096))
+    assert [path for path, _ in tree.missing()] == [b"big"]
+    assert tree.packed(b"d/e")
+    assert tree.packed(b"big") is None
+
+
+def test_thousands_of_names_of_one_file_take_no_square_of_time(computed: list[int]) -> None:
+    tree = MoveTree()
+    whole(tree, b"f")
+    # each becomes the first one
+    for n in range(5_000, 0, -1):
+        apply_shape(tree, HardFrame(b"%05d" % n, b"f"))
+        if n % 1000 == 0:
+            apply_shape(tree, DirectoryFrame(b"", 0o755, n))
+    tree.root()
+    for n in range(1, 5_001):
+        apply_shape(tree, GoneFrame(b"%05d" % n))
+    assert tree.members == 1
+    tree.root()
+    assert len(computed) == 2
+
+
+def test_a_snapshot_is_the_same_tree(tree: MoveTree) -> None:
+    apply_shape(tree, FileFrame(4, b"sparse", 0o600, 5, 3 << 20, 4096))
+    done(tree, ZeroFrame(4, 0, 768))
+    apply_shape(tree, HardFrame(b"a/hard", b"sparse"))
+    writer = LedgerWriter()
+    records = [writer.header(b"m" * 16), writer.state(3, 20, 9, 15)]
+    records += [writer.record(RecordType.PART, part) for part in portions(snapshot(tree))]
+    records.append(writer.record(RecordType.END))
+    found = recover(LedgerReader(records), b"b" * 16, LIMITS)
+    assert found.tree.root() == tree.root()
+    assert found.tree.last_number == 9
+    assert (found.tree.members, found.tree.bytes) == (tree.members, tree.bytes)
+    received = found.received
+    assert (received.round, received.upto, received.closed, received.shape) == (4, 20, 20, 15)
