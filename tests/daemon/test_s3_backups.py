@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as installed_reactor
+from twisted.internet.threads import deferToThread
 
 from tests.daemon.resources import until
 from tests.daemon.test_backups import BACKUP, UUID, BackedUpServer
 from tests.support.archives import seen
+from tests.support.moto_store import PART, moto_store
 from tests.support.receiving_node import ReceivingNode
 from tests.support.s3_store import NO_UPLOAD, PART_SIZE, PartSigner, S3Store, Say, Stall
 
@@ -65,6 +67,22 @@ async def test_a_backup_is_in_the_store_whole_and_not_on_the_node(
     subprocess.run(command, check=True, capture_output=True)
     assert seen(tmp_path / "out") == seen(server.home)
     await until(lambda: not left(server))
+
+
+@pytest.mark.parametrize("family", ["pterodactyl", "calagopus"])
+async def test_a_real_s3_server_puts_the_backup_together(
+    server: BackedUpServer, family: str
+) -> None:
+    (server.home / "world/r.2.2.mca").write_bytes(os.urandom(2 * PART + 5))
+    with moto_store() as moto:
+        server.panel.backups.signer = moto.sign
+        await server.daemon.start_loaded(family=family)
+        told = await server.made(adapter="s3")
+        assert told["successful"]
+        data = await deferToThread(moto.complete, BACKUP, told["parts"])
+    kind = told["checksum_type"]
+    assert (told["size"], told["checksum"]) == (len(data), hashlib.new(kind, data).hexdigest())
+    assert len(told["parts"]) == 3
 
 
 async def test_a_refusal_is_told_with_the_stores_reason_and_nothing_is_left(

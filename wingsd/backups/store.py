@@ -169,13 +169,16 @@ class BackupStore:
 
         With `archive`, what is in its place as well.
         """
-        names = [part_name(place), *([os.path.basename(place)] if archive else [])]
+        # The part comes last: it is what the next start finds, when this one ends in between.
+        names = [os.path.basename(place)] if archive else []
         with self._errors("what is left of a backup could not be removed"):
             with suppress(FileNotFoundError), self._opened_directory(place) as directory:
                 for name in names:
                     with suppress(FileNotFoundError):
                         os.unlink(name, dir_fd=directory)
                 CatalogueFiles(directory).remove(uuid)
+                with suppress(FileNotFoundError):
+                    os.unlink(part_name(place), dir_fd=directory)
             self._remove_empty(place)
 
     def _remove_empty(self, place: str) -> None:

@@ -1,0 +1,94 @@
+"""What a daemon has left of archives that it uploads, and what the next one does with that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
+from wingsd.backups.parts import made_before, part_path, remove_parts
+from wingsd.backups.store import BackupStore
+from wingsd.config import PELICAN, PTERODACTYL
+from wingsd.statedb import BackupRecord
+
+SERVER = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
+BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+
+
+def part_in(directory: Path, family: str, size: int = 7) -> BackupRecord:
+    """Write a part of seven bytes, and the catalogue of an archive of `size` bytes."""
+    store = BackupStore(str(directory), family)
+    place = store.place(SERVER, BACKUP, "tar.gz")
+    path = Path(part_path(store, place))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"archive")
+    catalogue = Catalogue(
+        version=VERSION,
+        backup=BACKUP,
+        server=SERVER,
+        state=COMPLETE,
+        archive=f"{BACKUP}.tar.gz",
+        bytes=size,
+        files=1,
+        sha256="0" * 64,
+        checksum_type="sha1",
+        checksum="0" * 40,
+        made=1.0,
+    )
+    store.write_catalogue(place, catalogue)
+    return BackupRecord(BACKUP, SERVER, "s3", place, 0.0)
+
+
+def left(directory: Path) -> list[str]:
+    return [path.name for path in directory.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+def test_a_complete_archive_is_found_again(tmp_path: Path, family: str) -> None:
+    record = part_in(tmp_path, family)
+    made = made_before(BackupStore(str(tmp_path), family), record)
+    assert made is not None
+    assert Path(made.path).read_bytes() == b"archive"
+    assert (made.place, made.catalogue.backup) == (record.place, BACKUP)
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+def test_what_is_not_complete_is_removed(tmp_path: Path, family: str) -> None:
+    record = part_in(tmp_path, family, size=8)
+    assert made_before(BackupStore(str(tmp_path), family), record) is None
+    assert left(tmp_path) == []
+
+
+def test_nothing_is_made_where_nothing_is(tmp_path: Path) -> None:
+    record = BackupRecord(BACKUP, SERVER, "s3", f"{SERVER}/{BACKUP}.tar.gz", 0.0)
+    assert made_before(BackupStore(str(tmp_path), PELICAN), record) is None
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+def test_only_parts_that_nothing_needs_are_removed(tmp_path: Path, family: str) -> None:
+    part_in(tmp_path, family)
+    (tmp_path / f"{BACKUP}.tar.gz").write_bytes(b"a local backup")
+    store = BackupStore(str(tmp_path), family)
+    remove_parts(store, lambda backup: backup == BACKUP)
+    assert len(left(tmp_path)) == 3
+    remove_parts(store, lambda backup: False)
+    assert left(tmp_path) == [f"{BACKUP}.tar.gz"]
+    remove_parts(BackupStore(str(tmp_path / "missing"), family), lambda backup: False)
+
+
+def test_a_removal_that_ends_in_between_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = part_in(tmp_path, PTERODACTYL)
+    store = BackupStore(str(tmp_path), PTERODACTYL)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CatalogueFiles, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.remove_leftovers(record.place, BACKUP)
+    remove_parts(store, lambda backup: False)
+    assert left(tmp_path) == []
