@@ -13,6 +13,7 @@
 #                           as KIND="copy to"
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
+# DEB_BUILD_OPTIONS=nocheck the package without its tests, in a few minutes
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # ROUNDS=...                how many rounds of each data set, in place of five
 # SERIES=...                the only series of benchmarks, such as SERIES="receive send", floods or idle
