@@ -20,8 +20,9 @@ from bench.idle import idle_report
 from bench.plots import draw
 from bench.report import report
 from bench.series import Results, Series
+from bench.sftp_report import sftp_report
 
-_ALL = ["receive", "send", "move", "at_once", "growth", "floods", "idle", "files"]
+_ALL = ["receive", "send", "move", "at_once", "growth", "floods", "idle", "files", "sftp"]
 _HOME = Path(__file__).parent.parent
 _WORK = _HOME / ".cache/bench"
 
@@ -54,7 +55,11 @@ async def _run(arguments: argparse.Namespace) -> None:
         files = arguments.output.with_name("files.md")
         files.write_text(files_report(results.files, results.machine, results.version))
         print(f"see {files}")
-    if not arguments.series or set(arguments.series) - {"files", "floods", "idle"}:
+    if results.sftp.node:
+        sftp = arguments.output.with_name("sftp-speed.md")
+        sftp.write_text(sftp_report(results.sftp, results.machine, results.version))
+        print(f"see {sftp}")
+    if not arguments.series or set(arguments.series) - {"files", "floods", "idle", "sftp"}:
         arguments.output.write_text(report(results))
         draw(results, arguments.output.with_suffix(""))
         print(f"see {arguments.output}")

@@ -74,7 +74,7 @@ class Meter:
         return Cost(
             seconds=seconds,
             cpu=self.cpu() - self._cpu,
-            peak=sum(_status(pid, "VmHWM") for pid in self._family()),
+            peak=self.peak(),
             memory=self._memory,
             threads=self._sums(),
         )
@@ -82,6 +82,10 @@ class Meter:
     def resident(self) -> float:
         """Return the resident memory now, in MiB."""
         return sum(_status(pid, "VmRSS") for pid in self._family())
+
+    def peak(self) -> float:
+        """Return the highest resident memory since the process was started, in MiB."""
+        return sum(_status(pid, "VmHWM") for pid in self._family())
 
     def _read(self) -> None:
         while not self._done.wait(_EVERY):

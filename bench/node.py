@@ -28,6 +28,7 @@ class BenchNode(NodeProcess):
         super().__init__(directory, site.panel, site.authority)
         self.volumes = data or self.volumes
         self.node.reachable = True
+        self.site = site
         self._engine = engine
 
     def command(self, *options: str, **changes: Any) -> list[str]:
@@ -62,9 +63,14 @@ class Site:
 
     def add_server(self, number: int, node: Any) -> str:
         """Put one more server on a node; return its UUID."""
-        uuid = str(UUID(int=(8 << 76) | (4 << 60) | number, version=4))
+        uuid = self.server_uuid(number)
         self.panel.add_server(server_settings(uuid), node, process_configuration())
         return uuid
+
+    @staticmethod
+    def server_uuid(number: int) -> str:
+        """Return the UUID of the server with that number."""
+        return str(UUID(int=(8 << 76) | (4 << 60) | number, version=4))
 
     async def close(self) -> None:
         """End the Panel."""

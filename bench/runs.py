@@ -21,7 +21,15 @@ from bench.node import BenchNode, Site, reactor
 from bench.references import tar_to_sink
 from tests.support import Node
 
-__all__ = ["memory_after", "move", "receive", "received_tree", "send", "tar_and_curl"]
+__all__ = [
+    "memory_after",
+    "move",
+    "receive",
+    "received_tree",
+    "send",
+    "tar_and_curl",
+    "upload",
+]
 
 #: Seconds until a run times out.
 _WITHIN = 1800
@@ -29,14 +37,14 @@ _WITHIN = 1800
 
 async def receive(dataset: Dataset, disk: Path, *, durable: bool, at_once: int = 1) -> Cost:
     """Have a new node on `disk` receive the dataset over TLS, from as many curls at once."""
-    async with _receiving(dataset, disk, durable=durable, at_once=at_once) as (node, upload):
-        return (await _measured([node], upload, dataset.size * at_once))[0]
+    async with _receiving(dataset, disk, durable=durable, at_once=at_once) as (node, send_all):
+        return (await _measured([node], send_all, dataset.size * at_once))[0]
 
 
 async def memory_after(dataset: Dataset, disk: Path, *, at_once: int, rest: float) -> float:
     """Have a node receive the dataset as often at once; return its MiB `rest` seconds later."""
-    async with _receiving(dataset, disk, durable=False, at_once=at_once) as (node, upload):
-        await upload()
+    async with _receiving(dataset, disk, durable=False, at_once=at_once) as (node, send_all):
+        await send_all()
         await deferLater(reactor, rest)
         return Meter(node.pid).resident()
 
@@ -52,14 +60,14 @@ async def _receiving(
         for uuid in servers:
             site.panel.open_transfer(uuid, node.node)
 
-        async def upload() -> None:
+        async def send_all() -> None:
             tokens = [site.panel.transfer_token(uuid, node.node) for uuid in servers]
-            curls = [deferToThread(_curl, node.url, site.ca, token, dataset) for token in tokens]
+            curls = [deferToThread(upload, node.url, site.ca, token, dataset) for token in tokens]
             await gatherResults(curls, consumeErrors=True)
 
         await node.run(durable=durable)
         try:
-            yield node, upload
+            yield node, send_all
         finally:
             await node.close()
 
@@ -162,7 +170,8 @@ def _sink(pem: Path) -> Iterator[str]:
             process.kill()
 
 
-def _curl(url: str, ca: Path, token: str, dataset: Dataset) -> None:
+def upload(url: str, ca: Path, token: str, dataset: Dataset) -> None:
+    """Have curl send the dataset to a node over TLS. Blocking."""
     _run(
         *("curl", "-sSf", "--cacert", str(ca), "--max-time", str(_WITHIN)),
         *("-H", f"Authorization: Bearer {token}"),

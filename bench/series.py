@@ -26,6 +26,7 @@ from bench.idle import (
 from bench.meter import Cost
 from bench.references import flush, igzip_untar, untar
 from bench.runs import memory_after, move, receive, received_tree, send, tar_and_curl
+from bench.sftp import SftpResult, measure_busy, measure_speed
 
 __all__ = ["Growth", "Moved", "Received", "Results", "Sent", "Series"]
 
@@ -94,6 +95,7 @@ class Results:
     floods: list[FloodResult] = attrs.field(factory=list)
     idle: IdleResult = attrs.field(factory=IdleResult)
     files: FilesResult = attrs.field(factory=FilesResult)
+    sftp: SftpResult = attrs.field(factory=SftpResult)
 
 
 class Series:
@@ -193,6 +195,23 @@ class Series:
             await measure_files(Path(directory), self._rounds, result)
         for one in result.downloads:
             _say(f"1 GiB: {one.node:.2f} s, {one.nginx / one.node:.2f} of nginx's speed")
+
+    async def sftp(self) -> None:
+        """SFTP beside OpenSSH's server, and the node while clients are busy; files in memory."""
+        result = self._results.sftp
+        with TemporaryDirectory(dir="/dev/shm") as directory:
+            await measure_speed(Path(directory), self._rounds, result)
+        for one, other in zip(result.node, result.openssh, strict=True):
+            _say(f"1 GiB up and down: {other.up / one.up:.2f} and {other.down / one.down:.2f}")
+        dataset = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._datasets)
+        for _ in range(self._rounds):
+            with TemporaryDirectory(dir="/dev/shm") as directory:
+                busy = await measure_busy(Path(directory), dataset)
+            if busy is None:
+                _say("no Docker engine answers: the console is not measured")
+                return
+            result.busy.append(busy)
+            _say(f"clients at once: {busy.peak:.0f} MiB")
 
     async def _grow(self, one: Dataset, results: list[Growth]) -> None:
         one.warm()

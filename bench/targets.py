@@ -15,6 +15,12 @@ __all__ = [
     "MEMORY",
     "REST",
     "SEND",
+    "SFTP",
+    "SFTP_DELAY",
+    "SFTP_GROWTH",
+    "SFTP_LOSS",
+    "SFTP_MEMORY",
+    "SFTP_SMALL",
     "START",
     "Target",
 ]
@@ -63,3 +69,12 @@ DOWNLOAD = Target(None, 0.8, None)
 GROWTH = Target(None, 16, None)
 #: Seconds to list a directory, by its entries.
 LISTINGS = {10_000: Target(None, 0.3, None), 100_000: Target(None, 3, None)}
+#: The speed of SFTP against OpenSSH's server: of a large file, and of small ones.
+SFTP = Target(None, 0.6, None)
+SFTP_SMALL = Target(None, 0.7, None)
+#: MiB of SFTP's process with eight clients, and of the daemon more than before when it has ended.
+SFTP_MEMORY = Target(None, 110, None)
+SFTP_GROWTH = Target(None, 3, None)
+#: Milliseconds of a line of the console, and the part of a transfer's speed that is lost.
+SFTP_DELAY = Target(None, 50, None)
+SFTP_LOSS = Target(None, 0.1, None)
