@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from wingsd.sftp.server.connection import Site
 from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.main import SftpServer, ssh_options
+from wingsd.sftp.server.ssh import use_fast_ciphers
+from wingsd.sftp.server.threads import FileThreads
 
 SERVER = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
@@ -122,17 +123,15 @@ async def _serve(
     daemon = FakeDaemon(granted)
     key = load_host_key(str(directory))
     start = Start(key.private, SystemConfig().openat_mode, -1, -1, sftp)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listening,
-        ThreadPoolExecutor(8) as workers,
-    ):
+    use_fast_ciphers()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         site = Site(
             sftp,
             SiteFiles(directory_opener("auto"), None, read_only=sftp.read_only),
             daemon,
             loop,
-            workers,
+            FileThreads(8, loop),
             HandleBudget(sftp.limits.max_handles_total),
             sftp.passwords,
         )

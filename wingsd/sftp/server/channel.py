@@ -7,16 +7,16 @@ What waits is bounded in both directions.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncssh
 
 from wingsd.sftp.server import answers
 from wingsd.sftp.server.packets import FrameReader, Init, PacketError, Request, parse
+from wingsd.sftp.server.threads import FileThreads
 
 if TYPE_CHECKING:
     from wingsd.sftp.server.operations import Operations
@@ -28,7 +28,7 @@ NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without th
 #: Bytes of requests that wait, above which the client is not read from, and below which it is.
 _HIGH, _LOW = 2 << 20, 1 << 20
 #: Bytes of requests and of answers, and requests, in one batch.
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 1 << 19
 _BATCH_REQUESTS = 128
 #: Bytes of answers in SSH's own buffer, above which no more are made.
 _SEND_BUFFER = 1 << 20
@@ -44,13 +44,13 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def __init__(
         self,
         operations: Callable[[], Operations],
-        workers: Executor,
+        threads: FileThreads,
         fault: Callable[[BaseException], None],
         ended: Callable[[], None],
     ) -> None:
         self._make_operations = operations
         self._operations: Operations | None = None
-        self._workers = workers
+        self._threads = threads
         self._fault = fault
         self._ended = ended
         self._chan: asyncssh.SSHServerChannel[bytes]
@@ -146,9 +146,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._close()
         elif self._waiting and not self._full:
             self._busy = True
-            loop = asyncio.get_running_loop()
-            batch = loop.run_in_executor(self._workers, self._answer, self._batch())
-            batch.add_done_callback(self._answered)
+            self._threads.run(partial(self._answer, self._batch()), self._answered)
         elif self._at_end and not self._waiting:
             self._finish(0)
 
@@ -207,10 +205,10 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._fault(error)
             return answers.status(request.id, answers.FAILURE, "internal error of the node")
 
-    def _answered(self, batch: asyncio.Future[tuple[list[bytes], int]]) -> None:
+    def _answered(self, batch: Callable[[], tuple[list[bytes], int]]) -> None:
         self._busy = False
         try:
-            made, done = batch.result()
+            made, done = batch()
         except PacketError:
             if self._lost:
                 self._work()
@@ -232,6 +230,4 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         if operations is None:
             self._ended()
             return
-        loop = asyncio.get_running_loop()
-        closing = loop.run_in_executor(self._workers, operations.close)
-        closing.add_done_callback(lambda _: self._ended())
+        self._threads.run(operations.close, lambda _: self._ended())

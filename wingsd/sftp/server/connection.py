@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
 
 import asyncssh
 import attrs
@@ -26,6 +25,7 @@ from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.operations import Operations
 from wingsd.sftp.server.path_operations import ListingLimits
+from wingsd.sftp.server.threads import FileThreads
 from wingsd.sftp.server.usage import ServerUsage
 
 __all__ = ["SftpConnection", "Site"]
@@ -45,7 +45,7 @@ class Site:
     files: SiteFiles
     link: DaemonLink
     loop: asyncio.AbstractEventLoop
-    workers: Executor
+    threads: FileThreads
     budget: HandleBudget
     passwords: bool
     usages: dict[str, ServerUsage] = attrs.field(factory=dict)
@@ -216,7 +216,7 @@ class SftpConnection(asyncssh.SSHServer):
             most = config.limits.max_handles_per_channel
             return Operations(access, site.budget, most, limits)
 
-        session = SftpChannel(operations, site.workers, site.fault, self._channel_ended)
+        session = SftpChannel(operations, site.threads, site.fault, self._channel_ended)
         channel = self._conn.create_server_channel(None, "strict", _WINDOW, _PACKET)
         return channel, session
 
