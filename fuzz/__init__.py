@@ -24,4 +24,5 @@ TARGETS = (
     "user_archives",
     "move_batch",
     "move_ledger",
+    "sftp_channel",
 )
