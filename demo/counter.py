@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.engine import Engine
-from demo.game import BALLAST, Landmark, port_line
+from demo.game import BALLAST, NAME_SETTING, Landmark, port_line
 from demo.watch import Watch
 from tests.support import process_configuration
 from tests.support.image import image_tar
@@ -27,8 +27,9 @@ if [ ! -e world/sign ]; then
     echo "$sign" >world/sign
 fi
 read -r sign <world/sign
-read -r port <counter.conf
+{ read -r port && read -r name; } <counter.conf
 port=${port#port = }
+echo "the server is called ${name#server_name = }"
 echo "start $starts, the sign reads $sign"
 echo "listening on $port"
 while read -r word; do
@@ -47,7 +48,10 @@ mkdir -p world
 cat >counter.sh <<'END'
 {_SCRIPT}END
 chmod 755 counter.sh
-echo "port = 1" >counter.conf
+cat >counter.conf <<'END'
+port = 1
+{NAME_SETTING}A server that travels
+END
 ln -s counter.sh start
 echo "Writing 48 MiB of a world"
 {BALLAST}"""
@@ -67,6 +71,7 @@ class Counter:
         configs=[port_line("counter.conf")],
     )
     script = _INSTALL
+    settings = "counter.conf"
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Make the image."""
@@ -75,7 +80,7 @@ class Counter:
 
     def port_written(self, tree: Path) -> int:
         """Return the port in counter.conf."""
-        return int((tree / "counter.conf").read_text().removeprefix("port = "))
+        return int((tree / "counter.conf").read_text().split()[2])
 
     def landmark(self, console: Iterable[str]) -> Landmark | None:
         """Return what the script found in its files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from demo.engine import Engine
 from demo.watch import Watch
 
-__all__ = ["BALLAST", "Game", "Landmark", "port_line"]
+__all__ = ["BALLAST", "NAME_SETTING", "Game", "Landmark", "name_told", "port_line"]
 
 Json = dict[str, Any]
 
@@ -20,6 +21,17 @@ mkdir -p backups screenshots
 head -c 50331648 /dev/urandom >backups/previous-world.bin
 ln backups/previous-world.bin backups/latest.bin
 """
+
+
+#: The beginning of the line in a game's settings that has the server's name.
+NAME_SETTING = "server_name = "
+_NAME = re.compile(r"the server is called (.*?)\s*$")
+
+
+def name_told(console: Iterable[str]) -> str:
+    """Return the server's name as the game told it last in its console, empty for never."""
+    found = [match[1] for text in console if (match := _NAME.search(text))]
+    return found[-1] if found else ""
 
 
 def port_line(file: str) -> Json:
@@ -48,6 +60,8 @@ class Game(Protocol):
     process: Json
     #: The installation script of its egg, for `/bin/sh`.
     script: str
+    #: The file with its settings, which is one line each.
+    settings: str
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Create `image` on the engine; return a text about its origin."""

@@ -48,7 +48,7 @@ class RunningNode:
     """A node with all its directories in `directory`, and its process.
 
     `game_port` is the one it gives to a server that arrives; `authority` makes its certificate
-    and is the only one that it trusts besides the system's.
+    and is the only one that it trusts besides the system's. SFTP is at `sftp_port`.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class RunningNode:
         self._reactor = reactor
         self._directory = directory
         self._listens_on = free_port()
+        self.sftp_port = free_port()
         self._process: Process | None = None
         directory.mkdir()
         self._proxy = ThrottledProxy(reactor, self._listens_on, _LINE)
@@ -122,6 +123,7 @@ class RunningNode:
                 "log_directory": str(self._directory / "log"),
                 "tmp_directory": str(self._directory / "tmp"),
                 "machine_id": {"directory": str(self._directory / "machine-id")},
+                "sftp": {"bind_address": _HOST, "bind_port": self.sftp_port},
                 "username": "",
                 "user": {"uid": OWNER, "gid": GROUP},
                 "transfers": {"ca_file": str(self.authority)},

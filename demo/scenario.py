@@ -9,10 +9,11 @@ from twisted.internet.threads import deferToThread
 
 from demo import trees
 from demo.download import CurlDownload
-from demo.game import Game, Landmark
+from demo.game import Game, Landmark, name_told
 from demo.node import OWNER, RunningNode
 from demo.output import Failed, check, heading, line, mib
 from demo.restoring import Restoring
+from demo.sftp import SftpUpload
 from demo.suggestions import print_suggestions
 from demo.testbed import Testbed
 from demo.upload import CurlUpload
@@ -63,6 +64,8 @@ class Scenario:
         await self._play(b)
         self._begin("A backup of the living game; its world is broken, and restored")
         await self._restore(b)
+        self._begin("A user changes its settings by SFTP")
+        await self._rename(b)
         self._begin("An upload with curl, as documented")
         await CurlUpload(self.testbed, UPLOADED, self._files, a).send()
         self._begin("A user downloads one of its files")
@@ -117,6 +120,19 @@ class Scenario:
         check("its settings", written == node.game_port, f"the node has written port {written}")
         answer = await self._game.greet(self._reactor, watch, node.game_port)
         check("answer", answer, answer)
+
+    async def _rename(self, node: RunningNode) -> None:
+        """Upload settings with another name; the game has it after a restart."""
+        assert self._watch is not None  # noqa: S101 - the game is played
+        watch, name = self._watch, "A server with a new name"
+        before = name_told(watch.console())
+        await SftpUpload(self.testbed, SERVER, node).rename(name)
+        await self._panel.power(SERVER, "restart")
+        await watch.until(
+            lambda: name_told(watch.console()) == name, "the new name in the console"
+        )
+        check("its name", before != name, f"was {before!r}, and is {name!r} after a restart")
+        await watch.until(lambda: watch.power_states()[-1] == "running", "the restart")
 
     async def _verify_landmark(self, watch: Watch) -> None:
         before = self._landmark

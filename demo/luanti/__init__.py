@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.engine import HOST, Engine
-from demo.game import BALLAST, Landmark, port_line
+from demo.game import BALLAST, NAME_SETTING, Landmark, port_line
 from demo.luanti.probe import probe
 from demo.output import Failed
 from demo.process import run
@@ -37,9 +37,9 @@ mod_storage_backend = sqlite3
 load_mod_3d_armor = true
 load_mod_mesecons = true
 """
-_SETTINGS = """\
+_SETTINGS = f"""\
 # What the node writes before every start is the port.
-server_name = A server that travels
+{NAME_SETTING}A server that travels
 port = 1
 """
 # The image has Debian's packages of the mods, and the mod that puts a sign into the world.
@@ -69,8 +69,8 @@ class Luanti:
     """A Luanti server with a world that a mod of its own has put a sign into."""
 
     title = f"Luanti, its game and {len(_MODS)} packages of mods"
-    # Not `luanti`: an image of that name from an earlier version has no mods.
-    image = f"wingsd-demo/luanti-and-mods:{_SUITE}"
+    # Not `luanti-and-mods`: an image of that name from an earlier version tells no name.
+    image = f"wingsd-demo/luanti-with-mods:{_SUITE}"
     keeps_image = True
     # Without a log file of its own it dies on the read-only root.
     invocation = (
@@ -84,6 +84,7 @@ class Luanti:
     )
 
     script = _INSTALL
+    settings = "minetest.conf"
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Build the image with mmdebstrap, unless it is there from another time."""

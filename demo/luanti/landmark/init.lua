@@ -1,4 +1,4 @@
--- At the world's first start, generates the land around its centre and puts up a sign with random
+-- Tells the server's name, which is one of its settings. At the world's first start, generates the land around its centre and puts up a sign with random
 -- words. At every start, tells what the map says there: only this world can know.
 
 local place = { x = 0, y = 20, z = 0 }
@@ -38,6 +38,7 @@ local function emerged(_, _, remaining)
 end
 
 core.register_on_mods_loaded(function()
+    core.log("action", "[landmark] the server is called " .. core.settings:get("server_name"))
     core.after(0, function()
         local from, to = vector.subtract(place, reach), vector.add(place, reach)
         core.emerge_area(from, to, emerged)
