@@ -82,10 +82,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def openssh_server(directory: Path, key: Path) -> Iterator[SftpAccount]:
+def openssh_server(directory: Path, key: Path, nice: int) -> Iterator[SftpAccount]:
     """Run OpenSSH's server, whose files are in `directory`; the key is the host's and the user's.
 
-    Root only: it does not ask for another account's password then.
+    Clients have the priority `nice`. Root only: sshd wants to be that, to serve an account.
     """
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     if program is None:
@@ -101,7 +101,7 @@ def openssh_server(directory: Path, key: Path) -> Iterator[SftpAccount]:
     ) as process:
         try:
             _wait(port, process)
-            yield SftpAccount("root", port, key, str(home))
+            yield SftpAccount("root", port, key, str(home), nice)
         finally:
             process.terminate()
 

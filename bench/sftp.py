@@ -47,6 +47,8 @@ SMALL_FILES, SMALL_SIZE = 5_000, 2_048
 CLIENTS, CLIENT_SIZE = 8, 128 * MIB
 #: How often a line of the console comes, in microseconds.
 LINE_EVERY = 100_000
+#: The priority of the clients, that of SFTP's process; and of those that keep a node busy.
+_NICE, _BUSY_NICE = 10, 19
 #: Seconds from the last connection to the end of the process, and until it must be over.
 _IDLE_TIMEOUT, _ENDED_WITHIN = 2, 30
 _USER = "6c0f5b52-0d8c-4c5b-9a3e-2b3b5a0b8c11"
@@ -97,7 +99,7 @@ async def measure_speed(directory: Path, rounds: int, result: SftpResult) -> Non
     sources = directory / "sources"
     await deferToThread(_make_sources, sources)
     async with _node(directory) as (node, account, home):
-        with openssh_server(directory, account.key) as reference:
+        with openssh_server(directory, account.key, _NICE) as reference:
             places = [(account, home, result.node)]
             places += [(reference, Path(reference.home), result.openssh)]
             for number in range(rounds):
@@ -166,7 +168,7 @@ async def _node(
         docker=docker or {"enabled": False}, system={"sftp": sftp, "user": {"uid": 0, "gid": 0}}
     )
     try:
-        yield node, SftpAccount(f"user.{server[:8]}", port, key), home
+        yield node, SftpAccount(f"user.{server[:8]}", port, key, nice=_NICE), home
     finally:
         await node.close()
         await site.close()
@@ -208,7 +210,7 @@ async def _busy(directory: Path, dataset: Dataset, engine: Engine) -> BusyNode:
             quiet = list(lines.delays)
             meter = Meter(node.pid)
             before = meter.resident()
-            with _busy_clients(attrs.evolve(account, nice=19), source):
+            with _busy_clients(attrs.evolve(account, nice=_BUSY_NICE), source):
                 process = await _sftp_process(node.pid)
                 transfer = await _received(node, dataset, 3, engine)
                 lines.delays.clear()
