@@ -290,7 +290,8 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
 
 def main(listener: int, control: int) -> None:
     """Serve the connections of a listening socket; the daemon is at the other end of `control`."""
-    os.nice(_NICE)
+    with suppress(OSError):  # where that is forbidden, it runs as it is
+        os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would have the host key in it
     with socket.socket(fileno=listener) as listening, socket.socket(fileno=control) as daemon:
         listening.setblocking(False)
