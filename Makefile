@@ -16,7 +16,7 @@
 # DEB_BUILD_OPTIONS=nocheck the package without its tests, in a few minutes
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # ROUNDS=...                how many rounds of each data set, in place of five
-# SERIES=...                the only series of benchmarks, such as SERIES="receive send", idle or sftp
+# SERIES=...                the only series of benchmarks, such as SERIES="receive send", backups or sftp
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

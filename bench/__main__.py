@@ -14,6 +14,7 @@ import cattrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from bench.backups import backups_report
 from bench.files import files_report
 from bench.floods import flood_report
 from bench.idle import idle_report
@@ -22,7 +23,12 @@ from bench.report import report
 from bench.series import Results, Series
 from bench.sftp_report import sftp_report
 
-_ALL = ["receive", "send", "move", "at_once", "growth", "floods", "idle", "files", "sftp"]
+_ALL = [
+    *("receive", "send", "move", "at_once", "growth", "floods"),
+    *("idle", "files", "backups", "sftp"),
+]
+#: Those with a page of their own.
+_APART = {"backups", "files", "floods", "idle", "sftp"}
 _HOME = Path(__file__).parent.parent
 _WORK = _HOME / ".cache/bench"
 
@@ -59,7 +65,11 @@ async def _run(arguments: argparse.Namespace) -> None:
         sftp = arguments.output.with_name("sftp-speed.md")
         sftp.write_text(sftp_report(results.sftp, results.machine, results.version))
         print(f"see {sftp}")
-    if not arguments.series or set(arguments.series) - {"files", "floods", "idle", "sftp"}:
+    if results.backups.rounds:
+        backups = arguments.output.with_name("backup-figures.md")
+        backups.write_text(backups_report(results.backups, results.machine, results.version))
+        print(f"see {backups}")
+    if not arguments.series or set(arguments.series) - _APART:
         arguments.output.write_text(report(results))
         draw(results, arguments.output.with_suffix(""))
         print(f"see {arguments.output}")

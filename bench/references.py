@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.datasets import Dataset
 from bench.machine import settle
 
-__all__ = ["flush", "igzip_untar", "tar_to_sink", "untar"]
+__all__ = ["flush", "igzip_untar", "tar_to_file", "tar_to_sink", "untar"]
 
 
 def untar(dataset: Dataset, directory: Path) -> float:
@@ -37,6 +37,12 @@ def tar_to_sink(dataset: Dataset, url: str, ca: Path) -> float:
     command = f"tar -I 'gzip -1' -C {_quoted(dataset.tree)} -cf - . | {upload}"
     with settle():
         return _timed("bash", "-o", "pipefail", "-c", command)
+
+
+def tar_to_file(dataset: Dataset, path: Path) -> float:
+    """Return the seconds of `tar -cz` at level 1, to a file."""
+    with settle():
+        return _timed("tar", "-I", "gzip -1", "-C", str(dataset.tree), "-cf", str(path), ".")
 
 
 def _made(directory: Path) -> str:

@@ -23,6 +23,7 @@ from tests.support import Node
 
 __all__ = [
     "memory_after",
+    "mounted",
     "move",
     "receive",
     "received_tree",
@@ -132,15 +133,23 @@ async def _source(
     assert dataset.tree is not None
     source = BenchNode(site, _new(disk))
     uuid = site.add_server(1, source.node)
-    files = source.volumes / uuid
-    files.mkdir(parents=True)
-    _run("mount", "--bind", str(dataset.tree), str(files))
+    with mounted(dataset, source.volumes / uuid):
+        try:
+            await source.run()
+            yield source, uuid
+        finally:
+            await source.close()
+
+
+@contextmanager
+def mounted(dataset: Dataset, place: Path) -> Iterator[None]:
+    """Mount the dataset's tree at a new directory."""
+    place.mkdir(parents=True)
+    _run("mount", "--bind", str(dataset.tree), str(place))
     try:
-        await source.run()
-        yield source, uuid
+        yield
     finally:
-        await source.close()
-        _run("umount", str(files))
+        _run("umount", str(place))
 
 
 async def _moved(site: Site, source: BenchNode, uuid: str, destination: Node) -> None:

@@ -10,6 +10,7 @@ import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
+from bench.backups import BackupsResult, measure_backups
 from bench.datasets import DATASETS, MIB, Dataset, dataset, of_bytes, of_files
 from bench.disk import fresh_disk
 from bench.files import FilesResult, measure_files
@@ -96,6 +97,7 @@ class Results:
     idle: IdleResult = attrs.field(factory=IdleResult)
     files: FilesResult = attrs.field(factory=FilesResult)
     sftp: SftpResult = attrs.field(factory=SftpResult)
+    backups: BackupsResult = attrs.field(factory=BackupsResult)
 
 
 class Series:
@@ -212,6 +214,16 @@ class Series:
                 return
             result.busy.append(busy)
             _say(f"clients at once: {busy.peak:.0f} MiB")
+
+    async def backups(self) -> None:
+        """Backups of `mixed`, made and restored."""
+        one = await self._dataset("mixed")
+        for number in range(self._rounds):
+            with fresh_disk(self._directory) as disk:
+                result = await measure_backups(one, disk, reverse=bool(number % 2))
+            self._results.backups.rounds.append(result)
+            _say(f"backup made: {_ratio(result.made, result.tar)}, {result.made.peak:.0f} MiB")
+            _say(f"restored: {_ratio(result.restored, result.received.seconds)}")
 
     async def _grow(self, one: Dataset, results: list[Growth]) -> None:
         one.warm()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 __all__ = [
+    "BACKUP",
     "CPU",
     "DOWNLOAD",
     "DURABLE",
@@ -14,6 +15,7 @@ __all__ = [
     "LISTINGS",
     "MEMORY",
     "REST",
+    "RESTORE",
     "SEND",
     "SFTP",
     "SFTP_DELAY",
@@ -78,3 +80,7 @@ SFTP_GROWTH = Target(None, 3, None)
 #: Milliseconds of a line of the console, and the part of a transfer's speed that is lost.
 SFTP_DELAY = Target(None, 50, None)
 SFTP_LOSS = Target(None, 0.1, None)
+#: Time to make a backup, against `tar -cz` at level 1; and to restore one, against receiving the
+#: same archive.
+BACKUP = Target(None, 0.35, None)
+RESTORE = Target(None, 1.3, None)

@@ -56,6 +56,8 @@ def test_a_complete_archive_is_found_again(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
 def test_what_is_not_complete_is_removed(tmp_path: Path, family: str) -> None:
     record = part_in(tmp_path, family, size=8)
+    unfinished = Path(tmp_path / record.place).with_name(f".{BACKUP}.0a1b2c3d.json")
+    unfinished.write_text("{")
     assert made_before(BackupStore(str(tmp_path), family), record) is None
     assert left(tmp_path) == []
 

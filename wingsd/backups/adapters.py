@@ -44,7 +44,7 @@ class Adapter(Protocol):
         None where it is not taken before it is complete.
         """
 
-    def abandon(self, backup: str, error: Exception) -> None:
+    def abandon(self, backup: str) -> None:
         """End what was begun of an archive that could not be made."""
 
     async def keep(self, server: str, made: MadeArchive) -> Sequence[UploadedPart] | None:
@@ -76,7 +76,7 @@ class LocalAdapter:
     def begin(self, server: str, backup: str, path: str) -> None:
         """Nothing: an archive gets its place when it is complete."""
 
-    def abandon(self, backup: str, error: Exception) -> None:
+    def abandon(self, backup: str) -> None:
         """Nothing was begun."""
 
     async def keep(self, server: str, made: MadeArchive) -> None:

@@ -154,6 +154,13 @@ class CatalogueFiles:
             raise
 
     def remove(self, backup: str) -> None:
-        """Remove the catalogue of a backup, if there is one."""
-        with suppress(FileNotFoundError):
-            os.unlink(catalogue_name(backup), dir_fd=self.directory)
+        """Remove the catalogue of a backup, if there is one, and what a daemon died writing."""
+        unfinished = (name for name in os.listdir(self.directory) if _is_unfinished(name, backup))
+        for name in (catalogue_name(backup), *unfinished):
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.directory)
+
+
+def _is_unfinished(name: str, backup: str) -> bool:
+    """Return whether a file is a catalogue of the backup that is being written."""
+    return name.startswith(f".{backup}.") and name.endswith(".json")

@@ -342,8 +342,8 @@ class Backups:
                 relayed(parts.reactor, warn),
                 None if growing is None else relayed(parts.reactor, growing.grew),
             )
-        except Exception as error:
-            adapter.abandon(uuid, error)
+        except BaseException:
+            adapter.abandon(uuid)
             raise
 
     def _terms(self, adapter: Adapter) -> ArchiveTerms:

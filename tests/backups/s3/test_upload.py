@@ -231,16 +231,6 @@ async def test_parts_are_sent_while_the_archive_is_made(site: Site) -> None:
     assert site.store.object("up1") == site.data
 
 
-async def test_an_archive_whose_making_fails_ends_the_upload(site: Site) -> None:
-    archive = GrowingArchive()
-    running = Deferred.fromCoroutine(site.upload(site.two_parts, archive).run())
-    archive.grew(PART)
-    await stored(site, 1)
-    archive.fail(OSError("full"))
-    with pytest.raises(OSError, match="full"):
-        await running
-
-
 async def test_an_archive_that_ends_with_a_part_has_no_empty_one(site: Site) -> None:
     archive = GrowingArchive()
     archive.complete(2 * PART)

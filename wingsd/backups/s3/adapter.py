@@ -79,8 +79,6 @@ class S3Adapter:
             return None
         upload = self._uploads[backup] = _Upload(growing=GrowingArchive())
         upload.running = Deferred.fromCoroutine(self._stream(server, backup, path, upload))
-        # It is waited for by `keep`, which a failure to make the archive does without.
-        upload.running.addErrback(lambda failure: failure)
         return upload.growing
 
     async def keep(self, server: str, made: MadeArchive) -> Sequence[UploadedPart]:
@@ -100,7 +98,7 @@ class S3Adapter:
             await self.discard(made.place, backup)
             raise
         finally:
-            self._uploads.pop(backup, None)
+            self.abandon(backup)
 
     def interrupt(self, backup: str) -> None:
         """Have `keep` of a backup end soon, with CancelledError."""
@@ -110,12 +108,12 @@ class S3Adapter:
             if upload.running is not None:
                 upload.running.cancel()
 
-    def abandon(self, backup: str, error: Exception) -> None:
-        """End what was begun of an archive that could not be made."""
+    def abandon(self, backup: str) -> None:
+        """End what was begun of an archive, if it has not ended."""
         upload = self._uploads.pop(backup, None)
-        if upload is not None and upload.growing is not None and upload.running is not None:
+        if upload is not None and upload.running is not None:
             upload.running.addErrback(lambda _: None)
-            upload.growing.fail(error)
+            upload.running.cancel()
 
     async def left_by(self, record: BackupRecord) -> MadeArchive | None:
         """Return the archive that an earlier daemon has made and not uploaded yet.

@@ -39,10 +39,7 @@ class Archive(Protocol):
     """The archive, which may still be being made."""
 
     async def reach(self, size: int) -> int:
-        """Wait until it has so many bytes, or is complete; return how many it has.
-
-        Raises what its making fails with.
-        """
+        """Wait until it has so many bytes, or is complete; return how many it has."""
 
 
 @attrs.frozen
@@ -99,7 +96,7 @@ class MultipartUpload:
     async def run(self) -> tuple[UploadedPart, ...]:
         """Send all of it; return its parts.
 
-        Raises `BackupSettled`, `BackupUploadFailed`, `StorageError`, and what making it does.
+        Raises `BackupSettled`, `BackupUploadFailed` and `StorageError`.
         """
         for _ in range(BEGINNINGS):
             try:
