@@ -35,7 +35,7 @@ WORDS = [b"WMVLEDGR", b"\1\0\0\0", *(bytes([each.value]) for each in RecordType)
 _MOVE, _BOOT = b"m" * 16, b"b" * 16
 _LIMITS = MoveLimits(64, 8 << 20)
 _ROUND = Struct("<I32s")
-_STATE = Struct("<IQIQ")
+_STATE = Struct("<IQIQ32s")
 
 
 def one(data: bytes) -> None:
@@ -129,7 +129,7 @@ def _story() -> Iterator[tuple[RecordType, bytes]]:
 def _snapshot() -> Iterator[tuple[RecordType, bytes]]:
     frames: list[Frame] = [DirectoryFrame(b"a", 0o755, 1), LinkFrame(b"a/l", b"t", 1)]
     yield RecordType.OPENED, _BOOT
-    yield RecordType.STATE, _STATE.pack(2, 7, 3, 5)
+    yield RecordType.STATE, _STATE.pack(2, 7, 3, 5, b"r" * 32)
     yield RecordType.PART, make_index(BatchKind.SHAPE, 1, 1, 0, frames).raw
     yield RecordType.END, b""
     third = make_index(BatchKind.SHAPE, 8, 3, 5, [GoneFrame(b"a")])

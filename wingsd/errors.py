@@ -126,7 +126,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       RestoreFailed                  500  restores/errors
       SettingsNotSaved               500  config_file/saving
       StorageError                   500
-        FileChanged                  500  moves/errors
+        SourceFileChanged            500  moves/errors
         LedgerDamaged                500  moves/errors
         LedgerVersionUnknown         500  moves/errors
         TreeTooLarge                 400  filesystem/errors

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.moves.changing import Changes, change
-from tests.moves.moving import BOOT, MOVE, Destination, Source, send_all
+from tests.moves.moving import Destination, Source, send_all
 from tests.support.archives import seen
 
 
@@ -36,7 +36,7 @@ def test_any_trees_arrive_in_any_order_of_batches(
             to.close_round(in_round, last, source.sent.root())
             to.close_round(in_round, last, source.sent.root())
             if random_.random() < 0.5:
-                to.compact(MOVE, BOOT)
+                to.compact()
             to.finish()
             assert list(to.differing()) == []
         assert seen(destination.tree, owner=False) == seen(place / "source", owner=False)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wingsd.moves.batch import BatchKind, Index, encode_batch, make_index
-from wingsd.moves.batch_reader import BatchReader, Run
+from wingsd.moves.batch_reader import BatchReader, BlockRun
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.errors import BatchInvalid
 from wingsd.moves.frames import DataFrame, Frame, WholeFrame, ZeroFrame
@@ -28,7 +28,7 @@ CONTENTS = [BYTES[: 2 * 4096 + 100], b"hello world"]
 BATCH = b"".join(encode_batch(INDEX, CONTENTS))
 
 
-def contents(events: list[Index | Run]) -> list[tuple[Frame, int, int, bytes]]:
+def contents(events: list[Index | BlockRun]) -> list[tuple[Frame, int, int, bytes]]:
     """Return runs, those of one frame joined."""
     found: list[tuple[Frame, int, int, bytes]] = []
     for event in events:
@@ -57,7 +57,7 @@ EXPECTED = [
 def test_pieces_of_any_size_are_the_same_batch(sizes: list[int], zstd: bool) -> None:
     data = b"".join(deflated([BATCH])) if zstd else BATCH
     reader = BatchReader(zstd=zstd)
-    events: list[Index | Run] = []
+    events: list[Index | BlockRun] = []
     at = 0
     for size in (*sizes, len(data)):
         # slices of bytes stay as they are, and runs with them
@@ -68,7 +68,7 @@ def test_pieces_of_any_size_are_the_same_batch(sizes: list[int], zstd: bool) -> 
 
 
 def test_blocks_within_one_piece_are_views_of_it() -> None:
-    runs = [event for event in BatchReader().feed(BATCH) if isinstance(event, Run)]
+    runs = [event for event in BatchReader().feed(BATCH) if isinstance(event, BlockRun)]
     assert [run.count for run in runs] == [1, 7, 3, 1, 1]
     assert all(run.data.obj is BATCH for run in runs if run.data)
 

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.moves.moving import LIMITS, Destination, Source, feed
+from wingsd.errors import StorageError
 from wingsd.moves.batch import BatchKind, Index, encode_batch, make_index
-from wingsd.moves.batch_reader import BatchReader, Run
+from wingsd.moves.batch_reader import BatchReader, BlockRun
 from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
+from wingsd.moves.errors import (
+    BatchConflict,
+    FrameRefused,
+    RootMismatch,
+    RoundIncomplete,
+    ShapeMissing,
+)
 from wingsd.moves.frames import DataFrame, FileFrame, Frame, GoneFrame, WholeFrame, ZeroFrame
 
 DATA = b"d" * 12_288
@@ -31,9 +38,9 @@ SECOND = data(3, DataFrame(1, 2, 4096, 4096, block_digest(DATA[:4096])))
 ALL = data(4, ZeroFrame(1, 0, 3))
 
 
-def runs(index: Index, content: bytes) -> list[Run]:
+def runs(index: Index, content: bytes) -> list[BlockRun]:
     events = BatchReader().feed(b"".join(encode_batch(index, [content])))
-    return [event for event in events if isinstance(event, Run)]
+    return [event for event in events if isinstance(event, BlockRun)]
 
 
 @pytest.fixture
@@ -147,3 +154,36 @@ def test_reading_back_finds_a_block_that_the_disk_has_changed(destination: Desti
         os.truncate(destination.tree / "f", 100)
         (destination.tree / "w").mkdir()
         assert list(to.differing()) == [b"f", b"w"]
+
+
+def test_after_a_batch_that_was_applied_in_part_the_move_is_opened_again(
+    destination: Destination,
+) -> None:
+    bad = shape(2, 1, GoneFrame(b"f"), GoneFrame(b"missing"))
+    with destination.open() as to:
+        to.begin(FILE)
+        with pytest.raises(FrameRefused):
+            to.begin(bad)
+        for call in (
+            lambda: to.begin(FIRST),
+            lambda: to.end(FIRST),
+            lambda: to.close_round(1, 1, to.tree.root()),
+            to.compact,
+        ):
+            with pytest.raises(StorageError, match="must be resumed"):
+                call()
+    with destination.open() as to:
+        assert to.tree.find(b"f")
+        assert feed(to, encode_batch(FIRST, [DATA[:8192]]))
+
+
+def test_what_is_no_file_any_more_is_told_as_differing(
+    destination: Destination, tmp_path: Path
+) -> None:
+    whole = WholeFrame(b"w", 0o600, 5, 4, block_digest(b"1234"))
+    with destination.open() as to:
+        to.begin(FILE)
+        feed(to, encode_batch(data(2, whole), [b"1234"]))
+        (destination.tree / "w").unlink()
+        (destination.tree / "w").symlink_to(tmp_path)
+        assert b"w" in list(to.differing())

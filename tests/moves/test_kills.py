@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.moves.moving import BOOT, Destination, Source, feed
 from tests.support.archives import Tree, seen
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch_reader import Run
+from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import ShapeMissing
 from wingsd.moves.filling import Batch
@@ -179,7 +179,7 @@ def steps() -> Iterator[Callable[[Killer, Written], None]]:
         shape(self, frame, makes=makes, again=again)
         killer.step()
 
-    def halved(self: TreeApplier, run: Run, tree: MoveTree) -> None:
+    def halved(self: TreeApplier, run: BlockRun, tree: MoveTree) -> None:
         killer, written = current[0]
         written.files += _before(self, run, tree)
         killer.step()
@@ -197,14 +197,14 @@ def steps() -> Iterator[Callable[[Killer, Written], None]]:
         yield use
 
 
-def _half(run: Run, tree: MoveTree) -> Run:
+def _half(run: BlockRun, tree: MoveTree) -> BlockRun:
     count = run.count // 2
     size = 0 if isinstance(run.frame, WholeFrame) else tree.numbers[run.frame.number].block_size
-    return Run(run.frame, run.first, count, run.data[: count * size])
+    return BlockRun(run.frame, run.first, count, run.data[: count * size])
 
 
 def _before(
-    applier: TreeApplier, run: Run, tree: MoveTree
+    applier: TreeApplier, run: BlockRun, tree: MoveTree
 ) -> Iterator[tuple[bytes, int, bytes | None]]:
     if isinstance(run.frame, WholeFrame):
         yield run.frame.path, 0, None

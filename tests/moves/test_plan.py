@@ -12,7 +12,7 @@ import pytest
 from tests.moves.moving import Source
 from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.moves.batch import frame_bytes
-from wingsd.moves.errors import FileChanged
+from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import (
     DataFrame,
@@ -187,7 +187,7 @@ def test_a_file_that_changes_between_the_walk_and_the_reading_is_named(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", growing)
-        with pytest.raises(FileChanged, match='"a" was changed'):
+        with pytest.raises(SourceFileChanged, match='"a" was changed'):
             source.round()
 
 

@@ -6,17 +6,19 @@ Each shape frame may be applied once more after it was, or while it was, as afte
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
 
 from wingsd.errors import StorageError
 from wingsd.filesystem.modes import set_mode_at
+from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.removal import remove
 from wingsd.filesystem.usage import Unlimited
-from wingsd.moves.batch_reader import Run
+from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.frames import (
     DirectoryFrame,
     FileFrame,
@@ -32,14 +34,12 @@ from wingsd.moves.frames import (
 from wingsd.moves.tree import DirectoryNode, FileNode, MoveTree
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["Owner", "TreeApplier"]
-
-Owner = tuple[int, int]
-"""User and group id."""
+__all__ = ["TreeApplier"]
 
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW
 _OWN = 0o700
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 _ZEROS = bytes(64 << 10)
 
 
@@ -141,7 +141,7 @@ class TreeApplier:
         else:
             os.rename(slot, name, src_dir_fd=self._aside, dst_dir_fd=parent)
 
-    def content(self, run: Run, tree: MoveTree) -> None:
+    def content(self, run: BlockRun, tree: MoveTree) -> None:
         """Write blocks that have arrived."""
         frame = run.frame
         path = frame.path if isinstance(frame, WholeFrame) else tree.numbers[frame.number].names[0]
@@ -180,9 +180,9 @@ class TreeApplier:
         try:
             parent, name = self._parent(path)
             fd = self._or_permitted(name, parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise _failed(path, error) from error
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd

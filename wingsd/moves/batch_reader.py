@@ -17,11 +17,11 @@ from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.zstd import Inflater
 from wingsd.util.text import display
 
-__all__ = ["BatchReader", "Run"]
+__all__ = ["BatchReader", "BlockRun"]
 
 
 @frozen(eq=False, repr=False)
-class Run:
+class BlockRun:
     """Consecutive blocks that have arrived and fit their digests.
 
     `first` and `count` are blocks; `data` is valid until the next event is asked for. A `ZERO`
@@ -56,7 +56,7 @@ class BatchReader:
         self._done = 0
         self._is_complete = False
 
-    def feed(self, data: Bytes) -> Iterator[Index | Run]:
+    def feed(self, data: Bytes) -> Iterator[Index | BlockRun]:
         """Yield the index, and then runs of blocks. To be iterated to its end.
 
         Raises BatchInvalid, BatchDamaged, FrameRefused and MoveVersionUnknown.
@@ -75,7 +75,7 @@ class BatchReader:
             self._inflater.finish()
         return self.index
 
-    def _plain(self, piece: memoryview) -> Iterator[Index | Run]:
+    def _plain(self, piece: memoryview) -> Iterator[Index | BlockRun]:
         while self.index is None and piece:
             piece = self._keep(piece)
             if len(self._kept) < self._needed:
@@ -105,15 +105,15 @@ class BatchReader:
         self._kept += piece[:missing]
         return piece[missing:]
 
-    def _next_frame(self) -> Iterator[Run]:
+    def _next_frame(self) -> Iterator[BlockRun]:
         """Go on to the next frame with bytes; yield those without."""
         self._frame, self._done = None, 0
         for frame in self._frames:
             if isinstance(frame, ZeroFrame):
-                yield Run(frame, frame.first, frame.count, _NOTHING)
+                yield BlockRun(frame, frame.first, frame.count, _NOTHING)
             elif isinstance(frame, WholeFrame) and not frame.size:
                 self._compare(frame, 0, _NOTHING)
-                yield Run(frame, 0, 1, _NOTHING)
+                yield BlockRun(frame, 0, 1, _NOTHING)
             else:
                 self._frame = frame
                 return
@@ -121,7 +121,7 @@ class BatchReader:
 
     def _blocks(
         self, frame: DataFrame | WholeFrame, piece: memoryview
-    ) -> tuple[Run | None, memoryview]:
+    ) -> tuple[BlockRun | None, memoryview]:
         """Return the next blocks that are complete, None if no one is, and the rest of a piece."""
         first = _first(frame) + self._done
         if self._kept:
@@ -132,7 +132,7 @@ class BatchReader:
             block, self._kept = self._kept, bytearray()
             self._compare(frame, self._done, block)
             self._done += 1
-            return Run(frame, first, 1, memoryview(block)), piece
+            return BlockRun(frame, first, 1, memoryview(block)), piece
         at = start = 0
         begun = self._done
         while self._done < _count(frame):
@@ -145,7 +145,7 @@ class BatchReader:
         if self._done == begun:
             self._kept += piece
             return None, piece[:0]
-        return Run(frame, first, self._done - begun, piece[:start]), piece[start:]
+        return BlockRun(frame, first, self._done - begun, piece[:start]), piece[start:]
 
     @staticmethod
     def _length(frame: DataFrame | WholeFrame, number: int) -> int:

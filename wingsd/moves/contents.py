@@ -6,7 +6,6 @@ Blocking. Each byte is read and hashed once; the digests go to the file's node o
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 
 from attrs import frozen
@@ -15,9 +14,10 @@ from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
 from wingsd.filesystem.walk import unreadable
 from wingsd.moves.blocks import block_count
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
-from wingsd.moves.errors import FileChanged
+from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.plan import FileContent
+from wingsd.moves.scan import stat_stamp
 from wingsd.moves.tree import FileNode
 from wingsd.util.text import display
 
@@ -50,7 +50,7 @@ class ContentReader:
     def read(self, content: FileContent) -> Iterator[FramedData]:
         """Yield what is to be sent of a file, in the order of its blocks.
 
-        Raises FileChanged where the file is not as its node says, and StorageError.
+        Raises SourceFileChanged where the file is not as its node says, and StorageError.
         """
         *parents, name = content.path.split(b"/")
         try:
@@ -66,7 +66,7 @@ class ContentReader:
             finally:
                 os.close(fd)
         except FileNotFoundError:
-            raise FileChanged(display(content.path)) from None
+            raise SourceFileChanged(display(content.path)) from None
         except OSError as error:
             unreadable(content.path, error)
 
@@ -101,9 +101,8 @@ class ContentReader:
 
 def _checked(fd: int, content: FileContent) -> os.stat_result:
     found, node = os.fstat(fd), content.node
-    is_same = not node.identity or node.identity == (found.st_dev, found.st_ino)
-    if not (is_same and stat.S_ISREG(found.st_mode) and found.st_size == node.size):
-        raise FileChanged(display(content.path))
+    if node.identity != (found.st_dev, found.st_ino) or node.stamp != stat_stamp(found):
+        raise SourceFileChanged(display(content.path))
     return found
 
 
@@ -112,7 +111,7 @@ def _exactly(fd: int, at: int, length: int, content: FileContent) -> bytes:
     while len(data) < length:
         more = os.pread(fd, length - len(data), at + len(data))
         if not more:
-            raise FileChanged(display(content.path))
+            raise SourceFileChanged(display(content.path))
         data += more
     return data
 

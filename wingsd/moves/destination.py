@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from wingsd.errors import StorageError
 from wingsd.moves.batch import BatchKind, Index
-from wingsd.moves.batch_reader import Run
+from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
 from wingsd.moves.frames import Content, Shape, WholeFrame
-from wingsd.moves.ledger import LedgerWriter, RecordType, portions
+from wingsd.moves.ledger import LedgerState, LedgerWriter, RecordType, portions
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.reading_back import FileOpener, differing, is_held
 from wingsd.moves.received import ReceivedBatches
@@ -32,7 +33,7 @@ class Applier(FileOpener, Protocol):
     def shape(self, frame: Shape, *, makes: bool, again: bool) -> None:
         """Apply a shape frame; `again` where it may have been applied before."""
 
-    def content(self, run: Run, tree: MoveTree) -> None:
+    def content(self, run: BlockRun, tree: MoveTree) -> None:
         """Write blocks that have arrived."""
 
     def finish(self, tree: MoveTree) -> None:
@@ -45,15 +46,22 @@ class Applier(FileOpener, Protocol):
 class MoveDestination:
     """A partial copy that grows by batches. Calls come one at a time; several batches may be open.
 
-    `sync` returns when all that was written is on stable storage, such as syncfs(2). After any
-    error but BatchConflict, ShapeMissing, RoundIncomplete and RootMismatch the move must be opened
-    again, by a new object. `close` must be called; `applier` stays the caller's.
+    `sync` returns when all that was written is on stable storage, such as syncfs(2). After a batch
+    that was applied in part, be it refused or the disk full, every method raises StorageError: the
+    move must be opened again, by a new object. `close` must be called; `applier` stays the
+    caller's.
     """
 
     def __init__(
-        self, ledger: LedgerFile, found: Recovered, applier: Applier, sync: Callable[[], None]
+        self,
+        ledger: LedgerFile,
+        ids: tuple[bytes, bytes],
+        found: Recovered,
+        applier: Applier,
+        sync: Callable[[], None],
     ) -> None:
         self._ledger = ledger
+        self._ids = ids
         self._applier = applier
         self._sync = sync
         self.tree: MoveTree = found.tree
@@ -63,6 +71,8 @@ class MoveDestination:
         self._undurable = set(found.undurable)
         self._open: dict[int, Index] = {}
         self._is_finished = False
+        #: Whether a batch was applied in part, so that the tree is not what the ledger says.
+        self._is_partial = False
 
     @classmethod
     def open(
@@ -80,7 +90,7 @@ class MoveDestination:
         received. Raises LedgerDamaged, LedgerVersionUnknown and StorageError.
         """
         ledger, found = LedgerFile.open(path, *ids, limits, write=write)
-        made = cls(ledger, found, applier, sync)
+        made = cls(ledger, ids, found, applier, sync)
         try:
             applier.reopen(found.tree)
             made._resume(found)
@@ -110,6 +120,7 @@ class MoveDestination:
         each run follows, and `end`. Raises FrameRefused, BatchConflict, ShapeMissing,
         DiskLimitExceeded and StorageError.
         """
+        self._check_usable()
         if not self.received.admit(index):
             return False
         if index.number in self._open:
@@ -119,21 +130,27 @@ class MoveDestination:
             self._applier.reopen(self.tree)
             self._is_finished = False
         if index.kind is BatchKind.SHAPE:
+            if self._open:
+                raise ShapeMissing(
+                    f"shape {index.number} is applied alone, and other batches are being "
+                    "received; send it again"
+                )
+            self.checkpoint()
+        self._is_partial = True
+        if index.kind is BatchKind.SHAPE:
             self._shape(index)
-            return True
-        for frame in index.contents:
-            begin(self.tree, frame)
-        self._ledger.append(RecordType.BATCH, index.raw, durable=True)
-        self.received.recorded(index)
-        self._open[index.number] = index
+        else:
+            self._data(index)
+        self._is_partial = False
         return True
 
-    def write(self, run: Run) -> None:
+    def write(self, run: BlockRun) -> None:
         """Write blocks of a batch that was begun."""
         self._applier.content(run, self.tree)
 
     def end(self, index: Index) -> None:
         """End a data batch, all of which was written."""
+        self._check_usable()
         for frame in index.contents:
             done(self.tree, frame)
         self._ledger.append_numbers(RecordType.DONE, index.number)
@@ -159,6 +176,7 @@ class MoveDestination:
 
         Raises RootMismatch where the root is another one, RoundIncomplete and BatchConflict.
         """
+        self._check_usable()
         if not self.received.check_round(in_round, last):
             if self.roots.get(in_round) != root:
                 raise RootMismatch(f"round {in_round} was closed with another root")
@@ -176,22 +194,24 @@ class MoveDestination:
         self.received.close(in_round, last)
         self.roots = {in_round: root}
 
-    def compact(self, move: bytes, boot: bytes) -> None:
+    def compact(self) -> None:
         """Write the ledger anew, without what a closed round has made obsolete.
 
         Raises BatchConflict within a round.
         """
+        self._check_usable()
         received = self.received
         if self._open or received.upto != received.closed or received.beyond:
             raise BatchConflict("a round is open; the ledger is written anew between rounds")
         in_round = received.round - 1
+        move, boot = self._ids
 
         def records(writer: LedgerWriter) -> Iterator[bytes]:
             yield writer.header(move)
             yield writer.record(RecordType.OPENED, boot)
             if in_round:
-                last, shape = received.closed, received.shape
-                yield writer.state(in_round, last, self.tree.last_number, shape)
+                numbers = (received.closed, self.tree.last_number, received.shape)
+                yield writer.state(LedgerState(in_round, *numbers, self.roots[in_round]))
                 for part in portions(snapshot(self.tree)):
                     yield writer.record(RecordType.PART, part)
                 yield writer.record(RecordType.END)
@@ -208,13 +228,14 @@ class MoveDestination:
         """Read all files back; yield the paths of those that are not as they were sent."""
         return differing(self._applier, self.tree)
 
+    def _data(self, index: Index) -> None:
+        for frame in index.contents:
+            begin(self.tree, frame)
+        self._ledger.append(RecordType.BATCH, index.raw, durable=True)
+        self.received.recorded(index)
+        self._open[index.number] = index
+
     def _shape(self, index: Index) -> None:
-        if self._open:
-            raise ShapeMissing(
-                f"shape {index.number} is applied alone, and other batches are being received; "
-                "send it again"
-            )
-        self.checkpoint()
         makes = [apply_shape(self.tree, frame) for frame in index.shapes]
         self._ledger.append(RecordType.BATCH, index.raw, durable=True)
         self.received.recorded(index)
@@ -230,6 +251,10 @@ class MoveDestination:
         self._ledger.append_numbers(RecordType.DONE, index.number)
         self._ledger.append_numbers(RecordType.CHECK, index.number)
         self.received.add(index.number)
+
+    def _check_usable(self) -> None:
+        if self._is_partial:
+            raise StorageError("a batch was applied in part; the move must be resumed")
 
     def _check_open(self, index: Index) -> None:
         """Refuse contents that another open batch has, too: which comes last would be chance."""

@@ -8,7 +8,6 @@ __all__ = [
     "BatchConflict",
     "BatchDamaged",
     "BatchInvalid",
-    "FileChanged",
     "FrameRefused",
     "LedgerDamaged",
     "LedgerVersionUnknown",
@@ -16,6 +15,7 @@ __all__ = [
     "RootMismatch",
     "RoundIncomplete",
     "ShapeMissing",
+    "SourceFileChanged",
     "damaged",
     "invalid",
     "refused",
@@ -117,7 +117,7 @@ class LedgerVersionUnknown(StorageError):
         )
 
 
-class FileChanged(StorageError):
+class SourceFileChanged(StorageError):
     """A file was changed, replaced or deleted while it was read for a move."""
 
     code = "move-file-changed"

@@ -12,7 +12,7 @@ from enum import Enum
 from struct import Struct
 from zlib import crc32
 
-from attrs import frozen
+from attrs import astuple, frozen
 
 from wingsd.moves.batch import MAX_FRAMES, MAX_INDEX, BatchKind, make_index
 from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown
@@ -23,6 +23,7 @@ __all__ = [
     "ID",
     "VERSION",
     "LedgerReader",
+    "LedgerState",
     "LedgerWriter",
     "Record",
     "RecordType",
@@ -43,7 +44,7 @@ _HEAD = Struct("<IB")
 _CRC = Struct("<I")
 _NUMBER = Struct("<Q")
 _ROUND = Struct("<I32s")
-_STATE = Struct("<IQIQ")
+_STATE = Struct("<IQIQ32s")
 _MAX_PAYLOAD = MAX_INDEX
 _PORTION = 1 << 20
 
@@ -57,9 +58,20 @@ class RecordType(Enum):
     CHECK = 4  #: numbers: these batches are on stable storage
     LOST = 5  #: a batch's number: it must come again, its blocks are unknown
     ROUND = 6  #: a round's number and root: the round is closed
-    STATE = 7  #: round, last batch, last file number, last shape: a snapshot follows
+    STATE = 7  #: round, last batch, last file number, last shape, root: a snapshot follows
     PART = 8  #: an index of a snapshot
     END = 9  #: the end of a snapshot
+
+
+@frozen(repr=False)
+class LedgerState:
+    """What was, after a round that was closed, when the ledger was written anew."""
+
+    round: int
+    batch: int
+    number: int
+    shape: int
+    root: bytes
 
 
 @frozen(repr=False)
@@ -85,10 +97,9 @@ class Record:
         number, root = _ROUND.unpack(self._sized(_ROUND.size))
         return number, root
 
-    def state(self) -> tuple[int, int, int, int]:
-        """Return round, last batch, last file number and last shape of a STATE record."""
-        in_round, batch, number, shape = _STATE.unpack(self._sized(_STATE.size))
-        return in_round, batch, number, shape
+    def state(self) -> LedgerState:
+        """Return what a STATE record says."""
+        return LedgerState(*_STATE.unpack(self._sized(_STATE.size)))
 
     def boot(self) -> bytes:
         """Return the boot's id of an OPENED record."""
@@ -131,9 +142,9 @@ class LedgerWriter:
         """Return a ROUND record."""
         return self.record(RecordType.ROUND, _ROUND.pack(in_round, root))
 
-    def state(self, in_round: int, batch: int, number: int, shape: int) -> bytes:
+    def state(self, state: LedgerState) -> bytes:
         """Return a STATE record."""
-        return self.record(RecordType.STATE, _STATE.pack(in_round, batch, number, shape))
+        return self.record(RecordType.STATE, _STATE.pack(*astuple(state)))
 
 
 class LedgerReader:

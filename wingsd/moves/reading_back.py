@@ -12,8 +12,8 @@ from typing import Protocol
 
 from wingsd.errors import StorageError
 from wingsd.moves.batch import Index
-from wingsd.moves.digests import block_digest, block_digests, zero_digest
-from wingsd.moves.frames import Content, DataFrame, WholeFrame
+from wingsd.moves.digests import DIGEST, block_digest, block_digests, zero_digest
+from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.util.text import disk_advice, display
 
@@ -40,21 +40,29 @@ def _frame_is_held(opener: FileOpener, tree: MoveTree, frame: Content) -> bool:
     node = tree.numbers[frame.number]
     at = frame.first * node.block_size
     length = min(frame.count * node.block_size, node.size - at)
-    if isinstance(frame, DataFrame):
-        expected = frame.digests
-    else:
-        last = node.length(frame.first, frame.count)
-        expected = zero_digest(node.block_size) * (frame.count - 1) + zero_digest(last)
     fd = opener.open_file(node.names[0])
     if fd is None:
         return False
+    done = 0
     try:
-        found = b"".join(_digests(fd, at, length, node.block_size))
+        for digests in _digests(fd, at, length, node.block_size):
+            count = len(digests) // DIGEST
+            if digests != _expected(frame, node, done, count):
+                return False
+            done += count
     except OSError as error:
         raise _failed(node.names[0], error) from error
     finally:
         os.close(fd)
-    return found == expected
+    return done == frame.count
+
+
+def _expected(frame: DataFrame | ZeroFrame, node: FileNode, done: int, count: int) -> bytes:
+    """Return the digests of some blocks of a frame."""
+    if isinstance(frame, DataFrame):
+        return frame.digests[done * DIGEST : (done + count) * DIGEST]
+    last = node.length(frame.first + done, count)
+    return zero_digest(node.block_size) * (count - 1) + zero_digest(last)
 
 
 def _whole_is_held(opener: FileOpener, frame: WholeFrame) -> bool:
@@ -99,7 +107,7 @@ def _is_equal(fd: int, node: FileNode) -> bool:
         return block_digest(os.pread(fd, node.size, 0)) == node.blocks.get(0, 1)
     first = 0
     for digests in _digests(fd, 0, node.size, node.block_size):
-        count = len(digests) // 16
+        count = len(digests) // DIGEST
         if digests != node.blocks.get(first, count):
             return False
         first += count

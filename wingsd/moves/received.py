@@ -95,15 +95,17 @@ class ReceivedBatches:
         """
         if in_round == self.round - 1 and last == self.closed:
             return False
-        if in_round != self.round or last < self.closed or self.beyond or last < self.upto:
-            if in_round == self.round and last >= self.closed and last > self.upto:
-                raise self._missing(last)
+        highest = max(self.beyond, default=self.upto)
+        if in_round != self.round or last < max(self.closed, highest):
             raise BatchConflict(
                 f"round {in_round} with the last batch {last} is not what is open: round "
-                f"{self.round}, and batches up to {self.upto}"
+                f"{self.round}, and batches up to {highest}"
             )
         if last > self.upto:
-            raise self._missing(last)
+            raise RoundIncomplete(
+                f"of its batches up to {last} those up to {self.upto} are here, and "
+                f"{len(self.beyond)} more; send the others"
+            )
         return True
 
     def close(self, in_round: int, last: int) -> None:
@@ -115,9 +117,3 @@ class ReceivedBatches:
         self.upto, self.beyond, self.shape = last, set(), shape
         self.close(in_round, last)
         self._digests.clear()
-
-    def _missing(self, last: int) -> RoundIncomplete:
-        return RoundIncomplete(
-            f"of its batches up to {last} those up to {self.upto} are here, and "
-            f"{len(self.beyond)} more; send the others"
-        )

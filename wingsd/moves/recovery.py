@@ -170,7 +170,8 @@ class _Replay:
 
     def _end_snapshot(self, record: Record) -> None:
         assert self._state is not None  # noqa: S101 - by `add`
-        in_round, batch, number, shape = self._state.state()
-        self._found.tree.last_number = number
-        self._found.received.restore(in_round, batch, shape)
+        state = self._state.state()
+        self._found.tree.last_number = state.number
+        self._found.received.restore(state.round, state.batch, state.shape)
+        self._found.roots = {state.round: state.root}
         self._state = None

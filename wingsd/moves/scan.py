@@ -21,7 +21,7 @@ from wingsd.moves.frames import MAX_MTIME
 from wingsd.moves.tree import DirectoryNode, FileNode, LinkNode, MoveTree
 from wingsd.util.text import display
 
-__all__ = ["scan"]
+__all__ = ["scan", "stat_stamp"]
 
 _STAMP = Struct("<QqqIIIQ")
 
@@ -80,7 +80,7 @@ class _Scan:
         elif kind == stat.S_IFREG:
             check_owner(found, path, self._owner)
             mode, mtime = self._mode(path, found), self._mtime(path, found)
-            node = FileNode(mode, mtime, found.st_size, identity, _stamp(found))
+            node = FileNode(mode, mtime, found.st_size, identity, stat_stamp(found))
         elif kind == stat.S_IFLNK:
             target = os.readlink(name, dir_fd=parent)
             node = LinkNode(target, self._mtime(path, found), identity)
@@ -116,7 +116,8 @@ class _Scan:
         return MAX_MTIME if mtime > 0 else -MAX_MTIME
 
 
-def _stamp(found: os.stat_result) -> bytes:
+def stat_stamp(found: os.stat_result) -> bytes:
+    """Return what of a stat result changes with a file's contents, metadata or names."""
     return _STAMP.pack(
         found.st_size,
         found.st_mtime_ns,

@@ -29,11 +29,11 @@ from wingsd.util.text import display
 
 __all__ = [
     "DirectoryNode",
-    "Entry",
     "FileNode",
     "LinkNode",
     "MoveLimits",
     "MoveTree",
+    "TreeEntry",
     "dirname",
 ]
 
@@ -118,11 +118,11 @@ class DirectoryNode:
     def __init__(self, mode: int, mtime: int) -> None:
         self.mode = mode
         self.mtime = mtime
-        self.entries: dict[bytes, Entry] = {}
+        self.entries: dict[bytes, TreeEntry] = {}
         self.digest: bytes | None = None
 
 
-Entry = FileNode | LinkNode | DirectoryNode
+TreeEntry = FileNode | LinkNode | DirectoryNode
 Named = FileNode | LinkNode
 
 _UNLIMITED = MoveLimits(1 << 62, 1 << 62)
@@ -156,9 +156,9 @@ class MoveTree:
         #: Files and symlinks with several names that were changed since the last root.
         self._changed: set[Named] = set()
 
-    def find(self, path: bytes) -> Entry | None:
+    def find(self, path: bytes) -> TreeEntry | None:
         """Return what has a path, None where nothing has it."""
-        node: Entry = self.top
+        node: TreeEntry = self.top
         if not path:
             return node
         for part in _components(path):
@@ -170,14 +170,14 @@ class MoveTree:
             node = child
         return node
 
-    def walk(self) -> Iterator[tuple[bytes, Entry]]:
+    def walk(self) -> Iterator[tuple[bytes, TreeEntry]]:
         """Yield every path with what has it: a directory before its entries, sorted by bytes."""
         yield b"", self.top
         yield from self.below(b"", self.top)
 
-    def below(self, path: bytes, directory: DirectoryNode) -> Iterator[tuple[bytes, Entry]]:
+    def below(self, path: bytes, directory: DirectoryNode) -> Iterator[tuple[bytes, TreeEntry]]:
         """Yield the same for what is in one directory."""
-        pending: list[Iterator[tuple[bytes, Entry]]] = [_sorted(path, directory)]
+        pending: list[Iterator[tuple[bytes, TreeEntry]]] = [_sorted(path, directory)]
         while pending:
             found = next(pending[-1], None)
             if found is None:
@@ -188,7 +188,7 @@ class MoveTree:
             if isinstance(node, DirectoryNode):
                 pending.append(_sorted(inner, node))
 
-    def add(self, path: bytes, node: Entry) -> None:
+    def add(self, path: bytes, node: TreeEntry) -> None:
         """Add a directory, or a name of a file or symlink."""
         directory, name = self._place(path)
         if name in directory.entries:
@@ -206,7 +206,7 @@ class MoveTree:
             self.changed(node)
         directory.entries[name] = node
 
-    def remove(self, path: bytes) -> Entry:
+    def remove(self, path: bytes) -> TreeEntry:
         """Remove a name, of a directory with all below it; return what had it."""
         directory, name = self._place(path)
         node = directory.entries.get(name)
@@ -253,7 +253,7 @@ class MoveTree:
 
     def touch(self, path: bytes) -> None:
         """Drop the digests of a directory and of those above it, as far as they exist."""
-        node: Entry | None = self.top
+        node: TreeEntry | None = self.top
         for part in [b"", *_components(path)] if path else [b""]:
             node = node.entries.get(part) if part and isinstance(node, DirectoryNode) else node
             if not isinstance(node, DirectoryNode):
@@ -320,6 +320,6 @@ class MoveTree:
         return node, parts[-1]
 
 
-def _sorted(path: bytes, directory: DirectoryNode) -> Iterator[tuple[bytes, Entry]]:
+def _sorted(path: bytes, directory: DirectoryNode) -> Iterator[tuple[bytes, TreeEntry]]:
     prefix = path + b"/" if path else b""
     return iter([(prefix + name, directory.entries[name]) for name in sorted(directory.entries)])
