@@ -43,19 +43,19 @@ _SEPARATION = Path("/run/sshd")
 class SftpAccount:
     """How a client reaches files: `home` is where they are, as the server names it.
 
-    `nice` is the priority of the client's processes.
+    `wrapper` are the words of a command that gives the client another priority.
     """
 
     name: str
     port: int
     key: Path
     home: str = ""
-    nice: int = 0
+    wrapper: tuple[str, ...] = ()
 
     def seconds(self, *lines: str) -> float:
         """Return the seconds that a new client takes for these commands of `sftp`. Blocking."""
         options = [f"-o{name}={value}" for name, value in _OPTIONS.items()]
-        command = ["nice", "-n", str(self.nice), "sftp", "-q", "-F/dev/null", "-b-"]
+        command = [*self.wrapper, "sftp", "-q", "-F/dev/null", "-b-"]
         command += ["-P", str(self.port), "-i", str(self.key), *options]
         begun = time.monotonic()
         subprocess.run(
@@ -82,10 +82,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def openssh_server(directory: Path, key: Path, nice: int) -> Iterator[SftpAccount]:
+def openssh_server(directory: Path, key: Path, wrapper: tuple[str, ...]) -> Iterator[SftpAccount]:
     """Run OpenSSH's server, whose files are in `directory`; the key is the host's and the user's.
 
-    Clients have the priority `nice`. Root only: sshd wants to be that, to serve an account.
+    `wrapper` is that of the server and its clients. Root only: sshd wants to be root.
     """
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     if program is None:
@@ -97,11 +97,11 @@ def openssh_server(directory: Path, key: Path, nice: int) -> Iterator[SftpAccoun
     home = directory / "files"
     home.mkdir()
     with subprocess.Popen(
-        [program, "-D", "-e", "-f", str(configuration)], stderr=subprocess.DEVNULL
+        [*wrapper, program, "-D", "-e", "-f", str(configuration)], stderr=subprocess.DEVNULL
     ) as process:
         try:
             _wait(port, process)
-            yield SftpAccount("root", port, key, str(home), nice)
+            yield SftpAccount("root", port, key, str(home), wrapper)
         finally:
             process.terminate()
 

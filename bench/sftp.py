@@ -47,8 +47,9 @@ SMALL_FILES, SMALL_SIZE = 5_000, 2_048
 CLIENTS, CLIENT_SIZE = 8, 128 * MIB
 #: How often a line of the console comes, in microseconds.
 LINE_EVERY = 100_000
-#: The priority of the clients, that of SFTP's process; and of those that keep a node busy.
-_NICE, _BUSY_NICE = 10, 19
+#: What is measured in turns comes before all else on the machine, so that both meet the same one;
+#: clients that keep a node busy come last.
+_FIRST, _LAST = ("chrt", "--rr", "1"), ("nice", "-n", "19")
 #: Seconds from the last connection to the end of the process, and until it must be over.
 _IDLE_TIMEOUT, _ENDED_WITHIN = 2, 30
 _USER = "6c0f5b52-0d8c-4c5b-9a3e-2b3b5a0b8c11"
@@ -98,14 +99,13 @@ async def measure_speed(directory: Path, rounds: int, result: SftpResult) -> Non
     """Measure both servers in turns, as often as there are rounds."""
     sources = directory / "sources"
     await deferToThread(_make_sources, sources)
-    async with _node(directory) as (node, account, home):
-        with openssh_server(directory, account.key, _NICE) as reference:
+    async with _node(directory, _FIRST) as (_, account, home):
+        with openssh_server(directory, account.key, _FIRST) as reference:
             places = [(account, home, result.node)]
             places += [(reference, Path(reference.home), result.openssh)]
             for number in range(rounds):
                 for client, place, times in places if number % 2 else places[::-1]:
                     times.append(await deferToThread(_times, client, place, sources))
-    assert node.log
 
 
 def _make_sources(sources: Path) -> None:
@@ -144,7 +144,7 @@ def _times(client: SftpAccount, place: Path, sources: Path) -> SftpTimes:
 
 @asynccontextmanager
 async def _node(
-    directory: Path, **docker: Any
+    directory: Path, wrapper: tuple[str, ...], **docker: Any
 ) -> AsyncIterator[tuple[BenchNode, SftpAccount, Path]]:
     """A node with a server: the node, the account of the server's user, and the server's files."""
     site = Site(directory)
@@ -164,11 +164,14 @@ async def _node(
         "idle_timeout": _IDLE_TIMEOUT,
     }
     node.transfers = {"durable": False}
-    await node.start_loaded(
-        docker=docker or {"enabled": False}, system={"sftp": sftp, "user": {"uid": 0, "gid": 0}}
+    await node.start(
+        *wrapper,
+        docker=docker or {"enabled": False},
+        system={"sftp": sftp, "user": {"uid": 0, "gid": 0}},
     )
+    await node.loaded()
     try:
-        yield node, SftpAccount(f"user.{server[:8]}", port, key, nice=_NICE), home
+        yield node, SftpAccount(f"user.{server[:8]}", port, key, wrapper=wrapper), home
     finally:
         await node.close()
         await site.close()
@@ -192,7 +195,7 @@ async def _busy(directory: Path, dataset: Dataset, engine: Engine) -> BusyNode:
     await deferToThread(_make_file, source, CLIENT_SIZE)
     server = Site.server_uuid(1)
     changes = engine.for_node(server)["docker"]
-    async with _node(directory, **changes) as (node, account, _):
+    async with _node(directory, (), **changes) as (node, account, _):
         settings = node.panel.settings_of(server)
         settings["container"]["image"] = engine.image
         settings["invocation"] = _INVOCATION
@@ -210,7 +213,7 @@ async def _busy(directory: Path, dataset: Dataset, engine: Engine) -> BusyNode:
             quiet = list(lines.delays)
             meter = Meter(node.pid)
             before = meter.resident()
-            with _busy_clients(attrs.evolve(account, nice=_BUSY_NICE), source):
+            with _busy_clients(attrs.evolve(account, wrapper=_LAST), source):
                 process = await _sftp_process(node.pid)
                 transfer = await _received(node, dataset, 3, engine)
                 lines.delays.clear()
