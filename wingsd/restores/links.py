@@ -94,6 +94,7 @@ class RestoreLinks:
 
     client: GuardedClient
     reactor: IReactorFromThreads
+    limits: FetchLimits = _LIMITS
 
     @classmethod
     def configured(
@@ -114,7 +115,7 @@ class RestoreLinks:
 
     async def _answer(self, url: str) -> GuardedAnswer:
         try:
-            return await self.client.get(url, _LIMITS)
+            return await self.client.get(url, self.limits)
         except UrlSchemeRefused as error:
             raise BackupLinkRefused("The provided backup link must use HTTP or HTTPS.") from error
         except UrlInvalid as error:
