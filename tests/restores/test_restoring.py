@@ -12,9 +12,16 @@ from tests.restores.node import BEFORE, BROKEN, HeldArchive, RestoreHarness, arc
 from tests.support.backups import packed_backup
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from wingsd.errors import Conflict, DaemonStopping, EnvironmentFailed, ServerBusy
+from wingsd.errors import (
+    Conflict,
+    DaemonStopping,
+    EnvironmentFailed,
+    ServerBusy,
+    StorageError,
+)
 from wingsd.restores import restore
 from wingsd.restores.archives import RestoreArchive
+from wingsd.restores.storage import RestoreStorage
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 
@@ -190,3 +197,21 @@ async def test_the_nodes_end_after_the_exchange_loses_no_report(restoring: Resto
     await restoring.node.restores.stop()
     assert restoring.node.store.restores() == []
     assert restoring.reports == [True]
+
+
+async def test_files_that_are_out_of_place_are_left_to_the_next_daemon(
+    restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(storage: RestoreStorage, server: str, inode: int) -> None:
+        restoring.home.rename(Path(storage.staging.path) / f"{server}.replaced")
+        raise StorageError("the disk fails")
+
+    monkeypatch.setattr(RestoreStorage, "put_into_place", fails)
+    await restoring.begin()
+    await until(lambda: not restoring.node.restores.servers)
+    monkeypatch.undo()
+    assert restoring.reports == []
+    assert restoring.server.hold
+    records = restoring.node.store.restores()
+    restoring.node.restores.recover(records)
+    assert restoring.content() == RESTORED

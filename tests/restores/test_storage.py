@@ -184,6 +184,32 @@ def test_a_second_rename_that_fails_is_undone(
     harness.staging.close()
 
 
+def test_a_disk_that_fails_between_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = StorageHarness(tmp_path, exchanges=False)
+    harness.make_old()
+    inode = harness.stage()
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self != harness.place:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fails)
+        with pytest.raises(StorageError):
+            harness.storage.put_into_place(UUID, inode)
+    assert harness.storage.is_undecided(UUID)
+    record = harness.record(inode)
+    harness.staging.clear(harness.storage.names([record]))
+    assert harness.storage.recover(record, keep=True) is not None
+    assert harness.names(harness.place) == ["new"]
+    assert not harness.storage.is_undecided(UUID)
+    harness.staging.close()
+
+
 def test_an_exchange_that_cannot_be_made_durable_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from wingsd.archive import ArchiveLimits
 from wingsd.archive.extract import Extracted, extract
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem.disk_size import measure
 from wingsd.restores.announcements import ReadProgress
 from wingsd.restores.archives import LocalArchive, RestoreArchive
@@ -103,8 +103,17 @@ class RestoredContent:
 
     async def put_into_place(self, inode: int) -> None:
         """Exchange the new content with the present one: wholly, or not at all."""
-        storage = self._parts.storage
-        await self._parts.disk.run(storage.put_into_place, self._server, inode)
+        storage, disk = self._parts.storage, self._parts.disk
+        try:
+            await disk.run(storage.put_into_place, self._server, inode)
+        except StorageError as error:
+            if not await disk.run(storage.is_in_place, self._server, inode):
+                raise
+            self._log.error("{server}: {error}", server=self._server, error=error)
+
+    async def is_undecided(self) -> bool:
+        """Return whether neither content is in place, which the next daemon's start decides."""
+        return await self._parts.disk.run(self._parts.storage.is_undecided, self._server)
 
     def close(self) -> None:
         """Close the archive and the directory."""
@@ -159,11 +168,11 @@ class RestoredContent:
         expected = self.archive.sha256
         if expected and extracted.sha256 != expected:
             raise BackupChecksumMismatch(extracted.sha256, expected)
-        limit = ArchiveLimits.disk_bytes(self._disk_space)
-        if limit is None or not keep_present:
+        if not keep_present:
             return
-        size = measure(self._path) + kept_size(self._place, self._directory)
-        if size > limit:
+        kept = kept_size(self._place, self._directory)
+        limit = ArchiveLimits.disk_bytes(self._disk_space)
+        if limit is not None and (size := measure(self._path) + kept) > limit:
             raise DiskLimitExceeded(
                 f"with the present files that stay, the server's files take {-(-size // _MIB)} "
                 f"MiB, its disk limit is {limit // _MIB} MiB; raise its disk limit, delete files, "

@@ -82,13 +82,21 @@ class Restore:
             await self._end(outcome)
 
     async def _attempt(self) -> Outcome | None:
-        """Return how it has ended, None where the daemon ends and leaves it to the next one."""
+        """Return how it has ended, None where that is left to the next daemon."""
         try:
             await self._restore()
         except CancelledError:
             raise
         except WingsdError as error:
             if isinstance(self._scope.reason, DaemonStopping):
+                return None
+            if await self._content.is_undecided():
+                self._log.critical(
+                    "{server}: its files are out of place until this node is started again: "
+                    "{error}",
+                    server=self.server.uuid,
+                    error=error,
+                )
                 return None
             self._announcements.failed(error)
         except Exception:

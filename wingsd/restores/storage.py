@@ -88,10 +88,16 @@ class RestoreStorage:
         """Return whether the directory with this inode is in the server's place."""
         return _inode(self.data / server) == inode
 
+    def is_undecided(self, server: str) -> bool:
+        """Return whether neither content is in place, after the first of two renames."""
+        replaced = self._path(server, _REPLACED)
+        return os.path.lexists(replaced) and not os.path.lexists(self.data / server)
+
     def put_into_place(self, server: str, inode: int) -> None:
         """Exchange the staged content with the present one, if that is not done.
 
-        When it fails, the present one is in place as before, unless `is_in_place` says otherwise.
+        When it fails, the present one is in place as before, unless `is_in_place` or
+        `is_undecided` says otherwise.
         """
         if self.is_in_place(server, inode):
             return
