@@ -72,6 +72,7 @@ def test_an_unreadable_backup_is_named(tmp_path: Path, then: str) -> None:
 @pytest.mark.parametrize("place", [f"{ONE}.tar", f"{UUID}/{ONE}.tar.gz"])
 def test_a_moved_backup_is_removed_with_its_empty_directory(tmp_path: Path, place: str) -> None:
     kept(tmp_path / place)
+    kept((tmp_path / place).with_name(f"{ONE}.catalogue.json"))
     remove_backup(str(tmp_path), place)
     remove_backup(str(tmp_path), place)  # as after a kill
     assert list(tmp_path.iterdir()) == []

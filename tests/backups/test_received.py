@@ -9,12 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
 
+import attrs
 import pytest
 
 from tests.support.sample_server import sha256
 from wingsd.backups import received as incomingfile
 from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
+from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS, PELICAN, SystemConfig
 from wingsd.errors import Conflict, StorageError
 
@@ -261,3 +263,45 @@ def test_free_space_is_read_in_steps(directory: Path, monkeypatch: pytest.Monkey
     backups = ReceivedBackups(str(directory), "/srv/volumes", durable=False, reserve=1)
     backups.store(SERVER, ONE, iter([bytes(1 << 20)] * 17))
     assert len(asked) == 3
+
+
+def test_published_backups_have_catalogues_of_what_was_received(
+    backups: ReceivedBackups, directory: Path
+) -> None:
+    store(backups)
+    backups.place(SERVER)
+    backups.publish(SERVER)
+    assert staged(directory) == []
+    found = {each.uuid: each for each in BackupStore(str(directory), PELICAN).all(SERVER)}
+    assert set(found) == {ONE.uuid, TWO.uuid}
+    for uuid, data in ((ONE.uuid, b"one"), (TWO.uuid, b"two")):
+        catalogue = found[uuid].catalogue
+        assert catalogue is not None
+        assert (catalogue.server, catalogue.sha256) == (SERVER, sha256(data))
+        assert (catalogue.bytes, catalogue.checksum, catalogue.files) == (3, "", None)
+
+
+def test_a_catalogue_that_is_there_stays(backups: ReceivedBackups, directory: Path) -> None:
+    """As with nodes that keep their backups in one directory."""
+    for _ in range(2):
+        store(backups)
+        backups.place(SERVER)
+        backups.publish(SERVER)
+        shared = BackupStore(str(directory), PELICAN)
+        (found,) = (each for each in shared.all(SERVER) if each.uuid == ONE.uuid)
+        catalogue = found.catalogue
+        assert catalogue is not None
+        if catalogue.files is None:
+            shared.write_catalogue(found.place, attrs.evolve(catalogue, files=7))
+    assert catalogue is not None
+    assert catalogue.files == 7
+
+
+def test_what_an_earlier_daemon_received_has_no_catalogue(
+    backups: ReceivedBackups, directory: Path
+) -> None:
+    store(backups)
+    later = ReceivedBackups(str(directory), "/srv/volumes", durable=True, reserve=0)
+    later.place(SERVER)
+    later.publish(SERVER)
+    assert files(directory) == WHOLE

@@ -9,6 +9,7 @@ import pytest
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import inject
 from tests.kills.installations import Installations
+from tests.kills.making import Makings
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
 from tests.kills.restores import Restores
 from tests.kills.uploads import Uploads
@@ -33,6 +34,10 @@ async def test_after_kills_moved_backups_are_where_the_server_is(tmp_path: Path)
 
 async def test_after_kills_a_server_has_its_old_or_its_restored_files(tmp_path: Path) -> None:
     await inject(Restores(tmp_path), KILLS, seed=6)
+
+
+async def test_after_kills_a_backup_is_whole_or_reported_as_failed(tmp_path: Path) -> None:
+    await inject(Makings(tmp_path), KILLS, seed=6)
 
 
 async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from twisted.internet.task import react
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import Scenario, inject
 from tests.kills.installations import Installations
+from tests.kills.making import Makings
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
 from tests.kills.restores import Restores
 from tests.kills.uploads import Uploads
@@ -36,6 +37,7 @@ KINDS: dict[str, Callable[[Path, ExitStack], Scenario]] = {
     "containers": lambda directory, cleanup: Containered(directory, _engine(directory, cleanup)),
     "installations": lambda directory, cleanup: Installations(_engine(directory, cleanup)),
     "backups": lambda directory, _: Arrivals(directory),
+    "making": lambda directory, _: Makings(directory),
     "removal": lambda directory, _: Removals(directory),
     "restores": lambda directory, _: Restores(directory),
     "pool": lambda directory, _: Pooled(directory),

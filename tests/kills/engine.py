@@ -181,19 +181,21 @@ def _database(node: NodeProcess) -> Iterator[Store]:
 def is_finished(node: NodeProcess) -> bool:
     """Return whether a node's state database has nothing that is still to be done."""
     with _database(node) as store:
-        left = (store.unfinished(), store.unsettled(), store.installations(), store.restores())
-        return not any(left)
+        under_way = (store.unfinished(), store.installations(), store.restores(), store.backups())
+        return not (any(under_way) or store.unsettled())
 
 
 def _steps(node: NodeProcess) -> list[str]:
-    """Return the steps of the transfers, installations and restores that have not ended."""
+    """Return the steps of all that has not ended."""
     with _database(node) as store:
         transfers, installations = store.unfinished(), store.installations()
-        restores = store.restores()
+        restores, backups, reports = store.restores(), store.backups(), store.unsettled()
     steps = [f"{entry.direction.value} {entry.step}" for entry in transfers]
     steps += [
         "install " + ("begun" if each.ran is None else "ended" if each.outcome else "running")
         for each in installations
     ]
     steps += ["restore " + ("reading" if each.inode is None else "whole") for each in restores]
+    steps += ["backup being made" for _ in backups]
+    steps += [f"{each.kind.value} to be reported" for each in reports if each.backup]
     return steps or ["idle"]

@@ -31,8 +31,15 @@ def data_segments(fd: int, size: int) -> Segments | None:
     """Return where the first `size` bytes of a file have data; None where it is not sparse.
 
     It may change meanwhile: data that is in none of the segments was not there when they were
-    found. Raises OSError.
+    found. The file's position is its start afterwards. Raises OSError.
     """
+    try:
+        return _segments(fd, size)
+    finally:
+        os.lseek(fd, 0, os.SEEK_SET)
+
+
+def _segments(fd: int, size: int) -> Segments | None:
     found: list[tuple[int, int]] = []
     at = stored = 0
     while at < size and (start := _next_data(fd, at)) < size:

@@ -23,7 +23,7 @@ from wingsd.archive import ArchiveLimits, require_free_space
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
 from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig
-from wingsd.errors import Conflict, StorageError
+from wingsd.errors import Conflict, InvalidData, StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.util.durable import storage_errors, sync_directory
 
@@ -216,8 +216,21 @@ class ReceivedBackups:
     def _write_catalogue(self, server: str, backup: Backup, sha256: str) -> None:
         place = self._paths(server, backup)[1]
         with _errors(place):
-            found = place.stat()
-            catalogue = Catalogue(
+            directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self._catalogue(server, backup, sha256, CatalogueFiles(directory))
+            finally:
+                os.close(directory)
+
+    def _catalogue(self, server: str, backup: Backup, sha256: str, files: CatalogueFiles) -> None:
+        with suppress(InvalidData):
+            known = files.read(backup.uuid)
+            if known is not None and (known.server, known.sha256) == (server, sha256):
+                return  # Another node with the same directory has made it.
+        place = self._paths(server, backup)[1]
+        found = place.stat()
+        files.write(
+            Catalogue(
                 version=VERSION,
                 backup=backup.uuid,
                 server=server,
@@ -227,11 +240,7 @@ class ReceivedBackups:
                 sha256=sha256,
                 made=found.st_mtime,
             )
-            directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                CatalogueFiles(directory).write(catalogue)
-            finally:
-                os.close(directory)
+        )
 
     def _make_home(self, server: str) -> None:
         while True:
