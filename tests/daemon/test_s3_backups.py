@@ -13,8 +13,8 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.resources import until
 from tests.daemon.backed_up_server import BACKUP, UUID, BackedUpServer
+from tests.daemon.resources import until
 from tests.support.archives import seen
 from tests.support.moto_store import PART, moto_store
 from tests.support.receiving_node import ReceivingNode
