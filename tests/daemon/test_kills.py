@@ -37,7 +37,7 @@ async def test_after_kills_a_server_has_its_old_or_its_restored_files(tmp_path: 
 
 
 async def test_after_kills_a_backup_is_whole_or_reported_as_failed(tmp_path: Path) -> None:
-    await inject(Makings(tmp_path), KILLS, seed=6)
+    await inject(Makings(tmp_path), KILLS // 2, seed=6)
 
 
 async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:
