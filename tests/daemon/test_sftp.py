@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
+import pytest
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.utils import getProcessOutputAndValue
 
+from tests.daemon.resources import until
 from tests.support import process_configuration, server_settings
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sftp_users import SftpUser
@@ -26,7 +32,7 @@ def free_port() -> int:
 
 @attrs.define
 class Client:
-    """OpenSSH's `sftp`, with a key."""
+    """OpenSSH's `sftp` and `ssh`, with a key."""
 
     directory: Path
     port: int
@@ -37,6 +43,11 @@ class Client:
         batch = self.directory / "batch"
         batch.write_text("".join(f"{line}\n" for line in lines))
         return await self.command("/usr/bin/sftp", "-b", str(batch), f"{self.name}@127.0.0.1")
+
+    def stay(self) -> Deferred[tuple[int, str]]:
+        """Be connected; return a Deferred of how that ends."""
+        words = ("-s", f"{self.name}@127.0.0.1", "sftp")
+        return ensureDeferred(self.command("/usr/bin/ssh", *words))
 
     async def command(self, program: str, *arguments: str) -> tuple[int, str]:
         options = [
@@ -63,21 +74,37 @@ async def key_pair(directory: Path) -> str:
     return " ".join((directory / "key.pub").read_text().split()[:2])
 
 
-async def started(daemon: ReceivingNode, directory: Path, permissions: Sequence[str]) -> Client:
+async def started(
+    daemon: ReceivingNode, directory: Path, permissions: Sequence[str] = ("*",), **sftp: Any
+) -> Client:
     daemon.panel.add_server(server_settings(UUID), daemon.node, process_configuration())
     (daemon.volumes / UUID).mkdir(parents=True)
     key = await key_pair(directory)
     user = SftpUser(USER, keys={key}, permissions={UUID: list(permissions)})
     daemon.panel.sftp_users.add("anna", user)
     port = free_port()
-    sftp = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port}
-    await daemon.start_loaded(system={"sftp": sftp})
-    await daemon.wait_for_line("sftp: serves")
+    given = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port, **sftp}
+    await daemon.start_loaded(system={"sftp": given})
     return Client(directory, port, f"anna.{UUID[:8]}")
 
 
+async def ask(daemon: ReceivingNode, path: str, *arguments: str) -> None:
+    """Make a call as the Panel does."""
+    token = daemon.node.token
+    assert await daemon.curl(*arguments, token=token, path=path) == (204, None)
+
+
+def processes_of(daemon: ReceivingNode) -> list[int]:
+    """Return the child processes of the daemon."""
+    return [
+        int(child)
+        for children in Path(f"/proc/{daemon.pid}/task").glob("*/children")
+        for child in children.read_text().split()
+    ]
+
+
 async def test_openssh_uploads_downloads_and_lists(daemon: ReceivingNode, tmp_path: Path) -> None:
-    client = await started(daemon, tmp_path, ["*"])
+    client = await started(daemon, tmp_path)
     data = os.urandom(3_000_001)
     (tmp_path / "local").write_bytes(data)
     status, output = await client.run(
@@ -90,5 +117,132 @@ async def test_openssh_uploads_downloads_and_lists(daemon: ReceivingNode, tmp_pa
         "df /",
     )
     assert status == 0, output
+    assert "lrwxrwxrwx" in output
     assert (tmp_path / "back").read_bytes() == data
-    assert (daemon.volumes / UUID / "plugins" / "level.dat").read_bytes() == data
+    stored = daemon.volumes / UUID / "plugins" / "level.dat"
+    assert stored.read_bytes() == data
+    assert int(stored.stat().st_mtime) == int((tmp_path / "local").stat().st_mtime)
+
+
+async def test_a_user_without_a_right_key_is_refused_and_the_log_says_why(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    client = await started(daemon, tmp_path)
+    daemon.panel.sftp_users.add("anna", SftpUser(USER, password="other"))
+    status, output = await client.run("ls")
+    assert status == 255
+    assert "Permission denied" in output
+    line = await daemon.wait_for_line(f"sftp: login of '{client.name}' from 127.0.0.1")
+    assert "panel-refused" in line
+
+
+@pytest.mark.parametrize("servers", [[UUID], []])
+async def test_a_deauthorized_user_is_disconnected(
+    daemon: ReceivingNode, tmp_path: Path, servers: list[str]
+) -> None:
+    client = await started(daemon, tmp_path)
+    ended = client.stay()
+    await daemon.wait_for_line("sftp session of")
+    body = {"user": USER, "servers": servers}
+    await ask(daemon, "/api/deauthorize-user", "-d", json.dumps(body))
+    assert (await ended)[0] == 255
+    await daemon.wait_for_line("1 SFTP sessions closed")
+
+
+async def test_sessions_of_a_suspended_and_of_a_deleted_server_are_closed(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    client = await started(daemon, tmp_path)
+    ended = client.stay()
+    await daemon.wait_for_line("sftp session of")
+    daemon.panel.settings_of(UUID)["suspended"] = True
+    path = f"/api/servers/{UUID}"
+    await ask(daemon, f"{path}/sync")
+    assert (await ended)[0] == 255
+    assert (await client.run("ls"))[0] == 255
+    daemon.panel.settings_of(UUID)["suspended"] = False
+    await ask(daemon, f"{path}/sync")
+    since = len(daemon.log)
+    # The same key was refused seconds ago: the next login is another user's.
+    key = " ".join((tmp_path / "key.pub").read_text().split()[:2])
+    user = SftpUser(USER, keys={key}, permissions={UUID: ["*"]})
+    daemon.panel.sftp_users.add("ben", user)
+    ended = attrs.evolve(client, name=f"ben.{UUID[:8]}").stay()
+    await daemon.wait_for_line("sftp session of", since)
+    await ask(daemon, path, "-X", "DELETE")
+    assert (await ended)[0] == 255
+
+
+async def test_the_process_ends_when_idle_and_another_one_follows_when_it_dies(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    client = await started(daemon, tmp_path, idle_timeout=1)
+    assert processes_of(daemon) == []
+    assert (await client.run("ls"))[0] == 0
+    await until(lambda: processes_of(daemon) == [])
+    ended = client.stay()
+    await daemon.wait_for_line("begins", len(daemon.log))
+    (process,) = processes_of(daemon)
+    os.kill(process, signal.SIGKILL)
+    assert (await ended)[0] == 255
+    await daemon.wait_for_line("the process that serves SFTP has failed")
+    await daemon.wait_for_line(f"{UUID}: sftp session of '{client.name}' ends")
+    assert (await client.run("ls"))[0] == 0
+
+
+async def test_the_process_ends_with_the_daemon(daemon: ReceivingNode, tmp_path: Path) -> None:
+    client = await started(daemon, tmp_path)
+    ended = client.stay()
+    await daemon.wait_for_line("begins")
+    (process,) = processes_of(daemon)
+    await daemon.kill()
+    assert (await ended)[0] == 255
+    await until(lambda: not Path(f"/proc/{process}").exists())
+    await daemon.start_loaded()
+
+
+async def test_a_node_stops_with_open_sessions_in_order(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    client = await started(daemon, tmp_path)
+    ended = client.stay()
+    await daemon.wait_for_line("begins")
+    daemon.signal("TERM")
+    assert await daemon.ended() == -signal.SIGTERM
+    assert (await ended)[0] == 255
+    assert daemon.lines_with("failed") == []
+
+
+async def test_a_damaged_host_key_and_a_port_in_use_leave_the_node_running(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    key = daemon.volumes / ".sftp" / "id_ed25519"
+    key.parent.mkdir(parents=True)
+    key.touch()
+    await started(daemon, tmp_path)
+    line = await daemon.wait_for_line("sftp-host-key-unusable")
+    assert "is empty" in line
+    assert key.read_bytes() == b""
+    daemon.signal("TERM")
+    await daemon.ended()
+    key.unlink()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port}
+        await daemon.start_loaded(system={"sftp": given})
+        assert "SFTP is off" in await daemon.wait_for_line("sftp: SFTP is off")
+
+
+async def test_what_users_do_reaches_the_panel(daemon: ReceivingNode, tmp_path: Path) -> None:
+    client = await started(daemon, tmp_path)
+    (tmp_path / "local").write_text("x")
+    assert (await client.run(f"put {tmp_path}/local /one", "rename /one /two", "rm /two"))[0] == 0
+    daemon.signal("TERM")
+    await daemon.ended()
+    await daemon.start_loaded(system={"activity_send_interval": 1})
+    await until(lambda: len(daemon.panel.activity) == 3)
+    events = {entry["event"]: entry for entry in daemon.panel.activity}
+    assert events["server:sftp.create"]["metadata"] == {"files": ["/one"]}
+    assert events["server:sftp.rename"]["metadata"] == {"files": [{"from": "/one", "to": "/two"}]}
+    assert events["server:sftp.delete"]["metadata"] == {"files": ["/two"]}
+    assert {entry["user"] for entry in events.values()} == {USER}

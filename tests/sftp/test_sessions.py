@@ -1,0 +1,324 @@
+"""Logins and sessions of SFTP as the daemon decides on them, with its servers in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.servers.harness import UUID, FakeNode, Outcome, configuration
+from tests.support.recorded_activity import RecordedActivity
+from wingsd.auth.tokens import DenyList, user_key
+from wingsd.config.sftp import SftpActivityConfig, SftpConfig, SftpLimits
+from wingsd.events import SUSPENDED, Event
+from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.panel.schemas import SftpAccess
+from wingsd.servers.operations import Hold, Operation
+from wingsd.sftp.logins import GrantedLogin, SftpLogins
+from wingsd.sftp.messages import (
+    Disconnect,
+    FileEvent,
+    Granted,
+    Login,
+    Message,
+    Refused,
+    ServerState,
+)
+from wingsd.sftp.sessions import SftpSessions
+
+USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
+NAME = f"anna.{UUID[:8]}"
+IP = "192.0.2.7"
+
+
+class FakePanel:
+    """A Panel: what it answers to a login, or raises."""
+
+    def __init__(self) -> None:
+        self.answer: SftpAccess | Exception = SftpAccess(USER, UUID, ("*",))
+        self.asked: list[dict[str, Any]] = []
+
+    async def sftp_access(self, login: dict[str, Any]) -> SftpAccess:
+        self.asked.append(login)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def refusal(status: int) -> PanelRefused:
+    return PanelRefused("the Panel refused this node's request", "no", status)
+
+
+class SftpNode:
+    """A node with one server, its logins and sessions; `sent` went to the SFTP process."""
+
+    def __init__(self, directory: Path, family: str, sftp: SftpConfig) -> None:
+        self.node = FakeNode(directory, sftp=sftp)
+        self.config = attrs.evolve(self.node.config, family=family)
+        self.server = self.node.server(configuration(disk_space=1))
+        self.panel = FakePanel()
+        self.denied = DenyList(0)
+        self.now = 1000.0
+        self.activity = RecordedActivity(UUID)
+        self.sent: list[Message] = []
+        clock = self.node.clock
+        self.logins = SftpLogins(
+            self.config,
+            self.panel,
+            self.node.servers,
+            self.denied,
+            clock.seconds,
+            lambda: self.now,
+        )
+        self.sessions = SftpSessions(
+            self.config, self.node.servers, self.denied, self.activity, self.node.bus, clock
+        )
+        self.sessions.send = self.sent.append
+
+    def login(
+        self, given: str = "right", name: str = NAME, kind: str = "password", number: int = 1
+    ) -> GrantedLogin | Refused:
+        login = Login(number, number, kind, name, given, IP, 50_000, "SSH-2.0-x")
+        answer: GrantedLogin | Refused = Outcome.of(self.logins.check(login)).value()
+        return answer
+
+    def connect(self, number: int = 1) -> None:
+        granted = self.login(number=number)
+        assert isinstance(granted, GrantedLogin)
+        self.sessions.grant(granted)
+        self.sessions.begin(number, number)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    def closed(self) -> list[int]:
+        return [message.connection for message in self.of(Disconnect)]
+
+
+@pytest.fixture
+def made(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SftpNode]:
+    """A node; a test can give its family and settings as `made`'s parameter."""
+    family, sftp = getattr(request, "param", ("pterodactyl", SftpConfig()))
+    node = SftpNode(tmp_path, family, sftp)
+    yield node
+    node.sessions.all_ended()
+    node.node.close()
+
+
+CALAGOPUS = pytest.mark.parametrize("made", [("calagopus", SftpConfig())], indirect=True)
+
+
+def test_the_panel_is_asked_in_wings_form(made: SftpNode) -> None:
+    assert isinstance(made.login("ssh-ed25519 AAAA", kind="public_key"), GrantedLogin)
+    (asked,) = made.panel.asked
+    assert {key: asked[key] for key in ("type", "username", "password", "ip")} == {
+        "type": "public_key",
+        "username": NAME,
+        "password": "ssh-ed25519 AAAA",
+        "ip": f"{IP}:50000",
+    }
+    assert asked["client_version"] == "U1NILTIuMC14"
+
+
+@pytest.mark.parametrize(
+    "name", ["anna", "anna.5b0c7a6", "anna.5b0c7a6-", ".5b0c7a6e", "a.5b0c7a6e "]
+)
+def test_a_user_name_without_a_server_is_refused_without_the_panel(
+    made: SftpNode, name: str
+) -> None:
+    assert isinstance(made.login(name=name), Refused)
+    assert made.panel.asked == []
+
+
+@pytest.mark.parametrize("name", ["a.b@c.example.8D2F5A14", f"anna.{UUID[:8]}"])
+def test_a_user_name_may_have_dots_and_any_case(made: SftpNode, name: str) -> None:
+    assert isinstance(made.login(name=name), GrantedLogin)
+
+
+def test_a_wrong_password_is_asked_once_in_ten_seconds_and_then_blocks(made: SftpNode) -> None:
+    made.panel.answer = refusal(403)
+    for _ in range(5):
+        assert isinstance(made.login("wrong"), Refused)
+    assert len(made.panel.asked) == 1
+    for number in range(20):
+        made.login(f"wrong {number}")
+    assert len(made.panel.asked) == 6
+    final = made.login("right")
+    assert isinstance(final, Refused)
+    assert final.final
+    made.panel.answer = SftpAccess(USER, UUID, ("*",))
+    made.node.clock.advance(61)
+    assert isinstance(made.login("right"), GrantedLogin)
+
+
+@pytest.mark.parametrize("answer", [refusal(409), refusal(429), PanelUnreachable("no", "no")])
+def test_a_refusal_that_is_not_about_the_password_blocks_nobody(
+    made: SftpNode, answer: Exception
+) -> None:
+    made.panel.answer = answer
+    for number in range(20):
+        assert isinstance(made.login(f"right {number}"), Refused)
+    made.panel.answer = SftpAccess(USER, UUID, ("*",))
+    assert isinstance(made.login("right"), GrantedLogin)
+
+
+def test_a_suspended_or_unknown_or_held_server_cannot_be_logged_in_to(made: SftpNode) -> None:
+    made.server.configuration = configuration(suspended=True)
+    assert isinstance(made.login("one"), Refused)
+    made.server.configuration = configuration()
+    made.server.operations.hold = Hold(Operation.INSTALL, "it is being installed")
+    assert isinstance(made.login("two"), Refused)
+    made.server.operations.hold = None
+    made.panel.answer = SftpAccess(USER, "99999999-6e2b-4c43-9d57-0c4c5e1c7f10")
+    assert isinstance(made.login("three"), Refused)
+    made.panel.answer = SftpAccess(USER, "nonsense")
+    assert isinstance(made.login("four"), Refused)
+
+
+@CALAGOPUS
+def test_calagopus_permission_for_sftp_is_checked_here(made: SftpNode) -> None:
+    made.panel.answer = SftpAccess(USER, UUID, ("files.read",))
+    assert isinstance(made.login("one"), Refused)
+    made.panel.answer = SftpAccess(USER, UUID, ("files.read", "file.sftp"), ("*.log",))
+    granted = made.login("two")
+    assert isinstance(granted, GrantedLogin)
+    assert granted.message(made.server).ignored == ("*.log",)
+
+
+def test_access_that_was_revoked_while_the_panel_was_asked_is_refused(made: SftpNode) -> None:
+    made.denied.deny((user_key(USER, UUID),), made.now + 1)
+    assert isinstance(made.login("one"), Refused)
+    made.now += 2
+    assert isinstance(made.login("two"), GrantedLogin)
+
+
+def test_the_process_is_told_what_a_session_may_do_and_its_disk_limit_first(
+    made: SftpNode,
+) -> None:
+    made.connect()
+    state, granted = made.sent
+    assert isinstance(state, ServerState)
+    assert isinstance(granted, Granted)
+    assert (state.used, state.limit) == (0, 1 << 20)
+    assert granted.directory == str(made.node.data / UUID)
+    assert made.sessions.count == 1
+    made.sessions.ended(1)
+    assert made.sessions.count == 0
+
+
+@pytest.mark.parametrize(
+    "operation", [Operation.INSTALL, Operation.TRANSFER_OUT, Operation.DELETE]
+)
+def test_what_takes_the_server_closes_its_sessions(made: SftpNode, operation: Operation) -> None:
+    made.connect()
+    made.server.place_hold(operation, "it is taken")
+    assert made.closed() == [1]
+    # It is under way until the process has ended what it does.
+    assert made.server.operations.runs(Operation.CHANGE_FILES)
+    made.sessions.ended(1)
+    assert not made.server.operations.runs(Operation.CHANGE_FILES)
+
+
+def test_a_suspension_and_a_changed_access_close_sessions(made: SftpNode) -> None:
+    made.connect(1)
+    made.connect(2)
+    made.node.bus.publish(Event("another", SUSPENDED))
+    assert made.sessions.close_user("another", ()) == 0
+    assert made.sessions.close_user(USER, ("another",)) == 0
+    assert made.closed() == []
+    assert made.sessions.close_user(USER, (UUID,)) == 2
+    assert made.closed() == [1, 2]
+    made.sessions.all_ended()
+    made.connect(3)
+    made.node.bus.publish(Event(UUID, SUSPENDED))
+    assert made.closed() == [1, 2, 3]
+
+
+def test_a_server_that_moved_away_without_an_event_is_found_within_a_second(
+    made: SftpNode,
+) -> None:
+    made.connect()
+    made.server.disown("it has moved")
+    made.node.clock.advance(1)
+    assert made.closed() == [1]
+
+
+def test_a_session_cannot_begin_with_a_login_that_has_become_void(made: SftpNode) -> None:
+    granted = made.login()
+    assert isinstance(granted, GrantedLogin)
+    made.sessions.grant(granted)
+    made.denied.deny((user_key(USER),), made.now + 1)
+    made.sessions.begin(1, 1)
+    made.sessions.begin(7, 7)
+    assert made.closed() == [1, 7]
+    assert made.sessions.count == 0
+
+
+@pytest.mark.parametrize(
+    "made",
+    [("pterodactyl", SftpConfig(limits=SftpLimits(max_connections_per_user=2)))],
+    indirect=True,
+)
+def test_a_user_has_no_more_connections_than_allowed(made: SftpNode) -> None:
+    for number in (1, 2, 3):
+        made.connect(number)
+    assert made.closed() == [3]
+
+
+def test_what_the_process_writes_counts_and_the_daemons_figure_corrects_it(
+    made: SftpNode,
+) -> None:
+    made.connect()
+    made.sessions.used(UUID, 700)
+    made.sessions.used(UUID, 500)
+    assert made.server.disk_bytes == 500
+    made.server.files.add(100)
+    made.node.clock.advance(1)
+    last = made.of(ServerState)[-1]
+    assert (last.acknowledged, last.used) == (500, 600)
+    made.node.clock.advance(1)
+    assert made.of(ServerState)[-1] is last
+    made.sessions.used("unknown", 5)
+
+
+@pytest.mark.parametrize(
+    ("made", "renamed"),
+    [
+        (("pterodactyl", SftpConfig()), {"files": [{"from": "/a", "to": "/b"}]}),
+        (("pelican", SftpConfig()), {"from": "/a", "to": "/b"}),
+    ],
+    indirect=["made"],
+)
+def test_what_users_do_is_recorded_in_the_familys_form(
+    made: SftpNode, renamed: dict[str, Any]
+) -> None:
+    made.connect()
+    for event in (
+        FileEvent(1, "create", "/a"),
+        FileEvent(1, "rename", "/a", "/b"),
+        FileEvent(1, "read", "/b"),
+        FileEvent(1, "nonsense", "/b"),
+        FileEvent(9, "delete", "/b"),
+    ):
+        made.sessions.file_event(event)
+    assert made.activity.entries == [
+        ("server:sftp.create", {"files": ["/a"]}, USER, IP),
+        ("server:sftp.rename", renamed, USER, IP),
+    ]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [("calagopus", SftpConfig(activity=SftpActivityConfig(log_logins=True, log_file_reads=True)))],
+    indirect=True,
+)
+def test_logins_and_downloads_are_recorded_where_that_is_set(made: SftpNode) -> None:
+    made.connect()
+    made.sessions.file_event(FileEvent(1, "read", "/b"))
+    assert [entry[0] for entry in made.activity.entries] == [
+        "server:sftp.login",
+        "server:sftp.read",
+    ]
