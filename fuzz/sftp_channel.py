@@ -129,7 +129,7 @@ def _sent(data: bytes, home: Path, budget: HandleBudget) -> tuple[_Channel, list
     faults: list[BaseException] = []
     ended: list[None] = []
     threads: Any = _NoThreads()
-    session = SftpChannel(operations, threads, faults.append, lambda: ended.append(None))
+    session = SftpChannel(operations, threads, faults.append, lambda _: ended.append(None))
     channel: Any = _Channel()
     session.connection_made(channel)
     session.subsystem_requested("sftp")

@@ -124,6 +124,28 @@ def test_the_panel_is_asked_in_wings_form(made: SftpNode) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ip", "told"),
+    [
+        ("::ffff:192.0.2.7", "192.0.2.7:50000"),
+        ("2001:db8::7", "[2001:db8::7]:50000"),
+        ("fe80::7%eth0", "[fe80::7]:50000"),
+    ],
+)
+def test_the_panel_gets_an_address_that_it_can_read(made: SftpNode, ip: str, told: str) -> None:
+    login = Login(1, 1, "password", NAME, "right", ip, 50_000)
+    Outcome.of(made.logins.check(login)).value()
+    assert made.panel.asked[0]["ip"] == told
+
+
+def test_logins_of_connections_that_are_gone_are_forgotten(made: SftpNode) -> None:
+    for number in range(500):
+        granted = made.login(number=number)
+        assert isinstance(granted, GrantedLogin)
+        made.sessions.grant(granted)
+    assert len(made.sessions._granted) <= 128
+
+
+@pytest.mark.parametrize(
     "name", ["anna", "anna.5b0c7a6", "anna.5b0c7a6-", ".5b0c7a6e", "a.5b0c7a6e "]
 )
 def test_a_user_name_without_a_server_is_refused_without_the_panel(

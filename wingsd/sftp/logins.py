@@ -29,7 +29,7 @@ from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.sftp.messages import Granted, Login, Refused
 from wingsd.sftp.tries import LoginTries
-from wingsd.util.addresses import address_block
+from wingsd.util.addresses import address_block, parse_address
 from wingsd.util.text import canonical_uuid
 
 __all__ = ["GrantedLogin", "LoginPanel", "LoginRefused", "SftpLogins", "check_server"]
@@ -208,8 +208,17 @@ def _is_wrong(error: WingsdError) -> bool:
     return isinstance(error, LoginRefused)
 
 
+def _plain_address(text: str) -> str:
+    """Return an address as Panels compare it: one of IPv4 in its own form, and without a zone."""
+    try:
+        return str(parse_address(text))
+    except ValueError:
+        return text
+
+
 def _body(login: Login) -> dict[str, Any]:
-    address = f"[{login.ip}]:{login.port}" if ":" in login.ip else f"{login.ip}:{login.port}"
+    ip = _plain_address(login.ip)
+    address = f"[{ip}]:{login.port}" if ":" in ip else f"{ip}:{login.port}"
     return {
         "type": login.kind,
         "username": login.username,

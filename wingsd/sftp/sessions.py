@@ -32,6 +32,8 @@ __all__ = ["SftpSessions"]
 _STATES_EVERY = 1.0
 #: Logins of one connection that were granted and not begun: keys that a client has not signed for.
 _MAX_GRANTED = 64
+#: Connections with such logins, as a multiple of those that may be half open.
+_GRANTED_FACTOR = 4
 _TAKEN = "the server is being installed, restored, moved or deleted"
 _EVENTS = frozenset(("write", "create", "create-directory", "delete", "rename", "read"))
 
@@ -72,6 +74,7 @@ class SftpSessions:
         self._servers = servers
         self._denied = denied
         self._activity = activity
+        self._most_granted = _GRANTED_FACTOR * self._config.limits.max_half_open
         self._granted: dict[int, dict[int, GrantedLogin]] = {}
         self._sessions: dict[int, _Session] = {}
         self._figures: dict[str, _ServerFigures] = {}
@@ -86,6 +89,9 @@ class SftpSessions:
 
     def grant(self, granted: GrantedLogin) -> None:
         """Let a connection begin a session with a login; tell the process what it may do."""
+        while len(self._granted) >= self._most_granted:
+            # Of a connection that was closed while the Panel was asked.
+            del self._granted[next(iter(self._granted))]
         of_connection = self._granted.setdefault(granted.login.connection, {})
         if len(of_connection) >= _MAX_GRANTED:
             del of_connection[next(iter(of_connection))]

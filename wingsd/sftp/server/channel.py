@@ -46,7 +46,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         operations: Callable[[], Operations],
         threads: FileThreads,
         fault: Callable[[BaseException], None],
-        ended: Callable[[], None],
+        ended: Callable[[SftpChannel], None],
     ) -> None:
         self._make_operations = operations
         self._operations: Operations | None = None
@@ -59,6 +59,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._waiting_bytes = 0
         self._reading = True
         self._refusal = ""
+        #: Whether it has begun; one that was refused meanwhile never does.
+        self.was_made = False
         self._greeted = self._busy = self._full = self._at_end = self._lost = False
 
     # The channel
@@ -66,6 +68,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         """Begin."""
         self._chan = chan
+        self.was_made = True
         chan.set_write_buffer_limits(_SEND_BUFFER)
 
     def subsystem_requested(self, subsystem: str) -> bool:
@@ -228,6 +231,6 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         operations, self._operations = self._operations, None
         self._busy = True  # for ever
         if operations is None:
-            self._ended()
+            self._ended(self)
             return
-        self._threads.run(operations.close, lambda _: self._ended())
+        self._threads.run(operations.close, lambda _: self._ended(self))

@@ -87,19 +87,23 @@ class SftpConnection(asyncssh.SSHServer):
         #: The last login that was granted, of which the signature is checked afterwards.
         self._granted: Granted | None = None
         self._access: SessionAccess | None = None
-        self._channels = 0
-        self._lost = False
+        self._channels: set[SftpChannel] = set()
+        self._lost = self._aborted = False
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """Begin."""
         self._conn = conn
         self.was_made = True
+        if self._aborted:
+            conn.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, when its channels have ended."""
         self._lost = True
         if self._access is not None:
             self._access.close("the connection is closed")
+        # Those that were just being opened never begin.
+        self._channels = {each for each in self._channels if each.was_made}
         self._check_end()
 
     def disconnect(self, why: str) -> None:
@@ -111,6 +115,7 @@ class SftpConnection(asyncssh.SSHServer):
 
     def abort(self) -> None:
         """Close the connection at once."""
+        self._aborted = True
         if self.was_made and not self._lost:
             self._conn.abort()
 
@@ -139,8 +144,10 @@ class SftpConnection(asyncssh.SSHServer):
         if not self._site.passwords:
             return False
         self._passwords += 1
-        answer = await self._ask("password", username, password)
         most = self._site.config.limits.authentication_password_attempts
+        if self._passwords > most:
+            return False  # sent without waiting for the answers
+        answer = await self._ask("password", username, password)
         self._judge(answer, is_last=self._passwords >= most)
         return self._granted is not None
 
@@ -204,9 +211,8 @@ class SftpConnection(asyncssh.SSHServer):
         access, site = self._access, self._site
         if access is None or access.is_closed():
             return False
-        if self._channels >= site.config.limits.max_channels_per_connection:
+        if len(self._channels) >= site.config.limits.max_channels_per_connection:
             return False
-        self._channels += 1
         config = site.config
 
         def operations() -> Operations:
@@ -217,9 +223,10 @@ class SftpConnection(asyncssh.SSHServer):
             return Operations(access, site.budget, most, limits)
 
         session = SftpChannel(operations, site.threads, site.fault, self._channel_ended)
+        self._channels.add(session)
         channel = self._conn.create_server_channel(None, "strict", _WINDOW, _PACKET)
         return channel, session
 
-    def _channel_ended(self) -> None:
-        self._channels -= 1
+    def _channel_ended(self, channel: SftpChannel) -> None:
+        self._channels.discard(channel)
         self._check_end()

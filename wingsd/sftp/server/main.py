@@ -91,6 +91,11 @@ class SftpServer:
         self._idle_since = self._loop.time()
         self._logged_full = float("-inf")
 
+    @property
+    def count(self) -> int:
+        """The number of connections."""
+        return len(self._connections)
+
     def start(self) -> None:
         """Accept connections."""
         link = self._site.link
