@@ -122,11 +122,11 @@ class RestoreHarness:
         async def opened() -> RestoreArchive:
             return given or archive(self.directory)
 
-        await self.node.restores.begin(self.server, BACKUP, opened, truncate=truncate)
+        await self.node.restores.get().begin(self.server, BACKUP, opened, truncate=truncate)
 
     async def ended(self) -> None:
         """Return when the Panel has heard of it, and the page."""
-        await until(lambda: self.reports and not self.node.restores.servers)
+        await until(lambda: self.reports and not self.node.restores.get().servers)
         await until(lambda: self.told("install completed", "backup restore completed"))
 
     async def restore(
@@ -154,6 +154,6 @@ class RestoreHarness:
         return {str(path.relative_to(self.home)): path.read_bytes() for path in files}
 
     async def close(self) -> None:
-        await self.node.restores.stop()
+        await self.node.restores.get().stop()
         await self.node.close()
         self.workers.stop()

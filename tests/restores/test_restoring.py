@@ -141,7 +141,7 @@ async def test_a_change_of_files_is_cancelled_and_waited_for(restoring: RestoreH
 async def test_a_restore_ends_when_the_server_is_deleted(restoring: RestoreHarness) -> None:
     held = HeldArchive(packed_backup(BEFORE))
     await restoring.begin(held)
-    await restoring.node.restores.release(UUID)
+    await restoring.node.restores.get().release(UUID)
     await restoring.node.servers.delete(UUID)
     await until(lambda: restoring.reports == [False])
     assert held.is_closed
@@ -152,7 +152,7 @@ async def test_a_restore_ends_when_the_server_is_deleted(restoring: RestoreHarne
 async def test_the_nodes_end_leaves_it_to_the_next_daemon(restoring: RestoreHarness) -> None:
     await restoring.run()
     await restoring.begin(HeldArchive(packed_backup(BEFORE)))
-    await restoring.node.restores.stop()
+    await restoring.node.restores.get().stop()
     assert restoring.reports == []
     assert len(restoring.node.store.restores()) == 1
     assert restoring.server.state is PowerState.RUNNING
@@ -167,8 +167,8 @@ async def test_what_an_earlier_daemon_stopped_is_to_be_started_again(
     restoring.node.store.start_after_restore(UUID)
     records = restoring.node.store.restores()
     restoring.node.panel.restored = lambda *_, **__: Deferred()
-    assert await restoring.node.restores.settle(records) == [UUID]
-    restoring.node.restores.announce_settled()
+    assert await restoring.node.restores.get().settle(records) == [UUID]
+    restoring.node.restores.get().announce_settled()
     assert "this node was restarted" in restoring.told("daemon message")[-1]
     assert restoring.node.store.restores() == []
 
@@ -186,7 +186,7 @@ async def test_an_archive_that_cannot_be_opened_changes_and_reports_nothing(
         raise Conflict("no")
 
     with pytest.raises(Conflict):
-        await restoring.node.restores.begin(restoring.server, "x", fails, truncate=True)
+        await restoring.node.restores.get().begin(restoring.server, "x", fails, truncate=True)
     assert restoring.node.store.restores() == []
     assert (restoring.server.hold, restoring.events) == ("", [])
 
@@ -194,7 +194,7 @@ async def test_an_archive_that_cannot_be_opened_changes_and_reports_nothing(
 async def test_the_nodes_end_after_the_exchange_loses_no_report(restoring: RestoreHarness) -> None:
     await restoring.begin()
     await until(lambda: restoring.content() == RESTORED)
-    await restoring.node.restores.stop()
+    await restoring.node.restores.get().stop()
     assert restoring.node.store.restores() == []
     assert restoring.reports == [True]
 
@@ -208,10 +208,10 @@ async def test_files_that_are_out_of_place_are_left_to_the_next_daemon(
 
     monkeypatch.setattr(RestoreStorage, "put_into_place", fails)
     await restoring.begin()
-    await until(lambda: not restoring.node.restores.servers)
+    await until(lambda: not restoring.node.restores.get().servers)
     monkeypatch.undo()
     assert restoring.reports == []
     assert restoring.server.hold
     records = restoring.node.store.restores()
-    restoring.node.restores.recover(records)
+    restoring.node.restores.get().recover(records)
     assert restoring.content() == RESTORED

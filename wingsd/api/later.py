@@ -16,6 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api.resource import Public
 from wingsd.errors import WingsdError
+from wingsd.util.later import Later
 from wingsd.util.text import reading_advice
 
 __all__ = ["LaterEndpoint"]
@@ -34,12 +35,16 @@ class LaterEndpoint:
         return loaded
 
     def __call__(self, *args: Any) -> Resource:
-        """Return the resource of a request, or one that answers with why there is none."""
+        """Return the resource of a request, or one that answers with why there is none.
+
+        What is made `Later` is made for it.
+        """
         try:
             endpoint = self.load()
+            made = [each.get() if isinstance(each, Later) else each for each in args]
         except (OSError, ImportError) as error:
             return _NotImported(error)
-        return endpoint(*args)
+        return endpoint(*made)
 
 
 class _NotImported(Resource):

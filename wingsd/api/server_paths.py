@@ -10,14 +10,15 @@ from wingsd.api.later import LaterEndpoint
 from wingsd.api.revocations import Revocations, UserSessions
 from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
-from wingsd.restores.manager import Restores
 from wingsd.servers.installations import Installations
 from wingsd.servers.registry import Servers
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.util.later import Later
 
 if TYPE_CHECKING:
     from wingsd.api.consoles import ConsoleResources
+    from wingsd.restores.manager import Restores
 
 __all__ = ["SERVER_PATHS", "endpoints", "install_endpoints", "server_endpoint"]
 
@@ -76,7 +77,7 @@ def server_endpoint(
     servers: Servers,
     receiver: IncomingTransfers,
     sender: OutgoingTransfers,
-    restores: Restores,
+    restores: Later[Restores],
     backups: BackupDeletion,
 ) -> partial[Any]:
     """Return the endpoint of one server, by which it is deleted."""

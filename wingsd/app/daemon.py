@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.application.service import Service
@@ -27,10 +28,8 @@ from wingsd.control import ControlListener
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
-from wingsd.files.pulls import Pulls
 from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, MovedBytes
-from wingsd.restores.manager import Restores
 from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
@@ -44,8 +43,13 @@ from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.deferreds import fires_within
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
+
+if TYPE_CHECKING:
+    from wingsd.files.pulls import Pulls
+    from wingsd.restores.manager import Restores
 
 __all__ = ["Listeners", "Node", "NodeServers", "NodeStorage", "NodeTransfers", "summary"]
 
@@ -103,7 +107,7 @@ class NodeStorage:
     staging: Staging
     backups: ReceivedBackups
     quarantine: Quarantine
-    restores: Restores
+    restores: Later[Restores]
     denied: DenyList
 
     def open(self) -> Unfinished:
@@ -117,9 +121,10 @@ class NodeStorage:
         self.denied.restore(self.store.denied())
         self.denied.refuse_before(self.store.denied_before())
         left = Unfinished(self.store.unfinished(), self.store.restores())
-        names = self.restores.names(left.restores)
+        names = self.restores.get().names(left.restores) if left.restores else []
         clear_leftovers(left.transfers, self.staging, self.backups, names)
-        self.restores.recover(left.restores)
+        if left.restores:
+            self.restores.get().recover(left.restores)
         return left
 
 
@@ -129,7 +134,7 @@ class NodeServers:
 
     registry: Servers
     reports: PanelReports
-    pulls: Pulls
+    pulls: Later[Pulls]
     backups: Backups
     checks: BackupChecks
     backup_recovery: BackupRecovery
@@ -231,12 +236,14 @@ class Node(Service):
         await self._settle_backups()
         await self._reports.load()
         ran = await self._storage.running.load()
-        ran = {*ran, *await restores.settle(left.restores)}
+        if left.restores:
+            ran = {*ran, *await restores.get().settle(left.restores)}
         await transfers.direct.load(left.transfers)
         recovery.begin()
         await self._servers.boot()
         recovery.resume_outgoing()
-        restores.announce_settled()
+        if left.restores:
+            restores.get().announce_settled()
         self._storage.running.start(ran, self._servers)
         self._reports.report_states(self._servers)
         await transfers.direct.release_to_panel()
@@ -314,11 +321,9 @@ class Node(Service):
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()
-        restoring = Deferred.fromCoroutine(self._storage.restores.stop())
-        pulling = Deferred.fromCoroutine(self._pulls.stop())
-        await DeferredList(
-            [transfers.receiver.stop(), transfers.sender.stop(), restoring, pulling, sftp]
-        )
+        made = (self._storage.restores.made, self._pulls.made)
+        others = [Deferred.fromCoroutine(each.stop()) for each in made if each is not None]
+        await DeferredList([transfers.receiver.stop(), transfers.sender.stop(), *others, sftp])
         await listeners.control.close()
         await listeners.http.close()
         stopping = Deferred.fromCoroutine(self._reports.stop(REPORT_TIMEOUT))

@@ -24,18 +24,17 @@ from wingsd.app.wiring.sftp import SftpWiring
 from wingsd.config import Config
 from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
-from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
-from wingsd.guarded_http.limits import FetchLimits
-from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
 if TYPE_CHECKING:
+    from wingsd.files.pulls import Pulls
     from wingsd.guarded_http.client import GuardedClient
     from wingsd.metrics.exposition import Exposition
 
@@ -74,8 +73,15 @@ class HttpWiring(SftpWiring):
         return FileTasks(self.file_work, lanes, self._reactor, time.time)
 
     @cached_property
-    def pulls(self) -> Pulls:
+    def pulls(self) -> Later[Pulls]:
         """The downloads into servers' files."""
+        return Later(self._make_pulls)
+
+    def _make_pulls(self) -> Pulls:
+        # Here, since a node at rest saves what they import.
+        from wingsd.files.pulls import PullOptions, Pulls  # noqa: PLC0415
+        from wingsd.guarded_http.limits import FetchLimits  # noqa: PLC0415
+
         api = self._config.api
         limits = FetchLimits(redirects=api.remote_download.max_redirects)
         options = PullOptions(api.server_remote_download_limit, limits)
@@ -90,6 +96,7 @@ class HttpWiring(SftpWiring):
     def _guarded_client(self) -> GuardedClient:
         # Here, since h11 and what checks certificates take 1 MiB, which a node at rest saves.
         from wingsd.guarded_http.client import GuardedClient  # noqa: PLC0415
+        from wingsd.guarded_http.policy import AddressPolicy  # noqa: PLC0415
 
         api = self._config.api
         allowed, blocked = api.remote_download.host_allowlist, api.remote_download_blocked_cidrs

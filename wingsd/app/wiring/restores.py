@@ -13,15 +13,12 @@ from wingsd.app.process import RESTORERS
 from wingsd.app.wiring.transfers import TransfersWiring
 from wingsd.archive import ArchiveLimits
 from wingsd.config import CALAGOPUS, Config
-from wingsd.restores.content import ContentParts
-from wingsd.restores.leftovers import RestoreLeftovers
-from wingsd.restores.manager import Restores
-from wingsd.restores.restore import RestoreReporting
-from wingsd.restores.storage import RestoreStorage
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
     from wingsd.restores.links import RestoreLinks
+    from wingsd.restores.manager import Restores
 
 __all__ = ["RestoresWiring"]
 
@@ -32,9 +29,16 @@ class RestoresWiring(TransfersWiring):
     def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
-        self.restores = self._make_restores()
+        self.restores = Later(self._make_restores)
 
     def _make_restores(self) -> Restores:
+        # Here, since a node without restores saves what they import.
+        from wingsd.restores.content import ContentParts  # noqa: PLC0415
+        from wingsd.restores.leftovers import RestoreLeftovers  # noqa: PLC0415
+        from wingsd.restores.manager import Restores  # noqa: PLC0415
+        from wingsd.restores.restore import RestoreReporting  # noqa: PLC0415
+        from wingsd.restores.storage import RestoreStorage  # noqa: PLC0415
+
         config, disk = self._config, self.pools.disk
         system = config.system
         storage = RestoreStorage(
