@@ -69,6 +69,8 @@ class GuardedAnswer:
         self.headers = [(name.decode("latin-1"), text_of(value)) for name, value in head.headers]
         length = self.header("content-length")
         self.length = int(length) if length.isdigit() else None
+        if self.header("transfer-encoding"):  # it counts, and not the length, RFC 9112, 6.3
+            self.length = None
         if head.status_code in _WITHOUT_BODY:  # whatever their headers say
             self.length = 0
         self._exchange = exchange
