@@ -32,6 +32,8 @@ LATER = {
 #: Modules of its own: most calls, and what they do.
 CALLS = {
     "wingsd.api.archive_downloads",
+    "wingsd.api.backup_restores",
+    "wingsd.api.backups",
     "wingsd.api.consoles",
     "wingsd.api.direct_transfers",
     "wingsd.api.downloads",
@@ -39,6 +41,7 @@ CALLS = {
     "wingsd.api.file_changes",
     "wingsd.api.file_extraction",
     "wingsd.api.file_lists",
+    "wingsd.api.file_pulls",
     "wingsd.api.file_searches",
     "wingsd.api.file_tasks",
     "wingsd.api.file_uploads",
@@ -60,6 +63,7 @@ CALLS = {
     "wingsd.files.listing",
     "wingsd.files.search",
     "wingsd.files.uploads",
+    "wingsd.guarded_http.client",
     "wingsd.http.long_lists",
     "wingsd.http.openapi",
     "wingsd.node.counters",
