@@ -26,7 +26,9 @@ class _Pieces:
 
     def __init__(self) -> None:
         self._input = b""
+        #: Of the output, what is before `_at` has been handed on.
         self._output = b""
+        self._at = 0
         self.unused_data: bytes | None = None
 
     @property
@@ -39,23 +41,26 @@ class _Pieces:
 
     def decompress(self, data: Piece, max_length: int) -> bytes:
         self._input += bytes(data)
+        if not self._output:
+            self._output = self._made(max_length)
+        # Cut from its beginning to its end: to copy the rest each time would take minutes.
+        plain = self._output[self._at : self._at + max_length]
+        self._at += len(plain)
+        if self._at == len(self._output):
+            self._output, self._at = b"", 0
+        return plain
+
+    def _made(self, enough: int) -> bytes:
+        """Return the output of as much input as gives `enough`, or of all."""
         gathered: list[bytes] = []
-        size = 0
-        view, at = self._input, 0
-        if self._output:
-            gathered.append(self._output)
-            size = len(self._output)
-            self._output = b""
-        while size < max_length and at < len(view):
-            piece = view[at : at + self._step]
-            at += len(piece)
-            made = self._fed(piece)
+        size = at = 0
+        while size < enough and at < len(self._input):
+            made = self._fed(self._input[at : at + self._step])
+            at += self._step
             gathered.append(made)
             size += len(made)
-        self._input = view[at:]
-        whole = b"".join(gathered)
-        self._output = whole[max_length:]
-        return whole[:max_length]
+        self._input = self._input[at:]
+        return b"".join(gathered)
 
     def _is_finished(self) -> bool:
         raise NotImplementedError
