@@ -25,6 +25,7 @@ from wingsd.filesystem.errors import (
     IsDirectory,
     NameConflict,
     NotDirectory,
+    PathInvalid,
 )
 from wingsd.filesystem.partial_file import UploadInProgress
 
@@ -107,6 +108,25 @@ def test_what_is_no_file_is_not_written(root: ServerRoot, home: Path, outside: P
     assert sorted(os.listdir(outside)) == ["secret"]
     assert (outside / "secret").read_text() == "secret"
     assert [name for name in os.listdir(home) if name.startswith(".wingsd")] == []
+
+
+@pytest.mark.parametrize("end", ["part", "upload"])
+def test_no_file_gets_a_name_by_which_it_would_be_hidden_and_deleted(
+    root: ServerRoot, home: Path, end: str
+) -> None:
+    (home / "file").write_text("kept")
+    name = p(f".wingsd-{'0' * 32}.{end}")
+    for action in (
+        lambda: root.write(name, [b"x"]),
+        lambda: root.writable_file(name, mode=0o644),
+        lambda: root.partial_file(name, "user"),
+        lambda: root.copy(p("file"), name),
+        lambda: root.rename(p("file"), name),
+        lambda: root.link(p("file"), name),
+    ):
+        with pytest.raises(PathInvalid):
+            action()
+    assert names(root) == ["file"]
 
 
 def test_a_file_is_whole_or_not_there(root: ServerRoot, home: Path, usage: UsageCounter) -> None:

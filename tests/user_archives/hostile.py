@@ -89,6 +89,13 @@ NAMES = [
     taken("twice the same name", "a.zip", zipped(z(b"f", b"one"), z(b"f", b"evil")), FILE),
     taken("the name of the archive", "a.zip", zipped(z(b"a.zip", b"evil")), {"a.zip": b"evil"}),
     taken("a denied name", "a.zip", zipped(z(b"x.key"), z(b"f")), FILE, 1),
+    taken(
+        "a name of files that are being written",
+        "a.tar",
+        tar(member(b".wingsd-%b.part" % (b"0" * 32), b"hidden"), member(b"f", b"evil")),
+        FILE,
+        1,
+    ),
     taken("a denied directory", "a.tar", tar(member(b"no/f"), member(b"f", b"evil")), FILE, 1),
 ]
 LINKS = [

@@ -28,6 +28,7 @@ from wingsd.filesystem.errors import (
     NameConflict,
     PathInvalid,
 )
+from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,
@@ -93,9 +94,9 @@ def extract(
 ) -> Extracted:
     """Extract an archive, which `parse` reads; return what became of its members.
 
-    Passed over are those that the denylist has, devices and the like, and links that lead
-    nowhere. Nothing is written where the sizes in the archive exceed the disk limit. After a later
-    failure the files that were whole stay.
+    Passed over are those that the denylist has, devices and the like, links that lead nowhere, and
+    files of which the archive has only what was written so far. Nothing is written where the sizes
+    in the archive exceed the disk limit. After a later failure the files that were whole stay.
 
     Raises FileMissing, FileDenied, the errors of `extraction_errors`, DiskLimitExceeded,
     NameConflict, FileTypeRefused, FileWorkCancelled and StorageError.
@@ -165,7 +166,7 @@ class _Writer:
         is_directory = member.kind is MemberKind.DIRECTORY
         if path == self._asked.top:
             self._data(found)  # the directory itself
-        elif self._guard.denies(path, is_directory=is_directory):
+        elif TEMPORARY.fullmatch(path.name) or self._guard.denies(path, is_directory=is_directory):
             self._extracted.pass_over(path)
             self._data(found)
         elif member.kind is MemberKind.FILE:

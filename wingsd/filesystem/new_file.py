@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 
 import attrs
 
-from wingsd.filesystem.errors import FileTypeRefused, NameConflict, file_error
+from wingsd.filesystem.errors import FileTypeRefused, NameConflict, PathInvalid, file_error
 from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import Usage
@@ -29,6 +29,7 @@ __all__ = [
     "NewFile",
     "NewFileOptions",
     "Owner",
+    "check_new_name",
     "remove_left_over",
     "rename_exclusively",
 ]
@@ -158,6 +159,7 @@ class NewFile(OpenDescriptor):
         self._old = self._parent = -1
 
     def _look_at_old(self) -> None:
+        check_new_name(self._name)
         try:
             self._old = os.open(self._name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._parent)
         except FileNotFoundError:
@@ -200,6 +202,18 @@ class NewFile(OpenDescriptor):
             freed = old.st_size if old.st_nlink == 0 else 0
         self._usage.free(self._counted - size + freed)
         self._counted = 0
+
+
+def check_new_name(name: bytes) -> None:
+    """Raise PathInvalid for a name in the form of `TEMPORARY`.
+
+    The file would not be listed, nor be in backups, and be deleted as one that was left over.
+    """
+    if TEMPORARY.fullmatch(name):
+        raise PathInvalid(
+            "Cannot perform that action: this name is for files that are being written.",
+            "choose another name",
+        )
 
 
 def rename_exclusively(source: int, name: bytes, target: int, new_name: bytes) -> None:

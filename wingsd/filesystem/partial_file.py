@@ -17,7 +17,7 @@ from typing import Self
 
 from wingsd.errors import Conflict
 from wingsd.filesystem.errors import FileTypeRefused, NameConflict, file_error
-from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.new_file import Owner, check_new_name
 from wingsd.filesystem.usage import Usage
 from wingsd.util.text import display
 
@@ -59,6 +59,7 @@ class PartialFile:
         digest = sha256(b"\0".join((user.encode(), name))).hexdigest()[:32]
         self._own_name = f".wingsd-{digest}.upload".encode()
         try:
+            check_new_name(name)
             self._fd = self._opened(make=make)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             #: The bytes so far.

@@ -46,6 +46,7 @@ from wingsd.filesystem.new_file import (
     NewFile,
     NewFileOptions,
     Owner,
+    check_new_name,
     rename_exclusively,
 )
 from wingsd.filesystem.open_descriptor import OpenDescriptor
@@ -290,6 +291,7 @@ class ServerRoot(OpenDescriptor):
         """
         if target.is_root:
             raise NameConflict.renaming(_shown(target))
+        check_new_name(target.name)
         with self._parent(source) as parent, self._parent(target) as directory:
             if not entry_at(parent, source.name).is_regular:
                 raise FileTypeRefused(f"{_shown(source)} is not a regular file")
@@ -321,6 +323,7 @@ class ServerRoot(OpenDescriptor):
             raise PathInvalid(
                 "Cannot perform that action: the server's own directory cannot be renamed."
             )
+        check_new_name(target.name)
         if source.contains(target) and source != target:
             raise PathInvalid(
                 "Cannot perform that action: a directory cannot be moved into itself."

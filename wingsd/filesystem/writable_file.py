@@ -13,7 +13,7 @@ from threading import Lock
 
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.errors import FileInUse, FileTypeRefused, NameConflict, file_error
-from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.new_file import Owner, check_new_name
 from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.usage import Usage
 from wingsd.util.text import display
@@ -112,8 +112,9 @@ def create_writable(
 ) -> WritableFile:
     """Create the file `name` in the directory `parent`.
 
-    Raises NameConflict for a name in use, and OSError.
+    Raises NameConflict for a name in use, PathInvalid, and OSError.
     """
+    check_new_name(name)
     try:
         fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
     except FileExistsError as error:
