@@ -52,6 +52,8 @@ class WritableFile(OpenDescriptor):
 
     def write_at(self, offset: int | None, data: bytes | memoryview) -> None:
         """Write bytes at an offset; at the end for None."""
+        if not data:
+            return  # A file grows by bytes, and not by an offset behind its end.
         with self._lock:
             size = os.fstat(self._fd).st_size
             start = size if offset is None else offset

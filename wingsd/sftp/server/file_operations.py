@@ -117,6 +117,8 @@ class FileOperations:
     def _read(self, request: ReadRequest) -> bytes:
         self._access.check_open(changes=False)
         file = self._handles.readable(request.handle)
+        if isinstance(file, WritableFile):  # It was opened by another permission.
+            self._access.check(READ_FILES, changes=False)
         size = min(request.length, packets.MAX_DATA)
         found = b"" if request.offset > MAX_FILE_SIZE else file.read_at(request.offset, size)
         if not found and size:
