@@ -62,6 +62,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         #: Whether it has begun; one that was refused meanwhile never does.
         self.was_made = False
         self._greeted = self._busy = self._full = self._at_end = self._lost = False
+        #: Whether the connection takes no more answers, of any channel.
+        self._held = False
 
     # The channel
 
@@ -127,6 +129,11 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._full = False
         self._work()
 
+    def hold(self, *, held: bool) -> None:
+        """Make no more answers of this connection, or go on."""
+        self._held = held
+        self._work()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Close what is open, when the batch that is under way has ended."""
         self._lost = True
@@ -147,7 +154,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             return
         if self._lost:
             self._close()
-        elif self._waiting and not self._full:
+        elif self._waiting and not self._full and not self._held:
             self._busy = True
             self._threads.run(partial(self._answer, self._batch()), self._answered)
         elif self._at_end and not self._waiting:

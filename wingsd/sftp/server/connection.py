@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import asyncssh
@@ -25,6 +26,7 @@ from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.operations import Operations
 from wingsd.sftp.server.path_operations import ListingLimits
+from wingsd.sftp.server.send_backlog import SendBacklog
 from wingsd.sftp.server.threads import FileThreads
 from wingsd.sftp.server.usage import ServerUsage
 
@@ -83,17 +85,20 @@ class SftpConnection(asyncssh.SSHServer):
         #: Whether it has begun.
         self.was_made = False
         self._keys: dict[tuple[str, str], Granted | Refused] = {}
-        self._passwords = 0
+        #: Passwords and keys that were asked about: a client need not await the answers.
+        self._asked: Counter[str] = Counter()
         #: The last login that was granted, of which the signature is checked afterwards.
         self._granted: Granted | None = None
         self._access: SessionAccess | None = None
         self._channels: set[SftpChannel] = set()
+        self._backlog: SendBacklog
         self._lost = self._aborted = False
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """Begin."""
         self._conn = conn
         self.was_made = True
+        self._backlog = SendBacklog(conn, self._hold)
         if self._aborted:
             conn.abort()
 
@@ -119,6 +124,10 @@ class SftpConnection(asyncssh.SSHServer):
         if self.was_made and not self._lost:
             self._conn.abort()
 
+    def _hold(self, held: bool) -> None:
+        for channel in tuple(self._channels):
+            channel.hold(held=held)
+
     def _check_end(self) -> None:
         if self._lost and not self._channels:
             self._site.link.send(Closed(self.number))
@@ -143,12 +152,9 @@ class SftpConnection(asyncssh.SSHServer):
         """Have a password checked."""
         if not self._site.passwords:
             return False
-        self._passwords += 1
         most = self._site.config.limits.authentication_password_attempts
-        if self._passwords > most:
-            return False  # sent without waiting for the answers
-        answer = await self._ask("password", username, password)
-        self._judge(answer, is_last=self._passwords >= most)
+        answer = await self._ask("password", username, password, most)
+        self._judge(answer, is_last=self._asked["password"] >= most)
         return self._granted is not None
 
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
@@ -158,22 +164,23 @@ class SftpConnection(asyncssh.SSHServer):
         """
         text = key.export_public_key("openssh").decode("utf-8", "replace").strip()
         known = self._keys.get((username, text))
-        if known is None:
-            known = await self._ask("public_key", username, text)
-            self._keys[username, text] = known
         most = self._site.config.limits.authentication_pubkey_attempts
-        self._judge(known, is_last=len(self._keys) >= most)
+        if known is None:
+            known = await self._ask("public_key", username, text, most)
+            self._keys[username, text] = known
+        self._judge(known, is_last=self._asked["public_key"] >= most)
         return self._granted is not None
 
-    async def _ask(self, kind: str, username: str, secret: str) -> Granted | Refused:
+    async def _ask(self, kind: str, username: str, secret: str, most: int) -> Granted | Refused:
         link = self._site.link
+        self._asked[kind] += 1
         ip, port, *_ = self._conn.get_extra_info("peername") or ("", 0)
         version = str(self._conn.get_extra_info("client_version") or "")
         login = Login(
             link.number(), self.number, kind, username, secret, str(ip), int(port), version
         )
-        if len(secret) > _MAX_TEXT:
-            return Refused(login.request)
+        if len(secret) > _MAX_TEXT or self._asked[kind] > most:
+            return Refused(login.request, final=self._asked[kind] > most)
         return await link.login(login)
 
     def _judge(self, answer: Granted | Refused, *, is_last: bool) -> None:
@@ -223,10 +230,17 @@ class SftpConnection(asyncssh.SSHServer):
             return Operations(access, site.budget, most, limits)
 
         session = SftpChannel(operations, site.threads, site.fault, self._channel_ended)
+        session.hold(held=self._backlog.is_full)
         self._channels.add(session)
         channel = self._conn.create_server_channel(None, "strict", _WINDOW, _PACKET)
+        # Or it would keep them, as many as a client sends.
+        channel._process_env_request = _refuse_environment  # type: ignore[method-assign,assignment]
         return channel, session
 
     def _channel_ended(self, channel: SftpChannel) -> None:
         self._channels.discard(channel)
         self._check_end()
+
+
+def _refuse_environment(_: object) -> bool:
+    return False

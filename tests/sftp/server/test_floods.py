@@ -1,0 +1,161 @@
+"""Clients that send more than they wait for: what they cost is bounded, and others are served."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import asyncssh
+import pytest
+from asyncssh.constants import MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST, MSG_USERAUTH_REQUEST
+from asyncssh.packet import Boolean, String
+
+from tests.sftp.server.harness import NAME, Served, serve
+from wingsd.config.sftp import SftpConfig, SftpLimits
+from wingsd.sftp.messages import Granted, Login, Refused
+from wingsd.sftp.server import packets
+
+INIT = struct.pack(">IBI", 5, packets.INIT, 3)
+FIRST_HANDLE = (0).to_bytes(8, "big")
+WINDOW = (1 << 32) - 1
+
+
+def string(text: bytes) -> bytes:
+    return struct.pack(">I", len(text)) + text
+
+
+def packet(kind: int, body: bytes) -> bytes:
+    return string(struct.pack(">BI", kind, 1) + body)
+
+
+def waiting_answers(served: Served) -> int:
+    """Return the bytes that wait for the socket of the only connection."""
+    (connection,) = served.server._connections.values()
+    transport = connection._conn._transport
+    assert transport is not None
+    return transport.get_write_buffer_size()
+
+
+async def is_served(served: Served) -> None:
+    async with served.client() as sftp:
+        assert await sftp.realpath(".") == "/"
+
+
+@pytest.mark.parametrize("kind", ["password", "publickey"])
+def test_logins_that_do_not_wait_for_an_answer_are_counted(tmp_path: Path, kind: str) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519").public_data
+    asked = asyncio.Event()
+
+    class Client(asyncssh.SSHClient):
+        def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+            self._conn = conn
+
+        async def public_key_auth_requested(self) -> None:
+            if kind == "publickey":
+                await self._send(Boolean(False), String("ssh-ed25519"), String(key))
+
+        async def password_auth_requested(self) -> None:
+            if kind == "password":
+                await self._send(Boolean(False), String("wrong"))
+
+        async def _send(self, *fields: bytes) -> None:
+            with suppress(TimeoutError):
+                while True:
+                    asked.clear()
+                    parts = String(NAME), String("ssh-connection"), String(kind), *fields
+                    self._conn.send_packet(MSG_USERAUTH_REQUEST, *parts)
+                    await asyncio.wait_for(asked.wait(), 5)
+
+    async def test(served: Served) -> None:
+        async def never(login: Login) -> Granted | Refused:
+            served.daemon.logins.append(login)
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        served.daemon.login = never  # type: ignore[method-assign]
+        with pytest.raises(asyncssh.DisconnectError):
+            async with served.connection(password=None, client_factory=Client):
+                pass
+        assert len(served.daemon.logins) == 3
+
+    limits = SftpLimits(authentication_password_attempts=3, authentication_pubkey_attempts=3)
+    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+
+
+def test_connections_that_come_at_once_do_not_stay_beyond_the_limit(tmp_path: Path) -> None:
+    limits = SftpLimits(max_connections=128, max_half_open=8)
+
+    async def test(served: Served) -> None:
+        with ExitStack() as stack:
+            for _ in range(120):
+                stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            await is_served(served)
+            assert len(served.server._connections) <= 8
+
+    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+
+
+def test_answers_that_are_not_read_are_not_made_whatever_window_is_granted(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        with (served.files / "big").open("wb") as file:
+            file.truncate(1 << 30)
+        async with served.connection() as connection:
+            chan, _ = await connection.create_session(
+                asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=WINDOW
+            )
+            assert connection._transport is not None
+            connection._transport.pause_reading()
+            opening = packet(packets.OPEN, string(b"/big") + struct.pack(">II", 1, 0))
+            reading = string(FIRST_HANDLE) + struct.pack(">QI", 0, packets.MAX_DATA)
+            chan.write(INIT + opening + packet(packets.READ_DATA, reading) * 400)
+            while waiting_answers(served) < 1 << 20:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)  # for all of them there would be 100 MiB
+            assert waiting_answers(served) < 4 << 20
+            connection._transport.resume_reading()
+            while waiting_answers(served):
+                await asyncio.sleep(0.01)
+            connection.abort()
+        await is_served(served)
+
+    serve(tmp_path, test)
+
+
+def test_requests_of_ssh_whose_answers_are_not_read_are_not_taken_in(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            assert connection._transport is not None
+            connection._transport.pause_reading()
+            (own,) = served.server._connections.values()
+            own._backlog._pause()  # as the transport does above a MiB
+            for _ in range(2000):
+                name = String(b"x" * 30_000)
+                connection.send_packet(MSG_GLOBAL_REQUEST, name, Boolean(value=True))
+            await is_served(served)
+            assert connection._transport.get_write_buffer_size() > 1 << 20
+            connection.abort()
+
+    serve(tmp_path, test)
+
+
+def test_the_variables_that_a_client_sends_are_not_kept(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            chan, _ = await connection.create_session(
+                asyncssh.SSHClientSession, subsystem="sftp", encoding=None
+            )
+            for number in range(100):
+                fields = String(b"env"), Boolean(value=False), String(b"%d" % number), String(b"x")
+                chan.send_packet(MSG_CHANNEL_REQUEST, *fields)
+            (own,) = served.server._connections.values()
+            chan.write(INIT)
+            async with connection.start_sftp_client() as sftp:
+                assert await sftp.realpath(".") == "/"
+            for each in own._channels:
+                assert not each._chan.get_environment()
+
+    serve(tmp_path, test)
