@@ -238,7 +238,9 @@ def answer(
     except Refused as error:
         refused = error
     except ArchiveError as error:
-        refused = Refused(Reason.DAMAGED, error.detail)
+        # It is whole where it is told how to compress it.
+        is_whole = "; compress it with" in error.detail
+        refused = Refused(Reason.EXCESSIVE if is_whole else Reason.DAMAGED, error.detail)
     except MemoryError:
         refused = Refused(Reason.EXCESSIVE, "its parser needs more memory than it may have")
     except Exception as error:
