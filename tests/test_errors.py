@@ -11,7 +11,8 @@ import yaml
 import wingsd
 from tests.support.documents import HOME, page
 from wingsd import errors
-from wingsd.errors import ERROR_CODES, ConfigError, InvalidData, WingsdError
+from wingsd.errors import ConfigError, InvalidData, WingsdError
+from wingsd.http.error_codes import ERROR_CODES
 
 
 def classes() -> list[type[WingsdError]]:

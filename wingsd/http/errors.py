@@ -7,7 +7,8 @@ from typing import Annotated
 
 import attrs
 
-from wingsd.errors import ERROR_CODES, WingsdError
+from wingsd.errors import WingsdError
+from wingsd.http.error_codes import ERROR_CODES
 from wingsd.util.serialization import Keywords
 
 __all__ = [
