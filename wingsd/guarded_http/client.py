@@ -33,8 +33,9 @@ from wingsd.guarded_http.exchange import GuardedExchange
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.guarded_http.resolver import Resolve, host_resolver
-from wingsd.guarded_http.tls import CertificateCheck, system_trust
+from wingsd.guarded_http.tls import CertificateCheck
 from wingsd.guarded_http.urls import WebUrl, text_of
+from wingsd.util.certificates import system_trust
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import escaped, readable_time
 

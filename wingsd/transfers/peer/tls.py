@@ -6,26 +6,20 @@ import attrs
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
-from service_identity import CertificateError, VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
-from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import platformTrust
-from twisted.protocols.tls import TLSMemoryBIOProtocol
-from zope.interface import implementer
 
 from wingsd.errors import ConfigError
 from wingsd.transfers.errors import DestinationUnreachable
-from wingsd.util.net import tls_options
+from wingsd.util.certificates import (
+    EXPIRED,
+    NOT_YET_VALID,
+    UNTRUSTED,
+    CertificateVerifier,
+    system_trust,
+)
 
 __all__ = ["PeerTls", "PeerVerifier", "peer_tls"]
 
 NOT_GOOD = "the destination node's certificate is invalid"
-# OpenSSL's numbers (x509_vfy.h); the last are those of chains without a trusted root.
-NOT_YET_VALID = 9
-EXPIRED = 10
-UNTRUSTED = frozenset({2, 18, 19, 20, 21})
 #: Names of a certificate in an error.
 MAX_NAMES = 5
 
@@ -45,7 +39,7 @@ class PeerTls:
 
         Raises `DestinationUnreachable` when `ca_file` cannot be used.
         """
-        context: SSL.Context = tls_options(trustRoot=platformTrust()).getContext()
+        context = system_trust()
         if self.ca_file:
             _trust(context, self.ca_file)
         return context
@@ -78,56 +72,21 @@ def peer_tls(ca_file: str) -> PeerTls:
     return PeerTls(ca_file)
 
 
-@implementer(IOpenSSLClientConnectionCreator)
-class PeerVerifier:
-    """Makes one TLS connection, verifies the peer's certificate, and explains what is wrong.
+class PeerVerifier(CertificateVerifier):
+    """Verifies the certificate of the other node. Its errors are `DestinationUnreachable`."""
 
-    Twisted's `optionsForClientTLS` does not explain it: for an expired certificate and one of an
-    unknown authority the error is the same.
-    """
+    def chain_error(self, certificate: x509.Certificate, code: int) -> Exception:
+        """Return what is wrong with the chain, and what to do."""
+        return DestinationUnreachable(NOT_GOOD, _chain_fault(certificate, code, self._host))
 
-    def __init__(self, context: SSL.Context, host: str) -> None:
-        """`host` is a name or an IP address, as the certificate must have it."""
-        self._context = context
-        self._host = host
-        self._by_address = isIPAddress(host) or isIPv6Address(host)
-        #: What OpenSSL found wrong with the certificate, if it did.
-        self.fault: DestinationUnreachable | None = None
-
-    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Return the connection. OpenSSL fails its handshake when the chain is not valid."""
-        connection = SSL.Connection(self._context, None)
-        if not self._by_address:  # RFC 6066, section 3
-            connection.set_tlsext_host_name(self._host.encode("ascii"))
-        connection.set_alpn_protos([b"http/1.1"])
-        connection.set_verify(SSL.VERIFY_PEER, self._note)
-        return connection
-
-    def verify_name(self, connection: SSL.Connection) -> None:
-        """Raise `DestinationUnreachable` when the certificate, of a valid chain, is not `host`'s.
-
-        To be called when the handshake is complete, before anything is sent.
-        """
-        verify = verify_ip_address if self._by_address else verify_hostname
-        try:
-            verify(connection, self._host)
-        except (VerificationError, CertificateError, ValueError) as error:
-            # service-identity 24 raises ValueError for a wildcard and a host without a dot.
-            certificate = connection.get_peer_certificate()
-            assert certificate is not None  # noqa: S101 - it was verified
-            names = ", ".join(_names(certificate.to_cryptography())) or "no name at all"
-            raise DestinationUnreachable(
-                NOT_GOOD,
-                f"it is for {names}, and the Panel calls that node {self._host}; install a "
-                f"certificate for that name, or correct the node's address in the Panel",
-            ) from error
-
-    def _note(self, _: SSL.Connection, cert: X509, code: int, depth: int, ok: int) -> bool:
-        if not ok and self.fault is None:
-            self.fault = DestinationUnreachable(
-                NOT_GOOD, _chain_fault(cert.to_cryptography(), code, self._host)
-            )
-        return bool(ok)
+    def name_error(self, certificate: x509.Certificate) -> Exception:
+        """Return which names it is for."""
+        names = ", ".join(_names(certificate)) or "no name at all"
+        return DestinationUnreachable(
+            NOT_GOOD,
+            f"it is for {names}, and the Panel calls that node {self._host}; install a "
+            f"certificate for that name, or correct the node's address in the Panel",
+        )
 
 
 def _chain_fault(certificate: x509.Certificate, code: int, host: str) -> str:
