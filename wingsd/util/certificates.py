@@ -1,7 +1,7 @@
 """TLS to a server whose certificate is verified, with errors that say what is wrong with it.
 
-Twisted's `optionsForClientTLS` does not: its error for an expired certificate is that for one of an
-unknown authority.
+Twisted's `optionsForClientTLS` does not: of one that has expired and of one by an unknown
+authority it says the same.
 """
 
 from __future__ import annotations
