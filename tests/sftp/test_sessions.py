@@ -8,11 +8,13 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration
 from tests.support.recorded_activity import RecordedActivity
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config.sftp import SftpActivityConfig, SftpConfig, SftpLimits
+from wingsd.errors import InvalidData
 from wingsd.events import SUSPENDED, Event
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.panel.schemas import SftpAccess
@@ -344,3 +346,49 @@ def test_logins_and_downloads_are_recorded_where_that_is_set(made: SftpNode) -> 
         "server:sftp.login",
         "server:sftp.read",
     ]
+
+
+def test_an_address_with_hundreds_of_wrong_keys_is_refused_without_the_panel(
+    made: SftpNode,
+) -> None:
+    made.panel.answer = refusal(403)
+    answers = [made.login(f"ssh-ed25519 {n}", kind="public_key") for n in range(250)]
+    assert len(made.panel.asked) == 200
+    assert [getattr(answer, "final", None) for answer in answers[198:202]] == [False] * 2 + [
+        True
+    ] * 2
+    made.node.clock.advance(61)
+    made.panel.answer = FakePanel().answer
+    assert isinstance(made.login("ssh-ed25519 AAAA", kind="public_key"), GrantedLogin)
+
+
+def test_one_address_does_not_take_the_turns_of_all_others(made: SftpNode) -> None:
+    answered: Deferred[None] = Deferred()
+
+    async def slow(login: dict[str, Any]) -> SftpAccess:
+        made.panel.asked.append(login)
+        await answered
+        return SftpAccess(USER, UUID, ("*",))
+
+    made.panel.sftp_access = slow  # type: ignore[method-assign]
+
+    def check(number: int, ip: str) -> Outcome:
+        login = Login(number, number, "password", NAME, f"a {number}", ip, 50_000)
+        return Outcome.of(made.logins.check(login))
+
+    many = [check(number, IP) for number in range(400)]
+    other = check(400, "198.51.100.7")
+    assert not other.over
+    answered.callback(None)
+    assert isinstance(other.value(), GrantedLogin)
+    assert sum(isinstance(each.value(), GrantedLogin) for each in many) == 32
+    # What was refused for that was not judged: the same password is right a moment later.
+    assert isinstance(check(399, IP).value(), GrantedLogin)
+
+
+def test_a_connection_that_begins_twice_is_a_fault_of_the_process(made: SftpNode) -> None:
+    made.connect()
+    with pytest.raises(InvalidData):
+        made.connect()
+    made.sessions.ended(1)
+    assert not made.server.operations.runs(Operation.CHANGE_FILES)

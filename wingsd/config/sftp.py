@@ -23,10 +23,11 @@ class SftpLimits:
     #: `authentication_cooldown`; with Calagopus the default is 3. From one address, ten times as
     #: many of all user names.
     authentication_password_attempts: int = attrs.field(default=6, validator=positive)
-    #: Public keys that a client may offer in one connection.
+    #: Public keys that a client may offer in one connection. From one address, ten times as many
+    #: may be refused within `authentication_cooldown`.
     authentication_pubkey_attempts: int = attrs.field(default=20, validator=positive)
-    #: The time for which refused passwords count, and so the time after which an address that was
-    #: refused may try again.
+    #: The time for which refused passwords and keys count, and so the time after which an address
+    #: that was refused may try again.
     authentication_cooldown: Seconds = attrs.field(default=60, validator=positive)
     #: Connections of one user, or 0 for no limit of its own.
     max_connections_per_user: int = attrs.field(default=10, validator=not_negative)

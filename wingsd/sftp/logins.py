@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ __all__ = ["GrantedLogin", "LoginPanel", "LoginRefused", "SftpLogins", "check_se
 #: Calls of the Panel at a time, and those that wait for their turn.
 _CALLS = 8
 _WAITING = 256
+#: Logins of one address that are checked at a time: clients have at most ten connections.
+_OF_ADDRESS = 32
 _USERNAME = re.compile(r"(.+)\.([a-z0-9]{8})", re.IGNORECASE | re.DOTALL)
 #: Statuses of a Panel that say nothing of the password: its own token, the server's state, and too
 #: many tries.
@@ -126,6 +129,8 @@ class SftpLogins:
         self._now = now
         self._tries = LoginTries(config.system.sftp.limits, seconds)
         self._calls = DeferredSemaphore(_CALLS)
+        #: The logins that are checked now, by the blocks of their addresses.
+        self._checked: Counter[str] = Counter()
 
     async def check(self, login: Login) -> GrantedLogin | Refused:
         """Return what a login grants, or its refusal, which is logged."""
@@ -135,13 +140,30 @@ class SftpLogins:
             return Refused(login.request)
         if is_password and self._tries.is_blocked(block, username):
             return Refused(login.request, final=True)
+        if not is_password and self._tries.is_blocked_for_keys(block):
+            return Refused(login.request, final=True)
+        if self._checked[block] >= _OF_ADDRESS or len(self._calls.waiting) >= _WAITING:
+            # It is not known to be wrong: it neither counts nor is kept.
+            why = "too many logins wait for the Panel's answer"
+            self._log_refusal(login, LoginRefused.code, why)
+            return Refused(login.request)
+        self._checked[block] += 1
+        try:
+            return await self._judged(login, block)
+        finally:
+            self._checked -= Counter((block,))
+
+    async def _judged(self, login: Login, block: str) -> GrantedLogin | Refused:
+        username, is_password = login.username, login.kind == "password"
         try:
             granted = await self._check(login)
         except CancelledError:
             raise
         except WingsdError as error:
-            counts = is_password and _is_wrong(error)
-            self._tries.refused(block, username, login.secret, counts=counts)
+            is_wrong = _is_wrong(error)
+            self._tries.refused(block, username, login.secret, counts=is_password and is_wrong)
+            if is_wrong and not is_password:
+                self._tries.key_refused(block)
             self._log_refusal(login, error.code, str(error))
             return Refused(login.request)
         self._tries.granted(block, username)
@@ -163,8 +185,6 @@ class SftpLogins:
                 "the user name is not that of a Panel's user, a dot, and the first eight "
                 "characters of a server's UUID"
             )
-        if len(self._calls.waiting) >= _WAITING:
-            raise LoginRefused("too many logins wait for the Panel's answer")
         await self._calls.acquire()
         try:
             issued = self._now()

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from wingsd.activity import ActivityRecorder
 from wingsd.auth.tokens import DenyList
 from wingsd.config import PELICAN, Config
-from wingsd.errors import ServerNotFound, ServersNotLoaded, WingsdError
+from wingsd.errors import InvalidData, ServerNotFound, ServersNotLoaded, WingsdError
 from wingsd.events import DELETED, SUSPENDED, Event, EventBus
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
@@ -102,6 +102,8 @@ class SftpSessions:
 
     def begin(self, connection: int, request: int) -> None:
         """Begin the session of a connection, unless its server cannot be used any more."""
+        if connection in self._sessions:
+            raise InvalidData("a message is not for this side")  # it has begun
         granted = self._granted.pop(connection, {}).get(request)
         try:
             if granted is None:

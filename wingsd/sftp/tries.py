@@ -20,8 +20,11 @@ __all__ = ["LoginTries"]
 REFUSAL_KEPT = 10.0
 _MAX_REFUSALS = 4096
 _MAX_COUNTED = 4096
-#: Refused passwords of one address for all user names, as a multiple of those for one.
+#: Refused passwords of one address for all user names, as a multiple of those for one; and refused
+#: keys of one address, as a multiple of those of one connection.
 _NAMES = 10
+#: What refused keys are counted by in place of a user name, which has no NUL.
+_KEYS = "\0keys"
 
 
 class LoginTries:
@@ -29,6 +32,7 @@ class LoginTries:
 
     def __init__(self, limits: SftpLimits, seconds: Callable[[], float]) -> None:
         self._most = limits.authentication_password_attempts
+        self._most_keys = limits.authentication_pubkey_attempts * _NAMES
         self._cooldown = limits.authentication_cooldown
         self._seconds = seconds
         self._key = secrets.token_bytes(32)
@@ -46,6 +50,14 @@ class LoginTries:
             self._count((block, username)) >= self._most
             or self._count((block, "")) >= self._most * _NAMES
         )
+
+    def is_blocked_for_keys(self, block: str) -> bool:
+        """Return whether an address has had too many public keys refused."""
+        return self._count((block, _KEYS)) >= self._most_keys
+
+    def key_refused(self, block: str) -> None:
+        """Note that a public key was refused."""
+        self._note((block, _KEYS), self._most_keys)
 
     def refused(self, block: str, username: str, secret: str, *, counts: bool) -> None:
         """Note a refused login; with `counts` it is a try of its address."""
