@@ -17,6 +17,7 @@ from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config.sftp import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Granted, Login, Refused
 from wingsd.sftp.server import packets
+from wingsd.sftp.server.connection import SftpConnection
 
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
 FIRST_HANDLE = (0).to_bytes(8, "big")
@@ -157,5 +158,22 @@ def test_the_variables_that_a_client_sends_are_not_kept(tmp_path: Path) -> None:
                 assert await sftp.realpath(".") == "/"
             for each in own._channels:
                 assert not each._chan.get_environment()
+
+    serve(tmp_path, test)
+
+
+def test_the_port_is_free_while_work_is_waited_for_at_the_end(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        never = SftpConnection(0, served.site, lambda: None, lambda: None)
+        served.server._connections[0] = never  # one whose work does not end
+        stopping = asyncio.create_task(served.server.stop())
+        await asyncio.sleep(0)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", served.port))
+            other.listen()
+        assert not stopping.done()
+        served.server._connections.clear()
+        await stopping
 
     serve(tmp_path, test)

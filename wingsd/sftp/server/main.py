@@ -116,8 +116,13 @@ class SftpServer:
                 return
 
     async def stop(self) -> None:
-        """Accept no more, and close all connections."""
-        self._loop.remove_reader(self._listener.fileno())
+        """Accept no more, and close all connections.
+
+        The listening socket is closed at once: a daemon that is started again needs the port.
+        """
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener.fileno())
+            self._listener.close()
         for connection in tuple(self._connections.values()):
             connection.disconnect("this node is shutting down")
         end = self._loop.time() + _END_TIMEOUT
@@ -155,7 +160,7 @@ class SftpServer:
             self._begin(accepted, address_block(str(address[0])))
 
     def _resume(self) -> None:
-        if not self._site.link.lost.done():
+        if self._listener.fileno() >= 0 and not self._site.link.lost.done():
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _begin(self, accepted: socket.socket, block: str) -> None:
