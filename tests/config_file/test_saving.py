@@ -73,7 +73,7 @@ def test_values_change_and_comments_and_order_stay(path: Path) -> None:
         token_id="bbbbbbbbbbbbbbbb",
         token="new-t0k3n",
         api={"port": 8080, "upload_limit": 256},
-        system={"data": "/srv/servers", "sftp": {"bind_port": 2022}},
+        system={"data": "/srv/servers", "sftp": {"bind_port": 2222}},
         allowed_mounts=["/srv/maps", "/srv/music"],
         remote="https://other.example.com",
     )
@@ -93,7 +93,7 @@ def test_values_change_and_comments_and_order_stay(path: Path) -> None:
         .replace("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb")
         .replace("old-t0k3n", "new-t0k3n")
         .replace(", key: /root/own.key}\n", ", key: /root/own.key}\n  upload_limit: 256\n")
-        .replace("data: /srv/servers\n", "data: /srv/servers\n  sftp:\n    bind_port: 2022\n")
+        .replace("data: /srv/servers\n", "data: /srv/servers\n  sftp:\n    bind_port: 2222\n")
         .replace("panel.example.com", "other.example.com")
         .replace("- /srv/maps   # read-only\n", "- /srv/maps\n- /srv/music\n")
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.backups import without_catalogues
 from tests.support.go_tar import FIFO, ODD, GoFile, go_tar
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
@@ -78,12 +79,15 @@ async def test_pterodactyls_files_arrive_as_they_were_packed(running: ReceivingN
 
 
 def kept(daemon: ReceivingNode) -> dict[str, bytes]:
-    """Return what the directories of backups and logs hold: the data by its path."""
+    """Return what the directories of backups and logs hold: the data by its path.
+
+    Without the catalogues of these backups.
+    """
     found: dict[str, bytes] = {}
     for place in (daemon.directory / "backups", daemon.directory / "logs"):
         paths = [path for path in place.rglob("*") if path.is_file()]
         found |= {str(path.relative_to(place)): path.read_bytes() for path in paths}
-    return found
+    return without_catalogues(found)
 
 
 def body_of_success(daemon: ReceivingNode) -> Any:

@@ -14,6 +14,7 @@ import attrs
 from tests.kills.containers import Containers
 from tests.kills.engine import Broken, Kill, is_finished, random_step, until_none
 from tests.support.archives import seen
+from tests.support.backups import without_catalogues
 from tests.support.docker_engine import Engine
 from tests.support.node_process import NodeProcess
 from tests.support.sample_server import UUID
@@ -146,10 +147,7 @@ class Removals(Transfers):
 
     async def check(self) -> None:
         await super().check()
-        here, there = (
-            {path.name: path.read_bytes() for path in _backups(node).iterdir() if path.is_file()}
-            for node in self.nodes.values()
-        )
+        here, there = (_files(node) for node in self.nodes.values())
         if here.pop(STAYING, b"") != STAYING_DATA or there.pop(STAYING, b"") != STAYING_DATA:
             raise Broken("a backup that was not to be moved is not as it was")
         if here != {f"{uuid}.tar.gz": data for uuid, data in BACKUPS.items()}:
@@ -160,6 +158,12 @@ class Removals(Transfers):
 
 def _backups(node: NodeProcess) -> Path:
     return node.directory / "backups"
+
+
+def _files(node: NodeProcess) -> dict[str, bytes]:
+    """Return the files in a node's directory of backups, without the catalogues of these."""
+    found = {path.name: path.read_bytes() for path in _backups(node).iterdir() if path.is_file()}
+    return without_catalogues(found)
 
 
 class Pooled(Transfers):

@@ -6,8 +6,12 @@ import gzip
 import io
 import tarfile
 from collections.abc import Mapping
+from typing import TypeVar
 
-__all__ = ["MTIME", "packed_backup", "tar_of"]
+__all__ = ["MTIME", "packed_backup", "tar_of", "without_catalogues"]
+
+T = TypeVar("T")
+_CATALOGUE = ".catalogue.json"
 
 #: The time of all files in them.
 MTIME = 1_600_000_000
@@ -27,3 +31,13 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
 def packed_backup(files: Mapping[str, bytes]) -> bytes:
     """Return the same as tar.gz."""
     return gzip.compress(tar_of(files), 1, mtime=0)
+
+
+def without_catalogues(files: Mapping[str, T]) -> dict[str, T]:
+    """Return the files without the catalogues of backups that are among them, by their paths."""
+    backups = {path.partition(".")[0] for path in files if not path.endswith(_CATALOGUE)}
+    return {
+        path: data
+        for path, data in files.items()
+        if not (path.endswith(_CATALOGUE) and path.removesuffix(_CATALOGUE) in backups)
+    }

@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
+from tests.support.backups import without_catalogues
 from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID, sha256
@@ -273,12 +274,15 @@ class Receiver(Harness):
         return caught.value
 
     def kept(self) -> dict[str, bytes]:
-        """Return the data of each file in the directories of backups and logs, by its path."""
+        """Return the data of each file in the directories of backups and logs, by its path.
+
+        Without the catalogues of these backups.
+        """
         found: dict[str, bytes] = {}
         for place in (self.backup_directory, self.logs):
             paths = [path for path in place.rglob("*") if path.is_file()]
             found |= {str(path.relative_to(place)): path.read_bytes() for path in paths}
-        return found
+        return without_catalogues(found)
 
     async def passes(self) -> None:
         await deferLater(reactor, 0.005)

@@ -136,8 +136,11 @@ class Schemas:
         return schema if is_request else schema | {"additionalProperties": False}
 
     def _property(self, field: attrs.Attribute[Any], *, is_request: bool) -> Schema:
-        optional = not _is_required(field)
-        schema = self._of(field.type, is_request=is_request, null=is_request and optional)
+        # An optional field is null in requests and left out of answers, which have null where a
+        # field that they always have has no value.
+        null = is_request or _allows_none(field.type)
+        null = null and _is_required(field) is not is_request
+        schema = self._of(field.type, is_request=is_request, null=null)
         if isinstance(field.default, bool | int | float):
             schema["default"] = field.default
         return schema
@@ -145,6 +148,11 @@ class Schemas:
 
 def _is_required(field: attrs.Attribute[Any]) -> bool:
     return field.default is attrs.NOTHING
+
+
+def _allows_none(kind: Any) -> bool:
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_origin(plain) in (Union, UnionType) and NoneType in get_args(plain)
 
 
 def _described(kind: type) -> Schema:
@@ -168,7 +176,7 @@ def _keyword_values(note: Keywords) -> Schema:
 def _or_null(schema: Schema) -> Schema:
     if "type" in schema:
         return schema | {"type": [schema["type"], "null"]}
-    return {"anyOf": [schema, {"type": "null"}]}
+    return {"anyOf": [*schema.get("anyOf", [schema]), {"type": "null"}]}
 
 
 #: The version is that of the interface. The release of wingsd is reported to the Panel only.

@@ -18,7 +18,14 @@ REDACTED = "{redacted}"
 
 _SECRET = re.compile(r"token|passw|secret|credential|authoriz|cookie|api_?key|private", re.I)
 #: Keys that look secret by the above, and are not: the public half of the token, and settings.
-_PUBLIC = {"token_id", "passwd", "password_file", "allow_cors_private_network"}
+_PUBLIC = {
+    "allow_cors_private_network",
+    "authentication_password_attempts",
+    "disable_password_auth",
+    "passwd",
+    "password_file",
+    "token_id",
+}
 #: Maps whose values are secret whatever their keys are: headers of requests to the Panel.
 _SECRET_MAPS = {"remote_headers", "custom_headers", "environment"}
 _ENDPOINT = re.compile(

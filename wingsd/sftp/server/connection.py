@@ -171,15 +171,15 @@ class SftpConnection(asyncssh.SSHServer):
         self._judge(known, is_last=self._asked["public_key"] >= most)
         return self._granted is not None
 
-    async def _ask(self, kind: str, username: str, secret: str, most: int) -> Granted | Refused:
+    async def _ask(self, kind: str, username: str, proof: str, most: int) -> Granted | Refused:
         link = self._site.link
         self._asked[kind] += 1
         ip, port, *_ = self._conn.get_extra_info("peername") or ("", 0)
         version = str(self._conn.get_extra_info("client_version") or "")
         login = Login(
-            link.number(), self.number, kind, username, secret, str(ip), int(port), version
+            link.number(), self.number, kind, username, proof, str(ip), int(port), version
         )
-        if len(secret) > _MAX_TEXT or self._asked[kind] > most:
+        if len(proof) > _MAX_TEXT or self._asked[kind] > most:
             return Refused(login.request, final=self._asked[kind] > most)
         return await link.login(login)
 
