@@ -55,6 +55,8 @@ CALLS = {
     "wingsd.api.power",
     "wingsd.api.servers",
     "wingsd.api.update",
+    "wingsd.backups.s3.adapter",
+    "wingsd.backups.s3.urls",
     "wingsd.config_file.panel_settings",
     "wingsd.config_file.saving",
     "wingsd.files.archives",

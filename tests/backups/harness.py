@@ -28,6 +28,7 @@ from wingsd.servers.operations import Operations
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
+from wingsd.util.later import Later
 
 __all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode", "FakeGameServer"]
 
@@ -99,7 +100,9 @@ class BackupNode:
         }
         self.terms = ArchiveTerms(**usual | terms)
         self.concurrent = concurrent
-        self.adapters: dict[str, Adapter] = {"wings": LocalAdapter(self.store, self.workers)}
+        self.adapters: dict[str, Later[Adapter]] = {
+            "wings": Later(lambda: LocalAdapter(self.store, self.workers))
+        }
         self.made = self._backups()
         self.deletion = BackupDeletion(
             self.store, self.made, self.workers, self.callbacks, self.bus

@@ -16,8 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api.resource import Public
 from wingsd.errors import WingsdError
-from wingsd.util.later import Later
-from wingsd.util.text import reading_advice
+from wingsd.util.later import Later, not_prepared
 
 __all__ = ["LaterEndpoint"]
 
@@ -43,6 +42,8 @@ class LaterEndpoint:
             endpoint = self.load()
             made = [each.get() if isinstance(each, Later) else each for each in args]
         except (OSError, ImportError) as error:
+            return _NotImported(not_prepared(error))
+        except WingsdError as error:
             return _NotImported(error)
         return endpoint(*made)
 
@@ -53,13 +54,9 @@ class _NotImported(Resource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, error: OSError | ImportError) -> None:
+    def __init__(self, error: WingsdError) -> None:
         super().__init__()
-        if isinstance(error, OSError):  # all descriptors are in use, for one
-            why = reading_advice(error)
-        else:
-            why = f"{error}; restart wingsd if its files were replaced"
-        self._error = WingsdError("this call could not be prepared", why)
+        self._error = error
 
     def render(self, request: Any) -> int:
         """Answer 500."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
 from wingsd.archive import ArchiveFormat
 from wingsd.backups.dialect import UploadedPart
 from wingsd.backups.making import MadeArchive
-from wingsd.backups.s3.growing import GrowingArchive
 from wingsd.backups.store import BackupStore
 from wingsd.errors import BadRequest
 from wingsd.statedb import BackupRecord
 from wingsd.threadio import Workers
+from wingsd.util.later import Later
+
+if TYPE_CHECKING:
+    from wingsd.backups.s3.growing import GrowingArchive
 
 __all__ = ["Adapter", "AdapterUnknown", "LocalAdapter", "adapter_of"]
 
@@ -24,7 +27,7 @@ class AdapterUnknown(BadRequest):
 
     code = "backup-adapter-unknown"
 
-    def __init__(self, name: str, known: Mapping[str, Adapter]) -> None:
+    def __init__(self, name: str, known: Collection[str]) -> None:
         super().__init__(
             f"This node cannot make backups of the kind {name[:40]!r}.",
             f"choose another kind in the Panel's settings; this node has {', '.join(known)}",
@@ -98,9 +101,12 @@ class LocalAdapter:
         """Nothing: it stays in its place."""
 
 
-def adapter_of(name: str, adapters: Mapping[str, Adapter]) -> Adapter:
-    """Return the adapter of a kind of backups. Raises AdapterUnknown."""
+def adapter_of(name: str, adapters: Mapping[str, Later[Adapter]]) -> Adapter:
+    """Return the adapter of a kind of backups.
+
+    Raises AdapterUnknown, and another WingsdError where its modules cannot be imported.
+    """
     found = adapters.get(name)
     if found is None:
         raise AdapterUnknown(name, adapters)
-    return found
+    return found.get()

@@ -40,6 +40,7 @@ from wingsd.statedb import BackupRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import storage_errors
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
@@ -152,7 +153,7 @@ class Backups:
     _log = Logger()
 
     def __init__(
-        self, parts: BackupParts, adapters: Mapping[str, Adapter], concurrent: int
+        self, parts: BackupParts, adapters: Mapping[str, Later[Adapter]], concurrent: int
     ) -> None:
         self._parts = parts
         self._adapters = adapters
@@ -170,8 +171,8 @@ class Backups:
     async def begin(self, server: BackupServer, asked: NewBackup) -> None:
         """Record a backup, and make it in the background.
 
-        Raises AdapterUnknown, ServerBusy, BackupExists, IgnoreFileRefused, NoSpaceForBackup and
-        StorageError.
+        Raises AdapterUnknown, ServerBusy, BackupExists, IgnoreFileRefused, NoSpaceForBackup,
+        StorageError, and what `adapter_of` raises.
         """
         adapter = adapter_of(asked.adapter, self._adapters)
         server.operations.check(Operation.BACKUP)
@@ -243,7 +244,7 @@ class Backups:
         """Go on with an archive that an earlier daemon has made, and not kept yet."""
         server = LeftServer(record.server, self._parts.bus)
         asked = NewBackup(record.backup, record.adapter)
-        making = _Making(server, "", asked, self._adapters[record.adapter], _nothing())
+        making = _Making(server, "", asked, adapter_of(record.adapter, self._adapters), _nothing())
         self._making[record.backup] = making
         going_on = Deferred.fromCoroutine(self._run(making, made))
         going_on.addErrback(self._broke_off, making)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from wingsd.app.wiring.base import MIB
 from wingsd.app.wiring.restores import RestoresWiring
@@ -14,11 +15,13 @@ from wingsd.backups.deletion import BackupDeletion
 from wingsd.backups.dialect import checksum_type_of
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.recovery import BackupRecovery
-from wingsd.backups.s3.adapter import S3Adapter, S3Terms
-from wingsd.backups.s3.parts import StoreLimits
 from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS, Config
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.backups.s3.adapter import S3Adapter
 
 __all__ = ["BackupsWiring"]
 
@@ -64,20 +67,25 @@ class BackupsWiring(RestoresWiring):
             self.backup_store, schedule, pools.backups, pools.disk, self._reactor, time.time
         )
 
-    def _backup_adapters(self) -> dict[str, Adapter]:
+    def _backup_adapters(self) -> dict[str, Later[Adapter]]:
         """Return what keeps backups, by the kind that a Panel asks for."""
+        local = LocalAdapter(self.backup_store, self.pools.disk)
+        return {"wings": Later(lambda: local), "s3": Later(self._s3_adapter)}
+
+    def _s3_adapter(self) -> S3Adapter:
+        # Here, since a node without backups in S3 saves what they import.
+        from wingsd.backups.s3.adapter import S3Adapter, S3Terms  # noqa: PLC0415
+        from wingsd.backups.s3.parts import StoreLimits  # noqa: PLC0415
+
         config, settings = self._config, self._config.system.backups.s3
         limits = StoreLimits(part=settings.part_upload_timeout)
-        return {
-            "wings": LocalAdapter(self.backup_store, self.pools.disk),
-            "s3": S3Adapter(
-                self.panel,
-                self.backup_store,
-                self.pools.uploads,
-                self._reactor,
-                S3Terms(config.family, settings.retry_limit, limits),
-            ),
-        }
+        return S3Adapter(
+            self.panel,
+            self.backup_store,
+            self.pools.uploads,
+            self._reactor,
+            S3Terms(config.family, settings.retry_limit, limits),
+        )
 
     def _archive_terms(self) -> ArchiveTerms:
         system, family = self._config.system, self._config.family
