@@ -72,6 +72,9 @@ CALLS = {
     "wingsd.node.disks",
     "wingsd.node.log_files",
     "wingsd.node.redaction",
+    "wingsd.sftp.logins",
+    "wingsd.sftp.messages",
+    "wingsd.sftp.service",
     "wingsd.user_archives.process",
     "wingsd.sftp.server.main",
 }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReadDescriptor
@@ -17,26 +19,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.config import Config
-from wingsd.errors import InvalidData
+from wingsd.errors import WingsdError
 from wingsd.sftp.host_key import HostKey, HostKeyUnusable, load_host_key
-from wingsd.sftp.logins import SftpLogins
-from wingsd.sftp.messages import (
-    Begin,
-    Closed,
-    FileEvent,
-    Log,
-    Login,
-    Message,
-    Refused,
-    Settings,
-    Start,
-    Used,
-)
-from wingsd.sftp.process import LinkFactory, ProcessLink, StartedProcess, start_process
-from wingsd.sftp.sessions import SftpSessions
 from wingsd.threadio import Workers
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff
+
+if TYPE_CHECKING:
+    from wingsd.sftp.service import SftpService
 
 __all__ = ["SftpListener"]
 
@@ -86,22 +77,17 @@ class SftpListener:
     def __init__(
         self,
         config: Config,
-        logins: SftpLogins,
-        sessions: SftpSessions,
+        service: Later[SftpService],
         disk: Workers,
         reactor: Reactor,
     ) -> None:
         self._system = config.system
         self._sftp = config.system.sftp
-        self._logins = logins
-        self._sessions = sessions
+        self._service = service
         self._disk = disk
         self._reactor = reactor
         self._listening: socket.socket | None = None
         self._serving: Deferred[None] | None = None
-        self._process: StartedProcess | None = None
-        self._link: ProcessLink | None = None
-        self._ended: Deferred[str] | None = None
         self._stopping = False
 
     @property
@@ -112,13 +98,22 @@ class SftpListener:
     @property
     def process_id(self) -> int | None:
         """The id of the running process, None for none."""
-        return None if self._process is None else self._process.pid
+        service = self._service.made
+        return None if service is None else service.process_id
 
     def use(self, config: Config) -> None:
         """Take over the settings that change while the node runs."""
         self._sftp = config.system.sftp
-        if self._link is not None:
-            self._link.send(Settings(self._sftp.read_only, self._sftp.passwords))
+        if self._service.made is not None:
+            self._service.made.use(self._sftp)
+
+    def close_user(self, user: str, servers: Collection[str]) -> int:
+        """Close a user's sessions of these servers, of all when there are none; return how many.
+
+        UUIDs are in lower case.
+        """
+        service = self._service.made
+        return 0 if service is None else service.close_user(user, servers)
 
     # Start and end
 
@@ -149,9 +144,8 @@ class SftpListener:
         serving = self._serving
         if serving is None:
             return
-        if self._link is not None:
-            self._link.close()  # The process ends, and so does the coroutine.
-        elif self._process is None:
+        service = self._service.made
+        if service is None or not service.stop():  # else the coroutine ends with its process
             serving.cancel()
         await serving
 
@@ -187,7 +181,7 @@ class SftpListener:
         while not self._stopping:
             await _FirstConnection(listening, self._reactor).wait()
             started = self._reactor.seconds()
-            why = await self._run_process(listening, key)
+            why = await self._run_service(listening, key)
             if not why or self._stopping:
                 continue
             if self._reactor.seconds() - started > _STEADY_AFTER:
@@ -201,61 +195,14 @@ class SftpListener:
             )
             await deferLater(self._reactor, pause)
 
-    async def _run_process(self, listening: socket.socket, key: HostKey) -> str:
+    async def _run_service(self, listening: socket.socket, key: HostKey) -> str:
         """Run the process to its end; return why it failed, empty for an end in order."""
         try:
-            process = self._process = await self._disk.run(start_process, listening)
-        except OSError as error:
-            return f"it cannot be started: {error}"
-        ended: Deferred[str] = Deferred()
-        link = self._link = ProcessLink(self._received, ended.callback)
-        with process.control:
-            self._reactor.adoptStreamConnection(
-                process.control.fileno(), socket.AF_UNIX, LinkFactory(link)
-            )
-        self._sessions.send = link.send
-        user, system = self._system.user, self._system
-        link.send(Start(key.private, system.openat_mode, user.uid, user.gid, self._sftp))
-        if self._stopping:
-            link.close()
-        why = await ended
-        self._link = None
-        died = await self._disk.run(process.end)
-        self._process = None
-        self._sessions.all_ended()
-        return why or died
-
-    def _received(self, message: Message) -> None:
-        match message:
-            case Login():
-                checking = Deferred.fromCoroutine(self._check(message))
-                checking.addErrback(self._failed)
-            case Begin():
-                self._sessions.begin(message.connection, message.request)
-            case Closed():
-                self._sessions.ended(message.connection)
-            case Used():
-                self._sessions.used(message.server, message.total)
-            case FileEvent():
-                self._sessions.file_event(message)
-            case Log():
-                self._write(message)
-            case _:
-                raise InvalidData("a message is not for this side")
-
-    async def _check(self, login: Login) -> None:
-        link = self._link
-        answer = await self._logins.check(login)
-        if link is None or link is not self._link:
-            return  # The process has ended meanwhile.
-        if isinstance(answer, Refused):
-            link.send(answer)
-        else:
-            self._sessions.grant(answer)
-
-    def _write(self, line: Log) -> None:
-        write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
-        write.get(line.level, self._log.error)("sftp: {text}", text=line.text)
+            service = self._service.get()
+        except WingsdError as error:
+            return str(error)
+        service.use(self._sftp)
+        return await service.run(listening, key)
 
 
 def _listen(address: str, port: int) -> socket.socket:

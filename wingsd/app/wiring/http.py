@@ -145,7 +145,7 @@ class HttpWiring(SftpWiring):
                 servers,
                 sockets,
                 Revocations(self.denied, self.database, time.time),
-                self.sftp_sessions,
+                self.sftp,
             ),
             server_paths.server_endpoint(
                 config,

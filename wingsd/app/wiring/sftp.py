@@ -1,15 +1,18 @@
-"""SFTP on a node: its logins, its sessions and its listener."""
+"""SFTP on a node: its listener, and what the first connection needs."""
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from wingsd.app.wiring.node_calls import NodeCallsWiring
 from wingsd.config import Config
 from wingsd.sftp.listener import SftpListener
-from wingsd.sftp.logins import SftpLogins
-from wingsd.sftp.sessions import SftpSessions
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.sftp.service import SftpService
 
 __all__ = ["SftpWiring"]
 
@@ -20,11 +23,18 @@ class SftpWiring(NodeCallsWiring):
     def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
-        self.sftp_sessions = SftpSessions(
-            config, self.servers, self.denied, self.reports.activity, self._bus, reactor
-        )
-        logins = SftpLogins(
-            config, self.panel, self.servers, self.denied, reactor.seconds, time.time
-        )
-        self.sftp = SftpListener(config, logins, self.sftp_sessions, self.pools.disk, reactor)
+        self.sftp = SftpListener(config, Later(self._sftp_service), self.pools.disk, reactor)
         self.live.follow(self.sftp.use)
+
+    def _sftp_service(self) -> SftpService:
+        # Here, since a node without connections of SFTP saves what they import.
+        from wingsd.sftp.logins import SftpLogins  # noqa: PLC0415
+        from wingsd.sftp.service import SftpService  # noqa: PLC0415
+        from wingsd.sftp.sessions import SftpSessions  # noqa: PLC0415
+
+        config, reactor, denied = self._config, self._reactor, self.denied
+        sessions = SftpSessions(
+            config, self.servers, denied, self.reports.activity, self._bus, reactor
+        )
+        logins = SftpLogins(config, self.panel, self.servers, denied, reactor.seconds, time.time)
+        return SftpService(config, logins, sessions, self.pools.disk, reactor)
