@@ -77,6 +77,11 @@ CALLS = {
     "wingsd.sftp.service",
     "wingsd.user_archives.process",
     "wingsd.sftp.server.main",
+    "wingsd.websocket.client",
+    "wingsd.websocket.messages",
+    "wingsd.websocket.opener",
+    "wingsd.websocket.rate_limits",
+    "wingsd.websocket.session",
 }
 SCRIPT = """
 import sys

@@ -21,22 +21,18 @@ from wingsd.http.proxies import TrustedProxies
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
-from wingsd.websocket.client import ClientContext, ConsoleClient
-from wingsd.websocket.rate_limits import MessageRateLimits
 from wingsd.websocket.recent_transfers import RecentTransfers
-from wingsd.websocket.session import Session
 
 if TYPE_CHECKING:
-    from autobahn.twisted.websocket import WebSocketServerFactory
+    from wingsd.websocket.client import ConsoleClient
+    from wingsd.websocket.opener import ConsoleOpener
 
 __all__ = ["ConsoleSocket", "ConsoleSockets"]
 
 #: WebSockets of one server at a time; the figure of Pelican's Wings.
 SOCKETS_MAX = 30
-
-# The headers of the handshake, which autobahn parses again; path and origin are checked already.
-_HANDSHAKE = (b"Host", b"Upgrade", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 
 
 class TooManyWebSockets(BadRequest):
@@ -64,13 +60,19 @@ class ConsoleSockets:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
-        self._denied = denied
         self._proxies = TrustedProxies(config.api.trusted_proxies)
         log_count = config.system.websocket_log_count
         self._transfers = RecentTransfers(bus, reactor, now, log_count)
-        self._context = ClientContext(reactor, now, bus, self._transfers, log_count, activity)
-        self._reactor = reactor
-        self._protocols: WebSocketServerFactory | None = None
+
+        def opener() -> ConsoleOpener:
+            # Here, since autobahn takes 6 MiB, which a node without an open console saves.
+            from wingsd.websocket.client import ClientContext  # noqa: PLC0415
+            from wingsd.websocket.opener import ConsoleOpener  # noqa: PLC0415
+
+            context = ClientContext(reactor, now, bus, self._transfers, log_count, activity)
+            return ConsoleOpener(context, reactor, denied, config.family)
+
+        self._opener = Later(opener)
         # In the order of their connections.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
 
@@ -115,7 +117,7 @@ class ConsoleSockets:
     def admit(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
         """Upgrade the request's connection; `server` is None when it has left this node.
 
-        Raises `Forbidden`, `BadRequest`.
+        Raises `Forbidden`, `BadRequest`, and what `Later.get` raises.
         """
         origin = request.header("Origin")
         if not self._config.allows_origin(origin):
@@ -129,16 +131,20 @@ class ConsoleSockets:
                 "this page may not open a WebSocket here",
                 "its origin is neither the Panel's nor one of `allowed_origins`",
             )
+        opener = self._opener.get()
         if self.count(uuid) >= SOCKETS_MAX:
             self._evict_one(uuid)
-        # Here, since autobahn takes 6 MiB, which a node without an open console saves.
-        from wingsd.websocket.protocol import ConsoleProtocol, protocol_factory  # noqa: PLC0415
+        clients = self._clients.setdefault(uuid, {})
 
-        if self._protocols is None:
-            self._protocols = protocol_factory(self._reactor, self._config.family)
-        client = self._client(uuid, server, self._proxies.client_of(request))
-        protocol = ConsoleProtocol(client, self._protocols, request.common_headers)
-        request.channel.upgrade(protocol, _opening(request))
+        def on_leave(client: ConsoleClient) -> None:
+            clients.pop(client, None)
+            if not clients and self._clients.get(uuid) is clients:
+                del self._clients[uuid]
+
+        address = self._proxies.client_of(request)
+        client = opener.client(uuid, server, self._config.token, on_leave, address)
+        clients[client] = None
+        opener.upgrade(request, client)
 
     def _evict_one(self, server: str) -> None:
         """Evict the oldest unauthenticated browser. Raises `BadRequest` if there is none."""
@@ -148,63 +154,6 @@ class ConsoleSockets:
                 return
         limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
         raise TooManyWebSockets("Too many open websocket connections.", limit)
-
-    def _client(self, uuid: str, server: Server | None, address: str) -> ConsoleClient:
-        session = Session(
-            uuid,
-            self._config.token,
-            self._denied,
-            MessageRateLimits(self._reactor),
-            _Watched(server),
-            transfer=_LastTransfer(uuid, server, self._transfers),
-            has_left=server is None,
-        )
-        clients = self._clients.setdefault(uuid, {})
-
-        def on_leave(client: ConsoleClient) -> None:
-            clients.pop(client, None)
-            if not clients and self._clients.get(uuid) is clients:
-                del self._clients[uuid]
-
-        client = ConsoleClient(uuid, server, session, self._context, on_leave, address)
-        clients[client] = None
-        return client
-
-
-class _Watched:
-    """One server, which is None when it has left this node."""
-
-    def __init__(self, server: Server | None) -> None:
-        self._server = server
-
-    def status(self) -> str:
-        return self._server.state.value if self._server else ""
-
-    def stats(self) -> str:
-        return self._server.stats() if self._server else ""
-
-    def pending_restart(self) -> bool:
-        return self._server is not None and self._server.pending_restart
-
-
-class _LastTransfer:
-    """The last transfer of one server, which is None when it has left this node."""
-
-    def __init__(self, uuid: str, server: Server | None, transfers: RecentTransfers) -> None:
-        self._uuid = uuid
-        self._server = server
-        self._transfers = transfers
-
-    @property
-    def has_moved(self) -> bool:
-        return self._has_left and self._transfers.has_moved(self._uuid)
-
-    def repeat(self, user: str, issued: float) -> str:
-        return self._transfers.repeat(self._uuid, user, issued, is_here=not self._has_left)
-
-    @property
-    def _has_left(self) -> bool:
-        return self._server is None or self._server.disowned
 
 
 class ConsoleSocket(Resource):
@@ -233,11 +182,3 @@ class ConsoleSocket(Resource):
             except WingsdError as error:
                 request.refuse(error)
         return NOT_DONE_YET
-
-
-def _opening(request: StreamingRequest) -> bytes:
-    lines = [b"GET / " + request.clientproto]
-    for name in _HANDSHAKE:
-        values = request.requestHeaders.getRawHeaders(name, [])
-        lines += [name + b": " + value for value in values]
-    return b"\r\n".join([*lines, b"", b""])
