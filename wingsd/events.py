@@ -96,7 +96,7 @@ BACKUP_PROGRESS = "backup progress"
 BACKUP_DELETED = "backup deleted"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Event:
     """An event of the server with the UUID `server`."""
 

@@ -42,7 +42,7 @@ def metadata_text(metadata: Mapping[str, object]) -> str:
     return encoded.decode()
 
 
-@attrs.define(repr=False)
+@attrs.define(eq=False, repr=False)
 class _Merged:
     """An entry whose files are those of several rows."""
 

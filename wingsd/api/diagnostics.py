@@ -22,7 +22,7 @@ __all__ = ["DiagnosticsEndpoint", "DiagnosticsQuery", "report_options"]
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class DiagnosticsQuery:
     """What the report has. Strings, so that the handler words the error."""
 

@@ -37,7 +37,7 @@ class UsedUrls(Protocol):
         """Count a use; see `TokenRows.use_url`."""
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class SignedUrls:
     """What the tokens of signed URLs are judged by: revoked and used ones, and the servers."""
 

@@ -11,7 +11,7 @@ from wingsd.servers import Servers
 __all__ = ["PanelReports"]
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class PanelReports:
     """The activity log and its sender; the states of servers, None where no Panel takes them."""
 

@@ -50,7 +50,7 @@ class SignedUse(Enum):
     FILE_UPLOAD = "file-upload"
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class SignedToken:
     """A valid token. `digest` identifies it among used ones until it `expires`.
 

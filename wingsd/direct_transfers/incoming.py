@@ -126,7 +126,7 @@ class DirectReceiving:
         server.moved_directly = True
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class Invitation:
     """What a source needs to send a server here. `expires` is in seconds since the epoch."""
 

@@ -82,7 +82,7 @@ class ImageSource:
     local_only: bool = False
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class ContainerSpec:
     """A container by name, and the body of its creation."""
 

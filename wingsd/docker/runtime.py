@@ -197,7 +197,7 @@ class LayerProgress:
 PullListener = Callable[[str | LayerProgress | None], object]
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class InstallerState:
     """An installer at one moment; `exit_status` is that of its script when it has ended."""
 
@@ -282,7 +282,7 @@ class NoInstaller:
         return []
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class EngineDisk:
     """Bytes on the engine's disk, and numbers of images; active images have a container."""
 
@@ -293,7 +293,7 @@ class EngineDisk:
     build_cache_size: int
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class RunningContainer:
     """A container that runs, of this node or not."""
 
@@ -303,7 +303,7 @@ class RunningContainer:
     status: str
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class EngineInformation:
     """The engine's version and kind, and the number of its containers, of any owner."""
 

@@ -50,7 +50,7 @@ class _Pattern:
         return self._compiled.search(path)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class _Group:
     """Lines whose expressions are matched together, to skip them all where none matches."""
 

@@ -65,7 +65,7 @@ class TooManyFileTasks(Conflict):
         )
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class ChangeLanes:
     """The threads for changes: of `archives`, which take processors; of all others; and of files
     that are written as their bytes arrive, each for a block at a time.

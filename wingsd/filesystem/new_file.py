@@ -45,7 +45,7 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _MODE = 0o644
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class NewFileOptions:
     """How a file is written.
 

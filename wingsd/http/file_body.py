@@ -39,7 +39,7 @@ class ReadableFile(Protocol):
         """Close it; may be called twice."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class FileBody:
     """The content of an answer: an open file, which is closed when it has been sent.
 

@@ -217,7 +217,7 @@ class EncodedObject(bytes):
     """A JSON object that is already encoded. It is not sent in another format."""
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class Encoded(Generic[T]):
     """An answer of the type `T` that is already encoded, in a format that the client accepts."""
 
@@ -225,7 +225,7 @@ class Encoded(Generic[T]):
     media: MediaType
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class Accepted(Generic[Content_co]):
     """An answer of the type `Content_co` with 202, to a call that takes longer and goes on."""
 

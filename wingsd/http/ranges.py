@@ -31,7 +31,7 @@ class RangeNotSatisfiable(WingsdError):
         )
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class Validators:
     """What tells one version of a file from another: its size, and its mtime in nanoseconds."""
 

@@ -18,7 +18,7 @@ from wingsd.threadio import Outflow, OutflowClosed
 __all__ = ["StreamedBody", "send_stream"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class StreamedBody:
     """The content of an answer: `produce` has a thread write it to an `Outflow`, and finish that.
 

@@ -60,7 +60,7 @@ class OwnLog:
         return await self._workers.run(self.source, MAX_LINES)
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class ReportOptions:
     """What a report has: hosts and addresses, and how many lines of the log; None for no log."""
 

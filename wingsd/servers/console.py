@@ -34,7 +34,7 @@ __all__ = [
 LONGEST_MATCHED_LINE = 4096
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class ConsoleSettings:
     """What the consoles of a node have in common.
 

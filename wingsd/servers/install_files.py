@@ -85,7 +85,7 @@ class ScriptDirectories:
             )
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class InstallDetails:
     """What the beginning of an installation's log says."""
 

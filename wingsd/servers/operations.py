@@ -109,7 +109,7 @@ def refusal(running: Operation, requested: Operation) -> str:
     return _NOT_REINSTALLED if requested is Operation.INSTALL else _POWER_ACTION
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Hold:
     """An operation that holds the server, and why: a text for people."""
 

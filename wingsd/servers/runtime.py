@@ -52,7 +52,7 @@ __all__ = ["NetworkUsage", "ServerDetails", "ServerRuntime", "Utilization"]
 Amount = Annotated[int, Keywords(minimum=0)]
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class NetworkUsage:
     """Bytes and packets received and sent since the server's start."""
 
@@ -62,7 +62,7 @@ class NetworkUsage:
     tx_packets: Amount
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class Utilization:
     """What a server uses."""
 
@@ -78,7 +78,7 @@ class Utilization:
     disk_bytes: Annotated[Amount, "What its files use, as last measured; 0 before that was done."]
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class ServerDetails:
     """A server: what it is and does."""
 

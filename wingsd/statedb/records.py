@@ -116,7 +116,7 @@ class TransferRecord:
     inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class TransferResult:
     """Details of an ended transfer; see `TransferRecord`."""
 

@@ -102,7 +102,7 @@ class ProgressMeter:
         return self.done / self.seconds if self.seconds > 0 else 0.0
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class UploadFigures:
     """How much of a server was read of `total` bytes, and sent, and how many of its files."""
 

@@ -21,7 +21,7 @@ from wingsd.util.observer import Observer
 __all__ = ["ProgressReport", "StepLog", "StepLogs"]
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class ProgressReport:
     """How far a transfer is; `seconds` since its beginning.
 

@@ -187,7 +187,7 @@ class UploadForm:
             raise InvalidForm("the checksum is too long", "send the SHA-256 in hexadecimal")
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class FormFrame:
     """The bytes of the form around an archive. `boundary` is a new one by default.
 

@@ -12,7 +12,7 @@ import attrs
 __all__ = ["Backoff", "seconds_asked_for"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Backoff:
     """Pauses in seconds: `first`, then each `factor` times the previous one, up to `longest`.
 

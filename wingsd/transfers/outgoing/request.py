@@ -44,7 +44,7 @@ class TransferRequest:
         return CALAGOPUS if form or self.delete_backups else PELICAN
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class UploadFormat:
     """The format in which an archive is sent."""
 

@@ -24,7 +24,7 @@ NOT_GOOD = "the destination node's certificate is invalid"
 MAX_NAMES = 5
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class PeerTls:
     """The trusted certificate authorities.
 
