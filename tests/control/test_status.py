@@ -21,7 +21,8 @@ ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 
 async def gathered(nodes: NodePair) -> dict[str, Any]:
     request: Any = None
-    return await nodes.source.status()().get_status(request)
+    found: dict[str, Any] = await nodes.source.status()().get_status(request)
+    return found
 
 
 async def test_status_has_the_node_and_its_disks(nodes: NodePair) -> None:

@@ -22,7 +22,7 @@ from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 from wingsd.config import Control, TransfersConfig
 from wingsd.control import ControlListener
-from wingsd.control.status import StatusEndpoint
+from wingsd.control.listener import PATHS
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServersNotLoaded
@@ -148,8 +148,8 @@ class NodeInProcess(Harness):
         """Have an engine that is asked for its version by `engine`."""
         self._engine = engine
 
-    def status(self) -> partial[StatusEndpoint]:
-        return self._make_status_endpoint()
+    def status(self) -> partial[Any]:
+        return partial(PATHS["/v1/status"], *self._status_collaborators())
 
     def control(self, settings: Control) -> ControlListener:
         self._config = attrs.evolve(self._config, control=settings)

@@ -23,14 +23,15 @@ __all__ = ["LaterEndpoint"]
 
 @attrs.frozen(repr=False)
 class LaterEndpoint:
-    """An endpoint class, by the name of its module in `wingsd.api` and its own; called like it."""
+    """An endpoint class, by the name of its module in `package` and its own; called like it."""
 
     module: str
     name: str
+    package: str = "wingsd.api"
 
     def load(self) -> type[Public]:
         """Return the class. Raises `OSError`, `ImportError` when its module cannot be read."""
-        loaded: type[Public] = getattr(import_module(f"wingsd.api.{self.module}"), self.name)
+        loaded: type[Public] = getattr(import_module(f"{self.package}.{self.module}"), self.name)
         return loaded
 
     def __call__(self, *args: Any) -> Resource:

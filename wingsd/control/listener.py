@@ -6,7 +6,7 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,33 +15,29 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from wingsd.api.later import LaterEndpoint
 from wingsd.config import Control
-from wingsd.control.backups import ControlBackupsEndpoint, VerifyEndpoint
-from wingsd.control.diagnostics import ControlDiagnosticsEndpoint
-from wingsd.control.status import ControlEndpoint, StatusEndpoint
-from wingsd.control.transfers import (
-    ControlTransfersEndpoint,
-    ReceiveEndpoint,
-    SendEndpoint,
-    TransferEndpoint,
-)
 from wingsd.http.site import NodeSite, Paths
 from wingsd.util.net import limit_accepts
 from wingsd.util.reactor import Reactor
 
 __all__ = ["PATHS", "ControlApi", "ControlListener"]
 
-PATHS: Mapping[str, type[ControlEndpoint]] = {
-    "/v1/status": StatusEndpoint,
-    "/v1/backups": ControlBackupsEndpoint,
-    "/v1/backups/{backup}/verify": VerifyEndpoint,
-    "/v1/diagnostics": ControlDiagnosticsEndpoint,
-    "/v1/transfers": ControlTransfersEndpoint,
-    "/v1/transfers/{uuid}": TransferEndpoint,
-    "/v1/receive": ReceiveEndpoint,
-    "/v1/send": SendEndpoint,
-}
 
+def _later(module: str, name: str) -> LaterEndpoint:
+    return LaterEndpoint(module, name, "wingsd.control")
+
+
+PATHS: Mapping[str, LaterEndpoint] = {
+    "/v1/status": _later("status", "StatusEndpoint"),
+    "/v1/backups": _later("backups", "ControlBackupsEndpoint"),
+    "/v1/backups/{backup}/verify": _later("backups", "VerifyEndpoint"),
+    "/v1/diagnostics": _later("diagnostics", "ControlDiagnosticsEndpoint"),
+    "/v1/transfers": _later("transfers", "ControlTransfersEndpoint"),
+    "/v1/transfers/{uuid}": _later("transfers", "TransferEndpoint"),
+    "/v1/receive": _later("transfers", "ReceiveEndpoint"),
+    "/v1/send": _later("transfers", "SendEndpoint"),
+}
 
 #: The owner and the group may open the socket.
 MODE = 0o660
@@ -52,11 +48,12 @@ DRAIN_TIMEOUT = 1.0
 
 
 class ControlApi(Paths):
-    """The root of the socket's site. `endpoints` are classes in `PATHS`, with collaborators."""
+    """The root of the socket's site. `collaborators` are those of the endpoint of each path."""
 
-    def __init__(self, endpoints: Iterable[partial[Any]]) -> None:
-        factories = {endpoint.func: endpoint for endpoint in endpoints}
-        super().__init__({path: factories[cls] for path, cls in PATHS.items()})
+    def __init__(self, collaborators: Mapping[str, Sequence[Any]]) -> None:
+        super().__init__(
+            {path: partial(PATHS[path], *given) for path, given in collaborators.items()}
+        )
 
 
 class ControlListener:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import time
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from wingsd.app.wiring.http import HttpWiring
 from wingsd.config import Config
 from wingsd.control import ControlApi, ControlListener
-from wingsd.control.backups import ControlBackupsEndpoint, VerifyEndpoint
-from wingsd.control.diagnostics import ControlDiagnosticsEndpoint
-from wingsd.control.status import Activity, Probes, StatusEndpoint
-from wingsd.control.transfers import (
-    ControlTransfersEndpoint,
-    ReceiveEndpoint,
-    SendEndpoint,
-    TransferEndpoint,
-    TransferList,
-)
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.control.status import Activity, Probes
+    from wingsd.control.transfers import TransferList
 
 __all__ = ["ControlWiring"]
 
@@ -34,38 +29,59 @@ class ControlWiring(HttpWiring):
 
     def _make_control(self) -> ControlListener:
         config, database, direct = self._config, self.database, self.direct_transfers
-        transfers = TransferList(database, self.receiver, self.sender, direct, time.time())
-        endpoints: list[partial[Any]] = [
-            self._make_status_endpoint(),
-            partial(
-                ControlBackupsEndpoint,
-                config,
-                self.backup_store,
-                self.made_backups,
-                self.pools.disk,
-            ),
-            partial(VerifyEndpoint, config, self.backup_checks),
-            partial(ControlDiagnosticsEndpoint, config, self.diagnostics),
-            partial(ControlTransfersEndpoint, config, transfers),
-            partial(TransferEndpoint, config, transfers, self.servers),
-            partial(ReceiveEndpoint, config, direct, database, self.pools.disk, self._address),
-            partial(SendEndpoint, config, direct, database),
-        ]
-        return ControlListener(config.control, ControlApi(endpoints), self._reactor)
-
-    def _make_status_endpoint(self) -> partial[StatusEndpoint]:
-        start = self._reactor.seconds()
-        probes = Probes(
-            self._config, self.panel, self._engine, self.pools.disk, self.staging, self._reactor
+        transfers = self._transfer_list()
+        api = ControlApi(
+            {
+                "/v1/status": self._status_collaborators(),
+                "/v1/backups": (config, self.backup_store, self.made_backups, self.pools.disk),
+                "/v1/backups/{backup}/verify": (config, self.backup_checks),
+                "/v1/diagnostics": (config, self.diagnostics),
+                "/v1/transfers": (config, transfers),
+                "/v1/transfers/{uuid}": (config, transfers, self.servers),
+                "/v1/receive": (config, direct, database, self.pools.disk, self._address),
+                "/v1/send": (config, direct, database),
+            }
         )
-        self.live.follow(probes.use)
-        incoming = self.direct_transfers.incoming
-        activity = Activity(self.servers, self.receiver, self.sender, incoming, self.callbacks)
+        return ControlListener(config.control, api, self._reactor)
+
+    def _transfer_list(self) -> Later[TransferList]:
+        started = time.time()
+
+        def make() -> TransferList:
+            # Here, like those below, since a node that nobody asks saves what they import.
+            from wingsd.control.transfers import TransferList  # noqa: PLC0415
+
+            direct = self.direct_transfers
+            return TransferList(self.database, self.receiver, self.sender, direct, started)
+
+        return Later(make)
+
+    def _status_collaborators(self) -> Sequence[Any]:
+        start = self._reactor.seconds()
+        probes, activity = Later(self._probes), Later(self._status_activity)
+
+        def use(config: Config) -> None:
+            if probes.made is not None:
+                probes.made.use(config)
+
+        self.live.follow(use)
 
         def uptime() -> float:
             return self._reactor.seconds() - start
 
-        return partial(StatusEndpoint, self._config, self._address, uptime, probes, activity)
+        return (self._config, self._address, uptime, probes, activity)
+
+    def _probes(self) -> Probes:
+        from wingsd.control.status import Probes  # noqa: PLC0415
+
+        config, disk = self.live.current, self.pools.disk
+        return Probes(config, self.panel, self._engine, disk, self.staging, self._reactor)
+
+    def _status_activity(self) -> Activity:
+        from wingsd.control.status import Activity  # noqa: PLC0415
+
+        incoming = self.direct_transfers.incoming
+        return Activity(self.servers, self.receiver, self.sender, incoming, self.callbacks)
 
     def _address(self) -> str:
         return self._http.address
