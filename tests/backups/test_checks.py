@@ -108,6 +108,8 @@ async def test_backups_that_are_due_are_checked_by_themselves(
     later.start()
     # What an earlier daemon has found is known.
     await until(lambda: list(later.damaged) == [BACKUP])
+    # It is checked again, for its last check is older than seven days.
+    await until(lambda: later.count == 1)
 
 
 async def test_none_is_checked_by_itself_unless_that_is_configured(
