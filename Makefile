@@ -15,6 +15,7 @@
 # TARGET=...                the only target that is fuzzed
 # DEB_BUILD_OPTIONS=nocheck the package without its tests, in a few minutes
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
+# SCRIPT=...                the only script of debian/tests that deb-test runs
 # ROUNDS=...                how many rounds of each data set, in place of five
 # SERIES=...                the only series of benchmarks, such as SERIES="receive send", backups or sftp
 

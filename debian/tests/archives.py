@@ -77,10 +77,13 @@ async def it_is_confined(machine: Machine, uuid: str) -> None:
     found: dict[str, str] = {}
 
     def seen() -> bool:
+        """Whether it has a filter more than the service, which it adds when it is ready."""
         with suppress(OSError):
             for pid in parsers():
                 found.update(state(pid))
-        return found.get("Seccomp") == "2"
+                service = state(Path("/proc") / found["PPid"])
+                return int(found["Seccomp_filters"]) > int(service["Seccomp_filters"])
+        return False
 
     await machine.until(seen, "a confined process")
     check("it has no privileges and a filter", {k: found[k] for k in CONFINED} == CONFINED, found)
