@@ -1,0 +1,40 @@
+"""The blocks of a body: what waits for whoever asks takes no more memory than its bytes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+
+from wingsd.guarded_http.blocks import BLOCK, BodyBlocks
+from wingsd.guarded_http.client import GuardedAnswer
+
+
+class TinyPieces:
+    """An answer without an end, in pieces of two bytes, as records of TLS may have them."""
+
+    def __init__(self) -> None:
+        self._paused = False
+
+    async def deliver(self, consumer: Any) -> None:
+        consumer.registerProducer(self, True)
+        while not self._paused:
+            # Each is an object of its own, as those that are received are.
+            consumer.write(bytes(bytearray(b"ab")))
+        await Deferred()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+
+async def test_a_block_of_tiny_pieces_takes_the_memory_of_its_bytes() -> None:
+    blocks = BodyBlocks(cast(GuardedAnswer, TinyPieces()))
+    tracemalloc.start()
+    try:
+        block = await blocks.next()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert block == b"ab" * (BLOCK // 2)
+    assert peak < 4 * BLOCK
