@@ -1,0 +1,56 @@
+"""Bodies in tiny pieces, as records of TLS may have them, take no more memory than their bytes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any, cast
+
+from wingsd.api.body_batches import BodyBatches
+from wingsd.api.raw_body import BLOCK, RawBody
+
+MOST = 1 << 20
+
+
+class Request:
+    """Is paused and resumed."""
+
+    is_paused = False
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
+
+    def proceed(self) -> None: ...
+
+
+def peak_of(request: Request, body: Any) -> int:
+    """Write pieces of two bytes until the request is paused; return the most memory in use."""
+    tracemalloc.start()
+    try:
+        while not request.is_paused:
+            # Each is an object of its own, as those that are received are.
+            body.data(bytes(bytearray(b"ab")))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_body_that_is_written_to_a_file() -> None:
+    request = Request()
+    body = RawBody(request)
+    block = body.next()
+    assert peak_of(request, body) < 4 * BLOCK
+    assert await block == b"ab" * (BLOCK // 2)
+
+
+async def test_an_upload() -> None:
+    request, first = Request(), b"x" * 100_000
+    body = BodyBatches(cast(Any, request))
+    request.resume()
+    body.data(first)
+    assert peak_of(request, body) < 4 * MOST
+    pieces = await body.next()
+    assert len(pieces) < 100
+    assert b"".join(pieces) == first + b"ab" * ((MOST - len(first)) // 2)
