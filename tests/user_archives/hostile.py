@@ -50,6 +50,16 @@ def z(name: bytes, data: bytes = b"evil", **options: int | bytes) -> ZipMember:
     return ZipMember(name, data, **options)  # type: ignore[arg-type]
 
 
+def shared() -> bytes:
+    """Return a zip whose list has the data of `f` a second time, as `g`."""
+    data = zipped(z(b"f"))
+    at, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    entry = data[at:end]
+    counts = (2).to_bytes(2, "little") * 2 + (2 * len(entry)).to_bytes(4, "little")
+    second = entry.removesuffix(b"f") + b"g"
+    return data[:end] + second + data[end : end + 8] + counts + data[end + 16 :]
+
+
 def deflated(data: bytes) -> bytes:
     made = zlib.compressobj(9, zlib.DEFLATED, -15)
     return made.compress(data) + made.flush()
@@ -86,6 +96,7 @@ NAMES = [
     refused("a long part in a tar", "a.tar", tar(pax((b"path", b"n" * 256)), member(b"x")), LONG),
     refused("a long path", "a.zip", zipped(z(b"n/" * 5000 + b"f")), LONG),
     refused("a NUL in RAR", "a.rar", rar5((b"a" * 300, b"evil")), LONG),
+    taken("two entries with the data of one", "a.zip", shared(), FILE),
     taken("twice the same name", "a.zip", zipped(z(b"f", b"one"), z(b"f", b"evil")), FILE),
     taken("the name of the archive", "a.zip", zipped(z(b"a.zip", b"evil")), {"a.zip": b"evil"}),
     taken("a denied name", "a.zip", zipped(z(b"x.key"), z(b"f")), FILE, 1),
