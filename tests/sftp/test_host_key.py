@@ -75,6 +75,7 @@ def test_a_key_that_is_there_is_taken_over_and_made_private(
             "is not an ed25519 key",
         ),
     ],
+    ids=["empty", "blank", "cut", "cut OpenSSH", "no key", "encrypted", "of another kind"],
 )
 def test_a_key_that_cannot_be_used_stays_and_the_error_says_what_to_do(
     tmp_path: Path, content: bytes, reason: str
