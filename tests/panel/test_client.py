@@ -23,7 +23,8 @@ from wingsd.config import Config, RemoteQuery
 from wingsd.errors import ServerNotFound
 from wingsd.panel import client as panel_module
 from wingsd.panel import http_client as httpclient
-from wingsd.panel.client import MAX_VALUES, Panel
+from wingsd.panel.answers import MAX_VALUES
+from wingsd.panel.client import Panel
 from wingsd.panel.http_client import (
     MAX_BODY,
     BoundedClient,

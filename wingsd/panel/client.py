@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -22,6 +21,7 @@ from twisted.web.http_headers import Headers
 from wingsd import __version__
 from wingsd.config import Config
 from wingsd.errors import InvalidData, ServerNotFound
+from wingsd.panel.answers import error_text, json_of, server_page, uuid_of
 from wingsd.panel.http_client import (
     AnswerRefused,
     BoundedClient,
@@ -42,7 +42,6 @@ from wingsd.panel.schemas import (
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff, seconds_asked_for
-from wingsd.util.serialization import structure
 
 __all__ = ["Panel"]
 
@@ -56,24 +55,11 @@ LEAST_TIMEOUT = 30
 #: The same for `success`: the Panel answers it only after it has asked the source to delete its
 #: copy, which takes 15 s and more, and giving up too early leaves everybody in doubt.
 SUCCESS_TIMEOUT = 120
-#: Lists, maps and values in an answer's JSON: three bytes of JSON may take over sixty in memory.
-MAX_VALUES = 2_000_000
 #: Calls that a Panel allows every node whose token it accepts.
 _NODE_PATHS = ("/servers?", "/servers/reset")
 _ANY_SERVER = "/servers?page=1&per_page=1"
 #: How the paths of callbacks end. They are made with treq.
 _CALLBACKS = ("/transfer/success", "/transfer/failure")
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Meta:
-    last_page: int = 1
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Page:
-    data: tuple[Any, ...]
-    meta: _Meta = _Meta()
 
 
 class _BadAnswer(InvalidData):
@@ -159,7 +145,7 @@ class Panel:
         Raises `PanelRefused`, `PanelUnreachable`.
         """
         async for page in self._pages():
-            if any(_uuid_of(entry) == uuid for entry in page):
+            if any(uuid_of(entry) == uuid for entry in page):
                 return True
         return False
 
@@ -176,7 +162,7 @@ class Panel:
                 except InvalidData as error:
                     self._log.error(
                         "{server}: not loaded, the Panel's description of it is invalid: {error}",
-                        server=_uuid_of(entry),
+                        server=uuid_of(entry),
                         error=error,
                     )
         return found
@@ -185,7 +171,7 @@ class Panel:
         page, last = 1, 1
         while page <= last:
             path = f"/servers?page={page}&per_page={self._per_page}"
-            answer = await self._call("list", "GET", path, _page)
+            answer = await self._call("list", "GET", path, server_page)
             yield answer.data
             page, last = page + 1, answer.meta.last_page
 
@@ -194,7 +180,7 @@ class Panel:
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
-        await self._once("list", "GET", _ANY_SERVER, _page)
+        await self._once("list", "GET", _ANY_SERVER, server_page)
 
     async def post_once(self, operation: str, path: str, body: object) -> None:
         """Send `body` as JSON to a path of the API, once: the caller knows when to repeat it.
@@ -310,7 +296,7 @@ class Panel:
         except PanelRefused as error:
             if error.response_status == HTTPStatus.FORBIDDEN:
                 # The token may be refused, which this call shows, or this one server.
-                await self._call("list", "GET", _ANY_SERVER, _page)
+                await self._call("list", "GET", _ANY_SERVER, server_page)
             raise
 
     async def _call_until_answered(
@@ -390,7 +376,7 @@ class Panel:
         (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = seconds_asked_for(asked)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            answered = f"was answered {response.code}: {_fault(body)}"
+            answered = f"was answered {response.code}: {error_text(body)}"
             if _is_about_token(path, response.code):
                 where = f"{method} {self._base}{path}"
                 raise NodeTokenRefused(f"{where} {answered}", response.code, retry_after)
@@ -398,29 +384,17 @@ class Panel:
             refusal = "the Panel refused this node's request"
             raise PanelRefused(refusal, what, response.code, retry_after)
         if not HTTPStatus.OK <= response.code < HTTPStatus.MULTIPLE_CHOICES:
-            raise _BadAnswer(f"it answered {response.code}: {_fault(body)}", retry_after)
+            raise _BadAnswer(f"it answered {response.code}: {error_text(body)}", retry_after)
         if read is not None:
-            return read(_json(body))
+            return read(json_of(body))
         # A maintenance page may have status 200, but its body is not JSON.
-        return _json(body) if body else None
+        return json_of(body) if body else None
 
 
 def _is_about_token(path: str, code: int) -> bool:
     if code == HTTPStatus.FORBIDDEN:
         return path.startswith(_NODE_PATHS)
     return code == HTTPStatus.UNAUTHORIZED
-
-
-def _page(answer: object) -> _Page:
-    page = structure(answer, _Page)
-    if any(_uuid_of(entry) is None for entry in page.data):
-        raise InvalidData("its list of servers has an entry without a uuid")
-    return page
-
-
-def _uuid_of(entry: object) -> str | None:
-    uuid = entry.get("uuid") if isinstance(entry, dict) else None
-    return uuid if isinstance(uuid, str) else None
 
 
 def _was_cancelled(error: Exception) -> bool:
@@ -434,22 +408,3 @@ def _reason(error: Exception) -> str:
     if reasons:
         return ", ".join(reason.getErrorMessage() for reason in reasons)
     return str(error) or type(error).__name__
-
-
-def _json(body: bytes) -> object:
-    if sum(map(body.count, b",[{")) > MAX_VALUES:
-        raise InvalidData(f"its answer has more than {MAX_VALUES:,} values")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidData(f"its answer is not JSON but {body[:60]!r}") from error
-
-
-def _fault(body: bytes) -> str:
-    """Return the messages of a Panel's error answer, of any form."""
-    try:
-        answer: Any = _json(body)
-        details = [str(fault["detail"]) for fault in answer["errors"]]
-    except (ValueError, LookupError, TypeError):
-        return "no reason given"
-    return "; ".join(details) or "no reason given"
