@@ -134,15 +134,15 @@ def large(path: Path) -> None:
     path.write_bytes(zipped(ZipMember(b"f", body)))
 
 
-def parsers() -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"user_archives.child" in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+def parsers(daemon: ReceivingNode) -> list[int]:
+    """Return the processes of a daemon that parse archives."""
+    children = Path(f"/proc/{daemon.pid}/task").glob("*/children")
+    return [
+        int(child)
+        for each in children
+        for child in each.read_text().split()
+        if b"user_archives.child" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 async def test_after_a_kill_the_old_file_is_whole_and_the_parser_has_ended(
@@ -150,11 +150,10 @@ async def test_after_a_kill_the_old_file_is_whole_and_the_parser_has_ended(
 ) -> None:
     await daemon.start_loaded()
     large(home / "out/large.zip")
-    before = set(parsers())
     body = json.dumps({"root": "/out", "file": "large.zip"})
     send(daemon, "decompress", "-H", f"Content-Type: {JSON}", "--data-binary", body)
     await until(lambda: any(each.stat().st_size for each in temporary(home / "out")))
-    (parser,) = set(parsers()) - before
+    (parser,) = parsers(daemon)
     await daemon.kill()
     await until(lambda: not lives(parser))
     assert (home / "out/f").read_text() == "old"

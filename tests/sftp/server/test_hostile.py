@@ -145,6 +145,7 @@ def test_connections_that_say_nothing_leave_room_for_others(tmp_path: Path) -> N
         b"\0" * 100_000,
         b"SSH-2.0-x\r\n" + b"\xff" * 100,
     ],
+    ids=["HTTP", "zeros", "a packet of 4 GiB"],
 )
 def test_what_is_not_ssh_is_cut_off(tmp_path: Path, data: bytes) -> None:
     async def test(served: Served) -> None:

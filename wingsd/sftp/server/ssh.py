@@ -2,7 +2,7 @@
 
 asyncssh sends a message that is to be ignored before each packet, which protects ciphers in CBC
 mode: none is offered here. It makes a new cipher of AES-GCM for each packet, and copies the data
-four times.
+four times. Debian's version (2.20) also collects packets of any length, before a login too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ __all__ = ["SshConnection", "use_fast_ciphers"]
 #: Bytes of the nonce that stay the same, before the number of the packet (RFC 5647).
 _FIXED = 4
 _NUMBERS = 1 << 64
+#: Bytes of a packet: twice what a channel of this server takes, and what later versions allow.
+_MAX_PACKET = 256 << 10
 
 
 class _Gcm(GCMEncryption):
@@ -69,7 +71,15 @@ def use_fast_ciphers() -> None:
 
 
 class SshConnection(asyncssh.SSHServerConnection):
-    """A connection that sends no messages to be ignored, and logs no packets."""
+    """A connection with packets of bounded length.
+
+    It sends no messages to be ignored, and logs no packets.
+    """
+
+    def _recv_packet(self) -> bool:
+        if self._pktlen > _MAX_PACKET:
+            raise asyncssh.ProtocolError("Max packet size exceeded")
+        return super()._recv_packet()
 
     def send_packet(
         self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None
