@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from bench.machine import settle
 from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site, reactor
 from bench.references import tar_to_file
+from bench.rows import TABLE, Row
 from bench.runs import mounted, receive
 from bench.targets import BACKUP, MEMORY, RESTORE, Target
 
@@ -165,18 +165,8 @@ def backups_report(result: BackupsResult, machine: str, version: str) -> str:
             "",
             f"Machine: {machine}. Version: {version}.",
             "",
-            "| | required | measured | |",
-            "| --- | --- | --- | --- |",
-            *(_row(*row) for row in rows),
+            *TABLE,
+            *(Row(name, values, target).text() for name, target, values in rows),
             "",
         ]
     )
-
-
-def _row(name: str, target: Target | None, values: Sequence[float]) -> str:
-    middle = median(values)
-    measured = f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
-    if target is None:
-        return f"| {name} | | {measured} | |"
-    held = "held" if middle <= target.required else "**missed**"
-    return f"| {name} | ≤ {target.required:g} | {measured} | {held} |"

@@ -6,10 +6,9 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 
 import attrs
 from attrs import frozen
@@ -17,7 +16,8 @@ from twisted.internet.threads import deferToThread
 
 from bench.meter import Meter
 from bench.node import BenchNode, Site
-from bench.targets import DOWNLOAD, GROWTH, LISTINGS, Target
+from bench.rows import TABLE, Row
+from bench.targets import DOWNLOAD, GROWTH, LISTINGS
 from tests.support.signed_urls import signed_url_token
 
 __all__ = ["FilesResult", "files_report", "measure_files"]
@@ -214,20 +214,12 @@ def files_report(result: FilesResult, machine: str, version: str) -> str:
             "",
             f"Machine: {machine}. Version: {version}.",
             "",
-            "| | required | measured | |",
-            "| --- | --- | --- | --- |",
-            *(_row(name, target, values) for name, target, values in rows if values),
+            *TABLE,
+            *(
+                Row(name, values, target, is_speed=target is DOWNLOAD).text()
+                for name, target, values in rows
+                if values
+            ),
             "",
         ]
     )
-
-
-def _row(name: str, target: Target | None, values: Sequence[float]) -> str:
-    middle = median(values)
-    measured = f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
-    if target is None:
-        return f"| {name} | | {measured} | |"
-    is_held = middle >= target.required if target is DOWNLOAD else middle <= target.required
-    sign = "≥" if target is DOWNLOAD else "≤"
-    held = "held" if is_held else "**missed**"
-    return f"| {name} | {sign} {target.required:g} | {measured} | {held} |"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
-
-from attrs import frozen
 
 from bench.datasets import MIB
 from bench.openssh import CIPHER
+from bench.rows import TABLE, Row
 from bench.sftp import CLIENT_SIZE, CLIENTS, SIZE, SMALL_FILES, SMALL_SIZE, SftpResult, SftpTimes
 from bench.targets import (
     SFTP,
@@ -17,31 +16,9 @@ from bench.targets import (
     SFTP_LOSS,
     SFTP_MEMORY,
     SFTP_SMALL,
-    Target,
 )
 
 __all__ = ["sftp_report"]
-
-
-@frozen
-class _Row:
-    """A row; `is_speed` where more is better. Without a target it only informs."""
-
-    name: str
-    values: Sequence[float]
-    target: Target | None = None
-    is_speed: bool = False
-
-    def text(self) -> str:
-        """Return it as Markdown."""
-        middle = median(self.values)
-        measured = f"{middle:.3g} ({min(self.values):.3g} to {max(self.values):.3g})"
-        if self.target is None:
-            return f"| {self.name} | | {measured} | |"
-        required = self.target.required
-        is_held = middle >= required if self.is_speed else middle <= required
-        sign, held = "≥" if self.is_speed else "≤", "held" if is_held else "**missed**"
-        return f"| {self.name} | {sign} {required:g} | {measured} | {held} |"
 
 
 def sftp_report(result: SftpResult, machine: str, version: str) -> str:
@@ -68,15 +45,14 @@ def sftp_report(result: SftpResult, machine: str, version: str) -> str:
             "",
             f"Machine: {machine}. Version: {version}.",
             "",
-            "| | required | measured | |",
-            "| --- | --- | --- | --- |",
+            *TABLE,
             *(row.text() for row in rows),
             "",
         ]
     )
 
 
-def _speeds(result: SftpResult) -> list[_Row]:
+def _speeds(result: SftpResult) -> list[Row]:
     def ratios(seconds: Callable[[SftpTimes], float]) -> list[float]:
         pairs = zip(result.node, result.openssh, strict=True)
         return [seconds(other) / seconds(own) for own, other in pairs]
@@ -84,44 +60,44 @@ def _speeds(result: SftpResult) -> list[_Row]:
     size = f"{SIZE // MIB} MiB"
     files = f"{SMALL_FILES:,} files"
     return [
-        _Row(f"{size} up, speed against OpenSSH", ratios(lambda one: one.up), SFTP, True),
-        _Row(f"{size} down, speed against OpenSSH", ratios(lambda one: one.down), SFTP, True),
-        _Row(
+        Row(f"{size} up, speed against OpenSSH", ratios(lambda one: one.up), SFTP, True),
+        Row(f"{size} down, speed against OpenSSH", ratios(lambda one: one.down), SFTP, True),
+        Row(
             f"{files} up, speed against OpenSSH",
             ratios(lambda one: one.small_up),
             SFTP_SMALL,
             True,
         ),
-        _Row(
+        Row(
             f"{files} down, speed against OpenSSH",
             ratios(lambda one: one.small_down),
             SFTP_SMALL,
             True,
         ),
-        _Row(f"{size} up, seconds", [one.up for one in result.node]),
-        _Row(f"{size} up, seconds of OpenSSH", [one.up for one in result.openssh]),
-        _Row(f"{size} down, seconds", [one.down for one in result.node]),
-        _Row(f"{size} down, seconds of OpenSSH", [one.down for one in result.openssh]),
-        _Row(f"{files} up, seconds", [one.small_up for one in result.node]),
-        _Row(f"{files} down, seconds", [one.small_down for one in result.node]),
+        Row(f"{size} up, seconds", [one.up for one in result.node]),
+        Row(f"{size} up, seconds of OpenSSH", [one.up for one in result.openssh]),
+        Row(f"{size} down, seconds", [one.down for one in result.node]),
+        Row(f"{size} down, seconds of OpenSSH", [one.down for one in result.openssh]),
+        Row(f"{files} up, seconds", [one.small_up for one in result.node]),
+        Row(f"{files} down, seconds", [one.small_down for one in result.node]),
     ]
 
 
-def _busy(result: SftpResult) -> list[_Row]:
+def _busy(result: SftpResult) -> list[Row]:
     busy = result.busy
     if not busy:
         return []
     losses = [max(0.0, 1 - one.quiet_transfer / one.transfer) for one in busy]
     return [
-        _Row(f"MiB of SFTP's process, {CLIENTS} clients", [one.peak for one in busy], SFTP_MEMORY),
-        _Row(
+        Row(f"MiB of SFTP's process, {CLIENTS} clients", [one.peak for one in busy], SFTP_MEMORY),
+        Row(
             "ms of a console's line meanwhile",
             [1000 * median(one.delays) for one in busy],
             SFTP_DELAY,
         ),
-        _Row("the same without the clients", [1000 * median(one.quiet_delays) for one in busy]),
-        _Row("part of a transfer's speed that is lost meanwhile", losses, SFTP_LOSS),
-        _Row(
+        Row("the same without the clients", [1000 * median(one.quiet_delays) for one in busy]),
+        Row("part of a transfer's speed that is lost meanwhile", losses, SFTP_LOSS),
+        Row(
             "MiB more of the daemon when SFTP's process has ended",
             [one.grown for one in busy],
             SFTP_GROWTH,

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.backups.creation import Backups, NewBackup
 from wingsd.backups.deletion import BackupDeletion
-from wingsd.backups.store import BackupMissing
+from wingsd.backups.store import backup_uuid
 from wingsd.config import Config
 from wingsd.errors import BadRequest, ServerBusy
 from wingsd.http.operations import INVALID, Success, Topic, call
@@ -101,11 +101,7 @@ class _DeletionPath(ServerResource):
     @property
     def backup(self) -> str:
         """The UUID of the backup in the path. Raises `BackupMissing` when it is invalid."""
-        text = self._parts["backup"].decode("latin-1")
-        uuid = canonical_uuid(text)
-        if uuid is None:
-            raise BackupMissing(text[:36])
-        return uuid
+        return backup_uuid(self._parts["backup"].decode("latin-1"))
 
 
 class BackupEndpoint(Endpoint, _DeletionPath):

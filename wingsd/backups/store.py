@@ -25,7 +25,7 @@ from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
 
-__all__ = ["BackupMissing", "BackupStore", "StoredBackup", "part_name"]
+__all__ = ["BackupMissing", "BackupStore", "StoredBackup", "backup_uuid", "part_name"]
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NANO = 1_000_000_000
@@ -42,6 +42,14 @@ class BackupMissing(WingsdError):
             "The requested backup was not found on this server.",
             f"system.backup_directory has no file of the backup {uuid} of this server",
         )
+
+
+def backup_uuid(text: str) -> str:
+    """Return the UUID that a path names. Raises BackupMissing when it is none."""
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise BackupMissing(text[:36])
+    return uuid
 
 
 def part_name(place: str) -> str:

@@ -10,7 +10,7 @@ import attrs
 from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.checks import BackupCheck, BackupChecks
 from wingsd.backups.creation import Backups
-from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
+from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
 from wingsd.config import Config
 from wingsd.control.status import ControlEndpoint, Json
 from wingsd.errors import BadRequest
@@ -94,11 +94,7 @@ class VerifyEndpoint(ControlEndpoint):
     @property
     def backup(self) -> str:
         """The UUID in the path. Raises `BackupMissing`."""
-        text = self._parts["backup"].decode("latin-1")
-        uuid = canonical_uuid(text)
-        if uuid is None:
-            raise BackupMissing(text[:36])
-        return uuid
+        return backup_uuid(self._parts["backup"].decode("latin-1"))
 
     @call("POST", Success(HTTPStatus.OK, "The check is under way."))
     async def begin_check(self, request: StreamingRequest) -> Json:
