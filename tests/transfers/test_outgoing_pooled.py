@@ -142,8 +142,8 @@ async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(sende
     await over
     assert sender.states[-2:] == ["success", "completed"]
     assert sender.panel.calls == []
-    (entry,) = sender.store.transfers()
-    assert entry.outcome is Outcome.SUCCESS
+    # It is recorded when the files have been moved away.
+    await until(lambda: [e.outcome for e in sender.store.transfers()] == [Outcome.SUCCESS])
     assert (sender.servers.shared, marks(sender)) == ("Attic", [])
 
 
