@@ -66,7 +66,7 @@ async def measure_backups(one: Dataset, disk: Path, *, reverse: bool) -> BackupR
                 tars += [] if reverse else [await _tar(one, disk)]
                 await node.close()
             archive = node.directory / "backups" / f"{_BACKUP}.tar.gz"
-            # Another process, for which the peak of memory begins anew.
+            # Another process: the peak of memory is counted for each.
             await node.run()
             restored = await _restore(node, site, restored_to, one.size)
             await node.close()

@@ -75,7 +75,7 @@ def make_key(path: Path) -> str:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody has."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])

@@ -302,5 +302,5 @@ async def _ended(pid: int) -> None:
     until = time.monotonic() + _ENDED_WITHIN
     while Path(f"/proc/{pid}").exists():
         if time.monotonic() > until:
-            raise SystemExit("bench: the process of SFTP does not end when nobody is connected")
+            raise SystemExit("bench: the process of SFTP does not end without connections")
         await deferLater(reactor, 0.1)
