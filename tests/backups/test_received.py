@@ -301,6 +301,8 @@ def test_what_an_earlier_daemon_received_has_no_catalogue(
     backups: ReceivedBackups, directory: Path
 ) -> None:
     store(backups)
+    unfinished = directory / f".{ONE.uuid}.0a1b2c3d.json"
+    unfinished.write_text("{")  # It died there.
     later = ReceivedBackups(str(directory), "/srv/volumes", durable=True, reserve=0)
     later.place(SERVER)
     later.publish(SERVER)

@@ -155,10 +155,16 @@ class CatalogueFiles:
 
     def remove(self, backup: str) -> None:
         """Remove the catalogue of a backup, if there is one, and what a daemon died writing."""
-        unfinished = (name for name in os.listdir(self.directory) if _is_unfinished(name, backup))
-        for name in (catalogue_name(backup), *unfinished):
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self.directory)
+        with suppress(FileNotFoundError):
+            os.unlink(catalogue_name(backup), dir_fd=self.directory)
+        self.remove_unfinished(backup)
+
+    def remove_unfinished(self, backup: str) -> None:
+        """Remove what a daemon died writing of the catalogue of a backup."""
+        for name in os.listdir(self.directory):
+            if _is_unfinished(name, backup):
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self.directory)
 
 
 def _is_unfinished(name: str, backup: str) -> bool:

@@ -156,13 +156,11 @@ class ReceivedBackups:
     def publish(self, server: str) -> None:
         """Finish with the staged backups, which stay in place, each with a catalogue.
 
-        Of those that an earlier daemon has received none is written: they were not read here.
+        Of those that an earlier daemon has received none is written: they were not read here. What
+        it died writing is removed.
         """
         for staged in self._staged(server):
-            backup = self._backup(server, staged)
-            sha256 = self._digests.get((server, backup.uuid))
-            if sha256 is not None:
-                self._write_catalogue(server, backup, sha256)
+            self._publish(server, self._backup(server, staged))
         self.discard(server)
 
     # Back out of place
@@ -213,12 +211,17 @@ class ReceivedBackups:
 
     # Paths and links
 
-    def _write_catalogue(self, server: str, backup: Backup, sha256: str) -> None:
+    def _publish(self, server: str, backup: Backup) -> None:
+        sha256 = self._digests.get((server, backup.uuid))
         place = self._paths(server, backup)[1]
         with _errors(place):
             directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                self._catalogue(server, backup, sha256, CatalogueFiles(directory))
+                files = CatalogueFiles(directory)
+                if sha256 is None:
+                    files.remove_unfinished(backup.uuid)
+                else:
+                    self._catalogue(server, backup, sha256, files)
             finally:
                 os.close(directory)
 
