@@ -301,9 +301,9 @@ def test_what_an_earlier_daemon_received_has_no_catalogue(
     backups: ReceivedBackups, directory: Path
 ) -> None:
     store(backups)
-    unfinished = directory / f".{ONE.uuid}.0a1b2c3d.json"
-    unfinished.write_text("{")  # It died there.
     later = ReceivedBackups(str(directory), "/srv/volumes", durable=True, reserve=0)
     later.place(SERVER)
+    place = directory / ONE.path(SERVER)
+    place.with_name(f".{ONE.uuid}.0a1b2c3d.json").write_text("{")  # It died there.
     later.publish(SERVER)
     assert files(directory) == WHOLE
