@@ -1,0 +1,159 @@
+"""A reverse proxy of HTTP over TLS, as strict as those that people put in front of their nodes.
+
+It takes whole bodies before it passes them on, refuses those above a limit with 413, gives a node
+a time to answer in and answers 504 after that, and drops the headers that it does not know.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from io import BytesIO
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import treq
+import trustme
+from treq.client import HTTPClient
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ConnectError
+from twisted.internet.error import TimeoutError as TimedOut
+from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseFailed
+from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+#: Headers that it passes on; all others are dropped.
+REQUEST_HEADERS = frozenset({b"authorization", b"content-type", b"user-agent", b"accept"})
+ANSWER_HEADERS = frozenset({b"content-type", b"retry-after"})
+reactor: Any = installed_reactor
+
+
+class HttpProxy:
+    """A proxy in front of the node at `target`, such as `https://127.0.0.1:8080`.
+
+    Bodies may have `body_limit` bytes, and an answer may take `answer_within` seconds. `seen` has
+    the method, the path, the bytes of the body and the status of each request.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        authority: trustme.CA,
+        *,
+        body_limit: int = 1 << 20,
+        answer_within: float = 60.0,
+    ) -> None:
+        self.target = target
+        self.body_limit = body_limit
+        self.answer_within = answer_within
+        self.seen: list[tuple[str, str, int, int]] = []
+        trusted = Certificate.loadPEM(authority.cert_pem.bytes())
+        self._pool = HTTPConnectionPool(reactor)
+        policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([trusted]))
+        self._client = HTTPClient(Agent(reactor, policy, pool=self._pool))
+        issued = authority.issue_cert("127.0.0.1")
+        own = PrivateCertificate.loadPEM(issued.private_key_and_cert_chain_pem.bytes())
+        site = Site(_Forward(self), requestFactory=partial(_LimitedRequest, self))
+        self._listening = reactor.listenSSL(0, site, own.options(), interface="127.0.0.1")
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self._listening.getHost().port}"
+
+    async def close(self) -> None:
+        await maybeDeferred(self._listening.stopListening)
+        await self._pool.closeCachedConnections()
+
+    async def forward(self, request: Request) -> None:
+        """Ask the node, and answer what it answers, or 502 or 504."""
+        assert request.content is not None
+        body = request.content.read()
+        gone = request.notifyFinish()
+        asking = Deferred.fromCoroutine(self._ask(request, body))
+        gone.addErrback(lambda _: asking.cancel())
+        asking.addTimeout(self.answer_within, reactor, _time_out)
+        try:
+            status, headers, content = await asking
+        except (TimeoutError, TimedOut):
+            status, headers, content = 504, Headers(), b"<h1>504 Gateway Time-out</h1>"
+        except (ConnectError, ResponseFailed):
+            status, headers, content = 502, Headers(), b"<h1>502 Bad Gateway</h1>"
+        self._note(request, len(body), status)
+        request.setResponseCode(status)
+        for name, values in headers.getAllRawHeaders():
+            if name.lower() in ANSWER_HEADERS:
+                request.responseHeaders.setRawHeaders(name, values)
+        request.write(content)
+        request.finish()
+
+    def refuse(self, length: int) -> bytes:
+        """Return the answer to a body that is too large."""
+        self.seen.append(("", "", length, 413))
+        content = b"<h1>413 Request Entity Too Large</h1>"
+        head = f"HTTP/1.1 413 Too Large\r\nContent-Length: {len(content)}\r\n"
+        return f"{head}Connection: close\r\n\r\n".encode() + content
+
+    async def _ask(self, request: Request, body: bytes) -> tuple[int, Headers, bytes]:
+        headers = Headers()
+        for name, values in request.requestHeaders.getAllRawHeaders():
+            if name.lower() in REQUEST_HEADERS:
+                headers.setRawHeaders(name, values)
+        answer = await self._client.request(
+            request.method.decode(),
+            self.target + request.uri.decode(),
+            headers=headers,
+            data=BytesIO(body) if body else None,
+        )
+        return answer.code, answer.headers, await treq.content(answer)
+
+    def _note(self, request: Request, length: int, status: int) -> None:
+        path = urlsplit(request.uri.decode()).path
+        self.seen.append((request.method.decode(), path, length, status))
+
+
+class _LimitedRequest(Request):
+    """A request that is answered and disconnected when its body is announced as too long."""
+
+    def __init__(self, proxy: HttpProxy, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._proxy = proxy
+        self._is_refused = False
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(length)
+        if length is not None and length > self._proxy.body_limit:
+            self._is_refused = True
+            self.channel.writeSequence([self._proxy.refuse(length)])
+            self.channel.loseConnection()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if not self._is_refused:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if not self._is_refused:
+            super().requestReceived(command, path, version)
+
+
+class _Forward(Resource):
+    isLeaf = True
+
+    def __init__(self, proxy: HttpProxy) -> None:
+        super().__init__()
+        self._proxy = proxy
+
+    def render(self, request: Request) -> int:
+        Deferred.fromCoroutine(self._proxy.forward(request)).addErrback(_ignore_gone)
+        return NOT_DONE_YET
+
+
+def _time_out(_: object, seconds: float) -> NoReturn:
+    raise TimedOut(string=f"no answer within {seconds} s")
+
+
+def _ignore_gone(failure: Failure) -> None:
+    """A client that has disconnected needs no answer."""
+    failure.trap(CancelledError)
