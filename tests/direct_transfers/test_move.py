@@ -11,7 +11,7 @@ from tests.support.node_in_process import NodePair, description
 from tests.support.sample_server import UUID
 from wingsd.errors import BadRequest, ServerAlreadyExists, ServerNotFound
 from wingsd.panel.schemas import configuration_from_panel
-from wingsd.transfers.outgoing.transfer import MOVED
+from wingsd.transfers.outgoing.source import MOVED
 
 
 async def test_a_server_moves_with_files_and_configuration(nodes: NodePair) -> None:

@@ -26,7 +26,7 @@ from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.outgoing.source import SourceServers
 from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
@@ -220,8 +220,6 @@ class Destination(Resource):
 class Sender(Harness):
     """A node that sends a server to a `destination`; `transfers` are its outgoing ones."""
 
-    uploader: Uploader
-
     def __init__(
         self,
         directory: Path,
@@ -267,14 +265,21 @@ class Sender(Harness):
         return attrs.evolve(super()._make_source_servers(), quarantine=quarantine)
 
     def _make_uploader(self) -> Uploader:
-        self.uploader = attrs.evolve(
+        return attrs.evolve(
             super()._make_uploader(),
             slots=DeferredSemaphore(2),
             max_streams=0,
             answer_timeout=self._answer_timeout,
             bucket=self._upload_bucket,
         )
-        return self.uploader
+
+    @property
+    def uploader(self) -> Uploader:
+        return self._outgoing.get().uploader
+
+    def send_with(self, **changes: Any) -> None:
+        """Have other parts of the `OutgoingTransferFactory` for later transfers."""
+        self._outgoing.made = attrs.evolve(self._outgoing.get(), **changes)
 
     def start(self, port: int = 0, **asked: Any) -> Deferred[None]:
         """Begin a transfer; the Deferred fires when it is over."""

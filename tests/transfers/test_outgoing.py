@@ -23,7 +23,7 @@ from wingsd.servers.operations import Operation
 from wingsd.transfers.console import Announcer, UploadFigures
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.transfer import MOVED
+from wingsd.transfers.outgoing.source import MOVED
 
 sender = pytest.fixture(sending)
 

@@ -171,7 +171,7 @@ async def test_a_transfer_is_open_until_its_backups_are_removed(with_backups: Se
             await dying
 
     backups = Dying(servers.backups.directory, with_backups.disk)
-    with_backups.transfers._servers = attrs.evolve(servers, backups=backups)
+    with_backups.send_with(servers=attrs.evolve(servers, backups=backups))
     await start(with_backups)
     await with_backups.delete()
     (entry,) = with_backups.store.unfinished()

@@ -105,10 +105,8 @@ def use_streams(sender: Sender, features: str, others: int, slots: int = 8) -> S
     """Have a destination that takes streams, and slots for them here."""
     streams = Streams(features, others)
     sender._site.resource = streams
-    sender.uploader = attrs.evolve(
-        sender.uploader, slots=DeferredSemaphore(slots), max_streams=slots - 1
-    )
-    sender.transfers._uploader = sender.uploader
+    uploader = attrs.evolve(sender.uploader, slots=DeferredSemaphore(slots), max_streams=slots - 1)
+    sender.send_with(uploader=uploader)
     return streams
 
 

@@ -31,7 +31,7 @@ from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.transfer import MOVED
+from wingsd.transfers.outgoing.source import MOVED
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure

@@ -21,8 +21,7 @@ from wingsd.statedb import Direction, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.payload import SourceStorage
-from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredSemaphore
 
@@ -23,9 +24,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.payload import SourceStorage
-from wingsd.transfers.outgoing.transfer import SourceServers
-from wingsd.transfers.outgoing.upload import Uploader
+from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.peer.tls import peer_tls
 from wingsd.transfers.recovery import PanelOutcomes, Recovery
@@ -34,7 +33,12 @@ from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
+    from wingsd.transfers.outgoing.upload import Uploader
 
 __all__ = ["TransfersWiring"]
 
@@ -66,6 +70,7 @@ class TransfersWiring(ServersWiring):
         self.streams = StreamGroups(self.receiver, self.database, transfers.streams, reactor)
         self._source_storage = self._make_source_storage()
         self._source_servers = self._make_source_servers()
+        self._outgoing = Later(self._make_outgoing_factory)
         self.sender = self._make_sender()
         self.direct_transfers = self._make_direct_transfers()
 
@@ -124,11 +129,15 @@ class TransfersWiring(ServersWiring):
         )
 
     def _make_sender(self) -> OutgoingTransfers:
-        return OutgoingTransfers(
-            reactor=self._reactor,
-            coordinators=self._coordinators,
-            step_logs=self._step_logs,
+        return OutgoingTransfers(self._reactor, self._coordinators, self._outgoing)
+
+    def _make_outgoing_factory(self) -> OutgoingTransferFactory:
+        # Here, since a node that sends no servers saves what these import.
+        from wingsd.transfers.outgoing.factory import OutgoingTransferFactory  # noqa: PLC0415
+
+        return OutgoingTransferFactory(
             peers=self._peers,
+            step_logs=self._step_logs,
             servers=self._source_servers,
             storage=self._source_storage,
             uploader=self._make_uploader(),
@@ -136,6 +145,8 @@ class TransfersWiring(ServersWiring):
         )
 
     def _make_uploader(self) -> Uploader:
+        from wingsd.transfers.outgoing.upload import Uploader  # noqa: PLC0415 (as above)
+
         transfers = self._config.system.transfers
         return Uploader(
             reactor=self._reactor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -13,14 +13,15 @@ from wingsd.servers import Server
 from wingsd.servers.operations import Operation
 from wingsd.transfers.coordinator import PanelCoordinators, PanelSending, SendingCoordinator
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
-from wingsd.transfers.outgoing.payload import SourcePool, SourceStorage
 from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SourceServers
-from wingsd.transfers.outgoing.upload import OutgoingUpload, Uploader
-from wingsd.transfers.peer.peers import Peers
-from wingsd.transfers.step_log import ProgressReport, StepLogs
+from wingsd.transfers.step_log import ProgressReport
 from wingsd.transfers.table import TransferTable, all_over
 from wingsd.util.deferreds import when_fired
+from wingsd.util.later import Later
+
+if TYPE_CHECKING:
+    from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
+    from wingsd.transfers.outgoing.transfer import OutgoingTransfer
 
 __all__ = ["HOLD", "OutgoingTransfers"]
 
@@ -30,31 +31,19 @@ HOLD = "the server is being transferred to another node"
 DELETION_WITHIN = 600.0
 
 
-class OutgoingTransfers(TransferTable[OutgoingTransfer]):
+class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
     """All transfers from this node, at most one for each server."""
 
     def __init__(
         self,
-        *,
         reactor: IReactorTime,
         coordinators: PanelCoordinators,
-        step_logs: StepLogs,
-        peers: Peers,
-        servers: SourceServers,
-        storage: SourceStorage,
-        uploader: Uploader,
-        stop_grace: float,
+        factory: Later[OutgoingTransferFactory],
     ) -> None:
-        """Let each server have `stop_grace` seconds to stop."""
         super().__init__()
         self._reactor = reactor
         self._coordinators = coordinators
-        self._step_logs = step_logs
-        self._peers = peers
-        self._servers = servers
-        self._storage = storage
-        self._uploader = uploader
-        self._stop_grace = stop_grace
+        self._factory = factory
         self._left_behind: dict[str, OutgoingTransfer] = {}
         self._checks: set[Deferred[None]] = set()
         #: Those whose servers have moved and are being deleted here.
@@ -72,7 +61,8 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         """Begin to send `server`; its progress and outcome are events.
 
         Without a `coordinator` it is the Panel. Raises `Conflict` while a transfer of it is in
-        progress, `BadRequest` when the URL of `request` is invalid, `DaemonStopping` after `stop`.
+        progress, `BadRequest` when the URL of `request` is invalid, `DaemonStopping` after `stop`,
+        and the error of `Later.get`.
         """
         if self._stopping:
             raise DaemonStopping
@@ -81,25 +71,12 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
                 "A transfer is already in progress for this server.", server.hold
             )
         server.operations.check(Operation.TRANSFER_OUT)
-        transfer = self._make(server, request, coordinator)
+        coordinator = coordinator or self._coordinators.sending(server.uuid)
+        transfer = self._factory.get().make(server, request, coordinator)
         server.place_hold(Operation.TRANSFER_OUT, HOLD)
         self._add(server.uuid, transfer)
         transfer.over.addCallback(self._note_left_behind, transfer)
         Deferred.fromCoroutine(transfer.run())
-
-    def _make(
-        self, server: Server, request: TransferRequest, coordinator: SendingCoordinator | None
-    ) -> OutgoingTransfer:
-        coordinator = coordinator or self._coordinators.sending(server.uuid)
-        destination = self._peers.client(request.url, request.token)
-        steps = self._step_logs.sending(server.uuid, coordinator)
-        pool = SourcePool(server.uuid, request, self._storage, is_direct=coordinator.is_direct)
-        upload = OutgoingUpload(
-            server, request, destination, self._storage, self._uploader, steps, pool
-        )
-        return OutgoingTransfer(
-            server, coordinator, steps, upload, self._servers, self._stop_grace
-        )
 
     def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
         if transfer.is_left_behind and not self._stopping:

@@ -1,4 +1,4 @@
-"""The payload of an upload: a server's files, backups and installation log, and where they are.
+"""The payload of an upload: a server's files, backups and installation log, and its pool.
 
 `Payload.write` is blocking: run it in a thread.
 """
@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from wingsd.archive import Compression, Part
-from wingsd.backups.local import LocalBackup, find_backups
+from wingsd.archive import Part
+from wingsd.backups.local import LocalBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
-from wingsd.filesystem import Measured, survey
-from wingsd.threadio import Workers
 from wingsd.transfers.outgoing.request import TransferRequest, UploadFormat
+from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.shared_volume import (
     BACKUPS_MARK,
     SHARED_BACKUPS,
     Sharing,
-    Volume,
     pool_headers,
     sharing_of,
 )
@@ -33,7 +31,7 @@ from wingsd.transfers.upload_form import FormFrame
 if TYPE_CHECKING:
     from wingsd.archive.pack import Packed
 
-__all__ = ["Payload", "SourcePool", "SourceStorage"]
+__all__ = ["Payload", "SourcePool"]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -138,43 +136,6 @@ class Payload:
                     write(block)
         except StorageError as error:
             warn(error.detail)
-
-
-@attrs.frozen(eq=False, repr=False)
-class SourceStorage:
-    """Where servers that are sent have their files, local backups and installation logs.
-
-    `directory` returns a server's directory by its UUID; `disk` are threads for short work.
-    """
-
-    directory: Callable[[str], str]
-    backup_directory: str
-    logs: InstallLogs
-    volume: Volume
-    disk: Workers
-    #: The compression of archives for which none is requested.
-    compression: Compression
-
-    def find_backups(
-        self, server: str, request: TransferRequest
-    ) -> Awaitable[tuple[LocalBackup, ...]]:
-        """Return the requested backups. Raises `StorageError` where one is missing."""
-        return self.disk.run(
-            find_backups, self.backup_directory, server, request.backups, request.family
-        )
-
-    def survey(self, server: str) -> Awaitable[Measured]:
-        """Measure the server's files. Raises `StorageError`."""
-        return self.disk.run(survey, self.directory(server))
-
-    def inode(self, server: str) -> Awaitable[int | None]:
-        """Return that of the server's directory, None where there is none."""
-        return self.disk.run(self.volume.inode, server)
-
-    async def remove_marks(self, server: str) -> None:
-        """Remove the marks that an earlier daemon has left for a transfer of the server."""
-        await self.disk.run(self.volume.unmark, server)
-        await self.disk.run(self.volume.unmark_backups, server)
 
 
 class SourcePool:

@@ -6,76 +6,28 @@ The server's files are only read. They are deleted when the Panel orders it, and
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.backups.local import Removal
-from wingsd.docker import Environment
 from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.servers import Server, Servers
+from wingsd.servers import Server
 from wingsd.servers.operations import Operation
-from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationError
+from wingsd.transfers.outgoing.source import MOVED, SourceServers
 from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import SendStep
-from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.util.text import readable_time
 
-__all__ = ["MOVED", "OutgoingTransfer", "SourceServers"]
+__all__ = ["OutgoingTransfer"]
 
-#: Why a server is not started whose files still wait for the Panel to have them deleted.
-MOVED = "the server has moved to another node"
 #: Seconds between two lines about what is still waited for.
 WAITING_EVERY = 60.0
-
-
-@attrs.frozen(eq=False, repr=False)
-class SourceServers:
-    """The servers of this node as their source: retired, shared in a pool, cleared when moved."""
-
-    servers: Servers
-    environment: Environment
-    quarantine: Quarantine
-    backups: Removal
-    database: StateDatabase
-
-    def is_replaced(self, server: Server) -> bool:
-        """Return whether another transfer has brought, or brings, the server here again."""
-        try:
-            return self.servers.get(server.uuid) is not server
-        except WingsdError:
-            return False
-
-    def share(self, server: str, pool: str) -> None:
-        """Keep a server's files when it is deleted: by `pool` the destination may have them."""
-        self.servers.share(server, pool)
-
-    def unshare(self, server: str) -> None:
-        """End that."""
-        self.servers.unshare(server)
-
-    async def remove_environment(self, server: str) -> None:
-        """Remove a server's container. Raises `EnvironmentFailed`."""
-        await self.environment.remove(server)
-
-    async def store_away(self, server: str, pool: str, inode: int | None) -> None:
-        """Put a server that has moved into quarantine: the Panel has not had it deleted."""
-        self.servers.discard(server)
-        await self.quarantine.store_away(server, pooled=pool != "", inode=inode)
-
-    async def remove_attachments(self, server: str, pool: str, removals: Sequence[str]) -> None:
-        """Remove the backups at the paths `removals` of a server that has moved."""
-        await self.backups.remove(server, removals)
-        if pool:
-            # Its files stay visible: they do not make it a server without a Panel.
-            await self.database.delete_description(server)
 
 
 class OutgoingTransfer:

@@ -25,13 +25,14 @@ from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers, relaye
 from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.errors import DestinationTimeout
-from wingsd.transfers.outgoing.payload import Payload, SourcePool, SourceStorage
+from wingsd.transfers.outgoing.payload import Payload, SourcePool
 from wingsd.transfers.outgoing.request import (
     JOINS_STREAMS,
     TransferRequest,
     streams_of,
     upload_format,
 )
+from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.transfers.upload_form import FormFrame

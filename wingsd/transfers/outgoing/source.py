@@ -1,0 +1,104 @@
+"""What this node has of servers that it sends: their files, and what is done when they move."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+
+from wingsd.archive import Compression
+from wingsd.backups.local import LocalBackup, Removal, find_backups
+from wingsd.docker import Environment
+from wingsd.errors import WingsdError
+from wingsd.filesystem import Measured, survey
+from wingsd.servers import Server, Servers
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import Workers
+from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.quarantine import Quarantine
+from wingsd.transfers.storage.shared_volume import Volume
+
+__all__ = ["MOVED", "SourceServers", "SourceStorage"]
+
+#: Why a server is not started whose files still wait for the Panel to have them deleted.
+MOVED = "the server has moved to another node"
+
+
+@attrs.frozen(eq=False, repr=False)
+class SourceServers:
+    """The servers of this node as their source: retired, shared in a pool, cleared when moved."""
+
+    servers: Servers
+    environment: Environment
+    quarantine: Quarantine
+    backups: Removal
+    database: StateDatabase
+
+    def is_replaced(self, server: Server) -> bool:
+        """Return whether another transfer has brought, or brings, the server here again."""
+        try:
+            return self.servers.get(server.uuid) is not server
+        except WingsdError:
+            return False
+
+    def share(self, server: str, pool: str) -> None:
+        """Keep a server's files when it is deleted: by `pool` the destination may have them."""
+        self.servers.share(server, pool)
+
+    def unshare(self, server: str) -> None:
+        """End that."""
+        self.servers.unshare(server)
+
+    async def remove_environment(self, server: str) -> None:
+        """Remove a server's container. Raises `EnvironmentFailed`."""
+        await self.environment.remove(server)
+
+    async def store_away(self, server: str, pool: str, inode: int | None) -> None:
+        """Put a server that has moved into quarantine: the Panel has not had it deleted."""
+        self.servers.discard(server)
+        await self.quarantine.store_away(server, pooled=pool != "", inode=inode)
+
+    async def remove_attachments(self, server: str, pool: str, removals: Sequence[str]) -> None:
+        """Remove the backups at the paths `removals` of a server that has moved."""
+        await self.backups.remove(server, removals)
+        if pool:
+            # Its files stay visible: they do not make it a server without a Panel.
+            await self.database.delete_description(server)
+
+
+@attrs.frozen(eq=False, repr=False)
+class SourceStorage:
+    """Where servers that are sent have their files, local backups and installation logs.
+
+    `directory` returns a server's directory by its UUID; `disk` are threads for short work.
+    """
+
+    directory: Callable[[str], str]
+    backup_directory: str
+    logs: InstallLogs
+    volume: Volume
+    disk: Workers
+    #: The compression of archives for which none is requested.
+    compression: Compression
+
+    def find_backups(
+        self, server: str, request: TransferRequest
+    ) -> Awaitable[tuple[LocalBackup, ...]]:
+        """Return the requested backups. Raises `StorageError` where one is missing."""
+        return self.disk.run(
+            find_backups, self.backup_directory, server, request.backups, request.family
+        )
+
+    def survey(self, server: str) -> Awaitable[Measured]:
+        """Measure the server's files. Raises `StorageError`."""
+        return self.disk.run(survey, self.directory(server))
+
+    def inode(self, server: str) -> Awaitable[int | None]:
+        """Return that of the server's directory, None where there is none."""
+        return self.disk.run(self.volume.inode, server)
+
+    async def remove_marks(self, server: str) -> None:
+        """Remove the marks that an earlier daemon has left for a transfer of the server."""
+        await self.disk.run(self.volume.unmark, server)
+        await self.disk.run(self.volume.unmark_backups, server)
