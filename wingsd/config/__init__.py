@@ -26,7 +26,13 @@ from wingsd.config.servers import (
     ThrottlesConfig,
 )
 from wingsd.config.system import BackupsConfig, Rootless, SystemConfig, User
-from wingsd.config.transfers import FormConfig, StoragePool, StreamsConfig, TransfersConfig
+from wingsd.config.transfers import (
+    FormConfig,
+    MovesConfig,
+    StoragePool,
+    StreamsConfig,
+    TransfersConfig,
+)
 from wingsd.config.vendors import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = [
@@ -50,6 +56,7 @@ __all__ = [
     "LogConfig",
     "MachineIdConfig",
     "Metrics",
+    "MovesConfig",
     "NetworkConfig",
     "Overhead",
     "PasswdConfig",

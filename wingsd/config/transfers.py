@@ -11,13 +11,14 @@ from wingsd.config.validators import (
     MiB,
     MiBPerSecond,
     Seconds,
+    at_most,
     header_text,
     nice_value,
     not_negative,
     positive,
 )
 
-__all__ = ["FormConfig", "StoragePool", "StreamsConfig", "TransfersConfig"]
+__all__ = ["FormConfig", "MovesConfig", "StoragePool", "StreamsConfig", "TransfersConfig"]
 
 
 @attrs.frozen(repr=False)
@@ -44,6 +45,33 @@ class StreamsConfig:
     #: The time for all streams to arrive after the first one, before all of them fail (wingsd's
     #: own).
     within: Seconds = attrs.field(default=60, validator=positive)
+
+
+@attrs.frozen(repr=False)
+class MovesConfig:
+    """`system.transfers.moves`: moves that resume, between two nodes of wingsd."""
+
+    #: Send and receive servers in batches that arrive once, whatever breaks. A node that does not
+    #: know how gets one stream (wingsd's own).
+    enabled: bool = True
+    #: The time without any progress after which a move has failed. The destination waits five
+    #: minutes longer for its source (wingsd's own).
+    patience: Seconds = attrs.field(default=3600, validator=positive)
+    #: The maximum size of a batch, which is the body of one request; the lower one of the two
+    #: nodes counts (wingsd's own). A break costs the batches under way.
+    batch: MiB = attrs.field(default=16, validator=at_most(64))
+    #: The batches of a move under way at the same time; the lower number of the two nodes counts
+    #: (wingsd's own).
+    streams: int = attrs.field(default=2, validator=at_most(8))
+    #: Read a received server back from the disk, past the page cache, and compare it with what
+    #: was sent, before it is put into place (wingsd's own).
+    reread: bool = True
+    #: The time for which what has arrived of a failed move is kept, so that the next transfer of
+    #: the server goes on with it; 0 keeps nothing (wingsd's own).
+    keep_days: Days = attrs.field(default=7, validator=not_negative)
+    #: The size of all such copies together, beside the newest one; the oldest is removed first. 0
+    #: means a tenth of the filesystem of `system.data` (wingsd's own).
+    keep_bytes: Bytes = attrs.field(default=0, validator=not_negative)
 
 
 @attrs.frozen(repr=False)
@@ -102,6 +130,7 @@ class TransfersConfig:
     answer_timeout: Seconds = attrs.field(default=4 * 3600, validator=not_negative)
     form: FormConfig = FormConfig()
     streams: StreamsConfig = StreamsConfig()
+    moves: MovesConfig = MovesConfig()
     storage_pool: StoragePool = StoragePool()
     #: The time for a server to stop before a transfer, after which it is killed (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)

@@ -6,6 +6,7 @@
 
 from wingsd.statedb.activity import ActivityEntry
 from wingsd.statedb.async_store import StateDatabase
+from wingsd.statedb.moves import MoveRecord
 from wingsd.statedb.records import (
     BackupRecord,
     DirectDestination,
@@ -28,6 +29,7 @@ __all__ = [
     "DirectDestination",
     "Direction",
     "InstallationRecord",
+    "MoveRecord",
     "Outcome",
     "Report",
     "ReportKind",

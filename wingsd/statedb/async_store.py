@@ -83,6 +83,14 @@ class StateDatabase:
     commit_restore = _InThread(Store.commit_restore)
     end_restore = _Timed(Store.end_restore)
 
+    add_move = _InThread(Store.add_move)
+    admit_move = _InThread(Store.admit_move)
+    set_move = _InThread(Store.set_move)
+    set_move_state = _InThread(Store.set_move_state)
+    move = _InThread(Store.move)
+    find_move = _InThread(Store.find_move)
+    find_admitted = _InThread(Store.find_admitted)
+
     begin_backup = _Timed(Store.begin_backup)
     backups = _InThread(Store.backups)
     add_backup_report = _Timed(Store.add_backup_report)

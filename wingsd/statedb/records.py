@@ -369,4 +369,20 @@ CREATE TABLE backups (
 ALTER TABLE reports ADD COLUMN backup TEXT NOT NULL DEFAULT '';
 ALTER TABLE reports ADD COLUMN body TEXT NOT NULL DEFAULT '';
 """,
+    # Moves that resume, by the number of their transfer; request and state are JSON objects.
+    """
+CREATE TABLE moves (
+    transfer INTEGER PRIMARY KEY,
+    server TEXT NOT NULL,
+    direction TEXT NOT NULL,
+    move TEXT NOT NULL,
+    key TEXT NOT NULL,
+    token TEXT NOT NULL,
+    url TEXT NOT NULL,
+    family TEXT NOT NULL,
+    request TEXT NOT NULL,
+    state TEXT NOT NULL
+);
+CREATE INDEX moves_of_servers ON moves (server);
+""",
 )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from wingsd.statedb.backups import BackupRows
 from wingsd.statedb.database import FILE
+from wingsd.statedb.moves import MoveRows
 from wingsd.statedb.records import (
     DirectDestination,
     Direction,
@@ -30,7 +30,7 @@ KEPT = 90 * _DAY
 TOKENS_KEPT = _DAY
 
 
-class Store(BackupRows):
+class Store(MoveRows):
     """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.
@@ -88,8 +88,9 @@ class Store(BackupRows):
             result.files,
             transfer,
         )
-        # It has the other node's token and is not needed any more.
+        # They have the other node's token or key and are not needed any more.
         self._execute("DELETE FROM orders WHERE transfer = ?", transfer)
+        self._execute("DELETE FROM moves WHERE transfer = ? AND direction = 'out'", transfer)
 
     def transfers(self) -> list[TransferRecord]:
         """Return all transfers, oldest first."""
@@ -318,6 +319,8 @@ class Store(BackupRows):
             "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?", now - KEPT
         )
         self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
+        # Those to this node stay as long as their transfers: a source may still ask how it ended.
+        self._execute("DELETE FROM moves WHERE transfer NOT IN (SELECT id FROM transfers)")
         self._delete_before("tokens", "expires", now - TOKENS_KEPT)
         self._delete_before("denied", "at", now - KEPT)
         self._execute(
