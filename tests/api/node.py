@@ -20,11 +20,10 @@ from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
 from wingsd.activity import ActivityRecorder
-from wingsd.api import backup_paths, file_paths, server_paths
+from wingsd.api import backup_paths, file_paths, server_paths, transfer_paths
 from wingsd.api import node as api_node
-from wingsd.api import transfers as api_transfers
 from wingsd.api.revocations import Revocations
-from wingsd.api.routes import DIRECT_TRANSFER, RESTORE, UPDATE, ApiRoot, InterfaceEndpoint
+from wingsd.api.routes import RESTORE, UPDATE, ApiRoot, InterfaceEndpoint
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
@@ -297,8 +296,8 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             *file_paths.endpoints(
                 config, servers, used["files"], used["file_tasks"], used["pulls"]
             ),
-            *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
-            partial(DIRECT_TRANSFER, config, direct, database),
+            *transfer_paths.endpoints(config, servers, receiver, sender, streams, direct),
+            transfer_paths.direct_endpoint(config, direct, database),
         ]
     )
 

@@ -31,7 +31,6 @@ from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
-from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.recovery import clear_leftovers
 
@@ -95,8 +94,6 @@ class _LossyRequest(StreamingRequest):
 class NodeInProcess(Harness):
     """A node in `directory`, which listens; its files outlive it."""
 
-    slots: DeferredSemaphore
-
     def __init__(
         self,
         directory: Path,
@@ -128,10 +125,9 @@ class NodeInProcess(Harness):
     def _loses(self, request: StreamingRequest) -> bool:
         return self.lose(request)
 
-    def _make_extraction(self) -> Extraction:
-        extraction = super()._make_extraction()
-        self.slots = extraction.slots
-        return extraction
+    @property
+    def slots(self) -> DeferredSemaphore:
+        return self._incoming.get().extraction.slots
 
     def _make_uploader(self) -> Uploader:
         return attrs.evolve(super()._make_uploader(), slots=DeferredSemaphore(2), max_streams=0)

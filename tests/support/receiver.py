@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.task import deferLater
 
 from tests.support.backups import without_catalogues
@@ -235,9 +235,6 @@ SINGLE = SingleUpload()
 class Receiver(Harness):
     """A node that receives; `transfers` are its incoming ones."""
 
-    storage: IncomingStorage
-    extraction: Extraction
-
     def __init__(
         self, directory: Path, workers: Workers, *, durable: bool = True, family: str = PTERODACTYL
     ) -> None:
@@ -252,17 +249,20 @@ class Receiver(Harness):
         super().__init__(config, workers, _Panel(recorder), self.environment, _Servers(recorder))
         self.staging.prepare()
         self.transfers = self.receiver
-        self.slots = self.extraction.slots
         events = TransferEvents(self.bus, UUID)
         self.states, self.lines = events.states, events.lines
 
-    def _make_incoming_storage(self) -> IncomingStorage:
-        self.storage = super()._make_incoming_storage()
-        return self.storage
+    @property
+    def storage(self) -> IncomingStorage:
+        return self._incoming.get().storage
 
-    def _make_extraction(self) -> Extraction:
-        self.extraction = super()._make_extraction()
-        return self.extraction
+    @property
+    def extraction(self) -> Extraction:
+        return self._incoming.get().extraction
+
+    @property
+    def slots(self) -> DeferredSemaphore:
+        return self.extraction.slots
 
     async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
         """Receive an upload that fails with an error of `kind`; return that."""

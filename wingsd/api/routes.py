@@ -13,12 +13,13 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.api import node, system, transfers
+from wingsd.api import node, system
 from wingsd.api.backup_paths import BACKUP_PATHS
 from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.resource import Public
 from wingsd.api.server_paths import SERVER_PATHS
+from wingsd.api.transfer_paths import TRANSFER_PATHS
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.listener import HttpListener, tcp_endpoint
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from wingsd.metrics.exposition import Exposition
 
 __all__ = [
-    "DIRECT_TRANSFER",
     "RESTORE",
     "UPDATE",
     "ApiRoot",
@@ -59,7 +59,6 @@ class InterfaceEndpoint(Public):
         return _encoded_interface()
 
 
-DIRECT_TRANSFER = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
 UPDATE = LaterEndpoint("update", "UpdateEndpoint")
 RESTORE = LaterEndpoint("backup_restores", "RestoreEndpoint")
 _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
@@ -82,10 +81,7 @@ _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
     **BACKUP_PATHS,
     **FILE_PATHS,
     "/api/servers/{uuid}/backup/{backup}/restore": RESTORE,
-    "/api/servers/{uuid}/transfer": transfers.OutgoingEndpoint,
-    "/api/transfers": transfers.TransfersEndpoint,
-    "/api/transfers/{uuid}": transfers.IncomingEndpoint,
-    "/api/transfers/{uuid}/by-hand": DIRECT_TRANSFER,
+    **TRANSFER_PATHS,
     **SIGNED_PATHS,
     "/openapi.json": InterfaceEndpoint,
 }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -36,27 +35,9 @@ __all__ = [
     "IncomingEndpoint",
     "OutgoingEndpoint",
     "TransfersEndpoint",
-    "endpoints",
 ]
 
 Uuid = Annotated[str, Keywords(format="uuid")]
-
-
-def endpoints(
-    config: Config,
-    servers: Servers,
-    receiver: IncomingTransfers,
-    sender: OutgoingTransfers,
-    streams: StreamGroups,
-    direct: IncomingDirectTransfers,
-    bucket: TokenBucket | None = None,
-) -> list[partial[Any]]:
-    """Return the endpoints of this module. `bucket` limits the rate of all uploads together."""
-    return [
-        partial(TransfersEndpoint, config, receiver, streams, direct, bucket),
-        partial(IncomingEndpoint, config, receiver),
-        partial(OutgoingEndpoint, config, servers, sender),
-    ]
 
 
 @attrs.frozen(eq=False, repr=False)

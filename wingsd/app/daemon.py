@@ -37,7 +37,6 @@ from wingsd.sftp.listener import SftpListener
 from wingsd.statedb import RestoreRecord, StateDatabase, StateDatabaseError, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
@@ -50,6 +49,7 @@ from wingsd.util.text import readable_size
 if TYPE_CHECKING:
     from wingsd.files.pulls import Pulls
     from wingsd.restores.manager import Restores
+    from wingsd.transfers.incoming.multistream import StreamGroups
 
 __all__ = ["Listeners", "Node", "NodeServers", "NodeStorage", "NodeTransfers", "summary"]
 
@@ -149,7 +149,7 @@ class NodeTransfers:
 
     receiver: IncomingTransfers
     sender: OutgoingTransfers
-    streams: StreamGroups
+    streams: Later[StreamGroups]
     direct: DirectTransfers
     callbacks: CallbackQueue
     recovery: Callable[[list[TransferRecord]], Recovery]
@@ -320,7 +320,8 @@ class Node(Service):
         sftp = Deferred.fromCoroutine(listeners.sftp.stop())
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
-        transfers.streams.stop()
+        if transfers.streams.made is not None:
+            transfers.streams.made.stop()
         made = (self._storage.restores.made, self._pulls.made)
         others = [Deferred.fromCoroutine(each.stop()) for each in made if each is not None]
         await DeferredList([transfers.receiver.stop(), transfers.sender.stop(), *others, sftp])

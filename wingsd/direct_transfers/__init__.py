@@ -6,13 +6,6 @@ it asks for the outcome by the token. Of an arrival and a cancellation the first
 """
 
 from wingsd.direct_transfers.description import DirectServers
-from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.direct_transfers.manager import DirectTransfers
-from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 
-__all__ = [
-    "DirectServers",
-    "DirectTransfers",
-    "IncomingDirectTransfers",
-    "OutgoingDirectTransfers",
-]
+__all__ = ["DirectServers", "DirectTransfers"]

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import attrs
 from twisted.logger import Logger
 
 from wingsd.direct_transfers.description import DirectServers
-from wingsd.direct_transfers.incoming import DirectReceiving, IncomingDirectTransfers
-from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 from wingsd.errors import StorageError
 from wingsd.statedb import TransferRecord
+from wingsd.util.later import Later
+
+if TYPE_CHECKING:
+    from wingsd.direct_transfers.incoming import DirectReceiving, IncomingDirectTransfers
+    from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 
 __all__ = ["DirectTransfers"]
 
 
-@attrs.frozen(eq=False, repr=False)
 class DirectTransfers:
-    """The direct transfers to and from this node. It is the `DirectRecovery`, too."""
+    """The direct transfers to and from this node. It is the `DirectRecovery`, too.
 
-    servers: DirectServers
-    incoming: IncomingDirectTransfers
-    outgoing: OutgoingDirectTransfers
+    A node that has none saves what they import.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        servers: DirectServers,
+        incoming: Later[IncomingDirectTransfers],
+        outgoing: Later[OutgoingDirectTransfers],
+    ) -> None:
+        self.servers = servers
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    @property
+    def incoming(self) -> IncomingDirectTransfers:
+        """Those to this node. Raises the error of `Later.get`."""
+        return self._incoming.get()
+
+    @property
+    def outgoing(self) -> OutgoingDirectTransfers:
+        """Those from this node. Raises the error of `Later.get`."""
+        return self._outgoing.get()
 
     async def load(self, unfinished: Sequence[TransferRecord]) -> None:
         """Make the servers known that direct transfers have brought. Raises `StorageError`."""
@@ -33,7 +56,7 @@ class DirectTransfers:
         try:
             await self.servers.release_to_panel()
         except StorageError as error:
-            _log.error("{error}", error=error)
+            self._log.error("{error}", error=error)
 
     @property
     def outcomes(self) -> OutgoingDirectTransfers:
@@ -46,8 +69,6 @@ class DirectTransfers:
 
     def cancel(self, server: str) -> bool:
         """Stop expecting a server, and asking about it; return whether either was so."""
-        expected = self.incoming.cancel(server)
-        return self.outgoing.cancel(server) or expected
-
-
-_log = Logger()
+        made = (self._incoming.made, self._outgoing.made)
+        cancelled = [each.cancel(server) for each in made if each is not None]
+        return any(cancelled)

@@ -6,12 +6,10 @@ import time
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from wingsd.api import backup_paths, file_paths, server_paths
+from wingsd.api import backup_paths, file_paths, server_paths, transfer_paths
 from wingsd.api import node as api_node
-from wingsd.api import transfers as api_transfers
 from wingsd.api.revocations import Revocations
 from wingsd.api.routes import (
-    DIRECT_TRANSFER,
     RESTORE,
     UPDATE,
     ApiRoot,
@@ -176,13 +174,13 @@ class HttpWiring(SftpWiring):
         return file_paths.signed_endpoints(self._config, urls, self.file_work, archives, activity)
 
     def _transfer_endpoints(self) -> list[partial[Any]]:
-        config, incoming = self._config, self.direct_transfers.incoming
+        config, incoming = self._config, self._incoming_direct
         bucket = self._bucket(config.system.transfers.download_limit)
         return [
-            *api_transfers.endpoints(
+            *transfer_paths.endpoints(
                 config, self.servers, self.receiver, self.sender, self.streams, incoming, bucket
             ),
-            partial(DIRECT_TRANSFER, config, incoming, self.database),
+            transfer_paths.direct_endpoint(config, incoming, self.database),
         ]
 
     def _make_exposition(self) -> Exposition | None:

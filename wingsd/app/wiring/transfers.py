@@ -12,24 +12,16 @@ from wingsd.app.wiring.servers import ServersWiring
 from wingsd.archive import ArchiveLimits, Compression
 from wingsd.backups.local import Removal
 from wingsd.config import Config
-from wingsd.direct_transfers import (
-    DirectServers,
-    DirectTransfers,
-    IncomingDirectTransfers,
-    OutgoingDirectTransfers,
-)
+from wingsd.direct_transfers import DirectServers, DirectTransfers
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.peer.tls import peer_tls
 from wingsd.transfers.recovery import PanelOutcomes, Recovery
 from wingsd.transfers.step_log import StepLogs
-from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
@@ -37,8 +29,14 @@ from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
+    from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+    from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
+    from wingsd.transfers.incoming.factory import IncomingTransferFactory
+    from wingsd.transfers.incoming.multistream import StreamGroups
+    from wingsd.transfers.incoming.uploads import Extraction
     from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
     from wingsd.transfers.outgoing.upload import Uploader
+    from wingsd.transfers.storage.incoming import IncomingStorage
 
 __all__ = ["TransfersWiring"]
 
@@ -66,27 +64,31 @@ class TransfersWiring(ServersWiring):
             self.panel, self.callbacks, reactor, config.family, transfers.answer_grace
         )
         self._peers = Peers(reactor, peer_tls(transfers.ca_file))
-        self.receiver = self._make_receiver()
-        self.streams = StreamGroups(self.receiver, self.database, transfers.streams, reactor)
+        self._incoming = Later(self._make_incoming_factory)
+        self.receiver = IncomingTransfers(self._coordinators, self._incoming, transfers)
+        self.streams = Later(self._make_streams)
         self._source_storage = self._make_source_storage()
         self._source_servers = self._make_source_servers()
         self._outgoing = Later(self._make_outgoing_factory)
-        self.sender = self._make_sender()
+        self.sender = OutgoingTransfers(reactor, self._coordinators, self._outgoing)
         self.direct_transfers = self._make_direct_transfers()
 
-    def _make_receiver(self) -> IncomingTransfers:
-        return IncomingTransfers(
-            coordinators=self._coordinators,
+    def _make_incoming_factory(self) -> IncomingTransferFactory:
+        # Here, like those below, since a node that receives no servers saves what these import.
+        from wingsd.transfers.incoming.factory import IncomingTransferFactory  # noqa: PLC0415
+
+        return IncomingTransferFactory(
             step_logs=self._step_logs,
             storage=self._make_incoming_storage(),
             extraction=self._make_extraction(),
             environment=self._environment,
             servers=self.servers,
             reactor=self._reactor,
-            limits=self._config.system.transfers,
         )
 
     def _make_incoming_storage(self) -> IncomingStorage:
+        from wingsd.transfers.storage.incoming import IncomingStorage  # noqa: PLC0415
+
         return IncomingStorage(
             staging=self.staging,
             backups=self.backups,
@@ -98,6 +100,8 @@ class TransfersWiring(ServersWiring):
         )
 
     def _make_extraction(self) -> Extraction:
+        from wingsd.transfers.incoming.uploads import Extraction  # noqa: PLC0415
+
         transfers = self._config.system.transfers
         return Extraction(
             workers=self.pools.extractors,
@@ -107,6 +111,12 @@ class TransfersWiring(ServersWiring):
             form=transfers.form,
             reactor=self._reactor,
         )
+
+    def _make_streams(self) -> StreamGroups:
+        from wingsd.transfers.incoming.multistream import StreamGroups  # noqa: PLC0415
+
+        limits = self._config.system.transfers.streams
+        return StreamGroups(self.receiver, self.database, limits, self._reactor)
 
     def _make_source_storage(self) -> SourceStorage:
         system = self._config.system
@@ -128,11 +138,7 @@ class TransfersWiring(ServersWiring):
             database=self.database,
         )
 
-    def _make_sender(self) -> OutgoingTransfers:
-        return OutgoingTransfers(self._reactor, self._coordinators, self._outgoing)
-
     def _make_outgoing_factory(self) -> OutgoingTransferFactory:
-        # Here, since a node that sends no servers saves what these import.
         from wingsd.transfers.outgoing.factory import OutgoingTransferFactory  # noqa: PLC0415
 
         return OutgoingTransferFactory(
@@ -145,7 +151,7 @@ class TransfersWiring(ServersWiring):
         )
 
     def _make_uploader(self) -> Uploader:
-        from wingsd.transfers.outgoing.upload import Uploader  # noqa: PLC0415 (as above)
+        from wingsd.transfers.outgoing.upload import Uploader  # noqa: PLC0415
 
         transfers = self._config.system.transfers
         return Uploader(
@@ -159,17 +165,37 @@ class TransfersWiring(ServersWiring):
         )
 
     def _make_direct_transfers(self) -> DirectTransfers:
-        config, database = self._config, self.database
-        pool = config.system.transfers.storage_pool.name
-        servers = DirectServers(self.servers, database, self._bus, self.pools.disk, pool)
-        incoming = IncomingDirectTransfers(servers, self.receiver, database, config, time.time)
-        self.live.follow(incoming.use)
-        return DirectTransfers(
-            servers,
-            incoming,
-            OutgoingDirectTransfers(
-                servers, self.servers, self.sender, database, self._peers, self._reactor
-            ),
+        pool = self._config.system.transfers.storage_pool.name
+        self._direct_servers = DirectServers(
+            self.servers, self.database, self._bus, self.pools.disk, pool
+        )
+        self._incoming_direct = incoming = Later(self._make_incoming_direct)
+
+        def use(config: Config) -> None:
+            if incoming.made is not None:
+                incoming.made.use(config)
+
+        self.live.follow(use)
+        return DirectTransfers(self._direct_servers, incoming, Later(self._make_outgoing_direct))
+
+    def _make_incoming_direct(self) -> IncomingDirectTransfers:
+        from wingsd.direct_transfers.incoming import IncomingDirectTransfers  # noqa: PLC0415
+
+        config = self.live.current
+        return IncomingDirectTransfers(
+            self._direct_servers, self.receiver, self.database, config, time.time
+        )
+
+    def _make_outgoing_direct(self) -> OutgoingDirectTransfers:
+        from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers  # noqa: PLC0415
+
+        return OutgoingDirectTransfers(
+            self._direct_servers,
+            self.servers,
+            self.sender,
+            self.database,
+            self._peers,
+            self._reactor,
         )
 
     def make_recovery(self, unfinished: list[TransferRecord]) -> Recovery:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from wingsd.config import TransfersConfig
-from wingsd.docker import Environment
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, TransferCancelled
-from wingsd.servers import Servers
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.errors import TooManyTransfers, TransferNotActive
-from wingsd.transfers.incoming.transfer import IncomingTransfer
-from wingsd.transfers.incoming.uploads import Extraction
-from wingsd.transfers.step_log import StepLogs
-from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.table import TransferTable, all_over
 from wingsd.util.deferreds import when_fired
+from wingsd.util.later import Later
+
+if TYPE_CHECKING:
+    from wingsd.transfers.incoming.factory import IncomingTransferFactory
+    from wingsd.transfers.incoming.transfer import IncomingTransfer
 
 __all__ = ["IncomingTransfers"]
 
 
-class IncomingTransfers(TransferTable[IncomingTransfer]):
+class IncomingTransfers(TransferTable["IncomingTransfer"]):
     """All transfers to this node, at most one for each server.
 
     `limits` has how many servers are received at the same time, and how many may wait.
@@ -33,22 +31,12 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
     def __init__(
         self,
         coordinators: PanelCoordinators,
-        step_logs: StepLogs,
-        storage: IncomingStorage,
-        extraction: Extraction,
-        environment: Environment,
-        servers: Servers,
-        reactor: IReactorTime,
+        factory: Later[IncomingTransferFactory],
         limits: TransfersConfig,
     ) -> None:
         super().__init__()
         self._coordinators = coordinators
-        self._step_logs = step_logs
-        self._storage = storage
-        self._extraction = extraction
-        self._environment = environment
-        self._servers = servers
-        self._reactor = reactor
+        self._factory = factory
         self._most = limits.concurrent + limits.waiting
         self._stall_timeout = limits.stall_timeout
         self._stopping = False
@@ -61,7 +49,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         The Panel coordinates it, unless another `coordinator` is given. The transfer waits until
         an earlier one that has failed is cleaned up. Raises `ServerAlreadyExists` while one is
         under way, `TooManyTransfers` while there are as many as may be, `DaemonStopping` after
-        `stop`.
+        `stop`, and the error of `Later.get`.
         """
         if self._stopping:
             raise DaemonStopping
@@ -87,7 +75,8 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         self, server: str, pool: str, mark: str, backups_mark: str
     ) -> Deferred[list[str]]:
         """Return what the sender of a server is answered about its storage pool and its marks."""
-        return self._storage.pool_features(server, pool, mark, backups_mark)
+        storage = self._factory.get().storage
+        return storage.pool_features(server, pool, mark, backups_mark)
 
     def _prospects(self, transfer: IncomingTransfer) -> str:
         """Return since when a transfer is under way, and when it ends if its sender is gone."""
@@ -108,16 +97,8 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         Deferred.fromCoroutine(transfer.resume(entry))
 
     def _begin(self, server: str, coordinator: ReceivingCoordinator | None) -> IncomingTransfer:
-        transfer = IncomingTransfer(
-            server,
-            coordinator or self._coordinators.receiving(server),
-            self._step_logs,
-            self._storage,
-            self._extraction,
-            self._environment,
-            self._servers,
-            self._reactor,
-        )
+        coordinator = coordinator or self._coordinators.receiving(server)
+        transfer = self._factory.get().make(server, coordinator)
         self._add(server, transfer)
         return transfer
 

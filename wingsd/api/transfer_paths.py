@@ -1,0 +1,57 @@
+"""The paths of transfers to this node and from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wingsd.api.later import LaterEndpoint
+from wingsd.config import Config
+from wingsd.servers.registry import Servers
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import TokenBucket
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.util.later import Later
+
+if TYPE_CHECKING:
+    from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+    from wingsd.transfers.incoming.multistream import StreamGroups
+
+__all__ = ["TRANSFER_PATHS", "direct_endpoint", "endpoints"]
+
+_SENDING = LaterEndpoint("transfers", "OutgoingEndpoint")
+_UPLOADS = LaterEndpoint("transfers", "TransfersEndpoint")
+_RECEIVING = LaterEndpoint("transfers", "IncomingEndpoint")
+_DIRECT = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
+TRANSFER_PATHS: Mapping[str, LaterEndpoint] = {
+    "/api/servers/{uuid}/transfer": _SENDING,
+    "/api/transfers": _UPLOADS,
+    "/api/transfers/{uuid}": _RECEIVING,
+    "/api/transfers/{uuid}/by-hand": _DIRECT,
+}
+
+
+def endpoints(
+    config: Config,
+    servers: Servers,
+    receiver: IncomingTransfers,
+    sender: OutgoingTransfers,
+    streams: Later[StreamGroups],
+    direct: Later[IncomingDirectTransfers],
+    bucket: TokenBucket | None = None,
+) -> list[partial[Any]]:
+    """Return all but `direct_endpoint`. `bucket` limits the rate of all uploads together."""
+    return [
+        partial(_UPLOADS, config, receiver, streams, direct, bucket),
+        partial(_RECEIVING, config, receiver),
+        partial(_SENDING, config, servers, sender),
+    ]
+
+
+def direct_endpoint(
+    config: Config, direct: Later[IncomingDirectTransfers], database: StateDatabase
+) -> partial[Any]:
+    """Return the endpoint of one direct transfer, for its source."""
+    return partial(_DIRECT, config, direct, database)
