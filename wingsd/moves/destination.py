@@ -106,7 +106,8 @@ class MoveDestination:
     @property
     def durable(self) -> int:
         """The highest number up to which all batches are on stable storage."""
-        return min(self._undurable, default=self.received.upto + 1) - 1
+        upto = self.received.upto
+        return min(upto, min(self._undurable, default=upto + 1) - 1)
 
     @property
     def ledger_size(self) -> int:
