@@ -6,8 +6,10 @@
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
-# COUNT=...                 how many kills of each kind, in place of 100, or races of each, of 10,000
-# SEED=...                  the seed of the kills or races, the same for the same kills
+# COUNT=...                 how many kills of each kind, in place of 100, races of each, of 10,000, or
+#                           power losses on each file system, of 300
+# SEED=...                  the seed of kills, races or power losses, the same for the same ones
+# FS=...                    the only file system on which the power fails: ext4, xfs or btrfs
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
 #                           restores, pool, uploading or streaming; of races the only action, such
 #                           as KIND="copy to"
@@ -28,7 +30,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test browser kills races quotas fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test browser kills races power quotas fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -55,6 +57,10 @@ kills: ## kill nodes in the middle of transfers, and check that nothing is lost
 races: ## use files while another process swaps links, and check that nothing outside is touched
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.races $(if $(KIND),"$(KIND)") $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+power: ## have the power fail in the middle of moves, and check what was told durable (root)
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.power $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 quotas: ## check project quotas of ext4 and XFS in a virtual machine, also with a real daemon
 	@$(PREPARE) quotas

@@ -1,0 +1,44 @@
+"""A short sample of `make power`: the power fails in the middle of moves on each file system."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.power.log import Kind, note, write_lost
+from tests.power.losses import lose_power
+from tests.power.moved import Broken
+
+LOSSES = 6
+
+
+@pytest.mark.parametrize("file_system", ["ext4", "xfs", "btrfs"])
+def test_what_was_told_durable_survives_a_power_loss(file_system: str) -> None:
+    assert lose_power(file_system, LOSSES, seed=1).pages
+
+
+def test_a_destination_that_flushes_nothing_is_found_out() -> None:
+    with pytest.raises(Broken):
+        lose_power("ext4", LOSSES, seed=1, flushes=False)
+
+
+def test_a_disk_has_what_was_flushed_and_any_of_the_rest(tmp_path: Path) -> None:
+    log, disk = tmp_path / "log", tmp_path / "disk"
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    note(fd, Kind.WRITE, 0, b"a" * 8192)
+    note(fd, Kind.FLUSH, 0, b"")
+    note(fd, Kind.WRITE, 4096, b"b" * 8192)
+    middle = os.fstat(fd).st_size
+    note(fd, Kind.WRITE, 0, b"c" * 8192)
+    os.close(fd)
+    found = set()
+    for seed in range(40):
+        disk.write_bytes(bytes(16384))
+        made = os.open(disk, os.O_RDWR)
+        write_lost(made, log, middle, 0.5, random.Random(seed))
+        os.close(made)
+        found.add(disk.read_bytes()[::4096])
+    assert found == {b"aa\0\0", b"ab\0\0", b"aab\0", b"abb\0"}
