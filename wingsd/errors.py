@@ -115,6 +115,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         SettingsInvalid              422  docker/container
       FiguresUnavailable             500  node/errors
       HandleInvalid                  500  sftp/server/handles
+      HeldTreeInvalid                502  moves/errors
       HostKeyUnusable                500  sftp/host_key
       InstallationFailed             500  servers/installation
       PanelError                     500  panel/http_client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from wingsd.moves.contents import ContentReader
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import ShapeMissing
 from wingsd.moves.filling import Batch, BatchFiller
+from wingsd.moves.held import HeldTree
 from wingsd.moves.plan import plan
 from wingsd.moves.scan import scan
+from wingsd.moves.snapshot import held_bytes
 from wingsd.moves.tree import FileNode, MoveLimits, MoveTree
 from wingsd.moves.zstd import deflated
 
@@ -57,6 +59,27 @@ class Source:
         return batches
 
 
+def resume(
+    to: MoveDestination,
+    root: Path,
+    size: int = 256 << 10,
+    move: bytes | None = None,
+    wrong: Iterable[bytes] = (),
+) -> Source:
+    """Have a destination begin a round; return a source that knows of it what it tells."""
+    told = to.rebase(move, wrong)
+    held = HeldTree(LIMITS)
+    for number in range(1, told.pages + 1):
+        held.add(to.page(number))
+    source = Source(size, root)
+    source.sent = held.finish(told.file)
+    assert held_bytes(source.sent) == told.bytes
+    source.filler = BatchFiller(
+        size, number=told.next - 1, in_round=told.round - 1, shape=told.shape
+    )
+    return source
+
+
 class Destination:
     """A destination in a directory: `tree`, `aside` and `ledger`. It can be opened again."""
 
@@ -64,6 +87,7 @@ class Destination:
         self.place = place
         self.tree = place / "tree"
         self.limits = limits
+        self.move = MOVE
         self.boot = BOOT
         self.write: Callable[[int, bytes], int] = os.write
         self.synced: Callable[[], object] = lambda: None
@@ -90,7 +114,7 @@ class Opened:
                 closing(TreeApplier(fds[0], fds[1], None, OpenatOpener()))
             )
             opened = MoveDestination.open(
-                str(of.place / "ledger"), (MOVE, of.boot), of.limits, applier, of.sync, of.write
+                str(of.place / "ledger"), (of.move, of.boot), of.limits, applier, of.sync, of.write
             )
             self.of = self._stack.enter_context(closing(opened))
         except BaseException:
@@ -117,7 +141,9 @@ def feed(
         for piece in pieces:
             for event in reader.feed(piece):
                 if not isinstance(event, Index):
-                    to.write(event)
+                    if begun is None:
+                        return False
+                    to.write(begun, event)
                 elif event.kind is BatchKind.DATA:
                     if not to.begin(event):
                         return False

@@ -61,7 +61,7 @@ def test_batches_of_different_blocks_are_received_at_once(destination: Destinati
             to.begin(shape(5, 1, GoneFrame(b"f")))
         for index, content in ((SECOND, DATA[:4096]), (FIRST, DATA[:8192])):
             for run in runs(index, content):
-                to.write(run)
+                to.write(index, run)
             to.end(index)
             # of 2, none has arrived when 3 has
             assert to.durable == 1

@@ -22,9 +22,9 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType, portions
+from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType
 from wingsd.moves.recovery import recover
-from wingsd.moves.snapshot import snapshot
+from wingsd.moves.snapshot import parts, snapshot
 from wingsd.moves.tree import MoveTree
 
 
@@ -126,8 +126,9 @@ def test_a_snapshot_is_the_same_tree(tree: MoveTree) -> None:
     done(tree, ZeroFrame(4, 0, 768))
     apply_shape(tree, HardFrame(b"a/hard", b"sparse"))
     writer = LedgerWriter()
-    records = [writer.header(b"m" * 16), writer.state(LedgerState(3, 20, 9, 15, bytes(32)))]
-    records += [writer.record(RecordType.PART, part) for part in portions(snapshot(tree))]
+    state = LedgerState(3, 20, 9, 15, bytes(32)).encode()
+    records = [writer.header(b"m" * 16), writer.record(RecordType.STATE, state)]
+    records += [writer.record(RecordType.PART, part) for part in parts(tree)]
     records.append(writer.record(RecordType.END))
     found = recover(LedgerReader(records), b"b" * 16, LIMITS)
     assert found.tree.root() == tree.root()

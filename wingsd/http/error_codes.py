@@ -83,6 +83,7 @@ ERROR_CODES = (
     "move-batch-invalid",
     "move-file-changed",
     "move-frame-refused",
+    "move-held-tree-invalid",
     "move-ledger-damaged",
     "move-ledger-version-unknown",
     "move-root-mismatch",

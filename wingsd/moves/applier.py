@@ -189,6 +189,16 @@ class TreeApplier:
         os.close(fd)
         return None
 
+    def empty_slots(self) -> None:
+        """Remove the files that wait without a path."""
+        try:
+            for name in os.listdir(self._aside):
+                os.unlink(name, dir_fd=self._aside)
+        except OSError as error:
+            raise StorageError(
+                f"files taken out of the tree could not be removed: {disk_advice(error)}"
+            ) from error
+
     def finish(self, tree: MoveTree) -> None:
         """Give files and directories their modes and times, the deepest directories first."""
         self._close_file()

@@ -146,8 +146,10 @@ def index_length(head: bytes) -> tuple[int, bytes]:
     return length, digest
 
 
-def decode_index(raw: bytes, digest: bytes | None = None) -> Index:
+def decode_index(raw: bytes, digest: bytes | None = None, *, most_data: int = MAX_DATA) -> Index:
     """Return the index of its bytes; with `digest` after it was compared.
+
+    `most_data` is how many bytes may belong to its frames.
 
     Raises BatchInvalid, BatchDamaged and FrameRefused.
     """
@@ -164,7 +166,7 @@ def decode_index(raw: bytes, digest: bytes | None = None) -> Index:
     if not 0 < count <= MAX_FRAMES:
         raise invalid(f"it has {count} frames")
     kind = BatchKind(kind_value)
-    checks = _Checks(kind)
+    checks = _Checks(kind, most_data)
     frames: list[Frame] = []
     at = _INDEX.size
     for _ in range(count):
@@ -179,8 +181,9 @@ def decode_index(raw: bytes, digest: bytes | None = None) -> Index:
 class _Checks:
     """What the frames of one batch may not be together."""
 
-    def __init__(self, kind: BatchKind) -> None:
+    def __init__(self, kind: BatchKind, most_data: int) -> None:
         self._is_data = kind is BatchKind.DATA
+        self._most_data = most_data
         self._phase: bool | None = None
         self._paths: set[bytes] = set()
         self._slots: set[int] = set()
@@ -196,8 +199,8 @@ class _Checks:
         else:
             self._add_path(frame)
         self._bytes += frame_bytes(frame)
-        if self._bytes > MAX_DATA:
-            raise invalid(f"it has more than {MAX_DATA} bytes")
+        if self._bytes > self._most_data:
+            raise invalid(f"it has more than {self._most_data} bytes")
 
     def _add_path(self, frame: Shape | WholeFrame) -> None:
         path = frame.path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Protocol
 
 from wingsd.errors import StorageError
@@ -15,23 +16,21 @@ from wingsd.moves.batch import BatchKind, Index
 from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
-from wingsd.moves.frames import Content, Shape, WholeFrame
-from wingsd.moves.ledger import LedgerState, LedgerWriter, RecordType, portions
+from wingsd.moves.frames import Content, WholeFrame
+from wingsd.moves.ledger import NO_ROOT, LedgerState, RecordType
 from wingsd.moves.ledger_file import LedgerFile
-from wingsd.moves.reading_back import FileOpener, differing, is_held
+from wingsd.moves.reading_back import differing, is_held
+from wingsd.moves.rebasing import Resumption, ShapeApplier, drop_incomplete, forget_wrong
 from wingsd.moves.received import ReceivedBatches
 from wingsd.moves.recovery import Recovered
-from wingsd.moves.snapshot import snapshot
+from wingsd.moves.snapshot import held_bytes, parts
 from wingsd.moves.tree import MoveLimits, MoveTree
 
 __all__ = ["Applier", "MoveDestination"]
 
 
-class Applier(FileOpener, Protocol):
+class Applier(ShapeApplier, Protocol):
     """What writes the tree: `applier.TreeApplier`."""
-
-    def shape(self, frame: Shape, *, makes: bool, again: bool) -> None:
-        """Apply a shape frame; `again` where it may have been applied before."""
 
     def content(self, run: BlockRun, tree: MoveTree) -> None:
         """Write blocks that have arrived."""
@@ -145,13 +144,15 @@ class MoveDestination:
         self._is_partial = False
         return True
 
-    def write(self, run: BlockRun) -> None:
-        """Write blocks of a batch that was begun."""
+    def write(self, index: Index, run: BlockRun) -> None:
+        """Write blocks of a batch that was begun. Raises BatchConflict where `rebase` ended it."""
+        self._check_begun(index)
         self._applier.content(run, self.tree)
 
     def end(self, index: Index) -> None:
-        """End a data batch, all of which was written."""
+        """End a data batch, all of which was written. Raises BatchConflict as `write`."""
         self._check_usable()
+        self._check_begun(index)
         for frame in index.contents:
             done(self.tree, frame)
         self._ledger.append_numbers(RecordType.DONE, index.number)
@@ -161,7 +162,8 @@ class MoveDestination:
 
     def abandon(self, index: Index) -> None:
         """Give a data batch up that has not ended: it may come again, with other contents too."""
-        if self._open.pop(index.number, None) is not None:
+        if self._open.get(index.number) is index:
+            del self._open[index.number]
             self._ledger.append_numbers(RecordType.LOST, index.number)
             self.received.forget(index.number)
 
@@ -204,20 +206,55 @@ class MoveDestination:
         received = self.received
         if self._open or received.upto != received.closed or received.beyond:
             raise BatchConflict("a round is open; the ledger is written anew between rounds")
-        in_round = received.round - 1
+        if in_round := received.round - 1:
+            self._rewrite(in_round, received.closed)
+
+    def rebase(self, move: bytes | None = None, wrong: Iterable[bytes] = ()) -> Resumption:
+        """Give up what is open, and begin a new round with what is held.
+
+        Batches that have not ended are lost, and files that are in slots, or should have come as a
+        whole and did not, are removed. Of the files with the paths `wrong`, which `differing` has
+        found, the blocks that are not as they should be become unknown. The ledger is written
+        anew, with `move` as the id of the move; after a crash it is the old or the new one.
+        Raises StorageError; the move must be opened again then.
+        """
+        self._check_usable()
+        self._is_partial = True
+        if self._is_finished:
+            self._applier.reopen(self.tree)
+            self._is_finished = False
+        self._open.clear()
+        forget_wrong(self._applier, self.tree, wrong)
+        drop_incomplete(self._applier, self.tree)
+        # what the new ledger does not have is gone, and what it has is on stable storage, before
+        self._sync()
+        received, last = self.received, self.received.highest
+        self._ids = (move or self._ids[0], self._ids[1])
+        self._rewrite(received.round, last)
+        received.restore(received.round, last, received.shape)
+        self._undurable.clear()
+        self.roots = {}
+        self._is_partial = False
+        numbers = (received.round, last + 1, received.shape, self.tree.last_number)
+        return Resumption(*numbers, self._ledger.parts, held_bytes(self.tree))
+
+    def page(self, number: int) -> bytes:
+        """Return a page, from 1, of the tree as it was at `rebase`; LookupError for no page."""
+        return self._ledger.part(number)
+
+    def _rewrite(self, in_round: int, last: int) -> None:
+        root = self.roots.get(in_round, NO_ROOT)
+        numbers = (in_round, last, self.tree.last_number, self.received.shape)
         move, boot = self._ids
-
-        def records(writer: LedgerWriter) -> Iterator[bytes]:
-            yield writer.header(move)
-            yield writer.record(RecordType.OPENED, boot)
-            if in_round:
-                numbers = (received.closed, self.tree.last_number, received.shape)
-                yield writer.state(LedgerState(in_round, *numbers, self.roots[in_round]))
-                for part in portions(snapshot(self.tree)):
-                    yield writer.record(RecordType.PART, part)
-                yield writer.record(RecordType.END)
-
-        self._ledger.replace(records)
+        records = chain(
+            [
+                (RecordType.OPENED, boot),
+                (RecordType.STATE, LedgerState(*numbers, root).encode()),
+            ],
+            ((RecordType.PART, part) for part in parts(self.tree)),
+            [(RecordType.END, b"")],
+        )
+        self._ledger.replace(move, records)
 
     def finish(self) -> None:
         """Set modes and times, after the last round; return when all is on stable storage."""
@@ -256,6 +293,10 @@ class MoveDestination:
     def _check_usable(self) -> None:
         if self._is_partial:
             raise StorageError("a batch was applied in part; the move must be resumed")
+
+    def _check_begun(self, index: Index) -> None:
+        if self._open.get(index.number) is not index:
+            raise BatchConflict(f"batch {index.number} was given up meanwhile")
 
     def _check_open(self, index: Index) -> None:
         """Refuse contents that another open batch has, too: which comes last would be chance."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from wingsd.errors import BadRequest, Conflict, StorageError
+from wingsd.errors import BadRequest, Conflict, StorageError, WingsdError
 
 __all__ = [
     "BatchConflict",
     "BatchDamaged",
     "BatchInvalid",
     "FrameRefused",
+    "HeldTreeInvalid",
     "LedgerDamaged",
     "LedgerVersionUnknown",
     "MoveVersionUnknown",
@@ -127,6 +128,20 @@ class SourceFileChanged(StorageError):
             f"{shown} was changed while it was read; find out what writes to the stopped server's "
             "files, and move it again",
             "the server's files changed during the move",
+        )
+
+
+class HeldTreeInvalid(WingsdError):
+    """The destination tells that it holds what it cannot: there is no going on with that (502)."""
+
+    code = "move-held-tree-invalid"
+    status = 502
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "the destination's description of its partial copy is invalid",
+            f"{detail}; remove the partial copy on that node, update both nodes, and move the "
+            "server again",
         )
 
 

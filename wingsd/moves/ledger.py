@@ -14,20 +14,20 @@ from zlib import crc32
 
 from attrs import astuple, frozen
 
-from wingsd.moves.batch import MAX_FRAMES, MAX_INDEX, BatchKind, make_index
+from wingsd.moves.batch import MAX_INDEX
 from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown
-from wingsd.moves.frames import Content, Frame
 
 __all__ = [
     "HEADER",
     "ID",
+    "NO_ROOT",
+    "RECORD_HEAD",
     "VERSION",
     "LedgerReader",
     "LedgerState",
     "LedgerWriter",
     "Record",
     "RecordType",
-    "portions",
 ]
 
 VERSION = 1
@@ -39,14 +39,19 @@ ID = 16
 HEADER = Struct("<8sHH16sI")
 """The file's header: magic, version, two zero bytes, the move's id, the CRC of these."""
 
+NO_ROOT = bytes(32)
+"""Stands for the root of a round that was given up."""
+
 _MAGIC = b"WMVLEDGR"
 _HEAD = Struct("<IB")
 _CRC = Struct("<I")
+RECORD_HEAD = _HEAD.size + _CRC.size
+"""Bytes of a record before its payload."""
+
 _NUMBER = Struct("<Q")
 _ROUND = Struct("<I32s")
 _STATE = Struct("<IQIQ32s")
 _MAX_PAYLOAD = MAX_INDEX
-_PORTION = 1 << 20
 
 
 class RecordType(Enum):
@@ -65,13 +70,17 @@ class RecordType(Enum):
 
 @frozen(repr=False)
 class LedgerState:
-    """What was, after a round that was closed, when the ledger was written anew."""
+    """What was, after a round, when the ledger was written anew: numbers, and the round's root."""
 
     round: int
     batch: int
     number: int
     shape: int
     root: bytes
+
+    def encode(self) -> bytes:
+        """Return the payload of a STATE record."""
+        return _STATE.pack(*astuple(self))
 
 
 @frozen(repr=False)
@@ -142,10 +151,6 @@ class LedgerWriter:
         """Return a ROUND record."""
         return self.record(RecordType.ROUND, _ROUND.pack(in_round, root))
 
-    def state(self, state: LedgerState) -> bytes:
-        """Return a STATE record."""
-        return self.record(RecordType.STATE, _STATE.pack(*astuple(state)))
-
 
 class LedgerReader:
     """Reads records from the bytes of a ledger, in pieces of any size.
@@ -170,8 +175,7 @@ class LedgerReader:
         if header is None:
             return
         self._header(header)
-        size = _HEAD.size + _CRC.size
-        while (head := self._take(size)) is not None:
+        while (head := self._take(RECORD_HEAD)) is not None:
             length, kind = _HEAD.unpack_from(head)
             chain = crc32(head[: _HEAD.size], self.chain)
             if _CRC.pack(chain) != head[_HEAD.size :] or length > _MAX_PAYLOAD:
@@ -185,7 +189,7 @@ class LedgerReader:
                 raise self._damaged("a record does not fit its CRC")
             if kind not in _TYPES:
                 raise self._damaged(f"a record has the unknown type {kind}")
-            self.chain, self.end = chain, self.end + size + len(body)
+            self.chain, self.end = chain, self.end + RECORD_HEAD + len(body)
             yield Record(RecordType(kind), payload, self.end)
 
     def _header(self, header: bytes) -> None:
@@ -213,27 +217,3 @@ class LedgerReader:
 
 
 _TYPES = frozenset(each.value for each in RecordType)
-
-
-def portions(frames: Iterable[Frame]) -> Iterator[bytes]:
-    """Yield the indexes of a snapshot's frames, of one kind each, in records of about a MiB."""
-    gathered: list[Frame] = []
-    size = 0
-    for frame in frames:
-        is_data = isinstance(frame, Content)
-        if gathered and (
-            size >= _PORTION
-            or len(gathered) >= MAX_FRAMES
-            or isinstance(gathered[0], Content) is not is_data
-        ):
-            yield _part(gathered)
-            gathered, size = [], 0
-        gathered.append(frame)
-        size += len(frame.encode())
-    if gathered:
-        yield _part(gathered)
-
-
-def _part(frames: list[Frame]) -> bytes:
-    kind = BatchKind.DATA if isinstance(frames[0], Content) else BatchKind.SHAPE
-    return make_index(kind, 1, 1, 0, frames).raw

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from zlib import crc32
 
 from wingsd.errors import StorageError
 from wingsd.moves.errors import LedgerDamaged
-from wingsd.moves.ledger import LedgerReader, LedgerWriter, RecordType
+from wingsd.moves.ledger import HEADER, RECORD_HEAD, LedgerReader, LedgerWriter, RecordType
 from wingsd.moves.recovery import Recovered, recover
 from wingsd.moves.tree import MoveLimits
 from wingsd.util.text import disk_advice
@@ -35,6 +36,8 @@ class LedgerFile:
         self._is_usable = True
         #: Bytes of the file.
         self.size = 0
+        #: The PART records of the last `replace`: position of the payload, length, CRC.
+        self._parts: list[tuple[int, int, int]] = []
 
     @classmethod
     def open(
@@ -61,6 +64,27 @@ class LedgerFile:
         except BaseException:
             ledger.close()
             raise
+
+    @staticmethod
+    def move_of(path: str) -> bytes | None:
+        """Return the id of the move that a ledger is of; None where there is no ledger yet.
+
+        Raises StorageError, LedgerDamaged and LedgerVersionUnknown.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failed(path, error) from error
+        try:
+            reader = LedgerReader([os.pread(fd, HEADER.size, 0)])
+        except OSError as error:
+            raise _failed(path, error) from error
+        finally:
+            os.close(fd)
+        next(reader.records(), None)
+        return reader.move
 
     def _recover(self, move: bytes, boot: bytes, limits: MoveLimits) -> Recovered:
         reader = LedgerReader(self._pieces())
@@ -96,18 +120,23 @@ class LedgerFile:
         self._append(self._writer.closed(in_round, root))
         self._flush()
 
-    def replace(self, records: Callable[[LedgerWriter], Iterable[bytes]]) -> None:
-        """Write the file anew with what `records` yields for a new writer, header first.
+    def replace(self, move: bytes, records: Iterable[tuple[RecordType, bytes]]) -> None:
+        """Write the file anew, for the move with the id `move`: records of types and payloads.
 
         The old file stays until the new one is whole and on stable storage.
         """
         new, writer = f"{self._path}.new", LedgerWriter()
-        size = 0
+        parts: list[tuple[int, int, int]] = []
         try:
             fd = os.open(new, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                for record in records(writer):
+                self._write_all(fd, writer.header(move))
+                size = HEADER.size
+                for kind, payload in records:
+                    record = writer.record(kind, payload)
                     self._write_all(fd, record)
+                    if kind is RecordType.PART:
+                        parts.append((size + RECORD_HEAD, len(payload), crc32(payload)))
                     size += len(record)
                 os.fsync(fd)
                 os.rename(new, self._path)
@@ -119,8 +148,26 @@ class LedgerFile:
         except OSError as error:
             raise _failed(self._path, error) from error
         os.close(self._fd)
-        self._fd, self._writer, self.size = fd, writer, size
+        self._fd, self._writer, self.size, self._parts = fd, writer, size, parts
         self._sync_directory()
+
+    @property
+    def parts(self) -> int:
+        """The number of PART records, 0 before the first `replace` of this object."""
+        return len(self._parts)
+
+    def part(self, number: int) -> bytes:
+        """Return the payload of a PART record, from 1. Raises LedgerDamaged, and LookupError."""
+        if not 0 < number <= len(self._parts):
+            raise LookupError(number)
+        at, length, crc = self._parts[number - 1]
+        try:
+            payload = os.pread(self._fd, length, at)
+        except OSError as error:
+            raise _failed(self._path, error) from error
+        if crc32(payload) != crc:
+            raise LedgerDamaged(at, "a part of it is not as it was written")
+        return payload
 
     def close(self) -> None:
         """Close the file."""

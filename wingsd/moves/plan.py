@@ -57,7 +57,7 @@ def plan(
     """Return what makes `sent` equal to `now`.
 
     The files of `now` get their numbers and block sizes. A file for which `unchanged` is true gets
-    the digests that were sent and is not read.
+    the digests that were sent and is not read, if all of its blocks are known.
     """
     planner = _Planner(sent, now)
     planner.match()
@@ -189,7 +189,7 @@ class _Planner:
             before = self._before.get(node)
             if not isinstance(before, FileNode):
                 yield FileContent(node.names[0], node, None)
-            elif unchanged(before, node):
+            elif not before.blocks.missing and unchanged(before, node):
                 node.blocks = before.blocks
             else:
                 yield FileContent(node.names[0], node, before)

@@ -17,7 +17,7 @@ from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["FileOpener", "differing", "is_held"]
+__all__ = ["FileOpener", "differing", "forget_differing", "is_held"]
 
 _SEGMENT = 1 << 20
 
@@ -112,6 +112,23 @@ def _is_equal(fd: int, node: FileNode) -> bool:
             return False
         first += count
     return first == node.blocks.count
+
+
+def forget_differing(fd: int, node: FileNode) -> None:
+    """Make the blocks of a file that comes in blocks unknown that are not as they should be."""
+    first = 0
+    try:
+        for digests in _digests(fd, 0, node.size, node.block_size):
+            count = len(digests) // DIGEST
+            expected = node.blocks.get(first, count)
+            for at in range(0, len(digests) if digests != expected else 0, DIGEST):
+                if digests[at : at + DIGEST] != expected[at : at + DIGEST]:
+                    node.blocks.forget(first + at // DIGEST, 1)
+            first += count
+    except OSError as error:
+        raise _failed(node.names[0], error) from error
+    # it may have been truncated meanwhile
+    node.blocks.forget(first, node.blocks.count - first)
 
 
 def _digests(fd: int, at: int, length: int, block_size: int) -> Iterator[bytes]:

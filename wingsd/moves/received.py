@@ -24,6 +24,8 @@ class ReceivedBatches:
         #: All up to this number were received, and these beyond it.
         self.upto = 0
         self.beyond: set[int] = set()
+        #: The highest number that is in the ledger, of a batch that was lost, too.
+        self.highest = 0
         #: The round that is open, and the last shape batch that was applied.
         self.round = 1
         self.shape = 0
@@ -65,6 +67,7 @@ class ReceivedBatches:
     def recorded(self, index: Index) -> None:
         """Remember the contents of a batch that is in the ledger."""
         self._digests[index.number] = index.digest
+        self.highest = max(self.highest, index.number)
         if index.kind is BatchKind.SHAPE:
             self.shape = index.number
 
@@ -113,7 +116,8 @@ class ReceivedBatches:
         self.round, self.closed = in_round + 1, last
 
     def restore(self, in_round: int, last: int, shape: int) -> None:
-        """Go on from a snapshot, made after `in_round` was closed with the batch `last`."""
+        """Go on from a snapshot, made after `in_round` had ended with the batch `last`."""
         self.upto, self.beyond, self.shape = last, set(), shape
+        self.highest = last
         self.close(in_round, last)
         self._digests.clear()

@@ -15,9 +15,9 @@ from wingsd.errors import Conflict
 from wingsd.moves.batch import BatchKind, Index, decode_index
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.errors import BatchInvalid, LedgerDamaged
-from wingsd.moves.frames import Content
-from wingsd.moves.ledger import LedgerReader, Record, RecordType
+from wingsd.moves.ledger import NO_ROOT, LedgerReader, Record, RecordType
 from wingsd.moves.received import ReceivedBatches
+from wingsd.moves.snapshot import add_part
 from wingsd.moves.tree import MoveLimits, MoveTree
 
 __all__ = ["Recovered", "recover"]
@@ -160,18 +160,15 @@ class _Replay:
         self._state = record
 
     def _part(self, record: Record) -> None:
-        tree, index = self._found.tree, decode_index(record.payload)
-        for frame in index.frames:
-            if isinstance(frame, Content):
-                begin(tree, frame)
-                done(tree, frame)
-            else:
-                apply_shape(tree, frame)
+        add_part(self._found.tree, record.payload)
 
     def _end_snapshot(self, record: Record) -> None:
         assert self._state is not None  # noqa: S101 - by `add`
         state = self._state.state()
+        if state.number < self._found.tree.last_number:
+            raise record.damaged(f"it has a file above the last number, {state.number}")
         self._found.tree.last_number = state.number
         self._found.received.restore(state.round, state.batch, state.shape)
-        self._found.roots = {state.round: state.root}
+        if state.root != NO_ROOT:
+            self._found.roots = {state.round: state.root}
         self._state = None

@@ -1,37 +1,53 @@
-"""A tree as frames, which make an empty tree equal to it: for a ledger that is written anew."""
+"""A tree as frames, which make an empty tree equal to it: in a ledger, and between two nodes.
+
+The frames come in parts: indexes of batches without bytes, of about a MiB each.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wingsd.moves.digests import DIGEST, zero_digest
-from wingsd.moves.errors import RoundIncomplete
+from wingsd.moves.batch import MAX_FRAMES, BatchKind, decode_index, make_index
+from wingsd.moves.changes import apply_shape, begin, done
+from wingsd.moves.digests import DIGEST, UNKNOWN, zero_digest
+from wingsd.moves.errors import RoundIncomplete, invalid
 from wingsd.moves.frames import (
+    Content,
     DataFrame,
     DirectoryFrame,
     FileFrame,
     Frame,
+    GoneFrame,
     HardFrame,
     LinkFrame,
+    PutFrame,
     Shape,
+    TakeFrame,
     WholeFrame,
     ZeroFrame,
 )
 from wingsd.moves.tree import DirectoryNode, FileNode, LinkNode, MoveTree
 from wingsd.util.text import display
 
-__all__ = ["snapshot"]
+__all__ = ["MAX_PART", "add_part", "held_bytes", "parts", "snapshot"]
+
+MAX_PART = 4 << 20
+"""No part has more bytes."""
+
+_PART = 1 << 20
+_MOST_DATA = 1 << 63
 
 
 def snapshot(tree: MoveTree) -> Iterator[Frame]:
-    """Yield the frames of a tree in which nothing is missing and no file is in a slot.
+    """Yield the frames of a tree. Blocks that are unknown are in none of them.
 
-    Raises RoundIncomplete where something is.
+    Raises RoundIncomplete where a file that comes as a whole is unknown, or one is in a slot.
     """
     if tree.slots:
         raise RoundIncomplete(f"{len(tree.slots)} files were taken and not put; send the rest")
-    for path, _ in tree.missing():
-        raise RoundIncomplete(f"blocks of {display(path)} are missing; send them")
+    for path, node in tree.missing():
+        if not node.number:
+            raise RoundIncomplete(f"blocks of {display(path)} are missing; send them")
     yield from _names(tree)
     for number, node in sorted(tree.numbers.items()):
         meta = (node.mode, node.mtime, node.size, node.block_size)
@@ -41,6 +57,64 @@ def snapshot(tree: MoveTree) -> Iterator[Frame]:
         for first, digests in node.blocks.runs():
             yield _blocks(node, first, digests)
     yield from _links(tree)
+
+
+def parts(tree: MoveTree) -> Iterator[bytes]:
+    """Yield the parts of a tree. Raises RoundIncomplete as `snapshot` does."""
+    gathered: list[Frame] = []
+    size = 0
+    for frame in snapshot(tree):
+        is_data = isinstance(frame, Content)
+        if gathered and (
+            size >= _PART
+            or len(gathered) >= MAX_FRAMES
+            or isinstance(gathered[0], Content) is not is_data
+        ):
+            yield _part(gathered)
+            gathered, size = [], 0
+        gathered.append(frame)
+        size += len(frame.encode())
+    if gathered:
+        yield _part(gathered)
+
+
+def _part(frames: list[Frame]) -> bytes:
+    kind = BatchKind.DATA if isinstance(frames[0], Content) else BatchKind.SHAPE
+    return make_index(kind, 1, 1, 0, frames).raw
+
+
+def add_part(tree: MoveTree, part: bytes) -> None:
+    """Add what is in a part to a tree.
+
+    Raises BatchInvalid, FrameRefused and DiskLimitExceeded; some of it may be in the tree then.
+    """
+    index = decode_index(part, most_data=_MOST_DATA)
+    if (index.number, index.round, index.needs) != (1, 1, 0):
+        raise invalid("it is no part of a tree")
+    for frame in index.frames:
+        if isinstance(frame, Content):
+            begin(tree, frame)
+            done(tree, frame)
+        elif isinstance(frame, TakeFrame | PutFrame | GoneFrame):
+            raise invalid("a part of a tree removes names")
+        else:
+            apply_shape(tree, frame)
+
+
+def held_bytes(tree: MoveTree) -> int:
+    """Return the bytes of the blocks that are known."""
+    held = 0
+    for path, node in tree.walk():
+        if not isinstance(node, FileNode) or node.names[0] != path:
+            continue
+        if not node.blocks.missing:
+            held += node.size
+        elif (known := node.blocks.count - node.blocks.missing) > 0:
+            last = node.blocks.count - 1
+            is_last_known = node.blocks.get(last, 1) != UNKNOWN
+            held += (known - is_last_known) * node.block_size
+            held += node.length(last, 1) if is_last_known else 0
+    return held
 
 
 def _names(tree: MoveTree) -> Iterator[Shape]:

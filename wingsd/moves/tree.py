@@ -225,6 +225,13 @@ class MoveTree:
                 self._drop(below)
         return node
 
+    def drop_slots(self) -> None:
+        """Give up the files that were taken out of the tree and have no new path."""
+        for node in self.slots.values():
+            node.slots -= 1
+            self._drop(node)
+        self.slots.clear()
+
     def _drop(self, node: Named) -> None:
         """Have a file that has neither name nor slot count no more."""
         if node.names or node.slots or isinstance(node, LinkNode):
