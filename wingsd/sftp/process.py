@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
@@ -23,16 +23,16 @@ _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from wingsd.sftp.server.main import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
-#: With more arenas, each thread would have a heap of its own. What is sent is allocated in pieces of
-#: up to half a MiB and freed again: were the memory given back to the kernel each time, a download
-#: would spend a quarter of its time on pages that the kernel has to clear.
+#: With more arenas, each thread would have a heap of its own. What is sent is allocated in pieces
+#: of up to half a MiB and freed again: were the memory given back to the kernel each time, a
+#: download would spend a quarter of its time on pages that the kernel has to clear.
 _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
-#: Seconds for the process to end by itself when its connection is closed.
-_END_TIMEOUT = 4.0
+#: Seconds for the process to close its connection when it is told to end, and then to end itself.
+_CLOSE_TIMEOUT, _END_TIMEOUT = 3.0, 4.0
 #: Bytes of what it has written to stderr, from the end, and lines of that.
 _MAX_STDERR = 4096
 _LINES = 3
@@ -111,9 +111,18 @@ class LinkFactory(ServerFactory):
 class ProcessLink(Protocol):
     """The connection to the SFTP process. `received` gets each message, `lost` its end."""
 
-    def __init__(self, received: Callable[[Message], None], lost: Callable[[str], None]) -> None:
+    transport: ITCPTransport | None
+
+    def __init__(
+        self,
+        received: Callable[[Message], None],
+        lost: Callable[[str], None],
+        clock: IReactorTime,
+    ) -> None:
         self._received = received
         self._lost = lost
+        self._clock = clock
+        self._cut: IDelayedCall | None = None
         self._why = ""
         self._decoder = Decoder(MAX_FROM_SERVER)
 
@@ -123,9 +132,13 @@ class ProcessLink(Protocol):
             self.transport.write(encode(message))
 
     def close(self) -> None:
-        """Close the connection, at which the process ends."""
-        if self.transport is not None:
-            self.transport.loseConnection()
+        """End what is sent, at which the process ends; what it still has to say is received.
+
+        A process that reads nothing, or does not end, is cut off after some seconds.
+        """
+        if self.transport is not None and self._cut is None:
+            self._cut = self._clock.callLater(_CLOSE_TIMEOUT, self.transport.abortConnection)
+            self.transport.loseWriteConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """Handle the messages that are complete."""
@@ -134,9 +147,12 @@ class ProcessLink(Protocol):
                 self._received(message)
         except InvalidData as error:
             self._why = f"it sent what is no message: {error}"
-            self.close()
+            if self.transport is not None:
+                self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the end."""
         self.transport = None
+        if self._cut is not None and self._cut.active():
+            self._cut.cancel()
         self._lost(self._why)

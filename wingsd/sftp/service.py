@@ -92,7 +92,7 @@ class SftpService:
         except OSError as error:
             return f"it cannot be started: {error}"
         ended: Deferred[str] = Deferred()
-        link = self._link = ProcessLink(self._received, ended.callback)
+        link = self._link = ProcessLink(self._received, ended.callback, self._reactor)
         with process.control:
             self._reactor.adoptStreamConnection(
                 process.control.fileno(), socket.AF_UNIX, LinkFactory(link)

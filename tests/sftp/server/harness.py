@@ -55,6 +55,9 @@ class FakeDaemon(DaemonLink):
     def send(self, message: Message) -> None:
         self.sent.append(message)
 
+    def post(self, message: Message, *, now: bool = True) -> None:
+        self.sent.append(message)
+
     def of(self, kind: type[Any]) -> list[Any]:
         return [message for message in self.sent if isinstance(message, kind)]
 
@@ -131,7 +134,7 @@ async def _serve(
             SiteFiles(directory_opener("auto"), None, read_only=sftp.read_only),
             daemon,
             loop,
-            FileThreads(8, loop),
+            FileThreads(8),
             HandleBudget(sftp.limits.max_handles_total),
             sftp.passwords,
         )

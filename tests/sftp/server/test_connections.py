@@ -13,6 +13,7 @@ from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config.sftp import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Closed, Settings
 from wingsd.sftp.server.connection import SftpConnection
+from wingsd.sftp.server.threads import ConnectionThread
 
 
 def key_text(key: asyncssh.SSHKey) -> str:
@@ -35,6 +36,8 @@ def test_a_key_is_asked_for_once_though_a_client_shows_it_twice(tmp_path: Path) 
         async with served.connection(client_keys=[wrong, right], password=""):
             asked = [login.secret for login in served.daemon.logins]
             assert asked == [key_text(wrong), key_text(right)]
+        while not served.daemon.begun:
+            await asyncio.sleep(0.01)
         assert served.daemon.begun[0].request == served.daemon.logins[1].request
 
     serve(tmp_path, test)
@@ -161,7 +164,7 @@ def test_a_connection_that_is_cut_while_a_channel_opens_is_over(tmp_path: Path) 
 
 def test_passwords_that_are_sent_without_waiting_are_not_all_asked_for(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
-        connection = SftpConnection(7, served.site, lambda: None, lambda: None)
+        connection = SftpConnection(7, served.site, ConnectionThread(), lambda: None, lambda: None)
         answers = [connection.validate_password(NAME, f"guess {each}") for each in range(9)]
         connection._conn = Unconnected()  # type: ignore[assignment]
         assert await asyncio.gather(*answers) == [False] * 9

@@ -18,6 +18,7 @@ from wingsd.config.sftp import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Granted, Login, Refused
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.connection import SftpConnection
+from wingsd.sftp.server.threads import ConnectionThread
 
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
 FIRST_HANDLE = (0).to_bytes(8, "big")
@@ -164,7 +165,7 @@ def test_the_variables_that_a_client_sends_are_not_kept(tmp_path: Path) -> None:
 
 def test_the_port_is_free_while_work_is_waited_for_at_the_end(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
-        never = SftpConnection(0, served.site, lambda: None, lambda: None)
+        never = SftpConnection(0, served.site, ConnectionThread(), lambda: None, lambda: None)
         served.server._connections[0] = never  # one whose work does not end
         stopping = asyncio.create_task(served.server.stop())
         await asyncio.sleep(0)

@@ -1,8 +1,8 @@
 """One channel of an SSH connection: the subsystem `sftp`, or a sentence why it is refused.
 
-Requests are done one after the other, in the order in which they came, a batch at a time in a
-thread: so a disk that is slow holds up this channel, and neither ciphers nor other channels.
-What waits is bounded in both directions.
+Requests are done one after the other, in the order in which they came, a batch at a time: in the
+thread of the connection, or in another one if a request among them may last, so that the client's
+signs of life are answered meanwhile. What waits is bounded in both directions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import asyncssh
 
-from wingsd.sftp.server import answers
+from wingsd.sftp.server import answers, packets
 from wingsd.sftp.server.packets import FrameReader, Init, PacketError, Request, parse
 from wingsd.sftp.server.threads import FileThreads
 
@@ -33,6 +33,8 @@ _BATCH_REQUESTS = 128
 #: Bytes of answers in SSH's own buffer, above which no more are made.
 _SEND_BUFFER = 1 << 20
 _FIRST_VERSION = 3
+#: What may last as long as a tree is large; and what is written to the disk by `fsync`.
+_LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
 
 
 class SftpChannel(asyncssh.SSHServerSession[bytes]):
@@ -61,7 +63,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._refusal = ""
         #: Whether it has begun; one that was refused meanwhile never does.
         self.was_made = False
-        self._greeted = self._busy = self._full = self._at_end = self._lost = False
+        self._greeted = self._busy = self._full = self._at_end = self._exited = self._lost = False
         #: Whether the connection takes no more answers, of any channel.
         self._held = False
 
@@ -146,17 +148,23 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._at_end = True
         self._waiting.clear()
         self._waiting_bytes = 0
-        if not self._lost:
+        if not self._lost and not self._exited:
+            self._exited = True
             self._chan.exit(status)
 
     def _work(self) -> None:
+        while self._waiting and not (self._busy or self._full or self._held or self._lost):
+            self._busy = True
+            batch = self._batch()
+            answering = partial(self._answer, batch)
+            if any(packet[0] in _LONG for packet in batch):
+                self._threads.run(answering, self._answered)
+            else:
+                self._take(answering)
         if self._busy:
             return
         if self._lost:
             self._close()
-        elif self._waiting and not self._full and not self._held:
-            self._busy = True
-            self._threads.run(partial(self._answer, self._batch()), self._answered)
         elif self._at_end and not self._waiting:
             self._finish(0)
 
@@ -170,7 +178,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         return batch
 
     def _answer(self, batch: deque[bytes]) -> tuple[list[bytes], int]:
-        """Do requests, in a thread, until their answers are many bytes.
+        """Do requests until their answers are many bytes.
 
         Return the answers, and the bytes of the requests that were done; those that were not are
         left in `batch`.
@@ -216,28 +224,27 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             return answers.status(request.id, answers.FAILURE, "internal error of the node")
 
     def _answered(self, batch: Callable[[], tuple[list[bytes], int]]) -> None:
-        self._busy = False
+        self._take(batch)
+        self._work()
+
+    def _take(self, batch: Callable[[], tuple[list[bytes], int]]) -> None:
+        """Send the answers to a batch."""
         try:
             made, done = batch()
         except PacketError:
-            if self._lost:
-                self._work()
-            else:
-                self._finish(1)
-            return
-        if not self._lost:
+            self._finish(1)
+        if not self._lost and not self._exited:
             self._waiting.extendleft(reversed(self._left))
             self._waiting_bytes -= done
             self._chan.write(b"".join(made))
             if not self._reading and self._waiting_bytes < _LOW:
                 self._reading = True
                 self._chan.resume_reading()
-        self._work()
+        self._busy = False
 
     def _close(self) -> None:
         operations, self._operations = self._operations, None
         self._busy = True  # for ever
-        if operations is None:
-            self._ended(self)
-            return
-        self._threads.run(operations.close, lambda _: self._ended(self))
+        if operations is not None:
+            operations.close()
+        self._ended(self)

@@ -17,7 +17,6 @@ from wingsd.sftp.messages import (
     Granted,
     Log,
     Login,
-    Message,
     Refused,
 )
 from wingsd.sftp.server.access import SessionAccess, SiteFiles
@@ -27,7 +26,7 @@ from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.operations import Operations
 from wingsd.sftp.server.path_operations import ListingLimits
 from wingsd.sftp.server.send_backlog import SendBacklog
-from wingsd.sftp.server.threads import FileThreads
+from wingsd.sftp.server.threads import ConnectionThread, FileThreads
 from wingsd.sftp.server.usage import ServerUsage
 
 __all__ = ["SftpConnection", "Site"]
@@ -41,7 +40,10 @@ _MAX_TEXT = 16 << 10
 
 @attrs.define(eq=False)
 class Site:
-    """What all connections share."""
+    """What all connections share; any thread may call its methods.
+
+    `loop` is that of `link`.
+    """
 
     config: SftpConfig
     files: SiteFiles
@@ -54,36 +56,43 @@ class Site:
 
     def usage(self, server: str) -> ServerUsage:
         """Return the usage of a server."""
-        if server not in self.usages:
-            self.usages[server] = ServerUsage()
-        return self.usages[server]
+        return self.usages.setdefault(server, ServerUsage())
 
     def fault(self, error: BaseException) -> None:
-        """Log a fault of this program; any thread may call it."""
-        self.tell(Log("error", f"a request of SFTP failed: {type(error).__name__}: {error}"))
+        """Log a fault of this program."""
+        text = f"a request of SFTP failed: {type(error).__name__}: {error}"
+        self.link.post(Log("error", text))
 
-    def tell(self, message: Message) -> None:
-        """Send a message to the daemon, from any thread."""
-        self.loop.call_soon_threadsafe(self.link.send, message)
+    async def login(self, login: Login) -> Granted | Refused:
+        """Have the daemon check a login, in the loop of any connection."""
+        asking = asyncio.run_coroutine_threadsafe(self.link.login(login), self.loop)
+        return await asyncio.wrap_future(asking)
 
 
 class SftpConnection(asyncssh.SSHServer):
-    """A connection with the number `number`. `ended` is called when nothing is done for it."""
+    """A connection with the number `number`. `ended` is called when nothing is done for it.
+
+    All but `disconnect` and `abort` is called in the loop of its `thread`.
+    """
 
     def __init__(
         self,
         number: int,
         site: Site,
+        thread: ConnectionThread,
         logged_in: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         self.number = number
         self._site = site
+        self._thread = thread
         self._logged_in = logged_in
         self._ended = ended
         self._conn: asyncssh.SSHServerConnection
         #: Whether it has begun.
         self.was_made = False
+        #: Set at its end.
+        self.over = asyncio.Event()
         self._keys: dict[tuple[str, str], Granted | Refused] = {}
         #: Passwords and keys that were asked about: a client need not await the answers.
         self._asked: Counter[str] = Counter()
@@ -112,15 +121,21 @@ class SftpConnection(asyncssh.SSHServer):
         self._check_end()
 
     def disconnect(self, why: str) -> None:
-        """Close the connection, for a reason that the client is told."""
+        """Close the connection, for a reason that the client is told, from any thread."""
         if self._access is not None:
             self._access.close(why)
+        self._thread.call(lambda: self._disconnect(why))
+
+    def _disconnect(self, why: str) -> None:
         if self.was_made and not self._lost:
             self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, why)
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once, from any thread."""
         self._aborted = True
+        self._thread.call(self._abort)
+
+    def _abort(self) -> None:
         if self.was_made and not self._lost:
             self._conn.abort()
 
@@ -130,8 +145,9 @@ class SftpConnection(asyncssh.SSHServer):
 
     def _check_end(self) -> None:
         if self._lost and not self._channels:
-            self._site.link.send(Closed(self.number))
+            self._site.link.post(Closed(self.number))
             self._ended()
+            self.over.set()
 
     # Login
 
@@ -181,7 +197,7 @@ class SftpConnection(asyncssh.SSHServer):
         )
         if len(proof) > _MAX_TEXT or self._asked[kind] > most:
             return Refused(login.request, final=self._asked[kind] > most)
-        return await link.login(login)
+        return await self._site.login(login)
 
     def _judge(self, answer: Granted | Refused, *, is_last: bool) -> None:
         if isinstance(answer, Granted):
@@ -202,12 +218,13 @@ class SftpConnection(asyncssh.SSHServer):
         server, number = granted.server, self.number
 
         def report(event: str, path: str, target: str) -> None:
-            site.tell(FileEvent(number, event, path, target))
+            if event != "read" or site.config.activity.log_file_reads:
+                site.link.post(FileEvent(number, event, path, target), now=False)
 
         self._access = SessionAccess(granted, site.files, site.usage(server), report)
         self._keys.clear()
         self._logged_in()
-        site.link.send(Begin(number, granted.request))
+        site.link.post(Begin(number, granted.request))
 
     # Channels
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 
 from wingsd.errors import InvalidData
@@ -23,11 +25,21 @@ from wingsd.sftp.messages import (
 
 __all__ = ["DaemonLink"]
 
+#: Seconds for which messages that are in no hurry wait for others.
+_DELAY = 0.2
+
 
 class DaemonLink(asyncio.Protocol):
-    """The connection to the daemon. `handlers` are called for messages that nothing waits for."""
+    """The connection to the daemon. `handlers` are called for messages that nothing waits for.
+
+    Only `post` may be called by other threads than that of its loop.
+    """
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: deque[Message] = deque()
+        self._is_due = False
+        self._closed = asyncio.Event()
         self.started: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
         #: Fires when the daemon has gone, or sends what is no message.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -58,6 +70,24 @@ class DaemonLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(encode(message))
 
+    def post(self, message: Message, *, now: bool = True) -> None:
+        """Send a message, after those that were posted before it, from any thread.
+
+        One that need not be sent `now` waits a moment, so that many of them wake the loop once.
+        """
+        self._outgoing.append(message)
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            if now:
+                self._loop.call_soon_threadsafe(self._send_posted)
+            elif not self._is_due:
+                self._is_due = True
+                self._loop.call_soon_threadsafe(self._loop.call_later, _DELAY, self._send_posted)
+
+    def _send_posted(self) -> None:
+        self._is_due = False  # before what is posted from now on is left out
+        while self._outgoing:
+            self.send(self._outgoing.popleft())
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
@@ -71,15 +101,32 @@ class DaemonLink(asyncio.Protocol):
         except InvalidData:
             self.connection_lost(None)
 
+    def eof_received(self) -> bool:
+        """End the process, of which the daemon still reads what it has to say."""
+        self._end()
+        return True
+
     def connection_lost(self, error: Exception | None) -> None:
         """End the process."""
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
+        self._closed.set()
+        self._end()
+
+    def _end(self) -> None:
         for answer in self._asked.values():
             answer.cancel()
         if not self.lost.done():
             self.lost.set_result(None)
+
+    async def close(self) -> None:
+        """Close the connection when all is sent, within a moment."""
+        self._send_posted()
+        if self._transport is not None:
+            self._transport.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), _DELAY)
 
     def _received(self, message: Message) -> None:
         match message:

@@ -25,7 +25,7 @@ from wingsd.sftp.server.connection import SftpConnection, Site
 from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.ssh import SshConnection, use_fast_ciphers
-from wingsd.sftp.server.threads import FileThreads
+from wingsd.sftp.server.threads import ConnectionThread, FileThreads
 from wingsd.util.addresses import address_block
 
 __all__ = ["SftpServer", "main", "ssh_options"]
@@ -58,7 +58,7 @@ _PAUSE = 0.5
 _LOG_INTERVAL = 60.0
 _REPORT_INTERVAL = 0.5
 _END_TIMEOUT = 2.0
-#: Connections accepted in one turn of the loop, and threads for work on files.
+#: Connections accepted in one turn of the loop, and threads for requests that last.
 _ACCEPTS = 16
 _THREADS = 32
 #: Below the daemon's own priority, so that ciphers take no time from consoles and transfers: where
@@ -86,7 +86,6 @@ class SftpServer:
         #: Those that have not logged in, by their numbers, oldest first, with the blocks of their
         #: addresses.
         self._half_open: dict[int, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._reported: dict[str, int] = {}
         self._idle_since = self._loop.time()
         self._logged_full = float("-inf")
@@ -128,9 +127,10 @@ class SftpServer:
         end = self._loop.time() + _END_TIMEOUT
         while self._connections and self._loop.time() < end:
             await asyncio.sleep(0.02)
+        self._report_usage()
 
     def _report_usage(self) -> None:
-        for server, usage in self._site.usages.items():
+        for server, usage in tuple(self._site.usages.items()):
             total = usage.total
             if self._reported.get(server, 0) != total:
                 self._reported[server] = total
@@ -175,18 +175,30 @@ class SftpServer:
         number = next(self._numbers)
         self._half_open[number] = block
 
-        def logged_in() -> None:
-            self._half_open.pop(number, None)
-
-        def ended() -> None:
-            self._half_open.pop(number, None)
-            self._connections.pop(number, None)
-
-        connection = SftpConnection(number, self._site, logged_in, ended)
+        thread = ConnectionThread()
+        connection = SftpConnection(
+            number,
+            self._site,
+            thread,
+            lambda: self._call(self._half_open.pop, number, None),
+            lambda: self._call(self._forget, number),
+        )
         self._connections[number] = connection
-        task = self._loop.create_task(self._serve(accepted, connection, ended))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        try:
+            thread.start(lambda: self._serve(accepted, connection))
+        except RuntimeError as error:  # as many threads as there may be
+            accepted.close()
+            self._forget(number)
+            self._site.fault(error)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function in the loop of this server, from another thread."""
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _forget(self, number: int) -> None:
+        self._half_open.pop(number, None)
+        self._connections.pop(number, None)
 
     def _log_full(self, most: int) -> None:
         now = self._loop.time()
@@ -208,38 +220,35 @@ class SftpServer:
         del self._half_open[oldest]
         self._connections[oldest].abort()
 
-    async def _serve(
-        self, accepted: socket.socket, connection: SftpConnection, ended: Callable[[], None]
-    ) -> None:
+    async def _serve(self, accepted: socket.socket, connection: SftpConnection) -> None:
+        """Serve a connection to its end, in the loop of its thread."""
+        loop = asyncio.get_running_loop()
         try:
-            options = await asyncssh.SSHServerConnectionOptions.construct(
+            options = asyncssh.SSHServerConnectionOptions(
                 self._options, server_factory=lambda: connection
             )
-            await self._loop.create_connection(
-                lambda: SshConnection(self._loop, options), sock=accepted
-            )
+            await loop.create_connection(lambda: SshConnection(loop, options), sock=accepted)
         except (TimeoutError, OSError, asyncssh.Error):
             pass  # scanners, and clients that go away
         except Exception as error:
             self._site.fault(error)
-        if not connection.was_made:
+        if connection.was_made:
+            await connection.over.wait()
+        else:
             accepted.close()
-            ended()
+            self._call(self._forget, connection.number)
 
 
 class _LinkHandler(logging.Handler):
     """Has the daemon log what libraries log."""
 
-    def __init__(self, link: DaemonLink, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, link: DaemonLink) -> None:
         super().__init__(logging.WARNING)
         self._link = link
-        self._loop = loop
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "warn" if record.levelno < logging.ERROR else "error"
-        with suppress(RuntimeError):  # the loop is closed
-            text = self.format(record)[-_MAX_LOGGED:]
-            self._loop.call_soon_threadsafe(self._link.send, Log(level, text))
+        self._link.post(Log(level, self.format(record)[-_MAX_LOGGED:]))
 
 
 def ssh_options(start: Start) -> asyncssh.SSHServerConnectionOptions:
@@ -273,7 +282,7 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     link = DaemonLink()
     await loop.create_connection(lambda: link, sock=control)
-    logging.getLogger().addHandler(_LinkHandler(link, loop))
+    logging.getLogger().addHandler(_LinkHandler(link))
     await asyncio.wait((link.started, link.lost), return_when=asyncio.FIRST_COMPLETED)
     if link.lost.done():
         return
@@ -287,7 +296,7 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
         ),
         link,
         loop,
-        FileThreads(_THREADS, loop),
+        FileThreads(_THREADS),
         HandleBudget(start.sftp.limits.max_handles_total),
         start.sftp.passwords,
     )
@@ -296,6 +305,7 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     server.start()
     await server.run()
     await server.stop()
+    await link.close()
 
 
 def main(listener: int, control: int) -> None:
