@@ -21,9 +21,11 @@ from wingsd.moves.frames import MAX_MTIME
 from wingsd.moves.tree import DirectoryNode, FileNode, LinkNode, MoveTree
 from wingsd.util.text import display
 
-__all__ = ["scan", "stat_stamp"]
+__all__ = ["scan", "stamp_ctime", "stat_stamp"]
 
 _STAMP = Struct("<QqqIIIQ")
+_CTIME = Struct("<q")
+_CTIME_AT = 16
 
 
 def scan(root: int, warn: Callable[[str], None]) -> MoveTree:
@@ -127,3 +129,9 @@ def stat_stamp(found: os.stat_result) -> bytes:
         found.st_gid,
         found.st_nlink,
     )
+
+
+def stamp_ctime(stamp: bytes) -> int:
+    """Return the ctime of a stamp (ns since 1970)."""
+    ctime: int = _CTIME.unpack_from(stamp, _CTIME_AT)[0]
+    return ctime

@@ -1,0 +1,131 @@
+"""Rounds against a writer: each trial ends with its death, a final pass and a comparison."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from tests.unchanged.source import Rule, Source
+from tests.unchanged.writer import READY
+from wingsd.moves.tree import FileNode
+
+__all__ = ["FILES", "Counted", "Trials", "fill", "run_trials"]
+
+REPOSITORY = Path(__file__).parents[2]
+#: Files of one directory.
+_EACH = 200
+#: Seconds between the rounds of a trial, from and to, and from the last round to the kill.
+_PAUSES = (1.8, 2.8)
+_LAST = (0.1, 0.6)
+ROUNDS = 2
+FILES = 4000
+#: Names are left over by trials.
+_TRIALS_WITH_SAME_FILES = 20
+
+
+@attrs.define
+class Counted:
+    """Decisions in final passes: files, those of them that were not read, and the wrong ones."""
+
+    trials: int = 0
+    decisions: int = 0
+    carried: int = 0
+    wrong: int = 0
+    examples: list[str] = attrs.Factory(list)
+
+
+def fill(directory: Path, count: int, seed: int) -> None:
+    """Make files of up to three pages, and one in fifty of 80 KiB."""
+    chance = random.Random(seed)
+    for index in range(count):
+        place = directory / f"d{index // _EACH}"
+        place.mkdir(exist_ok=True)
+        size = 80 << 10 if index % 50 == 0 else chance.randrange(12 << 10)
+        (place / f"f{index}").write_bytes(chance.randbytes(size))
+
+
+class Trials:
+    """Trials in one directory; the rule keeps what is settled from one to the next."""
+
+    def __init__(
+        self, directory: Path, root: int, rule: Rule, chance: random.Random, counted: Counted
+    ) -> None:
+        self._directory = directory
+        self._source = Source(directory, root, rule)
+        self._chance = chance
+        self._counted = counted
+
+    def run(self) -> None:
+        """Run one trial."""
+        with self._writer():
+            for _ in range(ROUNDS):
+                self._source.round()
+                time.sleep(self._chance.uniform(*_PAUSES))
+            self._source.round()
+            time.sleep(self._chance.uniform(*_LAST))
+        done = self._source.round(is_final=True)
+        counted = self._counted
+        counted.trials += 1
+        counted.decisions += done.files
+        counted.carried += len(done.carried)
+        for node in done.carried:
+            if not self._source.is_as_sent(node):
+                counted.wrong += 1
+                counted.examples.append(self._described(node))
+
+    def _described(self, node: FileNode) -> str:
+        path = self._source.path(node)
+        return f"trial {self._counted.trials}: {path} {os.stat(path)}"
+
+    @contextmanager
+    def _writer(self) -> Iterator[None]:
+        seed = self._chance.randrange(1 << 32)
+        command = [sys.executable, "-m", "tests.unchanged.writer", str(self._directory), str(seed)]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == READY
+            try:
+                yield
+            finally:
+                process.kill()
+                process.wait()
+        assert process.returncode == -signal.SIGKILL, "the writer ended by itself"
+
+
+def run_trials(
+    directory: Path,
+    make_rule: Callable[[int], Rule],
+    seed: int,
+    *,
+    files: int = FILES,
+    is_enough: Callable[[Counted], bool],
+) -> Counted:
+    """Run trials in a directory until there are enough; every so often with new files."""
+    chance = random.Random(seed)
+    counted = Counted()
+    while not is_enough(counted):
+        place = directory / "server"
+        place.mkdir()
+        fill(place, files, chance.randrange(1 << 32))
+        root = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            trials = Trials(place, root, make_rule(root), chance, counted)
+            for _ in range(_TRIALS_WITH_SAME_FILES):
+                trials.run()
+                if is_enough(counted):
+                    break
+        finally:
+            os.close(root)
+            shutil.rmtree(place)
+    return counted

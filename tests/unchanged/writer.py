@@ -1,0 +1,290 @@
+"""`python -m tests.unchanged.writer DIRECTORY SEED`: a server's program that changes files.
+
+It stores through shared mappings, writes, truncates, renames, swaps, links, punches holes, clones,
+writes past the page cache, and sets times back. Each file that it changes has a pace of its own,
+between a third of a second and eight seconds, so that many are changed again after they were read.
+It runs until it is killed; a line tells that it is ready.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import heapq
+import mmap
+import os
+import random
+import resource
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2
+
+__all__ = ["READY", "Writer"]
+
+READY = "ready"
+PAGE = mmap.PAGESIZE
+#: The share of files that one run changes, and of those the share that is mapped.
+ACTIVE = 0.4
+MAPPED = 0.5
+#: Seconds between two changes of a file.
+PACES = (0.3, 8.0)
+#: The most bytes that a file grows to.
+MAX_SIZE = 100_000
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
+_FICLONE = 0x40049409
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Writer:
+    """Changes files below a directory."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._directory = directory
+        self._places = sorted(path for path in directory.iterdir() if path.is_dir())
+        files = sorted(path for place in self._places for path in place.iterdir())
+        active = self._chance.sample(files, int(len(files) * ACTIVE))
+        self._paths = dict(enumerate(active))
+        self._mappings: dict[int, mmap.mmap] = {}
+        #: The indexes that a file was mapped for, by its inode: names are swapped meanwhile.
+        self._mapped_by: dict[int, set[int]] = {}
+        self._page = mmap.mmap(-1, PAGE)
+        self._made = 0
+        self._others: list[Callable[[int], object]] = [
+            self._write,
+            self._write_hidden,
+            self._append,
+            self._truncate,
+            self._rewrite,
+            self._rename,
+            self._swap,
+            self._link,
+            self._punch,
+            self._zero,
+            self._set_back,
+            self._set_mode,
+            self._write_directly,
+            self._copy,
+            self._clone,
+            self._map_again,
+            self._flush,
+        ]
+
+    def run(self) -> None:
+        """Change files for ever."""
+        for index in self._paths:
+            if self._chance.random() < MAPPED:
+                self._map(index)
+        print(READY, flush=True)
+        now = time.monotonic()
+        due = []
+        for index in self._paths:
+            pace = PACES[0] * (PACES[1] / PACES[0]) ** self._chance.random()
+            due.append((now + pace * self._chance.random(), index, pace))
+        heapq.heapify(due)
+        while True:
+            at, index, pace = due[0]
+            time.sleep(max(at - time.monotonic(), 0))
+            with suppress(OSError):  # of names that were replaced, or what the disk cannot do
+                self._change(index)
+            again = max(at, time.monotonic() - 1) + pace * (0.5 + self._chance.random())
+            heapq.heapreplace(due, (again, index, pace))
+
+    def _change(self, index: int) -> None:
+        if index in self._mappings and self._chance.random() < 0.8:
+            self._store(index)
+        else:
+            self._chance.choice(self._others)(index)
+
+    def _store(self, index: int) -> None:
+        mapping = self._mappings[index]
+        at = self._chance.randrange(len(mapping) - 8)
+        mapping[at : at + 8] = self._chance.randbytes(8)
+        if self._chance.random() < 0.1:
+            self._set_back(index)
+
+    def _map(self, index: int) -> None:
+        """Map a file, made a page long if it is too short to store into."""
+        fd = self._open(index)
+        try:
+            found = os.fstat(fd)
+            size = found.st_size
+            if size < 16:
+                os.ftruncate(fd, PAGE)
+                size = PAGE
+            self._mappings[index] = mmap.mmap(fd, size)
+            self._mapped_by.setdefault(found.st_ino, set()).add(index)
+        finally:
+            os.close(fd)
+
+    def _open(self, index: int, flags: int = os.O_RDWR) -> int:
+        return os.open(self._paths[index], flags | os.O_NOFOLLOW)
+
+    def _unmap(self, inode: int) -> None:
+        """Unmap a file that is about to get shorter: a store behind its end would be SIGBUS."""
+        for index in self._mapped_by.pop(inode, set()):
+            self._mappings.pop(index).close()
+
+    def _write(self, index: int) -> None:
+        fd = self._open(index)
+        try:
+            size = os.fstat(fd).st_size
+            at = self._chance.randrange(size + 1)
+            os.pwrite(fd, self._chance.randbytes(self._chance.choice((1, 100, 5000))), at)
+        finally:
+            os.close(fd)
+
+    def _write_hidden(self, index: int) -> None:
+        """Write as many bytes as were there, and set the times to what they were."""
+        fd = self._open(index)
+        try:
+            found = os.fstat(fd)
+            if found.st_size:
+                os.pwrite(fd, self._chance.randbytes(1), self._chance.randrange(found.st_size))
+            os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(fd)
+
+    def _append(self, index: int) -> None:
+        fd = self._open(index, os.O_WRONLY | os.O_APPEND)
+        try:
+            if os.fstat(fd).st_size < MAX_SIZE:
+                os.write(fd, self._chance.randbytes(self._chance.choice((10, 3000, 40_000))))
+        finally:
+            os.close(fd)
+
+    def _truncate(self, index: int) -> None:
+        fd = self._open(index)
+        try:
+            found = os.fstat(fd)
+            self._unmap(found.st_ino)
+            size = found.st_size
+            os.ftruncate(fd, self._chance.choice((0, size // 2, min(size + 5000, MAX_SIZE))))
+        finally:
+            os.close(fd)
+
+    def _rewrite(self, index: int) -> None:
+        """Write a file anew under another name, and rename it over the old one."""
+        path = self._paths[index]
+        new = path.with_name(f"{path.name[:40]}.new")
+        data = self._chance.randbytes(self._chance.choice((20, 6000, 70_000)))
+        new.write_bytes(data)
+        if self._chance.random() < 0.5:
+            found = os.stat(path)
+            os.utime(new, ns=(found.st_atime_ns, found.st_mtime_ns))
+        new.replace(path)
+
+    def _new_path(self) -> Path:
+        self._made += 1
+        return self._chance.choice(self._places) / f"n{os.getpid()}.{self._made}"
+
+    def _rename(self, index: int) -> None:
+        self._paths[index] = self._paths[index].rename(self._new_path())
+
+    def _swap(self, index: int) -> None:
+        other = self._chance.choice(list(self._paths))
+        root = os.open(self._directory, os.O_RDONLY)
+        try:
+            names = (os.fsencode(self._paths[each]) for each in (index, other))
+            renameat2(root, next(names), root, next(names), RENAME_EXCHANGE)
+        finally:
+            os.close(root)
+
+    def _link(self, index: int) -> None:
+        """Give a file another name, and sometimes let it have both until the next time."""
+        old = self._paths[index]
+        new = self._new_path()
+        os.link(old, new)
+        if self._chance.random() < 0.8:
+            old.unlink()
+        self._paths[index] = new
+
+    def _punch(self, index: int) -> None:
+        self._allocate(index, _PUNCH_HOLE | _KEEP_SIZE)
+
+    def _zero(self, index: int) -> None:
+        self._allocate(index, _ZERO_RANGE | _KEEP_SIZE)
+
+    def _allocate(self, index: int, mode: int) -> None:
+        fd = self._open(index)
+        try:
+            size = os.fstat(fd).st_size
+            at = self._chance.randrange(size + 1)
+            length = self._chance.choice((100, PAGE, 20_000))
+            _libc.fallocate(fd, mode, ctypes.c_long(at), ctypes.c_long(length))
+        finally:
+            os.close(fd)
+
+    def _set_back(self, index: int) -> None:
+        when = self._chance.randrange(10**18)
+        os.utime(self._paths[index], ns=(when, when))
+
+    def _set_mode(self, index: int) -> None:
+        path = self._paths[index]
+        path.chmod(stat.S_IMODE(path.stat().st_mode) ^ 0o040)
+
+    def _write_directly(self, index: int) -> None:
+        """Write past the page cache."""
+        fd = self._open(index, os.O_RDWR | os.O_DIRECT)
+        try:
+            pages = os.fstat(fd).st_size // PAGE
+            if pages:
+                self._page[:] = self._chance.randbytes(PAGE)
+                os.pwrite(fd, self._page, self._chance.randrange(pages) * PAGE)
+        finally:
+            os.close(fd)
+
+    def _two(self, index: int) -> tuple[int, int]:
+        other = self._chance.choice(list(self._paths))
+        first = self._open(index)
+        try:
+            return first, self._open(other)
+        except OSError:
+            os.close(first)
+            raise
+
+    def _copy(self, index: int) -> None:
+        source, target = self._two(index)
+        try:
+            os.copy_file_range(source, target, 10_000)
+        finally:
+            os.close(source)
+            os.close(target)
+
+    def _clone(self, index: int) -> None:
+        """Share blocks with another file, where the file system can."""
+        source, target = self._two(index)
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        finally:
+            os.close(source)
+            os.close(target)
+
+    def _map_again(self, index: int) -> None:
+        if index not in self._mappings:
+            self._map(index)
+            return
+        for inode, indexes in self._mapped_by.items():
+            if index in indexes:
+                self._unmap(inode)
+                return
+
+    def _flush(self, index: int) -> None:
+        if index in self._mappings:
+            self._mappings[index].flush()
+
+
+def main() -> None:
+    """Run one until it is killed."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    Writer(Path(sys.argv[1]), int(sys.argv[2])).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Decides which files of a running server are carried over unread from round to round.
+
+A round: `begin`, then a scan and a plan with `unchanged`, then for each file of the plan
+`before_reading`, the reading, `after_reading`; then `end`. The final pass, after the server has
+ended, is the same with `is_final`, and `spot_check` before its end. One object is for one move;
+only `after_reading` may be called in several threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable
+from random import Random, SystemRandom
+from threading import Lock
+from typing import Protocol
+
+from wingsd.moves.scan import stamp_ctime, stat_stamp
+from wingsd.moves.tree import FileNode
+from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
+from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
+from wingsd.moves.unchanged.settled_files import SavedSettledFiles, SettledFiles
+from wingsd.moves.unchanged.spot_check import SpotCheck
+from wingsd.util.text import display
+
+__all__ = ["CLOCK_STEP", "MARGIN", "SeenFile", "UnchangedFiles"]
+
+MARGIN = 2_000_000_000
+"""Nanoseconds by which a settled file's ctime is older than the round in which it was read: for
+coarse clocks, direct I/O that is under way, and page faults that wait for the disk."""
+
+CLOCK_STEP = 500_000_000
+"""Nanoseconds by which the wall clock may move against the monotonic one."""
+
+_NOTHING_SETTLES = -1
+
+
+class SeenFile(Protocol):
+    """A file as a scan has seen it: device and inode number, and the rest of its stat result."""
+
+    identity: Hashable
+    stamp: bytes
+
+
+class UnchangedFiles:
+    """The rule for the files of one server, below the descriptor `root`.
+
+    `root` stays open for the whole move: a failure to write is told once for each descriptor.
+    `log` gets a line for each reason why files are read that need not be.
+    """
+
+    def __init__(
+        self,
+        root: int,
+        file_systems: MeasuredFileSystems,
+        log: Callable[[str], None],
+        kernel: KernelCalls = KERNEL,
+        random: Random | None = None,
+    ) -> None:
+        self._root = root
+        self._file_systems = file_systems
+        self._log = log
+        self._kernel = kernel
+        self._random = SystemRandom() if random is None else random
+        self._device = os.fstat(root).st_dev
+        #: Settled in rounds that have ended, and in this one: those carried over, and new ones.
+        self._settled = SettledFiles()
+        self._next = SettledFiles()
+        #: A file that is read now settles if its ctime is less (ns).
+        self._limit = _NOTHING_SETTLES
+        #: Wall time less monotonic time since files are settled.
+        self._offset: int | None = None
+        self._sample: SpotCheck | None = None
+        self._told = ""
+        self._lock = Lock()
+
+    @property
+    def settled(self) -> int:
+        """The number of files that are settled after the last round that has ended."""
+        return len(self._settled)
+
+    def begin(self, *, is_final: bool = False) -> None:
+        """Begin a round, or the final pass, in which no file settles. Flushes the file system."""
+        self._next = SettledFiles()
+        self._limit = _NOTHING_SETTLES
+        self._sample = SpotCheck(self._random) if is_final else None
+        self._look_at_the_clock()
+        objection = self._file_systems.objection(self._root)
+        if objection:
+            self._forget(f"all files are read: {objection}")
+        elif not is_final:
+            self._flush()
+
+    def unchanged(self, before: SeenFile, node: FileNode) -> bool:
+        """Return whether a file is carried over unread, for `plan`."""
+        if before.identity != node.identity or before.stamp != node.stamp:
+            return False
+        device, inode = _numbers(node)
+        ctime = stamp_ctime(node.stamp)
+        if device != self._device or not self._settled.has(inode, ctime):
+            return False
+        self._next.add(inode, ctime)
+        if self._sample is not None:
+            self._sample.offer(node)
+        return True
+
+    def before_reading(self, fd: int) -> os.stat_result:
+        """Return the stat result of a file that is to be read, for `after_reading`.
+
+        Waits for a write(2) that is under way: ctime was set at its beginning, maybe long ago.
+        """
+        try:
+            # It waits for the inode's lock on ext4 and btrfs; XFS waits in read(2).
+            os.lseek(fd, 0, os.SEEK_HOLE)
+        except OSError:  # it is empty, or the file system has no such call
+            pass
+        else:
+            os.lseek(fd, 0, os.SEEK_SET)
+        return os.fstat(fd)
+
+    def after_reading(self, fd: int, node: SeenFile, first: os.stat_result) -> bool:
+        """Note that a file was read as the node says; return whether it is settled."""
+        device, inode = _numbers(node)
+        ctime = first.st_ctime_ns
+        seen = ((first.st_dev, first.st_ino), stat_stamp(first))
+        second = os.fstat(fd)
+        if (
+            seen != (node.identity, node.stamp)
+            or seen != ((second.st_dev, second.st_ino), stat_stamp(second))
+            or device != self._device
+            or not 0 <= ctime < self._limit
+        ):
+            return False
+        with self._lock:
+            self._next.add(inode, ctime)
+        return True
+
+    def spot_check(self) -> bool:
+        """Read some of what the final pass has carried over; return whether it is as it was sent.
+
+        If not, nothing is trusted any more, here and on the whole file system: the final pass has
+        to be begun again. Raises StorageError for what cannot be read.
+        """
+        if self._sample is None:
+            return True
+        path = self._sample.differing(self._root, self._kernel.monotonic)
+        if path is None:
+            return True
+        reason = f"{display(path)} was changed there without a change of its ctime"
+        self._file_systems.distrust(self._root, reason)
+        self._forget(
+            f"all files are read: {reason}. This must not happen: set trust: never on this node "
+            "and report it with the versions of the kernel and of wingsd"
+        )
+        return False
+
+    def end(self) -> None:
+        """End a round: from now on the files are settled that were carried over, and new ones.
+
+        Without it, those stay settled that were so before the round.
+        """
+        self._next.sort()
+        self._settled, self._next = self._next, SettledFiles()
+        self._limit = _NOTHING_SETTLES
+
+    def saved(self) -> bytes:
+        """Return what is settled after the last round that has ended, for `restore`."""
+        offset = self._clock_offset() if self._offset is None else self._offset
+        boot = self._kernel.boot_id()
+        return SavedSettledFiles(boot, self._device, offset, self._settled).packed()
+
+    def restore(self, saved: bytes) -> None:
+        """Go on with what another object has saved; nothing is settled after another boot."""
+        found = SavedSettledFiles.unpacked(saved)
+        if found is None:
+            self._forget("all files are read: the record of settled files is damaged")
+        elif found.boot != self._kernel.boot_id():
+            # after a power loss a page may be newer on the disk than its file's ctime
+            self._forget("all files are read: this machine was booted since")
+        elif found.device != self._device:
+            self._forget("all files are read: they are on another file system now")
+        else:
+            self._offset, self._settled = found.offset, found.files
+
+    def _flush(self) -> None:
+        kernel = self._kernel
+        start, begin = kernel.wall_time(), kernel.monotonic()
+        try:
+            kernel.sync(self._root)
+        except OSError as error:
+            # pages that could not be written may be dropped, and the files be as they were before
+            self._forget(f"all files are read: their file system cannot be flushed: {error}")
+            return
+        # A disk that is slow to flush may be as slow to end what was begun before.
+        self._limit = start - MARGIN - (kernel.monotonic() - begin)
+
+    def _look_at_the_clock(self) -> None:
+        offset = self._clock_offset()
+        if self._offset is not None and abs(offset - self._offset) > CLOCK_STEP:
+            self._forget("all files are read: the clock was set")
+            self._offset = None
+        if self._offset is None:
+            self._offset = offset
+
+    def _clock_offset(self) -> int:
+        return self._kernel.wall_time() - self._kernel.monotonic()
+
+    def _forget(self, reason: str) -> None:
+        if reason != self._told:
+            self._log(reason)
+            self._told = reason
+        self._settled = SettledFiles()
+        self._next = SettledFiles()
+        self._limit = _NOTHING_SETTLES
+
+
+def _numbers(file: SeenFile) -> tuple[int, int]:
+    """Return the device and the inode number, (-1, -1) for a file that no scan has seen."""
+    match file.identity:
+        case (int(device), int(inode)):
+            return device, inode
+    return -1, -1

@@ -1,0 +1,102 @@
+"""Settled files in little memory: two packed numbers each, inode number and ctime.
+
+A settled file is known by both: if it is changed, its ctime is another, so that an entry that is
+out of date matches no file. Everything else of a file's identity is in the tree.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+from struct import Struct
+
+from attrs import frozen
+
+__all__ = ["SavedSettledFiles", "SettledFiles"]
+
+#: Magic, version, boot, device, wall time less monotonic time, count.
+_HEAD = Struct("<8sI16sQqQ")
+_MAGIC = b"WMVSETTL"
+_VERSION = 1
+_CRC = Struct("<I")
+_CTIME_BITS = 64
+
+
+class SettledFiles:
+    """Inode numbers and ctimes (ns since 1970, not negative) of settled files: 16 bytes a file.
+
+    `add` collects; `sort` has to be called before `has` finds what was added.
+    """
+
+    def __init__(self, inodes: Iterable[int] = (), ctimes: Iterable[int] = ()) -> None:
+        self._inodes = array("Q", inodes)
+        self._ctimes = array("Q", ctimes)
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def add(self, inode: int, ctime: int) -> None:
+        """Add a file. No inode is added twice."""
+        self._inodes.append(inode)
+        self._ctimes.append(ctime)
+
+    def sort(self) -> None:
+        """Make what was added known to `has`."""
+        pairs = zip(self._inodes, self._ctimes, strict=True)
+        # one number a file: tuples would take three times the memory for a moment
+        merged = sorted(inode << _CTIME_BITS | ctime for inode, ctime in pairs)
+        mask = (1 << _CTIME_BITS) - 1
+        self._inodes = array("Q", (each >> _CTIME_BITS for each in merged))
+        self._ctimes = array("Q", (each & mask for each in merged))
+
+    def has(self, inode: int, ctime: int) -> bool:
+        """Return whether the file was settled with this ctime."""
+        at = bisect_left(self._inodes, inode)
+        return at < len(self._inodes) and self._inodes[at] == inode and self._ctimes[at] == ctime
+
+    def packed(self) -> bytes:
+        """Return all of it, little-endian."""
+        numbers = self._inodes + self._ctimes
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        return numbers.tobytes()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> SettledFiles:
+        """Return what `packed` has packed."""
+        numbers = array("Q", data)
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        half = len(numbers) // 2
+        return cls(numbers[:half], numbers[half:])
+
+
+@frozen(eq=False, repr=False)
+class SavedSettledFiles:
+    """Settled files with what they hold for: one boot, device and clock. As bytes for a file."""
+
+    boot: bytes
+    device: int
+    offset: int
+    files: SettledFiles
+
+    def packed(self) -> bytes:
+        """Return the bytes."""
+        head = _HEAD.pack(_MAGIC, _VERSION, self.boot, self.device, self.offset, len(self.files))
+        data = head + self.files.packed()
+        return data + _CRC.pack(zlib.crc32(data))
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> SavedSettledFiles | None:
+        """Return what the bytes say, None for bytes that are not whole or of another version."""
+        body = data[: -_CRC.size]
+        if len(body) < _HEAD.size or data[-_CRC.size :] != _CRC.pack(zlib.crc32(body)):
+            return None
+        magic, version, boot, device, offset, count = _HEAD.unpack_from(body)
+        files = body[_HEAD.size :]
+        if (magic, version) != (_MAGIC, _VERSION) or len(files) != count * 16:
+            return None
+        return cls(boot, device, offset, SettledFiles.unpacked(files))

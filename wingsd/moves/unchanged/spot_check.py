@@ -1,0 +1,80 @@
+"""Reads some blocks of files that were not read, and compares them with what was sent of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import closing
+from random import Random
+
+from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
+from wingsd.filesystem.walk import gone, unreadable
+from wingsd.moves.digests import block_digest
+from wingsd.moves.scan import stat_stamp
+from wingsd.moves.tree import FileNode
+
+__all__ = ["BLOCKS", "SpotCheck"]
+
+BLOCKS = 64
+"""The most blocks that are read."""
+
+_NANOSECONDS = 1_000_000_000
+
+
+class SpotCheck:
+    """A random choice of files, each equally likely, and of one block of each."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._chosen: list[FileNode] = []
+        self._offered = 0
+
+    def offer(self, node: FileNode) -> None:
+        """Have a file take part that is carried over; its blocks are set by `differing`."""
+        self._offered += 1
+        if len(self._chosen) < BLOCKS:
+            self._chosen.append(node)
+            return
+        # reservoir sampling: as likely as those before it
+        at = int(self._random.random() * self._offered)
+        if at < BLOCKS:
+            self._chosen[at] = node
+
+    def differing(self, root: int, monotonic: Callable[[], int]) -> bytes | None:
+        """Return the path of a file of which a block is not as it was sent, None without one.
+
+        Ends after a second. Files that were changed since they were offered are passed over: the
+        last walk finds them. Raises StorageError for one that cannot be read.
+        """
+        end = monotonic() + _NANOSECONDS
+        self._random.shuffle(self._chosen)
+        with closing(OpenDirectories(root, lambda path: None)) as directories:
+            for node in self._chosen:
+                if monotonic() >= end:
+                    break
+                if not self._is_as_sent(directories, node):
+                    return node.names[0]
+        return None
+
+    def _is_as_sent(self, directories: OpenDirectories, node: FileNode) -> bool:
+        if not node.size or not node.blocks.count:
+            return True
+        index = self._random.randrange(node.blocks.count)
+        length = node.length(index, 1)
+        *parents, name = node.names[0].split(b"/")
+        try:
+            parent = directories.get(tuple(parents), make=False)
+            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            try:
+                data = os.pread(fd, length, index * node.block_size)
+                found = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if gone(error) or error.errno in (errno.ENOTDIR, errno.ELOOP):
+                return True
+            unreadable(node.names[0], error)
+        if (found.st_dev, found.st_ino) != node.identity or stat_stamp(found) != node.stamp:
+            return True
+        return block_digest(data) == node.blocks.get(index, 1)
