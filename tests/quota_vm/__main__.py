@@ -9,14 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.quota_vm.machine import missing_programs, run_checks
+from tests.quota_vm.machine import IMAGES, run_checks
+from tests.support.virtual_machine import missing_programs
 
 CHECKS = ("tests/quota_vm/checks.py", "tests/quota_vm/checks_daemon.py")
 
 
 def main() -> None:
     """Run them, and print what pytest prints in the machine."""
-    missing = missing_programs()
+    missing = missing_programs(IMAGES)
     if missing:
         raise SystemExit(f"the virtual machine needs {missing}")
     with tempfile.TemporaryDirectory() as directory:

@@ -19,18 +19,22 @@ from tests.unchanged.source import Rule, Source
 from tests.unchanged.writer import READY
 from wingsd.moves.tree import FileNode
 
-__all__ = ["FILES", "Counted", "Trials", "fill", "run_trials"]
+__all__ = ["FILES", "Counted", "Pace", "Trials", "fill", "run_trials"]
 
 REPOSITORY = Path(__file__).parents[2]
 #: Files of one directory.
 _EACH = 200
-#: Seconds between the rounds of a trial, from and to, and from the last round to the kill.
-_PAUSES = (1.8, 2.8)
-_LAST = (0.1, 0.6)
-ROUNDS = 2
 FILES = 4000
 #: Names are left over by trials.
 _TRIALS_WITH_SAME_FILES = 20
+
+
+@attrs.frozen
+class Pace:
+    """Seconds, from and to: before each further round of a trial, and then before the kill."""
+
+    pauses: tuple[tuple[float, float], ...] = ((1.8, 2.8), (1.8, 2.8))
+    last: tuple[float, float] = (0.1, 0.6)
 
 
 @attrs.define
@@ -58,21 +62,27 @@ class Trials:
     """Trials in one directory; the rule keeps what is settled from one to the next."""
 
     def __init__(
-        self, directory: Path, root: int, rule: Rule, chance: random.Random, counted: Counted
+        self,
+        directory: Path,
+        source: Source,
+        chance: random.Random,
+        pace: Pace,
+        counted: Counted,
     ) -> None:
         self._directory = directory
-        self._source = Source(directory, root, rule)
+        self._pace = pace
+        self._source = source
         self._chance = chance
         self._counted = counted
 
     def run(self) -> None:
         """Run one trial."""
         with self._writer():
-            for _ in range(ROUNDS):
-                self._source.round()
-                time.sleep(self._chance.uniform(*_PAUSES))
             self._source.round()
-            time.sleep(self._chance.uniform(*_LAST))
+            for pause in self._pace.pauses:
+                time.sleep(self._chance.uniform(*pause))
+                self._source.round()
+            time.sleep(self._chance.uniform(*self._pace.last))
         done = self._source.round(is_final=True)
         counted = self._counted
         counted.trials += 1
@@ -109,6 +119,7 @@ def run_trials(
     seed: int,
     *,
     files: int = FILES,
+    pace: Pace = Pace(),
     is_enough: Callable[[Counted], bool],
 ) -> Counted:
     """Run trials in a directory until there are enough; every so often with new files."""
@@ -120,7 +131,8 @@ def run_trials(
         fill(place, files, chance.randrange(1 << 32))
         root = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            trials = Trials(place, root, make_rule(root), chance, counted)
+            source = Source(place, root, make_rule(root))
+            trials = Trials(place, source, chance, pace, counted)
             for _ in range(_TRIALS_WITH_SAME_FILES):
                 trials.run()
                 if is_enough(counted):

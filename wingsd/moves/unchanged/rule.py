@@ -16,13 +16,12 @@ from typing import Protocol
 
 from wingsd.moves.scan import stamp_ctime, stat_stamp
 from wingsd.moves.tree import FileNode
-from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
 from wingsd.moves.unchanged.settled_files import SavedSettledFiles, SettledFiles
 from wingsd.moves.unchanged.spot_check import SpotCheck
 from wingsd.util.text import display
 
-__all__ = ["CLOCK_STEP", "MARGIN", "SeenFile", "UnchangedFiles"]
+__all__ = ["CLOCK_STEP", "MARGIN", "FileSystems", "SeenFile", "UnchangedFiles"]
 
 MARGIN = 2_000_000_000
 """Nanoseconds by which a settled file's ctime is older than the round in which it was read: for
@@ -41,6 +40,17 @@ class SeenFile(Protocol):
     stamp: bytes
 
 
+class FileSystems(Protocol):
+    """What `MeasuredFileSystems` knows."""
+
+    def objection(self, root: int) -> str:
+        """Return why nothing is trusted in a directory, empty if the rule holds there."""
+        ...
+
+    def distrust(self, root: int, reason: str) -> None:
+        """Trust nothing on its file system from now on."""
+
+
 class UnchangedFiles:
     """The rule for the files of one server, below the descriptor `root`.
 
@@ -51,7 +61,7 @@ class UnchangedFiles:
     def __init__(
         self,
         root: int,
-        file_systems: MeasuredFileSystems,
+        file_systems: FileSystems,
         log: Callable[[str], None],
         kernel: KernelCalls = KERNEL,
         random: Random | None = None,
@@ -61,7 +71,7 @@ class UnchangedFiles:
         self._log = log
         self._kernel = kernel
         self._random = SystemRandom() if random is None else random
-        self._device = os.fstat(root).st_dev
+        self._device = kernel.stat(root).st_dev
         #: Settled in rounds that have ended, and in this one: those carried over, and new ones.
         self._settled = SettledFiles()
         self._next = SettledFiles()
@@ -95,8 +105,10 @@ class UnchangedFiles:
         if before.identity != node.identity or before.stamp != node.stamp:
             return False
         device, inode = _numbers(node)
+        if device != self._device:
+            return False
         ctime = stamp_ctime(node.stamp)
-        if device != self._device or not self._settled.has(inode, ctime):
+        if not self._settled.has(inode, ctime):
             return False
         self._next.add(inode, ctime)
         if self._sample is not None:
@@ -108,24 +120,17 @@ class UnchangedFiles:
 
         Waits for a write(2) that is under way: ctime was set at its beginning, maybe long ago.
         """
-        try:
-            # It waits for the inode's lock on ext4 and btrfs; XFS waits in read(2).
-            os.lseek(fd, 0, os.SEEK_HOLE)
-        except OSError:  # it is empty, or the file system has no such call
-            pass
-        else:
-            os.lseek(fd, 0, os.SEEK_SET)
-        return os.fstat(fd)
+        self._kernel.finish_writes(fd)
+        return self._kernel.stat(fd)
 
     def after_reading(self, fd: int, node: SeenFile, first: os.stat_result) -> bool:
         """Note that a file was read as the node says; return whether it is settled."""
         device, inode = _numbers(node)
         ctime = first.st_ctime_ns
-        seen = ((first.st_dev, first.st_ino), stat_stamp(first))
-        second = os.fstat(fd)
+        seen = (node.identity, node.stamp)
         if (
-            seen != (node.identity, node.stamp)
-            or seen != ((second.st_dev, second.st_ino), stat_stamp(second))
+            seen != _seen(first)
+            or seen != _seen(self._kernel.stat(fd))
             or device != self._device
             or not 0 <= ctime < self._limit
         ):
@@ -219,3 +224,7 @@ def _numbers(file: SeenFile) -> tuple[int, int]:
         case (int(device), int(inode)):
             return device, inode
     return -1, -1
+
+
+def _seen(found: os.stat_result) -> tuple[Hashable, bytes]:
+    return (found.st_dev, found.st_ino), stat_stamp(found)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+from wingsd.moves.unchanged.settled_files import SavedSettledFiles, SettledFiles
+
+COUNT = 20_000
+
+
+def some(count: int = COUNT) -> tuple[SettledFiles, dict[int, int]]:
+    chance = random.Random(1)
+    known = {chance.randrange(1 << 64): chance.randrange(1 << 63) for _ in range(count)}
+    files = SettledFiles()
+    for inode, ctime in known.items():
+        files.add(inode, ctime)
+    files.sort()
+    return files, known
+
+
+def test_exactly_what_was_added_is_found() -> None:
+    files, known = some()
+    assert len(files) == COUNT
+    assert all(files.has(inode, ctime) for inode, ctime in known.items())
+    assert not any(files.has(inode, ctime + 1) for inode, ctime in known.items())
+    assert not any(files.has(inode ^ 1, ctime) for inode, ctime in known.items())
+    assert not SettledFiles().has(0, 0)
+
+
+def test_a_file_takes_16_bytes() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        files = SettledFiles()
+        for number in range(COUNT):
+            files.add(number, number)
+        files.sort()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / COUNT < 20
+
+
+def test_what_is_saved_comes_back() -> None:
+    files, known = some(100)
+    saved = SavedSettledFiles(b"b" * 16, 9, -5, files).packed()
+    found = SavedSettledFiles.unpacked(saved)
+    assert found is not None
+    assert (found.boot, found.device, found.offset) == (b"b" * 16, 9, -5)
+    assert all(found.files.has(inode, ctime) for inode, ctime in known.items())
+
+
+def test_bytes_that_are_not_whole_are_nothing() -> None:
+    saved = SavedSettledFiles(b"b" * 16, 9, 0, some(3)[0]).packed()
+    for length in range(len(saved)):
+        assert SavedSettledFiles.unpacked(saved[:length]) is None
+    for at in range(len(saved)):
+        damaged = saved[:at] + bytes([saved[at] ^ 1]) + saved[at + 1 :]
+        assert SavedSettledFiles.unpacked(damaged) is None
