@@ -6,10 +6,12 @@
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
-# COUNT=...                 how many kills of each kind, in place of 100, races of each, of 10,000, or
-#                           power losses on each file system, of 300
-# SEED=...                  the seed of kills, races or power losses, the same for the same ones
-# FS=...                    the only file system on which the power fails: ext4, xfs or btrfs
+# COUNT=...                 how many kills of each kind, in place of 100, races of each, of 10,000,
+#                           power losses on each file system, of 300, or decisions of unchanged on
+#                           each, of 20,000, and of unchanged-vm, of 10,000
+# SEED=...                  the seed of kills, races, power losses or decisions
+# FS=...                    the only file system of power, unchanged and unchanged-vm: ext4, xfs or
+#                           btrfs; of unchanged also tmpfs or overlay
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
 #                           restores, pool, uploading or streaming; of races the only action, such
 #                           as KIND="copy to"
@@ -30,7 +32,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test browser kills races power quotas fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test browser kills races power unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -61,6 +63,14 @@ races: ## use files while another process swaps links, and check that nothing ou
 power: ## have the power fail in the middle of moves, and check what was told durable (root)
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.power $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+unchanged: ## compare what moves carry over unread with the disk, while a program writes (root)
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.unchanged $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+unchanged-vm: ## the same under Debian's own kernel, in a virtual machine
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.unchanged.vm $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 quotas: ## check project quotas of ext4 and XFS in a virtual machine, also with a real daemon
 	@$(PREPARE) quotas

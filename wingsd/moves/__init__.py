@@ -3,6 +3,6 @@
 Blocking parts and plain values, without a reactor or sockets. The source reads a tree (`scan`),
 plans a round (`plan`, `tree`) and fills batches (`contents`, `filling`, `batch`). The destination
 decodes them (`batch_reader`, `zstd`), records them (`ledger`) and applies them (`destination`,
-`applier`). docs/moves.md has the format to the byte. Nothing is imported here: no node uses moves
-yet.
+`applier`). `unchanged` tells which files of a running server need not be read again. docs/moves.md
+has the format to the byte. Nothing is imported here: no node uses moves yet.
 """

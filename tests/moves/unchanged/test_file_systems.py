@@ -47,8 +47,8 @@ def test_with_trust_never_nothing_is_measured_and_nothing_trusted(
     directory: int, tmp_path: Path
 ) -> None:
     never = MeasuredFileSystems(is_allowed=False, type_of=lambda fd: "ext4")
-    assert "trust: never" in never.measure(directory)
-    assert "trust: never" in never.objection(directory)
+    assert "live.trust is never" in never.measure(directory)
+    assert "live.trust is never" in never.objection(directory)
 
 
 def test_what_was_distrusted_stays_so(directory: int) -> None:

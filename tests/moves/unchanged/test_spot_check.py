@@ -119,7 +119,7 @@ def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: in
     rule.begin(is_final=True)
     assert rule.unchanged(node, node)
     assert not rule.spot_check()
-    assert "trust: never" in lines[0]
+    assert "live.trust to never" in lines[0]
     assert file_systems.reason
     rule.begin(is_final=True)
     assert not rule.unchanged(node, node)

@@ -40,7 +40,7 @@ def file_system_type(fd: int) -> str:
 class MeasuredFileSystems:
     """File systems, by device number, and why the rule does not hold there.
 
-    Without `is_allowed` nothing is measured and nothing trusted: `trust: never`.
+    Without `is_allowed` (`system.transfers.live.trust`) nothing is measured and nothing trusted.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class MeasuredFileSystems:
     def objection(self, root: int) -> str:
         """Return why nothing is trusted in the directory `root`, empty if the rule holds."""
         if not self._is_allowed:
-            return "the configuration has trust: never"
+            return "system.transfers.live.trust is never"
         found = self._objections.get(os.fstat(root).st_dev)
         if found is None:
             return self._excluded(root) or "its file system has not been measured"

@@ -153,8 +153,8 @@ class UnchangedFiles:
         reason = f"{display(path)} was changed there without a change of its ctime"
         self._file_systems.distrust(self._root, reason)
         self._forget(
-            f"all files are read: {reason}. This must not happen: set trust: never on this node "
-            "and report it with the versions of the kernel and of wingsd"
+            f"all files are read: {reason}. This must not happen: set system.transfers.live.trust "
+            "to never, and report it with the versions of the kernel and of wingsd"
         )
         return False
 
