@@ -54,6 +54,18 @@ def test_a_ledger_that_is_cut_anywhere_says_what_was_before(ledger: bytes) -> No
         recover(LedgerReader([ledger[:end]]), BOOT, LIMITS)
 
 
+def test_records_in_whose_place_are_zeros_were_not_written(ledger: bytes) -> None:
+    whole = records(ledger)
+    for _, _, end in whole:
+        for zeros in (1, 9, 100, len(ledger) - end):
+            blank = ledger[:end] + bytes(zeros)
+            assert records(blank) == [each for each in whole if each[2] <= end]
+    assert records(bytes(len(ledger))) == []
+    for _, _, end in whole[:-1]:
+        with pytest.raises(LedgerDamaged):
+            records(ledger[:end] + bytes(50) + ledger[end + 50 :] + b"x")
+
+
 def test_a_changed_byte_is_found_anywhere(ledger: bytes) -> None:
     random_ = random.Random(1)
     for at in range(len(ledger)):

@@ -2,7 +2,7 @@
 
 A record has a head (length of its payload, type, CRC of both), the payload and its CRC. Each CRC
 goes on from the one before, so records cannot be dropped or exchanged unseen. What a crash leaves
-of the last record is told from damage: a crash only shortens the file.
+of the last records is told from damage: a crash shortens the file, or leaves zeros at its end.
 """
 
 from __future__ import annotations
@@ -172,12 +172,14 @@ class LedgerReader:
         Raises LedgerDamaged for anything but a cut, and LedgerVersionUnknown.
         """
         header = self._take(HEADER.size)
-        if header is None:
+        if header is None or self._is_blank(header):
             return
         self._header(header)
         while (head := self._take(RECORD_HEAD)) is not None:
             length, kind = _HEAD.unpack_from(head)
             chain = crc32(head[: _HEAD.size], self.chain)
+            if self._is_blank(head):
+                return
             if _CRC.pack(chain) != head[_HEAD.size :] or length > _MAX_PAYLOAD:
                 raise self._damaged("the head of a record does not fit its CRC")
             body = self._take(length + _CRC.size)
@@ -211,6 +213,14 @@ class LedgerReader:
             self._kept += piece
         start, self._at = self._at, self._at + size
         return bytes(self._kept[start : self._at])
+
+    def _is_blank(self, start: bytes) -> bool:
+        """Return whether the file has only zeros from `start` on, the bytes that were taken last.
+
+        ext4 may keep the size of a file that was appended to when the bytes are lost.
+        """
+        rest = self._kept[self._at :]
+        return not (any(start) or any(rest) or any(map(any, self._pieces)))
 
     def _damaged(self, detail: str) -> LedgerDamaged:
         return LedgerDamaged(self.end, detail)
