@@ -21,6 +21,7 @@ from tests.kills.installations import Installations
 from tests.kills.making import Makings
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
 from tests.kills.restores import Restores
+from tests.kills.resumed import ContaineredResumed, Resumed
 from tests.kills.uploads import Uploads
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 
@@ -35,6 +36,10 @@ def _engine(directory: Path, cleanup: ExitStack) -> Engine:
 KINDS: dict[str, Callable[[Path, ExitStack], Scenario]] = {
     "transfers": lambda directory, _: Transfers(directory),
     "containers": lambda directory, cleanup: Containered(directory, _engine(directory, cleanup)),
+    "moves": lambda directory, _: Resumed(directory),
+    "moves-containers": lambda directory, cleanup: ContaineredResumed(
+        directory, _engine(directory, cleanup)
+    ),
     "installations": lambda directory, cleanup: Installations(_engine(directory, cleanup)),
     "backups": lambda directory, _: Arrivals(directory),
     "making": lambda directory, _: Makings(directory),

@@ -31,7 +31,8 @@ class Broken(AssertionError):
 class Kill:
     """Which nodes are killed, and when: at a step, by its log line, or seconds after the start.
 
-    Each one's death then waits for so many seconds of `delays`.
+    Each one's death then waits for so many seconds of `delays`. Without victims there is only what
+    the variant does.
     """
 
     victims: tuple[str, ...]
@@ -43,7 +44,7 @@ class Kill:
     def __str__(self) -> str:
         at = self.moment if isinstance(self.moment, str) else f"after {self.moment:.3f} s"
         delays = ", ".join(f"+{delay:.3f} s" for delay in self.delays if delay)
-        text = f"{' and '.join(self.victims)}: {at}{delays and f' ({delays})'}"
+        text = f"{' and '.join(self.victims) or 'no node'}: {at}{delays and f' ({delays})'}"
         return f"{text}, {self.variant}" if self.variant else text
 
 
@@ -97,9 +98,10 @@ class Injector:
         scenario = self.scenario
         nodes = scenario.nodes
         victims = [nodes[role] for role in kill.victims]
-        mark = len(victims[0].log)
+        watched = (victims or [*nodes.values()])[0]
+        mark = len(watched.log)
         await scenario.begin(kill.variant)
-        await _until(kill.moment, victims[0], mark)
+        await _until(kill.moment, watched, mark)
         for victim, delay in zip(victims, kill.delays, strict=False):
             await deferLater(reactor, delay)
             victim.signal("KILL")

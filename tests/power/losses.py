@@ -13,8 +13,8 @@ from pathlib import Path
 from attrs import define
 
 from tests.power.disks import copy_sparse, make_disk, mounted, recorded
-from tests.power.log import write_lost
-from tests.power.moved import Promises, Round, Run, disturbed, make_rounds
+from tests.power.log import Kind, notes, write_lost
+from tests.power.moved import PAUSE, Promises, Round, Run, disturbed, make_rounds
 
 __all__ = ["MEMORY", "lose_power"]
 
@@ -22,6 +22,8 @@ __all__ = ["MEMORY", "lose_power"]
 MEMORY = "/dev/shm"
 #: In how many moments the power fails in one run of a move, and of how many runs it consists.
 MOMENTS, RUNS = 12, 3
+#: How many of the moments are right after a flush.
+FLUSHED = 0.5
 #: How much of what was not flushed is on the disk: nothing, all, or some of it.
 SHARES = (0.0, 1.0, 0.5, 0.9)
 
@@ -96,8 +98,7 @@ class _Move:
     def run(self) -> None:
         for _ in range(RUNS):
             promises, log = self._record()
-            end = log.stat().st_size
-            moments = sorted(self._rng.randrange(end + 1) for _ in range(MOMENTS))
+            moments = self._moments(log)
             kept = self._rng.randrange(MOMENTS)
             following = self._promises
             for number, position in enumerate(moments):
@@ -116,6 +117,16 @@ class _Move:
             (self._place / "next").rename(self._before)
             self._promises = following
 
+    def _moments(self, log: Path) -> list[int]:
+        """Return positions in a log: any ones, and some where a flush has just ended."""
+        flushes = [each.end for each in notes(log) if each.kind is Kind.FLUSH]
+        end = log.stat().st_size
+        found = [
+            self._rng.choice(flushes) if self._rng.random() < FLUSHED else self._rng.randrange(end)
+            for _ in range(MOMENTS)
+        ]
+        return sorted(found)
+
     def _record(self) -> tuple[Promises, Path]:
         """Have the move go to its end, once; return what was told, and the log."""
         disk, log = self._place / "disk", self._place / "log"
@@ -130,7 +141,7 @@ class _Move:
             disturbed(place, self._rng.randrange(1 << 32)),
         ):
             run = Run(place / "move", self._rng.randbytes(16), promises, position)
-            run.flushes = self._flushes
+            run.flushes, run.pause = self._flushes, PAUSE
             run.go_on(self._rounds, self._rng)
         disk.unlink()
         return promises, log

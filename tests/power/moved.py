@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,7 +117,9 @@ class Run:
         self._destination.synced = self._sync
         self._promises = promises
         self._position = position
+        #: Whether anything is brought to the disk, and seconds at most between batches.
         self.flushes = True
+        self.pause = 0.0
 
     def _sync(self) -> None:
         if not self.flushes:
@@ -175,12 +178,14 @@ class Run:
             batch = rng.choice(waiting)
             number = batch.index.number
             self._changes()
+            # what others do may come between
+            time.sleep(self.pause * rng.random())
             try:
                 feed(to, batch.pieces())
             except ShapeMissing:
                 continue
             self._promises.sent.append((self._position(), number))
-            if not batch.index.contents:
+            if batch.index.shapes:
                 self._promises.shapes.append((self._position(), number))
             if rng.random() >= TWICE:
                 waiting.remove(batch)

@@ -25,9 +25,9 @@ from twisted.python.failure import Failure
 
 from tests.support.command import WINGSCTL
 from tests.support.forked_process import ForkedProcess
+from tests.support.line import Line
 from tests.support.panel import Panel
 from tests.support.sample_server import UUID
-from tests.support.throttled_proxy import ThrottledProxy
 from wingsd.callbacks.transfers import MINUTE
 
 #: Seconds that a line of the log is waited for.
@@ -132,7 +132,7 @@ class NodeProcess:
         #: The log of the processes before this one.
         self.past: list[str] = []
         self._proxied = proxied
-        self._proxy: ThrottledProxy | None = None
+        self._proxy: Line | None = None
         self._process = _Process()
         self._transport: Any = None
 
@@ -231,7 +231,7 @@ class NodeProcess:
             return
         port = int(self.url.rpartition(":")[2])
         if self._proxy is None:
-            self._proxy = ThrottledProxy(reactor, port, FAST)
+            self._proxy = Line(reactor, port, FAST)
             self.node.address = f"https://127.0.0.1:{self._proxy.listening_port}"
         self._proxy.port = port
 
@@ -242,8 +242,13 @@ class NodeProcess:
 
     def throttle(self, bytes_per_second: float) -> None:
         """Limit what clients send to a proxied node."""
+        self.line.bytes_per_second = bytes_per_second
+
+    @property
+    def line(self) -> Line:
+        """The line to a proxied node that has listened."""
         assert self._proxy is not None
-        self._proxy.bytes_per_second = bytes_per_second
+        return self._proxy
 
     @property
     def pid(self) -> int:

@@ -10,7 +10,7 @@ from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
 
-class _ThrottledConnection(ProxyServer):
+class ThrottledConnection(ProxyServer):
     """A connection that pauses after each piece that the client sends."""
 
     factory: Any
@@ -38,7 +38,7 @@ class _ThrottledConnection(ProxyServer):
 class ThrottledProxy(ProxyFactory):
     """Forwards connections to a port of loopback, each at `bytes_per_second` towards it."""
 
-    protocol = _ThrottledConnection
+    protocol = ThrottledConnection
     noisy = False
 
     def __init__(self, reactor: Any, port: int, bytes_per_second: float) -> None:

@@ -1,0 +1,104 @@
+"""The line to a node: it counts what clients send, and can be cut, stall, and lose answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.protocols.portforward import ProxyClient, ProxyClientFactory
+
+from tests.support.throttled_proxy import ThrottledConnection, ThrottledProxy
+
+__all__ = ["Line"]
+
+#: Seconds from when answers are lost until the connections are.
+LOST_WITHIN = 0.3
+
+
+class _FromNode(ProxyClient):
+    peer: Any
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.peer.loses_answers:
+            return
+        if not self.peer.factory.hold(self, data):
+            super().dataReceived(data)
+
+
+class _ToNode(ProxyClientFactory):
+    protocol = _FromNode
+    noisy = False
+
+
+class _Connection(ThrottledConnection):
+    clientProtocolFactory = _ToNode
+    loses_answers = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.factory.hold(self, data):
+            return
+        super().dataReceived(data)
+        self.factory.count(len(data))
+
+
+class Line(ThrottledProxy):
+    """Forwards connections to a node, which keeps its address here when it is started again."""
+
+    protocol = _Connection
+
+    def __init__(self, reactor: Any, port: int, bytes_per_second: float) -> None:
+        super().__init__(reactor, port, bytes_per_second)
+        #: Bytes that clients have sent to the node, those of TLS included.
+        self.sent = 0
+        self._events: list[tuple[int, Callable[[], None]]] = []
+        self._is_stalled = False
+        self._held: list[tuple[Any, bytes]] = []
+
+    def after(self, count: int, event: Callable[[], None]) -> None:
+        """Have `event` called when `count` more bytes have been sent."""
+        self._events.append((self.sent + count, event))
+
+    def calm(self) -> None:
+        """Forget what was to happen."""
+        self._events.clear()
+
+    def cut(self) -> None:
+        """End all connections."""
+        self._end(set(self.connections))
+
+    def lose_answers(self) -> None:
+        """Have the node's answers on the present connections lost, then the connections."""
+        now = set(self.connections)
+        for connection in now:
+            connection.loses_answers = True
+        self.reactor.callLater(LOST_WITHIN, self._end, now)
+
+    def stall(self, seconds: float) -> None:
+        """Forward nothing for some time."""
+        self._is_stalled = True
+        self.reactor.callLater(seconds, self._go_on)
+
+    def _end(self, connections: set[Any]) -> None:
+        for connection in connections & self.connections:
+            connection.transport.abortConnection()
+
+    def _go_on(self) -> None:
+        self._is_stalled = False
+        held, self._held = self._held, []
+        for end, data in held:
+            if end.peer is not None:
+                end.dataReceived(data)
+
+    def hold(self, end: Any, data: bytes) -> bool:
+        """Return whether what has arrived at one end of a connection waits."""
+        if self._is_stalled:
+            self._held.append((end, data))
+        return self._is_stalled
+
+    def count(self, size: int) -> None:
+        """Count what was sent."""
+        self.sent += size
+        due = [event for at, event in self._events if at <= self.sent]
+        self._events = [each for each in self._events if each[0] > self.sent]
+        for event in due:
+            event()
