@@ -31,7 +31,7 @@ from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
-from wingsd.transfers.outgoing.upload import Uploader
+from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.recovery import clear_leftovers
 
 LEVEL = bytes(range(256)) * 500

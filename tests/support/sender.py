@@ -27,7 +27,7 @@ from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.source import SourceServers
-from wingsd.transfers.outgoing.upload import Uploader
+from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
 BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]

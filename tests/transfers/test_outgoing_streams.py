@@ -24,7 +24,7 @@ from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.local import Backup
 from wingsd.errors import StorageError
-from wingsd.transfers.outgoing import upload as outgoingstreams
+from wingsd.transfers.outgoing import streams as outgoingstreams
 from wingsd.transfers.outgoing.payload import Payload
 from wingsd.transfers.upload_form import Checksums
 

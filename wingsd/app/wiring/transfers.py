@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wingsd.transfers.incoming.multistream import StreamGroups
     from wingsd.transfers.incoming.uploads import Extraction
     from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
-    from wingsd.transfers.outgoing.upload import Uploader
+    from wingsd.transfers.outgoing.streams import Uploader
     from wingsd.transfers.storage.incoming import IncomingStorage
 
 __all__ = ["TransfersWiring"]
@@ -151,7 +151,7 @@ class TransfersWiring(ServersWiring):
         )
 
     def _make_uploader(self) -> Uploader:
-        from wingsd.transfers.outgoing.upload import Uploader  # noqa: PLC0415
+        from wingsd.transfers.outgoing.streams import Uploader  # noqa: PLC0415
 
         transfers = self._config.system.transfers
         return Uploader(

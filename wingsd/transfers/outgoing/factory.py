@@ -9,8 +9,9 @@ from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.outgoing.payload import SourcePool
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
+from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer
-from wingsd.transfers.outgoing.upload import OutgoingUpload, Uploader
+from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLogs
 
