@@ -173,6 +173,10 @@ class HttpExchange(Protocol):
         self._interim_since: float | None = None
         self._text = bytearray()
         self._over = False
+        #: Bytes that are read of the answer's body, and the seconds that it may take from its head
+        #: to its end.
+        self.max_answer = MAX_ANSWER
+        self.answer_within: float = ANSWER_WITHIN
         #: Whether the first byte of the request was handed over for sending, and the last.
         self.begun = False
         self.request_sent = False
@@ -186,11 +190,15 @@ class HttpExchange(Protocol):
         when it is cancelled.
         """
         self._set_limit(timeout, lambda: self.abort(TimedOut()))
-        factory = Factory.forProtocol(lambda: self)
+        factory = Factory.forProtocol(self._protocol)
         factory.noisy = False
         self._connecting = endpoint.connect(factory)
         self._connecting.addErrback(self._fail)
         return self._answer
+
+    def _protocol(self) -> Protocol:
+        """Return what the connection is made with."""
+        return self
 
     def abort(self, reason: Exception) -> None:
         """Close at once; the answer, if it is not there yet, fails with `reason`."""
@@ -310,12 +318,12 @@ class HttpExchange(Protocol):
             case h11.Response():
                 self._head = event
                 self._early = not self.request_sent
-                self._set_limit(ANSWER_WITHIN, self._conclude)
+                self._set_limit(self.answer_within, self._conclude)
                 if self._body is not None:
                     self._body.close()
             case h11.Data():
-                self._text += event.data[: MAX_ANSWER - len(self._text)]
-                if len(self._text) == MAX_ANSWER:
+                self._text += event.data[: self.max_answer - len(self._text)]
+                if len(self._text) == self.max_answer:
                     self._conclude()
             case h11.EndOfMessage():
                 self._conclude()
