@@ -6,7 +6,7 @@ Blocking. Each byte is read and hashed once; the digests go to the file's node o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
@@ -38,10 +38,14 @@ class FramedData:
 
 
 class ContentReader:
-    """Reads files below the descriptor `root`; no symlink is followed. `close` must be called."""
+    """Reads files below the descriptor `root`; no symlink is followed. `close` must be called.
 
-    def __init__(self, root: int) -> None:
+    `count` gets the bytes of each piece when it was read; holes count. What it raises passes.
+    """
+
+    def __init__(self, root: int, count: Callable[[int], None] = lambda size: None) -> None:
         self._directories = OpenDirectories(root, lambda path: None)
+        self._count = count
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -73,6 +77,7 @@ class ContentReader:
     def _whole(self, fd: int, content: FileContent) -> Iterator[FramedData]:
         node, before = content.node, content.before
         data = _exactly(fd, 0, node.size, content)
+        self._count(node.size)
         digest = block_digest(data)
         node.blocks.set(0, digest)
         if before is None or _known(before) != (node.mode, node.mtime, node.size, digest):
@@ -87,6 +92,7 @@ class ContentReader:
             count = min(per_segment, node.blocks.count - first)
             at = first * node.block_size
             length = min(SEGMENT, node.size - at)
+            self._count(length)
             data = b""
             if is_sparse and _is_hole(fd, at, length):
                 node.blocks.set_zeros(first, count, node.block_size, node.length(first, count))

@@ -1,0 +1,126 @@
+"""The source of a move: what it reads and sends in its second round."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.moves.moving import Destination, feed
+from wingsd.moves.bodies import batch_body
+from wingsd.moves.destination import MoveDestination
+from wingsd.moves.errors import HeldTreeInvalid, SourceFileChanged
+from wingsd.moves.filling import Batch
+from wingsd.moves.source import MoveNumbers, MoveSource, SourceStopped
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "server"
+    (tree / "world").mkdir(parents=True)
+    for number in range(20):
+        (tree / "world" / f"small{number}").write_bytes(os.urandom(3_000))
+    for number in range(4):
+        (tree / "world" / f"large{number}").write_bytes(os.urandom(600_000))
+    with (tree / "sparse").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(500_000)
+        file.write(b"x" * 5_000)
+    return tree
+
+
+def begin(source: MoveSource, to: MoveDestination) -> None:
+    told = to.rebase()
+    source.scan()
+    for number in range(1, told.pages + 1):
+        source.add_page(to.page(number))
+    source.size = 256 << 10
+    source.plan(MoveNumbers(told.round, told.next, told.shape, told.file))
+
+
+def send(to: MoveDestination, batch: Batch | None, *, zstd: bool = False) -> bool:
+    if batch is None:
+        return False
+    body = batch_body(batch, zstd=zstd)
+    assert body.data == sum(len(data) for data in batch.data)
+    feed(to, iter(body.blocks), zstd=body.zstd)
+    return True
+
+
+@pytest.mark.parametrize("zstd", [False, True])
+def test_what_arrived_is_neither_read_nor_sent_again(
+    tmp_path: Path, tree: Path, zstd: bool
+) -> None:
+    total = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
+    with (
+        Destination(tmp_path / "there").open() as to,
+        closing(MoveSource(str(tree), pytest.fail)) as source,
+    ):
+        begin(source, to)
+        assert (source.total, source.read) == (total, 0)
+        while send(to, source.next_shape()):
+            pass
+        for _ in range(5):
+            assert send(to, source.next_data(), zstd=zstd)
+        read = source.read
+        begin(source, to)
+        assert 0 < source.read < read
+        while send(to, source.next_shape()):
+            pass
+        while send(to, source.next_data(), zstd=zstd):
+            pass
+        assert source.read == total
+        to.close_round(to.received.round, source.last, source.root())
+        begin(source, to)
+        assert (source.read, source.next_shape(), source.next_data()) == (total, None, None)
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path, tree: Path) -> None:
+    with (
+        Destination(tmp_path / "there").open() as to,
+        closing(MoveSource(str(tree), pytest.fail)) as source,
+    ):
+        begin(source, to)
+        while send(to, source.next_shape()) or send(to, source.next_data()):
+            pass
+        with (tree / "world" / "large1").open("r+b") as file:
+            file.seek(300_000)
+            file.write(b"another")
+        begin(source, to)
+        while send(to, source.next_shape()):
+            pass
+        batch = source.next_data()
+        assert batch is not None
+        assert sum(len(data) for data in batch.data) == 4096
+        assert source.next_data() is None
+
+
+def test_a_change_while_it_is_read_is_an_error(tmp_path: Path, tree: Path) -> None:
+    with (
+        Destination(tmp_path / "there").open() as to,
+        closing(MoveSource(str(tree), pytest.fail)) as source,
+    ):
+        begin(source, to)
+        (tree / "world" / "large1").write_bytes(b"short")
+        with pytest.raises(SourceFileChanged):
+            list(iter(lambda: source.next_shape() or source.next_data(), None))
+
+
+def test_it_can_be_stopped(tmp_path: Path, tree: Path) -> None:
+    with (
+        Destination(tmp_path / "there").open() as to,
+        closing(MoveSource(str(tree), pytest.fail)) as source,
+    ):
+        begin(source, to)
+        source.stop()
+        with pytest.raises(SourceStopped):
+            source.next_data()
+
+
+def test_a_destination_cannot_hold_what_is_no_tree(tmp_path: Path, tree: Path) -> None:
+    with closing(MoveSource(str(tree), pytest.fail)) as source:
+        source.scan()
+        with pytest.raises(HeldTreeInvalid):
+            source.add_page(b"a page of nothing")
