@@ -67,6 +67,15 @@ def test_no_text_that_anybody_may_send_becomes_a_label() -> None:
     assert len(samples(recorder).all) == before
 
 
+def test_moves_that_go_on_and_what_they_send_twice_are_counted() -> None:
+    recorder = Recorder()
+    recorder.move_resumed()
+    recorder.sent_again(1000)
+    found = samples(recorder)
+    assert found.get("wingsd_move_resumptions_total") == 1
+    assert found.get("wingsd_move_sent_again_bytes_total") == 1000
+
+
 def test_steps_are_timed() -> None:
     recorder = Recorder()
     for seconds in (0.05, 100.0, 90_000.0):

@@ -17,6 +17,8 @@ class RecordingObserver(Observer):
         #: Peer, operation, seconds and error.
         self.calls: list[tuple[str, str, float, Exception | None]] = []
         self.answers: list[Exception] = []
+        #: How often moves went on, and the bytes that they sent twice.
+        self.resumed = self.again = 0
 
     def transfer_begun(self, transfer: Passage) -> None:
         self.begun.append(transfer)
@@ -33,6 +35,12 @@ class RecordingObserver(Observer):
 
     def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
         self.calls.append((peer, operation, seconds, error))
+
+    def move_resumed(self) -> None:
+        self.resumed += 1
+
+    def sent_again(self, size: int) -> None:
+        self.again += size
 
     def answered(self, error: Exception) -> None:
         self.answers.append(error)

@@ -19,11 +19,12 @@ from twisted.web.server import NOT_DONE_YET, Site
 from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from wingsd.config import StoragePool, TransfersConfig
+from wingsd.config import MovesConfig, StoragePool, TransfersConfig
 from wingsd.errors import StorageError
 from wingsd.filesystem import measure
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
+from wingsd.servers.power_states import PowerState
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.source import SourceServers
@@ -42,6 +43,7 @@ class _Server:
         self.operations = Operations()
         self.disk_bytes: int | None = 0
         self.files = self
+        self.state = PowerState.RUNNING
         self._directory = directory
         self._recorder = recorder
 
@@ -97,7 +99,7 @@ class _Servers:
 
     def reserve(self, uuid: str, why: str) -> None:
         if why:
-            self._server.place_hold(Operation.TRANSFER_OUT, why)
+            self._server.operations.hold = Hold(Operation.TRANSFER_OUT, why)
 
     def directory(self, uuid: str) -> str:
         return str(self._directory)
@@ -228,6 +230,8 @@ class Sender(Harness):
         storage_pool: str = "",
         answer_grace: int = 0,
         answer_timeout: float = 0,
+        destination: Destination | None = None,
+        moves: MovesConfig | None = None,
     ) -> None:
         self.tree = directory / "server"
         (self.tree / "world").mkdir(parents=True)
@@ -241,6 +245,7 @@ class Sender(Harness):
         limits = TransfersConfig(
             durable=False,
             answer_grace=answer_grace,
+            moves=moves or MovesConfig(),
             storage_pool=StoragePool(enabled=bool(storage_pool), pool_name=storage_pool),
         )
         self.server = _Server(self.tree, recorder)
@@ -255,7 +260,7 @@ class Sender(Harness):
         self.disk = workers
         events = TransferEvents(self.bus, UUID)
         self.states, self.lines = events.states, events.lines
-        self.destination = Destination()
+        self.destination = destination or Destination()
         self._site: Any = Site(self.destination)
         self._site.displayTracebacks = False
         self._port = _listen(self._site)

@@ -288,6 +288,10 @@ class OutgoingDirectTransfers:
         coordinator.stop_waiting(TransferCancelled())
         return True
 
+    async def go_on(self, entry: TransferRecord) -> bool:
+        """Return False: direct transfers are not moves that resume."""
+        return False
+
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Ask the destination whether a server has moved that an earlier daemon was sending."""
         destination = await self._database.destination(entry.id)

@@ -100,6 +100,16 @@ class Recorder(MovedBytes):
             buckets=STEP_BUCKETS,
             registry=registry,
         )
+        self._resumptions = Counter(
+            "wingsd_move_resumptions",
+            "How often moves from this node went on after a break.",
+            registry=registry,
+        )
+        self._sent_again = Counter(
+            "wingsd_move_sent_again_bytes",
+            "Bytes of moves from this node that were sent twice.",
+            registry=registry,
+        )
         self._answers = Counter(
             "wingsd_request_errors",
             "Requests of the Panel, of other nodes and of browsers that were answered with an "
@@ -137,6 +147,14 @@ class Recorder(MovedBytes):
         self._transfers.labels(direction, _outcome(error)).inc()
         if _outcome(error) == FAILURE and error is not None:
             self._failures.labels(direction, reason(error)).inc()
+
+    def move_resumed(self) -> None:
+        """A move goes on."""
+        self._resumptions.inc()
+
+    def sent_again(self, size: int) -> None:
+        """A move is over."""
+        self._sent_again.inc(size)
 
     def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
         """A call has ended."""

@@ -85,6 +85,7 @@ class StateDatabase:
 
     add_move = _InThread(Store.add_move)
     admit_move = _InThread(Store.admit_move)
+    drop_move = _InThread(Store.drop_move)
     set_move = _InThread(Store.set_move)
     set_move_state = _InThread(Store.set_move_state)
     move = _InThread(Store.move)

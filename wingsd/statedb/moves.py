@@ -58,6 +58,10 @@ class MoveRows(BackupRows):
                 self._execute(_INSERT, *_values(record))
         return used
 
+    def drop_move(self, transfer: int) -> None:
+        """Delete the move of a transfer that goes on as one stream."""
+        self._execute("DELETE FROM moves WHERE transfer = ?", transfer)
+
     def set_move(self, transfer: int, move: str) -> None:
         """Record the id that the destination has given."""
         self._execute("UPDATE moves SET move = ? WHERE transfer = ?", move, transfer)

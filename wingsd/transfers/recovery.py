@@ -2,7 +2,8 @@
 
 A received server that is complete and durable continues from its step; anything else of an
 incoming transfer is removed, and reported as a failure. For an outgoing one, the coordinator is
-asked whether the server has moved; where it stays, its container is made again.
+asked whether the server has moved; where it stays, its container is made again. A move that had
+not come to its commit goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.backups.received import ReceivedBackups
-from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError
+from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
 from wingsd.servers import Servers
 from wingsd.statedb import Direction, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
@@ -73,6 +74,9 @@ class OutgoingOutcomes(Protocol):
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Return whether a server that may have been sent whole has moved."""
 
+    async def go_on(self, entry: TransferRecord) -> bool:
+        """Go on with the transfer, where that can be done; return whether it goes on."""
+
     async def report_failure(self, entry: TransferRecord) -> None:
         """Report that a server stays here which was not sent whole."""
 
@@ -109,6 +113,23 @@ class PanelOutcomes:
         self._sender = sender
         self._servers = servers
         self._database = database
+
+    async def go_on(self, entry: TransferRecord) -> bool:
+        """Go on with a move that had not come to its commit; the Panel hears of nothing."""
+        record = await self._database.move(entry.id)
+        if record is None or reached(entry, SendStep.AWAIT):
+            return False
+        age = self._database.seconds_since(entry.begun)
+        coordinator = self._coordinators.resumed(entry.server, age, 0.0)
+        try:
+            server = self._servers.servers.get(entry.server)
+            self._sender.go_on(server, entry, record, coordinator)
+        except WingsdError as error:
+            _log.warn(
+                "{server}: its move does not go on: {error}", server=entry.server, error=error
+            )
+            return False
+        return True
 
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Ask the Panel, first for the rest of the grace, where that had begun."""
@@ -194,6 +215,8 @@ class Recovery:
 
     async def _resume_with(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
         await self._storage.remove_marks(entry.server)
+        if await outcomes.go_on(entry):
+            return
         # A step is recorded before it is taken: SEND may have been complete, or not begun.
         if reached(entry, SendStep.SEND):
             moved = await outcomes.has_moved(entry)

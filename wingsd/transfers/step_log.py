@@ -212,10 +212,13 @@ class StepLog(Generic[S]):
         self._entered = self.seconds()
         self.announcer.enter(step, self.step_text)
 
-    def leave_open(self) -> None:
-        """Leave a transfer without an outcome to the next daemon, after an internal error."""
+    def leave_open(self, error: Exception | None = None) -> None:
+        """Leave a transfer without an outcome to the next daemon, after an internal error.
+
+        Or after another `error`, such as that this daemon stops.
+        """
         if self._is_counted:
-            self._count_over(self._error or WingsdError("internal error"))
+            self._count_over(error or self._error or WingsdError("internal error"))
 
     def _count_begun(self) -> None:
         self._is_counted = True

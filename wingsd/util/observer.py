@@ -56,6 +56,12 @@ class Observer:
         `transfer` is None for one that an earlier daemon began.
         """
 
+    def move_resumed(self) -> None:
+        """A move from this node goes on after a break: the destination has told what it holds."""
+
+    def sent_again(self, size: int) -> None:
+        """A move from this node is over, in which so many bytes were sent twice."""
+
     def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
         """A call to `PANEL` or `ENGINE` took `seconds`; with `error` it failed."""
 

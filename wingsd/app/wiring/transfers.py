@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from wingsd.transfers.incoming.multistream import StreamGroups
     from wingsd.transfers.incoming.uploads import Extraction
     from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
+    from wingsd.transfers.outgoing.mover import Mover
     from wingsd.transfers.outgoing.streams import Uploader
     from wingsd.transfers.storage.incoming import IncomingStorage
 
@@ -141,13 +142,29 @@ class TransfersWiring(ServersWiring):
     def _make_outgoing_factory(self) -> OutgoingTransferFactory:
         from wingsd.transfers.outgoing.factory import OutgoingTransferFactory  # noqa: PLC0415
 
+        uploader = self._make_uploader()
         return OutgoingTransferFactory(
             peers=self._peers,
             step_logs=self._step_logs,
             servers=self._source_servers,
             storage=self._source_storage,
-            uploader=self._make_uploader(),
+            uploader=uploader,
             stop_grace=self._config.system.transfers.stop_grace,
+            mover=self._make_mover(uploader),
+        )
+
+    def _make_mover(self, uploader: Uploader) -> Mover:
+        from wingsd.transfers.outgoing.mover import Mover  # noqa: PLC0415 (as above)
+
+        transfers = self._config.system.transfers
+        return Mover(
+            config=transfers.moves,
+            peers=self._peers,
+            uploader=uploader,
+            database=self.database,
+            storage=self._source_storage,
+            observer=self.observer,
+            lost_after=float(transfers.answer_grace or transfers.stall_timeout),
         )
 
     def _make_uploader(self) -> Uploader:

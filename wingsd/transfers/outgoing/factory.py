@@ -6,6 +6,7 @@ import attrs
 
 from wingsd.servers import Server
 from wingsd.transfers.coordinator import SendingCoordinator
+from wingsd.transfers.outgoing.mover import Mover
 from wingsd.transfers.outgoing.payload import SourcePool
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
@@ -28,6 +29,7 @@ class OutgoingTransferFactory:
     storage: SourceStorage
     uploader: Uploader
     stop_grace: float
+    mover: Mover
 
     def make(
         self, server: Server, request: TransferRequest, coordinator: SendingCoordinator
@@ -39,7 +41,9 @@ class OutgoingTransferFactory:
         destination = self.peers.client(request.url, request.token)
         steps = self.step_logs.sending(server.uuid, coordinator)
         pool = SourcePool(server.uuid, request, self.storage, is_direct=coordinator.is_direct)
+        # A direct transfer has its own questions after a loss.
+        mover = None if coordinator.is_direct else self.mover
         upload = OutgoingUpload(
-            server, request, destination, self.storage, self.uploader, steps, pool
+            server, request, destination, self.storage, self.uploader, steps, pool, mover
         )
         return OutgoingTransfer(server, coordinator, steps, upload, self.servers, self.stop_grace)

@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from wingsd.errors import DaemonStopping, TransferCancelled
 from wingsd.servers import Server
 from wingsd.servers.operations import Operation
+from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, PanelSending, SendingCoordinator
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.request import TransferRequest
@@ -21,7 +22,7 @@ from wingsd.util.later import Later
 
 if TYPE_CHECKING:
     from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
-    from wingsd.transfers.outgoing.transfer import OutgoingTransfer
+    from wingsd.transfers.outgoing.transfer import OutgoingTransfer, ResumedMove
 
 __all__ = ["HOLD", "OutgoingTransfers"]
 
@@ -74,9 +75,31 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         coordinator = coordinator or self._coordinators.sending(server.uuid)
         transfer = self._factory.get().make(server, request, coordinator)
         server.place_hold(Operation.TRANSFER_OUT, HOLD)
-        self._add(server.uuid, transfer)
+        self._run(transfer)
+
+    def go_on(
+        self,
+        server: Server,
+        entry: TransferRecord,
+        record: MoveRecord,
+        coordinator: SendingCoordinator,
+    ) -> None:
+        """Go on with the move of an earlier daemon, which holds the server already.
+
+        Raises the errors of `start`.
+        """
+        from wingsd.transfers.outgoing.mover import request_of  # noqa: PLC0415 (as the factory)
+        from wingsd.transfers.outgoing.transfer import ResumedMove  # noqa: PLC0415
+
+        if self._stopping:
+            raise DaemonStopping
+        transfer = self._factory.get().make(server, request_of(record), coordinator)
+        self._run(transfer, ResumedMove(entry, record))
+
+    def _run(self, transfer: OutgoingTransfer, resumed: ResumedMove | None = None) -> None:
+        self._add(transfer.server.uuid, transfer)
         transfer.over.addCallback(self._note_left_behind, transfer)
-        Deferred.fromCoroutine(transfer.run())
+        Deferred.fromCoroutine(transfer.run(resumed))
 
     def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
         if transfer.is_left_behind and not self._stopping:
@@ -160,7 +183,10 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
             transfer.finish()
 
     def stop(self) -> Deferred[Any]:
-        """Abort what is not sent yet; the Deferred fires when all transfers are over."""
+        """Abort what is not sent yet; the Deferred fires when all transfers are over.
+
+        The next daemon goes on with moves.
+        """
         self._stopping = True
         # The next daemon asks about these.
         for checking in tuple(self._checks):

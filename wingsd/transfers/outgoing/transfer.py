@@ -1,6 +1,7 @@
 """An outgoing transfer: its steps, from the order to the Panel's decision.
 
-Read `OutgoingTransfer._send` from top to bottom: stop, remove the container, ask, send, await.
+Read `OutgoingTransfer._ask` and `_send` from top to bottom: ask, stop, remove the container, send,
+await.
 The server's files are only read. They are deleted when the Panel orders it, and never before.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -16,6 +18,7 @@ from twisted.python.failure import Failure
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.servers.operations import Operation
+from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.outgoing.source import MOVED, SourceServers
@@ -24,10 +27,18 @@ from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.util.text import readable_time
 
-__all__ = ["OutgoingTransfer"]
+__all__ = ["OutgoingTransfer", "ResumedMove"]
 
 #: Seconds between two lines about what is still waited for.
 WAITING_EVERY = 60.0
+
+
+@attrs.frozen(eq=False, repr=False)
+class ResumedMove:
+    """A transfer of an earlier daemon, and its move."""
+
+    entry: TransferRecord
+    record: MoveRecord
 
 
 class OutgoingTransfer:
@@ -59,13 +70,22 @@ class OutgoingTransfer:
         self._stop_grace = stop_grace
         self._removals: tuple[str, ...] = ()
         self._retired = False
+        self._is_left = False
         self._settling: Deferred[bool] | None = None
 
-    async def run(self) -> None:
-        """Send the server. Its outcome is logged and reported, and nothing is raised."""
+    async def run(self, resumed: ResumedMove | None = None) -> None:
+        """Send the server. Its outcome is logged and reported, and nothing is raised.
+
+        Go on with a move of an earlier daemon, where it is one that is `resumed`.
+        """
         try:
-            self.coordinator.begin()
-            await self.coordinator.save(await self._steps.begin())
+            if resumed is None:
+                self.coordinator.begin()
+                await self.coordinator.save(await self._steps.begin())
+                await self._ask()
+            else:
+                self._take_up(resumed.entry)
+                await self._wait(self._upload.go_on(resumed.record))
             await self._send()
         except Exception as error:
             self._steps.announcer.hide_progress()
@@ -75,6 +95,7 @@ class OutgoingTransfer:
         finally:
             self._steps.announcer.hide_progress()
             try:
+                await self._upload.close()
                 await self._pool.remove_marks()
             finally:
                 self.over.callback(None)
@@ -87,9 +108,12 @@ class OutgoingTransfer:
         """End it unless the destination has everything: it may then be moving already.
 
         For a server that is still being sent within a pool, the Panel is asked. If the Panel is
-        being asked already, the next daemon continues with that.
+        being asked already, the next daemon continues with that. It also goes on with a move.
         """
-        if not self._upload.body_sent and self._settling is None:
+        if self._upload.may_go_on:
+            self._is_left = True
+            self._cancel(reason)
+        elif not self._upload.body_sent and self._settling is None:
             self._cancel(reason)
         elif self._settling is not None and not self.coordinator.is_direct:
             self._settling.cancel()
@@ -103,7 +127,7 @@ class OutgoingTransfer:
         self.is_left_behind = False
         if self._settling is not None:
             self._settling.cancel()
-        if not self._upload.body_sent:
+        if self._upload.is_move or not self._upload.body_sent:
             self._upload.abort()  # of what it has already
 
     def finish(self) -> None:
@@ -137,32 +161,51 @@ class OutgoingTransfer:
 
     # The steps
 
-    async def _send(self) -> None:
+    async def _ask(self) -> None:
         # Before the server is stopped: it need not stop for a destination that cannot be reached,
         # nor for one that would lose a backup or refuse its size.
         await self._wait(self.coordinator.announce())
         await self._wait(self._upload.query_destination())
         await self._wait(self._upload.check())
         await self._save_terms()
+        await self._wait(self._upload.begin())
 
-        await self._steps.enter(SendStep.STOP)
-        await self._wait(self.server.stop_within(self._stop_grace))
-        # They were cancelled when the server was held, and no other may begin.
-        await self._steps.cancel_scope.wait(self.server.operations.ended(Operation.CHANGE_FILES))
+    def _take_up(self, entry: TransferRecord) -> None:
+        """Be where the transfer of an earlier daemon was."""
+        self._steps.resume(entry, SendStep[entry.step])
+        self._removals = entry.removals
+        self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
 
-        await self._steps.enter(SendStep.RETIRE)
-        self._retired = True
-        await self._wait(self._servers.remove_environment(self.server.uuid))
+    async def _send(self) -> None:
+        if self._steps.lifecycle.before(SendStep.SEND):
+            await self._enter(SendStep.STOP)
+            await self._wait(self.server.stop_within(self._stop_grace))
+            # They were cancelled when the server was held, and no other may begin.
+            changing = self.server.operations.ended(Operation.CHANGE_FILES)
+            await self._steps.cancel_scope.wait(changing)
 
-        await self._steps.enter(SendStep.SEND)
+            await self._enter(SendStep.RETIRE)
+            self._retired = True
+            await self._wait(self._servers.remove_environment(self.server.uuid))
+
+        await self._enter(SendStep.SEND)
         async with self._upload.slots_held():
             self._steps.restart_clock()
-            streams = await self._upload.send()
+            await self._upload.send()
 
-        if not self._steps.lifecycle.over:  # The Panel may have confirmed it before.
+        if self._upload.is_move:
+            # Recorded before the destination is asked for the commit.
+            await self._steps.enter(SendStep.AWAIT)
+        elif not self._steps.lifecycle.over:  # The Panel may have confirmed it before.
             self._steps.advance(SendStep.AWAIT)
+        if not self._steps.lifecycle.over:
             self._show_waiting("the destination has everything, and has not answered for")
-        await streams.answered()
+        await self._upload.answered()
+
+    async def _enter(self, step: SendStep) -> None:
+        """Enter a step, unless an earlier daemon has."""
+        if self._steps.lifecycle.before(step):
+            await self._steps.enter(step)
 
     def _show_waiting(self, what: str) -> None:
         """Print every minute what is waited for, and how long that has been."""
@@ -210,6 +253,9 @@ class OutgoingTransfer:
             )
             return
         error = self._steps.cancel_scope.reason or error
+        if self._is_left and not self.is_sent:
+            self._steps.leave_open(error)
+            return
         if not isinstance(error, WingsdError):
             self._log.failure(
                 "{server}: the transfer failed unexpectedly", server=self.server.uuid
@@ -276,6 +322,9 @@ class OutgoingTransfer:
         if self._retired:
             await self.server.restore_environment()
         await self._pool.remove_marks()
+        # What a person has cancelled is not begun again.
+        keep = not isinstance(self._steps.cancel_scope.reason, TransferCancelled)
+        await self._upload.discard(keep=keep)
         self._steps.close()
 
     def _complete(self) -> None:

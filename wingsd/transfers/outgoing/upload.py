@@ -1,4 +1,7 @@
-"""The upload of a server: what is sent, where to, and how far it is."""
+"""The upload of a server: what is sent, where to, and how far it is.
+
+A destination that takes moves which resume gets one, any other the streams of `OutgoingStreams`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,11 @@ from wingsd.archive import ArchiveLimits, Part
 from wingsd.backups.local import LocalBackup
 from wingsd.errors import DiskLimitExceeded
 from wingsd.servers import Server
+from wingsd.statedb import MoveRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
+from wingsd.transfers.outgoing.move import OutgoingMove
+from wingsd.transfers.outgoing.mover import Mover, MoveSubject
 from wingsd.transfers.outgoing.payload import Payload, SourcePool
 from wingsd.transfers.outgoing.request import (
     JOINS_STREAMS,
@@ -51,7 +57,9 @@ class OutgoingUpload:
         uploader: Uploader,
         steps: StepLog[SendStep],
         pool: SourcePool,
+        mover: Mover | None,
     ) -> None:
+        """Without a `mover` the server is sent as streams, whatever the destination takes."""
         self.request = request
         self.pool = pool
         self.backups: tuple[LocalBackup, ...] = ()
@@ -64,20 +72,32 @@ class OutgoingUpload:
         self._steps = steps
         self._features: frozenset[str] = frozenset()
         self._further = 0
-        self._streams: OutgoingStreams | None = None
+        self._mover = mover
+        self._sending: OutgoingStreams | OutgoingMove | None = None
+        self._is_recorded = False
 
     # How far it is
 
     @property
     def body_sent(self) -> bool:
         """Whether all of it is on its way."""
-        return self._streams is not None and self._streams.body_sent
+        return self._sending is not None and self._sending.body_sent
 
     @property
     def is_sent(self) -> bool:
         """Whether the destination may have everything; of a pooled server, from the start."""
-        begun = self._streams is not None and self._streams.begun
+        begun = self._sending is not None and self._sending.begun
         return self.body_sent or (self.pool.name != "" and begun)
+
+    @property
+    def is_move(self) -> bool:
+        """Whether it is a move that resumes."""
+        return isinstance(self._sending, OutgoingMove)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a later daemon can go on with it."""
+        return self._is_recorded and not self.body_sent
 
     @property
     def total(self) -> int:
@@ -97,7 +117,7 @@ class OutgoingUpload:
         return sum(backup.size for backup in self.backups)
 
     def _count(self) -> int:
-        return self._streams.read if self._streams is not None else 0
+        return self._sending.read if self._sending is not None else 0
 
     # Before it
 
@@ -133,43 +153,89 @@ class OutgoingUpload:
         """Return that of the server's directory."""
         return self._storage.inode(self._server.uuid)
 
+    async def begin(self) -> None:
+        """Begin a move, where the destination takes those; else do nothing.
+
+        Raises why it refuses the server, or cannot be asked.
+        """
+        mover = self._mover
+        if mover is None or self.pool.name or not mover.is_for(self._features):
+            return
+        self._is_recorded = True
+        self._sending = await mover.begin(self._subject())
+        self._is_recorded = self._sending is not None
+        if self._sending is None:
+            self._steps.announcer.warn(
+                "the destination does not take this kind of move: it is sent as one stream"
+            )
+
+    async def go_on(self, record: MoveRecord) -> None:
+        """Go on with the move of an earlier daemon. Raises as `check` and `begin`."""
+        assert self._mover is not None  # noqa: S101 - that daemon had one
+        self._is_recorded = True
+        await self.check()
+        self._sending = await self._mover.go_on(record, self._subject())
+
+    def _subject(self) -> MoveSubject:
+        return MoveSubject(self._server, self.request, self.backups, self._steps)
+
     # The upload itself
 
     def slots_held(self) -> AbstractAsyncContextManager[int]:
         """Wait for the slots that it needs, and hold them."""
-        return self._uploader.slots_held(self._further, self._steps.cancel_scope)
+        further = 0 if self.is_move else self._further
+        return self._uploader.slots_held(further, self._steps.cancel_scope)
 
-    async def send(self) -> OutgoingStreams:
-        """Send all; return when the last bytes are on their way."""
+    async def send(self) -> None:
+        """Send all; return when the last bytes are on their way, or only a commit is missing."""
         announcer = self._steps.announcer
         # Only for the progress bar, which does not wait for it.
         self._server.files.measure_if_stale()
+        sending = self._sending or await self._streams()
+        self._sending = sending
+        self._steps.count = lambda: sending.bytes_out
+        announcer.show_progress(self._progress_text, figures=self._figures)
+        self.meter.start()
+        try:
+            packed = await sending.send(relayed(self._uploader.reactor, announcer.warn))
+        finally:
+            self.meter.stop()
+            announcer.hide_progress()
+        if isinstance(sending, OutgoingMove):
+            self._log_move(sending)
+        elif packed:
+            self._log_figures(packed)
+
+    async def answered(self) -> None:
+        """Return when the destination has the server; raise the reason why it has not."""
+        assert self._sending is not None  # noqa: S101 - by `send`
+        await self._sending.answered()
+
+    def abort(self) -> None:
+        """Close the connections at once, where there are any."""
+        if self._sending is not None:
+            self._sending.abort()
+
+    async def close(self) -> None:
+        """Let go of what a move needs."""
+        if isinstance(self._sending, OutgoingMove):
+            await self._sending.close()
+
+    async def discard(self, *, keep: bool) -> None:
+        """Tell the destination of a move that it has failed; `keep` what has arrived there."""
+        if isinstance(self._sending, OutgoingMove):
+            await self._sending.discard(keep=keep)
+
+    async def _streams(self) -> OutgoingStreams:
         payloads = await self._payloads()
         self._steps.cancel_scope.check()
-        streams = OutgoingStreams(
+        return OutgoingStreams(
             payloads,
             self._destination,
             self._uploader,
             joined=JOINS_STREAMS in self._features,
             pool=self.pool.headers,
         )
-        self._streams = streams
-        self._steps.count = lambda: streams.bytes_out
-        announcer.show_progress(self._progress_text, figures=self._figures)
-        self.meter.start()
-        try:
-            packed = await streams.send(relayed(self._uploader.reactor, announcer.warn))
-        finally:
-            self.meter.stop()
-            announcer.hide_progress()
-        if packed:
-            self._log_figures(packed)
-        return streams
-
-    def abort(self) -> None:
-        """Close the connections at once, where there are any."""
-        if self._streams is not None:
-            self._streams.abort()
 
     async def _payloads(self) -> list[Payload]:
         """Return the payload of each stream: the first also has all that is beside the files."""
@@ -195,11 +261,25 @@ class OutgoingUpload:
         return f"Uploading {progress_bar(self.meter.done, self.total)}"
 
     def _figures(self) -> UploadFigures | None:
-        streams = self._streams
-        if streams is None:
+        sending = self._sending
+        if sending is None:
             return None
         done = self.meter.done
-        return UploadFigures(done, streams.bytes_out, max(self.total, done), streams.files)
+        return UploadFigures(done, sending.bytes_out, max(self.total, done), sending.files)
+
+    def _log_move(self, move: OutgoingMove) -> None:
+        sent, seconds = move.bytes_out, self.meter.seconds
+        self._steps.set_figures(sent, move.files)
+        self._log.info(
+            "{server}: sent {bytes} bytes, {again} of them twice, {files} files, {seconds:.1f} s, "
+            "{rate}/s",
+            server=self._server.uuid,
+            bytes=sent,
+            again=move.bytes_again,
+            files=move.files,
+            seconds=seconds,
+            rate=readable_size(sent / max(seconds, 0.001)),
+        )
 
     def _log_figures(self, packed: Sequence[Packed]) -> None:
         size = sum(each.archive_bytes for each in packed)

@@ -5,6 +5,7 @@ Each request is one `HttpExchange`; each way it can fail is a class in `wingsd.t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import h11
@@ -58,13 +59,16 @@ class PeerClient:
     async def features(self, headers: Iterable[tuple[str, str]] = ()) -> frozenset[str]:
         """Return the features of the node, by which it keeps more of a server than others.
 
-        wingsd answers OPTIONS with them, in the header `Transfer-Features`, a comma list; other
-        nodes give some other answer, and no features. `headers` are those of the request.
+        wingsd answers OPTIONS with them, in the header `Transfer-Features`, a comma list, and in
+        the body, which every proxy passes on; other nodes give some other answer, and no
+        features. `headers` are those of the request.
         Raises `DestinationUnreachable`, and `DestinationDisconnected` without an answer.
         """
         answer = await self._start(self._request("OPTIONS", headers))[1]
-        features = answer.header("transfer-features").lower().split(",") if answer.good else ()
-        return frozenset(feature.strip() for feature in features if feature.strip())
+        if not answer.good:
+            return frozenset()
+        features = [*answer.header("transfer-features").split(","), *_listed(answer.body)]
+        return frozenset(each.strip().lower() for each in features if each.strip())
 
     async def ask(self, method: str, content: bytes = b"") -> Answer:
         """Return the answer of success to a request with the JSON `content`.
@@ -152,3 +156,15 @@ class PeerUpload:
     def abort(self) -> None:
         """Close the connection at once."""
         self._exchange.abort(CancelledError())
+
+
+def _listed(body: bytes) -> list[str]:
+    """Return the features in the body of an answer."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    listed = found.get("features") if isinstance(found, dict) else None
+    if not isinstance(listed, list):
+        return []
+    return [each for each in listed if isinstance(each, str)]

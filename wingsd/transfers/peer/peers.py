@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from wingsd.threadio import TokenBucket
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
     from wingsd.transfers.peer.client import PeerClient
+    from wingsd.transfers.peer.move_requests import MoveRequests
 
 __all__ = ["Peers"]
 
@@ -30,3 +32,16 @@ class Peers:
         from wingsd.transfers.peer.client import PeerClient  # noqa: PLC0415
 
         return PeerClient(url, authorization, self.reactor, self.tls, address_source)
+
+    def move_requests(
+        self, url: str, stall_timeout: float, bucket: TokenBucket | None
+    ) -> MoveRequests:
+        """Return what sends requests of moves to the node at `url`; see `MoveRequests`.
+
+        Raises the errors of `PeerAddress`.
+        """
+        from wingsd.transfers.peer.address import PeerAddress  # noqa: PLC0415 (as above)
+        from wingsd.transfers.peer.move_requests import MoveRequests  # noqa: PLC0415
+
+        address = PeerAddress(url, self.reactor, self.tls, "in the Panel")
+        return MoveRequests(address, self.reactor, stall_timeout, bucket)

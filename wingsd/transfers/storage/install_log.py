@@ -66,6 +66,16 @@ class InstallLogs:
             raise _unread(path, "it is not a file")
         return log
 
+    def measure(self, server: str) -> tuple[str, int] | None:
+        """Return the path of the server's log and its bytes, at most `LIMIT`; None without one."""
+        log = self.open(server)
+        if log is None:
+            return None
+        try:
+            return log.path, min(log.size, LIMIT)
+        finally:
+            log.close()
+
     def publish(self, server: str) -> str | None:
         """Put the staged log into place, over an older one; return its path, None without any."""
         staged = self._staging.log(server)
@@ -97,6 +107,16 @@ class OpenLog:
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return str(self._path)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return os.fstat(self._descriptor).st_size
 
     def blocks(self) -> Iterator[bytes]:
         """Yield its first `LIMIT` bytes. Raises `StorageError`."""

@@ -1,0 +1,256 @@
+"""A destination of moves that resume, written against docs/moves.md, which fails as a test says.
+
+It keeps what arrives in a directory, by `wingsd.moves`, in the reactor's thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.web.server import NOT_DONE_YET
+
+from tests.moves.moving import Destination as Copy
+from tests.moves.moving import Opened, feed
+from tests.support.sender import Destination
+from wingsd.errors import WingsdError
+from wingsd.moves.destination import MoveDestination
+
+ZSTD = b"\x28\xb5\x2f\xfd"
+#: What a fault does: a status with its fields, or one of these.
+CUT, SILENT, CUT_AFTER = "cut", "silent", "cut after"
+Fault = tuple[int, dict[str, Any]] | str | None
+
+
+class MoveNode(Destination):
+    """Takes a move: `copy.tree` is what it has. Requests are noted in `asked`, by their kinds.
+
+    `fault` is called with the kind of each request and how often that kind came; what it returns
+    is what becomes of the request instead. After `CUT_AFTER` it is done, and not answered.
+    """
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.features = "symlinks, hard-links, move-1"
+        self.place = place
+        self.copy = Copy(place)
+        self.fault: Callable[[str, int], Fault] = lambda kind, count: None
+        self.asked: list[str] = []
+        self.order: dict[str, Any] = {}
+        self.key = self.session = ""
+        self.sessions = self.round = 0
+        self.limit, self.streams, self.encodings = 16 << 20, 2, ["zstd"]
+        self.batches: list[tuple[int, int]] = []
+        self.under_way = self.most_under_way = 0
+        self.attachments: dict[str, bytes] = {}
+        self.whole: set[str] = set()
+        self.phase = "open"
+        self.outcome: str | None = None
+        self.deleted: list[str] = []
+        #: Commits that are told as done at once.
+        self.commits = True
+        self._opened: Opened | None = None
+        self.id = self.copy.move.hex()
+
+    # The node
+
+    @property
+    def of(self) -> MoveDestination:
+        if self._opened is None:
+            self._opened = self.copy.open()
+        return self._opened.of
+
+    def restart(self) -> None:
+        """Forget what is only in memory, as a node does that is started anew."""
+        self.session, self.phase = "", "open"
+        self.close()
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.__exit__()
+            self._opened = None
+
+    def count(self, kind: str) -> int:
+        return self.asked.count(kind)
+
+    # Requests
+
+    def render_GET(self, request: Any) -> bytes | int:
+        return self._move(request)
+
+    def render_PUT(self, request: Any) -> bytes | int:
+        return self._move(request)
+
+    def render_PATCH(self, request: Any) -> bytes | int:
+        return self._move(request)
+
+    def render_DELETE(self, request: Any) -> bytes | int:
+        return self._move(request)
+
+    def render_POST(self, request: Any) -> bytes | int:
+        if b"/move" not in request.path:
+            return super().render_POST(request)
+        return self._move(request)
+
+    def _move(self, request: Any) -> bytes | int:
+        path = request.path.decode().partition("/move")[2]
+        parts = [part for part in path.split("/") if part]
+        kind = parts[1] if len(parts) > 1 else "begin" if not parts else "state"
+        kind = "delete" if request.method == b"DELETE" else kind
+        self._note(request)
+        self.asked.append(kind)
+        fault = self.fault(kind, self.count(kind))
+        if isinstance(fault, tuple):
+            return self._say(request, *fault)
+        answer = self._do(kind, parts, request) if fault in (None, CUT_AFTER) else (0, {})
+        if fault is not None:
+            if fault != SILENT:
+                request.channel.forceAbortClient()
+            return NOT_DONE_YET
+        return answer if isinstance(answer, bytes) else self._say(request, *answer)
+
+    def _do(self, kind: str, parts: list[str], request: Any) -> bytes | tuple[int, dict[str, Any]]:
+        data, bearer = request.content.read(), request.getHeader("Authorization")
+        asked = {key.decode(): value[0].decode() for key, value in request.args.items()}
+        if kind == "begin":
+            return self._begin(bearer, json.loads(data))
+        if bearer != f"Bearer {self.key}" or parts[0] != self.id:
+            return _error(401, "move-key-invalid")
+        if kind in ("resume", "state", "delete"):
+            return {"resume": self._resume, "state": self._state, "delete": self._delete}[kind](
+                asked
+            )
+        if not self.session or asked.get("session") != self.session:
+            return _error(409, "move-resume-needed")
+        try:
+            return getattr(self, f"_{kind}")(parts, asked, data)  # type: ignore[no-any-return]
+        except WingsdError as error:
+            return _error(error.status, error.code)
+
+    def _delete(self, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        self.deleted.append("keep" if asked.get("keep") else "all")
+        return 204, {}
+
+    def _begin(self, bearer: str, order: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if self.key and (bearer, order["key"]) != ("Bearer token", self.key):
+            return _error(401, "token-used")
+        status = 200 if self.key else 201
+        self.key, self.order = order["key"], order
+        return status, {
+            "id": self.id,
+            "version": 1,
+            "batch": self.limit,
+            "streams": self.streams,
+            "encodings": self.encodings,
+        }
+
+    def _resume(self, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        self.sessions += 1
+        self.session, self.phase = f"s{self.sessions}", "open"
+        told = self.of.rebase()
+        return 200, {
+            "session": self.session,
+            "round": told.round,
+            "next": told.next,
+            "shape": told.shape,
+            "file": told.file,
+            "pages": told.pages,
+            "bytes": told.bytes,
+        }
+
+    def _tree(self, parts: list[str], asked: dict[str, str], data: bytes) -> bytes:
+        return self.of.page(int(asked["page"]))
+
+    def _batches(
+        self, parts: list[str], asked: dict[str, str], data: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        if len(data) > self.limit:
+            return _error(413, "move-batch-too-large")
+        self.batches.append((int(parts[2]), len(data)))
+        feed(self.of, iter([data]), zstd=data.startswith(ZSTD))
+        return 200, {"durable": self.of.durable}
+
+    def _rounds(
+        self, parts: list[str], asked: dict[str, str], data: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        said = json.loads(data)
+        self.of.close_round(int(parts[2]), said["last"], bytes.fromhex(said["root"]))
+        self.round = int(parts[2])
+        return 200, {"root": said["root"]}
+
+    def _attachments(
+        self, parts: list[str], asked: dict[str, str], data: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        name = parts[2]
+        here = self.attachments.setdefault(name, b"")
+        if "offset" not in asked:
+            return 200, {"offset": len(here)}
+        if int(asked["offset"]) != len(here):
+            return 409, {**_error(409, "move-offset-wrong")[1], "offset": len(here)}
+        here = self.attachments[name] = here + data
+        if "sha256" in asked:
+            if hashlib.sha256(here).hexdigest() != asked["sha256"]:
+                self.attachments[name] = b""
+                return 409, {**_error(409, "move-offset-wrong")[1], "offset": 0}
+            self.whole.add(name)
+        return 200, {"offset": len(here)}
+
+    def _commit(
+        self, parts: list[str], asked: dict[str, str], data: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        said = json.loads(data)
+        if said["round"] != self.round:
+            return _error(409, "move-round-incomplete")
+        self.phase = "commit"
+        self.running = said["running"]
+        if self.commits:
+            self.of.finish()
+            self.phase, self.outcome = "over", "success"
+        return 202, {}
+
+    def _state(self, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        return 200, {
+            "phase": self.phase,
+            "tag": f"{self.phase}-{self.sessions}",
+            "step": "receive",
+            "text": "receiving the archive",
+            "outcome": self.outcome,
+            "error": None,
+            "detail": None,
+            "code": None,
+        }
+
+    def _say(self, request: Any, status: int, said: dict[str, Any]) -> bytes | int:
+        request.setResponseCode(status)
+        for name, value in said.pop("headers", {}).items():
+            request.setHeader(name, value)
+        request.setHeader("Content-Type", "application/json")
+        return json.dumps(said).encode() if said else b""
+
+
+def _error(status: int, code: str) -> tuple[int, dict[str, Any]]:
+    return int(status), {"error": f"the node says {code}", "detail": "a test", "code": code}
+
+
+def refused(status: int, code: str = "") -> Fault:
+    """Return a fault that is an answer, of a proxy without a code."""
+    return _error(status, code) if code else (status, {})
+
+
+def tree_of(directory: Path) -> dict[str, Any]:
+    """Return what is compared of a tree: kinds, modes, times, contents and links."""
+    found: dict[str, Any] = {}
+    for path in sorted(directory.rglob("*")):
+        stat = path.lstat()
+        name = str(path.relative_to(directory))
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        elif path.is_dir():
+            found[name] = (stat.st_mode, stat.st_mtime_ns)
+        else:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[name] = (stat.st_mode, stat.st_mtime_ns, stat.st_nlink, content)
+    return found

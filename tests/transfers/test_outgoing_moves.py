@@ -1,0 +1,290 @@
+"""Moves that resume, at their source: the destination is there, fails, and is there again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.support.move_node import CUT, CUT_AFTER, Fault, MoveNode, refused, tree_of
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from tests.support.sender import BACKUPS, Sender, sending
+from wingsd.config import MovesConfig
+from wingsd.transfers.outgoing import move, move_round
+from wingsd.transfers.peer import moves
+from wingsd.util.retry import Backoff
+
+BATCH = 256 << 10
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
+    monkeypatch.setattr(moves, "SOON", 0.01)
+    monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.01)
+    monkeypatch.setattr(move, "RESUME_AFTER", 0.01)
+    monkeypatch.setattr(move_round, "FIRST", BATCH)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[MoveNode]:
+    node = MoveNode(tmp_path / "there")
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
+    config = MovesConfig(patience=2, enabled=getattr(request, "param", True))
+    for harness in sending(tmp_path, destination=node, moves=config):
+        for number in range(3):
+            (harness.tree / f"region{number}").write_bytes(os.urandom(900_000))
+        (harness.tree / "world" / "again").hardlink_to(harness.tree / "world" / "level.dat")
+        yield harness
+
+
+def check_moved(sender: Sender, node: MoveNode) -> None:
+    """The server was moved, and is the same there."""
+    assert sender.states[-2:] == ["success", "completed"], sender.lines
+    assert tree_of(sender.tree) == tree_of(node.copy.tree)
+
+
+async def test_a_server_moves_in_batches(sender: Sender, node: MoveNode) -> None:
+    await sender.start()
+    check_moved(sender, node)
+    assert sender.calls == ["stop", "remove"]
+    assert node.archives == []
+    assert node.running
+    assert max(size for _, size in node.batches) <= node.limit
+    assert sender.said("sending the archive")
+    assert not sender.said("resumed")
+
+
+async def test_the_move_begins_before_the_server_stops(sender: Sender, node: MoveNode) -> None:
+    node.fault = lambda kind, count: refused(507, "no-space") if kind == "begin" else None
+    await sender.start()
+    assert sender.calls == []
+    assert sender.states[-1] == "failure"
+    assert sender.server.hold == ""
+    assert sender.said("the node says no-space")
+
+
+@pytest.mark.parametrize("fault", [refused(404), refused(400, "move-version-unknown")])
+async def test_a_destination_that_knows_no_moves_gets_a_stream(
+    sender: Sender, node: MoveNode, fault: Fault
+) -> None:
+    node.fault = lambda kind, count: fault
+    await sender.start()
+    assert sender.states[-1] == "completed"
+    assert len(node.archives) == 1
+    assert node.asked == ["begin"]
+
+
+@pytest.mark.parametrize("sender", [False], indirect=True)
+async def test_moves_can_be_disabled(sender: Sender, node: MoveNode) -> None:
+    await sender.start()
+    assert len(node.archives) == 1
+    assert node.asked == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        *((kind, CUT_AFTER) for kind in ("resume", "batches", "rounds", "commit", "state")),
+        *(("batches", fault) for fault in (CUT, refused(503), refused(524), refused(500, "x"))),
+    ],
+)
+async def test_what_is_lost_is_sent_again(
+    sender: Sender, node: MoveNode, kind: str, fault: Fault
+) -> None:
+    node.fault = lambda asked, count: fault if (asked, count) == (kind, 1) else None
+    await sender.start()
+    check_moved(sender, node)
+    assert node.count(kind) > 1
+    assert sender.said("the destination does not go on, it is asked again")
+
+
+async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
+    sender: Sender, node: MoveNode
+) -> None:
+    def fault(kind: str, count: int) -> Fault:
+        if (kind, count) == ("batches", 6):
+            node.restart()
+        return None
+
+    node.fault = fault
+    await sender.start()
+    check_moved(sender, node)
+    assert node.sessions == 2
+    sent = sum(size for _, size in node.batches)
+    assert sent < (sender.server.disk_bytes or 0) + 4 * BATCH
+    assert sender.said("resumed: ")
+    assert sender.heard.resumed == 1
+    assert 0 < sender.heard.again <= 4 * BATCH
+
+
+async def test_a_destination_that_is_started_anew_after_the_commit_is_asked_again(
+    sender: Sender, node: MoveNode
+) -> None:
+    def fault(kind: str, count: int) -> Fault:
+        if (kind, count) == ("state", 1):
+            node.restart()
+            node.commits = True
+        return None
+
+    node.fault, node.commits = fault, False
+    await sender.start()
+    check_moved(sender, node)
+    assert node.count("commit") == 2
+
+
+async def test_batches_become_smaller_than_what_is_refused(sender: Sender, node: MoveNode) -> None:
+    node.limit = 4 << 20
+    limit = 300 << 10
+
+    def fault(kind: str, count: int) -> Fault:
+        large = kind == "batches" and int(node.requests[-1].getHeader("Content-Length")) > limit
+        return refused(413) if large else None
+
+    node.fault = fault
+    (sender.tree / "large").write_bytes(os.urandom(3 << 20))
+    await sender.start()
+    check_moved(sender, node)
+    assert max(size for _, size in node.batches) <= limit
+
+
+async def test_a_body_that_is_always_too_large_ends_the_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: refused(413) if kind == "batches" else None
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    assert sender.said("a proxy in front of it limits how much may be sent")
+
+
+@pytest.mark.parametrize(("code", "times"), [("move-batch-damaged", 3), ("move-shape-missing", 9)])
+async def test_a_batch_comes_again(sender: Sender, node: MoveNode, code: str, times: int) -> None:
+    status = 400 if "damaged" in code else 409
+
+    def fault(kind: str, count: int) -> Fault:
+        return refused(status, code) if kind == "batches" and count <= times else None
+
+    node.fault = fault
+    await sender.start()
+    check_moved(sender, node)
+
+
+async def test_a_batch_that_is_always_damaged_ends_the_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: (
+        refused(400, "move-batch-damaged") if kind == "batches" else None
+    )
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    await until(lambda: node.deleted == ["keep"])
+    assert sender.calls == ["stop", "remove", "restore"]
+
+
+async def test_another_root_is_answered_with_the_difference(
+    sender: Sender, node: MoveNode
+) -> None:
+    def fault(kind: str, count: int) -> Fault:
+        return refused(409, "move-root-mismatch") if kind == "rounds" and count < 4 else None
+
+    node.fault = fault
+    await sender.start()
+    check_moved(sender, node)
+    assert node.sessions == 4
+
+
+async def test_roots_that_stay_different_end_the_move(sender: Sender, node: MoveNode) -> None:
+    node.fault = lambda kind, count: (
+        refused(409, "move-root-mismatch") if kind == "rounds" else None
+    )
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    assert node.sessions == 4
+    assert sender.panel.calls == ["failure"]
+
+
+async def test_sessions_that_never_last_end_the_move(sender: Sender, node: MoveNode) -> None:
+    node.fault = lambda kind, count: (
+        refused(409, "move-resume-needed") if kind == "batches" else None
+    )
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    assert node.sessions <= 12
+
+
+async def test_backups_and_the_log_come_in_pieces(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move, "PIECE", 100_000)
+    backup = os.urandom(350_000)
+    sender.keep(f"{BACKUPS[0]}.tar.gz", backup)
+    log = sender.logs / "install" / f"{UUID}.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"installed\n" * 1000)
+    node.fault = lambda kind, count: CUT_AFTER if kind == "attachments" and count == 3 else None
+    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
+    check_moved(sender, node)
+    assert node.attachments == {BACKUPS[0]: backup, "install.log": log.read_bytes()}
+    assert node.whole == set(node.attachments)
+    assert node.order["log"] == 10_000
+    assert node.order["backups"][0]["bytes"] == len(backup)
+
+
+async def test_a_cancelled_move_leaves_nothing_there(sender: Sender, node: MoveNode) -> None:
+    there: Deferred[None] = Deferred()
+
+    def fault(kind: str, count: int) -> Fault:
+        if (kind, count) == ("batches", 4):
+            there.callback(None)
+        return "silent" if kind == "batches" and count > 3 else None
+
+    node.fault = fault
+    over = sender.start()
+    await there
+    sender.transfers.cancel(UUID)
+    await over
+    await until(lambda: node.deleted == ["all"])
+    assert sender.states[-1] == "failure"
+    assert sender.calls == ["stop", "remove", "restore"]
+    assert sender.server.hold == ""
+
+
+async def test_nothing_gets_through_for_as_long_as_patience_lasts(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.fault = lambda kind, count: CUT if kind == "batches" else None
+    monkeypatch.setattr(moves.MoveTrouble, "EVERY", 1.0)
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    assert sum("does not go on" in line for line in sender.lines) <= 4
+    await until(lambda: node.deleted == ["keep"])
+
+
+async def test_a_failure_at_the_destination_has_the_panel_decide(
+    sender: Sender, node: MoveNode
+) -> None:
+    failed = {"phase": "over", "outcome": "failure", "error": "no space", "detail": "free some"}
+    node.fault = lambda kind, count: (200, dict(failed)) if kind == "state" else None
+    await sender.start()
+    assert sender.panel.calls == ["owns", "failure"]
+    assert sender.said("the destination node says: no space")
+    assert sender.states[-1] == "failure"
+
+
+async def test_the_panels_deletion_confirms_a_move(sender: Sender, node: MoveNode) -> None:
+    node.commits = False
+    over = sender.start()
+    await until(lambda: node.count("state") > 1)
+    await sender.delete()
+    await over
+    assert sender.states[-2:] == ["success", "completed"]
+    assert "failure" not in sender.panel.calls

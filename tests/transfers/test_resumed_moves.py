@@ -1,0 +1,170 @@
+"""Moves of an earlier daemon: the next one goes on with them, and the Panel hears of nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.support.move_node import CUT, SILENT, Fault, MoveNode, refused, tree_of
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from tests.support.sender import Sender, sending
+from tests.transfers.test_outgoing_moves import _quick
+from wingsd.config import MovesConfig
+from wingsd.errors import DaemonStopping
+from wingsd.servers.power_states import PowerState
+from wingsd.statedb import Outcome
+
+__all__ = ["_quick"]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[MoveNode]:
+    node = MoveNode(tmp_path / "there")
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def sender(tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
+    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=2)):
+        for number in range(3):
+            (harness.tree / f"region{number}").write_bytes(bytes(range(256)) * 3_000)
+        yield harness
+
+
+async def stop_at(sender: Sender, node: MoveNode, kind: str, count: int = 1) -> None:
+    """Have the daemon stop in a transfer, when the destination gets a request."""
+    there: Deferred[None] = Deferred()
+
+    def fault(asked: str, number: int) -> Fault:
+        if (asked, number) == (kind, count):
+            there.callback(None)
+        return SILENT if asked == kind and number >= count else None
+
+    node.fault = fault
+    over = sender.start()
+    await there
+    await sender.transfers.stop()
+    await over
+    node.fault = lambda asked, number: None
+
+
+def start_anew(sender: Sender) -> None:
+    """Do what the next daemon does."""
+    sender.transfers._stopping = False
+    sender.server.release()
+    sender.server.state = PowerState.OFFLINE
+    recovery = sender.make_recovery(sender.store.unfinished())
+    recovery.begin()
+    recovery.resume_outgoing()
+
+
+async def finished(sender: Sender) -> Outcome | None:
+    await until(lambda: "completed" in sender.states or sender.store.unfinished() == [])
+    await until(lambda: not sender.transfers.servers)
+    await sender.delete()
+    await until(lambda: sender.store.unfinished() == [])
+    return sender.store.transfers()[0].outcome
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "step", "calls"),
+    [
+        ("begin", 1, "ASK", ["stop", "remove"]),
+        ("resume", 1, "SEND", ["stop", "remove"]),
+        ("batches", 4, "SEND", ["stop", "remove"]),
+        ("rounds", 1, "SEND", ["stop", "remove"]),
+    ],
+)
+async def test_the_next_daemon_goes_on(
+    sender: Sender, node: MoveNode, kind: str, count: int, step: str, calls: list[str]
+) -> None:
+    await stop_at(sender, node, kind, count)
+    (entry,) = sender.store.unfinished()
+    assert (entry.step, sender.server.hold != "") == (step, True)
+    assert "failed" not in sender.states
+    ((_, error, _),) = sender.heard.over
+    assert isinstance(error, DaemonStopping)
+    key, sent = node.key, len(node.batches)
+    start_anew(sender)
+    assert sender.server.hold != ""
+    assert await finished(sender) is Outcome.SUCCESS
+    assert (sender.calls, sender.panel.calls) == (calls, [])
+    assert node.key == key or not key
+    assert tree_of(sender.tree) == tree_of(node.copy.tree)
+    numbers = [number for number, _ in node.batches]
+    assert len(numbers) == len(set(numbers))
+    assert node.running
+    assert sent == 0 or sender.said("resumed: ")
+
+
+@pytest.mark.parametrize("moment", ["stop", "remove"])
+async def test_steps_that_were_begun_are_taken_again(
+    sender: Sender, node: MoveNode, moment: str
+) -> None:
+    sender.waits[moment] = Deferred()
+    over = sender.start()
+    await until(lambda: moment in sender.calls)
+    await sender.transfers.stop()
+    await over
+    del sender.waits[moment]
+    start_anew(sender)
+    assert await finished(sender) is Outcome.SUCCESS
+    assert (
+        sender.calls == ["stop", "stop", "remove"]
+        if moment == "stop"
+        else [
+            "stop",
+            "remove",
+            "stop",
+            "remove",
+        ]
+    )
+
+
+async def test_from_the_commit_on_the_panel_is_asked(sender: Sender, node: MoveNode) -> None:
+    node.commits = False
+    sender.start()
+    await until(lambda: node.count("state") > 1)
+    (entry,) = sender.store.unfinished()
+    assert entry.step == "AWAIT"
+    asked = node.count("begin")
+    sender.panel.owned = False
+    sender.make_recovery([entry]).resume_outgoing()
+    await until(lambda: "owns" in sender.panel.calls)
+    assert node.count("begin") == asked
+    node.outcome = "success"
+    await until(lambda: "completed" in sender.states)
+
+
+async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: MoveNode) -> None:
+    await stop_at(sender, node, "batches", 3)
+    node.fault = lambda kind, count: refused(401, "token-expired") if kind == "begin" else None
+    start_anew(sender)
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.panel.calls == ["failure"]
+    assert sender.calls == ["stop", "remove", "restore"]
+    assert sender.server.hold == ""
+
+
+async def test_it_is_waited_for_a_destination_that_is_away(sender: Sender, node: MoveNode) -> None:
+    await stop_at(sender, node, "batches", 3)
+    node.fault = lambda kind, count: CUT if kind == "begin" and count < 5 else None
+    start_anew(sender)
+    assert await finished(sender) is Outcome.SUCCESS
+
+
+async def test_a_resumed_move_can_be_cancelled(sender: Sender, node: MoveNode) -> None:
+    await stop_at(sender, node, "batches", 3)
+    node.fault = lambda kind, count: SILENT if kind == "batches" else None
+    begun = node.count("batches")
+    start_anew(sender)
+    await until(lambda: node.count("batches") > begun)
+    sender.transfers.cancel(UUID)
+    await until(lambda: sender.store.unfinished() == [])
+    assert node.deleted == ["all"]
+    assert sender.panel.calls == ["failure"]

@@ -1,0 +1,364 @@
+"""A client of a destination of moves that resume: each request is repeated until it is answered.
+
+docs/moves.md has the requests and what follows which answer. Several requests with batches may be
+under way at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from wingsd.http_upload.blocks_body import Block
+from wingsd.http_upload.exchange import Answer
+from wingsd.moves.batch import CONTENT_TYPE
+from wingsd.transfers.errors import DestinationError, DestinationRefused
+from wingsd.transfers.peer.move_answers import (
+    AttachmentOffset,
+    BatchTaken,
+    MoveBegun,
+    MoveProgress,
+    MoveResumed,
+    MoveSmaller,
+    Reaction,
+    ResumeNeeded,
+    RoundClosed,
+    answer_code,
+    fields,
+    is_path_unknown,
+    reaction,
+    refusal,
+)
+from wingsd.transfers.peer.move_requests import MoveRequest, MoveRequests
+from wingsd.util.retry import Backoff, seconds_asked_for
+
+__all__ = ["MoveClient", "MoveTrouble"]
+
+T = TypeVar("T")
+
+#: Seconds between two attempts at a request.
+PAUSES = Backoff(0.5, 30.0, jitter=True)
+#: Seconds after which a batch comes again that was too early, and one for which there was no room.
+SOON, NO_SPACE_PAUSE = 1.0, 30.0
+#: How often a batch is sent again that arrived damaged.
+DAMAGES = 3
+#: Seconds that the destination may wait for a change before it tells how far it is.
+WAIT = 25
+_ID = re.compile(r"[0-9a-f]{32}")
+_ROOT = re.compile(r"[0-9a-f]{64}")
+#: What a number is at most, so that it fits the frames.
+_MOST = 1 << 62
+
+
+class MoveTrouble:
+    """Tells people that a destination takes nothing, and when it goes on: not each attempt."""
+
+    #: Seconds between two lines.
+    EVERY = 300.0
+
+    def __init__(self, clock: IReactorTime, say: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._say = say
+        self._since: float | None = None
+        self._next = 0.0
+
+    def note(self, error: DestinationError) -> None:
+        """A request has failed, and is sent again."""
+        now: float = self._clock.seconds()
+        if self._since is None:
+            self._since = self._next = now
+        if now >= self._next:
+            self._next = now + self.EVERY
+            self._say(f"the destination does not go on, it is asked again: {error}")
+
+    def over(self) -> None:
+        """A request got through."""
+        if self._since is not None:
+            waited = self._clock.seconds() - self._since
+            self._since = None
+            self._say(f"the destination goes on, after {waited:.0f} s")
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Persistence:
+    """How long a request is repeated: `patience` in seconds.
+
+    `only_lost`: any answer of the node itself ends it.
+    """
+
+    patience: float
+    only_lost: bool = False
+
+
+class _Attempts:
+    """The attempts at one request, all of which have failed so far."""
+
+    def __init__(self, clock: IReactorTime, persistence: _Persistence) -> None:
+        self._clock = clock
+        self._persistence = persistence
+        self._end = clock.seconds() + persistence.patience
+        self._pauses = iter(PAUSES)
+        self._damages = 0
+
+    def after_loss(self, error: DestinationError) -> float:
+        """Return the pause after an attempt without an answer; raise `error` after the last."""
+        if self._clock.seconds() >= self._end:
+            raise error
+        return next(self._pauses)
+
+    def after(self, answer: Answer) -> float:
+        """Return the pause after an answer that is none of success.
+
+        Raises what ends it: `ResumeNeeded`, `MoveSmaller`, `DestinationRefused`.
+        """
+        error = refusal(answer)
+        reaction_ = reaction(answer)
+        match reaction_:
+            case Reaction.RESUME:
+                raise ResumeNeeded(error, answer_code(answer))
+            case Reaction.SMALLER:
+                raise MoveSmaller(error)
+            case Reaction.DAMAGED:
+                self._damages += 1
+                if self._damages > DAMAGES:
+                    raise error
+        is_over = self._clock.seconds() >= self._end
+        if reaction_ is Reaction.FAIL or is_over or self._is_enough(answer):
+            raise error
+        if reaction_ is Reaction.SOON:
+            return SOON
+        wished = seconds_asked_for(answer.header("retry-after"))
+        if reaction_ is Reaction.NO_SPACE:
+            return max(wished, NO_SPACE_PAUSE)
+        return wished or next(self._pauses)
+
+    def _is_enough(self, answer: Answer) -> bool:
+        """Return whether the node has said no to a request that is repeated only if it is lost."""
+        return self._persistence.only_lost and answer_code(answer) != ""
+
+
+class MoveClient:
+    """A client of the move at `path` below the address of transfers, with its `key`.
+
+    Each method raises `ResumeNeeded` where the destination has to be asked what it holds, else a
+    `DestinationError` when the move has failed: at once where it was refused, or after `patience`
+    seconds in which this request did not get through.
+    """
+
+    def __init__(
+        self,
+        requests: MoveRequests,
+        server: str,
+        key: str,
+        clock: IReactorTime,
+        trouble: MoveTrouble,
+        patience: float,
+    ) -> None:
+        #: The number up to which all batches are on stable storage there.
+        self.durable = 0
+        self._requests = requests
+        self._server = server
+        self._key = key
+        self._clock = clock
+        self._trouble = trouble
+        self._usual = _Persistence(patience)
+        self._move = ""
+        self._session = ""
+        self._sleeping: set[Deferred[None]] = set()
+        self._is_aborted = False
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of batches and attachments that were handed over for sending."""
+        return self._requests.bytes_out
+
+    @property
+    def bytes_again(self) -> int:
+        """Those of them that were not taken."""
+        return self._requests.bytes_again
+
+    # The requests
+
+    async def begin(
+        self,
+        authorization: str,
+        order: Mapping[str, Any],
+        patience: float,
+        *,
+        may_differ: bool,
+    ) -> MoveBegun | None:
+        """Begin the move, or go on with it, by the whole header `authorization`.
+
+        With `may_differ`, return None where the destination does not know moves, or not those of
+        this version: the token is unused then.
+        """
+        content = json.dumps({**order, "key": self._key}).encode()
+        asked = MoveRequest("POST", f"/{self._server}/move", authorization, content)
+        persistence = _Persistence(patience, only_lost=True)
+        passed = is_path_unknown if may_differ else _nothing
+        answer = await self._persist(asked, persistence, passed)
+        if not answer.good:
+            return None
+        begun = fields(answer, MoveBegun)
+        _expect(_ID.fullmatch(begun.id) is not None, f"its id is {begun.id[:40]!r}")
+        _expect(begun.batch > 0 and begun.streams > 0, "it takes no batch")
+        self._move = f"/{self._server}/move/{begun.id}"
+        return begun
+
+    def go_on(self, move: str) -> None:
+        """Use the id of a move that was begun before."""
+        self._move = f"/{self._server}/move/{move}"
+
+    async def resume(self) -> MoveResumed:
+        """Begin a session; return what the destination holds."""
+        resumed = fields(await self._ask("POST", "/resume", {}), MoveResumed)
+        numbers = (resumed.shape, resumed.file, resumed.pages, resumed.bytes)
+        _expect(
+            resumed.round > 0
+            and resumed.next > 0
+            and all(0 <= number < _MOST for number in (*numbers, resumed.round, resumed.next)),
+            "its numbers are out of range",
+        )
+        _expect(re.fullmatch(r"[\w.~-]{1,200}", resumed.session) is not None, "it has no session")
+        self._session = resumed.session
+        return resumed
+
+    async def page(self, number: int) -> bytes:
+        """Return a page of what the destination holds, an index."""
+        return (await self._ask("GET", f"/tree?session={self._session}&page={number}")).body
+
+    async def put(self, number: int, blocks: Sequence[Block], encoding: str) -> None:
+        """Send a batch; return when it was taken. Raises `MoveSmaller`."""
+        path = f"/batches/{number}?session={self._session}"
+        asked = attrs.evolve(
+            self._request("PUT", path), blocks=blocks, content_type=CONTENT_TYPE, encoding=encoding
+        )
+        answer = await self._persist(asked, self._usual, _nothing)
+        self.durable = max(self.durable, fields(answer, BatchTaken).durable)
+
+    async def close_round(self, number: int, last: int, root: bytes) -> None:
+        """Close a round after batch `last`. Raises `ResumeNeeded` where the root is another."""
+        body = {"last": last, "root": root.hex()}
+        path = f"/rounds/{number}?session={self._session}"
+        closed = fields(await self._ask("POST", path, body), RoundClosed)
+        _expect(closed.root == root.hex(), "the root of the round is another one")
+
+    async def offset(self, name: str) -> int:
+        """Return how many bytes of an attachment have arrived."""
+        path = f"/attachments/{name}?session={self._session}"
+        return fields(await self._ask("GET", path), AttachmentOffset).offset
+
+    async def patch(self, name: str, offset: int, block: bytes, sha256: str = "") -> int:
+        """Send a piece of an attachment; return where to go on. `sha256` is sent with the last.
+
+        Raises `MoveSmaller`.
+        """
+        path = f"/attachments/{name}?session={self._session}&offset={offset}"
+        if sha256:
+            path += f"&sha256={sha256}"
+        kind = "application/octet-stream"
+        asked = attrs.evolve(self._request("PATCH", path), blocks=[block], content_type=kind)
+        answer = await self._persist(asked, self._usual, _is_offset_wrong)
+        return fields(answer, AttachmentOffset).offset
+
+    async def commit(self, number: int, root: bytes, *, running: bool, patience: float) -> None:
+        """Ask for the commit of a round that is closed."""
+        body = {"round": number, "root": root.hex(), "running": running}
+        asked = self._request("POST", f"/commit?session={self._session}", body)
+        await self._persist(asked, _Persistence(patience), _nothing)
+
+    async def progress(self, tag: str, patience: float) -> MoveProgress:
+        """Return how far the destination is, when that is not as with `tag`, or after a while."""
+        path = f"?wait={WAIT}&since={tag}" if tag else ""
+        answer = await self._persist(self._request("GET", path), _Persistence(patience), _nothing)
+        found = fields(answer, MoveProgress)
+        _expect(re.fullmatch(r"[\w.~-]{0,200}", found.tag) is not None, "its tag is invalid")
+        return found
+
+    async def delete(self, *, keep: bool, patience: float) -> None:
+        """Tell that the move has failed at this node; with `keep` the partial copy is kept."""
+        asked = self._request("DELETE", "?keep=1" if keep else "")
+        await self._persist(asked, _Persistence(patience), _nothing)
+
+    def interrupt(self) -> None:
+        """End everything that is under way, by `CancelledError`. More may follow."""
+        for sleeping in tuple(self._sleeping):
+            sleeping.cancel()
+        self._requests.interrupt()
+
+    def abort(self) -> None:
+        """End everything that is under way or follows, by `CancelledError`."""
+        self._is_aborted = True
+        self.interrupt()
+        self._requests.close()
+
+    # How they are sent
+
+    def _request(self, method: str, path: str, body: object = None) -> MoveRequest:
+        content = b"" if body is None else json.dumps(body).encode()
+        return MoveRequest(method, self._move + path, f"Bearer {self._key}", content)
+
+    async def _ask(self, method: str, path: str, body: object = None) -> Answer:
+        return await self._persist(self._request(method, path, body), self._usual, _nothing)
+
+    async def _persist(
+        self,
+        asked: MoveRequest,
+        persistence: _Persistence,
+        passed: Callable[[Answer], bool],
+    ) -> Answer:
+        """Send a request until it is answered well, or as `passed` accepts it."""
+        attempts = _Attempts(self._clock, persistence)
+        while True:
+            self._check()
+            try:
+                answer = await self._requests.send(asked)
+            except DestinationError as error:
+                pause = attempts.after_loss(error)
+                self._trouble.note(error)
+            else:
+                if answer.good or passed(answer):
+                    self._trouble.over()
+                    return answer
+                pause = attempts.after(answer)
+                if reaction(answer) is not Reaction.SOON:
+                    self._trouble.note(refusal(answer))
+            await self._sleep(pause)
+
+    def _check(self) -> None:
+        if self._is_aborted:
+            raise CancelledError
+
+    async def _sleep(self, seconds: float) -> None:
+        sleeping: Deferred[None] = deferLater(self._clock, seconds)
+        self._sleeping.add(sleeping)
+        try:
+            await sleeping
+        finally:
+            self._sleeping.discard(sleeping)
+
+
+def _nothing(_: Answer) -> bool:
+    return False
+
+
+def _is_offset_wrong(answer: Answer) -> bool:
+    return answer_code(answer) == "move-offset-wrong"
+
+
+def _expect(is_so: bool, fault: str) -> None:
+    """Raise `DestinationRefused` for an answer that cannot be used."""
+    if not is_so:
+        raise DestinationRefused(
+            "the destination node's answer is not one to a move",
+            f"{fault}; see whether a proxy in front of it answers in its place",
+            HTTPStatus.OK,
+        )
