@@ -61,7 +61,7 @@ def _run(on: Disk, count: int, seed: int, files: int) -> bool:
         print(f"{on.name}: WRONG: {line}", flush=True)
     for line in lines:
         print(f"{on.name}: {line}", flush=True)
-    return not found.wrong and bool(found.carried) != bool(objection)
+    return not found.wrong and not found.found and bool(found.carried) != bool(objection)
 
 
 def _is_caught(
@@ -83,7 +83,7 @@ def _is_caught(
 def _words(found: Counted) -> str:
     return (
         f"{found.trials} trials, {found.decisions} decisions, {found.carried} files carried over "
-        f"unread, {found.wrong} wrong"
+        f"unread, {found.wrong} wrong, {found.found} spot checks failed"
     )
 
 

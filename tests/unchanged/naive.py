@@ -9,7 +9,7 @@ from types import MappingProxyType
 import attrs
 
 from tests.unchanged.source import Rule
-from wingsd.moves.tree import FileNode
+from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.moves.unchanged.kernel import KERNEL
 from wingsd.moves.unchanged.rule import SeenFile, UnchangedFiles
@@ -38,7 +38,7 @@ class SameSizeAndTime:
         """Note nothing."""
         return True
 
-    def spot_check(self) -> bool:
+    def spot_check(self, tree: MoveTree) -> bool:
         """Check nothing."""
         return True
 

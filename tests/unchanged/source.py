@@ -32,18 +32,22 @@ class Rule(Protocol):
 
     def after_reading(self, fd: int, node: SeenFile, first: os.stat_result) -> bool: ...
 
-    def spot_check(self) -> bool: ...
+    def spot_check(self, tree: MoveTree) -> bool: ...
 
     def end(self) -> None: ...
 
 
 @attrs.frozen
 class Round:
-    """The files of a round, and those that were carried over unread."""
+    """The tree of a round, its number of files, and the paths of those carried over unread.
+
+    `passed` is whether the spot check of a final one has found nothing.
+    """
 
     tree: MoveTree
     files: int
-    carried: list[FileNode]
+    carried: list[bytes]
+    passed: bool = True
 
 
 class Source:
@@ -59,28 +63,31 @@ class Source:
         """Read what is not carried over. The final one is taken when nothing writes any more."""
         self._rule.begin(is_final=is_final)
         now = scan(self._root, lambda line: None)
-        carried: list[FileNode] = []
+        carried: list[bytes] = []
 
         def unchanged(before: FileNode, node: FileNode) -> bool:
             if before.blocks.missing or not self._rule.unchanged(before, node):
                 return False
-            carried.append(node)
+            carried.append(node.names[0])
             return True
 
-        planned = plan(self._sent, now, unchanged)
-        for content in planned.contents:
+        read = 0
+        for content in plan(self._sent, now, unchanged).contents:
             self._read(content)
+            read += 1
+        passed = True
         if is_final:
+            passed = self._rule.spot_check(now)
             assert not list(now.missing()), "a file could not be read although nothing writes"
             assert first_difference(self._root, now) is None
         self._rule.end()
         self._sent = now
-        return Round(now, len(planned.contents) + len(carried), carried)
+        return Round(now, read + len(carried), carried, passed)
 
     def _read(self, content: FileContent) -> None:
         """Read a file; its blocks stay unknown if it is not as the scan has seen it."""
         try:
-            fd = os.open(self.path(content.node), os.O_RDONLY | os.O_NOFOLLOW)
+            fd = os.open(self.path(content.path), os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return
         try:
@@ -95,17 +102,19 @@ class Source:
         if digests is not None:
             node.blocks.set(0, digests)
 
-    def is_as_sent(self, node: FileNode) -> bool:
-        """Return whether a file is on the disk what its blocks say."""
-        fd = os.open(self.path(node), os.O_RDONLY | os.O_NOFOLLOW)
+    def is_as_sent(self, tree: MoveTree, path: bytes) -> bool:
+        """Return whether a file is on the disk what its blocks in a tree say."""
+        node = tree.find(path)
+        assert isinstance(node, FileNode)
+        fd = os.open(self.path(path), os.O_RDONLY | os.O_NOFOLLOW)
         try:
             return digests_of(fd, node) == node.blocks.get(0, node.blocks.count)
         finally:
             os.close(fd)
 
-    def path(self, node: FileNode) -> Path:
-        """Return the path of a file."""
-        return self._directory / os.fsdecode(node.names[0])
+    def path(self, path: bytes) -> Path:
+        """Return where a file is."""
+        return self._directory / os.fsdecode(path)
 
 
 def digests_of(fd: int, node: FileNode) -> bytes | None:

@@ -73,7 +73,7 @@ def test_files_carried_over_unread_are_as_they_were_read(mounted: Mounted, name:
     directory = mounted(name)
     file_systems, lines = measured(directory), list[str]()
     found = trial(directory, lambda root: UnchangedFiles(root, file_systems, lines.append), QUICK)
-    assert (found.wrong, found.examples, lines) == (0, [], [])
+    assert (found.wrong, found.found, found.examples, lines) == (0, 0, [], [])
     assert found.carried > FILES // 2
 
 
@@ -105,7 +105,7 @@ def test_a_write_that_takes_longer_than_the_margin_is_missed_without_waiting(
         stalled.source.round()
         stalled.write.release()
         done = stalled.source.round(is_final=True)
-        assert [stalled.source.is_as_sent(node) for node in done.carried] == [False]
+        assert [stalled.source.is_as_sent(done.tree, path) for path in done.carried] == [False]
 
 
 @pytest.mark.parametrize("name", TRUSTED)
@@ -119,7 +119,7 @@ def test_a_write_that_is_under_way_is_waited_for(mounted: Mounted, name: str) ->
         stalled.write.release()
         reader.join()
         done = stalled.source.round(is_final=True)
-        assert [stalled.source.is_as_sent(node) for node in done.carried] == [True]
+        assert [stalled.source.is_as_sent(done.tree, path) for path in done.carried] == [True]
 
 
 class Stalled:

@@ -17,7 +17,6 @@ import attrs
 
 from tests.unchanged.source import Rule, Source
 from tests.unchanged.writer import READY
-from wingsd.moves.tree import FileNode
 
 __all__ = ["FILES", "Counted", "Pace", "Trials", "fill", "run_trials"]
 
@@ -39,12 +38,16 @@ class Pace:
 
 @attrs.define
 class Counted:
-    """Decisions in final passes: files, those of them that were not read, and the wrong ones."""
+    """Decisions in final passes: files, those of them that were not read, and the wrong ones.
+
+    `found` is the number of spot checks that have found a wrong one.
+    """
 
     trials: int = 0
     decisions: int = 0
     carried: int = 0
     wrong: int = 0
+    found: int = 0
     examples: list[str] = attrs.Factory(list)
 
 
@@ -88,13 +91,13 @@ class Trials:
         counted.trials += 1
         counted.decisions += done.files
         counted.carried += len(done.carried)
-        for node in done.carried:
-            if not self._source.is_as_sent(node):
+        counted.found += not done.passed
+        for name in done.carried:
+            if not self._source.is_as_sent(done.tree, name):
                 counted.wrong += 1
-                counted.examples.append(self._described(node))
+                counted.examples.append(self._described(self._source.path(name)))
 
-    def _described(self, node: FileNode) -> str:
-        path = self._source.path(node)
+    def _described(self, path: Path) -> str:
         return f"trial {self._counted.trials}: {path} {os.stat(path)}"
 
     @contextmanager

@@ -12,7 +12,7 @@ def some(count: int = COUNT) -> tuple[SettledFiles, dict[int, int]]:
     chance = random.Random(1)
     known = {chance.randrange(1 << 64): chance.randrange(1 << 63) for _ in range(count)}
     files = SettledFiles()
-    for inode, ctime in known.items():
+    for inode, ctime in (*known.items(), *known.items()):
         files.add(inode, ctime)
     files.sort()
     return files, known

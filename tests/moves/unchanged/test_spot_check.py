@@ -11,7 +11,7 @@ from attrs import evolve
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from tests.unchanged.source import Source
 from wingsd.moves.digests import block_digest
-from wingsd.moves.tree import FileNode
+from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.moves.unchanged.kernel import KERNEL
 from wingsd.moves.unchanged.rule import UnchangedFiles
 from wingsd.moves.unchanged.spot_check import BLOCKS, SpotCheck
@@ -26,18 +26,29 @@ def root(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def scanned(root: int, path: Path) -> list[FileNode]:
-    """Return the files as they are sent, with their digests."""
+def scanned(root: int, path: Path) -> MoveTree:
+    """Return the tree as it is sent, with digests."""
     rule = UnchangedFiles(root, FakeFileSystems(), print)
-    tree = Source(path, root, rule).round(is_final=True).tree
-    return [node for _, node in tree.walk() if isinstance(node, FileNode)]
+    return Source(path, root, rule).round(is_final=True).tree
 
 
-def check(root: int, nodes: list[FileNode], seed: int = 1) -> bytes | None:
+def paths(tree: MoveTree) -> list[bytes]:
+    return [path for path, node in tree.walk() if isinstance(node, FileNode)]
+
+
+def damage(tree: MoveTree, path: bytes, content: bytes = b"other") -> None:
+    """Have a file of one block be another in the tree."""
+    node = tree.find(path)
+    assert isinstance(node, FileNode)
+    node.blocks.set(0, block_digest(content))
+    tree.changed(node)
+
+
+def check(root: int, tree: MoveTree, seed: int = 1) -> bytes | None:
     sample = SpotCheck(Random(seed))
-    for node in nodes:
-        sample.offer(node)
-    return sample.differing(root, KERNEL.monotonic)
+    for path in paths(tree):
+        sample.offer(path)
+    return sample.differing(root, tree, KERNEL.monotonic)
 
 
 def test_files_as_they_were_sent_pass(tmp_path: Path, root: int) -> None:
@@ -46,17 +57,17 @@ def test_files_as_they_were_sent_pass(tmp_path: Path, root: int) -> None:
     (tmp_path / "large").write_bytes(os.urandom(LARGE))
     with (tmp_path / "hole").open("wb") as file:
         file.truncate(LARGE)
-    nodes = scanned(root, tmp_path)
-    assert len(nodes) == 4
-    assert all(check(root, nodes, seed) is None for seed in range(20))
+    tree = scanned(root, tmp_path)
+    assert len(paths(tree)) == 4
+    assert all(check(root, tree, seed) is None for seed in range(20))
 
 
 def test_a_block_that_is_not_as_sent_is_found(tmp_path: Path, root: int) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory" / "file").write_bytes(b"file")
-    nodes = scanned(root, tmp_path)
-    nodes[0].blocks.set(0, block_digest(b"other"))
-    assert check(root, nodes) == b"directory/file"
+    tree = scanned(root, tmp_path)
+    damage(tree, b"directory/file")
+    assert check(root, tree) == b"directory/file"
 
 
 @pytest.mark.parametrize(
@@ -74,34 +85,35 @@ def test_what_was_changed_since_is_left_to_the_last_walk(
     path = tmp_path / "directory" / "file"
     path.parent.mkdir()
     path.write_bytes(b"file")
-    nodes = scanned(root, tmp_path)
+    tree = scanned(root, tmp_path)
     change(path)
-    assert check(root, nodes) is None
+    assert check(root, tree) is None
 
 
 def test_each_file_is_as_likely_and_at_most_64_are_read(tmp_path: Path, root: int) -> None:
     for number in range(4 * BLOCKS):
         (tmp_path / f"{number}").write_bytes(b"%d" % number)
-    nodes = scanned(root, tmp_path)
-    for node in nodes[:BLOCKS]:
-        node.blocks.set(0, block_digest(b"other"))
+    tree = scanned(root, tmp_path)
+    some = paths(tree)[:BLOCKS]
+    for path in some:
+        damage(tree, path)
     # a quarter of all files: none of 64 is among them in one case of 10^8
-    assert check(root, nodes) is not None
-    for node in nodes[:BLOCKS]:
-        node.blocks.set(0, block_digest(node.names[0]))
-    nodes[-1].blocks.set(0, block_digest(b"other"))
-    found = [check(root, nodes, seed) for seed in range(100)]
+    assert check(root, tree) is not None
+    for path in some:
+        damage(tree, path, path)
+    damage(tree, paths(tree)[-1])
+    found = [check(root, tree, seed) for seed in range(100)]
     assert 10 < len([each for each in found if each is not None]) < 40
 
 
 def test_it_ends_after_a_second(tmp_path: Path, root: int) -> None:
     (tmp_path / "file").write_bytes(b"file")
-    nodes = scanned(root, tmp_path)
-    nodes[0].blocks.set(0, block_digest(b"other"))
+    tree = scanned(root, tmp_path)
+    damage(tree, b"file")
     sample = SpotCheck(Random(1))
-    sample.offer(nodes[0])
+    sample.offer(b"file")
     times = iter((0, 1_000_000_000))
-    assert sample.differing(root, lambda: next(times)) is None
+    assert sample.differing(root, tree, lambda: next(times)) is None
 
 
 def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: int) -> None:
@@ -115,12 +127,12 @@ def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: in
     node = tree.find(b"file")
     assert isinstance(node, FileNode)
     assert rule.settled == 1
-    node.blocks.set(0, block_digest(b"other"))
     rule.begin(is_final=True)
     assert rule.unchanged(node, node)
-    assert not rule.spot_check()
+    damage(tree, b"file")
+    assert not rule.spot_check(tree)
     assert "live.trust to never" in lines[0]
     assert file_systems.reason
     rule.begin(is_final=True)
     assert not rule.unchanged(node, node)
-    assert rule.spot_check()
+    assert rule.spot_check(tree)

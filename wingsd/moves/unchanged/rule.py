@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable
-from random import Random, SystemRandom
+from random import Random
 from threading import Lock
 from typing import Protocol
 
 from wingsd.moves.scan import stamp_ctime, stat_stamp
-from wingsd.moves.tree import FileNode
+from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
 from wingsd.moves.unchanged.settled_files import SavedSettledFiles, SettledFiles
 from wingsd.moves.unchanged.spot_check import SpotCheck
@@ -70,7 +70,8 @@ class UnchangedFiles:
         self._file_systems = file_systems
         self._log = log
         self._kernel = kernel
-        self._random = SystemRandom() if random is None else random
+        # seeded by the kernel
+        self._random = Random() if random is None else random  # noqa: S311
         self._device = kernel.stat(root).st_dev
         #: Settled in rounds that have ended, and in this one: those carried over, and new ones.
         self._settled = SettledFiles()
@@ -102,17 +103,17 @@ class UnchangedFiles:
 
     def unchanged(self, before: SeenFile, node: FileNode) -> bool:
         """Return whether a file is carried over unread, for `plan`."""
-        if before.identity != node.identity or before.stamp != node.stamp:
+        identity = node.identity
+        if before.stamp != node.stamp or before.identity != identity:
             return False
-        device, inode = _numbers(node)
-        if device != self._device:
+        if not isinstance(identity, tuple) or identity[0] != self._device:
             return False
-        ctime = stamp_ctime(node.stamp)
+        inode, ctime = identity[1], stamp_ctime(node.stamp)
         if not self._settled.has(inode, ctime):
             return False
         self._next.add(inode, ctime)
         if self._sample is not None:
-            self._sample.offer(node)
+            self._sample.offer(node.names[0])
         return True
 
     def before_reading(self, fd: int) -> os.stat_result:
@@ -125,29 +126,28 @@ class UnchangedFiles:
 
     def after_reading(self, fd: int, node: SeenFile, first: os.stat_result) -> bool:
         """Note that a file was read as the node says; return whether it is settled."""
-        device, inode = _numbers(node)
         ctime = first.st_ctime_ns
         seen = (node.identity, node.stamp)
         if (
             seen != _seen(first)
             or seen != _seen(self._kernel.stat(fd))
-            or device != self._device
+            or first.st_dev != self._device
             or not 0 <= ctime < self._limit
         ):
             return False
         with self._lock:
-            self._next.add(inode, ctime)
+            self._next.add(first.st_ino, ctime)
         return True
 
-    def spot_check(self) -> bool:
-        """Read some of what the final pass has carried over; return whether it is as it was sent.
+    def spot_check(self, tree: MoveTree) -> bool:
+        """Read some of what the final pass has carried over; return whether it is as in its tree.
 
         If not, nothing is trusted any more, here and on the whole file system: the final pass has
         to be begun again. Raises StorageError for what cannot be read.
         """
         if self._sample is None:
             return True
-        path = self._sample.differing(self._root, self._kernel.monotonic)
+        path = self._sample.differing(self._root, tree, self._kernel.monotonic)
         if path is None:
             return True
         reason = f"{display(path)} was changed there without a change of its ctime"
@@ -216,14 +216,6 @@ class UnchangedFiles:
         self._settled = SettledFiles()
         self._next = SettledFiles()
         self._limit = _NOTHING_SETTLES
-
-
-def _numbers(file: SeenFile) -> tuple[int, int]:
-    """Return the device and the inode number, (-1, -1) for a file that no scan has seen."""
-    match file.identity:
-        case (int(device), int(inode)):
-            return device, inode
-    return -1, -1
 
 
 def _seen(found: os.stat_result) -> tuple[Hashable, bytes]:

@@ -11,6 +11,7 @@ import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import groupby
 from struct import Struct
 
 from attrs import frozen
@@ -39,7 +40,7 @@ class SettledFiles:
         return len(self._inodes)
 
     def add(self, inode: int, ctime: int) -> None:
-        """Add a file. No inode is added twice."""
+        """Add a file; twice is the same as once."""
         self._inodes.append(inode)
         self._ctimes.append(ctime)
 
@@ -49,8 +50,9 @@ class SettledFiles:
         # one number a file: tuples would take three times the memory for a moment
         merged = sorted(inode << _CTIME_BITS | ctime for inode, ctime in pairs)
         mask = (1 << _CTIME_BITS) - 1
-        self._inodes = array("Q", (each >> _CTIME_BITS for each in merged))
-        self._ctimes = array("Q", (each & mask for each in merged))
+        self._inodes, self._ctimes = array("Q"), array("Q")
+        for each, _ in groupby(merged):
+            self.add(each >> _CTIME_BITS, each & mask)
 
     def has(self, inode: int, ctime: int) -> bool:
         """Return whether the file was settled with this ctime."""

@@ -12,7 +12,7 @@ from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
 from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.digests import block_digest
 from wingsd.moves.scan import stat_stamp
-from wingsd.moves.tree import FileNode
+from wingsd.moves.tree import FileNode, MoveTree
 
 __all__ = ["BLOCKS", "SpotCheck"]
 
@@ -27,22 +27,22 @@ class SpotCheck:
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self._chosen: list[FileNode] = []
+        self._chosen: list[bytes] = []
         self._offered = 0
 
-    def offer(self, node: FileNode) -> None:
-        """Have a file take part that is carried over; its blocks are set by `differing`."""
+    def offer(self, path: bytes) -> None:
+        """Have a file take part that is carried over."""
         self._offered += 1
         if len(self._chosen) < BLOCKS:
-            self._chosen.append(node)
+            self._chosen.append(path)
             return
         # reservoir sampling: as likely as those before it
         at = int(self._random.random() * self._offered)
         if at < BLOCKS:
-            self._chosen[at] = node
+            self._chosen[at] = path
 
-    def differing(self, root: int, monotonic: Callable[[], int]) -> bytes | None:
-        """Return the path of a file of which a block is not as it was sent, None without one.
+    def differing(self, root: int, tree: MoveTree, monotonic: Callable[[], int]) -> bytes | None:
+        """Return the path of a file of which a block is not as in the tree, None without one.
 
         Ends after a second. Files that were changed since they were offered are passed over: the
         last walk finds them. Raises StorageError for one that cannot be read.
@@ -50,19 +50,20 @@ class SpotCheck:
         end = monotonic() + _NANOSECONDS
         self._random.shuffle(self._chosen)
         with closing(OpenDirectories(root, lambda path: None)) as directories:
-            for node in self._chosen:
+            for path in self._chosen:
                 if monotonic() >= end:
                     break
-                if not self._is_as_sent(directories, node):
-                    return node.names[0]
+                node = tree.find(path)
+                if isinstance(node, FileNode) and not self._is_as_sent(directories, path, node):
+                    return path
         return None
 
-    def _is_as_sent(self, directories: OpenDirectories, node: FileNode) -> bool:
+    def _is_as_sent(self, directories: OpenDirectories, path: bytes, node: FileNode) -> bool:
         if not node.size or not node.blocks.count:
             return True
         index = self._random.randrange(node.blocks.count)
         length = node.length(index, 1)
-        *parents, name = node.names[0].split(b"/")
+        *parents, name = path.split(b"/")
         try:
             parent = directories.get(tuple(parents), make=False)
             fd = os.open(name, FILE_FLAGS, dir_fd=parent)
@@ -74,7 +75,7 @@ class SpotCheck:
         except OSError as error:
             if gone(error) or error.errno in (errno.ENOTDIR, errno.ELOOP):
                 return True
-            unreadable(node.names[0], error)
+            unreadable(path, error)
         if (found.st_dev, found.st_ino) != node.identity or stat_stamp(found) != node.stamp:
             return True
         return block_digest(data) == node.blocks.get(index, 1)
