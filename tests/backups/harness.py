@@ -16,6 +16,7 @@ from wingsd.backups.adapters import Adapter, LocalAdapter
 from wingsd.backups.creation import BackupParts, Backups, NewBackup
 from wingsd.backups.deletion import BackupDeletion
 from wingsd.backups.dialect import checksum_type_of
+from wingsd.backups.left import LeftBackups
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.recovery import BackupRecovery
 from wingsd.backups.store import BackupStore
@@ -127,7 +128,9 @@ class BackupNode:
     async def restart(self) -> None:
         """Be the next daemon."""
         self.made = self._backups()
-        await BackupRecovery(self._parts(), self.adapters, self.made).recover()
+        recovery = Later(lambda: BackupRecovery(self._parts(), self.adapters, self.made))
+        left = LeftBackups(self.store.directory, self.database, self.workers, recovery)
+        await left.settle()
 
     def close(self) -> None:
         self.made.stop()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.revocations import Revocations, UserSessions
-from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
 from wingsd.servers.installations import Installations
 from wingsd.servers.registry import Servers
@@ -18,6 +17,7 @@ from wingsd.util.later import Later
 
 if TYPE_CHECKING:
     from wingsd.api.consoles import ConsoleResources
+    from wingsd.backups.deletion import BackupDeletion
     from wingsd.restores.manager import Restores
 
 __all__ = ["SERVER_PATHS", "endpoints", "install_endpoints", "server_endpoint"]
@@ -78,7 +78,7 @@ def server_endpoint(
     receiver: IncomingTransfers,
     sender: OutgoingTransfers,
     restores: Later[Restores],
-    backups: BackupDeletion,
+    backups: Later[BackupDeletion],
 ) -> partial[Any]:
     """Return the endpoint of one server, by which it is deleted."""
     return partial(_SERVER, config, servers, receiver, sender, restores, backups)

@@ -18,10 +18,8 @@ from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
 from wingsd.app.reports import PanelReports
 from wingsd.auth.tokens import DenyList
-from wingsd.backups.checks import BackupChecks
-from wingsd.backups.creation import Backups
+from wingsd.backups.left import LeftBackups
 from wingsd.backups.received import ReceivedBackups
-from wingsd.backups.recovery import BackupRecovery
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
 from wingsd.control import ControlListener
@@ -47,6 +45,8 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
+    from wingsd.backups.checks import BackupChecks
+    from wingsd.backups.creation import Backups
     from wingsd.files.pulls import Pulls
     from wingsd.restores.manager import Restores
     from wingsd.transfers.incoming.multistream import StreamGroups
@@ -135,9 +135,9 @@ class NodeServers:
     registry: Servers
     reports: PanelReports
     pulls: Later[Pulls]
-    backups: Backups
-    checks: BackupChecks
-    backup_recovery: BackupRecovery
+    backups: Later[Backups]
+    checks: Later[BackupChecks]
+    left_backups: LeftBackups
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -184,7 +184,7 @@ class Node(Service):
         self._servers = servers.registry
         self._reports = servers.reports
         self._pulls = servers.pulls
-        self._backups, self._backup_recovery = servers.backups, servers.backup_recovery
+        self._backups, self._left_backups = servers.backups, servers.left_backups
         self._checks = servers.checks
         self._transfers = transfers
         self._pools = pools
@@ -217,7 +217,8 @@ class Node(Service):
             remote=self._config.remote,
         )
         self._daily.start(DAY)
-        self._checks.start()
+        if self._config.system.backups.check_interval:
+            self._checks.get().start()
         self.booted = Deferred.fromCoroutine(self._boot(unfinished))
         # Cancelled when the node stops.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
@@ -251,7 +252,7 @@ class Node(Service):
 
     async def _settle_backups(self) -> None:
         """Settle what was being made, before the Panel hears of the restart, unless disks hang."""
-        settling = Deferred.fromCoroutine(self._backup_recovery.recover())
+        settling = Deferred.fromCoroutine(self._left_backups.settle())
         settling.addErrback(lambda failure: self._log.failure("backups not settled", failure))
         await fires_within(settling, SETTLE_TIMEOUT, self._reactor)
 
@@ -315,8 +316,10 @@ class Node(Service):
         listeners, transfers = self._listeners, self._transfers
         self._daily.stop()
         self.booted.cancel()
-        self._backups.stop()
-        self._checks.stop()
+        if self._backups.made is not None:
+            self._backups.made.stop()
+        if self._checks.made is not None:
+            self._checks.made.stop()
         sftp = Deferred.fromCoroutine(listeners.sftp.stop())
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.

@@ -6,20 +6,18 @@ Blocking.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 from wingsd.backups.catalogue import CatalogueFiles
+from wingsd.backups.left_parts import left_parts
 from wingsd.backups.making import MadeArchive
 from wingsd.backups.store import BackupStore, part_name
-from wingsd.errors import InvalidData, StorageError
+from wingsd.errors import InvalidData
 from wingsd.statedb import BackupRecord
-from wingsd.util.text import canonical_uuid
 
 __all__ = ["made_before", "part_path", "remove_parts"]
 
-_PART = re.compile(r"\.([0-9a-f-]{36})\.[a-z0-9.]+\.part")
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -58,30 +56,6 @@ def remove_parts(store: BackupStore, is_wanted: Callable[[str], bool]) -> None:
 
     Raises `StorageError`.
     """
-    for place, backup in _parts(store):
+    for place, backup in left_parts(store.directory):
         if not is_wanted(backup):
             store.remove_leftovers(place, backup)
-
-
-def _parts(store: BackupStore) -> Iterator[tuple[str, str]]:
-    """Yield the place and the backup of each part."""
-    try:
-        names = os.listdir(store.directory)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError(
-            f"{store.directory}: {error.strerror}", "the backups could not be read"
-        ) from error
-    for name in names:
-        if canonical_uuid(name) == name:
-            with suppress(OSError):
-                inner = os.listdir(store.path(name))
-                yield from ((f"{name}/{place}", uuid) for place, uuid in _named(inner))
-    yield from _named(names)
-
-
-def _named(names: list[str]) -> Iterator[tuple[str, str]]:
-    for name in names:
-        if found := _PART.fullmatch(name):
-            yield name.removeprefix(".").removesuffix(".part"), found[1]

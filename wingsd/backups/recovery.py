@@ -6,7 +6,7 @@ for a store is uploaded when it is complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from twisted.internet.defer import Deferred
@@ -37,9 +37,8 @@ class BackupRecovery:
         self._adapters = adapters
         self._backups = backups
 
-    async def recover(self) -> None:
+    async def recover(self, records: Sequence[BackupRecord]) -> None:
         """Settle the backups that an earlier daemon was making. A failure is logged."""
-        records = await self._parts.database.backups()
         await self._remove_parts({record.backup for record in records})
         for record in records:
             try:

@@ -79,7 +79,7 @@ def _as_map(value: object) -> Mapping[str, Any]:
 
 @cache
 def _filler(cls: type) -> Callable[[Any, Any], Any]:
-    """Return what makes an instance of a class. cattrs compiles it, half a millisecond for each."""
+    """Return what makes an instance of a class; cattrs compiles it, in half a millisecond."""
     return make_dict_structure_fn(cls, _converter)
 
 

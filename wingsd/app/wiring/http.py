@@ -188,7 +188,7 @@ class HttpWiring(SftpWiring):
             return None
         from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
 
-        activity = self.reports.activity
-        sources = Sources(self.receiver, self.sender, self.callbacks, activity, self.backup_checks)
+        activity, checks = self.reports.activity, self.backup_checks.get()
+        sources = Sources(self.receiver, self.sender, self.callbacks, activity, checks)
         disk, data = self.pools.disk, self._config.system.data
         return Exposition(self._prometheus, sources, disk, data, self._reactor)

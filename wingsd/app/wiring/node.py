@@ -43,7 +43,7 @@ class Wiring(ControlWiring):
                 self.pulls,
                 self.made_backups,
                 self.backup_checks,
-                self.backup_recovery,
+                self.left_backups,
             ),
             NodeTransfers(
                 self.receiver,
