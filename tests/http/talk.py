@@ -56,6 +56,12 @@ class Taker(Resource):
         return reader
 
 
+class ManyBodies(Taker):
+    """Takes one body after the other on a connection."""
+
+    keeps_connection = True
+
+
 class Whole(Resource):
     isLeaf = True
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from tests.http.talk import REFUSAL, Conversation, Taker, head
+from tests.http.talk import REFUSAL, Conversation, ManyBodies, Taker, head
 from tests.support.logged_errors import Logged
 from tests.support.recording_observer import RecordingObserver
 from wingsd.http import request as request_module
@@ -45,6 +45,31 @@ def test_the_answer_after_the_body_closes_the_connection() -> None:
     assert (status, headers["content-length"], body) == (200, "0", b"")
     assert "content-type" not in headers
     assert headers["connection"] == "close"
+    assert talk.transport.disconnecting
+
+
+def test_several_bodies_can_share_a_connection() -> None:
+    taker = ManyBodies()
+    talk = Conversation(taker)
+    one = head(Content_Length=3, Expect="100-continue") + b"abc"
+    talk.send(one + one)
+    taker.readers[0].request.answer(200)
+    talk.clock.advance(0)
+    taker.readers[1].request.answer(200)
+    assert [reader.body for reader in taker.readers] == [b"abc", b"abc"]
+    found = [
+        (status, headers.get("connection")) for status, headers, _ in talk.transport.answers()
+    ]
+    assert found == [(200, None), (200, None)]
+    assert not talk.transport.disconnecting
+
+
+def test_a_body_that_is_refused_early_ends_the_connection_all_the_same() -> None:
+    taker = ManyBodies(REFUSAL)
+    talk = Conversation(taker)
+    talk.send(head(Content_Length=3), b"abc")
+    ((status, headers, _),) = talk.transport.answers()
+    assert (status, headers["connection"]) == (401, "close")
     assert talk.transport.disconnecting
 
 

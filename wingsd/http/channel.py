@@ -191,11 +191,13 @@ class NodeChannel(HTTPChannel):
     #: Input that was read and is not processed yet.
     _unread = b""
     _closing = False
+    #: Seconds for a request; see `LimitsConfig`.
+    _request_timeout: float | None = None
 
     def connectionMade(self) -> None:
         """Apply the limits."""
         limits = self.site.limits
-        self.timeOut = min(limits.request_timeout, self.timeOut)
+        self.timeOut = self._request_timeout = min(limits.request_timeout, self.timeOut)
         self.maxHeaders = limits.headers
         self.MAX_LENGTH = self.totalHeadersSize = limits.header_bytes
         super().connectionMade()
@@ -286,6 +288,9 @@ class NodeChannel(HTTPChannel):
     def requestDone(self, request: StreamingRequest) -> None:
         """Continue with the next request."""
         super().requestDone(request)
+        if self.persistent and request.is_streamed and not self._closing:
+            # That of uploads is longer.
+            self.setTimeout(self._request_timeout)
         self._process_later()
 
     def resumeProducing(self) -> None:

@@ -62,7 +62,11 @@ class BodyReader(Protocol):
 
 @runtime_checkable
 class StreamingResource(Protocol):
-    """A resource that receives the bodies of some methods as they arrive."""
+    """A resource that receives the bodies of some methods as they arrive.
+
+    With an attribute `keeps_connection` that is true the connection stays open behind a body that
+    was received whole before the answer; a client that sends many such bodies needs one handshake.
+    """
 
     streamed_methods: frozenset[bytes]
 
@@ -93,6 +97,7 @@ class StreamingRequest(Request):
     _complete = False
     _timed_out = False
     _wants_continue = False
+    _keeps_connection = False
     #: The format of the request's body.
     media = MediaType.JSON
     #: False for a client that ignores the status: a failure then closes the connection.
@@ -308,6 +313,8 @@ class StreamingRequest(Request):
         """
         if self._disconnected or self.startedWriting:
             return
+        if self._keeps_connection and not self._complete:
+            self._close_after_answer()
         self.setResponseCode(status)
         if status != HTTPStatus.NO_CONTENT:
             self.setHeader("Content-Length", str(len(body)))
@@ -345,7 +352,11 @@ class StreamingRequest(Request):
         # twisted.web would send 100 Continue at once; `proceed` does it later.
         expects = self.header("Expect").lower() == "100-continue"
         self._wants_continue = expects and self.clientproto == b"HTTP/1.1"
-        self._close_after_answer()
+        self._keeps_connection = getattr(resource, "keeps_connection", False)
+        if self._keeps_connection:
+            self.requestHeaders.removeHeader("Expect")
+        else:
+            self._close_after_answer()
         site = self.channel.site
         self.channel.setTimeout(site.timeOut)
         if site.least_rate:
