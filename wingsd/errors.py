@@ -33,6 +33,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         InvalidForm                  400  transfers/errors
         InvalidMode                  400  files/changes
         IsDirectory                  400  filesystem/errors
+        MoveRequestInvalid           400  transfers/incoming/moves/errors
         MoveVersionUnknown           400  moves/errors
         NameConflict                 400  filesystem/errors
         NameTooLong                  400  filesystem/errors
@@ -55,6 +56,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       InvalidHandshake               400  websocket/protocol
       InvalidHttpRequest             400  http/errors
       Unauthorized                   401
+        MoveKeyInvalid               401  transfers/incoming/moves/errors
         TokenInvalid                 401  auth/tokens
           TokenExpired               401  auth/tokens
           TokenUsed                  401  auth/tokens
@@ -64,17 +66,21 @@ The class, the HTTP status of its answer, and the module where that is not this 
         FileNotPermitted             403  filesystem/errors
         LoginRefused                 403  sftp/logins
         SftpPermissionMissing        403  sftp/server/access
+      AttachmentMissing              404  transfers/incoming/moves/errors
       BackupMissing                  404  backups/store
       DirectoryMissing               404  filesystem/errors
       FileMissing                    404  filesystem/errors
       FileTaskMissing                404  api/file_tasks
       LogFileNotFound                404  node/log_files
+      MoveNotFound                   404  transfers/incoming/moves/errors
       PathNotFound                   404  http/errors
       ServerNotFound                 404
         ServerNotAssigned            404  panel/http_client
       SignedUrlVoid                  404  auth/signed_urls
       MethodNotAllowed               405  http/errors
       Conflict                       409
+        AttachmentOffsetWrong        409  transfers/incoming/moves/errors
+        AttachmentsIncomplete        409  transfers/incoming/moves/errors
         BackupConflict               409  backups/received
         BackupExists                 409  backups/creation
         BackupSettled                409  backups/s3/errors
@@ -82,6 +88,9 @@ The class, the HTTP status of its answer, and the module where that is not this 
         ContainerNameTaken           409  transfers/errors
         EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
+        MoveCommitted                409  transfers/incoming/moves/errors
+        MoveResumeNeeded             409  transfers/incoming/moves/errors
+        MoveSuperseded               409  transfers/incoming/moves/errors
         NoSpaceForBackup             409  backups/making
         NoSpaceToCompress            409  api/file_archives
         PruneInProgress              409  node/errors
@@ -99,8 +108,10 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TransferRevoked              409  transfers/errors
         UploadInProgress             409  filesystem/partial_file
         UploadOffsetWrong            409  api/file_uploads
+      MoveOver                       410  transfers/incoming/moves/errors
       BodyTooLarge                   413  http/errors
       FileTooLarge                   413  filesystem/errors
+      MoveBatchTooLarge              413  transfers/incoming/moves/errors
       RangeNotSatisfiable            416  http/ranges
       Unprocessable                  422
       UpgradeRequired                426  http/errors
@@ -115,6 +126,8 @@ The class, the HTTP status of its answer, and the module where that is not this 
         SettingsInvalid              422  docker/container
       FiguresUnavailable             500  node/errors
       HandleInvalid                  500  sftp/server/handles
+      MoveAbandoned                  500  transfers/incoming/moves/errors
+      MoveGivenUp                    500  transfers/incoming/moves/errors
       HeldTreeInvalid                502  moves/errors
       HostKeyUnusable                500  sftp/host_key
       InstallationFailed             500  servers/installation
@@ -133,6 +146,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TreeTooLarge                 400  filesystem/errors
         StateDatabaseError           500  statedb/records
           StateDatabaseDamaged       500  statedb/records
+        MoveNoSpace                  507  transfers/incoming/moves/errors
       BackupUploadFailed             502  backups/s3/errors
       DestinationError               502  transfers/errors
         DestinationDisconnected      502  transfers/errors
@@ -143,6 +157,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       ServerNotRunning               502
       DaemonStopping                 503
       FilesBusy                      503  files/work
+      MoveBusy                       503  transfers/incoming/moves/errors
       ServersNotLoaded               503
       TooManyTransfers               503  transfers/errors
       TryAgain                       503  direct_transfers/incoming

@@ -34,6 +34,7 @@ def test_a_move_to_this_node_is_added_with_the_use_of_its_token(store: Store) ->
     assert store.move(record.transfer) == record
     assert store.find_move(Direction.IN, "id") == record
     assert store.find_admitted("token") == record
+    assert store.open_moves() == [record]
 
 
 def test_a_used_token_begins_no_move(store: Store) -> None:
@@ -70,5 +71,6 @@ def test_a_move_to_this_node_can_be_asked_about_as_long_as_its_transfer_is_kept(
     store.end(2, record.transfer, Outcome.FAILURE)
     store.prune(KEPT)
     assert store.find_move(Direction.IN, "id") == record
+    assert store.open_moves() == []
     store.prune(KEPT + 3)
     assert store.find_move(Direction.IN, "id") is None

@@ -168,9 +168,10 @@ class NodeInProcess(Harness):
     async def recover(self) -> None:
         """Resume what an earlier node in this directory left, as a daemon does at its start."""
         unfinished: list[TransferRecord] = self.store.unfinished()
-        clear_leftovers(unfinished, self.staging, self.backups)
+        moves = self.store.open_moves()
+        clear_leftovers(unfinished, self.staging, self.backups, (), moves)
         await self.direct_transfers.load(unfinished)
-        self.make_recovery(unfinished).begin()
+        self.make_recovery(unfinished, moves).begin()
 
     @property
     def hold(self) -> str:

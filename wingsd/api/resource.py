@@ -23,7 +23,7 @@ from wingsd.config import Config
 from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError, error_code
 from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.file_body import FileBody
-from wingsd.http.operations import Accepted, Access, Call, Topic, declared, parse
+from wingsd.http.operations import Accepted, Access, Call, Repeated, Topic, declared, parse
 from wingsd.http.request import StreamingRequest
 from wingsd.http.streamed_body import StreamedBody
 from wingsd.servers.registry import Servers
@@ -98,6 +98,8 @@ class Public(Resource):
         status = call.success.status
         if isinstance(content, Accepted):
             content, status = content.content, HTTPStatus.ACCEPTED
+        elif isinstance(content, Repeated):
+            content, status = content.content, HTTPStatus.OK
         elif content is not None and status is HTTPStatus.NO_CONTENT:
             status = HTTPStatus.OK
         if status is not HTTPStatus.SWITCHING_PROTOCOLS:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.interfaces import IReactorTime
+
 from wingsd.api.later import LaterEndpoint
 from wingsd.config import Config
 from wingsd.servers.registry import Servers
@@ -17,19 +19,32 @@ from wingsd.util.later import Later
 
 if TYPE_CHECKING:
     from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+    from wingsd.transfers.incoming.moves.manager import IncomingMoves
     from wingsd.transfers.incoming.multistream import StreamGroups
 
-__all__ = ["TRANSFER_PATHS", "direct_endpoint", "endpoints"]
+__all__ = ["TRANSFER_PATHS", "direct_endpoint", "endpoints", "move_endpoints"]
 
 _SENDING = LaterEndpoint("transfers", "OutgoingEndpoint")
 _UPLOADS = LaterEndpoint("transfers", "TransfersEndpoint")
 _RECEIVING = LaterEndpoint("transfers", "IncomingEndpoint")
 _DIRECT = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
+_MOVE = "/api/transfers/{uuid}/move"
+_MOVES: Mapping[str, LaterEndpoint] = {
+    _MOVE: LaterEndpoint("move_beginning", "MovesEndpoint"),
+    f"{_MOVE}/{{move}}": LaterEndpoint("moves", "MoveEndpoint"),
+    f"{_MOVE}/{{move}}/resume": LaterEndpoint("moves", "MoveResumeEndpoint"),
+    f"{_MOVE}/{{move}}/tree": LaterEndpoint("moves", "MoveTreeEndpoint"),
+    f"{_MOVE}/{{move}}/batches/{{number}}": LaterEndpoint("moves", "MoveBatchEndpoint"),
+    f"{_MOVE}/{{move}}/rounds/{{number}}": LaterEndpoint("moves", "MoveRoundEndpoint"),
+    f"{_MOVE}/{{move}}/attachments/{{name}}": LaterEndpoint("moves", "MoveAttachmentEndpoint"),
+    f"{_MOVE}/{{move}}/commit": LaterEndpoint("moves", "MoveCommitEndpoint"),
+}
 TRANSFER_PATHS: Mapping[str, LaterEndpoint] = {
     "/api/servers/{uuid}/transfer": _SENDING,
     "/api/transfers": _UPLOADS,
     "/api/transfers/{uuid}": _RECEIVING,
     "/api/transfers/{uuid}/by-hand": _DIRECT,
+    **_MOVES,
 }
 
 
@@ -55,3 +70,14 @@ def direct_endpoint(
 ) -> partial[Any]:
     """Return the endpoint of one direct transfer, for its source."""
     return partial(_DIRECT, config, direct, database)
+
+
+def move_endpoints(
+    config: Config,
+    moves: Later[IncomingMoves],
+    direct: Later[IncomingDirectTransfers],
+    reactor: IReactorTime,
+    bucket: TokenBucket | None = None,
+) -> list[partial[Any]]:
+    """Return the endpoints of moves to this node. `bucket` is that of all uploads."""
+    return [partial(each, config, moves, direct, reactor, bucket) for each in _MOVES.values()]

@@ -32,7 +32,13 @@ from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
 from wingsd.sftp.listener import SftpListener
-from wingsd.statedb import RestoreRecord, StateDatabase, StateDatabaseError, TransferRecord
+from wingsd.statedb import (
+    MoveRecord,
+    RestoreRecord,
+    StateDatabase,
+    StateDatabaseError,
+    TransferRecord,
+)
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
@@ -89,6 +95,7 @@ class Unfinished:
     """What an earlier daemon has not finished."""
 
     transfers: list[TransferRecord]
+    moves: list[MoveRecord]
     restores: list[RestoreRecord]
 
 
@@ -120,9 +127,9 @@ class NodeStorage:
         self.store.open()
         self.denied.restore(self.store.denied())
         self.denied.refuse_before(self.store.denied_before())
-        left = Unfinished(self.store.unfinished(), self.store.restores())
+        left = Unfinished(self.store.unfinished(), self.store.open_moves(), self.store.restores())
         names = self.restores.get().names(left.restores) if left.restores else []
-        clear_leftovers(left.transfers, self.staging, self.backups, names)
+        clear_leftovers(left.transfers, self.staging, self.backups, names, left.moves)
         if left.restores:
             self.restores.get().recover(left.restores)
         return left
@@ -152,7 +159,7 @@ class NodeTransfers:
     streams: Later[StreamGroups]
     direct: DirectTransfers
     callbacks: CallbackQueue
-    recovery: Callable[[list[TransferRecord]], Recovery]
+    recovery: Callable[[list[TransferRecord], list[MoveRecord]], Recovery]
 
     @property
     def servers(self) -> list[str]:
@@ -232,7 +239,7 @@ class Node(Service):
 
     async def _boot(self, left: Unfinished) -> bool:
         transfers, restores = self._transfers, self._storage.restores
-        recovery = transfers.recovery(left.transfers)
+        recovery = transfers.recovery(left.transfers, left.moves)
         await transfers.callbacks.load()
         await self._settle_backups()
         await self._reports.load()

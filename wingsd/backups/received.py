@@ -79,6 +79,8 @@ def _write(descriptor: int, block: bytes) -> None:
 
 #: The suffix of a note in place of a staged backup that was in place before.
 _THERE = ".there"
+#: The suffix of a backup that has not arrived whole.
+_PART = ".part"
 #: Errors of link(2) on filesystems without hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -130,6 +132,33 @@ class ReceivedBackups:
             if os.path.lexists(place):
                 self._recognize(staged, place)
         return found
+
+    def part(self, server: str, backup: Backup) -> Path:
+        """Return where a backup that arrives in pieces is written until it is whole."""
+        staged = self._paths(server, backup)[0]
+        with _errors(staged):
+            self._make_home(server)
+            staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged.with_name(f"{staged.name}{_PART}")
+
+    def whole(self, server: str, backup: Backup) -> Path | None:
+        """Return the file of a backup that is staged whole, None where it is not."""
+        staged, place = self._paths(server, backup)
+        if staged.with_name(f"{staged.name}{_THERE}").exists():
+            return place
+        return staged if staged.exists() else None
+
+    def complete(self, server: str, backup: Backup, sha256: str) -> None:
+        """Stage the part of a backup, which is whole and has that SHA-256, as the backup.
+
+        Raises `Conflict` where another is in its place.
+        """
+        staged, place = self._paths(server, backup)
+        with _errors(staged):
+            staged.with_name(f"{staged.name}{_PART}").rename(staged)
+            self._digests[server, backup.uuid] = sha256
+            if os.path.lexists(place):
+                self._recognize(staged, place)
 
     def flush(self, server: str) -> None:
         """Return when all staged backups are on stable storage."""
@@ -280,6 +309,7 @@ class ReceivedBackups:
         home = self._root / server
         with _errors(home):
             files = [path for path in home.rglob("*") if path.is_file()]
+            files = [path for path in files if not path.name.endswith(_PART)]
         return sorted(files, key=lambda path: path.name)
 
     def _backup(self, server: str, staged: Path) -> Backup:

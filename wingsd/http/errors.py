@@ -94,8 +94,10 @@ class Error:
     ]
     request_id: Annotated[str, "The `X-Request-Id` of the answer.", Keywords(format="uuid")]
     detail: Annotated[str, "What to do, where that is not plain.", Keywords(minLength=1)] = ""
+    offset: Annotated[int | None, "With `move-offset-wrong`: where to go on."] = None
 
     @classmethod
     def of(cls, error: WingsdError, request_id: str) -> Error:
         """Return the body that answers a request with `error`."""
-        return cls(error.message, error.code, request_id, error.detail)
+        offset = getattr(error, "offset", None)
+        return cls(error.message, error.code, request_id, error.detail, offset)

@@ -30,8 +30,10 @@ from wingsd.http.operations import (
     Encoded,
     EncodedObject,
     PlainText,
+    Repeated,
     Success,
     Topic,
+    TreePage,
 )
 from wingsd.http.streamed_body import StreamedBody
 from wingsd.util.serialization import Keywords
@@ -222,6 +224,11 @@ SCHEMES: Mapping[Access, Mapping[str, str]] = {
         "name": "token",
         "description": "A JWT, issued by the Panel for one file, backup or upload of a user.",
     },
+    Access.MOVE: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The key of a move, which its source has made.",
+    },
 }
 
 #: The variable parts of paths.
@@ -241,6 +248,18 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "backup": {
         "description": "The UUID of a backup.",
         "schema": {"type": "string", "format": "uuid"},
+    },
+    "move": {
+        "description": "The id of a move.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    },
+    "number": {
+        "description": "The number of a batch or a round, from 1.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "name": {
+        "description": "The UUID of a backup, or `install.log`.",
+        "schema": {"type": "string"},
     },
     "file": {"description": "The name of a log file.", "schema": {"type": "string"}},
 }
@@ -279,6 +298,10 @@ FAILURES: Mapping[HTTPStatus, Failure] = {
     ),
     HTTPStatus.NOT_FOUND: Failure("NotFound", "This node has no such server or transfer."),
     HTTPStatus.CONFLICT: Failure("Conflict", "It conflicts with the state of the server."),
+    HTTPStatus.GONE: Failure("Gone", "The move has ended."),
+    HTTPStatus.INSUFFICIENT_STORAGE: Failure(
+        "NoSpace", "There is no space on the disk now.", {"Retry-After": "Seconds."}
+    ),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Failure("TooLarge", "The body is over 1 MiB."),
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Failure(
         "RangeNotSatisfiable", "The file ends before the requested range."
@@ -385,6 +408,7 @@ def _body(media: str, schema: dict[str, Any], required: bool = True) -> dict[str
 
 #: Of answers that a call has beside its usual one.
 _FOR_CALAGOPUS = Success(HTTPStatus.OK, "The same, for Calagopus' Panel.")
+_AGAIN = Success(HTTPStatus.OK, "It was done before, and this is the same answer.")
 _GOES_ON = Success(HTTPStatus.ACCEPTED, "It takes longer, and goes on.")
 
 
@@ -392,12 +416,14 @@ def _successes(made: Call, schemas: Schemas) -> dict[str, Any]:
     """Return the answers to a call that succeeds, by their statuses."""
     is_union = get_origin(made.content) in (Union, UnionType)
     forms = get_args(made.content) if is_union else (made.content,)
-    usual = [form for form in forms if get_origin(form) is not Accepted and form is not NoneType]
+    others = (Accepted, Repeated)
+    usual = [form for form in forms if get_origin(form) not in others and form is not NoneType]
     content = reduce(or_, usual) if len(usual) > 1 else (usual or [None])[0]
     answers = [(made.success, content)]
     if made.success.status is HTTPStatus.NO_CONTENT and content is not None:
         answers = [(made.success, None), (_FOR_CALAGOPUS, content)]
     answers += [(_GOES_ON, *get_args(form)) for form in forms if get_origin(form) is Accepted]
+    answers += [(_AGAIN, *get_args(form)) for form in forms if get_origin(form) is Repeated]
     return {str(each.status.value): _success(each, form, schemas) for each, form in answers}
 
 
@@ -407,12 +433,15 @@ def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]
         if get_origin(content) is Encoded:
             (content,) = get_args(content)
         forms = get_args(content) if isinstance(content, UnionType) else (content,)
-        data = [form for form in forms if form not in (PlainText, FileBody, StreamedBody)]
+        plain = (PlainText, FileBody, StreamedBody, TreePage)
+        data = [form for form in forms if form not in plain]
         answer["content"] = (
             {_JSON: {"schema": schemas.response(reduce(or_, data))}} if data else {}
         )
         if FileBody in forms or StreamedBody in forms:
             answer["content"][_BYTES] = {"schema": _SCALARS[bytes]}
+        if TreePage in forms:
+            answer["content"][TreePage.media] = {"schema": _SCALARS[bytes]}
         if PlainText in forms:
             answer["content"][_TEXT] = {"schema": {"type": "string"}}
     return answer

@@ -26,8 +26,10 @@ __all__ = [
     "Encoded",
     "EncodedObject",
     "PlainText",
+    "Repeated",
     "Success",
     "Topic",
+    "TreePage",
     "call",
     "declared",
     "parse",
@@ -44,7 +46,7 @@ class Access(Enum):
     """The authentication of a call: none, the node's token, or a token for one transfer or file.
 
     Tokens of transfers and signed URLs are issued by the Panel, those of direct transfers by this
-    node.
+    node, and the key of a move by its source.
     """
 
     PUBLIC = "public"
@@ -52,6 +54,7 @@ class Access(Enum):
     TRANSFER = "transfer"
     DIRECT_TRANSFER = "hand"
     SIGNED = "signed"
+    MOVE = "move"
 
 
 class Topic(Enum):
@@ -230,6 +233,20 @@ class Accepted(Generic[Content_co]):
     """An answer of the type `Content_co` with 202, to a call that takes longer and goes on."""
 
     content: Content_co
+
+
+@attrs.frozen(eq=False, repr=False)
+class Repeated(Generic[Content_co]):
+    """An answer of the type `Content_co` with 200, to a call that was made before."""
+
+    content: Content_co
+
+
+class TreePage(bytes):
+    """An answer that is a page of what the destination of a move holds."""
+
+    __slots__ = ()
+    media = "application/vnd.wingsd.tree"
 
 
 class PlainText(str):

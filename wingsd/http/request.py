@@ -23,7 +23,7 @@ from twisted.web.server import Request
 from wingsd.errors import WingsdError
 from wingsd.http.errors import BodyTooLarge, Error
 from wingsd.http.file_body import FileBody, send_file
-from wingsd.http.operations import Encoded, EncodedObject, PlainText
+from wingsd.http.operations import Encoded, EncodedObject, PlainText, TreePage
 from wingsd.http.ranges import RangeNotSatisfiable
 from wingsd.http.streamed_body import StreamedBody, send_stream
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
@@ -298,6 +298,8 @@ class StreamingRequest(Request):
             return
         if isinstance(content, PlainText):
             body, kind = content.encode("utf-8", "replace"), "text/plain; charset=utf-8"
+        elif isinstance(content, TreePage):
+            body, kind = content, content.media
         elif isinstance(content, Encoded):
             body, kind = content.body, content.media.value
         elif isinstance(content, EncodedObject):

@@ -171,8 +171,18 @@ class MoveDestination:
         """Return when all batches that have ended are on stable storage."""
         if self._undurable:
             self._sync()
-            self._ledger.append_numbers(RecordType.CHECK, *sorted(self._undurable))
-            self._undurable.clear()
+            self.proven(self.undurable)
+
+    @property
+    def undurable(self) -> frozenset[int]:
+        """The batches that have ended and are not known to be on stable storage."""
+        return frozenset(self._undurable)
+
+    def proven(self, numbers: Iterable[int]) -> None:
+        """Record that batches are on stable storage, by a flush that began after they ended."""
+        if found := sorted(self._undurable.intersection(numbers)):
+            self._ledger.append_numbers(RecordType.CHECK, *found)
+            self._undurable.difference_update(found)
 
     def close_round(self, in_round: int, last: int, root: bytes) -> None:
         """Close a round whose last batch is `last`; doing so twice is allowed.

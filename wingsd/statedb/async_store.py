@@ -60,6 +60,7 @@ class StateDatabase:
     enter = _Timed(Store.enter)
     set_terms = _InThread(Store.set_terms)
     end = _Timed(Store.end)
+    transfer = _InThread(Store.transfer)
     unfinished = _InThread(Store.unfinished)
     ended = _InThread(Store.ended)
 

@@ -74,6 +74,12 @@ class MoveRows(BackupRows):
         """Return the move of a transfer, None for a transfer as one stream."""
         return next(iter(self._moves("WHERE transfer = ?", transfer)), None)
 
+    def open_moves(self) -> list[MoveRecord]:
+        """Return the moves in both directions whose transfers have not ended."""
+        return self._moves(
+            "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL) ORDER BY transfer"
+        )
+
     def find_move(self, direction: Direction, move: str) -> MoveRecord | None:
         """Return a move by its id, also when it has ended."""
         where = "WHERE direction = ? AND move = ? ORDER BY transfer DESC LIMIT 1"

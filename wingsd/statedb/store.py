@@ -96,6 +96,10 @@ class Store(MoveRows):
         """Return all transfers, oldest first."""
         return self._transfers("ORDER BY id")
 
+    def transfer(self, transfer: int) -> TransferRecord | None:
+        """Return a transfer by its id."""
+        return next(iter(self._transfers("WHERE id = ?", transfer)), None)
+
     def unfinished(self) -> list[TransferRecord]:
         """Return the transfers that have not ended, oldest first."""
         return self._transfers("WHERE outcome IS NULL ORDER BY id")

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
 from wingsd.servers import Servers
-from wingsd.statedb import Direction, StateDatabase, TransferRecord
+from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
@@ -26,8 +27,20 @@ from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
+from wingsd.util.later import Later
 
-__all__ = ["OutgoingOutcomes", "PanelOutcomes", "Recovery", "clear_leftovers", "durable"]
+if TYPE_CHECKING:
+    from wingsd.transfers.incoming.moves.manager import IncomingMoves
+
+__all__ = [
+    "OutgoingOutcomes",
+    "PanelOutcomes",
+    "Recovery",
+    "UnfinishedMoves",
+    "clear_leftovers",
+    "durable",
+    "open_moves",
+]
 
 _log = Logger()
 
@@ -43,21 +56,37 @@ def durable(entries: Sequence[TransferRecord]) -> set[str]:
     return {entry.server for entry in received if entry.step in names}
 
 
+def open_moves(
+    entries: Sequence[TransferRecord], moves: Sequence[MoveRecord]
+) -> dict[int, MoveRecord]:
+    """Return the moves to this node that go on where they were, by the ids of their transfers."""
+    records = {move.transfer: move for move in moves if move.direction is Direction.IN}
+    first = _RECEIVING.index(ReceiveStep.SWAP)
+    steps = {step.name for step in _RECEIVING[:first]}
+    return {
+        entry.id: records[entry.id]
+        for entry in entries
+        if entry.id in records and entry.step in steps
+    }
+
+
 def clear_leftovers(
     entries: Sequence[TransferRecord],
     staging: Staging,
     backups: ReceivedBackups,
     others: Sequence[str] = (),
+    moves: Sequence[MoveRecord] = (),
 ) -> None:
     """Delete what is staged of transfers that were not whole, and log it. Raises `StorageError`.
 
-    What has the name of one of the `others` stays as well.
+    What has the name of one of the `others` stays as well, and what has arrived by `moves`.
     If the staged backups cannot be listed, that is only logged: most nodes never have any.
     """
     whole = durable(entries)
-    leftovers = set(staging.clear({*whole, *others}))
+    moving = {move.server for move in open_moves(entries, moves).values()}
+    leftovers = set(staging.clear({*whole, *others}, moving))
     try:
-        leftovers.update(backups.clear(whole))
+        leftovers.update(backups.clear({*whole, *moving, *staging.kept_servers()}))
     except StorageError as error:
         _log.error("{error}", error=error)
     for name in sorted(leftovers):
@@ -152,6 +181,14 @@ class PanelOutcomes:
         await self._servers.remove_attachments(entry.server, entry.pool, entry.removals)
 
 
+@attrs.frozen(eq=False, repr=False)
+class UnfinishedMoves:
+    """The moves among the unfinished transfers, and what goes on with those to this node."""
+
+    records: Sequence[MoveRecord]
+    incoming: Later[IncomingMoves]
+
+
 class Recovery:
     """The recovery of the unfinished `entries` of the state database."""
 
@@ -167,8 +204,11 @@ class Recovery:
         step_logs: StepLogs,
         panel: OutgoingOutcomes,
         direct: DirectRecovery,
+        moves: UnfinishedMoves,
     ) -> None:
         self._entries = entries
+        self._incoming_moves = moves.incoming
+        self._open_moves = open_moves(entries, moves.records)
         self._receiver = receiver
         self._servers = servers
         self._storage = storage
@@ -190,7 +230,10 @@ class Recovery:
             )
             if entry.direction is Direction.IN:
                 coordinator = self._direct.receiving(entry.server) if entry.direct else None
-                self._receiver.resume(entry, coordinator)
+                if (record := self._open_moves.get(entry.id)) is not None:
+                    self._incoming_moves.get().resume(entry, record, coordinator)
+                else:
+                    self._receiver.resume(entry, coordinator)
             elif entry.direct:
                 self._servers.reserve(entry.server, self._direct.outcomes.hold)
                 self._resume(entry, self._direct.outcomes)

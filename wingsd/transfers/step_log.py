@@ -181,6 +181,15 @@ class StepLog(Generic[S]):
         self.cancel_scope.check()
         self.advance(step)
 
+    async def go_back(self, step: S) -> None:
+        """Enter an earlier step again, unless the transfer is cancelled. Raises `StorageError`."""
+        self.cancel_scope.check()
+        if self.entry is not None:
+            await self._database.enter(self.entry, step.name)
+        self._observer.step_left(self)
+        self.lifecycle.go_back(step)
+        self._announce(step)
+
     def restart_clock(self) -> None:
         """Count the time of this step from now on: so far it has waited for a slot."""
         self._entered = self.seconds()

@@ -82,7 +82,10 @@ S = TypeVar("S", bound=ReceiveStep | SendStep)
 
 
 class Lifecycle(Generic[S]):
-    """The current step of a transfer. Steps are entered in order; some may be skipped."""
+    """The current step of a transfer. Steps are entered in order; some may be skipped.
+
+    Only `go_back` enters an earlier one: a move that resumes receives again what is not right.
+    """
 
     def __init__(self, steps: Iterable[S]) -> None:
         self._order = tuple(steps)
@@ -92,6 +95,12 @@ class Lifecycle(Generic[S]):
         """Enter the step `to`. Raises `ValueError` when it is not a later one, or the last was."""
         if self.over or self._order.index(to) <= self._order.index(self.step):
             raise ValueError(f"a transfer cannot go from {self.step.name} to {to.name}")
+        self.step = to
+
+    def go_back(self, to: S) -> None:
+        """Enter an earlier step again. Raises `ValueError` when it is not one, or the last was."""
+        if self.over or self._order.index(to) >= self._order.index(self.step):
+            raise ValueError(f"a transfer cannot go back from {self.step.name} to {to.name}")
         self.step = to
 
     def before(self, step: S) -> bool:

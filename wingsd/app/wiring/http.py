@@ -181,6 +181,9 @@ class HttpWiring(SftpWiring):
                 config, self.servers, self.receiver, self.sender, self.streams, incoming, bucket
             ),
             transfer_paths.direct_endpoint(config, incoming, self.database),
+            *transfer_paths.move_endpoints(
+                config, self.incoming_moves, incoming, self._reactor, bucket
+            ),
         ]
 
     def _make_exposition(self) -> Exposition | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredSemaphore
@@ -13,14 +14,14 @@ from wingsd.archive import ArchiveLimits, Compression
 from wingsd.backups.local import Removal
 from wingsd.config import Config
 from wingsd.direct_transfers import DirectServers, DirectTransfers
-from wingsd.statedb import TransferRecord
+from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.peer.tls import peer_tls
-from wingsd.transfers.recovery import PanelOutcomes, Recovery
+from wingsd.transfers.recovery import PanelOutcomes, Recovery, UnfinishedMoves
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from wingsd.direct_transfers.incoming import IncomingDirectTransfers
     from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
     from wingsd.transfers.incoming.factory import IncomingTransferFactory
+    from wingsd.transfers.incoming.moves.manager import IncomingMoves
     from wingsd.transfers.incoming.multistream import StreamGroups
     from wingsd.transfers.incoming.uploads import Extraction
     from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
     from wingsd.transfers.outgoing.mover import Mover
     from wingsd.transfers.outgoing.streams import Uploader
     from wingsd.transfers.storage.incoming import IncomingStorage
+    from wingsd.transfers.storage.partial_copies import PartialCopies
 
 __all__ = ["TransfersWiring"]
 
@@ -60,6 +63,7 @@ class TransfersWiring(ServersWiring):
             days,
             system.backups.quarantine_days,
         )
+        self.partial_copies = Later(self._make_partial_copies)
         self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)
         self._coordinators = PanelCoordinators(
             self.panel, self.callbacks, reactor, config.family, transfers.answer_grace
@@ -68,6 +72,7 @@ class TransfersWiring(ServersWiring):
         self._incoming = Later(self._make_incoming_factory)
         self.receiver = IncomingTransfers(self._coordinators, self._incoming, transfers)
         self.streams = Later(self._make_streams)
+        self.incoming_moves = Later(self._make_incoming_moves)
         self._source_storage = self._make_source_storage()
         self._source_servers = self._make_source_servers()
         self._outgoing = Later(self._make_outgoing_factory)
@@ -96,9 +101,15 @@ class TransfersWiring(ServersWiring):
             logs=self._logs,
             volume=self._volume,
             quarantine=self.quarantine,
+            copies=self.partial_copies.get(),
             disk=self.pools.disk,
             reactor=self._reactor,
         )
+
+    def _make_partial_copies(self) -> PartialCopies:
+        from wingsd.transfers.storage.partial_copies import PartialCopies  # noqa: PLC0415
+
+        return PartialCopies(self.staging, self._config.system.transfers.moves.keep_bytes)
 
     def _make_extraction(self) -> Extraction:
         from wingsd.transfers.incoming.uploads import Extraction  # noqa: PLC0415
@@ -215,7 +226,14 @@ class TransfersWiring(ServersWiring):
             self._reactor,
         )
 
-    def make_recovery(self, unfinished: list[TransferRecord]) -> Recovery:
+    def _make_incoming_moves(self) -> IncomingMoves:
+        from wingsd.transfers.incoming.moves.manager import IncomingMoves  # noqa: PLC0415
+
+        return IncomingMoves(self.receiver, self.database, self._config.system.transfers.moves)
+
+    def make_recovery(
+        self, unfinished: list[TransferRecord], moves: Sequence[MoveRecord] = ()
+    ) -> Recovery:
         """Return what resumes the unfinished transfers of an earlier daemon."""
         return Recovery(
             unfinished,
@@ -231,4 +249,5 @@ class TransfersWiring(ServersWiring):
                 self.database,
             ),
             direct=self.direct_transfers,
+            moves=UnfinishedMoves(moves, self.incoming_moves),
         )

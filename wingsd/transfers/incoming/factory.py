@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
@@ -14,6 +17,8 @@ from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage
 
 __all__ = ["IncomingTransferFactory"]
+
+T = TypeVar("T", bound=IncomingTransfer)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -29,7 +34,11 @@ class IncomingTransferFactory:
 
     def make(self, server: str, coordinator: ReceivingCoordinator) -> IncomingTransfer:
         """Return a transfer of the server with the UUID `server` that has not begun."""
-        return IncomingTransfer(
+        return self.make_as(IncomingTransfer, server, coordinator)
+
+    def make_as(self, kind: Callable[..., T], server: str, coordinator: ReceivingCoordinator) -> T:
+        """Return such a transfer that `kind` makes of the arguments of `IncomingTransfer`."""
+        return kind(
             server,
             coordinator,
             self.step_logs,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from wingsd.transfers.incoming.factory import IncomingTransferFactory
     from wingsd.transfers.incoming.transfer import IncomingTransfer
 
-__all__ = ["IncomingTransfers"]
+__all__ = ["IncomingTransfers", "MakeTransfer"]
+
+T = TypeVar("T", bound="IncomingTransfer")
+#: Makes a transfer of a server with its coordinator, by what the factory has.
+MakeTransfer = Callable[["IncomingTransferFactory", str, ReceivingCoordinator], T]
 
 
 class IncomingTransfers(TransferTable["IncomingTransfer"]):
@@ -44,17 +49,25 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
     def open(
         self, server: str, coordinator: ReceivingCoordinator | None = None
     ) -> IncomingTransfer:
-        """Return a new transfer of the server with the UUID `server`.
+        """Return a new transfer of the server with the UUID `server`; see `open_as`."""
+        return self.open_as(_by_uploads, server, coordinator)
+
+    def open_as(
+        self, make: MakeTransfer[T], server: str, coordinator: ReceivingCoordinator | None = None
+    ) -> T:
+        """Return a new transfer of the server with the UUID `server`, which `make` returns.
 
         The Panel coordinates it, unless another `coordinator` is given. The transfer waits until
-        an earlier one that has failed is cleaned up. Raises `ServerAlreadyExists` while one is
-        under way, `TooManyTransfers` while there are as many as may be, `DaemonStopping` after
-        `stop`, and the error of `Later.get`.
+        an earlier one that has failed, or that gives way, is cleaned up. Raises
+        `ServerAlreadyExists` while another is under way, `TooManyTransfers` while there are as
+        many as may be, `DaemonStopping` after `stop`, and the error of `Later.get`.
         """
         if self._stopping:
             raise DaemonStopping
         previous = self._open.get(server)
-        if previous is not None and not previous.has_failed:
+        if previous is not None and previous.gives_way:
+            previous.give_way()
+        elif previous is not None and not previous.has_failed:
             # Not aborted for the next one, though that has a newer token: the failure of a
             # transfer is reported to the Panel by the server's UUID alone, and would end both.
             raise ServerAlreadyExists(
@@ -62,7 +75,7 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
             )
         if sum(transfer.is_receiving for transfer in self._open.values()) >= self._most:
             raise TooManyTransfers(self._most)
-        transfer = self._begin(server, coordinator)
+        transfer = self._begin(make, server, coordinator)
         if previous is not None:
             transfer.begin_after(previous)
         return transfer
@@ -93,12 +106,24 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         self, entry: TransferRecord, coordinator: ReceivingCoordinator | None = None
     ) -> None:
         """Complete or roll back what an earlier daemon has left unfinished."""
-        transfer = self._begin(entry.server, coordinator)
-        Deferred.fromCoroutine(transfer.resume(entry))
+        self.resume_as(_by_uploads, entry, coordinator)
 
-    def _begin(self, server: str, coordinator: ReceivingCoordinator | None) -> IncomingTransfer:
+    def resume_as(
+        self,
+        make: MakeTransfer[T],
+        entry: TransferRecord,
+        coordinator: ReceivingCoordinator | None = None,
+    ) -> T:
+        """Go on with what an earlier daemon has left, by the transfer that `make` returns."""
+        transfer = self._begin(make, entry.server, coordinator)
+        Deferred.fromCoroutine(transfer.resume(entry))
+        return transfer
+
+    def _begin(
+        self, make: MakeTransfer[T], server: str, coordinator: ReceivingCoordinator | None
+    ) -> T:
         coordinator = coordinator or self._coordinators.receiving(server)
-        transfer = self._factory.get().make(server, coordinator)
+        transfer = make(self._factory.get(), server, coordinator)
         self._add(server, transfer)
         return transfer
 
@@ -145,3 +170,9 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         """Abort what is verified as well, where its success has not been reported."""
         for transfer in tuple(self._open.values()):
             transfer.abort(DaemonStopping(), verified=True)
+
+
+def _by_uploads(
+    factory: IncomingTransferFactory, server: str, coordinator: ReceivingCoordinator
+) -> IncomingTransfer:
+    return factory.make(server, coordinator)

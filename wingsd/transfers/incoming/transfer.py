@@ -7,6 +7,8 @@ error in any step ends in `_fail`: it is reported, rolled back, and raised again
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -19,6 +21,7 @@ from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Servers
 from wingsd.statedb import TransferRecord
+from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import ContainerNameTaken, DaemonRestarted, UploadTruncated
 from wingsd.transfers.incoming.commit import CommitPhase, Remainder
@@ -37,8 +40,17 @@ HOLD = "the server is being transferred to this node"
 PAUSE = 15.0
 
 
+class Arrival(Protocol):
+    """How far the bytes of a server have arrived; `size` is how many are expected, or 0."""
+
+    meter: ProgressMeter
+
+    @property
+    def size(self) -> int: ...
+
+
 class IncomingTransfer:
-    """The transfer of one server to this node."""
+    """The transfer of one server to this node, which arrives by uploads."""
 
     _log = Logger()
 
@@ -66,12 +78,15 @@ class IncomingTransfer:
         self._files = files = ArrivingServer(server, storage, rollback)
         self._steps = steps = step_logs.receiving(server, coordinator)
         self._receive_phase = ReceivePhase(server, files, extraction, steps)
+        self._arrival: Arrival = self._receive_phase
         self._commit_phase = CommitPhase(
             server, files, coordinator, steps, rollback, environment, servers, reactor
         )
+        #: Whether staged backups stay after a failure, for the next transfer of the server.
+        self._keeps_backups = False
         self._upload: IncomingUpload | None = None
         self._group: UploadGroup | None = None
-        steps.count = lambda: self._receive_phase.meter.done
+        steps.count = lambda: self._arrival.meter.done
 
     def begin_after(self, previous: IncomingTransfer) -> None:
         """Begin when `previous`, which has failed, is cleaned up."""
@@ -146,7 +161,7 @@ class IncomingTransfer:
     @property
     def progress(self) -> ProgressReport:
         """How far it is; its seconds are those in this daemon."""
-        return self._steps.progress(self._receive_phase.meter, self._receive_phase.size)
+        return self._steps.progress(self._arrival.meter, self._arrival.size)
 
     @property
     def is_waiting(self) -> bool:
@@ -167,6 +182,14 @@ class IncomingTransfer:
     def has_arrived(self) -> bool:
         """Whether the server is here, and only the Panel may not have heard of it."""
         return self._commit_phase.may_be_reported
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether it ends for a later transfer of the server, and without a report."""
+        return False
+
+    def give_way(self) -> None:
+        """End it for a later transfer of the server; see `gives_way`."""
 
     @property
     def is_answered(self) -> bool:
@@ -211,10 +234,7 @@ class IncomingTransfer:
         self, upload: IncomingUpload, group: UploadGroup, configuration: Configuration
     ) -> Remainder:
         steps, scope = self._steps, self._steps.cancel_scope
-        self.coordinator.begin()
-        await steps.begin()
-        await self.coordinator.save()
-        await scope.wait(Deferred.fromCoroutine(self._check_engine()))
+        await self._begin()
         pooled = await self._is_in_pool(upload)
         received = await self._receive_phase.receive(
             upload, group, configuration.settings, pooled=pooled
@@ -229,6 +249,13 @@ class IncomingTransfer:
 
         server = self._servers.get(self.server)
         return await self._commit_phase.run(server, configuration, received.unpacked_bytes)
+
+    async def _begin(self) -> None:
+        """Record the transfer, and what a later daemon needs; see that the engine can have it."""
+        self.coordinator.begin()
+        await self._steps.begin()
+        await self.coordinator.save()
+        await self._steps.cancel_scope.wait(Deferred.fromCoroutine(self._check_engine()))
 
     async def _check_engine(self) -> None:
         """Raise `Conflict` where another node's container on the engine has the server's name.
@@ -331,7 +358,8 @@ class IncomingTransfer:
         if self._commit_phase.environment_begun:
             leftovers.add(lambda: self._environment.remove(self.server))
         leftovers.add(self._files.discard_files)
-        leftovers.add(self._files.discard_backups)
+        if not self._keeps_backups:
+            leftovers.add(self._files.discard_backups)
         await leftovers.run()
         self._steps.close()
         self._log.info("{server}: the failed transfer is cleaned up", server=self.server)

@@ -22,6 +22,7 @@ from wingsd.threadio import Workers
 from wingsd.transfers.errors import DaemonRestarted, StoragePoolConflict
 from wingsd.transfers.steps import RollbackList
 from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume, is_same_pool
 from wingsd.transfers.storage.staging import Staging
@@ -78,6 +79,7 @@ class IncomingStorage:
     logs: InstallLogs
     volume: Volume
     quarantine: Quarantine
+    copies: PartialCopies
     #: Threads for short work on the disk.
     disk: Workers
     reactor: IReactorTime
@@ -160,7 +162,11 @@ class ArrivingServer:
     # Receiving
 
     async def create(self) -> str:
-        """Return the path of a new, empty directory for the files."""
+        """Return the path of a new, empty directory for the files.
+
+        What is kept of a move of the server is worth nothing from now on.
+        """
+        await self._run(self._storage.copies.forget)
         self._rollback.add(lambda: self._run(self._storage.staging.withdraw))
         directory = await self._run(self._storage.staging.create)
         await self.discard_backups()

@@ -22,8 +22,10 @@ from wingsd.filesystem import remove_tree
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.util.durable import move, storage_errors, time_stamp
 
-__all__ = ["Staging"]
+__all__ = ["KEPT", "Staging"]
 
+#: The directory of what was kept of failed moves.
+KEPT = ".kept"
 _LOCK = ".lock"
 _DISCARDED = ".discarded"
 #: Errors that say that nothing may be made beside `system.data`: its parent directory belongs to
@@ -83,18 +85,28 @@ class Staging:
         """The directory of files in quarantine, which need not exist."""
         return self._root / QUARANTINE
 
-    def clear(self, keep: Collection[str] = ()) -> list[str]:
+    def clear(self, keep: Collection[str] = (), moving: Collection[str] = ()) -> list[str]:
         """Delete what an earlier daemon has left; return the names.
 
-        The servers in `keep`, or other names, are whole and durable, and stay.
+        The servers in `keep`, or other names, are whole and durable, and stay. So do those in
+        `moving`, with all that has their names.
         """
-        stay = {_LOCK, QUARANTINE, *keep, *(self.log(server).name for server in keep)}
+        stay = {_LOCK, QUARANTINE, KEPT, *keep, *(self.log(server).name for server in keep)}
         with storage_errors(f"{self._data} cannot be used as system.data"):
             names = sorted(entry.name for entry in self._root.iterdir())
-            leftovers = [name for name in names if name not in stay]
+            leftovers = [
+                name for name in names if name not in stay and name.partition(".")[0] not in moving
+            ]
             for name in leftovers:
                 _remove(self._root / name)
         return leftovers
+
+    def kept_servers(self) -> set[str]:
+        """Return the servers of which a copy is kept; see `storage.partial_copies`."""
+        try:
+            return {name.partition(".")[0] for name in os.listdir(self._root / KEPT)}
+        except OSError:
+            return set()
 
     def close(self) -> None:
         """Unlock the directory for other daemons. No thread may be at work here any more."""
@@ -169,6 +181,19 @@ class Staging:
             self._prepare_directory(server, str(path))
             self._open[server] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return str(path)
+
+    def reopen(self, server: str) -> str:
+        """Go on with the directory that is staged of a server; return its path."""
+        path = self._root / server
+        self.finish(server)
+        with storage_errors(f"{path} cannot be opened"):
+            self._open[server] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return str(path)
+
+    def sync(self, server: str) -> None:
+        """Return when everything received is on stable storage, also if `durable` is off."""
+        with storage_errors(f"{self._root} could not be synced"):
+            syncfs(self._open[server])
 
     def log(self, server: str) -> Path:
         """Return where the server's installation log is staged, beside its files."""

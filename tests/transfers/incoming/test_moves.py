@@ -1,0 +1,161 @@
+"""A server that is moved to this node by many requests."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
+from wingsd.panel.http_client import ServerNotAssigned
+
+BACKUP = "5e0c1f5c-1b5e-4d39-9f1a-0d9b6a2f0001"
+
+
+async def test_a_server_moves(node: MovingNode, source: Path) -> None:
+    client = node.client(source)
+    status = await client.move(bytes=len(LEVEL))
+    assert (status["phase"], status["outcome"]) == ("over", "success")
+    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+    assert (node.data / UUID / "latest").readlink() == Path("world")
+    assert node.calls == ["owns", "server", "create", "success", "sync"]
+    assert node.states == ["pending", "processing", "success", "completed"]
+    await until(lambda: node.left() == [UUID])
+    assert node.servers.sizes == [len(LEVEL) + len("port=25565\n")]
+
+
+async def test_backups_and_the_log_come_with_it_in_pieces(node: MovingNode, source: Path) -> None:
+    backup, log = b"backup" * 50_000, b"installed\n"
+    announced = {"uuid": BACKUP, "path": f"{BACKUP}.tar.gz", "bytes": len(backup)}
+    client = node.client(source)
+    await client.begin(backups=[announced], log=len(log))
+    await client.send()
+    early = await client.commit()
+    assert (early.status, early.code) == (409, "move-attachments-incomplete")
+    await client.attach(BACKUP, backup)
+    await client.attach("install.log", log)
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
+    await until(lambda: node.left() == [UUID])
+    assert node.kept() == {f"{BACKUP}.tar.gz": backup, f"install/{UUID}.log": log}
+
+
+async def test_an_attachment_that_was_changed_on_its_way_begins_again(
+    node: MovingNode, source: Path
+) -> None:
+    client = node.client(source)
+    await client.begin(log=5)
+    await client.resume()
+    wrong = client.in_session(offset=0, sha256=hashlib.sha256(b"other").hexdigest())
+    path = "/attachments/install.log"
+    answer = await client.ask("PATCH", path, data=b"bytes", params=wrong)
+    assert (answer.status, answer.code, answer.json["offset"]) == (409, "move-offset-wrong", 0)
+    behind = await client.ask("PATCH", path, data=b"s", params=client.in_session(offset=4))
+    assert (behind.status, behind.json["offset"]) == (409, 0)
+    await client.attach("install.log", b"bytes", piece=2)
+    unknown = await client.ask("GET", "/attachments/other", params=client.in_session())
+    assert (unknown.status, unknown.code) == (404, "move-attachment-unknown")
+
+
+async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
+    node: MovingNode, source: Path
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    batches = client.round()
+    for batch in batches:
+        for _ in range(2):
+            assert (await client.put(batch, zstd=True)).status == 200
+    assert (await client.close()).json == {"root": client.root_digest}
+    status = (await client.status()).json
+    assert (status["round"], status["received"]) == (client.filler.round + 1, len(batches))
+    await until(lambda: len(node._http._site.connections) == 1)
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
+
+
+async def test_the_first_request_may_come_again(node: MovingNode, source: Path) -> None:
+    client = node.client(source)
+    first, second = await client.begin(), await client.begin()
+    assert (first.status, second.status) == (201, 200)
+    assert first.json == second.json
+    other = node.client(source, client._token)
+    answer = await other.begin()
+    assert (answer.status, answer.code) == (401, "token-used")
+
+
+async def test_a_server_that_the_panel_does_not_send_here_is_refused(
+    node: MovingNode, source: Path
+) -> None:
+    node.faults["server"] = ServerNotAssigned("not for this node")
+    node.panel.owned = [True]
+    answer = await node.client(source).begin()
+    assert (answer.status, answer.code) == (409, "server-already-exists")
+    assert node.left() == []
+
+
+async def test_a_break_costs_nothing_that_has_arrived(node: MovingNode, source: Path) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    await client.put_all(client.round())
+    sent = client.bytes
+    old = client.session
+    answer = await client.resume()
+    assert answer.json["bytes"] > len(LEVEL)
+    assert client.session != old
+    late = await client.ask(
+        "POST", "/rounds/1", params={"session": old}, json={"last": 1, "root": "0" * 64}
+    )
+    assert (late.status, late.code) == (409, "move-resume-needed")
+    await client.put_all(client.round())
+    assert client.bytes - sent < 1000
+    assert (await client.close()).status == 200
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
+    assert any("goes on where it was" in line for line in node.lines)
+
+
+@pytest.mark.parametrize("ends", ["stop", "end"])
+async def test_a_restart_of_the_node_costs_nothing_that_is_durable(
+    nodes: Nodes, source: Path, ends: str
+) -> None:
+    first = nodes.start()
+    client = first.client(source)
+    await client.begin()
+    await client.resume()
+    await client.put_all(client.round())
+    await getattr(first, ends)()
+    second = nodes.start()
+    client.move_to(second.url)
+    await second.recover()
+    await until(second.takes_requests)
+    assert (await client.begin()).status == 200
+    refused = await client.close()
+    assert (refused.status, refused.code) == (409, "move-resume-needed")
+    sent = client.bytes
+    await client.send()
+    assert client.bytes - sent < 1000
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
+    assert "failure" not in first.calls + second.calls
+    assert (second.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+
+
+async def test_the_outcome_is_told_after_a_restart(nodes: Nodes, source: Path) -> None:
+    first = nodes.start()
+    client = first.client(source)
+    await client.move()
+    await first.end()
+    second = nodes.start()
+    client.move_to(second.url)
+    await second.recover()
+    status = await client.status()
+    assert (status.json["phase"], status.json["outcome"]) == ("over", "success")
+    assert (await client.commit()).status == 202
+    gone = await client.resume()
+    assert (gone.status, gone.code) == (410, "move-over")

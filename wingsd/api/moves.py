@@ -1,0 +1,363 @@
+"""`/api/transfers/{uuid}/move`: moves to this node that resume; see `docs/moves.md`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from http import HTTPStatus
+from typing import ClassVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from wingsd.api.move_bodies import (
+    Durable,
+    KeepQuery,
+    MoveCommit,
+    MoveResume,
+    MoveSession,
+    MoveStatus,
+    Offset,
+    PageQuery,
+    PieceQuery,
+    Root,
+    RoundEnd,
+    SessionQuery,
+    WaitQuery,
+)
+from wingsd.api.resource import Public
+from wingsd.api.upload import UploadStream
+from wingsd.config import Config
+from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.http.operations import Access, Call, Success, Topic, TreePage, call
+from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.statedb import Outcome
+from wingsd.threadio import TokenBucket
+from wingsd.transfers.incoming.moves.errors import (
+    MoveCommitted,
+    MoveGivenUp,
+    MoveKeyInvalid,
+    MoveOver,
+    MoveRequestInvalid,
+)
+from wingsd.transfers.incoming.moves.manager import EndedMove, IncomingMoves
+from wingsd.transfers.incoming.moves.reception import Commit, Phase, Reception
+from wingsd.transfers.incoming.moves.transfer import MoveTransfer
+
+__all__ = [
+    "MoveAttachmentEndpoint",
+    "MoveBatchEndpoint",
+    "MoveCommitEndpoint",
+    "MoveEndpoint",
+    "MoveResumeEndpoint",
+    "MoveRoundEndpoint",
+    "MoveTreeEndpoint",
+]
+
+#: Seconds that `GET` waits for a change at most, and between two looks.
+MAX_WAIT = 30.0
+LOOK_EVERY = 0.25
+_KEY = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_MOVE_FAILS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.GONE,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
+class _MovePath(Public):
+    """A path of one move, for its source."""
+
+    access = Access.MOVE
+    topic = Topic.TRANSFERS
+    fails: ClassVar[tuple[HTTPStatus, ...]] = _MOVE_FAILS
+
+    def __init__(
+        self,
+        config: Config,
+        moves: IncomingMoves,
+        direct: IncomingDirectTransfers,
+        reactor: IReactorTime,
+        bucket: TokenBucket | None,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._moves = moves
+        self._reactor = reactor
+        self._bucket = bucket
+        self._key = ""
+        self._transfer: MoveTransfer | None = None
+
+    def authorize(self, request: StreamingRequest) -> None:
+        """Check the key, if the move has not ended. Raises `Unauthorized`, `ServerNotFound`."""
+        scheme, _, key = request.header("Authorization").strip().partition(" ")
+        if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
+            raise MoveKeyInvalid
+        self._key = key.strip()
+        self._transfer = self._moves.authorized(self.uuid, self._part("move"), self._key)
+
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
+        self.authorize(request)
+        await super().handle(request, call)
+
+    async def _ended(self) -> EndedMove | None:
+        """Return how the move has ended, None where it has not.
+
+        Raises `MoveNotFound` and `MoveKeyInvalid`.
+        """
+        if self._transfer is not None and not self._transfer.has_failed:
+            return None
+        return await self._moves.ended(self.uuid, self._part("move"), self._key)
+
+    async def _reception(self) -> Reception:
+        """Return what takes the requests. Raises `MoveOver` at the end."""
+        if await self._ended() is not None or self._transfer is None:
+            raise MoveOver
+        return self._transfer.reception
+
+    def _part(self, name: str) -> str:
+        return self._parts[name].decode("latin-1")
+
+    def _number(self) -> int:
+        return _number(self._part("number"), "the number in the path")
+
+
+class MoveEndpoint(_MovePath):
+    """`/api/transfers/{uuid}/move/{move}`."""
+
+    @call("GET", Success(HTTPStatus.OK, "How far it is."))
+    async def get_move(self, request: StreamingRequest, query: WaitQuery) -> MoveStatus:
+        """Return how far a move is, or how it has ended."""
+        wait = min(float(_number(query.wait, "wait")), MAX_WAIT)
+        end = self._reactor.seconds() + wait
+        while True:
+            status = await self._status()
+            if status.tag != query.since or self._reactor.seconds() >= end:
+                return status
+            await deferLater(self._reactor, LOOK_EVERY)
+            self._transfer = self._moves.find(self.uuid, self._part("move"))
+
+    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "It ends."), fails=(HTTPStatus.CONFLICT,))
+    async def delete_move(self, request: StreamingRequest, query: KeepQuery) -> None:
+        """End a move that has failed at its source."""
+        if await self._ended() is not None or self._transfer is None:
+            return
+        error = MoveGivenUp(keeps=query.keep == "1")
+        if not self._transfer.abort(error):
+            raise MoveCommitted
+
+    async def _status(self) -> MoveStatus:
+        ended = await self._ended()
+        if ended is not None or self._transfer is None:
+            return _ended_status(ended or EndedMove(Outcome.FAILURE))
+        return _status(self._transfer)
+
+
+class MoveResumeEndpoint(_MovePath):
+    """`/api/transfers/{uuid}/move/{move}/resume`."""
+
+    @call("POST", Success(HTTPStatus.OK, "The session."), fails=(HTTPStatus.CONFLICT,))
+    async def resume_move(
+        self, request: StreamingRequest, body: MoveResume | None = None
+    ) -> MoveSession:
+        """Begin a session of a move, and a round with what this node holds.
+
+        What is under way of the move ends, and requests of earlier sessions are refused.
+        """
+        session, held = await (await self._reception()).resume()
+        return MoveSession(
+            session=session,
+            round=held.round,
+            next=held.next,
+            shape=held.shape,
+            file=held.file,
+            pages=held.pages,
+            bytes=held.bytes,
+        )
+
+
+class MoveTreeEndpoint(_MovePath):
+    """`/api/transfers/{uuid}/move/{move}/tree`."""
+
+    @call("GET", Success(HTTPStatus.OK, "The page."), fails=(HTTPStatus.CONFLICT,))
+    async def get_held_tree(self, request: StreamingRequest, query: PageQuery) -> TreePage:
+        """Return a page of what this node held when the session began."""
+        reception = await self._reception()
+        return TreePage(await reception.page(query.session, _number(query.page, "page")))
+
+
+class _BodyPath(_MovePath):
+    """A path that reads the bodies of one method as they arrive."""
+
+    keeps_connection = True
+    streamed_methods: frozenset[bytes]
+    _stream: UploadStream
+
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        """Return the reader of a body, which the call asks for in its turn."""
+        self.authorize(request)
+        self._stream = UploadStream(request, self._bucket)
+        Deferred.fromCoroutine(self._respond(request))
+        return self._stream
+
+
+class MoveBatchEndpoint(_BodyPath):
+    """`/api/transfers/{uuid}/move/{move}/batches/{number}`."""
+
+    streamed_methods = frozenset({b"PUT"})
+
+    @call(
+        "PUT",
+        Success(HTTPStatus.OK, "It is here."),
+        raw=True,
+        fails=(
+            HTTPStatus.CONFLICT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.INSUFFICIENT_STORAGE,
+        ),
+    )
+    async def put_batch(self, request: StreamingRequest, query: SessionQuery) -> Durable:
+        """Send a batch, `application/vnd.wingsd.batch`; it may come again.
+
+        It may be compressed as one zstd frame, with `Content-Encoding: zstd`.
+        """
+        encoding = request.header("Content-Encoding").strip().lower()
+        if encoding not in ("", "identity", "zstd"):
+            raise MoveRequestInvalid("the body is compressed by other means than zstd")
+        reception = await self._reception()
+        durable = await reception.receive_batch(
+            query.session, self._number(), self._stream, zstd=encoding == "zstd"
+        )
+        return Durable(durable)
+
+
+class MoveRoundEndpoint(_MovePath):
+    """`/api/transfers/{uuid}/move/{move}/rounds/{number}`."""
+
+    @call("POST", Success(HTTPStatus.OK, "The round is closed."), fails=(HTTPStatus.CONFLICT,))
+    async def close_round(
+        self, request: StreamingRequest, query: SessionQuery, body: RoundEnd
+    ) -> Root:
+        """Close a round: both nodes have the same root then."""
+        reception = await self._reception()
+        root = _root(body.root)
+        await reception.close_round(query.session, self._number(), body.last, root)
+        return Root(body.root)
+
+
+class MoveAttachmentEndpoint(_BodyPath):
+    """`/api/transfers/{uuid}/move/{move}/attachments/{name}`."""
+
+    streamed_methods = frozenset({b"PATCH"})
+
+    @call("GET", Success(HTTPStatus.OK, "How much of it."), fails=(HTTPStatus.CONFLICT,))
+    async def get_attachment(self, request: StreamingRequest, query: SessionQuery) -> Offset:
+        """Return how much of an attachment is here."""
+        reception = await self._reception()
+        return Offset(await reception.offset(query.session, self._part("name")))
+
+    @call(
+        "PATCH",
+        Success(HTTPStatus.OK, "How much of it is here now."),
+        raw=True,
+        fails=(
+            HTTPStatus.CONFLICT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.INSUFFICIENT_STORAGE,
+        ),
+    )
+    async def append_attachment(self, request: StreamingRequest, query: PieceQuery) -> Offset:
+        """Send a piece of an attachment, the bytes behind those that are here."""
+        sha = query.sha256.lower()
+        if sha and not _KEY.fullmatch(sha):
+            raise MoveRequestInvalid("sha256 is not 64 hexadecimal digits")
+        reception = await self._reception()
+        offset = _number(query.offset, "offset")
+        name = self._part("name")
+        return Offset(
+            await reception.receive_piece(query.session, name, offset, sha, self._stream)
+        )
+
+
+class MoveCommitEndpoint(_MovePath):
+    """`/api/transfers/{uuid}/move/{move}/commit`."""
+
+    @call(
+        "POST",
+        Success(HTTPStatus.ACCEPTED, "It is being put into place."),
+        fails=(HTTPStatus.CONFLICT,),
+    )
+    async def commit_move(
+        self, request: StreamingRequest, query: SessionQuery, body: MoveCommit
+    ) -> None:
+        """Have the server put into place; `GET` of the move tells the outcome."""
+        commit = Commit(body.round, _root(body.root), body.running)
+        ended = await self._ended()
+        if ended is not None and ended.outcome is Outcome.SUCCESS:
+            return
+        await (await self._reception()).commit(query.session, commit)
+
+
+def _root(text: str) -> bytes:
+    if not _KEY.fullmatch(text):
+        raise MoveRequestInvalid("root is not 64 hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def _number(text: str, name: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise MoveRequestInvalid(f"{name} is not a number")
+    return int(text)
+
+
+def _status(transfer: MoveTransfer) -> MoveStatus:
+    phase, step, text, reception = transfer.status
+    setback = reception.setback if reception is not None else None
+    session = reception.session if reception is not None else ""
+    progress = reception.copy.progress if reception is not None else None
+    in_round = progress.round if progress is not None else 0
+    code = setback.code if setback is not None else ""
+    return MoveStatus(
+        phase=phase,
+        step=step,
+        text=text,
+        tag=_tag(phase, step, session, str(in_round), code),
+        session=session or None,
+        round=in_round,
+        received=progress.received if progress is not None else 0,
+        durable=progress.durable if progress is not None else 0,
+        outcome=None,
+        error=setback.message if setback is not None else "",
+        detail=setback.detail if setback is not None else "",
+        code=code,
+    )
+
+
+def _ended_status(ended: EndedMove) -> MoveStatus:
+    outcome = ended.outcome.value
+    step = "done" if ended.outcome is Outcome.SUCCESS else "failed"
+    return MoveStatus(
+        phase=Phase.OVER,
+        step=step,
+        text="done, the server is here" if step == "done" else "rolled back",
+        tag=_tag(Phase.OVER, outcome),
+        session=None,
+        round=0,
+        received=0,
+        durable=0,
+        outcome=outcome,
+        error=ended.error,
+        detail=ended.detail,
+        code=ended.code,
+    )
+
+
+def _tag(*state: str) -> str:
+    return sha256("\0".join(state).encode()).hexdigest()[:16]

@@ -1,0 +1,265 @@
+"""The attachments of a move, backups and the installation log, which arrive in pieces.
+
+A piece is appended to a file beside the staged ones, which gets its name when the whole has the
+SHA-256 that was sent. Blocking, for one thread at a time each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+from wingsd.archive import require_free_space
+from wingsd.backups.local import Backup, backup_at
+from wingsd.backups.received import ReceivedBackups
+from wingsd.errors import StorageError
+from wingsd.transfers.incoming.moves.errors import (
+    AttachmentMissing,
+    AttachmentOffsetWrong,
+    MoveNoSpace,
+    MoveRequestInvalid,
+)
+from wingsd.transfers.storage.install_log import LIMIT
+from wingsd.util.durable import storage_errors
+from wingsd.util.text import canonical_uuid
+
+__all__ = ["LOG", "AnnouncedBackup", "Attachments"]
+
+#: The name of the installation log.
+LOG = "install.log"
+#: Attachments of one move.
+_MOST = 4096
+_PIECE = 1 << 20
+
+
+@attrs.frozen(eq=False, repr=False)
+class AnnouncedBackup:
+    """A backup that comes with the server, as the first request of a move has it."""
+
+    uuid: str
+    path: str
+    bytes: int
+
+
+class _Place(Protocol):
+    """Where one attachment is staged."""
+
+    def part(self) -> Path: ...
+    def whole(self) -> Path | None: ...
+    def complete(self, sha256: str) -> None: ...
+
+
+@attrs.frozen(eq=False, repr=False)
+class _BackupPlace:
+    server: str
+    backup: Backup
+    backups: ReceivedBackups
+
+    def part(self) -> Path:
+        return self.backups.part(self.server, self.backup)
+
+    def whole(self) -> Path | None:
+        return self.backups.whole(self.server, self.backup)
+
+    def complete(self, sha256: str) -> None:
+        self.backups.complete(self.server, self.backup, sha256)
+
+
+@attrs.frozen(eq=False, repr=False)
+class _LogPlace:
+    growing: Path
+    staged: Path
+
+    def part(self) -> Path:
+        return self.growing
+
+    def whole(self) -> Path | None:
+        return self.staged if self.staged.exists() else None
+
+    def complete(self, sha256: str) -> None:
+        with storage_errors(f"{self.staged} cannot be written"):
+            self.growing.rename(self.staged)
+
+
+class Attachments:
+    """The attachments of the move of `server`, as they were announced.
+
+    Every method raises `StorageError`, `MoveNoSpace`, and `AttachmentMissing` for another name.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        announced: Sequence[AnnouncedBackup],
+        log: int | None,
+        backups: ReceivedBackups,
+        log_paths: tuple[Path, Path],
+        reserve: int,
+    ) -> None:
+        """`log_paths` are where the log grows and where it is staged.
+
+        Raises `MoveRequestInvalid`.
+        """
+        if len(announced) > _MOST:
+            raise MoveRequestInvalid(f"it announces more than {_MOST} backups")
+        self._reserve = reserve
+        self._sizes: dict[str, int] = {}
+        self._places: dict[str, _Place] = {}
+        for each in announced:
+            backup = _backup(each)
+            if backup.uuid in self._places:
+                raise MoveRequestInvalid(f"the backup {backup.uuid} is announced twice")
+            self._sizes[backup.uuid] = each.bytes
+            self._places[backup.uuid] = _BackupPlace(server, backup, backups)
+        if log is not None:
+            if not 0 <= log <= LIMIT:
+                raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LIMIT} are taken")
+            self._sizes[LOG] = log
+            self._places[LOG] = _LogPlace(*log_paths)
+        #: The hash of what has arrived so far of each, where all of it has arrived in order here.
+        self._hashes: dict[str, tuple[int, hashlib._Hash]] = {}
+
+    @property
+    def size(self) -> int:
+        """The bytes of all."""
+        return sum(self._sizes.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return list(self._places)
+
+    @property
+    def backups(self) -> int:
+        """How many backups there are."""
+        return len(self._places) - (LOG in self._places)
+
+    def offset(self, name: str) -> int:
+        """Return how many bytes of an attachment are here."""
+        place = self._place(name)
+        if place.whole() is not None:
+            return self._sizes[name]
+        try:
+            return place.part().stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def missing(self) -> list[str]:
+        """Return the names of those that are not whole."""
+        return [name for name, place in self._places.items() if place.whole() is None]
+
+    def append(self, name: str, offset: int, sha256: str, blocks: Iterator[bytes]) -> int:
+        """Append a piece that begins at `offset`; return how many bytes are here.
+
+        With `sha256` it is the last one, and the whole is compared. What has arrived of a piece
+        that breaks off stays. Raises `AttachmentOffsetWrong`, and what `blocks` raises.
+        """
+        place = self._place(name)
+        here = self.offset(name)
+        if offset != here:
+            raise AttachmentOffsetWrong(here)
+        if place.whole() is None:
+            here = self._write(name, place.part(), here, blocks)
+        else:
+            for _ in blocks:
+                raise MoveRequestInvalid(f"{name} is complete, and the piece has more of it")
+        if sha256:
+            self._complete(name, place, here, sha256)
+        return here
+
+    def _write(self, name: str, path: Path, at: int, blocks: Iterator[bytes]) -> int:
+        hasher = self._hasher(name, at)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with storage_errors(f"{path} cannot be written"):
+            fd = os.open(path, flags, 0o600)
+        try:
+            for block in blocks:
+                if at + len(block) > self._sizes[name]:
+                    raise MoveRequestInvalid(
+                        f"{name} was announced with {self._sizes[name]} bytes, and has more"
+                    )
+                self._require_space(fd, name, len(block))
+                with storage_errors(f"{path} cannot be written"):
+                    _write_all(fd, block)
+                at += len(block)
+                if hasher is not None:
+                    hasher.update(block)
+                    self._hashes[name] = (at, hasher)
+        finally:
+            os.close(fd)
+        return at
+
+    def _complete(self, name: str, place: _Place, here: int, sha256: str) -> None:
+        if here != self._sizes[name]:
+            raise MoveRequestInvalid(
+                f"{name} was announced with {self._sizes[name]} bytes, and ends at {here}"
+            )
+        whole = place.whole()
+        path = whole or place.part()
+        known = self._hashes.pop(name, None)
+        with storage_errors(f"{path} cannot be read"):
+            found = known[1].hexdigest() if known is not None and not whole else _sha256(path)
+            if found != sha256:
+                if whole is None:
+                    path.unlink()
+                raise AttachmentOffsetWrong(0, f"{name} does not fit its SHA-256; send it again")
+            if whole is None:
+                _flush(path)
+        if whole is None:
+            place.complete(sha256)
+
+    def _hasher(self, name: str, at: int) -> hashlib._Hash | None:
+        if not at:
+            return hashlib.sha256()
+        known = self._hashes.get(name)
+        return known[1] if known is not None and known[0] == at else None
+
+    def _require_space(self, fd: int, name: str, size: int) -> None:
+        if self._reserve:
+            try:
+                require_free_space(os.fstatvfs(fd), self._reserve, name, size)
+            except StorageError as error:
+                raise MoveNoSpace(error.detail) from error
+
+    def _place(self, name: str) -> _Place:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise AttachmentMissing from None
+
+
+def _backup(announced: AnnouncedBackup) -> Backup:
+    """Return the backup that is announced. Raises `MoveRequestInvalid`."""
+    backup = backup_at(announced.path)
+    if backup is None or canonical_uuid(announced.uuid) != backup.uuid or announced.bytes < 0:
+        raise MoveRequestInvalid(
+            f"the backup {announced.uuid[:80]!r} is not one that this node can store"
+        )
+    return backup
+
+
+def _write_all(fd: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

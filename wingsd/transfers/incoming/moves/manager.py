@@ -1,0 +1,170 @@
+"""All moves to this node: begun once for each token, found by their ids, also after their end."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from hmac import compare_digest
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from wingsd.auth.tokens import TransferToken, token_was_used
+from wingsd.config import MovesConfig
+from wingsd.errors import ServerAlreadyExists
+from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
+from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.incoming.factory import IncomingTransferFactory
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.moves.beginning import MoveBeginning, MoveIdentity, MoveTerms
+from wingsd.transfers.incoming.moves.errors import MoveBusy, MoveKeyInvalid, MoveNotFound
+from wingsd.transfers.incoming.moves.transfer import MoveTransfer
+from wingsd.util.deferreds import when_fired
+
+__all__ = ["EndedMove", "IncomingMoves", "key_digest"]
+
+
+def key_digest(key: str) -> str:
+    """Return the SHA-256 of a move's key, as it is kept."""
+    return sha256(key.encode()).hexdigest()
+
+
+@attrs.frozen(eq=False, repr=False)
+class EndedMove:
+    """How a move has ended; the texts and the code are empty after a success."""
+
+    outcome: Outcome
+    error: str = ""
+    detail: str = ""
+    code: str = ""
+
+
+@attrs.define(eq=False, repr=False)
+class _Beginning:
+    """A move that is being admitted: the SHA-256 of its key, and when that has ended."""
+
+    key: str
+    over: Deferred[None] = attrs.field(factory=Deferred)
+
+
+class IncomingMoves:
+    """The moves to this node."""
+
+    def __init__(
+        self, receiver: IncomingTransfers, database: StateDatabase, settings: MovesConfig
+    ) -> None:
+        self.settings = settings
+        self._receiver = receiver
+        self._database = database
+        self._beginning: dict[str, _Beginning] = {}
+
+    async def begun(self, token: TransferToken, key: str) -> str | None:
+        """Return the id of the move that was begun with a token and a key, None without.
+
+        The source may have lost the answer to the first request, which may still be under way.
+        Raises `TokenUsed` for another key.
+        """
+        digest = key_digest(key)
+        first = self._beginning.get(token.digest)
+        if first is not None:
+            _check_key(digest, first.key)
+            await when_fired(first.over)
+        known = await self._database.find_admitted(token.digest)
+        if known is None:
+            return None
+        _check_key(digest, known.key)
+        return known.move
+
+    async def begin(
+        self,
+        token: TransferToken,
+        key: str,
+        beginning: MoveBeginning,
+        coordinator: Callable[[], ReceivingCoordinator | None],
+    ) -> str:
+        """Begin a move; return its id. Raises `TokenUsed`, and why the server is not admitted."""
+        if await self._database.was_used(token.digest, token.expires):
+            raise token_was_used()
+        if token.digest in self._beginning:
+            raise ServerAlreadyExists(
+                "this move is being begun already", "it was asked for by several requests at once"
+            )
+        identity = MoveIdentity(secrets.token_hex(16), key_digest(key), token.digest)
+        self._beginning[token.digest] = mine = _Beginning(identity.key)
+        try:
+            make = partial(self._make, identity, beginning)
+            transfer = self._receiver.open_as(make, token.server, coordinator())
+            await transfer.begin(token.expires)
+        finally:
+            del self._beginning[token.digest]
+            mine.over.callback(None)
+        return identity.move
+
+    def resume(
+        self, entry: TransferRecord, record: MoveRecord, coordinator: ReceivingCoordinator | None
+    ) -> None:
+        """Go on with a move that an earlier daemon has left open."""
+        identity = MoveIdentity(record.move, record.key, record.token)
+        make = partial(self._make, identity, MoveBeginning.decode(record.request))
+        self._receiver.resume_as(make, entry, coordinator)
+
+    def find(self, server: str, move: str) -> MoveTransfer | None:
+        """Return a move that has not ended."""
+        transfer = self._receiver.find(server)
+        if isinstance(transfer, MoveTransfer) and transfer.terms.identity.move == move:
+            return transfer
+        return None
+
+    def authorized(self, server: str, move: str, key: str) -> MoveTransfer | None:
+        """Return a move that has not ended, for its source. Raises `MoveKeyInvalid`."""
+        transfer = self.find(server, move)
+        if transfer is not None:
+            if not compare_digest(key_digest(key), transfer.terms.identity.key):
+                raise MoveKeyInvalid
+            transfer.hear()
+        return transfer
+
+    async def ended(self, server: str, move: str, key: str) -> EndedMove:
+        """Return how a move has ended, for its source.
+
+        Raises `MoveNotFound`, and `MoveKeyInvalid`.
+        """
+        record = await self._database.find_move(Direction.IN, move)
+        if record is None or record.server != server:
+            raise MoveNotFound
+        if not compare_digest(key_digest(key), record.key):
+            raise MoveKeyInvalid
+        entry = await self._database.transfer(record.transfer)
+        if entry is None:
+            raise MoveNotFound
+        if entry.outcome is Outcome.SUCCESS:
+            return EndedMove(Outcome.SUCCESS)
+        if entry.outcome is None and self.find(server, move) is None:
+            raise MoveBusy("this node is still starting; send it again")
+        state = json.loads(record.state)
+        return EndedMove(
+            Outcome.FAILURE,
+            state.get("error", "the transfer failed"),
+            state.get("detail", entry.reason),
+            state.get("code", "internal-error"),
+        )
+
+    def _make(
+        self,
+        identity: MoveIdentity,
+        beginning: MoveBeginning,
+        factory: IncomingTransferFactory,
+        server: str,
+        coordinator: ReceivingCoordinator,
+    ) -> MoveTransfer:
+        transfer = factory.make_as(MoveTransfer, server, coordinator)
+        transfer.terms = MoveTerms(identity, beginning, self.settings, self._database)
+        return transfer
+
+
+def _check_key(found: str, expected: str) -> None:
+    if not compare_digest(found, expected):
+        raise token_was_used()

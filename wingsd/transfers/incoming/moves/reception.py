@@ -1,0 +1,429 @@
+"""What the source of one move asks of it: sessions, batches, rounds, attachments, the commit.
+
+One session at a time has the word; what an earlier one asks is refused, and what is under way of
+it ends before the next one begins. A batch holds a slot while it is read, in a thread.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from threading import Lock
+from typing import Protocol, TypeVar
+
+import attrs
+from twisted.internet import defer
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IProducer
+from twisted.logger import Logger
+
+from wingsd.errors import WingsdError
+from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.errors import RootMismatch
+from wingsd.moves.rebasing import Resumption
+from wingsd.threadio import Feed, Workers
+from wingsd.transfers.incoming.moves.attachments import Attachments
+from wingsd.transfers.incoming.moves.errors import (
+    AttachmentsIncomplete,
+    MoveBatchTooLarge,
+    MoveBusy,
+    MoveCommitted,
+    MoveResumeNeeded,
+)
+from wingsd.transfers.incoming.moves.partial_copy import CHECKPOINT_EVERY, PartialCopy
+from wingsd.transfers.incoming.uploads import Extraction, UploadConsumer
+from wingsd.util.deferreds import when_fired
+from wingsd.util.text import display
+
+__all__ = ["BodyStream", "Commit", "Phase", "Reception"]
+
+T = TypeVar("T")
+
+#: Seconds that a batch waits for a slot, so that no proxy ends the request meanwhile.
+TURN = 20.0
+#: Requests with bodies of one move at a time.
+MOST_BODIES = 16
+
+
+class BodyStream(Protocol):
+    """The body of a request, which is not read before `deliver`; `api.upload.UploadStream`."""
+
+    size: int
+
+    def deliver(self, consumer: UploadConsumer) -> None:
+        """Have the body written to `consumer`. Raises what `stop` was given before."""
+
+    def stop(self, error: WingsdError) -> None:
+        """Read no further, for the reason `error`."""
+
+
+class Phase:
+    """The phases of a move, as `GET` tells them."""
+
+    OPEN = "open"
+    COMMIT = "commit"
+    OVER = "over"
+
+
+@attrs.frozen(repr=False)
+class Commit:
+    """What a source wants committed; `running` is whether the server ran there."""
+
+    round: int
+    root: bytes
+    running: bool
+
+
+class BoundedFeed:
+    """Writes a body to a feed, up to a number of bytes."""
+
+    def __init__(self, feed: Feed, most: int) -> None:
+        self._feed = feed
+        self._left = self._most = most
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Have `producer` paused while the thread cannot keep up."""
+        self._feed.registerProducer(producer, streaming)
+
+    def write(self, data: bytes) -> None:
+        """Take a piece. Raises `MoveBatchTooLarge`."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise MoveBatchTooLarge(self._most)
+        self._feed.write(data)
+
+    def finish(self) -> None:
+        """Take the end."""
+        self._feed.unregisterProducer()
+        self._feed.finish()
+
+    def fail(self, error: WingsdError) -> None:
+        """Raise `error` in the thread."""
+        self._feed.unregisterProducer()
+        self._feed.fail(error)
+
+
+@attrs.define(eq=False, repr=False)
+class _Body:
+    stream: BodyStream
+    over: Deferred[None] = attrs.field(factory=Deferred)
+
+
+class Reception:
+    """The requests of one move, between its admission and its end.
+
+    `most` is how many bytes a batch may have. Each method raises the `WingsdError` that its
+    request is answered with.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: str,
+        copy: PartialCopy,
+        attachments: Attachments,
+        extraction: Extraction,
+        disk: Workers,
+        most: int,
+    ) -> None:
+        self.copy = copy
+        self.attachments = attachments
+        #: Bytes of files and attachments that are here; what was here before included.
+        self.bytes = 0
+        self.phase = Phase.OPEN
+        #: The session that has the word; empty without.
+        self.session = ""
+        #: How many sessions there were in this daemon.
+        self.sessions = 0
+        #: Why the last commit came to nothing, until the next session.
+        self.setback: WingsdError | None = None
+        #: Called when a session begins, with what is held.
+        self.on_session: Callable[[Resumption], object] = lambda _: None
+        self._server = server
+        self._extraction = extraction
+        self._disk = disk
+        self._most = most
+        self._counting = Lock()
+        self._bodies: dict[str, _Body] = {}
+        self._resuming: Deferred[None] | None = None
+        self._commit: Deferred[Commit] | None = None
+        #: What was asked to be committed, until another session begins.
+        self._committed: Commit | None = None
+        self._is_committing = False
+        self._closed: WingsdError | None = None
+        self._checkpoint: IDelayedCall | None = None
+
+    # What the source asks
+
+    async def resume(self) -> tuple[str, Resumption]:
+        """Begin a session and a round; return its name, and what is held."""
+        self._check_open()
+        if self._is_committing:
+            raise MoveCommitted
+        previous, mine = self._resuming, Deferred[None]()
+        self._resuming = mine
+        self.session, self._committed = "", None
+        try:
+            if previous is not None:
+                await when_fired(previous)
+            await self._end_bodies(MoveResumeNeeded())
+            held = await self._long_work(self.copy.resume)
+            self._check_open()
+            if self._resuming is not mine:
+                raise MoveResumeNeeded
+            self.session, self.setback = secrets.token_hex(8), None
+            self.phase = Phase.OPEN
+            self.sessions += 1
+            self.bytes = held.bytes + await self._work(self._attached)
+            self.on_session(held)
+            return self.session, held
+        finally:
+            if self._resuming is mine:
+                self._resuming = None
+            mine.callback(None)
+
+    async def page(self, session: str, number: int) -> bytes:
+        """Return a page of what is held."""
+        self._check(session)
+        return await self._work(self.copy.page, number)
+
+    async def receive_batch(
+        self, session: str, number: int, stream: BodyStream, *, zstd: bool
+    ) -> int:
+        """Receive a batch; return the number up to which all are durable."""
+        self._check(session)
+        self._check_bodies()
+        reader = BatchReader(zstd=zstd)
+
+        def receive(pieces: Iterator[bytes]) -> int:
+            return self.copy.receive(number, reader, pieces, self._count)
+
+        durable = await self._read(f"batch {number}", session, stream, self._most, receive)
+        self._checkpoint_later()
+        return durable
+
+    async def close_round(self, session: str, in_round: int, last: int, root: bytes) -> None:
+        """Close a round."""
+        self._check(session)
+        await self._work(self.copy.close_round, in_round, last, root)
+
+    async def offset(self, session: str, name: str) -> int:
+        """Return how many bytes of an attachment are here."""
+        self._check(session)
+        return await self._work(self.attachments.offset, name)
+
+    async def receive_piece(
+        self, session: str, name: str, offset: int, sha256: str, stream: BodyStream
+    ) -> int:
+        """Receive a piece of an attachment; return how many bytes of it are here."""
+        self._check(session)
+        self._check_bodies()
+
+        def receive(pieces: Iterator[bytes]) -> int:
+            return self.attachments.append(name, offset, sha256, self._counted(pieces))
+
+        return await self._read(name, session, stream, self._most, receive)
+
+    async def commit(self, session: str, commit: Commit) -> None:
+        """Have the server put into place. Doing so twice is allowed."""
+        self._check_open()
+        if self._committed == commit:
+            return  # also from a session that has ended since: its answer was lost
+        self._check(session)
+        await self._work(self.copy.check_committable, commit.round, commit.root)
+        missing = await self._work(self.attachments.missing)
+        if missing:
+            raise AttachmentsIncomplete(", ".join(missing))
+        if self._committed == commit:
+            return
+        self._check(session)
+        self._committed, self.phase = commit, Phase.COMMIT
+        if self._commit is not None:
+            asked, self._commit = self._commit, None
+            asked.callback(commit)
+
+    # What the transfer asks
+
+    def committed(self) -> Deferred[Commit]:
+        """Return the next commit that is asked for."""
+        if self._committed is not None:
+            return succeed(self._committed)
+        self._commit = Deferred()
+        return self._commit
+
+    def is_withdrawn(self, commit: Commit) -> bool:
+        """Return whether another session has begun since the commit was asked for."""
+        return self._committed is not commit
+
+    def reject(self, commit: Commit, error: WingsdError) -> None:
+        """Note that a commit came to nothing, and why; the source has to resume."""
+        if not self.is_withdrawn(commit):
+            self.session, self._committed, self.setback = "", None, error
+            self.phase = Phase.OPEN
+
+    async def verify(self, commit: Commit) -> None:
+        """Read back what was written. Raises `RootMismatch`, `MoveResumeNeeded`."""
+
+        def is_stopped() -> bool:
+            return self._closed is not None or self.is_withdrawn(commit)
+
+        work = partial(self._extraction.workers.run, self.copy.differing, is_stopped)
+        wrong = await self._in_turn(work, None)
+        if wrong:
+            raise RootMismatch(
+                f"{len(wrong)} files are not on this node's disk as they were sent, such as "
+                f"{display(wrong[0])}; check its disk and memory: they are sent again"
+            )
+
+    async def finish(self) -> int:
+        """Set modes and times; return the bytes of all files when they are durable."""
+        work = partial(self._extraction.workers.run, self.copy.finish)
+        return await self._in_turn(work, None)
+
+    def seal(self, commit: Commit) -> None:
+        """Take no session any more: the server is put into place. Raises `MoveResumeNeeded`."""
+        if self.is_withdrawn(commit):
+            raise MoveResumeNeeded
+        self._is_committing = True
+
+    async def close(self, error: WingsdError) -> None:
+        """Refuse all requests from now on, with `error`; return when none is under way."""
+        self._closed = self._closed or error
+        self.session = ""
+        self._stop_checkpoint()
+        await self._end_bodies(error)
+        if self._resuming is not None:
+            await when_fired(self._resuming)
+        try:
+            await self._work(self.copy.close)
+        except WingsdError as failure:
+            self._log.warn("{server}: {error}", server=self._server, error=failure)
+
+    # Bodies
+
+    async def _read(
+        self,
+        name: str,
+        session: str,
+        stream: BodyStream,
+        most: int,
+        work: Callable[[Iterator[bytes]], T],
+    ) -> T:
+        if stream.size > most:
+            raise MoveBatchTooLarge(most)
+        earlier = self._bodies.get(name)
+        body = self._bodies[name] = _Body(stream)
+        try:
+            if earlier is not None:
+                # Its connection may be half open, and not be heard of for minutes.
+                earlier.stream.stop(MoveResumeNeeded("the request was sent again"))
+                await when_fired(earlier.over)
+            return await self._read_in_turn(session, stream, most, work)
+        except WingsdError as error:
+            stream.stop(error)
+            raise
+        finally:
+            if self._bodies.get(name) is body:
+                del self._bodies[name]
+            body.over.callback(None)
+
+    async def _read_in_turn(
+        self, session: str, stream: BodyStream, most: int, work: Callable[[Iterator[bytes]], T]
+    ) -> T:
+        async def read() -> T:
+            self._check(session)
+            feed = Feed(self._extraction.reactor)
+            stream.deliver(BoundedFeed(feed, most))
+            try:
+                return await self._extraction.workers.run(work, feed.blocks())
+            finally:
+                feed.close()  # what still arrives after an error is discarded
+
+        return await self._in_turn(read)
+
+    async def _end_bodies(self, error: WingsdError) -> None:
+        while self._bodies:
+            body = next(iter(self._bodies.values()))
+            body.stream.stop(error)
+            await when_fired(body.over)
+
+    def _count(self, size: int) -> None:
+        # In several threads.
+        with self._counting:
+            self.bytes += size
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._count(len(piece))
+            yield piece
+
+    def _attached(self) -> int:
+        attachments = self.attachments
+        return sum(map(attachments.offset, attachments.names))
+
+    # Checks
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+
+    def _check(self, session: str) -> None:
+        self._check_open()
+        if self._is_committing:
+            raise MoveCommitted
+        if not session or session != self.session:
+            raise MoveResumeNeeded
+        if self._committed is not None:
+            raise MoveCommitted
+
+    def _check_bodies(self) -> None:
+        if len(self._bodies) >= MOST_BODIES:
+            raise MoveBusy(f"{MOST_BODIES} requests of the move are under way; send it later")
+
+    async def _work(self, work: Callable[..., T], *args: object) -> T:
+        """Do short work, in a thread."""
+        return await self._disk.run(work, *args)
+
+    async def _long_work(self, work: Callable[..., T], *args: object) -> T:
+        """Do work that may take long, when there is a slot. Raises `MoveBusy`."""
+        return await self._in_turn(lambda: self._extraction.workers.run(work, *args))
+
+    async def _in_turn(self, begin: Callable[[], Awaitable[T]], within: float | None = TURN) -> T:
+        slots = self._extraction.slots
+        turn = slots.acquire()
+        if within is not None:
+            turn.addTimeout(within, self._extraction.reactor)
+        try:
+            await turn
+        except defer.TimeoutError:
+            raise MoveBusy(
+                f"other servers arrive, and no turn came within {within:g} s; send it again"
+            ) from None
+        try:
+            return await begin()
+        finally:
+            slots.release()
+
+    # Checkpoints
+
+    def _checkpoint_later(self) -> None:
+        if self._checkpoint is None and self._closed is None:
+            reactor = self._extraction.reactor
+            self._checkpoint = reactor.callLater(CHECKPOINT_EVERY, self._make_checkpoint)
+
+    def _make_checkpoint(self) -> None:
+        self._checkpoint = None
+        if self._closed is None:
+            making = self._disk.run(self.copy.checkpoint)
+            making.addErrback(
+                lambda failure: self._log.warn(
+                    "{server}: {error}", server=self._server, error=failure.getErrorMessage()
+                )
+            )
+
+    def _stop_checkpoint(self) -> None:
+        timer, self._checkpoint = self._checkpoint, None
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,217 @@
+"""The partial copies of moves in the staging area: files and ledger of each, and those kept.
+
+A copy that is received has the server's directory, its ledger and a directory of files without a
+name, all beside each other in the staging area. One that is kept for a later transfer of the
+server is in a directory of its own below `KEPT`, with what is known of it.
+
+Blocking: run it in a thread. Every method raises `StorageError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from wingsd.archive import require_free_space
+from wingsd.errors import StorageError
+from wingsd.filesystem import remove_tree
+from wingsd.transfers.storage.staging import KEPT, Staging
+from wingsd.util.durable import move, storage_errors, time_stamp
+
+__all__ = ["PARTIAL", "CopyPaths", "KeptCopy", "PartialCopies"]
+
+#: The suffix of the names below `KEPT`; before it are the server's UUID and a time stamp.
+PARTIAL = ".partial"
+_LEDGER = ".ledger"
+_ASIDE = ".aside"
+_LOG_PART = ".log.part"
+_TREE = "tree"
+_ABOUT = "about.json"
+
+
+@attrs.frozen(repr=False)
+class CopyPaths:
+    """Where a copy is: the server's files, the ledger, and files that have no name yet."""
+
+    tree: Path
+    ledger: Path
+    aside: Path
+
+
+@attrs.frozen(repr=False)
+class KeptCopy:
+    """A copy that is kept: its server, how many bytes it has, and since when (since the epoch)."""
+
+    name: str
+    server: str
+    bytes: int
+    since: float
+
+
+class PartialCopies:
+    """The partial copies in `staging`. `most_bytes` is for those beside the newest, 0 for a tenth.
+
+    A copy without a ledger is worth nothing, and is removed.
+    """
+
+    def __init__(self, staging: Staging, most_bytes: int) -> None:
+        self._staging = staging
+        self._most_bytes = most_bytes
+
+    # One that is received
+
+    def create(self, server: str) -> CopyPaths:
+        """Make a new, empty copy."""
+        self.discard(server)
+        self._staging.create(server)
+        return self._made(server)
+
+    def reopen(self, server: str) -> CopyPaths | None:
+        """Return the copy that an earlier daemon has left, None where there is none."""
+        paths = self._paths(server)
+        if not (paths.ledger.exists() and self._staging.holds(server)):
+            return None
+        self._staging.reopen(server)
+        return self._made(server)
+
+    def finish(self, server: str) -> None:
+        """Remove what belongs to the copy beside the server's files."""
+        paths = self._paths(server)
+        with storage_errors(f"{paths.ledger} cannot be removed"):
+            for path in (paths.ledger, paths.ledger.with_name(f"{paths.ledger.name}.new")):
+                path.unlink(missing_ok=True)
+            self.log_part(server).unlink(missing_ok=True)
+            if paths.aside.exists():
+                remove_tree(str(paths.aside))
+
+    def discard(self, server: str) -> None:
+        """Remove the copy as a whole."""
+        self._staging.withdraw(server)
+        self._staging.discard(server)
+        self.finish(server)
+
+    def log_part(self, server: str) -> Path:
+        """Return where a part of the server's installation log is staged."""
+        return Path(self._staging.path) / f"{server}{_LOG_PART}"
+
+    # Those that are kept
+
+    def keep(self, server: str, size: int, now: float) -> bool:
+        """Keep the copy of a failed move; return whether it is kept.
+
+        `size` is how many bytes have arrived, `now` seconds since the epoch.
+        """
+        paths = self._paths(server)
+        if not (paths.ledger.exists() and self._staging.holds(server)):
+            self.discard(server)
+            return False
+        self._staging.finish(server)
+        home = self._kept / f"{server}.{time_stamp()}{PARTIAL}"
+        with storage_errors(f"{home} cannot be made"):
+            self._kept.mkdir(mode=0o700, exist_ok=True)
+            home.mkdir(mode=0o700)
+            about = {"server": server, "bytes": size, "since": now}
+            (home / _ABOUT).write_text(json.dumps(about))
+        self._move(paths.aside, home / "aside")
+        self._move(paths.tree, home / _TREE)
+        # Last: without it the copy is removed.
+        self._move(paths.ledger, home / "ledger")
+        self._limit(home.name)
+        return True
+
+    def adopt(self, server: str) -> CopyPaths | None:
+        """Take the newest copy of the server out of those that are kept, None without any."""
+        found = [each for each in self.kept() if each.server == server]
+        if not found:
+            return None
+        self.discard(server)
+        home, paths = self._kept / found[-1].name, self._paths(server)
+        self._move(home / "aside", paths.aside)
+        self._move(home / _TREE, paths.tree)
+        self._move(home / "ledger", paths.ledger)
+        with suppress(OSError):
+            remove_tree(str(home))
+        self._staging.reopen(server)
+        return paths
+
+    def kept(self) -> list[KeptCopy]:
+        """Return the copies that are kept, oldest first; remove what is not whole."""
+        try:
+            names = sorted(os.listdir(self._kept), key=lambda name: name.split(".", 1)[1:])
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"{self._kept} cannot be read: {error.strerror}") from error
+        return [copy for name in names if (copy := self._read(name)) is not None]
+
+    def forget(self, server: str) -> int:
+        """Remove all copies of the server that are kept; return how many there were."""
+        found = [each for each in self.kept() if each.server == server]
+        for each in found:
+            self._remove(each)
+        return len(found)
+
+    def make_room(self, reserve: int, more: int) -> None:
+        """Remove kept copies, oldest first, until `more` bytes leave `reserve` bytes free.
+
+        Raises `StorageError` where that is not enough.
+        """
+        while True:
+            found = os.statvfs(self._staging.path)
+            try:
+                require_free_space(found, reserve, "the server", more)
+            except StorageError:
+                oldest = next(iter(self.kept()), None)
+                if oldest is None:
+                    raise
+                self._remove(oldest)
+            else:
+                return
+
+    @property
+    def _kept(self) -> Path:
+        return Path(self._staging.path) / KEPT
+
+    def _limit(self, newest: str) -> None:
+        others = [each for each in self.kept() if each.name != newest]
+        found = os.statvfs(self._staging.path)
+        most = self._most_bytes or found.f_blocks * found.f_frsize // 10
+        while others and sum(each.bytes for each in others) > most:
+            self._remove(others.pop(0))
+
+    def _read(self, name: str) -> KeptCopy | None:
+        home = self._kept / name
+        try:
+            about = json.loads((home / _ABOUT).read_bytes())
+            copy = KeptCopy(name, str(about["server"]), int(about["bytes"]), float(about["since"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            copy = None
+        if copy is not None and (home / "ledger").exists() and (home / _TREE).is_dir():
+            return copy
+        with suppress(OSError):
+            remove_tree(str(home))
+        return None
+
+    def _remove(self, copy: KeptCopy) -> None:
+        home = self._kept / copy.name
+        with storage_errors(f"{home} cannot be removed"):
+            (home / "ledger").unlink(missing_ok=True)
+            remove_tree(str(home))
+
+    def _paths(self, server: str) -> CopyPaths:
+        root = Path(self._staging.path)
+        return CopyPaths(root / server, root / f"{server}{_LEDGER}", root / f"{server}{_ASIDE}")
+
+    def _made(self, server: str) -> CopyPaths:
+        paths = self._paths(server)
+        with storage_errors(f"{paths.aside} cannot be made"):
+            paths.aside.mkdir(mode=0o700, exist_ok=True)
+        return paths
+
+    @staticmethod
+    def _move(source: Path, target: Path) -> None:
+        move(source, target, durable=True)
