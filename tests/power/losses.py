@@ -92,8 +92,12 @@ class _Move:
         make_disk(self._before, file_system)
         with mounted(self._before, place / "after") as disk:
             (disk / "move").mkdir()
-            Run(disk / "move", bytes(16), self._promises, int)
+            self._run(disk, self._promises, int)
             os.sync()
+
+    def _run(self, disk: Path, promises: Promises, position: Callable[[], int]) -> Run:
+        boot = self._rng.randbytes(16)
+        return Run(disk / "move", self._place / "source", boot, promises, position)
 
     def run(self) -> None:
         for _ in range(RUNS):
@@ -140,7 +144,7 @@ class _Move:
             recorded(disk, log, self._place) as place,
             disturbed(place, self._rng.randrange(1 << 32)),
         ):
-            run = Run(place / "move", self._rng.randbytes(16), promises, position)
+            run = self._run(place, promises, position)
             run.flushes, run.pause = self._flushes, PAUSE
             run.go_on(self._rounds, self._rng)
         disk.unlink()
@@ -157,7 +161,7 @@ class _Move:
 
     def _recover(self, disk: Path, told: Promises) -> None:
         with mounted(disk, self._place / "after") as place:
-            run = Run(place / "move", self._rng.randbytes(16), told.at(0), int)
+            run = self._run(place, told.at(0), int)
             told.check_whole(run.tree, self._rounds)
             self._losses.again += run.go_on(self._rounds, self._rng)
         with suppress(FileNotFoundError):

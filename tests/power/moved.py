@@ -13,7 +13,7 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from tests.moves.changing import NAMES, Changes
-from tests.moves.moving import Destination, Source, feed
+from tests.moves.moving import Destination, Source, feed, resume
 from tests.support.archives import Tree, seen
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.moves.destination import MoveDestination
@@ -29,6 +29,8 @@ PAUSE = 0.02
 #: Of batches, how many are sent twice, and after how many all is flushed; of rounds, after how
 #: many the ledger is written anew, and after how many modes and times are set.
 TWICE, FLUSHED, COMPACTED, FINISHED = 0.1, 0.2, 0.5, 0.5
+#: How many runs begin with a round of what the destination says that it lacks, as a source does.
+RESUMED = 0.5
 KINDS = (
     *("file", "big", "big", "big", "directory", "symlink", "hard link", "touch", "mode"),
     *("write", "write", "rewrite", "truncate", "grow", "rename", "rename", "swap", "delete"),
@@ -75,6 +77,8 @@ class Promises:
     rounds: list[tuple[int, int]] = Factory(list)
     #: Batches that have arrived; nothing is promised of them.
     sent: list[tuple[int, int]] = Factory(list)
+    #: Rounds that were begun anew: the batches of `make_rounds` do not fit any more.
+    anew: list[tuple[int, int]] = Factory(list)
     #: The round that the tree is whole of, with modes and times; 0 from where it may change again.
     whole: list[tuple[int, int]] = Factory(list)
 
@@ -86,7 +90,7 @@ class Promises:
         return kept
 
     def _lists(self) -> tuple[list[tuple[int, int]], ...]:
-        return self.durable, self.shapes, self.rounds, self.sent, self.whole
+        return self.durable, self.shapes, self.rounds, self.sent, self.anew, self.whole
 
     def check(self, to: MoveDestination) -> None:
         """Check what a destination holds that was opened again. Raises `Broken`."""
@@ -110,11 +114,17 @@ class Run:
     """One run of a destination, from the start of its process to the end of the move."""
 
     def __init__(
-        self, place: Path, boot: bytes, promises: Promises, position: Callable[[], int]
+        self,
+        place: Path,
+        source: Path,
+        boot: bytes,
+        promises: Promises,
+        position: Callable[[], int],
     ) -> None:
         self._destination = Destination(place)
         self._destination.boot = boot
         self._destination.synced = self._sync
+        self._source = source
         self._promises = promises
         self._position = position
         #: Whether anything is brought to the disk, and seconds at most between batches.
@@ -144,16 +154,10 @@ class Run:
         with self._destination.open() as to:
             promises.check(to)
             again = sum(not to.received.has(number) for number in {at[1] for at in promises.sent})
-            for number, each in enumerate(rounds, 1):
-                if number < to.received.round:
-                    continue
-                self._send(to, each.batches, rng)
-                to.close_round(number, each.last, each.root)
-                promises.rounds.append((self._position(), number))
-                if rng.random() < COMPACTED:
-                    to.compact()
-                if number < len(rounds) and rng.random() < FINISHED:
-                    self._finish(to, number)
+            if promises.anew or rng.random() < RESUMED:
+                self._round_anew(to, rng)
+            else:
+                self._rounds(to, rounds, rng)
             self._finish(to, len(rounds))
             if different := list(to.differing()):
                 raise Broken(f"files are not as they were sent: {different}")
@@ -162,6 +166,28 @@ class Run:
         if os.listdir(self._destination.place / "aside"):
             raise Broken("a file that was renamed is left over")
         return again
+
+    def _rounds(self, to: MoveDestination, rounds: list[Round], rng: random.Random) -> None:
+        for number, each in enumerate(rounds, 1):
+            if number >= to.received.round:
+                self._send(to, each.batches, rng)
+                self._close(to, number, each.last, each.root)
+                if rng.random() < COMPACTED:
+                    to.compact()
+                if rng.random() < FINISHED:
+                    self._finish(to, number)
+
+    def _round_anew(self, to: MoveDestination, rng: random.Random) -> None:
+        self._promises.anew.append((self._position(), to.received.round))
+        self._changes()
+        source = resume(to, self._source, BATCH)
+        self._send(to, source.round(), rng)
+        filler = source.filler
+        self._close(to, filler.round, filler.number, source.sent.root())
+
+    def _close(self, to: MoveDestination, number: int, last: int, root: bytes) -> None:
+        to.close_round(number, last, root)
+        self._promises.rounds.append((self._position(), number))
 
     def _changes(self) -> None:
         whole = self._promises.whole
