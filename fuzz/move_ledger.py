@@ -92,10 +92,13 @@ def _records(data: bytes) -> Iterator[tuple[RecordType, bytes]]:
         at += 3 + length
 
 
-def _good() -> bytes:
+def _good(*, flushed: bool) -> bytes:
+    """Return a ledger of which all was flushed, or nothing."""
     writer = LedgerWriter()
-    records = (writer.record(kind, payload) for kind, payload in _story())
-    return writer.header(_MOVE) + b"".join(records)
+    writer.header(_MOVE)
+    records = b"".join(writer.record(kind, payload) for kind, payload in _story())
+    size = HEADER.size + len(records)
+    return writer.header(_MOVE, size if flushed else 0) + records
 
 
 def _story() -> Iterator[tuple[RecordType, bytes]]:
@@ -141,7 +144,7 @@ def _number(number: int) -> bytes:
 
 
 def _cut(at: int) -> None:
-    good = _good()
+    good = _good(flushed=False)
     at %= len(good) + 1
     _, whole = _read(good)
     reader, found = _read(good[:at])
@@ -153,7 +156,7 @@ def _cut(at: int) -> None:
 
 
 def _changed(at: int, by: int) -> None:
-    good = bytearray(_good())
+    good = bytearray(_good(flushed=True))
     at %= len(good)
     good[at] ^= by or 1
     try:
@@ -165,7 +168,7 @@ def _changed(at: int, by: int) -> None:
 
 def seeds() -> Iterator[bytes]:
     """Yield ledgers with every type of record, good and not."""
-    yield b"\0" + _good()
+    yield b"\0" + _good(flushed=True)
     for story in (_story(), _snapshot()):
         yield b"\1" + b"".join(
             bytes([list(RecordType).index(kind)]) + len(payload).to_bytes(2, "little") + payload

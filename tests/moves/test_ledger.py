@@ -14,7 +14,7 @@ from tests.moves.moving import BOOT, LIMITS, MOVE, Destination, Source, feed
 from tests.support.archives import in_blocks
 from wingsd.errors import StorageError
 from wingsd.moves.errors import BatchConflict, LedgerDamaged, LedgerVersionUnknown
-from wingsd.moves.ledger import HEADER, LedgerReader, LedgerWriter, RecordType
+from wingsd.moves.ledger import HEADER, MARK_AT, LedgerReader, LedgerWriter, RecordType
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.recovery import recover
 
@@ -46,28 +46,50 @@ def records(data: bytes) -> list[tuple[RecordType, bytes, int]]:
     ]
 
 
+def marked(data: bytes, flushed: int) -> bytes:
+    """Return a ledger of which so much had been flushed."""
+    return data[:MARK_AT] + LedgerWriter.mark(flushed) + data[HEADER.size :]
+
+
 def test_a_ledger_that_is_cut_anywhere_says_what_was_before(ledger: bytes) -> None:
     whole = records(ledger)
     assert {kind for kind, _, _ in whole} >= {RecordType.BATCH, RecordType.CHECK, RecordType.ROUND}
     for end in range(len(ledger)):
-        assert records(ledger[:end]) == [each for each in whole if each[2] <= end]
-        recover(LedgerReader([ledger[:end]]), BOOT, LIMITS)
+        cut = marked(ledger, 0)[:end]
+        assert records(cut) == [each for each in whole if each[2] <= end]
+        recover(LedgerReader([cut]), BOOT, LIMITS)
 
 
-def test_records_in_whose_place_are_zeros_were_not_written(ledger: bytes) -> None:
+def test_a_crash_may_leave_anything_of_what_was_not_flushed(ledger: bytes) -> None:
     whole = records(ledger)
-    for _, _, end in whole:
-        for zeros in (1, 9, 100, len(ledger) - end):
-            blank = ledger[:end] + bytes(zeros)
-            assert records(blank) == [each for each in whole if each[2] <= end]
     assert records(bytes(len(ledger))) == []
-    for _, _, end in whole[:-1]:
-        with pytest.raises(LedgerDamaged):
-            records(ledger[:end] + bytes(50) + ledger[end + 50 :] + b"x")
+    random_ = random.Random(1)
+    for number, (_, _, flushed) in enumerate(whole[:-1]):
+        data = bytearray(marked(ledger, flushed))
+        assert records(bytes(data)) == whole
+        start = random_.randrange(flushed, len(data))
+        end = random_.randrange(start, len(data) + 50)
+        data[start:end] = bytes(end - start)
+        assert records(bytes(data))[: number + 1] == whole[: number + 1]
+        with pytest.raises(LedgerDamaged, match="shorter than it was"):
+            records(marked(ledger, flushed)[: flushed - 1])
+
+
+def test_a_ledger_tells_how_much_of_it_was_flushed(tmp_path: Path) -> None:
+    ledger, _ = LedgerFile.open(str(tmp_path / "ledger"), MOVE, BOOT, LIMITS)
+    for _ in range(2):
+        before = ledger.size
+        ledger.append_numbers(RecordType.CHECK)
+        ledger.append_round(1, bytes(32))
+        reader = LedgerReader([(tmp_path / "ledger").read_bytes()])
+        reader.header()
+        assert reader.flushed == before
+    ledger.close()
 
 
 def test_a_changed_byte_is_found_anywhere(ledger: bytes) -> None:
     random_ = random.Random(1)
+    ledger = marked(ledger, len(ledger))
     for at in range(len(ledger)):
         changed = bytearray(ledger)
         changed[at] ^= random_.randrange(1, 256)
@@ -77,6 +99,7 @@ def test_a_changed_byte_is_found_anywhere(ledger: bytes) -> None:
 
 def test_a_record_cannot_be_dropped_or_repeated(ledger: bytes) -> None:
     ends = [HEADER.size, *(end for _, _, end in records(ledger))]
+    ledger = marked(ledger, len(ledger))
     for start, end in pairwise(ends[:-1]):
         with pytest.raises(LedgerDamaged):
             records(ledger[:start] + ledger[end:])
@@ -89,8 +112,8 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -
     writer = LedgerWriter()
     newer = bytearray(writer.header(MOVE) + writer.record(RecordType.OPENED, BOOT))
     newer[8] = 2
-    end = HEADER.size - 4
-    newer[end : HEADER.size] = crc32(newer[:end]).to_bytes(4, "little")
+    end = MARK_AT - 4
+    newer[end:MARK_AT] = crc32(newer[:end]).to_bytes(4, "little")
     path.write_bytes(newer)
     with pytest.raises(LedgerVersionUnknown, match="it has version 2"):
         LedgerFile.open(str(path), MOVE, BOOT, LIMITS)

@@ -1,8 +1,8 @@
 """The records of a ledger: what the destination of a move holds. Encoded and decoded, pure.
 
 A record has a head (length of its payload, type, CRC of both), the payload and its CRC. Each CRC
-goes on from the one before, so records cannot be dropped or exchanged unseen. What a crash leaves
-of the last records is told from damage: a crash shortens the file, or leaves zeros at its end.
+goes on from the one before, so records cannot be dropped or exchanged unseen. The header tells how
+much of the file was flushed: from there on a crash may leave anything, before that it is damage.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown
 __all__ = [
     "HEADER",
     "ID",
+    "MARK_AT",
     "NO_ROOT",
     "RECORD_HEAD",
     "VERSION",
@@ -36,8 +37,11 @@ VERSION = 1
 ID = 16
 """Bytes of a move's id, and of a boot's."""
 
-HEADER = Struct("<8sHH16sI")
-"""The file's header: magic, version, two zero bytes, the move's id, the CRC of these."""
+HEADER = Struct("<8sHH16sIQI")
+"""The file's header: magic, version, two zero bytes, the move's id, the CRC of these, the mark."""
+
+MARK_AT = 32
+"""Where in the header the mark is: the bytes of the file that were flushed, and their CRC."""
 
 NO_ROOT = bytes(32)
 """Stands for the root of a round that was given up."""
@@ -130,11 +134,17 @@ class LedgerWriter:
     def __init__(self, chain: int = 0) -> None:
         self._chain = chain
 
-    def header(self, move: bytes) -> bytes:
+    def header(self, move: bytes, flushed: int = 0) -> bytes:
         """Return the file's header for a move's id."""
-        start = HEADER.pack(_MAGIC, VERSION, 0, move, 0)[: -_CRC.size]
+        start = HEADER.pack(_MAGIC, VERSION, 0, move, 0, 0, 0)[: MARK_AT - _CRC.size]
         self._chain = crc32(start)
-        return start + _CRC.pack(self._chain)
+        return start + _CRC.pack(self._chain) + self.mark(flushed)
+
+    @staticmethod
+    def mark(flushed: int) -> bytes:
+        """Return what is written at `MARK_AT` when so many bytes of the file were flushed."""
+        number = _NUMBER.pack(flushed)
+        return number + _CRC.pack(crc32(number))
 
     def record(self, kind: RecordType, payload: bytes = b"") -> bytes:
         """Return one record."""
@@ -155,7 +165,7 @@ class LedgerWriter:
 class LedgerReader:
     """Reads records from the bytes of a ledger, in pieces of any size.
 
-    `end` is the position after the last whole record: what follows is of a write that was cut off.
+    `end` is the position after the last whole record: what follows had not been flushed.
     """
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
@@ -165,21 +175,27 @@ class LedgerReader:
         #: The move's id, None where not even the header is whole.
         self.move: bytes | None = None
         self.end = self.chain = 0
+        #: Bytes of the file that had been flushed when the mark was written.
+        self.flushed = 0
 
     def records(self) -> Iterator[Record]:
         """Yield every record.
 
-        Raises LedgerDamaged for anything but a cut, and LedgerVersionUnknown.
+        Raises LedgerDamaged where what was flushed is not whole, and LedgerVersionUnknown.
         """
-        header = self._take(HEADER.size)
-        if header is None or self._is_blank(header):
-            return
-        self._header(header)
+        self.header()
+        try:
+            yield from self._whole()
+        except LedgerDamaged:
+            if self.end < self.flushed:
+                raise
+        if self.end < self.flushed:
+            raise self._damaged("it is shorter than it was")
+
+    def _whole(self) -> Iterator[Record]:
         while (head := self._take(RECORD_HEAD)) is not None:
             length, kind = _HEAD.unpack_from(head)
             chain = crc32(head[: _HEAD.size], self.chain)
-            if self._is_blank(head):
-                return
             if _CRC.pack(chain) != head[_HEAD.size :] or length > _MAX_PAYLOAD:
                 raise self._damaged("the head of a record does not fit its CRC")
             body = self._take(length + _CRC.size)
@@ -194,13 +210,21 @@ class LedgerReader:
             self.chain, self.end = chain, self.end + RECORD_HEAD + len(body)
             yield Record(RecordType(kind), payload, self.end)
 
-    def _header(self, header: bytes) -> None:
-        magic, version, reserved, move, crc = HEADER.unpack(header)
-        if magic != _MAGIC or crc != crc32(header[: -_CRC.size]):
+    def header(self) -> None:
+        """Read the header alone: `move` and `flushed`. Raises as `records` does."""
+        header = self._take(HEADER.size)
+        # a crash may have left zeros in the place of a new file's
+        if header is None or not any(header):
+            self._pieces = iter(())
+            return
+        magic, version, reserved, move, crc, flushed, _ = HEADER.unpack(header)
+        if magic != _MAGIC or crc != crc32(header[: MARK_AT - _CRC.size]):
             raise self._damaged("it does not begin as a ledger does")
         if version != VERSION or reserved:
             raise LedgerVersionUnknown(version, VERSION)
-        self.move, self.end, self.chain = move, HEADER.size, crc
+        if header[MARK_AT:] != LedgerWriter.mark(flushed):
+            raise self._damaged("how much of it was flushed does not fit its CRC")
+        self.move, self.end, self.chain, self.flushed = move, HEADER.size, crc, flushed
 
     def _take(self, size: int) -> bytes | None:
         """Return the next bytes, None where the file ends before."""
@@ -213,14 +237,6 @@ class LedgerReader:
             self._kept += piece
         start, self._at = self._at, self._at + size
         return bytes(self._kept[start : self._at])
-
-    def _is_blank(self, start: bytes) -> bool:
-        """Return whether the file has only zeros from `start` on, the bytes that were taken last.
-
-        ext4 may keep the size of a file that was appended to when the bytes are lost.
-        """
-        rest = self._kept[self._at :]
-        return not (any(start) or any(rest) or any(map(any, self._pieces)))
 
     def _damaged(self, detail: str) -> LedgerDamaged:
         return LedgerDamaged(self.end, detail)

@@ -9,7 +9,14 @@ from zlib import crc32
 
 from wingsd.errors import StorageError
 from wingsd.moves.errors import LedgerDamaged
-from wingsd.moves.ledger import HEADER, RECORD_HEAD, LedgerReader, LedgerWriter, RecordType
+from wingsd.moves.ledger import (
+    HEADER,
+    MARK_AT,
+    RECORD_HEAD,
+    LedgerReader,
+    LedgerWriter,
+    RecordType,
+)
 from wingsd.moves.recovery import Recovered, recover
 from wingsd.moves.tree import MoveLimits
 from wingsd.util.text import disk_advice
@@ -36,6 +43,8 @@ class LedgerFile:
         self._is_usable = True
         #: Bytes of the file.
         self.size = 0
+        #: Bytes of it that were flushed, and how many its header tells.
+        self._flushed = self._marked = 0
         #: The PART records of the last `replace`: position of the payload, length, CRC.
         self._parts: list[tuple[int, int, int]] = []
 
@@ -83,7 +92,7 @@ class LedgerFile:
             raise _failed(path, error) from error
         finally:
             os.close(fd)
-        next(reader.records(), None)
+        reader.header()
         return reader.move
 
     def _recover(self, move: bytes, boot: bytes, limits: MoveLimits) -> Recovered:
@@ -97,6 +106,7 @@ class LedgerFile:
         except OSError as error:
             raise _failed(self._path, error) from error
         self.size = reader.end
+        self._flushed = self._marked = reader.flushed
         self._writer = LedgerWriter(reader.chain)
         if reader.move is None:
             self._append(self._writer.header(move))
@@ -138,6 +148,7 @@ class LedgerFile:
                     if kind is RecordType.PART:
                         parts.append((size + RECORD_HEAD, len(payload), crc32(payload)))
                     size += len(record)
+                os.pwrite(fd, writer.mark(size), MARK_AT)
                 os.fsync(fd)
                 os.rename(new, self._path)
             except BaseException:
@@ -149,6 +160,7 @@ class LedgerFile:
             raise _failed(self._path, error) from error
         os.close(self._fd)
         self._fd, self._writer, self.size, self._parts = fd, writer, size, parts
+        self._flushed = self._marked = size
         self._sync_directory()
 
     @property
@@ -194,9 +206,14 @@ class LedgerFile:
     def _flush(self) -> None:
         self._is_usable = False
         try:
+            if self._flushed > self._marked:
+                # It goes to the disk with this flush, and is true already.
+                os.pwrite(self._fd, self._writer.mark(self._flushed), MARK_AT)
+                self._marked = self._flushed
             os.fdatasync(self._fd)
         except OSError as error:
             raise _failed(self._path, error) from error
+        self._flushed = self.size
         self._is_usable = True
 
     def _sync_directory(self) -> None:
