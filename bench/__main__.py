@@ -18,6 +18,7 @@ from bench.backups import backups_report
 from bench.files import files_report
 from bench.floods import flood_report
 from bench.idle import idle_report
+from bench.moves import moves_report
 from bench.plots import draw
 from bench.report import report
 from bench.series import Results, Series
@@ -25,10 +26,10 @@ from bench.sftp_report import sftp_report
 
 _ALL = [
     *("receive", "send", "move", "at_once", "growth", "floods"),
-    *("idle", "files", "backups", "sftp"),
+    *("idle", "files", "backups", "sftp", "resume"),
 ]
 #: Those with a page of their own.
-_APART = {"backups", "files", "floods", "idle", "sftp"}
+_APART = {"backups", "files", "floods", "idle", "resume", "sftp"}
 _HOME = Path(__file__).parent.parent
 _WORK = _HOME / ".cache/bench"
 
@@ -69,6 +70,10 @@ async def _run(arguments: argparse.Namespace) -> None:
         backups = arguments.output.with_name("backup-figures.md")
         backups.write_text(backups_report(results.backups, results.machine, results.version))
         print(f"see {backups}")
+    if results.moves.rounds:
+        moves = arguments.output.with_name("move-figures.md")
+        moves.write_text(moves_report(results.moves, results.machine, results.version))
+        print(f"see {moves}")
     if not arguments.series or set(arguments.series) - _APART:
         arguments.output.write_text(report(results))
         draw(results, arguments.output.with_suffix(""))

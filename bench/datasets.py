@@ -58,13 +58,13 @@ class Dataset:
 
 
 def dataset(name: str, directory: Path) -> Dataset:
-    """Return one of `DATASETS`, created below `directory` if it does not exist yet."""
+    """Return one of `DATASETS`, or "server", created below `directory` if it is not there yet."""
     place = directory / f"{name}-{_EDITION}"
     tree, archive = place / "tree", place / "archive.tar.gz"
     if not archive.exists():
         shutil.rmtree(place, ignore_errors=True)
         tree.mkdir(parents=True)
-        DATASETS[name](tree)
+        _TREES[name](tree)
         _stamp(tree)
         _pack(tree, archive)
     found = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -184,7 +184,24 @@ def _small(tree: Path) -> None:
         _write(tree / f"d{i % 25:02d}/s{i // 25 % 40:02d}" / name, text)
 
 
+def _server(tree: Path) -> None:
+    """50,000 files and 2 GiB: those of `small`, and region files of 1 to 256 MiB."""
+    _small(tree / "players")
+    rng, pool = random.Random("server"), random.Random("server-pool").randbytes(4 * MIB)
+    left, number = 2048 * MIB - 200 * MIB, 0
+    while left > 0:
+        size = min(left, MIB << rng.randrange(9))
+        path = tree / f"world/region/r.{number % 8}.{number // 8}.mca"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for block in _chunks(rng, pool, size):
+                file.write(block)
+        left, number = left - size, number + 1
+
+
+#: Those of the series that receive, send and move, and those of others.
 DATASETS: dict[str, Callable[[Path], None]] = {"big": _big, "mixed": _mixed, "small": _small}
+_TREES = {**DATASETS, "server": _server}
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:

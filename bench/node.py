@@ -23,9 +23,16 @@ class BenchNode(NodeProcess):
     """
 
     def __init__(
-        self, site: Site, directory: Path, data: Path | None = None, engine: str = ""
+        self,
+        site: Site,
+        directory: Path,
+        data: Path | None = None,
+        engine: str = "",
+        *,
+        proxied: bool = False,
     ) -> None:
-        super().__init__(directory, site.panel, site.authority)
+        super().__init__(directory, site.panel, site.authority, proxied=proxied)
+        self._is_proxied = proxied
         self.volumes = data or self.volumes
         self.node.reachable = True
         self.site = site
@@ -43,7 +50,8 @@ class BenchNode(NodeProcess):
     async def listening(self) -> None:
         """Return when the daemon listens; the Panel then has the address."""
         await super().listening()
-        self.node.address = self.url
+        if not self._is_proxied:
+            self.node.address = self.url
 
 
 class Site:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
@@ -20,11 +21,13 @@ from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site, reactor
 from bench.references import tar_to_sink
 from tests.support import Node
+from tests.support.line import Line
 
 __all__ = [
     "memory_after",
     "mounted",
     "move",
+    "move_over_line",
     "receive",
     "received_tree",
     "send",
@@ -90,15 +93,37 @@ async def tar_and_curl(dataset: Dataset) -> float:
             return await deferToThread(tar_to_sink, dataset, url, site.ca)
 
 
-async def move(dataset: Dataset, disk: Path) -> list[Cost]:
-    """Move the dataset between two new nodes; return the source's cost and the destination's."""
+async def move(dataset: Dataset, disk: Path, **transfers: Any) -> list[Cost]:
+    """Move the dataset between two new nodes; return the source's cost and the destination's.
+
+    `transfers` are settings of both, below `system.transfers`.
+    """
     async with _site() as site:
         destination = BenchNode(site, _new(disk))
-        await destination.run()
+        await destination.run(**transfers)
         try:
-            async with _source(site, dataset, disk) as (source, uuid):
+            async with _source(site, dataset, disk, **transfers) as (source, uuid):
                 moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
                 return await _measured([source, destination], moving, dataset.size)
+        finally:
+            await destination.close()
+
+
+async def move_over_line(
+    dataset: Dataset, disk: Path, prepare: Callable[[BenchNode, Line], None]
+) -> int:
+    """Move the dataset over a line; return the bytes that went to the destination.
+
+    `prepare` is given the destination and the line before anything is sent.
+    """
+    async with _site() as site:
+        destination = BenchNode(site, _new(disk), proxied=True)
+        await destination.run()
+        prepare(destination, destination.line)
+        try:
+            async with _source(site, dataset, disk) as (source, uuid):
+                await _moved(site, source, uuid, destination.node)
+            return destination.line.sent
         finally:
             await destination.close()
 
@@ -127,7 +152,7 @@ async def _site() -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def _source(
-    site: Site, dataset: Dataset, disk: Path
+    site: Site, dataset: Dataset, disk: Path, **transfers: Any
 ) -> AsyncIterator[tuple[BenchNode, str]]:
     """A new node with the dataset mounted, since it is only read, and in the page cache."""
     assert dataset.tree is not None
@@ -135,7 +160,7 @@ async def _source(
     uuid = site.add_server(1, source.node)
     with mounted(dataset, source.volumes / uuid):
         try:
-            await source.run()
+            await source.run(**transfers)
             yield source, uuid
         finally:
             await source.close()

@@ -25,6 +25,7 @@ from bench.idle import (
     measure_start,
 )
 from bench.meter import Cost
+from bench.moves import MovesResult, measure_moves
 from bench.references import flush, igzip_untar, untar
 from bench.runs import memory_after, move, receive, received_tree, send, tar_and_curl
 from bench.sftp import SftpResult, measure_busy, measure_speed
@@ -98,6 +99,7 @@ class Results:
     files: FilesResult = attrs.field(factory=FilesResult)
     sftp: SftpResult = attrs.field(factory=SftpResult)
     backups: BackupsResult = attrs.field(factory=BackupsResult)
+    moves: MovesResult = attrs.field(factory=MovesResult)
 
 
 class Series:
@@ -224,6 +226,17 @@ class Series:
             self._results.backups.rounds.append(result)
             _say(f"backup made: {_ratio(result.made, result.tar)}, {result.made.peak:.0f} MiB")
             _say(f"restored: {_ratio(result.restored, result.received.seconds)}")
+
+    async def resume(self) -> None:
+        """Moves by batches beside the single stream, and with a destination that is killed."""
+        one = await self._dataset("server")
+        self._results.moves.size[:] = [one.size, one.files]
+        for number in range(self._rounds):
+            with fresh_disk(self._directory) as disk:
+                result = await measure_moves(one, disk, reverse=bool(number % 2))
+            self._results.moves.rounds.append(result)
+            _say(f"by batches: {_ratio(result.source, result.stream_source.seconds)}")
+            _say(f"sent twice: {(result.killed - result.whole) / MIB:.1f} MiB")
 
     async def _grow(self, one: Dataset, results: list[Growth]) -> None:
         one.warm()

@@ -14,6 +14,9 @@ __all__ = [
     "IDLE",
     "LISTINGS",
     "MEMORY",
+    "MOVE_AGAIN",
+    "MOVE_CPU",
+    "MOVE_TIME",
     "REST",
     "RESTORE",
     "SEND",
@@ -84,3 +87,7 @@ SFTP_LOSS = Target(None, 0.1, None)
 #: same archive.
 BACKUP = Target(None, 0.35, None)
 RESTORE = Target(None, 1.3, None)
+#: Time and CPU of a move by batches, against the single stream, and MiB that are sent twice.
+MOVE_TIME = Target(None, 1.15, None)
+MOVE_CPU = Target(None, 1.3, None)
+MOVE_AGAIN = Target(None, 128, None)

@@ -50,11 +50,11 @@ class Line(ThrottledProxy):
         super().__init__(reactor, port, bytes_per_second)
         #: Bytes that clients have sent to the node, those of TLS included.
         self.sent = 0
-        self._events: list[tuple[int, Callable[[], None]]] = []
+        self._events: list[tuple[int, Callable[[], object]]] = []
         self._is_stalled = False
         self._held: list[tuple[Any, bytes]] = []
 
-    def after(self, count: int, event: Callable[[], None]) -> None:
+    def after(self, count: int, event: Callable[[], object]) -> None:
         """Have `event` called when `count` more bytes have been sent."""
         self._events.append((self.sent + count, event))
 
