@@ -29,6 +29,7 @@ from bench.moves import MovesResult, measure_moves
 from bench.references import flush, igzip_untar, untar
 from bench.runs import memory_after, move, receive, received_tree, send, tar_and_curl
 from bench.sftp import SftpResult, measure_busy, measure_speed
+from bench.sftp_transfers import measure_transfers
 
 __all__ = ["Growth", "Moved", "Received", "Results", "Sent", "Series"]
 
@@ -208,9 +209,13 @@ class Series:
         for one, other in zip(result.node, result.openssh, strict=True):
             _say(f"1 GiB up and down: {other.up / one.up:.2f} and {other.down / one.down:.2f}")
         dataset = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._datasets)
+        with TemporaryDirectory(dir="/dev/shm") as directory:
+            await measure_transfers(Path(directory), dataset, self._rounds, result.transfers)
+        for each in result.transfers:
+            _say(f"a transfer beside SFTP: {each.quiet / each.node:.2f} of its speed")
         for _ in range(self._rounds):
             with TemporaryDirectory(dir="/dev/shm") as directory:
-                busy = await measure_busy(Path(directory), dataset)
+                busy = await measure_busy(Path(directory))
             if busy is None:
                 _say("no Docker engine answers: the console is not measured")
                 return

@@ -18,11 +18,10 @@ from twisted.internet.ssl import Certificate
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from bench.datasets import MIB, Dataset
+from bench.datasets import MIB
 from bench.meter import Meter
 from bench.node import BenchNode, Site, reactor
 from bench.openssh import SftpAccount, free_port, make_key, openssh_server
-from bench.runs import upload
 from tests.support.browser import Browser, BrowserEvent
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 from tests.support.sftp_users import SftpUser
@@ -30,14 +29,22 @@ from tests.support.sftp_users import SftpUser
 __all__ = [
     "CLIENTS",
     "CLIENT_SIZE",
+    "LAST",
+    "LOGINS",
     "SIZE",
     "SMALL_FILES",
     "SMALL_SIZE",
     "BusyNode",
     "SftpResult",
     "SftpTimes",
+    "TransferTimes",
+    "busy_clients",
+    "ended",
+    "make_file",
     "measure_busy",
     "measure_speed",
+    "sftp_node",
+    "sftp_process",
 ]
 
 #: Bytes of the large file; small files, and bytes of each.
@@ -48,10 +55,12 @@ CLIENTS, CLIENT_SIZE = 8, 128 * MIB
 #: How often a line of the console comes, in microseconds.
 LINE_EVERY = 100_000
 #: What is measured in turns comes before all else on the machine, so that both meet the same one;
-#: clients that keep a node busy come last.
-_FIRST, _LAST = ("chrt", "--rr", "1"), ("nice", "-n", "19")
+#: clients that keep a node busy come last: on machines of their own they take none of its time.
+_FIRST, LAST = ("chrt", "--rr", "1"), ("chrt", "--idle", "0")
 #: Seconds from the last connection to the end of the process, and until it must be over.
 _IDLE_TIMEOUT, _ENDED_WITHIN = 2, 30
+#: Seconds in which all clients log in.
+LOGINS = 2.0
 _USER = "6c0f5b52-0d8c-4c5b-9a3e-2b3b5a0b8c11"
 #: A server that prints the seconds since the machine's start.
 _INVOCATION = (
@@ -74,16 +83,28 @@ class BusyNode:
     """What happened while the clients were busy.
 
     `peak` is the memory of SFTP's process in MiB, `delays` are seconds of lines of the console,
-    with the clients and without, `transfer` the seconds in which a server was received, and
-    `grown` how many MiB the daemon had more when SFTP's process had ended than before.
+    with the clients and without, and `grown` is how many MiB the daemon had more when SFTP's
+    process had ended than before.
     """
 
     peak: float
     delays: list[float]
     quiet_delays: list[float]
-    transfer: float
-    quiet_transfer: float
     grown: float
+
+
+@frozen
+class TransferTimes:
+    """Seconds in which a server was received, while clients were busy with SFTP, and without.
+
+    `openssh` is beside clients of OpenSSH's server, and `cores` the CPU time of SFTP's process
+    meanwhile, in seconds a second.
+    """
+
+    quiet: float
+    node: float
+    openssh: float
+    cores: float
 
 
 @frozen
@@ -93,13 +114,14 @@ class SftpResult:
     node: list[SftpTimes] = attrs.field(factory=list)
     openssh: list[SftpTimes] = attrs.field(factory=list)
     busy: list[BusyNode] = attrs.field(factory=list)
+    transfers: list[TransferTimes] = attrs.field(factory=list)
 
 
 async def measure_speed(directory: Path, rounds: int, result: SftpResult) -> None:
     """Measure both servers in turns, as often as there are rounds."""
     sources = directory / "sources"
     await deferToThread(_make_sources, sources)
-    async with _node(directory, _FIRST) as (_, account, home):
+    async with sftp_node(directory, _FIRST) as (_, account, home):
         with openssh_server(directory, account.key, _FIRST) as reference:
             places = [(account, home, result.node)]
             places += [(reference, Path(reference.home), result.openssh)]
@@ -113,10 +135,11 @@ def _make_sources(sources: Path) -> None:
     small.mkdir(parents=True)
     for number in range(SMALL_FILES):
         (small / f"player-{number}.yml").write_bytes(os.urandom(SMALL_SIZE))
-    _make_file(sources / "big", SIZE)
+    make_file(sources / "big", SIZE)
 
 
-def _make_file(path: Path, size: int) -> None:
+def make_file(path: Path, size: int) -> None:
+    """Write a file of random bytes. Blocking."""
     with path.open("wb") as file:
         for _ in range(size // MIB):
             file.write(os.urandom(MIB))
@@ -143,7 +166,7 @@ def _times(client: SftpAccount, place: Path, sources: Path) -> SftpTimes:
 
 
 @asynccontextmanager
-async def _node(
+async def sftp_node(
     directory: Path, wrapper: tuple[str, ...], **docker: Any
 ) -> AsyncIterator[tuple[BenchNode, SftpAccount, Path]]:
     """A node with a server: the node, the account of the server's user, and the server's files."""
@@ -162,6 +185,7 @@ async def _node(
         "bind_address": "127.0.0.1",
         "bind_port": port,
         "idle_timeout": _IDLE_TIMEOUT,
+        "limits": {"max_connections_per_user": 0},
     }
     node.transfers = {"durable": False}
     await node.start(
@@ -177,7 +201,7 @@ async def _node(
         await site.close()
 
 
-async def measure_busy(directory: Path, dataset: Dataset) -> BusyNode | None:
+async def measure_busy(directory: Path) -> BusyNode | None:
     """Measure a node while clients are busy; None where no Docker engine answers."""
     try:
         with (
@@ -185,17 +209,17 @@ async def measure_busy(directory: Path, dataset: Dataset) -> BusyNode | None:
             imported_busybox(client) as image,
             cleaned_engine(client, image, directory / "node/volumes") as engine,
         ):
-            return await _busy(directory, dataset, engine)
+            return await _busy(directory, engine)
     except DockerException:
         return None
 
 
-async def _busy(directory: Path, dataset: Dataset, engine: Engine) -> BusyNode:
+async def _busy(directory: Path, engine: Engine) -> BusyNode:
     source = directory / "source"
-    await deferToThread(_make_file, source, CLIENT_SIZE)
+    await deferToThread(make_file, source, CLIENT_SIZE)
     server = Site.server_uuid(1)
     changes = engine.for_node(server)["docker"]
-    async with _node(directory, (), **changes) as (node, account, _):
+    async with sftp_node(directory, (), **changes) as (node, account, _):
         settings = node.panel.settings_of(server)
         settings["container"]["image"] = engine.image
         settings["invocation"] = _INVOCATION
@@ -207,38 +231,21 @@ async def _busy(directory: Path, dataset: Dataset, engine: Engine) -> BusyNode:
         browser = await _browser(node, server)
         browser.heard = lines.heard
         try:
-            quiet_transfer = await _received(node, dataset, 2, engine)
             lines.delays.clear()
             await deferLater(reactor, 10 * LINE_EVERY / 1e6)
             quiet = list(lines.delays)
             meter = Meter(node.pid)
             before = meter.resident()
-            with _busy_clients(attrs.evolve(account, wrapper=_LAST), source):
-                process = await _sftp_process(node.pid)
-                transfer = await _received(node, dataset, 3, engine)
+            with busy_clients(attrs.evolve(account, wrapper=LAST), source):
+                process = await sftp_process(node.pid)
                 lines.delays.clear()
                 await deferLater(reactor, 60 * LINE_EVERY / 1e6)
                 delays = list(lines.delays)
                 peak = Meter(process).peak()
-            await _ended(process)
-            return BusyNode(
-                peak, delays, quiet, transfer, quiet_transfer, meter.resident() - before
-            )
+            await ended(process)
+            return BusyNode(peak, delays, quiet, meter.resident() - before)
         finally:
             await browser.close()
-
-
-async def _received(node: BenchNode, dataset: Dataset, number: int, engine: Engine) -> float:
-    """Have the node receive another server; return the seconds."""
-    site = node.site
-    elsewhere = node.panel.add_node("https://elsewhere.invalid:8080")
-    uuid = engine.will_make_container(site.add_server(number, elsewhere))
-    node.panel.settings_of(uuid)["container"]["image"] = engine.image
-    node.panel.open_transfer(uuid, node.node)
-    token = node.panel.transfer_token(uuid, node.node)
-    begun = time.monotonic()
-    await deferToThread(upload, node.url, site.ca, token, dataset)
-    return time.monotonic() - begun
 
 
 async def _browser(node: BenchNode, server: str) -> Browser:
@@ -263,13 +270,14 @@ class _Lines:
 
 
 @contextmanager
-def _busy_clients(account: SftpAccount, source: Path) -> Iterator[None]:
+def busy_clients(account: SftpAccount, source: Path) -> Iterator[None]:
     """Keep the clients busy, each with a file of its own."""
     over = threading.Event()
 
     def transfer(number: int) -> None:
         while not over.is_set():
-            account.seconds(f"put {source} /{number}", f"get /{number} /dev/null")
+            path = f"{account.home}/{number}"
+            account.seconds(f"put {source} {path}", f"get {path} /dev/null")
 
     threads = [threading.Thread(target=transfer, args=(number,)) for number in range(CLIENTS)]
     for thread in threads:
@@ -291,14 +299,15 @@ def _sftp_processes(daemon: int) -> Sequence[int]:
     return found
 
 
-async def _sftp_process(daemon: int) -> int:
+async def sftp_process(daemon: int) -> int:
     """Return the id of the process when all clients have had the time to log in."""
-    await deferLater(reactor, 2.0)
+    await deferLater(reactor, LOGINS)
     (pid,) = _sftp_processes(daemon)
     return pid
 
 
-async def _ended(pid: int) -> None:
+async def ended(pid: int) -> None:
+    """Return when the process has ended by itself."""
     until = time.monotonic() + _ENDED_WITHIN
     while Path(f"/proc/{pid}").exists():
         if time.monotonic() > until:

@@ -183,6 +183,7 @@ async def test_the_process_ends_when_idle_and_another_one_follows_when_it_dies(
     ended = client.stay()
     await daemon.wait_for_line("begins", len(daemon.log))
     (process,) = processes_of(daemon)
+    assert os.sched_getscheduler(process) == os.SCHED_IDLE
     os.kill(process, signal.SIGKILL)
     assert (await ended)[0] == 255
     await daemon.wait_for_line("the process that serves SFTP has failed")

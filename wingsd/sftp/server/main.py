@@ -61,9 +61,6 @@ _END_TIMEOUT = 2.0
 #: Connections accepted in one turn of the loop, and threads for requests that last.
 _ACCEPTS = 16
 _THREADS = 32
-#: Below the daemon's own priority, so that ciphers take no time from consoles and transfers: where
-#: both want a core, this process gets a tenth of it.
-_NICE = 10
 #: Characters of a line of the log that a library writes, from its end.
 _MAX_LOGGED = 4000
 
@@ -308,10 +305,22 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     await link.close()
 
 
+def _yield_to_the_daemon() -> None:
+    """Have this process run when the daemon's threads need no core, so that it slows no transfer.
+
+    A low priority is not enough: a transfer is many threads that wait for each other, and one that
+    has just become ready would wait for milliseconds until a thread of this process is put aside.
+    The kernel compares processes of one control group, and servers are in others: this one does
+    not wait for them.
+    """
+    with suppress(OSError):  # where that is forbidden, it runs as it is
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def main(listener: int, control: int) -> None:
     """Serve the connections of a listening socket; the daemon is at the other end of `control`."""
-    with suppress(OSError):  # where that is forbidden, it runs as it is
-        os.nice(_NICE)
+    _yield_to_the_daemon()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would have the host key in it
     with socket.socket(fileno=listener) as listening, socket.socket(fileno=control) as daemon:
         listening.setblocking(False)
