@@ -1,72 +1,24 @@
-"""The Panel's API as the node calls it: over real sockets, and with a clock where time matters."""
+"""The Panel's API as the node calls it, over real sockets."""
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import pytest_twisted
-from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.error import ConnectionRefusedError as NoConnection
-from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 
-from tests.support import Answer, Call, Drop, Hang, Node, server_settings
-from tests.support import Panel as FakePanel
-from tests.support.reactor import reactor
-from tests.support.recording_observer import RecordingObserver
-from tests.transfers.peers import Peer, read_head
-from wingsd.config import Config, RemoteQuery
+from tests.panel.client_harness import UNKNOWN, UUID, Harness
+from tests.support import Answer, Drop, server_settings
 from wingsd.errors import ServerNotFound
-from wingsd.panel import client as panel_module
-from wingsd.panel import http_client as httpclient
-from wingsd.panel.answers import MAX_VALUES
 from wingsd.panel.client import Panel
 from wingsd.panel.http_client import (
-    MAX_BODY,
-    BoundedClient,
     NodeTokenRefused,
     PanelError,
     PanelRefused,
     PanelUnreachable,
     ServerNotAssigned,
 )
-from wingsd.util.observer import PANEL, Observer
-from wingsd.util.retry import Backoff
-
-UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-UNKNOWN = "00000000-0000-4000-8000-000000000000"
-
-
-class Harness:
-    """The fake Panel, listening, and wingsd's client as the node `here`."""
-
-    def __init__(self) -> None:
-        self.fake = FakePanel(strict=True)
-        self.here = self.fake.add_node("https://here.invalid:8080")
-        self.there = self.fake.add_node("https://there.invalid:8080")
-        self.fake.add_server(server_settings(UUID), self.there)
-
-    def client(self, token: str | None = None, observer: Observer | None = None) -> Panel:
-        config = Config(
-            remote=self.fake.url + "/",
-            token_id=self.here.token_id,
-            token=token or self.here.token,
-            remote_query=RemoteQuery(boot_servers_per_page=2),
-        )
-        return Panel(config, reactor, observer=observer)
-
-
-@pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
-    monkeypatch.setattr(panel_module, "BACKOFF", Backoff(0.001, 12.0, factor=1.5))
-    made = Harness()
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.listen(reactor)))
-    yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.close()))
 
 
 async def test_a_server_is_described(harness: Harness) -> None:
@@ -182,223 +134,6 @@ async def test_a_refusal_is_undecided_while_the_panel_is_down(harness: Harness) 
     harness.fake.inject("/servers?", Answer(503, retry_after="90"))
     with pytest.raises(PanelUnreachable):
         await harness.client().describe(UUID)
-
-
-FAULTS = [
-    Answer(500),
-    Answer(502, b"<html>Bad gateway</html>", "text/html"),
-    Answer(200, b"<html>We are updating</html>", "text/html"),
-    Answer(200, b'{"data": 5}'),
-    Answer(200, b"[" * 100_000),
-    Answer(500, b"[" * 100_000),
-    Answer(302, b""),
-    Drop(),
-    Drop(carried_out=True),
-]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-async def test_an_invalid_answer_is_retried(harness: Harness, fault: Any) -> None:
-    harness.fake.inject("/servers", fault, times=2)
-    assert not await harness.client().owns(UUID)
-    assert len(harness.fake.calls) == 3
-
-
-async def test_too_long_an_answer_is_retried(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(httpclient, "MAX_BODY", 10_000)
-    harness.fake.inject("/servers", Answer(200, b" " * 10_001), times=2)
-    assert not await harness.client().owns(UUID)
-    assert len(harness.fake.calls) == 3
-
-
-async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
-    harness.fake.inject("/servers", Answer(200, b" " * (MAX_BODY + 1)))
-    with pytest.raises(PanelUnreachable) as caught:
-        await harness.client().owns(UUID)
-    assert caught.value.detail == (
-        f"GET {harness.fake.url}/api/remote/servers?page=1&per_page=2: its answer is longer than "
-        "64 MiB; see whether remote in the configuration is the Panel's address, and what a "
-        "proxy in front of it sends; try again when it answers"
-    )
-
-
-@pytest.mark.parametrize("status", [200, 500])
-async def test_json_of_more_values_than_its_bound_is_not_decoded(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
-    values = b"[],{}," * (MAX_VALUES // 4)
-    body = b'{"data": [], "errors": [{"detail": "why"}], "x": [%s1]}' % values
-    harness.fake.inject("/servers", Answer(status, body))
-    says = {200: "its answer has more than 2,000,000 values", 500: "it answered 500: no reason"}
-    with pytest.raises(PanelUnreachable, match=says[status]):
-        await harness.client().owns(UUID)
-
-
-async def test_an_answer_about_another_server_is_not_believed(harness: Harness) -> None:
-    harness.fake.open_transfer(UUID, harness.here)
-    harness.fake.settings_of(UUID)["uuid"] = UNKNOWN
-    with pytest.raises(PanelUnreachable, match="the Panel's answer is invalid"):
-        await harness.client().describe(UUID)
-
-
-class DeadHttp:
-    """An HTTP client whose requests all end the same way."""
-
-    def __init__(self, outcome: Any) -> None:
-        self.requests: list[Call] = []
-        self._outcome = outcome
-
-    def request(self, method: str, url: str, **_: Any) -> Deferred[Any]:
-        self.requests.append(Call(method, url, None))
-        return self._outcome()  # type: ignore[no-any-return]
-
-
-def dead_panel(outcome: Any, observer: Observer | None = None) -> tuple[Panel, DeadHttp, Clock]:
-    node = Node("")
-    config = Config(token_id=node.token_id, token=node.token, remote="http://panel.invalid")
-    http, clock = DeadHttp(outcome), Clock()
-    return Panel(config, clock, http, observer), http, clock  # type: ignore[arg-type]
-
-
-def test_the_pauses_grow_and_end_after_half_a_minute() -> None:
-    panel, http, clock = dead_panel(lambda: fail(NoConnection()))
-    outcome = Deferred.fromCoroutine(panel.owns(UUID))
-    pauses = []
-    while not outcome.called:
-        (call,) = clock.getDelayedCalls()
-        pauses.append(round(call.getTime() - clock.seconds(), 2))
-        clock.advance(call.getTime() - clock.seconds())
-    assert pauses == [0.5, 0.75, 1.12, 1.69, 2.53, 3.8, 5.7, 8.54]
-    assert len(http.requests) == 9
-    errors: list[Failure] = []
-    outcome.addErrback(errors.append)
-    assert errors[0].check(PanelUnreachable)
-    assert "panel.invalid" in errors[0].getErrorMessage()
-
-
-@pytest.mark.parametrize(
-    ("ask", "seconds"),
-    [(lambda panel: panel.owns(UUID), 30), (lambda panel: panel.transfer_succeeded(UUID), 120)],
-)
-def test_an_answer_is_waited_for(ask: Any, seconds: float) -> None:
-    panel, http, clock = dead_panel(Deferred)
-    outcome = Deferred.fromCoroutine(ask(panel))
-    clock.advance(seconds - 0.1)
-    assert not outcome.called
-    clock.advance(0.2)
-    errors: list[Failure] = []
-    outcome.addErrback(errors.append)
-    assert f"no answer within {seconds} s" in errors[0].getErrorMessage()
-    assert errors[0].check(PanelUnreachable)
-    assert len(http.requests) == 1
-    assert clock.getDelayedCalls() == []
-
-
-async def test_a_real_request_that_is_cancelled_is_over_at_once(harness: Harness) -> None:
-    harness.fake.inject("/servers", Hang(), times=5)
-    outcome = Deferred.fromCoroutine(harness.client().owns(UUID))
-    await harness.fake.called("/servers")
-    outcome.cancel()
-    with pytest.raises(CancelledError):
-        await outcome
-    assert len(harness.fake.calls) == 1
-
-
-@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n "])
-@pytest.mark.parametrize("ask", [lambda panel: panel.owns(UUID), lambda panel: panel.greet()])
-async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: bytes) -> None:
-    begins: Deferred[None] = Deferred()
-
-    def drip(connection: socket.socket) -> bytes:
-        read_head(connection)
-        connection.sendall(begun)
-        reactor.callFromThread(begins.callback, None)
-        try:
-            return connection.recv(100)  # until the client closes
-        except ConnectionResetError:
-            return b""
-
-    peer = Peer(drip)
-    clock: Any = Clock()  # the client makes no connections of its own
-    config = Config(remote=f"http://127.0.0.1:{peer.port}", token_id="x", token="y")
-    outcome = Deferred.fromCoroutine(ask(Panel(config, clock, BoundedClient(reactor))))
-    await begins
-    clock.advance(29)
-    assert not outcome.called
-    clock.advance(2)
-    with pytest.raises(PanelUnreachable, match="no answer within 30 s"):
-        await outcome
-    assert await peer.outcome == b""
-    assert clock.getDelayedCalls() == []
-
-
-async def test_an_html_page_is_retried(harness: Harness) -> None:
-    harness.fake.open_transfer(UUID, harness.here)
-    harness.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
-    await harness.client().transfer_succeeded(UUID)
-    assert harness.fake.reports() == [(UUID, "success")] * 2
-    assert harness.fake.node_of(UUID) == harness.here
-
-
-async def test_a_request_that_came_too_early_is_repeated(harness: Harness) -> None:
-    harness.fake.inject("/servers", Answer(429, retry_after="1"))
-    assert not await harness.client().owns(UUID)
-    assert len(harness.fake.calls) == 2
-
-
-@pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_kept_in_the_error(harness: Harness, status: int) -> None:
-    answer = Answer(status, retry_after="90")
-    harness.fake.inject("/servers", answer)
-    with pytest.raises(PanelError) as caught:
-        await harness.client().owns(UUID)
-    assert caught.value.retry_after == 90
-    assert len(harness.fake.calls) == 1
-
-
-async def test_each_attempt_is_reported_to_the_observer(harness: Harness) -> None:
-    heard = RecordingObserver()
-    harness.fake.inject("/servers", Answer(502), times=1)
-    panel = harness.client(observer=heard)
-    assert not await panel.owns(UUID)
-    with pytest.raises(PanelRefused) as caught:
-        await panel.transfer_succeeded(UUID)
-    (failed, again, refused) = heard.calls
-    assert failed[:2] == again[:2] == (PANEL, "list")
-    assert isinstance(failed[3], ValueError)
-    assert again[3] is None
-    assert (*refused[:2], refused[3]) == (PANEL, "success", caught.value)
-    assert all(0 <= seconds < 5 for _, _, seconds, _ in heard.calls)
-
-
-def test_the_pauses_between_attempts_are_not_the_panels_time() -> None:
-    heard = RecordingObserver()
-    panel, _, clock = dead_panel(Deferred, heard)
-    outcome = Deferred.fromCoroutine(panel.owns(UUID))
-    outcome.addErrback(lambda failure: failure.trap(PanelUnreachable))
-    for _ in range(100):
-        clock.advance(1)
-    ((peer, operation, seconds, error),) = heard.calls
-    assert (peer, operation, seconds) == (PANEL, "list", 30)
-    assert isinstance(error, TimeoutError)
-
-
-def test_a_cancelled_call_is_observed() -> None:
-    heard = RecordingObserver()
-    panel, _, clock = dead_panel(Deferred, heard)
-    outcome = Deferred.fromCoroutine(panel.owns(UUID))
-    clock.advance(7)
-    outcome.cancel()
-    outcome.addErrback(lambda failure: failure.trap(CancelledError))
-    ((_, _, seconds, error),) = heard.calls
-    assert seconds == 7
-    assert isinstance(error, CancelledError)
 
 
 async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
