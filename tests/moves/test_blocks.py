@@ -49,4 +49,4 @@ def test_a_hole_of_a_tebibyte_takes_little_memory() -> None:
     blocks = BlockDigests(1 << 24)
     blocks.set_zeros(0, 1 << 24, 65_536, 65_536)
     assert not blocks.missing
-    assert len({id(page) for page in blocks._pages}) == 1
+    assert len({id(page) for page in blocks._pages.values()}) == 1

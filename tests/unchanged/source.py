@@ -101,6 +101,7 @@ class Source:
             os.close(fd)
         if digests is not None:
             node.blocks.set(0, digests)
+            content.tree.changed(node)
 
     def is_as_sent(self, tree: MoveTree, path: bytes) -> bool:
         """Return whether a file is on the disk what its blocks in a tree say."""

@@ -202,16 +202,19 @@ class TreeApplier:
     def finish(self, tree: MoveTree) -> None:
         """Give files and directories their modes and times, the deepest directories first."""
         self._close_file()
+        # those that the walk is in
         directories: list[tuple[bytes, DirectoryNode]] = []
         path = b""
         try:
             for path, node in tree.walk():
+                while directories and not _is_below(path, directories[-1][0]):
+                    self._finish(*directories.pop())
                 if isinstance(node, DirectoryNode):
                     directories.append((path, node))
                 elif isinstance(node, FileNode) and node.number and node.names[0] == path:
                     self._set(self._opened(path), node)
-            for path, directory in reversed(directories):
-                self._set(os.open(b".", os.O_RDONLY, dir_fd=self._inside(path)), directory)
+            while directories:
+                self._finish(*directories.pop())
         except OSError as error:
             raise _failed(path, error) from error
         self._directories.close()
@@ -234,6 +237,9 @@ class TreeApplier:
             set_mode_at(parent, name, _OWN)
         else:
             os.fchmod(self._root, _OWN)
+
+    def _finish(self, path: bytes, node: DirectoryNode) -> None:
+        self._set(os.open(b".", os.O_RDONLY, dir_fd=self._inside(path)), node)
 
     @staticmethod
     def _set(fd: int, node: FileNode | DirectoryNode) -> None:
@@ -283,6 +289,10 @@ class TreeApplier:
         if self._file[0]:
             os.close(self._file[1])
             self._file = (0, -1)
+
+
+def _is_below(path: bytes, directory: bytes) -> bool:
+    return not directory or path.startswith(directory + b"/")
 
 
 def _unlink(name: bytes, parent: int) -> None:

@@ -31,6 +31,7 @@ __all__ = ["apply_shape", "begin", "done"]
 
 def apply_shape(tree: MoveTree, frame: Frame) -> bool:
     """Change names, kinds, sizes and metadata by a shape frame; return whether it makes a name."""
+    tree.trim()
     match frame:
         case DirectoryFrame():
             return _directory(tree, frame)
@@ -60,8 +61,7 @@ def _directory(tree: MoveTree, frame: DirectoryFrame) -> bool:
         return True
     if not isinstance(node, DirectoryNode):
         raise refused(f"{display(frame.path)} is there already, and no directory")
-    node.mode, node.mtime = frame.mode, frame.mtime
-    tree.touch(frame.path)
+    tree.updated(frame.path, node, frame.mode, frame.mtime)
     return False
 
 
@@ -89,9 +89,8 @@ def _new_file(tree: MoveTree, frame: FileFrame) -> None:
     if frame.number <= tree.last_number:
         raise refused(f"the number {frame.number} of {display(frame.path)} was given before")
     node = FileNode(frame.mode, frame.mtime, frame.size)
-    node.bind(frame.number, frame.block_size)
     tree.add(frame.path, node)
-    tree.numbers[frame.number] = node
+    tree.bind(node, frame.number, frame.block_size)
     tree.last_number = frame.number
 
 
@@ -105,12 +104,9 @@ def _hard(tree: MoveTree, path: bytes, first: bytes) -> None:
 
 
 def _put(tree: MoveTree, path: bytes, slot: int) -> None:
-    node = tree.slots.get(slot)
-    if node is None:
+    if slot not in tree.slots:
         raise refused(f"{display(path)} is to come from slot {slot}, which is empty")
-    tree.add(path, node)
-    node.slots -= 1
-    del tree.slots[slot]
+    tree.put(path, slot)
 
 
 def _take(tree: MoveTree, path: bytes, slot: int) -> None:
@@ -121,13 +117,12 @@ def _take(tree: MoveTree, path: bytes, slot: int) -> None:
         raise refused(f"{display(path)} is to be moved and has not come")
     if slot in tree.slots:
         raise refused(f"slot {slot} is in use")
-    tree.slots[slot] = node
-    node.slots += 1
-    tree.remove(path)
+    tree.take(path, node, slot)
 
 
 def begin(tree: MoveTree, frame: Content) -> None:
     """Make the blocks of a frame unknown; a `WHOLE` frame also gives the file its metadata."""
+    tree.trim()
     if isinstance(frame, WholeFrame):
         _whole(tree, frame)
         return
@@ -138,6 +133,7 @@ def begin(tree: MoveTree, frame: Content) -> None:
 
 def done(tree: MoveTree, frame: Content) -> None:
     """Set the digests of a frame's blocks, which are written."""
+    tree.trim()
     if isinstance(frame, WholeFrame):
         node = tree.find(frame.path)
         assert isinstance(node, FileNode)  # noqa: S101 - by `begin`

@@ -80,6 +80,7 @@ class ContentReader:
         self._count(node.size)
         digest = block_digest(data)
         node.blocks.set(0, digest)
+        content.tree.changed(node)
         if before is None or _known(before) != (node.mode, node.mtime, node.size, digest):
             frame = WholeFrame(content.path, node.mode, node.mtime, node.size, digest)
             yield FramedData(frame, data)
@@ -101,6 +102,8 @@ class ContentReader:
                 data = _exactly(fd, at, length, content)
                 digests = block_digests(data, node.block_size)
                 node.blocks.set(first, digests)
+            content.tree.changed(node)
+            content.tree.trim()
             if digests != (sent := _sent(content, first, count)):
                 yield from _changed(node, first, digests, sent, memoryview(data))
 

@@ -6,6 +6,7 @@ root: names, kinds, permission bits, times in nanoseconds, links and all content
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
@@ -20,8 +21,8 @@ __all__ = [
     "block_digest",
     "block_digests",
     "block_size_for",
-    "directory_digest",
     "directory_entry",
+    "directory_hash",
     "file_digest",
     "file_entry",
     "hard_link_entry",
@@ -124,12 +125,9 @@ def directory_entry(name: bytes, mode: int, mtime: int, digest: bytes) -> bytes:
     return _NAME.pack(4, len(name)) + name + _DIRECTORY_META.pack(mode, mtime) + digest
 
 
-def directory_digest(entries: Iterable[bytes]) -> bytes:
-    """Return the digest of a directory from its entries, sorted by the bytes of their names."""
-    digest = sha256(_TAG_DIRECTORY)
-    for entry in entries:
-        digest.update(entry)
-    return digest.digest()
+def directory_hash() -> hashlib._Hash:
+    """Return a hash for a directory's entries, sorted by the bytes of their names."""
+    return sha256(_TAG_DIRECTORY)
 
 
 def root_digest(mode: int, mtime: int, directory: bytes) -> bytes:

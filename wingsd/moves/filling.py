@@ -55,7 +55,8 @@ class BatchFiller:
     def shapes(self, plan: Plan) -> Iterator[Batch]:
         """Begin a round; yield its shape batches. Each needs the one before it."""
         self.round += 1
-        for frames in (plan.removals, plan.creations):
+        each: tuple[Iterable[Frame], ...] = (plan.removals, plan.creations)
+        for frames in each:
             for portion in self._portions(frames):
                 batch = self._batch(BatchKind.SHAPE, portion, ())
                 self.shape = batch.index.number
@@ -80,7 +81,7 @@ class BatchFiller:
         if frames:
             yield self._batch(BatchKind.DATA, frames, data)
 
-    def _portions(self, frames: Sequence[Frame]) -> Iterator[list[Frame]]:
+    def _portions(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
         portion: list[Frame] = []
         taken = 0
         for frame in frames:

@@ -45,9 +45,8 @@ def drop_incomplete(applier: ShapeApplier, tree: MoveTree) -> None:
     """Remove files in slots, and those that should have come as a whole and did not."""
     applier.empty_slots()
     tree.drop_slots()
-    for _, node in list(tree.missing()):
-        if not node.number:
-            _remove(applier, tree, node)
+    names = [name for _, node in tree.missing() if not node.number for name in node.names]
+    _remove(applier, tree, names)
 
 
 def forget_wrong(applier: ShapeApplier, tree: MoveTree, paths: Iterable[bytes]) -> None:
@@ -60,7 +59,7 @@ def forget_wrong(applier: ShapeApplier, tree: MoveTree, paths: Iterable[bytes]) 
         if fd is None or not node.number:
             if fd is not None:
                 os.close(fd)
-            _remove(applier, tree, node)
+            _remove(applier, tree, tuple(node.names))
             continue
         try:
             # the size that it should have
@@ -72,7 +71,8 @@ def forget_wrong(applier: ShapeApplier, tree: MoveTree, paths: Iterable[bytes]) 
         tree.changed(node)
 
 
-def _remove(applier: ShapeApplier, tree: MoveTree, node: FileNode) -> None:
-    for name in tuple(node.names):
+def _remove(applier: ShapeApplier, tree: MoveTree, names: Iterable[bytes]) -> None:
+    for name in names:
+        tree.trim()
         applier.shape(GoneFrame(name), makes=False, again=True)
         tree.remove(name)

@@ -40,12 +40,14 @@ class Recovered:
     undurable: set[int] = Factory(set)
 
 
-def recover(reader: LedgerReader, boot: bytes, limits: MoveLimits) -> Recovered:
-    """Read a ledger to its end, in the boot `boot`.
+def recover(
+    reader: LedgerReader, boot: bytes, limits: MoveLimits, directory: str | None = None
+) -> Recovered:
+    """Read a ledger to its end, in the boot `boot`. The tree's file is in `directory`.
 
     Raises LedgerDamaged and LedgerVersionUnknown.
     """
-    replay = _Replay(limits)
+    replay = _Replay(MoveTree(limits, directory))
     for record in reader.records():
         try:
             replay.add(record)
@@ -57,9 +59,8 @@ def recover(reader: LedgerReader, boot: bytes, limits: MoveLimits) -> Recovered:
 
 
 class _Replay:
-    def __init__(self, limits: MoveLimits) -> None:
-        self._limits = limits
-        self._found = Recovered(MoveTree(limits))
+    def __init__(self, tree: MoveTree) -> None:
+        self._found = Recovered(tree)
         self._boot = b""
         #: Batches without CHECK in the order of their records: the index, the boot, and DONE.
         self._open: dict[int, tuple[Index, bytes, bool]] = {}

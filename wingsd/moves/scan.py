@@ -18,7 +18,8 @@ from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.filesystem.open_directories import file_type_name
 from wingsd.filesystem.walk import VANISHED, Listing, gone, unreadable, walk
 from wingsd.moves.frames import MAX_MTIME
-from wingsd.moves.tree import DirectoryNode, FileNode, LinkNode, MoveTree
+from wingsd.moves.nodes import DirectoryNode, FileNode, Identity, LinkNode, TreeEntry
+from wingsd.moves.tree import MoveTree
 from wingsd.util.text import display
 
 __all__ = ["scan", "stamp_ctime", "stat_stamp"]
@@ -41,7 +42,8 @@ class _Scan:
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
         self._tree = MoveTree()
-        self._linked: dict[tuple[int, int], FileNode | LinkNode] = {}
+        #: The first path that was found of what has several names.
+        self._linked: dict[Identity, bytes] = {}
         self._owner = -1
 
     def run(self, root: int) -> MoveTree:
@@ -76,9 +78,10 @@ class _Scan:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         kind = stat.S_IFMT(found.st_mode)
         identity = (found.st_dev, found.st_ino)
-        node: FileNode | LinkNode | None = self._linked.get(identity)
-        if node is not None:
-            pass
+        node: TreeEntry | None = None
+        self._tree.trim()
+        if identity in self._linked:
+            node = self._tree.find(self._linked[identity])
         elif kind == stat.S_IFREG:
             check_owner(found, path, self._owner)
             mode, mtime = self._mode(path, found), self._mtime(path, found)
@@ -89,9 +92,10 @@ class _Scan:
         else:
             self._skip(path, f"it is {file_type_name(found.st_mode)}")
             return
-        if found.st_nlink > 1:
-            self._linked[identity] = node
         self._check_path(path, depth)
+        if found.st_nlink > 1:
+            self._linked.setdefault(identity, path)
+        assert node is not None  # noqa: S101 - all that was linked is in the tree
         self._tree.add(path, node)
 
     def _check_path(self, path: bytes, depth: int) -> None:

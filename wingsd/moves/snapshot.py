@@ -49,9 +49,9 @@ def snapshot(tree: MoveTree) -> Iterator[Frame]:
         if not node.number:
             raise RoundIncomplete(f"blocks of {display(path)} are missing; send them")
     yield from _names(tree)
-    for number, node in sorted(tree.numbers.items()):
+    for node in tree.numbers.values():
         meta = (node.mode, node.mtime, node.size, node.block_size)
-        yield FileFrame(number, node.names[0], *meta)
+        yield FileFrame(node.number, node.names[0], *meta)
     yield from _wholes(tree)
     for node in tree.numbers.values():
         for first, digests in node.blocks.runs():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from hashlib import sha256
 
 from attrs import frozen
 
@@ -61,13 +60,13 @@ class MoveSource:
         #: The bytes of a batch; may be changed at any time.
         self.size = 1 << 20
         self._now = MoveTree()
+        #: The last tree that was planned from: of files that were read it has the digests.
+        self._last = MoveTree()
         self._held: HeldTree | None = None
         self._filler = BatchFiller(self.size)
         self._shapes: Iterator[Batch] = iter(())
         self._data: Iterator[Batch] = iter(())
         self._reading: Generator[FramedData, None, None] | None = None
-        #: Of files that were read: what tells that they, and what was read, are the same.
-        self._seen: dict[bytes, bytes] = {}
         self._is_stopped = False
 
     def close(self) -> None:
@@ -109,10 +108,10 @@ class MoveSource:
             in_round=numbers.round - 1,
             shape=numbers.shape,
         )
-        contents = planned.contents
-        self.read = self.total - sum(content.node.size for content in contents)
+        self.read = self.total - planned.unread
+        self._last = self._now
         self._shapes = self._filler.shapes(planned)
-        self._reading = self._contents(contents)
+        self._reading = self._contents(planned.contents)
         self._data = self._filler.data(self._reading)
 
     def next_shape(self) -> Batch | None:
@@ -130,19 +129,17 @@ class MoveSource:
         return self._now.root()
 
     def _end_round(self) -> None:
-        """Drop what the next round does not need, before that takes memory."""
+        """Drop what the next round does not need."""
         if self._reading is not None:
             self._reading.close()  # which closes a file
             self._reading = None
         self._shapes = self._data = iter(())
         self._now, self._held = MoveTree(), None
 
-    def _contents(self, contents: tuple[FileContent, ...]) -> Generator[FramedData, None, None]:
+    def _contents(self, contents: Iterator[FileContent]) -> Generator[FramedData, None, None]:
         for content in contents:
             yield from self._reader.read(content)
             self.files += 1
-            node = content.node
-            self._seen[_key(node)] = _value(node, node)
 
     def _is_held(self, held: FileNode, node: FileNode) -> bool:
         """Return whether the destination holds what was read of a file that is as it was then."""
@@ -151,21 +148,19 @@ class MoveSource:
         # of a file that comes as a whole, the metadata comes with it
         if not held.number and (held.mode, held.mtime) != (node.mode, node.mtime):
             return False
-        return self._seen.get(_key(node)) == _value(node, held)
+        self._last.trim()
+        read = self._last.find(node.names[0])
+        return (
+            isinstance(read, FileNode)
+            and (read.identity, read.stamp) == (node.identity, node.stamp)
+            and not read.blocks.missing
+            and read.value() == held.value()
+        )
 
     def _count(self, size: int) -> None:
         if self._is_stopped:
             raise SourceStopped
         self.read += size
-
-
-def _key(node: FileNode) -> bytes:
-    return repr(node.identity).encode()
-
-
-def _value(node: FileNode, contents: FileNode) -> bytes:
-    """Return a digest of a file's stat result, and of what it has."""
-    return sha256(node.stamp + contents.value()).digest()
 
 
 def _ignore(_: str) -> None:

@@ -36,8 +36,13 @@ _NOTHING_SETTLES = -1
 class SeenFile(Protocol):
     """A file as a scan has seen it: device and inode number, and the rest of its stat result."""
 
-    identity: Hashable
-    stamp: bytes
+    @property
+    def identity(self) -> Hashable:
+        """The device and the inode number."""
+
+    @property
+    def stamp(self) -> bytes:
+        """The rest, by `stat_stamp`."""
 
 
 class FileSystems(Protocol):

@@ -1,0 +1,322 @@
+"""The entries of a tree in a database, a file without a name: memory does not grow with them.
+
+Entries that were looked up or changed are in memory until `trim`. What they have then is stored,
+and an object that was handed out before is the entry no more, unless it is told as changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from secrets import token_hex
+
+from wingsd.errors import StorageError
+from wingsd.moves.blocks import PAGE
+from wingsd.moves.digests import DIGEST
+from wingsd.moves.nodes import (
+    DirectoryNode,
+    FileNode,
+    Named,
+    TreeEntry,
+    pack,
+    pack_shared,
+    unpack,
+    unpack_shared,
+)
+
+__all__ = ["EntryStore", "Row"]
+
+Row = tuple[bytes, int | None, bytes]
+"""A key, then an id, or what is packed of the entry."""
+
+_SETTINGS = ("journal_mode=off", "synchronous=off", "cache_size=-2048", "locking_mode=exclusive")
+_TABLES = (
+    "CREATE TABLE entry (key BLOB PRIMARY KEY, id INTEGER, value BLOB) WITHOUT ROWID",
+    "CREATE TABLE shared (id INTEGER PRIMARY KEY, value BLOB)",
+    "CREATE TABLE page (id INTEGER, number INTEGER, value BLOB, PRIMARY KEY (id, number))"
+    " WITHOUT ROWID",
+)
+_FIND = "SELECT id, value FROM entry WHERE key = ?"
+IN_MEMORY = 2048
+_CHUNK = 512
+_END = b"\xff" * 256
+"""After every key: names have at most 255 bytes."""
+
+
+class EntryStore:
+    """Entries by path. Keys are paths with NUL for each slash: so they sort as a walk goes.
+
+    The file is in `directory`, or where SQLite has its temporary files. It is made when there is
+    too much for memory, or all of it is asked for. Methods raise StorageError.
+    """
+
+    def __init__(self, directory: str | None = None) -> None:
+        self._directory = directory
+        self._opened: sqlite3.Connection | None = None
+        #: Entries in memory, by path and by id; those that have to be stored.
+        self._entries: dict[bytes, TreeEntry] = {}
+        self._shared: dict[int, Named] = {}
+        self._changed: dict[bytes, TreeEntry] = {}
+        self._changed_shared: dict[int, Named] = {}
+        self._last_id = 0
+        #: A path that nothing has.
+        self._absent = b""
+        #: How often digests of blocks may have been changed since the last `flush`.
+        self._block_changes = 0
+
+    def get(self, path: bytes) -> TreeEntry | None:
+        """Return what has a path."""
+        node = self._entries.get(path)
+        if node is not None or self._opened is None or path == self._absent:
+            return node
+        try:  # a context would cost as much as all of it
+            row = self._opened.execute(_FIND, (_key(path),)).fetchone()
+        except sqlite3.Error as error:
+            raise _failed(error) from error
+        if row is None:
+            self._absent = path
+            return None
+        node = unpack(row[1], path) if row[0] is None else self.shared(row[0])
+        self._entries[path] = node
+        return node
+
+    def shared(self, of: int) -> Named:
+        """Return what has an id. Raises KeyError."""
+        node = self._shared.get(of)
+        if node is None:
+            node = self._shared[of] = self._unpack_shared(of, self._shared_value(of))
+        return node
+
+    def set(self, path: bytes, node: TreeEntry) -> None:
+        """Set what has a path."""
+        self._entries[path] = self._changed[path] = node
+        self._absent = b""
+
+    def changed(self, node: Named) -> None:
+        """Note that a file or symlink was changed."""
+        if node.id:
+            self._block_changes += 1
+            self._shared[node.id] = self._changed_shared[node.id] = node
+        else:
+            self.set(node.names[0], node)
+
+    def share(self, node: Named, of: int = 0) -> None:
+        """Give a file or symlink an id, a negative one if it is not told."""
+        if not of:
+            self._last_id -= 1
+        node.id = of or self._last_id
+        for name in node.names:
+            self.set(name, node)
+        self.changed(node)
+
+    def delete(self, path: bytes) -> None:
+        """Remove a path."""
+        self._entries.pop(path, None)
+        self._changed.pop(path, None)
+        if self._opened is not None:
+            with _errors():
+                self._opened.execute("DELETE FROM entry WHERE key = ?", (_key(path),))
+
+    def delete_shared(self, of: int) -> None:
+        """Remove an id."""
+        self._shared.pop(of, None)
+        self._changed_shared.pop(of, None)
+        if self._opened is not None:
+            with _errors():
+                self._opened.execute("DELETE FROM shared WHERE id = ?", (of,))
+                self._opened.execute("DELETE FROM page WHERE id = ?", (of,))
+
+    def delete_below(self, path: bytes) -> None:
+        """Remove all paths below one."""
+        prefix = path + b"/"
+        for each in [each for each in self._entries if each.startswith(prefix)]:
+            del self._entries[each]
+            self._changed.pop(each, None)
+        if self._opened is not None:
+            start, end = _below(path)
+            with _errors():
+                self._opened.execute("DELETE FROM entry WHERE key >= ? AND key < ?", (start, end))
+
+    def trim(self) -> None:
+        """Store what was changed, and have nothing in memory, if there is much in it."""
+        if len(self._entries) + len(self._shared) + self._block_changes > IN_MEMORY:
+            self.flush()
+            self._entries.clear()
+            self._shared.clear()
+
+    def flush(self) -> None:
+        """Store what was changed."""
+        database = self._database()
+        rows = [
+            (_key(path), node.id, None)
+            if not isinstance(node, DirectoryNode) and node.id
+            else (_key(path), None, pack(node))
+            for path, node in self._changed.items()
+        ]
+        with _errors():
+            database.executemany("REPLACE INTO entry VALUES (?, ?, ?)", rows)
+            for of, node in self._changed_shared.items():
+                if isinstance(node, FileNode):
+                    self._store_pages(database, of, node)
+                database.execute("REPLACE INTO shared VALUES (?, ?)", (of, pack_shared(node)))
+        self._changed.clear()
+        self._changed_shared.clear()
+        self._block_changes = 0
+
+    def rows_from(self, start: bytes, end: bytes = _END) -> list[Row]:
+        """Return some of what is stored from one key to another. Call `flush` before."""
+        with _errors():
+            return (
+                self._database()
+                .execute(
+                    "SELECT key, id, value FROM entry WHERE key >= ? AND key < ? ORDER BY key "
+                    "LIMIT ?",
+                    (start, end, _CHUNK),
+                )
+                .fetchall()
+            )
+
+    def below(self, path: bytes) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield the entries below a path, in the order of a walk."""
+        self.flush()
+        start, end = _below(path)
+        while rows := self.rows_from(start, end):
+            for key, of, value in rows:
+                each = key.replace(b"\0", b"/")
+                node = self._entries.get(each)
+                try:
+                    node = node or (unpack(value, each) if of is None else self.peek(of))
+                except KeyError:  # its id was changed meanwhile
+                    node = self.get(each)
+                if node is not None:
+                    yield each, node
+            self.flush()
+            start = rows[-1][0] + b"\0"
+
+    def numbered(self) -> Iterator[FileNode]:
+        """Yield the files that have numbers, in their order."""
+        self.flush()
+        last = 0
+        while True:
+            with _errors():
+                found = (
+                    self._database()
+                    .execute(
+                        "SELECT id, value FROM shared WHERE id > ? ORDER BY id LIMIT ?",
+                        (last, _CHUNK // 8),
+                    )
+                    .fetchall()
+                )
+            for of, value in found:
+                node = self._shared.get(of) or self._unpack_shared(of, value)
+                if isinstance(node, FileNode):
+                    yield node
+            if not found:
+                return
+            last = found[-1][0]
+
+    def peek(self, of: int) -> Named:
+        """Return what has an id, and do not keep it in memory."""
+        return self._shared.get(of) or self._unpack_shared(of, self._shared_value(of))
+
+    def _unpack_shared(self, of: int, value: bytes) -> Named:
+        return unpack_shared(value, of, partial(self._page, of))
+
+    def _shared_value(self, of: int) -> bytes:
+        if self._opened is None:
+            raise KeyError(of)
+        with _errors():
+            row = self._opened.execute("SELECT value FROM shared WHERE id = ?", (of,)).fetchone()
+        if row is None:
+            raise KeyError(of)
+        return bytes(row[0])
+
+    def _store_pages(self, database: sqlite3.Connection, of: int, node: FileNode) -> None:
+        cut, pages = node.blocks.take_changes()
+        if cut is not None:
+            database.execute("DELETE FROM page WHERE id = ? AND number >= ?", (of, cut))
+        if node.blocks.count <= PAGE:
+            return  # it is stored with the file
+        for number, page in pages:
+            if page is None:
+                database.execute("DELETE FROM page WHERE id = ? AND number = ?", (of, number))
+            else:
+                row = (of, number, _short(page))
+                database.execute("REPLACE INTO page VALUES (?, ?, ?)", row)
+        node.blocks.were_stored(partial(self._page, of))
+
+    def _page(self, of: int, number: int) -> bytes | None:
+        with _errors():
+            row = (
+                self._database()
+                .execute("SELECT value FROM page WHERE id = ? AND number = ?", (of, number))
+                .fetchone()
+            )
+        return None if row is None else _long(row[0])
+
+    def _database(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._opened = _open(self._directory)
+            weakref.finalize(self, self._opened.close)
+        return self._opened
+
+
+def _open(directory: str | None) -> sqlite3.Connection:
+    # an empty name is a file without one, in a directory for temporary files
+    path = "" if directory is None else os.path.join(directory, f".tree-{token_hex(8)}")
+    with _errors():
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            for setting in _SETTINGS:
+                database.execute(f"PRAGMA {setting}")
+            for table in _TABLES:
+                database.execute(table)
+            database.execute("BEGIN")
+            if path:
+                os.unlink(path)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> StorageError:
+    return StorageError(
+        f"names and digests of a move could not be kept in a temporary file: {error}; free disk "
+        "space on this node"
+    )
+
+
+def _key(path: bytes) -> bytes:
+    return path.replace(b"/", b"\0")
+
+
+def _below(path: bytes) -> tuple[bytes, bytes]:
+    key = _key(path)
+    return (key + b"\0", key + b"\1") if key else (b"", _END)
+
+
+def _short(page: bytes) -> bytes:
+    """Return a page for the store: of equal digests one, and how many there are."""
+    count = len(page) // DIGEST
+    if count > 1 and page == page[:DIGEST] * count:
+        return page[:DIGEST] + count.to_bytes(2, "little")
+    return page
+
+
+def _long(stored: bytes) -> bytes:
+    if len(stored) == DIGEST + 2:
+        return stored[:DIGEST] * int.from_bytes(stored[DIGEST:], "little")
+    return stored

@@ -1,0 +1,201 @@
+"""The entries of a tree, and how they are packed: files, symlinks and directories."""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Callable
+from struct import Struct
+
+from wingsd.moves.blocks import PAGE, BlockDigests, block_count
+from wingsd.moves.digests import WHOLE, file_digest
+
+__all__ = [
+    "DIRECTORY",
+    "FILE",
+    "DirectoryNode",
+    "FileNode",
+    "Identity",
+    "LinkNode",
+    "Named",
+    "TreeEntry",
+    "file_fields",
+    "pack",
+    "pack_shared",
+    "unpack",
+    "unpack_shared",
+]
+
+Identity = tuple[int, int]
+"""Device and inode number."""
+
+FILE, LINK, DIRECTORY = 1, 2, 3
+"""The first byte of what is packed of an entry."""
+
+_FILE = Struct("<BHqQ16s")
+_LINK = Struct("<Bq")
+_DIRECTORY = Struct("<BHq")
+_IDENTITY = Struct("<QQ")
+
+
+class FileNode:
+    """A regular file: its metadata, its names and the digests of its blocks.
+
+    `number` is 0 for one that is sent as a whole. At the source `identity` tells whether two
+    catalogues mean the same file, and `stamp` whether its stat result is the same. `id` is 0 for
+    what has one name and no number.
+    """
+
+    __slots__ = (
+        "block_size",
+        "blocks",
+        "digest",
+        "id",
+        "identity",
+        "mode",
+        "mtime",
+        "names",
+        "number",
+        "size",
+        "slots",
+        "stamp",
+    )
+
+    def __init__(
+        self,
+        mode: int,
+        mtime: int,
+        size: int,
+        identity: Identity | None = None,
+        stamp: bytes = b"",
+    ) -> None:
+        self.mode = mode
+        self.mtime = mtime
+        self.size = size
+        self.identity = identity
+        self.stamp = stamp
+        self.names: list[bytes] = []
+        self.slots = self.id = 0
+        self.digest: bytes | None = None
+        self.bind(0, WHOLE)
+
+    def bind(self, number: int, block_size: int) -> None:
+        """Set number and block size; no block is known then."""
+        self.number = number
+        self.block_size = block_size
+        self.blocks = BlockDigests(block_count(self.size, block_size) if number else 1)
+
+    def length(self, first: int, count: int) -> int:
+        """Return the bytes in the last one of some blocks."""
+        return min(self.block_size, self.size - (first + count - 1) * self.block_size)
+
+    def value(self) -> bytes:
+        """Return the file's digest. All blocks must be known."""
+        if self.digest is None:
+            self.digest = file_digest(self.size, self.block_size, self.blocks.portions())
+        return self.digest
+
+
+class LinkNode:
+    """A symlink, and its names."""
+
+    __slots__ = ("id", "identity", "mtime", "names", "slots", "target")
+
+    def __init__(self, target: bytes, mtime: int, identity: Identity | None = None) -> None:
+        self.target = target
+        self.mtime = mtime
+        self.identity = identity
+        self.names: list[bytes] = []
+        self.slots = self.id = 0
+
+
+class DirectoryNode:
+    """A directory, and the digest of its entries while that is known."""
+
+    __slots__ = ("digest", "mode", "mtime")
+
+    def __init__(self, mode: int, mtime: int) -> None:
+        self.mode = mode
+        self.mtime = mtime
+        self.digest: bytes | None = None
+
+
+Named = FileNode | LinkNode
+TreeEntry = FileNode | LinkNode | DirectoryNode
+
+
+def pack(node: TreeEntry) -> bytes:
+    """Return what is stored of a directory, or of what has one name and no number."""
+    if isinstance(node, DirectoryNode):
+        return _DIRECTORY.pack(DIRECTORY, node.mode, node.mtime) + (node.digest or b"")
+    identity = b"\0" if node.identity is None else b"\1" + _IDENTITY.pack(*node.identity)
+    if isinstance(node, LinkNode):
+        return _LINK.pack(LINK, node.mtime) + identity + node.target
+    head = _FILE.pack(FILE, node.mode, node.mtime, node.size, node.blocks.get(0, 1))
+    return head + identity + node.stamp
+
+
+def unpack(data: bytes, path: bytes) -> TreeEntry:
+    """Return the entry that has a path."""
+    kind = data[0]
+    if kind == DIRECTORY:
+        _, mode, mtime = _DIRECTORY.unpack_from(data)
+        directory = DirectoryNode(mode, mtime)
+        directory.digest = data[_DIRECTORY.size :] or None
+        return directory
+    node: Named
+    if kind == FILE:
+        _, mode, mtime, size, digest = _FILE.unpack_from(data)
+        identity, rest = _identity(data, _FILE.size)
+        node = FileNode(mode, mtime, size, identity, rest)
+        node.blocks.set(0, digest)
+    else:
+        identity, rest = _identity(data, _LINK.size)
+        node = LinkNode(rest, _LINK.unpack_from(data)[1], identity)
+    node.names.append(path)
+    return node
+
+
+def file_fields(data: bytes) -> tuple[int, int, int, bytes] | None:
+    """Return mode, time, size and digest of a file that is packed, None of anything else."""
+    if data[0] != FILE:
+        return None
+    _, mode, mtime, size, digest = _FILE.unpack_from(data)
+    return mode, mtime, size, digest
+
+
+def _identity(data: bytes, at: int) -> tuple[Identity | None, bytes]:
+    if not data[at]:
+        return None, data[at + 1 :]
+    device, inode = _IDENTITY.unpack_from(data, at + 1)
+    return (device, inode), data[at + 1 + _IDENTITY.size :]
+
+
+def pack_shared(node: Named) -> bytes:
+    """Return what is stored of a file or symlink with several names, or with a number."""
+    if isinstance(node, LinkNode):
+        return marshal.dumps((LINK, node.target, node.mtime, node.identity, node.names))
+    blocks = node.blocks
+    first = blocks.get(0, blocks.count) if blocks.count <= PAGE else b""
+    if blocks.missing == blocks.count:
+        first = b""
+    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp)
+    held = (node.number, node.block_size, blocks.missing, first, node.digest)
+    return marshal.dumps((FILE, meta, node.names, node.slots, held))
+
+
+def unpack_shared(data: bytes, of: int, stored: Callable[[int], bytes | None]) -> Named:
+    """Return the file or symlink with the id `of`; `stored` returns pages of its digests."""
+    kind, *fields = marshal.loads(data)  # noqa: S302 - this process has written it
+    node: Named
+    if kind == LINK:
+        target, mtime, identity, names = fields
+        node = LinkNode(target, mtime, identity)
+    else:
+        meta, names, slots, (number, block_size, missing, first, digest) = fields
+        node = FileNode(*meta)
+        node.slots, node.number, node.block_size = slots, number, block_size
+        count = block_count(node.size, block_size) if number else 1
+        node.blocks = BlockDigests.loaded(count, missing, first, stored)
+        node.digest = digest
+    node.names, node.id = names, of
+    return node
