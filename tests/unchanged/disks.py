@@ -22,8 +22,10 @@ _MAKE = {
     "btrfs": ("mkfs.btrfs", "-q"),
 }
 _PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
-#: Bytes of a disk.
+#: Bytes of a disk; the file has holes. A btrfs that is short of space for metadata writes back
+#: dirty pages all the time, so that nearly every store changes ctime.
 _SIZE = "1G"
+_SIZES = {"btrfs": "16G"}
 
 
 @attrs.frozen
@@ -63,7 +65,7 @@ def disk(name: str, place: Path) -> Iterator[Disk]:
     mounted.mkdir()
     if name in _MAKE:
         image = place / f"{name}.img"
-        _run("truncate", "-s", _SIZE, str(image))
+        _run("truncate", "-s", _SIZES.get(name, _SIZE), str(image))
         program, *options = _MAKE[name]
         _run(_program(program), *options, str(image))
         _run("mount", "-o", "loop", str(image), str(mounted))

@@ -15,7 +15,8 @@ from tests.support.virtual_machine import Image, Ran, missing_programs, run_in_m
 __all__ = ["IMAGES", "run_trials_in_machine"]
 
 IMAGES = {
-    name: Image("640M", (f"mkfs.{name}", "-q"), ("-t", name)) for name in ("ext4", "xfs", "btrfs")
+    name: Image(size, (f"mkfs.{name}", "-q"), ("-t", name))
+    for name, size in (("ext4", "640M"), ("xfs", "640M"), ("btrfs", "16G"))
 }
 #: Seconds for a thousand decisions and for each naive rule, at most.
 _THOUSAND, _RULE = 60, 200
