@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from tests.unchanged.disks import DISKS, TRUSTED, Disk, disk, missing
 from tests.unchanged.naive import NAIVE
 from tests.unchanged.source import Rule
-from tests.unchanged.trials import FILES, Counted, run_trials
+from tests.unchanged.trials import FILES, QUICK, Counted, Pace, run_trials
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.moves.unchanged.rule import UnchangedFiles
 
@@ -39,7 +39,7 @@ def _measured(directory: Path) -> tuple[MeasuredFileSystems, str]:
         os.close(fd)
 
 
-def _run(on: Disk, count: int, seed: int, files: int) -> bool:
+def _run(on: Disk, count: int, seed: int, files: int, pace: Pace) -> bool:
     """Run the rule of wingsd; return whether nothing was wrong."""
     file_systems, objection = _measured(on.directory)
     print(f"{on.name}: {objection or 'the rule holds'}", flush=True)
@@ -54,6 +54,7 @@ def _run(on: Disk, count: int, seed: int, files: int) -> bool:
         make,
         seed,
         files=files,
+        pace=pace,
         is_enough=lambda counted: counted.decisions >= count,
     )
     print(f"{on.name}: seed {seed}: {_words(found)}, {time.monotonic() - begin:.0f} s", flush=True)
@@ -95,6 +96,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--directory", type=Path, help="an empty one, in place of new disks")
+    parser.add_argument("--quick", action="store_true", help="two rounds in place of three")
     parser.add_argument("--naive", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     good = []
@@ -110,7 +112,8 @@ def main() -> int:
                 place = TemporaryDirectory(dir=PLACE, prefix="wingsd-unchanged-")
                 on = stack.enter_context(disk(name, Path(stack.enter_context(place))))
             seed, files = arguments.seed, arguments.files
-            good.append(_run(on, arguments.count, seed, files))
+            pace = QUICK if arguments.quick else Pace()
+            good.append(_run(on, arguments.count, seed, files, pace))
             if arguments.naive and name in TRUSTED:
                 for rule, make in NAIVE.items():
                     good.append(_is_caught(on, rule, make, seed, files))

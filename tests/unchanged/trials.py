@@ -18,7 +18,7 @@ import attrs
 from tests.unchanged.source import Rule, Source
 from tests.unchanged.writer import READY
 
-__all__ = ["FILES", "Counted", "Pace", "Trials", "fill", "run_trials"]
+__all__ = ["FILES", "QUICK", "Counted", "Pace", "Trials", "fill", "run_trials"]
 
 REPOSITORY = Path(__file__).parents[2]
 #: Files of one directory.
@@ -34,6 +34,10 @@ class Pace:
 
     pauses: tuple[tuple[float, float], ...] = ((1.8, 2.8), (1.8, 2.8))
     last: tuple[float, float] = (0.1, 0.6)
+
+
+QUICK = Pace(pauses=((2.3, 2.4),), last=(0.5, 0.6))
+"""Files settle in the second round, and are changed until the kill."""
 
 
 @attrs.define
