@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration
+from tests.support.logged_errors import Logged
 from tests.support.recorded_activity import RecordedActivity
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config.sftp import SftpActivityConfig, SftpConfig, SftpLimits
@@ -176,6 +177,21 @@ def test_a_wrong_password_is_asked_once_in_ten_seconds_and_then_blocks(made: Sft
     made.panel.answer = SftpAccess(USER, UUID, ("*",))
     made.node.clock.advance(61)
     assert isinstance(made.login("right"), GrantedLogin)
+
+
+@pytest.mark.parametrize("kind", ["password", "public_key"])
+def test_logins_of_a_blocked_address_are_logged_once_in_a_cooldown(
+    made: SftpNode, logged: Logged, kind: str
+) -> None:
+    made.panel.answer = refusal(403)
+    for number in range(300):
+        made.login(f"wrong {number}", kind=kind)
+    blocked = [line for line in logged.lines if "can try again later" in line]
+    assert len(blocked) == 1
+    made.node.clock.advance(61)
+    for number in range(300):
+        made.login(f"again {number}", kind=kind)
+    assert sum("can try again later" in line for line in logged.lines) == 2
 
 
 @pytest.mark.parametrize("answer", [refusal(409), refusal(429), PanelUnreachable("no", "no")])

@@ -138,9 +138,14 @@ class SftpLogins:
         is_password = login.kind == "password"
         if self._tries.is_refused(username, login.secret):
             return Refused(login.request)
-        if is_password and self._tries.is_blocked(block, username):
-            return Refused(login.request, final=True)
-        if not is_password and self._tries.is_blocked_for_keys(block):
+        if (
+            self._tries.is_blocked(block, username)
+            if is_password
+            else self._tries.is_blocked_for_keys(block)
+        ):
+            if self._tries.is_to_be_reported(block):
+                why = "too many were refused of this address; it can try again later"
+                self._log_refusal(login, LoginRefused.code, why)
             return Refused(login.request, final=True)
         if self._checked[block] >= _OF_ADDRESS or len(self._calls.waiting) >= _WAITING:
             # It is not known to be wrong: it neither counts nor is kept.

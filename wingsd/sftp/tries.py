@@ -23,6 +23,8 @@ _MAX_COUNTED = 4096
 #: Refused passwords of one address for all user names, as a multiple of those for one; and refused
 #: keys of one address, as a multiple of those of one connection.
 _NAMES = 10
+#: Blocked addresses that were reported.
+_MAX_REPORTED = 1024
 #: What refused keys are counted by in place of a user name, which has no NUL.
 _KEYS = "\0keys"
 
@@ -38,6 +40,7 @@ class LoginTries:
         self._key = secrets.token_bytes(32)
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._counted: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+        self._reported: OrderedDict[str, float] = OrderedDict()
 
     def is_refused(self, username: str, secret: str) -> bool:
         """Return whether this very login was refused seconds ago."""
@@ -54,6 +57,18 @@ class LoginTries:
     def is_blocked_for_keys(self, block: str) -> bool:
         """Return whether an address has had too many public keys refused."""
         return self._count((block, _KEYS)) >= self._most_keys
+
+    def is_to_be_reported(self, block: str) -> bool:
+        """Return whether a login that a block refuses is the address's first for a cooldown."""
+        now = self._seconds()
+        at = self._reported.get(block)
+        if at is not None and now - at < self._cooldown:
+            return False
+        self._reported[block] = now
+        self._reported.move_to_end(block)
+        if len(self._reported) > _MAX_REPORTED:
+            self._reported.popitem(last=False)
+        return True
 
     def key_refused(self, block: str) -> None:
         """Note that a public key was refused."""
