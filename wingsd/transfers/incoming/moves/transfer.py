@@ -32,6 +32,7 @@ from wingsd.servers import Servers
 from wingsd.statedb import Direction, MoveRecord, TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.errors import ContainerNameTaken
 from wingsd.transfers.incoming.commit import Remainder
 from wingsd.transfers.incoming.moves.attachments import Attachments
 from wingsd.transfers.incoming.moves.beginning import MoveTerms
@@ -171,9 +172,9 @@ class MoveTransfer(IncomingTransfer):
         )
         most = self.terms.settings.batch * _MIB
         reception = Reception(self.server, copy, attachments, self._extraction, storage.disk, most)
-        self._rollback.add(self._put_away)
         held = 0
         if is_new:
+            self._rollback.add(self._put_away)
             held = await self._extraction.workers.run(copy.begin)
         else:
             await self._extraction.workers.run(copy.reopen)
@@ -185,6 +186,7 @@ class MoveTransfer(IncomingTransfer):
     async def resume(self, entry: TransferRecord) -> None:
         """Go on with the move that an earlier daemon has left: wait for its source."""
         self._steps.resume(entry, ReceiveStep.RECEIVE)
+        self._rollback.add(self._put_away)
         try:
             configuration = await self._readmit()
             await self._open(configuration, is_new=False)
@@ -296,8 +298,21 @@ class MoveTransfer(IncomingTransfer):
             phase = Phase.COMMIT  # it fails
         return phase, self._steps.step, self._steps.step_text, self._reception
 
+    async def _check_engine(self) -> None:
+        """Do nothing yet: a source on the same engine has its container until it sends."""
+
+    async def _check_engine_now(self) -> None:
+        try:
+            await super()._check_engine()
+        except ContainerNameTaken as error:
+            self.abort(error)
+        except WingsdError:
+            pass  # an engine that is silent now is asked again at the end
+
     def _on_session(self, held: Resumption) -> None:
         reception, announcer = self.reception, self._steps.announcer
+        if reception.sessions == 1:
+            Deferred.fromCoroutine(self._check_engine_now())
         if held.bytes:
             total = f" of {readable_size(self.size)}" if self.size else ""
             announcer.say(
