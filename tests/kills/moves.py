@@ -44,6 +44,8 @@ class Transfers:
     victims: ClassVar[Sequence[tuple[str, ...]]] = VICTIMS
     #: The paths of the server at the node that has it.
     kept: ClassVar[Sequence[str]] = (f"volumes/{UUID}",)
+    #: What is in the paths of copies that may be left.
+    excused: ClassVar[Sequence[str]] = (".quarantine",)
     #: What the Panel's request has more.
     request: ClassVar[dict[str, Any]] = {}
 
@@ -109,7 +111,11 @@ class Transfers:
         if seen(here.files()) != self._before:
             raise Broken("the server is not whole where the Panel says that it is")
         paths = [path for path in here.paths_of_server() if path not in self.kept]
-        left = [path for path in paths + there.paths_of_server() if ".quarantine" not in path]
+        left = [
+            path
+            for path in paths + there.paths_of_server()
+            if not any(each in path for each in self.excused)
+        ]
         if left:
             raise Broken(f"something is left over: {left}")
 
