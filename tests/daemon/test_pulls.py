@@ -105,7 +105,7 @@ async def test_a_file_is_downloaded_from_an_allowed_host(
 ) -> None:
     daemon.variables["SSL_CERT_FILE"] = str(daemon.ca)
     await daemon.start_loaded(**ALLOWED)
-    certificate = daemon._authority.issue_cert("localhost")
+    certificate = daemon.authority.issue_cert("localhost")
     peer = Peer(serves, server_context(certificate) if scheme == "https" else None)
     url = f"{scheme}://localhost:{peer.port}/mods/a%20mod.jar?x=1"
     status, entry = await pull(daemon, url, root="/mods", foreground=True)

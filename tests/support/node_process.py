@@ -112,8 +112,8 @@ class NodeProcess:
         self.directory, self.panel, self.pool = directory, panel, pool
         self.control = directory / "control.sock"
         self.ca, self.cert, self.key = (directory / f"{n}.pem" for n in ("ca", "cert", "key"))
-        self._authority = authority or trustme.CA()
-        self._authority.cert_pem.write_to_path(str(self.ca))
+        self.authority = authority or trustme.CA()
+        self.authority.cert_pem.write_to_path(str(self.ca))
         self.issue_certificate()
         self.uuid = str(uuid5(NAMESPACE_URL, directory.name))
         home = directory.parent if pool else directory
@@ -138,7 +138,7 @@ class NodeProcess:
 
     def issue_certificate(self, prefix: str = "") -> None:
         """Write a new certificate and key, with `prefix` before the names of their files."""
-        issued = self._authority.issue_cert("127.0.0.1")
+        issued = self.authority.issue_cert("127.0.0.1")
         issued.private_key_pem.write_to_path(str(self.key.with_name(prefix + self.key.name)))
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         self.cert.with_name(prefix + self.cert.name).write_bytes(chain)

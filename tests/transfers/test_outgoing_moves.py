@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.move_node import CUT, CUT_AFTER, Fault, MoveNode, refused, tree_of
+from tests.support.move_node import CUT, CUT_AFTER, SILENT, Fault, MoveNode, refused, tree_of
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
@@ -278,6 +278,58 @@ async def test_a_failure_at_the_destination_has_the_panel_decide(
     assert sender.panel.calls == ["owns", "failure"]
     assert sender.said("the destination node says: no space")
     assert sender.states[-1] == "failure"
+
+
+@pytest.mark.parametrize("fault", [CUT, refused(502)])
+async def test_a_silent_destination_is_waited_for_until_the_panel_has_moved_the_server(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(move, "LOST", 0.01)
+    node.fault = lambda kind, count: fault if kind == "state" else None
+    over = sender.start()
+    await until(lambda: sender.panel.calls.count("owns") > 2)
+    assert not over.called
+    sender.panel.owned = False
+    await over
+    check_moved(sender, node)
+    assert node.count("commit") == 1
+    assert sender.said("moved: only the destination's answer was lost")
+
+
+async def test_a_commit_that_is_under_way_is_waited_for(sender: Sender, node: MoveNode) -> None:
+    answers: dict[tuple[str, int], Fault] = {
+        ("commit", 1): CUT_AFTER,
+        ("commit", 2): refused(409, "move-committed"),
+    }
+    node.fault = lambda kind, count: answers.get((kind, count))
+    await sender.start()
+    check_moved(sender, node)
+
+
+async def test_a_beginning_that_was_not_answered_is_withdrawn(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: SILENT if (kind, count) == ("begin", 1) else None
+    over = sender.start()
+    await until(lambda: node.count("begin") == 1)
+    sender.transfers.cancel(UUID)
+    await over
+    await until(lambda: node.deleted == ["all"])
+    assert sender.calls == []
+
+
+async def test_what_shrinks_is_compressed_and_its_type_says_so(
+    sender: Sender, node: MoveNode
+) -> None:
+    (sender.tree / "log").write_bytes(b"the same line\n" * 100_000)
+    await sender.start()
+    check_moved(sender, node)
+    types = {
+        request.getHeader("Content-Type")
+        for request in node.requests
+        if b"/batches/" in request.path
+    }
+    assert types == {"application/vnd.wingsd.batch", "application/vnd.wingsd.batch+zstd"}
 
 
 async def test_the_panels_deletion_confirms_a_move(sender: Sender, node: MoveNode) -> None:

@@ -101,6 +101,10 @@ class DirectSending:
     async def report_failure(self) -> None:
         """Do nothing: the destination has seen it, or will when it is asked next."""
 
+    async def seems_moved(self) -> bool:
+        """Return False: the destination alone knows."""
+        return False
+
     async def has_moved(self, *, lost: bool = False) -> bool:
         """Ask the destination until it answers, or `stop_waiting` is called: then it has not.
 

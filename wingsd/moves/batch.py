@@ -37,6 +37,7 @@ __all__ = [
     "MAX_FRAMES",
     "MAX_INDEX",
     "VERSION",
+    "ZSTD_CONTENT_TYPE",
     "BatchKind",
     "Index",
     "decode_index",
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 CONTENT_TYPE = "application/vnd.wingsd.batch"
+ZSTD_CONTENT_TYPE = f"{CONTENT_TYPE}+zstd"
+"""Of a compressed batch. Content-Encoding would not pass each proxy."""
 
 VERSION = 1
 """The version of batches, frames and digests."""

@@ -132,6 +132,9 @@ class SendingCoordinator(Protocol):
         With `lost` the connection to the destination was lost, and it may still be at work.
         """
 
+    async def seems_moved(self) -> bool:
+        """Ask once whether a server has moved; return False where that is not known."""
+
     def stop_waiting(self, reason: WingsdError) -> None:
         """Have `has_moved` return as soon as possible."""
 
@@ -308,6 +311,14 @@ class PanelSending:
                 pause = next(pauses)
                 self._log_unknown(error, pause)
                 await deferLater(self._reactor, pause)
+
+    async def seems_moved(self) -> bool:
+        """Ask the Panel."""
+        try:
+            return not await self._panel.owns(self._server)
+        except PanelError as error:
+            self._log.info("{server}: not known yet: {error}", server=self._server, error=error)
+            return False
 
     async def _moves_within(self, grace: float) -> bool:
         """Ask the Panel for `grace` seconds; return True as soon as the server has moved.

@@ -6,7 +6,8 @@ Like `OutgoingStreams`, it sends all and then waits for the answer. Only from th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from math import inf
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -46,6 +47,8 @@ RESUMPTIONS = 10
 SETBACKS = 5
 #: Seconds before that is asked again.
 RESUME_AFTER = 1.0
+#: Seconds for which a request is repeated after the commit, before others are asked as well.
+LOST = 3.0
 #: Bytes of a piece of an attachment.
 PIECE = 4 << 20
 LEAST_PIECE = 64 << 10
@@ -105,6 +108,10 @@ class OutgoingMove:
         self._piece = min(PIECE, order.batch)
         self._sessions = 0
         self._is_committing = False
+        #: Whether a commit was asked for that may still come; whether the destination is silent
+        #: since then; and when it was last heard of.
+        self._is_asked = self._is_lost = False
+        self._heard = 0.0
         self._limits = _Limits()
         #: What the destination held at the last resumption, and what it had taken before that.
         self._held = self._taken_before = 0
@@ -163,24 +170,23 @@ class OutgoingMove:
         )
         await self._deliver()
 
-    async def answered(self) -> None:
+    async def answered(self, has_moved: Callable[[], Awaitable[bool]]) -> None:
         """Ask for the commit; return when the destination has the server.
 
-        Raises the reason why it has not, or that this is not known.
+        While it gives no answer, `has_moved` is asked whether it has, too. Raises the reason why
+        it has not, or that this is not known.
         """
         self._is_committing = True
         limit, clock = self._uploader.answer_timeout, self._uploader.reactor
-        end = clock.seconds() + limit if limit else None
-        while True:
-            try:
-                if await self._commit(end):
-                    return
-            except ResumeNeeded as needed:
-                self._limits.count(needed)
-            except DestinationUnreachable as error:
-                raise DestinationDisconnected(str(error), body_sent=True) from error
-            # It was started anew before it had begun: nothing is committed until it is asked.
-            await self._deliver()
+        end = clock.seconds() + limit if limit else inf
+        self._heard = clock.seconds()
+        while not await self._is_committed(end):
+            if self._is_lost and await has_moved():
+                self._say("moved: only the destination's answer was lost")
+                return
+            if not self._is_lost:
+                # It was started anew before that: nothing is committed until it is asked again.
+                await self._deliver()
 
     def abort(self) -> None:
         """End it at once."""
@@ -234,6 +240,8 @@ class OutgoingMove:
         sender = self._round
         assert sender is not None  # noqa: S101 - by `send`
         resumed = await self._client.resume()
+        if resumed is None:
+            return
         self._note(resumed, sender.taken)
         try:
             self._closed = await sender.run(resumed)
@@ -291,25 +299,46 @@ class OutgoingMove:
             if sha256 and offset == file.size:
                 return
 
-    async def _commit(self, end: float | None) -> bool:
-        """Return whether it was committed; False if the destination has forgotten of it."""
+    async def _is_committed(self, end: float) -> bool:
+        """Return whether the destination has the server.
+
+        False where that is not known, or it has to be asked what it holds.
+        """
+        clock = self._uploader.reactor
+        try:
+            return await self._commit(end)
+        except ResumeNeeded as needed:
+            self._is_lost = False
+            self._limits.count(needed)
+        except DestinationError as error:
+            if not (error.may_complete or isinstance(error, DestinationUnreachable)):
+                raise
+            self._is_lost = True
+            if clock.seconds() - self._heard >= self._order.lost_after:
+                raise DestinationDisconnected(str(error), body_sent=True) from error
+        return False
+
+    async def _commit(self, end: float) -> bool:
+        """Return whether it was committed; False where it came to nothing."""
         closed = self._closed
         assert closed is not None  # noqa: S101 - by `send`
-        patience = self._order.lost_after
-        await self._client.commit(
-            closed.number, closed.root, running=self._order.running, patience=patience
-        )
+        if not self._is_asked:
+            running = self._order.running
+            await self._client.commit(closed.number, closed.root, running=running, patience=LOST)
+            self._is_asked = True
         tag = ""
         while True:
-            progress = await self._client.progress(tag, patience)
+            progress = await self._client.progress(tag, LOST)
+            self._is_lost, self._heard = False, self._uploader.reactor.seconds()
             if progress.outcome == "success":
                 return True
             if progress.outcome:
                 raise _failure(progress)
             if progress.phase == "open":
+                self._is_asked = False
                 self._limits.count_setback(progress)
                 return False
-            if end is not None and self._uploader.reactor.seconds() >= end:
+            if self._heard >= end:
                 raise DestinationTimeout(self._uploader.answer_timeout)
             if progress.tag == tag:
                 await self._pause()

@@ -154,7 +154,7 @@ class RoundSender:
     async def _put(self, body: BatchBody) -> None:
         began, size = self._clock.seconds(), body.size
         try:
-            await self._client.put(body.number, body.blocks, "zstd" if body.zstd else "")
+            await self._client.put(body.number, body.blocks, zstd=body.zstd)
         except MoveSmaller as refused:
             self._size.refused(refused.error)
             raise

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
+from twisted.internet.defer import CancelledError
 
 from wingsd.backups.local import LocalBackup
 from wingsd.config import MovesConfig
@@ -18,11 +19,13 @@ from wingsd.errors import StorageError
 from wingsd.servers import Server
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
+from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.outgoing.attached import AttachedFile
 from wingsd.transfers.outgoing.move import MoveOrder, OutgoingMove
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
+from wingsd.transfers.peer.move_answers import MoveSmaller, ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLog
@@ -37,7 +40,9 @@ VERSION = 1
 #: The name that the installation log is sent by.
 LOG = "install.log"
 #: Seconds for which the first request is repeated that gets no answer.
-BEGIN_WITHIN = 60.0
+BEGIN_WITHIN = 30.0
+#: Seconds for each of the requests that end a move which may have begun.
+WITHDRAW_WITHIN = 10.0
 _MIB = 1 << 20
 
 
@@ -93,13 +98,30 @@ class Mover:
             state=json.dumps({"running": was_running}),
         )
         await self.database.add_move(record)
-        return await self._begin(record, subject, BEGIN_WITHIN, is_resumed=False)
+        patience = min(BEGIN_WITHIN, self.config.patience)
+        return await self._begin(record, subject, patience, is_resumed=False)
 
     async def go_on(self, record: MoveRecord, subject: MoveSubject) -> OutgoingMove:
         """Go on with the move of an earlier daemon. Raises as `begin`."""
         found = await self._begin(record, subject, self.config.patience, is_resumed=True)
         assert found is not None  # noqa: S101 - by `is_resumed`
         return found
+
+    async def withdraw(self, subject: MoveSubject) -> None:
+        """End a move whose beginning was not answered: the destination may have begun it."""
+        entry = subject.steps.entry
+        record = None if entry is None else await self.database.move(entry)
+        if record is None:
+            return
+        client = self._client(record, MoveTrouble(self.uploader.reactor, lambda line: None))
+        order = json.loads(record.request)["order"]
+        try:
+            await client.begin(record.token, order, WITHDRAW_WITHIN, may_differ=True)
+            await client.delete(keep=False, patience=WITHDRAW_WITHIN)
+        except (DestinationError, CancelledError, ResumeNeeded, MoveSmaller):
+            pass  # it has not begun it, or gives it up in time
+        finally:
+            client.abort()
 
     async def _begin(
         self, record: MoveRecord, subject: MoveSubject, patience: float, *, is_resumed: bool

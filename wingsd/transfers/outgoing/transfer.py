@@ -200,7 +200,7 @@ class OutgoingTransfer:
             self._steps.advance(SendStep.AWAIT)
         if not self._steps.lifecycle.over:
             self._show_waiting("the destination has everything, and has not answered for")
-        await self._upload.answered()
+        await self._upload.answered(self.coordinator.seems_moved)
 
     async def _enter(self, step: SendStep) -> None:
         """Enter a step, unless an earlier daemon has."""

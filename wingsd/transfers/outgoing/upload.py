@@ -5,7 +5,7 @@ A destination that takes moves which resume gets one, any other the streams of `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -206,10 +206,15 @@ class OutgoingUpload:
         elif packed:
             self._log_figures(packed)
 
-    async def answered(self) -> None:
-        """Return when the destination has the server; raise the reason why it has not."""
-        assert self._sending is not None  # noqa: S101 - by `send`
-        await self._sending.answered()
+    async def answered(self, has_moved: Callable[[], Awaitable[bool]]) -> None:
+        """Return when the destination has the server; raise the reason why it has not.
+
+        A move goes on while the destination is silent; then `has_moved` is asked whether it has.
+        """
+        if isinstance(self._sending, OutgoingMove):
+            await self._sending.answered(has_moved)
+        elif self._sending is not None:
+            await self._sending.answered()
 
     def abort(self) -> None:
         """Close the connections at once, where there are any."""
@@ -225,6 +230,8 @@ class OutgoingUpload:
         """Tell the destination of a move that it has failed; `keep` what has arrived there."""
         if isinstance(self._sending, OutgoingMove):
             await self._sending.discard(keep=keep)
+        elif self._is_recorded and self._mover is not None:
+            await self._mover.withdraw(self._subject())
 
     async def _streams(self) -> OutgoingStreams:
         payloads = await self._payloads()

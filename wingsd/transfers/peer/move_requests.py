@@ -12,30 +12,36 @@ from wingsd import __version__
 from wingsd.http_upload.blocks_body import Block, BlocksBody
 from wingsd.http_upload.exchange import Answer
 from wingsd.http_upload.kept import KeptConnections, KeptExchange
+from wingsd.moves.snapshot import MAX_PART
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.peer.address import CONNECT_WITHIN, PeerAddress
+from wingsd.transfers.peer.address import PeerAddress
 from wingsd.util.reactor import Reactor
 
 __all__ = ["MoveRequest", "MoveRequests"]
 
-#: Bytes of an answer: a page of what the destination holds has an index.
-MAX_PAGE = (16 << 20) + 1024
-#: Seconds that an answer takes from its head to its end.
+#: Bytes of a page of what the destination holds, and the seconds that it takes.
+MAX_PAGE = MAX_PART + 1
 PAGE_WITHIN = 300.0
+#: Seconds in which a request without a large body is answered. Proxies end it after a minute; a
+#: node that is asked what it holds may take longer.
+ANSWERED_WITHIN = 120.0
 JSON = "application/json"
 
 
 @attrs.frozen(eq=False, repr=False)
 class MoveRequest:
-    """A request: `target` is below the address of transfers. A large body comes as `blocks`."""
+    """A request: `target` is below the address of transfers. A large body comes as `blocks`.
+
+    `is_page` tells that the answer may be large.
+    """
 
     method: str
     target: str
     authorization: str = attrs.field(repr=False)
     content: bytes = b""
     content_type: str = JSON
-    encoding: str = ""
     blocks: Sequence[Block] | None = None
+    is_page: bool = False
 
 
 class MoveRequests:
@@ -74,11 +80,11 @@ class MoveRequests:
         exchange = KeptExchange(
             self._reactor, self._head(asked), body, verify, self._stall_timeout, asked.content
         )
-        exchange.max_answer, exchange.answer_within = MAX_PAGE, PAGE_WITHIN
+        if asked.is_page:
+            exchange.max_answer, exchange.answer_within = MAX_PAGE, PAGE_WITHIN
         self._under_way.add(exchange)
-        # The longest an answer takes is that to a question that waits for a change.
-        within = 2.0 * CONNECT_WITHIN
-        answer: Deferred[Answer] = self._connections.start(exchange, route.endpoint, within)
+        starting = self._connections.start(exchange, route.endpoint, ANSWERED_WITHIN)
+        answer: Deferred[Answer] = starting
         answer.addErrback(
             lambda failure: self._address.explain(
                 failure,
@@ -117,8 +123,6 @@ class MoveRequests:
         ]
         if asked.method not in ("GET", "DELETE"):
             headers += [("Content-Type", asked.content_type), ("Content-Length", str(length))]
-        if asked.encoding:
-            headers.append(("Content-Encoding", asked.encoding))
         target = self._address.target(asked.target)
         return h11.Request(method=asked.method, target=target, headers=headers)
 

@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 
 from wingsd.http_upload.blocks_body import Block
 from wingsd.http_upload.exchange import Answer
-from wingsd.moves.batch import CONTENT_TYPE
+from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.peer.move_answers import (
     AttachmentOffset,
@@ -53,7 +53,7 @@ DAMAGES = 3
 #: Seconds that the destination may wait for a change before it tells how far it is.
 WAIT = 25
 _ID = re.compile(r"[0-9a-f]{32}")
-_ROOT = re.compile(r"[0-9a-f]{64}")
+_WORD = re.compile(r"[A-Za-z0-9_.~-]{1,200}")
 #: What a number is at most, so that it fits the frames.
 _MOST = 1 << 62
 
@@ -146,7 +146,7 @@ class _Attempts:
 
 
 class MoveClient:
-    """A client of the move at `path` below the address of transfers, with its `key`.
+    """A client of one move of `server`, with its `key`.
 
     Each method raises `ResumeNeeded` where the destination has to be asked what it holds, else a
     `DestinationError` when the move has failed: at once where it was refused, or after `patience`
@@ -162,8 +162,6 @@ class MoveClient:
         trouble: MoveTrouble,
         patience: float,
     ) -> None:
-        #: The number up to which all batches are on stable storage there.
-        self.durable = 0
         self._requests = requests
         self._server = server
         self._key = key
@@ -202,7 +200,8 @@ class MoveClient:
         """
         content = json.dumps({**order, "key": self._key}).encode()
         asked = MoveRequest("POST", f"/{self._server}/move", authorization, content)
-        persistence = _Persistence(patience, only_lost=True)
+        # A node that does not take the server now is not waited for, unless it had begun before.
+        persistence = _Persistence(patience, only_lost=may_differ)
         passed = is_path_unknown if may_differ else _nothing
         answer = await self._persist(asked, persistence, passed)
         if not answer.good:
@@ -217,9 +216,16 @@ class MoveClient:
         """Use the id of a move that was begun before."""
         self._move = f"/{self._server}/move/{move}"
 
-    async def resume(self) -> MoveResumed:
-        """Begin a session; return what the destination holds."""
-        resumed = fields(await self._ask("POST", "/resume", {}), MoveResumed)
+    async def resume(self) -> MoveResumed | None:
+        """Begin a session; return what the destination holds.
+
+        None where it is putting the server into place already.
+        """
+        asked = self._request("POST", "/resume", {})
+        answer = await self._persist(asked, self._usual, _is_committed)
+        if not answer.good:
+            return None
+        resumed = fields(answer, MoveResumed)
         numbers = (resumed.shape, resumed.file, resumed.pages, resumed.bytes)
         _expect(
             resumed.round > 0
@@ -227,22 +233,22 @@ class MoveClient:
             and all(0 <= number < _MOST for number in (*numbers, resumed.round, resumed.next)),
             "its numbers are out of range",
         )
-        _expect(re.fullmatch(r"[\w.~-]{1,200}", resumed.session) is not None, "it has no session")
+        _expect(_WORD.fullmatch(resumed.session) is not None, "it has no session")
         self._session = resumed.session
         return resumed
 
     async def page(self, number: int) -> bytes:
         """Return a page of what the destination holds, an index."""
-        return (await self._ask("GET", f"/tree?session={self._session}&page={number}")).body
+        path = f"/tree?session={self._session}&page={number}"
+        asked = attrs.evolve(self._request("GET", path), is_page=True)
+        return (await self._persist(asked, self._usual, _nothing)).body
 
-    async def put(self, number: int, blocks: Sequence[Block], encoding: str) -> None:
+    async def put(self, number: int, blocks: Sequence[Block], *, zstd: bool) -> None:
         """Send a batch; return when it was taken. Raises `MoveSmaller`."""
         path = f"/batches/{number}?session={self._session}"
-        asked = attrs.evolve(
-            self._request("PUT", path), blocks=blocks, content_type=CONTENT_TYPE, encoding=encoding
-        )
-        answer = await self._persist(asked, self._usual, _nothing)
-        self.durable = max(self.durable, fields(answer, BatchTaken).durable)
+        kind = ZSTD_CONTENT_TYPE if zstd else CONTENT_TYPE
+        asked = attrs.evolve(self._request("PUT", path), blocks=blocks, content_type=kind)
+        fields(await self._persist(asked, self._usual, _nothing), BatchTaken)
 
     async def close_round(self, number: int, last: int, root: bytes) -> None:
         """Close a round after batch `last`. Raises `ResumeNeeded` where the root is another."""
@@ -270,17 +276,17 @@ class MoveClient:
         return fields(answer, AttachmentOffset).offset
 
     async def commit(self, number: int, root: bytes, *, running: bool, patience: float) -> None:
-        """Ask for the commit of a round that is closed."""
+        """Ask for the commit of a round that is closed; it may have been asked for before."""
         body = {"round": number, "root": root.hex(), "running": running}
         asked = self._request("POST", f"/commit?session={self._session}", body)
-        await self._persist(asked, _Persistence(patience), _nothing)
+        await self._persist(asked, _Persistence(patience), _is_committed)
 
     async def progress(self, tag: str, patience: float) -> MoveProgress:
         """Return how far the destination is, when that is not as with `tag`, or after a while."""
         path = f"?wait={WAIT}&since={tag}" if tag else ""
         answer = await self._persist(self._request("GET", path), _Persistence(patience), _nothing)
         found = fields(answer, MoveProgress)
-        _expect(re.fullmatch(r"[\w.~-]{0,200}", found.tag) is not None, "its tag is invalid")
+        _expect(not found.tag or _WORD.fullmatch(found.tag) is not None, "its tag is invalid")
         return found
 
     async def delete(self, *, keep: bool, patience: float) -> None:
@@ -348,6 +354,10 @@ class MoveClient:
 
 def _nothing(_: Answer) -> bool:
     return False
+
+
+def _is_committed(answer: Answer) -> bool:
+    return answer_code(answer) == "move-committed"
 
 
 def _is_offset_wrong(answer: Answer) -> bool:
