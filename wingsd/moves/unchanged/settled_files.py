@@ -35,6 +35,8 @@ class SettledFiles:
     def __init__(self, inodes: Iterable[int] = (), ctimes: Iterable[int] = ()) -> None:
         self._inodes = array("Q", inodes)
         self._ctimes = array("Q", ctimes)
+        #: Where the next file is if inode numbers were given in the order of the walk.
+        self._likely = 0
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -56,7 +58,10 @@ class SettledFiles:
 
     def has(self, inode: int, ctime: int) -> bool:
         """Return whether the file was settled with this ctime."""
-        at = bisect_left(self._inodes, inode)
+        at = self._likely
+        if at >= len(self._inodes) or self._inodes[at] != inode:
+            at = bisect_left(self._inodes, inode)
+        self._likely = at + 1
         return at < len(self._inodes) and self._inodes[at] == inode and self._ctimes[at] == ctime
 
     def packed(self) -> bytes:
