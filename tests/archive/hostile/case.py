@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 from attrs import Factory, frozen
 
@@ -11,6 +12,8 @@ from wingsd.archive.quota import DEFAULT, ArchiveLimits
 
 #: By name: bytes are a file's, a text is a symlink's, None is a directory.
 Tree = Mapping[bytes, bytes | str | None]
+#: An archive, or what makes one that takes long to make: each process collects all cases.
+Made = bytes | Callable[[], bytes]
 
 
 @frozen
@@ -18,16 +21,21 @@ class Case:
     """`words` are in the error where it is refused; else `tree` is all that there is."""
 
     name: str
-    archive: bytes
+    _archive: Made
     words: str = ""
     tree: Tree = Factory(dict)
     notes: tuple[str, ...] = ()
     limits: ArchiveLimits = DEFAULT
 
+    @property
+    def archive(self) -> bytes:
+        return self._archive if isinstance(self._archive, bytes) else self._archive()
 
-def refused(name: str, archive: bytes, words: str, limits: ArchiveLimits = DEFAULT) -> Case:
+
+def refused(name: str, archive: Made, words: str, limits: ArchiveLimits = DEFAULT) -> Case:
     """Return a case that must fail with an error that has `words` in it."""
-    return Case(name, archive, words=words, limits=limits)
+    made = archive if isinstance(archive, bytes) else cache(archive)
+    return Case(name, made, words=words, limits=limits)
 
 
 def taken(
