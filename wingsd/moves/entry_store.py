@@ -18,6 +18,7 @@ from wingsd.errors import StorageError
 from wingsd.moves.blocks import PAGE
 from wingsd.moves.digests import DIGEST
 from wingsd.moves.nodes import (
+    FILE,
     DirectoryNode,
     FileNode,
     Named,
@@ -43,6 +44,12 @@ _TABLES = (
 _FIND = "SELECT id, value FROM entry WHERE key = ?"
 IN_MEMORY = 2048
 _CHUNK = 512
+_SELECT = "SELECT key, id, value FROM entry WHERE key >= ? AND key < ?"
+_ROWS = f"{_SELECT} ORDER BY key LIMIT {_CHUNK}"
+_NOT_PLAIN = (
+    f"{_SELECT} AND (id IS NOT NULL OR substr(value, 1, 1) <> x'{FILE:02x}') "
+    f"ORDER BY key LIMIT {_CHUNK}"
+)
 _END = b"\xff" * 256
 """After every key: names have at most 255 bytes."""
 
@@ -167,24 +174,19 @@ class EntryStore:
         self._changed_shared.clear()
         self._block_changes = 0
 
-    def rows_from(self, start: bytes, end: bytes = _END) -> list[Row]:
+    def rows_from(self, start: bytes, end: bytes = _END, query: str = _ROWS) -> list[Row]:
         """Return some of what is stored from one key to another. Call `flush` before."""
         with _errors():
-            return (
-                self._database()
-                .execute(
-                    "SELECT key, id, value FROM entry WHERE key >= ? AND key < ? ORDER BY key "
-                    "LIMIT ?",
-                    (start, end, _CHUNK),
-                )
-                .fetchall()
-            )
+            return self._database().execute(query, (start, end)).fetchall()
 
-    def below(self, path: bytes) -> Iterator[tuple[bytes, TreeEntry]]:
-        """Yield the entries below a path, in the order of a walk."""
+    def below(self, path: bytes, *, plain: bool = True) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield the entries below a path, in the order of a walk.
+
+        Without `plain` those are left out that are files with one name and no number.
+        """
         self.flush()
         start, end = _below(path)
-        while rows := self.rows_from(start, end):
+        while rows := self.rows_from(start, end, _ROWS if plain else _NOT_PLAIN):
             for key, of, value in rows:
                 each = key.replace(b"\0", b"/")
                 node = self._entries.get(each)

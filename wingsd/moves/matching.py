@@ -15,15 +15,20 @@ from wingsd.moves.tree import MoveTree
 __all__ = ["Matches", "both", "is_first"]
 
 
+_TRIM = 64
+
+
 def both(
-    sent: MoveTree, now: MoveTree
+    sent: MoveTree, now: MoveTree, *, plain: bool = True
 ) -> Iterator[tuple[bytes, TreeEntry | None, TreeEntry | None]]:
     """Yield every path of two trees, in the order of a walk, with what has it in each.
 
+    Without `plain` files are left out that have one name and no number.
     What is in memory of both trees may be forgotten from one path to the next.
     """
-    one, other = sent.walk(), now.walk()
+    one, other = sent.walk(plain=plain), now.walk(plain=plain)
     before, after = next(one, None), next(other, None)
+    passed = 0
     while before is not None or after is not None:
         if before is not None and after is not None and before[0] == after[0]:
             yield before[0], before[1], after[1]
@@ -35,8 +40,10 @@ def both(
         else:
             yield after[0], None, after[1]
             after = next(other, None)
-        sent.trim()
-        now.trim()
+        passed += 1
+        if passed % _TRIM == 0:
+            sent.trim()
+            now.trim()
 
 
 def is_first(path: bytes, node: TreeEntry | None) -> bool:
@@ -56,7 +63,8 @@ class Matches:
         self._before: dict[bytes, bytes] = {}
         #: First names of files none of whose names stays, and the slot that they wait in.
         self.slots: dict[bytes, int] = {}
-        self._match()
+        if sent.members:
+            self._match()
 
     def before(self, node: Named, at: TreeEntry | None) -> Named | None:
         """Return what a present file was; `at` is what had its first name."""

@@ -76,7 +76,9 @@ class FileNode:
         self.names: list[bytes] = []
         self.slots = self.id = 0
         self.digest: bytes | None = None
-        self.bind(0, WHOLE)
+        self.number = 0
+        self.block_size = WHOLE
+        self.blocks = BlockDigests(1)
 
     def bind(self, number: int, block_size: int) -> None:
         """Set number and block size; no block is known then."""

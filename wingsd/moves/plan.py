@@ -66,6 +66,8 @@ class Plan:
             assert before is not None  # noqa: S101 - by `Matches`
             taken.add(before.names[0])
             yield TakeFrame(before.names[0], slot)
+        if not self._sent.members:
+            return
         below = b"\0"  # no path begins with it
         for path, sent, now in both(self._sent, self._now):
             if sent is None or path.startswith(below) or path in taken:
@@ -81,7 +83,7 @@ class Plan:
     @property
     def creations(self) -> Iterator[Creation]:
         """The frames that make names and set sizes and metadata."""
-        for path, sent, now in both(self._sent, self._now):
+        for path, sent, now in both(self._sent, self._now, plain=False):
             if isinstance(now, DirectoryNode):
                 meta = (now.mode, now.mtime)
                 if not isinstance(sent, DirectoryNode) or (sent.mode, sent.mtime) != meta:
@@ -89,11 +91,11 @@ class Plan:
         for path, slot in self._matches.slots.items():
             yield PutFrame(path, slot)
         has_links = False
-        for node, before in self._named():
+        for node, before in self._named(plain=False):
             has_links = has_links or len(node.names) > 1
             yield from self._own(node, before)
         if has_links:
-            for node, before in self._named():
+            for node, before in self._named(plain=False):
                 yield from self._links(node, before)
 
     @property
@@ -104,9 +106,9 @@ class Plan:
                 held = before if isinstance(before, FileNode) else None
                 yield FileContent(node.names[0], node, held, self._now)
 
-    def _named(self) -> Iterator[tuple[Named, Named | None]]:
+    def _named(self, *, plain: bool = True) -> Iterator[tuple[Named, Named | None]]:
         """Yield the present files and symlinks, each with what it was."""
-        return _named(self._sent, self._now, self._matches)
+        return _named(self._sent, self._now, self._matches, plain=plain)
 
     def _own(self, node: Named, before: Named | None) -> Iterator[Creation]:
         if isinstance(node, LinkNode):
@@ -172,9 +174,9 @@ def _carry_over(before: FileNode, node: FileNode) -> None:
 
 
 def _named(
-    sent: MoveTree, now: MoveTree, matches: Matches
+    sent: MoveTree, now: MoveTree, matches: Matches, *, plain: bool = True
 ) -> Iterator[tuple[Named, Named | None]]:
-    for path, at, node in both(sent, now):
+    for path, at, node in both(sent, now, plain=plain):
         if is_first(path, node):
             assert isinstance(node, Named)  # noqa: S101 - by `is_first`
             yield node, matches.before(node, at)

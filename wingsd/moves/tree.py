@@ -104,10 +104,13 @@ class MoveTree:
         """Return what has a path, None where nothing has it."""
         return self._store.get(path) if path else self.top
 
-    def walk(self) -> Iterator[tuple[bytes, TreeEntry]]:
-        """Yield every path with what has it: a directory before its entries, sorted by bytes."""
+    def walk(self, *, plain: bool = True) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield every path with what has it: a directory before its entries, sorted by bytes.
+
+        Without `plain` those are left out that are files with one name and no number.
+        """
         yield b"", self.top
-        yield from self._store.below(b"")
+        yield from self._store.below(b"", plain=plain)
 
     def trim(self) -> None:
         """Let what is in memory be forgotten: entries that were returned are so no more."""
