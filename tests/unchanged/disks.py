@@ -22,8 +22,7 @@ _MAKE = {
     "btrfs": ("mkfs.btrfs", "-q"),
 }
 _PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
-#: Bytes of a disk; the file has holes. A btrfs that is short of space for metadata writes back
-#: dirty pages all the time, so that nearly every store changes ctime.
+#: Bytes of a disk; the file has holes. A btrfs that is short of space writes pages back soon.
 _SIZE = "1G"
 _SIZES = {"btrfs": "16G"}
 

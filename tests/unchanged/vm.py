@@ -48,9 +48,7 @@ def main() -> int:
     good = True
     for name in arguments.name or IMAGES:
         with TemporaryDirectory(prefix="wingsd-unchanged-") as directory:
-            ran = run_trials_in_machine(
-                Path(directory), name, arguments.count, arguments.seed, "--files", "1500"
-            )
+            ran = run_trials_in_machine(Path(directory), name, arguments.count, arguments.seed)
         print(ran.output, flush=True)
         good = good and ran.status == 0
     return 0 if good else 1
