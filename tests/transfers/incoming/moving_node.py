@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.move_client import MoveClient
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.threadio import Workers
@@ -58,6 +58,14 @@ class MovingNode(Receiver):
             reception = getattr(transfer, "_reception", None)
             if reception is not None:
                 reception.copy._close()
+
+    def wait(self) -> Deferred[None]:
+        """Return what a part waits for."""
+        return Deferred()
+
+    async def reaches(self, call: str) -> None:
+        """Return when that was called."""
+        await until(lambda: call in self.calls)
 
     def takes_requests(self) -> bool:
         """Return whether the move that an earlier one has left is open again."""

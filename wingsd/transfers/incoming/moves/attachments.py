@@ -28,7 +28,7 @@ from wingsd.transfers.storage.install_log import LIMIT
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["LOG", "AnnouncedBackup", "Attachments"]
+__all__ = ["LOG", "AnnouncedBackup", "Attachments", "check_announced"]
 
 #: The name of the installation log.
 LOG = "install.log"
@@ -44,6 +44,20 @@ class AnnouncedBackup:
     uuid: str
     path: str
     bytes: int
+
+
+def check_announced(announced: Sequence[AnnouncedBackup], log: int | None) -> None:
+    """Raise `MoveRequestInvalid` for attachments that this node cannot take."""
+    if len(announced) > _MOST:
+        raise MoveRequestInvalid(f"it announces more than {_MOST} backups")
+    known = set()
+    for each in announced:
+        uuid = _backup(each).uuid
+        if uuid in known:
+            raise MoveRequestInvalid(f"the backup {uuid} is announced twice")
+        known.add(uuid)
+    if log is not None and not 0 <= log <= LIMIT:
+        raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LIMIT} are taken")
 
 
 class _Place(Protocol):
@@ -103,24 +117,21 @@ class Attachments:
     ) -> None:
         """`log_paths` are where the log grows and where it is staged.
 
-        Raises `MoveRequestInvalid`.
+        Raises `MoveRequestInvalid`; see `check_announced`.
         """
-        if len(announced) > _MOST:
-            raise MoveRequestInvalid(f"it announces more than {_MOST} backups")
+        check_announced(announced, log)
         self._reserve = reserve
         self._sizes: dict[str, int] = {}
         self._places: dict[str, _Place] = {}
         for each in announced:
             backup = _backup(each)
-            if backup.uuid in self._places:
-                raise MoveRequestInvalid(f"the backup {backup.uuid} is announced twice")
             self._sizes[backup.uuid] = each.bytes
             self._places[backup.uuid] = _BackupPlace(server, backup, backups)
         if log is not None:
-            if not 0 <= log <= LIMIT:
-                raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LIMIT} are taken")
             self._sizes[LOG] = log
             self._places[LOG] = _LogPlace(*log_paths)
+        #: The SHA-256 of those that are whole.
+        self._whole: dict[str, str] = {}
         #: The hash of what has arrived so far of each, where all of it has arrived in order here.
         self._hashes: dict[str, tuple[int, hashlib._Hash]] = {}
 
@@ -200,18 +211,25 @@ class Attachments:
                 f"{name} was announced with {self._sizes[name]} bytes, and ends at {here}"
             )
         whole = place.whole()
-        path = whole or place.part()
+        found = self._whole.get(name) or self._read(name, whole or place.part())
+        if found != sha256:
+            if whole is None:
+                place.part().unlink()
+            raise AttachmentOffsetWrong(0, f"{name} does not fit its SHA-256; send it again")
+        if whole is None:
+            with storage_errors(f"{place.part()} cannot be written"):
+                _flush(place.part())
+            place.complete(sha256)
+        self._whole[name] = sha256
+
+    def _read(self, name: str, path: Path) -> str:
+        """Return the SHA-256 of all that has arrived."""
         known = self._hashes.pop(name, None)
         with storage_errors(f"{path} cannot be read"):
-            found = known[1].hexdigest() if known is not None and not whole else _sha256(path)
-            if found != sha256:
-                if whole is None:
-                    path.unlink()
-                raise AttachmentOffsetWrong(0, f"{name} does not fit its SHA-256; send it again")
-            if whole is None:
-                _flush(path)
-        if whole is None:
-            place.complete(sha256)
+            size = path.stat().st_size
+            if known is not None and known[0] == size:
+                return known[1].hexdigest()
+            return _sha256(path)
 
     def _hasher(self, name: str, at: int) -> hashlib._Hash | None:
         if not at:

@@ -19,6 +19,7 @@ from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, Transf
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.factory import IncomingTransferFactory
 from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.moves.attachments import check_announced
 from wingsd.transfers.incoming.moves.beginning import MoveBeginning, MoveIdentity, MoveTerms
 from wingsd.transfers.incoming.moves.errors import MoveBusy, MoveKeyInvalid, MoveNotFound
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
@@ -85,7 +86,11 @@ class IncomingMoves:
         beginning: MoveBeginning,
         coordinator: Callable[[], ReceivingCoordinator | None],
     ) -> str:
-        """Begin a move; return its id. Raises `TokenUsed`, and why the server is not admitted."""
+        """Begin a move; return its id.
+
+        Raises `MoveRequestInvalid`, `TokenUsed`, and why the server is not admitted.
+        """
+        check_announced(beginning.backups, beginning.log)
         if await self._database.was_used(token.digest, token.expires):
             raise token_was_used()
         if token.digest in self._beginning:

@@ -1,0 +1,210 @@
+"""Sources of moves that do what they may not: each is refused, and nothing is changed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.move_client import Answer, MoveClient
+from tests.support.sample_server import UUID
+from tests.transfers.incoming.moving_node import MovingNode
+from wingsd.moves.batch import BatchKind, encode_batch, make_index
+from wingsd.moves.digests import block_digest
+from wingsd.moves.frames import DirectoryFrame, FileFrame, WholeFrame
+
+OTHER = "11111111-2222-4333-8444-555555555555"
+
+
+async def opened(node: MovingNode, source: Path) -> MoveClient:
+    client = node.client(source)
+    assert (await client.begin()).status == 201
+    assert (await client.resume()).status == 200
+    return client
+
+
+def refused(answer: Answer) -> tuple[int, str]:
+    return answer.status, answer.code
+
+
+def whole(path: bytes = b"file", data: bytes = b"data") -> WholeFrame:
+    return WholeFrame(path, 0o644, 1, len(data), block_digest(data))
+
+
+def encoded(number: int, in_round: int, *frames: Any, data: bytes = b"", needs: int = 0) -> bytes:
+    kind = BatchKind.DATA if isinstance(frames[0], WholeFrame) else BatchKind.SHAPE
+    index = make_index(kind, number, in_round, needs, frames)
+    return b"".join(encode_batch(index, [data] if data else []))
+
+
+async def test_only_the_source_has_the_word(node: MovingNode, source: Path) -> None:
+    client = await opened(node, source)
+    for key in ("0" * 64, "nothing", client._token):
+        answer = await client.ask("GET", "", key=key)
+        assert refused(answer) == (401, "move-key-invalid")
+        answer = await client.ask("PUT", "/batches/1", key=key, data=b"x" * 100)
+        assert refused(answer) == (401, "move-key-invalid")
+    stranger = MoveClient(node.url, OTHER, node.token(OTHER), source)
+    stranger.id, stranger.key = client.id, client.key
+    assert refused(await stranger.status()) == (404, "move-not-found")
+    client.id = "0" * 32
+    assert refused(await client.status()) == (404, "move-not-found")
+
+
+async def test_a_token_is_for_one_server_and_not_for_ever(node: MovingNode, source: Path) -> None:
+    wrong = node.client(source, node.token(OTHER))
+    assert refused(await wrong.begin()) == (401, "token-invalid")
+    old = node.client(source, node.token(exp=1))
+    assert refused(await old.begin()) == (401, "token-expired")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"key": "short"},
+        {"key": "G" * 64},
+        {"log": -1},
+        {"log": 1 << 40},
+        {"backups": [{"uuid": OTHER, "path": "../../etc/passwd", "bytes": 1}]},
+        {"backups": [{"uuid": OTHER, "path": f"{UUID}.tar.gz", "bytes": 1}]},
+        {"backups": [{"uuid": OTHER, "path": f"{OTHER}.tar.gz", "bytes": 1}] * 2},
+    ],
+)
+async def test_what_a_move_is_begun_with_is_checked(
+    node: MovingNode, source: Path, changes: dict[str, Any]
+) -> None:
+    answer = await node.client(source).begin(**changes)
+    assert refused(answer) == (400, "move-request-invalid")
+    assert node.receiver.servers == ()
+
+
+async def test_a_body_of_data_is_bounded(node: MovingNode, source: Path) -> None:
+    client = await opened(node, source)
+    answer = await client.ask("POST", "/resume", data=b"[" * 3_000_000)
+    assert refused(answer) == (413, "body-too-large")
+    answer = await client.ask("POST", "/resume", data=b"[" * 1_000)
+    assert answer.status == 400
+
+
+async def test_a_batch_is_bounded_by_what_was_told(node: MovingNode, source: Path) -> None:
+    client = await opened(node, source)
+    limit = 16 << 20
+    answer = await client.put_bytes(1, b"x" * (limit + 1))
+    assert refused(answer) == (413, "move-batch-too-large")
+
+    def chunks() -> Iterator[bytes]:
+        index = encoded(1, client.held["round"], whole(data=b"x" * 60_000))
+        yield index
+        for _ in range(20):
+            yield b"x" * (1 << 20)
+
+    answer = await client.put_bytes(1, chunks())
+    assert answer.status in (400, 413)
+    assert (await client.status()).json["received"] == 0
+
+
+async def test_batches_that_are_none_or_lie_are_refused(node: MovingNode, source: Path) -> None:
+    client = await opened(node, source)
+    in_round = client.held["round"]
+    good = encoded(1, in_round, whole(), data=b"data")
+    for body, codes in {
+        b"": {"move-batch-invalid"},
+        b"no batch at all": {"move-batch-invalid"},
+        good[:-1]: {"move-batch-invalid"},
+        good + b"x": {"move-batch-invalid"},
+        good[:-1] + b"x": {"move-batch-damaged"},
+        good[:60] + b"\xff" + good[61:]: {"move-batch-damaged"},
+        encoded(1, in_round, DirectoryFrame(b"../up", 0o755, 1)): {
+            "move-batch-invalid",
+            "move-frame-refused",
+        },
+        encoded(1, in_round, whole(b"no/directory"), data=b"data"): {"move-frame-refused"},
+        encoded(1, in_round, FileFrame(1, b"f", 0o644, 1, 1 << 62, 65536)): {
+            "move-frame-refused",
+            "move-batch-invalid",
+        },
+    }.items():
+        answer = await client.put_bytes(1, body)
+        assert answer.status == 400, (body[:40], answer)
+        assert answer.code in codes, body[:40]
+    mixed = await client.put_bytes(2, good)
+    assert refused(mixed) == (400, "move-request-invalid")
+    bomb = await client.put_bytes(1, good, headers={"Content-Encoding": "zstd"})
+    assert refused(bomb) == (400, "move-batch-invalid")
+    other = await client.put_bytes(1, good, headers={"Content-Encoding": "gzip"})
+    assert refused(other) == (400, "move-request-invalid")
+    assert (await client.put_bytes(1, good)).status == 200
+    assert (await client.status()).json["received"] == 1
+
+
+async def test_gaps_and_other_contents_are_refused(node: MovingNode, source: Path) -> None:
+    client = await opened(node, source)
+    in_round = client.held["round"]
+    far = await client.put_bytes(99, encoded(99, in_round, whole(), data=b"data"))
+    assert refused(far) == (409, "move-shape-missing")
+    gap = encoded(3, in_round, whole(), data=b"data", needs=2)
+    assert refused(await client.put_bytes(3, gap)) == (409, "move-shape-missing")
+    assert (await client.put_bytes(1, encoded(1, in_round, whole(), data=b"data"))).status == 200
+    changed = encoded(1, in_round, whole(data=b"DATA"), data=b"DATA")
+    other = await client.put_bytes(1, changed)
+    assert refused(other) == (409, "move-batch-conflict")
+    wrong_round = encoded(2, in_round + 1, whole(b"b"), data=b"data")
+    assert refused(await client.put_bytes(2, wrong_round)) == (409, "move-batch-conflict")
+
+
+async def test_a_move_is_committed_once_and_only_what_was_closed(
+    node: MovingNode, source: Path
+) -> None:
+    client = await opened(node, source)
+    early = await client.ask(
+        "POST",
+        "/commit",
+        params=client.in_session(),
+        json={"round": 1, "root": "0" * 64, "running": False},
+    )
+    assert refused(early) == (409, "move-root-mismatch")
+    await client.put_all(client.round())
+    assert refused(await client.commit()) == (409, "move-root-mismatch")
+    wrong = await client.close(root="0" * 64)
+    assert refused(wrong) == (409, "move-root-mismatch")
+    missing = await client.close(last=client.filler.number + 1)
+    assert refused(missing) == (409, "move-round-incomplete")
+    assert (await client.close()).status == 200
+    assert (await client.close()).status == 200
+    old = client.session
+    await client.send()
+    late = await client.ask(
+        "POST",
+        "/commit",
+        params={"session": old},
+        json={"round": client.filler.round, "root": client.root_digest, "running": False},
+    )
+    assert refused(late) == (409, "move-resume-needed")
+    node.waits["create"] = waiting = node.wait()
+    assert (await client.commit()).status == 202
+    assert (await client.commit()).status == 202
+    second = await client.commit(running=True)
+    assert refused(second) == (409, "move-committed")
+    await node.reaches("create")
+    assert refused(await client.resume()) == (409, "move-committed")
+    waiting.callback(None)
+    assert (await client.outcome())["outcome"] == "success"
+
+
+async def test_numbers_and_digests_in_requests_are_checked(node: MovingNode, source: Path) -> None:
+    client = await opened(node, source)
+    for path in ("/batches/x", "/batches/-1", "/batches/" + "9" * 30):
+        answer = await client.ask("PUT", path, data=b"", params=client.in_session())
+        assert refused(answer) == (400, "move-request-invalid")
+    for page in ("0", "99", "x"):
+        answer = await client.ask("GET", "/tree", params=client.in_session(page=page))
+        assert answer.status in (400, 409)
+    answer = await client.close(root="xyz")
+    assert refused(answer) == (400, "move-request-invalid")
+    answer = await client.ask(
+        "PATCH", "/attachments/install.log", params=client.in_session(offset="x"), data=b""
+    )
+    assert refused(answer) == (400, "move-request-invalid")

@@ -1,0 +1,168 @@
+"""How moves to this node end, and what stays of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zlib import crc32
+
+from twisted.internet.task import Clock
+
+from tests.support.move_client import MoveClient
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from tests.transfers.incoming.moving_node import LEVEL, MovingNode
+from wingsd.errors import EnvironmentFailed
+from wingsd.transfers.incoming.moves.silence import SilenceWatch
+
+
+async def half_sent(node: MovingNode, source: Path) -> MoveClient:
+    """Return a move all of whose files have arrived, and that is not committed."""
+    client = node.client(source)
+    await client.begin()
+    await client.send()
+    return client
+
+
+async def rest(node: MovingNode) -> None:
+    await until(lambda: not node.receiver.servers)
+
+
+def kept(node: MovingNode) -> list[str]:
+    return [copy.server for copy in node.partial_copies.get().kept()]
+
+
+async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
+    node: MovingNode, source: Path
+) -> None:
+    client = await half_sent(node, source)
+    assert (await client.ask("DELETE", "", params={"keep": "1"})).status == 204
+    status = await client.outcome()
+    assert (status["outcome"], status["code"]) == ("failure", "move-given-up")
+    assert (await client.ask("DELETE", "")).status == 204
+    await rest(node)
+    assert (node.calls[-1], kept(node)) == ("failure", [UUID])
+    assert node.left() == [".kept"]
+
+
+async def test_the_next_transfer_goes_on_with_what_is_kept(node: MovingNode, source: Path) -> None:
+    client = await half_sent(node, source)
+    await client.ask("DELETE", "", params={"keep": "1"})
+    await rest(node)
+    later = node.client(source)
+    assert (await later.move())["outcome"] == "success"
+    assert later.bytes < 1000
+    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+    assert kept(node) == []
+
+
+async def test_nothing_is_kept_of_a_move_that_a_person_cancels(
+    node: MovingNode, source: Path
+) -> None:
+    client = await half_sent(node, source)
+    node.receiver.cancel(UUID)
+    status = await client.outcome()
+    assert (status["outcome"], status["code"]) == ("failure", "transfer-cancelled")
+    await rest(node)
+    assert (node.calls[-1], node.left()) == ("failure", [])
+    refused = await client.resume()
+    assert (refused.status, refused.code) == (410, "move-over")
+
+
+async def test_nothing_is_kept_where_the_source_does_not_want_it(
+    node: MovingNode, source: Path
+) -> None:
+    client = await half_sent(node, source)
+    assert (await client.ask("DELETE", "")).status == 204
+    await rest(node)
+    assert node.left() == []
+
+
+async def test_a_failure_after_the_commit_keeps_what_is_whole(
+    node: MovingNode, source: Path
+) -> None:
+    client = await half_sent(node, source)
+    node.faults["create"] = EnvironmentFailed("no engine")
+    await client.commit()
+    status = await client.outcome()
+    assert (status["outcome"], status["code"]) == ("failure", "environment-failed")
+    await rest(node)
+    assert (kept(node), node.left()) == ([UUID], [".kept"])
+    del node.faults["create"]
+    later = node.client(source)
+    assert (await later.move())["outcome"] == "success"
+    assert later.bytes < 1000
+
+
+async def test_a_later_transfer_takes_the_place_of_an_open_move_and_its_files(
+    node: MovingNode, source: Path
+) -> None:
+    client = await half_sent(node, source)
+    later = node.client(source)
+    assert (await later.move())["outcome"] == "success"
+    assert later.bytes < 1000
+    # Of the first the Panel hears nothing: it would end the second one.
+    assert "failure" not in node.calls
+    status = await client.status()
+    assert (status.json["outcome"], status.json["code"]) == ("failure", "move-superseded")
+
+
+async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) -> None:
+    client = await half_sent(node, source)
+    await client.ask("DELETE", "", params={"keep": "1"})
+    await rest(node)
+    await node.storage.disk.run(node.storage.copies.forget, UUID)
+    assert kept(node) == []
+
+
+async def test_what_the_disk_has_changed_is_found_and_sent_again(
+    node: MovingNode, source: Path
+) -> None:
+    client = await half_sent(node, source)
+    staged = Path(node.staging.path) / UUID / "world" / "level.dat"
+    with staged.open("r+b") as file:
+        file.write(b"damaged")
+    await client.commit()
+    await until_open(client)
+    status = (await client.status()).json
+    assert (status["code"], status["session"]) == ("move-root-mismatch", None)
+    sent = client.bytes
+    await client.send()
+    assert 0 < client.bytes - sent < len(LEVEL) // 2
+    await client.commit()
+    assert (await client.outcome())["outcome"] == "success"
+    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+
+
+async def until_open(client: MoveClient) -> None:
+    while (await client.status(wait=1)).json.get("code") != "move-root-mismatch":
+        pass
+
+
+async def test_a_copy_of_a_later_version_is_kept_as_it_is(node: MovingNode, source: Path) -> None:
+    client = await half_sent(node, source)
+    await client.ask("DELETE", "", params={"keep": "1"})
+    await rest(node)
+    (ledger,) = Path(node.staging.path).glob(".kept/*/ledger")
+    written = bytearray(ledger.read_bytes())
+    written[8] = 99
+    written[28:32] = crc32(written[:28]).to_bytes(4, "little")
+    ledger.write_bytes(written)
+    later = node.client(source)
+    assert (await later.move())["outcome"] == "success"
+    assert later.bytes > len(LEVEL)
+    (left,) = Path(node.staging.path).glob(".kept/*/ledger")
+    assert left.read_bytes() == written
+
+
+def test_silence_is_told_once_and_not_while_this_node_has_the_word() -> None:
+    clock, told, busy = Clock(), [], [True]
+    watch = SilenceWatch(clock, lambda: busy[0], told.append)
+    watch.start(100)
+    clock.advance(90)
+    watch.hear()
+    clock.pump([20, 60, 60])
+    assert told == []
+    busy[0] = False
+    clock.pump([60, 60, 100])
+    assert told == [100]
+    watch.stop()
