@@ -14,6 +14,7 @@ import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.task import Clock
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
@@ -41,7 +42,9 @@ from wingsd.panel.schemas import Configuration, Process, Settings, Stop
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
+from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.util.later import Later
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 TOKEN = "the-token-of-this-node-in-all-its-length"
@@ -166,12 +169,16 @@ class FakeTransfers:
         self._calls.note("pool_features", server, pool, mark, backups_mark)
         return ["shared-volume"]
 
-    async def release(self, uuid: str) -> None:
+    async def release(self, uuid: str, *, keeps: bool = False) -> None:
         self._calls.note("release", self._direction, uuid)
         self.servers = ()
 
     def deleted(self, uuid: str) -> None:
         self._calls.note("deleted", self._direction, uuid)
+
+
+def no_moves() -> IncomingMoves:
+    raise AssertionError("no move is begun here")
 
 
 class FakeDirectTransfers:
@@ -298,6 +305,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             ),
             *transfer_paths.endpoints(config, servers, receiver, sender, streams, direct),
             transfer_paths.direct_endpoint(config, direct, database),
+            *transfer_paths.move_endpoints(config, Later(no_moves), direct, Clock()),
         ]
     )
 

@@ -41,6 +41,9 @@ def test_every_operation_id_is_unique() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+MOVE = "/api/transfers/{uuid}/move"
+
+
 def test_all_other_operations_need_the_panels_token() -> None:
     others = {
         (method, path): made.access
@@ -53,6 +56,16 @@ def test_all_other_operations_need_the_panels_token() -> None:
         ("POST", "/api/transfers"): Access.TRANSFER,
         ("OPTIONS", "/api/transfers"): Access.PUBLIC,
         ("PUT", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
+        ("POST", MOVE): Access.TRANSFER,
+        ("GET", f"{MOVE}/{{move}}"): Access.MOVE,
+        ("DELETE", f"{MOVE}/{{move}}"): Access.MOVE,
+        ("POST", f"{MOVE}/{{move}}/resume"): Access.MOVE,
+        ("GET", f"{MOVE}/{{move}}/tree"): Access.MOVE,
+        ("PUT", f"{MOVE}/{{move}}/batches/{{number}}"): Access.MOVE,
+        ("POST", f"{MOVE}/{{move}}/rounds/{{number}}"): Access.MOVE,
+        ("GET", f"{MOVE}/{{move}}/attachments/{{name}}"): Access.MOVE,
+        ("PATCH", f"{MOVE}/{{move}}/attachments/{{name}}"): Access.MOVE,
+        ("POST", f"{MOVE}/{{move}}/commit"): Access.MOVE,
         ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
         ("GET", "/download/backup"): Access.SIGNED,
         ("GET", "/download/directory"): Access.SIGNED,

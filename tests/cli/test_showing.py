@@ -183,6 +183,18 @@ def test_cancelling(scripted: Scripted, wingsctl: Command) -> None:
     assert scripted.asked == [("DELETE", f"/v1/transfers/{UUID}", None)] * 2
 
 
+def test_forgetting(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("DELETE", f"kept/{UUID}", b"", status=204)
+    assert "nothing is kept" in wingsctl("forget", UUID).out
+    assert wingsctl("forget", UUID, "--json").json == {"server": UUID, "forgotten": True}
+
+
+def test_what_is_kept_of_failed_moves_is_listed(scripted: Scripted, wingsctl: Command) -> None:
+    kept = [{"server": UUID, "bytes": 5 * GIB, "since": 0.0}]
+    scripted.answers("GET", "transfers?past=20", NOTHING | {"kept": kept})
+    assert f"{UUID}: 5.0 GiB of a failed move are kept" in wingsctl("transfers").out
+
+
 def test_lines_are_printed_where_there_is_no_terminal() -> None:
     out = io.StringIO()
     with TransferProgress(Console(file=out, width=200)).shown() as screen:

@@ -28,7 +28,21 @@ async def held_up(operator: Operator) -> Any:
 
 
 async def test_a_node_where_nothing_moves_says_so(operator: Operator) -> None:
-    assert await operator.ask("GET", "transfers") == {"running": [], "expected": [], "past": []}
+    nothing: dict[str, object] = {"running": [], "expected": [], "kept": [], "past": []}
+    assert await operator.ask("GET", "transfers") == nothing
+
+
+async def test_what_is_kept_of_a_failed_move_is_listed_and_removed(operator: Operator) -> None:
+    node = operator.nodes.source
+    copies = node.partial_copies.get()
+    copies.create(UUID).ledger.write_bytes(b"ledger")
+    assert copies.keep(UUID, 5, 10.0)
+    found = await operator.ask("GET", "transfers")
+    assert found["kept"] == [{"server": UUID, "bytes": 5, "since": 10.0}]
+    await operator.ask("DELETE", f"kept/{UUID}")
+    assert (await operator.ask("GET", "transfers"))["kept"] == []
+    refused = await operator.refusal("DELETE", f"kept/{UUID}")
+    assert "nothing is kept of this server" in str(refused)
 
 
 async def test_a_running_transfer_is_shown_at_both_ends(operator: Operator) -> None:

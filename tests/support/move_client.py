@@ -154,7 +154,7 @@ class MoveClient:
         headers = {"Content-Type": "application/vnd.wingsd.batch"}
         if zstd:
             body = b"".join(deflated([body]))
-            headers["Content-Encoding"] = "zstd"
+            headers["Content-Type"] += "+zstd"
         self.bytes += len(body)
         return await self.put_bytes(batch.index.number, body, headers=headers, **options)
 

@@ -33,6 +33,7 @@ from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.http.operations import Access, Call, Success, Topic, TreePage, call
 from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.moves.batch import ZSTD_CONTENT_TYPE
 from wingsd.statedb import Outcome
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.incoming.moves.errors import (
@@ -226,14 +227,12 @@ class MoveBatchEndpoint(_BodyPath):
     async def put_batch(self, request: StreamingRequest, query: SessionQuery) -> Durable:
         """Send a batch, `application/vnd.wingsd.batch`; it may come again.
 
-        It may be compressed as one zstd frame, with `Content-Encoding: zstd`.
+        Compressed as one zstd frame it is `application/vnd.wingsd.batch+zstd`.
         """
-        encoding = request.header("Content-Encoding").strip().lower()
-        if encoding not in ("", "identity", "zstd"):
-            raise MoveRequestInvalid("the body is compressed by other means than zstd")
+        kind = request.header("Content-Type").partition(";")[0].strip().lower()
         reception = await self._reception()
         durable = await reception.receive_batch(
-            query.session, self._number(), self._stream, zstd=encoding == "zstd"
+            query.session, self._number(), self._stream, zstd=kind == ZSTD_CONTENT_TYPE
         )
         return Durable(durable)
 

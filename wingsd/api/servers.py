@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.backups.deletion import BackupDeletion
-from wingsd.config import Config
+from wingsd.config import CALAGOPUS, Config
 from wingsd.errors import (
     BadRequest,
     InvalidData,
@@ -144,7 +144,7 @@ class ServerEndpoint(Endpoint):
         is_incoming = uuid in self._receiver.servers
         moves = is_incoming or uuid in self._sender.servers or self._is_disowned(uuid)
         await self._sender.release(uuid)
-        await self._receiver.release(uuid)
+        await self._receiver.release(uuid, keeps=self._config.family == CALAGOPUS)
         await self._restores.release(uuid)
         try:
             await self._servers.delete(uuid)

@@ -10,7 +10,7 @@ from wingsd.cli.check_config import check_config
 from wingsd.cli.configure import configure
 from wingsd.cli.diagnostics import diagnostics
 from wingsd.cli.move import receive, send
-from wingsd.cli.status import cancel, show, status, transfers
+from wingsd.cli.status import cancel, forget, show, status, transfers
 from wingsd.config import DEFAULT_SOCKET
 
 __all__ = ["main"]
@@ -39,6 +39,7 @@ for command in (
     transfers,
     show,
     cancel,
+    forget,
     backups,
     verify,
     diagnostics,

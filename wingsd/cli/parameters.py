@@ -47,7 +47,9 @@ class _Server(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
         except CtlError:
             return []
         servers = [
-            each["server"] for kind in ("running", "expected", "past") for each in found[kind]
+            each["server"]
+            for kind in ("running", "expected", "kept", "past")
+            for each in found.get(kind, ())
         ]
         return [
             CompletionItem(uuid) for uuid in dict.fromkeys(servers) if uuid.startswith(incomplete)

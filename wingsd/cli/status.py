@@ -1,4 +1,4 @@
-"""`wingsctl status`, `transfers`, `show` and `cancel`: the node, and its transfers."""
+"""`wingsctl status`, `transfers`, `show`, `cancel` and `forget`: the node and its transfers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, client_of
 from wingsd.cli.progress import POLL_INTERVAL, watch
 
-__all__ = ["cancel", "show", "status", "transfers"]
+__all__ = ["cancel", "forget", "show", "status", "transfers"]
 
 Json = dict[str, Any]
 
@@ -117,6 +117,11 @@ def transfers(context: click.Context, *, watching: bool, past: int, as_json: boo
         output.show("no transfers in progress")
     for each in found["expected"]:
         output.show(f"{each['server']}: expected until {when(each['expires'])}")
+    for each in found.get("kept", ()):
+        output.show(
+            f"{each['server']}: {size(each['bytes'])} of a failed move are kept since "
+            f"{when(each['since'])}"
+        )
     if found["past"]:
         output.show("", output.past(found["past"]))
 
@@ -200,3 +205,19 @@ def cancel(context: click.Context, *, server: str, as_json: bool) -> None:
         print_json({"server": server, "cancelled": True})
     else:
         output.show(f"{server}: cancelling")
+
+
+@click.command()
+@click.argument("server", type=SERVER, metavar="UUID")
+@json_option
+@click.pass_context
+def forget(context: click.Context, *, server: str, as_json: bool) -> None:
+    """Remove what is kept of a move of the server that has failed.
+
+    The next transfer of the server to this node then begins with nothing.
+    """
+    client_of(context).ask("DELETE", f"kept/{server}")
+    if as_json:
+        print_json({"server": server, "forgotten": True})
+    else:
+        output.show(f"{server}: nothing is kept of it any more")

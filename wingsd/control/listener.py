@@ -35,6 +35,7 @@ PATHS: Mapping[str, LaterEndpoint] = {
     "/v1/diagnostics": _later("diagnostics", "ControlDiagnosticsEndpoint"),
     "/v1/transfers": _later("transfers", "ControlTransfersEndpoint"),
     "/v1/transfers/{uuid}": _later("transfers", "TransferEndpoint"),
+    "/v1/kept/{uuid}": _later("transfers", "KeptEndpoint"),
     "/v1/receive": _later("transfers", "ReceiveEndpoint"),
     "/v1/send": _later("transfers", "SendEndpoint"),
 }

@@ -9,7 +9,9 @@ from http import HTTPStatus
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
+from wingsd.backups.received import ReceivedBackups
 from wingsd.config import Config
 from wingsd.control.status import (
     ControlEndpoint,
@@ -30,10 +32,14 @@ from wingsd.threadio import Workers
 from wingsd.transfers.errors import TransferNotActive
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.storage.partial_copies import KeptCopy, PartialCopies
+from wingsd.util.later import Later
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
     "ControlTransfersEndpoint",
+    "KeptCopies",
+    "KeptEndpoint",
     "ReceiveEndpoint",
     "SendEndpoint",
     "TransferEndpoint",
@@ -159,6 +165,29 @@ def _uuid(text: str) -> str:
     return uuid
 
 
+@attrs.frozen(eq=False, repr=False)
+class KeptCopies:
+    """What is kept of moves that have failed; work on the disk is done in a thread."""
+
+    copies: Later[PartialCopies]
+    backups: ReceivedBackups
+    disk: Workers
+
+    def all(self) -> Deferred[list[KeptCopy]]:
+        """Return all copies, oldest first."""
+        return self.disk.run(self.copies.get().kept)
+
+    def forget(self, server: str) -> Deferred[int]:
+        """Remove those of a server, with its backups; return how many there were."""
+        return self.disk.run(self._forget, server)
+
+    def _forget(self, server: str) -> int:
+        found = self.copies.get().forget(server)
+        if found:
+            self.backups.discard(server)
+        return found
+
+
 class TransferList:
     """The transfers of this node as JSON. `started` and `now` are Unix time."""
 
@@ -168,6 +197,7 @@ class TransferList:
         receiver: IncomingTransfers,
         sender: OutgoingTransfers,
         direct: DirectTransfers,
+        copies: KeptCopies,
         started: float,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -175,6 +205,7 @@ class TransferList:
         self._receiver = receiver
         self._sender = sender
         self._direct = direct
+        self._copies = copies
         self._started = started
         self._now = now
 
@@ -202,6 +233,21 @@ class TransferList:
         """Return the servers that direct transfers may bring."""
         expected = self._direct.incoming.expected
         return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
+
+    async def kept(self) -> list[Json]:
+        """Return what is kept of failed moves, the oldest first. Raises `StorageError`."""
+        return [
+            {"server": each.server, "bytes": each.bytes, "since": each.since}
+            for each in await self._copies.all()
+        ]
+
+    async def forget(self, server: str) -> None:
+        """Remove what is kept of a server. Raises `ServerNotFound`, `StorageError`."""
+        if not await self._copies.forget(server):
+            raise ServerNotFound(
+                "nothing is kept of this server",
+                "wingsctl transfers lists what is kept of moves that have failed",
+            )
 
     async def past(self, most: int, server: str | None = None) -> list[Json]:
         """Return the last transfers that have ended, of all servers or of one."""
@@ -250,8 +296,26 @@ class ControlTransfersEndpoint(ControlEndpoint):
         answer: Json = {
             "running": await self._transfers.running(),
             "expected": self._transfers.expected(),
+            "kept": await self._transfers.kept(),
         }
         return answer | {"past": await self._transfers.past(most)}
+
+
+class KeptEndpoint(ControlEndpoint):
+    """`/v1/kept/{uuid}`: what is kept of a move that has failed."""
+
+    topic = Topic.TRANSFERS
+
+    def __init__(
+        self, config: Config, transfers: TransferList, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._transfers = transfers
+
+    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "It is removed."))
+    async def forget_kept(self, request: StreamingRequest) -> None:
+        """Remove what is kept of a server."""
+        await self._transfers.forget(self.uuid)
 
 
 class TransferEndpoint(ControlEndpoint):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from zlib import crc32
 
+import pytest
 from twisted.internet.task import Clock
 
 from tests.support.move_client import MoveClient
@@ -66,6 +67,27 @@ async def test_nothing_is_kept_of_a_move_that_a_person_cancels(
     assert (node.calls[-1], node.left()) == ("failure", [])
     refused = await client.resume()
     assert (refused.status, refused.code) == (410, "move-over")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_panel_that_deletes_after_each_failure_leaves_what_has_arrived(
+    node: MovingNode, source: Path, keeps: bool
+) -> None:
+    await half_sent(node, source)
+    await node.receiver.release(UUID, keeps=keeps)
+    await node.receiver.release(UUID, keeps=keeps)
+    assert kept(node) == [UUID] * keeps
+
+
+async def test_the_oldest_copies_go_first(node: MovingNode) -> None:
+    copies = node.partial_copies.get()
+    copies._most_bytes = 250
+    for number in range(4):
+        server = UUID.replace("8d2f", f"000{number}")
+        copies.create(server).ledger.write_bytes(b"ledger")
+        assert copies.keep(server, 100, float(number))
+    # Two beside the newest.
+    assert [copy.server[:4] for copy in copies.kept()] == ["0001", "0002", "0003"]
 
 
 async def test_nothing_is_kept_where_the_source_does_not_want_it(
@@ -155,7 +177,8 @@ async def test_a_copy_of_a_later_version_is_kept_as_it_is(node: MovingNode, sour
 
 
 def test_silence_is_told_once_and_not_while_this_node_has_the_word() -> None:
-    clock, told, busy = Clock(), [], [True]
+    clock, busy = Clock(), [True]
+    told: list[float] = []
     watch = SilenceWatch(clock, lambda: busy[0], told.append)
     watch.start(100)
     clock.advance(90)

@@ -20,6 +20,7 @@ from wingsd.config import PELICAN
 from wingsd.errors import StorageError
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
+from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
 
@@ -29,6 +30,7 @@ DAY = 24 * 3600.0
 YEAR = 365 * DAY
 NOW = 1_700_000_000.0
 DAYS = 30
+WEEK = 7
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
 
 
@@ -46,7 +48,9 @@ class QuarantineHarness:
         self.backups = ReceivedBackups(
             str(directory / "backups"), str(directory), durable=True, reserve=0
         )
-        self.quarantine = Quarantine(self.staging, self.backups, workers, database, DAYS)
+        self.quarantine = Quarantine(
+            self.staging, self.backups, workers, database, DAYS, partial_days=WEEK
+        )
 
     def store_away(self) -> None:
         self.staging.create(UUID)
@@ -96,6 +100,22 @@ def test_a_server_is_kept_for_the_configured_days_and_then_deleted(
     harness.pass_days(1)
     assert harness.is_empty
     assert any("it was in quarantine long enough" in line for line in logged.lines)
+
+
+def test_what_was_kept_of_a_move_is_deleted_with_its_backups_when_its_days_are_over(
+    harness: QuarantineHarness,
+) -> None:
+    copies = PartialCopies(harness.staging, 0)
+    copies.create(UUID).ledger.write_bytes(b"ledger")
+    harness.backups.part(UUID, BACKUP).write_bytes(b"half")
+    assert copies.keep(UUID, 100, harness.now)
+    harness.clear()
+    harness.pass_days(WEEK)
+    assert [copy.server for copy in copies.kept()] == [UUID]
+    assert harness.backups.part(UUID, BACKUP).exists()
+    harness.pass_days(1)
+    assert copies.kept() == []
+    assert not harness.backups.part(UUID, BACKUP).exists()
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])

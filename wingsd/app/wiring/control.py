@@ -38,6 +38,7 @@ class ControlWiring(HttpWiring):
                 "/v1/diagnostics": (config, self.diagnostics),
                 "/v1/transfers": (config, transfers),
                 "/v1/transfers/{uuid}": (config, transfers, self.servers),
+                "/v1/kept/{uuid}": (config, transfers),
                 "/v1/receive": (config, direct, database, self.pools.disk, self._address),
                 "/v1/send": (config, direct, database),
             }
@@ -49,10 +50,11 @@ class ControlWiring(HttpWiring):
 
         def make() -> TransferList:
             # Here, like those below, since a node that nobody asks saves what they import.
-            from wingsd.control.transfers import TransferList  # noqa: PLC0415
+            from wingsd.control.transfers import KeptCopies, TransferList  # noqa: PLC0415
 
             direct = self.direct_transfers
-            return TransferList(self.database, self.receiver, self.sender, direct, started)
+            kept = KeptCopies(self.partial_copies, self.backups, self.pools.disk)
+            return TransferList(self.database, self.receiver, self.sender, direct, kept, started)
 
         return Later(make)
 

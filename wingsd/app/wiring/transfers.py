@@ -62,6 +62,7 @@ class TransfersWiring(ServersWiring):
             self.database,
             days,
             system.backups.quarantine_days,
+            transfers.moves.keep_days,
         )
         self.partial_copies = Later(self._make_partial_copies)
         self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)

@@ -139,14 +139,15 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
                 "there is no transfer to this node that could still be cancelled",
             )
 
-    async def release(self, server: str) -> None:
+    async def release(self, server: str, *, keeps: bool = False) -> None:
         """End the server's transfer, since the server is to be deleted; return when it is over.
 
         One whose success may have been reported is not waited for: the Panel knows what it
-        deletes.
+        deletes. With `keeps` the Panel deletes servers at the destination of each transfer that
+        has failed: what has arrived of a move stays for the next one.
         """
         transfer = self._open.get(server)
-        if transfer is not None and transfer.abort(TransferCancelled(), verified=True):
+        if transfer is not None and transfer.release(keeps=keeps):
             await when_fired(transfer.over)
 
     def stop(self) -> Deferred[Any]:

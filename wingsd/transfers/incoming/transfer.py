@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
-from wingsd.errors import ServerNotFound, WingsdError
+from wingsd.errors import ServerNotFound, TransferCancelled, WingsdError
 from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Servers
@@ -157,6 +157,13 @@ class IncomingTransfer:
             self._upload.stop(reason)
             self._group.stop(reason)
         return True
+
+    def release(self, *, keeps: bool) -> bool:
+        """End it, since the server is to be deleted here; return whether it ends.
+
+        With `keeps` what has arrived of a move stays.
+        """
+        return self.abort(TransferCancelled(), verified=True)
 
     @property
     def progress(self) -> ProgressReport:

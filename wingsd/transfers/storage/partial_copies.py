@@ -19,13 +19,11 @@ import attrs
 from wingsd.archive import require_free_space
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
-from wingsd.transfers.storage.staging import KEPT, Staging
+from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 
-__all__ = ["PARTIAL", "CopyPaths", "KeptCopy", "PartialCopies"]
+__all__ = ["CopyPaths", "KeptCopy", "PartialCopies"]
 
-#: The suffix of the names below `KEPT`; before it are the server's UUID and a time stamp.
-PARTIAL = ".partial"
 _LEDGER = ".ledger"
 _ASIDE = ".aside"
 _LOG_PART = ".log.part"

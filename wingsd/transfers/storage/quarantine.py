@@ -1,6 +1,7 @@
 """The quarantine: files and backups that are not wanted on this node any more, kept for some days.
 
-They are what the Panel does not want on this node, and what a restored backup has replaced.
+They are what the Panel does not want on this node, and what a restored backup has replaced. What
+was kept of failed moves is deleted here when its time is over.
 
 What is found in a server's place and is not a server of this node, is neither merged into nor
 deleted.
@@ -20,7 +21,7 @@ from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 
 __all__ = ["Quarantine", "keep_replaced"]
@@ -33,7 +34,8 @@ _REPLACED = ".replaced."
 class Quarantine:
     """The quarantine directories of `staging` and of `backups`, kept for `days`.
 
-    What a restored backup has replaced is kept for `replaced_days`.
+    What a restored backup has replaced is kept for `replaced_days`, what has arrived of a failed
+    move for `partial_days`.
 
     The age of an entry is counted in the state database, not taken from its time stamp: otherwise
     a clock that is set forward, or was behind before, would have everything deleted.
@@ -49,6 +51,7 @@ class Quarantine:
         database: StateDatabase,
         days: int,
         replaced_days: int = 0,
+        partial_days: int = 0,
     ) -> None:
         self._staging = staging
         self._backups = backups
@@ -56,6 +59,7 @@ class Quarantine:
         self._database = database
         self._days = days
         self._replaced_days = replaced_days
+        self._partial_days = partial_days
 
     async def clear(self) -> None:
         """Delete what has been kept long enough. To be called daily."""
@@ -68,7 +72,10 @@ class Quarantine:
             self._log.error("quarantine: {error}", error=error)
             return
         for name in sorted(deleted):
-            self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
+            if name.endswith(PARTIAL):
+                self._log.info("{name}: deleted, no transfer has gone on with it", name=name)
+            else:
+                self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
 
     async def store_away(
         self, server: str, *, pooled: bool = False, inode: int | None = None
@@ -96,13 +103,16 @@ class Quarantine:
                 )
 
     def _days_of(self, name: str) -> int:
+        if name.endswith(PARTIAL):
+            return self._partial_days
         return self._replaced_days if _REPLACED in name else self._days
 
     # In a thread
 
     @property
-    def _directories(self) -> tuple[Path, Path]:
-        return self._staging.quarantine, self._backups.quarantine
+    def _directories(self) -> tuple[Path, ...]:
+        kept = Path(self._staging.path) / KEPT
+        return self._staging.quarantine, self._backups.quarantine, kept
 
     def _names(self) -> set[str]:
         return {name for directory in self._directories for name in _names_in(directory)}
@@ -115,7 +125,15 @@ class Quarantine:
                 with suppress(OSError):  # It is tried again the next day.
                     remove_tree(str(directory / name))
                     deleted.add(name)
+        self._discard_backups(deleted)
         return deleted
+
+    def _discard_backups(self, deleted: Collection[str]) -> None:
+        """Delete the staged backups of copies that are not kept any more."""
+        servers = {name.partition(".")[0] for name in deleted if name.endswith(PARTIAL)}
+        for server in servers - self._staging.kept_servers():
+            if not self._staging.holds(server):
+                self._backups.discard(server)
 
     def _take_files(self, server: str, inode: int | None) -> Path | None:
         return _take(server, self._staging.in_place(server, inode), self._staging.quarantine)

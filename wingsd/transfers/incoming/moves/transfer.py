@@ -348,6 +348,10 @@ class MoveTransfer(IncomingTransfer):
         self._steps.cancel_scope.cancel(reason)
         return True
 
+    def release(self, *, keeps: bool) -> bool:
+        """End it, since the server is to be deleted here; return whether it ends."""
+        return self.abort(MoveGivenUp(keeps=True) if keeps else TransferCancelled(), verified=True)
+
     @property
     def gives_way(self) -> bool:
         """Whether it is not put into place yet: the Panel has ended it, and begun another."""
