@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -31,18 +32,20 @@ def panel_auth(key: str = TOKEN) -> str:
 
 async def test_options_lists_the_features(node: ApiNode) -> None:
     reply = await node.call("OPTIONS", "transfers", Authorization=None)
-    assert (reply.status, reply.text) == (204, "")
+    assert reply.status == 200
+    assert json.loads(reply.text) == {"features": FEATURES.split(", ")}
     assert reply.headers["allow"] == "OPTIONS, POST"
-    assert reply.headers["transfer-features"] == "symlinks, hard-links, streams"
+    assert reply.headers["transfer-features"] == FEATURES
     assert node.calls == []
 
 
+FEATURES = "symlinks, hard-links, streams, move-1"
 POOL = {"X-Storage-Pool": "attic", "X-Storage-Pool-Mark": "0" * 32}
 
 
 async def test_the_storage_pool_is_announced_to_a_sender(node: ApiNode) -> None:
     reply = await node.call("OPTIONS", "transfers", Authorization=panel_auth(), **POOL)
-    assert reply.headers["transfer-features"] == "symlinks, hard-links, streams, shared-volume"
+    assert reply.headers["transfer-features"] == f"{FEATURES}, shared-volume"
     assert node.calls[1:] == [("pool_features", UUID, "attic", "0" * 32, "")]
 
 
@@ -58,7 +61,7 @@ async def test_a_sender_with_a_token_of_the_panel_is_expected(node: ApiNode, way
         direct_auth() if way == "direct" else panel_auth(ANOTHERS if way == "by nobody" else TOKEN)
     )
     reply = await node.call("OPTIONS", "transfers", Authorization=header)
-    assert reply.status == 204
+    assert reply.status == 200
     assert node.calls == ([("expect", UUID)] if way == "by the Panel" else [])
 
 
@@ -73,7 +76,7 @@ async def test_a_sender_without_a_valid_token_is_not_expected(node: ApiNode, fau
     elif fault == "the disk":
         node.calls.faults["pool_features"] = StorageError("it hangs")
     reply = await node.call("OPTIONS", "transfers", **headers)
-    assert reply.headers["transfer-features"] == "symlinks, hard-links, streams"
+    assert reply.headers["transfer-features"] == FEATURES
 
 
 async def test_an_incoming_transfer_is_cancelled_once(node: ApiNode) -> None:

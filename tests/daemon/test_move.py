@@ -158,6 +158,7 @@ async def test_a_success_whose_answer_is_lost_is_not_rolled_back(nodes: TwoNodes
 
 async def test_a_destination_that_dies_leaves_the_server_where_it_was(nodes: TwoNodes) -> None:
     nodes.add_server(4_000_000)
+    nodes.source.transfers = {"moves": {"patience": 1}}
     await nodes.start()
     nodes.destination.throttle(400_000)
     await nodes.transfer()

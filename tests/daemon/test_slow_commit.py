@@ -65,7 +65,7 @@ async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_ha
     nodes: TwoNodes,
 ) -> None:
     nodes.add_server()
-    nodes.destination.transfers = {"max_members": 1}
+    nodes.destination.transfers = {"max_members": 1, "moves": {"keep_days": 0}}
     await nodes.start()
     nodes.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(nodes.transfer())

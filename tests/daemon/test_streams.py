@@ -25,6 +25,9 @@ LOG = b"installed\n" * 500
 BACKUP = {"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11": b"b" * 70_000}
 OURS = "user-agent: wingsd/1"
 
+#: Two nodes of wingsd would move the server in batches.
+AS_STREAMS = {"moves": {"enabled": False}}
+
 
 def archive(number: int, size: int = 200_000) -> bytes:
     """Return a part of a server; each has a directory of its own, and a file in a common one."""
@@ -161,6 +164,7 @@ async def test_a_server_moves_in_several_streams(nodes: TwoNodes, archive_format
     nodes.add_server()
     grow(nodes.source.files())
     before = seen(nodes.source.files())
+    nodes.source.transfers = nodes.destination.transfers = AS_STREAMS
     await nodes.start()
     here, there = nodes.source, nodes.destination
     files = 60 + 2 + 1
@@ -185,7 +189,7 @@ async def test_a_server_moves_in_more_streams_than_receiving_slots(nodes: TwoNod
     nodes.add_server()
     grow(nodes.source.files())
     before = seen(nodes.source.files())
-    nodes.destination.transfers = {"concurrent": 1}
+    nodes.destination.transfers = {"concurrent": 1, **AS_STREAMS}
     await nodes.start()
     await nodes.transfer(multiplex_streams=5)
     await nodes.destination.wait_for_line("state success")
@@ -199,6 +203,7 @@ async def test_a_kill_during_several_streams_leaves_the_server_which_moves_later
     nodes.add_server(4_000_000)
     grow(nodes.source.files())
     before = seen(nodes.source.files())
+    nodes.source.transfers = nodes.destination.transfers = AS_STREAMS
     await nodes.start()
     # It describes a server to a transfer's nodes alone, by which these know what is over.
     nodes.panel.strict = True

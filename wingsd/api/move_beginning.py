@@ -16,6 +16,7 @@ from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.http.errors import PathNotFound
 from wingsd.http.operations import Access, Call, Repeated, Success, Topic, call
 from wingsd.http.request import StreamingRequest
+from wingsd.moves.errors import MoveVersionUnknown
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.incoming.moves.attachments import AnnouncedBackup
 from wingsd.transfers.incoming.moves.beginning import MoveBeginning
@@ -94,7 +95,7 @@ class MovesEndpoint(Public):
         again, with the same token and key, has the same answer.
         """
         if body.version != VERSION:
-            raise MoveRequestInvalid(f"version {body.version} is not {VERSION}: update the node")
+            raise MoveVersionUnknown(body.version, VERSION)
         if not _KEY.fullmatch(body.key):
             raise MoveRequestInvalid("the key is not 64 hexadecimal digits")
         token, direct = self._token, self._direct

@@ -151,7 +151,8 @@ class MoveEndpoint(_MovePath):
         if await self._ended() is not None or self._transfer is None:
             return
         error = MoveGivenUp(keeps=query.keep == "1")
-        if not self._transfer.abort(error):
+        # After a commit its source has asked the Panel before, which has ended the transfer.
+        if not self._transfer.abort(error, verified=True):
             raise MoveCommitted
 
     async def _status(self) -> MoveStatus:

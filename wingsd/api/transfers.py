@@ -26,7 +26,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.request import MOVES, TransferRequest
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
@@ -54,6 +54,13 @@ class UploadParts:
     install_logs: Annotated[
         bytes | None, "The log of the server's installation; also as `install-logs`."
     ] = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class TransferFeatures:
+    """What this node supports."""
+
+    features: Annotated[list[str], "Such as `symlinks`, `hard-links`, `streams` and `move-1`."]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -148,19 +155,19 @@ class TransfersEndpoint(Public):
     @call(
         "OPTIONS",
         Success(
-            HTTPStatus.NO_CONTENT,
-            "The features are in the headers.",
+            HTTPStatus.OK,
+            "The features, in the headers as well.",
             {
                 "Allow": "The methods of this path.",
-                "Transfer-Features": "A comma-separated list: `symlinks, hard-links, streams`.",
+                "Transfer-Features": "A comma-separated list, as in the body.",
             },
         ),
     )
-    async def get_transfer_features(self, request: StreamingRequest) -> None:
+    async def get_transfer_features(self, request: StreamingRequest) -> TransferFeatures:
         """List optional features of transfers that this node supports.
 
         With `streams`, the requests in which a server is sent have one result, and a hard link in
-        one may refer to a file in another.
+        one may refer to a file in another. With `move-1` it takes moves that resume.
 
         A sender with a transfer token may name its storage pool in `X-Storage-Pool`, and a marker
         file that it has created there in `X-Storage-Pool-Mark`: the features then include whether
@@ -168,9 +175,12 @@ class TransfersEndpoint(Public):
         `X-Backup-Directory-Mark`, they include whether this node has that directory.
         """
         features = ["symlinks", "hard-links", "streams"]
+        if self._config.system.transfers.moves.enabled:
+            features.append(MOVES)
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
             features += await self._features_for(self._token(request), request)
         request.setHeader("Transfer-Features", ", ".join(features))
+        return TransferFeatures(features)
 
     async def _features_for(self, token: TransferToken, request: StreamingRequest) -> list[str]:
         if not token.direct:

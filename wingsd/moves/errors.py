@@ -45,13 +45,13 @@ class FrameRefused(BatchInvalid):
 
 
 class MoveVersionUnknown(BadRequest):
-    """The batch is of a version of the format that this node does not know (400)."""
+    """The move or the batch is of a version that this node does not know (400)."""
 
     code = "move-version-unknown"
 
     def __init__(self, version: int, known: int) -> None:
         super().__init__(
-            "the batch of a move is of an unknown version",
+            "the move is of an unknown version",
             f"it has version {version}, this node knows {known}; update the older node",
         )
 

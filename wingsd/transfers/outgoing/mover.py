@@ -22,7 +22,7 @@ from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.outgoing.attached import AttachedFile
 from wingsd.transfers.outgoing.move import MoveOrder, OutgoingMove
-from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.request import MOVES, TransferRequest
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.move_answers import MoveSmaller, ResumeNeeded
@@ -34,8 +34,6 @@ from wingsd.util.observer import Observer
 
 __all__ = ["MoveSubject", "Mover", "request_of"]
 
-#: The feature of a destination that takes moves.
-MOVES = "move-1"
 VERSION = 1
 #: The name that the installation log is sent by.
 LOG = "install.log"

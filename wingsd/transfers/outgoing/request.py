@@ -11,10 +11,19 @@ import attrs
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.config import CALAGOPUS, PELICAN
 
-__all__ = ["JOINS_STREAMS", "TransferRequest", "UploadFormat", "streams_of", "upload_format"]
+__all__ = [
+    "JOINS_STREAMS",
+    "MOVES",
+    "TransferRequest",
+    "UploadFormat",
+    "streams_of",
+    "upload_format",
+]
 
 #: The feature of a destination that takes all requests of a server for one transfer.
 JOINS_STREAMS = "streams"
+#: That of one that takes moves which resume.
+MOVES = "move-1"
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
