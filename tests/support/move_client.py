@@ -56,6 +56,7 @@ class MoveClient:
         self.move_to(url)
         self._token = token
         self._session = requests.Session()
+        self._session.trust_env = False
         self._session.verify = verify
         self.root = root
         self.key = secrets.token_hex(32)
