@@ -54,9 +54,12 @@ class MovingNode(Receiver):
         await self._http.close()
         await self._http.drain(0)
         self.close()
+        self.heard.answers.clear()  # errors, whose tracebacks have open files
         for transfer in self.receiver._open.values():
             reception = getattr(transfer, "_reception", None)
             if reception is not None:
+                reception._stop_checkpoint()
+                reception.copy._paths = None
                 reception.copy._close()
 
     def wait(self) -> Deferred[None]:

@@ -77,7 +77,8 @@ async def test_what_a_move_is_begun_with_is_checked(
     node: MovingNode, source: Path, changes: dict[str, Any]
 ) -> None:
     answer = await node.client(source).begin(**changes)
-    assert refused(answer) == (400, "move-request-invalid")
+    assert answer.status == 400
+    assert answer.code in ("move-request-invalid", "move-version-unknown")
     assert node.receiver.servers == ()
 
 

@@ -27,6 +27,7 @@ from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown, RootMismatc
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.reading_back import FileOpener, differing
 from wingsd.moves.rebasing import Resumption
+from wingsd.moves.snapshot import held_bytes
 from wingsd.moves.tree import MoveLimits
 from wingsd.transfers.incoming.moves.errors import (
     MoveNoSpace,
@@ -132,8 +133,8 @@ class PartialCopy:
         assert self._destination is not None  # noqa: S101 - it is open
         return self._destination.rebase(self._move).bytes
 
-    def reopen(self) -> None:
-        """Go on with what an earlier daemon has left.
+    def reopen(self) -> int:
+        """Go on with what an earlier daemon has left; return how many bytes.
 
         Begins with nothing where the ledger is damaged: it proves nothing then. Raises
         `LedgerVersionUnknown`.
@@ -142,8 +143,7 @@ class PartialCopy:
             self._close()
             self._paths = self._copies.reopen(self._server)
             if self._paths is None:
-                self._begin()
-                return
+                return self._begin()
             ledger = str(self._paths.ledger)
             try:
                 if LedgerFile.move_of(ledger) in (None, self._move):
@@ -154,14 +154,20 @@ class PartialCopy:
             except LedgerDamaged:
                 self._paths = self._copies.create(self._server)
                 self._open_ledger(self._move)
+            assert self._destination is not None  # noqa: S101 - it is open
+            return held_bytes(self._destination.tree)
 
     def close(self) -> None:
-        """Close all files, after a last checkpoint where that is possible."""
+        """Close all files, after a last checkpoint where that is possible.
+
+        What still waits for its turn raises `MoveResumeNeeded`.
+        """
         with self._lock:
             try:
                 if self._destination is not None:
                     self._destination.checkpoint()
             finally:
+                self._paths = None
                 self._close()
 
     # Sessions

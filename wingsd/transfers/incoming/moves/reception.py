@@ -10,12 +10,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import attrs
 from twisted.internet import defer
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IProducer
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
@@ -24,6 +24,7 @@ from wingsd.moves.errors import RootMismatch
 from wingsd.moves.rebasing import Resumption
 from wingsd.threadio import Feed, Workers
 from wingsd.transfers.incoming.moves.attachments import Attachments
+from wingsd.transfers.incoming.moves.bodies import ArrivingBody, BodyStream, BoundedFeed
 from wingsd.transfers.incoming.moves.errors import (
     AttachmentsIncomplete,
     MoveBatchTooLarge,
@@ -32,11 +33,11 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveResumeNeeded,
 )
 from wingsd.transfers.incoming.moves.partial_copy import CHECKPOINT_EVERY, PartialCopy
-from wingsd.transfers.incoming.uploads import Extraction, UploadConsumer
+from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.util.deferreds import when_fired
 from wingsd.util.text import display
 
-__all__ = ["BodyStream", "Commit", "Phase", "Reception"]
+__all__ = ["Commit", "Phase", "Reception"]
 
 T = TypeVar("T")
 
@@ -44,18 +45,6 @@ T = TypeVar("T")
 TURN = 20.0
 #: Requests with bodies of one move at a time.
 MOST_BODIES = 16
-
-
-class BodyStream(Protocol):
-    """The body of a request, which is not read before `deliver`; `api.upload.UploadStream`."""
-
-    size: int
-
-    def deliver(self, consumer: UploadConsumer) -> None:
-        """Have the body written to `consumer`. Raises what `stop` was given before."""
-
-    def stop(self, error: WingsdError) -> None:
-        """Read no further, for the reason `error`."""
 
 
 class Phase:
@@ -73,41 +62,6 @@ class Commit:
     round: int
     root: bytes
     running: bool
-
-
-class BoundedFeed:
-    """Writes a body to a feed, up to a number of bytes."""
-
-    def __init__(self, feed: Feed, most: int) -> None:
-        self._feed = feed
-        self._left = self._most = most
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Have `producer` paused while the thread cannot keep up."""
-        self._feed.registerProducer(producer, streaming)
-
-    def write(self, data: bytes) -> None:
-        """Take a piece. Raises `MoveBatchTooLarge`."""
-        self._left -= len(data)
-        if self._left < 0:
-            raise MoveBatchTooLarge(self._most)
-        self._feed.write(data)
-
-    def finish(self) -> None:
-        """Take the end."""
-        self._feed.unregisterProducer()
-        self._feed.finish()
-
-    def fail(self, error: WingsdError) -> None:
-        """Raise `error` in the thread."""
-        self._feed.unregisterProducer()
-        self._feed.fail(error)
-
-
-@attrs.define(eq=False, repr=False)
-class _Body:
-    stream: BodyStream
-    over: Deferred[None] = attrs.field(factory=Deferred)
 
 
 class Reception:
@@ -132,6 +86,8 @@ class Reception:
         self.attachments = attachments
         #: Bytes of files and attachments that are here; what was here before included.
         self.bytes = 0
+        #: Those that have arrived since.
+        self.arrived = 0
         self.phase = Phase.OPEN
         #: The session that has the word; empty without.
         self.session = ""
@@ -146,7 +102,7 @@ class Reception:
         self._disk = disk
         self._most = most
         self._counting = Lock()
-        self._bodies: dict[str, _Body] = {}
+        self._bodies: dict[str, ArrivingBody] = {}
         self._resuming: Deferred[None] | None = None
         self._commit: Deferred[Commit] | None = None
         #: What was asked to be committed, until another session begins.
@@ -314,13 +270,13 @@ class Reception:
         if stream.size > most:
             raise MoveBatchTooLarge(most)
         earlier = self._bodies.get(name)
-        body = self._bodies[name] = _Body(stream)
+        body = self._bodies[name] = ArrivingBody(stream)
         try:
             if earlier is not None:
                 # Its connection may be half open, and not be heard of for minutes.
-                earlier.stream.stop(MoveResumeNeeded("the request was sent again"))
+                earlier.stop(MoveResumeNeeded("the request was sent again"))
                 await when_fired(earlier.over)
-            return await self._read_in_turn(session, stream, most, work)
+            return await self._read_in_turn(session, body, most, work)
         except WingsdError as error:
             stream.stop(error)
             raise
@@ -330,29 +286,30 @@ class Reception:
             body.over.callback(None)
 
     async def _read_in_turn(
-        self, session: str, stream: BodyStream, most: int, work: Callable[[Iterator[bytes]], T]
+        self, session: str, body: ArrivingBody, most: int, work: Callable[[Iterator[bytes]], T]
     ) -> T:
         async def read() -> T:
             self._check(session)
             feed = Feed(self._extraction.reactor)
-            stream.deliver(BoundedFeed(feed, most))
+            body.stream.deliver(BoundedFeed(feed, most))
             try:
                 return await self._extraction.workers.run(work, feed.blocks())
             finally:
                 feed.close()  # what still arrives after an error is discarded
 
-        return await self._in_turn(read)
+        return await self._in_turn(read, body=body)
 
     async def _end_bodies(self, error: WingsdError) -> None:
         while self._bodies:
             body = next(iter(self._bodies.values()))
-            body.stream.stop(error)
+            body.stop(error)
             await when_fired(body.over)
 
     def _count(self, size: int) -> None:
         # In several threads.
         with self._counting:
             self.bytes += size
+            self.arrived += size
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -390,13 +347,24 @@ class Reception:
         """Do work that may take long, when there is a slot. Raises `MoveBusy`."""
         return await self._in_turn(lambda: self._extraction.workers.run(work, *args))
 
-    async def _in_turn(self, begin: Callable[[], Awaitable[T]], within: float | None = TURN) -> T:
+    async def _in_turn(
+        self,
+        begin: Callable[[], Awaitable[T]],
+        within: float | None = TURN,
+        body: ArrivingBody | None = None,
+    ) -> T:
         slots = self._extraction.slots
         turn = slots.acquire()
+        if body is not None:
+            body.turn = turn
         if within is not None:
             turn.addTimeout(within, self._extraction.reactor)
         try:
             await turn
+        except CancelledError:
+            if body is None:
+                raise
+            raise MoveResumeNeeded from None
         except defer.TimeoutError:
             raise MoveBusy(
                 f"other servers arrive, and no turn came within {within:g} s; send it again"

@@ -10,6 +10,7 @@ import json
 import time
 from functools import partial
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -50,7 +51,7 @@ from wingsd.transfers.incoming.moves.reception import Commit, Phase, Reception
 from wingsd.transfers.incoming.moves.silence import SilenceWatch
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer
 from wingsd.transfers.incoming.uploads import Extraction
-from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.steps import ReceiveStep
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.text import readable_size
@@ -88,13 +89,26 @@ class MoveTransfer(IncomingTransfer):
         self._extraction = extraction
         self._reception: Reception | None = None
         self._arrival = self
+        self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(reactor.seconds, self._count)
         self._silence = SilenceWatch(reactor, self._is_committing, self._abandon)
         self._asked = reactor.seconds()
         self._reason: Exception | None = None
+        #: Whether a later daemon could go on with it.
+        self._is_recorded = False
         #: Bytes at the last line about the progress.
         self._shown = -1
+
+    @property
+    def progress(self) -> ProgressReport:
+        """How far it is; the rate is that of what has arrived by this daemon."""
+        found = super().progress
+        rate = self._arrived() / self.meter.seconds if self.meter.seconds > 0 else 0.0
+        return attrs.evolve(found, rate=rate)
+
+    def _arrived(self) -> int:
+        return self._reception.arrived if self._reception is not None else 0
 
     def _count(self) -> int:
         return self._reception.bytes if self._reception is not None else 0
@@ -148,6 +162,7 @@ class MoveTransfer(IncomingTransfer):
         )
         if not await self.terms.database.admit_move(record, expires):
             raise token_was_used()
+        self._is_recorded = True
 
     async def _open(self, configuration: Configuration, *, is_new: bool = True) -> int:
         """Open the copy; return how many bytes of an earlier move it has."""
@@ -172,12 +187,11 @@ class MoveTransfer(IncomingTransfer):
         )
         most = self.terms.settings.batch * _MIB
         reception = Reception(self.server, copy, attachments, self._extraction, storage.disk, most)
-        held = 0
         if is_new:
             self._rollback.add(self._put_away)
-            held = await self._extraction.workers.run(copy.begin)
-        else:
-            await self._extraction.workers.run(copy.reopen)
+        reception.bytes = held = await self._extraction.workers.run(
+            copy.begin if is_new else copy.reopen
+        )
         reception.on_session = self._on_session
         self._reception = reception
         self._steps.cancel_scope.check()
@@ -187,6 +201,7 @@ class MoveTransfer(IncomingTransfer):
         """Go on with the move that an earlier daemon has left: wait for its source."""
         self._steps.resume(entry, ReceiveStep.RECEIVE)
         self._rollback.add(self._put_away)
+        self._is_recorded = True
         try:
             configuration = await self._readmit()
             await self._open(configuration, is_new=False)
@@ -363,7 +378,8 @@ class MoveTransfer(IncomingTransfer):
 
     async def _fail(self, error: Exception) -> Remainder:
         self._silence.stop()
-        if isinstance(error, DaemonStopping) and self._steps.lifecycle.before(ReceiveStep.SWAP):
+        goes_on = self._is_recorded and self._steps.lifecycle.before(ReceiveStep.SWAP)
+        if isinstance(error, DaemonStopping) and goes_on:
             if self._reception is not None:
                 await self._reception.close(DaemonStopping())
             self._storage.staging.finish(self.server)
@@ -419,7 +435,7 @@ class MoveTransfer(IncomingTransfer):
             self._log.warn("{server}: {error}", server=self.server, error=error)
 
     def _log_figures(self, size: int, files: int) -> None:
-        done, seconds = self.meter.done, self.meter.seconds
+        done, seconds = self._arrived(), self.meter.seconds
         self._steps.set_figures(size, files)
         self._log.info(
             "{server}: received {bytes} bytes, {files} files, {backups} backups, {seconds:.1f} s, "
