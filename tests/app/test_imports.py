@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 #: Libraries that a node without Docker, metrics, transfers and open consoles does without.
 LATER = {
     "asyncssh",
@@ -119,13 +121,18 @@ print(*sys.modules)
 """
 
 
-def test_a_node_is_made_without_what_it_may_never_need(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("docker", "needed"), [("false", set()), ("true", {"brotli", "docker", "requests"})]
+)
+def test_a_node_is_made_without_what_it_may_never_need(
+    tmp_path: Path, docker: str, needed: set[str]
+) -> None:
     path = tmp_path / "config.yml"
     path.write_text(
         "{uuid: 12345678-1234-4234-8234-123456789abc, token_id: a, token: b, "
-        f"remote: 'https://panel.invalid', docker: {{enabled: false}}, "
+        f"remote: 'https://panel.invalid', docker: {{enabled: {docker}}}, "
         f"system: {{data: {tmp_path}/volumes, root_directory: {tmp_path}}}}}"
     )
     command = [sys.executable, "-c", SCRIPT, str(path)]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert not (LATER | CALLS) & set(made.stdout.split())
+    assert (LATER | CALLS) & set(made.stdout.split()) == needed

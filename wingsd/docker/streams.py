@@ -12,15 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import cached_property
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import treq
 from docker.errors import DockerException
 from docker.tls import TLSConfig
 from docker.utils import parse_host
-from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError
@@ -42,6 +41,9 @@ from wingsd.docker.engine import parse_time
 from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from treq.client import HTTPClient
 
 __all__ = ["ContainerStreams", "Samples", "Stream", "usage"]
 
@@ -160,7 +162,14 @@ class ContainerStreams:
         pool = HTTPConnectionPool(reactor, persistent=False)
         pool._factory = _QuietFactory
         endpoints = _Endpoints(reactor, address)
-        self._http = HTTPClient(Agent.usingEndpointFactory(reactor, endpoints, pool))
+        self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+
+    @cached_property
+    def _http(self) -> HTTPClient:
+        # Here, since a node that runs no servers saves the 5 ms that treq takes.
+        from treq.client import HTTPClient  # noqa: PLC0415
+
+        return HTTPClient(self._agent)
 
     async def console(self, container: str, take: Callable[[bytes], object]) -> Stream:
         """Attach to a container, started or not, and call `take` with its output.
@@ -186,7 +195,7 @@ class ContainerStreams:
                 stream = Stream(take)
                 response.deliverBody(stream)
                 return stream
-            why = await self._within(treq.text_content(response))
+            why = await self._within(response.text())
         except Exception as error:
             if _cancelled(error):
                 raise CancelledError from error
