@@ -21,7 +21,7 @@ from demo.engine import network
 from demo.output import Failed
 from demo.process import Process
 from tests.support import Panel
-from tests.support.throttled_proxy import ThrottledProxy
+from tests.support.line import Line
 
 __all__ = ["GROUP", "OWNER", "RunningNode", "free_port"]
 
@@ -66,11 +66,12 @@ class RunningNode:
         self.sftp_port = free_port()
         self._process: Process | None = None
         directory.mkdir()
-        self._proxy = ThrottledProxy(reactor, self._listens_on, _LINE)
+        #: The line to it.
+        self.line = Line(reactor, self._listens_on, _LINE)
         authority.cert_pem.write_to_path(str(self.authority))
         self._issue_certificate(authority)
         self.node = panel.add_node(
-            f"https://{_HOST}:{self._proxy.listening_port}",
+            f"https://{_HOST}:{self.line.listening_port}",
             reachable=True,
             ca=str(self.authority),
             port=self.game_port,
@@ -126,7 +127,8 @@ class RunningNode:
                 "sftp": {"bind_address": _HOST, "bind_port": self.sftp_port},
                 "username": "",
                 "user": {"uid": OWNER, "gid": GROUP},
-                "transfers": {"ca_file": str(self.authority)},
+                # Batches as for a line that breaks often.
+                "transfers": {"ca_file": str(self.authority), "moves": {"batch": 1}},
             },
             "docker": {"network": network()},
         }
@@ -159,7 +161,7 @@ class RunningNode:
         try:
             status = 0 if process is None else await process.end(_END_WITHIN)
         finally:
-            await self._proxy.close()
+            await self.line.close()
         # twistd ends, when all is done, by the signal that asked it to.
         if status not in (0, -signal.SIGTERM, -signal.SIGINT):
             raise Failed(f"node {self.name} ended with the status {status}")

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from demo import trees
+from demo.breaking import BrokenLine
 from demo.download import CurlDownload
 from demo.game import Game, Landmark, name_told
 from demo.node import OWNER, RunningNode
@@ -52,7 +53,7 @@ class Scenario:
         await self._install(a)
         self._begin("The game on node A")
         await self._play(a)
-        self._begin("The Panel moves it to node B; a browser's view")
+        self._begin("The Panel moves it to node B, over a line that is cut; a browser's view")
         await self._move(a, b)
         self._begin("Nothing is left on node A")
         await self._verify_gone(a, b)
@@ -156,12 +157,16 @@ class Scenario:
         success = Hang()
         self._panel.inject(f"{SERVER}/transfer/success", success)
         told = self._panel.called(f"{SERVER}/transfer/success", within=None)
+        before = await deferToThread(trees.summarize, source.files(SERVER))
+        broken = BrokenLine(SERVER, before.size, source, destination, self._watch)
+        broken.cut_halfway()
         await self._panel.transfer(SERVER, destination.node)
         await self._watch.until(lambda: told.called or self._failed(), "the report of the success")
         copies = source.files(SERVER), destination.files(SERVER)
         found = await deferToThread(lambda: list(trees.differences(*copies, OWNER)))
         success.release()
         await self._watch.saw("transfer status", "completed")
+        await broken.verify()
         await self._leave()
         summary = await deferToThread(trees.summarize, copies[1])
         equal = (
@@ -170,6 +175,7 @@ class Scenario:
         )
         check("files", not found, "\n".join(found[:10]) if found else equal)
         line("transfer", destination.speed(SERVER))
+        broken.summarize()
 
     def _failed(self) -> bool:
         """Return False. Raises `Failed` when the browser sees that the transfer has failed."""

@@ -1,0 +1,52 @@
+"""The line between two nodes is cut in the middle of a move, which goes on where it was."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+from demo.node import RunningNode
+from demo.output import check, line, mib
+from demo.watch import Watch
+
+__all__ = ["BrokenLine"]
+
+#: The share of the server after which the line is cut.
+_AFTER = 0.5
+_SENT_AGAIN = re.compile(r"sent (\d+) bytes, (\d+) of them twice")
+
+
+@attrs.define
+class BrokenLine:
+    """The line from `source` to `destination`, and the page `watch` of a server of some size."""
+
+    server: str
+    size: int
+    source: RunningNode
+    destination: RunningNode
+    watch: Watch
+    _cut_at: int = 0
+
+    def cut_halfway(self) -> None:
+        """Have the line cut when half of the server has gone over it."""
+        wire = self.destination.line
+        before = wire.sent
+
+        def cut() -> None:
+            self._cut_at = wire.sent - before
+            wire.cut()
+
+        wire.after(int(self.size * _AFTER), cut)
+
+    async def verify(self) -> None:
+        """Check that the line was cut, and that the move has gone on. Raises `Failed`."""
+        await self.watch.saw("transfer logs", "resumed: ")
+        check("line", self._cut_at, f"cut after {mib(self._cut_at)} of {mib(self.size)}")
+
+    def summarize(self) -> None:
+        """Print how much was sent twice. Raises `Failed` where that is all that was there."""
+        found = _SENT_AGAIN.search(self.source.log)
+        sent, again = (int(found[1]), int(found[2])) if found else (0, 0)
+        check("sent twice", found and again < self._cut_at, f"{mib(again)} of {mib(sent)}")
+        line("", "all else that had arrived before the cut was not sent again")
