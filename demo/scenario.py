@@ -166,7 +166,6 @@ class Scenario:
         found = await deferToThread(lambda: list(trees.differences(*copies, OWNER)))
         success.release()
         await self._watch.saw("transfer status", "completed")
-        await broken.verify()
         await self._leave()
         summary = await deferToThread(trees.summarize, copies[1])
         equal = (
@@ -175,7 +174,7 @@ class Scenario:
         )
         check("files", not found, "\n".join(found[:10]) if found else equal)
         line("transfer", destination.speed(SERVER))
-        broken.summarize()
+        broken.verify()
 
     def _failed(self) -> bool:
         """Return False. Raises `Failed` when the browser sees that the transfer has failed."""
