@@ -13,15 +13,15 @@
 # FS=...                    the only file system of power, unchanged and unchanged-vm: ext4, xfs or
 #                           btrfs; of unchanged also tmpfs or overlay
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
-#                           restores, pool, uploading or streaming; of races the only action, such
-#                           as KIND="copy to"
+#                           making, restores, pool, uploading, streaming, moves or moves-containers;
+#                           of races the only action, such as KIND="copy to"
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # DEB_BUILD_OPTIONS=nocheck the package without its tests, in a few minutes
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # SCRIPT=...                the only script of debian/tests that deb-test runs
 # ROUNDS=...                how many rounds of each data set, in place of five
-# SERIES=...                the only series of benchmarks, such as SERIES="receive send", backups or sftp
+# SERIES=...                the only series of benchmarks, such as SERIES="receive send", "move resume" or sftp
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -12,12 +12,15 @@ from tests.kills.installations import Installations
 from tests.kills.making import Makings
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
 from tests.kills.restores import Restores
+from tests.kills.resumed import ContaineredResumed, Resumed
 from tests.kills.uploads import Uploads
 from tests.support.docker_engine import Engine
 
 KILLS = 8
 #: Each takes a few seconds more with an engine.
 KILLS_WITH_ENGINE = 4
+#: MiB of a server that is moved in batches of one.
+SIZE = 8
 
 
 async def test_after_kills_an_arriving_server_is_here_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -46,6 +49,14 @@ async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:
 
 async def test_after_kills_one_node_has_the_container(tmp_path: Path, engine: Engine) -> None:
     await inject(Containered(tmp_path, engine), KILLS_WITH_ENGINE, seed=50)
+
+
+async def test_after_kills_and_cuts_a_move_goes_on_where_it_was(tmp_path: Path) -> None:
+    await inject(Resumed(tmp_path, SIZE), KILLS // 2, seed=1)
+
+
+async def test_after_kills_a_move_on_one_engine_goes_on(tmp_path: Path, engine: Engine) -> None:
+    await inject(ContaineredResumed(tmp_path, engine, SIZE), KILLS_WITH_ENGINE // 2, seed=31)
 
 
 async def test_after_kills_a_server_is_installed_whole_and_nothing_is_left(engine: Engine) -> None:
