@@ -107,7 +107,7 @@ class Injector:
             victim.signal("KILL")
         for victim in victims:
             await victim.ended()
-            self.deaths.update(_steps(victim))
+            self.deaths.update(steps_of(victim))
             victim.age_transfers()
         for victim in victims:
             await scenario.restart(victim)
@@ -187,7 +187,7 @@ def is_finished(node: NodeProcess) -> bool:
         return not (any(under_way) or store.unsettled())
 
 
-def _steps(node: NodeProcess) -> list[str]:
+def steps_of(node: NodeProcess) -> list[str]:
     """Return the steps of all that has not ended."""
     with _database(node) as store:
         transfers, installations = store.unfinished(), store.installations()

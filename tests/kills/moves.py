@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import attrs
 
 from tests.kills.containers import Containers
-from tests.kills.engine import Broken, Kill, is_finished, random_step, until_none
+from tests.kills.engine import Broken, Kill, is_finished, random_step, steps_of, until_none
 from tests.support.archives import seen
 from tests.support.backups import without_catalogues
 from tests.support.docker_engine import Engine
@@ -100,9 +100,11 @@ class Transfers:
         """Return what has not ended yet; deletions and clean-ups run in the background."""
         if self.pair.panel.in_transfer(UUID):
             return "the Panel's transfer does not end"
-        nodes = self.nodes.values()
-        settled = all(is_finished(node) and not _is_deleting(node) for node in nodes)
-        return "" if settled else "a node does not finish what it has begun"
+        for node in self.nodes.values():
+            if not is_finished(node) or _is_deleting(node):
+                found = ", ".join(steps_of(node))
+                return f"{node.directory.name} does not finish what it has begun: {found}"
+        return ""
 
     async def check(self) -> None:
         here, there = self.nodes.values()
