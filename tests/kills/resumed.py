@@ -40,6 +40,8 @@ LARGE, SMALL, DIRECTORIES = 6, 600, 20
 LATEST, STALL = 3.0, 2.0
 #: Seconds for which a node that has died is waited for, after the commit.
 GRACE = 20
+#: The share of the server that is sent before the line breaks: the first requests need it.
+FIRST = 0.03
 #: Breaks of the line.
 LINES = ("cut", "stall", "lose")
 #: What a partial copy has beside the server's files.
@@ -101,7 +103,7 @@ class Resumed(Transfers):
         """Return the next kill: of nodes, or breaks of the line only, or both."""
         victims = rng.choice((*self.victims, ()))
         breaks = [
-            f"{rng.choice(LINES)} at {rng.random():.2f}"
+            f"{rng.choice(LINES)} at {rng.uniform(FIRST, 1):.2f}"
             for _ in range(rng.choice((1, 2, 3) if not victims else (0, 0, 1, 2)))
         ]
         moment: float | str = rng.uniform(0, LATEST)

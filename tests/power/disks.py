@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -57,6 +58,14 @@ def copy_sparse(source: Path, target: Path) -> None:
                 at += len(data)
 
 
+def _unmount(place: Path) -> None:
+    gc.collect()  # the file of a tree is closed with the tree
+    try:
+        _run("/bin/umount", str(place))
+    except OSError:  # of a test that has failed, which a traceback may hold
+        _run("/bin/umount", "--lazy", str(place))
+
+
 @contextmanager
 def mounted(path: Path, place: Path, *, direct: bool = False) -> Iterator[Path]:
     """Mount a disk within the `with` statement; with `direct` past the page cache of its file."""
@@ -67,7 +76,7 @@ def mounted(path: Path, place: Path, *, direct: bool = False) -> Iterator[Path]:
         cleanup.callback(_run, "/sbin/losetup", "--detach", device)
         # No barriers are to be left out, whatever the machine's defaults are.
         _run("/bin/mount", device, str(place))
-        cleanup.callback(_run, "/bin/umount", str(place))
+        cleanup.callback(_unmount, place)
         yield place
 
 
@@ -91,7 +100,7 @@ def recorded(path: Path, log: Path, directory: Path) -> Iterator[Path]:
             with mounted(between / "disk", directory / "recorded", direct=True) as place:
                 yield place
         finally:
-            _run("/bin/umount", str(between))
+            _unmount(between)
         server.wait(_UMOUNTED_WITHIN)
     finally:
         server.kill()
