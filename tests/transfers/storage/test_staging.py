@@ -272,3 +272,14 @@ def test_a_complete_server_is_not_cleared(staging: Staging, data: Path) -> None:
     assert staging.holds(UUID)
     assert staging.clear() == [UUID]
     assert not staging.holds(UUID)
+
+
+def test_what_is_not_received_any_more_cannot_be_synced(tmp_path: Path) -> None:
+    staging = Staging(str(tmp_path / "volumes"), (os.getuid(), os.getgid()), durable=True)
+    staging.prepare()
+    staging.create(UUID)
+    staging.sync(UUID)
+    staging.finish(UUID)
+    with pytest.raises(StorageError):
+        staging.sync(UUID)
+    staging.close()

@@ -194,8 +194,11 @@ class Staging:
 
     def sync(self, server: str) -> None:
         """Return when everything received is on stable storage, also if `durable` is off."""
+        descriptor = self._open.get(server)
+        if descriptor is None:
+            raise StorageError(f"{server} is not being received any more")
         with storage_errors(f"{self._root} could not be synced"):
-            syncfs(self._open[server])
+            syncfs(descriptor)
 
     def log(self, server: str) -> Path:
         """Return where the server's installation log is staged, beside its files."""
