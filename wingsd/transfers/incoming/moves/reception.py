@@ -184,9 +184,9 @@ class Reception:
 
     async def commit(self, session: str, commit: Commit) -> None:
         """Have the server put into place. Doing so twice is allowed."""
-        self._check_open()
         if self._committed == commit:
-            return  # also from a session that has ended since: its answer was lost
+            return  # also when it has gone on since: the answer was lost
+        self._check_open()
         self._check(session)
         await self._work(self.copy.check_committable, commit.round, commit.root)
         missing = await self._work(self.attachments.missing)
