@@ -45,6 +45,8 @@ def hold(pages: list[Page]) -> Hang:
 
 
 async def test_pages_lose_the_banner_of_a_failure(nodes: TwoNodes, open_pages: Open) -> None:
+    # A move that resumes would be refused before the server is stopped.
+    nodes.source.transfers = {"moves": {"enabled": False}}
     await nodes.start()
     pages = await open_pages(nodes)
     held = hold(pages)

@@ -67,6 +67,7 @@ async def test_only_threads_that_receive_have_a_raised_nice_value(
 
 async def test_only_threads_that_send_have_a_raised_nice_value(nodes: TwoNodes) -> None:
     nodes.add_server(SIZE)
+    nodes.source.transfers = {"moves": {"enabled": False}}
     await nodes.start()
     nodes.destination.throttle(LIMIT * MIB)
     await nodes.transfer()

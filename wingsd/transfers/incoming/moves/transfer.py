@@ -388,7 +388,9 @@ class MoveTransfer(IncomingTransfer):
         await self._note_failure(error)
         if self._reception is not None:
             await self._reception.close(MoveOver())
-        if isinstance(error, MoveSuperseded):
+        if isinstance(error, MoveSuperseded | MoveGivenUp):
+            # The source tells the Panel. This node's word could come when the next transfer has
+            # begun, and would end that.
             self._commit_phase.is_unwanted = True
         return await super()._fail(error)
 
