@@ -17,8 +17,8 @@ from wingsd.callbacks.transfers import MINUTE
 from wingsd.statedb.store import Store
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
-#: Seconds within which everything must have settled after a restart.
-SETTLES_WITHIN = MINUTE + 30.0
+#: Seconds within which everything must have settled after a restart: a refusal takes a minute.
+SETTLES_WITHIN = 2 * MINUTE + 30.0
 #: Seconds that a step is waited for: it is never reached when the transfer has failed before.
 STEP_WITHIN = 5
 
