@@ -6,6 +6,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.move_client import MoveClient
@@ -189,3 +190,26 @@ def test_silence_is_told_once_and_not_while_this_node_has_the_word() -> None:
     clock.pump([60, 60, 100])
     assert told == [100]
     watch.stop()
+
+
+async def test_a_move_that_was_cancelled_while_it_was_begun_is_not_begun_again(
+    node: MovingNode, source: Path
+) -> None:
+    asked: Deferred[None] = Deferred()
+    owns = node.panel.owns
+
+    async def slow(uuid: str) -> bool:
+        await asked
+        answer: bool = await owns(uuid)
+        return answer
+
+    node.panel.owns = slow
+    client = node.client(source)
+    requests = [Deferred.fromCoroutine(client.begin()) for _ in range(2)]
+    await until(lambda: node.receiver.servers != ())
+    node.receiver.cancel(UUID)
+    asked.callback(None)
+    answers = [await request for request in requests]
+    assert {answer.code for answer in answers} == {"transfer-cancelled", "token-used"}
+    await rest(node)
+    assert node.left() == []

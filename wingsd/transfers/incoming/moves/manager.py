@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import MovesConfig
-from wingsd.errors import ServerAlreadyExists
+from wingsd.errors import ServerAlreadyExists, TransferCancelled
 from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.factory import IncomingTransferFactory
@@ -103,6 +103,10 @@ class IncomingMoves:
             make = partial(self._make, identity, beginning)
             transfer = self._receiver.open_as(make, token.server, coordinator())
             await transfer.begin(token.expires)
+        except TransferCancelled:
+            # The source may have sent the request twice: the second one must not begin it again.
+            await self._database.use_token(token.digest, token.expires)
+            raise
         finally:
             del self._beginning[token.digest]
             mine.over.callback(None)
