@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.archives import seen
+from tests.support.http_proxy import HttpProxy
 from tests.support.node_process import NodeProcess
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
@@ -17,8 +18,9 @@ MIB = 1 << 20
 SIZE = 24 * MIB
 #: What may be sent twice: the batches that were under way, and what TLS and HTTP add.
 TWICE = 4 * MIB
-STREAMS = 2
 OK, TOO_LARGE = 200, 413
+#: Bytes of a body that a proxy takes.
+LIMIT = MIB // 2
 
 
 async def cut(nodes: TwoNodes) -> None:
@@ -78,3 +80,23 @@ async def test_a_move_goes_on_where_it_was(
     await until(
         lambda: all(node.has_ended_transfers() for node in (nodes.source, nodes.destination))
     )
+
+
+async def test_a_move_passes_a_strict_proxy(nodes: TwoNodes) -> None:
+    nodes.add_server(size=6 * MIB)
+    (nodes.source.files() / "text").write_bytes(b"the same line\n" * 200_000)
+    before = seen(nodes.source.files())
+    await nodes.start()
+    destination = nodes.destination
+    proxy = HttpProxy(destination.url, destination.authority, body_limit=LIMIT)
+    destination.node.address = proxy.url
+    try:
+        await nodes.transfer()
+        await until(lambda: nodes.panel.reports() != [])
+        assert nodes.panel.reports() == [(UUID, "success")]
+        assert seen(destination.files()) == before
+        assert any(status == TOO_LARGE for *_, status in proxy.seen)
+        assert max(length for _, _, length, status in proxy.seen if status == OK) <= LIMIT
+        assert ("POST", "/api/transfers") not in [request[:2] for request in proxy.seen]
+    finally:
+        await proxy.close()

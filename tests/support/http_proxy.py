@@ -71,9 +71,14 @@ class HttpProxy:
         """Ask the node, and answer what it answers, or 502 or 504."""
         assert request.content is not None
         body = request.content.read()
-        gone = request.notifyFinish()
+        gone, is_gone = request.notifyFinish(), []
         asking = Deferred.fromCoroutine(self._ask(request, body))
-        gone.addErrback(lambda _: asking.cancel())
+
+        def lose(_: Failure) -> None:
+            is_gone.append(True)
+            asking.cancel()
+
+        gone.addErrback(lose)
         asking.addTimeout(self.answer_within, reactor, _time_out)
         try:
             status, headers, content = await asking
@@ -82,6 +87,8 @@ class HttpProxy:
         except (ConnectError, ResponseFailed):
             status, headers, content = 502, Headers(), b"<h1>502 Bad Gateway</h1>"
         self._note(request, len(body), status)
+        if is_gone:  # cancelling ended the request to the node as if the node had failed
+            return
         request.setResponseCode(status)
         for name, values in headers.getAllRawHeaders():
             if name.lower() in ANSWER_HEADERS:

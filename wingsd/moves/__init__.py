@@ -4,5 +4,5 @@ Blocking parts and plain values, without a reactor or sockets. The source reads 
 plans a round (`plan`, `tree`) and fills batches (`contents`, `filling`, `batch`). The destination
 decodes them (`batch_reader`, `zstd`), records them (`ledger`) and applies them (`destination`,
 `applier`). `unchanged` tells which files of a running server need not be read again. docs/moves.md
-has the format to the byte. Nothing is imported here: no node uses moves yet.
+has the format to the byte. Nothing is imported here: nodes that move nothing do without it.
 """
