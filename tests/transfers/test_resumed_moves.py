@@ -141,6 +141,20 @@ async def test_from_the_commit_on_the_panel_is_asked(sender: Sender, node: MoveN
     await until(lambda: "completed" in sender.states)
 
 
+async def test_a_destination_hears_that_the_panel_has_ended_its_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.commits = False
+    sender.start()
+    await until(lambda: node.count("state") > 1)
+    (entry,) = sender.store.unfinished()
+    sender.panel.owned = True
+    sender.make_recovery([entry]).resume_outgoing()
+    await until(lambda: node.count("delete") == 1)
+    node.outcome = "failure"
+    await until(lambda: "failed" in sender.states)
+
+
 async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: MoveNode) -> None:
     await stop_at(sender, node, "batches", 3)
     node.fault = lambda kind, count: refused(401, "token-expired") if kind == "begin" else None

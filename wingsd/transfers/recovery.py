@@ -167,7 +167,12 @@ class PanelOutcomes:
         in_grace = reached(entry, SendStep.SETTLE)
         grace_age = self._database.seconds_since(entry.changed) if in_grace else None
         coordinator = self._coordinators.resumed(entry.server, age, grace_age)
-        return await self._sender.has_moved(entry.server, coordinator)
+        record = await self._database.move(entry.id)
+        moved = await self._sender.has_moved(entry.server, coordinator)
+        if not moved and record is not None and record.move:
+            # it may not have heard of the commit, and would wait for its source
+            self._sender.give_up(record)
+        return moved
 
     async def report_failure(self, entry: TransferRecord) -> None:
         """Report it to the Panel."""

@@ -149,6 +149,10 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         finally:
             self._asked.pop(server, None)
 
+    def give_up(self, record: MoveRecord) -> None:
+        """Have the destination of an earlier daemon's move hear that it has failed."""
+        Deferred.fromCoroutine(self._factory.get().mover.give_up(record))
+
     async def release(self, server: str) -> None:
         """End the server's transfer before its deletion, which the Panel has ordered.
 

@@ -121,6 +121,17 @@ class Mover:
         finally:
             client.abort()
 
+    async def give_up(self, record: MoveRecord) -> None:
+        """Tell the destination that the move of an earlier daemon has failed, if it is there."""
+        client = self._client(record, MoveTrouble(self.uploader.reactor, lambda line: None))
+        client.go_on(record.move)
+        try:
+            await client.delete(keep=True, patience=WITHDRAW_WITHIN)
+        except (DestinationError, CancelledError, ResumeNeeded, MoveSmaller):
+            pass  # it is past that, or gives it up in time
+        finally:
+            client.abort()
+
     async def _begin(
         self, record: MoveRecord, subject: MoveSubject, patience: float, *, is_resumed: bool
     ) -> OutgoingMove | None:
