@@ -139,11 +139,13 @@ class PartialCopies:
     def kept(self) -> list[KeptCopy]:
         """Return the copies that are kept, oldest first; remove what is not whole."""
         try:
-            names = sorted(os.listdir(self._kept), key=lambda name: name.split(".", 1)[1:])
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError(f"{self._kept} cannot be read: {error.strerror}") from error
+            with storage_errors(f"{self._kept} cannot be read"):
+                names = os.listdir(self._kept)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []
+            raise
+        names.sort(key=lambda name: name.split(".", 1)[1:])
         return [copy for name in names if (copy := self._read(name)) is not None]
 
     def forget(self, server: str) -> int:
