@@ -126,7 +126,7 @@ async def test_what_is_kept_of_a_failed_move_is_listed_and_forgotten(
     await client.begin()
     await client.send()
     await client.ask("DELETE", "", params={"keep": "1"})
-    await daemon.failure_reported()
+    await daemon.wait_for_line(f"{UUID}: the failed transfer is cleaned up")
     listed = await daemon.wingsctl("transfers", "--json")
     (kept,) = listed.json["kept"]
     assert (kept["server"], kept["bytes"] >= SIZE) == (UUID, True)

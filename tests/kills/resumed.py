@@ -44,8 +44,6 @@ GRACE = 20
 FIRST = 0.03
 #: Breaks of the line.
 LINES = ("cut", "stall", "lose")
-#: What a partial copy has beside the server's files.
-BESIDE = (".aside", ".ledger", ".ledger.new", ".log.part")
 #: Changes of the server before each transfer.
 CHANGES = 12
 KINDS = (
@@ -150,14 +148,6 @@ class Resumed(Transfers):
     async def restart(self, node: NodeProcess) -> None:
         self._breaks += 1
         await super().restart(node)
-
-    async def unsettled(self) -> str:
-        """Return what has not ended yet; the ledger is removed when the server is here."""
-        if found := await super().unsettled():
-            return found
-        paths = [path for node in self.nodes.values() for path in node.paths_of_server()]
-        left = [path for path in paths if path.endswith(BESIDE) and KEPT not in path]
-        return f"something is left beside a server: {left}" if left else ""
 
     async def check(self) -> None:
         await super().check()

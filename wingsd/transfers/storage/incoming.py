@@ -252,9 +252,11 @@ class ArrivingServer:
     async def publish(self) -> None:
         """Finish with the attachments: backups stay in place, the installation log gets there.
 
-        The server is here in any case, so what fails is only logged.
+        What belongs to the partial copy of a move is removed. The server is here in any case, so
+        what fails is only logged.
         """
-        for work in (self._storage.backups.publish, self._storage.logs.publish):
+        storage = self._storage
+        for work in (storage.backups.publish, storage.logs.publish, storage.copies.finish):
             try:
                 await self._storage.disk.run(work, self._server)
             except StorageError as error:

@@ -243,12 +243,7 @@ class MoveTransfer(IncomingTransfer):
         await reception.close(MoveCommitted())
         self._log_figures(size, files)
         server = self._servers.get(self.server)
-        remainder = await self._commit_phase.run(server, configuration, size)
-        return Remainder(Deferred.fromCoroutine(self._end(remainder)))
-
-    async def _end(self, remainder: Remainder) -> None:
-        await remainder.done
-        await self._tidy_up()
+        return await self._commit_phase.run(server, configuration, size)
 
     async def _proven(
         self, reception: Reception, configuration: Configuration
@@ -425,9 +420,9 @@ class MoveTransfer(IncomingTransfer):
             await disk.run(copies.discard, self.server)
 
     async def _clean_up(self) -> None:
-        await super()._clean_up()
         if not self._keeps_backups:
             await self._tidy_up()
+        await super()._clean_up()
 
     async def _tidy_up(self) -> None:
         """Remove what is beside the server's files."""
