@@ -66,8 +66,11 @@ class DaemonLink(asyncio.Protocol):
             del self._asked[login.request]
 
     def send(self, message: Message) -> None:
-        """Send a message; nothing is sent when the daemon has gone."""
-        if self._transport is not None:
+        """Send a message; nothing is sent when the daemon has gone.
+
+        asyncio warns of what is written to a lost connection, and each warning is a message, too.
+        """
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(message))
 
     def post(self, message: Message, *, now: bool = True) -> None:

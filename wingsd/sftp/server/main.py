@@ -28,7 +28,7 @@ from wingsd.sftp.server.ssh import SshConnection, use_fast_ciphers
 from wingsd.sftp.server.threads import ConnectionThread, FileThreads
 from wingsd.util.addresses import address_block
 
-__all__ = ["SftpServer", "main", "ssh_options"]
+__all__ = ["LinkHandler", "SftpServer", "main", "ssh_options"]
 
 #: As Wings has them: a client that works there finds nothing else here.
 _KEX = (
@@ -236,7 +236,7 @@ class SftpServer:
             self._call(self._forget, connection.number)
 
 
-class _LinkHandler(logging.Handler):
+class LinkHandler(logging.Handler):
     """Has the daemon log what libraries log."""
 
     def __init__(self, link: DaemonLink) -> None:
@@ -279,7 +279,7 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     link = DaemonLink()
     await loop.create_connection(lambda: link, sock=control)
-    logging.getLogger().addHandler(_LinkHandler(link))
+    logging.getLogger().addHandler(LinkHandler(link))
     await asyncio.wait((link.started, link.lost), return_when=asyncio.FIRST_COMPLETED)
     if link.lost.done():
         return
