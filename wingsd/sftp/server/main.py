@@ -244,6 +244,7 @@ class LinkHandler(logging.Handler):
         self._link = link
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Post a record to the daemon."""
         level = "warn" if record.levelno < logging.ERROR else "error"
         self._link.post(Log(level, self.format(record)[-_MAX_LOGGED:]))
 
