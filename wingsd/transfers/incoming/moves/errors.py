@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from wingsd.errors import BadRequest, Conflict, StorageError, Unauthorized, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    ServerNotFound,
+    StorageError,
+    TransferCancelled,
+    Unauthorized,
+    WingsdError,
+)
 
 __all__ = [
     "AttachmentMissing",
@@ -22,6 +30,7 @@ __all__ = [
     "MoveRequestInvalid",
     "MoveResumeNeeded",
     "MoveSuperseded",
+    "keeps_copy",
 ]
 
 
@@ -182,3 +191,10 @@ class MoveRequestInvalid(BadRequest):
 
     def __init__(self, detail: str) -> None:
         super().__init__("the request of the move is invalid", detail)
+
+
+def keeps_copy(reason: Exception | None) -> bool:
+    """Return whether what has arrived stays after a failure: not after a person's cancel."""
+    if isinstance(reason, MoveGivenUp):
+        return reason.keeps
+    return not isinstance(reason, TransferCancelled | ServerNotFound)

@@ -20,7 +20,6 @@ from wingsd.docker.container import check_variables
 from wingsd.errors import (
     DaemonStopping,
     ServerAlreadyExists,
-    ServerNotFound,
     TransferCancelled,
     WingsdError,
     error_code,
@@ -45,6 +44,7 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
+    keeps_copy,
 )
 from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
 from wingsd.transfers.incoming.moves.reception import Commit, Phase, Reception
@@ -408,7 +408,7 @@ class MoveTransfer(IncomingTransfer):
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
         disk, copies = self._storage.disk, self._storage.copies
-        if self.terms.settings.keep_days and _keeps(self._reason):
+        if self.terms.settings.keep_days and keeps_copy(self._reason):
             kept = await disk.run(copies.keep, self.server, self._count(), time.time())
             self._keeps_backups = kept
             if kept:
@@ -444,10 +444,3 @@ class MoveTransfer(IncomingTransfer):
             seconds=seconds,
             rate=done / _MIB / max(seconds, 0.001),
         )
-
-
-def _keeps(reason: Exception | None) -> bool:
-    """Return whether what has arrived stays after a failure: not after a person's cancel."""
-    if isinstance(reason, MoveGivenUp):
-        return reason.keeps
-    return not isinstance(reason, TransferCancelled | ServerNotFound)
