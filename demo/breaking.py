@@ -41,7 +41,7 @@ class BrokenLine:
 
     def verify(self) -> None:
         """Check that the line was cut, and that the move went on there. Raises `Failed`."""
-        told = self.watch.has_seen("transfer logs", "the destination goes on")
+        told = self.watch.has_seen("transfer logs", "the move goes on, after")
         text = f"cut after {mib(self._cut_at)} of {mib(self.size)}; the move went on where it was"
         check("line", self._cut_at and told, text)
         found = _SENT_AGAIN.search(self.source.log)

@@ -77,14 +77,14 @@ class MoveTrouble:
             self._since = self._next = now
         if now >= self._next:
             self._next = now + self.EVERY
-            self._say(f"the destination does not go on, it is asked again: {error}")
+            self._say(f"waiting for the destination, asking it again: {error}")
 
     def over(self) -> None:
         """A request got through."""
         if self._since is not None:
             waited = self._clock.seconds() - self._since
             self._since = None
-            self._say(f"the destination goes on, after {waited:.0f} s")
+            self._say(f"the move goes on, after {waited:.0f} s")
 
 
 @attrs.frozen(eq=False, repr=False)
