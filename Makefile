@@ -10,18 +10,24 @@
 #                           power losses on each file system, of 300, or decisions of unchanged on
 #                           each, of 20,000, and of unchanged-vm, of 10,000
 # SEED=...                  the seed of kills, races, power losses or decisions
+# AT_ONCE=...               how many processes of unchanged run at once, each with the next seed
 # FS=...                    the only file system of power, unchanged and unchanged-vm: ext4, xfs or
 #                           btrfs; of unchanged also tmpfs or overlay
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
-#                           making, restores, pool, uploading, streaming, moves or moves-containers;
-#                           of races the only action, such as KIND="copy to"
+#                           making, restores, pool, uploading, streaming, moves, moves-containers,
+#                           moves-proxy, moves-by-hand, moves-seeded, live or live-faults; of races
+#                           the only action, such as KIND="copy to"; of lines lossy or dead
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # DEB_BUILD_OPTIONS=nocheck the package without its tests, in a few minutes
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # SCRIPT=...                the only script of debian/tests that deb-test runs
 # ROUNDS=...                how many rounds of each data set, in place of five
-# SERIES=...                the only series of benchmarks, such as SERIES="receive send", "move resume" or sftp
+# SERIES=...                the only series of benchmarks, such as SERIES="receive send", "move resume live",
+#                           slow_line, move_growth, seed or sftp
+# MINUTES=...               how long a copy follows its server in the series seed, in place of an hour
+# CASES=...                 the only cases of the series live, such as CASES="5 line"; the others are 1, 20
+#                           and many
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -32,7 +38,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test browser kills races power unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -64,9 +70,14 @@ power: ## have the power fail in the middle of moves, and check what was told du
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.power $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
+lines: ## move a server over a line that loses packets, and over one that is dead for ten minutes (root)
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.lines $(KIND)
+
 unchanged: ## compare what moves carry over unread with the disk, while a program writes (root)
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.unchanged $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.unchanged $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(AT_ONCE),--at-once $(AT_ONCE))
 
 unchanged-vm: ## the same under Debian's own kernel, in a virtual machine
 	@$(PREPARE) test
@@ -83,7 +94,7 @@ fuzz: ## look for inputs that crash or hang what reads other people's bytes
 bench: ## measure beside the reference programs and write docs/benchmarks.md (root, an hour, 60 GiB of disk)
 ifdef FLOOR
 	@$(PREPARE) bench
-	@$(BIN)/python -m bench $(SERIES) $(if $(ROUNDS),--rounds $(ROUNDS))
+	@$(BIN)/python -m bench $(SERIES) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(CASES),--cases $(CASES)) $(if $(MINUTES),--minutes $(MINUTES))
 else # on what the service runs on: the interpreter and the versions of the distribution
 	@$(MAKE) --no-print-directory bench FLOOR=1
 endif

@@ -37,6 +37,7 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
+from wingsd.moves.rereading import PieceReader
 from wingsd.moves.tree import DirectoryNode, MoveLimits
 
 __all__ = ["WORDS", "one", "seeds"]
@@ -231,6 +232,15 @@ def _send(move: MoveDestination, index: Index, data: bytes) -> None:
         move.end(index)
 
 
+def _differs(move: MoveDestination, root: Path) -> bool:
+    move.rereading.restart()
+    with closing(PieceReader(os.open(root, os.O_RDONLY))) as reader:
+        while portion := move.rereading.take():
+            if any(move.rereading.settle(reader.differing(portion))):
+                return True
+    return False
+
+
 def _said(move: MoveDestination, root: Path) -> list[object]:
     tree = move.tree
     try:
@@ -238,7 +248,7 @@ def _said(move: MoveDestination, root: Path) -> list[object]:
     except RoundIncomplete:
         found = [path for path, _ in tree.missing()]
     else:
-        if list(move.differing()):
+        if _differs(move, root):
             raise Finding("the disk has something else than the tree")
     names = {path: isinstance(node, DirectoryNode) for path, node in tree.walk()}
     missing = {path for path, _ in tree.missing()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from wingsd.sftp.server.channel import SftpChannel
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.operations import Operations
 from wingsd.sftp.server.path_operations import ListingLimits
+from wingsd.sftp.server.traffic import Traffic
 from wingsd.sftp.server.usage import ServerUsage
 
 __all__ = ["WORDS", "one", "seeds"]
@@ -60,27 +61,35 @@ WORDS = [
 
 
 class _Channel:
-    """The channel of SSH: what is written to it is kept."""
+    """The channel of SSH: what is sent by it is kept, and its windows do not end."""
+
+    _send_chan = 0
+    _send_window = _recv_window = 1 << 40
+    _send_pktsize = 32 << 10
+    _send_state = "open"
+    exchanges_keys = False
 
     def __init__(self) -> None:
         self.written = bytearray()
         self.is_closed = False
 
-    def set_write_buffer_limits(self, high: int) -> None:
-        pass
-
-    def write(self, data: bytes) -> None:
+    def send_data(self, _: int, packets: Sequence[Sequence[memoryview]]) -> None:
         if self.is_closed:
             raise Finding("it writes after the end")
-        self.written += data
+        for packet in packets:
+            self.written += b"".join(packet)
+
+    def in_turn(self, work: Callable[[], None]) -> None:
+        work()
 
     def exit(self, status: int) -> None:
         self.is_closed = True
 
-    def pause_reading(self) -> None:
-        pass
+    def get_recv_window(self) -> int:
+        return self._recv_window
 
-    resume_reading = pause_reading
+    def _flush_send_buf(self) -> None:
+        pass
 
 
 class _NoThreads:
@@ -129,14 +138,21 @@ def _sent(data: bytes, home: Path, budget: HandleBudget) -> tuple[_Channel, list
     faults: list[BaseException] = []
     ended: list[None] = []
     threads: Any = _NoThreads()
-    session = SftpChannel(operations, threads, faults.append, lambda _: ended.append(None))
     channel: Any = _Channel()
+    session = SftpChannel(
+        operations,
+        channel,
+        threads,
+        Traffic(),
+        faults.append,
+        lambda _: ended.append(None),
+    )
     session.connection_made(channel)
     session.subsystem_requested("sftp")
     session.session_started()
     for piece in pieces(data):
         if not channel.is_closed:
-            session.data_received(piece, None)
+            channel._accept_data(piece)
     if not channel.is_closed:
         session.eof_received()
     session.connection_lost(None)

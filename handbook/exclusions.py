@@ -11,6 +11,7 @@ _NAMES = {
     Operation.INSTALL: "install, reinstall",
     Operation.RESTORE: "restore a backup",
     Operation.TRANSFER_OUT: "transfer to another node",
+    Operation.FOLLOW: "transfer while it runs",
     Operation.TRANSFER_IN: "transfer to this node",
     Operation.MOVED: "it has moved away",
 }

@@ -41,24 +41,29 @@ class Message:
     place: str
 
 
-@cache
 def told() -> tuple[Message, ...]:
     """Return every message of an error, a log line, a console line or an exiting command."""
-    errors = _errors()
-    return tuple(message for path in _files() for message in _told_in(path, errors))
+    return _found()[0]
 
 
-@cache
 def written() -> frozenset[str]:
     """Return all texts in the code."""
-    texts = {_text(node) for path in _files() for node in ast.walk(_tree(path))}
-    return frozenset(_ABOUT.sub("", text) for text in texts if text)
+    return _found()[1]
 
 
 def is_about(entry: str, message: str) -> bool:
     """Return whether `entry` is the message, or a part of it that is long enough."""
     words = entry.strip(f"{VARIES}: ")
     return entry == message or (len(words.split()) >= ENOUGH_WORDS and words in message)
+
+
+@cache
+def _found() -> tuple[tuple[Message, ...], frozenset[str]]:
+    errors = _errors()
+    messages = tuple(message for path in _files() for message in _told_in(path, errors))
+    texts = {_text(node) for path in _files() for node in ast.walk(_tree(path))}
+    _tree.cache_clear()  # else every garbage collection visits half a million nodes
+    return messages, frozenset(_ABOUT.sub("", text) for text in texts if text)
 
 
 def _files() -> list[Path]:

@@ -30,6 +30,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         pytest_twisted.ensureDeferred(item.obj)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests with a Docker engine first.
+
+    Only one of them runs at a time. So one process runs them all, and none waits for another.
+    """
+    items.sort(key=lambda item: "engine" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Exclude existing objects from garbage collection during this module's tests.

@@ -175,7 +175,7 @@ def _check_twistd(words: list[str]) -> None:
 def _check_wingsctl(words: list[str]) -> None:
     assert isinstance(main, click.Group)
     options = {name for parameter in main.params for name in parameter.opts} | {"--help"}
-    given, found = words[0], main.commands.get(words[0])
+    given, found = words[0], main.get_command(click.Context(main), words[0])
     assert found is not None or given in options, given
     if found is not None:
         known = {name for parameter in found.params for name in parameter.opts} | {"--help"}

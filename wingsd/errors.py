@@ -104,6 +104,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         StoragePoolConflict          409  transfers/errors
         TooManyFileTasks             409  files/tasks
         TransferCancelled            409
+          SeedAdopted                409  transfers/errors
         TransferNotActive            409  transfers/errors
         TransferRevoked              409  transfers/errors
         UploadInProgress             409  filesystem/partial_file
@@ -128,6 +129,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       HandleInvalid                  500  sftp/server/handles
       MoveAbandoned                  500  transfers/incoming/moves/errors
       MoveGivenUp                    500  transfers/incoming/moves/errors
+        SeedForgotten                500  transfers/incoming/moves/errors
       HeldTreeInvalid                502  moves/errors
       HostKeyUnusable                500  sftp/host_key
       InstallationFailed             500  servers/installation
@@ -153,6 +155,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
           DestinationTimeout         502  transfers/errors
         DestinationRefused           502  transfers/errors
         DestinationUnreachable       502  transfers/errors
+        FinalPassStalled             502  transfers/errors
       TooManyHandles                 500  sftp/server/handles
       ServerNotRunning               502
       DaemonStopping                 503
@@ -350,12 +353,16 @@ class StorageError(WingsdError):
 
 
 class EnvironmentFailed(WingsdError):
-    """Docker failed to create, start or control the server's container."""
+    """Docker failed to create, start or control the server's container.
+
+    `is_silent` is whether the engine does not answer.
+    """
 
     code = "environment-failed"
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, *, is_silent: bool = False) -> None:
         super().__init__("the server's environment could not be configured", detail)
+        self.is_silent = is_silent
 
 
 class DaemonStopping(WingsdError):

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
 from wingsd.files.work import FileWork, Lane
-from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
 from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers
@@ -30,6 +30,7 @@ class DiskFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = str(directory)
         self._opener = directory_opener("auto")
+        self.usage = UsageCounter()
 
     async def run(
         self, work: Callable[[ServerRoot], T], *, writes: bool = False, workers: Workers
@@ -37,7 +38,7 @@ class DiskFiles:
         return await workers.run(self._with_root, work)
 
     def _with_root(self, work: Callable[[ServerRoot], T]) -> T:
-        with ServerRoot(self._directory, self._opener) as root:
+        with ServerRoot(self._directory, self._opener, None, self.usage) as root:
             return work(root)
 
 

@@ -126,9 +126,13 @@ class FakeServers:
     ) -> None:
         self._calls.note("create", uuid, start_on_completion, options)
 
-    async def delete(self, uuid: str) -> None:
+    async def delete(
+        self, uuid: str, put_away: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._calls.note("delete", uuid)
         self.get(uuid)
+        if put_away is not None:
+            await put_away()
         if self.may_delete is not None:
             await self.may_delete
         del self.known[uuid]
@@ -145,6 +149,8 @@ class FakeRestores:
 class FakeTransfers:
     def __init__(self, direction: str, calls: Calls) -> None:
         self._direction = direction
+        #: Whether files of servers that have moved are kept.
+        self.keeps = False
         self.servers: tuple[str, ...] = ()
         self._calls = calls
 
@@ -172,6 +178,12 @@ class FakeTransfers:
     async def release(self, uuid: str, *, keeps: bool = False) -> None:
         self._calls.note("release", self._direction, uuid)
         self.servers = ()
+
+    def put_away(self, uuid: str) -> Callable[[], Awaitable[None]] | None:
+        return self._put_away if self.keeps else None
+
+    async def _put_away(self) -> None:
+        self._calls.note("put away")
 
     def deleted(self, uuid: str) -> None:
         self._calls.note("deleted", self._direction, uuid)

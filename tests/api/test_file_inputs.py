@@ -89,7 +89,8 @@ def value_at(body: Any, path: tuple[Any, ...]) -> Any:
 
 
 def prepare(node: FileNode, outside: Path) -> None:
-    node.plant("a", "d/e")
+    # Those that are there are left: ext4 flushes a truncated file when it is closed.
+    node.plant(*(name for name in ("a", "d/e") if not (node.home / name).is_file()))
     for name, target in (("out", outside), ("loop", "loop"), ("link", outside / "secret")):
         if not (node.home / name).is_symlink():
             (node.home / name).symlink_to(target)

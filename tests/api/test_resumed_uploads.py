@@ -92,6 +92,29 @@ async def test_a_file_in_parts_has_the_same_limits(site: SignedSite) -> None:
     assert (await patch(site, url, b"x", MIB)).json["code"] == "upload-too-large"
 
 
+async def test_what_cannot_become_a_file_is_refused_with_its_first_part(site: SignedSite) -> None:
+    (site.home / "saves/world/map.zip").mkdir(parents=True)
+    url = site.url("upload")
+    assert (await patch(site, url, b"x", 0)).json["code"] == "file-name-conflict"
+    for nothing in ("", ".", "a/.."):
+        named = f"{url}&directory=saves&file={nothing}"
+        reply = await site.node.call("PATCH", named, b"x", Authorization=None, Upload_Offset="0")
+        assert (reply.status, reply.json["code"]) == (400, "file-path-invalid"), nothing
+    assert files(site) == []
+
+
+async def test_a_file_above_the_disk_limit_is_refused_with_its_first_part(
+    site: SignedSite,
+) -> None:
+    site.server.files.usage = UsageCounter(used=0, limit=1000)
+    url = site.url("upload")
+    assert (await patch(site, url, b"first", 0, Upload_Length="1000")).status == 200
+    reply = await patch(site, url, b"second", 5, Upload_Length="1001")
+    assert (reply.status, reply.json["code"]) == (400, "disk-limit-exceeded")
+    assert await offset(site, url) == "5"
+    assert (await patch(site, url, b"second", 5, Upload_Length="1000")).status == 200
+
+
 async def test_what_one_user_has_begun_is_not_anothers(site: SignedSite) -> None:
     url = site.url("upload")
     await patch(site, url, b"mine", 0)

@@ -84,6 +84,12 @@ async def test_a_deletion_ends_transfers_and_restores_first(node: ApiNode) -> No
     assert (await node.call("GET", f"servers/{UUID}")).status == 404
 
 
+async def test_files_of_a_server_that_was_moved_while_it_ran_are_put_away(node: ApiNode) -> None:
+    node.sender.keeps = True
+    assert (await node.call("DELETE", f"servers/{UUID}")).status == 204
+    assert node.calls[-3:] == [("delete", UUID), ("put away",), ("deleted", "out", UUID)]
+
+
 async def test_deleting_an_unknown_server_is_a_404(node: ApiNode) -> None:
     reply = await node.call("DELETE", f"servers/{OTHER}")
     assert reply.status == 404

@@ -119,6 +119,12 @@ from wingsd.config import load
 make_node(load(sys.argv[1])[0], "tcp:0", reactor)
 print(*sys.modules)
 """
+WINGSCTL = """
+import sys
+from wingsd.cli.__main__ import main
+main(["transfers", "--help"], standalone_mode=False)
+print(*sys.modules, file=sys.stderr)
+"""
 
 
 @pytest.mark.parametrize(
@@ -136,3 +142,21 @@ def test_a_node_is_made_without_what_it_may_never_need(
     command = [sys.executable, "-c", SCRIPT, str(path)]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (LATER | CALLS) & set(made.stdout.split()) == needed
+
+
+def test_wingsctl_does_without_what_a_daemon_needs() -> None:
+    command = [sys.executable, "-c", WINGSCTL]
+    imported = set(
+        subprocess.run(command, capture_output=True, text=True, check=True).stderr.split()
+    )
+    assert "wingsd.cli.status" in imported
+    assert not {"asyncio", "cryptography", "twisted", "wingsd.cli.check_config"} & imported
+
+
+def test_what_parses_archives_of_users_does_without_what_a_daemon_needs() -> None:
+    script = "import sys, wingsd.user_archives.child; print(*sys.modules)"
+    command = [sys.executable, "-c", script]
+    imported = set(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not {"cattrs", "twisted", "wingsd.config", "wingsd.threadio", "yaml"} & imported

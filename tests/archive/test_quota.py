@@ -214,3 +214,20 @@ def test_the_inode_reserve_is_a_setting_and_at_most_a_twentieth() -> None:
         assert f"and {kept} must stay free (system.transfers.inode_reserve)" in str(caught.value)
         enough = Disk(50 * GIB, inodes=kept, files=files)
         ArchiveQuota(evolve(DEFAULT, reserve=0), enough).reserve(one(STEP))
+
+
+def test_room_is_made_as_long_as_there_is_any_to_be_made() -> None:
+    disk, kept = Disk(GIB), [3 * GIB, 3 * GIB, GIB]
+
+    def make_room() -> bool:
+        if kept:
+            disk.free += kept.pop(0)
+            return True
+        return False
+
+    quota = ArchiveQuota(evolve(DEFAULT, reserve=2 * GIB, make_room=make_room), disk)
+    quota.reserve(one(3 * GIB))
+    assert (disk.free, kept) == (7 * GIB, [GIB])
+    with pytest.raises(StorageError, match="must stay free"):
+        quota.reserve(one(7 * GIB))
+    assert kept == []

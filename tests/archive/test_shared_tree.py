@@ -15,13 +15,13 @@ import pytest
 from attrs import evolve
 
 from tests.support.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
-from wingsd.archive import ArchiveLimits, Compression, Part
+from wingsd.archive import Compression, Part
 from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
 from wingsd.archive.pack import Packed
 from wingsd.archive.pack import pack as pack_tree
 from wingsd.archive.partition import split
 from wingsd.archive.policy import ArchiveError
-from wingsd.archive.quota import DEFAULT
+from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import DiskLimitExceeded, WingsdError
 from wingsd.filesystem import walk
 

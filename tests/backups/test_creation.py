@@ -24,7 +24,7 @@ from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.creation import BackupExists
 from wingsd.backups.ignore import IgnoreFileRefused
 from wingsd.backups.making import MadeArchive, NoSpaceForBackup
-from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import ServerBusy, StorageError, WingsdError
 from wingsd.servers.operations import Hold, Operation
 from wingsd.util.later import Later
@@ -87,6 +87,22 @@ async def test_the_page_of_calagopus_gets_its_events(make_node: Make) -> None:
     end = json.loads(node.server.events[-1][2])
     assert end == {key: value for key, value in told.items() if key != "parts"}
     assert (end["checksum_type"], end["files"], end["browsable"]) == ("sha256", 1, False)
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+async def test_the_console_of_the_others_tells_now_and_then_how_far_it_is(
+    make_node: Make, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setattr("wingsd.backups.creation._MESSAGE_EVERY", 0.01)
+    node = make_node(family, write_limit=1)
+    (node.home / "a").write_bytes(os.urandom(2_000_000))
+    await node.begin()
+    told = "The backup is being made: "
+    await until(lambda: any(line.startswith(told) for line in node.server.said))
+    assert node.server.said[1].startswith(told)
+    assert await node.made.cancel(BACKUP)
+    await node.over()
+    assert node.server.said[-1] == f"The backup {BACKUP} was cancelled."
 
 
 @pytest.mark.parametrize("form", [*ArchiveFormat])

@@ -42,8 +42,50 @@ const upload = (url, name, size) => {
   request.open("POST", url);
   request.send(form);
 };
+// As the pages of Calagopus upload: in parts that say where they begin, by headers for which
+// browsers ask the node first. The node says how much of the file is here.
+const uploadParts = async (urls, size, total) => {
+  let offset = 0;
+  const offsets = [];
+  for (const url of urls) {
+    const here = await fetch(url, {method: "HEAD"});
+    offset = Number(here.headers.get("Upload-Offset"));
+    const body = new Uint8Array(Math.min(size, total - offset)).fill(120);
+    const isLast = offset + body.length === total;
+    const headers = {"Upload-Offset": offset, "Upload-Length": total};
+    if (isLast) { headers["Upload-Complete"] = "?1"; }
+    const part = await fetch(url, {method: "PATCH", headers, body});
+    offsets.push([part.status, Number(part.headers.get("Upload-Offset"))]);
+  }
+  report({offsets});
+};
+// As an owner's page: types lines from when it is told that the server is sent until it is told
+// more, and then tells how many were answered.
+const typeLines = (url, token) => {
+  const socket = new WebSocket(url);
+  const send = (event, ...args) => socket.send(JSON.stringify({event, args}));
+  const states = [];
+  let answers = 0, typing = null;
+  socket.onopen = () => send("auth", token);
+  socket.onmessage = ({data}) => {
+    const {event, args} = JSON.parse(data);
+    if (event === "auth success") { report({isOpen: true}); }
+    if (event === "console output" && args[0] === "you said hello") { answers += 1; }
+    if (event !== "transfer status") { return; }
+    states.push(args[0]);
+    if (args[0] === "starting") {
+      typing = setInterval(() => send("send command", "hello"), 200);
+    } else if (args[0] === "processing") {
+      clearInterval(typing);
+      report({states, answers});
+    }
+  };
+};
 addEventListener("load", () => {
-  if (task.size === undefined) { click(task.url); }
+  if (task.console !== undefined) { typeLines(task.console, task.token); }
+  else if (task.urls !== undefined) {
+    uploadParts(task.urls, task.size, task.total).catch((error) => report({error: String(error)}));
+  } else if (task.size === undefined) { click(task.url); }
   else { upload(task.url, task.name, task.size); }
 });
 </script><body></body>

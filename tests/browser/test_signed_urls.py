@@ -86,6 +86,17 @@ async def test_a_browser_uploads_a_file(desk: Desk) -> None:
     assert (desk.home / 'мир "1".zip').read_bytes() == b"x" * 20 * MIB
 
 
+async def test_a_browser_uploads_a_file_in_parts(desk: Desk) -> None:
+    urls = [
+        f"{desk.url('/upload/file', 'file-upload')}&directory=maps&file=map.zip" for _ in range(3)
+    ]
+    seen = desk.page.expect(urls=urls, size=2 * MIB, total=5 * MIB)
+    desk.chromium.open(desk.origin)
+    told = await seen.addTimeout(WITHIN, reactor)
+    assert told == {"offsets": [[200, 2 * MIB], [200, 4 * MIB], [200, 5 * MIB]]}
+    assert (desk.home / "maps/map.zip").read_bytes() == b"x" * 5 * MIB
+
+
 @pytest.mark.parametrize("size", [101, 300])
 async def test_a_browser_shows_why_a_file_is_too_large(desk: Desk, size: int) -> None:
     seen = await desk.upload("map.zip", size * MIB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
@@ -48,7 +49,8 @@ class Scripted:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                with suppress(BrokenPipeError):  # the command may have read enough
+                    self.wfile.write(content)
 
             do_GET = do_POST = do_DELETE = handle_one
 
@@ -116,6 +118,7 @@ def running(**changes: Any) -> dict[str, Any]:
         "bytes": 512 * 1024**2,
         "total_bytes": 1024**3,
         "bytes_per_second": 64.0 * 1024**2,
+        "resumed_bytes": 0,
     } | changes
 
 

@@ -54,7 +54,9 @@ def test_man_warns_of_nothing(page: Path) -> None:
 
 def commands() -> list[click.Command]:
     assert isinstance(main, click.Group)
-    return list(main.commands.values())
+    context = click.Context(main)
+    found = [main.get_command(context, name) for name in main.list_commands(context)]
+    return [command for command in found if command is not None]
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: str(command.name))

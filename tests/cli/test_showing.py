@@ -94,7 +94,7 @@ def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("GET", "transfers?past=20", told)
     ran = wingsctl("transfers")
     assert ran.status == 0
-    assert "512.0 MiB  1.0 GiB  64.0 MiB/s  sending the archive" in ran.out
+    assert "512.0 MiB  1.0 GiB  64.0 MiB/s  8 s   sending the archive" in ran.out
     assert ": expected until 2023-11-1" in ran.out
     # What comes from elsewhere moves no cursor.
     assert "failure: while x:  [31mno" in ran.out
@@ -117,7 +117,7 @@ def test_show_prints_a_server_with_its_transfers(scripted: Scripted, wingsctl: C
             "by_hand": True,
             "disk_bytes": GIB,
         },
-        "running": running(),
+        "running": running(resumed_bytes=256 << 20),
         "expected": {"server": UUID, "expires": 1_700_000_000.0},
         "past": [past()],
         "reports_waiting": [
@@ -131,7 +131,8 @@ def test_show_prints_a_server_with_its_transfers(scripted: Scripted, wingsctl: C
         "offline (it is being moved)",
         "received in a direct transfer",
         "out direct, for",
-        "512.0 MiB of 1.0 GiB, 64.0 MiB/s",
+        "512.0 MiB of 1.0 GiB, 64.0 MiB/s, 8 s left",
+        "resumed: 256.0 MiB of 1.0 GiB were there",
         "failure, not confirmed by the Panel since 1970-01-01",
         "3 attempts; down",
         "success",
@@ -209,6 +210,20 @@ def test_lines_are_printed_where_there_is_no_terminal() -> None:
         f"{UUID} out direct: two",
         f"{UUID} out direct: failure: while two: no",
         f"{UUID} out direct: two",
+    ]
+
+
+def test_what_was_there_at_a_resumption_is_told_once() -> None:
+    out = io.StringIO()
+    with TransferProgress(Console(file=out, width=200)).shown() as screen:
+        screen.show([running(doing="one")])
+        screen.show([running(doing="one", resumed_bytes=256 << 20)])
+        screen.show([running(doing="one", resumed_bytes=256 << 20, total_bytes=2 << 30)])
+        screen.show([running(doing="one", resumed_bytes=512 << 20)])
+    assert out.getvalue().splitlines() == [
+        f"{UUID} out direct: one",
+        f"{UUID} out direct: resumed: 256.0 MiB of 1.0 GiB were there",
+        f"{UUID} out direct: resumed: 512.0 MiB of 1.0 GiB were there",
     ]
 
 

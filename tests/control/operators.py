@@ -11,16 +11,19 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.support.node_in_process import NodeInProcess, NodePair
+from tests.support.node_in_process import STREAMING, NodeInProcess, NodePair
 from wingsd.cli.client import ControlClient, CtlError
-from wingsd.config import Control
+from wingsd.config import Control, TransfersConfig
 
 
 class Operator:
-    """An operator of a source that has a server, and of a destination; each has a socket."""
+    """An operator of a source that has a server, and of a destination; each has a socket.
 
-    def __init__(self, directory: Path) -> None:
-        self.nodes = NodePair(directory)
+    By the usual `transfers` servers go as one stream, which can be held up when all is sent.
+    """
+
+    def __init__(self, directory: Path, transfers: TransfersConfig = STREAMING) -> None:
+        self.nodes = NodePair(directory, transfers)
         self._listeners = {
             name: node.control(Control(socket=self.path(node)))
             for name, node in (
@@ -52,8 +55,13 @@ class Operator:
         await self.nodes.close()
 
 
-@pytest.fixture
-def operator(tmp_path: Path) -> Iterator[Operator]:
-    made = Operator(tmp_path)
+def operating(directory: Path, transfers: TransfersConfig = STREAMING) -> Iterator[Operator]:
+    """Yield an operator of nodes with these settings, for a fixture."""
+    made = Operator(directory, transfers)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
+    yield from operating(tmp_path)

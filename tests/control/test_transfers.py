@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.control.operators import Operator
+from tests.control.operators import Operator, operating
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.cli.client import Exit
+from wingsd.config import TransfersConfig
 from wingsd.statedb import Direction, Outcome
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -45,6 +48,39 @@ async def test_what_is_kept_of_a_failed_move_is_listed_and_removed(operator: Ope
     assert "nothing is kept of this server" in str(refused)
 
 
+@pytest.fixture
+def operator_of_moves(tmp_path: Path) -> Iterator[Operator]:
+    yield from operating(tmp_path, TransfersConfig())
+
+
+async def test_a_copy_that_follows_a_server_is_shown_and_forgotten(
+    operator_of_moves: Operator,
+) -> None:
+    operator = operator_of_moves
+    nodes = operator.nodes
+    words = {"server": UUID, "follow": True}
+    invited = await operator.ask("POST", "receive", words, end="destination")
+    order = {**words, "url": nodes.destination.url, "token": invited["token"], "stop_at": 4e9}
+    await operator.ask("POST", "send", order)
+    await until(lambda: (now := nodes.source.sender.seeds) and now[0].rounds)
+    (found,) = (await operator.ask("GET", "transfers"))["running"]
+    follow = found["follow"]
+    assert (found["step"], follow["rounds"], follow["stop_at"]) == ("seed", 1, 4e9)
+    assert (follow["missing_bytes"], follow["trouble"]) == (0, None)
+    assert abs(follow["whole_at"] - time.time()) < 30
+    (other,) = (await operator.ask("GET", "transfers", end="destination"))["running"]
+    assert (other["direction"], other["follow"]) == ("in", None)
+    await operator.ask("DELETE", f"kept/{UUID}", end="destination")
+    await operator.ask("DELETE", f"transfers/{UUID}")
+    await nodes.settled()
+    assert nodes.destination.left() == []
+
+
+async def test_an_end_needs_a_copy_that_follows(operator: Operator) -> None:
+    order = {"server": UUID, "url": "https://x", "token": "x", "stop_at": 4e9}
+    assert "stop_at needs follow" in str(await operator.refusal("POST", "send", order))
+
+
 async def test_a_running_transfer_is_shown_at_both_ends(operator: Operator) -> None:
     found = await held_up(operator)
     assert (found["server"], found["direction"], found["by_hand"]) == (UUID, "out", True)
@@ -65,7 +101,7 @@ async def test_an_ended_transfer_is_shown_with_its_reason(operator: Operator) ->
     await operator.nodes.settled()
     found = await operator.ask("GET", "transfers")
     (past,) = found["past"]
-    assert (found["running"], past["outcome"], past["step"]) == ([], "failure", "send")
+    assert (found["running"], past["outcome"], past["step"]) == ([], "failure", "failed")
     assert "the transfer was cancelled" in past["reason"]
     assert past["begun"] <= past["ended"]
     assert (past["bytes"], past["files"]) == (pytest.approx(1000, abs=900), 1)

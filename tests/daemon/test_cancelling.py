@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.support.two_nodes import TwoNodes
 #: Seconds in which a cancelled transfer is to be over.
 AT_ONCE = 10
 
-Moment = Callable[[TwoNodes, Engine], AbstractAsyncContextManager[None]]
+Moment = Callable[[TwoNodes], AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
@@ -37,7 +38,7 @@ async def stopping(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def admitting(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
+async def admitting(nodes: TwoNodes) -> AsyncIterator[None]:
     """The destination has not heard from the Panel yet, and so has not taken the server."""
     await nodes.start()
     hang = nodes.panel.hold("/servers?")
@@ -49,7 +50,7 @@ async def admitting(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def receiving(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
+async def receiving(nodes: TwoNodes) -> AsyncIterator[None]:
     """The archive is on its way."""
     nodes.add_server(24 << 20)
     await nodes.start()
@@ -61,7 +62,7 @@ async def receiving(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def configuring(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
+async def configuring(nodes: TwoNodes) -> AsyncIterator[None]:
     """All is verified and in place; the destination's engine is asked and does not answer."""
     nodes.add_server()
     socket = str(nodes.destination.directory / "engine.sock")
@@ -75,7 +76,7 @@ async def configuring(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def asking(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
+async def asking(nodes: TwoNodes) -> AsyncIterator[None]:
     """The source asks a destination that does not answer."""
     await nodes.start()
     nodes.destination.throttle(1.0)
@@ -109,11 +110,21 @@ async def over(nodes: TwoNodes, *peers: Any) -> None:
         await waiting.addTimeout(AT_ONCE, reactor)
 
 
-@pytest.mark.parametrize("moment", [asking, stopping, admitting, receiving, configuring])
-async def test_a_transfer_cancelled_at_the_source_leaves_the_server_there(
-    nodes: TwoNodes, engine: Engine, moment: Moment
+async def test_a_transfer_cancelled_while_the_server_stops_leaves_it_there(
+    engine: Engine, nodes: TwoNodes
 ) -> None:
-    async with moment(nodes, engine):
+    await cancelled_at_the_source(nodes, partial(stopping, engine=engine))
+
+
+@pytest.mark.parametrize("moment", [asking, admitting, receiving, configuring])
+async def test_a_transfer_cancelled_at_the_source_leaves_the_server_there(
+    nodes: TwoNodes, moment: Moment
+) -> None:
+    await cancelled_at_the_source(nodes, moment)
+
+
+async def cancelled_at_the_source(nodes: TwoNodes, moment: Moment) -> None:
+    async with moment(nodes):
         before = seen(nodes.source.files())
         arrives = moment in (receiving, configuring)
         assert await nodes.cancel(nodes.source) == 202
@@ -128,9 +139,9 @@ async def test_a_transfer_cancelled_at_the_source_leaves_the_server_there(
 
 @pytest.mark.parametrize("moment", [admitting, receiving, configuring])
 async def test_a_transfer_cancelled_at_the_destination_leaves_nothing_there(
-    nodes: TwoNodes, engine: Engine, moment: Moment
+    nodes: TwoNodes, moment: Moment
 ) -> None:
-    async with moment(nodes, engine):
+    async with moment(nodes):
         before = seen(nodes.source.files())
         assert await nodes.cancel(nodes.destination) == 202
         await over(nodes, nodes.source)
@@ -142,10 +153,8 @@ async def test_a_transfer_cancelled_at_the_destination_leaves_nothing_there(
 
 
 @pytest.mark.parametrize("moment", [receiving, asking])
-async def test_the_next_transfer_after_a_cancel_succeeds(
-    nodes: TwoNodes, engine: Engine, moment: Moment
-) -> None:
-    async with moment(nodes, engine):
+async def test_the_next_transfer_after_a_cancel_succeeds(nodes: TwoNodes, moment: Moment) -> None:
+    async with moment(nodes):
         before = seen(nodes.source.files())
         await nodes.cancel(nodes.source)
         await over(nodes, nodes.source)
@@ -157,7 +166,7 @@ async def test_the_next_transfer_after_a_cancel_succeeds(
 
 
 async def test_a_server_can_start_again_when_its_transfer_was_cancelled_while_it_stopped(
-    nodes: TwoNodes, engine: Engine
+    engine: Engine, nodes: TwoNodes
 ) -> None:
     quick = "echo listening on; exec sleep 600"
     process = process_configuration(stop={"type": "command", "value": "nothing"})

@@ -59,7 +59,10 @@ async def test_archives_of_programs_are_extracted(
         subprocess.run(made, cwd=home, check=True)
         (home / "out/in/file").write_text("old")
         answer = await decompress(daemon, file=name)
-        assert answer == ((200, {}) if family == "calagopus" else (204, None)), name
+        done: tuple[int, Any] = (200, {}) if family == "calagopus" else (204, None)
+        # 202 after ten seconds, which a busy machine may need.
+        assert answer in (done, (202, None)), name
+        await until(lambda: not parsers(daemon))
         assert (home / "out/in/file").read_bytes() == b"new" * 100_000
         assert (home / "out/in/empty").is_dir()
         # The egg's denylist has it.

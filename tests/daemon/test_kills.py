@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
+from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import inject
 from tests.kills.installations import Installations
+from tests.kills.live import Live
 from tests.kills.making import Makings
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
+from tests.kills.proxied import Proxied
 from tests.kills.restores import Restores
 from tests.kills.resumed import ContaineredResumed, Resumed
 from tests.kills.uploads import Uploads
@@ -55,8 +60,26 @@ async def test_after_kills_and_cuts_a_move_goes_on_where_it_was(tmp_path: Path) 
     await inject(Resumed(tmp_path, SIZE), KILLS // 2, seed=1)
 
 
+async def test_after_kills_and_breaks_of_a_proxy_a_move_goes_on(tmp_path: Path) -> None:
+    await inject(Proxied(tmp_path, SIZE), 2, seed=5)
+
+
 async def test_after_kills_a_move_on_one_engine_goes_on(tmp_path: Path, engine: Engine) -> None:
     await inject(ContaineredResumed(tmp_path, engine, SIZE), KILLS_WITH_ENGINE // 2, seed=31)
+
+
+async def test_after_kills_a_running_server_runs_where_it_has_moved(
+    tmp_path: Path, engine: Engine
+) -> None:
+    await inject(Live(tmp_path, engine, SIZE), KILLS_WITH_ENGINE // 2, seed=7)
+
+
+async def test_wherever_a_daemon_dies_a_running_server_is_whole_and_runs_once() -> None:
+    # In a process of its own: what daemons had open that died in it stays so.
+    words = ["-m", "tests.kills", "live-faults", "--count", str(KILLS), "--seed", "28"]
+    out, err, status = await getProcessOutputAndValue(sys.executable, words, os.environ)
+    assert status == 0, (out + err).decode()
+    assert b"kills, seed 28: the invariants held each time" in out
 
 
 async def test_after_kills_a_server_is_installed_whole_and_nothing_is_left(engine: Engine) -> None:

@@ -114,6 +114,29 @@ async def test_a_file_is_downloaded_from_an_allowed_host(
     assert (await peer.outcome).startswith(b"GET /mods/a%20mod.jar?x=1 HTTP/1.1\r\n")
 
 
+async def test_a_download_is_listed_with_its_progress_and_cancelled(
+    daemon: ReceivingNode, home: Path
+) -> None:
+    await daemon.start_loaded(**ALLOWED)
+    peer, gone = await stalled(daemon, home)
+    (listed,) = await downloads(daemon)
+    while listed["Progress"] < 0.4:  # the half that has come is being written, by blocks
+        (listed,) = await downloads(daemon)
+    assert listed["Progress"] <= 0.5
+    assert (await curl(daemon, f"pull/{listed['Identifier']}", "-X", "DELETE"))[0] == 204
+    await until(gone.is_set)
+    await peer.outcome
+    while await downloads(daemon):
+        pass
+    assert list(home.iterdir()) == []
+
+
+async def downloads(daemon: ReceivingNode) -> list[dict[str, Any]]:
+    status, answer = await curl(daemon, "pull")
+    assert status == 200
+    return json.loads(answer)["downloads"] or []
+
+
 async def test_after_a_kill_nothing_is_left_over(daemon: ReceivingNode, home: Path) -> None:
     await daemon.start_loaded(**ALLOWED)
     peer, gone = await stalled(daemon, home)

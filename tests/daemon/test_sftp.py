@@ -6,17 +6,21 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.daemon.resources import until
+from tests.daemon.test_metrics import LOOPBACK, scraped
+from tests.metrics.exposed import Samples
 from tests.support import process_configuration, server_settings
+from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sftp_users import SftpUser
 
@@ -84,7 +88,7 @@ async def started(
     daemon.panel.sftp_users.add("anna", user)
     port = free_port()
     given = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port, **sftp}
-    await daemon.start_loaded(system={"sftp": given})
+    await daemon.start_loaded(system={"sftp": given}, metrics=LOOPBACK)
     return Client(directory, port, f"anna.{UUID[:8]}")
 
 
@@ -136,6 +140,42 @@ async def test_a_user_without_a_right_key_is_refused_and_the_log_says_why(
     assert "panel-refused" in line
 
 
+async def metrics(daemon: ReceivingNode, hold: Callable[[Samples], bool]) -> None:
+    """Return when this holds of the metrics."""
+    for _ in range(100):
+        if hold(Samples(await scraped(daemon))):
+            return
+        await deferLater(reactor, 0.1)
+    raise AssertionError("it never came to that")
+
+
+async def test_sessions_refused_logins_and_bytes_are_in_the_metrics(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    client = await started(daemon, tmp_path)
+    assert not Samples(await scraped(daemon)).having("wingsd_sftp_bytes_total")
+    (tmp_path / "local").write_bytes(bytes(1_000_000))
+    status, output = await client.run(f"put {tmp_path}/local /a", f"get /a {tmp_path}/b")
+    assert status == 0, output
+    ended = client.stay()
+    await daemon.wait_for_line("begins", len(daemon.log))
+    daemon.panel.sftp_users.add("anna", SftpUser(USER, password="other"))
+    assert (await client.run("ls"))[0] == 255
+
+    def are_counted(found: Samples) -> bool:
+        return (
+            found.get("wingsd_sftp_sessions") == 1
+            and found.get("wingsd_sftp_logins_refused_total", kind="public_key") == 1
+            and (found.get("wingsd_sftp_bytes_total", direction="in") or 0) > 1_000_000
+            and (found.get("wingsd_sftp_bytes_total", direction="out") or 0) > 1_000_000
+        )
+
+    await metrics(daemon, are_counted)
+    await ask(daemon, "/api/deauthorize-user", "-d", json.dumps({"user": USER, "servers": []}))
+    await ended
+    await metrics(daemon, lambda found: found.get("wingsd_sftp_sessions") == 0)
+
+
 @pytest.mark.parametrize("servers", [[UUID], []])
 async def test_a_deauthorized_user_is_disconnected(
     daemon: ReceivingNode, tmp_path: Path, servers: list[str]
@@ -184,6 +224,7 @@ async def test_the_process_ends_when_idle_and_another_one_follows_when_it_dies(
     await daemon.wait_for_line("begins", len(daemon.log))
     (process,) = processes_of(daemon)
     assert os.sched_getscheduler(process) == os.SCHED_IDLE
+    assert "NoNewPrivs:\t1" in Path(f"/proc/{process}/status").read_text()
     os.kill(process, signal.SIGKILL)
     assert (await ended)[0] == 255
     await daemon.wait_for_line("the process that serves SFTP has failed")

@@ -100,3 +100,32 @@ async def test_curl_is_told_at_once_that_a_file_is_too_large(
     assert "File large is larger than the maximum file upload size of 100 MB." in out
     assert int(out.rpartition("}")[2]) < 50 << 20
     assert [*home.iterdir()] == []
+
+
+async def test_curl_resumes_an_upload_after_a_kill(daemon: ReceivingNode, tmp_path: Path) -> None:
+    home = await start(daemon)
+    content = os.urandom(3_000_000)
+    (tmp_path / "first").write_bytes(content[:2_000_000])
+
+    def address() -> str:
+        signed = url(daemon, "/upload/file", "file-upload")
+        return f"{signed}&directory=maps&file=world.zip"
+
+    async def patch(offset: int, name: str, *headers: str) -> tuple[int, str]:
+        sent = [f"Upload-Offset: {offset}", "Upload-Length: 3000000", *headers]
+        arguments = [part for header in sent for part in ("-H", header)]
+        body = ["-X", "PATCH", "--data-binary", f"@{name}"]
+        return await curl(daemon, tmp_path, *body, *arguments, address())
+
+    assert await patch(0, "first") == (0, "")
+    assert not (home / "maps/world.zip").exists()
+    await daemon.kill()
+    await daemon.start_loaded(**OFTEN)
+    # As a page does that was opened again: it asks how much is here, and sends the rest.
+    shown = ["-I", "-o", "/dev/null", "-w", "%header{upload-offset}"]
+    status, here = await curl(daemon, tmp_path, *shown, address())
+    assert (status, here) == (0, "2000000")
+    (tmp_path / "rest").write_bytes(content[int(here) :])
+    assert await patch(int(here), "rest", "Upload-Complete: ?1") == (0, "")
+    assert (home / "maps/world.zip").read_bytes() == content
+    assert [path.name for path in (home / "maps").iterdir()] == ["world.zip"]

@@ -69,8 +69,7 @@ async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_ha
     await nodes.start()
     nodes.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(nodes.transfer())
-    # Both nodes tell it, and both again.
-    await called(nodes, "/transfer/failure", times=4)
+    await called(nodes, "/transfer/failure", times=2)
     await nodes.source.wait_for_line("state failure")
     hang.release()
     await beginning

@@ -22,6 +22,7 @@ from tests.support.configurations import merged
 from tests.support.docker_engine import Engine
 from tests.support.node_process import LOOPBACK, TWISTD, NodeProcess, reactor
 from tests.support.panel import Panel
+from tests.support.reactor import until
 from tests.support.settings import process_configuration, server_settings
 from tests.support.wings_node import DIALECTS, Dialect, Places, WingsNode
 from tests.support.wings_reader import Fate, configuration_faults, fates, read_states
@@ -241,7 +242,7 @@ async def test_what_ran_under_the_other_is_started_after_a_restart_of_the_machin
     await node.take_over()
     await node.wait_for_line(f"{uuid}: running")
     assert [await node.state(each) for each in (uuid, idle)] == ["running", "offline"]
-    assert read_states(node.wings.root)[uuid] == "running"
+    await until(lambda: read_states(node.wings.root)[uuid] == "running")
 
 
 async def test_an_installation_goes_on_and_is_reported(node: TakenOver, dialect: Dialect) -> None:

@@ -12,7 +12,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.direct_transfers.incoming import Invitation
-from wingsd.errors import BadRequest, ServerAlreadyExists, ServersNotLoaded, Unauthorized
+from wingsd.errors import BadRequest, ServersNotLoaded, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers import PowerAction, PowerState
 
@@ -70,17 +70,6 @@ async def test_bad_descriptions_are_refused(nodes: NodePair, options: dict[str, 
     assert nodes.destination.direct_transfers.incoming.expected == {}
 
 
-async def test_a_server_that_is_being_received_is_not_expected(nodes: NodePair) -> None:
-    await nodes.destination.slots.acquire()
-    await nodes.send(await nodes.destination.invite())
-    await until(lambda: bool(nodes.destination.receiver.servers))
-    with pytest.raises(ServerAlreadyExists):
-        await nodes.destination.invite()
-    assert nodes.destination.direct_transfers.incoming.expected == {}
-    nodes.source.sender.cancel(UUID)
-    await nodes.settled()
-
-
 async def test_a_client_without_settings_needs_them_in_the_invitation(nodes: NodePair) -> None:
     arrivals = nodes.destination.direct_transfers.incoming
     unknown = arrivals.coordinator(token_of(nodes.destination, await nodes.destination.invite()))
@@ -126,10 +115,9 @@ async def test_a_panel_that_describes_the_server_takes_it_over(nodes: NodePair) 
 
 
 async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(nodes: NodePair) -> None:
-    nodes.destination.lose = lambda request: request.method == b"POST"
     invitation = await nodes.destination.invite()
     await nodes.send(invitation)
-    await nodes.settled()
+    await nodes.assert_moved()
     again = await nodes.restart("destination")
     again.panel.known[UUID] = configuration_from_panel(description(name="The Panel's"))
     await again.recover()

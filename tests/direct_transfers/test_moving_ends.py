@@ -1,20 +1,30 @@
-"""Direct transfers when something fails, an answer is lost, or a daemon dies."""
+"""Direct transfers as one stream, when something fails, an answer is lost, or a daemon dies.
+
+So they go between nodes of which one does not take moves that resume.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support import Hang
-from tests.support.node_in_process import NodeInProcess, NodePair
+from tests.support.node_in_process import STREAMING, NodeInProcess, NodePair, running_pair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.direct_transfers import outgoing as sending
-from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
+from wingsd.errors import EnvironmentFailed, ServerAlreadyExists, StorageError, WingsdError
 from wingsd.http.request import StreamingRequest
 from wingsd.transfers.errors import DaemonRestarted
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[NodePair]:
+    yield from running_pair(tmp_path, STREAMING)
 
 
 def lose_answer(node: NodeInProcess, method: str = "POST", times: int = 1) -> None:
@@ -119,6 +129,17 @@ async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
     nodes.source.sender.deleted(UUID)
     await nodes.settled()
     assert nodes.source.entries() == [("out", "failure")]
+
+
+async def test_a_server_that_is_being_received_is_not_expected(nodes: NodePair) -> None:
+    await nodes.destination.slots.acquire()
+    await nodes.send(await nodes.destination.invite())
+    await until(lambda: bool(nodes.destination.receiver.servers))
+    with pytest.raises(ServerAlreadyExists):
+        await nodes.destination.invite()
+    assert nodes.destination.direct_transfers.incoming.expected == {}
+    nodes.source.sender.cancel(UUID)
+    await nodes.settled()
 
 
 @pytest.mark.parametrize("at", ["SWAP", "ENVIRONMENT", "REPORT"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node_in_process import NodePair, description
+from tests.support.node_in_process import LEVEL, NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import StoragePool, TransfersConfig
@@ -60,7 +60,7 @@ async def test_a_transfer_to_another_volume_is_a_copy(nodes: NodePair, remove: b
     assert nodes.arrived()
     await until(lambda: nodes.source.left() == ([] if remove else [UUID]))
     (sent,), (came,) = nodes.source.store.transfers(), nodes.destination.store.transfers()
-    assert (sent.pool, came.pool, came.files) == ("", "", 1)
+    assert (sent.pool, came.pool, came.bytes) == ("", "", len(LEVEL))
 
 
 async def test_a_node_of_a_pool_does_not_send_an_unknown_server(nodes: NodePair) -> None:

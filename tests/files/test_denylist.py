@@ -117,18 +117,18 @@ def test_a_pattern_made_to_be_slow_is_matched_in_linear_time(lines: list[str]) -
     denylist = Denylist(lines)
     path = ServerPath.parse("/".join(["a" * 200] * 15))
     denylist.denies(path)
-    begun = time.monotonic()
+    begun = time.process_time()
     denylist.denies(path)
-    assert time.monotonic() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_ten_thousand_lines_are_matched_quickly_once_they_are_compiled() -> None:
     denylist = Denylist([f"directory{number}/**/*.log" for number in range(10_000)])
     assert denylist.denies(ServerPath.parse("directory9999/a/b.log"))
-    begun = time.monotonic()
+    begun = time.process_time()
     for number in range(100):
         assert not denylist.denies(ServerPath.parse(f"other/a/{number}.log"))
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_lines_that_cannot_be_used_are_left_out_and_logged(logged: Logged) -> None:

@@ -106,9 +106,9 @@ def test_results_entries_and_time_are_limited(tree: Path, root: ServerRoot) -> N
 
 def test_a_glob_made_to_be_slow_is_matched_quickly() -> None:
     matches = name_matcher("*a" * 1000 + "b")
-    begun = time.monotonic()
+    begun = time.process_time()
     assert not matches("a" * 255)
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_search_ends_when_the_client_has_gone(tree: Path, root: ServerRoot) -> None:

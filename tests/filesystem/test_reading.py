@@ -108,6 +108,8 @@ def test_what_is_no_file_is_not_opened(root: ServerRoot, home: Path, outside: Pa
             root.open_file(p(name))
         assert missing.value.message == "The requested resources was not found on the system."
         assert missing.value.status == 404
+    with pytest.raises(FileMissing, match="leads out of the server's files"):
+        root.open_file(p("away/secret"))
 
 
 def test_a_file_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> None:

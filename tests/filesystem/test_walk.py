@@ -27,6 +27,7 @@ from wingsd.filesystem.walk import (
     FirstNames,
     Listing,
     opened,
+    opened_again,
     walk,
 )
 
@@ -233,9 +234,9 @@ def test_a_directory_with_many_names_comes_in_batches(tmp_path: Path) -> None:
     assert all(listing.is_first for listing in below)
 
 
-MANY = 24_000
-#: Bytes of memory, for names of 200 bytes of which all together take 6 MiB.
-LITTLE = 5 << 20
+MANY = 12_000
+#: Bytes of memory, for names of 200 bytes of which all together take 3 MiB.
+LITTLE = 2_800_000
 MIB = 1 << 20
 
 
@@ -249,7 +250,10 @@ def needed(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_a_directory_of_many_names_takes_little_memory(tmp_path: Path) -> None:
+def test_a_directory_of_many_names_takes_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walking, "BATCH", BATCH // 4)
     for number in range(MANY):
         os.mknod(tmp_path / f"{number:0200}", 0o600)
     assert needed(lambda: measure(str(tmp_path))) < LITTLE
@@ -265,6 +269,27 @@ def test_a_directory_of_many_names_takes_little_memory(tmp_path: Path) -> None:
         threads=False,
     )
     assert needed(packing) < LITTLE + MIB  # with its buffers
+
+
+def test_a_root_that_is_opened_again_is_listed_beside_a_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walking, "BATCH", 8)
+    names = {b"%0200d" % number for number in range(1000)}  # the kernel tells them in parts
+    for name in names:
+        (tmp_path / name.decode()).touch()
+    with opened(str(tmp_path)) as root, opened_again(root) as again:
+        listings, others = (walk(fd, lambda path, why: None) for fd in (root, again))
+        found = next(listings).files
+        assert {name for each in others for name in each.files} == names
+        found += [name for each in listings for name in each.files]
+    assert len(found) == len(names)
+    assert set(found) == names
+
+
+def test_a_root_that_is_gone_cannot_be_opened_again() -> None:
+    with pytest.raises(StorageError), opened_again(-1):
+        pass
 
 
 def test_too_many_directories_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

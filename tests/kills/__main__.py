@@ -6,72 +6,50 @@ The same seed gives the same kills. The exit status is 1 when an invariant did n
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+import subprocess
+import sys
 from functools import partial
-from pathlib import Path
-
-from twisted.internet.defer import Deferred
-from twisted.internet.task import react
-
-from tests.kills.arrivals import Arrivals
-from tests.kills.engine import Scenario, inject
-from tests.kills.installations import Installations
-from tests.kills.making import Makings
-from tests.kills.moves import Containered, Pooled, Removals, Transfers
-from tests.kills.restores import Restores
-from tests.kills.resumed import ContaineredResumed, Resumed
-from tests.kills.uploads import Uploads
-from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
-
-
-def _engine(directory: Path, cleanup: ExitStack) -> Engine:
-    client = cleanup.enter_context(connected())
-    image = cleanup.enter_context(imported_busybox(client))
-    return cleanup.enter_context(cleaned_engine(client, image, directory))
-
-
-#: A scenario of each kind, made in a directory.
-KINDS: dict[str, Callable[[Path, ExitStack], Scenario]] = {
-    "transfers": lambda directory, _: Transfers(directory),
-    "containers": lambda directory, cleanup: Containered(directory, _engine(directory, cleanup)),
-    "moves": lambda directory, _: Resumed(directory),
-    "moves-containers": lambda directory, cleanup: ContaineredResumed(
-        directory, _engine(directory, cleanup)
-    ),
-    "installations": lambda directory, cleanup: Installations(_engine(directory, cleanup)),
-    "backups": lambda directory, _: Arrivals(directory),
-    "making": lambda directory, _: Makings(directory),
-    "removal": lambda directory, _: Removals(directory),
-    "restores": lambda directory, _: Restores(directory),
-    "pool": lambda directory, _: Pooled(directory),
-    "uploading": lambda directory, _: Uploads(directory),
-    "streaming": lambda directory, _: Uploads(directory, "calagopus"),
-}
-
-
-async def _run(kinds: list[str], count: int, seed: int) -> None:
-    for kind in kinds:
-        with tempfile.TemporaryDirectory(prefix="wingsd-kills-") as name, ExitStack() as cleanup:
-            scenario = KINDS[kind](Path(name), cleanup)
-            await inject(scenario, count, seed, partial(_report, kind))
-
-
-def _report(kind: str, text: str) -> None:
-    print(f"{kind}: {text}", flush=True)
+from uuid import NAMESPACE_URL, uuid5
 
 
 def main() -> None:
     """Run the kinds that the command line names."""
     parser = argparse.ArgumentParser(prog="tests.kills", description="Kill nodes, check data.")
-    parser.add_argument("kind", nargs="?", choices=[*KINDS], help="in place of all kinds")
+    parser.add_argument("kind", nargs="?", default="", help="in place of all kinds")
     parser.add_argument("--count", type=int, default=100, help="kills of each kind")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--server", default="", help="the server's UUID, else one by the seed")
     arguments = parser.parse_args()
-    kinds = [arguments.kind] if arguments.kind else [*KINDS]
-    running = _run(kinds, arguments.count, arguments.seed)
-    react(lambda _: Deferred.fromCoroutine(running))
+    own = uuid5(NAMESPACE_URL, f"kills of {arguments.kind}, seed {arguments.seed}")
+    # Containers are named after the server, and the engine has other campaigns' and tests' ones.
+    os.environ["WINGSD_TEST_SERVER"] = arguments.server or str(own)
+    # Here, since what is imported knows the server from then on.
+    from tests.kills.kinds import FAULTS, KINDS, MOST_IN_A_PROCESS, run  # noqa: PLC0415
+    from tests.support.running import run_command  # noqa: PLC0415
+
+    every = [*KINDS, FAULTS]
+    if arguments.kind not in ("", *every):
+        parser.error(f"there is no kind {arguments.kind}, but {', '.join(every)}")
+    if arguments.kind == FAULTS and arguments.count > MOST_IN_A_PROCESS:
+        _in_parts(arguments.count, MOST_IN_A_PROCESS, arguments.seed)
+        return
+    kinds = [arguments.kind] if arguments.kind else every
+    run_command(partial(run, kinds, arguments.count, arguments.seed))
+
+
+def _in_parts(count: int, most: int, seed: int) -> None:
+    """Run parts of a campaign in processes, each with the next seed. Raises `SystemExit`."""
+    for part, first in enumerate(range(0, count, most)):
+        number = min(most, count - first)
+        options = ["--count", str(number), "--seed", str(seed + part)]
+        command = [sys.executable, "-m", "tests.kills", "live-faults", *options]
+        status = subprocess.run(command, check=False).returncode
+        done, rest = first + number * (not status), seed + part + (not status)
+        goes_on = f"; go on with COUNT={count - done} SEED={rest}" if done < count else ""
+        print(f"live-faults: held {done} of {count} kills{goes_on}", flush=True)
+        if status:
+            raise SystemExit(status)
 
 
 if __name__ == "__main__":

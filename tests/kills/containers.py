@@ -45,6 +45,11 @@ class Containers:
         await self._nodes.panel.power(UUID, "start")
         await here.wait_for_line(f"{UUID}: running", since=mark)
 
+    @property
+    def owes(self) -> bool:
+        """Whether the server's node has put its container off until the next start."""
+        return bool(_owed(self._nodes.owner) - self._paid)
+
     async def fault(self) -> str:
         """Return what is wrong, empty for nothing.
 
@@ -53,7 +58,7 @@ class Containers:
         start, which must go well.
         """
         here = self._nodes.owner
-        if not self._found() and _owed(here) - self._paid:
+        if not self._found() and self.owes:
             await self.run()
         found = self._found()
         if [(_names(container), _homes(container)) for container in found] != [

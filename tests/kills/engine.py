@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import attrs
-from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.task import deferLater
 
 from tests.support.node_process import NodeProcess, reactor
@@ -51,7 +50,8 @@ class Kill:
 def random_step(rng: random.Random, role: str) -> str:
     """Return the log line of one of the steps of a "source" or of a "destination"."""
     steps: Sequence[SendStep | ReceiveStep] = [*(SendStep if role == "source" else ReceiveStep)]
-    return rng.choice([step.text for step in steps if step.name != "FAILED"])
+    # FOLLOW is a step of servers that run only: `live` has those.
+    return rng.choice([step.text for step in steps if step.name not in ("FAILED", "FOLLOW")])
 
 
 class Scenario(Protocol):
@@ -166,7 +166,7 @@ async def _until(moment: str | float, node: NodeProcess, mark: int) -> None:
     if isinstance(moment, float):
         await deferLater(reactor, moment)
         return
-    with suppress(TooLate):
+    with suppress(TimeoutError):
         await node.wait_for_line(moment, since=mark, within=STEP_WITHIN)
 
 
@@ -184,7 +184,8 @@ def is_finished(node: NodeProcess) -> bool:
     """Return whether a node's state database has nothing that is still to be done."""
     with _database(node) as store:
         under_way = (store.unfinished(), store.installations(), store.restores(), store.backups())
-        return not (any(under_way) or store.unsettled())
+        starts = store.arrived_to_start()
+        return not (any(under_way) or store.unsettled() or starts)
 
 
 def steps_of(node: NodeProcess) -> list[str]:

@@ -60,10 +60,15 @@ class Transfers:
         self._destination: NodeProcess | None = None
 
     @property
+    def owner(self) -> NodeProcess:
+        """The node that has the server."""
+        return self.pair.owner
+
+    @property
     def nodes(self) -> Mapping[str, NodeProcess]:
         """The node that has the server is the source."""
         source, other = self.pair.source, self.pair.destination
-        if self.pair.owner is other:
+        if self.owner is other:
             source, other = other, source
         return {"source": source, "destination": other}
 
@@ -90,6 +95,10 @@ class Transfers:
         for node in self.nodes.values():
             shutil.rmtree(node.staging / ".quarantine", ignore_errors=True)
         self._destination = self.nodes["destination"]
+        await self._order()
+
+    async def _order(self) -> None:
+        assert self._destination is not None
         await self.pair.panel.transfer(UUID, self._destination.node, **self.request)
 
     async def restart(self, node: NodeProcess) -> None:
@@ -123,7 +132,7 @@ class Transfers:
 
     def check_success(self) -> None:
         """Check that the server is where it was to move."""
-        if self.pair.owner is not self._destination:
+        if self.owner is not self._destination:
             raise Broken("the next transfer does not go well")
 
 

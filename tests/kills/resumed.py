@@ -62,6 +62,9 @@ class Resumed(Transfers):
     """
 
     excused: ClassVar[Sequence[str]] = (*Transfers.excused, KEPT)
+    #: The kinds of breaks, and MiB that may be sent beside the server's files.
+    breaks: ClassVar[Sequence[str]] = LINES
+    more: ClassVar[int] = MORE
 
     def __init__(self, directory: Path, size: int = 48) -> None:
         super().__init__(directory)
@@ -83,8 +86,11 @@ class Resumed(Transfers):
             }
         self.pair.add_server(1000, **self.settings)
         self._fill(self.pair.source.files())
-        await self.pair.start(self.changes, self.changes)
+        await self._launch()
         self._before = seen(self.pair.source.files())
+
+    async def _launch(self) -> None:
+        await self.pair.start(self.changes, self.changes)
 
     def _fill(self, home: Path) -> None:
         size = (self._size << 20) // LARGE
@@ -101,7 +107,7 @@ class Resumed(Transfers):
         """Return the next kill: of nodes, or breaks of the line only, or both."""
         victims = rng.choice((*self.victims, ()))
         breaks = [
-            f"{rng.choice(LINES)} at {rng.uniform(FIRST, 1):.2f}"
+            f"{rng.choice(self.breaks)} at {rng.uniform(FIRST, 1):.2f}"
             for _ in range(rng.choice((1, 2, 3) if not victims else (0, 0, 1, 2)))
         ]
         moment: float | str = rng.uniform(0, LATEST)
@@ -119,11 +125,12 @@ class Resumed(Transfers):
         self._write(self.nodes["source"].files())
         self._before = seen(self.nodes["source"].files())
         self._bytes = sum({each[3]: len(each[2]) for each in self._before.values()}.values())
-        line = self.nodes["destination"].line
+        destination = self.nodes["destination"]
+        line = self.line_to(destination)
         line.calm()
         self._from, self._breaks = line.sent, 0
         for kind, share in _BREAK.findall(variant):
-            line.after(int(self._bytes * float(share)), partial(self._break, line, kind))
+            line.after(int(self._bytes * float(share)), partial(self._break, destination, kind))
         await super().begin(variant)
 
     def _write(self, home: Path) -> None:
@@ -135,8 +142,20 @@ class Resumed(Transfers):
             file.seek(self._rng.randrange(os.fstat(file.fileno()).st_size))
             file.write(self._rng.randbytes(10_000))
 
-    def _break(self, line: Line, kind: str) -> None:
+    def line_to(self, node: NodeProcess) -> Line:
+        """Return the line that sources reach a node by."""
+        return node.line
+
+    def _break(self, node: NodeProcess, kind: str) -> None:
         self._breaks += 1
+        self.break_line(node, kind)
+
+    def break_line(self, node: NodeProcess, kind: str) -> None:
+        """Break the line to a node."""
+        self.break_at(self.line_to(node), kind)
+
+    def break_at(self, line: Line, kind: str) -> None:
+        """Break a line."""
         match kind:
             case "cut":
                 line.cut()
@@ -152,15 +171,15 @@ class Resumed(Transfers):
     async def check(self) -> None:
         await super().check()
         for node in self.nodes.values():
-            node.line.calm()
+            self.line_to(node).calm()
         assert self._destination is not None
         self._check_kept(self._destination)
         if not self._planned.victims:
             self.check_success()
-        sent = self._destination.line.sent - self._from
+        sent = self.line_to(self._destination).sent - self._from
         again = (sent - self._bytes) / 2**20
         self.worst = max(self.worst, again)
-        allowed = min(MORE + self._breaks * AGAIN, BOUND)
+        allowed = min(self.more + self._breaks * AGAIN, BOUND)
         if again > allowed:
             raise Broken(
                 f"{again:.1f} MiB more than the server has were sent in {self._breaks} breaks, "
@@ -170,7 +189,7 @@ class Resumed(Transfers):
     def _check_kept(self, destination: NodeProcess) -> None:
         nodes = self.nodes.values()
         kept = [path for node in nodes for path in (node.staging / KEPT).glob("*")]
-        most = 0 if self.pair.owner is destination else 1
+        most = 0 if self.owner is destination else 1
         if len(kept) > most:
             raise Broken(f"partial copies are left over: {kept}")
 

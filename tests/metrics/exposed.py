@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -15,7 +16,9 @@ from wingsd.errors import StorageError, TransferCancelled
 from wingsd.metrics.exposition import Exposition, Sources
 from wingsd.metrics.recorder import Recorder
 from wingsd.panel.http_client import PanelRefused
+from wingsd.sftp.counts import SftpCounts
 from wingsd.transfers.errors import TooManyTransfers
+from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.observer import ENGINE, PANEL
 
@@ -36,6 +39,7 @@ class FakePassage:
 @attrs.define
 class Queue:
     waiting: int = 0
+    seeds: tuple[SeedFigures, ...] = ()
 
 
 @attrs.define
@@ -54,6 +58,11 @@ class Activity:
 class Checks:
     damaged: tuple[str, ...] = ()
     count: int = 0
+
+
+@attrs.define
+class Sftp:
+    counts: SftpCounts = attrs.field(factory=SftpCounts)
 
 
 class Samples:
@@ -76,12 +85,20 @@ class Samples:
         return [labels for n, labels, value in self.all if n == name and value]
 
 
+def kept() -> int:
+    return 5_000
+
+
 def exposition(
-    recorder: Recorder, sources: Sources | None = None, workers: Any = None, clock: Any = None
+    recorder: Recorder,
+    sources: Sources | None = None,
+    workers: Any = None,
+    clock: Any = None,
+    kept: Callable[[], int] = kept,
 ) -> Exposition:
-    sources = sources or Sources(Queue(), Queue(), Reports(), Activity(), Checks())
+    sources = sources or Sources(Queue(), Queue(), Reports(), Activity(), Checks(), Sftp())
     workers = workers or SynchronousWorkers()
-    return Exposition(recorder, sources, workers, "/", clock or Clock())
+    return Exposition(recorder, sources, workers, "/", kept, clock or Clock())
 
 
 def rendered(exposed: Exposition, accept: str = "") -> tuple[str, str]:

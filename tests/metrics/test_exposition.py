@@ -17,14 +17,18 @@ from tests.metrics.exposed import (
     Queue,
     Reports,
     Samples,
+    Sftp,
     exposition,
     rendered,
     told,
 )
 from tests.support.logged_errors import Logged
 from wingsd import __version__
-from wingsd.metrics.exposition import Sources
+from wingsd.errors import StorageError
+from wingsd.metrics.exposition import DiskState, Sources
 from wingsd.metrics.recorder import Recorder
+from wingsd.sftp.counts import SftpCounts
+from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
 
 
@@ -84,9 +88,29 @@ def test_every_step_of_a_running_transfer_is_counted() -> None:
             assert number == (None if over else 0)
 
 
+def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
+    seeds = (
+        SeedFigures(7, 900, 300, 40.0, 1.5, None, ""),
+        SeedFigures(2, 80, 80, 7200.0, None, 1e9, "destination-unreachable: it is gone"),
+        SeedFigures(0, 0, None, None, None, None, ""),
+    )
+    sources = Sources(Queue(), Queue(0, seeds), Reports(), Activity(), Checks(), Sftp())
+    found = Samples(rendered(exposition(Recorder(), sources))[0])
+    assert found.get("wingsd_seeds") == 3
+    assert found.get("wingsd_seeds_failing") == 1
+    assert found.get("wingsd_seed_age_seconds") == 7200
+    assert found.get("wingsd_seed_missing_bytes") == 380
+    assert found.get("wingsd_seed_predicted_downtime_seconds") == 1.5
+    sources = Sources(Queue(), Queue(0, seeds[2:]), Reports(), Activity(), Checks(), Sftp())
+    unknown = rendered(exposition(Recorder(), sources))[0]
+    assert "wingsd_seeds 1" in unknown
+    assert "wingsd_seed_missing_bytes" not in unknown
+
+
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
+    sftp = SftpCounts(8, {"password": 9}, {"in": 10, "out": 11})
     activity = Activity(waiting=4, sent=5, dropped={"refused": 6})
-    sources = Sources(Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7))
+    sources = Sources(Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), Sftp(sftp))
     exposed = exposition(Recorder(), sources)
     found = Samples(rendered(exposed)[0])
     assert found.get("wingsd_transfers_waiting", direction="in") == 3
@@ -97,6 +121,10 @@ def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     assert found.get("wingsd_activity_dropped_total", reason="refused") == 6
     assert found.get("wingsd_backups_damaged") == 2
     assert found.get("wingsd_backups_verified_total") == 7
+    assert found.get("wingsd_sftp_sessions") == 8
+    assert found.get("wingsd_sftp_logins_refused_total", kind="password") == 9
+    assert found.get("wingsd_sftp_bytes_total", direction="in") == 10
+    assert found.get("wingsd_sftp_bytes_total", direction="out") == 11
     sources.reports.depth = 0  # type: ignore[misc]  # the test's own
     assert Samples(rendered(exposed)[0]).get("wingsd_outbox_reports") == 0
 
@@ -107,6 +135,17 @@ def test_the_disk_has_the_kernels_figures() -> None:
     assert found.get("wingsd_data_size_bytes") == disk.f_blocks * disk.f_frsize
     available = found.get("wingsd_data_available_bytes") or 0
     assert abs(available - disk.f_bavail * disk.f_frsize) < disk.f_blocks * disk.f_frsize / 10
+
+
+def test_what_is_kept_of_moves_is_told_unless_it_cannot_be_read() -> None:
+    def broken() -> int:
+        raise StorageError("it cannot be read")
+
+    found = Samples(rendered(exposition(Recorder()))[0])
+    assert found.get("wingsd_move_kept_bytes") == 5_000
+    found = Samples(rendered(exposition(Recorder(), kept=broken))[0])
+    assert found.get("wingsd_move_kept_bytes") is None
+    assert found.get("wingsd_data_size_bytes")
 
 
 class Disk:
@@ -146,8 +185,8 @@ def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(logged: Logged) 
         "/: size not available: no answer within 2 s"
     ]
     # It tells it in the end, which nobody waits for any more: it is asked anew.
-    disk.ending.callback(os.statvfs("/"))
-    disk.ending = succeed(os.statvfs("/"))
+    disk.ending.callback(DiskState(os.statvfs("/"), 0))
+    disk.ending = succeed(DiskState(os.statvfs("/"), 0))
     assert Samples(rendered(exposed)[0]).get("wingsd_data_size_bytes")
     assert disk.asked == 2
 
@@ -158,7 +197,7 @@ def test_two_that_ask_at_a_time_have_the_same_answer() -> None:
     for _ in range(2):
         rendering = Deferred.fromCoroutine(exposed.render())
         rendering.addCallback(lambda found: texts.append(found[0].decode()))
-    disk.ending.callback(os.statvfs("/"))
+    disk.ending.callback(DiskState(os.statvfs("/"), 0))
     assert disk.asked == 1
     assert [bool(Samples(text).get("wingsd_data_size_bytes")) for text in texts] == [True, True]
 

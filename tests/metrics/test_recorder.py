@@ -76,6 +76,23 @@ def test_moves_that_go_on_and_what_they_send_twice_are_counted() -> None:
     assert found.get("wingsd_move_sent_again_bytes_total") == 1000
 
 
+def test_rounds_of_running_servers_are_counted() -> None:
+    recorder = Recorder()
+    recorder.round_sent(5000, is_first=True)
+    recorder.round_sent(70, is_first=False)
+    recorder.round_sent(7, is_first=False)
+    recorder.downtime_predicted(1.5)
+    recorder.downtime_measured(2.5)
+    recorder.distrusted()
+    found = samples(recorder)
+    assert found.get("wingsd_move_rounds_total") == 3
+    assert found.get("wingsd_move_round_bytes_total", kind="first") == 5000
+    assert found.get("wingsd_move_round_bytes_total", kind="changed") == 77
+    assert found.get("wingsd_move_predicted_downtime_seconds") == 1.5
+    assert found.get("wingsd_move_downtime_seconds_sum") == 2.5
+    assert found.get("wingsd_move_unseen_changes_total") == 1
+
+
 def test_steps_are_timed() -> None:
     recorder = Recorder()
     for seconds in (0.05, 100.0, 90_000.0):

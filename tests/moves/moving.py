@@ -18,6 +18,7 @@ from wingsd.moves.errors import ShapeMissing
 from wingsd.moves.filling import Batch, BatchFiller
 from wingsd.moves.held import HeldTree
 from wingsd.moves.plan import plan
+from wingsd.moves.rereading import PieceReader
 from wingsd.moves.scan import scan
 from wingsd.moves.snapshot import held_bytes
 from wingsd.moves.tree import FileNode, MoveLimits, MoveTree
@@ -126,6 +127,16 @@ class Opened:
 
     def __exit__(self, *args: object) -> None:
         self._stack.close()
+
+
+def differing(to: MoveDestination, root: Path) -> list[bytes]:
+    """Read all files back; return the paths of those that are not as they were sent."""
+    to.rereading.restart()
+    with closing(PieceReader(os.open(root, os.O_RDONLY))) as reader:
+        found: dict[bytes, None] = {}
+        while pieces := to.rereading.take():
+            found |= dict.fromkeys(to.rereading.settle(reader.differing(pieces)))
+    return list(found)
 
 
 def feed(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.moves.changing import Changes, change
-from tests.moves.moving import Destination, Source, send_all
+from tests.moves.moving import Destination, Source, differing, send_all
 from tests.support.archives import seen
 
 
@@ -38,6 +38,6 @@ def test_any_trees_arrive_in_any_order_of_batches(
             if random_.random() < 0.5:
                 to.compact()
             to.finish()
-            assert list(to.differing()) == []
+            assert differing(to, destination.tree) == []
         assert seen(destination.tree, owner=False) == seen(place / "source", owner=False)
         assert not os.listdir(destination.place / "aside")

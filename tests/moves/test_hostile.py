@@ -10,7 +10,7 @@ import pytest
 
 from tests.moves.hostile import CORPUS
 from tests.moves.hostile_batch import BASE, LIMITS, HostileBatch
-from tests.moves.moving import Destination, cut, feed
+from tests.moves.moving import Destination, cut, differing, feed
 from wingsd.errors import WingsdError
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.tree import DirectoryNode, FileNode
@@ -70,7 +70,7 @@ def test_hostile_batches(tmp_path: Path, case: HostileBatch) -> None:
             assert to.received.upto == 2
         else:
             assert said(to) == whole
-            assert list(to.differing()) == []
+            assert differing(to, destination.tree) == []
 
 
 def test_the_corpus_is_large_and_its_names_are_its_own() -> None:

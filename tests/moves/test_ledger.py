@@ -10,7 +10,7 @@ from zlib import crc32
 
 import pytest
 
-from tests.moves.moving import BOOT, LIMITS, MOVE, Destination, Source, feed
+from tests.moves.moving import BOOT, LIMITS, MOVE, Destination, Source, differing, feed
 from tests.support.archives import in_blocks
 from wingsd.errors import StorageError
 from wingsd.moves.errors import BatchConflict, LedgerDamaged, LedgerVersionUnknown
@@ -84,6 +84,25 @@ def test_a_ledger_tells_how_much_of_it_was_flushed(tmp_path: Path) -> None:
         reader = LedgerReader([(tmp_path / "ledger").read_bytes()])
         reader.header()
         assert reader.flushed == before
+    ledger.close()
+
+
+def test_zeros_that_were_written_ahead_are_no_records(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    ledger, _ = LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
+    ledger.append_numbers(RecordType.CHECK)
+    killed = path.read_bytes()
+    assert not any(killed[ledger.size :])
+    assert len(killed) > ledger.size + 4096
+    assert [kind for kind, _, _ in records(killed)] == [RecordType.OPENED, RecordType.CHECK]
+    size = ledger.size
+    ledger.close()
+    assert path.stat().st_size == size
+    path.write_bytes(killed)
+    ledger, _ = LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
+    ledger.append_round(1, bytes(32))
+    kinds = [kind for kind, _, _ in records(path.read_bytes())]
+    assert kinds == [RecordType.OPENED, RecordType.CHECK, RecordType.OPENED, RecordType.ROUND]
     ledger.close()
 
 
@@ -221,4 +240,4 @@ def test_a_ledger_is_small_and_is_written_anew_between_rounds(tmp_path: Path) ->
         for batch in source.round():
             feed(to, batch.pieces())
         to.close_round(4, source.filler.number, source.sent.root())
-        assert list(to.differing()) == []
+        assert differing(to, destination.tree) == []

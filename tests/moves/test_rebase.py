@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.moves.changing import Changes, change
-from tests.moves.moving import MOVE, Destination, Source, feed, resume
+from tests.moves.moving import MOVE, Destination, Source, differing, feed, resume
 from tests.support.archives import seen
 from wingsd.errors import WingsdError
 from wingsd.moves.applier import TreeApplier
@@ -64,13 +64,13 @@ def some(to: MoveDestination, batches: list[Batch], random_: random.Random) -> l
     return left
 
 
-def whole(to: MoveDestination, source: Source) -> None:
+def whole(to: MoveDestination, source: Source, tree: Path) -> None:
     """Send a round and close it."""
     for batch in source.round():
         feed(to, batch.pieces())
     to.close_round(source.filler.round, source.filler.number, source.sent.root())
     to.finish()
-    assert list(to.differing()) == []
+    assert differing(to, tree) == []
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,7 +112,7 @@ def test_any_rounds_that_are_given_up_end_in_the_same_tree(
             held = told.bytes
     source = resume(to, root)
     assert held >= 0
-    whole(to, source)
+    whole(to, source, destination.tree)
     opened.__exit__()
     with destination.open() as again:
         assert again.tree.root() == source.sent.root()
@@ -200,7 +200,7 @@ def test_a_rebase_that_is_killed_anywhere_leaves_the_old_ledger_or_the_new_one(
         assert LedgerFile.move_of(path) == expected
         with destination.open() as to:
             assert to.received.round == (2 if is_new else 1)
-            whole(to, resume(to, root, move=move))
+            whole(to, resume(to, root, move=move), destination.tree)
         assert seen(destination.tree, owner=False) == seen(root, owner=False)
 
 
@@ -211,7 +211,7 @@ def test_a_kill_between_the_ledger_and_what_follows_changes_nothing(
     assert root is not None
     (root / "d").chmod(0o755)
     with destination.open() as to:
-        whole(to, source)
+        whole(to, source, destination.tree)
         (root / "a-small").rename(root / "moved")
         removals = source.round()[:1]
         for batch in removals:
@@ -229,7 +229,7 @@ def test_a_kill_between_the_ledger_and_what_follows_changes_nothing(
         monkeypatch.undo()
     assert not os.listdir(destination.place / "aside")
     with destination.open() as to:
-        whole(to, resume(to, root))
+        whole(to, resume(to, root), destination.tree)
     assert seen(destination.tree, owner=False) == seen(root, owner=False)
 
 
@@ -250,7 +250,7 @@ def test_what_the_disk_has_changed_is_sent_again_and_nothing_else(
     root = source.root
     assert root is not None
     with destination.open() as to:
-        whole(to, source)
+        whole(to, source, destination.tree)
         _flip(destination.tree / "a", 70_000)
         _flip(destination.tree / "b-small", 7)
         os.truncate(destination.tree / "b", 190_000)
@@ -258,7 +258,7 @@ def test_what_the_disk_has_changed_is_sent_again_and_nothing_else(
         (destination.tree / "d/c").unlink()
         (destination.tree / "d/c").mkdir()
         (destination.tree / "d/c/no file").write_bytes(b"")
-        wrong = list(to.differing())
+        wrong = differing(to, destination.tree)
         assert wrong == [b"a", b"b", b"b-small", b"d/c"]
         again = resume(to, root, wrong=wrong)
         (file,) = [node for path, node in again.sent.walk() if path == b"a"]
@@ -277,7 +277,7 @@ def test_what_the_disk_has_changed_is_sent_again_and_nothing_else(
             feed(to, batch.pieces())
         to.close_round(again.filler.round, again.filler.number, again.sent.root())
         to.finish()
-        assert list(to.differing()) == []
+        assert differing(to, destination.tree) == []
     assert seen(destination.tree, owner=False) == seen(root, owner=False)
 
 
@@ -285,7 +285,7 @@ def test_another_root_is_mended_by_another_round(source: Source, destination: De
     root = source.root
     assert root is not None
     with destination.open() as to:
-        whole(to, source)
+        whole(to, source, destination.tree)
         # a source that believes of one file that it was sent
         (root / "d/c-small").write_bytes(b"?" * 500)
         for batch in source.round(unchanged=lambda old, node: old.names == [b"d/c-small"]):
@@ -300,7 +300,7 @@ def test_another_root_is_mended_by_another_round(source: Source, destination: De
         again = resume(to, root)
         with pytest.raises(WingsdError):
             to.close_round(*numbers, source.sent.root())
-        whole(to, again)
+        whole(to, again, destination.tree)
     assert seen(destination.tree, owner=False) == seen(root, owner=False)
 
 

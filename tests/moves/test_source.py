@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -124,3 +126,72 @@ def test_a_destination_cannot_hold_what_is_no_tree(tmp_path: Path, tree: Path) -
         source.scan()
         with pytest.raises(HeldTreeInvalid):
             source.add_page(b"a page of nothing")
+
+
+def test_trees_are_closed_though_an_error_refers_to_them(tmp_path: Path, tree: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    source = MoveSource(str(tree), pytest.fail, scratch=str(scratch))
+    with Destination(tmp_path / "there").open() as to, closing(source):
+        begin(source, to)
+        while send(to, source.next_shape()):
+            pass
+        (tree / "world" / "large0").write_bytes(b"changed")
+        with pytest.raises(SourceFileChanged) as error:
+            list(iter(source.next_data, None))
+        assert open_below(scratch)
+    assert error.traceback
+    assert not open_below(scratch)
+
+
+def open_below(directory: Path) -> list[str]:
+    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    targets = [os.readlink(link) for link in links if link.is_symlink()]
+    return [target for target in targets if target.startswith(str(directory))]
+
+
+def test_closing_waits_for_what_is_still_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, goes_on = Event(), Event()
+
+    def wait(*args: object) -> None:
+        reads.set()
+        assert goes_on.wait(10)
+        raise SourceStopped
+
+    source = MoveSource(str(tree), pytest.fail)
+    source.scan()
+    source.plan(MoveNumbers(1, 1, 0, 0))
+    monkeypatch.setattr(source, "_count", wait)
+    monkeypatch.setattr(source._reader, "_count", wait)
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(source.next_data)
+        assert reads.wait(10)
+        source.stop()
+        closing_it = threads.submit(source.close)
+        assert not closing_it.done()
+        goes_on.set()
+        closing_it.result()
+        assert isinstance(reading.exception(), SourceStopped)
+
+
+def test_what_is_changed_in_the_pass_over_a_stopped_server_is_found_at_its_end(
+    tmp_path: Path, tree: Path
+) -> None:
+    with (
+        Destination(tmp_path / "there").open() as to,
+        closing(MoveSource(str(tree), pytest.fail)) as source,
+    ):
+        for change, found in (
+            (lambda: None, ""),
+            (lambda: (tree / "late").write_bytes(b"late"), "its directory"),
+            (lambda: (tree / "world" / "large1").write_bytes(b"short"), "world/large1"),
+            ((tree / "late").unlink, "its directory"),
+            (lambda: None, ""),
+        ):
+            begin(source, to)
+            while send(to, source.next_shape()) or send(to, source.next_data()):
+                pass
+            to.close_round(to.received.round, source.last, source.root())
+            change()
+            assert found in source.unproven()
+            source.closed()

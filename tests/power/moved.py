@@ -13,7 +13,7 @@ from pathlib import Path
 from attrs import Factory, define, frozen
 
 from tests.moves.changing import NAMES, Changes
-from tests.moves.moving import Destination, Source, feed, resume
+from tests.moves.moving import Destination, Source, differing, feed, resume
 from tests.support.archives import Tree, seen
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.moves.destination import MoveDestination
@@ -159,7 +159,7 @@ class Run:
             else:
                 self._rounds(to, rounds, rng)
             self._finish(to, len(rounds))
-            if different := list(to.differing()):
+            if different := differing(to, self.tree):
                 raise Broken(f"files are not as they were sent: {different}")
         if seen(self.tree, owner=False) != rounds[-1].expected:
             raise Broken("the tree is not that of the source")

@@ -108,6 +108,17 @@ class RestoreHarness:
         self.server = self.node.servers.get_or_add(configuration)
         self.node.bus.subscribe(UUID, self.events.append)
 
+    async def reopen(self, **settings: Any) -> None:
+        """Close the node, and make another one.
+
+        What the first deletes in the background is waited for: the process that does so has the
+        lock of the staging area until it has begun.
+        """
+        kept = {".lock", ".quarantine"}
+        await until(lambda: {*os.listdir(self.node.staging.path)} <= kept)
+        await self.node.close()
+        self.open(**settings)
+
     async def _restored(self, backup: str, server: str, *, successful: bool) -> None:
         assert (backup, server) == (BACKUP, UUID)
         self.reports.append(successful)
@@ -128,6 +139,11 @@ class RestoreHarness:
         """Return when the Panel has heard of it, and the page."""
         await until(lambda: self.reports and not self.node.restores.get().servers)
         await until(lambda: self.told("install completed", "backup restore completed"))
+
+    async def settled(self) -> None:
+        """Return when nothing is done any more for a restore, such as its server's start."""
+        tasks = self.node.restores.get()._tasks
+        await until(lambda: not tasks._running)
 
     async def restore(
         self, given: RestoreArchive | None = None, *, truncate: bool = False

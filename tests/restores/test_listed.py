@@ -90,8 +90,7 @@ async def test_its_checksum_and_the_disk_limit_hold(
 ) -> None:
     data = zipped(BEFORE)
     assert await restoring.restore(archive(tmp_path, data, "0" * 64)) is False
-    await restoring.node.close()
-    restoring.open(build={"disk_space": 1})
+    await restoring.reopen(build={"disk_space": 1})
     large = archive(tmp_path, zipped({"large": bytes(2 << 20)}))
     assert await restoring.restore(large) is False
     assert restoring.content() == BROKEN

@@ -22,8 +22,10 @@ from wingsd.errors import (
 from wingsd.restores import restore
 from wingsd.restores.archives import RestoreArchive
 from wingsd.restores.storage import RestoreStorage
+from wingsd.servers import starting
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.util.retry import Backoff
 
 RESTORED = {**BROKEN, **BEFORE}
 
@@ -42,6 +44,24 @@ async def test_a_server_that_runs_is_stopped_when_all_is_verified_and_started_ag
     assert restoring.content() == RESTORED
     assert (restoring.reports, held.is_closed) == ([True], True)
     assert [call for call in restoring.node.environment.calls if call[0] == "kill"] == []
+
+
+@pytest.mark.parametrize("restored", [True, False])
+async def test_a_server_that_crashes_while_its_backup_is_read_is_started_after_it(
+    restoring: RestoreHarness, restored: bool
+) -> None:
+    await restoring.run()
+    held = HeldArchive(packed_backup(BEFORE) if restored else b"no archive")
+    await restoring.begin(held)
+    restoring.node.environment.running[UUID].end(1)
+    assert restoring.server.state is PowerState.OFFLINE
+    await until(lambda: [record.start for record in restoring.node.store.restores()] == [True])
+    held.release()
+    await restoring.ended()
+    assert restoring.reports == [restored]
+    await until(lambda: restoring.server.state is PowerState.STARTING)
+    assert "not started again after its crash" not in "".join(restoring.told("daemon message"))
+    restoring.server.operations.check(Operation.RESTORE)
 
 
 async def test_a_server_that_does_not_stop_is_not_killed_and_keeps_its_files(
@@ -94,8 +114,7 @@ async def test_a_server_stays_as_it_is_when_its_backup_is_not_the_one_that_was_m
 async def test_the_disk_limit_holds_for_what_the_server_will_have(
     restoring: RestoreHarness, tmp_path: Path, truncate: bool, size: int, restored: bool
 ) -> None:
-    await restoring.node.close()
-    restoring.open(build={"disk_space": 1})
+    await restoring.reopen(build={"disk_space": 1})
     (restoring.home / "big").write_bytes(bytes(500_000))
     data = packed_backup({"other": bytes(size << 10)})
     assert await restoring.restore(archive(tmp_path, data), truncate=truncate) is restored
@@ -215,3 +234,73 @@ async def test_files_that_are_out_of_place_are_left_to_the_next_daemon(
     records = restoring.node.store.restores()
     restoring.node.restores.get().recover(records)
     assert restoring.content() == RESTORED
+
+
+async def test_a_daemon_that_ends_before_the_start_leaves_it_to_the_next_one(
+    restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "ANSWER_PATIENCE", 60.0)
+    unanswered: Deferred[None] = Deferred()
+    restoring.node.panel.restored = lambda *_, **__: unanswered
+    await restoring.run()
+    await restoring.begin()
+    await until(lambda: restoring.node.store.restores() == [])
+    await restoring.node.restores.get().stop()
+    assert restoring.server.state is PowerState.OFFLINE
+    assert restoring.node.store.due_starts() == [UUID]
+
+
+async def test_an_engine_that_is_away_delays_the_start_after_a_restore(
+    restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    await restoring.run()
+    faults = restoring.node.environment.faults
+    faults["recreate"] = faults["adopt"] = EnvironmentFailed("the engine is away", is_silent=True)
+    await restoring.begin()
+    await restoring.ended()
+    calls = restoring.node.environment.calls
+    await until(lambda: [call[0] for call in calls].count("adopt") > 2)
+    assert restoring.node.store.due_starts() == [UUID]
+    faults.clear()
+    await until(lambda: restoring.server.state is PowerState.STARTING)
+    await restoring.settled()
+    assert restoring.node.store.due_starts() == []
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+async def test_a_server_that_a_transfer_takes_before_its_start_is_left_to_that(
+    restoring: RestoreHarness, is_left: bool
+) -> None:
+    node, server = restoring.node, restoring.server
+    unanswered: Deferred[None] = Deferred()
+    node.panel.restored = lambda *_, **__: unanswered
+    await restoring.run()
+    await restoring.begin()
+    await until(lambda: server.operations.hold is None)
+    assert server.starts_if_it_stays
+    server.place_hold(Operation.TRANSFER_OUT, "it is being transferred")
+    if not is_left:
+        server.disown("it has been transferred")
+    unanswered.callback(None)
+    await restoring.settled()
+    assert node.store.due_starts() == []
+    assert (server.state, server.starts_if_it_stays) == (PowerState.OFFLINE, is_left)
+    assert await node.running.load() == ((UUID,) if is_left else ())
+
+
+async def test_a_server_that_somebody_has_used_after_its_restore_is_left_as_it_is(
+    restoring: RestoreHarness,
+) -> None:
+    node, server = restoring.node, restoring.server
+    unanswered: Deferred[None] = Deferred()
+    node.panel.restored = lambda *_, **__: unanswered
+    await restoring.run()
+    await restoring.begin()
+    await until(lambda: server.operations.hold is None)
+    await restoring.run()
+    await server.power(PowerAction.STOP)
+    unanswered.callback(None)
+    await restoring.settled()
+    assert node.store.due_starts() == []
+    assert server.state is PowerState.OFFLINE

@@ -6,6 +6,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,47 @@ found = {
 }
 sys.stdout.write(json.dumps([there, found]))
 """
+#: Each attempt is made in a thread that was started afterwards.
+CONFINED = """
+import json, os, sys, threading
+sys.path[:] = json.loads(sys.argv[1])
+from wingsd.sandbox.confinement import confine_to
+
+def tried(what, *args):
+    def attempt():
+        try:
+            what(*args)
+        except OSError as error:
+            found.append(error.strerror)
+        else:
+            found.append("done")
+    found = []
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return found[0]
+
+top = sys.argv[2]
+there = confine_to(f"{top}/data", [f"{top}/modules", f"{top}/none"])
+inside = [
+    tried(lambda: open(f"{top}/data/one/file", "w").write("more")),
+    tried(os.link, f"{top}/data/one/file", f"{top}/data/two/link"),
+    tried(os.rename, f"{top}/data/one/file", f"{top}/data/two/moved"),
+    tried(os.mkdir, f"{top}/data/three"),
+    tried(os.rmdir, f"{top}/data/three"),
+    tried(open, f"{top}/modules/module.py"),
+]
+outside = [
+    tried(open, f"{top}/beside/secret"),
+    tried(open, f"{top}/data/link/secret"),
+    tried(open, f"{top}/modules/module.py", "a"),
+    tried(open, "/etc/hostname"),
+    tried(os.mkdir, f"{top}/beside/new"),
+    tried(os.unlink, f"{top}/beside/secret"),
+    tried(os.listdir, top),
+]
+print(json.dumps([there, inside, outside]))
+"""
 NOT_PERMITTED = "Operation not permitted"
 
 
@@ -63,6 +105,27 @@ def test_landlock_leaves_no_file_and_no_network() -> None:
         assert found["connect"] == "Permission denied"
     if version >= 6:
         assert found["kill"] == NOT_PERMITTED
+
+
+def test_what_is_confined_to_a_directory_does_there_all_and_elsewhere_nothing(
+    tmp_path: Path,
+) -> None:
+    for name in ("data/one", "data/two", "beside", "modules"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "beside/secret").write_text("secret")
+    (tmp_path / "modules/module.py").write_text("x = 1")
+    (tmp_path / "data/one/file").write_text("file")
+    (tmp_path / "data/link").symlink_to(tmp_path / "beside")
+    command = [sys.executable, "-I", "-c", CONFINED, json.dumps(sys.path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    there, inside, outside = json.loads(done.stdout)
+    if not there:
+        pytest.skip("this kernel does not have it")
+    assert inside == ["done"] * 6
+    assert set(outside) == {"Permission denied"}
+    assert (tmp_path / "beside/secret").read_text() == "secret"
+    assert (tmp_path / "data/two/moved").read_text() == "more"
 
 
 @pytest.mark.parametrize(

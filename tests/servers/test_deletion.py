@@ -100,6 +100,20 @@ def test_files_in_a_storage_pool_are_not_deleted(node: FakeNode) -> None:
         node.servers.get(UUID)
 
 
+def test_files_can_be_put_away_instead(node: FakeNode) -> None:
+    server = node.server()
+    server.disown("the server has moved to another node")
+    put: list[str] = []
+
+    async def put_away() -> None:
+        put.extend(os.listdir(node.data))
+
+    Outcome.of(node.servers.delete(UUID, put_away)).value()
+    assert put == os.listdir(node.data) == [UUID]
+    with pytest.raises(ServerNotFound):
+        node.servers.get(UUID)
+
+
 def test_files_in_a_pool_stay_shared_after_a_restart(node: FakeNode) -> None:
     """So it is after a restart, until the Panel has heard of the success."""
     node.servers.share(UUID, "attic")

@@ -96,9 +96,9 @@ def test_a_server_that_is_held_does_only_what_the_table_allows(
     try:
         request(node, server, requested)
     except Conflict as error:
-        # A server that runs is not replaced by an arriving one in any case.
-        is_replaced = requested is Operation.TRANSFER_IN and program_runs
-        assert is_replaced or excluded(under_way, requested, program_runs=program_runs), error
+        # A server that runs is neither started nor replaced by an arriving one in any case.
+        needs_end = requested in (Operation.TRANSFER_IN, Operation.START) and program_runs
+        assert needs_end or excluded(under_way, requested, program_runs=program_runs), error
         assert server.state is before
     else:
         assert not excluded(under_way, requested, program_runs=program_runs)

@@ -30,6 +30,31 @@ def test_the_lines_of_a_start_are_those_of_wings(node: FakeNode) -> None:
     assert node.daemon_lines == [DISK, FILES, OWNER]
 
 
+def test_what_was_received_is_walked_through_at_the_second_start_only(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = configuration()
+    build = attrs.evolve(limited.settings.build, disk_space=10)
+    node.panel.known[UUID] = limited = attrs.evolve(
+        limited, settings=attrs.evolve(limited.settings, build=build)
+    )
+    server = node.server(limited)
+    walked: list[str] = []
+    measured = ServerFiles.measured
+
+    async def noted(files: ServerFiles) -> int | None:
+        walked.append("measured")
+        return await measured(files)
+
+    monkeypatch.setattr(ServerFiles, "measured", noted)
+    server.files.received(1000)
+    do(server, PowerAction.START).value()
+    assert (walked, node.daemon_lines) == ([], [DISK, FILES])
+    do(server, PowerAction.KILL).value()
+    do(server, PowerAction.START).value()
+    assert (walked, node.daemon_lines[2:]) == (["measured"], [DISK, FILES, OWNER])
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_files_of_another_user_are_given_to_that_of_servers(node: FakeNode) -> None:
     server = node.server()

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do, running
 from wingsd.errors import EnvironmentFailed
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.running import RunningServers
@@ -36,20 +37,36 @@ class Records:
         """Nothing is in the background."""
 
 
+@attrs.define
+class Due:
+    """The servers that are to be started, in memory."""
+
+    servers: set[str] = attrs.field(factory=set)
+
+    async def due_starts(self) -> set[str]:
+        return set(self.servers)
+
+    async def end_start(self, server: str) -> None:
+        self.servers.discard(server)
+
+
 class RestartedNode(FakeNode):
     """A node with records of an earlier one."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.records = Records()
-        self.running = RunningServers(self.records, self.bus, self.clock)
+        self.records, self.due = Records(), Due()
+        self.running = RunningServers(self.records, self.due, self.bus, self.clock)
 
-    def boot_after(self, *ran: str) -> Server:
-        """Start the node on which these servers ran; return one of them."""
+    def boot_after(self, *ran: str, stopped: tuple[str, ...] = ()) -> Server:
+        """Start the node on which these servers ran; return one of them.
+
+        `stopped` ones were stopped for a restore.
+        """
         self.records.states |= dict.fromkeys(ran, "running")
         before = Outcome.of(self.running.load()).value()
         server = self.server()
-        self.running.start(before, self.servers)
+        self.running.start({*before, *stopped}, self.servers, stopped)
         return server
 
 
@@ -127,11 +144,30 @@ def test_an_engine_that_does_not_answer_is_waited_for(node: RestartedNode) -> No
     assert server.state is PowerState.STARTING
 
 
+def test_a_panel_that_does_not_answer_is_waited_for(node: RestartedNode) -> None:
+    node.panel.faults["describe"] = PanelUnreachable("no answer", "it is a test")
+    server = node.boot_after(UUID)
+    node.clock.advance(10)
+    assert node.called("recreate", "start") == []
+    node.panel.faults.clear()
+    node.clock.pump([10] * 12)
+    assert server.state is PowerState.STARTING
+
+
+def test_a_server_that_somebody_starts_meanwhile_is_left_to_that(node: RestartedNode) -> None:
+    node.panel.faults["describe"] = PanelUnreachable("no answer", "it is a test")
+    server = node.boot_after(UUID)
+    do(server, PowerAction.START).error(PanelUnreachable)
+    node.panel.faults.clear()
+    node.clock.pump([10] * 12)
+    assert server.state is PowerState.OFFLINE
+
+
 def test_a_held_server_is_not_started_and_says_why(node: RestartedNode) -> None:
     node.records.states[UUID] = "running"
     before = Outcome.of(node.running.load()).value()
     server = node.server()
-    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
+    server.place_hold(Operation.TRANSFER_IN, "the server is being transferred")
     node.running.start(before, node.servers)
     assert server.state is PowerState.OFFLINE
     assert (
@@ -140,8 +176,128 @@ def test_a_held_server_is_not_started_and_says_why(node: RestartedNode) -> None:
     assert node.records.states == {UUID: "offline"}
 
 
+def test_a_server_that_a_transfer_holds_is_left_to_that(node: RestartedNode) -> None:
+    node.records.states[UUID] = "running"
+    before = Outcome.of(node.running.load()).value()
+    server = node.server()
+    server.place_hold(Operation.TRANSFER_OUT, "it is asked who has it")
+    node.running.start(before, node.servers)
+    assert server.starts_if_it_stays
+    assert server.state is PowerState.OFFLINE
+    assert node.records.states == {UUID: "running"}
+
+
+def test_a_server_that_a_transfer_takes_before_its_turn_is_left_to_that(
+    node: RestartedNode,
+) -> None:
+    node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
+    server = node.boot_after(UUID)
+    server.place_hold(Operation.TRANSFER_OUT, "it is moved")
+    node.environment.faults.clear()
+    node.clock.pump([10] * 12)
+    assert server.starts_if_it_stays
+    assert node.records.states == {UUID: "running"}
+    assert node.told("daemon message") == []
+
+
+def test_a_due_start_is_left_to_a_transfer_until_somebody_starts_or_stops_the_server(
+    node: RestartedNode,
+) -> None:
+    node.due.servers = {UUID}
+    before = Outcome.of(node.running.load()).value()
+    server = node.server()
+    server.place_hold(Operation.TRANSFER_OUT, "it is asked who has it")
+    node.running.start(before, node.servers)
+    assert (server.starts_if_it_stays, node.records.states) == (True, {UUID: "running"})
+    assert node.due.servers == set(), "the next daemon would start it after its stop as well"
+    server.release()
+    do(server, PowerAction.START).value()
+    assert not server.starts_if_it_stays
+    do(server, PowerAction.STOP).value()
+    assert Outcome.of(node.running.load()).value() == ()
+
+
 def test_a_start_that_fails_is_not_repeated(node: RestartedNode) -> None:
     node.environment.faults["recreate"] = EnvironmentFailed("no image")
     server = node.boot_after(UUID)
     assert server.state is PowerState.OFFLINE
     assert node.records.states == {UUID: "offline"}
+
+
+def test_a_server_that_was_stopped_since_is_not_started(node: RestartedNode) -> None:
+    node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
+    server = node.boot_after(UUID)
+    node.environment.faults.clear()
+    do(server, PowerAction.STOP).value()
+    node.clock.pump([10] * 12)
+    assert server.state is PowerState.OFFLINE
+    assert node.called("start") == []
+
+
+def test_an_engine_that_goes_away_during_a_start_is_waited_for(node: RestartedNode) -> None:
+    for name in ("recreate", "remove"):
+        node.environment.faults[name] = EnvironmentFailed("the engine is away", is_silent=True)
+    server = node.boot_after(UUID)
+    node.environment.faults["adopt"] = EnvironmentFailed("the engine is away", is_silent=True)
+    node.clock.pump([10] * 12)
+    assert (server.state, len(node.called("recreate"))) == (PowerState.OFFLINE, 1)
+    assert server.starts_if_it_stays, "where a transfer takes it meanwhile"
+    node.environment.faults.clear()
+    node.clock.pump([10] * 12)
+    assert (server.state, server.starts_if_it_stays) == (PowerState.STARTING, False)
+
+
+def test_a_server_that_an_engine_has_started_without_an_answer_is_left_running(
+    node: RestartedNode,
+) -> None:
+    node.environment.faults["recreate"] = EnvironmentFailed("the engine is away", is_silent=True)
+    server = node.boot_after(UUID)
+    node.environment.faults.clear()
+    node.environment.run(configuration().settings)
+    node.clock.pump([10] * 12)
+    assert (server.state, node.called("start")) == (PowerState.RUNNING, [])
+
+
+def test_a_server_whose_start_was_due_is_started_once(node: RestartedNode) -> None:
+    node.due.servers = {UUID, OTHER}
+    server = node.boot_after()
+    assert server.state is PowerState.STARTING
+    assert "was running before its backup was restored" in node.told("daemon message")[0]
+    assert node.due.servers == set(), "the other one is gone"
+
+
+def test_a_start_stays_due_until_the_engine_has_answered(node: RestartedNode) -> None:
+    node.due.servers = {UUID}
+    node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
+    node.boot_after()
+    Outcome.of(node.running.stop()).value()
+    assert node.due.servers == {UUID}
+
+
+def test_a_server_that_is_still_stopping_for_a_restore_is_stopped_and_started(
+    node: RestartedNode,
+) -> None:
+    node.environment.run(configuration().settings)
+    node.environment.stubborn.add(UUID)
+    server = node.boot_after(stopped=(UUID,))
+    assert (server.state, node.called("start")) == (PowerState.STOPPING, [])
+    node.environment.running[UUID].end(0)
+    assert (server.state, len(node.called("start"))) == (PowerState.STARTING, 1)
+    assert node.called("kill") == []
+
+
+def test_a_stop_that_an_engine_does_not_take_is_tried_again(node: RestartedNode) -> None:
+    node.environment.run(configuration().settings)
+    node.environment.faults["command"] = EnvironmentFailed("the engine is away", is_silent=True)
+    server = node.boot_after(stopped=(UUID,))
+    assert server.state is PowerState.RUNNING
+    node.environment.faults.clear()
+    node.clock.pump([10] * 12)
+    assert (server.state, len(node.called("start"))) == (PowerState.STARTING, 1)
+
+
+def test_a_stop_that_an_engine_refuses_leaves_the_server_running(node: RestartedNode) -> None:
+    node.environment.run(configuration().settings)
+    node.environment.faults["command"] = EnvironmentFailed("it has no console")
+    server = node.boot_after(stopped=(UUID,))
+    assert (server.state, node.called("start")) == (PowerState.RUNNING, [])

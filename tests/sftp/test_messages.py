@@ -17,6 +17,8 @@ from wingsd.sftp.messages import (
     Message,
     ServerState,
     Start,
+    Transmitted,
+    Unconfined,
     Used,
     encode,
 )
@@ -25,7 +27,9 @@ MESSAGES: list[Message] = [
     Login(1, 2, "password", "anna.5b0c7a6e", "pässwörd \ud800", "192.0.2.1", 5, "SSH-2.0-x"),
     Granted(1, "user", "server", "/data", ("*",), ("*.key",), ()),
     ServerState("server", -5, None, 1 << 40),
-    Start("pem", "auto", 988, 988, SftpConfig(limits=SftpLimits(max_handles_total=7))),
+    Start("pem", "auto", 988, 988, "/srv", SftpConfig(limits=SftpLimits(max_handles_total=7))),
+    Transmitted(1 << 40, 0),
+    Unconfined(),
     Used("server", -(1 << 40)),
 ]
 

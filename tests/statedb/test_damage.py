@@ -97,10 +97,12 @@ def test_the_wal_of_a_moved_database_is_not_replayed(store: Store, tmp_path: Pat
 
 def test_an_unfinished_new_database_is_replaced(tmp_path: Path) -> None:
     (tmp_path / f"{FILE}.new").write_bytes(b"half")
+    (tmp_path / f"{FILE}.new-wal").write_bytes(b"half")
     store = Store(str(tmp_path))
     store.open()
     assert store.transfers() == []
     store.close()
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(store: Store) -> None:

@@ -125,7 +125,7 @@ def test_a_server_that_is_described_stays_so(store: Store) -> None:
 
 
 def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store) -> None:
-    destination = DirectDestination("https://x", "Bearer y", remove=True)
+    destination = DirectDestination("https://x", "Bearer y", remove=True, description="{}")
     transfer = store.begin(10, A, Direction.OUT, "ASK")
     store.add_destination(transfer, destination)
     store = again(store)
@@ -340,3 +340,52 @@ def test_a_database_that_cannot_be_opened_is_closed(tmp_path: Path, read_only: b
         store.open(read_only=read_only)
     links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert [link for link in links if tmp_path in link.parents] == []
+
+
+def test_a_failed_transfer_ends_when_another_one_begins(store: Store) -> None:
+    failed, open_, other = (store.begin(10, server, Direction.OUT, "ASK") for server in (A, A, B))
+    for entry in (failed, other):
+        store.enter(11, entry, "FAILED")
+    store.begin(12, A, Direction.OUT, "ASK", direct=True)
+    outcomes = {each.id: each.outcome for each in store.transfers()}
+    assert (outcomes[failed], outcomes[open_], outcomes[other]) == (Outcome.FAILURE, None, None)
+
+
+def test_failures_of_earlier_transfers_are_not_reported_when_another_one_begins(
+    store: Store,
+) -> None:
+    store.begin(10, A, Direction.OUT, "ASK")
+    success, failure = (
+        store.add_report(11, A, each) for each in (Outcome.SUCCESS, Outcome.FAILURE)
+    )
+    other = store.add_report(11, B, Outcome.FAILURE)
+    store.begin(12, A, Direction.OUT, "ASK", direct=True)
+    assert store.unsettled() == [success, failure, other]
+    store.begin(13, A, Direction.OUT, "ASK")
+    assert store.unsettled() == [success, other]
+
+
+def test_a_failure_that_was_reported_is_known_by_its_transfer(store: Store) -> None:
+    store.begin(10, A, Direction.OUT, "ASK")
+    assert not store.is_failure_reported(A, 10)
+    store.add_report(11, A, Outcome.FAILURE)
+    store = again(store)
+    assert store.is_failure_reported(A, 10)
+    assert not store.is_failure_reported(B, 10)
+    store.begin(12, A, Direction.OUT, "ASK")
+    store.add_report(13, A, Outcome.SUCCESS)
+    assert not store.is_failure_reported(A, 12)
+    store.close()
+
+
+def test_a_start_is_due_from_the_end_of_a_restore_until_it_was_tried(store: Store) -> None:
+    started, stopped = (store.begin_restore(10, each, "x", truncate=False) for each in (A, B))
+    store.start_after_restore(A)
+    assert store.due_starts() == []
+    store.end_restore(11, started, Outcome.FAILURE)
+    store.end_restore(11, stopped, Outcome.SUCCESS)
+    store = again(store)
+    assert store.due_starts() == [A]
+    store.end_start(A)
+    assert store.due_starts() == []
+    store.close()

@@ -1,9 +1,10 @@
-"""A process that has imported the daemon and forks one on request, without half a second of CPU.
+"""A process that has imported the daemon and forks one on request, without a second of CPU.
 
 A daemon of it is a process like any other, and does all that `twistd wingsd` does after its
-imports. It is run with the descriptor of a socket. A request there is JSON with the command's
-`arguments`, the `environment` and the `directory`, and brings two descriptors: the daemon's
-output, and what gets its process id and at its end its status by wait(2), each on a line.
+imports. So is a `wingsctl` of it. It is run with the descriptor of a socket. A request there is
+JSON with the command's `arguments`, the `environment` and the `directory`, and brings three
+descriptors: the command's output and its errors, and what gets its process id and at its end its
+status by wait(2), each on a line.
 """
 
 from __future__ import annotations
@@ -15,17 +16,27 @@ import selectors
 import socket
 import sys
 from contextlib import suppress
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
+import attrs
 from twisted.application.service import IServiceMaker
 from twisted.internet import epollreactor
 from twisted.plugin import getPlugins
 from twisted.scripts import twistd
 
+import wingsd
 from wingsd import tap
+from wingsd.cli import __main__ as wingsctl
+from wingsd.config import Config
+from wingsd.panel.schemas import Process, Settings
+from wingsd.util.serialization import structure
 
 #: Imported for the daemons. The reactor is not: it must not be shared.
 PRELOADED = (epollreactor, tap)
+#: The package of another program.
+OTHER = "wingsd.sftp.server"
 LARGEST_REQUEST = 1 << 20
 
 
@@ -44,16 +55,17 @@ def serve(channel: socket.socket) -> None:
                 os.close(key.fd)
                 report_end(*key.data)
                 continue
-            request, descriptors, _, _ = socket.recv_fds(channel, LARGEST_REQUEST, 2)
+            request, descriptors, _, _ = socket.recv_fds(channel, LARGEST_REQUEST, 3)
             if not request:
                 return
-            output, report = descriptors
+            output, errors, report = descriptors
             pid = os.fork()
             if not pid:
                 channel.detach()
-                become_daemon(output, **json.loads(request))
+                become(output, errors, **json.loads(request))
             os.write(report, b"%d\n" % pid)
             os.close(output)
+            os.close(errors)
             waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, report))
 
 
@@ -65,25 +77,37 @@ def report_end(pid: int, report: int) -> None:
     os.close(report)
 
 
-def become_daemon(
-    output: int, arguments: list[str], environment: dict[str, str], directory: str
+def become(
+    output: int, errors: int, arguments: list[str], environment: dict[str, str], directory: str
 ) -> None:
     """Do what the command does. Raises `SystemExit`."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
-    os.dup2(output, 2)
+    os.dup2(errors, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
     sys.argv[:] = arguments
+    if arguments[0] == "wingsctl":
+        wingsctl.main(prog_name="wingsctl")
     sys.exit(twistd.run())
+
+
+def prepare() -> None:
+    """Import what daemons import when they need it, and compile their readers of data."""
+    for module in walk_packages(wingsd.__path__, "wingsd."):
+        if not module.name.startswith(OTHER):
+            import_module(module.name)
+    for value in (Config("id", "token", "http://127.0.0.1:1"), Settings("uuid"), Process()):
+        structure(json.loads(json.dumps(attrs.asdict(value))), type(value))
 
 
 def main() -> None:
     """Serve the socket that is given by its descriptor."""
     makers: Any = getPlugins(IServiceMaker)
     list(makers)  # reads what is installed, once
+    prepare()
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])))
 

@@ -140,6 +140,13 @@ class FakeEnvironment:
         await self.called("name_conflict", uuid)
         return f"the container {uuid} is another node's" if uuid in self.foreign else ""
 
+    async def rehearse(self, settings: Settings) -> None:
+        await self.called("rehearse", settings.uuid)
+        check_variables(settings)
+
+    async def end_rehearsal(self, uuid: str) -> None:
+        await self.called("end_rehearsal", uuid)
+
     async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
         await self.called("recreate", settings.uuid)
         if listener is not None:

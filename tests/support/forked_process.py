@@ -1,4 +1,4 @@
-"""Daemons that a template forks, for tests: started, signalled and awaited as by the reactor."""
+"""Processes that a template forks, for tests: started, signalled and awaited as by the reactor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ class _Template:
             command = [sys.executable, "-P", str(_PROGRAM), str(theirs.fileno())]
             # As those of an installed package, modules are compiled only once.
             environment = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
-            self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
+            # In a group of its own: a command that is stopped from the terminal ends its daemons.
+            self._process = subprocess.Popen(
+                command, env=environment, pass_fds=[theirs.fileno()], process_group=0
+            )
 
 
 @cache
@@ -57,10 +61,11 @@ class _Receiver(Protocol):
 
 
 class ForkedProcess:
-    """A process of `twistd`, by the words of its command.
+    """A process of `twistd` or of `wingsctl`, by the words of its command.
 
-    `received` gets its output. `ended` gets its exit status, or the negative number of a signal,
-    when the process has ended and its output is closed.
+    `received` gets its output, and its errors as well if `failed` does not get them. `ended` gets
+    its exit status, or the negative number of a signal, when the process has ended and its output
+    is closed.
     """
 
     def __init__(
@@ -70,28 +75,34 @@ class ForkedProcess:
         directory: Path,
         received: Callable[[bytes], object],
         ended: Callable[[int], object],
+        failed: Callable[[bytes], object] | None = None,
     ) -> None:
         self._ended = ended
-        self._open = 2
+        self._open = 0
         self._status = b""
         request = {
             "arguments": list(command),
             "environment": dict(environment),
             "directory": str(directory),
         }
-        output, their_output = socket.socketpair()
-        report, their_report = socket.socketpair()
-        with output, report, their_output, their_report:
-            descriptors = [their_output.fileno(), their_report.fileno()]
+        with ExitStack() as ends:
+            (output, theirs), (errors, their_errors), (report, their_report) = (
+                map(ends.enter_context, socket.socketpair()) for _ in range(3)
+            )
+            given = [theirs, their_errors if failed else theirs, their_report]
+            descriptors = [end.fileno() for end in given]
             socket.send_fds(_template().channel, [json.dumps(request).encode()], descriptors)
-            their_output.close()
-            their_report.close()
+            for end in given:
+                end.close()
             #: The process id.
             self.pid = int(_line(report))
             self._adopt(output, received)
             self._adopt(report, self._note_status)
+            if failed:
+                self._adopt(errors, failed)
 
     def _adopt(self, end: socket.socket, received: Callable[[bytes], object]) -> None:
+        self._open += 1
         end.setblocking(False)
         factory = Factory.forProtocol(lambda: _Receiver(received, self._note_closed))
         factory.noisy = False

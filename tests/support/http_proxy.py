@@ -1,7 +1,8 @@
 """A reverse proxy of HTTP over TLS, as strict as those that people put in front of their nodes.
 
-It takes whole bodies before it passes them on, refuses those above a limit with 413, gives a node
-a time to answer in and answers 504 after that, and drops the headers that it does not know.
+It takes whole bodies before it passes them on, refuses those above a limit with 413 or cuts them,
+gives a node a time to answer in and answers 504 after that, and drops the headers that it does not
+know. It can lose its own connections at any moment, as one does that is started again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseFailed
+from twisted.web.client import (
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -28,14 +36,18 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 #: Headers that it passes on; all others are dropped.
 REQUEST_HEADERS = frozenset({b"authorization", b"content-type", b"user-agent", b"accept"})
 ANSWER_HEADERS = frozenset({b"content-type", b"retry-after"})
+#: Noted as the status of a request whose client did not wait for the answer, and of one whose
+#: body was cut.
+GONE, CUT = 499, 0
 reactor: Any = installed_reactor
 
 
 class HttpProxy:
     """A proxy in front of the node at `target`, such as `https://127.0.0.1:8080`.
 
-    Bodies may have `body_limit` bytes, and an answer may take `answer_within` seconds. `seen` has
-    the method, the path, the bytes of the body and the status of each request.
+    Bodies may have `body_limit` bytes, and an answer may take `answer_within` seconds. With
+    `cuts_bodies` the connection of a longer one ends without an answer after that many bytes.
+    `seen` has the method, the path, the bytes of the body and the status of each request.
     """
 
     def __init__(
@@ -45,10 +57,12 @@ class HttpProxy:
         *,
         body_limit: int = 1 << 20,
         answer_within: float = 60.0,
+        cuts_bodies: bool = False,
     ) -> None:
         self.target = target
         self.body_limit = body_limit
         self.answer_within = answer_within
+        self.cuts_bodies = cuts_bodies
         self.seen: list[tuple[str, str, int, int]] = []
         trusted = Certificate.loadPEM(authority.cert_pem.bytes())
         self._pool = HTTPConnectionPool(reactor)
@@ -62,6 +76,14 @@ class HttpProxy:
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self._listening.getHost().port}"
+
+    def count(self, method: str, status: int, since: int | None = None) -> int:
+        """Return how many requests were answered so; with `since` only after the last of that."""
+        seen = [(each[0], each[3]) for each in self.seen]
+        if since is not None:
+            last = max((at for at, each in enumerate(seen) if each[1] == since), default=len(seen))
+            seen = seen[last + 1 :]
+        return seen.count((method, status))
 
     async def close(self) -> None:
         await maybeDeferred(self._listening.stopListening)
@@ -84,10 +106,16 @@ class HttpProxy:
             status, headers, content = await asking
         except (TimeoutError, TimedOut):
             status, headers, content = 504, Headers(), b"<h1>504 Gateway Time-out</h1>"
-        except (ConnectError, ResponseFailed):
+        except (ConnectError, RequestTransmissionFailed, ResponseFailed):
             status, headers, content = 502, Headers(), b"<h1>502 Bad Gateway</h1>"
+        except (Exception, CancelledError):
+            # How it ends that was cancelled depends on how far it was: not connected, as if there
+            # were no such host.
+            if not is_gone:
+                raise
+            status, headers, content = GONE, Headers(), b""
         self._note(request, len(body), status)
-        if is_gone:  # cancelling ended the request to the node as if the node had failed
+        if is_gone:  # nobody is there to be answered
             return
         request.setResponseCode(status)
         for name, values in headers.getAllRawHeaders():
@@ -102,6 +130,10 @@ class HttpProxy:
         content = b"<h1>413 Request Entity Too Large</h1>"
         head = f"HTTP/1.1 413 Too Large\r\nContent-Length: {len(content)}\r\n"
         return f"{head}Connection: close\r\n\r\n".encode() + content
+
+    def cut(self, length: int) -> None:
+        """Note that a body was cut after so many bytes."""
+        self.seen.append(("", "", length, CUT))
 
     async def _ask(self, request: Request, body: bytes) -> tuple[int, Headers, bytes]:
         headers = Headers()
@@ -128,17 +160,25 @@ class _LimitedRequest(Request):
         super().__init__(*args, **kwargs)
         self._proxy = proxy
         self._is_refused = False
+        self._taken = 0
 
     def gotLength(self, length: int | None) -> None:
         super().gotLength(length)
-        if length is not None and length > self._proxy.body_limit:
-            self._is_refused = True
+        if length is None or length <= self._proxy.body_limit:
+            return
+        self._is_refused = True
+        if not self._proxy.cuts_bodies:
             self.channel.writeSequence([self._proxy.refuse(length)])
             self.channel.loseConnection()
 
     def handleContentChunk(self, data: bytes) -> None:
         if not self._is_refused:
             super().handleContentChunk(data)
+            return
+        self._taken += len(data)
+        if self._proxy.cuts_bodies and self._taken > self._proxy.body_limit:
+            self._proxy.cut(self._taken)
+            self.channel.forceAbortClient()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if not self._is_refused:
@@ -153,7 +193,7 @@ class _Forward(Resource):
         self._proxy = proxy
 
     def render(self, request: Request) -> int:
-        Deferred.fromCoroutine(self._proxy.forward(request)).addErrback(_ignore_gone)
+        Deferred.fromCoroutine(self._proxy.forward(request)).addErrback(_fail, request)
         return NOT_DONE_YET
 
 
@@ -161,6 +201,7 @@ def _time_out(_: object, seconds: float) -> NoReturn:
     raise TimedOut(string=f"no answer within {seconds} s")
 
 
-def _ignore_gone(failure: Failure) -> None:
-    """A client that has disconnected needs no answer."""
-    failure.trap(CancelledError)
+def _fail(failure: Failure, request: Request) -> None:
+    """Tell of a fault of the proxy, and end the connection."""
+    Logger().failure("a proxy of the tests has failed", failure)
+    request.loseConnection()

@@ -1,11 +1,16 @@
-"""The line to a node: it counts what clients send, and can be cut, stall, and lose answers."""
+"""The line to a node: it counts what clients send, and can be cut, stall, and lose answers.
+
+It may also be slow to answer: what is sent, either way, arrives after a delay.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory
+from twisted.python.failure import Failure
 
 from tests.support.throttled_proxy import ThrottledConnection, ThrottledProxy
 
@@ -22,7 +27,11 @@ class _FromNode(ProxyClient):
         if self.peer.loses_answers:
             return
         if not self.peer.factory.hold(self, data):
-            super().dataReceived(data)
+            self.peer.factory.later(super().dataReceived, data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.peer is not None:
+            self.peer.factory.later(super().connectionLost, reason)
 
 
 class _ToNode(ProxyClientFactory):
@@ -37,8 +46,11 @@ class _Connection(ThrottledConnection):
     def dataReceived(self, data: bytes) -> None:
         if self.factory.hold(self, data):
             return
-        super().dataReceived(data)
+        self.factory.later(super().dataReceived, data)
         self.factory.count(len(data))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.later(super().connectionLost, reason)
 
 
 class Line(ThrottledProxy):
@@ -50,6 +62,8 @@ class Line(ThrottledProxy):
         super().__init__(reactor, port, bytes_per_second)
         #: Bytes that clients have sent to the node, those of TLS included.
         self.sent = 0
+        #: Seconds that all takes on its way.
+        self.delay = 0.0
         self._events: list[tuple[int, Callable[[], object]]] = []
         self._is_stalled = False
         self._held: list[tuple[Any, bytes]] = []
@@ -88,6 +102,13 @@ class Line(ThrottledProxy):
         for end, data in held:
             if end.peer is not None:
                 end.dataReceived(data)
+
+    def later(self, work: Callable[[Any], object], what: Any) -> None:
+        """Do some work after the delay."""
+        if self.delay:
+            self.reactor.callLater(self.delay, work, what)
+        else:
+            work(what)
 
     def hold(self, end: Any, data: bytes) -> bool:
         """Return whether what has arrived at one end of a connection waits."""

@@ -219,7 +219,8 @@ class MoveClient:
         """Send all of the files, and close the round."""
         await self.resume()
         await self.put_all(self.round())
-        assert (await self.close()).status == 200
+        closed = await self.close()
+        assert closed.status == 200, closed
 
     async def move(self, **changes: Any) -> dict[str, Any]:
         """Move the server; return the last status."""

@@ -41,6 +41,7 @@ class MoveNode(Destination):
         self.asked: list[str] = []
         self.order: dict[str, Any] = {}
         self.key = self.session = ""
+        self.token = "token"
         self.sessions = self.round = 0
         self.limit, self.streams, self.encodings = 16 << 20, 2, ["zstd"]
         self.batches: list[tuple[int, int]] = []
@@ -50,6 +51,9 @@ class MoveNode(Destination):
         self.phase = "open"
         self.outcome: str | None = None
         self.deleted: list[str] = []
+        #: How a preparation ends.
+        self.prepared: dict[str, str] = {"state": "ready"}
+        self._preparation: dict[str, str] | None = None
         #: Commits that are told as done at once.
         self.commits = True
         self._opened: Opened | None = None
@@ -119,10 +123,8 @@ class MoveNode(Destination):
             return self._begin(bearer, json.loads(data))
         if bearer != f"Bearer {self.key}" or parts[0] != self.id:
             return _error(401, "move-key-invalid")
-        if kind in ("resume", "state", "delete"):
-            return {"resume": self._resume, "state": self._state, "delete": self._delete}[kind](
-                asked
-            )
+        if kind in ("resume", "state", "delete", "prepare"):
+            return getattr(self, f"_{kind}")(asked)  # type: ignore[no-any-return]
         if not self.session or asked.get("session") != self.session:
             return _error(409, "move-resume-needed")
         try:
@@ -135,7 +137,7 @@ class MoveNode(Destination):
         return 204, {}
 
     def _begin(self, bearer: str, order: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if self.key and (bearer, order["key"]) != ("Bearer token", self.key):
+        if self.key and (bearer, order["key"]) != (f"Bearer {self.token}", self.key):
             return _error(401, "token-used")
         status = 200 if self.key else 201
         self.key, self.order = order["key"], order
@@ -160,6 +162,10 @@ class MoveNode(Destination):
             "pages": told.pages,
             "bytes": told.bytes,
         }
+
+    def _prepare(self, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        self._preparation = self.prepared
+        return 202, {}
 
     def _tree(self, parts: list[str], asked: dict[str, str], data: bytes) -> bytes:
         return self.of.page(int(asked["page"]))
@@ -215,8 +221,10 @@ class MoveNode(Destination):
         return 200, {
             "phase": self.phase,
             "tag": f"{self.phase}-{self.sessions}",
+            "session": self.session,
             "step": "receive",
             "text": "receiving the archive",
+            "preparation": self._preparation,
             "outcome": self.outcome,
             "error": None,
             "detail": None,

@@ -20,21 +20,24 @@ from tests.support.harness import Harness, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
-from wingsd.config import Control, TransfersConfig
+from wingsd.config import Control, MovesConfig, TransfersConfig
 from wingsd.control import ControlListener
 from wingsd.control.listener import PATHS
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.runtime import EngineInformation
-from wingsd.errors import ServerNotFound, ServersNotLoaded
+from wingsd.errors import DaemonStopping, ServerNotFound, ServersNotLoaded
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
+from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.recovery import clear_leftovers
+from wingsd.transfers.recovery import Recovery, clear_leftovers
 
 LEVEL = bytes(range(256)) * 500
+#: Settings of nodes that send and take servers as one stream only.
+STREAMING = TransfersConfig(moves=MovesConfig(enabled=False))
 
 
 def description(**settings: Any) -> dict[str, Any]:
@@ -117,12 +120,15 @@ class NodeInProcess(Harness):
         self.staging.prepare()
         #: Whether a request's answer is lost on its way.
         self.lose: Callable[[StreamingRequest], bool] = lambda _: False
+        #: The paths of the requests that it has answered.
+        self.asked: list[str] = []
         site: Any = self._http._site
         site.requestFactory = _LossyRequest
         site.lose = self._loses
         self._http.open()
 
     def _loses(self, request: StreamingRequest) -> bool:
+        self.asked.append(request.path.decode())
         return self.lose(request)
 
     @property
@@ -165,13 +171,15 @@ class NodeInProcess(Harness):
     async def invite(self, **options: Any) -> Invitation:
         return await self.direct_transfers.incoming.expect(UUID, **{"seconds": 60} | options)
 
-    async def recover(self) -> None:
+    async def recover(self) -> Recovery:
         """Resume what an earlier node in this directory left, as a daemon does at its start."""
         unfinished: list[TransferRecord] = self.store.unfinished()
         moves = self.store.open_moves()
         clear_leftovers(unfinished, self.staging, self.backups, (), moves)
         await self.direct_transfers.load(unfinished)
-        self.make_recovery(unfinished, moves).begin()
+        recovery = self.make_recovery(unfinished, moves)
+        recovery.begin()
+        return recovery
 
     @property
     def hold(self) -> str:
@@ -205,27 +213,42 @@ class NodeInProcess(Harness):
         """End it, as if it were killed: what is under way does not continue."""
         await self._http.close()
         await self._http.drain(0)
+        await self._close_moves()
         await self.servers.stop()
         self.panel.is_gone = True
         self.cut_off()
         self.store.close()
         self.staging.close()
 
+    async def _close_moves(self) -> None:
+        """Close the files of moves that are under way."""
+        for sent in tuple(self.sender._open.values()):
+            if sent._upload.is_move:
+                sent._is_left = True
+                sent._cancel(DaemonStopping())
+                await sent._upload.close()
+        for received in self.receiver._open.values():
+            if isinstance(received, MoveTransfer) and received._reception is not None:
+                await received._reception.close(DaemonStopping())
+
 
 class NodePair:
     """A source that has the server, a destination that has not, and what runs their threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, transfers: TransfersConfig | None = None) -> None:
+        """`transfers` are the settings of both."""
+        self._transfers = transfers
         self.workers = Workers(reactor, "test", 8)
         self.workers.start()
         for name in ("source", "destination"):
             (directory / name).mkdir()
-        self.source = NodeInProcess(directory / "source", self.workers)
-        self.destination = NodeInProcess(directory / "destination", self.workers)
+        self.source = NodeInProcess(directory / "source", self.workers, 0, transfers)
+        self.destination = NodeInProcess(directory / "destination", self.workers, 0, transfers)
         world = self.source.data / UUID / "world"
         world.mkdir(parents=True)
         (world / "level.dat").write_bytes(LEVEL)
-        self.source.servers.get_or_add(configuration_from_panel(description(name="Lobby")))
+        self.configuration = configuration_from_panel(description(name="Lobby"))
+        self.source.servers.get_or_add(self.configuration)
 
     async def send(self, invitation: Invitation, **options: Any) -> None:
         await self.source.direct_transfers.outgoing.send(
@@ -276,7 +299,8 @@ class NodePair:
         previous: NodeInProcess = getattr(self, name)
         port = previous.port
         await previous.close()
-        node = NodeInProcess(previous.directory, self.workers, port, transfers, **system)
+        settings = transfers or self._transfers
+        node = NodeInProcess(previous.directory, self.workers, port, settings, **system)
         setattr(self, name, node)
         return node
 
@@ -286,8 +310,13 @@ class NodePair:
         self.workers.stop()
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodePair]:
-    made = NodePair(tmp_path)
+def running_pair(directory: Path, transfers: TransfersConfig | None = None) -> Iterator[NodePair]:
+    """Yield two nodes with these settings, and close them."""
+    made = NodePair(directory, transfers)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[NodePair]:
+    yield from running_pair(tmp_path)

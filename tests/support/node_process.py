@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import NAMESPACE_URL, uuid5
 
 import attrs
@@ -20,10 +20,8 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
-from tests.support.command import WINGSCTL
 from tests.support.forked_process import ForkedProcess
 from tests.support.line import Line
 from tests.support.panel import Panel
@@ -68,7 +66,11 @@ class _Process(ProcessProtocol):
                 found.callback(line)
                 return found
         self._waiting.append((text, found))
-        return found.addTimeout(within, reactor)
+        return found.addTimeout(within, reactor, lambda *_: self._miss(text, within))
+
+    def _miss(self, text: str, within: float) -> NoReturn:
+        log = "\n".join(self.lines)
+        raise TimeoutError(f"no line with {text!r} within {within:g} s:\n{log}")
 
     def outReceived(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -114,6 +116,8 @@ class NodeProcess:
         self.ca, self.cert, self.key = (directory / f"{n}.pem" for n in ("ca", "cert", "key"))
         self.authority = authority or trustme.CA()
         self.authority.cert_pem.write_to_path(str(self.ca))
+        #: The addresses that its certificate is for.
+        self.names: tuple[str, ...] = ("127.0.0.1",)
         self.issue_certificate()
         self.uuid = str(uuid5(NAMESPACE_URL, directory.name))
         home = directory.parent if pool else directory
@@ -134,11 +138,13 @@ class NodeProcess:
         self._proxied = proxied
         self._proxy: Line | None = None
         self._process = _Process()
+        #: How many starts the Panel knew of before this process's.
+        self._resets = 0
         self._transport: Any = None
 
     def issue_certificate(self, prefix: str = "") -> None:
         """Write a new certificate and key, with `prefix` before the names of their files."""
-        issued = self.authority.issue_cert("127.0.0.1")
+        issued = self.authority.issue_cert(*self.names)
         issued.private_key_pem.write_to_path(str(self.key.with_name(prefix + self.key.name)))
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         self.cert.with_name(prefix + self.cert.name).write_bytes(chain)
@@ -179,6 +185,7 @@ class NodeProcess:
     def spawn(self, command: Sequence[str], descriptors: dict[int, int] | None = None) -> None:
         """Start a process that is the daemon, or becomes it; `descriptors` as in `childFDs`."""
         self.past += self.log
+        self._resets = sum("/reset" in call.path for call in self.panel.calls)
         self._process = process = _Process()
         environment = {**os.environ, **self.variables}
         if command[0] == TWISTD and not descriptors:
@@ -238,7 +245,7 @@ class NodeProcess:
     async def loaded(self) -> None:
         """Return when the daemon knows its servers and the Panel knows of its start."""
         await self.wait_for_line("servers loaded")
-        await self.panel.called("/reset")
+        await self.panel.called("/reset", self._resets + 1)
 
     def throttle(self, bytes_per_second: float) -> None:
         """Limit what clients send to a proxied node."""
@@ -290,11 +297,14 @@ class NodeProcess:
             return bool(counted.fetchone() == (0,))
 
     def wingsctl(self, *arguments: str, **environment: str) -> Deferred[CommandResult]:
-        command, *words = [*WINGSCTL, "--socket", str(self.control), *arguments]
-        running = getProcessOutputAndValue(command, words, os.environ | environment)
-        result: Deferred[CommandResult] = running.addCallback(
-            lambda ended: CommandResult(ended[2], ended[0].decode(), ended[1].decode())
-        )
+        """Run a subcommand; the result comes when it has ended."""
+        command = ["wingsctl", "--socket", str(self.control), *arguments]
+        out, err, result = bytearray(), bytearray(), Deferred[CommandResult]()
+
+        def end(status: int) -> None:
+            result.callback(CommandResult(status, out.decode(), err.decode()))
+
+        ForkedProcess(command, os.environ | environment, Path.cwd(), out.extend, end, err.extend)
         return result
 
     @property

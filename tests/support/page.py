@@ -65,6 +65,11 @@ class Page:
         if browser is not None:
             await browser.close()
 
+    def type(self, line: str) -> None:
+        """Type a line into the server's console."""
+        assert self._browser is not None
+        self._browser.send("send command", line)
+
     def _connect(self) -> None:
         node = self._panel.node_of(self._server)
         token = self._panel.console_token(self._server, _PERMISSIONS, user=self._user)

@@ -82,6 +82,12 @@ class _Environment:
             raise self._recorder.faults["conflict"]
         return self.conflict
 
+    async def rehearse(self, server: Settings) -> None:
+        self._recorder.record("rehearse")
+
+    async def end_rehearsal(self, uuid: str) -> None:
+        self._recorder.record("end_rehearsal")
+
     async def create(self, server: Settings) -> bool:
         self._recorder.record("create")
         await self._recorder.wait("create")

@@ -19,6 +19,10 @@ class RecordingObserver(Observer):
         self.answers: list[Exception] = []
         #: How often moves went on, and the bytes that they sent twice.
         self.resumed = self.again = 0
+        #: Bytes of the rounds of running servers, and predicted and real downtimes.
+        self.rounds: list[int] = []
+        self.predicted: list[float] = []
+        self.downtimes: list[float] = []
 
     def transfer_begun(self, transfer: Passage) -> None:
         self.begun.append(transfer)
@@ -41,6 +45,15 @@ class RecordingObserver(Observer):
 
     def sent_again(self, size: int) -> None:
         self.again += size
+
+    def round_sent(self, size: int, *, is_first: bool) -> None:
+        self.rounds.append(size)
+
+    def downtime_predicted(self, seconds: float) -> None:
+        self.predicted.append(seconds)
+
+    def downtime_measured(self, seconds: float) -> None:
+        self.downtimes.append(seconds)
 
     def answered(self, error: Exception) -> None:
         self.answers.append(error)

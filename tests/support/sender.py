@@ -19,15 +19,15 @@ from twisted.web.server import NOT_DONE_YET, Site
 from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from wingsd.config import MovesConfig, StoragePool, TransfersConfig
+from wingsd.config import LiveMovesConfig, MovesConfig, StoragePool, TransfersConfig
 from wingsd.errors import StorageError
 from wingsd.filesystem import measure
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
-from wingsd.servers.power_states import PowerState
+from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.source import SourceServers
+from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
@@ -44,12 +44,14 @@ class _Server:
         self.disk_bytes: int | None = 0
         self.files = self
         self.state = PowerState.RUNNING
+        self.power_actions, self.starts_if_it_stays = 0, False
         self._directory = directory
         self._recorder = recorder
 
     @property
     def hold(self) -> str:
-        return self.operations.hold.why if self.operations.hold else ""
+        hold = self.operations.hold
+        return hold.why if hold and hold.operation is not Operation.FOLLOW else ""
 
     def place_hold(self, operation: Operation, why: str) -> None:
         self.operations.place_hold(operation, why)
@@ -64,9 +66,28 @@ class _Server:
         with suppress(StorageError):  # The node measures in the background, and only logs it.
             self.disk_bytes = measure(str(self._directory))
 
+    @property
+    def suspended(self) -> bool:
+        return self.configuration.settings.suspended
+
+    async def adopt(self) -> None:
+        self._recorder.record("adopt")
+
+    async def power(self, action: PowerAction) -> None:
+        self.operations.check(Operation.START)
+        self.power_actions += 1
+        self.starts_if_it_stays = False
+        self._recorder.record(action.value)
+        await self._recorder.wait(action.value)
+        self.state = PowerState.RUNNING
+
+    async def command(self, line: str) -> None:
+        self._recorder.record(line)
+
     async def stop_within(self, grace: float) -> None:
         self._recorder.record("stop")
         await self._recorder.wait("stop")
+        self.state = PowerState.OFFLINE
 
     async def restore_environment(self) -> None:
         self._recorder.record("restore")
@@ -112,6 +133,12 @@ class _Quarantine:
         self._recorder = recorder
         #: Of the directory that was put away.
         self.inode: int | None = None
+
+    keeps_moved = True
+
+    async def keep_moved(self, uuid: str, inode: int | None) -> None:
+        self.inode = inode
+        self._recorder.record("keep moved")
 
     async def store_away(
         self, uuid: str, *, pooled: bool = False, inode: int | None = None
@@ -233,7 +260,8 @@ class Sender(Harness):
         destination: Destination | None = None,
         moves: MovesConfig | None = None,
     ) -> None:
-        self.tree = directory / "server"
+        self.tree, self.scratch = directory / "server", directory / "scratch"
+        self.scratch.mkdir()
         (self.tree / "world").mkdir(parents=True)
         (self.tree / "world" / "level.dat").write_bytes(bytes(range(256)) * 500)
         (self.tree / "link").symlink_to("world/level.dat")
@@ -246,6 +274,7 @@ class Sender(Harness):
             durable=False,
             answer_grace=answer_grace,
             moves=moves or MovesConfig(),
+            live=LiveMovesConfig(enabled=False),
             storage_pool=StoragePool(enabled=bool(storage_pool), pool_name=storage_pool),
         )
         self.server = _Server(self.tree, recorder)
@@ -269,6 +298,9 @@ class Sender(Harness):
         quarantine: Any = _Quarantine(self._recorder)
         return attrs.evolve(super()._make_source_servers(), quarantine=quarantine)
 
+    def _make_source_storage(self) -> SourceStorage:
+        return attrs.evolve(super()._make_source_storage(), scratch=lambda: str(self.scratch))
+
     def _make_uploader(self) -> Uploader:
         return attrs.evolve(
             super()._make_uploader(),
@@ -286,11 +318,22 @@ class Sender(Harness):
         """Have other parts of the `OutgoingTransferFactory` for later transfers."""
         self._outgoing.made = attrs.evolve(self._outgoing.get(), **changes)
 
-    def start(self, port: int = 0, **asked: Any) -> Deferred[None]:
+    @property
+    def mover(self) -> Any:
+        return self._outgoing.get().mover
+
+    def follow(self, config: LiveMovesConfig) -> None:
+        """Send servers while they run."""
+        live = attrs.evolve(self.mover.live, config=config)
+        self.send_with(mover=attrs.evolve(self.mover, live=live))
+
+    def start(
+        self, port: int = 0, authorization: str = "Bearer token", **asked: Any
+    ) -> Deferred[None]:
         """Begin a transfer; the Deferred fires when it is over."""
         url = f"http://127.0.0.1:{port or self._port.getHost().port}/api/transfers"
         server: Any = self.server
-        self.transfers.start(server, TransferRequest(url, "Bearer token", **asked))
+        self.transfers.start(server, TransferRequest(url, authorization, **asked))
         return Deferred.fromCoroutine(self._over())
 
     async def start_until(
@@ -305,6 +348,9 @@ class Sender(Harness):
     async def delete(self) -> None:
         """Have the Panel delete the server that was sent."""
         await self.transfers.release(UUID)
+        put_away = self.transfers.put_away(UUID)
+        if put_away is not None:
+            await put_away()
         self.transfers.deleted(UUID)
 
     async def _over(self) -> None:

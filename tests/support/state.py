@@ -123,6 +123,13 @@ class State:
         server = _Server(copy.deepcopy(settings), copy.deepcopy(process), node)
         self._servers[settings["uuid"]] = server
 
+    def remove_server(self, uuid: str) -> None:
+        """Forget a server that was deleted at its node."""
+        del self._servers[uuid]
+
+    def knows(self, uuid: str) -> bool:
+        return uuid in self._servers
+
     def open_transfer(self, uuid: str, destination: Node) -> None:
         """Begin to move a server from its node to `destination`."""
         self._servers[uuid].destination = destination

@@ -5,20 +5,42 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_twisted
 import treq
 import trustme
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
-from tests.support.http_proxy import HttpProxy
+from tests.support.http_proxy import GONE, HttpProxy
+from tests.support.reactor import until
 
 reactor: Any = installed_reactor
+
+
+@implementer(IHostnameResolver)
+class SlowResolver:
+    """Resolves as `resolver` does, but nothing after the first name."""
+
+    def __init__(self, resolver: Any) -> None:
+        self.names: list[str] = []
+        self._resolver = resolver
+
+    def resolveHostName(
+        self, resolutionReceiver: Any, hostName: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        self.names.append(hostName)
+        if len(self.names) == 1:
+            return self._resolver.resolveHostName(resolutionReceiver, hostName, *args, **kwargs)
+        return None
 
 
 class Node(Resource):
@@ -81,3 +103,22 @@ async def test_a_node_that_is_silent_is_504(proxied: tuple[HttpProxy, HTTPClient
     proxy, client = proxied
     answer, _ = await ask(client, "GET", f"{proxy.url}/silent")
     assert answer.code == 504
+
+
+async def test_a_client_that_goes_before_the_node_is_connected_needs_no_answer(
+    proxied: tuple[HttpProxy, HTTPClient],
+) -> None:
+    proxy, client = proxied
+    proxy.answer_within = 30.0
+    usual = reactor.nameResolver
+    resolver = SlowResolver(usual)
+    reactor.installNameResolver(resolver)
+    try:
+        asked = Deferred.fromCoroutine(ask(client, "GET", f"{proxy.url}/a"))
+        await until(lambda: len(resolver.names) == 2)
+        asked.cancel()
+        with pytest.raises(ResponseFailed):
+            await asked
+        await until(lambda: proxy.seen == [("GET", "/a", 0, GONE)])
+    finally:
+        reactor.installNameResolver(usual)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from struct import pack
 from typing import Any
 
@@ -17,7 +19,15 @@ from wingsd.user_archives.frames import ParsedArchive, parsed
 from wingsd.user_archives.kinds import NameHint
 from wingsd.user_archives.streams import snappy_checksum
 
-__all__ = ["ParsedHere", "ZipMember", "rar4", "rar5", "snappy_framed", "zipped"]
+__all__ = [
+    "ParsedHere",
+    "ZipMember",
+    "rar4",
+    "rar5",
+    "snappy_framed",
+    "zip_of_dictionary",
+    "zipped",
+]
 
 #: 2020-01-02 03:04:06 in MS-DOS's form.
 _DOS_DATE, _DOS_TIME = 40 << 9 | 1 << 5 | 2, 3 << 11 | 4 << 5 | 3
@@ -78,6 +88,15 @@ def zipped(*members: ZipMember) -> bytes:
         0,
     )
     return local + central + end
+
+
+def zip_of_dictionary(data: bytes, dictionary: int) -> bytes:
+    """Return a zip whose file `f` is said to need a dictionary of so many bytes."""
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 4096}]
+    packed = lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
+    # APPNOTE.TXT 5.8.8: version, size of properties; then lc, lp and pb, and the dictionary.
+    properties = b"\x09\x14\x05\0\x5d" + dictionary.to_bytes(4, "little")
+    return zipped(ZipMember(b"f", data, method=14, packed=properties + packed, flags=2))
 
 
 def rar4(*members: tuple[bytes, bytes], flags: int = 0) -> bytes:
@@ -144,12 +163,16 @@ def _vint(number: int) -> bytes:
     return made + bytes([number])
 
 
+#: Of equal blocks, as in a bomb, once: a MiB takes 0.1 s.
+_checksum = lru_cache(maxsize=8)(snappy_checksum)
+
+
 def snappy_framed(data: bytes) -> bytes:
     """Return data in Snappy's framing format; that of Debian's library crashes."""
     made = b"\xff\x06\x00\x00sNaPpY"
     for at in range(0, len(data), 1 << 16):
         part = data[at : at + (1 << 16)]
-        body = snappy_checksum(part).to_bytes(4, "little") + snappy.compress(part)
+        body = _checksum(part).to_bytes(4, "little") + snappy.compress(part)
         made += b"\0" + len(body).to_bytes(3, "little") + body
     return made
 

@@ -19,8 +19,10 @@ PIECES = [16 * 1024, 64 * 1024, 120 * 1024]
 class Stream:
     """Moves pieces of one size while it may; `supply` is the bytes a second that it could."""
 
-    def __init__(self, bucket: TokenBucket, piece: int, supply: float) -> None:
-        self.share = bucket.join(self.go_on)
+    def __init__(
+        self, bucket: TokenBucket, piece: int, supply: float, *, yields: bool = False
+    ) -> None:
+        self.share = bucket.join(self.go_on, yields=yields)
         self.piece = piece
         self.supply = supply
         self.backlog = 0.0
@@ -42,14 +44,16 @@ class Stream:
 class SharedBucket:
     """Streams that share a bucket."""
 
-    def __init__(self, rate: float = LIMIT) -> None:
+    def __init__(self, rate: float = LIMIT, yielded: float = 1.0) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
-        self.bucket = TokenBucket(self.clock, rate)
+        self.bucket = TokenBucket(self.clock, rate, yielded)
         self.streams: list[Stream] = []
 
-    def add(self, supply: float = 1000 * MIB, piece: int = 16 * 1024) -> Stream:
-        stream = Stream(self.bucket, piece, supply)
+    def add(
+        self, supply: float = 1000 * MIB, piece: int = 16 * 1024, *, yields: bool = False
+    ) -> Stream:
+        stream = Stream(self.bucket, piece, supply, yields=yields)
         self.streams.append(stream)
         return stream
 
@@ -73,6 +77,33 @@ def test_the_rate_is_kept_and_shared_equally(number: int, piece: int) -> None:
         rates = shared.run(10)
         assert sum(rates) == pytest.approx(LIMIT, rel=0.05)
         assert rates == pytest.approx([LIMIT / number] * number, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("yielding", "supply", "expected"),
+    [
+        (8, 1000 * MIB, 0.25 * LIMIT),  # eight ninths would be more than they may have
+        (1, 1000 * MIB, 0.5 * LIMIT),  # as if it did not yield
+        (8, 0.5 * MIB, 0.5 * MIB),  # they get what the other one cannot use
+    ],
+)
+def test_streams_that_yield_leave_a_part_to_others(
+    yielding: int, supply: float, expected: float
+) -> None:
+    shared = SharedBucket(yielded=0.75)
+    for _ in range(yielding):
+        shared.add(yields=True)
+    shared.add(supply)
+    *others, one = shared.run(10)
+    assert one == pytest.approx(expected, rel=0.05)
+    assert others == pytest.approx([(LIMIT - expected) / yielding] * yielding, rel=0.05)
+
+
+def test_streams_that_yield_have_all_when_they_are_alone() -> None:
+    shared = SharedBucket(yielded=0.75)
+    shared.add(yields=True)
+    shared.add(yields=True)
+    assert shared.run(10) == pytest.approx([LIMIT / 2] * 2, rel=0.05)
 
 
 @pytest.mark.parametrize("rate", [1 * MIB, 100 * MIB, 1000 * MIB])

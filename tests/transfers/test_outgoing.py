@@ -180,7 +180,7 @@ async def test_a_failed_transfer_is_open_until_its_container_is_restored(sender:
     # Nobody waits for it, but a daemon that ends now must find what it has to do.
     assert (sender.states[-1], sender.server.hold) == ("failure", "")
     (entry,) = sender.store.unfinished()
-    assert entry.step == "SEND"
+    assert entry.step == "FAILED"
     sender.waits["restore"].callback(None)
     assert sender.store.unfinished() == []
 

@@ -12,15 +12,14 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_answer, sending
 from wingsd.callbacks import transfers as callbacks
-from wingsd.transfers import coordinator
-from wingsd.transfers.outgoing import transfer as outgoing
+from wingsd.transfers import console, coordinator
 from wingsd.util.retry import Backoff
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator, "GRACE_BACKOFF", Backoff(0.01, 0.01))
-    monkeypatch.setattr(outgoing, "WAITING_EVERY", 0.01)
+    monkeypatch.setattr(console, "WAITING_EVERY", 0.01)
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def sender(tmp_path: Path) -> Iterator[Sender]:
 
 @pytest.fixture
 def impatient(tmp_path: Path) -> Iterator[Sender]:
-    yield from sending(tmp_path, answer_grace=600, answer_timeout=0.1)
+    yield from sending(tmp_path, answer_grace=600, answer_timeout=1)
 
 
 async def lose_answer(sender: Sender) -> Deferred[None]:
@@ -137,7 +136,7 @@ async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(sende
 async def test_a_destination_that_stays_silent_fails_the_transfer(impatient: Sender) -> None:
     impatient.destination.waits["POST"] = Deferred()
     await impatient.start()
-    assert impatient.said("no answer for 0.1 s")
+    assert impatient.said("no answer for 1 s")
     # It has had its time: no grace comes after that.
     assert impatient.panel.calls == ["owns", "failure"]
     assert (impatient.states[-1], impatient.server.hold) == ("failure", "")

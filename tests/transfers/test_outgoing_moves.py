@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from time import time
 
+import jwt
 import pytest
 from twisted.internet.defer import Deferred
 
+from tests.support.full_trees import limit_trees
 from tests.support.move_node import CUT, CUT_AFTER, SILENT, Fault, MoveNode, refused, tree_of
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
-from wingsd.config import MovesConfig
-from wingsd.transfers.outgoing import move, move_round
-from wingsd.transfers.peer import moves
+from wingsd.config import LiveMovesConfig, MovesConfig
+from wingsd.servers.power_states import PowerState
+from wingsd.transfers.outgoing import batch_size, delivery, move, mover
+from wingsd.transfers.peer import move_trouble, moves
 from wingsd.util.retry import Backoff
 
 BATCH = 256 << 10
@@ -26,8 +30,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
     monkeypatch.setattr(moves, "SOON", 0.01)
     monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.01)
-    monkeypatch.setattr(move, "RESUME_AFTER", 0.01)
-    monkeypatch.setattr(move_round, "FIRST", BATCH)
+    monkeypatch.setattr(delivery, "RESUME_AFTER", 0.01)
+    monkeypatch.setattr(batch_size, "FIRST", BATCH)
 
 
 @pytest.fixture
@@ -51,6 +55,10 @@ def check_moved(sender: Sender, node: MoveNode) -> None:
     """The server was moved, and is the same there."""
     assert sender.states[-2:] == ["success", "completed"], sender.lines
     assert tree_of(sender.tree) == tree_of(node.copy.tree)
+
+
+def is_after_commit(node: MoveNode, kind: str) -> bool:
+    return kind == "state" and node.count("commit") > 0
 
 
 async def test_a_server_moves_in_batches(sender: Sender, node: MoveNode) -> None:
@@ -106,6 +114,26 @@ async def test_what_is_lost_is_sent_again(
     check_moved(sender, node)
     assert node.count(kind) > 1
     assert sender.said("waiting for the destination, asking it again")
+    # It goes on by itself.
+    assert not sender.said("transfer the server again")
+
+
+async def test_a_destination_that_is_away_gets_no_batch_until_it_answers(
+    sender: Sender, node: MoveNode
+) -> None:
+    def fault(kind: str, count: int) -> Fault:
+        if kind == "state":
+            return refused(503, "move-busy") if count <= 5 else None
+        is_away = kind == "batches" and node.count(kind) > 2 and node.count("state") <= 5
+        return CUT if is_away else None
+
+    node.limit = BATCH
+    node.fault = fault
+    await sender.start()
+    check_moved(sender, node)
+    answered = [at for at, kind in enumerate(node.asked) if kind == "state"][5]
+    # Those that were taken, and one of each stream that was on its way.
+    assert node.asked[:answered].count("batches") <= 2 + MovesConfig().streams
 
 
 async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
@@ -132,7 +160,7 @@ async def test_a_destination_that_is_started_anew_after_the_commit_is_asked_agai
     sender: Sender, node: MoveNode
 ) -> None:
     def fault(kind: str, count: int) -> Fault:
-        if (kind, count) == ("state", 1):
+        if is_after_commit(node, kind) and not node.commits:
             node.restart()
             node.commits = True
         return None
@@ -225,7 +253,7 @@ async def test_sessions_that_never_last_end_the_move(sender: Sender, node: MoveN
 async def test_backups_and_the_log_come_in_pieces(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(move, "PIECE", 100_000)
+    monkeypatch.setattr(delivery, "PIECE", 100_000)
     backup = os.urandom(350_000)
     sender.keep(f"{BACKUPS[0]}.tar.gz", backup)
     log = sender.logs / "install" / f"{UUID}.log"
@@ -263,7 +291,7 @@ async def test_nothing_gets_through_for_as_long_as_patience_lasts(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.fault = lambda kind, count: CUT if kind == "batches" else None
-    monkeypatch.setattr(moves.MoveTrouble, "EVERY", 1.0)
+    monkeypatch.setattr(move_trouble.MoveTrouble, "EVERY", 1.0)
     await sender.start()
     assert sender.states[-1] == "failure"
     assert sum("does not go on" in line for line in sender.lines) <= 4
@@ -274,7 +302,7 @@ async def test_a_failure_at_the_destination_has_the_panel_decide(
     sender: Sender, node: MoveNode
 ) -> None:
     failed = {"phase": "over", "outcome": "failure", "error": "no space", "detail": "free some"}
-    node.fault = lambda kind, count: (200, dict(failed)) if kind == "state" else None
+    node.fault = lambda kind, count: (200, dict(failed)) if is_after_commit(node, kind) else None
     await sender.start()
     assert sender.panel.calls == ["owns", "failure"]
     assert sender.said("the destination node says: no space")
@@ -286,7 +314,7 @@ async def test_a_silent_destination_is_waited_for_until_the_panel_has_moved_the_
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(move, "LOST", 0.01)
-    node.fault = lambda kind, count: fault if kind == "state" else None
+    node.fault = lambda kind, count: fault if is_after_commit(node, kind) else None
     over = sender.start()
     await until(lambda: sender.panel.calls.count("owns") > 2)
     assert not over.called
@@ -319,6 +347,43 @@ async def test_a_beginning_that_was_not_answered_is_withdrawn(
     assert sender.calls == []
 
 
+@pytest.mark.parametrize("code", ["daemon-stopping", "servers-not-loaded"])
+async def test_a_node_that_is_started_anew_is_asked_again_to_begin(
+    sender: Sender, node: MoveNode, code: str
+) -> None:
+    node.fault = lambda kind, count: refused(503, code) if kind == "begin" and count < 4 else None
+    await sender.start()
+    check_moved(sender, node)
+
+
+@pytest.mark.parametrize("exp", [None, "?", 5, 9_000])
+async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, exp: float | str | None
+) -> None:
+    monkeypatch.setattr(mover, "BEGIN_WITHIN", 0.05)
+    node.fault = lambda kind, count: CUT if kind == "begin" and count < 10 else None
+    claims = {} if exp is None else {"exp": exp if isinstance(exp, str) else time() + exp}
+    node.token = jwt.encode(claims, "a key of the other node, unknown here", "HS256")
+    await sender.start(authorization=f"Bearer {node.token}")
+    assert ("completed" in sender.states) is isinstance(exp, int)
+
+
+async def test_a_disk_that_is_full_of_temporary_files_fails_the_move_and_nothing_else(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        (sender.tree / f"{number}-{'long' * 50}").write_bytes(b"a file")
+    limit_trees(monkeypatch, str(sender.scratch))
+    before = tree_of(sender.tree)
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    assert sender.said("could not be kept in a temporary file: database or disk is full")
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.calls == ["stop", "remove", "restore"]
+    assert (tree_of(sender.tree), sender.server.hold) == (before, "")
+    assert list(sender.scratch.iterdir()) == []
+
+
 async def test_what_shrinks_is_compressed_and_its_type_says_so(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -331,6 +396,27 @@ async def test_what_shrinks_is_compressed_and_its_type_says_so(
         if b"/batches/" in request.path
     }
     assert types == {"application/vnd.wingsd.batch", "application/vnd.wingsd.batch+zstd"}
+
+
+async def test_files_of_a_server_that_ran_are_kept_after_its_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    sender.follow(LiveMovesConfig())
+    await sender.start()
+    check_moved(sender, node)
+    await sender.delete()
+    assert sender.calls[-1] == "keep moved"
+    assert not sender.store.unfinished()
+
+
+async def test_files_of_a_server_that_did_not_run_are_deleted_after_its_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    sender.server.state = PowerState.OFFLINE
+    await sender.start()
+    check_moved(sender, node)
+    await sender.delete()
+    assert "keep moved" not in sender.calls
 
 
 async def test_the_panels_deletion_confirms_a_move(sender: Sender, node: MoveNode) -> None:

@@ -27,6 +27,22 @@ def test_a_meter_counts_from_its_start_to_its_stop() -> None:
     assert (meter.seconds, meter.rate) == (3.0, 100.0)
 
 
+def test_what_was_there_counts_for_how_far_it_is_and_not_for_the_rate() -> None:
+    clock, counted = Clock(), [0]
+    meter = ProgressMeter(clock.seconds, lambda: counted[0])
+    assert meter.pace(100) == ""
+    meter.start()
+    clock.advance(5)
+    counted[0] = 1 << 30
+    meter.skip()
+    assert meter.pace(2 << 30) == ""
+    clock.advance(10)
+    counted[0] += 20 << 20
+    assert (meter.rate, meter.done) == (2 << 20, (1 << 30) + (20 << 20))
+    assert meter.pace(2 << 30) == ", 2.0 MiB/s, 8 min left"
+    assert meter.pace(0) == ", 2.0 MiB/s"
+
+
 async def test_a_transfer_shows_its_step_and_bytes_received(receiver: Receiver) -> None:
     made: Deferred[None] = Deferred()
     receiver.waits["create"] = made

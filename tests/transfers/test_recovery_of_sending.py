@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from twisted.internet.task import Clock
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
-from wingsd.statedb import Direction, Outcome
-from wingsd.transfers.errors import DaemonRestarted
+from wingsd.servers import Server
+from wingsd.statedb import Direction, MoveRecord, Outcome
+from wingsd.transfers.errors import DaemonRestarted, TransferInProgress
 from wingsd.transfers.recovery import PanelOutcomes
 from wingsd.transfers.steps import SendStep
 
@@ -42,6 +44,42 @@ def begin(
     recovery.resume_outgoing()
 
 
+class _Starter:
+    """Starts servers, and notes how."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[object, str]] = []
+
+    async def start_in_turn(
+        self, server: Server, ran: str, stop: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        if stop is not None:
+            await stop()
+        self.started.append((server, ran))
+
+
+def begin_move(sender: Sender, step: SendStep, **state: bool) -> _Starter:
+    """As `begin`, for a move whose record has that `state`; return what starts servers."""
+    entry = sender.store.begin(time.time() - 601, UUID, Direction.OUT, step.name)
+    record = MoveRecord(
+        transfer=entry,
+        server=UUID,
+        direction=Direction.OUT,
+        move="m",
+        key="k",
+        token="t",
+        url="http://127.0.0.1:1/api/transfers",
+        request="{}",
+        state=json.dumps(state),
+    )
+    sender.store.add_move(record)
+    sender.running = starter = _Starter()  # type: ignore[assignment]
+    recovery = sender.make_recovery(sender.store.unfinished(), sender.store.open_moves())
+    recovery.begin()
+    recovery.resume_outgoing()
+    return starter
+
+
 async def end(sender: Sender) -> Outcome | None:
     await until(lambda: sender.store.unfinished() == [])
     return sender.store.transfers()[0].outcome
@@ -66,6 +104,57 @@ async def test_the_container_of_a_server_that_stays_is_restored(
 ) -> None:
     assert await recover(sender, step) is Outcome.FAILURE
     assert (sender.panel.calls, sender.calls, sender.server.hold) == (asked, calls, "")
+
+
+@pytest.mark.parametrize(
+    ("state", "started"),
+    [
+        ({"live": True, "running": True, "stopped": True}, 1),
+        ({"live": True, "running": True, "stopped": False}, 0),  # it was started already
+        ({"live": True, "running": False, "stopped": False}, 0),
+        ({"live": False, "running": True}, 0),  # one that is sent as a whole is not
+    ],
+)
+@pytest.mark.parametrize(
+    ("step", "asked"),
+    [
+        (SendStep.SETTLE, ["owns", "failure"]),  # and the grace is over: it does not go on
+        (SendStep.FAILED, ["failure"]),
+    ],
+)
+async def test_a_server_that_ran_until_its_move_is_started_again_where_it_stays(
+    sender: Sender, state: dict[str, bool], started: int, step: SendStep, asked: list[str]
+) -> None:
+    starter = begin_move(sender, step, **state)
+    assert await end(sender) is Outcome.FAILURE
+    assert sender.panel.calls == asked
+    # it may not have ended when that failed
+    stops = ["stop"] if started and step is SendStep.FAILED else []
+    assert sender.calls == ["restore", *stops]
+    assert starter.started == [(sender.server, "before its transfer")] * started
+
+
+async def test_a_server_that_ended_with_its_machine_is_started_again_where_it_stays(
+    sender: Sender,
+) -> None:
+    starter = begin_move(sender, SendStep.SETTLE, live=False, running=True)
+    sender.server.starts_if_it_stays = True
+    assert await end(sender) is Outcome.FAILURE
+    assert starter.started == [(sender.server, "before its transfer")]
+
+
+async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_does_not_go_on(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon ended between giving up the last round and the start."""
+
+    def refuse(*args: object) -> bool:
+        raise TransferInProgress("it does not go on", "it is a test")
+
+    monkeypatch.setattr(sender.transfers, "go_on", refuse)
+    starter = begin_move(sender, SendStep.FOLLOW, live=True, running=True, stopped=True)
+    assert await end(sender) is Outcome.FAILURE
+    assert starter.started == [(sender.server, "before its transfer")]
 
 
 async def test_a_transfer_stays_unfinished_until_its_container_is_restored(sender: Sender) -> None:
@@ -159,3 +248,54 @@ async def test_the_rest_of_the_grace_follows_a_restart(sender: Sender, moved: bo
 async def test_an_elapsed_grace_is_not_waited_after_a_restart(sender: Sender) -> None:
     await recover(sender, SendStep.SETTLE, seconds_ago=600.5)
     assert (sender.panel.calls, sender.calls) == (["owns", "failure"], ["restore"])
+
+
+async def test_a_server_that_is_still_stopping_is_stopped_and_started_where_it_stays(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender.transfers, "go_on", lambda *_: False)
+    starter = begin_move(sender, SendStep.STOP, live=True, running=True, stopped=True)
+    assert await end(sender) is Outcome.FAILURE
+    assert sender.calls == ["stop"]
+    assert starter.started == [(sender.server, "before its transfer")]
+
+
+async def test_a_failure_is_reported_once(sender: Sender) -> None:
+    """The Panel may have begun another transfer, and would take it for that one's."""
+    sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name)
+    report = sender.store.add_report(11, UUID, Outcome.FAILURE)
+    sender.store.close_report(12, report, "accepted")
+    recovery = sender.make_recovery(sender.store.unfinished())
+    recovery.begin()
+    recovery.resume_outgoing()
+    assert await end(sender) is Outcome.FAILURE
+    assert sender.panel.calls == []
+    assert sender.server.operations.hold is None
+
+
+@pytest.mark.parametrize("step", [SendStep.SEND, SendStep.AWAIT])
+async def test_a_seed_that_was_adopted_leaves_the_server_to_the_later_transfer(
+    sender: Sender, step: SendStep
+) -> None:
+    """It had failed when that was recorded already, and the daemon ended before it was closed."""
+    now = time.time()
+    seed = sender.store.begin(now, UUID, Direction.OUT, SendStep.SEED.name, direct=True)
+    later = sender.store.begin(now, UUID, Direction.OUT, step.name)
+    sender.store.enter(now, seed, SendStep.FAILED.name)
+    sender.server.starts_if_it_stays = True
+    answer: Deferred[bool] = Deferred()
+
+    async def owns(uuid: str) -> bool:
+        return await answer
+
+    sender.panel.owns = owns
+    sender.running = starter = _Starter()  # type: ignore[assignment]
+    recovery = sender.make_recovery(sender.store.unfinished())
+    recovery.begin()
+    recovery.resume_outgoing()
+    await until(lambda: [entry.id for entry in sender.store.unfinished()] == [later])
+    assert (sender.server.hold, sender.calls, starter.started) == (PanelOutcomes.hold, [], [])
+    answer.callback(True)
+    assert await end(sender) is Outcome.FAILURE
+    assert (sender.server.hold, sender.calls) == ("", ["restore"])
+    assert starter.started == [(sender.server, "before its transfer")]

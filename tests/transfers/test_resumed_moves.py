@@ -74,7 +74,7 @@ async def finished(sender: Sender) -> Outcome | None:
 @pytest.mark.parametrize(
     ("kind", "count", "step", "calls"),
     [
-        ("begin", 1, "ASK", ["stop", "remove"]),
+        ("begin", 1, "ASK", ["adopt", "stop", "remove"]),
         ("resume", 1, "SEND", ["stop", "remove"]),
         ("batches", 4, "SEND", ["stop", "remove"]),
         ("rounds", 1, "SEND", ["stop", "remove"]),
@@ -126,33 +126,93 @@ async def test_steps_that_were_begun_are_taken_again(
     )
 
 
-async def test_from_the_commit_on_the_panel_is_asked(sender: Sender, node: MoveNode) -> None:
+async def die_in_await(sender: Sender, node: MoveNode) -> None:
+    """Have the daemon die when the destination has been asked for the commit."""
     node.commits = False
-    sender.start()
+    over = sender.start()
     await until(lambda: node.count("state") > 1)
+    (transfer,) = sender.transfers._open.values()
+    transfer._is_left = True
+    transfer._cancel(DaemonStopping())
+    await over
     (entry,) = sender.store.unfinished()
     assert entry.step == "AWAIT"
-    asked = node.count("begin")
-    sender.panel.owned = False
-    sender.make_recovery([entry]).resume_outgoing()
-    await until(lambda: "owns" in sender.panel.calls)
-    assert node.count("begin") == asked
-    node.outcome = "success"
-    await until(lambda: "completed" in sender.states)
 
 
-async def test_a_destination_hears_that_the_panel_has_ended_its_move(
+@pytest.mark.parametrize("outcome", ["success", "open", "commit"])
+async def test_after_the_commit_the_next_daemon_asks_the_destination(
+    sender: Sender, node: MoveNode, outcome: str
+) -> None:
+    await die_in_await(sender, node)
+    begun, sent, sessions = node.count("begin"), len(node.batches), node.sessions
+    node.commits = True
+    if outcome == "success":
+        node.of.finish()
+        node.outcome = "success"
+    elif outcome == "open":
+        node.restart()
+    start_anew(sender)
+    if outcome == "commit":
+        asked = node.count("state")
+        await until(lambda: node.count("state") > asked + 1)
+        node.of.finish()
+        node.outcome = "success"
+    assert await finished(sender) is Outcome.SUCCESS
+    assert (sender.calls, sender.panel.calls) == (["stop", "remove"], [])
+    assert tree_of(sender.tree) == tree_of(node.copy.tree)
+    # only a node that was started anew is asked what it holds, and has all of it
+    assert node.sessions == sessions + (outcome == "open")
+    assert (node.count("begin"), len(node.batches)) == (begun, sent)
+
+
+async def test_a_commit_that_was_not_heard_of_is_asked_for_again(
     sender: Sender, node: MoveNode
 ) -> None:
-    node.commits = False
-    sender.start()
-    await until(lambda: node.count("state") > 1)
+    await stop_at(sender, node, "commit")
     (entry,) = sender.store.unfinished()
-    sender.panel.owned = True
-    sender.make_recovery([entry]).resume_outgoing()
-    await until(lambda: node.count("delete") == 1)
-    node.outcome = "failure"
-    await until(lambda: "failed" in sender.states)
+    assert entry.step == "AWAIT"
+    start_anew(sender)
+    assert await finished(sender) is Outcome.SUCCESS
+    assert sender.panel.calls == []
+
+
+async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
+    sender: Sender, node: MoveNode
+) -> None:
+    await die_in_await(sender, node)
+    node.phase, node.outcome = "over", "failure"
+    start_anew(sender)
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.panel.calls == ["owns", "failure"]
+    assert sender.calls == ["stop", "remove", "restore"]
+    assert sender.server.hold == ""
+
+
+async def test_the_panel_is_asked_while_the_destination_is_silent(
+    sender: Sender, node: MoveNode
+) -> None:
+    await die_in_await(sender, node)
+    node.fault = lambda kind, count: CUT
+    sender.panel.owned = False
+    start_anew(sender)
+    assert await finished(sender) is Outcome.SUCCESS
+    assert set(sender.panel.calls) == {"owns"}
+
+
+@pytest.mark.parametrize("owned", [False, True])
+async def test_a_move_of_which_no_answer_is_recorded_has_the_panel_decide(
+    sender: Sender, node: MoveNode, owned: bool
+) -> None:
+    await die_in_await(sender, node)
+    (entry,) = sender.store.unfinished()
+    sender.store.set_move_state(entry.id, "{}")  # by an earlier version
+    sender.panel.owned = owned
+    asked = node.count("state")
+    start_anew(sender)
+    await until(lambda: sender.store.unfinished() == [])
+    # it would wait for its source
+    await until(lambda: node.deleted == (["keep"] if owned else []))
+    assert node.count("state") == asked
 
 
 async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: MoveNode) -> None:

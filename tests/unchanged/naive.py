@@ -1,22 +1,28 @@
-"""Rules that are wrong. Each one is the rule of wingsd without a part of it, but for the first."""
+"""Moves that are wrong. Each is that of wingsd without a part of its rule, but for the first."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
 
 import attrs
 
-from tests.unchanged.source import Rule
+from tests.unchanged.product import ForgetfulTree, HastySource, ProductSource
+from tests.unchanged.source import Rounds, Source
 from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
-from wingsd.moves.unchanged.kernel import KERNEL
+from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
 from wingsd.moves.unchanged.rule import SeenFile, UnchangedFiles
 
-__all__ = ["NAIVE", "WithoutWaiting"]
+__all__ = ["NAIVE", "RARE", "Make", "WithoutWaiting"]
+
+RARE = "a part that broke off"
+"""The rule that is caught by several trials only."""
 
 _HOUR = 3_600_000_000_000
+Make = Callable[[Path], Rounds]
 
 
 class SameSizeAndTime:
@@ -54,23 +60,47 @@ class WithoutWaiting(UnchangedFiles):
         return os.fstat(fd)
 
 
-def without_flush(root: int, file_systems: MeasuredFileSystems) -> Rule:
-    """Return the rule without syncfs(2): ctime alone."""
-    kernel = attrs.evolve(KERNEL, sync=lambda fd: None)
-    return UnchangedFiles(root, file_systems, print, kernel)
+def by_size_and_time(file_systems: MeasuredFileSystems) -> Make:
+    """Have files be carried over by their size and modification time."""
+    return lambda directory: Source(directory, lambda root: SameSizeAndTime())
 
 
-def without_margin(root: int, file_systems: MeasuredFileSystems) -> Rule:
-    """Return the rule for which a file may have been changed while or just before it was read."""
-    kernel = attrs.evolve(KERNEL, wall_time=lambda: KERNEL.wall_time() + _HOUR)
-    return UnchangedFiles(root, file_systems, print, kernel)
+def _by(file_systems: MeasuredFileSystems, kernel: KernelCalls) -> Make:
+    def rule(root: int) -> UnchangedFiles:
+        return UnchangedFiles(root, file_systems, print, kernel)
+
+    return lambda directory: Source(directory, rule)
 
 
-NAIVE: MappingProxyType[str, Callable[[int, MeasuredFileSystems], Rule]] = MappingProxyType(
+def without_flush(file_systems: MeasuredFileSystems) -> Make:
+    """Have no syncfs(2) be called: ctime alone counts."""
+    return _by(file_systems, attrs.evolve(KERNEL, sync=lambda fd: None))
+
+
+def without_margin(file_systems: MeasuredFileSystems) -> Make:
+    """Have files settle that may have been changed while or just before they were read."""
+    return _by(file_systems, attrs.evolve(KERNEL, wall_time=lambda: KERNEL.wall_time() + _HOUR))
+
+
+def without_unsettled(file_systems: MeasuredFileSystems) -> Make:
+    """Have directories be passed over that are the same, with files that are not settled."""
+    return lambda directory: ProductSource(directory, file_systems, print, 1, ForgetfulTree)
+
+
+def settled_too_soon(file_systems: MeasuredFileSystems) -> Make:
+    """Have files of a part be settled that were read and did not arrive."""
+    return lambda directory: ProductSource(
+        directory, file_systems, print, 1, make_source=HastySource
+    )
+
+
+NAIVE: MappingProxyType[str, Callable[[MeasuredFileSystems], Make]] = MappingProxyType(
     {
-        "size and time": lambda root, file_systems: SameSizeAndTime(),
+        "size and time": by_size_and_time,
         "ctime without syncfs": without_flush,
         "syncfs without margin": without_margin,
+        "directories without settled files": without_unsettled,
+        RARE: settled_too_soon,
     }
 )
-"""What makes each for a root, by names for reports."""
+"""What makes the rounds of each in a directory, by names for reports."""

@@ -6,19 +6,22 @@ What it would have sent is in the block digests of its tree.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import attrs
 
 from wingsd.moves.digests import block_digest, block_digests
+from wingsd.moves.errors import FrameRefused
 from wingsd.moves.plan import FileContent, plan
 from wingsd.moves.scan import scan, stat_stamp
 from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.moves.unchanged.last_walk import first_difference
 from wingsd.moves.unchanged.rule import SeenFile
 
-__all__ = ["Round", "Rule", "Source"]
+__all__ = ["Round", "Rounds", "Rule", "Source"]
 
 
 class Rule(Protocol):
@@ -39,30 +42,51 @@ class Rule(Protocol):
 
 @attrs.frozen
 class Round:
-    """The tree of a round, its number of files, and the paths of those carried over unread.
+    """A round: its number of files, and how many of them were carried over unread.
 
-    `passed` is whether the spot check of a final one has found nothing.
+    `passed` is whether what checks a final one has found nothing. `directories` were not scanned
+    again, with the files that are in them.
     """
 
-    tree: MoveTree
     files: int
-    carried: list[bytes]
+    carried: int
     passed: bool = True
+    directories: int = 0
+    in_directories: int = 0
+
+
+class Rounds(Protocol):
+    """The rounds of a move from one directory."""
+
+    def round(self, *, is_final: bool = False) -> Round: ...
+
+    def break_off(self) -> None: ...
+
+    def differing(self, done: Round) -> list[Path]: ...
+
+    def close(self) -> None: ...
 
 
 class Source:
     """Rounds of one move from a directory."""
 
-    def __init__(self, directory: Path, root: int, rule: Rule) -> None:
+    def __init__(self, directory: Path, make_rule: Callable[[int], Rule]) -> None:
         self._directory = directory
-        self._root = root
-        self._rule = rule
-        self._sent = MoveTree()
+        self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        self._rule = make_rule(self._root)
+        #: The tree of the last round.
+        self.sent = MoveTree()
+        #: What the last round has carried over unread.
+        self._carried: list[bytes] = []
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self._root)
 
     def round(self, *, is_final: bool = False) -> Round:
         """Read what is not carried over. The final one is taken when nothing writes any more."""
         self._rule.begin(is_final=is_final)
-        now = scan(self._root, lambda line: None)
+        now = self._scanned()
         carried: list[bytes] = []
 
         def unchanged(before: FileNode, node: FileNode) -> bool:
@@ -72,7 +96,7 @@ class Source:
             return True
 
         read = 0
-        for content in plan(self._sent, now, unchanged).contents:
+        for content in plan(self.sent, now, unchanged).contents:
             self._read(content)
             read += 1
         passed = True
@@ -81,14 +105,23 @@ class Source:
             assert not list(now.missing()), "a file could not be read although nothing writes"
             assert first_difference(self._root, now) is None
         self._rule.end()
-        self._sent = now
-        return Round(now, read + len(carried), carried, passed)
+        self.sent, self._carried = now, carried
+        return Round(read + len(carried), len(carried), passed)
+
+    def break_off(self) -> None:
+        """Take a round, which is all that these can do."""
+        self.round()
+
+    def _scanned(self) -> MoveTree:
+        while True:
+            with suppress(FrameRefused):  # a directory was renamed meanwhile, and seen twice
+                return scan(self._root, lambda line: None)
 
     def _read(self, content: FileContent) -> None:
         """Read a file; its blocks stay unknown if it is not as the scan has seen it."""
         try:
             fd = os.open(self.path(content.path), os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         try:
             node = content.node
@@ -103,9 +136,12 @@ class Source:
             node.blocks.set(0, digests)
             content.tree.changed(node)
 
-    def is_as_sent(self, tree: MoveTree, path: bytes) -> bool:
-        """Return whether a file is on the disk what its blocks in a tree say."""
-        node = tree.find(path)
+    def differing(self, done: Round) -> list[Path]:
+        """Return which files that were not read are not on the disk what their blocks say."""
+        return [self.path(path) for path in self._carried if not self._is_as_sent(path)]
+
+    def _is_as_sent(self, path: bytes) -> bool:
+        node = self.sent.find(path)
         assert isinstance(node, FileNode)
         fd = os.open(self.path(path), os.O_RDONLY | os.O_NOFOLLOW)
         try:

@@ -1,8 +1,11 @@
-"""`python -m tests.unchanged.writer DIRECTORY SEED`: a server's program that changes files.
+"""`python -m tests.unchanged.writer DIRECTORY SEED [links]`: a server that changes its files.
 
 It stores through shared mappings, writes, truncates, renames, swaps, links, punches holes, clones,
-writes past the page cache, and sets times back. Each file that it changes has a pace of its own,
-between a third of a second and eight seconds, so that many are changed again after they were read.
+writes past the page cache, and sets times back; directories it renames, swaps and replaces. Each
+file that it changes has a pace of its own, between a third of a second and eight seconds, so that
+many are changed again after they were read. Some directories stay as they are, and in some only
+mapped files are stored into: half of these get some stores into one page, and then rest.
+With `links` files have several names for long, else only for a moment.
 It runs until it is killed; a line tells that it is ready.
 """
 
@@ -22,17 +25,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2
+from tests.unchanged.directories import DirectoryChanges, exchange
 
-__all__ = ["READY", "Writer"]
+__all__ = ["LINKED", "READY", "Writer"]
 
 READY = "ready"
 PAGE = mmap.PAGESIZE
-#: The share of files that one run changes, and of those the share that is mapped.
-ACTIVE = 0.4
+LINKED = "linked"
+"""What the names of directories begin with whose files have several names from the beginning."""
+#: The share of a directory's files that one run changes, and of those the share that is mapped.
+ACTIVE = 0.7
 MAPPED = 0.5
+#: The shares of directories in which files are changed, and only stored into; and seconds between
+#: two changes of directories.
+BUSY, STORED = 0.3, 0.4
+_DIRECTORIES = 0.1
 #: Seconds between two changes of a file.
 PACES = (0.3, 8.0)
+#: Of files that are stored into and then rest: how many stores at a time, the seconds from one to
+#: the next, and those of a rest.
+STORES = (2, 5)
+BURST, REST = (0.3, 1.2), (3.0, 9.0)
 #: The most bytes that a file grows to.
 MAX_SIZE = 100_000
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
@@ -43,13 +56,25 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Writer:
     """Changes files below a directory."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, *, links: bool) -> None:
         self._chance = random.Random(seed)
-        self._directory = directory
-        self._places = sorted(path for path in directory.iterdir() if path.is_dir())
-        files = sorted(path for place in self._places for path in place.iterdir())
-        active = self._chance.sample(files, int(len(files) * ACTIVE))
-        self._paths = dict(enumerate(active))
+        self._links = links
+        places = sorted(path for path in directory.rglob("*") if path.is_dir())
+        if not links:
+            places = [path for path in places if not path.name.startswith(LINKED)]
+        self._chance.shuffle(places)
+        busy, stored = int(len(places) * BUSY), int(len(places) * (BUSY + STORED))
+        #: Where anything is changed.
+        self._places = places[:busy]
+        active = self._active(self._places)
+        #: From this index on files are only stored into.
+        self._stored_from = len(active)
+        self._paths = dict(enumerate([*active, *self._active(places[busy:stored])]))
+        #: Of files that rest at times: the page that is stored into, and how often it still is.
+        self._bursts = {
+            index: (0, 0) for index in self._paths if index >= self._stored_from and index % 2
+        }
+        self._directories = DirectoryChanges(directory, self._places, self._chance, self._moved)
         self._mappings: dict[int, mmap.mmap] = {}
         #: The indexes that a file was mapped for, by its inode: names are swapped meanwhile.
         self._mapped_by: dict[int, set[int]] = {}
@@ -75,14 +100,29 @@ class Writer:
             self._flush,
         ]
 
+    def _active(self, places: list[Path]) -> list[Path]:
+        files = sorted(
+            path
+            for place in places
+            for path in place.iterdir()
+            if path.is_file() and not path.is_symlink()
+        )
+        return self._chance.sample(files, int(len(files) * ACTIVE))
+
+    def _moved(self, old: Path, new: Path) -> None:
+        """Note that a directory has another path."""
+        for index, path in self._paths.items():
+            if path.is_relative_to(old):
+                self._paths[index] = new / path.relative_to(old)
+
     def run(self) -> None:
         """Change files for ever."""
         for index in self._paths:
-            if self._chance.random() < MAPPED:
+            if index >= self._stored_from or self._chance.random() < MAPPED:
                 self._map(index)
         print(READY, flush=True)
         now = time.monotonic()
-        due = []
+        due = [(now, -1, _DIRECTORIES)]
         for index in self._paths:
             pace = PACES[0] * (PACES[1] / PACES[0]) ** self._chance.random()
             due.append((now + pace * self._chance.random(), index, pace))
@@ -92,20 +132,43 @@ class Writer:
             time.sleep(max(at - time.monotonic(), 0))
             with suppress(OSError):  # of names that were replaced, or what the disk cannot do
                 self._change(index)
-            again = max(at, time.monotonic() - 1) + pace * (0.5 + self._chance.random())
+            again = max(at, time.monotonic() - 1) + self._delay(index, pace)
             heapq.heapreplace(due, (again, index, pace))
 
+    def _delay(self, index: int, pace: float) -> float:
+        """Return the seconds until a file's next change."""
+        if index not in self._bursts:
+            return pace * (0.5 + self._chance.random())
+        page, left = self._bursts[index]
+        if left:
+            self._bursts[index] = (page, left - 1)
+            return self._chance.uniform(*BURST)
+        mapping = self._mappings.get(index, b"")
+        page = self._chance.randrange(max(len(mapping) // PAGE, 1))
+        self._bursts[index] = (page, self._chance.randint(*STORES))
+        return self._chance.uniform(*REST)
+
     def _change(self, index: int) -> None:
-        if index in self._mappings and self._chance.random() < 0.8:
+        if index < 0:
+            self._directories.change()
+        elif index >= self._stored_from or (
+            index in self._mappings and self._chance.random() < 0.8
+        ):
             self._store(index)
         else:
             self._chance.choice(self._others)(index)
 
     def _store(self, index: int) -> None:
-        mapping = self._mappings[index]
-        at = self._chance.randrange(len(mapping) - 8)
+        mapping = self._mappings.get(index)
+        if mapping is None:
+            return
+        first, length = 0, len(mapping)
+        if index in self._bursts:
+            first = self._bursts[index][0] * PAGE
+            length = min(PAGE, length - first)
+        at = first + self._chance.randrange(length - 8)
         mapping[at : at + 8] = self._chance.randbytes(8)
-        if self._chance.random() < 0.1:
+        if self._chance.random() < (0.1 if index < self._stored_from else 0.01):
             self._set_back(index)
 
     def _map(self, index: int) -> None:
@@ -188,19 +251,14 @@ class Writer:
 
     def _swap(self, index: int) -> None:
         other = self._chance.choice(list(self._paths))
-        root = os.open(self._directory, os.O_RDONLY)
-        try:
-            names = (os.fsencode(self._paths[each]) for each in (index, other))
-            renameat2(root, next(names), root, next(names), RENAME_EXCHANGE)
-        finally:
-            os.close(root)
+        exchange(self._paths[index], self._paths[other])
 
     def _link(self, index: int) -> None:
         """Give a file another name, and sometimes let it have both until the next time."""
         old = self._paths[index]
         new = self._new_path()
         os.link(old, new)
-        if self._chance.random() < 0.8:
+        if not self._links or self._chance.random() < 0.8:
             old.unlink()
         self._paths[index] = new
 
@@ -283,7 +341,7 @@ def main() -> None:
     """Run one until it is killed."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    Writer(Path(sys.argv[1]), int(sys.argv[2])).run()
+    Writer(Path(sys.argv[1]), int(sys.argv[2]), links="links" in sys.argv[3:]).run()
 
 
 if __name__ == "__main__":

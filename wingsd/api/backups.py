@@ -38,7 +38,12 @@ def _backup(text: str) -> str:
 
 
 #: What needs the backups of a server to stay. A download does not: it reads on.
-_KEEPING = (Operation.TRANSFER_OUT, Operation.TRANSFER_IN, Operation.RESTORE)
+_KEEPING = (
+    Operation.TRANSFER_OUT,
+    Operation.FOLLOW,
+    Operation.TRANSFER_IN,
+    Operation.RESTORE,
+)
 
 
 def _check_unused(operations: Operations) -> None:

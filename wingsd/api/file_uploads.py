@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -23,7 +23,7 @@ from wingsd.files.uploads import FileRules, FormUpload
 from wingsd.files.work import FileWork
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem import ServerRoot, name_text
-from wingsd.filesystem.errors import FileMissing
+from wingsd.filesystem.errors import FileMissing, PathInvalid
 from wingsd.filesystem.partial_file import PartialFile
 from wingsd.http.operations import INVALID, Success, call
 from wingsd.http.request import BodyReader, StreamingRequest
@@ -195,7 +195,10 @@ class FileUploadEndpoint(SignedPath):
         token = self.token(request)
         server = self._urls.server(token, Operation.CHANGE_FILES)
         directory = FilePath.parse(request.argument("directory"))
-        return token, server, directory.joined(request.argument("file"))
+        path = directory.joined(request.argument("file"))
+        if path.contains(directory):
+            raise PathInvalid("Cannot perform that action: the file has no name.")
+        return token, server, path
 
     async def _store_part(
         self,
@@ -215,7 +218,11 @@ class FileUploadEndpoint(SignedPath):
 
         def open_part(root: ServerRoot) -> PartialFile:
             rules.check_path(root, path)
-            return root.partial_file(path, token.user)
+            with ExitStack() as failing:
+                part = failing.enter_context(root.partial_file(path, token.user))
+                root.check_space(max((total or 0) - part.size, 0))
+                failing.pop_all()
+            return part
 
         def append(pieces: list[bytes], root: ServerRoot) -> None:
             for piece in pieces:

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from twisted.internet.interfaces import IReactorTime
-
 from wingsd.api.move_bodies import MoveBegin, MoveBegun
 from wingsd.api.resource import Public
 from wingsd.auth.tokens import TokenInvalid, TransferToken, transfer_token
@@ -17,7 +15,6 @@ from wingsd.http.errors import PathNotFound
 from wingsd.http.operations import Access, Call, Repeated, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.moves.errors import MoveVersionUnknown
-from wingsd.threadio import TokenBucket
 from wingsd.transfers.incoming.moves.attachments import AnnouncedBackup
 from wingsd.transfers.incoming.moves.beginning import MoveBeginning
 from wingsd.transfers.incoming.moves.errors import MoveRequestInvalid
@@ -43,8 +40,6 @@ class MovesEndpoint(Public):
         config: Config,
         moves: IncomingMoves,
         direct: IncomingDirectTransfers,
-        reactor: IReactorTime,
-        bucket: TokenBucket | None,
         parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, parts)
@@ -114,8 +109,10 @@ class MovesEndpoint(Public):
                     AnnouncedBackup(each.uuid, each.path, each.bytes) for each in body.backups
                 ),
                 log=body.log,
+                running=body.running,
+                follow=body.follow and token.direct,
             ),
-            lambda: direct.coordinator(token) if token.direct else None,
+            lambda: direct.coordinator(token, body.follow) if token.direct else None,
         )
         return self._answer(move, body)
 

@@ -14,6 +14,7 @@ __all__ = [
     "MoveBegin",
     "MoveBegun",
     "MoveCommit",
+    "MovePrepare",
     "MoveResume",
     "MoveSession",
     "MoveStatus",
@@ -21,6 +22,7 @@ __all__ = [
     "Offset",
     "PageQuery",
     "PieceQuery",
+    "PreparationStatus",
     "Root",
     "RoundEnd",
     "SessionQuery",
@@ -56,6 +58,10 @@ class MoveBegin:
     backups: Annotated[tuple[MovedBackup, ...], "Local backups that come with it."] = ()
     log: Annotated[int | None, "Bytes of its installation log."] = None
     encodings: Annotated[tuple[str, ...], "How the source can compress batches: `zstd`."] = ()
+    running: Annotated[bool, "Whether the server runs at the source."] = False
+    follow: Annotated[
+        bool, "Whether the copy follows the server until another transfer, or its own end."
+    ] = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -126,6 +132,21 @@ class MoveCommit:
 
 
 @attrs.frozen(eq=False, repr=False)
+class MovePrepare:
+    """Nothing, so far."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class PreparationStatus:
+    """How far the last preparation is; why it has failed."""
+
+    state: Annotated[str, Keywords(enum=("under way", "ready", "failed"))]
+    error: str = ""
+    detail: str = ""
+    code: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
 class MoveStatus:
     """How far a move is."""
 
@@ -137,6 +158,7 @@ class MoveStatus:
     round: int
     received: Annotated[int, "All batches up to this number are here."]
     durable: Annotated[int, "All batches up to this number are on stable storage."]
+    preparation: Annotated[PreparationStatus | None, "Of `prepare`; null before."]
     outcome: Annotated[str | None, Keywords(enum=("success", "failure", None))]
     error: Annotated[str, "Why it has failed, or why the last commit came to nothing."] = ""
     detail: str = ""

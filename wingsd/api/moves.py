@@ -16,12 +16,14 @@ from wingsd.api.move_bodies import (
     Durable,
     KeepQuery,
     MoveCommit,
+    MovePrepare,
     MoveResume,
     MoveSession,
     MoveStatus,
     Offset,
     PageQuery,
     PieceQuery,
+    PreparationStatus,
     Root,
     RoundEnd,
     SessionQuery,
@@ -30,7 +32,6 @@ from wingsd.api.move_bodies import (
 from wingsd.api.resource import Public
 from wingsd.api.upload import UploadStream
 from wingsd.config import Config
-from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.http.operations import Access, Call, Success, Topic, TreePage, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.moves.batch import ZSTD_CONTENT_TYPE
@@ -52,6 +53,7 @@ __all__ = [
     "MoveBatchEndpoint",
     "MoveCommitEndpoint",
     "MoveEndpoint",
+    "MovePrepareEndpoint",
     "MoveResumeEndpoint",
     "MoveRoundEndpoint",
     "MoveTreeEndpoint",
@@ -83,7 +85,6 @@ class _MovePath(Public):
         self,
         config: Config,
         moves: IncomingMoves,
-        direct: IncomingDirectTransfers,
         reactor: IReactorTime,
         bucket: TokenBucket | None,
         parts: Mapping[str, bytes] = {},
@@ -286,6 +287,23 @@ class MoveAttachmentEndpoint(_BodyPath):
         )
 
 
+class MovePrepareEndpoint(_MovePath):
+    """`/api/transfers/{uuid}/move/{move}/prepare`."""
+
+    @call("POST", Success(HTTPStatus.ACCEPTED, "It is tried."), fails=(HTTPStatus.CONFLICT,))
+    async def prepare_move(
+        self, request: StreamingRequest, body: MovePrepare | None = None
+    ) -> None:
+        """Try what the server needs here, while it runs at its source.
+
+        The Panel is asked about it, its image is pulled, and a container made and removed. `GET`
+        of the move tells the outcome.
+        """
+        if await self._ended() is not None or self._transfer is None:
+            raise MoveOver
+        self._transfer.prepare()
+
+
 class MoveCommitEndpoint(_MovePath):
     """`/api/transfers/{uuid}/move/{move}/commit`."""
 
@@ -324,15 +342,25 @@ def _status(transfer: MoveTransfer) -> MoveStatus:
     progress = reception.copy.progress if reception is not None else None
     in_round = progress.round if progress is not None else 0
     code = setback.code if setback is not None else ""
+    preparation, tried = None, transfer.preparation
+    if tried.count:
+        error = tried.error
+        preparation = PreparationStatus(
+            state=tried.state.value,
+            error=error.message if error is not None else "",
+            detail=error.detail if error is not None else "",
+            code=error.code if error is not None else "",
+        )
     return MoveStatus(
         phase=phase,
         step=step,
         text=text,
-        tag=_tag(phase, step, session, str(in_round), code),
+        tag=_tag(phase, step, session, str(in_round), code, f"{tried.count}{tried.state.value}"),
         session=session or None,
         round=in_round,
         received=progress.received if progress is not None else 0,
         durable=progress.durable if progress is not None else 0,
+        preparation=preparation,
         outcome=None,
         error=setback.message if setback is not None else "",
         detail=setback.detail if setback is not None else "",
@@ -352,6 +380,7 @@ def _ended_status(ended: EndedMove) -> MoveStatus:
         round=0,
         received=0,
         durable=0,
+        preparation=None,
         outcome=outcome,
         error=ended.error,
         detail=ended.detail,

@@ -147,7 +147,7 @@ class ServerEndpoint(Endpoint):
         await self._receiver.release(uuid, keeps=self._config.family == CALAGOPUS)
         await self._restores.release(uuid)
         try:
-            await self._servers.delete(uuid)
+            await self._servers.delete(uuid, self._sender.put_away(uuid))
         except ServerNotFound:
             self._sender.deleted(uuid)
             # The cancelled transfer to this node has removed the server.

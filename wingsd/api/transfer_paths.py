@@ -29,14 +29,15 @@ _UPLOADS = LaterEndpoint("transfers", "TransfersEndpoint")
 _RECEIVING = LaterEndpoint("transfers", "IncomingEndpoint")
 _DIRECT = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
 _MOVE = "/api/transfers/{uuid}/move"
+_BEGINNING = LaterEndpoint("move_beginning", "MovesEndpoint")
 _MOVES: Mapping[str, LaterEndpoint] = {
-    _MOVE: LaterEndpoint("move_beginning", "MovesEndpoint"),
     f"{_MOVE}/{{move}}": LaterEndpoint("moves", "MoveEndpoint"),
     f"{_MOVE}/{{move}}/resume": LaterEndpoint("moves", "MoveResumeEndpoint"),
     f"{_MOVE}/{{move}}/tree": LaterEndpoint("moves", "MoveTreeEndpoint"),
     f"{_MOVE}/{{move}}/batches/{{number}}": LaterEndpoint("moves", "MoveBatchEndpoint"),
     f"{_MOVE}/{{move}}/rounds/{{number}}": LaterEndpoint("moves", "MoveRoundEndpoint"),
     f"{_MOVE}/{{move}}/attachments/{{name}}": LaterEndpoint("moves", "MoveAttachmentEndpoint"),
+    f"{_MOVE}/{{move}}/prepare": LaterEndpoint("moves", "MovePrepareEndpoint"),
     f"{_MOVE}/{{move}}/commit": LaterEndpoint("moves", "MoveCommitEndpoint"),
 }
 TRANSFER_PATHS: Mapping[str, LaterEndpoint] = {
@@ -44,6 +45,7 @@ TRANSFER_PATHS: Mapping[str, LaterEndpoint] = {
     "/api/transfers": _UPLOADS,
     "/api/transfers/{uuid}": _RECEIVING,
     "/api/transfers/{uuid}/by-hand": _DIRECT,
+    _MOVE: _BEGINNING,
     **_MOVES,
 }
 
@@ -80,4 +82,7 @@ def move_endpoints(
     bucket: TokenBucket | None = None,
 ) -> list[partial[Any]]:
     """Return the endpoints of moves to this node. `bucket` is that of all uploads."""
-    return [partial(each, config, moves, direct, reactor, bucket) for each in _MOVES.values()]
+    return [
+        partial(_BEGINNING, config, moves, direct),
+        *(partial(each, config, moves, reactor, bucket) for each in _MOVES.values()),
+    ]

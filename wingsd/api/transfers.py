@@ -26,7 +26,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.request import MOVES, TransferRequest
+from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, TransferRequest
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
@@ -176,7 +176,7 @@ class TransfersEndpoint(Public):
         """
         features = ["symlinks", "hard-links", "streams"]
         if self._config.system.transfers.moves.enabled:
-            features.append(MOVES)
+            features += [MOVES, FOLLOWS]
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
             features += await self._features_for(self._token(request), request)
         request.setHeader("Transfer-Features", ", ".join(features))

@@ -41,6 +41,7 @@ from wingsd.statedb import (
 )
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.starts import ArrivedServers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
@@ -155,6 +156,7 @@ class NodeTransfers:
     """
 
     receiver: IncomingTransfers
+    arrived: ArrivedServers
     sender: OutgoingTransfers
     streams: Later[StreamGroups]
     direct: DirectTransfers
@@ -244,15 +246,16 @@ class Node(Service):
         await self._settle_backups()
         await self._reports.load()
         ran = await self._storage.running.load()
-        if left.restores:
-            ran = {*ran, *await restores.get().settle(left.restores)}
+        stopped = await restores.get().settle(left.restores) if left.restores else []
         await transfers.direct.load(left.transfers)
+        await transfers.arrived.load()
         recovery.begin()
         await self._servers.boot()
         recovery.resume_outgoing()
         if left.restores:
             restores.get().announce_settled()
-        self._storage.running.start(ran, self._servers)
+        self._storage.running.start({*ran, *stopped}, self._servers, stopped)
+        transfers.arrived.start_left()
         self._reports.report_states(self._servers)
         await transfers.direct.release_to_panel()
         return True
@@ -323,6 +326,7 @@ class Node(Service):
         listeners, transfers = self._listeners, self._transfers
         self._daily.stop()
         self.booted.cancel()
+        transfers.arrived.stop()
         if self._backups.made is not None:
             self._backups.made.stop()
         if self._checks.made is not None:

@@ -117,6 +117,10 @@ ENGINE_WORKERS = 8
 # Threads for what the kernel shows in /proc, and for disks of which some may hang.
 FIGURES_WORKERS = 1
 FILESYSTEM_WORKERS = 4
+# The threads that read servers which run while they are sent: all other work comes first.
+FOLLOWING_NICE = 19
+# Moves of which is read back at a time what has arrived.
+REREADERS = 1
 # Backups that are restored at a time; further ones wait.
 RESTORERS = 2
 # Listings and the like of servers' files at a time, searches, and blocks of files that are sent.
@@ -149,6 +153,16 @@ class Pools:
         )
         self.extractors = archive_workers("extract", transfers.concurrent)
         self.packers = archive_workers("pack", PACKERS)
+        self.followers = Workers(
+            reactor,
+            "follow",
+            PACKERS,
+            nice=FOLLOWING_NICE,
+            idle_io=True,
+            when_idle=self._trimmer.schedule,
+        )
+        # A lower priority would keep the rest of the move waiting for it, at its end.
+        self.rereaders = Workers(reactor, "reread", REREADERS, nice=transfers.nice)
         self.restorers = archive_workers("restore", RESTORERS)
         self.rewriters = Rewriters(
             Workers(reactor, "rewrite", REWRITERS),
@@ -172,6 +186,8 @@ class Pools:
         return (
             self.extractors,
             self.packers,
+            self.followers,
+            self.rereaders,
             self.restorers,
             self.disk,
             self.rewriters,

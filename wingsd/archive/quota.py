@@ -25,6 +25,10 @@ __all__ = [
 _MIB = 1 << 20
 
 
+def _no_room() -> bool:
+    return False
+
+
 @frozen(repr=False)
 class ArchiveLimits:
     """The limits of one extraction; `TransfersConfig` has those of a node."""
@@ -40,6 +44,9 @@ class ArchiveLimits:
     members: int
     #: Bytes of memory for directories that come after their contents.
     directory_memory: int
+    #: Frees room on the file system, and returns whether there was any to be freed. It is called
+    #: in any thread, and as long as the reserve is touched.
+    make_room: Callable[[], bool] = _no_room
 
     @classmethod
     def configured(cls, transfers: TransfersConfig) -> ArchiveLimits:
@@ -118,6 +125,7 @@ class ArchiveQuota:
         self._max_members = limits.members
         self._free_bytes = limits.reserve
         self._free_inodes = limits.inode_reserve
+        self._make_room = limits.make_room
         self._file_system = file_system
         self._together = together
         self._members = 0
@@ -193,9 +201,15 @@ class ArchiveQuota:
     def _check_free_space(self, name: bytes, more: int) -> None:
         """Check that `more` bytes leave enough free space."""
         self._unchecked = 0
-        if self._free_bytes or self._free_inodes:
+        while self._free_bytes or self._free_inodes:
             found = self._file_system()
-            require_free_space(found, self._free_bytes, display(name), more, self._free_inodes)
+            try:
+                require_free_space(found, self._free_bytes, display(name), more, self._free_inodes)
+            except StorageError:
+                if not self._make_room():
+                    raise
+            else:
+                return
 
 
 def require_free_space(

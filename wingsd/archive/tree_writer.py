@@ -22,6 +22,7 @@ from wingsd.archive.directories import DirectoryMetadata
 from wingsd.archive.policy import ArchiveError, MemberRefused, display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import StorageError
+from wingsd.filesystem.modes import is_own, process_umask
 from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.util.text import disk_advice
 
@@ -104,8 +105,8 @@ class TreeWriter:
         self.root = os.dup(root) if isinstance(root, int) else _open_root(root)
         #: How many directories this writer has made, including parents of members.
         self.directories = 0
-        self._owner = None if owner is None or self._is_own(owner) else owner
-        self._umask = _umask()
+        self._owner = None if owner is None or is_own(owner, self.root) else owner
+        self._umask = process_umask()
         self._deferred_links = deferred_links
         self._is_first = metadata is None
         # by descriptor, as the name may have become another directory's
@@ -196,11 +197,6 @@ class TreeWriter:
             self.metadata.close()
         self._directories.close()
         os.close(self.root)
-
-    def _is_own(self, owner: tuple[int, int]) -> bool:
-        # below a set-group-id directory files get that directory's group instead
-        inherits = os.fstat(self.root).st_mode & stat.S_ISGID
-        return owner == (os.geteuid(), os.getegid()) and not inherits
 
     def _made_implicitly(self, path: Path) -> None:
         self.directories += 1
@@ -342,18 +338,6 @@ def _open_root(root: str | bytes) -> int:
         return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise StorageError(f"{os.fsdecode(root)}: {disk_advice(error)}") from error
-
-
-def _umask() -> int:
-    """Return the process's umask from /proc: umask(2) would set it.
-
-    All bits where /proc has none, so that every mode is set explicitly.
-    """
-    with suppress(OSError), open("/proc/self/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8) | stat.S_ISVTX
-    return 0o7777
 
 
 def _link(target: bytes, source: int, name: bytes, parent: int) -> None:

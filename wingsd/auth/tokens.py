@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import attrs
 import jwt
 
-from wingsd.errors import Forbidden, Unauthorized
+from wingsd.errors import Forbidden, Unauthorized, WingsdError
 from wingsd.util.text import canonical_uuid, origin
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "console_token",
     "decode_claims",
     "direct_token",
+    "expiry_of",
     "seconds_claim",
     "server_claim",
     "token_was_used",
@@ -173,6 +174,19 @@ def direct_token(server: str, key: str, now: float, expires: float, public_url: 
         _DIRECT: True,
     } | ({"aud": [public_url]} if public_url else {})
     return jwt.encode(claims, key, "HS256")
+
+
+def expiry_of(authorization: str) -> float | None:
+    """Return when a token for another node expires, in seconds since the epoch.
+
+    None where that cannot be read. `authorization` is the whole header.
+    """
+    try:
+        claims = jwt.decode(_bearer(authorization), options={"verify_signature": False})
+        _check_time(claims, "exp")
+        return seconds_claim(claims, "exp")
+    except (jwt.PyJWTError, WingsdError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> TokenUsed:

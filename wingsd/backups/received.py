@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from wingsd.archive import ArchiveLimits, require_free_space
+from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
 from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig

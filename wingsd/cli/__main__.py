@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from wingsd import __version__
-from wingsd.cli.backups import backups, verify
-from wingsd.cli.check_config import check_config
-from wingsd.cli.configure import configure
-from wingsd.cli.diagnostics import diagnostics
-from wingsd.cli.move import receive, send
-from wingsd.cli.status import cancel, forget, show, status, transfers
 from wingsd.config import DEFAULT_SOCKET
 
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+#: By the name of each subcommand, the module that it is in.
+_MODULES = {
+    "backups": "backups",
+    "cancel": "status",
+    "check-config": "check_config",
+    "configure": "configure",
+    "diagnostics": "diagnostics",
+    "forget": "status",
+    "receive": "move",
+    "send": "move",
+    "show": "status",
+    "status": "status",
+    "transfers": "status",
+    "verify": "backups",
+}
+
+
+class _Subcommands(click.Group):
+    """Imports only the subcommand that runs: some share code with the daemon, 0.4 s of it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names, in the order of the help page."""
+        return sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the subcommand of that name, None if there is none."""
+        if cmd_name not in _MODULES:
+            return None
+        module = import_module(f"wingsd.cli.{_MODULES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+
+@click.group(cls=_Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wingsctl")
 @click.option(
     "--socket",
@@ -33,22 +62,6 @@ def main(*, socket: str) -> None:
     permission to open its socket, 5 no such server or transfer.
     """
 
-
-for command in (
-    status,
-    transfers,
-    show,
-    cancel,
-    forget,
-    backups,
-    verify,
-    diagnostics,
-    check_config,
-    configure,
-    send,
-    receive,
-):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main(prog_name="wingsctl")

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from wingsd.cli.client import CtlError, Exit
-from wingsd.cli.output import duration, json_option, plain, print_json, show, size
+from wingsd.cli.client import ControlClient, CtlError, Exit
+from wingsd.cli.following import MOMENT, followed
+from wingsd.cli.output import duration, json_option, plain, print_json, show, size, when
 from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, client_of
 from wingsd.cli.progress import follow
 from wingsd.util.text import canonical_uuid
@@ -53,10 +54,16 @@ A_WEEK = 7 * 24 * 60
     show_default=True,
     help="How long the transfer may be started.",
 )
+@click.option(
+    "--follow",
+    "follows",
+    is_flag=True,
+    help="Allow a copy that follows the server while it runs, and start it here at its end.",
+)
 @click.option("--wait", is_flag=True, help="Show the progress, and return when it has ended.")
 @json_option
 @click.pass_context
-def receive(
+def receive(  # noqa: PLR0913 - one for each option
     context: click.Context,
     *,
     server: str | None,
@@ -64,6 +71,7 @@ def receive(
     addresses: tuple[str, ...],
     url: str | None,
     minutes: int,
+    follows: bool,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -79,12 +87,13 @@ def receive(
         "addresses": addresses,
         "seconds": minutes * MINUTE,
     }
+    if follows:  # which an older daemon does not know
+        request["follow"] = True
     answer = client.ask("POST", "receive", request)
     address = url or answer["url"]
     answer |= {"url": address, "url_is_certain": url is not None or answer["url_is_certain"]}
-    answer["send"] = shlex.join(
-        ["wingsctl", "send", answer["server"], "--to", address, "--token", answer["token"]]
-    )
+    words = ["wingsctl", "send", answer["server"], "--to", address, "--token", answer["token"]]
+    answer["send"] = shlex.join([*words, "--follow"] if follows else words)
     if as_json:
         print_json(answer, line=wait)
     else:
@@ -149,10 +158,22 @@ def _print_invitation(answer: Json, minutes: int) -> None:
     is_flag=True,
     help="Delete the server's files and container here after success. Backups stay.",
 )
+@click.option(
+    "--follow",
+    "follows",
+    is_flag=True,
+    help="Keep a copy up to date there while the server is used as ever; do not move it yet.",
+)
+@click.option(
+    "--stop-at",
+    type=MOMENT,
+    metavar="TIME",
+    help="With --follow: move the server at that time, such as 04:30 or '2026-12-24 04:30'.",
+)
 @click.option("--no-wait", is_flag=True, help="Return when the transfer has started.")
 @json_option
 @click.pass_context
-def send(
+def send(  # noqa: PLR0913 - one for each option
     context: click.Context,
     *,
     server: str,
@@ -160,24 +181,37 @@ def send(
     token: str,
     settings: Json | None,
     remove: bool,
+    follows: bool,
+    stop_at: float | None,
     no_wait: bool,
     as_json: bool,
 ) -> None:
     """Send a server to another node, prepared with wingsctl receive.
 
     The server is stopped first. After success its files stay here unless --delete is given, and
-    it cannot be started here. After a failure nothing stays on the other node. Its backups are not
-    moved. The Panel is not involved.
+    it cannot be started here. After a break the transfer goes on by itself; after a failure the
+    next one goes on with what has arrived, if both nodes take moves that resume. Its backups are
+    not moved. The Panel is not involved.
+
+    With --follow nothing is stopped: the copy there follows the server, also after restarts, until
+    --stop-at, a transfer that the Panel orders, or wingsctl cancel.
     """
+    if stop_at is not None and not follows:
+        raise click.UsageError("--stop-at needs --follow.")
     client = client_of(context)
-    request = {
+    request: Json = {
         "server": server,
         "url": url,
         "token": token.removeprefix("Bearer ").strip(),
         "settings": settings,
         "remove": remove,
     }
+    if follows:  # which an older daemon does not know
+        request |= {"follow": True, "stop_at": stop_at}
     answer = client.ask("POST", "send", request)
+    if follows:
+        _report_following(client, answer, stop_at, waits=not no_wait, as_json=as_json)
+        return
     if no_wait:
         if as_json:
             print_json(answer)
@@ -191,6 +225,22 @@ def send(
     _report_result(ended | stay, as_json=as_json)
     if not as_json:
         _print_backups(answer)
+
+
+def _report_following(
+    client: ControlClient, answer: Json, stop_at: float | None, *, waits: bool, as_json: bool
+) -> None:
+    """Print that a copy follows the server, or exit with the reason why none does."""
+    server = answer["server"]
+    with _interruptible(server):
+        failed = followed(client, server, answer["after"]) if waits else None
+    if failed is not None:
+        _report_result(failed, as_json=as_json)
+    elif as_json:
+        print_json(answer)
+    else:
+        end = f"it is moved at {when(stop_at)}" if stop_at is not None else "a transfer ends that"
+        show(f"{server}: a copy follows it; {end}, or wingsctl cancel; see wingsctl transfers")
 
 
 def _print_backups(answer: Json) -> None:

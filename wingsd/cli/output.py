@@ -22,9 +22,11 @@ __all__ = [
     "duration",
     "facts",
     "json_option",
+    "left",
     "past",
     "plain",
     "print_json",
+    "resumed",
     "running",
     "show",
     "size",
@@ -65,9 +67,9 @@ def disks(found: Iterable[Json]) -> Table:
     return table
 
 
-def running(found: Iterable[Json], now: float) -> Table:
-    """Return a table of the transfers in progress."""
-    table = _table("server", "direction", "for", "bytes", "total", "rate", "doing")
+def running(found: Iterable[Json], now: float, doing: Callable[[Json], str]) -> Table:
+    """Return a table of the transfers in progress; `doing` is what is done for one of them."""
+    table = _table("server", "direction", "for", "bytes", "total", "rate", "left", "doing")
     for each in found:
         table.add_row(
             each["server"],
@@ -76,7 +78,8 @@ def running(found: Iterable[Json], now: float) -> Table:
             size(each["bytes"]),
             size(each["total_bytes"]),
             f"{size(each['bytes_per_second'])}/s",
-            Text(plain(each["doing"])),
+            left(each) or "-",
+            Text(plain(doing(each))),
         )
     return table
 
@@ -120,6 +123,24 @@ def direction_of(transfer: Json) -> str:
     pooled = transfer.get("storage_pool")  # older daemons do not send it
     kind = " direct" if transfer["by_hand"] else " in a pool" if pooled else ""
     return str(transfer["direction"]) + kind
+
+
+def left(transfer: Json) -> str:
+    """Return how long a transfer in progress takes from now on, at its rate; empty if unknown."""
+    rate, total = transfer["bytes_per_second"], transfer["total_bytes"]
+    if not rate or total is None or transfer["bytes"] >= total:
+        return ""
+    return duration((total - transfer["bytes"]) / rate)
+
+
+def resumed(transfer: Json) -> str:
+    """Return how much of a transfer in progress was there already; empty without.
+
+    Older daemons do not tell it.
+    """
+    there, total = transfer.get("resumed_bytes", 0), transfer["total_bytes"]
+    of = f" of {size(total)}" if total is not None else ""
+    return f"resumed: {size(there)}{of} were there" if there else ""
 
 
 def state_of(transfer: Json) -> Text:

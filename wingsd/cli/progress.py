@@ -21,9 +21,9 @@ from rich.progress import (
 from rich.text import Text
 
 from wingsd.cli.client import ControlClient, CtlError, Exit
-from wingsd.cli.output import console, direction_of, plain, size, state_of
+from wingsd.cli.output import console, direction_of, plain, resumed, size, state_of
 
-__all__ = ["POLL_INTERVAL", "TransferProgress", "follow", "watch"]
+__all__ = ["POLL_INTERVAL", "TransferProgress", "follow", "transfer_of", "watch"]
 
 #: Seconds between two requests.
 POLL_INTERVAL = 0.3
@@ -48,6 +48,7 @@ class TransferProgress:
         self._live = target.is_terminal
         self._tasks: dict[str, TaskID] = {}
         self._doing: dict[str, str] = {}
+        self._resumed: dict[str, int] = {}
         self._bars = Progress(
             TextColumn("{task.fields[server]} {task.fields[direction]}"),
             BarColumn(bar_width=25),
@@ -70,6 +71,7 @@ class TransferProgress:
         for server in self._doing.keys() - now.keys():
             self._remove(server)
         for server, each in now.items():
+            self._tell_resumed(server, each)
             doing = plain(each["doing"])
             if self._live:
                 self._update(server, each, doing)
@@ -82,6 +84,15 @@ class TransferProgress:
         self._remove(ended["server"])
         line = Text(f"{ended['server']} {direction_of(ended)}: ").append_text(state_of(ended))
         self._console.print(line)
+
+    def _tell_resumed(self, server: str, each: Json) -> None:
+        """Print how much was there, when that has changed; the rate is counted anew then."""
+        there = each.get("resumed_bytes", 0)
+        if there and self._resumed.get(server) != there:
+            self._console.print(Text(f"{server} {direction_of(each)}: {resumed(each)}"))
+            if server in self._tasks:
+                self._bars.reset(self._tasks[server])
+        self._resumed[server] = there
 
     def _update(self, server: str, each: Json, doing: str) -> None:
         if server not in self._tasks:
@@ -97,6 +108,7 @@ class TransferProgress:
 
     def _remove(self, server: str) -> None:
         self._doing.pop(server, None)
+        self._resumed.pop(server, None)
         task = self._tasks.pop(server, None)
         if task is not None:
             self._bars.remove_task(task)
@@ -123,7 +135,7 @@ def follow(client: ControlClient, server: str, after: int, *, quiet: bool) -> Js
     """
     with TransferProgress(console(stderr=True, quiet=quiet)).shown() as screen:
         while True:
-            found = _get(client, server)
+            found = transfer_of(client, server)
             ended = [each for each in found["past"] if each["transfer"] > after]
             if ended and found["running"] is None:
                 latest: Json = ended[0]
@@ -137,7 +149,8 @@ def follow(client: ControlClient, server: str, after: int, *, quiet: bool) -> Js
             time.sleep(POLL_INTERVAL)
 
 
-def _get(client: ControlClient, server: str) -> Json:
+def transfer_of(client: ControlClient, server: str) -> Json:
+    """Return the transfers of a server. Raises `CtlError`, also where the daemon has ended."""
     try:
         found: Json = client.ask("GET", f"transfers/{server}")
     except CtlError as error:
@@ -146,7 +159,7 @@ def _get(client: ControlClient, server: str) -> Json:
             raise
         raise CtlError(
             "wingsd has ended during the transfer",
-            f"start it again: it then completes the transfer or rolls it back; wingsctl show "
+            f"start it again: it then goes on with the transfer, or rolls it back; wingsctl show "
             f"{server} has the result ({error.message})",
             Exit.NO_DAEMON,
         ) from error

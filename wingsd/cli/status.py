@@ -10,6 +10,7 @@ import click
 
 from wingsd.cli import output
 from wingsd.cli.client import ControlClient
+from wingsd.cli.following import doing
 from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, client_of
 from wingsd.cli.progress import POLL_INTERVAL, watch
@@ -112,7 +113,7 @@ def transfers(context: click.Context, *, watching: bool, past: int, as_json: boo
         print_json(found)
         return
     if found["running"]:
-        output.show(output.running(found["running"], time.time()))
+        output.show(output.running(found["running"], time.time(), doing))
     else:
         output.show("no transfers in progress")
     for each in found["expected"]:
@@ -172,11 +173,13 @@ def _transfer_facts(server: str, found: Json) -> list[tuple[str, object]]:
                 f"{output.direction_of(running)}, for {duration(time.time() - running['begun'])}",
             ),
             *([("storage pool", pool)] if (pool := running.get("storage_pool")) else []),
-            ("doing", running["doing"]),
+            ("doing", doing(running)),
             (
                 "transferred",
-                f"{size(running['bytes'])}{total}, {size(running['bytes_per_second'])}/s",
+                f"{size(running['bytes'])}{total}, {size(running['bytes_per_second'])}/s"
+                + (f", {left} left" if (left := output.left(running)) else ""),
             ),
+            *([("before", there)] if (there := output.resumed(running)) else []),
         ]
     if expected is not None:
         pairs.append(("expected", f"until {when(expected['expires'])}"))

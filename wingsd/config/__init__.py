@@ -28,6 +28,7 @@ from wingsd.config.servers import (
 from wingsd.config.system import BackupsConfig, Rootless, SystemConfig, User
 from wingsd.config.transfers import (
     FormConfig,
+    LiveMovesConfig,
     MovesConfig,
     StoragePool,
     StreamsConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "InstallerLimits",
     "Interfaces",
     "LimitsConfig",
+    "LiveMovesConfig",
     "LogConfig",
     "MachineIdConfig",
     "Metrics",

@@ -12,13 +12,23 @@ from wingsd.config.validators import (
     MiBPerSecond,
     Seconds,
     at_most,
+    console_line,
     header_text,
     nice_value,
     not_negative,
+    one_of,
+    part_of_one,
     positive,
 )
 
-__all__ = ["FormConfig", "MovesConfig", "StoragePool", "StreamsConfig", "TransfersConfig"]
+__all__ = [
+    "FormConfig",
+    "LiveMovesConfig",
+    "MovesConfig",
+    "StoragePool",
+    "StreamsConfig",
+    "TransfersConfig",
+]
 
 
 @attrs.frozen(repr=False)
@@ -58,13 +68,14 @@ class MovesConfig:
     #: minutes longer for its source (wingsd's own).
     patience: Seconds = attrs.field(default=3600, validator=positive)
     #: The maximum size of a batch, which is the body of one request; the lower one of the two
-    #: nodes counts (wingsd's own). A break costs the batches under way.
-    batch: MiB = attrs.field(default=16, validator=at_most(64))
+    #: nodes counts (wingsd's own). A break costs the batches under way, and the source has up to
+    #: six of this size in memory.
+    batch: MiB = attrs.field(default=8, validator=at_most(64))
     #: The batches of a move under way at the same time; the lower number of the two nodes counts
     #: (wingsd's own).
     streams: int = attrs.field(default=2, validator=at_most(8))
     #: Read a received server back from the disk, past the page cache, and compare it with what
-    #: was sent, before it is put into place (wingsd's own).
+    #: was sent: as it arrives, and the rest before it is put into place (wingsd's own).
     reread: bool = True
     #: The time for which what has arrived of a failed move is kept, so that the next transfer of
     #: the server goes on with it; 0 keeps nothing (wingsd's own).
@@ -72,6 +83,52 @@ class MovesConfig:
     #: The size of all such copies together, beside the newest one; the oldest is removed first. 0
     #: means a tenth of the filesystem of `system.data` (wingsd's own).
     keep_bytes: Bytes = attrs.field(default=0, validator=not_negative)
+
+
+@attrs.frozen(repr=False)
+class LiveMovesConfig:
+    """`system.transfers.live`: moves of running servers, between two nodes of wingsd."""
+
+    #: Send a running server's files in rounds while it runs, and stop it only for the last one. It
+    #: also needs `system.transfers.moves.enabled`. Otherwise a server is stopped first (wingsd's
+    #: own).
+    enabled: bool = True
+    #: The server is stopped when the rest can be sent within this time, or when more rounds do not
+    #: make it less (wingsd's own). What the server needs to stop and to start comes on top.
+    target_downtime: Seconds = attrs.field(default=2, validator=positive)
+    #: The server is not stopped while the rest would take longer than this: rounds go on, one a
+    #: minute, until it is less, the server is stopped, or the transfer cancelled; 0 means no limit
+    #: (wingsd's own). Meanwhile it keeps one of the node's eight slots for sending.
+    max_downtime: Seconds = attrs.field(default=0, validator=not_negative)
+    #: The number of rounds after which the server is stopped; 0 means no limit (wingsd's own).
+    max_rounds: int = attrs.field(default=30, validator=not_negative)
+    #: The time after the end of the first round after which the server is stopped; 0 means no
+    #: limit (wingsd's own).
+    max_seconds: Seconds = attrs.field(default=86_400, validator=not_negative)
+    #: The time for which a stopped server's last round may come to a halt: then the server is
+    #: started here again, and rounds go on. After three times the transfer has failed (wingsd's
+    #: own).
+    final_patience: Seconds = attrs.field(default=120, validator=positive)
+    #: Start a server at this node that was running when it was moved here, when the Panel has
+    #: accepted the success (wingsd's own). Not after a direct transfer.
+    start: bool = True
+    #: The part of `upload_limit` that rounds of running servers use together at most while others
+    #: are sent, from 0 to 1; those get the rest at least (wingsd's own).
+    share: float = attrs.field(default=0.8, validator=part_of_one)
+    #: How often a copy of a server that `wingsctl send --follow` keeps at another node is brought
+    #: up to date; less often where that takes more than half of this time (wingsd's own).
+    follow_every: Seconds = attrs.field(default=60, validator=positive)
+    #: A command for the console of a running server just before it is stopped for the last round,
+    #: such as `say Moving to another node, back in {seconds} s`: for `{seconds}` comes the
+    #: predicted time. It is for all servers alike; empty means none (wingsd's own).
+    announce: str = attrs.field(default="", validator=console_line)
+    #: `auto`: the last round does not read files again whose stat results prove that they are
+    #: as they were sent, on file systems on which a measurement shows that this holds. `never`:
+    #: it reads all files, and the server is down for longer (wingsd's own).
+    trust: str = attrs.field(default="auto", validator=one_of("auto", "never"))
+    #: The time for which the files of a server that was moved while it ran stay in quarantine at
+    #: the node that sent it; 0 deletes them at once (wingsd's own).
+    keep_source_days: Days = attrs.field(default=1, validator=not_negative)
 
 
 @attrs.frozen(repr=False)
@@ -131,6 +188,7 @@ class TransfersConfig:
     form: FormConfig = FormConfig()
     streams: StreamsConfig = StreamsConfig()
     moves: MovesConfig = MovesConfig()
+    live: LiveMovesConfig = LiveMovesConfig()
     storage_pool: StoragePool = StoragePool()
     #: The time for a server to stop before a transfer, after which it is killed (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)

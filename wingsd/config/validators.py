@@ -24,6 +24,7 @@ __all__ = [
     "absolute",
     "absolute_or_empty",
     "at_most",
+    "console_line",
     "header_text",
     "host_and_port_or_empty",
     "ip_addresses",
@@ -34,6 +35,7 @@ __all__ = [
     "not_empty",
     "not_negative",
     "one_of",
+    "part_of_one",
     "path_field",
     "port",
     "positive",
@@ -88,6 +90,13 @@ def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> No
         raise InvalidField(attribute.name, f"expected 0 or more, found {value}")
 
 
+def part_of_one(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    """A number above 0, and at most 1."""
+    if not 0 < value <= 1:
+        what = f"expected a number above 0 and at most 1, found {value}"
+        raise InvalidField(attribute.name, what)
+
+
 def nice_value(_: object, attribute: attrs.Attribute[int], value: int) -> None:
     """A nice value that asks for no privilege, from 0 to 19."""
     if not 0 <= value <= _MAX_NICE:
@@ -112,6 +121,12 @@ def header_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     if not (value.isascii() and value.isprintable() and value == value.strip()):
         what = f"expected printable ASCII without spaces at the ends, found {value!r}"
         raise InvalidField(attribute.name, what)
+
+
+def console_line(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """One line that can be typed into a console, or an empty text."""
+    if value and not (value.isprintable() and value.strip()):
+        raise InvalidField(attribute.name, f"expected one printable line, found {value!r}")
 
 
 def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:

@@ -33,7 +33,7 @@ from wingsd.statedb.records import Direction, Report, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.step_log import ProgressReport
+from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
 
@@ -78,6 +78,23 @@ def running_transfer(progress: ProgressReport, now: float) -> Json:
         # The directory may grow after it was measured.
         "total_bytes": max(progress.total, progress.bytes) if progress.total else None,
         "bytes_per_second": progress.rate,
+        "resumed_bytes": progress.resumed,
+        "follow": _follow(progress.seed, now),
+    }
+
+
+def _follow(seed: SeedFigures | None, now: float) -> Json | None:
+    """Return how far a copy is that follows its server; None for another transfer."""
+    if seed is None:
+        return None
+    return {
+        "rounds": seed.rounds,
+        "changed_bytes": seed.changed,
+        "missing_bytes": seed.missing,
+        "whole_at": None if seed.age is None else now - seed.age,
+        "predicted_downtime": seed.downtime,
+        "stop_at": seed.until,
+        "trouble": seed.trouble or None,
     }
 
 
@@ -105,6 +122,8 @@ def unfinished_transfer(entry: TransferRecord, started: float) -> Json:
         "bytes": 0,
         "total_bytes": None,
         "bytes_per_second": 0.0,
+        "resumed_bytes": 0,
+        "follow": None,
     }
 
 

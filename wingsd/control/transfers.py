@@ -32,6 +32,7 @@ from wingsd.threadio import Workers
 from wingsd.transfers.errors import TransferNotActive
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.storage.partial_copies import KeptCopy, PartialCopies
 from wingsd.util.later import Later
 from wingsd.util.text import canonical_uuid
@@ -56,23 +57,33 @@ MAX_PAST = 10_000
 
 @attrs.frozen(eq=False, repr=False)
 class ExpectedServer:
-    """A server that is to be received. `settings` are in the form of a Panel's answer."""
+    """A server that is to be received. `settings` are in the form of a Panel's answer.
+
+    With `follow` a copy may be kept up to date here before.
+    """
 
     server: str
     settings: dict[str, Any] | None = None
     addresses: tuple[str, ...] = ()
     seconds: int = DEFAULT_SECONDS
+    follow: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)
 class SendRequest:
-    """A server that is to be sent to the node at `url`; `remove` deletes it here afterwards."""
+    """A server that is to be sent to the node at `url`; `remove` deletes it here afterwards.
+
+    With `follow` a copy is kept up to date there, until a transfer is ordered; or until `stop_at`,
+    in seconds since the epoch: then the server is sent.
+    """
 
     server: str
     url: str
     token: str = attrs.field(repr=False)
     settings: dict[str, Any] | None = None
     remove: bool = False
+    follow: bool = False
+    stop_at: float | None = None
 
 
 async def _last_transfer(database: StateDatabase, server: str) -> int:
@@ -113,6 +124,7 @@ class ReceiveEndpoint(ControlEndpoint):
             seconds=body.seconds,
             description=body.settings,
             addresses=body.addresses,
+            follow=body.follow,
         )
         url, certain = await self._disk.run(reachable_at, self._config, self._address())
         return {
@@ -145,6 +157,8 @@ class SendEndpoint(ControlEndpoint):
     async def begin_sending(self, request: StreamingRequest, body: SendRequest) -> Json:
         """Start to send a server; its progress is at `/v1/transfers/{uuid}`."""
         server = _uuid(body.server)
+        if body.stop_at is not None and not body.follow:
+            raise BadRequest("stop_at needs follow", "without it the server is sent at once")
         after = await _last_transfer(self._database, server)
         await self._direct.outgoing.send(
             server,
@@ -152,6 +166,7 @@ class SendEndpoint(ControlEndpoint):
             body.token,
             description=body.settings,
             remove=body.remove,
+            seed=SeedOrder(body.stop_at) if body.follow else None,
         )
         # Only the Panel knows which of them are the server's.
         backups = self._config.system.backup_directory
@@ -242,7 +257,12 @@ class TransferList:
         ]
 
     async def forget(self, server: str) -> None:
-        """Remove what is kept of a server. Raises `ServerNotFound`, `StorageError`."""
+        """Remove what is kept of a server, or the copy that follows it.
+
+        Raises `ServerNotFound`, `StorageError`.
+        """
+        if self._receiver.forget(server):
+            return
         if not await self._copies.forget(server):
             raise ServerNotFound(
                 "nothing is kept of this server",

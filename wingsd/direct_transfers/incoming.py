@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 from twisted.internet.defer import succeed
@@ -33,6 +33,9 @@ from wingsd.servers import Server
 from wingsd.statedb import Direction, StateDatabase
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.steps import ReceiveStep
+
+if TYPE_CHECKING:
+    from wingsd.transfers.incoming.transfer import IncomingTransfer
 
 __all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation", "TryAgain"]
 
@@ -145,6 +148,7 @@ class _Expected:
     description: Description | None
     #: Whether that was given here, and takes precedence over the source's.
     is_fixed: bool
+    may_follow: bool
 
 
 class IncomingDirectTransfers:
@@ -184,10 +188,12 @@ class IncomingDirectTransfers:
         seconds: float,
         description: Description | None = None,
         addresses: Sequence[str] = (),
+        follow: bool = False,
     ) -> Invitation:
         """Expect a server for so many seconds; an earlier invitation for it becomes void.
 
-        `addresses` replace those of its settings, see `with_addresses`. Raises
+        `addresses` replace those of its settings, see `with_addresses`. With `follow` a copy may
+        be kept up to date here before the server moves, and it is started then if it ran. Raises
         `ServerAlreadyExists`, and `BadRequest` where settings or addresses are invalid.
         """
         with_addresses({"settings": {}}, addresses)
@@ -195,18 +201,26 @@ class IncomingDirectTransfers:
             read(description, server)
             description = with_addresses(description, addresses)
         in_progress = self._receiver.find(server)
-        if in_progress is not None and not in_progress.has_failed:
+        if in_progress is not None and self._gives_way(in_progress):
+            pass  # it ends, and what has arrived stays, when the next one begins
+        elif in_progress is not None and not in_progress.has_failed:
             raise ServerAlreadyExists(
                 "this server is being received", in_progress.progress.step_text
             )
-        await self._servers.check_absent(server)
+        else:
+            await self._servers.check_absent(server)
         now = self._now()
         token = direct_token(server, self._key, now, now + seconds, self._public_url)
         parsed = transfer_token(
             f"Bearer {token}", self._key, self._public_url, accept_expired=True
         )
         self._expected[server] = _Expected(
-            parsed.digest, parsed.expires, tuple(addresses), description, description is not None
+            parsed.digest,
+            parsed.expires,
+            tuple(addresses),
+            description,
+            is_fixed=description is not None,
+            may_follow=follow,
         )
         self._log.info("{server}: expected, by a direct transfer", server=server)
         return Invitation(server, token, parsed.expires)
@@ -225,6 +239,10 @@ class IncomingDirectTransfers:
             if each.expires > now and not self._is_arriving(uuid, each.digest)
         }
 
+    def _gives_way(self, transfer: IncomingTransfer) -> bool:
+        """Return whether a transfer is one that the next one of its server may end."""
+        return transfer.coordinator.is_direct and transfer.gives_way
+
     def _is_arriving(self, server: str, digest: str) -> bool:
         """Return whether a transfer by the token with that digest is in progress."""
         transfer = self._receiver.find(server)
@@ -241,9 +259,17 @@ class IncomingDirectTransfers:
         if not expected.is_fixed:
             expected.description = with_addresses(description, expected.addresses)
 
-    def coordinator(self, token: TransferToken) -> DirectReceiving:
-        """Return the coordinator of a transfer by that token. Raises `Unauthorized`."""
+    def coordinator(self, token: TransferToken, follow: bool = False) -> DirectReceiving:
+        """Return the coordinator of a transfer by that token, or with `follow` of a seed.
+
+        Raises `Unauthorized`, and `BadRequest` where no seed is expected.
+        """
         expected, server = self._find(token), token.server
+        if follow and not expected.may_follow:
+            raise BadRequest(
+                "this node does not expect a copy that follows the server",
+                "run wingsctl receive there with --follow, or send the server without it",
+            )
         return DirectReceiving(
             server,
             self._servers,

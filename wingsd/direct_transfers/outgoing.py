@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.direct_transfers.description import Description, DirectServers, describe, read
+from wingsd.direct_transfers.description import (
+    Description,
+    DirectServers,
+    describe,
+    read,
+    read_text,
+)
+from wingsd.direct_transfers.peer import DirectPeer
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -31,13 +37,10 @@ from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed
 from wingsd.transfers.outgoing.source import MOVED
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.steps import SendStep
-from wingsd.util.serialization import structure
-
-if TYPE_CHECKING:
-    from wingsd.transfers.peer.client import PeerClient
 
 __all__ = ["DirectSending", "OutgoingDirectTransfers"]
 
@@ -45,15 +48,11 @@ __all__ = ["DirectSending", "OutgoingDirectTransfers"]
 _SERVER_ERROR = 500
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Conclusion:
-    """The destination's answer to whether a server has moved there."""
-
-    moved: bool
-
-
 class DirectSending:
-    """The coordinator of an outgoing direct transfer, by `destination`, to the node `peer`."""
+    """The coordinator of an outgoing direct transfer, by `destination`, to the node `peer`.
+
+    `transfer` is the number of one that an earlier daemon has recorded.
+    """
 
     is_direct = True
     orders_deletion = False
@@ -69,11 +68,11 @@ class DirectSending:
         self,
         server: str,
         destination: DirectDestination,
-        peer: PeerClient,
+        peer: DirectPeer,
         database: StateDatabase,
         servers: Servers,
         reactor: IReactorTime,
-        description: Description | None = None,
+        transfer: int | None = None,
     ) -> None:
         self._server = server
         self._destination = destination
@@ -81,14 +80,17 @@ class DirectSending:
         self._database = database
         self._servers = servers
         self._reactor = reactor
-        self._description = description
+        self._transfer = transfer
         self._asking: CancelScope | None = None
+        #: Whether a person has cancelled it: nothing of it is kept then.
+        self._is_cancelled = False
 
     def begin(self) -> None:
         """Do nothing: earlier transfers have no reports."""
 
     async def save(self, entry: int) -> None:
-        """Record the destination, to ask it after a restart."""
+        """Record the destination and the server's description, to go on after a restart."""
+        self._transfer = entry
         await self._database.add_destination(entry, self._destination)
 
     async def announce(self) -> None:
@@ -96,7 +98,10 @@ class DirectSending:
 
         Raises the errors of `PeerClient.ask`.
         """
-        await self._peer.ask("PUT", json.dumps(self._description).encode())
+        await self._peer.describe(self._destination.description)
+
+    async def check(self) -> None:
+        """Do nothing: there is no Panel to ask."""
 
     async def report_failure(self) -> None:
         """Do nothing: the destination has seen it, or will when it is asked next."""
@@ -126,7 +131,7 @@ class DirectSending:
                     )
                     return False
                 self._log_unknown(error, pause)
-            except DestinationError as error:
+            except (DestinationError, StorageError) as error:
                 self._log_unknown(error, pause)
             except WingsdError:
                 break
@@ -144,6 +149,7 @@ class DirectSending:
 
     def stop_waiting(self, reason: WingsdError) -> None:
         """Ask no longer whether it has moved."""
+        self._is_cancelled = isinstance(reason, TransferCancelled)
         if self._asking is not None:
             self._asking.cancel(reason)
 
@@ -169,13 +175,7 @@ class DirectSending:
         self._log.info("{server}: its files here are kept", server=self._server)
 
     async def _ask(self) -> bool:
-        answer = await self._peer.ask("DELETE")
-        try:
-            return structure(json.loads(answer.body), _Conclusion).moved
-        except (ValueError, RecursionError) as error:
-            raise DestinationRefused(
-                "the destination node's answer is invalid", str(error), answer.code
-            ) from error
+        return await self._peer.has_server(self._transfer, keep=not self._is_cancelled)
 
     def _log_unknown(self, error: WingsdError, pause: float) -> None:
         self._log.warn(
@@ -193,6 +193,7 @@ UPLOADS = "/api/transfers"
 class OutgoingDirectTransfers:
     """Direct transfers from this node."""
 
+    _log = Logger()
     #: Why a server cannot be started that was being sent when the daemon ended.
     hold = "the server was being moved when this node ended, and its destination is asked about it"
 
@@ -221,8 +222,11 @@ class OutgoingDirectTransfers:
         *,
         description: Description | None = None,
         remove: bool = False,
+        seed: SeedOrder | None = None,
     ) -> None:
         """Begin to send a server to the node at `url` by its `token`.
+
+        With `seed` a copy is kept up to date there first, while the server is used as ever.
 
         `description` replaces the one that this node has. When the server has moved its files
         stay, or with `remove` they are deleted here. Raises `ServerNotFound`, `Conflict` where the
@@ -230,29 +234,36 @@ class OutgoingDirectTransfers:
         `DestinationUnreachable` where the certificates to trust cannot be read, and the errors of
         `OutgoingTransfers.start`.
         """
-        destination = DirectDestination(_upload_url(url), f"Bearer {token}", remove)
         if description is not None:
             read(description, server)
         known = await self._find(server, description)
-        coordinator = self._coordinator(
-            server, destination, description or describe(known.configuration)
+        destination = DirectDestination(
+            _upload_url(url),
+            f"Bearer {token}",
+            remove,
+            json.dumps(description or describe(known.configuration)),
         )
-        self._sender.start(known, TransferRequest(destination.url, destination.token), coordinator)
+        coordinator = self._coordinator(server, destination)
+        request = TransferRequest(destination.url, destination.token)
+        if seed is None:
+            self._sender.start(known, request, coordinator)
+        else:
+            self._sender.seed(known, request, coordinator, seed)
 
     def _coordinator(
-        self, server: str, destination: DirectDestination, description: Description | None = None
+        self, server: str, destination: DirectDestination, transfer: int | None = None
     ) -> DirectSending:
-        peer = self._peers.client(
+        client = self._peers.client(
             f"{destination.url}/{server}/by-hand", destination.token, "after --to"
         )
         return DirectSending(
             server,
             destination,
-            peer,
+            DirectPeer(client, self._sender, self._database),
             self._database,
             self._servers,
             self._reactor,
-            description,
+            transfer,
         )
 
     async def _find(self, server: str, description: Description | None) -> Server:
@@ -293,22 +304,42 @@ class OutgoingDirectTransfers:
         return True
 
     async def go_on(self, entry: TransferRecord) -> bool:
-        """Return False: direct transfers are not moves that resume."""
-        return False
+        """Go on with a move. Without a Panel the server is what was recorded of it."""
+        record = await self._database.move(entry.id)
+        destination = await self._database.destination(entry.id)
+        if record is None or destination is None or not destination.description:
+            return False
+        coordinator = self._coordinator(entry.server, destination, entry.id)
+        try:
+            if is_seed(entry, record):
+                server = self._servers.get(entry.server)  # as its users have it
+            else:
+                described = read_text(destination.description, entry.server)
+                server = self._servers.get_or_add(described)
+            return self._sender.go_on(server, entry, record, coordinator)
+        except (WingsdError, ValueError) as error:
+            self._log.warn(
+                "{server}: its move does not go on: {error}", server=entry.server, error=error
+            )
+            return False
 
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Ask the destination whether a server has moved that an earlier daemon was sending."""
         destination = await self._database.destination(entry.id)
         if destination is None:
             return False
-        coordinator = self._asked[entry.server] = self._coordinator(entry.server, destination)
+        coordinator = self._coordinator(entry.server, destination, entry.id)
+        self._asked[entry.server] = coordinator
         try:
             return await coordinator.has_moved()
         finally:
             del self._asked[entry.server]
 
     async def report_failure(self, entry: TransferRecord) -> None:
-        """Do nothing: the destination has seen it, or will when it is asked next."""
+        """Have the destination of a move hear of it, if it is there now."""
+        record = await self._database.move(entry.id)
+        if record is not None and record.move:
+            self._sender.give_up(record)
 
     async def clean_up(self, entry: TransferRecord) -> None:
         """Delete or keep a server that has moved, as it was ordered."""

@@ -86,7 +86,8 @@ class EngineSession:
         except engine.FAILURES as error:
             raise EnvironmentFailed(
                 f"the Docker engine at {self._address} does not answer: {engine.explain(error)}; "
-                "start it, or correct docker.socket in the configuration"
+                "start it, or correct docker.socket in the configuration",
+                is_silent=True,
             ) from error
 
     def close(self, then: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ import posixpath
 import re
 import reprlib
 from collections.abc import Sequence
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
@@ -47,6 +48,8 @@ __all__ = [
     "image_source",
     "is_below",
     "mount_of",
+    "rehearsal_name",
+    "rehearsal_spec",
     "resources",
     "service_label",
     "with_mounts",
@@ -139,6 +142,25 @@ def with_mounts(spec: ContainerSpec, mounts: Sequence[Mount]) -> ContainerSpec:
     host = spec.body["HostConfig"]
     more = [*host["Mounts"], *map(mount_of, mounts)]
     return attrs.evolve(spec, body={**spec.body, "HostConfig": {**host, "Mounts": more}})
+
+
+def rehearsal_spec(config: Config, server: Settings) -> ContainerSpec:
+    """Return a container like that of `server`, under a name that only this node gives.
+
+    In place of the server's files, which may not be there yet, it has the directory of all, and
+    it is never started. Raises as `container_spec`.
+    """
+    spec = container_spec(config, server)
+    host = spec.body["HostConfig"]
+    files = mount_of(Mount(config.system.data, HOME, read_only=True))
+    body = {**spec.body, "HostConfig": {**host, "Mounts": [files]}}
+    return ContainerSpec(rehearsal_name(config, server.uuid), body)
+
+
+def rehearsal_name(config: Config, uuid: str) -> str:
+    """Return the name of that container."""
+    node = sha256(home_directory(config, uuid).encode()).hexdigest()[:12]
+    return f"{uuid}.rehearsal.{node}"
 
 
 def check_variables(server: Settings) -> None:

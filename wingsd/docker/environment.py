@@ -22,6 +22,8 @@ from wingsd.docker.container import (
     check_mounts,
     container_spec,
     home_directory,
+    rehearsal_name,
+    rehearsal_spec,
     with_mounts,
 )
 from wingsd.docker.engine import ContainerState, console_lines, foreign_container
@@ -92,6 +94,34 @@ class DockerEnvironment:
         async with self._engine.session() as session:
             state = await self._look(session, uuid)
         return "" if state is None else self._foreign_reason(state, uuid)
+
+    async def rehearse(self, settings: Settings) -> None:
+        """Pull the image, make the network, and make and remove a container that is not started.
+
+        It has a name of its own; one that a daemon has left that died is removed. Raises
+        `EnvironmentFailed`.
+        """
+        spec = rehearsal_spec(self._config, settings)
+        async with self._engine.exclusive_session(spec.name) as session:
+            await self._images.ensure(session, settings)
+            self._images.keep_for_now(settings)
+            await session.call(engine.remove_container, spec.name, force=True)
+            try:
+                spec = await self._with_allowed_mounts(spec, settings)
+                if await session.call(engine.create_container, spec) is None:
+                    raise EnvironmentFailed(f"the name {spec.name} is taken on the Docker engine")
+            finally:
+                await session.call(engine.remove_container, spec.name, force=True)
+        self._log.info("{server}: a container of it can be made", server=settings.uuid)
+
+    async def end_rehearsal(self, uuid: str) -> None:
+        """Remove the container of a rehearsal that the end of a daemon has interrupted.
+
+        Raises `EnvironmentFailed`.
+        """
+        name = rehearsal_name(self._config, uuid)
+        async with self._engine.exclusive_session(name) as session:
+            await session.call(engine.remove_container, name, force=True)
 
     async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
         """Replace the container by one with these settings.
@@ -235,7 +265,9 @@ class DockerEnvironment:
 
     async def _with_mounts(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
         """Add the allowed mounts, as late as possible: symlinks may be changed meanwhile."""
-        spec = await self._with_identity(spec, settings)
+        return await self._with_allowed_mounts(await self._with_identity(spec, settings), settings)
+
+    async def _with_allowed_mounts(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
         if not settings.mounts:
             return spec
         checked = await self._workers.run(
@@ -244,7 +276,7 @@ class DockerEnvironment:
         for source in checked.refused:
             self._log.warn(
                 "{server}: mount of {source} left out, it is not below one of allowed_mounts",
-                server=spec.name,
+                server=settings.uuid,
                 source=source,
             )
         return with_mounts(spec, checked.allowed)

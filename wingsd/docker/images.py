@@ -25,6 +25,9 @@ PULL_REPORT = 10
 #: The same where users watch the pull.
 PULL_SHOWN = 1
 
+#: Seconds for which an image that was pulled for a move is not pulled for its server again.
+KEPT = 900.0
+
 #: What a layer does, by the engine's statuses.
 _STAGES = {"Downloading": "pulling", "Extracting": "extracting"}
 _MB = 1_000_000
@@ -159,6 +162,19 @@ class ImagesAndNetworks:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        #: By server: the image that was pulled for its move, and until when that is enough.
+        self._kept: dict[str, tuple[str, float]] = {}
+
+    def keep_for_now(self, server: Settings) -> None:
+        """Do not pull the server's image again for some minutes: it is to be started soon."""
+        now = monotonic()
+        self._kept = {uuid: kept for uuid, kept in self._kept.items() if kept[1] > now}
+        self._kept[server.uuid] = (image_source(server).name, now + KEPT)
+
+    async def _is_kept(self, session: EngineSession, uuid: str, image: str) -> bool:
+        name, until = self._kept.get(uuid, ("", 0.0))
+        is_recent = name == image and monotonic() < until
+        return is_recent and await session.call(engine.image_exists, image)
 
     async def ensure(
         self,
@@ -193,6 +209,9 @@ class ImagesAndNetworks:
                     "the Panel names it with a leading ~: load or build it here under that name, "
                     "or remove the ~ to have it pulled"
                 )
+            return
+        if await self._is_kept(session, uuid, image.name):
+            self._log.info("{server}: {image} was pulled before", server=uuid, image=image.name)
             return
         why = await self._pull(session, uuid, image.name, listener)
         if not why:

@@ -117,6 +117,16 @@ class Environment(Protocol):
     async def name_conflict(self, uuid: str) -> str:
         """Describe an environment of another node that has this server's name; empty if none."""
 
+    async def rehearse(self, settings: Settings) -> None:
+        """Try whether an environment with these settings can be made; leave nothing but its image.
+
+        The environment of the server, and one of another node with its name, are not touched. For
+        some minutes the image counts as the newest.
+        """
+
+    async def end_rehearsal(self, uuid: str) -> None:
+        """Remove what an earlier daemon has left that died during a rehearsal."""
+
     async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
         """Replace the environment by one with these settings; the old one must not run.
 
@@ -155,6 +165,12 @@ class NoEnvironment:
     async def name_conflict(self, uuid: str) -> str:
         """Return an empty text: there is no engine."""
         return ""
+
+    async def rehearse(self, settings: Settings) -> None:
+        """Do nothing."""
+
+    async def end_rehearsal(self, uuid: str) -> None:
+        """Do nothing."""
 
     async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
         """Do nothing."""

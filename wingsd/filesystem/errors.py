@@ -183,6 +183,7 @@ class TreeTooLarge(StorageError):
     status = 400
 
 
+_OUTSIDE = "a symlink or a mount on the way leads out of the server's files"
 #: The path leads through something else than directories, or out of the root: by a symlink, which
 #: is EXDEV of openat2.
 _NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE))
@@ -212,7 +213,7 @@ def file_error(error: OSError, name: bytes) -> WingsdError:
     shown = display(name or b"/")
     code = error.errno or 0
     if code in _NOT_THERE:
-        return FileMissing(f"{shown}: {error.strerror}")
+        return FileMissing(f"{shown}: {_OUTSIDE if code == errno.EXDEV else error.strerror}")
     if code == errno.ENAMETOOLONG:
         return NameTooLong()
     if kind := _KINDS.get(code):

@@ -1,14 +1,38 @@
-"""Sets permission bits of files and directories, and of nothing that a symlink leads to."""
+"""Sets permission bits of files and directories, and of nothing that a symlink leads to.
+
+And tells which ones, and which owner, a new file has without that.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from wingsd.filesystem.errors import FileTypeRefused
 from wingsd.util.text import display
 
-__all__ = ["set_mode_at"]
+__all__ = ["is_own", "process_umask", "set_mode_at"]
+
+
+def process_umask() -> int:
+    """Return the process's umask from /proc: umask(2) would set it.
+
+    With it the sticky bit, which open(2) may drop. All bits where /proc has none, so that every
+    mode is set explicitly.
+    """
+    with suppress(OSError), open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8) | stat.S_ISVTX
+    return 0o7777
+
+
+def is_own(owner: tuple[int, int], directory: int) -> bool:
+    """Return whether new files below a directory have this owner; the descriptor is open."""
+    # below a set-group-id directory files get that directory's group instead
+    inherits = os.fstat(directory).st_mode & stat.S_ISGID
+    return owner == (os.geteuid(), os.getegid()) and not inherits
 
 
 def set_mode_at(parent: int, name: bytes, mode: int) -> None:

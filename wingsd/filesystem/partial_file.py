@@ -49,7 +49,8 @@ class PartialFile:
     ) -> None:
         """`parent` is the descriptor of the directory, which is closed with this.
 
-        Without `make`, raises FileMissing where nothing was uploaded. Raises `UploadInProgress`.
+        Without `make`, raises FileMissing where nothing was uploaded. Raises `UploadInProgress`,
+        and for the first part what `commit` does.
         """
         self._parent = parent
         self._name = name
@@ -67,6 +68,9 @@ class PartialFile:
         except BlockingIOError as error:
             self.close()
             raise UploadInProgress from error
+        except IsADirectoryError as error:
+            self.close()
+            raise NameConflict.writing(display(name)) from error
         except OSError as error:
             self.close()
             raise file_error(error, self._own_name) from error
@@ -80,6 +84,7 @@ class PartialFile:
         except FileNotFoundError:
             if not make:
                 raise
+            self._look_at_old()
             return os.open(self._own_name, _MAKE, 0o600, dir_fd=self._parent)
         try:
             found = os.fstat(looked_at)

@@ -34,6 +34,7 @@ __all__ = [
     "Listing",
     "gone",
     "opened",
+    "opened_again",
     "unreadable",
     "unreadable_for_user",
     "walk",
@@ -123,6 +124,22 @@ def opened(directory: str) -> Iterator[int]:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise StorageError.reading(f"{directory}: {reading_advice(error)}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def opened_again(root: int) -> Iterator[int]:
+    """Open a root once more. Raises StorageError.
+
+    Two walks at a time need a descriptor each: one that lists a directory moves on for all.
+    """
+    try:
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root)
+    except OSError as error:
+        unreadable(b"", error)
     try:
         yield fd
     finally:
@@ -236,6 +253,8 @@ def _listings(
     try:
         fd = directories.get(path, make=False)
         found = os.fstat(fd)
+        # of a descriptor that stays open, btrfs lists what there was when it was last rewound
+        os.lseek(fd, 0, os.SEEK_SET)
         with os.scandir(fd) as entries:
             yield _filled(Listing(path, fd, found), islice(entries, BATCH))
             while batch := list(islice(entries, BATCH)):

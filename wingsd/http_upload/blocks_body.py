@@ -16,12 +16,18 @@ Block = bytes | memoryview
 
 @implementer(IPushProducer)
 class BlocksBody:
-    """Sends `blocks` at the rate of `bucket`; see `RequestBody`. For one request."""
+    """Sends `blocks` at the rate of `bucket`; see `RequestBody`. For one request.
 
-    def __init__(self, blocks: Sequence[Block], bucket: TokenBucket | None = None) -> None:
+    `yields` is whether it leaves a part of the rate to others.
+    """
+
+    def __init__(
+        self, blocks: Sequence[Block], bucket: TokenBucket | None = None, *, yields: bool = False
+    ) -> None:
         self._blocks = iter(blocks)
         self._left = len(blocks)
         self._bucket = bucket
+        self._yields = yields
         self._share: Share | None = None
         self._consumer: Callable[[bytes], None] | None = None
         self._finished: Callable[[], None] | None = None
@@ -31,7 +37,7 @@ class BlocksBody:
         """Deliver the blocks to `consumer`; right after the last one call `finished`."""
         self._consumer, self._finished = consumer, finished
         if self._bucket is not None:
-            self._share = self._bucket.join(self._deliver)
+            self._share = self._bucket.join(self._deliver, yields=self._yields)
         self._deliver()
 
     def pauseProducing(self) -> None:
@@ -50,6 +56,8 @@ class BlocksBody:
     def close(self) -> None:
         """Deliver nothing more."""
         self._consumer = self._finished = None
+        # The exchange that has this is in a cycle, and would keep the blocks until it is found.
+        self._blocks, self._left = iter(()), 0
         if self._share is not None:
             self._share.leave()
 

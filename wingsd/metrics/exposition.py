@@ -7,7 +7,7 @@ changes the values, and its import installs a reactor.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -27,18 +27,22 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd import __version__
+from wingsd.errors import StorageError
 from wingsd.metrics.moved import DIRECTIONS
 from wingsd.metrics.recorder import Recorder
+from wingsd.metrics.seeds import of_seeds
 from wingsd.threadio import Workers
+from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
 from wingsd.util.text import reading_advice
 
-__all__ = ["Exposition", "Gauges", "Sources"]
+__all__ = ["DiskState", "Exposition", "Gauges", "Sources"]
 
 _LIVE = (State.PENDING, State.PROCESSING)
 #: The steps of transfers in progress.
 _STEPS = [
     *(("in", step.name.lower()) for step in ReceiveStep if step.state in _LIVE),
+    ("in", "seed"),
     *(("out", step.name.lower()) for step in SendStep if step.state in _LIVE),
 ]
 
@@ -49,6 +53,14 @@ class WaitingTransfers(Protocol):
     @property
     def waiting(self) -> int:
         """How many of them are queued."""
+
+
+class SentTransfers(WaitingTransfers, Protocol):
+    """The transfers from this node."""
+
+    @property
+    def seeds(self) -> Sequence[SeedFigures]:
+        """How far the copies are that follow servers."""
 
 
 class Reports(Protocol):
@@ -87,33 +99,61 @@ class BackupCounts(Protocol):
         """The number of checks that have ended."""
 
 
+class SftpFigures(Protocol):
+    """The figures of SFTP since the daemon's start."""
+
+    @property
+    def sessions(self) -> int:
+        """The number of open sessions."""
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """The number of logins that were refused, by their kind."""
+
+    @property
+    def moved(self) -> Mapping[str, int]:
+        """The bytes of each direction."""
+
+
+class SftpSource(Protocol):
+    """SFTP, which may not run."""
+
+    @property
+    def counts(self) -> SftpFigures:
+        """Its figures."""
+
+
 @attrs.frozen(eq=False, repr=False)
 class Sources:
-    """The sources of gauges: transfers in both directions, reports, activity, and backups."""
+    """The sources of gauges: transfers in both directions, reports, activity, backups and SFTP."""
 
     received: WaitingTransfers
-    sent: WaitingTransfers
+    sent: SentTransfers
     reports: Reports
     activity: ActivityCounts
     backups: BackupCounts
+    sftp: SftpSource
 
 
 class Gauges(Collector):
     """Collects the present values of the sources and the recorder.
 
-    `disk` is the last `os.statvfs` of the servers' filesystem, None when it failed.
+    `disk` is the last `os.statvfs` of the servers' filesystem, and `kept` the bytes of partial
+    copies; None when that failed.
     """
 
     def __init__(self, recorder: Recorder, sources: Sources) -> None:
         self._recorder = recorder
         self._sources = sources
         self.disk: os.statvfs_result | None = None
+        self.kept: int | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Return the gauges."""
         yield from self._under_way()
         yield self._moved()
         yield self._waiting()
+        yield from of_seeds(self._sources.sent.seeds)
         yield GaugeMetricFamily(
             "wingsd_outbox_reports",
             "Ends of transfers that the Panel has not heard of yet.",
@@ -121,8 +161,15 @@ class Gauges(Collector):
         )
         yield from self._activity()
         yield from self._backups()
+        yield from _of_sftp(self._sources.sftp.counts)
         if self.disk is not None:
             yield from _filesystem(self.disk)
+        if self.kept is not None:
+            yield GaugeMetricFamily(
+                "wingsd_move_kept_bytes",
+                "What is kept of failed moves to this node for the next transfers of the servers.",
+                value=self.kept,
+            )
 
     def _under_way(self) -> Iterator[Metric]:
         number = GaugeMetricFamily(
@@ -197,6 +244,28 @@ class Gauges(Collector):
         yield dropped
 
 
+def _of_sftp(counts: SftpFigures) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "wingsd_sftp_sessions", "Connections of SFTP that are logged in.", value=counts.sessions
+    )
+    refused = CounterMetricFamily(
+        "wingsd_sftp_logins_refused",
+        "Passwords and public keys that SFTP clients have shown and that were refused.",
+        labels=["kind"],
+    )
+    for kind, number in counts.refused.items():
+        refused.add_metric([kind], number)
+    yield refused
+    moved = CounterMetricFamily(
+        "wingsd_sftp_bytes",
+        "Bytes of SFTP's requests (in, with what is uploaded) and answers (out).",
+        labels=["direction"],
+    )
+    for direction, number in counts.moved.items():
+        moved.add_metric([direction], number)
+    yield moved
+
+
 def _filesystem(found: os.statvfs_result) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "wingsd_data_size_bytes",
@@ -210,6 +279,14 @@ def _filesystem(found: os.statvfs_result) -> Iterator[Metric]:
     )
 
 
+@attrs.frozen(eq=False, repr=False)
+class DiskState:
+    """What was read of the disk; `kept` is None where that could not be."""
+
+    disk: os.statvfs_result
+    kept: int | None
+
+
 #: Seconds for the filesystem to report its size; a network filesystem may be disconnected.
 DISK_TIMEOUT = 2
 
@@ -217,21 +294,29 @@ DISK_TIMEOUT = 2
 class Exposition:
     """Renders the metrics of `recorder`, `sources` and the process.
 
-    The size of `data`, the directory of servers, is read in the threads of `disk`.
+    The size of `data`, the directory of servers, is read in the threads of `disk`, as are the
+    bytes of partial copies, by `kept`, which raises `StorageError`.
     """
 
     _log = Logger()
 
     def __init__(
-        self, recorder: Recorder, sources: Sources, disk: Workers, data: str, reactor: IReactorTime
+        self,
+        recorder: Recorder,
+        sources: Sources,
+        disk: Workers,
+        data: str,
+        kept: Callable[[], int],
+        reactor: IReactorTime,
     ) -> None:
         self._disk = disk
         self._data = data
+        self._kept = kept
         self._reactor = reactor
         self._registry = registry = recorder.registry
         # The requests that wait for the disk. It is read by one thread at a time, which is blocked
         # while the disk hangs.
-        self._waiting_requests: set[Deferred[os.statvfs_result]] = set()
+        self._waiting_requests: set[Deferred[DiskState]] = set()
         self._is_reading = False
         self._was_readable = True
         self._gauges = Gauges(recorder, sources)
@@ -244,7 +329,8 @@ class Exposition:
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the text and its content type, for the value `accept` of the header."""
-        self._gauges.disk = await self._read_disk()
+        found = await self._read_disk()
+        self._gauges.disk, self._gauges.kept = (found.disk, found.kept) if found else (None, None)
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):
@@ -253,12 +339,12 @@ class Exposition:
         registry: Any = _WithoutCreated(self._registry)
         return encode(registry), content_type
 
-    async def _read_disk(self) -> os.statvfs_result | None:
-        looking: Deferred[os.statvfs_result] = Deferred()
+    async def _read_disk(self) -> DiskState | None:
+        looking: Deferred[DiskState] = Deferred()
         self._waiting_requests.add(looking)
         if not self._is_reading:
             self._is_reading = True
-            self._disk.run(os.statvfs, self._data).addBoth(self._disk_read)
+            self._disk.run(self._look).addBoth(self._disk_read)
         try:
             found = await looking.addTimeout(DISK_TIMEOUT, self._reactor)
         except TimedOut:
@@ -271,6 +357,13 @@ class Exposition:
         finally:
             self._waiting_requests.discard(looking)
         return None
+
+    def _look(self) -> DiskState:
+        found = os.statvfs(self._data)
+        try:
+            return DiskState(found, self._kept())
+        except StorageError:
+            return DiskState(found, None)
 
     def _disk_read(self, found: Any) -> None:
         self._is_reading = False

@@ -13,6 +13,9 @@ from wingsd.util.observer import ENGINE, PANEL, Passage
 
 __all__ = ["REASONS", "UNFORESEEN", "Recorder", "reason"]
 
+#: The kinds of bytes that rounds send.
+ROUND_KINDS = ("first", "changed")
+DOWNTIME_BUCKETS = (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 #: The label of errors that are in no class of the tree.
 UNFORESEEN = "unforeseen"
 #: The label of each error, by its code. A subclass that is not here is counted as its base class.
@@ -110,6 +113,33 @@ class Recorder(MovedBytes):
             "Bytes of moves from this node that were sent twice.",
             registry=registry,
         )
+        self._rounds = Counter(
+            "wingsd_move_rounds",
+            "Rounds of running servers that were sent from this node.",
+            registry=registry,
+        )
+        self._round_bytes = Counter(
+            "wingsd_move_round_bytes",
+            "Bytes of files sent in these rounds: the first ones, or what was changed since.",
+            ["kind"],
+            registry=registry,
+        )
+        self._predicted = Gauge(
+            "wingsd_move_predicted_downtime_seconds",
+            "How long the running server that was last looked at would be down for its move.",
+            registry=registry,
+        )
+        self._downtime = Histogram(
+            "wingsd_move_downtime_seconds",
+            "How long running servers were down for their moves, until the destination had them.",
+            buckets=DOWNTIME_BUCKETS,
+            registry=registry,
+        )
+        self._distrusted = Counter(
+            "wingsd_move_unseen_changes",
+            "Files that were changed without a change of their ctime. It must be 0.",
+            registry=registry,
+        )
         self._answers = Counter(
             "wingsd_request_errors",
             "Requests of the Panel, of other nodes and of browsers that were answered with an "
@@ -132,6 +162,8 @@ class Recorder(MovedBytes):
                 self._failures.labels(direction, name)
         for name in REASONS:
             self._answers.labels(name)
+        for kind in ROUND_KINDS:
+            self._round_bytes.labels(kind)
 
     # Events of an observer
 
@@ -155,6 +187,23 @@ class Recorder(MovedBytes):
     def sent_again(self, size: int) -> None:
         """A move is over."""
         self._sent_again.inc(size)
+
+    def round_sent(self, size: int, *, is_first: bool) -> None:
+        """A round was sent."""
+        self._rounds.inc()
+        self._round_bytes.labels(ROUND_KINDS[0 if is_first else 1]).inc(size)
+
+    def downtime_predicted(self, seconds: float) -> None:
+        """It is known how long a server would be down."""
+        self._predicted.set(seconds)
+
+    def downtime_measured(self, seconds: float) -> None:
+        """A server has moved."""
+        self._downtime.observe(seconds)
+
+    def distrusted(self) -> None:
+        """A file was changed without a trace."""
+        self._distrusted.inc()
 
     def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
         """A call has ended."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 
 from wingsd.errors import StorageError
-from wingsd.filesystem.modes import set_mode_at
+from wingsd.filesystem.modes import is_own, process_umask, set_mode_at
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener
@@ -55,7 +56,8 @@ class TreeApplier:
     ) -> None:
         self._root = root
         self._aside = aside
-        self._owner = owner
+        self._owner = None if owner is None or is_own(owner, root) else owner
+        self._umask = process_umask()
         self._opener = opener
         self._directories = OpenDirectories(root, lambda path: None)
         #: The file that was written last, by its number.
@@ -125,21 +127,20 @@ class TreeApplier:
             os.close(source)
 
     def _move(self, frame: TakeFrame | PutFrame, again: bool) -> None:
-        slot = b"%d" % frame.slot
+        is_take, slot = isinstance(frame, TakeFrame), (self._aside, b"%d" % frame.slot)
         try:
-            os.stat(slot, dir_fd=self._aside, follow_symlinks=False)
+            file = self._parent(frame.path)
         except FileNotFoundError:
-            is_full = False
-        else:
-            is_full = True
-        is_take = isinstance(frame, TakeFrame)
-        if again and is_full is is_take:
+            if again and is_take and _exists(*slot):
+                return  # it was done before, and the directory has gone since
+            raise
+        source, target = (file, slot) if is_take else (slot, file)
+        if again and not _exists(*source) and _exists(*target):
             return  # it was done before
-        parent, name = self._parent(frame.path)
-        if is_take:
-            os.rename(name, slot, src_dir_fd=parent, dst_dir_fd=self._aside)
-        else:
-            os.rename(slot, name, src_dir_fd=self._aside, dst_dir_fd=parent)
+        os.rename(source[1], target[1], src_dir_fd=source[0], dst_dir_fd=target[0])
+        if again:
+            # A crash may leave both names of a file, and rename(2) does nothing then.
+            _unlink(source[1], source[0])
 
     def content(self, run: BlockRun, tree: MoveTree) -> None:
         """Write blocks that have arrived."""
@@ -165,12 +166,13 @@ class TreeApplier:
     def _whole(self, frame: WholeFrame, data: memoryview, tree: MoveTree) -> None:
         node = tree.find(frame.path)
         is_linked = isinstance(node, FileNode) and len(node.names) > 1
-        fd = self._opened(frame.path) if is_linked else self._made(frame.path)
+        fd = self._opened(frame.path) if is_linked else self._made(frame.path, frame.mode)
         try:
             if is_linked:
                 os.ftruncate(fd, 0)
             _write(fd, data, 0)
-            os.fchmod(fd, frame.mode)
+            if is_linked or frame.mode & self._umask:
+                os.fchmod(fd, frame.mode)
             os.utime(fd, ns=(frame.mtime, frame.mtime))
         finally:
             os.close(fd)
@@ -189,11 +191,13 @@ class TreeApplier:
         os.close(fd)
         return None
 
-    def empty_slots(self) -> None:
-        """Remove the files that wait without a path."""
+    def empty_slots(self, kept: Collection[int] = ()) -> None:
+        """Remove the files that wait without a path, but for those in the slots `kept`."""
+        names = {str(slot) for slot in kept}
         try:
             for name in os.listdir(self._aside):
-                os.unlink(name, dir_fd=self._aside)
+                if name not in names:
+                    os.unlink(name, dir_fd=self._aside)
         except OSError as error:
             raise StorageError(
                 f"files taken out of the tree could not be removed: {disk_advice(error)}"
@@ -206,7 +210,7 @@ class TreeApplier:
         directories: list[tuple[bytes, DirectoryNode]] = []
         path = b""
         try:
-            for path, node in tree.walk():
+            for path, node in tree.walk(plain=False):
                 while directories and not _is_below(path, directories[-1][0]):
                     self._finish(*directories.pop())
                 if isinstance(node, DirectoryNode):
@@ -223,7 +227,7 @@ class TreeApplier:
         """Undo `finish` as far as it keeps this process from writing to directories."""
         path = b""
         try:
-            for path, node in tree.walk():
+            for path, node in tree.walk(plain=False):
                 if isinstance(node, DirectoryNode) and node.mode & _OWN != _OWN:
                     # a shape that is still to be applied may make it
                     with suppress(FileNotFoundError):
@@ -256,14 +260,14 @@ class TreeApplier:
         directory, _, name = path.rpartition(b"/")
         return self._inside(directory), name
 
-    def _made(self, path: bytes) -> int:
+    def _made(self, path: bytes, mode: int = 0o600) -> int:
         """Return a descriptor of a new file, in place of one that has the path."""
         parent, name = self._parent(path)
         try:
-            fd = os.open(name, _MAKE, 0o600, dir_fd=parent)
+            fd = os.open(name, _MAKE, mode, dir_fd=parent)
         except FileExistsError:
             _unlink(name, parent)
-            fd = os.open(name, _MAKE, 0o600, dir_fd=parent)
+            fd = os.open(name, _MAKE, mode, dir_fd=parent)
         if self._owner is not None:
             os.fchown(fd, *self._owner)
         return fd
@@ -289,6 +293,14 @@ class TreeApplier:
         if self._file[0]:
             os.close(self._file[1])
             self._file = (0, -1)
+
+
+def _exists(parent: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_below(path: bytes, directory: bytes) -> bool:

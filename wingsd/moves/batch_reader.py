@@ -1,7 +1,8 @@
 """Decodes a batch from pieces of any size, sans-IO. Every block is compared with its digest.
 
 Blocks that lie within one piece are handed on as views of it, several together, without a copy.
-Memory holds the index, and one block that lies in two pieces.
+Memory holds the index, and one block that lies in two pieces. The checksums by which blocks are
+read back from the disk are made before the digests are compared: so they are of what was sent.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from wingsd.moves.batch import HEAD, Index, decode_index, index_length
-from wingsd.moves.digests import DIGEST, Bytes, block_digest
+from wingsd.moves.digests import DIGEST, Bytes, block_digest, block_digests
 from wingsd.moves.errors import damaged, invalid
 from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
+from wingsd.moves.written import RunningChecksum
 from wingsd.moves.zstd import Inflater
 from wingsd.util.text import display
 
@@ -24,14 +26,16 @@ __all__ = ["BatchReader", "BlockRun"]
 class BlockRun:
     """Consecutive blocks that have arrived and fit their digests.
 
-    `first` and `count` are blocks; `data` is valid until the next event is asked for. A `ZERO`
-    frame is one run, without data.
+    `first` and `count` are blocks; `data` is a view of the piece that was fed. A `ZERO`
+    frame is one run, without data. `crc` is the CRC-32 of all from the block `since` on.
     """
 
     frame: Content
     first: int
     count: int
     data: memoryview
+    since: int = 0
+    crc: int = 0
 
 
 _NOTHING = memoryview(b"")
@@ -54,6 +58,7 @@ class BatchReader:
         #: The frame whose blocks come next, and how many of its blocks have come.
         self._frame: DataFrame | WholeFrame | None = None
         self._done = 0
+        self._checksum = RunningChecksum()
         self._is_complete = False
 
     def feed(self, data: Bytes) -> Iterator[Index | BlockRun]:
@@ -129,23 +134,49 @@ class BatchReader:
             piece = self._keep(piece)
             if len(self._kept) < self._needed:
                 return None, piece
-            block, self._kept = self._kept, bytearray()
+            block, self._kept = memoryview(self._kept), bytearray()
+            summed = self._summed(frame, first, 1, block)
             self._compare(frame, self._done, block)
             self._done += 1
-            return BlockRun(frame, first, 1, memoryview(block)), piece
-        at = start = 0
-        begun = self._done
-        while self._done < _count(frame):
-            at = start + self._length(frame, self._done)
-            if at > len(piece):
-                break
-            self._compare(frame, self._done, piece[start:at])
-            self._done += 1
-            start = at
-        if self._done == begun:
+            return BlockRun(frame, first, 1, block, *summed), piece
+        count, size = self._whole_blocks(frame, len(piece))
+        if not count:
             self._kept += piece
             return None, piece[:0]
-        return BlockRun(frame, first, self._done - begun, piece[:start]), piece[start:]
+        summed = self._summed(frame, first, count, piece[:size])
+        if isinstance(frame, WholeFrame):
+            self._compare(frame, 0, piece[:size])
+        else:
+            self._compare_many(frame, count, piece[:size])
+        self._done += count
+        return BlockRun(frame, first, count, piece[:size], *summed), piece[size:]
+
+    def _summed(
+        self, frame: DataFrame | WholeFrame, first: int, count: int, blocks: memoryview
+    ) -> tuple[int, int]:
+        """Return from which block on the checksum counts, and the checksum."""
+        number = 0 if isinstance(frame, WholeFrame) else frame.number
+        return self._checksum.add(number, first, count, blocks)
+
+    def _whole_blocks(self, frame: DataFrame | WholeFrame, size: int) -> tuple[int, int]:
+        """Return how many blocks lie in so many bytes as a whole, and their bytes."""
+        if isinstance(frame, WholeFrame):
+            return (1, frame.size) if size >= frame.size else (0, 0)
+        left = frame.count - self._done
+        rest = (left - 1) * frame.block_size + frame.last
+        if size >= rest:
+            return left, rest
+        count = size // frame.block_size
+        return count, count * frame.block_size
+
+    def _compare_many(self, frame: DataFrame, count: int, blocks: memoryview) -> None:
+        """Compare consecutive blocks at once."""
+        at = self._done * DIGEST
+        if block_digests(blocks, frame.block_size) == frame.digests[at : at + count * DIGEST]:
+            return
+        for number in range(count):
+            start = number * frame.block_size
+            self._compare(frame, self._done + number, blocks[start : start + frame.block_size])
 
     @staticmethod
     def _length(frame: DataFrame | WholeFrame, number: int) -> int:

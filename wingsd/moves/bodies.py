@@ -32,7 +32,7 @@ class BatchBody:
         return sum(len(block) for block in self.blocks)
 
 
-def batch_body(batch: Batch, *, zstd: bool) -> BatchBody:
+def batch_body(batch: Batch, *, zstd: bool, level: int = 1) -> BatchBody:
     """Return the body of a batch; with `zstd` it is compressed if its beginning shrinks."""
     pieces: Iterator[Bytes] = batch.pieces()
     if zstd:
@@ -45,9 +45,8 @@ def batch_body(batch: Batch, *, zstd: bool) -> BatchBody:
         zstd = shrinks(sample)
         pieces = chain(taken, pieces)
     size = sum(len(piece) for piece in batch.data)
-    return BatchBody(
-        batch.index.number, size, list(_blocks(deflated(pieces) if zstd else pieces)), zstd
-    )
+    blocks = list(_blocks(deflated(pieces, level) if zstd else pieces))
+    return BatchBody(batch.index.number, size, blocks, zstd)
 
 
 def _blocks(pieces: Iterable[Bytes]) -> Iterator[bytes | memoryview]:

@@ -5,28 +5,44 @@ Blocking. Each byte is read and hashed once; the digests go to the file's node o
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from attrs import frozen
 
 from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
-from wingsd.filesystem.walk import unreadable
+from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.blocks import block_count
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
 from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
+from wingsd.moves.page_cache import PageCacheKeeper
 from wingsd.moves.plan import FileContent
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.tree import FileNode
 from wingsd.util.text import display
 
-__all__ = ["SEGMENT", "ContentReader", "FramedData"]
+__all__ = ["SEGMENT", "ContentReader", "FramedData", "ReadingWatcher"]
 
 SEGMENT = 128 << 10
 """Bytes read at a time, and the most of one frame. A multiple of every block size."""
 
 _SECTOR = 512
+#: What opening a file gives that another kind of file has taken the place of.
+_REPLACED = (errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+
+
+class ReadingWatcher(Protocol):
+    """What is told of each file of a running server: `UnchangedFiles`."""
+
+    def before_reading(self, fd: int) -> os.stat_result:
+        """Return the stat result of a file that is to be read, for `after_reading`."""
+
+    def after_reading(self, fd: int, node: FileNode, first: os.stat_result) -> bool:
+        """Note that a file was read as the node says; return whether it is settled."""
 
 
 @frozen(eq=False, repr=False)
@@ -51,22 +67,37 @@ class ContentReader:
         """Close every descriptor."""
         self._directories.close()
 
-    def read(self, content: FileContent) -> Iterator[FramedData]:
+    def read(
+        self, content: FileContent, watcher: ReadingWatcher | None = None
+    ) -> Iterator[FramedData]:
         """Yield what is to be sent of a file, in the order of its blocks.
 
-        Raises SourceFileChanged where the file is not as its node says, and StorageError.
+        Raises SourceFileChanged where the file is not as its node says, and StorageError. With a
+        `watcher` the server runs: the file is sent as it is read, with zeros for what it lacks of
+        the size in its node; if it is not the one that was seen, the node's stamp becomes empty.
         """
-        *parents, name = content.path.split(b"/")
         try:
-            parent = self._directories.get(tuple(parents), make=False)
-            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            fd = self._open(content.path, is_live=watcher is not None)
             try:
-                found = _checked(fd, content)
-                if content.node.number:
-                    yield from self._parts(fd, content, found.st_blocks * _SECTOR)
+                if watcher is None:
+                    found = _checked(fd, content)
                 else:
-                    yield from self._whole(fd, content)
-                _checked(fd, content)
+                    found = watcher.before_reading(fd)
+                    if not _is_as_seen(found, content.node):
+                        # the file that was seen may have another name by which it is settled
+                        content.node.stamp = b""
+                is_live = watcher is not None
+                kept = PageCacheKeeper(fd, found.st_size, SEGMENT) if is_live else None
+                if content.node.number:
+                    yield from self._parts(fd, content, found.st_blocks * _SECTOR, kept)
+                else:
+                    yield from self._whole(fd, content, kept)
+                if kept is not None:
+                    kept.close()
+                if watcher is None:
+                    _checked(fd, content)
+                else:
+                    watcher.after_reading(fd, content.node, found)
             finally:
                 os.close(fd)
         except FileNotFoundError:
@@ -74,9 +105,27 @@ class ContentReader:
         except OSError as error:
             unreadable(content.path, error)
 
-    def _whole(self, fd: int, content: FileContent) -> Iterator[FramedData]:
+    def _open(self, path: bytes, *, is_live: bool) -> int:
+        *parents, name = path.split(b"/")
+        try:
+            parent = self._directories.get(tuple(parents), make=False)
+            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            if not is_live or stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+        except OSError as error:
+            if not is_live or not (gone(error) or error.errno in _REPLACED):
+                raise
+        # the next round has what is there now; until then zeros stand for the file
+        return os.memfd_create("gone")
+
+    def _whole(
+        self, fd: int, content: FileContent, kept: PageCacheKeeper | None
+    ) -> Iterator[FramedData]:
         node, before = content.node, content.before
-        data = _exactly(fd, 0, node.size, content)
+        if kept is not None:
+            kept.before(0)
+        data = _exactly(fd, 0, node.size, content, kept is not None)
         self._count(node.size)
         digest = block_digest(data)
         node.blocks.set(0, digest)
@@ -85,7 +134,9 @@ class ContentReader:
             frame = WholeFrame(content.path, node.mode, node.mtime, node.size, digest)
             yield FramedData(frame, data)
 
-    def _parts(self, fd: int, content: FileContent, held: int) -> Iterator[FramedData]:
+    def _parts(
+        self, fd: int, content: FileContent, held: int, kept: PageCacheKeeper | None
+    ) -> Iterator[FramedData]:
         node = content.node
         per_segment = SEGMENT // node.block_size
         is_sparse = held < node.size
@@ -99,7 +150,9 @@ class ContentReader:
                 node.blocks.set_zeros(first, count, node.block_size, node.length(first, count))
                 digests = node.blocks.get(first, count)
             else:
-                data = _exactly(fd, at, length, content)
+                if kept is not None:
+                    kept.before(at)
+                data = _exactly(fd, at, length, content, kept is not None)
                 digests = block_digests(data, node.block_size)
                 node.blocks.set(first, digests)
             content.tree.changed(node)
@@ -109,16 +162,22 @@ class ContentReader:
 
 
 def _checked(fd: int, content: FileContent) -> os.stat_result:
-    found, node = os.fstat(fd), content.node
-    if node.identity != (found.st_dev, found.st_ino) or node.stamp != stat_stamp(found):
+    found = os.fstat(fd)
+    if not _is_as_seen(found, content.node):
         raise SourceFileChanged(display(content.path))
     return found
 
 
-def _exactly(fd: int, at: int, length: int, content: FileContent) -> bytes:
+def _is_as_seen(found: os.stat_result, node: FileNode) -> bool:
+    return node.identity == (found.st_dev, found.st_ino) and node.stamp == stat_stamp(found)
+
+
+def _exactly(fd: int, at: int, length: int, content: FileContent, is_live: bool) -> bytes:
     data = os.pread(fd, length, at)
     while len(data) < length:
         more = os.pread(fd, length - len(data), at + len(data))
+        if not more and is_live:
+            return data.ljust(length, b"\0")
         if not more:
             raise SourceFileChanged(display(content.path))
         data += more

@@ -1,30 +1,34 @@
 """The destination of one move: batches are recorded, applied and proven. Blocking.
 
-Of a data batch the index is durable in the ledger before anything is written. A shape batch is
-applied alone, after everything before it is on stable storage, and is there itself at the end.
+Of a data batch the index is in the ledger before anything is written, and durable there if that
+changes what the ledger says. A shape batch is applied alone, after everything before it is on
+stable storage, and is there itself at the end.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Protocol
 
 from wingsd.errors import StorageError
 from wingsd.moves.batch import BatchKind, Index
 from wingsd.moves.batch_reader import BlockRun
-from wingsd.moves.changes import apply_shape, begin, done
+from wingsd.moves.changes import apply_shape, done
 from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
 from wingsd.moves.frames import Content, WholeFrame
 from wingsd.moves.ledger import NO_ROOT, LedgerState, RecordType
 from wingsd.moves.ledger_file import LedgerFile
-from wingsd.moves.reading_back import differing, is_held
+from wingsd.moves.open_batch import OpenBatch
+from wingsd.moves.reading_back import is_held
 from wingsd.moves.rebasing import Resumption, ShapeApplier, drop_incomplete, forget_wrong
 from wingsd.moves.received import ReceivedBatches
 from wingsd.moves.recovery import Recovered
+from wingsd.moves.rereading import Rereading
 from wingsd.moves.snapshot import held_bytes, parts
 from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.written import Written
 
 __all__ = ["Applier", "MoveDestination"]
 
@@ -67,8 +71,13 @@ class MoveDestination:
         self.received: ReceivedBatches = found.received
         #: The root of the round that was closed last.
         self.roots = found.roots
-        self._undurable = set(found.undurable)
-        self._open: dict[int, Index] = {}
+        #: What is to be read back from the disk.
+        self.rereading = Rereading(found.tree, applier)
+        #: Batches that are written and not known to be on stable storage, with what of them is to
+        #: be read back then.
+        self._undurable: dict[int, Sequence[Written]] = dict.fromkeys(found.undurable, ())
+        #: Data batches that have begun and not ended.
+        self._open: dict[int, OpenBatch] = {}
         self._is_finished = False
         #: Whether a batch was applied in part, so that the tree is not what the ledger says.
         self._is_partial = False
@@ -99,8 +108,9 @@ class MoveDestination:
         return made
 
     def close(self) -> None:
-        """Close the ledger."""
+        """Close the ledger, and the file of the tree."""
         self._ledger.close()
+        self.tree.close()
 
     @property
     def durable(self) -> int:
@@ -146,23 +156,22 @@ class MoveDestination:
 
     def write(self, index: Index, run: BlockRun) -> None:
         """Write blocks of a batch that was begun. Raises BatchConflict where `rebase` ended it."""
-        self._check_begun(index)
+        batch = self._begun(index)
         self._applier.content(run, self.tree)
+        batch.note(run)
 
     def end(self, index: Index) -> None:
         """End a data batch, all of which was written. Raises BatchConflict as `write`."""
         self._check_usable()
-        self._check_begun(index)
-        for frame in index.contents:
-            done(self.tree, frame)
+        written = self._begun(index).end()
         self._ledger.append_numbers(RecordType.DONE, index.number)
         del self._open[index.number]
         self.received.add(index.number)
-        self._undurable.add(index.number)
+        self._undurable[index.number] = written
 
     def abandon(self, index: Index) -> None:
         """Give a data batch up that has not ended: it may come again, with other contents too."""
-        if self._open.get(index.number) is index:
+        if self._is_open(index):
             del self._open[index.number]
             self._ledger.append_numbers(RecordType.LOST, index.number)
             self.received.forget(index.number)
@@ -180,9 +189,10 @@ class MoveDestination:
 
     def proven(self, numbers: Iterable[int]) -> None:
         """Record that batches are on stable storage, by a flush that began after they ended."""
-        if found := sorted(self._undurable.intersection(numbers)):
+        if found := sorted(self._undurable.keys() & set(numbers)):
             self._ledger.append_numbers(RecordType.CHECK, *found)
-            self._undurable.difference_update(found)
+            for number in found:
+                self.rereading.changed(self._undurable.pop(number))
 
     def close_round(self, in_round: int, last: int, root: bytes) -> None:
         """Close a round whose last batch is `last`; doing so twice is allowed.
@@ -223,8 +233,8 @@ class MoveDestination:
         """Give up what is open, and begin a new round with what is held.
 
         Batches that have not ended are lost, and files that are in slots, or should have come as a
-        whole and did not, are removed. Of the files with the paths `wrong`, which `differing` has
-        found, the blocks that are not as they should be become unknown. The ledger is written
+        whole and did not, are removed. Of the files with the paths `wrong`, which `rereading`
+        has found, the blocks that are not as they should be become unknown. The ledger is written
         anew, with `move` as the id of the move; after a crash it is the old or the new one.
         Raises StorageError; the move must be opened again then.
         """
@@ -242,6 +252,8 @@ class MoveDestination:
         self._ids = (move or self._ids[0], self._ids[1])
         self._rewrite(received.round, last)
         received.restore(received.round, last, received.shape)
+        for written in self._undurable.values():
+            self.rereading.changed(written)
         self._undurable.clear()
         self.roots = {}
         self._is_partial = False
@@ -272,16 +284,11 @@ class MoveDestination:
         self._is_finished = True
         self._sync()
 
-    def differing(self) -> Iterator[bytes]:
-        """Read all files back; yield the paths of those that are not as they were sent."""
-        return differing(self._applier, self.tree)
-
     def _data(self, index: Index) -> None:
-        for frame in index.contents:
-            begin(self.tree, frame)
-        self._ledger.append(RecordType.BATCH, index.raw, durable=True)
+        batch = OpenBatch(index, self.tree)
+        self._ledger.append(RecordType.BATCH, index.raw, durable=batch.is_told)
         self.received.recorded(index)
-        self._open[index.number] = index
+        self._open[index.number] = batch
 
     def _shape(self, index: Index) -> None:
         makes = [apply_shape(self.tree, frame) for frame in index.shapes]
@@ -299,21 +306,27 @@ class MoveDestination:
         self._ledger.append_numbers(RecordType.DONE, index.number)
         self._ledger.append_numbers(RecordType.CHECK, index.number)
         self.received.add(index.number)
+        self.rereading.changed(index.frames)
 
     def _check_usable(self) -> None:
         if self._is_partial:
             raise StorageError("a batch was applied in part; the move must be resumed")
 
-    def _check_begun(self, index: Index) -> None:
-        if self._open.get(index.number) is not index:
+    def _is_open(self, index: Index) -> bool:
+        batch = self._open.get(index.number)
+        return batch is not None and batch.index is index
+
+    def _begun(self, index: Index) -> OpenBatch:
+        if not self._is_open(index):
             raise BatchConflict(f"batch {index.number} was given up meanwhile")
+        return self._open[index.number]
 
     def _check_open(self, index: Index) -> None:
         """Refuse contents that another open batch has, too: which comes last would be chance."""
         if not self._open:
             return
         numbers = {_subject(frame) for frame in index.contents}
-        for other in self._open.values():
+        for other in (batch.index for batch in self._open.values()):
             shared = numbers & {_subject(frame) for frame in other.contents}
             if shared and _overlap(index, other, shared):
                 raise ShapeMissing(
@@ -326,10 +339,12 @@ class MoveDestination:
             index, makes = found.unfinished
             self._apply(index, makes, again=True)
             self._shape_done(index)
+        # Nothing is to be left of a file in a slot that the tree does not have there.
+        self._applier.empty_slots(self.tree.slots)
         for index in found.unproven:
             was_done = index.number in self._undurable
             if not is_held(self._applier, self.tree, index):
-                self._undurable.discard(index.number)
+                self._undurable.pop(index.number, None)
                 self._ledger.append_numbers(RecordType.LOST, index.number)
                 self.received.forget(index.number)
                 continue
@@ -338,7 +353,7 @@ class MoveDestination:
             if not was_done:
                 self._ledger.append_numbers(RecordType.DONE, index.number)
                 self.received.add(index.number)
-                self._undurable.add(index.number)
+                self._undurable[index.number] = ()
         self.checkpoint()
 
 

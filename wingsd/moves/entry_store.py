@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from secrets import token_hex
@@ -29,7 +29,7 @@ from wingsd.moves.nodes import (
     unpack_shared,
 )
 
-__all__ = ["EntryStore", "Row"]
+__all__ = ["ALL_KEYS", "SOME_NOT_PLAIN", "SOME_ROWS", "EntryStore", "Row", "is_full"]
 
 Row = tuple[bytes, int | None, bytes]
 """A key, then an id, or what is packed of the entry."""
@@ -44,14 +44,19 @@ _TABLES = (
 _FIND = "SELECT id, value FROM entry WHERE key = ?"
 IN_MEMORY = 2048
 _CHUNK = 512
+#: Rows that are asked for where many may be passed over.
+_SOME = 64
 _SELECT = "SELECT key, id, value FROM entry WHERE key >= ? AND key < ?"
 _ROWS = f"{_SELECT} ORDER BY key LIMIT {_CHUNK}"
 _NOT_PLAIN = (
     f"{_SELECT} AND (id IS NOT NULL OR substr(value, 1, 1) <> x'{FILE:02x}') "
     f"ORDER BY key LIMIT {_CHUNK}"
 )
+SOME_ROWS = _ROWS.replace(str(_CHUNK), str(_SOME))
+SOME_NOT_PLAIN = _NOT_PLAIN.replace(str(_CHUNK), str(_SOME))
 _END = b"\xff" * 256
 """After every key: names have at most 255 bytes."""
+ALL_KEYS = (b"", _END)
 
 
 class EntryStore:
@@ -64,6 +69,7 @@ class EntryStore:
     def __init__(self, directory: str | None = None) -> None:
         self._directory = directory
         self._opened: sqlite3.Connection | None = None
+        self._close: Callable[[], object] = lambda: None
         #: Entries in memory, by path and by id; those that have to be stored.
         self._entries: dict[bytes, TreeEntry] = {}
         self._shared: dict[int, Named] = {}
@@ -101,6 +107,14 @@ class EntryStore:
     def set(self, path: bytes, node: TreeEntry) -> None:
         """Set what has a path."""
         self._entries[path] = self._changed[path] = node
+        self._absent = b""
+
+    def insert(self, directory: bytes, packed: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store what is new in a directory, by names: what `pack_file` has made of each."""
+        prefix = _key(directory + b"/") if directory else b""
+        rows = [(prefix + name, value) for name, value in packed]
+        with _errors():
+            self._database().executemany("INSERT INTO entry VALUES (?, NULL, ?)", rows)
         self._absent = b""
 
     def changed(self, node: Named) -> None:
@@ -179,25 +193,33 @@ class EntryStore:
         with _errors():
             return self._database().execute(query, (start, end)).fetchall()
 
-    def below(self, path: bytes, *, plain: bool = True) -> Iterator[tuple[bytes, TreeEntry]]:
-        """Yield the entries below a path, in the order of a walk.
+    def below(
+        self, path: bytes, *, plain: bool = True, start: bytes = b""
+    ) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield the entries below a path, in the order of a walk, from the path `start` on.
 
         Without `plain` those are left out that are files with one name and no number.
         """
         self.flush()
-        start, end = _below(path)
-        while rows := self.rows_from(start, end, _ROWS if plain else _NOT_PLAIN):
-            for key, of, value in rows:
-                each = key.replace(b"\0", b"/")
-                node = self._entries.get(each)
-                try:
-                    node = node or (unpack(value, each) if of is None else self.peek(of))
-                except KeyError:  # its id was changed meanwhile
-                    node = self.get(each)
-                if node is not None:
-                    yield each, node
+        first, end = _below(path)
+        at = max(first, _key(start))
+        while rows := self.rows_from(at, end, _ROWS if plain else _NOT_PLAIN):
+            for row in rows:
+                if (entry := self.entry(row)) is not None:
+                    yield entry
             self.flush()
-            start = rows[-1][0] + b"\0"
+            at = rows[-1][0] + b"\0"
+
+    def entry(self, row: Row) -> tuple[bytes, TreeEntry] | None:
+        """Return what a row is of, None where that was removed meanwhile."""
+        key, of, value = row
+        path = key.replace(b"\0", b"/")
+        node = self._entries.get(path)
+        try:
+            node = node or (unpack(value, path) if of is None else self.peek(of))
+        except KeyError:  # its id was changed meanwhile
+            node = self.get(path)
+        return None if node is None else (path, node)
 
     def numbered(self) -> Iterator[FileNode]:
         """Yield the files that have numbers, in their order."""
@@ -263,8 +285,12 @@ class EntryStore:
     def _database(self) -> sqlite3.Connection:
         if self._opened is None:
             self._opened = _open(self._directory)
-            weakref.finalize(self, self._opened.close)
+            self._close = weakref.finalize(self, self._opened.close)
         return self._opened
+
+    def close(self) -> None:
+        """Close the file, which takes no space then. Nothing else may be called after that."""
+        self._close()
 
 
 def _open(directory: str | None) -> sqlite3.Connection:
@@ -292,6 +318,11 @@ def _errors() -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise _failed(error) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a cause of `StorageError` is that SQLite has found the disk full."""
+    return isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
 
 
 def _failed(error: Exception) -> StorageError:

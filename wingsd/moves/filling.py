@@ -39,6 +39,32 @@ class Batch:
         return encode_batch(self.index, self.data)
 
 
+class _Filling:
+    """Frames of a batch, their encodings and bytes; and how many bytes these have."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.encoded: list[bytes] = []
+        self.data: list[bytes | memoryview] = []
+        self.index = self.bytes = 0
+
+    def emptied(self) -> list[bytes | memoryview]:
+        """Return the bytes, and begin anew."""
+        data, self.data = self.data, []
+        self.frames, self.encoded = [], []
+        self.index = self.bytes = 0
+        return data
+
+    def add(self, frame: Frame, encoded: bytes, data: bytes | memoryview) -> None:
+        """Add a frame."""
+        self.frames.append(frame)
+        self.encoded.append(encoded)
+        self.index += len(encoded)
+        if data:
+            self.data.append(data)
+            self.bytes += len(data)
+
+
 class BatchFiller:
     """Makes the batches of a move: for each round `shapes`, then `data`.
 
@@ -58,51 +84,43 @@ class BatchFiller:
         each: tuple[Iterable[Frame], ...] = (plan.removals, plan.creations)
         for frames in each:
             for portion in self._portions(frames):
-                batch = self._batch(BatchKind.SHAPE, portion, ())
+                batch = self._batch(BatchKind.SHAPE, portion)
                 self.shape = batch.index.number
                 yield batch
 
     def data(self, contents: Iterable[FramedData]) -> Iterator[Batch]:
         """Yield batches of contents, which need the shape so far."""
-        frames: list[Frame] = []
-        data: list[bytes | memoryview] = []
-        taken = index = 0
+        filling = _Filling()
         for content in contents:
-            encoded = len(content.frame.encode())
-            size = encoded + len(content.data)
-            if frames and self._is_full(len(frames), index + encoded, taken + size):
-                yield self._batch(BatchKind.DATA, frames, data)
-                frames, data, taken, index = [], [], 0, 0
-            frames.append(content.frame)
-            if content.data:
-                data.append(content.data)
-            taken += size
-            index += encoded
-        if frames:
-            yield self._batch(BatchKind.DATA, frames, data)
+            encoded = content.frame.encode()
+            if filling.frames and self._is_full(filling, len(encoded), len(content.data)):
+                yield self._batch(BatchKind.DATA, filling)
+            filling.add(content.frame, encoded, content.data)
+        if filling.frames:
+            yield self._batch(BatchKind.DATA, filling)
 
-    def _portions(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-        portion: list[Frame] = []
-        taken = 0
+    def _portions(self, frames: Iterable[Frame]) -> Iterator[_Filling]:
+        """Yield fillings, which are empty when the next one is asked for."""
+        filling = _Filling()
         for frame in frames:
-            size = len(frame.encode())
-            if portion and self._is_full(len(portion), taken + size, taken + size):
-                yield portion
-                portion, taken = [], 0
-            portion.append(frame)
-            taken += size
-        if portion:
-            yield portion
+            encoded = frame.encode()
+            if filling.frames and self._is_full(filling, len(encoded), 0):
+                yield filling
+            filling.add(frame, encoded, b"")
+        if filling.frames:
+            yield filling
 
-    def _is_full(self, frames: int, index: int, size: int) -> bool:
+    def _is_full(self, filling: _Filling, index: int, data: int) -> bool:
+        index += filling.index
         return (
-            frames >= MAX_FRAMES
+            len(filling.frames) >= MAX_FRAMES
             or index > MAX_INDEX - _HEADS
-            or size > min(self.size, MAX_DATA) - _HEADS
+            or index + filling.bytes + data > min(self.size, MAX_DATA) - _HEADS
         )
 
-    def _batch(
-        self, kind: BatchKind, frames: Sequence[Frame], data: Sequence[bytes | memoryview]
-    ) -> Batch:
+    def _batch(self, kind: BatchKind, filling: _Filling) -> Batch:
+        """Make a batch, and empty the filling: its bytes are not to be held twice."""
         self.number += 1
-        return Batch(make_index(kind, self.number, self.round, self.shape, frames), data)
+        numbers = (self.number, self.round, self.shape)
+        index = make_index(kind, *numbers, filling.frames, filling.encoded)
+        return Batch(index, filling.emptied())

@@ -45,7 +45,7 @@ _DIR = Struct("<Hq")
 _FILE = Struct("<IHqQI")
 _LINK = Struct("<q")
 _SLOT = Struct("<I")
-_WHOLE = Struct("<HqI")
+_WHOLE = Struct("<HqI16s")
 _DATA = Struct("<IIIII")
 _ZERO = Struct("<III")
 _LENGTH = Struct("<H")
@@ -160,8 +160,8 @@ class WholeFrame:
 
     def encode(self) -> bytes:
         """Return the frame's bytes in the index."""
-        meta = _WHOLE.pack(self.mode, self.mtime, self.size)
-        return b"\x10" + _text(self.path) + meta + self.digest
+        meta = (self.mode, self.mtime, self.size, self.digest)
+        return b"\x10" + _text(self.path) + _WHOLE.pack(*meta)
 
 
 @frozen(repr=False)
@@ -216,17 +216,21 @@ class _Cursor:
         self.at = at
 
     def unpack(self, form: Struct) -> tuple[int, ...]:
-        return form.unpack(self.take(form.size))
+        return form.unpack_from(self.data, self._pass(form.size))
 
     def take(self, size: int) -> bytes:
+        return self.data[self._pass(size) : self.at]
+
+    def text(self) -> bytes:
+        length: int = _LENGTH.unpack_from(self.data, self._pass(_LENGTH.size))[0]
+        return self.data[self._pass(length) : self.at]
+
+    def _pass(self, size: int) -> int:
+        """Go on by so many bytes; return where they are."""
         start, self.at = self.at, self.at + size
         if self.at > len(self.data):
             raise invalid("its index ends in the middle of a frame")
-        return self.data[start : self.at]
-
-    def text(self) -> bytes:
-        (length,) = self.unpack(_LENGTH)
-        return self.take(length)
+        return start
 
     def path(self) -> bytes:
         path = self.text()
@@ -300,11 +304,10 @@ def _gone(cursor: _Cursor) -> GoneFrame:
 
 def _whole(cursor: _Cursor) -> WholeFrame:
     path = cursor.path()
-    mode, mtime, size = cursor.unpack(_WHOLE)
+    mode, mtime, size, digest = _WHOLE.unpack(cursor.take(_WHOLE.size))
     if size > WHOLE:
         raise refused(f"{display(path)} has {size} bytes, too many for one frame")
-    digest = _known(cursor.take(DIGEST))
-    return WholeFrame(path, _mode(mode, path), _mtime(mtime, path), size, digest)
+    return WholeFrame(path, _mode(mode, path), _mtime(mtime, path), size, _known(digest))
 
 
 def _data(cursor: _Cursor) -> DataFrame:

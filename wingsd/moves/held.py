@@ -27,15 +27,19 @@ def held_limits(now: MoveTree) -> MoveLimits:
 
 
 class HeldTree:
-    """Makes a tree of pages. After an error it is of no use. Memory grows with the pages' bytes.
+    """Makes a tree of pages, whose file is in `scratch`. After an error it is of no use.
 
     All methods raise HeldTreeInvalid for what no destination tells, or more than `limits`.
     """
 
-    def __init__(self, limits: MoveLimits) -> None:
-        self._tree = MoveTree(limits)
+    def __init__(self, limits: MoveLimits, scratch: str | None = None) -> None:
+        self._tree = MoveTree(limits, scratch)
         # of a file and each of its blocks; a path that is longer on average would be odd
         self._left = limits.members * _PATH + limits.bytes // _BLOCK * _FRAME + _PAGES
+
+    def close(self) -> None:
+        """Close the tree's file at once."""
+        self._tree.close()
 
     def add(self, page: bytes) -> None:
         """Add the next page."""

@@ -24,6 +24,8 @@ from wingsd.util.text import disk_advice
 __all__ = ["LedgerFile"]
 
 _PIECE = 1 << 20
+#: Zeros that are written ahead, for the records that follow.
+_AHEAD = bytes(1 << 20)
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -41,8 +43,8 @@ class LedgerFile:
         self._write = write
         self._writer = LedgerWriter()
         self._is_usable = True
-        #: Bytes of the file.
-        self.size = 0
+        #: Bytes of the records, and of the file: zeros follow.
+        self.size = self._end = 0
         #: Bytes of it that were flushed, and how many its header tells.
         self._flushed = self._marked = 0
         #: The PART records of the last `replace`: position of the payload, length, CRC.
@@ -105,7 +107,7 @@ class LedgerFile:
             os.lseek(self._fd, reader.end, os.SEEK_SET)
         except OSError as error:
             raise _failed(self._path, error) from error
-        self.size = reader.end
+        self.size = self._end = reader.end
         self._flushed = self._marked = reader.flushed
         self._writer = LedgerWriter(reader.chain)
         if reader.move is None:
@@ -159,7 +161,8 @@ class LedgerFile:
         except OSError as error:
             raise _failed(self._path, error) from error
         os.close(self._fd)
-        self._fd, self._writer, self.size, self._parts = fd, writer, size, parts
+        self._fd, self._writer, self._parts = fd, writer, parts
+        self.size = self._end = size
         self._flushed = self._marked = size
         self._sync_directory()
 
@@ -182,7 +185,10 @@ class LedgerFile:
         return payload
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, without the zeros at its end."""
+        if self._end > self.size:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self.size)
         os.close(self._fd)
 
     def _append(self, data: bytes) -> None:
@@ -197,6 +203,18 @@ class LedgerFile:
             raise _failed(self._path, error) from error
         self._is_usable = True
         self.size += len(data)
+        if self.size > self._end:
+            self._write_ahead()
+
+    def _write_ahead(self) -> None:
+        """Write zeros behind the records, which no reader takes for one.
+
+        Where neither size nor blocks of the file change, a flush need not wait for the journal of
+        the file system, and so for what else is in that.
+        """
+        self._end = self.size
+        with suppress(OSError):  # without them it only takes longer
+            self._end += os.pwrite(self._fd, _AHEAD, self.size)
 
     def _write_all(self, fd: int, data: bytes) -> None:
         written = self._write(fd, data)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from struct import Struct
 
 from wingsd.moves.blocks import PAGE, BlockDigests, block_count
-from wingsd.moves.digests import WHOLE, file_digest
+from wingsd.moves.digests import UNKNOWN, WHOLE, file_digest
 
 __all__ = [
     "DIRECTORY",
@@ -20,6 +20,7 @@ __all__ = [
     "TreeEntry",
     "file_fields",
     "pack",
+    "pack_file",
     "pack_shared",
     "unpack",
     "unpack_shared",
@@ -42,7 +43,7 @@ class FileNode:
 
     `number` is 0 for one that is sent as a whole. At the source `identity` tells whether two
     catalogues mean the same file, and `stamp` whether its stat result is the same. `id` is 0 for
-    what has one name and no number.
+    what has one name and no number, but at the source not for files that are to get one.
     """
 
     __slots__ = (
@@ -129,11 +130,26 @@ def pack(node: TreeEntry) -> bytes:
     """Return what is stored of a directory, or of what has one name and no number."""
     if isinstance(node, DirectoryNode):
         return _DIRECTORY.pack(DIRECTORY, node.mode, node.mtime) + (node.digest or b"")
-    identity = b"\0" if node.identity is None else b"\1" + _IDENTITY.pack(*node.identity)
     if isinstance(node, LinkNode):
-        return _LINK.pack(LINK, node.mtime) + identity + node.target
-    head = _FILE.pack(FILE, node.mode, node.mtime, node.size, node.blocks.get(0, 1))
-    return head + identity + node.stamp
+        return _LINK.pack(LINK, node.mtime) + _packed(node.identity) + node.target
+    meta = (node.mode, node.mtime, node.size)
+    return pack_file(*meta, node.identity, node.stamp, node.blocks.get(0, 1))
+
+
+def pack_file(
+    mode: int,
+    mtime: int,
+    size: int,
+    identity: Identity | None,
+    stamp: bytes,
+    digest: bytes = UNKNOWN,
+) -> bytes:
+    """Return what is stored of a file that has one name and no number."""
+    return _FILE.pack(FILE, mode, mtime, size, digest) + _packed(identity) + stamp
+
+
+def _packed(identity: Identity | None) -> bytes:
+    return b"\0" if identity is None else b"\1" + _IDENTITY.pack(*identity)
 
 
 def unpack(data: bytes, path: bytes) -> TreeEntry:

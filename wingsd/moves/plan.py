@@ -26,7 +26,7 @@ from wingsd.moves.matching import Matches, both, is_first
 from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, Named
 from wingsd.moves.tree import MoveTree
 
-__all__ = ["FileContent", "Plan", "plan"]
+__all__ = ["FileContent", "Plan", "carry_over", "plan"]
 
 Removal = TakeFrame | GoneFrame
 Creation = DirectoryFrame | PutFrame | FileFrame | LinkFrame | HardFrame
@@ -139,17 +139,26 @@ def plan(
     sent: MoveTree,
     now: MoveTree,
     unchanged: Callable[[FileNode, FileNode], bool] = lambda before, node: False,
+    left: Callable[[FileNode, FileNode], bool] = lambda before, node: False,
 ) -> Plan:
     """Return what makes `sent` equal to `now`.
 
     The files of `now` get their numbers and block sizes. A file for which `unchanged` is true gets
-    the digests that were sent and is not read, if all of its blocks are known.
+    the digests that were sent and is not read, if all of its blocks are known. One for which
+    `left` is true instead stays in `now` as it was sent, whatever it is.
     """
     matches = Matches(sent, now)
     last, unread = sent.last_number, 0
-    for node, before in _named(sent, now, matches):
+    # Where nothing was sent, files with one name that come as a whole are only read.
+    is_new = not sent.members
+    for node, before in _named(sent, now, matches, plain=not is_new):
         if not isinstance(node, FileNode):
             continue
+        known = before if isinstance(before, FileNode) and not before.blocks.missing else None
+        carried = known if known is not None and unchanged(known, node) else None
+        if known is not None and carried is None and left(known, node):
+            _leave(now, known, node)
+            carried = known
         if isinstance(before, FileNode):
             if before.number:
                 now.bind(node, before.number, before.block_size)
@@ -157,16 +166,24 @@ def plan(
             # a name can only be linked to a file that is there before the contents come
             last += 1
             now.bind(node, last, block_size_for(node.size))
-        if isinstance(before, FileNode) and not before.blocks.missing and unchanged(before, node):
-            _carry_over(before, node)
+        if carried is not None:
+            carry_over(carried, node)
             now.changed(node)
         elif node.blocks.missing:
             unread += node.size
     now.last_number = last
-    return Plan(sent, now, matches, unread)
+    return Plan(sent, now, matches, now.bytes if is_new else unread)
 
 
-def _carry_over(before: FileNode, node: FileNode) -> None:
+def _leave(now: MoveTree, before: FileNode, node: FileNode) -> None:
+    """Have a file be what was sent of it."""
+    now.resized(before.size - node.size, node.names[0])
+    node.mode, node.mtime, node.size = before.mode, before.mtime, before.size
+    node.stamp = b""  # it was not read as it is
+
+
+def carry_over(before: FileNode, node: FileNode) -> None:
+    """Give a file the digests of another one with the same number of blocks."""
     first = 0
     for digests in before.blocks.portions():
         node.blocks.set(first, digests)

@@ -1,6 +1,6 @@
-"""Reads back what was written: after a crash single batches, before a commit the whole tree.
+"""Reads back what was written: after a crash single batches, before a commit single files.
 
-Blocking. Bytes are compared with digests; the page cache is passed where the system allows it.
+Blocking. Bytes are compared with digests. `rereading` tells what is to be read before a commit.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Protocol
 
 from wingsd.errors import StorageError
 from wingsd.moves.batch import Index
-from wingsd.moves.digests import DIGEST, block_digest, block_digests, zero_digest
+from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
 from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["FileOpener", "differing", "forget_differing", "is_held"]
+__all__ = ["FileOpener", "fits", "forget_differing", "is_as_sent", "is_held"]
 
 _SEGMENT = 1 << 20
 
@@ -81,37 +81,50 @@ def _whole_is_held(opener: FileOpener, frame: WholeFrame) -> bool:
     return is_same and block_digest(data) == frame.digest
 
 
-def differing(opener: FileOpener, tree: MoveTree) -> Iterator[bytes]:
-    """Yield the paths of files whose contents on the disk are not those of the tree."""
-    for path, node in tree.walk():
-        if isinstance(node, FileNode) and node.names[0] == path:
-            fd = opener.open_file(path)
-            if fd is None:
-                yield path
-                continue
-            try:
-                if not _is_equal(fd, node):
-                    yield path
-            except OSError as error:
-                raise _failed(path, error) from error
-            finally:
-                os.close(fd)
+def is_as_sent(opener: FileOpener, path: bytes, node: FileNode, first: int, count: int) -> bool:
+    """Return whether a file is there under one of its names, and has the size that it should have.
 
-
-def _is_equal(fd: int, node: FileNode) -> bool:
-    if os.fstat(fd).st_size != node.size:
+    Of its blocks from `first` on, `count` are compared as far as they are known. The page cache is
+    passed. A file that is still to come as a whole need not be there. Raises StorageError.
+    """
+    if not node.number and node.blocks.missing:
+        return True
+    fd = opener.open_file(path)
+    if fd is None:
         return False
-    with suppress(OSError):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    if not node.number:
-        return block_digest(os.pread(fd, node.size, 0)) == node.blocks.get(0, 1)
-    first = 0
-    for digests in _digests(fd, 0, node.size, node.block_size):
-        count = len(digests) // DIGEST
-        if digests != node.blocks.get(first, count):
+    try:
+        if os.fstat(fd).st_size != node.size:
             return False
-        first += count
-    return first == node.blocks.count
+        with suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return _is_equal(fd, node, first, count)
+    except OSError as error:
+        raise _failed(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def _is_equal(fd: int, node: FileNode, first: int, count: int) -> bool:
+    count = min(count, node.blocks.count - first)
+    if not node.number:
+        known = node.blocks.get(0, 1)
+        return known == UNKNOWN or block_digest(os.pread(fd, node.size, 0)) == known
+    at = first * node.block_size
+    length = min(count * node.block_size, node.size - at)
+    for digests in _digests(fd, at, length, node.block_size):
+        found = len(digests) // DIGEST
+        if not fits(digests, node.blocks.get(first, found)):
+            return False
+        first, count = first + found, count - found
+    return count <= 0
+
+
+def fits(digests: bytes, known: bytes) -> bool:
+    """Return whether blocks have the digests that are known."""
+    return digests == known or all(
+        known[at : at + DIGEST] in (digests[at : at + DIGEST], UNKNOWN)
+        for at in range(0, len(digests), DIGEST)
+    )
 
 
 def forget_differing(fd: int, node: FileNode) -> None:

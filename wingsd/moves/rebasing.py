@@ -7,7 +7,7 @@ proves, and nothing beside them, stay.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from attrs import frozen
@@ -37,8 +37,8 @@ class ShapeApplier(FileOpener, Protocol):
     def shape(self, frame: Shape, *, makes: bool, again: bool) -> None:
         """Apply a shape frame; `again` where it may have been applied before."""
 
-    def empty_slots(self) -> None:
-        """Remove the files that wait without a path."""
+    def empty_slots(self, kept: Collection[int] = ()) -> None:
+        """Remove the files that wait without a path, but for those in the slots `kept`."""
 
 
 def drop_incomplete(applier: ShapeApplier, tree: MoveTree) -> None:

@@ -1,8 +1,9 @@
 """Replays a ledger: the tree and the batches that it proves, and what must be looked at. Pure.
 
-A record is durable before anything of its batch is written. So each block is as the last record
-says, or its batch is among those that are not proven: in the same boot those without DONE, as the
-page cache has survived; after another boot those without CHECK.
+A record is durable before anything of its batch is written, unless all of its blocks were unknown
+before. So each block is unknown, or as the last record says, or its batch is among those that are
+not proven: in the same boot those without DONE, as the page cache has survived; after another boot
+those without CHECK.
 """
 
 from __future__ import annotations
@@ -47,15 +48,20 @@ def recover(
 
     Raises LedgerDamaged and LedgerVersionUnknown.
     """
-    replay = _Replay(MoveTree(limits, directory))
-    for record in reader.records():
-        try:
-            replay.add(record)
-        except LedgerDamaged:
-            raise
-        except (BatchInvalid, Conflict) as error:
-            raise record.damaged(f"a record does not fit those before it ({error})") from error
-    return replay.result(boot, reader.end)
+    tree = MoveTree(limits, directory)
+    replay = _Replay(tree)
+    try:
+        for record in reader.records():
+            try:
+                replay.add(record)
+            except LedgerDamaged:
+                raise
+            except (BatchInvalid, Conflict) as error:
+                raise record.damaged(f"a record does not fit those before it ({error})") from error
+        return replay.result(boot, reader.end)
+    except BaseException:
+        tree.close()
+        raise
 
 
 class _Replay:

@@ -1,62 +1,155 @@
 """Reads names and metadata of a directory into a tree: the source's catalogue. Blocking.
 
+`rescan` reads only what was changed since another scan, for which it looks at all of it as well.
 Left out is what archives leave out: sockets, FIFOs and devices, and set-id bits of modes. What
 vanishes meanwhile is left out with a warning.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from struct import Struct
+
+from attrs import frozen
 
 from wingsd.archive.policy import MAX_DEPTH, MAX_NAME, member_mode
 from wingsd.archive.tar_writer import check_owner
 from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.filesystem.open_directories import file_type_name
-from wingsd.filesystem.walk import VANISHED, Listing, gone, unreadable, walk
+from wingsd.filesystem.walk import BATCH, VANISHED, Listing, gone, unreadable, walk
+from wingsd.moves.digests import WHOLE
 from wingsd.moves.frames import MAX_MTIME
-from wingsd.moves.nodes import DirectoryNode, FileNode, Identity, LinkNode, TreeEntry
-from wingsd.moves.tree import MoveTree
+from wingsd.moves.nodes import (
+    DirectoryNode,
+    FileNode,
+    Identity,
+    LinkNode,
+    TreeEntry,
+    pack_file,
+)
+from wingsd.moves.seen_directories import SeenDirectories, StatResults, stat_results
+from wingsd.moves.tree import MoveTree, dirname
 from wingsd.util.text import display
 
-__all__ = ["scan", "stamp_ctime", "stat_stamp"]
+__all__ = ["ChangedPart", "KnownDirectories", "rescan", "scan", "stamp_ctime", "stat_stamp"]
 
-_STAMP = Struct("<QqqIIIQ")
+#: Bytes of a name in a directory.
+LONGEST = 255
+_STAMP = Struct("<QQqIIIQ")
+#: Times after 2262 need more than 63 bits.
+_WORD = (1 << 64) - 1
 _CTIME = Struct("<q")
 _CTIME_AT = 16
 
 
-def scan(root: int, warn: Callable[[str], None]) -> MoveTree:
-    """Return the tree below the descriptor `root`; no block is known.
+@frozen(eq=False, repr=False)
+class ChangedPart:
+    """What was changed since another scan.
 
-    `warn` gets a line for what is left out or changed. Raises StorageError, and TreeTooLarge for
-    paths that are too long or too deep.
+    Of the directories with these paths, as they are sorted in a walk, `tree` has all that is in
+    them, but not what is below; those of them that it has not are gone. Of others it may have
+    something, too, which counts for nothing.
     """
-    return _Scan(warn).run(root)
+
+    tree: MoveTree
+    directories: list[bytes]
+
+    def narrow(self, other: MoveTree) -> None:
+        """Have walks through this tree and another one yield only these directories."""
+        self.tree.narrow(self.directories)
+        other.narrow(self.directories)
+
+
+@frozen(eq=False, repr=False)
+class KnownDirectories:
+    """What the last scan has seen, and the directories that have files to be read in any case.
+
+    `same` is called with the prefix and the files of each directory that is as it was.
+    """
+
+    seen: SeenDirectories
+    unsettled: Collection[bytes]
+    same: Callable[[bytes, Sequence[bytes]], object]
+
+
+def scan(
+    root: int,
+    warn: Callable[[str], None],
+    scratch: str | None = None,
+    seen: SeenDirectories | None = None,
+) -> MoveTree:
+    """Return the tree below the descriptor `root`; no block is known. Its file is in `scratch`.
+
+    `warn` gets a line for what is left out or changed, `seen` all directories. Raises
+    StorageError, and TreeTooLarge for paths that are too long or too deep.
+    """
+    return _Scan(warn, scratch, seen).run(root)
+
+
+def rescan(
+    root: int,
+    warn: Callable[[str], None],
+    scratch: str | None,
+    seen: SeenDirectories,
+    before: KnownDirectories,
+) -> ChangedPart | None:
+    """Return what is not as it was `before`.
+
+    None where that does not tell: files with several names may be in unchanged directories as
+    well. Raises as `scan`.
+    """
+    return _Rescan(warn, scratch, seen, before).changed(root)
+
+
+class _Linked(Exception):
+    """A changed directory has, or had, a file with several names."""
 
 
 class _Scan:
-    def __init__(self, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, warn: Callable[[str], None], scratch: str | None, seen: SeenDirectories | None
+    ) -> None:
         self._warn = warn
-        self._tree = MoveTree()
+        self._seen = seen
+        self._tree = MoveTree(directory=scratch)
         #: The first path that was found of what has several names.
         self._linked: dict[Identity, bytes] = {}
         self._owner = -1
+        #: The directory that is looked at.
+        self._at = b""
 
     def run(self, root: int) -> MoveTree:
-        with closing(walk(root, self._skip)) as listings:
-            for listing in listings:
-                self._directory(listing)
+        try:
+            with closing(walk(root, self._skip)) as listings:
+                for listing in listings:
+                    self._at = b"/".join(listing.path)
+                    self._look(listing)
+        except BaseException:
+            self._tree.close()
+            raise
         return self._tree
 
-    def _skip(self, name: bytes, reason: str) -> None:
-        self._warn(f"{display(name)} is left out: {reason}")
+    def _say(self, line: str) -> None:
+        if self._seen is not None:
+            self._seen.note(self._at)
+        self._warn(line)
 
-    def _directory(self, listing: Listing) -> None:
-        path, found = b"/".join(listing.path), listing.stat
+    def _skip(self, name: bytes, reason: str) -> None:
+        self._say(f"{display(name)} is left out: {reason}")
+
+    def _look(self, listing: Listing) -> None:
+        entries = stat_results(listing, self._skip)
+        if self._seen is not None:
+            self._seen.add(self._at, listing, entries)
+        self._add_directory(listing)
+        self._add_entries(listing, entries)
+
+    def _add_directory(self, listing: Listing) -> None:
+        path, found = self._at, listing.stat
         mode, mtime = self._mode(path, found), self._mtime(path, found)
         if not path:
             self._owner = found.st_uid
@@ -64,18 +157,38 @@ class _Scan:
         elif listing.is_first:
             self._check_path(path, len(listing.path))
             self._tree.add(path, DirectoryNode(mode, mtime))
-        depth = len(listing.path) + 1
-        for name in (*listing.files, *listing.symlinks, *listing.others):
-            full = listing.prefix + name
-            try:
-                self._entry(listing.fd, name, full, depth)
-            except OSError as error:
-                if not gone(error):
-                    unreadable(full, error)
-                self._skip(full, VANISHED)
 
-    def _entry(self, parent: int, name: bytes, path: bytes, depth: int) -> None:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    def _add_entries(self, listing: Listing, entries: StatResults) -> None:
+        depth, prefix = len(listing.path) + 1, listing.prefix
+        if listing.is_first and depth <= MAX_DEPTH and len(prefix) <= MAX_NAME - LONGEST:
+            entries = self._add_plain(prefix, entries)
+        for name, found in entries:
+            self._entry(listing.fd, name, found, prefix + name, depth)
+
+    def _add_plain(self, prefix: bytes, entries: StatResults) -> StatResults:
+        """Add the files of a new directory that have one name and come as a whole.
+
+        Return the other entries. Most files are such: each takes half the time of `_entry`.
+        """
+        if len({name for name, _ in entries}) < len(entries):
+            return entries  # the directory was changed meanwhile: one of them is refused
+        packed, others, size = [], [], 0
+        for name, found in entries:
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_size > WHOLE:
+                others.append((name, found))
+                continue
+            meta = (self._mode(prefix + name, found), self._mtime(prefix + name, found))
+            identity = (found.st_dev, found.st_ino)
+            value = pack_file(*meta, found.st_size, identity, stat_stamp(found))
+            packed.append((name, value))
+            size += found.st_size
+        if packed:
+            self._tree.add_files(self._at, packed, size)
+        return others
+
+    def _entry(
+        self, parent: int, name: bytes, found: os.stat_result, path: bytes, depth: int
+    ) -> None:
         kind = stat.S_IFMT(found.st_mode)
         identity = (found.st_dev, found.st_ino)
         node: TreeEntry | None = None
@@ -87,7 +200,13 @@ class _Scan:
             mode, mtime = self._mode(path, found), self._mtime(path, found)
             node = FileNode(mode, mtime, found.st_size, identity, stat_stamp(found))
         elif kind == stat.S_IFLNK:
-            target = os.readlink(name, dir_fd=parent)
+            try:
+                target = os.readlink(name, dir_fd=parent)
+            except OSError as error:
+                if not gone(error) and error.errno != errno.EINVAL:  # which is of another kind now
+                    unreadable(path, error)
+                self._skip(path, VANISHED)
+                return
             node = LinkNode(target, self._mtime(path, found), identity)
         else:
             self._skip(path, f"it is {file_type_name(found.st_mode)}")
@@ -97,6 +216,8 @@ class _Scan:
             self._linked.setdefault(identity, path)
         assert node is not None  # noqa: S101 - all that was linked is in the tree
         self._tree.add(path, node)
+        if found.st_size > WHOLE and isinstance(node, FileNode) and not node.id:
+            self._tree.share(node)
 
     def _check_path(self, path: bytes, depth: int) -> None:
         if depth > MAX_DEPTH or len(path) > MAX_NAME:
@@ -109,24 +230,85 @@ class _Scan:
     def _mode(self, path: bytes, found: os.stat_result) -> int:
         mode, stripped = member_mode(stat.S_IMODE(found.st_mode))
         if stripped:
-            self._warn(f"{display(path)} is sent without its set-user-id or set-group-id bit")
+            self._say(f"{display(path)} is sent without its set-user-id or set-group-id bit")
         return mode
 
     def _mtime(self, path: bytes, found: os.stat_result) -> int:
         mtime = found.st_mtime_ns
         if -MAX_MTIME <= mtime <= MAX_MTIME:
             return mtime
-        self._warn(
+        self._say(
             f"{display(path)} is sent with another modification time: its own is out of range"
         )
         return MAX_MTIME if mtime > 0 else -MAX_MTIME
+
+
+class _Rescan(_Scan):
+    def __init__(
+        self,
+        warn: Callable[[str], None],
+        scratch: str | None,
+        seen: SeenDirectories,
+        before: KnownDirectories,
+    ) -> None:
+        super().__init__(warn, scratch, seen)
+        self._now = seen
+        self._before = before
+        self._changed: set[bytes] = set()
+
+    def changed(self, root: int) -> ChangedPart | None:
+        try:
+            tree = self.run(root)
+        except _Linked:
+            return None
+        gone = [path for path in self._before.seen if not self._now.has(path)]
+        if any(map(self._before.seen.has_linked, gone)):
+            tree.close()
+            return None
+        paths = sorted({*self._changed, *gone}, key=lambda path: path.split(b"/"))
+        return ChangedPart(tree, paths)
+
+    def _look(self, listing: Listing) -> None:
+        path, entries = self._at, stat_results(listing, self._skip)
+        self._now.add(path, listing, entries)
+        if self._is_changed(path, listing):
+            # a name may go between the looks at two directories that a file is in
+            if self._now.has_linked(path) or self._before.seen.has_linked(path):
+                raise _Linked
+            self._changed.add(path)
+            self._make_parents(path)
+            self._add_directory(listing)
+            self._add_entries(listing, entries)
+            return
+        self._before.same(listing.prefix, listing.files)
+        if not path or dirname(path) in self._changed:
+            self._add_directory(listing)
+
+    def _is_changed(self, path: bytes, listing: Listing) -> bool:
+        # what a further listing has is not known with the first one
+        kinds = (listing.files, listing.symlinks, listing.others, listing.directories)
+        is_large = sum(map(len, kinds)) >= BATCH
+        return (
+            is_large
+            or path in self._changed
+            or path in self._before.unsettled
+            or not self._now.is_same(path, self._before.seen)
+        )
+
+    def _make_parents(self, path: bytes) -> None:
+        """Have the tree have the directories above a path, whatever is said of them."""
+        missing = []
+        while (path := dirname(path)) and self._tree.find(path) is None:
+            missing.append(path)
+        for each in reversed(missing):
+            self._tree.add(each, DirectoryNode(0, 0))
 
 
 def stat_stamp(found: os.stat_result) -> bytes:
     """Return what of a stat result changes with a file's contents, metadata or names."""
     return _STAMP.pack(
         found.st_size,
-        found.st_mtime_ns,
+        found.st_mtime_ns & _WORD,
         found.st_ctime_ns,
         found.st_mode,
         found.st_uid,

@@ -1,26 +1,51 @@
 """The source of one move: what of a directory the destination does not hold, in batches.
 
 Blocking; calls come one at a time. Each round begins with `scan`, then come the pages of what the
-destination holds, `plan`, the batches and at last `root`. What was read in an earlier round, and
-arrived, is not read again.
+destination holds, `plan`, the batches, `root`, and `closed` when the destination has the same. A
+round after one that was closed may be planned without pages: the destination has the same tree. Of
+a running server only what was changed since is scanned then, and put in place when it was read.
+
+Of a stopped server, what was read in an earlier round and arrived is not read again. While a
+server runs, files are sent as they were read, changed or not, and only those that the rule of
+`UnchangedFiles` proves unchanged are not read again, then or in the final pass.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from functools import wraps
+from threading import Lock
+from typing import Concatenate, ParamSpec, TypeVar
 
 from attrs import frozen
 
-from wingsd.filesystem.walk import opened
+from wingsd.filesystem.walk import opened, opened_again
+from wingsd.moves.changed_part import put_in_place
 from wingsd.moves.contents import ContentReader, FramedData
+from wingsd.moves.errors import FrameRefused
 from wingsd.moves.filling import Batch, BatchFiller
 from wingsd.moves.held import HeldTree, held_limits
+from wingsd.moves.hot_files import HotFiles
+from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.plan import FileContent, plan
-from wingsd.moves.scan import scan
+from wingsd.moves.scan import ChangedPart
 from wingsd.moves.tree import FileNode, MoveTree
+from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
+from wingsd.moves.unchanged.last_walk import first_difference
+from wingsd.moves.unchanged.rule import FileSystems, UnchangedFiles
+from wingsd.util.durable import storage_errors
+from wingsd.util.text import display
 
-__all__ = ["MoveNumbers", "MoveSource", "SourceStopped"]
+__all__ = ["LiveSource", "MoveNumbers", "MoveSource", "SourceStopped"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How often the names of a running server are read that change too fast to make a tree.
+_SCANS = 5
 
 
 @frozen(repr=False)
@@ -36,110 +61,320 @@ class MoveNumbers:
     file: int
 
 
+@frozen(eq=False, repr=False)
+class LiveSource:
+    """What a move of a running server needs: where files prove to be unchanged, and the log.
+
+    `log` gets a line for each reason why files are read that need not be, from any thread.
+    """
+
+    file_systems: FileSystems
+    log: Callable[[str], None]
+    kernel: KernelCalls = KERNEL
+
+
 class SourceStopped(Exception):
     """The source was stopped."""
 
 
-class MoveSource:
-    """Reads the tree in `directory`. `close` must be called.
+def _in_turn(
+    method: Callable[Concatenate[MoveSource, P], T],
+) -> Callable[Concatenate[MoveSource, P], T]:
+    """Wait for a call that nobody waits for any more: it goes on in its thread until it ends."""
 
-    `warn` gets a line for what is left out or changed. Methods raise StorageError, TreeTooLarge
+    @wraps(method)
+    def alone(self: MoveSource, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
+class MoveSource:
+    """Reads the tree in `directory`, of a running server with `live`. `close` must be called.
+
+    `warn` gets a line for what is left out or changed; temporary files, without names, are in
+    `scratch`. Methods raise StorageError, TreeTooLarge
     and SourceFileChanged.
     """
 
-    def __init__(self, directory: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        warn: Callable[[str], None],
+        live: LiveSource | None = None,
+        *,
+        scratch: str | None = None,
+    ) -> None:
+        self._scratch = scratch
+        self._turn = Lock()
         self._stack = ExitStack()
         self._root = self._stack.enter_context(opened(directory))
         self._reader = ContentReader(self._root, self._count)
         self._stack.callback(self._reader.close)
+        self._rule: UnchangedFiles | None = None
+        if live is not None:
+            self._rule = UnchangedFiles(self._root, live.file_systems, live.log, live.kernel)
+        self._known = KnownTree(self._rule)
+        self._hot = HotFiles()
         self._warn = warn
         #: Bytes of files that are read in this round, or need not be; and how many files.
         self.read = self.files = 0
-        #: Bytes of all files, as scanned.
-        self.total = 0
+        #: Bytes of all files, as scanned, and of those that the plan has read.
+        self.total = self.unread = 0
+        #: Bytes of files that the plan leaves as they were sent, since they change all the time.
+        self.left = 0
+        #: Seconds that it took to read the names and to plan.
+        self.walk_seconds = 0.0
         #: The bytes of a batch; may be changed at any time.
         self.size = 1 << 20
         self._now = MoveTree()
-        #: The last tree that was planned from: of files that were read it has the digests.
+        #: Where only that was read: what was changed since `_last` was scanned.
+        self._part: ChangedPart | None = None
+        #: The last tree that was sent from: of files that were read it has the digests.
         self._last = MoveTree()
+        #: Whether the server runs, and whether it has not run since `_last` was scanned.
+        self._is_running = self._is_quiet = False
+        #: Whether the destination has all of `_last`; and whether this round has sent anything.
+        self._is_closed = self._is_begun = False
         self._held: HeldTree | None = None
-        self._filler = BatchFiller(self.size)
+        #: What the destination held, by the plan.
+        self._before: MoveTree | None = None
+        #: Of the last round that has sent anything, and of the one that is planned.
+        self._filler = self._next_filler = BatchFiller(self.size)
         self._shapes: Iterator[Batch] = iter(())
         self._data: Iterator[Batch] = iter(())
         self._reading: Generator[FramedData, None, None] | None = None
         self._is_stopped = False
 
+    @_in_turn
     def close(self) -> None:
-        """Close every descriptor."""
+        """Close every descriptor, and the files of the trees."""
         self._end_round()
+        self._last.close()
         self._stack.close()
+        self._root = -1  # nothing is opened below another descriptor with its number
 
     def stop(self) -> None:
         """Have what is being read fail soon, by SourceStopped. From any thread."""
         self._is_stopped = True
+
+    @_in_turn
+    def hand_over(self, warn: Callable[[str], None], log: Callable[[str], None] | None) -> None:
+        """Go on for a later move of the server, with its lines; `log` is that of `LiveSource`."""
+        self._is_stopped = False
+        self._warn = warn
+        if self._rule is not None and log is not None:
+            self._rule.log = log
+
+    def is_of(self, directory: str) -> bool:
+        """Return whether the directory at that path is the one that is read."""
+        with storage_errors(f"{directory} cannot be read"):
+            return os.path.samestat(os.stat(directory), os.fstat(self._root))
 
     @property
     def last(self) -> int:
         """The number of the last batch."""
         return self._filler.number
 
-    def scan(self) -> None:
-        """Begin a round: read all names and metadata."""
+    @property
+    def round(self) -> int:
+        """The round that is being sent, or was sent last."""
+        return self._filler.round
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the destination has the last tree, so that a plan needs no pages."""
+        return self._is_closed
+
+    @_in_turn
+    def scan(self, *, running: bool = False, goes_on: bool = False) -> None:
+        """Begin a round: read names and metadata. `running` is whether the server runs.
+
+        `goes_on` is whether it is planned without pages, when `can_go_on`: what was not changed
+        since the last round is then only looked at.
+        """
         self._end_round()
-        self._now = scan(self._root, self._warn)
-        self._warn = _ignore  # the same lines in each round
-        self._held = HeldTree(held_limits(self._now))
-        self.total = self._now.bytes
+        self._is_quiet = self._is_quiet and not running
+        self._is_running = running
+        if self._rule is not None:
+            self._rule.begin(is_final=not running)
+        began = time.monotonic()
+        warn: Callable[[str], None] = _ignore
+        if not running:
+            warn, self._warn = self._warn, _ignore  # the same lines in each round
+        self._part = (
+            self._known.rescan(self._root, warn, self._scratch)
+            if goes_on and self._is_closed
+            else None
+        )
+        self._now = self._scanned(warn) if self._part is None else self._part.tree
+        self.walk_seconds = time.monotonic() - began
+        if not goes_on:
+            self._held = HeldTree(held_limits(self._now), self._scratch)
+        self.total = self._now.bytes if self._part is None else self._last.bytes
         self.read = self.files = 0
 
+    def _scanned(self, warn: Callable[[str], None]) -> MoveTree:
+        for _ in range(_SCANS - 1 if self._is_running else 0):
+            try:
+                return self._known.scan(self._root, warn, self._scratch)
+            except FrameRefused:  # a directory was seen twice, or as something else
+                continue
+        return self._known.scan(self._root, warn, self._scratch)
+
+    def was_started(self) -> None:
+        """Note that the server has run since the last scan."""
+        self._is_quiet = False
+        self._known.forget()
+
+    @_in_turn
     def add_page(self, page: bytes) -> None:
         """Take a page of what the destination holds. Raises HeldTreeInvalid."""
         assert self._held is not None  # noqa: S101 - by `scan`
         self._held.add(page)
 
-    def plan(self, numbers: MoveNumbers) -> None:
-        """Compare the tree with what the destination holds. Raises HeldTreeInvalid."""
-        assert self._held is not None  # noqa: S101 - by `scan`
-        held, self._held = self._held.finish(numbers.file), None
-        planned = plan(held, self._now, self._is_held)
-        self._filler = BatchFiller(
+    @_in_turn
+    def plan(self, numbers: MoveNumbers | None = None, *, leave_hot: bool = False) -> None:
+        """Compare the tree with what the destination holds. Raises HeldTreeInvalid.
+
+        Without `numbers` that is the last tree, when `can_go_on`. With `leave_hot` files that were
+        changed in each of the last two rounds stay as they were sent.
+        """
+        if numbers is None:
+            last, held = self._filler, self._last
+            numbers = MoveNumbers(last.round + 1, last.number + 1, last.shape, held.last_number)
+            is_unchanged: Callable[[FileNode, FileNode], bool] = self._is_unchanged
+        else:
+            assert self._held is not None  # noqa: S101 - by `scan`
+            held, is_unchanged = self._held.finish(numbers.file), self._is_held
+            self._is_closed = False
+        self._held, self._before = None, held
+        began = time.monotonic()
+        self._hot.begin(leave=leave_hot)
+        if self._part is not None:
+            self._part.narrow(held)
+        planned = plan(held, self._now, is_unchanged, self._is_left)
+        self._next_filler = BatchFiller(
             self.size,
             number=numbers.next - 1,
             in_round=numbers.round - 1,
             shape=numbers.shape,
         )
+        self.unread, self.left = planned.unread, self._hot.left
         self.read = self.total - planned.unread
-        self._last = self._now
-        self._shapes = self._filler.shapes(planned)
+        self._shapes = self._next_filler.shapes(planned)
         self._reading = self._contents(planned.contents)
-        self._data = self._filler.data(self._reading)
+        self._data = self._next_filler.data(self._reading)
+        self.walk_seconds += time.monotonic() - began
 
+    @_in_turn
     def next_shape(self) -> Batch | None:
         """Return the next shape batch, None after the last."""
+        self._begin_sending()
         self._filler.size = self.size
         return next(self._shapes, None)
 
+    @_in_turn
     def next_data(self) -> Batch | None:
         """Read and return the next data batch, None after the last."""
+        self._begin_sending()
         self._filler.size = self.size
         return next(self._data, None)
 
+    @_in_turn
     def root(self) -> bytes:
         """Return the root, when all was read."""
+        if self._part is not None:
+            put_in_place(self._last, self._part)
+            self._part = None
+            self._now.close()
+            self._now = self._last
+            self._is_quiet = not self._is_running
+        self._known.read_all()
         return self._now.root()
+
+    def closed(self) -> None:
+        """Note that the destination has the same root."""
+        self._is_closed = True
+        self._hot.end()
+        self._known.end_round(is_final=not self._is_running)
+
+    def walk_again(self) -> bool:
+        """Return whether all names and stat results are as they were scanned, for `unproven`.
+
+        Also while other calls read and send. False may mean that this is not known.
+        """
+        with opened_again(self._root) as root:  # a next scan does not wait for this one
+            return self._known.is_all_of(root)
+
+    @_in_turn
+    def unproven(self, *, is_same: bool = False) -> str:
+        """Return what was changed since the scan of the final pass, when all was read.
+
+        Blocks of some files that were not read are compared, and all names and stat results unless
+        `is_same`. Where something differs, another final pass is needed; else the text is empty.
+        """
+        if self._rule is not None and not self._rule.spot_check(self._now):
+            self._is_quiet = False  # nothing is carried over
+            return "a file of which no change was seen"
+        if is_same:
+            return ""
+        path = first_difference(self._root, self._now)
+        if path is None:
+            return ""
+        self._known.forget()  # the next pass scans all
+        return display(path) if path else "its directory"
+
+    def _begin_sending(self) -> None:
+        """Make what was planned the last tree: the destination has the one before no more."""
+        if not self._is_begun:
+            self._is_begun, self._is_closed = True, False
+            self._filler = self._next_filler
+            if self._part is not None:
+                return  # what was changed is put in place when it was read
+            if self._last is not self._before:
+                self._last.close()
+            self._last = self._now
+            self._is_quiet = not self._is_running
 
     def _end_round(self) -> None:
         """Drop what the next round does not need."""
         if self._reading is not None:
             self._reading.close()  # which closes a file
             self._reading = None
+        if self._is_begun and not self._is_closed and self._part is None:
+            # what was read of a round that was given up need not be read again; but of a part that
+            # is not in place, `_last` has other digests, maybe with the same stamps
+            self._known.end_round(is_final=not self._is_running)
+        self._is_begun = False
+        self._reader.close()  # directories may be others in the next round
         self._shapes = self._data = iter(())
-        self._now, self._held = MoveTree(), None
+        # at once: an error's traceback may keep them for long
+        if self._now is not self._last:
+            self._now.close()
+        if self._before is not None and self._before is not self._last:
+            self._before.close()
+        if self._held is not None:
+            self._held.close()
+        if self._part is not None:
+            self._last.narrow(None)
+        self._now, self._held, self._before = MoveTree(), None, None
+        self._part = None
 
     def _contents(self, contents: Iterator[FileContent]) -> Generator[FramedData, None, None]:
+        watcher = self._known if self._is_running and self._rule is not None else None
         for content in contents:
-            yield from self._reader.read(content)
+            yield from self._reader.read(content, watcher)
+            if watcher is None:
+                self._known.not_settled(content.path)
             self.files += 1
+
+    def _is_left(self, before: FileNode, node: FileNode) -> bool:
+        if not self._hot.is_left(before, node):
+            return False
+        self._known.not_settled(node.names[0])
+        return True
 
     def _is_held(self, held: FileNode, node: FileNode) -> bool:
         """Return whether the destination holds what was read of a file that is as it was then."""
@@ -152,10 +387,22 @@ class MoveSource:
         read = self._last.find(node.names[0])
         return (
             isinstance(read, FileNode)
-            and (read.identity, read.stamp) == (node.identity, node.stamp)
             and not read.blocks.missing
+            and self._is_unchanged(read, node)
             and read.value() == held.value()
         )
+
+    def _is_unchanged(self, read: FileNode, node: FileNode) -> bool:
+        """Return whether a file is as it was when it was read."""
+        if (read.identity, read.stamp) != (node.identity, node.stamp):
+            return False
+        if self._rule is None:
+            return True
+        if self._rule.unchanged(read, node):
+            return True
+        if self._is_quiet:  # nobody writes between two final passes
+            self._known.not_settled(node.names[0])
+        return self._is_quiet
 
     def _count(self, size: int) -> None:
         if self._is_stopped:

@@ -8,13 +8,14 @@ are kept. Most of a tree is in a temporary file (`entry_store`), the rest in mem
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
 from wingsd.errors import DiskLimitExceeded
 from wingsd.moves.entry_store import EntryStore
 from wingsd.moves.errors import refused
+from wingsd.moves.narrow_walk import narrow_walk
 from wingsd.moves.nodes import DirectoryNode, FileNode, Identity, LinkNode, Named, TreeEntry
 from wingsd.moves.root import tree_root
 from wingsd.util.text import display
@@ -97,20 +98,38 @@ class MoveTree:
         #: Whether files have identities.
         self.has_identities = False
         self._limits = limits
+        #: The only directories that `walk` yields anything of, None for all.
+        self._only: Sequence[bytes] | None = None
         #: Ids of files and symlinks with several names that were changed since the last root.
         self._changed: set[int] = set()
+
+    def close(self) -> None:
+        """Close its file at once; else that is closed with the tree. Call nothing after that."""
+        self._store.close()
 
     def find(self, path: bytes) -> TreeEntry | None:
         """Return what has a path, None where nothing has it."""
         return self._store.get(path) if path else self.top
 
-    def walk(self, *, plain: bool = True) -> Iterator[tuple[bytes, TreeEntry]]:
+    def walk(self, *, plain: bool = True, start: bytes = b"") -> Iterator[tuple[bytes, TreeEntry]]:
         """Yield every path with what has it: a directory before its entries, sorted by bytes.
 
-        Without `plain` those are left out that are files with one name and no number.
+        Without `plain` those are left out that are files with one name and no number, unless
+        `share` was called; all before the path `start` are left out in any case.
         """
-        yield b"", self.top
-        yield from self._store.below(b"", plain=plain)
+        if not start:
+            yield b"", self.top
+        if self._only is None:
+            yield from self._store.below(b"", plain=plain, start=start)
+        else:
+            yield from narrow_walk(self._store, self._only, plain=plain)
+
+    def narrow(self, directories: Sequence[bytes] | None) -> None:
+        """Have `walk` yield only these directories and what is directly in them; all with None.
+
+        They are in the order of a walk.
+        """
+        self._only = directories
 
     def trim(self) -> None:
         """Let what is in memory be forgotten: entries that were returned are so no more."""
@@ -121,12 +140,7 @@ class MoveTree:
         self._place(path)
         if self._store.get(path) is not None:
             raise refused(f"{display(path)} is there already")
-        self.members += 1
-        if self.members > self._limits.members:
-            raise refused(
-                f"there are more than {self._limits.members} files, directories and links; raise "
-                "system.transfers.max_members on this node if they are to be received"
-            )
+        self._count(1)
         self._store.set(path, node)
         if isinstance(node, DirectoryNode):
             return
@@ -135,8 +149,34 @@ class MoveTree:
         if node.names and not node.id:
             self._store.share(node)
         self.has_identities = self.has_identities or node.identity is not None
-        insort(node.names, path, key=_components)
-        self.changed(node)
+        if node.names or node.id:
+            insort(node.names, path, key=_components)
+            self.changed(node)
+        else:  # nothing above it has a digest: by `_place`
+            node.names.append(path)
+
+    def add_files(self, path: bytes, packed: Sequence[tuple[bytes, bytes]], size: int) -> None:
+        """Add files to a directory in which nothing has their names, which have one name each.
+
+        They come as names and what `pack_file` has made of them, and have `size` bytes together.
+        """
+        self._count(len(packed))
+        self.resized(size, path)
+        self.touch(path)
+        self.has_identities = True
+        self._store.insert(path, packed)
+
+    def _count(self, more: int) -> None:
+        self.members += more
+        if self.members > self._limits.members:
+            raise refused(
+                f"there are more than {self._limits.members} files, directories and links; raise "
+                "system.transfers.max_members on this node if they are to be received"
+            )
+
+    def share(self, node: FileNode) -> None:
+        """Have a file of the tree be no plain one, whatever its names: it is to get a number."""
+        self._store.share(node)
 
     def bind(self, node: FileNode, number: int, block_size: int) -> None:
         """Give a file of the tree a number and the size of its blocks; none is known then."""
@@ -266,6 +306,8 @@ class MoveTree:
         if not path:
             raise refused("the root is no file and stays")
         parent = dirname(path)
-        if parent and not isinstance(self._store.get(parent), DirectoryNode):
+        node = self._store.get(parent) if parent else self.top
+        if not isinstance(node, DirectoryNode):
             raise refused(f"{display(path)} leads through what is no directory")
-        self.touch(parent)
+        if node.digest is not None:
+            self.touch(parent)

@@ -13,8 +13,8 @@ import attrs
 from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
-from wingsd.archive import ArchiveLimits
 from wingsd.archive.extract import Extracted, extract
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem.disk_size import measure
 from wingsd.restores.announcements import ReadProgress

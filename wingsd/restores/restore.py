@@ -2,7 +2,8 @@
 
 Nothing of the server is changed, and it is not stopped, before the whole archive is read and
 verified. Then it is stopped as its egg says, not killed, and the new content put into its place at
-once. From the record of that on a later daemon completes it; before it, nothing has changed.
+once. From the record of that on a later daemon completes it; before it, nothing has changed. A
+server that crashes while its backup is read is started at the end, as one that was stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from wingsd.restores.errors import RestoreFailed
 from wingsd.restores.leftovers import RestoreLeftovers
 from wingsd.servers import Server
 from wingsd.servers.operations import Operation
-from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.power_states import PowerState
+from wingsd.servers.running import SENT, RunningServers
+from wingsd.servers.starting import start_when_possible
 from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.util.text import readable_time
@@ -39,10 +42,14 @@ FIRST_MOMENT = 0.5
 
 @attrs.frozen(eq=False, repr=False)
 class RestoreReporting:
-    """Where a restore is recorded, and its end reported."""
+    """Where a restore is recorded, and its end reported.
+
+    `running` has the servers that a transfer is to start.
+    """
 
     database: StateDatabase
     callbacks: CallbackQueue
+    running: RunningServers
     reactor: IReactorTime
 
 
@@ -75,6 +82,7 @@ class Restore:
     async def run(self) -> None:
         """Restore the backup, and report how that has ended."""
         self._moment = deferLater(self._reporting.reactor, FIRST_MOMENT)
+        self.server.restart_later = self._restart_later
         outcome = await self._attempt()
         if outcome is None:
             self.over.callback(None)
@@ -154,26 +162,50 @@ class Restore:
                 "kill it, and restore the backup again"
             )
 
+    def _restart_later(self) -> None:
+        """Have the server be started at the end, which has crashed."""
+        self._was_stopped = True
+        self.server.say("The server is started again when its backup is restored.")
+        noting = self._reporting.database.start_after_restore(self.server.uuid)
+        noting.addErrback(
+            lambda failure: self._log.error(
+                "{server}: a later daemon would not start it: {error}",
+                server=self.server.uuid,
+                error=failure.value,
+            )
+        )
+
     async def _end(self, outcome: Outcome) -> None:
         server, reporting = self.server, self._reporting
         await self._leftovers.withdraw(server.uuid)
         await self._moment
         report = await reporting.callbacks.add_restore(self.record, outcome)
+        is_due = self._was_stopped and not isinstance(self._scope.reason, ServerBusy)
+        # A transfer may take it before it is started here, and starts it then where it ends.
+        server.starts_if_it_stays = is_due and server.state is PowerState.OFFLINE
         server.operations.release(Operation.RESTORE)
+        server.restart_later = None
         if outcome is Outcome.SUCCESS:
             server.files.received(None)
         self._leftovers.delete(server.uuid)
         self.over.callback(None)
         await report.answered_within(ANSWER_PATIENCE, reporting.reactor)
         self._announcements.ended(outcome)
-        if self._was_stopped and not isinstance(self._scope.reason, ServerBusy):
+        if self._was_stopped:
             await self._start()
 
     async def _start(self) -> None:
-        """Start the server again, which ran before."""
-        if self.server.state is not PowerState.OFFLINE:
-            return
-        try:
-            await self.server.power(PowerAction.START)
-        except WingsdError:
-            return  # It is shown in the console, and logged.
+        """Start the server again, which ran before, unless somebody was faster.
+
+        Until this has returned, a later daemon would start it.
+        """
+        server, reporting = self.server, self._reporting
+        if server.starts_if_it_stays and server.state is PowerState.OFFLINE:
+            try:
+                await start_when_possible(server, reporting.reactor)
+            except WingsdError:  # It is shown in the console, and logged.
+                if server.operations.runs(*SENT):
+                    await reporting.running.leave_to_transfer(server)
+                    return
+        server.starts_if_it_stays = False
+        await reporting.database.end_start(server.uuid)

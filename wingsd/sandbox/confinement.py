@@ -1,7 +1,4 @@
-"""Takes from this process what parsing does not need. It cannot be undone.
-
-All modules are imported before, and all files opened.
-"""
+"""Takes from this process what it does not need. It cannot be undone."""
 
 from __future__ import annotations
 
@@ -9,11 +6,12 @@ import ctypes
 import os
 import resource
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 
 from wingsd.sandbox import landlock, system_calls
 
-__all__ = ["confine", "limit_resources"]
+__all__ = ["confine", "confine_to", "limit_resources"]
 
 #: The user and group "nobody".
 _NOBODY = 65534
@@ -40,8 +38,23 @@ def limit_resources(cpu_seconds: int, memory: int) -> None:
         score.write(_FIRST_TO_END)
 
 
+def confine_to(directory: str, modules: Iterable[str]) -> bool:
+    """Leave this process, as far as the kernel can, no files but those below a directory.
+
+    It can read modules of Python in these directories, and make no connections. Call it before a
+    thread is started. Returns whether that holds.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+    try:
+        return landlock.restrict(modules, [directory])
+    except OSError:
+        return False
+
+
 def confine() -> None:
     """Drop privileges, and the right to open files and connections and to start processes.
+
+    All modules are imported before, and all files opened.
 
     What holds everywhere are the limits of descriptors and processes. Landlock and the filter of
     system calls add what needs neither, such as to delete or rename by a path, or to send signals.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -112,10 +113,14 @@ def crash_lines(decision: CrashDecision, end: ProgramEnd, timeout: float) -> lis
 
 
 class CrashedServer(Protocol):
-    """The server that `CrashDetector` starts again."""
+    """The server that `CrashDetector` starts again.
+
+    `restart_later` has it started by what holds it, at the end of that.
+    """
 
     uuid: str
     configuration: Configuration
+    restart_later: Callable[[], None] | None
 
     @property
     def console(self) -> Console:
@@ -187,7 +192,12 @@ class CrashDetector:
             memory=", out of memory" if end.out_of_memory else "",
             decision=decision.value,
         )
-        if decision is CrashDecision.RESTART and self._may_start():
+        if decision is not CrashDecision.RESTART:
+            return
+        if server.restart_later is not None:
+            self._last_restart = now
+            server.restart_later()
+        elif self._may_start():
             self._last_restart = now
             self._tasks.start("the restart after its crash", self._restart(), server.uuid)
 

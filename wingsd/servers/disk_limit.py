@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from wingsd.archive import ArchiveLimits
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.disk_usage import ServerFiles
@@ -74,11 +74,14 @@ class DiskLimit:
         if not self._files.is_counted:
             return
         self._runtime.daemon_line(CHECKING)
+        is_known = self._files.as_received
         if self.bytes is None:
-            self._files.measure()
+            if not is_known:
+                self._files.measure()
             return
         try:
-            self._require(await self._files.measured() or 0)
+            used = self._files.disk_bytes if is_known else await self._files.measured()
+            self._require(used or 0)
             # A program that cannot write would damage its files.
             self._require(await self._files.quota.used(), " on the disk")
         except StorageError as error:

@@ -115,6 +115,9 @@ class ServerFiles:
         self.when_changed: Callable[[], object] = lambda: None
         #: Called when the directory has been made or received.
         self.when_present: Callable[[], object] = lambda: None
+        #: Whether the directory is as this daemon has received it: it was counted, and its files
+        #: have the right owner. Until the first start.
+        self.as_received = False
         #: Whether the files may be measured: not when they are about to be deleted.
         self.measurable = True
         self._usage = UsageCounter()
@@ -205,7 +208,9 @@ class ServerFiles:
         self.when_present()
         if size is None:
             self.measure()
-        elif self.is_counted:
+            return
+        self.as_received = True
+        if self.is_counted:
             self._walks.discard(self._uuid)
             self._requested()
             self._measured(size)  # It took no time.

@@ -148,6 +148,10 @@ class ServerDirectories:
         """Give the server's files to the owner; see `give_tree`."""
         return give_tree(self.path(uuid), self.owner, cancelled)
 
+    def release(self, uuid: str) -> None:
+        """End the limit of a server's directory that is being put away."""
+        self.quotas.release(uuid, self.path(uuid))
+
     def set_aside(self, uuid: str) -> str | None:
         """Rename the server's directory for deletion; return the new path, None if there is none.
 

@@ -36,6 +36,9 @@ class Operation(Enum):
     #: A backup is restored: read and verified beside the server's files, which it then replaces.
     RESTORE = "restore"
     TRANSFER_OUT = "transfer out"
+    #: It is being sent while it runs: it may be used as ever until it is stopped for that, but not
+    #: be taken by another operation.
+    FOLLOW = "follow"
     TRANSFER_IN = "transfer in"
     #: What remains of a server that a transfer has moved away: it is never requested.
     MOVED = "moved away"
@@ -67,20 +70,21 @@ _E, _R = Exclusion.ENDS, Exclusion.REFUSED
 _REQUESTED: tuple[Operation, ...] = tuple(
     each for each in Operation if each is not Operation.MOVED
 )
-# In the order of `_REQUESTED`: start, stop, kill, sync, install, restore, transfer out and in,
-# delete, read and change files, make a backup.
+# In the order of `_REQUESTED`: start, stop, kill, sync, install, restore, transfer out, follow,
+# transfer in, delete, read and change files, make a backup.
 _ROWS = {
-    Operation.START: (_W, _C, _C, _A, _R, _A, _C, _R, _C, _A, _A, _A),
-    Operation.STOP: (_W, _W, _A, _A, _R, _A, _W, _R, _C, _A, _A, _A),
-    Operation.KILL: (_A, _A, _A, _A, _R, _A, _A, _R, _C, _A, _A, _A),
-    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R, _R),
-    Operation.RESTORE: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R, _R),
-    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _A, _R, _R),
-    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _R, _C, _R, _R, _R),
-    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _R, _A, _A, _R, _R, _R),
-    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R, _R, _R),
-    Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _C, _R, _C, _A, _A, _A),
-    Operation.BACKUP: (_A, _A, _A, _A, _R, _R, _R, _R, _C, _A, _A, _A),
+    Operation.START: (_W, _C, _C, _A, _R, _A, _C, _A, _R, _C, _A, _A, _A),
+    Operation.STOP: (_W, _W, _A, _A, _R, _A, _W, _A, _R, _C, _A, _A, _A),
+    Operation.KILL: (_A, _A, _A, _A, _R, _A, _A, _A, _R, _C, _A, _A, _A),
+    Operation.INSTALL: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _C, _A, _R, _R),
+    Operation.RESTORE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _C, _A, _R, _R),
+    Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _C, _A, _R, _R),
+    Operation.FOLLOW: (_A, _A, _A, _A, _R, _R, _R, _R, _R, _C, _A, _A, _R),
+    Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _C, _R, _R, _R),
+    Operation.MOVED: (_R, _E, _E, _A, _R, _R, _R, _R, _A, _A, _R, _R, _R),
+    Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R, _R, _R, _R),
+    Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _C, _A, _R, _C, _A, _A, _A),
+    Operation.BACKUP: (_A, _A, _A, _A, _R, _R, _R, _R, _R, _C, _A, _A, _A),
 }
 #: By the operation under way, then by the requested one. A sync is over at once and excludes none.
 EXCLUSIONS = {running: dict(zip(_REQUESTED, row, strict=True)) for running, row in _ROWS.items()}
@@ -91,6 +95,7 @@ _REFUSALS = {
     Operation.INSTALL: "server is currently installing",
     Operation.RESTORE: "server is currently being restored",
     Operation.TRANSFER_OUT: "server is currently being transferred",
+    Operation.FOLLOW: "server is currently being transferred",
     Operation.TRANSFER_IN: "server is currently being transferred",
     Operation.MOVED: "server has moved to another node",
     Operation.DELETE: "server is currently being deleted",
@@ -154,6 +159,11 @@ class Operations:
             answer = EXCLUSIONS[other.operation].get(requested)
             if answer is _C and other.cancel is not None:
                 other.cancel()
+
+    @property
+    def starts(self) -> bool:
+        """Whether it is being started or restarted; a start may wait for a stop."""
+        return self.runs(Operation.START)
 
     def ended(self, operation: Operation) -> Deferred[None]:
         """Return a Deferred that fires when no operation of this kind is under way."""

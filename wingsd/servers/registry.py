@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -173,6 +173,10 @@ class Servers:
             raise ServersNotLoaded
         raise ServerNotFound("The requested resource does not exist on this instance.")
 
+    def knows(self, uuid: str) -> bool:
+        """Return whether the server is known already."""
+        return uuid in self._servers
+
     def all(self) -> list[Server]:
         """Return every server. Raises `ServersNotLoaded`."""
         if not self.loaded:
@@ -193,7 +197,7 @@ class Servers:
         uuid = configuration.settings.uuid
         known = self._servers.get(uuid)
         if known is not None:
-            held = known.hold and not known.disowned
+            held = known.operations.hold and not known.disowned
             if held or known.state is not PowerState.OFFLINE:
                 why = known.hold or "it is running"
                 raise ServerAlreadyExists("this server is already on this node", why)
@@ -347,10 +351,13 @@ class Servers:
             reporting = self._installations.give_up(uuid, report=not failure.check(ServerNotFound))
             self._tasks.start("reporting that it was not created", reporting, uuid)
 
-    async def delete(self, uuid: str) -> None:
+    async def delete(
+        self, uuid: str, put_away: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Kill a server and remove its container, then delete its files in the background.
 
-        Files that `share` was called for are kept.
+        Files that `share` was called for are kept; `put_away` puts those of others away instead of
+        their deletion.
 
         Raises `ServersNotLoaded`, `ServerNotFound`, `Conflict` while it is being deleted already,
         and `EnvironmentFailed`, after which it is still there.
@@ -359,11 +366,11 @@ class Servers:
             raise ServerBusy(refusal(Operation.DELETE, Operation.DELETE), DELETING)
         self._deleting.add(uuid)
         try:
-            await self._delete(uuid)
+            await self._delete(uuid, put_away)
         finally:
             self._deleting.discard(uuid)
 
-    async def _delete(self, uuid: str) -> None:
+    async def _delete(self, uuid: str, put_away: Callable[[], Awaitable[None]] | None) -> None:
         creating = self._creating.get(uuid)
         if creating is not None:
             creating.cancel()
@@ -388,6 +395,10 @@ class Servers:
         self._bus.publish(Event(uuid, DELETED))
         await self._installations.remove_log(uuid)
         pool = self._shared.pop(uuid, "")
+        if not pool and put_away is not None:
+            await self._disk.run(self._directories.release, uuid)
+            await put_away()
+            return
         if not pool:
             await self._deleter.delete(uuid)
             return

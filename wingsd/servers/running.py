@@ -7,27 +7,33 @@ the one of Wings, so each goes on where the other ended.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Protocol
 
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
-from wingsd.errors import EnvironmentFailed, ServerNotFound, WingsdError
+from wingsd.errors import ServerNotFound, StorageError, WingsdError
 from wingsd.events import DELETED, STATUS, Event, EventBus
 from wingsd.servers.files import BackgroundTasks
+from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.util.retry import Backoff
+from wingsd.servers.starting import adopt_when_possible, finish_stop, start_when_possible
 
-__all__ = ["RunRecords", "RunningServers", "ServerLookup"]
+__all__ = ["SENT", "RunRecords", "RunningServers", "ServerLookup", "StartRecords"]
 
+#: What a server is held for that another node may get.
+SENT = (Operation.TRANSFER_OUT, Operation.FOLLOW)
 _RUNS = (PowerState.STARTING.value, PowerState.RUNNING.value)
 #: Servers that are started at a time.
 CONCURRENT_STARTS = 4
-#: Seconds between two questions to an engine that does not answer.
-BACKOFF = Backoff(1.0, 60.0, jitter=True)
+#: Seconds that a server may take to stop which was asked to by an earlier daemon, for a restore.
+STOP_WITHIN = 120.0
+#: When servers ran that are started here, for their consoles.
+_ENDED, _RESTORED = "when this node ended", "before its backup was restored"
 
 
 class RunRecords(Protocol):
@@ -43,6 +49,19 @@ class RunRecords(Protocol):
         """Return when that is done."""
 
 
+class StartRecords(Protocol):
+    """Where it is recorded which servers this node has stopped, to start them again.
+
+    Methods raise `StorageError`.
+    """
+
+    def due_starts(self) -> Awaitable[Collection[str]]:
+        """Return those that were not started since."""
+
+    def end_start(self, server: str) -> Awaitable[None]:
+        """Record that this was tried."""
+
+
 class ServerLookup(Protocol):
     """The servers of this node."""
 
@@ -51,10 +70,16 @@ class ServerLookup(Protocol):
 
 
 class RunningServers:
-    """Records by the events on `bus` which servers run."""
+    """Records by the events on `bus` which servers run. `due` are those that are to be started."""
 
-    def __init__(self, records: RunRecords, bus: EventBus, reactor: IReactorTime) -> None:
+    _log = Logger()
+
+    def __init__(
+        self, records: RunRecords, due: StartRecords, bus: EventBus, reactor: IReactorTime
+    ) -> None:
         self._records = records
+        self._due = due
+        self._restored: set[str] = set()
         self._reactor = reactor
         self._tasks = BackgroundTasks()
         self._slots = DeferredSemaphore(CONCURRENT_STARTS)
@@ -62,20 +87,50 @@ class RunningServers:
         bus.subscribe_to_all(self._note)
 
     async def load(self) -> Collection[str]:
-        """Return which servers ran when the node ended. To be called before any server starts."""
-        states = await self._records.load()
-        return tuple(server for server, state in states.items() if state in _RUNS)
+        """Return which servers ran when the node ended, or were about to be started again.
 
-    def start(self, uuids: Collection[str], servers: ServerLookup) -> None:
-        """Start those of `uuids` that do not run, in the background."""
+        To be called before any server starts. Raises `StorageError`.
+        """
+        states = await self._records.load()
+        self._restored = {*await self._due.due_starts()}
+        return (*self._restored, *(each for each, state in states.items() if state in _RUNS))
+
+    def start(
+        self, uuids: Collection[str], servers: ServerLookup, stopped: Collection[str] = ()
+    ) -> None:
+        """Start those of `uuids` that do not run, in the background.
+
+        Those of them that were `stopped` for a restore may be stopping still. One that an
+        unfinished transfer holds is started if it stays.
+        """
+        self._restored.update(stopped)
         for uuid in sorted(uuids):
             try:
                 server = servers.get(uuid)
             except ServerNotFound:
                 self._record(uuid, None)
+                if uuid in self._restored:
+                    self._tasks.start("forgetting its start", self._end_start(uuid), uuid)
                 continue
-            starting = self._start_in_turn(server)
+            if server.operations.runs(*SENT):
+                leaving = self.leave_to_transfer(server)
+                self._tasks.start("recording that its transfer may start it", leaving, uuid)
+                continue
+            ran = _RESTORED if uuid in self._restored else _ENDED
+            stop = partial(server.stop_gently, STOP_WITHIN) if uuid in stopped else None
+            starting = self.start_in_turn(server, ran, stop)
             self._tasks.start("starting it as it was running before", starting, uuid)
+
+    async def leave_to_transfer(self, server: Server) -> None:
+        """Have a server be started where the transfer ends that holds it.
+
+        It is recorded as one that ran, for the next daemon: until it is seen to run or to be
+        stopped, or is gone from this node.
+        """
+        server.starts_if_it_stays = True
+        self._record(server.uuid, PowerState.RUNNING.value)
+        await self._records.flush()
+        await self._end_start(server.uuid)
 
     async def stop(self) -> None:
         """Record nothing more: the node ends, and its servers run on."""
@@ -83,27 +138,48 @@ class RunningServers:
         self._tasks.stop()
         await self._records.flush()
 
-    async def _start_in_turn(self, server: Server) -> None:
-        await self._slots.run(self._start, server)
+    async def start_in_turn(
+        self, server: Server, ran: str, stop: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        """Start a server that does not run and was running `ran`, a time or a place.
 
-    async def _start(self, server: Server) -> None:
-        for pause in BACKOFF:
-            try:
-                await server.adopt()
-                break
-            except EnvironmentFailed:
-                await deferLater(self._reactor, pause)
-        if server.state is not PowerState.OFFLINE:
+        Not one that anybody has started or stopped since this node has it. With `stop` an earlier
+        daemon may have asked it to end: it is stopped by that if it runs, and started then.
+        Returns also when the start has failed; that is shown in the console, and logged.
+        """
+        await self._slots.run(self._start, server, ran, stop)
+        if server.uuid in self._restored:
+            await self._end_start(server.uuid)
+
+    async def _end_start(self, uuid: str) -> None:
+        try:
+            await self._due.end_start(uuid)
+        except StorageError as error:
+            self._log.error(
+                "{server}: a later daemon would start it again: {error}", server=uuid, error=error
+            )
+
+    async def _start(
+        self, server: Server, ran: str, stop: Callable[[], Awaitable[object]] | None
+    ) -> None:
+        if stop is None:
+            await adopt_when_possible(server, self._reactor)
+        else:
+            await finish_stop(server, stop, self._reactor)
+        if server.state is not PowerState.OFFLINE or server.power_actions:
+            return
+        if server.operations.runs(*SENT):  # since it waits for its turn, or for the engine
+            await self.leave_to_transfer(server)
             return
         try:
             server.check_power(PowerAction.START)
         except WingsdError as error:
-            server.say(f"The server was running before, and is not started: {error}")
+            server.say(f"The server was running {ran}, and is not started: {error}")
             self._record(server.uuid, PowerState.OFFLINE.value)
             return
-        server.say("The server was running when this node ended, and is started again.")
+        server.say(f"The server was running {ran}, and is started again.")
         try:
-            await server.power(PowerAction.START)
+            await start_when_possible(server, self._reactor)
         except WingsdError:
             return  # It is shown in the console, and logged.
 

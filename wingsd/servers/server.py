@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError
@@ -76,6 +77,13 @@ class Server:
         #: Whether a direct transfer has moved it here, and the Panel has not yet assigned it to
         #: this node. Until then its settings are those that came with it.
         self.moved_directly = False
+        #: How many power actions this node was asked for.
+        self.power_actions = 0
+        #: Whether it ran when the former daemon ended, or until its backup was restored, and a
+        #: transfer that holds it since starts it where it ends: until the next power action.
+        self.starts_if_it_stays = False
+        #: Called at a crash of its program, where what holds the server starts it in the end.
+        self.restart_later: Callable[[], None] | None = None
         self._panel = panel
         self._runtime = runtime
         self._egg_files = egg_files
@@ -173,7 +181,8 @@ class Server:
     @property
     def hold(self) -> str:
         """Why it may not be started now; empty when it may."""
-        return self.operations.hold.why if self.operations.hold else ""
+        hold = self.operations.hold
+        return hold.why if hold and hold.operation is not Operation.FOLLOW else ""
 
     @property
     def disowned(self) -> bool:
@@ -209,6 +218,8 @@ class Server:
         """
         try:
             self.check_power(action)
+            self.power_actions += 1
+            self.starts_if_it_stays = False
             with self.operations.during(_OPERATIONS[action]):
                 await self._power.do(action, wait_seconds)
         except WingsdError as error:
@@ -302,8 +313,9 @@ class Server:
         self.daemon_line("Updating process configuration files...")
         for line in await self._egg_files.rewrite(self.configuration):
             self.say(line)
-        if self._checks_owner:
+        if self._checks_owner and not self.files.as_received:
             await self._give_files_to_user()
+        self.files.as_received = False
 
     async def _give_files_to_user(self) -> None:
         self.daemon_line(

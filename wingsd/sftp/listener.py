@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from wingsd.config import Config
 from wingsd.errors import WingsdError
+from wingsd.sftp.counts import SftpCounts
 from wingsd.sftp.host_key import HostKey, HostKeyUnusable, load_host_key
 from wingsd.threadio import Workers
 from wingsd.util.later import Later
@@ -100,6 +101,12 @@ class SftpListener:
         """The id of the running process, None for none."""
         service = self._service.made
         return None if service is None else service.process_id
+
+    @property
+    def counts(self) -> SftpCounts:
+        """What has happened since the daemon's start."""
+        service = self._service.made
+        return SftpCounts() if service is None else service.counts
 
     def use(self, config: Config) -> None:
         """Take over the settings that change while the node runs."""

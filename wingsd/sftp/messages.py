@@ -34,6 +34,8 @@ __all__ = [
     "ServerState",
     "Settings",
     "Start",
+    "Transmitted",
+    "Unconfined",
     "Used",
     "encode",
 ]
@@ -93,6 +95,19 @@ class Used(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
+class Transmitted(Message):
+    """The bytes of requests and of answers that the SFTP process has had since its own start."""
+
+    received: int
+    sent: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class Unconfined(Message):
+    """The SFTP process can use all files that the daemon can: the kernel does not confine it."""
+
+
+@attrs.frozen(eq=False, repr=False)
 class FileEvent(Message):
     """What a connection has done, for the activity log; `target` is that of a rename."""
 
@@ -117,13 +132,15 @@ class Log(Message):
 class Start(Message):
     """The first message: the configuration.
 
-    `host_key` is the private key, as PEM in PKCS #8; `uid` and `gid` own what is made.
+    `host_key` is the private key, as PEM in PKCS #8; `uid` and `gid` own what is made, and all
+    servers' directories are in `data`.
     """
 
     host_key: str
     openat_mode: str
     uid: int
     gid: int
+    data: str
     sftp: SftpConfig = SftpConfig()
 
 
@@ -195,6 +212,8 @@ _CLASSES: dict[str, type[Message]] = {
         ServerState,
         Settings,
         Start,
+        Transmitted,
+        Unconfined,
         Used,
     )
 }

@@ -26,7 +26,9 @@ _CODE = (
 #: With more arenas, each thread would have a heap of its own. What is sent is allocated in pieces
 #: of up to half a MiB and freed again: were the memory given back to the kernel each time, a
 #: download would spend a quarter of its time on pages that the kernel has to clear.
+#: asyncssh looks for a home directory, in which it reads nothing.
 _ENVIRONMENT = {
+    "HOME": "/nonexistent",
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from wingsd.config import Config
 from wingsd.config.sftp import SftpConfig
 from wingsd.errors import InvalidData
+from wingsd.sftp.counts import SftpCounts
 from wingsd.sftp.host_key import HostKey
 from wingsd.sftp.logins import SftpLogins
 from wingsd.sftp.messages import (
@@ -27,6 +28,8 @@ from wingsd.sftp.messages import (
     Refused,
     Settings,
     Start,
+    Transmitted,
+    Unconfined,
     Used,
 )
 from wingsd.sftp.process import LinkFactory, ProcessLink, StartedProcess, start_process
@@ -56,6 +59,8 @@ class SftpService:
         self._sessions = sessions
         self._disk = disk
         self._reactor = reactor
+        self._counts = SftpCounts()
+        self._was_unconfined = False
         self._process: StartedProcess | None = None
         self._link: ProcessLink | None = None
         self._stopping = False
@@ -64,6 +69,12 @@ class SftpService:
     def process_id(self) -> int | None:
         """The id of the running process, None for none."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def counts(self) -> SftpCounts:
+        """What has happened since the daemon's start."""
+        self._counts.sessions = self._sessions.count
+        return self._counts
 
     def use(self, settings: SftpConfig) -> None:
         """Take over the settings that change while the process runs."""
@@ -99,7 +110,9 @@ class SftpService:
             )
         self._sessions.send = link.send
         user, system = self._system.user, self._system
-        link.send(Start(key.private, system.openat_mode, user.uid, user.gid, self._sftp))
+        link.send(
+            Start(key.private, system.openat_mode, user.uid, user.gid, system.data, self._sftp)
+        )
         if self._stopping:
             link.close()
         why = await ended
@@ -107,6 +120,7 @@ class SftpService:
         died = await self._disk.run(process.end)
         self._process = None
         self._sessions.all_ended()
+        self._counts.process_ended()
         return why or died
 
     def _received(self, message: Message) -> None:
@@ -120,8 +134,12 @@ class SftpService:
                 self._sessions.ended(message.connection)
             case Used():
                 self._sessions.used(message.server, message.total)
+            case Transmitted():
+                self._counts.add({"in": message.received, "out": message.sent})
             case FileEvent():
                 self._sessions.file_event(message)
+            case Unconfined():
+                self._log_unconfined()
             case Log():
                 self._write(message)
             case _:
@@ -130,6 +148,8 @@ class SftpService:
     async def _check(self, login: Login) -> None:
         link = self._link
         answer = await self._logins.check(login)
+        if isinstance(answer, Refused):
+            self._counts.refuse(login.kind)
         if link is None or link is not self._link:
             return  # The process has ended meanwhile.
         if isinstance(answer, Refused):
@@ -140,6 +160,15 @@ class SftpService:
     def _check_failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("sftp: a login was not answered", failure)
+
+    def _log_unconfined(self) -> None:
+        # Once: a process follows each idle one.
+        if not self._was_unconfined:
+            self._was_unconfined = True
+            self._log.warn(
+                "sftp: its process is not confined to the files of servers: the kernel has no "
+                "Landlock, or a sandbox forbids it"
+            )
 
     def _write(self, line: Log) -> None:
         write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}

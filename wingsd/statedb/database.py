@@ -6,6 +6,7 @@ checked for damage when it is opened, before a transfer needs a damaged page.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wingsd.statedb.records import SCHEMAS, StateDatabaseDamaged, StateDatabaseError
+from wingsd.util.durable import sync_directory
 
 __all__ = ["FILE", "DatabaseFile"]
 
@@ -65,16 +67,21 @@ class DatabaseFile:
         """Make a complete file or none, so that an empty file is a damaged one."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(f"{FILE}.new")
+        new.unlink(missing_ok=True)
         # The log of a database that was moved away would be replayed into this one.
-        for left in (new, self._sibling("-journal"), self._sibling("-wal"), self._sibling("-shm")):
-            left.unlink(missing_ok=True)
+        for name in (new.name, FILE):
+            for suffix in ("-journal", "-wal", "-shm"):
+                self._path.with_name(name + suffix).unlink(missing_ok=True)
         with closing(sqlite3.connect(new, isolation_level=None)) as connection:
             new.chmod(0o600)
+            # It is flushed once, as a whole, before it has its name.
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = WAL")
             self._migrate(connection)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
         new.rename(self._path)
-
-    def _sibling(self, suffix: str) -> Path:
-        return self._path.with_name(FILE + suffix)
+        sync_directory(self._path.parent)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Read the whole database; raise `StateDatabaseDamaged` where it is damaged."""

@@ -12,6 +12,9 @@ from wingsd.statedb.records import Direction
 
 __all__ = ["MoveRecord", "MoveRows"]
 
+#: The states of moves to this node that have not failed: whether the server is to be started.
+_STARTS, _STARTS_NOT = '{"start": true}', "{}"
+
 _FIELDS = "transfer, server, direction, move, key, token, url, family, request, state"
 _INSERT = f"INSERT OR REPLACE INTO moves ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 
@@ -46,18 +49,6 @@ class MoveRows(BackupRows):
         """Add a move."""
         self._execute(_INSERT, *_values(record))
 
-    def admit_move(self, record: MoveRecord, expires: float) -> bool:
-        """Add a move and mark its token as used; return False if that may have been used.
-
-        Both or neither, in one transaction. `expires` is when the token does, in seconds since the
-        epoch.
-        """
-        with self._errors(), self._transaction():
-            used = self.use_token(record.token, expires)
-            if used:
-                self._execute(_INSERT, *_values(record))
-        return used
-
     def drop_move(self, transfer: int) -> None:
         """Delete the move of a transfer that goes on as one stream."""
         self._execute("DELETE FROM moves WHERE transfer = ?", transfer)
@@ -69,6 +60,23 @@ class MoveRows(BackupRows):
     def set_move_state(self, transfer: int, state: str) -> None:
         """Record the state of a move, a JSON object."""
         self._execute("UPDATE moves SET state = ? WHERE transfer = ?", state, transfer)
+
+    def set_start(self, transfer: int, *, starts: bool) -> None:
+        """Record whether the server of a move to this node is to be started at the end."""
+        self.set_move_state(transfer, _STARTS if starts else _STARTS_NOT)
+
+    def starts(self, transfer: int) -> bool:
+        """Return whether that is recorded; False for a transfer as one stream."""
+        move = self.move(transfer)
+        return move is not None and move.direction is Direction.IN and move.state == _STARTS
+
+    def arrived_to_start(self) -> list[MoveRecord]:
+        """Return the moves that have succeeded, and whose servers are still to be started."""
+        return self._moves(
+            "WHERE direction = 'in' AND state = ? AND transfer IN "
+            "(SELECT id FROM transfers WHERE outcome = 'success') ORDER BY transfer",
+            _STARTS,
+        )
 
     def move(self, transfer: int) -> MoveRecord | None:
         """Return the move of a transfer, None for a transfer as one stream."""

@@ -233,11 +233,13 @@ class DirectDestination:
     """The destination of a direct transfer, and whether the server is removed here afterwards.
 
     `url` is the other node's address for uploads, `token` the `Authorization` header for it.
+    `description` is the server's, JSON as a Panel would send it; earlier versions have none.
     """
 
     url: str
     token: str = attrs.field(repr=False)
     remove: bool = attrs.field(default=False, converter=bool)
+    description: str = attrs.field(default="", repr=False)
 
 
 SCHEMAS = (
@@ -384,5 +386,13 @@ CREATE TABLE moves (
     state TEXT NOT NULL
 );
 CREATE INDEX moves_of_servers ON moves (server);
+""",
+    # What a server is that is sent without a Panel, for the next daemon.
+    """
+ALTER TABLE orders ADD COLUMN description TEXT NOT NULL DEFAULT '';
+""",
+    # Servers that this node has stopped, to start them again.
+    """
+CREATE TABLE starts (server TEXT PRIMARY KEY) WITHOUT ROWID;
 """,
 )

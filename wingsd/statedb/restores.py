@@ -44,8 +44,16 @@ class RestoreRows(TokenRows):
         return [RestoreRecord(*row) for row in rows]
 
     def end_restore(self, now: float, record: RestoreRecord, outcome: Outcome) -> Report:
-        """Delete a restore and add the report of its end, both or neither."""
+        """Delete a restore and add the report of its end, both or neither.
+
+        If the server is to be started, that is due from then on.
+        """
         with self._errors(), self._transaction():
+            self._opened.execute(
+                "INSERT OR IGNORE INTO starts (server)"
+                " SELECT server FROM restores WHERE server = ? AND start",
+                (record.server,),
+            )
             self._opened.execute("DELETE FROM restores WHERE server = ?", (record.server,))
             cursor = self._opened.execute(
                 "INSERT INTO reports (server, outcome, created, kind, backups)"
@@ -53,6 +61,14 @@ class RestoreRows(TokenRows):
                 (record.server, outcome.value, now, ReportKind.RESTORE.value, record.backup),
             )
         return restore_report(record, outcome, now, cursor.lastrowid or 0)
+
+    def due_starts(self) -> list[str]:
+        """Return the servers that are to be started again, and were not."""
+        return [server for (server,) in self._rows("SELECT server FROM starts ORDER BY server")]
+
+    def end_start(self, server: str) -> None:
+        """Record that a server was started, or is not to be any more."""
+        self._execute("DELETE FROM starts WHERE server = ?", server)
 
 
 def restore_report(record: RestoreRecord, outcome: Outcome, now: float, id_: int = 0) -> Report:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import attrs
+
 from wingsd.statedb.database import FILE
-from wingsd.statedb.moves import MoveRows
+from wingsd.statedb.moves import MoveRecord, MoveRows
 from wingsd.statedb.records import (
     DirectDestination,
     Direction,
@@ -28,6 +30,11 @@ _DAY = 24 * 3600.0
 KEPT = 90 * _DAY
 #: Seconds for which a used token is kept after it has expired.
 TOKENS_KEPT = _DAY
+#: Settles the failures of transfers of a server that a Panel has not heard of.
+_DROP_FAILURES = (
+    "UPDATE reports SET settled = ?, answer = 'another transfer has begun'"
+    " WHERE server = ? AND kind = 'transfer' AND outcome = 'failure' AND settled IS NULL"
+)
 
 
 class Store(MoveRows):
@@ -41,7 +48,23 @@ class Store(MoveRows):
     def begin(
         self, now: float, server: str, direction: Direction, step: str, *, direct: bool = False
     ) -> int:
-        """Add a transfer; return its id."""
+        """Add a transfer; return its id.
+
+        Nothing more is done of one of the server that has failed, and no failure is reported that
+        a Panel would take for that of this one.
+        """
+        with self._errors(), self._transaction():
+            return self._begin(now, server, direction, step, direct=direct)
+
+    def _begin(
+        self, now: float, server: str, direction: Direction, step: str, *, direct: bool
+    ) -> int:
+        failed = "outcome IS NULL AND direction = 'out' AND step = 'FAILED'"
+        rows = self._rows(f"SELECT id FROM transfers WHERE server = ? AND {failed}", server)  # noqa: S608
+        for (id_,) in rows:
+            self.end(now, id_, Outcome.FAILURE)
+        if not direct:
+            self._execute(_DROP_FAILURES, now, server)
         return self._insert(
             "INSERT INTO transfers (server, direction, step, begun, changed, by_hand)"
             " VALUES (?, ?, ?, ?, ?, ?)",
@@ -52,6 +75,22 @@ class Store(MoveRows):
             now,
             direct,
         )
+
+    def admit_move(
+        self, now: float, record: MoveRecord, step: str, expires: float, *, direct: bool
+    ) -> int | None:
+        """Add a transfer to this node by a move, add that, and mark its token as used.
+
+        All or nothing, in one transaction: None if the token may have been used. Return the id of
+        the transfer, which `record` has not. `expires` is when the token does, in seconds since
+        the epoch.
+        """
+        with self._errors(), self._transaction():
+            if not self.use_token(record.token, expires):
+                return None
+            entry = self._begin(now, record.server, record.direction, step, direct=direct)
+            self.add_move(attrs.evolve(record, transfer=entry))
+            return entry
 
     def enter(self, now: float, transfer: int, step: str) -> None:
         """Record the step of a transfer, before it is taken."""
@@ -151,16 +190,19 @@ class Store(MoveRows):
     def add_destination(self, transfer: int, destination: DirectDestination) -> None:
         """Add the destination of a direct transfer."""
         self._execute(
-            "INSERT INTO orders (transfer, url, token, remove) VALUES (?, ?, ?, ?)",
+            "INSERT INTO orders (transfer, url, token, remove, description)"
+            " VALUES (?, ?, ?, ?, ?)",
             transfer,
             destination.url,
             destination.token,
             destination.remove,
+            destination.description,
         )
 
     def destination(self, transfer: int) -> DirectDestination | None:
         """Return the destination of a direct transfer, None when it has ended."""
-        rows = self._rows("SELECT url, token, remove FROM orders WHERE transfer = ?", transfer)
+        fields = "url, token, remove, description"
+        rows = self._rows(f"SELECT {fields} FROM orders WHERE transfer = ?", transfer)  # noqa: S608
         return DirectDestination(*rows[0]) if rows else None
 
     # Installations
@@ -232,6 +274,17 @@ class Store(MoveRows):
         )
         (report,) = self._reports("WHERE id = ?", id_)
         return report
+
+    def is_failure_reported(self, server: str, begun: float) -> bool:
+        """Return whether the failure of the transfer that began then was recorded as a report."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM reports WHERE server = ? AND begun = ? AND kind = 'transfer'"
+                " AND outcome = 'failure'",
+                server,
+                begun,
+            )
+        )
 
     def end_installation(
         self, now: float, server: str, kind: ReportKind, outcome: Outcome

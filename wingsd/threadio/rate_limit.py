@@ -26,19 +26,26 @@ class TokenBucket:
     A stream takes one token for each byte passed, and is held while it is in debt. New tokens are
     distributed to the active streams evenly; those that one cannot use go to the others (max-min
     fairness). No timer runs while no stream is active.
+
+    Streams that yield get at most the part `yielded` of the tokens together, as long as others can
+    use the rest.
     """
 
-    def __init__(self, reactor: IReactorTime, rate: float) -> None:
+    def __init__(self, reactor: IReactorTime, rate: float, yielded: float = 1.0) -> None:
         self._reactor = reactor
         self._rate = rate
+        self._yielded = yielded
         self._shares: dict[Share, None] = {}
         #: The time up to which tokens have been distributed.
         self._filled: float = reactor.seconds() - TICK
         self._next: IDelayedCall | None = None
 
-    def join(self, resume: Callable[[], object]) -> Share:
-        """Return the share of one more stream; `resume` ends each time it was held."""
-        share = Share(self, resume)
+    def join(self, resume: Callable[[], object], *, yields: bool = False) -> Share:
+        """Return the share of one more stream; `resume` ends each time it was held.
+
+        `yields` is whether it leaves a part to those that do not.
+        """
+        share = Share(self, resume, yields=yields)
         self._shares[share] = None
         debt = self._filled - self._reactor.seconds()
         if debt > 0:
@@ -93,22 +100,39 @@ class TokenBucket:
         self._divide(tokens, active)
 
     def _divide(self, tokens: float, active: list[Share]) -> None:
-        # The stream that can take the fewest comes first and leaves the rest to the others.
-        active.sort(key=lambda share: share.tokens, reverse=True)
-        for number, share in enumerate(active):
-            free = self._rate * BURST / len(active) - share.tokens
-            given = max(0.0, min(free, tokens / (len(active) - number)))
-            tokens -= given
-            share.tokens += given
+        most = self._rate * BURST / max(len(active), 1)
+        yielding = [share for share in active if share.yields]
+        others = [share for share in active if not share.yields]
+        if yielding and others:
+            part = tokens * min(self._yielded, len(yielding) / len(active))
+            left = tokens - part + _give(part, most, yielding)
+            tokens = _give(left, most, others)  # which they cannot use
+            _give(tokens, most, yielding)
+        else:
+            _give(tokens, most, active)
+        for share in active:
             share.has_taken = False
+
+
+def _give(tokens: float, most: float, shares: list[Share]) -> float:
+    """Give tokens to shares, of which each has at most `most` then; return what is left."""
+    # The stream that can take the fewest comes first and leaves the rest to the others.
+    shares.sort(key=lambda share: share.tokens, reverse=True)
+    for number, share in enumerate(shares):
+        free = most - share.tokens
+        given = max(0.0, min(free, tokens / (len(shares) - number)))
+        tokens -= given
+        share.tokens += given
+    return tokens
 
 
 class Share:
     """One stream's share of a bucket. `tokens` are bytes, negative for a debt."""
 
-    def __init__(self, bucket: TokenBucket, resume: Callable[[], object]) -> None:
+    def __init__(self, bucket: TokenBucket, resume: Callable[[], object], *, yields: bool) -> None:
         self._bucket = bucket
         self.resume = resume
+        self.yields = yields
         self.tokens = 0.0
         #: Whether tokens were taken since the last distribution.
         self.has_taken = False

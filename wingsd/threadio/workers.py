@@ -15,6 +15,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from wingsd.threadio.io_priority import make_idle
+
 __all__ = ["Thread", "Workers", "relayed"]
 
 #: The file for a thread's name in `top -H` and `ps -L`; the kernel keeps 15 bytes.
@@ -24,21 +26,28 @@ _COMM = Path("/proc/thread-self/comm")
 class Thread(threading.Thread):
     """A daemon thread with its name known to the kernel, and with the nice value `nice`.
 
-    Threads that it starts inherit the nice value. A higher nice value of the daemon is kept, as an
+    With `idle_io` its reads and writes come after those of all others, where the kernel can do so.
+    Threads that it starts inherit both. A higher nice value of the daemon is kept, as an
     unprivileged process may not lower it.
     """
 
-    def __init__(self, target: Callable[[], object], name: str, *, nice: int = 0) -> None:
+    def __init__(
+        self, target: Callable[[], object], name: str, *, nice: int = 0, idle_io: bool = False
+    ) -> None:
         super().__init__(target=target, name=name, daemon=True)
         self._nice = nice
+        self._idle_io = idle_io
 
     def run(self) -> None:
-        """Set name and nice value, then call the target."""
-        # Both are optional: there may be no /proc, or a sandbox forbids the call.
+        """Set name and priorities, then call the target."""
+        # All are optional: there may be no /proc, or a sandbox forbids the call.
         with suppress(OSError):
             _set_name(self.name)
         with suppress(OSError):
             _set_nice(self._nice)
+        if self._idle_io:
+            with suppress(OSError):
+                make_idle()
         super().run()
 
 
@@ -61,6 +70,8 @@ T = TypeVar("T")
 class Workers:
     """A pool of threads for one kind of blocking work, all with the nice value `nice`.
 
+    With `idle_io` their reads and writes come after those of all others.
+
     A thread stays in its pool, so other work keeps its own priority. `when_idle` is called
     on the reactor when no work is left.
     """
@@ -72,6 +83,7 @@ class Workers:
         threads: int,
         *,
         nice: int = 0,
+        idle_io: bool = False,
         when_idle: Callable[[], object] | None = None,
     ) -> None:
         self._reactor = reactor
@@ -82,7 +94,7 @@ class Workers:
         def thread(*, target: Callable[[], object], name: str) -> Thread:
             # A daemon thread: one that hangs (an engine or a disk that does not answer) must not
             # keep the process from ending. Twisted's name for it is too long for the kernel.
-            return Thread(target, f"wingsd-{self._pool.name}", nice=nice)
+            return Thread(target, f"wingsd-{self._pool.name}", nice=nice, idle_io=idle_io)
 
         self._pool.threadFactory = thread  # type: ignore[assignment]
 

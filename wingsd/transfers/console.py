@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from wingsd.events import TRANSFER_LOGS, TRANSFER_PROGRESS, TRANSFER_STATUS, Event, EventBus
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
-from wingsd.util.text import escaped, readable_size
+from wingsd.util.text import escaped, readable_size, readable_time
 
 __all__ = [
     "DESTINATION",
@@ -26,6 +26,7 @@ __all__ = [
     "ProgressMeter",
     "UploadFigures",
     "console_line",
+    "filled_bar",
     "progress_bar",
 ]
 
@@ -60,8 +61,14 @@ def progress_bar(done: int, total: int) -> str:
     if not total:
         return f"{readable_size(done)} of an unknown total"
     # A tree may grow between being measured and being read.
-    filled = min(done * _BAR // total, _BAR)
-    return f"[{'=' * filled:{_BAR}}] {readable_size(done)} / {readable_size(max(total, done))}"
+    bar = filled_bar(done, total)
+    return f"{bar} {readable_size(done)} / {readable_size(max(total, done))}"
+
+
+def filled_bar(done: int, total: int) -> str:
+    """Return `[=====     ]` for so much of so much; full for nothing of nothing."""
+    filled = min(done * _BAR // total, _BAR) if total else _BAR
+    return f"[{'=' * filled:{_BAR}}]"
 
 
 class ProgressMeter:
@@ -71,10 +78,14 @@ class ProgressMeter:
     """
 
     def __init__(self, seconds: Callable[[], float], count: Callable[[], int]) -> None:
+        #: The bytes that were there already when a move was resumed last.
+        self.resumed = 0
         self._clock = seconds
         self._count = count
         self._begun: float | None = None
         self._ended: float | None = None
+        self._rate_since = 0.0
+        self._rate_from = 0
 
     @property
     def done(self) -> int:
@@ -83,7 +94,11 @@ class ProgressMeter:
 
     def start(self) -> None:
         """Begin to count the time."""
-        self._begun = self._clock()
+        self._begun = self._rate_since = self._clock()
+
+    def skip(self) -> None:
+        """Leave out of the rate what is done by now: it was there, or took another time."""
+        self._rate_since, self._rate_from = self._clock(), self.done
 
     def stop(self) -> None:
         """Stop the time."""
@@ -98,8 +113,22 @@ class ProgressMeter:
 
     @property
     def rate(self) -> float:
-        """Bytes a second on average."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
+        """Bytes a second on average, since `start` or `skip`."""
+        if self._begun is None:
+            return 0.0
+        seconds = (self._clock() if self._ended is None else self._ended) - self._rate_since
+        return max(self.done - self._rate_from, 0) / seconds if seconds > 0 else 0.0
+
+    def pace(self, total: int) -> str:
+        """Return `, 11.2 MiB/s, 3 min left` for what is to be `total` bytes; what is known of it.
+
+        To be put behind how far it is.
+        """
+        rate, left = self.rate, total - self.done
+        if not rate:
+            return ""
+        text = f", {readable_size(rate)}/s"
+        return f"{text}, {readable_time(left / rate)} left" if left > 0 else text
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -128,6 +157,8 @@ class UploadFigures:
 
 #: Seconds between two lines about the progress.
 PROGRESS_EVERY = 5.0
+#: Seconds between two lines about what is still waited for.
+WAITING_EVERY = 60.0
 
 
 class Announcer:
@@ -145,6 +176,11 @@ class Announcer:
         self._node = node
         self._bus = bus
         self._reactor = reactor
+        #: The words of states and the states of steps that differ from the usual ones.
+        self.words: Mapping[State, tuple[str, ...]] = {}
+        self.states: Mapping[ReceiveStep | SendStep, State] = {}
+        #: Whether only the log hears of it.
+        self.is_quiet = False
         self._state: State | None = None
         self._progress: LoopingCall | None = None
 
@@ -154,25 +190,30 @@ class Announcer:
         `text` is the step's, where it differs from the usual one.
         """
         text = text or step.text
-        if step.state is self._state:
+        state = self.states.get(step, step.state)
+        if state is self._state:
             self._log.info("{server}: {step}", step=text, **self._fields)
             self._print(text)
             return
-        self._state = step.state
+        self._state = state
         self._log.info(
             "{server}: state {state}: {step}",
-            state=step.state.name.lower(),
+            state=state.name.lower(),
             step=text,
             **self._fields,
         )
-        if step.state.is_end:
+        if state.is_end:
             # First: a page that receives the end may leave this node's WebSocket.
             self._print(text)
-        for word in step.state.value:
+        for word in () if self.is_quiet else self.words.get(state, state.value):
             self._bus.publish(Event(self._server, TRANSFER_STATUS, (word,)))
-        if not step.state.is_end:
+        if not state.is_end:
             # Last, since the state is what a transfer begins with for those who keep its lines.
             self._print(text)
+
+    def speak(self) -> None:
+        """Have everybody hear of it from now on, the present state with the next step."""
+        self.is_quiet, self._state = False, None
 
     def say(self, text: str) -> None:
         """Print a line in the server's console, and log it."""
@@ -209,6 +250,15 @@ class Announcer:
             lambda failure: self._log.failure("showing the progress failed", failure)
         )
 
+    def show_waiting(self, what: str) -> None:
+        """Print every minute what is waited for, and how long that has been."""
+        since = self._reactor.seconds()
+
+        def text() -> str:
+            return f"{what} {readable_time(self._reactor.seconds() - since)}"
+
+        self.show_progress(text, every=WAITING_EVERY)
+
     def hide_progress(self) -> None:
         """Stop printing the progress."""
         progress, self._progress = self._progress, None
@@ -220,5 +270,7 @@ class Announcer:
         return {"server": self._server, "transfer": self.transfer}
 
     def _print(self, text: str) -> None:
+        if self.is_quiet:
+            return
         line = console_line(time.time(), self._node, text)
         self._bus.publish(Event(self._server, TRANSFER_LOGS, (line,)))

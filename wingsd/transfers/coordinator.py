@@ -123,6 +123,9 @@ class SendingCoordinator(Protocol):
     async def announce(self) -> None:
         """Send the server's description to the destination, if it does not get it otherwise."""
 
+    async def check(self) -> None:
+        """Return when the Panel has answered something. Raises `PanelError`, `ServerNotFound`."""
+
     async def report_failure(self) -> None:
         """Report that the server stays here."""
 
@@ -274,6 +277,10 @@ class PanelSending:
 
     async def announce(self) -> None:
         """Do nothing: the destination asks the Panel itself."""
+
+    async def check(self) -> None:
+        """Ask the Panel for the server's description."""
+        await self._panel.describe(self._server)
 
     async def report_failure(self) -> None:
         """Queue the report."""

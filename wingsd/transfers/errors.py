@@ -5,7 +5,7 @@ The documented texts of `POST /api/transfers` are here.
 
 from __future__ import annotations
 
-from wingsd.errors import BadRequest, Conflict, ServerBusy, WingsdError
+from wingsd.errors import BadRequest, Conflict, ServerBusy, TransferCancelled, WingsdError
 
 __all__ = [
     "ArchiveNotFirst",
@@ -17,9 +17,11 @@ __all__ = [
     "DestinationRefused",
     "DestinationTimeout",
     "DestinationUnreachable",
+    "FinalPassStalled",
     "InvalidContentType",
     "InvalidDestination",
     "InvalidForm",
+    "SeedAdopted",
     "StoragePoolConflict",
     "StreamMismatch",
     "StreamMissing",
@@ -42,6 +44,17 @@ class TransferNotActive(Conflict):
     """The server has no transfer that could be cancelled (409)."""
 
     code = "transfer-not-active"
+
+
+class SeedAdopted(TransferCancelled):
+    """A transfer of the server has taken the place of its seed, and goes on with the copy."""
+
+    code = "seed-adopted"
+
+    def __init__(self) -> None:
+        WingsdError.__init__(
+            self, "a transfer of the server has begun", "it takes the place of the copy"
+        )
 
 
 class ContainerNameTaken(Conflict):
@@ -182,6 +195,11 @@ class DestinationError(WingsdError):
     status = 502
     may_complete = False
 
+    @property
+    def cause(self) -> str:
+        """What has happened, without what is to be done when the transfer has failed by it."""
+        return str(self)
+
 
 class DestinationUnreachable(DestinationError):
     """Nothing could be sent to it: there is no connection, or its certificate is no good."""
@@ -200,6 +218,8 @@ class DestinationRefused(DestinationError):
         super().__init__(message, detail)
         self.response_status = response_status
         self.may_complete = may_complete
+        #: The code of the answer, empty where it is not known.
+        self.answer_code = ""
 
 
 class DestinationDisconnected(DestinationError):
@@ -219,6 +239,12 @@ class DestinationDisconnected(DestinationError):
         )
         super().__init__("the destination node did not answer", f"{reason}; {sent}")
         self.body_sent = body_sent
+        self._reason = reason
+
+    @property
+    def cause(self) -> str:
+        """The reason why there is no answer."""
+        return f"{self.message}: {self._reason}"
 
 
 class DestinationTimeout(DestinationDisconnected):
@@ -229,3 +255,15 @@ class DestinationTimeout(DestinationDisconnected):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"no answer for {seconds:g} s", body_sent=True)
+
+
+class FinalPassStalled(DestinationError):
+    """It took nothing of the last round of a server that was stopped for its move."""
+
+    code = "final-pass-stalled"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "the last round of the move came to a halt",
+            f"nothing was taken for {seconds:g} s; see the destination's log, and the line to it",
+        )

@@ -2,14 +2,17 @@
 
 A received server that is complete and durable continues from its step; anything else of an
 incoming transfer is removed, and reported as a failure. For an outgoing one, the coordinator is
-asked whether the server has moved; where it stays, its container is made again. A move that had
-not come to its commit goes on.
+asked whether the server has moved; where it stays, its container is made again, and it is started
+if it ran until it was stopped for a move, or until the former daemon ended. A move goes on, unless
+the coordinator was being asked already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -18,11 +21,13 @@ from twisted.logger import Logger
 
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
-from wingsd.servers import Servers
+from wingsd.servers import Server, Servers
 from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.starts import Starter
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.outgoing.seed_order import is_seed
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
@@ -44,8 +49,12 @@ __all__ = [
 
 _log = Logger()
 
+#: When a server ran that is started again here, for its console.
+_BEFORE = "before its transfer"
 _RECEIVING = tuple(ReceiveStep)
 _SENDING = tuple(SendStep)
+#: The steps in which a server may be running which was asked to end.
+_STOPPING = (SendStep.STOP.name, SendStep.FAILED.name)
 
 
 def durable(entries: Sequence[TransferRecord]) -> set[str]:
@@ -144,21 +153,20 @@ class PanelOutcomes:
         self._database = database
 
     async def go_on(self, entry: TransferRecord) -> bool:
-        """Go on with a move that had not come to its commit; the Panel hears of nothing."""
+        """Go on with a move; the Panel hears of nothing. Not if it was being asked already."""
         record = await self._database.move(entry.id)
-        if record is None or reached(entry, SendStep.AWAIT):
+        if record is None or reached(entry, SendStep.SETTLE):
             return False
         age = self._database.seconds_since(entry.begun)
         coordinator = self._coordinators.resumed(entry.server, age, 0.0)
         try:
             server = self._servers.servers.get(entry.server)
-            self._sender.go_on(server, entry, record, coordinator)
+            return self._sender.go_on(server, entry, record, coordinator)
         except WingsdError as error:
             _log.warn(
                 "{server}: its move does not go on: {error}", server=entry.server, error=error
             )
             return False
-        return True
 
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Ask the Panel, first for the rest of the grace, where that had begun."""
@@ -167,16 +175,25 @@ class PanelOutcomes:
         in_grace = reached(entry, SendStep.SETTLE)
         grace_age = self._database.seconds_since(entry.changed) if in_grace else None
         coordinator = self._coordinators.resumed(entry.server, age, grace_age)
-        record = await self._database.move(entry.id)
         moved = await self._sender.has_moved(entry.server, coordinator)
-        if not moved and record is not None and record.move:
+        if not moved:
             # it may not have heard of the commit, and would wait for its source
-            self._sender.give_up(record)
+            await self._give_up_move(entry)
         return moved
 
     async def report_failure(self, entry: TransferRecord) -> None:
-        """Report it to the Panel."""
-        await self._coordinators.sending(entry.server).report_failure()
+        """Report it to the Panel, and have the destination of a move hear of it.
+
+        Once only: meanwhile the Panel may have begun another transfer, which it would end.
+        """
+        if not await self._database.is_failure_reported(entry.server, entry.begun):
+            await self._coordinators.sending(entry.server).report_failure()
+        await self._give_up_move(entry)
+
+    async def _give_up_move(self, entry: TransferRecord) -> None:
+        record = await self._database.move(entry.id)
+        if record is not None and record.move:
+            self._sender.give_up(record)
 
     async def clean_up(self, entry: TransferRecord) -> None:
         """Put the server into quarantine, and remove its backups."""
@@ -188,10 +205,33 @@ class PanelOutcomes:
 
 @attrs.frozen(eq=False, repr=False)
 class UnfinishedMoves:
-    """The moves among the unfinished transfers, and what goes on with those to this node."""
+    """The moves among the unfinished transfers, and what goes on with those to this node.
+
+    `starter` starts a server again that was stopped for its move, and stays: within `stop_grace`
+    seconds, where it has not ended yet.
+    """
 
     records: Sequence[MoveRecord]
     incoming: Later[IncomingMoves]
+    starter: Starter
+    stop_grace: float
+
+    def were_stopped(self) -> set[int]:
+        """Return the transfers whose servers ran until they were stopped, and not since."""
+        sent = (move for move in self.records if move.direction is Direction.OUT)
+        states = {move.transfer: json.loads(move.state) for move in sent}
+        return {
+            transfer
+            for transfer, state in states.items()
+            if state.get("live") is True and state.get("stopped") is True
+        }
+
+    def seeds(self, entries: Sequence[TransferRecord]) -> set[int]:
+        """Return the transfers whose servers are used as ever: their ends were not due yet."""
+        sent = {move.transfer: move for move in self.records if move.direction is Direction.OUT}
+        return {
+            entry.id for entry in entries if entry.id in sent and is_seed(entry, sent[entry.id])
+        }
 
 
 class Recovery:
@@ -212,7 +252,12 @@ class Recovery:
         moves: UnfinishedMoves,
     ) -> None:
         self._entries = entries
-        self._incoming_moves = moves.incoming
+        self._incoming_moves, self._starter = moves.incoming, moves.starter
+        self._stop_grace = moves.stop_grace
+        self._were_stopped = moves.were_stopped()
+        #: Seeds, and those of them that wait for their servers to be known.
+        self._seeds, self._waiting = moves.seeds(entries), set[int]()
+        self._superseded = superseded(entries)
         self._open_moves = open_moves(entries, moves.records)
         self._receiver = receiver
         self._servers = servers
@@ -224,7 +269,8 @@ class Recovery:
     def begin(self) -> None:
         """Resume incoming transfers, and hold the servers of outgoing ones.
 
-        Direct ones are completed at once, the others by `resume_outgoing`.
+        Direct ones are completed at once, the others, and those that have failed, by
+        `resume_outgoing`.
         """
         for entry in self._entries:
             self._log.warn(
@@ -239,9 +285,17 @@ class Recovery:
                     self._incoming_moves.get().resume(entry, record, coordinator)
                 else:
                     self._receiver.resume(entry, coordinator)
+            elif entry.id in self._seeds:
+                if self._servers.knows(entry.server):  # where no Panel need list it
+                    self._resume(entry, self._direct.outcomes)
+                else:
+                    self._waiting.add(entry.id)
+            elif entry.id in self._superseded:
+                pass  # the later transfer holds the server
             elif entry.direct:
                 self._servers.reserve(entry.server, self._direct.outcomes.hold)
-                self._resume(entry, self._direct.outcomes)
+                if not has_failed(entry):
+                    self._resume(entry, self._direct.outcomes)
             else:
                 self._servers.reserve(entry.server, self._panel.hold)
                 if entry.pool:
@@ -252,6 +306,10 @@ class Recovery:
         for entry in self._entries:
             if entry.direction is Direction.OUT and not entry.direct:
                 self._resume(entry, self._panel)
+            elif entry.direction is Direction.OUT and (
+                entry.id in self._waiting or has_failed(entry)
+            ):
+                self._resume(entry, self._direct.outcomes)
 
     def _resume(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
         resuming = Deferred.fromCoroutine(self._resume_with(entry, outcomes))
@@ -262,11 +320,16 @@ class Recovery:
         )
 
     async def _resume_with(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
+        if entry.id in self._superseded:
+            # What becomes of the server, and of its hold, is for the later transfer to say.
+            await outcomes.report_failure(entry)
+            await self._step_logs.close_unfinished(entry, moved=False)
+            return
         await self._storage.remove_marks(entry.server)
-        if await outcomes.go_on(entry):
+        if not has_failed(entry) and await outcomes.go_on(entry):
             return
         # A step is recorded before it is taken: SEND may have been complete, or not begun.
-        if reached(entry, SendStep.SEND):
+        if reached(entry, SendStep.SEND) and not has_failed(entry):
             moved = await outcomes.has_moved(entry)
         else:
             moved = False
@@ -280,6 +343,8 @@ class Recovery:
     async def _stay(self, entry: TransferRecord) -> None:
         self._log.info("{server}: its transfer failed, it is still here", server=entry.server)
         self._servers.unshare(entry.server)
+        if entry.id in self._seeds:
+            return  # nothing has held it
         self._servers.reserve(entry.server, "")
         with suppress(
             ServersNotLoaded, ServerNotFound
@@ -288,8 +353,41 @@ class Recovery:
             server.release()
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
+            if entry.id in self._were_stopped or server.starts_if_it_stays:
+                await self._starter.start_in_turn(server, _BEFORE, self._stop_of(entry, server))
+
+    def _stop_of(
+        self, entry: TransferRecord, server: Server
+    ) -> Callable[[], Awaitable[object]] | None:
+        """Return what stops a server that may have been asked to, and not have ended; else None.
+
+        After a failure in the course of its stop as well.
+        """
+        if entry.id in self._were_stopped and entry.step in _STOPPING:
+            return partial(server.stop_within, self._stop_grace)
+        return None
+
+
+def superseded(entries: Sequence[TransferRecord]) -> set[int]:
+    """Return the seeds that have failed since later transfers took their places.
+
+    `entries` are unfinished, oldest first. Anything else that has failed is closed when a later
+    transfer of the server is recorded; a seed fails after that.
+    """
+    sent = [entry for entry in entries if entry.direction is Direction.OUT]
+    latest = {entry.server: entry.id for entry in sent}
+    return {
+        entry.id
+        for entry in sent
+        if entry.direct and has_failed(entry) and latest[entry.server] != entry.id
+    }
 
 
 def reached(entry: TransferRecord, step: SendStep) -> bool:
     """Return whether an outgoing transfer had come to that step."""
     return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)
+
+
+def has_failed(entry: TransferRecord) -> bool:
+    """Return whether the server stays here, where it may have been used since."""
+    return entry.step == SendStep.FAILED.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -18,7 +18,27 @@ from wingsd.transfers.errors import DaemonRestarted
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
 from wingsd.util.observer import Observer
 
-__all__ = ["ProgressReport", "StepLog", "StepLogs"]
+__all__ = ["ProgressReport", "SeedFigures", "StepLog", "StepLogs"]
+
+
+@attrs.frozen(repr=False)
+class SeedFigures:
+    """How far the copy of a seed is, after so many whole `rounds`.
+
+    `changed` are the bytes that the last round had to read, or has, and `missing` those of them
+    that the destination does not have yet. The last whole round began `age` seconds ago, and by
+    now a move would take `downtime` seconds of downtime. Each is None while it is not known,
+    `missing` until the first round is planned. It is moved at `until`, in seconds since the epoch,
+    if that is ordered. `trouble` is why the last round has failed, empty if it has not.
+    """
+
+    rounds: int
+    changed: int
+    missing: int | None
+    age: float | None
+    downtime: float | None
+    until: float | None
+    trouble: str
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -27,7 +47,8 @@ class ProgressReport:
 
     `entry` is its number in the state database, None before it is there. `bytes` are those moved
     so far: of an incoming one its upload's, of an outgoing one its files' and backups'; `total` is
-    how many they will be, 0 where that is not known; `rate` is bytes a second on average.
+    how many they will be, 0 where that is not known; `rate` is bytes a second on average. Of a
+    move `resumed` are those that were there when it was resumed last: they are in `bytes`.
     `pool` is the storage pool by which both nodes may have the files, empty without.
     """
 
@@ -41,6 +62,9 @@ class ProgressReport:
     bytes: int
     total: int
     rate: float
+    resumed: int = 0
+    #: Of a seed.
+    seed: SeedFigures | None = None
 
 
 S = TypeVar("S", bound=ReceiveStep | SendStep)
@@ -120,8 +144,13 @@ class StepLog(Generic[S]):
         self.pool = ""
         #: The inode of the directory that the server's files are in; None where that is not known.
         self.inode: int | None = None
+        #: Other names of steps for metrics and lists.
+        self.names: Mapping[ReceiveStep | SendStep, str] = {}
+        #: What is done within the step, for people; empty without.
+        self.detail = ""
         #: Returns the bytes that have been moved so far.
         self.count: Callable[[], int] = lambda: 0
+        self.clock = logs.reactor
         #: Returns the time by the reactor's clock.
         self.seconds: Callable[[], float] = logs.reactor.seconds
         self._server = server
@@ -138,22 +167,39 @@ class StepLog(Generic[S]):
         self._is_counted = False
 
     @property
+    def is_seen_whole(self) -> bool:
+        """Whether this daemon has entered the step that it is in."""
+        return self._seen_whole
+
+    @property
+    def observer(self) -> Observer:
+        """Who hears of it."""
+        return self._observer
+
+    @property
     def step_text(self) -> str:
         """What is done in this step, for people."""
         step = self.lifecycle.step
-        return self._coordinator.step_texts.get(step, step.text)
+        text = self._coordinator.step_texts.get(step, step.text)
+        return f"{text}, {self.detail}" if self.detail else text
 
-    async def begin(self) -> int:
-        """Record and announce the transfer; return its number. Raises `StorageError`."""
+    async def begin(self, record: Callable[[str], Awaitable[int]] | None = None) -> int:
+        """Record and announce the transfer; return its number. Raises `StorageError`.
+
+        It is recorded by `record`, with the name of the step, or alone.
+        """
         step = self.lifecycle.step
         self._entered = self.seconds()
         # Counted first: a transfer that cannot be recorded has an end, too.
         self._count_begun()
-        direct = self._coordinator.is_direct
-        entry = await self._database.begin(self._server, self._direction, step.name, direct=direct)
+        entry = await (record or self._record)(step.name)
         self.entry = self.announcer.transfer = entry
         self.announcer.enter(step, self.step_text)
         return entry
+
+    async def _record(self, step: str) -> int:
+        direct = self._coordinator.is_direct
+        return await self._database.begin(self._server, self._direction, step, direct=direct)
 
     def resume(self, entry: TransferRecord, step: S) -> None:
         """Continue the log of an earlier daemon, at the step that its transfer had come to."""
@@ -187,6 +233,7 @@ class StepLog(Generic[S]):
         if self.entry is not None:
             await self._database.enter(self.entry, step.name)
         self._observer.step_left(self)
+        self.detail = ""
         self.lifecycle.go_back(step)
         self._announce(step)
 
@@ -212,6 +259,7 @@ class StepLog(Generic[S]):
         if self._seen_whole:
             self._observer.step_left(self)
         self._seen_whole = True
+        self.detail = ""
         self.lifecycle.advance(step)
         self._announce(step)
         if self.lifecycle.over:
@@ -264,7 +312,8 @@ class StepLog(Generic[S]):
     @property
     def step(self) -> str:
         """The name of the current step."""
-        return self.lifecycle.step.name.lower()
+        step = self.lifecycle.step
+        return self.names.get(step, step.name.lower())
 
     @property
     def step_seconds(self) -> float:
@@ -276,7 +325,9 @@ class StepLog(Generic[S]):
         """The bytes of the archive that were received, or of the upload that were sent."""
         return self.count()
 
-    def progress(self, meter: ProgressMeter, total: int) -> ProgressReport:
+    def progress(
+        self, meter: ProgressMeter, total: int, seed: SeedFigures | None = None
+    ) -> ProgressReport:
         """Return how far the transfer is, as `meter` has counted, of `total` bytes."""
         return ProgressReport(
             server=self._server,
@@ -289,6 +340,8 @@ class StepLog(Generic[S]):
             bytes=meter.done,
             total=total,
             rate=meter.rate,
+            resumed=meter.resumed,
+            seed=seed,
         )
 
     # Its end

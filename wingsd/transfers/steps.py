@@ -65,6 +65,8 @@ class SendStep(Enum):
     """
 
     ASK = ("asking the destination for its features", State.PENDING)
+    SEED = ("keeping a copy at the destination up to date", State.PENDING)
+    FOLLOW = ("sending what changes while the server runs", State.PENDING)
     STOP = ("stopping the server", State.PENDING)
     RETIRE = ("removing its container", State.PENDING)
     SEND = ("sending the archive", State.PROCESSING)

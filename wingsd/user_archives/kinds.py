@@ -96,7 +96,9 @@ def container_of(head: bytes, hint: NameHint) -> Container | None:
         if head.startswith(magic):
             return container
     # Self-extracting, or something before it: a zip is read from its end.
-    return Container.ZIP if hint & NameHint.ZIP else None
+    if hint & NameHint.ZIP and not is_tar(head, hint) and stream_of(head, hint) is None:
+        return Container.ZIP
+    return None
 
 
 def ends_as_rar5(tail: bytes) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-__all__ = ["fires_within", "when_fired"]
+__all__ = ["beside", "fires_within", "when_fired"]
 
 T = TypeVar("T")
 
@@ -33,7 +35,24 @@ async def fires_within(waiting: Deferred[Any], seconds: float, reactor: IReactor
     """Return whether it fires so soon; it continues in any case, and keeps its result."""
     limit: Deferred[None] = deferLater(reactor, seconds)
     fired = when_fired(waiting)
-    await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
+    done = await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
     limit.addErrback(lambda _: None)
     limit.cancel()
+    if isinstance(done, list):  # both were cancelled with this
+        raise CancelledError
     return waiting.called
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Deferred[Any], Any, T]) -> AsyncIterator[Deferred[T]]:
+    """Have some work done at the same time as what follows; yield its result, to be waited for.
+
+    Where what follows fails, it is cancelled, and its own failure dropped.
+    """
+    doing = Deferred.fromCoroutine(work)
+    try:
+        yield doing
+    except BaseException:
+        doing.addErrback(lambda _: None)
+        doing.cancel()
+        raise

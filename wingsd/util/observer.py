@@ -39,7 +39,8 @@ class Passage(Protocol):
 class Observer:
     """An observer that ignores all events, to be overridden.
 
-    `called` may come from any thread, all other events from the reactor. No method may raise.
+    `called` and `distrusted` may come from any thread, all other events from the reactor. No
+    method may raise.
     """
 
     def transfer_begun(self, transfer: Passage) -> None:
@@ -61,6 +62,18 @@ class Observer:
 
     def sent_again(self, size: int) -> None:
         """A move from this node is over, in which so many bytes were sent twice."""
+
+    def round_sent(self, size: int, *, is_first: bool) -> None:
+        """A round of a running server was sent, with so many bytes of its files."""
+
+    def downtime_predicted(self, seconds: float) -> None:
+        """A server that is followed would be down for so long if it were stopped now."""
+
+    def downtime_measured(self, seconds: float) -> None:
+        """A server that was followed has moved, so many seconds after its end."""
+
+    def distrusted(self) -> None:
+        """A file was changed without a change of its ctime. From any thread."""
 
     def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
         """A call to `PANEL` or `ENGINE` took `seconds`; with `error` it failed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
-from tests.support.s3_store import S3Store
+from tests.support.s3_store import S3Store, Stall
 from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent
 from wingsd.backups.s3.parts import Range, StoreLimits
 from wingsd.backups.s3.store import Store
@@ -110,3 +111,32 @@ async def test_an_archive_that_has_become_shorter_is_not_sent(store: Store) -> N
         assert other.parts == {}
     finally:
         await other.close()
+
+
+async def test_of_a_part_that_is_not_taken_little_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, read = 256 << 20, []
+
+    def counting(descriptor: int, count: int, offset: int) -> bytes:
+        read.append(offset + count)
+        return pread(descriptor, count, offset)
+
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", counting)
+    disk = Workers(reactor, "disk", 1)
+    disk.start()
+    other = S3Store(reactor)
+    other.listen()
+    other.behave(Stall())
+    try:
+        with (tmp_path / "backup").open("wb+") as file:
+            file.truncate(size)
+            store = Store(reactor, disk, file.fileno(), "application/gzip", StoreLimits(stall=1))
+            with pytest.raises(PartNotSent, match="nothing moved on"):
+                await store.put(other.sign("up", [1])[0], Range(1, 0, size))
+    finally:
+        await other.close()
+        disk.stop()
+    # What the kernel keeps for both ends of the connection, and a piece.
+    assert 0 < max(read) < 16 << 20

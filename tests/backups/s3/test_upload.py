@@ -102,7 +102,7 @@ async def test_all_parts_are_stored_and_reported_with_their_etags(site: Site) ->
     assert all(part.etag.startswith('"') and len(part.etag) == 34 for part in parts)
     assert {put.content_type for put in site.store.puts} == {"application/x-gzip"}
     assert sorted(put.length for put in site.store.puts) == [1000, PART, PART, PART]
-    assert site.store.at_once == 2
+    assert site.store.at_once <= 2
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,14 @@ async def test_before_urls_expire_all_parts_that_are_left_are_begun(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploading, "LAST_CALL", 3600)
-    await site.upload().run()
-    assert site.store.at_once == 4
+    site.store.behave(Stall(), times=4)  # Else one may have ended before another begins.
+    running = Deferred.fromCoroutine(site.upload().run())
+    while len(site.store.puts) < 4:
+        await turn()
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    await no_connections(site)
 
 
 async def test_parts_are_sent_while_the_archive_is_made(site: Site) -> None:
@@ -243,6 +249,7 @@ async def test_a_cancelled_upload_leaves_no_connection(site: Site) -> None:
     running = Deferred.fromCoroutine(site.upload().run())
     while len(site.store.puts) < 2:
         await turn()
+    assert site.store.at_once == 2
     running.cancel()
     with pytest.raises(CancelledError):
         await running

@@ -3,6 +3,9 @@ from __future__ import annotations
 import random
 import tracemalloc
 
+import pytest
+
+from wingsd.moves.unchanged import settled_files
 from wingsd.moves.unchanged.settled_files import SavedSettledFiles, SettledFiles
 
 COUNT = 20_000
@@ -25,6 +28,41 @@ def test_exactly_what_was_added_is_found() -> None:
     assert not any(files.has(inode, ctime + 1) for inode, ctime in known.items())
     assert not any(files.has(inode ^ 1, ctime) for inode, ctime in known.items())
     assert not SettledFiles().has(0, 0)
+
+
+def test_of_files_in_both_the_later_ctime_is_found() -> None:
+    files, others = SettledFiles(), SettledFiles()
+    for inode in range(10):
+        files.add(2 * inode, 5)
+        others.add(3 * inode, inode)
+    files.sort()
+    others.sort()
+    files.take(others)
+    expected = {2 * inode: 5 for inode in range(10)}
+    for inode in range(10):
+        expected[3 * inode] = max(inode, expected.get(3 * inode, 0))
+    assert len(files) == len(expected)
+    assert all(files.has(inode, ctime) for inode, ctime in expected.items())
+    files.take(others)  # once more, all of which are there
+    assert len(files) == len(expected)
+
+
+def test_many_files_are_sorted_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settled_files, "_SLICE", COUNT // 16)
+    chance = random.Random(1)
+    inodes = list(range(COUNT))
+    chance.shuffle(inodes)
+    files = SettledFiles()
+    for inode in inodes:
+        files.add(inode, inode)
+    tracemalloc.start()
+    try:
+        files.sort()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(inodes) * (16 + 20)
+    assert all(files.has(inode, inode) for inode in inodes)
 
 
 def test_a_file_takes_16_bytes() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -29,7 +30,9 @@ def root(tmp_path: Path) -> Iterator[int]:
 def scanned(root: int, path: Path) -> MoveTree:
     """Return the tree as it is sent, with digests."""
     rule = UnchangedFiles(root, FakeFileSystems(), print)
-    return Source(path, root, rule).round(is_final=True).tree
+    with closing(Source(path, lambda _: rule)) as source:
+        source.round(is_final=True)
+        return source.sent
 
 
 def paths(tree: MoveTree) -> list[bytes]:
@@ -47,7 +50,7 @@ def damage(tree: MoveTree, path: bytes, content: bytes = b"other") -> None:
 def check(root: int, tree: MoveTree, seed: int = 1) -> bytes | None:
     sample = SpotCheck(Random(seed))
     for path in paths(tree):
-        sample.offer(path)
+        sample.offer(b"", [path])
     return sample.differing(root, tree, KERNEL.monotonic)
 
 
@@ -111,7 +114,7 @@ def test_it_ends_after_a_second(tmp_path: Path, root: int) -> None:
     tree = scanned(root, tmp_path)
     damage(tree, b"file")
     sample = SpotCheck(Random(1))
-    sample.offer(b"file")
+    sample.offer(b"", [b"file"])
     times = iter((0, 1_000_000_000))
     assert sample.differing(root, tree, lambda: next(times)) is None
 
@@ -122,8 +125,9 @@ def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: in
     # all files are old enough
     kernel = evolve(KERNEL, wall_time=lambda: KERNEL.wall_time() + 3_600_000_000_000)
     rule = UnchangedFiles(root, file_systems, lines.append, kernel, Random(1))
-    source = Source(tmp_path, root, rule)
-    tree = source.round().tree
+    with closing(Source(tmp_path, lambda _: rule)) as source:
+        source.round()
+        tree = source.sent
     node = tree.find(b"file")
     assert isinstance(node, FileNode)
     assert rule.settled == 1

@@ -27,6 +27,7 @@ from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.main import SftpServer, ssh_options
 from wingsd.sftp.server.ssh import use_fast_ciphers
 from wingsd.sftp.server.threads import FileThreads
+from wingsd.sftp.server.turns import Turns
 
 SERVER = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
@@ -125,7 +126,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     daemon = FakeDaemon(granted)
     key = load_host_key(str(directory))
-    start = Start(key.private, SystemConfig().openat_mode, -1, -1, sftp)
+    start = Start(key.private, SystemConfig().openat_mode, -1, -1, str(directory), sftp)
     use_fast_ciphers()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
@@ -137,6 +138,7 @@ async def _serve(
             FileThreads(8),
             HandleBudget(sftp.limits.max_handles_total),
             sftp.passwords,
+            Turns(lambda: 0.0, 1),
         )
         server = SftpServer(listening, site, ssh_options(start))
         server.start()

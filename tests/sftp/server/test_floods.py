@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncssh
@@ -23,6 +24,8 @@ from wingsd.sftp.server.threads import ConnectionThread
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
 FIRST_HANDLE = (0).to_bytes(8, "big")
 WINDOW = (1 << 32) - 1
+#: The client's end of a channel, and its connection at the server.
+Unfinished = tuple[asyncssh.SSHClientChannel[bytes], SftpConnection]
 
 
 def string(text: bytes) -> bytes:
@@ -122,6 +125,97 @@ def test_answers_that_are_not_read_are_not_made_whatever_window_is_granted(tmp_p
             while waiting_answers(served):
                 await asyncio.sleep(0.01)
             connection.abort()
+        await is_served(served)
+
+    serve(tmp_path, test)
+
+
+@asynccontextmanager
+async def unfinished_exchange(served: Served, cipher: str) -> AsyncIterator[Unfinished]:
+    """A channel whose client has begun an exchange of keys, and goes on without ending it."""
+    async with served.connection(encryption_algs=[cipher]) as connection:
+        chan, _ = await connection.create_session(
+            asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=WINDOW
+        )
+        opening = packet(packets.OPEN, string(b"/big") + struct.pack(">II", 1, 0))
+        chan.write(INIT + opening)
+        assert connection._transport is not None
+        connection._transport.pause_reading()
+        connection._send_kexinit()
+        connection._kex_complete = True
+        (own,) = served.server._connections.values()
+        while own._conn._kex_complete:
+            await asyncio.sleep(0.01)
+        yield chan, own
+        connection.abort()
+
+
+@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes128-ctr"])
+def test_answers_are_not_made_while_an_exchange_of_keys_does_not_end(
+    tmp_path: Path, cipher: str
+) -> None:
+    async def test(served: Served) -> None:
+        with (served.files / "big").open("wb") as file:
+            file.truncate(1 << 30)
+        async with unfinished_exchange(served, cipher) as (chan, own):
+            reading = string(FIRST_HANDLE) + struct.pack(">QI", 0, packets.MAX_DATA)
+            chan.write(packet(packets.READ_DATA, reading) * 40)
+            (channel,) = own._channels
+            while not channel._waiting:
+                await asyncio.sleep(0.01)
+            waits = own._conn._deferred_packets
+            assert sum(len(field) for _, fields in waits for field in fields) < 1 << 20
+        await is_served(served)
+
+    serve(tmp_path, test)
+
+
+def test_requests_of_ssh_during_an_exchange_of_keys_are_counted(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        (served.files / "big").touch()
+        async with unfinished_exchange(served, "aes128-gcm@openssh.com") as (chan, _):
+            for _ in range(1100):
+                fields = String(b"x"), Boolean(value=True)
+                chan.get_connection().send_packet(MSG_GLOBAL_REQUEST, *fields)
+            while served.server._connections:
+                await asyncio.sleep(0.01)
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255])
+def test_a_client_that_takes_almost_nothing_in_a_packet_is_cut_off(
+    tmp_path: Path, size: int
+) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            with suppress(asyncssh.Error, OSError):
+                await connection.create_process(subsystem="sftp", encoding=None, max_pktsize=size)
+            with suppress(OSError):
+                await connection.wait_closed()
+        while served.server._connections:
+            await asyncio.sleep(0.01)
+        await is_served(served)
+
+    serve(tmp_path, test)
+
+
+def test_many_small_requests_wait_as_little_as_a_few_large_ones(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            chan, _ = await connection.create_session(
+                asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=1 << 10
+            )
+            chan.pause_reading()
+            chan.write(INIT)
+            chan.write(packet(packets.REALPATH, string(b"/")) * 500_000)
+            (own,) = served.server._connections.values()
+            (channel,) = own._channels
+            while not channel._receiver.is_paused:
+                await asyncio.sleep(0.01)
+            assert len(channel._waiting) < 100_000
+            assert channel._sender.pieces < 10_000
+            chan.abort()
         await is_served(served)
 
     serve(tmp_path, test)

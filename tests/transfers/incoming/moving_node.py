@@ -17,9 +17,20 @@ from tests.support.reactor import reactor, until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.threadio import Workers
+from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.recovery import clear_leftovers
 
 LEVEL = bytes(range(256)) * 2000
+
+
+def close_copies(receiver: IncomingTransfers) -> None:
+    """Close the files of moves that are not to go on."""
+    for transfer in receiver._open.values():
+        reception = getattr(transfer, "_reception", None)
+        if reception is not None:
+            reception._checkpoints.stop()
+            reception.copy._paths = None
+            reception.copy._close()
 
 
 class MovingNode(Receiver):
@@ -55,12 +66,7 @@ class MovingNode(Receiver):
         await self._http.drain(0)
         self.close()
         self.heard.answers.clear()  # errors, whose tracebacks have open files
-        for transfer in self.receiver._open.values():
-            reception = getattr(transfer, "_reception", None)
-            if reception is not None:
-                reception._stop_checkpoint()
-                reception.copy._paths = None
-                reception.copy._close()
+        close_copies(self.receiver)
 
     def wait(self) -> Deferred[None]:
         """Return what a part waits for."""

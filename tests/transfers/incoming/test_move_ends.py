@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 
 from tests.support.move_client import MoveClient
 from tests.support.reactor import until
+from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode
-from wingsd.errors import EnvironmentFailed
+from wingsd.archive import quota
+from wingsd.errors import EnvironmentFailed, StorageError
+from wingsd.filesystem import remove_tree
+from wingsd.transfers.incoming.moves import checkpoints, partial_copy
+from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.moves.silence import SilenceWatch
 
 
@@ -134,13 +142,46 @@ async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) ->
     client = await half_sent(node, source)
     await client.ask("DELETE", "", params={"keep": "1"})
     await rest(node)
-    await node.storage.disk.run(node.storage.copies.forget, UUID)
-    assert kept(node) == []
+    await node.receiver.open(UUID).run(Source(), SINGLE)
+    assert (kept(node), node.left()) == ([], [".kept", UUID])
 
 
-async def test_what_the_disk_has_changed_is_found_and_sent_again(
-    node: MovingNode, source: Path
+async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
+    node: MovingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copies = node.partial_copies.get()
+    servers = [UUID.replace("8d2f", f"000{number}") for number in range(3)]
+    for number, server in enumerate(servers):
+        copies.create(server).ledger.write_bytes(b"ledger")
+        assert copies.keep(server, 100, float(number))
+    assert copies.kept_bytes() == 300
+
+    def full(*_: object) -> None:
+        if len(kept(node)) > 1:
+            raise StorageError("the disk is full")
+
+    monkeypatch.setattr(quota, "require_free_space", full)
+    monkeypatch.setattr(quota, "STEP", 1)
+    limits = attrs.evolve(node.extraction.limits, reserve=1)
+    extraction = attrs.evolve(node.extraction, limits=limits)
+    node._incoming.made = attrs.evolve(node._incoming.get(), extraction=extraction)
+    await node.receiver.open(UUID).run(Source(), SINGLE)
+    # the oldest go first
+    assert (kept(node), copies.kept_bytes()) == (servers[2:], 100)
+
+
+@pytest.fixture
+def no_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nothing flushed before that is asked for."""
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 3600)
+
+
+@pytest.mark.usefixtures("no_checkpoints")
+async def test_what_the_disk_has_changed_is_found_and_sent_again(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what was read before the disk has changed it is not read again
+    monkeypatch.setattr(ReadingBehind, "go_on", lambda _: None)
     client = await half_sent(node, source)
     staged = Path(node.staging.path) / UUID / "world" / "level.dat"
     with staged.open("r+b") as file:
@@ -155,6 +196,76 @@ async def test_what_the_disk_has_changed_is_found_and_sent_again(
     await client.commit()
     assert (await client.outcome())["outcome"] == "success"
     assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+
+
+@pytest.mark.usefixtures("no_checkpoints")
+async def test_what_is_read_back_meanwhile_and_has_changed_keeps_the_round_open(
+    node: MovingNode, source: Path
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    batches = client.round()
+    await client.put_all(batches)
+    staged = Path(node.staging.path) / UUID / "world" / "level.dat"
+    with staged.open("r+b") as file:
+        file.write(b"damaged")
+    receiving: Any = node.receiver.find(UUID)
+    await deferToThread(receiving.reception.copy.checkpoint)
+    await client.put(batches[-1])
+    await until(lambda: receiving.reception.copy._wrong)
+    refused = await client.close()
+    assert (refused.status, refused.code) == (409, "move-root-mismatch")
+    sent = client.bytes
+    await client.send()
+    assert 0 < client.bytes - sent < len(LEVEL) // 2
+    await client.commit()
+    assert (await client.outcome())["outcome"] == "success"
+    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+
+
+async def test_a_copy_that_somebody_has_removed_is_begun_anew(
+    node: MovingNode, source: Path
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    first, *others = client.round()
+    await client.put(first)
+    receiving: Any = node.receiver.find(UUID)
+    copy = receiving.reception.copy
+
+    def remove() -> None:
+        with copy._lock:  # nothing opens it again before it is gone
+            copy._close()  # as after an error of the disk
+            remove_tree(str(copy._paths.tree))
+
+    await deferToThread(remove)
+    refused = await client.put(others[0])
+    assert (refused.status, refused.code) == (409, "move-resume-needed")
+    await client.send()
+    await client.commit()
+    assert (await client.outcome())["outcome"] == "success"
+    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+
+
+@pytest.mark.usefixtures("no_checkpoints")
+async def test_a_batch_waits_for_a_flush_when_much_was_written_since_the_last_one(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    first, *batches = client.round()
+    await client.put(first)
+    monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 2 * len(LEVEL))
+    await client.put(batches[0])
+    status = (await client.status()).json
+    assert status["received"] > status["durable"]
+    monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 1)
+    await client.put_all(batches[1:])
+    status = (await client.status()).json
+    assert status["received"] == status["durable"] == batches[-1].index.number
 
 
 async def until_open(client: MoveClient) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
+from twisted.internet.defer import Deferred
 
+from tests.support.full_trees import limit_trees
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
 from wingsd.panel.http_client import ServerNotAssigned
+from wingsd.statedb import Direction, MoveRecord, StateDatabase
+from wingsd.transfers.incoming.moves.transfer import MoveTransfer
+from wingsd.transfers.storage.incoming import WriteBack
 
 BACKUP = "5e0c1f5c-1b5e-4d39-9f1a-0d9b6a2f0001"
 
@@ -41,6 +49,27 @@ async def test_backups_and_the_log_come_with_it_in_pieces(node: MovingNode, sour
     assert (await client.outcome())["outcome"] == "success"
     await until(lambda: node.left() == [UUID])
     assert node.kept() == {f"{BACKUP}.tar.gz": backup, f"install/{UUID}.log": log}
+
+
+async def test_files_beside_the_server_are_written_back_and_batches_have_checkpoints_alone(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = []
+
+    @contextmanager
+    def during(_: WriteBack) -> Iterator[None]:
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr(WriteBack, "during", during)
+    client = node.client(source)
+    await client.begin(log=5)
+    await client.send()
+    assert entered == []
+    await client.attach("install.log", b"bytes")
+    assert len(entered) == 1
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
 
 
 async def test_an_attachment_that_was_changed_on_its_way_begins_again(
@@ -120,6 +149,28 @@ async def test_a_break_costs_nothing_that_has_arrived(node: MovingNode, source: 
     assert any("goes on where it was" in line for line in node.lines)
 
 
+async def test_a_disk_without_room_for_the_tree_is_told_and_costs_nothing(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):
+        (source / f"{number}-{'long' * 50}").write_bytes(b"a file")
+    client = node.client(source)
+    with monkeypatch.context() as patch:
+        limit_trees(patch, node.staging.path)
+        await client.begin()
+        assert (await client.resume()).status == 200
+        for batch in client.round():
+            full = await client.put(batch)
+            if full.status != 200:
+                break
+        assert (full.status, full.code) == (507, "move-no-space")
+        assert "temporary file" in full.json["detail"]
+    await client.send()
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
+    assert len(list((node.data / UUID).iterdir())) == 304
+
+
 @pytest.mark.parametrize("ends", ["stop", "end"])
 async def test_a_restart_of_the_node_costs_nothing_that_is_durable(
     nodes: Nodes, source: Path, ends: str
@@ -144,6 +195,61 @@ async def test_a_restart_of_the_node_costs_nothing_that_is_durable(
     assert (await client.outcome())["outcome"] == "success"
     assert "failure" not in first.calls + second.calls
     assert (second.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+
+
+@pytest.mark.parametrize("moment", ["_admit", "_open"])
+async def test_a_node_that_dies_before_it_has_answered_the_beginning_begins_it_again(
+    nodes: Nodes, source: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    first = nodes.start()
+    there: Deferred[None] = Deferred()
+
+    async def wait(*_: object) -> None:
+        there.callback(None)
+        await first.wait()
+
+    client = first.client(source)
+    with monkeypatch.context() as patch:
+        patch.setattr(MoveTransfer, moment, wait)
+        begun = Deferred.fromCoroutine(client.begin())
+        await there
+        # Recorded is all of it, or nothing.
+        recorded = len(first.store.unfinished())
+        assert recorded == len(first.store.open_moves()) == (moment == "_open")
+        await first.end()
+    with pytest.raises(requests.ConnectionError):
+        await begun
+    second = nodes.start()
+    client.move_to(second.url)
+    await second.recover()
+    assert (await client.begin()).status == (200 if recorded else 201)
+    await until(second.takes_requests)
+    await client.send()
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
+    assert "failure" not in first.calls + second.calls
+
+
+async def test_a_request_during_the_start_is_to_be_sent_again(
+    nodes: Nodes, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = nodes.start()
+    client = first.client(source)
+    await client.begin()
+    await first.end()
+    second = nodes.start()
+    client.move_to(second.url)
+
+    async def find(database: StateDatabase, direction: Direction, move: str) -> MoveRecord | None:
+        found = database.store.find_move(direction, move)
+        await second.recover()
+        await until(second.takes_requests)
+        return found
+
+    monkeypatch.setattr(StateDatabase, "find_move", find, raising=False)
+    early = await client.resume()
+    assert (early.status, early.code) == (503, "move-busy")
+    assert (await client.resume()).status == 200
 
 
 async def test_the_outcome_is_told_after_a_restart(nodes: Nodes, source: Path) -> None:

@@ -49,7 +49,7 @@ class QuarantineHarness:
             str(directory / "backups"), str(directory), durable=True, reserve=0
         )
         self.quarantine = Quarantine(
-            self.staging, self.backups, workers, database, DAYS, partial_days=WEEK
+            self.staging, self.backups, workers, database, DAYS, partial_days=WEEK, moved_days=1
         )
 
     def store_away(self) -> None:
@@ -100,6 +100,24 @@ def test_a_server_is_kept_for_the_configured_days_and_then_deleted(
     harness.pass_days(1)
     assert harness.is_empty
     assert any("it was in quarantine long enough" in line for line in logged.lines)
+
+
+def test_what_was_moved_while_it_ran_is_kept_for_days_of_its_own(
+    harness: QuarantineHarness, logged: Logged
+) -> None:
+    harness.staging.create(UUID)
+    harness.staging.swap(UUID)
+    Deferred.fromCoroutine(harness.quarantine.keep_moved(UUID, -1))
+    assert harness.is_empty  # another directory is in its place
+    Deferred.fromCoroutine(harness.quarantine.keep_moved(UUID, None))
+    harness.clear()
+    assert not harness.staging.is_in_place(UUID)
+    [place] = harness.kept()
+    assert any(f"are kept here for 1 days in {place}" in line for line in logged.lines)
+    harness.pass_days(1)
+    assert not harness.is_empty
+    harness.pass_days(1)
+    assert harness.is_empty
 
 
 def test_what_was_kept_of_a_move_is_deleted_with_its_backups_when_its_days_are_over(

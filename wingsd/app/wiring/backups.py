@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from wingsd.app.wiring.base import MIB
 from wingsd.app.wiring.restores import RestoresWiring
-from wingsd.archive import ArchiveFormat, ArchiveLimits, Compression
+from wingsd.archive import ArchiveFormat, Compression
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.left import LeftBackups
 from wingsd.config import CALAGOPUS, Config
 from wingsd.util.later import Later

@@ -98,5 +98,5 @@ class BaseWiring:
             log, sender, ContainerStatuses(panel, self._bus, reactor) if tells else None
         )
 
-    def _bucket(self, limit: int) -> TokenBucket | None:
-        return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
+    def _bucket(self, limit: int, yielded: float = 1.0) -> TokenBucket | None:
+        return TokenBucket(self._reactor, limit * MIB, yielded) if limit > 0 else None

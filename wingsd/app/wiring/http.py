@@ -192,6 +192,10 @@ class HttpWiring(SftpWiring):
         from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
 
         activity, checks = self.reports.activity, self.backup_checks.get()
-        sources = Sources(self.receiver, self.sender, self.callbacks, activity, checks)
+        sources = Sources(self.receiver, self.sender, self.callbacks, activity, checks, self.sftp)
         disk, data = self.pools.disk, self._config.system.data
-        return Exposition(self._prometheus, sources, disk, data, self._reactor)
+
+        def kept() -> int:
+            return self.partial_copies.get().kept_bytes()
+
+        return Exposition(self._prometheus, sources, disk, data, kept, self._reactor)

@@ -47,6 +47,7 @@ class Wiring(ControlWiring):
             ),
             NodeTransfers(
                 self.receiver,
+                self.arrived,
                 self.sender,
                 self.streams,
                 self.direct_transfers,

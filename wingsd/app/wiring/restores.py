@@ -11,7 +11,7 @@ from twisted.internet.defer import DeferredSemaphore
 from wingsd import __version__
 from wingsd.app.process import RESTORERS
 from wingsd.app.wiring.transfers import TransfersWiring
-from wingsd.archive import ArchiveLimits
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.config import CALAGOPUS, Config
 from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
@@ -55,7 +55,7 @@ class RestoresWiring(TransfersWiring):
             self.servers,
             parts,
             RestoreLeftovers(storage, disk, system.backups.quarantine_days),
-            RestoreReporting(self.database, self.callbacks, self._reactor),
+            RestoreReporting(self.database, self.callbacks, self.running, self._reactor),
             for_calagopus=config.family == CALAGOPUS,
         )
 

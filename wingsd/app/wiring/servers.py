@@ -48,7 +48,7 @@ class ServersWiring(BaseWiring):
         self.installations = self._make_installations()
         self.servers = self._make_servers()
         states = StatesFile(config.system.root_directory, self.pools.database)
-        self.running = RunningServers(states, self._bus, reactor)
+        self.running = RunningServers(states, self.database, self._bus, reactor)
 
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:

@@ -6,17 +6,20 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import attrs
 from twisted.internet.defer import DeferredSemaphore
 
 from wingsd.app.process import PACKERS
 from wingsd.app.wiring.servers import ServersWiring
-from wingsd.archive import ArchiveLimits, Compression
+from wingsd.archive import Compression
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Removal
 from wingsd.config import Config
 from wingsd.direct_transfers import DirectServers, DirectTransfers
 from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.starts import ArrivedServers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.peer.peers import Peers
@@ -63,6 +66,7 @@ class TransfersWiring(ServersWiring):
             days,
             system.backups.quarantine_days,
             transfers.moves.keep_days,
+            transfers.live.keep_source_days,
         )
         self.partial_copies = Later(self._make_partial_copies)
         self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)
@@ -71,7 +75,10 @@ class TransfersWiring(ServersWiring):
         )
         self._peers = Peers(reactor, peer_tls(transfers.ca_file))
         self._incoming = Later(self._make_incoming_factory)
-        self.receiver = IncomingTransfers(self._coordinators, self._incoming, transfers)
+        self.arrived = ArrivedServers(self.database, self.running, self.servers)
+        self.receiver = IncomingTransfers(
+            self._coordinators, self._incoming, transfers, self.arrived
+        )
         self.streams = Later(self._make_streams)
         self.incoming_moves = Later(self._make_incoming_moves)
         self._source_storage = self._make_source_storage()
@@ -118,9 +125,13 @@ class TransfersWiring(ServersWiring):
         transfers = self._config.system.transfers
         return Extraction(
             workers=self.pools.extractors,
+            rereaders=self.pools.rereaders,
             slots=DeferredSemaphore(transfers.concurrent),
             owner=self.owner,
-            limits=ArchiveLimits.configured(transfers),
+            limits=attrs.evolve(
+                ArchiveLimits.configured(transfers),
+                make_room=lambda: self.partial_copies.get().remove_oldest(),
+            ),
             form=transfers.form,
             reactor=self._reactor,
         )
@@ -135,6 +146,7 @@ class TransfersWiring(ServersWiring):
         system = self._config.system
         return SourceStorage(
             directory=self.servers.directory,
+            scratch=lambda: self.staging.path,
             backup_directory=system.backup_directory,
             logs=self._logs,
             volume=self._volume,
@@ -166,9 +178,14 @@ class TransfersWiring(ServersWiring):
         )
 
     def _make_mover(self, uploader: Uploader) -> Mover:
-        from wingsd.transfers.outgoing.mover import Mover  # noqa: PLC0415 (as above)
+        # as above
+        from wingsd.moves.unchanged.file_systems import MeasuredFileSystems  # noqa: PLC0415
+        from wingsd.transfers.outgoing.mover import LiveMoves, Mover  # noqa: PLC0415
 
         transfers = self._config.system.transfers
+        file_systems = MeasuredFileSystems(
+            is_allowed=transfers.live.trust == "auto", on_distrust=self.observer.distrusted
+        )
         return Mover(
             config=transfers.moves,
             peers=self._peers,
@@ -177,6 +194,7 @@ class TransfersWiring(ServersWiring):
             storage=self._source_storage,
             observer=self.observer,
             lost_after=float(transfers.answer_grace or transfers.stall_timeout),
+            live=LiveMoves(transfers.live, file_systems, self.staging.path),
         )
 
     def _make_uploader(self) -> Uploader:
@@ -186,11 +204,12 @@ class TransfersWiring(ServersWiring):
         return Uploader(
             reactor=self._reactor,
             packers=self.pools.packers,
+            followers=self.pools.followers,
             slots=DeferredSemaphore(PACKERS),
             stall_timeout=transfers.stall_timeout,
             answer_timeout=transfers.answer_timeout,
             max_streams=min(transfers.streams.most, PACKERS - 1),
-            bucket=self._bucket(transfers.upload_limit),
+            bucket=self._bucket(transfers.upload_limit, transfers.live.share),
         )
 
     def _make_direct_transfers(self) -> DirectTransfers:
@@ -230,7 +249,9 @@ class TransfersWiring(ServersWiring):
     def _make_incoming_moves(self) -> IncomingMoves:
         from wingsd.transfers.incoming.moves.manager import IncomingMoves  # noqa: PLC0415
 
-        return IncomingMoves(self.receiver, self.database, self._config.system.transfers.moves)
+        transfers = self._config.system.transfers
+        starts = transfers.live.start
+        return IncomingMoves(self.receiver, self.database, transfers.moves, starts=starts)
 
     def make_recovery(
         self, unfinished: list[TransferRecord], moves: Sequence[MoveRecord] = ()
@@ -250,5 +271,10 @@ class TransfersWiring(ServersWiring):
                 self.database,
             ),
             direct=self.direct_transfers,
-            moves=UnfinishedMoves(moves, self.incoming_moves),
+            moves=UnfinishedMoves(
+                moves,
+                self.incoming_moves,
+                self.running,
+                self._config.system.transfers.stop_grace,
+            ),
         )

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from wingsd.errors import StorageError
+from wingsd.filesystem.walk import opened
 from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
 from wingsd.moves.unchanged.measurement import measure
 
@@ -41,6 +43,7 @@ class MeasuredFileSystems:
     """File systems, by device number, and why the rule does not hold there.
 
     Without `is_allowed` (`system.transfers.live.trust`) nothing is measured and nothing trusted.
+    `on_distrust` is called from the thread that finds that the rule does not hold.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class MeasuredFileSystems:
         is_allowed: bool = True,
         kernel: KernelCalls = KERNEL,
         type_of: Callable[[int], str] = file_system_type,
+        on_distrust: Callable[[], object] = lambda: None,
     ) -> None:
         self._is_allowed = is_allowed
         self._kernel = kernel
         self._type_of = type_of
+        self._on_distrust = on_distrust
         self._objections: dict[int, str] = {}
 
     def measure(self, directory: int) -> str:
@@ -68,6 +73,14 @@ class MeasuredFileSystems:
             self._objections[device] = found
         return self.objection(directory)
 
+    def measure_in(self, path: str) -> str:
+        """Measure the file system of a directory by its path; without it, nothing is trusted."""
+        try:
+            with opened(path) as directory:
+                return self.measure(directory)
+        except StorageError as error:
+            return str(error)
+
     def objection(self, root: int) -> str:
         """Return why nothing is trusted in the directory `root`, empty if the rule holds."""
         if not self._is_allowed:
@@ -80,6 +93,7 @@ class MeasuredFileSystems:
     def distrust(self, root: int, reason: str) -> None:
         """Trust nothing on the file system of `root` from now on."""
         self._objections[os.fstat(root).st_dev] = reason
+        self._on_distrust()
 
     def _excluded(self, fd: int) -> str:
         try:

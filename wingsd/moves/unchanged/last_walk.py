@@ -27,6 +27,7 @@ def first_difference(root: int, tree: MoveTree) -> bytes | None:
         for listing in listings:
             if missing:
                 return missing[0]
+            tree.trim()
             node = tree.find(b"/".join(listing.path))
             if listing.is_first and listing.path:
                 members += 1

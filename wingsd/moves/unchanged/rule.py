@@ -9,7 +9,7 @@ only `after_reading` may be called in several threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from random import Random
 from threading import Lock
 from typing import Protocol
@@ -73,11 +73,13 @@ class UnchangedFiles:
     ) -> None:
         self._root = root
         self._file_systems = file_systems
-        self._log = log
+        self.log = log
         self._kernel = kernel
         # seeded by the kernel
         self._random = Random() if random is None else random  # noqa: S311
         self._device = kernel.stat(root).st_dev
+        #: How often nothing was settled any more, whatever was before.
+        self.forgotten = 0
         #: Settled in rounds that have ended, and in this one: those carried over, and new ones.
         self._settled = SettledFiles()
         self._next = SettledFiles()
@@ -118,8 +120,17 @@ class UnchangedFiles:
             return False
         self._next.add(inode, ctime)
         if self._sample is not None:
-            self._sample.offer(node.names[0])
+            self._sample.offer(b"", node.names[:1])
         return True
+
+    def unchanged_directory(self, prefix: bytes, files: Sequence[bytes]) -> None:
+        """Note that a directory is as it was in the last round, and all its files are settled."""
+        if self._sample is not None:
+            self._sample.offer(prefix, files)
+
+    def settles(self, found: os.stat_result) -> bool:
+        """Return whether what is read now has this stat result no more when it is changed."""
+        return found.st_dev == self._device and 0 <= found.st_ctime_ns < self._limit
 
     def before_reading(self, fd: int) -> os.stat_result:
         """Return the stat result of a file that is to be read, for `after_reading`.
@@ -131,17 +142,11 @@ class UnchangedFiles:
 
     def after_reading(self, fd: int, node: SeenFile, first: os.stat_result) -> bool:
         """Note that a file was read as the node says; return whether it is settled."""
-        ctime = first.st_ctime_ns
         seen = (node.identity, node.stamp)
-        if (
-            seen != _seen(first)
-            or seen != _seen(self._kernel.stat(fd))
-            or first.st_dev != self._device
-            or not 0 <= ctime < self._limit
-        ):
+        if seen != _seen(first) or seen != _seen(self._kernel.stat(fd)) or not self.settles(first):
             return False
         with self._lock:
-            self._next.add(first.st_ino, ctime)
+            self._next.add(first.st_ino, first.st_ctime_ns)
         return True
 
     def spot_check(self, tree: MoveTree) -> bool:
@@ -163,13 +168,18 @@ class UnchangedFiles:
         )
         return False
 
-    def end(self) -> None:
+    def end(self, *, keeps: bool = False) -> None:
         """End a round: from now on the files are settled that were carried over, and new ones.
 
-        Without it, those stay settled that were so before the round.
+        With `keeps` not all were asked for, and those stay so that were settled before. Without a
+        call they do as well.
         """
         self._next.sort()
-        self._settled, self._next = self._next, SettledFiles()
+        if keeps:
+            self._settled.take(self._next)
+        else:
+            self._settled = self._next
+        self._next = SettledFiles()
         self._limit = _NOTHING_SETTLES
 
     def saved(self) -> bytes:
@@ -216,8 +226,9 @@ class UnchangedFiles:
 
     def _forget(self, reason: str) -> None:
         if reason != self._told:
-            self._log(reason)
+            self.log(reason)
             self._told = reason
+        self.forgotten += 1
         self._settled = SettledFiles()
         self._next = SettledFiles()
         self._limit = _NOTHING_SETTLES

@@ -11,7 +11,7 @@ import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, pairwise
 from struct import Struct
 
 from attrs import frozen
@@ -23,7 +23,10 @@ _HEAD = Struct("<8sI16sQqQ")
 _MAGIC = b"WMVSETTL"
 _VERSION = 1
 _CRC = Struct("<I")
-_CTIME_BITS = 64
+_INODE_BITS = _CTIME_BITS = 64
+#: How many files are sorted at a time, about: each takes 50 bytes then. And one of how many is
+#: looked at to choose them.
+_SLICE, _SAMPLED = 1 << 16, 64
 
 
 class SettledFiles:
@@ -46,15 +49,39 @@ class SettledFiles:
         self._inodes.append(inode)
         self._ctimes.append(ctime)
 
+    def take(self, others: SettledFiles) -> None:
+        """Add the files of others; both are sorted, and so is this one after it.
+
+        Of a file that is in both only the later ctime is known.
+        """
+        count = len(self)
+        for inode, ctime in zip(others._inodes, others._ctimes, strict=True):
+            at = bisect_left(self._inodes, inode, hi=count)
+            if at < count and self._inodes[at] == inode:
+                self._ctimes[at] = max(self._ctimes[at], ctime)
+            else:
+                self.add(inode, ctime)
+        if len(self) > count:
+            self.sort()
+
     def sort(self) -> None:
         """Make what was added known to `has`."""
-        pairs = zip(self._inodes, self._ctimes, strict=True)
-        # one number a file: tuples would take three times the memory for a moment
-        merged = sorted(inode << _CTIME_BITS | ctime for inode, ctime in pairs)
-        mask = (1 << _CTIME_BITS) - 1
+        inodes, ctimes = self._inodes, self._ctimes
         self._inodes, self._ctimes = array("Q"), array("Q")
-        for each, _ in groupby(merged):
-            self.add(each >> _CTIME_BITS, each & mask)
+        for low, high in pairwise((0, *_bounds(inodes), 1 << _INODE_BITS)):
+            pairs = zip(inodes, ctimes, strict=True)
+            self._append(
+                sorted(
+                    inode << _CTIME_BITS | ctime for inode, ctime in pairs if low <= inode < high
+                )
+            )
+
+    def _append(self, merged: list[int]) -> None:
+        """Add sorted files, one number each: tuples would take three times the memory."""
+        mask = (1 << _CTIME_BITS) - 1
+        for inode, each in groupby(merged, key=lambda both: both >> _CTIME_BITS):
+            *_, last = each
+            self.add(inode, last & mask)
 
     def has(self, inode: int, ctime: int) -> bool:
         """Return whether the file was settled with this ctime."""
@@ -79,6 +106,12 @@ class SettledFiles:
             numbers.byteswap()
         half = len(numbers) // 2
         return cls(numbers[:half], numbers[half:])
+
+
+def _bounds(inodes: array[int]) -> list[int]:
+    """Return inode numbers that divide others into parts of about `_SLICE`."""
+    sample = sorted(inodes[::_SAMPLED])
+    return sample[_SLICE // _SAMPLED :: _SLICE // _SAMPLED]
 
 
 @frozen(eq=False, repr=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from math import log, log1p
 from random import Random
 
 from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
@@ -28,18 +29,30 @@ class SpotCheck:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._chosen: list[bytes] = []
-        self._offered = 0
+        #: How many files are passed over before the next one that is chosen.
+        self._passed = 0
+        self._weight = 1.0
 
-    def offer(self, path: bytes) -> None:
-        """Have a file take part that is carried over."""
-        self._offered += 1
+    def offer(self, prefix: bytes, names: Sequence[bytes]) -> None:
+        """Have files take part that are carried over: all of a directory together."""
+        at = self._passed
+        while at < len(names):
+            if len(self._chosen) < BLOCKS:
+                self._chosen.append(prefix + names[at])
+            else:
+                self._chosen[self._random.randrange(BLOCKS)] = prefix + names[at]
+            at += 1 + self._skipped()
+        self._passed = at - len(names)
+
+    def _skipped(self) -> int:
+        """Return how many are passed over, so that each is as likely: reservoir sampling.
+
+        Algorithm L of Kim-Hung Li, 1994.
+        """
         if len(self._chosen) < BLOCKS:
-            self._chosen.append(path)
-            return
-        # reservoir sampling: as likely as those before it
-        at = int(self._random.random() * self._offered)
-        if at < BLOCKS:
-            self._chosen[at] = path
+            return 0
+        self._weight *= (1 - self._random.random()) ** (1 / BLOCKS)
+        return int(log(1 - self._random.random()) / log1p(-self._weight))
 
     def differing(self, root: int, tree: MoveTree, monotonic: Callable[[], int]) -> bytes | None:
         """Return the path of a file of which a block is not as in the tree, None without one.

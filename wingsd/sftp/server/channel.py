@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 import asyncssh
 
 from wingsd.sftp.server import answers, packets
+from wingsd.sftp.server.data_receiver import DataReceiver
+from wingsd.sftp.server.data_sender import DataConnection, DataSender
 from wingsd.sftp.server.packets import FrameReader, Init, PacketError, Request, parse
 from wingsd.sftp.server.threads import FileThreads
+from wingsd.sftp.server.traffic import Traffic
 
 if TYPE_CHECKING:
     from wingsd.sftp.server.operations import Operations
@@ -30,8 +33,12 @@ _HIGH, _LOW = 2 << 20, 1 << 20
 #: Bytes of requests and of answers, and requests, in one batch.
 _BATCH_BYTES = 1 << 19
 _BATCH_REQUESTS = 128
-#: Bytes of answers in SSH's own buffer, above which no more are made.
-_SEND_BUFFER = 1 << 20
+#: Bytes that Python takes for each request beside what is in it.
+_OBJECT = 48
+#: Bytes of answers that wait for the client's window, and answers, above which no more are made.
+_SEND_BUFFER, _SEND_PIECES = 1 << 20, 1 << 12
+#: Bytes of data in a packet: no client takes less, and each packet costs time.
+_MIN_PACKET = 256
 _FIRST_VERSION = 3
 #: What may last as long as a tree is large; and what is written to the disk by `fsync`.
 _LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
@@ -46,24 +53,29 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def __init__(
         self,
         operations: Callable[[], Operations],
+        connection: DataConnection,
         threads: FileThreads,
+        traffic: Traffic,
         fault: Callable[[BaseException], None],
         ended: Callable[[SftpChannel], None],
     ) -> None:
         self._make_operations = operations
+        self._connection = connection
         self._operations: Operations | None = None
         self._threads = threads
+        self._traffic = traffic
         self._fault = fault
         self._ended = ended
         self._chan: asyncssh.SSHServerChannel[bytes]
+        self._sender: DataSender
+        self._receiver: DataReceiver
         self._frames = FrameReader()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._reading = True
         self._refusal = ""
         #: Whether it has begun; one that was refused meanwhile never does.
         self.was_made = False
-        self._greeted = self._busy = self._full = self._at_end = self._exited = self._lost = False
+        self._greeted = self._busy = self._at_end = self._exited = self._lost = False
         #: Whether the connection takes no more answers, of any channel.
         self._held = False
 
@@ -73,7 +85,10 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         """Begin."""
         self._chan = chan
         self.was_made = True
-        chan.set_write_buffer_limits(_SEND_BUFFER)
+        self._sender = DataSender(self._connection, chan, self._work)
+        self._receiver = DataReceiver(chan, self._take_in)
+        if chan._send_pktsize < _MIN_PACKET:
+            raise asyncssh.ProtocolError("Invalid maximum packet size")
 
     def subsystem_requested(self, subsystem: str) -> bool:
         """Accept SFTP only."""
@@ -100,20 +115,18 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             return
         self._operations = self._make_operations()
 
-    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Take in requests."""
-        if self._operations is None or datatype is not None or self._at_end:
+    def _take_in(self, data: bytes | memoryview) -> None:
+        if self._operations is None or self._at_end:
             return
         try:
             for packet in self._frames.feed(data):
                 self._waiting.append(packet)
-                self._waiting_bytes += len(packet)
+                self._waiting_bytes += len(packet) + _OBJECT
         except PacketError:
             self._finish(1)
             return
-        if self._reading and self._waiting_bytes > _HIGH:
-            self._reading = False
-            self._chan.pause_reading()
+        if self._waiting_bytes > _HIGH:
+            self._receiver.pause()
         self._work()
 
     def eof_received(self) -> bool:
@@ -121,15 +134,6 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._at_end = True
         self._work()
         return True
-
-    def pause_writing(self) -> None:
-        """Make no more answers: the client does not read them."""
-        self._full = True
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self._full = False
-        self._work()
 
     def hold(self, *, held: bool) -> None:
         """Make no more answers of this connection, or go on."""
@@ -140,6 +144,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         """Close what is open, when the batch that is under way has ended."""
         self._lost = True
         self._waiting.clear()
+        self._sender.clear()
         self._work()
 
     # The work
@@ -153,7 +158,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._chan.exit(status)
 
     def _work(self) -> None:
-        while self._waiting and not (self._busy or self._full or self._held or self._lost):
+        while self._waiting and not (self._busy or self._is_full() or self._held or self._lost):
             self._busy = True
             batch = self._batch()
             answering = partial(self._answer, batch)
@@ -168,6 +173,10 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         elif self._at_end and not self._waiting:
             self._finish(0)
 
+    def _is_full(self) -> bool:
+        """Return whether the client has to read before it is answered again."""
+        return self._sender.size > _SEND_BUFFER or self._sender.pieces > _SEND_PIECES
+
     def _batch(self) -> deque[bytes]:
         batch: deque[bytes] = deque()
         size = 0
@@ -180,14 +189,14 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def _answer(self, batch: deque[bytes]) -> tuple[list[bytes], int]:
         """Do requests until their answers are many bytes.
 
-        Return the answers, and the bytes of the requests that were done; those that were not are
+        Return the answers, and what the requests that were done took; those that were not are
         left in `batch`.
         """
         made: list[bytes] = []
         size = done = 0
         while batch and size < _BATCH_BYTES and not self._lost:
             packet = batch.popleft()
-            done += len(packet)
+            done += len(packet) + _OBJECT
             answer = self._answer_one(packet)
             size += len(answer)
             made.append(answer)
@@ -236,10 +245,10 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         if not self._lost and not self._exited:
             self._waiting.extendleft(reversed(self._left))
             self._waiting_bytes -= done
-            self._chan.write(b"".join(made))
-            if not self._reading and self._waiting_bytes < _LOW:
-                self._reading = True
-                self._chan.resume_reading()
+            self._traffic.count(done - _OBJECT * len(made), sum(map(len, made)))
+            self._sender.write(made)
+            if self._receiver.is_paused and self._waiting_bytes < _LOW:
+                self._receiver.resume()
         self._busy = False
 
     def _close(self) -> None:

@@ -26,7 +26,10 @@ from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.operations import Operations
 from wingsd.sftp.server.path_operations import ListingLimits
 from wingsd.sftp.server.send_backlog import SendBacklog
+from wingsd.sftp.server.ssh import SshConnection
 from wingsd.sftp.server.threads import ConnectionThread, FileThreads
+from wingsd.sftp.server.traffic import Traffic
+from wingsd.sftp.server.turns import Turns
 from wingsd.sftp.server.usage import ServerUsage
 
 __all__ = ["SftpConnection", "Site"]
@@ -52,7 +55,9 @@ class Site:
     threads: FileThreads
     budget: HandleBudget
     passwords: bool
+    turns: Turns
     usages: dict[str, ServerUsage] = attrs.field(factory=dict)
+    traffic: Traffic = attrs.field(factory=Traffic)
 
     def usage(self, server: str) -> ServerUsage:
         """Return the usage of a server."""
@@ -88,7 +93,7 @@ class SftpConnection(asyncssh.SSHServer):
         self._thread = thread
         self._logged_in = logged_in
         self._ended = ended
-        self._conn: asyncssh.SSHServerConnection
+        self._conn: SshConnection
         #: Whether it has begun.
         self.was_made = False
         #: Set at its end.
@@ -105,6 +110,7 @@ class SftpConnection(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """Begin."""
+        assert isinstance(conn, SshConnection)  # noqa: S101
         self._conn = conn
         self.was_made = True
         self._backlog = SendBacklog(conn, self._hold)
@@ -246,7 +252,14 @@ class SftpConnection(asyncssh.SSHServer):
             most = config.limits.max_handles_per_channel
             return Operations(access, site.budget, most, limits)
 
-        session = SftpChannel(operations, site.threads, site.fault, self._channel_ended)
+        session = SftpChannel(
+            operations,
+            self._conn,
+            site.threads,
+            site.traffic,
+            site.fault,
+            self._channel_ended,
+        )
         session.hold(held=self._backlog.is_full)
         self._channels.add(session)
         channel = self._conn.create_server_channel(None, "strict", _WINDOW, _PACKET)

@@ -19,13 +19,23 @@ from itertools import count
 import asyncssh
 
 from wingsd.filesystem import directory_opener
-from wingsd.sftp.messages import Disconnect, Log, Settings, Start, Used
+from wingsd.sandbox.confinement import confine_to
+from wingsd.sftp.messages import (
+    Disconnect,
+    Log,
+    Settings,
+    Start,
+    Transmitted,
+    Unconfined,
+    Used,
+)
 from wingsd.sftp.server.access import SiteFiles
 from wingsd.sftp.server.connection import SftpConnection, Site
 from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.ssh import SshConnection, use_fast_ciphers
 from wingsd.sftp.server.threads import ConnectionThread, FileThreads
+from wingsd.sftp.server.turns import DaemonTime, Turns
 from wingsd.util.addresses import address_block
 
 __all__ = ["LinkHandler", "SftpServer", "main", "ssh_options"]
@@ -61,6 +71,8 @@ _END_TIMEOUT = 2.0
 #: Connections accepted in one turn of the loop, and threads for requests that last.
 _ACCEPTS = 16
 _THREADS = 32
+#: Where libraries are that modules load.
+_LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 #: Characters of a line of the log that a library writes, from its end.
 _MAX_LOGGED = 4000
 
@@ -84,6 +96,7 @@ class SftpServer:
         #: addresses.
         self._half_open: dict[int, str] = {}
         self._reported: dict[str, int] = {}
+        self._transmitted = (0, 0)
         self._idle_since = self._loop.time()
         self._logged_full = float("-inf")
 
@@ -132,6 +145,10 @@ class SftpServer:
             if self._reported.get(server, 0) != total:
                 self._reported[server] = total
                 self._site.link.send(Used(server, total))
+        traffic = self._site.traffic.totals
+        if traffic != self._transmitted:
+            self._transmitted = traffic
+            self._site.link.send(Transmitted(*traffic))
 
     def _use(self, settings: Settings) -> None:
         self._site.files.read_only = settings.read_only
@@ -224,7 +241,9 @@ class SftpServer:
             options = asyncssh.SSHServerConnectionOptions(
                 self._options, server_factory=lambda: connection
             )
-            await loop.create_connection(lambda: SshConnection(loop, options), sock=accepted)
+            await loop.create_connection(
+                lambda: SshConnection(loop, options, self._site.turns), sock=accepted
+            )
         except (TimeoutError, OSError, asyncssh.Error):
             pass  # scanners, and clients that go away
         except Exception as error:
@@ -285,6 +304,9 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     if link.lost.done():
         return
     start = link.started.result()
+    turns = Turns(_daemon_time(), len(os.sched_getaffinity(0)))  # before /proc is out of reach
+    if not confine_to(start.data, {*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES}):
+        link.send(Unconfined())
     site = Site(
         start.sftp,
         SiteFiles(
@@ -297,6 +319,7 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
         FileThreads(_THREADS),
         HandleBudget(start.sftp.limits.max_handles_total),
         start.sftp.passwords,
+        turns,
     )
     use_fast_ciphers()
     server = SftpServer(listener, site, ssh_options(start))
@@ -304,6 +327,14 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     await server.run()
     await server.stop()
     await link.close()
+
+
+def _daemon_time() -> Callable[[], float]:
+    """Return what tells the daemon's CPU time: always the same where that is not known."""
+    try:
+        return DaemonTime(os.getppid()).seconds
+    except OSError:
+        return lambda: 0.0
 
 
 def _yield_to_the_daemon() -> None:

@@ -181,7 +181,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         """Yield the packets that are complete with `data`.
 
         Raises `PacketError` for a length that no packet has.

@@ -17,12 +17,12 @@ from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server, Servers
 from wingsd.servers.operations import Hold, Operation
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import TransferRevoked
+from wingsd.transfers.errors import ContainerNameTaken, TransferRevoked
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer
 
-__all__ = ["CommitPhase", "Remainder"]
+__all__ = ["CommitPhase", "Remainder", "require_name"]
 
 #: Seconds that a sender waits for a Panel that does not answer. The data is safe by then, and the
 #: Panel gets a report.
@@ -39,6 +39,22 @@ class Remainder:
     """
 
     done: Deferred[None] = attrs.field(factory=lambda: succeed(None))
+
+
+async def require_name(environment: Environment, server: str) -> None:
+    """Raise `Conflict` where another node's container on the engine has the server's name.
+
+    A node of Pterodactyl's or Pelican's keeps its own until all of the server has moved, and this
+    node's could not be made then. Raises `EnvironmentFailed` when the engine is silent.
+    """
+    conflict = await environment.name_conflict(server)
+    if conflict:
+        raise ContainerNameTaken(
+            "the server cannot have a container on this node",
+            f"{conflict}. Give each node an engine of its own; or stop the server, remove "
+            "that container (docker rm), which its node makes again before a start, and send "
+            "the server again",
+        )
 
 
 class CommitPhase:
@@ -72,6 +88,9 @@ class CommitPhase:
         self.environment_begun = False
         #: Whether an earlier daemon has reported the success: what is in place is the server.
         self.was_reported = False
+        #: Whether it is started when the Panel has accepted it, and a container of it was made on
+        #: trial just now. The start makes that one, with the addresses that it has here.
+        self.is_to_start = False
         #: What the sender has left in the storage pool.
         self.mark = ""
         self._success: PendingReport | None = None
@@ -120,8 +139,14 @@ class CommitPhase:
         # Set before: an engine that is no longer waited for may still make the container.
         self.environment_begun = True
         if self._is_before(ReceiveStep.REPORT):
-            creating = self._environment.create(configuration.settings)
-            await self._steps.cancel_scope.wait(Deferred.fromCoroutine(creating))
+            work = self._try_or_create(configuration)
+            await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
+
+    async def _try_or_create(self, configuration: Configuration) -> None:
+        if self.is_to_start:
+            await require_name(self._environment, self._server)
+        else:
+            await self._environment.create(configuration.settings)
 
     async def _report(self, server: Server) -> Remainder:
         if self._is_before(ReceiveStep.REPORT):
@@ -157,7 +182,9 @@ class CommitPhase:
         self._steps.advance(ReceiveStep.DONE)
         self._steps.close()
         server.release()
-        await self._coordinator.complete(server)
+        if not self.is_to_start or self._coordinator.is_direct:
+            # a start asks the Panel, too, for its settings
+            await self._coordinator.complete(server)
 
     async def _store_away(self) -> None:
         # The received files are whole, so they are not deleted at once.

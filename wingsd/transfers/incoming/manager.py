@@ -12,6 +12,7 @@ from wingsd.errors import DaemonStopping, ServerAlreadyExists, TransferCancelled
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.errors import TooManyTransfers, TransferNotActive
+from wingsd.transfers.incoming.starts import ArrivedServers
 from wingsd.transfers.table import TransferTable, all_over
 from wingsd.util.deferreds import when_fired
 from wingsd.util.later import Later
@@ -30,7 +31,8 @@ MakeTransfer = Callable[["IncomingTransferFactory", str, ReceivingCoordinator], 
 class IncomingTransfers(TransferTable["IncomingTransfer"]):
     """All transfers to this node, at most one for each server.
 
-    `limits` has how many servers are received at the same time, and how many may wait.
+    `limits` has how many servers are received at the same time, and how many may wait. `arrived`
+    hears of successes.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         coordinators: PanelCoordinators,
         factory: Later[IncomingTransferFactory],
         limits: TransfersConfig,
+        arrived: ArrivedServers,
     ) -> None:
         super().__init__()
         self._coordinators = coordinators
         self._factory = factory
+        self._arrived = arrived
         self._most = limits.concurrent + limits.waiting
         self._stall_timeout = limits.stall_timeout
         self._stopping = False
@@ -65,7 +69,7 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         if self._stopping:
             raise DaemonStopping
         previous = self._open.get(server)
-        if previous is not None and previous.gives_way:
+        if previous is not None and _gives_way(previous, coordinator):
             previous.give_way()
         elif previous is not None and not previous.has_failed:
             # Not aborted for the next one, though that has a newer token: the failure of a
@@ -73,7 +77,7 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
             raise ServerAlreadyExists(
                 "this server is already being received", self._prospects(previous)
             )
-        if sum(transfer.is_receiving for transfer in self._open.values()) >= self._most:
+        if sum(transfer.takes_a_place for transfer in self._open.values()) >= self._most:
             raise TooManyTransfers(self._most)
         transfer = self._begin(make, server, coordinator)
         if previous is not None:
@@ -125,7 +129,12 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         coordinator = coordinator or self._coordinators.receiving(server)
         transfer = make(self._factory.get(), server, coordinator)
         self._add(server, transfer)
+        transfer.over.addCallback(self._note_success, transfer)
         return transfer
+
+    def _note_success(self, _: None, transfer: IncomingTransfer) -> None:
+        if transfer.has_succeeded and transfer.number is not None:
+            self._arrived.arrived(transfer.number, transfer.server)
 
     def cancel(self, server: str) -> None:
         """End the server's transfer, in any step; nothing of it stays.
@@ -138,6 +147,11 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
                 "Server is not currently being transferred.",
                 "there is no transfer to this node that could still be cancelled",
             )
+
+    def forget(self, server: str) -> bool:
+        """End the seed of a server and remove its copy; return whether there was one."""
+        transfer = self._open.get(server)
+        return transfer is not None and transfer.forget()
 
     async def release(self, server: str, *, keeps: bool = False) -> None:
         """End the server's transfer, since the server is to be deleted; return when it is over.
@@ -171,6 +185,15 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         """Abort what is verified as well, where its success has not been reported."""
         for transfer in tuple(self._open.values()):
             transfer.abort(DaemonStopping(), verified=True)
+
+
+def _gives_way(previous: IncomingTransfer, coordinator: ReceivingCoordinator | None) -> bool:
+    """Return whether a transfer ends for the next one, of which that is the coordinator.
+
+    What the Panel has ordered does not for a direct one, whose request may have come late.
+    """
+    ordered = coordinator is None or not coordinator.is_direct
+    return previous.gives_way and (ordered or previous.coordinator.is_direct)
 
 
 def _by_uploads(

@@ -12,8 +12,8 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 
-from wingsd.archive import ArchiveLimits
 from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import relayed

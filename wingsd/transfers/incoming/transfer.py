@@ -23,8 +23,8 @@ from wingsd.servers import Servers
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import ContainerNameTaken, DaemonRestarted, UploadTruncated
-from wingsd.transfers.incoming.commit import CommitPhase, Remainder
+from wingsd.transfers.errors import DaemonRestarted, UploadTruncated
+from wingsd.transfers.incoming.commit import CommitPhase, Remainder, require_name
 from wingsd.transfers.incoming.receive import ReceivePhase
 from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadGroup
 from wingsd.transfers.step_log import ProgressReport, StepLogs
@@ -165,6 +165,10 @@ class IncomingTransfer:
         """
         return self.abort(TransferCancelled(), verified=True)
 
+    def forget(self) -> bool:
+        """End it and remove what has arrived, if it is a seed; return whether it is."""
+        return False
+
     @property
     def progress(self) -> ProgressReport:
         """How far it is; its seconds are those in this daemon."""
@@ -181,9 +185,24 @@ class IncomingTransfer:
         return self._steps.lifecycle.step is ReceiveStep.FAILED
 
     @property
+    def has_succeeded(self) -> bool:
+        """Whether the server is here, and the Panel has accepted that."""
+        return self._steps.lifecycle.step is ReceiveStep.DONE
+
+    @property
+    def number(self) -> int | None:
+        """Its number in the state database; None where it was not recorded."""
+        return self._steps.announcer.transfer
+
+    @property
     def is_receiving(self) -> bool:
         """Whether its archive is still to be received, in whole or in part."""
         return self._steps.lifecycle.before(ReceiveStep.VERIFY)
+
+    @property
+    def takes_a_place(self) -> bool:
+        """Whether it is one of those of which a node takes so many at a time."""
+        return self.is_receiving
 
     @property
     def has_arrived(self) -> bool:
@@ -260,24 +279,17 @@ class IncomingTransfer:
     async def _begin(self) -> None:
         """Record the transfer, and what a later daemon needs; see that the engine can have it."""
         self.coordinator.begin()
-        await self._steps.begin()
+        # First: a move that is recorded is never without what a later daemon needs for it.
         await self.coordinator.save()
+        await self._record()
         await self._steps.cancel_scope.wait(Deferred.fromCoroutine(self._check_engine()))
 
-    async def _check_engine(self) -> None:
-        """Raise `Conflict` where another node's container on the engine has the server's name.
+    async def _record(self) -> None:
+        await self._steps.begin()
 
-        A node of Pterodactyl's or Pelican's keeps its own until all of the server has moved, and
-        this node's could not be made then. Raises `EnvironmentFailed` when the engine is silent.
-        """
-        conflict = await self._environment.name_conflict(self.server)
-        if conflict:
-            raise ContainerNameTaken(
-                "the server cannot have a container on this node",
-                f"{conflict}. Give each node an engine of its own; or stop the server, remove "
-                "that container (docker rm), which its node makes again before a start, and send "
-                "the server again",
-            )
+    async def _check_engine(self) -> None:
+        """See `require_name`."""
+        await require_name(self._environment, self.server)
 
     async def _is_in_pool(self, upload: IncomingUpload) -> bool:
         """Return whether the files are here, in a storage pool that the sender has as well."""

@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IConsumer, IProducer
 from zope.interface import implementer
 
-from wingsd.archive import ArchiveLimits
 from wingsd.archive.extract import Extracted, extract
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Backup
 from wingsd.config import FormConfig
 from wingsd.errors import BadRequest, WingsdError
@@ -113,6 +113,8 @@ class Extraction:
     """How archives are extracted: by which threads, for which owner and within which limits."""
 
     workers: Workers
+    #: Read back what has arrived of moves, behind that.
+    rereaders: Workers
     #: As many as `workers` has threads. A transfer without a slot is not read from yet.
     slots: DeferredSemaphore
     #: The user and group id of all files.

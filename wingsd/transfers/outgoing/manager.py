@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -15,19 +16,21 @@ from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, PanelSending, SendingCoordinator
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.step_log import ProgressReport
+from wingsd.transfers.step_log import ProgressReport, SeedFigures
+from wingsd.transfers.steps import SendStep
 from wingsd.transfers.table import TransferTable, all_over
 from wingsd.util.deferreds import when_fired
 from wingsd.util.later import Later
 
 if TYPE_CHECKING:
     from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
-    from wingsd.transfers.outgoing.transfer import OutgoingTransfer, ResumedMove
+    from wingsd.transfers.outgoing.mover import ResumedMove
+    from wingsd.transfers.outgoing.seed import SeedTransfer
+    from wingsd.transfers.outgoing.seed_order import SeedOrder
+    from wingsd.transfers.outgoing.transfer import OutgoingTransfer
 
-__all__ = ["HOLD", "OutgoingTransfers"]
+__all__ = ["OutgoingTransfers"]
 
-#: Why the server cannot be started meanwhile.
-HOLD = "the server is being transferred to another node"
 #: Seconds that the Panel has to have a server deleted here that has moved, before it is asked.
 DELETION_WITHIN = 600.0
 
@@ -46,6 +49,8 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         self._coordinators = coordinators
         self._factory = factory
         self._left_behind: dict[str, OutgoingTransfer] = {}
+        #: Those that keep copies up to date, which are among the others.
+        self._seeds: dict[str, SeedTransfer] = {}
         self._checks: set[Deferred[None]] = set()
         #: Those whose servers have moved and are being deleted here.
         self._deleting: dict[str, OutgoingTransfer] = {}
@@ -61,21 +66,48 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
     ) -> None:
         """Begin to send `server`; its progress and outcome are events.
 
-        Without a `coordinator` it is the Panel. Raises `Conflict` while a transfer of it is in
-        progress, `BadRequest` when the URL of `request` is invalid, `DaemonStopping` after `stop`,
-        and the error of `Later.get`.
+        Without a `coordinator` it is the Panel, whose order ends a seed of the server. Raises
+        `Conflict` while another transfer of it is in progress, `BadRequest` when the URL of
+        `request` is invalid, `DaemonStopping` after `stop`, and the error of `Later.get`.
         """
-        if self._stopping:
-            raise DaemonStopping
-        if self._in_progress(server.uuid) is not None:
-            raise TransferInProgress(
-                "A transfer is already in progress for this server.", server.hold
-            )
+        seed = self._seeds.get(server.uuid) if coordinator is None else None
+        self._check_free(server, None if seed is not None and seed.gives_way else server.hold)
         server.operations.check(Operation.TRANSFER_OUT)
         coordinator = coordinator or self._coordinators.sending(server.uuid)
         transfer = self._factory.get().make(server, request, coordinator)
-        server.place_hold(Operation.TRANSFER_OUT, HOLD)
-        self._run(transfer)
+        transfer.take()
+        if seed is None:
+            self._run(transfer)
+        else:
+            seed.give_way()
+            # Recorded at once, and begun when the seed is over.
+            self._begin(transfer, transfer.run(seed=Deferred.fromCoroutine(seed.left())))
+
+    def seed(
+        self,
+        server: Server,
+        request: TransferRequest,
+        coordinator: SendingCoordinator,
+        order: SeedOrder,
+    ) -> None:
+        """Begin to keep a copy of `server` up to date at its destination; it is used as ever.
+
+        Raises as `start`, `ServerBusy` where something has its files for itself, and `BadRequest`
+        where this node does not send servers that run.
+        """
+        self._check_free(server, server.hold)
+        server.operations.check(Operation.CHANGE_FILES)
+        self._add_seed(self._factory.get().make_seed(server, request, coordinator, order))
+
+    def _check_free(self, server: Server, hold: str | None) -> None:
+        """Raise `TransferInProgress` unless a transfer may begin; `hold` is None if one ends."""
+        if self._stopping:
+            raise DaemonStopping
+        if hold is not None and self._in_progress(server.uuid) is not None:
+            advice = "see wingsctl transfers; wingsctl cancel ends a copy that follows the server"
+            raise TransferInProgress(
+                "A transfer is already in progress for this server.", hold or advice
+            )
 
     def go_on(
         self,
@@ -83,23 +115,53 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         entry: TransferRecord,
         record: MoveRecord,
         coordinator: SendingCoordinator,
-    ) -> None:
+    ) -> bool:
         """Go on with the move of an earlier daemon, which holds the server already.
 
+        Return False where its commit may have been asked for, and it is not known how to go on.
         Raises the errors of `start`.
         """
-        from wingsd.transfers.outgoing.mover import request_of  # noqa: PLC0415 (as the factory)
-        from wingsd.transfers.outgoing.transfer import ResumedMove  # noqa: PLC0415
+        from wingsd.transfers.outgoing.mover import (  # noqa: PLC0415 (as the factory)
+            ResumedMove,
+            begun_of,
+            request_of,
+        )
+        from wingsd.transfers.outgoing.seed_order import is_seed, seed_of  # noqa: PLC0415
 
         if self._stopping:
             raise DaemonStopping
-        transfer = self._factory.get().make(server, request_of(record), coordinator)
-        self._run(transfer, ResumedMove(entry, record))
+        if entry.step == SendStep.AWAIT.name and begun_of(record) is None:
+            return False
+        resumed, request = ResumedMove(entry, record), request_of(record)
+        if not is_seed(entry, record):
+            self._run(self._factory.get().make(server, request, coordinator), resumed)
+            return True
+        order = seed_of(record)
+        if order is None or self._in_progress(server.uuid) is not None:
+            return False  # a transfer of it was ordered before this
+        seed = self._factory.get().make_seed(server, request, coordinator, order)
+        self._add_seed(seed, resumed)
+        return True
+
+    def _add_seed(self, seed: SeedTransfer, resumed: ResumedMove | None = None) -> None:
+        uuid = seed.server.uuid
+        self._seeds[uuid] = seed
+        seed.take()
+        self._run(seed, resumed)
+
+        def remove(_: None) -> None:
+            if self._seeds.get(uuid) is seed:
+                del self._seeds[uuid]
+
+        seed.over.addCallback(remove)
 
     def _run(self, transfer: OutgoingTransfer, resumed: ResumedMove | None = None) -> None:
+        self._begin(transfer, transfer.run(resumed))
+
+    def _begin(self, transfer: OutgoingTransfer, run: Coroutine[Deferred[Any], Any, None]) -> None:
         self._add(transfer.server.uuid, transfer)
         transfer.over.addCallback(self._note_left_behind, transfer)
-        Deferred.fromCoroutine(transfer.run(resumed))
+        Deferred.fromCoroutine(run)
 
     def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
         if transfer.is_left_behind and not self._stopping:
@@ -153,6 +215,13 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         """Have the destination of an earlier daemon's move hear that it has failed."""
         Deferred.fromCoroutine(self._factory.get().mover.give_up(record))
 
+    async def end_move(self, record: MoveRecord) -> None:
+        """Have the destination of a move end it, and keep what has arrived.
+
+        It is asked once. Raises `DestinationError` where it gives no answer.
+        """
+        await self._factory.get().mover.end(record, 0.0)
+
     async def release(self, server: str) -> None:
         """End the server's transfer before its deletion, which the Panel has ordered.
 
@@ -170,12 +239,20 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         if transfer.is_sent and transfer.coordinator.orders_deletion:
             self._confirm(transfer)
         else:
-            transfer.cancel()
+            transfer.cancel(is_deleted=True)
             await when_fired(transfer.over)
 
     def _confirm(self, transfer: OutgoingTransfer) -> None:
         transfer.confirm()
         self._deleting[transfer.server.uuid] = transfer
+
+    def put_away(self, server: str) -> Callable[[], Awaitable[None]] | None:
+        """Return what puts the files of a server away that has moved, and is being deleted here.
+
+        None where they are to be deleted.
+        """
+        transfer = self._deleting.get(server)
+        return transfer.put_away if transfer is not None and transfer.keeps_files else None
 
     def deleted(self, server: str) -> None:
         """Finish the transfer of a server that has been deleted.
@@ -200,6 +277,12 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         for transfer in transfers:
             transfer.abort(DaemonStopping())
         return over
+
+    @property
+    def seeds(self) -> list[SeedFigures]:
+        """How far the copies are that follow servers."""
+        found = (seed.progress.seed for seed in self._seeds.values())
+        return [each for each in found if each is not None]
 
     @property
     def progress(self) -> list[ProgressReport]:

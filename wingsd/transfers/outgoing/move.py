@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from math import inf
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import StorageError, WingsdError
-from wingsd.moves.errors import SourceFileChanged
-from wingsd.moves.source import MoveSource, SourceStopped
+from wingsd.moves.source import LiveSource, MoveSource
+from wingsd.threadio import relayed
 from wingsd.transfers.errors import (
     DestinationDisconnected,
     DestinationError,
@@ -24,64 +22,33 @@ from wingsd.transfers.errors import (
     DestinationTimeout,
     DestinationUnreachable,
 )
-from wingsd.transfers.outgoing.attached import AttachedFile, AttachmentReader
-from wingsd.transfers.outgoing.move_round import BatchSize, ClosedRound, RoundSender
+from wingsd.transfers.outgoing.delivery import Delivery, MoveOrder, failure_of
+from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
+from wingsd.transfers.outgoing.rehearsal import Rehearsal
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.move_answers import (
-    MoveProgress,
-    MoveResumed,
-    MoveSmaller,
-    ResumeNeeded,
-)
+from wingsd.transfers.peer.move_answers import MoveSmaller, ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient
 from wingsd.util.observer import Observer
-from wingsd.util.text import readable_size
 
-__all__ = ["MoveOrder", "OutgoingMove"]
+__all__ = ["OutgoingMove"]
 
-#: How often a round is sent again whose root differs, or in which a file was changed.
-DIFFERENCES = 3
-#: How often the destination is asked what it holds, and takes no batch after that.
-RESUMPTIONS = 10
-#: How often the commit is asked for, and comes to nothing.
-SETBACKS = 5
-#: Seconds before that is asked again.
-RESUME_AFTER = 1.0
 #: Seconds for which a request is repeated after the commit, before others are asked as well.
 LOST = 3.0
-#: Bytes of a piece of an attachment.
-PIECE = 4 << 20
-LEAST_PIECE = 64 << 10
+#: Seconds after which it is tried again whether the server may be stopped.
+REHEARSE_EVERY = 10.0
+#: Seconds for the destination to say whether there is the move.
+ENDED_WITHIN = 10.0
+#: What it says where there is none any more.
+_ENDED = frozenset({"move-not-found", "move-key-invalid", "move-over"})
 #: Seconds for the destination to hear that the move has failed.
 DISCARD_WITHIN = 30.0
-
-
-@attrs.frozen(eq=False, repr=False)
-class MoveOrder:
-    """What is moved, and how: at most `streams` batches of at most `batch` bytes at once.
-
-    `total` are the bytes of the server's files, 0 where they were not measured.
-
-    `running` is whether the server ran before the move, `is_resumed` whether an earlier daemon
-    began it. After the commit a destination may be silent for `lost_after` seconds.
-    """
-
-    server: str
-    directory: str
-    total: int
-    attachments: tuple[AttachedFile, ...]
-    batch: int
-    streams: int
-    zstd: bool
-    running: bool
-    is_resumed: bool
-    lost_after: float
 
 
 class OutgoingMove:
     """A move by `client`, which `connect` also makes anew.
 
-    `say` gets lines for people, `observer` hears that it goes on after a break.
+    `say` gets lines for people, `observer` hears that it goes on after a break. With `live` the
+    server may be followed while it runs. `kept` is what an earlier move of it has read.
     """
 
     _log = Logger()
@@ -93,6 +60,8 @@ class OutgoingMove:
         uploader: Uploader,
         say: Callable[[str], None],
         observer: Observer,
+        live: LiveSource | None = None,
+        kept: MoveSource | None = None,
     ) -> None:
         self._order = order
         self._connect = connect
@@ -100,34 +69,39 @@ class OutgoingMove:
         self._uploader = uploader
         self._say = say
         self._observer = observer
-        self._size = BatchSize(order.batch)
-        self._source: MoveSource | None = None
-        self._round: RoundSender | None = None
-        self._closed: ClosedRound | None = None
-        self._attached = 0
-        self._piece = min(PIECE, order.batch)
-        self._sessions = 0
-        self._is_committing = False
+        self._delivery = Delivery(order, self._client, uploader, say, observer, live, kept)
+        self._delivery.warn = relayed(uploader.reactor, say)
+        self._rehearsal = Rehearsal(self._client, uploader.reactor, order.patience, say)
+        self._is_followed = live is not None
+        #: Whether the server ran when it was asked to stop.
+        self.running = order.running
+        self._is_committing = order.is_asked
         #: Whether a commit was asked for that may still come; whether the destination is silent
         #: since then; and when it was last heard of.
-        self._is_asked = self._is_lost = False
+        self._is_asked, self._is_lost = order.is_asked, False
         self._heard = 0.0
-        self._limits = _Limits()
-        #: What the destination held at the last resumption, and what it had taken before that.
-        self._held = self._taken_before = 0
-        self._lost = 0
 
     # How far it is
 
     @property
     def begun(self) -> bool:
         """Whether the destination may have any of it."""
-        return self._sessions > 0
+        return self._delivery.sessions > 0
 
     @property
     def body_sent(self) -> bool:
         """Whether the commit was asked for: only then the destination can have the server."""
         return self._is_committing
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a commit was asked for that may still come."""
+        return self._is_asked
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the server ran while it was moved."""
+        return self._is_followed and self.running
 
     @property
     def bytes_out(self) -> int:
@@ -137,38 +111,83 @@ class OutgoingMove:
     @property
     def bytes_again(self) -> int:
         """How many of them had to be sent again."""
-        return self._client.bytes_again + self._lost
+        return self._client.bytes_again + self._delivery.lost
 
     @property
     def read(self) -> int:
         """The bytes of files and attachments that were read, or that were there already."""
-        return self._attached + (self._source.read if self._source is not None else 0)
+        return self._delivery.read
 
     @property
     def files(self) -> int:
         """The number of files that have been read."""
-        return self._source.files if self._source is not None else 0
+        return self._delivery.files
+
+    def follow_plans(self, planned: Callable[[int | None], None]) -> None:
+        """Have `planned` be called whenever it is known what is to be sent; see `Delivery`."""
+        self._delivery.planned = planned
 
     # What it does
 
-    async def send(self, warn: Callable[[str], None]) -> None:
-        """Send all; return when only the commit is missing.
+    async def may_be_stopped(self, ask_panel: Callable[[], Awaitable[None]]) -> bool:
+        """Return whether a running server may be stopped now: it could run at the destination.
+
+        `ask_panel` asks this node's Panel. Where not, the server runs on, people are told why, and
+        this is to be called again later: after the next round, or some seconds. That both have
+        answered counts for a minute. Raises the reason once it has not changed for `patience`
+        seconds, or where the destination has ended the move.
+        """
+        return await self._rehearsal.passed(ask_panel)
+
+    async def rehearse(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
+        """Return when a running server may be stopped. Raises as `may_be_stopped`."""
+        while not await self.may_be_stopped(ask_panel):
+            pausing: Deferred[None] = deferLater(self._uploader.reactor, REHEARSE_EVERY)
+            await pausing
+
+    async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
+        """Find out what the destination lacks of a server that runs. Raises as `send`."""
+        return await self._delivery.plan_round(leave_hot=leave_hot)
+
+    async def send_round(self, *, leave_hot: bool) -> ClosedRound:
+        """Send that. Raises as `send`."""
+        return await self._delivery.send_round(leave_hot=leave_hot)
+
+    def wait_for(self, seconds: float | None) -> None:
+        """Repeat each request for so many seconds; None for the usual patience."""
+        self._client.patience = self._order.patience if seconds is None else seconds
+
+    async def look_again(self, *, has_failed: bool) -> None:
+        """Look, before a round, whether the server has another directory now; see `Delivery`."""
+        await self._delivery.look_again(has_failed=has_failed)
+
+    async def ended(self) -> DestinationError | None:
+        """Return why the destination has ended the move; None where it has not said so."""
+        try:
+            progress = await self._client.progress("", ENDED_WITHIN)
+        except DestinationRefused as error:
+            return error if error.answer_code in _ENDED else None
+        except DestinationError:
+            return None
+        return failure_of(progress) if progress.outcome else None
+
+    def hand_over(self) -> MoveSource | None:
+        """Return what was read, for a later move of the server; see `Delivery`."""
+        return self._delivery.hand_over()
+
+    def was_started(self) -> None:
+        """Note that the server runs again, after `send` has failed."""
+        self._delivery.was_started()
+
+    async def send(self, warn: Callable[[str], None], patience: float = 0.0) -> None:
+        """Send all of a server that has ended; return when only the commit is missing.
 
         `warn` gets a line for each file that is left out or sent otherwise, from any thread.
-        Raises `StorageError`, `DestinationError`, and `CancelledError` after `abort`.
+        Raises `StorageError`, `DestinationError`, and `CancelledError` after `abort`;
+        `FinalPassStalled` where nothing gets on for so many seconds of `patience`.
         """
-        opening = self._uploader.packers.run(MoveSource, self._order.directory, warn)
-        self._source = await opening
-        self._round = RoundSender(
-            self._client,
-            self._source,
-            self._uploader.packers,
-            self._uploader.reactor,
-            self._size,
-            self._order.streams,
-            zstd=self._order.zstd,
-        )
-        await self._deliver()
+        self._delivery.warn = warn
+        await self._delivery.deliver(patience)
 
     async def answered(self, has_moved: Callable[[], Awaitable[bool]]) -> None:
         """Ask for the commit; return when the destination has the server.
@@ -185,22 +204,21 @@ class OutgoingMove:
                 self._say("moved: only the destination's answer was lost")
                 return
             if not self._is_lost:
-                # It was started anew before that: nothing is committed until it is asked again.
-                await self._deliver()
+                # One of the nodes was started anew before that: nothing is committed until it is
+                # asked again.
+                self._delivery.lose_session()
+                await self._delivery.deliver()
 
     def abort(self) -> None:
         """End it at once."""
-        if self._source is not None:
-            self._source.stop()
+        self._delivery.stop()
         self._client.abort()
 
     async def close(self) -> None:
         """Close connections and files."""
         self._client.abort()
         self._observer.sent_again(self.bytes_again)
-        source, self._source = self._source, None
-        if source is not None:
-            await self._uploader.packers.run(source.close)
+        await self._delivery.close()
 
     async def discard(self, *, keep: bool) -> None:
         """Tell the destination that the move has failed; `keep` what it has for the next one."""
@@ -218,87 +236,6 @@ class OutgoingMove:
 
     # Its parts
 
-    async def _deliver(self) -> None:
-        """Send what the destination lacks, until both nodes have the same."""
-        while True:
-            try:
-                await self._deliver_once()
-            except ResumeNeeded as needed:
-                self._limits.count(needed)
-                await self._pause()
-            except MoveSmaller:
-                continue
-            except SourceFileChanged as changed:
-                self._limits.count_change(changed)
-                await self._pause()
-            except SourceStopped:
-                raise CancelledError from None
-            else:
-                return
-
-    async def _deliver_once(self) -> None:
-        sender = self._round
-        assert sender is not None  # noqa: S101 - by `send`
-        resumed = await self._client.resume()
-        if resumed is None:
-            return
-        self._note(resumed, sender.taken)
-        try:
-            self._closed = await sender.run(resumed)
-        finally:
-            if sender.taken > self._taken_before:
-                self._limits.progressed()
-        self._attached = 0
-        for file in self._order.attachments:
-            await self._attach(file)
-
-    def _note(self, resumed: MoveResumed, taken: int) -> None:
-        """Note what the destination holds, and tell it where the move goes on."""
-        is_first = self._sessions == 0
-        self._sessions += 1
-        if not is_first:
-            self._lost += max(self._held + taken - self._taken_before - resumed.bytes, 0)
-        self._held, self._taken_before = resumed.bytes, taken
-        if self._order.is_resumed or not is_first:
-            self._observer.move_resumed()
-        if resumed.bytes:
-            there = readable_size(resumed.bytes)
-            if self._order.total:
-                there += f" of {readable_size(max(self._order.total, resumed.bytes))}"
-            self._say(f"resumed: {there} were there")
-
-    def _pause(self) -> Deferred[None]:
-        pausing: Deferred[None] = deferLater(self._uploader.reactor, RESUME_AFTER)
-        return pausing
-
-    async def _attach(self, file: AttachedFile) -> None:
-        """Send what the destination lacks of a file beside the server."""
-        reader = AttachmentReader(file)
-        offset = await self._client.offset(file.name)
-        before = self._attached
-        while True:
-            if offset > file.size:
-                raise DestinationRefused(
-                    "the destination node's answer is not one to a move",
-                    f"it has {offset} bytes of {file.name}, which has {file.size}",
-                    200,
-                )
-            piece = self._uploader.packers.run(reader.piece, offset, self._piece)
-            data, sha256 = await piece
-            try:
-                reached = await self._client.patch(file.name, offset, data, sha256)
-            except MoveSmaller as refused:
-                if self._piece <= LEAST_PIECE:
-                    raise refused.error from refused
-                self._piece //= 2
-                continue
-            if reached < offset or (data and reached == offset):  # it did not arrive as sent
-                self._limits.count_damage(file)
-            offset = reached
-            self._attached = before + offset
-            if sha256 and offset == file.size:
-                return
-
     async def _is_committed(self, end: float) -> bool:
         """Return whether the destination has the server.
 
@@ -309,7 +246,7 @@ class OutgoingMove:
             return await self._commit(end)
         except ResumeNeeded as needed:
             self._is_lost = False
-            self._limits.count(needed)
+            self._delivery.limits.count(needed)
         except DestinationError as error:
             if not (error.may_complete or isinstance(error, DestinationUnreachable)):
                 raise
@@ -320,11 +257,12 @@ class OutgoingMove:
 
     async def _commit(self, end: float) -> bool:
         """Return whether it was committed; False where it came to nothing."""
-        closed = self._closed
-        assert closed is not None  # noqa: S101 - by `send`
         if not self._is_asked:
-            running = self._order.running
-            await self._client.commit(closed.number, closed.root, running=running, patience=LOST)
+            closed = self._delivery.closed
+            assert closed is not None  # noqa: S101 - by `deliver`
+            await self._client.commit(
+                closed.number, closed.root, running=self.running, patience=LOST
+            )
             self._is_asked = True
         tag = ""
         while True:
@@ -333,57 +271,13 @@ class OutgoingMove:
             if progress.outcome == "success":
                 return True
             if progress.outcome:
-                raise _failure(progress)
+                raise failure_of(progress)
             if progress.phase == "open":
                 self._is_asked = False
-                self._limits.count_setback(progress)
+                self._delivery.limits.count_setback(progress)
                 return False
             if self._heard >= end:
                 raise DestinationTimeout(self._uploader.answer_timeout)
             if progress.tag == tag:
-                await self._pause()
+                await self._delivery.pause()
             tag = progress.tag
-
-
-class _Limits:
-    """How often a move goes on that does not get on."""
-
-    def __init__(self) -> None:
-        self._differences = self._resumptions = self._changes = self._setbacks = 0
-
-    def count(self, needed: ResumeNeeded) -> None:
-        """Count a resumption. Raises its error where there were too many."""
-        self._resumptions += 1
-        if needed.code == "move-root-mismatch":
-            self._differences += 1
-        if self._differences > DIFFERENCES or self._resumptions > RESUMPTIONS:
-            raise needed.error
-
-    def count_change(self, changed: WingsdError) -> None:
-        """Count a file that was changed. Raises `changed` where there were too many."""
-        self._changes += 1
-        if self._changes > DIFFERENCES:
-            raise changed
-
-    def count_setback(self, progress: MoveProgress) -> None:
-        """Count a commit that came to nothing. Raises its error where there were too many."""
-        self._setbacks += 1
-        if self._setbacks > SETBACKS:
-            raise _failure(progress)
-
-    def count_damage(self, file: AttachedFile) -> None:
-        """Count that a file arrived damaged. Raises an error where that was too often."""
-        self._changes += 1
-        if self._changes > DIFFERENCES:
-            raise StorageError(
-                f"{file.path} arrives damaged again and again; check both nodes' disks and memory"
-            )
-
-    def progressed(self) -> None:
-        """A batch was taken."""
-        self._resumptions = 0
-
-
-def _failure(progress: MoveProgress) -> DestinationRefused:
-    text = progress.error or "the move has failed there"
-    return DestinationRefused(f"the destination node says: {text}", progress.detail, 502)

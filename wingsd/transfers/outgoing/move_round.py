@@ -3,65 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
+from math import inf
 from typing import Any, ParamSpec, TypeVar
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock, succeed
 from twisted.internet.defer import DeferredSemaphore as Semaphore
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.moves.bodies import BatchBody, batch_body
 from wingsd.moves.filling import LEAST_SIZE, Batch
 from wingsd.moves.source import MoveNumbers, MoveSource
+from wingsd.moves.stop_rule import RoundFigures
 from wingsd.threadio import Workers
-from wingsd.transfers.errors import DestinationRefused
+from wingsd.transfers.outgoing.batch_size import BatchSize
 from wingsd.transfers.peer.move_answers import MoveResumed, MoveSmaller
 from wingsd.transfers.peer.moves import MoveClient
 
-__all__ = ["BatchSize", "ClosedRound", "RoundSender"]
+__all__ = ["ClosedRound", "PlannedRound", "RoundSender"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Bytes of the first batches.
-FIRST = 1 << 20
-#: Seconds in which a batch is to be sent: it passes every proxy, and a break costs little.
-SECONDS = 10.0
+#: The level of zstd on a line that is slower than so many bytes a second: reading and compressing
+#: is not what takes the time there.
+SLOW_LEVEL, SLOW = 3, 25e6
 
 
-class BatchSize:
-    """The size of the next batch in bytes: what is sent in ten seconds, up to `most`."""
+@attrs.frozen(repr=False)
+class PlannedRound:
+    """A round that is to be sent: seconds of its walk, bytes of files to read, and of those left.
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.value = min(FIRST, most)
+    The latter change all the time, and are read before the end.
+    """
 
-    def taken(self, size: int, seconds: float) -> None:
-        """A body of so many bytes was taken after so many seconds."""
-        if 2 * size < self.value:
-            return  # it says little about the line
-        wanted = min(size / max(seconds, 0.001) * SECONDS, 2 * self.value, self.most)
-        self.value = max(int(wanted), LEAST_SIZE)
-
-    def refused(self, error: DestinationRefused) -> None:
-        """A body was too large for the destination. Raises `error` for the smallest."""
-        if self.value <= LEAST_SIZE:
-            raise error
-        self.most = self.value = max(self.value // 2, LEAST_SIZE)
+    seconds: float
+    unread: int
+    left: int
 
 
 @attrs.frozen(repr=False)
 class ClosedRound:
-    """A round that both nodes have the same root of."""
+    """A round that both nodes have the same root of, and what its parts have taken.
+
+    `unproven` is what was changed in the server's directory meanwhile, although it had ended.
+    """
 
     number: int
     root: bytes
+    figures: RoundFigures
+    unproven: str = ""
 
 
 class RoundSender:
     """Sends rounds of the tree in `source`, by at most `streams` requests at once.
 
-    `packers` are the threads that read; one more batch is made while others are sent.
+    `packers` are the threads that read, `followers` those that do while the server runs; one more
+    batch is made while others are sent.
     """
 
     def __init__(
@@ -69,53 +68,110 @@ class RoundSender:
         client: MoveClient,
         source: MoveSource,
         packers: Workers,
+        followers: Workers,
         clock: IReactorTime,
         size: BatchSize,
         streams: int,
         *,
         zstd: bool,
     ) -> None:
-        #: Bytes of files in batches that were taken.
-        self.taken = 0
+        #: Bytes of files in batches that were taken, and how many batches.
+        self.taken = self.done = 0
         self._client = client
         self._source = source
         self._packers = packers
+        self._followers = followers
         self._clock = clock
         self._size = size
         self._streams = streams
         self._zstd = zstd
-        self._is_failed = False
+        #: Bytes a second that the last body went at, times the requests that are sent at once.
+        self._rate = inf
+        self._is_failed = self._is_running = False
+        #: The root, once all contents were read.
+        self._rooting: Deferred[bytes] | None = None
+        #: Seconds of this round in which files were read, and of all requests with batches.
+        self._read_seconds = self._put_seconds = 0.0
 
-    async def run(self, resumed: MoveResumed) -> ClosedRound:
-        """Send what the destination lacks, and close the round.
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the next round needs nothing of the destination."""
+        return self._source.can_go_on
+
+    async def plan(
+        self, resumed: MoveResumed | None, *, running: bool, leave_hot: bool = False
+    ) -> PlannedRound:
+        """Find out what the destination lacks; without `resumed` it has the last round.
+
+        `running` is whether the server runs. Raises as `send`.
+        """
+        source = self._source
+        self._is_running = self._client.yields = running
+        await self._in_thread(partial(source.scan, running=running, goes_on=resumed is None))
+        numbers = None
+        if resumed is not None:
+            for number in range(1, resumed.pages + 1):
+                await self._in_thread(source.add_page, await self._client.page(number))
+            numbers = MoveNumbers(resumed.round, resumed.next, resumed.shape, resumed.file)
+        await self._in_thread(partial(source.plan, numbers, leave_hot=leave_hot))
+        return PlannedRound(source.walk_seconds, source.unread, source.left)
+
+    async def send(self) -> ClosedRound:
+        """Send what was planned, and close the round.
 
         Raises `ResumeNeeded`, `MoveSmaller`, `StorageError`, `DestinationError` and
         `CancelledError`. Nothing is under way then.
         """
+        source, taken = self._source, self.taken
+        self._read_seconds = self._put_seconds = 0.0
+        walking = succeed(False) if self._is_running else self._in_thread(source.walk_again)
+        try:
+            while (shape := await self._next(source.next_shape)) is not None:
+                await self._put(await self._body(shape))
+            await self._send_data()
+            closing = self._clock.seconds()
+            root = await self._made_root()
+        except BaseException:
+            await DeferredList([walking], consumeErrors=True)
+            raise
+        unproven = await self._close(root, is_same=await walking)
+        await self._in_thread(source.closed)
+        figures = RoundFigures(
+            source.walk_seconds + self._clock.seconds() - closing,
+            source.unread,
+            self._read_seconds,
+            self.taken - taken,
+            self._put_seconds / self._streams,
+        )
+        return ClosedRound(source.round, root, figures, unproven)
+
+    async def _close(self, root: bytes, *, is_same: bool) -> str:
+        """Close the round; return what was changed meanwhile although the server had ended."""
         source = self._source
-        await self._in_thread(source.scan)
-        for number in range(1, resumed.pages + 1):
-            await self._in_thread(source.add_page, await self._client.page(number))
-        numbers = MoveNumbers(resumed.round, resumed.next, resumed.shape, resumed.file)
-        await self._in_thread(source.plan, numbers)
-        while (shape := await self._next(source.next_shape)) is not None:
-            await self._put(await self._body(shape))
-        await self._send_data()
-        root = await self._in_thread(source.root)
-        await self._client.close_round(resumed.round, source.last, root)
-        return ClosedRound(resumed.round, root)
+        closing = self._client.close_round(source.round, source.last, root)
+        proving = succeed("")
+        if not self._is_running:
+            proving = self._in_thread(partial(source.unproven, is_same=is_same))
+        work: list[Deferred[Any]] = [Deferred.fromCoroutine(closing), proving]
+        done = await DeferredList(work, consumeErrors=True)
+        for is_good, result in done:
+            if not is_good:
+                result.raiseException()
+        return str(done[1][1])
 
     async def _send_data(self) -> None:
-        self._is_failed = False
+        """Send all contents; the root is made while the last batches are sent."""
+        self._is_failed, self._rooting = False, None
         reading, sending = DeferredLock(), Semaphore(self._streams)
         errors: list[BaseException] = []
 
         async def work() -> None:
             while not self._is_failed:
-                batch = await self._holding(reading, self._next(self._source.next_data))
-                if batch is None:
+                body = await self._next_body(reading)
+                if body is None:
                     return
-                await self._holding(sending, self._put(await self._body(batch)))
+                await self._holding(sending, self._put(body))
+                del body  # while the next one is read
 
         async def guarded() -> None:
             try:
@@ -129,7 +185,14 @@ class RoundSender:
         # One more than requests: it reads and packs the next batch meanwhile.
         await DeferredList([Deferred.fromCoroutine(guarded()) for _ in range(self._streams + 1)])
         if errors:
+            if self._rooting is not None:
+                await DeferredList([self._rooting], consumeErrors=True)
             raise errors[0]
+
+    async def _made_root(self) -> bytes:
+        rooting, self._rooting = self._rooting, None
+        assert rooting is not None  # noqa: S101 - all contents were read
+        return await rooting
 
     async def _holding(
         self, what: DeferredLock | Semaphore, work: Coroutine[Deferred[Any], Any, T]
@@ -144,22 +207,47 @@ class RoundSender:
         finally:
             what.release()
 
+    async def _next_body(self, reading: DeferredLock) -> BatchBody | None:
+        batch = await self._holding(reading, self._next_data())
+        return None if batch is None else await self._body(batch)
+
+    async def _next_data(self) -> Batch | None:
+        if self._rooting is not None:
+            return None
+        batch = await self._next(self._source.next_data)
+        if batch is None:
+            self._rooting = self._in_thread(self._source.root)
+        return batch
+
     async def _next(self, read: Callable[[], Batch | None]) -> Batch | None:
         self._source.size = self._size.value
-        return await self._in_thread(read)
+        began = self._clock.seconds()
+        try:
+            return await self._in_thread(read)
+        finally:
+            self._read_seconds += self._clock.seconds() - began
 
     def _body(self, batch: Batch) -> Deferred[BatchBody]:
-        return self._in_thread(batch_body, batch, zstd=self._zstd)
+        level = SLOW_LEVEL if self._rate < SLOW else 1
+        return self._in_thread(batch_body, batch, zstd=self._zstd, level=level)
 
     async def _put(self, body: BatchBody) -> None:
-        began, size = self._clock.seconds(), body.size
+        began, size = self._clock.seconds(), max(body.data, body.size)
         try:
-            await self._client.put(body.number, body.blocks, zstd=body.zstd)
+            await self._client.put(
+                body.number, body.blocks, partial(self._size.cut, size), zstd=body.zstd
+            )
         except MoveSmaller as refused:
-            self._size.refused(refused.error)
+            self._size.refused(size, refused.error)
             raise
+        seconds = self._clock.seconds() - began
+        if body.size >= LEAST_SIZE:  # a smaller one says little about the line
+            self._rate = body.size / max(seconds, 0.001) * self._streams
         self.taken += body.data
-        self._size.taken(size, self._clock.seconds() - began)
+        self.done += 1
+        self._put_seconds += seconds
+        self._size.taken(size, seconds)
 
     def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        return self._packers.run(work, *args, **kwargs)
+        workers = self._followers if self._is_running else self._packers
+        return workers.run(work, *args, **kwargs)

@@ -8,40 +8,53 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, DeferredLock
 
+from wingsd.auth.tokens import expiry_of
 from wingsd.backups.local import LocalBackup
-from wingsd.config import MovesConfig
-from wingsd.errors import StorageError
+from wingsd.config import LiveMovesConfig, MovesConfig
+from wingsd.errors import InvalidData, StorageError
+from wingsd.moves.source import LiveSource, MoveSource
+from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.servers import Server
 from wingsd.servers.power_states import PowerState
-from wingsd.statedb import Direction, MoveRecord, StateDatabase
-from wingsd.transfers.errors import DestinationError
+from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
+from wingsd.threadio import relayed
+from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.attached import AttachedFile
-from wingsd.transfers.outgoing.move import MoveOrder, OutgoingMove
-from wingsd.transfers.outgoing.request import MOVES, TransferRequest
+from wingsd.transfers.outgoing.delivery import MoveOrder
+from wingsd.transfers.outgoing.move import OutgoingMove
+from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, TransferRequest
+from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.move_answers import MoveSmaller, ResumeNeeded
-from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
+from wingsd.transfers.peer.move_answers import MoveBegun, MoveSmaller, ResumeNeeded
+from wingsd.transfers.peer.move_trouble import MoveTrouble
+from wingsd.transfers.peer.moves import MoveClient
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.util.observer import Observer
+from wingsd.util.serialization import structure
 
-__all__ = ["MoveSubject", "Mover", "request_of"]
+__all__ = ["LiveMoves", "MoveSubject", "Mover", "ResumedMove", "begun_of", "request_of"]
 
 VERSION = 1
 #: The name that the installation log is sent by.
 LOG = "install.log"
-#: Seconds for which the first request is repeated that gets no answer.
+#: Seconds for which the first request is repeated that gets no answer, at least: as long as its
+#: token is good, the destination may have begun the move.
 BEGIN_WITHIN = 30.0
 #: Seconds for each of the requests that end a move which may have begun.
 WITHDRAW_WITHIN = 10.0
 _MIB = 1 << 20
+#: Where the state of a move has what the destination has answered to the first request.
+_BEGUN = "begun"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -52,6 +65,28 @@ class MoveSubject:
     request: TransferRequest
     backups: Sequence[LocalBackup]
     steps: StepLog[SendStep]
+    #: What it is ordered by, where it is a seed.
+    seed: SeedOrder | None = None
+    #: What a seed has read of the server's files, which is used once.
+    kept: MoveSource | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class LiveMoves:
+    """Moves of servers that run: where files prove to be unchanged, measured in `directory`."""
+
+    config: LiveMovesConfig
+    file_systems: MeasuredFileSystems
+    directory: str
+    measuring: DeferredLock = attrs.field(factory=DeferredLock)
+
+
+@attrs.frozen(eq=False, repr=False)
+class ResumedMove:
+    """A transfer of an earlier daemon, and its move."""
+
+    entry: TransferRecord
+    record: MoveRecord
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -68,20 +103,40 @@ class Mover:
     storage: SourceStorage
     observer: Observer
     lost_after: float
+    live: LiveMoves
 
-    def is_for(self, features: Collection[str]) -> bool:
-        """Return whether a destination with these features gets a move."""
-        return self.config.enabled and MOVES in features
+    @property
+    def may_follow(self) -> bool:
+        """Whether servers may be sent while they run."""
+        return self.config.enabled and self.live.config.enabled
 
-    async def begin(self, subject: MoveSubject) -> OutgoingMove | None:
+    def without_following(self) -> Mover:
+        """Return one that sends no server while it runs."""
+        config = attrs.evolve(self.live.config, enabled=False)
+        return attrs.evolve(self, live=attrs.evolve(self.live, config=config))
+
+    async def measure_file_system(self) -> None:
+        """Find out whether the file system shows changes of files."""
+        live = self.live
+        async with live.measuring:  # of which there is one file at a time
+            await self.uploader.packers.run(live.file_systems.measure_in, live.directory)
+
+    def is_for(self, features: Collection[str], seed: SeedOrder | None = None) -> bool:
+        """Return whether a destination with these features gets a move, or can have a seed."""
+        needed = {MOVES} if seed is None else {MOVES, FOLLOWS}
+        return self.config.enabled and needed <= set(features)
+
+    async def begin(self, subject: MoveSubject, *, follows: bool) -> OutgoingMove | None:
         """Begin a move; return None where the destination does not know any, or not this version.
 
-        Raises `DestinationError` where it refuses the server, and `StorageError`.
+        `follows` is whether the server is sent while it runs. Raises `DestinationError` where it
+        refuses the server, and `StorageError`.
         """
         entry = subject.steps.entry
         assert entry is not None  # noqa: S101 - it was recorded
         request = subject.request
         asked = attrs.asdict(request, filter=lambda field, _: field.name not in ("url", "token"))
+        seed = subject.seed.state() if subject.seed is not None else {}
         was_running = subject.server.state is not PowerState.OFFLINE
         record = MoveRecord(
             transfer=entry,
@@ -93,10 +148,11 @@ class Mover:
             url=request.url,
             family=request.family,
             request=json.dumps({"asked": asked, "order": await self._order(subject)}),
-            state=json.dumps({"running": was_running}),
+            state=json.dumps({"running": was_running, "live": follows} | seed),
         )
         await self.database.add_move(record)
-        patience = min(BEGIN_WITHIN, self.config.patience)
+        left = (expiry_of(request.token) or 0.0) - self.database.now()
+        patience = min(max(BEGIN_WITHIN, left), self.config.patience)
         return await self._begin(record, subject, patience, is_resumed=False)
 
     async def go_on(self, record: MoveRecord, subject: MoveSubject) -> OutgoingMove:
@@ -104,6 +160,37 @@ class Mover:
         found = await self._begin(record, subject, self.config.patience, is_resumed=True)
         assert found is not None  # noqa: S101 - by `is_resumed`
         return found
+
+    async def go_on_waiting(
+        self, record: MoveRecord, subject: MoveSubject, *, is_asked: bool = True
+    ) -> OutgoingMove:
+        """Go on with a move whose commit an earlier daemon may have asked for, with `is_asked`.
+
+        The destination is not asked yet. Raises `StorageError`.
+        """
+        begun = begun_of(record)
+        assert begun is not None  # noqa: S101 - the caller has seen
+        trouble = MoveTrouble(self.uploader.reactor, subject.steps.announcer.say)
+        return await self._made(
+            record, subject, begun, trouble, is_resumed=True, is_asked=is_asked
+        )
+
+    async def note_running(self, entry: int, *, runs: bool) -> None:
+        """Record whether the server of a move runs, which is stopped next.
+
+        One that does is to run again if it stays, until `note_started`.
+        """
+        await self._note(entry, running=runs, stopped=runs)
+
+    async def note_started(self, entry: int) -> None:
+        """Record that the server was started again, or somebody has used it since its stop."""
+        await self._note(entry, stopped=False)
+
+    async def _note(self, entry: int, **changes: object) -> None:
+        record = await self.database.move(entry)
+        if record is not None:
+            state = {**json.loads(record.state), **changes}
+            await self.database.set_move_state(entry, json.dumps(state))
 
     async def withdraw(self, subject: MoveSubject) -> None:
         """End a move whose beginning was not answered: the destination may have begun it."""
@@ -123,21 +210,31 @@ class Mover:
 
     async def give_up(self, record: MoveRecord) -> None:
         """Tell the destination that the move of an earlier daemon has failed, if it is there."""
+        with suppress(DestinationError, CancelledError):  # it gives it up in time
+            await self.end(record, WITHDRAW_WITHIN)
+
+    async def end(self, record: MoveRecord, patience: float) -> None:
+        """Have the destination end a move, and keep what has arrived, unless it is past that.
+
+        Raises `DestinationError` without an answer of it in so many seconds of `patience`.
+        """
         client = self._client(record, MoveTrouble(self.uploader.reactor, lambda line: None))
         client.go_on(record.move)
         try:
-            await client.delete(keep=True, patience=WITHDRAW_WITHIN)
-        except (DestinationError, CancelledError, ResumeNeeded, MoveSmaller):
-            pass  # it is past that, or gives it up in time
+            await client.delete(keep=True, patience=patience)
+        except DestinationRefused as error:
+            if error.response_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+        except (ResumeNeeded, MoveSmaller) as error:
+            raise error.error from error
         finally:
             client.abort()
 
     async def _begin(
         self, record: MoveRecord, subject: MoveSubject, patience: float, *, is_resumed: bool
     ) -> OutgoingMove | None:
-        say = subject.steps.announcer.say
         order = json.loads(record.request)["order"]
-        trouble = MoveTrouble(self.uploader.reactor, say)
+        trouble = MoveTrouble(self.uploader.reactor, subject.steps.announcer.say)
         client = self._client(record, trouble)
         try:
             begun = await client.begin(record.token, order, patience, may_differ=not is_resumed)
@@ -147,17 +244,31 @@ class Mover:
             await self.database.drop_move(record.transfer)
             return None
         await self.database.set_move(record.transfer, begun.id)
+        await self._note(record.transfer, **{_BEGUN: attrs.asdict(begun)})
+        return await self._made(record, subject, begun, trouble, is_resumed=is_resumed)
+
+    async def _made(
+        self,
+        record: MoveRecord,
+        subject: MoveSubject,
+        begun: MoveBegun,
+        trouble: MoveTrouble,
+        *,
+        is_resumed: bool,
+        is_asked: bool = False,
+    ) -> OutgoingMove:
+        order, state = json.loads(record.request)["order"], json.loads(record.state)
 
         def connect() -> MoveClient:
             made = self._client(record, trouble)
             made.go_on(begun.id)
             return made
 
-        state = json.loads(record.state)
         return OutgoingMove(
             MoveOrder(
                 server=record.server,
                 directory=self.storage.directory(record.server),
+                scratch=self.storage.scratch(),
                 total=order["bytes"],
                 attachments=await self._attachments(subject, order),
                 batch=min(begun.batch, self.config.batch * _MIB),
@@ -165,13 +276,21 @@ class Mover:
                 zstd="zstd" in begun.encodings,
                 running=state.get("running") is True,
                 is_resumed=is_resumed,
+                is_asked=is_asked,
                 lost_after=self.lost_after,
+                patience=float(self.config.patience),
             ),
             connect,
             self.uploader,
-            say,
+            subject.steps.announcer.say,
             self.observer,
+            self._live_source(subject) if state.get("live") is True else None,
+            subject.kept,
         )
+
+    def _live_source(self, subject: MoveSubject) -> LiveSource:
+        log = relayed(self.uploader.reactor, subject.steps.announcer.say)
+        return LiveSource(self.live.file_systems, log)
 
     def _client(self, record: MoveRecord, trouble: MoveTrouble) -> MoveClient:
         requests = self.peers.move_requests(
@@ -206,6 +325,8 @@ class Mover:
             "backups": backups,
             "log": None if log is None else log.size,
             "encodings": ["zstd"],
+            "running": server.state is not PowerState.OFFLINE,
+            "follow": subject.seed is not None,
         }
 
     async def _log(self, subject: MoveSubject) -> AttachedFile | None:
@@ -226,6 +347,17 @@ class Mover:
         if log is not None:
             found.append(attrs.evolve(log, size=order["log"]))
         return tuple(found)
+
+
+def begun_of(record: MoveRecord) -> MoveBegun | None:
+    """Return what the destination has answered to the first request; None where it has not.
+
+    Earlier versions have not recorded that.
+    """
+    try:
+        return structure(json.loads(record.state)[_BEGUN], MoveBegun)
+    except (KeyError, InvalidData):
+        return None
 
 
 def request_of(record: MoveRecord) -> TransferRequest:

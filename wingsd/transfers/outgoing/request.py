@@ -12,6 +12,7 @@ from wingsd.archive import ArchiveFormat, Compression
 from wingsd.config import CALAGOPUS, PELICAN
 
 __all__ = [
+    "FOLLOWS",
     "JOINS_STREAMS",
     "MOVES",
     "TransferRequest",
@@ -24,6 +25,8 @@ __all__ = [
 JOINS_STREAMS = "streams"
 #: That of one that takes moves which resume.
 MOVES = "move-1"
+#: That of one that keeps the copy of a seed, and starts the server when it has moved.
+FOLLOWS = "follow-1"
 
 _Choice = TypeVar("_Choice", bound=Enum)
 

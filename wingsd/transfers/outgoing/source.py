@@ -19,8 +19,12 @@ from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 
-__all__ = ["MOVED", "SourceServers", "SourceStorage"]
+__all__ = ["FOLLOWED", "HOLD", "MOVED", "SourceServers", "SourceStorage"]
 
+#: Why the server cannot be started meanwhile.
+HOLD = "the server is being transferred to another node"
+#: Why nothing else can take a server that runs.
+FOLLOWED = "the server is being transferred to another node while it runs"
 #: Why a server is not started whose files still wait for the Panel to have them deleted.
 MOVED = "the server has moved to another node"
 
@@ -71,10 +75,12 @@ class SourceServers:
 class SourceStorage:
     """Where servers that are sent have their files, local backups and installation logs.
 
-    `directory` returns a server's directory by its UUID; `disk` are threads for short work.
+    `directory` returns a server's directory by its UUID, `scratch` that of temporary files; `disk`
+    are threads for short work.
     """
 
     directory: Callable[[str], str]
+    scratch: Callable[[], str]
     backup_directory: str
     logs: InstallLogs
     volume: Volume

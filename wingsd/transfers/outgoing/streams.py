@@ -41,11 +41,12 @@ class Uploader:
     """How this node uploads servers. Timeouts are in seconds.
 
     `packers` are the threads that write bodies, with as many `slots`: a transfer without one does
-    not connect yet.
+    not connect yet. `followers` read servers that run.
     """
 
     reactor: ThreadedReactor
     packers: Workers
+    followers: Workers
     slots: DeferredSemaphore
     #: How long a destination may acknowledge nothing of what it is sent.
     stall_timeout: float

@@ -1,16 +1,16 @@
 """An outgoing transfer: its steps, from the order to the Panel's decision.
 
 Read `OutgoingTransfer._ask` and `_send` from top to bottom: ask, stop, remove the container, send,
-await.
+await. A server that runs is followed before it is stopped, where the destination takes moves.
 The server's files are only read. They are deleted when the Panel orders it, and never before.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Coroutine
 from typing import Any
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,27 +18,23 @@ from twisted.python.failure import Failure
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.servers.operations import Operation
-from wingsd.statedb import MoveRecord, TransferRecord
+from wingsd.statedb import MoveRecord
 from wingsd.transfers.coordinator import SendingCoordinator
-from wingsd.transfers.errors import DestinationError
+from wingsd.transfers.errors import DestinationError, FinalPassStalled
+from wingsd.transfers.outgoing.followed import SentServer
+from wingsd.transfers.outgoing.mover import ResumedMove
+from wingsd.transfers.outgoing.seed_order import SeedRead
 from wingsd.transfers.outgoing.source import MOVED, SourceServers
 from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import SendStep
+from wingsd.util.deferreds import beside
 from wingsd.util.text import readable_time
 
-__all__ = ["OutgoingTransfer", "ResumedMove"]
+__all__ = ["OutgoingTransfer"]
 
-#: Seconds between two lines about what is still waited for.
-WAITING_EVERY = 60.0
-
-
-@attrs.frozen(eq=False, repr=False)
-class ResumedMove:
-    """A transfer of an earlier daemon, and its move."""
-
-    entry: TransferRecord
-    record: MoveRecord
+#: How often the last round of a server that ran may come to a halt.
+HALTS = 3
 
 
 class OutgoingTransfer:
@@ -67,25 +63,33 @@ class OutgoingTransfer:
         self._upload = upload
         self._pool = upload.pool
         self._servers = servers
-        self._stop_grace = stop_grace
         self._removals: tuple[str, ...] = ()
         self._retired = False
         self._is_left = False
+        self._sent = SentServer(server, steps, stop_grace, upload.note_started)
         self._settling: Deferred[bool] | None = None
 
-    async def run(self, resumed: ResumedMove | None = None) -> None:
+    async def run(self, resumed: ResumedMove | None = None, seed: SeedRead | None = None) -> None:
         """Send the server. Its outcome is logged and reported, and nothing is raised.
 
-        Go on with a move of an earlier daemon, where it is one that is `resumed`.
+        Go on with a move of an earlier daemon that is `resumed`; with what a `seed` has read.
         """
         try:
             if resumed is None:
                 self.coordinator.begin()
                 await self.coordinator.save(await self._steps.begin())
+                if seed is not None:
+                    self._upload.kept = await self._steps.cancel_scope.wait(seed)
                 await self._ask()
             else:
-                self._take_up(resumed.entry)
-                await self._wait(self._upload.go_on(resumed.record))
+                self._steps.resume(resumed.entry, SendStep[resumed.entry.step])
+                self._sent.recall(resumed.record)
+                self._removals = resumed.entry.removals
+                self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
+                was_asked = not self._steps.lifecycle.before(SendStep.AWAIT)
+                self._upload.recall(was_asked=was_asked)
+                await self._wait(self._sent.take_over())
+                await self._go_on(resumed.record)
             await self._send()
         except Exception as error:
             self._steps.announcer.hide_progress()
@@ -100,15 +104,22 @@ class OutgoingTransfer:
             finally:
                 self.over.callback(None)
 
-    def cancel(self) -> None:
-        """Cancel the transfer in any step."""
+    def take(self) -> None:
+        """Take the server: one that runs may be used until it is stopped. Raises `ServerBusy`."""
+        self._sent.take(may_follow=self._upload.may_follow)
+
+    def cancel(self, *, is_deleted: bool = False) -> None:
+        """Cancel the transfer in any step; `is_deleted` when the server is to be deleted next."""
+        if is_deleted:
+            self._sent.is_deleted()
         self._cancel(TransferCancelled())
 
     def abort(self, reason: WingsdError) -> None:
         """End it unless the destination has everything: it may then be moving already.
 
         For a server that is still being sent within a pool, the Panel is asked. If the Panel is
-        being asked already, the next daemon continues with that. It also goes on with a move.
+        being asked already, the next daemon continues with that. It also goes on with a move, but
+        for one that is being committed there: its end is waited for.
         """
         if self._upload.may_go_on:
             self._is_left = True
@@ -150,6 +161,15 @@ class OutgoingTransfer:
         return self._upload.is_sent
 
     @property
+    def keeps_files(self) -> bool:
+        """Whether its files are kept here for a while when it has moved."""
+        return self._upload.is_live and self._servers.quarantine.keeps_moved
+
+    async def put_away(self) -> None:
+        """Keep its files out of the server's place."""
+        await self._servers.quarantine.keep_moved(self.server.uuid, self._steps.inode)
+
+    @property
     def is_over(self) -> bool:
         """Whether the server has moved, or stays."""
         return self._steps.lifecycle.over
@@ -168,72 +188,107 @@ class OutgoingTransfer:
         await self._wait(self._upload.query_destination())
         await self._wait(self._upload.check())
         await self._save_terms()
-        await self._wait(self._upload.begin())
+        await self._wait(self._upload.begin(follows=self._sent.follows))
+        self._sent.follows = self._sent.follows and self._upload.is_move
 
-    def _take_up(self, entry: TransferRecord) -> None:
-        """Be where the transfer of an earlier daemon was."""
-        self._steps.resume(entry, SendStep[entry.step])
-        self._removals = entry.removals
-        self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
+    async def _go_on(self, record: MoveRecord) -> None:
+        gives_up = self._sent.starts_again and self._steps.lifecycle.before(SendStep.AWAIT)
+        try:
+            await self._wait(self._upload.go_on(record, gives_up=gives_up))
+        except FinalPassStalled as error:
+            await self._run_again(error)
+            await self._wait(self._upload.go_on(record))
 
     async def _send(self) -> None:
+        if self._steps.lifecycle.before(SendStep.AWAIT):
+            if self._sent.follows:
+                async with self._upload.slots_held():
+                    await self._deliver_live()
+            else:
+                await self._stop()
+                await self._enter(SendStep.SEND)
+                async with self._upload.slots_held():
+                    self._steps.restart_clock()
+                    await self._upload.send()
+
+        if self._upload.is_move:
+            # Recorded before the destination is asked for the commit.
+            await self._enter(SendStep.AWAIT)
+        elif not self._steps.lifecycle.over:  # The Panel may have confirmed it before.
+            self._steps.advance(SendStep.AWAIT)
+        if not self._steps.lifecycle.over:
+            what = "the destination has everything, and has not answered for"
+            self._steps.announcer.show_waiting(what)
+        await self._upload.answered(self.coordinator.seems_moved)
+        self._sent.tell_downtime()
+
+    async def _stop(self) -> None:
+        """Stop the server, and remove its container."""
         if self._steps.lifecycle.before(SendStep.SEND):
+            if self._sent.needs_rehearsal:
+                await self._wait(self._upload.rehearse(self.coordinator.check))
             await self._enter(SendStep.STOP)
-            await self._wait(self.server.stop_within(self._stop_grace))
+            await self._wait(self._sent.stop())
             # They were cancelled when the server was held, and no other may begin.
             changing = self.server.operations.ended(Operation.CHANGE_FILES)
             await self._steps.cancel_scope.wait(changing)
 
             await self._enter(SendStep.RETIRE)
             self._retired = True
-            await self._wait(self._servers.remove_environment(self.server.uuid))
+            if not self._sent.follows:
+                await self._wait(self._servers.remove_environment(self.server.uuid))
 
-        await self._enter(SendStep.SEND)
-        async with self._upload.slots_held():
+    # A server that runs
+
+    async def _deliver_live(self) -> None:
+        """Follow it, stop it, send the rest and remove its container; after a halt, once more."""
+        for halts in itertools.count(1):
+            if self._steps.lifecycle.before(SendStep.STOP):
+                await self._enter(SendStep.FOLLOW)
+                await self._wait(self._upload.follow(self.coordinator.check))
+                self._sent.note_state()
+                await self._wait(self._upload.note_running(runs=self._sent.ran))
+            await self._stop()
+            await self._enter(SendStep.SEND)
             self._steps.restart_clock()
-            await self._upload.send()
+            try:
+                async with beside(self._servers.remove_environment(self.server.uuid)) as removing:
+                    await self._upload.send(gives_up=self._sent.starts_again)
+                await self._steps.cancel_scope.wait(removing)
+            except FinalPassStalled as error:
+                if halts == HALTS:
+                    raise
+                await self._run_again(error)
+            else:
+                return
 
-        if self._upload.is_move:
-            # Recorded before the destination is asked for the commit.
-            await self._steps.enter(SendStep.AWAIT)
-        elif not self._steps.lifecycle.over:  # The Panel may have confirmed it before.
-            self._steps.advance(SendStep.AWAIT)
-        if not self._steps.lifecycle.over:
-            self._show_waiting("the destination has everything, and has not answered for")
-        await self._upload.answered(self.coordinator.seems_moved)
+    async def _run_again(self, error: FinalPassStalled) -> None:
+        """Start the server here again: it was down for too long, and the commit not asked for."""
+        self._steps.announcer.warn(f"{error}; the server is started again, and the move goes on")
+        await self._steps.go_back(SendStep.FOLLOW)
+        self._upload.was_started()
+        await self._wait(self._sent.run_again())
+        self._retired = False
 
     async def _enter(self, step: SendStep) -> None:
         """Enter a step, unless an earlier daemon has."""
         if self._steps.lifecycle.before(step):
             await self._steps.enter(step)
 
-    def _show_waiting(self, what: str) -> None:
-        """Print every minute what is waited for, and how long that has been."""
-        since = self._steps.seconds()
-
-        def text() -> str:
-            return f"{what} {readable_time(self._steps.seconds() - since)}"
-
-        self._steps.announcer.show_progress(text, every=WAITING_EVERY)
-
     async def _save_terms(self) -> None:
         """Save what a later daemon must know of this transfer."""
         request, pool = self._upload.request, self._pool.name
-        if request.delete_backups and not pool:
-            self._set_removals()
+        if request.delete_backups and not pool and self._pool.shares_backups:
+            self._steps.announcer.warn(
+                "the destination has the same system.backup_directory: no backup is removed"
+            )
+        elif request.delete_backups and not pool:
+            self._removals = tuple(backup.place for backup in self._upload.backups)
         inode = None if pool else await self._upload.inode()
         await self._steps.save_terms(pool, self._removals, inode)
         if pool:
             self._servers.share(self.server.uuid, pool)
             self._steps.announcer.say(f"it is in the storage pool {pool}: its files stay there")
-
-    def _set_removals(self) -> None:
-        if self._pool.shares_backups:
-            self._steps.announcer.warn(
-                "the destination has the same system.backup_directory: no backup is removed"
-            )
-        else:
-            self._removals = tuple(backup.place for backup in self._upload.backups)
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
         await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
@@ -253,7 +308,7 @@ class OutgoingTransfer:
             )
             return
         error = self._steps.cancel_scope.reason or error
-        if self._is_left and not self.is_sent:
+        if self._is_left:
             self._steps.leave_open(error)
             return
         if not isinstance(error, WingsdError):
@@ -266,7 +321,7 @@ class OutgoingTransfer:
             return
         self._steps.fail(error)
         # Reported after the state: the user may use the server again at once.
-        self._stay()
+        await self._stay()
         await self.coordinator.report_failure()
 
     async def _settle(self, error: WingsdError) -> None:
@@ -295,8 +350,8 @@ class OutgoingTransfer:
             return
         if is_waited_for:
             self._steps.fail(error)
-        self._steps.announcer.say("not moved: the Panel has it on this node")
-        self._stay()
+        self._steps.announcer.say("not moved: the server stays on this node")
+        await self._stay()
 
     async def _begin_grace(self, error: WingsdError) -> None:
         """Enter the grace of a destination that may still be at work."""
@@ -309,22 +364,30 @@ class OutgoingTransfer:
             f"{readable_time(self.coordinator.answer_grace)} the Panel is asked whether the "
             "server has moved; cancel the transfer to stop waiting"
         )
-        self._show_waiting("the Panel is asked whether the server has moved, for")
+        announcer.show_waiting("the Panel is asked whether the server has moved, for")
 
-    def _stay(self) -> None:
-        self._steps.advance(SendStep.FAILED)
+    async def _stay(self) -> None:
+        # Recorded: the server may run from now on, and no later daemon may go on with the move.
+        await self._steps.enter_if_open(SendStep.FAILED)
+        if self._steps.lifecycle.step is not SendStep.FAILED:
+            return  # The Panel has deleted the server here meanwhile.
         self._servers.unshare(self.server.uuid)
-        self.server.release()
+        self._sent.release()
         self._in_background(self._restore())
+
+    @property
+    def keeps_copy(self) -> bool:
+        """Whether what has arrived stays at the destination: what a person cancels does not."""
+        return not isinstance(self._steps.cancel_scope.reason, TransferCancelled)
 
     async def _restore(self) -> None:
         """Make again what was removed for the transfer."""
         if self._retired:
             await self.server.restore_environment()
+        starting = self._in_background(self._sent.start_again())
         await self._pool.remove_marks()
-        # What a person has cancelled is not begun again.
-        keep = not isinstance(self._steps.cancel_scope.reason, TransferCancelled)
-        await self._upload.discard(keep=keep)
+        await self._upload.discard(keep=self.keeps_copy)
+        await starting
         self._steps.close()
 
     def _complete(self) -> None:
@@ -350,24 +413,22 @@ class OutgoingTransfer:
         await self._pool.remove_marks()
         self._steps.close()
 
-    def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
         # A daemon that stops before it is done does it at its next start.
-        Deferred.fromCoroutine(work).addErrback(self.log_failure)
+        return Deferred.fromCoroutine(work).addErrback(self.log_failure)
 
     def log_failure(self, failure: Failure) -> None:
         """Log why something after the transfer has failed, unless it was cancelled."""
         if not failure.check(CancelledError):
-            self._log.failure(
-                "{server}: cleaning up after the transfer failed", failure, server=self.server.uuid
-            )
+            text = "{server}: cleaning up after the transfer failed"
+            self._log.failure(text, failure, server=self.server.uuid)
 
     async def check_left_behind(self) -> None:
         """Ask the Panel about a server that has moved, and that it has not had deleted.
 
         The destination may have answered before it could report to the Panel, and be lost since.
         """
-        is_back = self._servers.is_replaced(self.server)
-        moved = not is_back and await self.coordinator.has_moved()
+        moved = not self._servers.is_replaced(self.server) and await self.coordinator.has_moved()
         if not self.is_left_behind:
             return
         self.is_left_behind = False

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.archive import ArchiveLimits, Part
+from wingsd.archive import Part
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import LocalBackup
 from wingsd.errors import DiskLimitExceeded
+from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
+from wingsd.transfers.errors import FinalPassStalled
+from wingsd.transfers.outgoing.announcement import MoveAnnouncement
+from wingsd.transfers.outgoing.live_rounds import LiveRounds, RoundReporter
 from wingsd.transfers.outgoing.move import OutgoingMove
-from wingsd.transfers.outgoing.mover import Mover, MoveSubject
+from wingsd.transfers.outgoing.mover import Mover, MoveSubject, begun_of
 from wingsd.transfers.outgoing.payload import Payload, SourcePool
 from wingsd.transfers.outgoing.request import (
     JOINS_STREAMS,
@@ -27,6 +33,7 @@ from wingsd.transfers.outgoing.request import (
     streams_of,
     upload_format,
 )
+from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import OutgoingStreams, Uploader
 from wingsd.transfers.step_log import StepLog
@@ -63,6 +70,9 @@ class OutgoingUpload:
         self.request = request
         self.pool = pool
         self.backups: tuple[LocalBackup, ...] = ()
+        #: What a seed is ordered by, and what one has read that this goes on with.
+        self.seed: SeedOrder | None = None
+        self.kept: MoveSource | None = None
         #: Counts the bytes that are read of files and backups.
         self.meter = ProgressMeter(uploader.reactor.seconds, self._count)
         self._server = server
@@ -75,13 +85,15 @@ class OutgoingUpload:
         self._mover = mover
         self._sending: OutgoingStreams | OutgoingMove | None = None
         self._is_recorded = False
+        #: Whether an earlier daemon may have asked for the commit.
+        self._was_asked = False
 
     # How far it is
 
     @property
     def body_sent(self) -> bool:
         """Whether all of it is on its way."""
-        return self._sending is not None and self._sending.body_sent
+        return self._was_asked or (self._sending is not None and self._sending.body_sent)
 
     @property
     def is_sent(self) -> bool:
@@ -95,9 +107,25 @@ class OutgoingUpload:
         return isinstance(self._sending, OutgoingMove)
 
     @property
+    def move(self) -> OutgoingMove | None:
+        """The move that resumes, None where it is none."""
+        return self._sending if isinstance(self._sending, OutgoingMove) else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is a move of a server that was followed while it ran."""
+        return isinstance(self._sending, OutgoingMove) and self._sending.is_live
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether the server may be sent while it runs, if the destination takes moves."""
+        return self._mover is not None and self._mover.may_follow
+
+    @property
     def may_go_on(self) -> bool:
-        """Whether a later daemon can go on with it."""
-        return self._is_recorded and not self.body_sent
+        """Whether it is to be left to a later daemon: not while its commit is awaited."""
+        move = self._sending
+        return self._is_recorded and not (isinstance(move, OutgoingMove) and move.is_asked)
 
     @property
     def total(self) -> int:
@@ -134,8 +162,7 @@ class OutgoingUpload:
         Raises `StorageError` where a backup is missing or the files cannot be measured,
         `DiskLimitExceeded` where the server has more than it may have: no node would accept it.
         """
-        if self.request.backups:
-            self.backups = await self._storage.find_backups(self._server.uuid, self.request)
+        await self._find_backups()
         limit, known = self._limit, self._server.disk_bytes
         # Measured where the last figure is too large: files may have been deleted since.
         if limit is None or self.pool.has_files or (known is not None and known <= limit):
@@ -149,35 +176,81 @@ class OutgoingUpload:
                 "disk limit in the Panel, or delete files, and transfer it again"
             )
 
+    async def _find_backups(self) -> None:
+        if self.request.backups:
+            self.backups = await self._storage.find_backups(self._server.uuid, self.request)
+
     def inode(self) -> Any:
         """Return that of the server's directory."""
         return self._storage.inode(self._server.uuid)
 
-    async def begin(self) -> None:
+    async def begin(self, *, follows: bool) -> None:
         """Begin a move, where the destination takes those; else do nothing.
 
-        Raises why it refuses the server, or cannot be asked.
+        `follows` is whether the server is sent while it runs. Raises why it refuses the server, or
+        cannot be asked.
         """
         mover = self._mover
-        if mover is None or self.pool.name or not mover.is_for(self._features):
+        if mover is None or self.pool.name or not mover.is_for(self._features, self.seed):
             return
         self._is_recorded = True
-        self._sending = await mover.begin(self._subject())
-        self._is_recorded = self._sending is not None
-        if self._sending is None:
+        move = self._sending = await mover.begin(self._subject(), follows=follows)
+        self._is_recorded = move is not None
+        if move is not None:
+            move.follow_plans(self._note_plan)
+        else:
             self._steps.announcer.warn(
                 "the destination does not take this kind of move: it is sent as one stream"
             )
 
-    async def go_on(self, record: MoveRecord) -> None:
-        """Go on with the move of an earlier daemon. Raises as `check` and `begin`."""
-        assert self._mover is not None  # noqa: S101 - that daemon had one
-        self._is_recorded = True
-        await self.check()
-        self._sending = await self._mover.go_on(record, self._subject())
+    def recall(self, *, was_asked: bool) -> None:
+        """Note that an earlier daemon has begun a move; it may have asked for the commit."""
+        self._is_recorded, self._was_asked = True, was_asked
+
+    async def go_on(self, record: MoveRecord, *, gives_up: bool = False) -> None:
+        """Go on with that move. Raises as `check` and `begin`.
+
+        With `gives_up` it raises `FinalPassStalled` where the destination does not answer for as
+        long as in `send`.
+        """
+        mover = self._mover
+        assert mover is not None  # noqa: S101 - that daemon had one
+        if self._was_asked:
+            await self._find_backups()
+            move = await mover.go_on_waiting(record, self._subject())
+        else:
+            await self.check()
+            going = Deferred.fromCoroutine(mover.go_on(record, self._subject()))
+            if gives_up and (within := float(mover.live.config.final_patience)):
+                going.addTimeout(within, self._uploader.reactor, _stalled)
+            move = await going
+        self._sending = move
+        move.follow_plans(self._note_plan)
+
+    async def go_on_later(self, record: MoveRecord) -> None:
+        """Go on with the move of a seed; the destination need not be there now."""
+        mover = self._mover
+        assert mover is not None  # noqa: S101 - that daemon had one
+        if begun_of(record) is None:
+            await self.go_on(record)
+        else:
+            self._sending = await mover.go_on_waiting(record, self._subject(), is_asked=False)
+
+    async def rehearse(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
+        """Return when a running server may be stopped; see `OutgoingMove.rehearse`."""
+        if isinstance(self._sending, OutgoingMove):
+            await self._sending.rehearse(ask_panel)
+
+    def _note_plan(self, there: int | None) -> None:
+        """Note the bytes that are `there`, where the destination was asked, for the rate."""
+        self.meter.skip()
+        if there is not None:
+            self.meter.resumed = there
 
     def _subject(self) -> MoveSubject:
-        return MoveSubject(self._server, self.request, self.backups, self._steps)
+        return MoveSubject(
+            self._server, self.request, self.backups, self._steps, self.seed, self.kept
+        )
 
     # The upload itself
 
@@ -186,8 +259,62 @@ class OutgoingUpload:
         further = 0 if self.is_move else self._further
         return self._uploader.slots_held(further, self._steps.cancel_scope)
 
-    async def send(self) -> None:
-        """Send all; return when the last bytes are on their way, or only a commit is missing."""
+    async def follow(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
+        """Send what changes of a server that runs, until the moment to stop it, or it has ended.
+
+        Raises as `send` and `rehearse`.
+        """
+        announcer, move, mover = self._steps.announcer, self._sending, self._mover
+        assert isinstance(move, OutgoingMove)  # noqa: S101 - only moves follow servers
+        assert mover is not None  # noqa: S101 - it has made the move
+
+        def note(text: str) -> None:
+            self._steps.detail = text
+
+        config = mover.live.config
+        players = MoveAnnouncement(config.announce, self._server, announcer.say)
+        rounds = LiveRounds(
+            move,
+            self._server,
+            config,
+            self._uploader.reactor,
+            RoundReporter(announcer.say, note, self._steps.observer, players.announce),
+            lambda: move.may_be_stopped(ask_panel),
+        )
+        self._server.files.measure_if_stale()
+        self._steps.count = lambda: move.bytes_out
+        announcer.show_progress(lambda: rounds.progress, figures=self._figures)
+        self.meter.start()
+        try:
+            await mover.measure_file_system()
+            await rounds.run()
+        finally:
+            self.meter.stop()
+            announcer.hide_progress()
+
+    async def note_running(self, *, runs: bool) -> None:
+        """Record whether the server runs, which is stopped next. Raises `StorageError`."""
+        move, mover, entry = self._sending, self._mover, self._steps.entry
+        if isinstance(move, OutgoingMove) and mover is not None and entry is not None:
+            move.running = runs
+            await mover.note_running(entry, runs=runs)
+
+    async def note_started(self) -> None:
+        """Record that the server was started again, or used since. Raises `StorageError`."""
+        mover, entry = self._mover, self._steps.entry
+        if mover is not None and entry is not None:
+            await mover.note_started(entry)
+
+    def was_started(self) -> None:
+        """Note that the server runs again, after its last round came to a halt."""
+        if isinstance(self._sending, OutgoingMove):
+            self._sending.was_started()
+
+    async def send(self, *, gives_up: bool = False) -> None:
+        """Send all; return when the last bytes are on their way, or only a commit is missing.
+
+        With `gives_up` a move raises `FinalPassStalled` when it comes to a halt.
+        """
         announcer = self._steps.announcer
         # Only for the progress bar, which does not wait for it.
         self._server.files.measure_if_stale()
@@ -197,7 +324,7 @@ class OutgoingUpload:
         announcer.show_progress(self._progress_text, figures=self._figures)
         self.meter.start()
         try:
-            packed = await sending.send(relayed(self._uploader.reactor, announcer.warn))
+            packed = await self._send(sending, gives_up=gives_up)
         finally:
             self.meter.stop()
             announcer.hide_progress()
@@ -205,6 +332,17 @@ class OutgoingUpload:
             self._log_move(sending)
         elif packed:
             self._log_figures(packed)
+
+    async def _send(
+        self, sending: OutgoingStreams | OutgoingMove, *, gives_up: bool
+    ) -> list[Packed]:
+        warn = relayed(self._uploader.reactor, self._steps.announcer.warn)
+        if isinstance(sending, OutgoingStreams):
+            return await sending.send(warn)
+        assert self._mover is not None  # noqa: S101 - it has made the move
+        patience = float(self._mover.live.config.final_patience) if gives_up else 0.0
+        await sending.send(warn, patience)
+        return []
 
     async def answered(self, has_moved: Callable[[], Awaitable[bool]]) -> None:
         """Return when the destination has the server; raise the reason why it has not.
@@ -225,6 +363,8 @@ class OutgoingUpload:
         """Let go of what a move needs."""
         if isinstance(self._sending, OutgoingMove):
             await self._sending.close()
+        elif self.kept is not None:
+            await self._uploader.packers.run(self.kept.close)
 
     async def discard(self, *, keep: bool) -> None:
         """Tell the destination of a move that it has failed; `keep` what has arrived there."""
@@ -265,7 +405,8 @@ class OutgoingUpload:
         return [whole.with_part(first), *(whole.only_part(part) for part in others)]
 
     def _progress_text(self) -> str:
-        return f"Uploading {progress_bar(self.meter.done, self.total)}"
+        text = f"Uploading {progress_bar(self.meter.done, self.total)}"
+        return text + self.meter.pace(self.total) if self.is_move else text
 
     def _figures(self) -> UploadFigures | None:
         sending = self._sending
@@ -302,3 +443,7 @@ class OutgoingUpload:
             seconds=self.meter.seconds,
             rate=readable_size(size / max(self.meter.seconds, 0.001)),
         )
+
+
+def _stalled(_: object, seconds: float) -> NoReturn:
+    raise FinalPassStalled(seconds)

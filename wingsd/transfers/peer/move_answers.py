@@ -14,7 +14,7 @@ import attrs
 
 from wingsd.errors import InvalidData
 from wingsd.http_upload.exchange import Answer
-from wingsd.transfers.errors import DestinationRefused
+from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.peer.answers import judge
 from wingsd.util.serialization import structure
 
@@ -25,11 +25,13 @@ __all__ = [
     "MoveProgress",
     "MoveResumed",
     "MoveSmaller",
+    "Prepared",
     "Reaction",
     "ResumeNeeded",
     "RoundClosed",
     "answer_code",
     "fields",
+    "is_of_proxy",
     "is_path_unknown",
     "reaction",
     "refusal",
@@ -39,6 +41,8 @@ T = TypeVar("T")
 
 #: Statuses after which the same request is sent again. 520 to 524 are Cloudflare's.
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504, *range(520, 525)})
+#: Those of proxies that did not get a body through, or no answer in time.
+_CUT = frozenset({408, 502, 504, *range(520, 525)})
 _RESUME = frozenset(
     {
         "move-resume-needed",
@@ -81,7 +85,7 @@ class ResumeNeeded(Exception):
 class MoveSmaller(Exception):
     """A body was too large for the destination, or for a proxy in front of it."""
 
-    def __init__(self, error: DestinationRefused) -> None:
+    def __init__(self, error: DestinationError) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -132,11 +136,26 @@ class AttachmentOffset:
 
 
 @attrs.frozen(repr=False)
+class Prepared:
+    """How far the destination's preparation is: `under way`, `ready` or `failed`, and why."""
+
+    state: str
+    error: str = ""
+    detail: str = ""
+    code: str = ""
+
+
+@attrs.frozen(repr=False)
 class MoveProgress:
-    """How far the destination is; `outcome` is empty until it is known."""
+    """How far the destination is; `outcome` is empty until it is known.
+
+    `session` is the one that has the word, empty without.
+    """
 
     phase: str
+    preparation: Prepared | None = None
     tag: str = ""
+    session: str = ""
     step: str = ""
     text: str = ""
     outcome: str = ""
@@ -174,11 +193,17 @@ def is_path_unknown(answer: Answer) -> bool:
     return is_unknown or (answer.code == HTTPStatus.BAD_REQUEST and code == VERSION_UNKNOWN)
 
 
+def is_of_proxy(answer: Answer) -> bool:
+    """Return whether a proxy has given up a request that it could not pass on, or in time."""
+    return answer.code in _CUT and not answer_code(answer)
+
+
 def refusal(answer: Answer) -> DestinationRefused:
     """Return the error of an answer that is none of success."""
     try:
         judge(answer)
     except DestinationRefused as error:
+        error.answer_code = answer_code(answer)
         return error
     raise AssertionError(answer.code)
 

@@ -61,6 +61,8 @@ class MoveRequests:
         self.bytes_out = 0
         #: Those of them that the node has not taken: they are sent again.
         self.bytes_again = 0
+        #: Whether large bodies that are begun now leave a part of the rate to others.
+        self.yields = False
         self._address = address
         self._reactor = reactor
         self._stall_timeout = stall_timeout
@@ -133,7 +135,7 @@ class _CountedBody(BlocksBody):
     def __init__(
         self, requests: MoveRequests, blocks: Sequence[Block], bucket: TokenBucket | None
     ) -> None:
-        super().__init__(blocks, bucket)
+        super().__init__(blocks, bucket, yields=requests.yields)
         self.bytes_out = 0
         self._requests = requests
 

@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from wingsd.http_upload.blocks_body import Block
 from wingsd.http_upload.exchange import Answer
 from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
-from wingsd.transfers.errors import DestinationError, DestinationRefused
+from wingsd.transfers.errors import DestinationError, DestinationRefused, DestinationUnreachable
 from wingsd.transfers.peer.move_answers import (
     AttachmentOffset,
     BatchTaken,
@@ -33,14 +33,16 @@ from wingsd.transfers.peer.move_answers import (
     RoundClosed,
     answer_code,
     fields,
+    is_of_proxy,
     is_path_unknown,
     reaction,
     refusal,
 )
 from wingsd.transfers.peer.move_requests import MoveRequest, MoveRequests
+from wingsd.transfers.peer.move_trouble import MoveTrouble
 from wingsd.util.retry import Backoff, seconds_asked_for
 
-__all__ = ["MoveClient", "MoveTrouble"]
+__all__ = ["MoveClient"]
 
 T = TypeVar("T")
 
@@ -51,51 +53,26 @@ SOON, NO_SPACE_PAUSE = 1.0, 30.0
 #: How often a batch is sent again that arrived damaged.
 DAMAGES = 3
 #: Seconds that the destination may wait for a change before it tells how far it is.
-WAIT = 25
+WAIT, LEAST_WAIT = 25, 1
+#: Codes of a node that stops or starts; a proxy's answers have none.
+_NOT_YET = frozenset({"", "daemon-stopping", "servers-not-loaded"})
 _ID = re.compile(r"[0-9a-f]{32}")
 _WORD = re.compile(r"[A-Za-z0-9_.~-]{1,200}")
 #: What a number is at most, so that it fits the frames.
 _MOST = 1 << 62
 
 
-class MoveTrouble:
-    """Tells people that a destination takes nothing, and when it goes on: not each attempt."""
-
-    #: Seconds between two lines.
-    EVERY = 300.0
-
-    def __init__(self, clock: IReactorTime, say: Callable[[str], None]) -> None:
-        self._clock = clock
-        self._say = say
-        self._since: float | None = None
-        self._next = 0.0
-
-    def note(self, error: DestinationError) -> None:
-        """A request has failed, and is sent again."""
-        now: float = self._clock.seconds()
-        if self._since is None:
-            self._since = self._next = now
-        if now >= self._next:
-            self._next = now + self.EVERY
-            self._say(f"waiting for the destination, asking it again: {error}")
-
-    def over(self) -> None:
-        """A request got through."""
-        if self._since is not None:
-            waited = self._clock.seconds() - self._since
-            self._since = None
-            self._say(f"the move goes on, after {waited:.0f} s")
-
-
 @attrs.frozen(eq=False, repr=False)
 class _Persistence:
     """How long a request is repeated: `patience` in seconds.
 
-    `only_lost`: any answer of the node itself ends it.
+    `only_lost`: any answer of the node itself ends it, unless it is being started anew. `smaller`
+    is asked, with how often its body was cut on its way, whether it is to be made smaller.
     """
 
     patience: float
     only_lost: bool = False
+    smaller: Callable[[int], bool] | None = None
 
 
 class _Attempts:
@@ -106,7 +83,14 @@ class _Attempts:
         self._persistence = persistence
         self._end = clock.seconds() + persistence.patience
         self._pauses = iter(PAUSES)
-        self._damages = 0
+        self._damages = self._cuts = 0
+
+    def after_cut(self, error: DestinationError) -> None:
+        """A body did not get through to a destination that answers. Raises `MoveSmaller`."""
+        self._cuts += 1
+        smaller = self._persistence.smaller
+        if smaller is not None and smaller(self._cuts):
+            raise MoveSmaller(error)
 
     def after_loss(self, error: DestinationError) -> float:
         """Return the pause after an attempt without an answer; raise `error` after the last."""
@@ -141,8 +125,11 @@ class _Attempts:
         return wished or next(self._pauses)
 
     def _is_enough(self, answer: Answer) -> bool:
-        """Return whether the node has said no to a request that is repeated only if it is lost."""
-        return self._persistence.only_lost and answer_code(answer) != ""
+        """Return whether the node has said no to a request that is repeated only if it is lost.
+
+        One that is being started anew has said nothing yet.
+        """
+        return self._persistence.only_lost and answer_code(answer) not in _NOT_YET
 
 
 class MoveClient:
@@ -167,7 +154,9 @@ class MoveClient:
         self._key = key
         self._clock = clock
         self._trouble = trouble
-        self._usual = _Persistence(patience)
+        #: Seconds for which a request is repeated that does not get through.
+        self.patience = patience
+        self._wait = WAIT
         self._move = ""
         self._session = ""
         self._sleeping: set[Deferred[None]] = set()
@@ -182,6 +171,15 @@ class MoveClient:
     def bytes_again(self) -> int:
         """Those of them that were not taken."""
         return self._requests.bytes_again
+
+    @property
+    def yields(self) -> bool:
+        """Whether batches that are begun now leave a part of the rate to others."""
+        return self._requests.yields
+
+    @yields.setter
+    def yields(self, value: bool) -> None:
+        self._requests.yields = value
 
     # The requests
 
@@ -222,7 +220,7 @@ class MoveClient:
         None where it is putting the server into place already.
         """
         asked = self._request("POST", "/resume", {})
-        answer = await self._persist(asked, self._usual, _is_committed)
+        answer = await self._persist(asked, _Persistence(self.patience), _is_committed)
         if not answer.good:
             return None
         resumed = fields(answer, MoveResumed)
@@ -241,14 +239,21 @@ class MoveClient:
         """Return a page of what the destination holds, an index."""
         path = f"/tree?session={self._session}&page={number}"
         asked = attrs.evolve(self._request("GET", path), is_page=True)
-        return (await self._persist(asked, self._usual, _nothing)).body
+        return (await self._persist(asked, _Persistence(self.patience), _nothing)).body
 
-    async def put(self, number: int, blocks: Sequence[Block], *, zstd: bool) -> None:
-        """Send a batch; return when it was taken. Raises `MoveSmaller`."""
+    async def put(
+        self, number: int, blocks: Sequence[Block], smaller: Callable[[int], bool], *, zstd: bool
+    ) -> None:
+        """Send a batch; return when it was taken. Raises `MoveSmaller`.
+
+        `smaller` is asked each time that it was cut on its way, with how often that was, whether
+        it is to be made smaller.
+        """
         path = f"/batches/{number}?session={self._session}"
         kind = ZSTD_CONTENT_TYPE if zstd else CONTENT_TYPE
         asked = attrs.evolve(self._request("PUT", path), blocks=blocks, content_type=kind)
-        fields(await self._persist(asked, self._usual, _nothing), BatchTaken)
+        persistence = _Persistence(self.patience, smaller=smaller)
+        fields(await self._persist(asked, persistence, _nothing), BatchTaken)
 
     async def close_round(self, number: int, last: int, root: bytes) -> None:
         """Close a round after batch `last`. Raises `ResumeNeeded` where the root is another."""
@@ -262,18 +267,31 @@ class MoveClient:
         path = f"/attachments/{name}?session={self._session}"
         return fields(await self._ask("GET", path), AttachmentOffset).offset
 
-    async def patch(self, name: str, offset: int, block: bytes, sha256: str = "") -> int:
+    async def patch(
+        self,
+        name: str,
+        offset: int,
+        block: bytes,
+        smaller: Callable[[int], bool],
+        sha256: str = "",
+    ) -> int:
         """Send a piece of an attachment; return where to go on. `sha256` is sent with the last.
 
-        Raises `MoveSmaller`.
+        `smaller` as of `put`. Raises `MoveSmaller`.
         """
         path = f"/attachments/{name}?session={self._session}&offset={offset}"
         if sha256:
             path += f"&sha256={sha256}"
         kind = "application/octet-stream"
         asked = attrs.evolve(self._request("PATCH", path), blocks=[block], content_type=kind)
-        answer = await self._persist(asked, self._usual, _is_offset_wrong)
+        persistence = _Persistence(self.patience, smaller=smaller)
+        answer = await self._persist(asked, persistence, _is_offset_wrong)
         return fields(answer, AttachmentOffset).offset
+
+    async def prepare(self, patience: float) -> None:
+        """Have the destination try what it needs before the server is stopped here."""
+        asked = self._request("POST", "/prepare", {})
+        await self._persist(asked, _Persistence(patience), _nothing)
 
     async def commit(self, number: int, root: bytes, *, running: bool, patience: float) -> None:
         """Ask for the commit of a round that is closed; it may have been asked for before."""
@@ -282,12 +300,27 @@ class MoveClient:
         await self._persist(asked, _Persistence(patience), _is_committed)
 
     async def progress(self, tag: str, patience: float) -> MoveProgress:
-        """Return how far the destination is, when that is not as with `tag`, or after a while."""
-        path = f"?wait={WAIT}&since={tag}" if tag else ""
-        answer = await self._persist(self._request("GET", path), _Persistence(patience), _nothing)
+        """Return how far the destination is, when that is not as with `tag`, or after a while.
+
+        A proxy may end a request before it is answered: then the next ones wait for half as long.
+        """
+        answer = await self._waited(tag) if tag else None
+        if answer is None:
+            asked = self._request("GET", "")
+            answer = await self._persist(asked, _Persistence(patience), _nothing)
+            if tag:  # the destination is there
+                self._wait = max(self._wait // 2, LEAST_WAIT)
         found = fields(answer, MoveProgress)
         _expect(not found.tag or _WORD.fullmatch(found.tag) is not None, "its tag is invalid")
         return found
+
+    async def _waited(self, tag: str) -> Answer | None:
+        """Return the answer that waits for a change; None where there was none."""
+        asked = self._request("GET", f"?wait={self._wait}&since={tag}")
+        try:
+            return await self._persist(asked, _Persistence(0.0), _nothing)
+        except DestinationError:
+            return None
 
     async def delete(self, *, keep: bool, patience: float) -> None:
         """Tell that the move has failed at this node; with `keep` the partial copy is kept."""
@@ -313,7 +346,9 @@ class MoveClient:
         return MoveRequest(method, self._move + path, f"Bearer {self._key}", content)
 
     async def _ask(self, method: str, path: str, body: object = None) -> Answer:
-        return await self._persist(self._request(method, path, body), self._usual, _nothing)
+        return await self._persist(
+            self._request(method, path, body), _Persistence(self.patience), _nothing
+        )
 
     async def _persist(
         self,
@@ -322,22 +357,52 @@ class MoveClient:
         passed: Callable[[Answer], bool],
     ) -> Answer:
         """Send a request until it is answered well, or as `passed` accepts it."""
+        answer = await self._repeat(asked, persistence, passed)
+        self._trouble.over()
+        return answer
+
+    async def _repeat(
+        self,
+        asked: MoveRequest,
+        persistence: _Persistence,
+        passed: Callable[[Answer], bool],
+    ) -> Answer:
         attempts = _Attempts(self._clock, persistence)
         while True:
             self._check()
             try:
                 answer = await self._requests.send(asked)
-            except DestinationError as error:
+            except DestinationError as failure:
+                error, is_cut = failure, not isinstance(failure, DestinationUnreachable)
                 pause = attempts.after_loss(error)
                 self._trouble.note(error)
             else:
                 if answer.good or passed(answer):
-                    self._trouble.over()
                     return answer
+                error, is_cut = refusal(answer), is_of_proxy(answer)
                 pause = attempts.after(answer)
                 if reaction(answer) is not Reaction.SOON:
-                    self._trouble.note(refusal(answer))
+                    self._trouble.note(error)
             await self._sleep(pause)
+            if asked.blocks:
+                await self._check_session(persistence)
+                if is_cut:
+                    attempts.after_cut(error)
+
+    async def _check_session(self, persistence: _Persistence) -> None:
+        """Return when the destination answers; raise `ResumeNeeded` where it has lost the session.
+
+        One that is away, or still starting, is asked without a body that would have to come again.
+        """
+        answer = await self._repeat(self._request("GET", ""), persistence, _nothing)
+        found = fields(answer, MoveProgress)
+        if found.phase == "open" and found.session != self._session:
+            lost = DestinationRefused(
+                "the destination node has to be asked what it holds",
+                "it was started again, or another request of this move has begun a session",
+                HTTPStatus.CONFLICT,
+            )
+            raise ResumeNeeded(lost, "move-resume-needed")
 
     def _check(self) -> None:
         if self._is_aborted:

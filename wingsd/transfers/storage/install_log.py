@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from wingsd.archive import ArchiveLimits
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.received import write_file
 from wingsd.config import SystemConfig
 from wingsd.errors import StorageError

@@ -13,10 +13,12 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from threading import RLock
 
 import attrs
+from twisted.logger import Logger
 
-from wingsd.archive import require_free_space
+from wingsd.archive.quota import require_free_space
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
@@ -33,11 +35,15 @@ _ABOUT = "about.json"
 
 @attrs.frozen(repr=False)
 class CopyPaths:
-    """Where a copy is: the server's files, the ledger, and files that have no name yet."""
+    """Where a copy is: the server's files, the ledger, and files that have no name yet.
+
+    `is_read` is whether this daemon has read all of it back from the disk since it last changed.
+    """
 
     tree: Path
     ledger: Path
     aside: Path
+    is_read: bool = False
 
 
 @attrs.frozen(repr=False)
@@ -56,9 +62,15 @@ class PartialCopies:
     A copy without a ledger is worth nothing, and is removed.
     """
 
+    _log = Logger()
+
     def __init__(self, staging: Staging, most_bytes: int) -> None:
         self._staging = staging
         self._most_bytes = most_bytes
+        #: Held while copies are kept, taken or removed: one that is half kept looks like no copy.
+        self._turn = RLock()
+        #: The names of kept copies that were read back from the disk.
+        self._read_back: set[str] = set()
 
     # One that is received
 
@@ -98,11 +110,16 @@ class PartialCopies:
 
     # Those that are kept
 
-    def keep(self, server: str, size: int, now: float) -> bool:
+    def keep(self, server: str, size: int, now: float, *, is_read: bool = False) -> bool:
         """Keep the copy of a failed move; return whether it is kept.
 
-        `size` is how many bytes have arrived, `now` seconds since the epoch.
+        `size` is how many bytes have arrived, `now` seconds since the epoch; `is_read` as of
+        `CopyPaths`.
         """
+        with self._turn:
+            return self._keep(server, size, now, is_read=is_read)
+
+    def _keep(self, server: str, size: int, now: float, *, is_read: bool) -> bool:
         paths = self._paths(server)
         if not (paths.ledger.exists() and self._staging.holds(server)):
             self.discard(server)
@@ -118,11 +135,17 @@ class PartialCopies:
         self._move(paths.tree, home / _TREE)
         # Last: without it the copy is removed.
         self._move(paths.ledger, home / "ledger")
+        if is_read:
+            self._read_back.add(home.name)
         self._limit(home.name)
         return True
 
     def adopt(self, server: str) -> CopyPaths | None:
         """Take the newest copy of the server out of those that are kept, None without any."""
+        with self._turn:
+            return self._adopt(server)
+
+    def _adopt(self, server: str) -> CopyPaths | None:
         found = [each for each in self.kept() if each.server == server]
         if not found:
             return None
@@ -134,10 +157,16 @@ class PartialCopies:
         with suppress(OSError):
             remove_tree(str(home))
         self._staging.reopen(server)
-        return paths
+        is_read = found[-1].name in self._read_back
+        self._read_back.discard(found[-1].name)
+        return attrs.evolve(paths, is_read=is_read)
 
     def kept(self) -> list[KeptCopy]:
         """Return the copies that are kept, oldest first; remove what is not whole."""
+        with self._turn:
+            return self._found()
+
+    def _found(self) -> list[KeptCopy]:
         try:
             with storage_errors(f"{self._kept} cannot be read"):
                 names = os.listdir(self._kept)
@@ -150,9 +179,10 @@ class PartialCopies:
 
     def forget(self, server: str) -> int:
         """Remove all copies of the server that are kept; return how many there were."""
-        found = [each for each in self.kept() if each.server == server]
-        for each in found:
-            self._remove(each)
+        with self._turn:
+            found = [each for each in self.kept() if each.server == server]
+            for each in found:
+                self._remove(each)
         return len(found)
 
     def make_room(self, reserve: int, more: int) -> None:
@@ -165,12 +195,30 @@ class PartialCopies:
             try:
                 require_free_space(found, reserve, "the server", more)
             except StorageError:
-                oldest = next(iter(self.kept()), None)
-                if oldest is None:
+                if not self.remove_oldest():
                     raise
-                self._remove(oldest)
             else:
                 return
+
+    def remove_oldest(self) -> bool:
+        """Remove the oldest copy that is kept, for the room; return whether there was one.
+
+        Several threads may need room at once.
+        """
+        with self._turn:
+            oldest = next(iter(self.kept()), None)
+            if oldest is None:
+                return False
+            self._remove(oldest)
+        self._log.warn(
+            "{server}: what was kept of its move is removed: a transfer needs the room",
+            server=oldest.server,
+        )
+        return True
+
+    def kept_bytes(self) -> int:
+        """Return how many bytes are kept in all."""
+        return sum(each.bytes for each in self.kept())
 
     @property
     def _kept(self) -> Path:
@@ -198,6 +246,7 @@ class PartialCopies:
 
     def _remove(self, copy: KeptCopy) -> None:
         home = self._kept / copy.name
+        self._read_back.discard(copy.name)
         with storage_errors(f"{home} cannot be removed"):
             (home / "ledger").unlink(missing_ok=True)
             remove_tree(str(home))

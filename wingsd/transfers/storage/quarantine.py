@@ -1,7 +1,8 @@
 """The quarantine: files and backups that are not wanted on this node any more, kept for some days.
 
-They are what the Panel does not want on this node, and what a restored backup has replaced. What
-was kept of failed moves is deleted here when its time is over.
+They are what the Panel does not want on this node, what a restored backup has replaced, and what
+is left of servers that were moved while they ran. What was kept of failed moves is deleted here
+when its time is over.
 
 What is found in a server's place and is not a server of this node, is neither merged into nor
 deleted.
@@ -29,13 +30,16 @@ __all__ = ["Quarantine", "keep_replaced"]
 _DAY = 24 * 3600
 #: What the names have of those files that a restored backup has replaced.
 _REPLACED = ".replaced."
+#: And of those of a server that was moved while it ran.
+_MOVED = ".moved."
 
 
 class Quarantine:
     """The quarantine directories of `staging` and of `backups`, kept for `days`.
 
     What a restored backup has replaced is kept for `replaced_days`, what has arrived of a failed
-    move for `partial_days`.
+    move for `partial_days`, and what is left of a server that was moved while it ran for
+    `moved_days`.
 
     The age of an entry is counted in the state database, not taken from its time stamp: otherwise
     a clock that is set forward, or was behind before, would have everything deleted.
@@ -52,6 +56,7 @@ class Quarantine:
         days: int,
         replaced_days: int = 0,
         partial_days: int = 0,
+        moved_days: int = 0,
     ) -> None:
         self._staging = staging
         self._backups = backups
@@ -60,6 +65,7 @@ class Quarantine:
         self._days = days
         self._replaced_days = replaced_days
         self._partial_days = partial_days
+        self._moved_days = moved_days
 
     async def clear(self) -> None:
         """Delete what has been kept long enough. To be called daily."""
@@ -102,9 +108,37 @@ class Quarantine:
                     place=place,
                 )
 
+    @property
+    def keeps_moved(self) -> bool:
+        """Whether the files of servers are kept that were moved while they ran."""
+        return self._moved_days > 0
+
+    async def keep_moved(self, server: str, inode: int | None) -> None:
+        """Move the files of a server out of its place that was moved while it ran.
+
+        With an `inode` only the directory that has it. Where that fails they stay.
+        """
+        try:
+            place = await self._disk.run(self._take_moved, server, inode)
+        except StorageError as error:
+            self._log.error(
+                "{server}: not moved to quarantine: {error}", server=server, error=error
+            )
+            return
+        if place is not None:
+            self._log.info(
+                "{server}: has moved to another node; its files are kept here for {days} days in "
+                "{place}",
+                server=server,
+                days=self._moved_days,
+                place=place,
+            )
+
     def _days_of(self, name: str) -> int:
         if name.endswith(PARTIAL):
             return self._partial_days
+        if _MOVED in name:
+            return self._moved_days
         return self._replaced_days if _REPLACED in name else self._days
 
     # In a thread
@@ -137,6 +171,12 @@ class Quarantine:
 
     def _take_files(self, server: str, inode: int | None) -> Path | None:
         return _take(server, self._staging.in_place(server, inode), self._staging.quarantine)
+
+    def _take_moved(self, server: str, inode: int | None) -> Path | None:
+        source = self._staging.in_place(server, inode)
+        if source is None:
+            return None
+        return _keep(f"{server}{_MOVED}", source, self._staging.quarantine)
 
     def _take_backups(self, server: str, _: int | None) -> Path | None:
         return _take(server, self._backups.retract(server), self._backups.quarantine)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import attrs
 
-from wingsd.archive import require_free_space
+from wingsd.archive.quota import require_free_space
 from wingsd.backups.local import Backup, backup_at
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import StorageError
@@ -164,6 +164,15 @@ class Attachments:
         """Return the names of those that are not whole."""
         return [name for name, place in self._places.items() if place.whole() is None]
 
+    def require_room(self) -> None:
+        """Raise `MoveNoSpace` where what is still to come does not fit on the disk."""
+        rest = sum(self._sizes[name] - self.offset(name) for name in self._places)
+        if self._reserve and rest > 0:
+            directory = next(iter(self._places.values())).part().parent
+            with storage_errors(directory):
+                found = os.statvfs(directory)
+            _require_space(found, self._reserve, "the server's backups", rest)
+
     def append(self, name: str, offset: int, sha256: str, blocks: Iterator[bytes]) -> int:
         """Append a piece that begins at `offset`; return how many bytes are here.
 
@@ -194,7 +203,8 @@ class Attachments:
                     raise MoveRequestInvalid(
                         f"{name} was announced with {self._sizes[name]} bytes, and has more"
                     )
-                self._require_space(fd, name, len(block))
+                if self._reserve:
+                    _require_space(os.fstatvfs(fd), self._reserve, name, len(block))
                 with storage_errors(f"{path} cannot be written"):
                     _write_all(fd, block)
                 at += len(block)
@@ -237,18 +247,18 @@ class Attachments:
         known = self._hashes.get(name)
         return known[1] if known is not None and known[0] == at else None
 
-    def _require_space(self, fd: int, name: str, size: int) -> None:
-        if self._reserve:
-            try:
-                require_free_space(os.fstatvfs(fd), self._reserve, name, size)
-            except StorageError as error:
-                raise MoveNoSpace(error.detail) from error
-
     def _place(self, name: str) -> _Place:
         try:
             return self._places[name]
         except KeyError:
             raise AttachmentMissing from None
+
+
+def _require_space(found: os.statvfs_result, reserve: int, name: str, size: int) -> None:
+    try:
+        require_free_space(found, reserve, name, size)
+    except StorageError as error:
+        raise MoveNoSpace(error.detail) from error
 
 
 def _backup(announced: AnnouncedBackup) -> Backup:

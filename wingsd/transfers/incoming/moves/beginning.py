@@ -13,16 +13,24 @@ from wingsd.util.serialization import structure
 
 __all__ = ["MoveBeginning", "MoveIdentity", "MoveTerms"]
 
+_DAY = 24 * 3600.0
+
 
 @attrs.frozen(eq=False, repr=False)
 class MoveBeginning:
-    """What the source has told of the server; `bytes` and `files` may be 0, `log` None."""
+    """What the source has told of the server; `bytes` and `files` may be 0, `log` None.
+
+    `running` is whether it runs there: its container is there until the commit. With `follow` it
+    is a seed: the copy follows the server for as long as need be.
+    """
 
     family: str = ""
     bytes: int = 0
     files: int = 0
     backups: tuple[AnnouncedBackup, ...] = ()
     log: int | None = None
+    running: bool = False
+    follow: bool = False
 
     def encode(self) -> str:
         """Return it as JSON."""
@@ -36,18 +44,33 @@ class MoveBeginning:
 
 @attrs.frozen(repr=False)
 class MoveIdentity:
-    """What a move is known by: its id, and the SHA-256 of its key and of its token."""
+    """What a move is known by: its id, and the SHA-256 of its key and of its token.
+
+    While it is begun, also when the token `expires`, in seconds since the epoch.
+    """
 
     move: str
     key: str
     token: str
+    expires: float = 0.0
 
 
 @attrs.frozen(eq=False, repr=False)
 class MoveTerms:
-    """What a move is: its identity, what it was begun with, and the settings of moves."""
+    """What a move is: its identity, what it was begun with, and the settings of moves.
+
+    `starts` is whether a server that was running is started here.
+    """
 
     identity: MoveIdentity
     beginning: MoveBeginning
     settings: MovesConfig
+    starts: bool
     database: StateDatabase
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the source may be silent: of a seed as long as a copy is kept."""
+        if self.beginning.follow and self.settings.keep_days:
+            return max(self.settings.keep_days * _DAY, self.settings.patience)
+        return self.settings.patience

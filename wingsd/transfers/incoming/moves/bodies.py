@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProducer
+from twisted.internet.interfaces import IProducer, IReactorTime
 
 from wingsd.errors import WingsdError
 from wingsd.threadio import Feed
+from wingsd.transfers.incoming.moves.answering import bounded
 from wingsd.transfers.incoming.moves.errors import MoveBatchTooLarge
 from wingsd.transfers.incoming.uploads import UploadConsumer
 
 __all__ = ["ArrivingBody", "BodyStream", "BoundedFeed"]
+
+T = TypeVar("T")
 
 
 class BodyStream(Protocol):
@@ -29,11 +33,12 @@ class BodyStream(Protocol):
 
 
 class BoundedFeed:
-    """Writes a body to a feed, up to a number of bytes."""
+    """Writes a body to a feed, up to a number of bytes, and tells its end by `arrived`."""
 
-    def __init__(self, feed: Feed, most: int) -> None:
+    def __init__(self, feed: Feed, most: int, arrived: Callable[[], object]) -> None:
         self._feed = feed
         self._left = self._most = most
+        self._arrived = arrived
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Have `producer` paused while the thread cannot keep up."""
@@ -50,6 +55,7 @@ class BoundedFeed:
         """Take the end."""
         self._feed.unregisterProducer()
         self._feed.finish()
+        self._arrived()
 
     def fail(self, error: WingsdError) -> None:
         """Raise `error` in the thread."""
@@ -62,9 +68,30 @@ class ArrivingBody:
     """The body of a request that waits for its turn, or is read."""
 
     stream: BodyStream
+    clock: IReactorTime
     #: The slot that it waits for.
     turn: Deferred[Any] | None = None
     over: Deferred[None] = attrs.field(factory=Deferred)
+    #: Fires when all of it has arrived, or is not waited for.
+    _arrived: Deferred[None] = attrs.field(factory=Deferred)
+
+    def arrived(self) -> None:
+        """Note that all of it has arrived."""
+        if not self._arrived.called:
+            self._arrived.callback(None)
+
+    async def answered(self, reading: Deferred[T]) -> T:
+        """Return what reading it results in.
+
+        Raises `MoveBusy` some seconds after all of it has arrived: reading it goes on then.
+        """
+        reading.addBoth(self._end)
+        await self._arrived
+        return await bounded(reading, self.clock)
+
+    def _end(self, result: T) -> T:
+        self.arrived()
+        return result
 
     def stop(self, error: WingsdError) -> None:
         """Read no further, nor wait for a slot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 
 from wingsd.errors import (
@@ -12,6 +13,7 @@ from wingsd.errors import (
     TransferCancelled,
     Unauthorized,
     WingsdError,
+    error_code,
 )
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "MoveRequestInvalid",
     "MoveResumeNeeded",
     "MoveSuperseded",
+    "SeedForgotten",
+    "failure_state",
     "keeps_copy",
 ]
 
@@ -173,6 +177,20 @@ class MoveGivenUp(WingsdError):
         self.keeps = keeps
 
 
+class SeedForgotten(MoveGivenUp):
+    """Somebody has removed the copy of a seed at this node."""
+
+    code = "seed-forgotten"
+
+    def __init__(self) -> None:
+        WingsdError.__init__(
+            self,
+            "the copy that followed the server was removed",
+            "by wingsctl forget; for another one run wingsctl receive with --follow",
+        )
+        self.keeps = False
+
+
 class MoveSuperseded(Conflict):
     """A later transfer of the server has taken the place of the move (409)."""
 
@@ -198,3 +216,11 @@ def keeps_copy(reason: Exception | None) -> bool:
     if isinstance(reason, MoveGivenUp):
         return reason.keeps
     return not isinstance(reason, TransferCancelled | ServerNotFound)
+
+
+def failure_state(error: Exception) -> str:
+    """Return what is recorded of a move that has failed, for its source: a JSON object."""
+    message, detail = "internal error", "see the log of this node"
+    if isinstance(error, WingsdError):
+        message, detail = error.message, error.detail
+    return json.dumps({"error": message, "detail": detail, "code": error_code(error)})

@@ -22,6 +22,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.moves.attachments import check_announced
 from wingsd.transfers.incoming.moves.beginning import MoveBeginning, MoveIdentity, MoveTerms
 from wingsd.transfers.incoming.moves.errors import MoveBusy, MoveKeyInvalid, MoveNotFound
+from wingsd.transfers.incoming.moves.seed import IncomingSeed
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.util.deferreds import when_fired
 
@@ -55,9 +56,16 @@ class IncomingMoves:
     """The moves to this node."""
 
     def __init__(
-        self, receiver: IncomingTransfers, database: StateDatabase, settings: MovesConfig
+        self,
+        receiver: IncomingTransfers,
+        database: StateDatabase,
+        settings: MovesConfig,
+        *,
+        starts: bool,
     ) -> None:
+        """With `starts` servers are started here that were running when they were moved."""
         self.settings = settings
+        self._starts = starts
         self._receiver = receiver
         self._database = database
         self._beginning: dict[str, _Beginning] = {}
@@ -97,12 +105,14 @@ class IncomingMoves:
             raise ServerAlreadyExists(
                 "this move is being begun already", "it was asked for by several requests at once"
             )
-        identity = MoveIdentity(secrets.token_hex(16), key_digest(key), token.digest)
+        identity = MoveIdentity(
+            secrets.token_hex(16), key_digest(key), token.digest, token.expires
+        )
         self._beginning[token.digest] = mine = _Beginning(identity.key)
         try:
             make = partial(self._make, identity, beginning)
             transfer = self._receiver.open_as(make, token.server, coordinator())
-            await transfer.begin(token.expires)
+            await transfer.begin()
         except TransferCancelled:
             # The source may have sent the request twice: the second one must not begin it again.
             await self._database.use_token(token.digest, token.expires)
@@ -139,7 +149,8 @@ class IncomingMoves:
     async def ended(self, server: str, move: str, key: str) -> EndedMove:
         """Return how a move has ended, for its source.
 
-        Raises `MoveNotFound`, and `MoveKeyInvalid`.
+        Raises `MoveNotFound`, `MoveKeyInvalid`, and `MoveBusy` for one that an earlier daemon has
+        left open.
         """
         record = await self._database.find_move(Direction.IN, move)
         if record is None or record.server != server:
@@ -151,8 +162,11 @@ class IncomingMoves:
             raise MoveNotFound
         if entry.outcome is Outcome.SUCCESS:
             return EndedMove(Outcome.SUCCESS)
-        if entry.outcome is None and self.find(server, move) is None:
-            raise MoveBusy("this node is still starting; send it again")
+        if entry.outcome is None:
+            transfer = self.find(server, move)
+            # It may have been resumed since the request came, while the database was asked.
+            if transfer is None or not transfer.has_failed:
+                raise MoveBusy("this node is still starting; send it again")
         state = json.loads(record.state)
         return EndedMove(
             Outcome.FAILURE,
@@ -169,8 +183,11 @@ class IncomingMoves:
         server: str,
         coordinator: ReceivingCoordinator,
     ) -> MoveTransfer:
-        transfer = factory.make_as(MoveTransfer, server, coordinator)
-        transfer.terms = MoveTerms(identity, beginning, self.settings, self._database)
+        kind = IncomingSeed if beginning.follow else MoveTransfer
+        transfer = factory.make_as(kind, server, coordinator)
+        # A server that a direct transfer brings is not started, unless a seed had followed it.
+        starts = self._starts and (beginning.follow or not coordinator.is_direct)
+        transfer.terms = MoveTerms(identity, beginning, self.settings, starts, self._database)
         return transfer
 
 

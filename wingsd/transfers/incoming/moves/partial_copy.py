@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from time import monotonic, time
+from time import time
 from uuid import UUID
 
 import attrs
@@ -20,26 +20,36 @@ import attrs
 from wingsd.errors import Conflict, StorageError, WingsdError
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, Index, frame_bytes
+from wingsd.moves.batch import Index, frame_bytes
 from wingsd.moves.batch_reader import BatchReader, BlockRun
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown, RootMismatch
+from wingsd.moves.entry_store import is_full
+from wingsd.moves.errors import (
+    LedgerDamaged,
+    LedgerVersionUnknown,
+    RootMismatch,
+    RoundIncomplete,
+)
 from wingsd.moves.ledger_file import LedgerFile
-from wingsd.moves.reading_back import FileOpener, differing
 from wingsd.moves.rebasing import Resumption
+from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes
 from wingsd.moves.tree import MoveLimits
+from wingsd.transfers.incoming.moves.arriving_batch import ArrivingBatch
 from wingsd.transfers.incoming.moves.errors import (
     MoveNoSpace,
-    MoveRequestInvalid,
     MoveResumeNeeded,
 )
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
+from wingsd.util.text import display
 
 __all__ = ["CopySettings", "MoveProgress", "PartialCopy", "boot_id"]
 
-#: Seconds of work from one checkpoint to the next.
-CHECKPOINT_EVERY = 0.5
+#: Bytes that may be written and not flushed: a flush takes the longer, the more is written
+#: meanwhile, and nothing is read back before it.
+MOST_UNFLUSHED = 128 << 20
+#: Bytes that the ledger may grow by, beside what it had, until it is written anew after a round.
+LEDGER_GROWS = 64 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -94,12 +104,19 @@ class PartialCopy:
         self._lock = Lock()
         self._open = ExitStack()
         self._destination: MoveDestination | None = None
-        self._applier: FileOpener
+        #: The descriptor of the files' directory while the ledger is open.
+        self._root = -1
+        #: Held while the disk is flushed, and the bytes that were written and not flushed.
+        self._flushing = Lock()
+        self._unflushed = 0
         #: Counts how often the ledger was opened: a batch of an earlier time is lost.
         self._opened = 0
-        self._checked = monotonic()
-        #: The paths of files that are not as they were sent, until the next round.
-        self._wrong: list[bytes] = []
+        #: Bytes of the ledger when it was written anew, or opened.
+        self._compacted = 0
+        #: The paths of files that are not as they were sent, in order, until the next round.
+        self._wrong: dict[bytes, None] = {}
+        #: Whether all of it had been read back from the disk when it was closed.
+        self.is_read = False
         #: How far it is; the reactor only looks at it.
         self.progress = MoveProgress()
 
@@ -108,7 +125,8 @@ class PartialCopy:
     def begin(self) -> int:
         """Begin with what is kept of an earlier move; return how many bytes, 0 for nothing.
 
-        A kept copy that proves nothing is removed; one of a newer version is kept as it is.
+        A kept copy that proves nothing is removed; one of a newer version is kept as it is. Raises
+        `MoveNoSpace` where there is no space to read it.
         """
         with self._lock:
             return self._begin()
@@ -118,20 +136,28 @@ class PartialCopy:
         self._paths = self._copies.adopt(self._server)
         if self._paths is not None:
             try:
-                return self._adopt(str(self._paths.ledger))
+                return self._adopt(str(self._paths.ledger), is_read=self._paths.is_read)
             except LedgerVersionUnknown:
                 self._copies.keep(self._server, 0, time())
-            except StorageError:
+            except StorageError as error:
                 self._close()
+                if isinstance(full := _space_error(error), MoveNoSpace):
+                    raise full from error
         self._paths = self._copies.create(self._server)
         self._open_ledger(self._move)
         return 0
 
-    def _adopt(self, ledger: str) -> int:
-        """Open a ledger that may be of an earlier move; return how many bytes are held."""
+    def _adopt(self, ledger: str, *, is_read: bool = False) -> int:
+        """Open a ledger that may be of an earlier move; return how many bytes are held.
+
+        With `is_read` nothing of it need be read back again.
+        """
         self._open_ledger(LedgerFile.move_of(ledger) or self._move)
         assert self._destination is not None  # noqa: S101 - it is open
-        return self._destination.rebase(self._move).bytes
+        held = self._destination.rebase(self._move).bytes
+        if is_read:
+            self._destination.rereading.skip()
+        return held
 
     def reopen(self) -> int:
         """Go on with what an earlier daemon has left; return how many bytes.
@@ -166,6 +192,7 @@ class PartialCopy:
             try:
                 if self._destination is not None:
                     self._destination.checkpoint()
+                    self.is_read = self._destination.rereading.is_over and not self._wrong
             finally:
                 self._paths = None
                 self._close()
@@ -174,8 +201,8 @@ class PartialCopy:
 
     def resume(self) -> Resumption:
         """Give up what is open, and begin a round with what is held; return that."""
-        with self._used() as destination:
-            wrong, self._wrong = self._wrong, []
+        with self._used(renew=True) as destination:
+            wrong, self._wrong = self._wrong, {}
             return destination.rebase(wrong=wrong)
 
     def page(self, number: int) -> bytes:
@@ -199,18 +226,19 @@ class PartialCopy:
 
         `count` is called with the bytes of the files that have arrived.
         """
-        batch = _ArrivingBatch(self, number)
+        batch = ArrivingBatch(self, number, count)
         try:
             for piece in pieces:
                 for event in reader.feed(piece):
                     batch.take(event)
-                    if isinstance(event, BlockRun):
-                        count(len(event.data))
+                batch.write()
             batch.end(reader.finish())
         except BaseException:
             batch.abandon()
             raise
-        return self._checkpoint_if_due()
+        if self._unflushed >= MOST_UNFLUSHED:
+            return self.checkpoint(MOST_UNFLUSHED)
+        return self.progress.durable
 
     def begin_batch(self, index: Index) -> int:
         """Begin a batch; return by which opening of the ledger, 0 where it is here already."""
@@ -221,10 +249,12 @@ class PartialCopy:
             is_new = destination.begin(index)
             return self._opened if is_new else 0
 
-    def write(self, opened: int, index: Index, run: BlockRun) -> None:
+    def write(self, opened: int, index: Index, runs: Iterable[BlockRun]) -> None:
         """Write blocks of a batch that was begun by that opening."""
         with self._used(opened) as destination:
-            destination.write(index, run)
+            for run in runs:
+                destination.write(index, run)
+                self._unflushed += len(run.data)
 
     def end_batch(self, opened: int, index: Index) -> None:
         """End a batch."""
@@ -240,25 +270,39 @@ class PartialCopy:
                 except WingsdError:
                     self._close()
 
-    def checkpoint(self) -> int:
+    def checkpoint(self, least: int = 0, writing: Callable[[], object] = lambda: None) -> int:
         """Have all that has ended on stable storage; return up to which number.
 
-        Other calls are made while the disk writes.
+        Other calls are made while the disk writes, from when `writing` was called, but not this
+        one. Nothing is flushed where less than `least` bytes have to be, as after the call that
+        was waited for.
         """
-        with self._used() as destination:
-            opened, written = self._opened, destination.undurable
-        if written:
-            self._sync()
+        with self._flushing:
             with self._used() as destination:
-                if self._opened == opened:
-                    destination.proven(written)
-        self._checked = monotonic()
+                opened, written = self._opened, destination.undurable
+                unflushed = self._unflushed
+            writing()
+            if written and unflushed >= least:
+                self._sync()
+                with self._used() as destination:
+                    self._unflushed -= unflushed
+                    if self._opened == opened:
+                        destination.proven(written)
         return self.progress.durable
 
+    def prepare_root(self) -> None:
+        """Make the digests that a root is made of, as far as all is here."""
+        with suppress(RoundIncomplete), self._used() as destination:
+            destination.tree.root()
+
     def close_round(self, in_round: int, last: int, root: bytes) -> None:
-        """Close a round."""
+        """Close a round. Raises `RootMismatch` also for what was read back and is wrong."""
         with self._used() as destination:
+            self.check_read_back()
             destination.close_round(in_round, last, root)
+            if destination.ledger_size > 2 * self._compacted + LEDGER_GROWS:
+                destination.compact()
+                self._compacted = destination.ledger_size
 
     # The end
 
@@ -268,17 +312,38 @@ class PartialCopy:
             if destination.roots != {in_round: root} or destination.received.round != in_round + 1:
                 raise RootMismatch(f"round {in_round} was not closed last, with this root")
 
-    def differing(self, is_stopped: Callable[[], bool]) -> list[bytes]:
-        """Read all files back from the disk; return the paths of those that are not as sent.
+    def read_back(self, is_stopped: Callable[[], bool]) -> None:
+        """Read back from the disk what is durable and was not read back since it was written.
 
-        What is wrong of them is not held in the next round. Raises `MoveResumeNeeded` as soon as
-        `is_stopped`.
+        Other calls are made meanwhile, but not this one. It ends early when `is_stopped`.
         """
-        with self._used() as destination:
-            destination.checkpoint()
-            opener = _StoppableOpener(self._applier, is_stopped)
-            self._wrong = list(differing(opener, destination.tree))
-            return self._wrong
+        opened, differing = 0, list[Piece]()
+        with ExitStack() as stack:
+            while True:
+                with self._used() as destination:
+                    rereading = destination.rereading
+                    if self._opened == opened:
+                        self._wrong |= dict.fromkeys(rereading.settle(differing))
+                    else:
+                        opened = self._opened
+                        reader = PieceReader(os.dup(self._root))
+                        stack.enter_context(closing(reader))
+                    pieces = () if is_stopped() else rereading.take()
+                if not pieces:
+                    return
+                differing = reader.differing(pieces)
+
+    def check_read_back(self) -> None:
+        """Raise `RootMismatch` where something is not on the disk as it was sent.
+
+        What is wrong is not held in the next round.
+        """
+        wrong = self._wrong
+        if wrong:
+            raise RootMismatch(
+                f"{len(wrong)} files are not on this node's disk as they were sent, such as "
+                f"{display(next(iter(wrong)))}; check its disk and memory: they are sent again"
+            )
 
     def finish(self) -> int:
         """Set modes and times; return the bytes of all files, when all is on stable storage."""
@@ -293,12 +358,6 @@ class PartialCopy:
 
     # In threads
 
-    def _checkpoint_if_due(self) -> int:
-        if monotonic() - self._checked >= CHECKPOINT_EVERY:
-            self._checked = monotonic()
-            self.checkpoint()
-        return self.progress.durable
-
     def _require_space(self, size: int) -> None:
         if not self._settings.reserve:
             return
@@ -308,13 +367,18 @@ class PartialCopy:
             raise MoveNoSpace(error.detail) from error
 
     @contextmanager
-    def _used(self, opened: int | None = None) -> Iterator[MoveDestination]:
-        """Use the destination alone; with `opened` only if the ledger is still open since then."""
+    def _used(
+        self, opened: int | None = None, *, renew: bool = False
+    ) -> Iterator[MoveDestination]:
+        """Use the destination alone; with `opened` only if the ledger is still open since then.
+
+        With `renew`, a copy that somebody has removed or damaged is begun anew.
+        """
         with self._lock:
             if opened not in (None, self._opened) or self._paths is None:
                 raise MoveResumeNeeded("the copy was opened anew; resume the move")
             if self._destination is None:
-                self._open_ledger(self._move)
+                self._open_again(renew=renew)
             destination = self._destination
             assert destination is not None  # noqa: S101 - for mypy
             try:
@@ -329,6 +393,15 @@ class PartialCopy:
                 raise
             received = destination.received
             self.progress = MoveProgress(received.round, received.upto, destination.durable)
+
+    def _open_again(self, *, renew: bool) -> None:
+        try:
+            self._open_ledger(self._move)
+        except (FileNotFoundError, LedgerDamaged):
+            if not renew:
+                raise MoveResumeNeeded("the copy is gone; resume the move") from None
+            self._paths = self._copies.create(self._server)
+            self._open_ledger(self._move)
 
     def _open_ledger(self, move: bytes) -> None:
         paths = self._paths
@@ -346,7 +419,8 @@ class PartialCopy:
             )
             stack.callback(destination.close)
             self._open = stack.pop_all()
-        self._destination, self._applier = destination, applier
+        self._destination, self._root = destination, fds[0]
+        self._compacted = destination.ledger_size
         self._opened += 1
 
     def _close(self) -> None:
@@ -354,60 +428,9 @@ class PartialCopy:
         self._open.close()
 
 
-class _StoppableOpener:
-    """Opens files until it is stopped."""
-
-    def __init__(self, opener: FileOpener, is_stopped: Callable[[], bool]) -> None:
-        self._opener = opener
-        self._is_stopped = is_stopped
-
-    def open_file(self, path: bytes) -> int | None:
-        """Return a descriptor. Raises `MoveResumeNeeded`."""
-        if self._is_stopped():
-            raise MoveResumeNeeded
-        return self._opener.open_file(path)
-
-
-class _ArrivingBatch:
-    """One batch on its way into a copy."""
-
-    def __init__(self, copy: PartialCopy, number: int) -> None:
-        self._copy = copy
-        self._number = number
-        #: The data batch that was begun, and by which opening of the ledger.
-        self._begun: tuple[int, Index] | None = None
-
-    def take(self, event: Index | BlockRun) -> None:
-        """Take what has arrived."""
-        if isinstance(event, BlockRun):
-            if self._begun is not None:
-                self._copy.write(*self._begun, event)
-            return
-        if event.number != self._number:
-            raise MoveRequestInvalid(
-                f"the batch has the number {event.number}, the path has {self._number}"
-            )
-        # Of a shape batch nothing may be missing.
-        if event.kind is BatchKind.DATA and (opened := self._copy.begin_batch(event)):
-            self._begun = (opened, event)
-
-    def end(self, index: Index) -> None:
-        """Take the end."""
-        if index.kind is BatchKind.SHAPE:
-            self._copy.begin_batch(index)
-        elif self._begun is not None:
-            opened, begun = self._begun
-            self._copy.end_batch(opened, begun)
-            self._begun = None
-
-    def abandon(self) -> None:
-        """Give it up."""
-        if self._begun is not None:
-            self._copy.give_up(*self._begun)
-
-
 def _space_error(error: StorageError) -> StorageError:
     cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+    is_no_space = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_no_space or is_full(cause):
         return MoveNoSpace(error.detail)
     return error

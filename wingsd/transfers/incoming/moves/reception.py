@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import TypeVar
@@ -15,16 +16,16 @@ from typing import TypeVar
 import attrs
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
 from wingsd.moves.batch_reader import BatchReader
-from wingsd.moves.errors import RootMismatch
 from wingsd.moves.rebasing import Resumption
 from wingsd.threadio import Feed, Workers
+from wingsd.transfers.incoming.moves.answering import KeptWork
 from wingsd.transfers.incoming.moves.attachments import Attachments
 from wingsd.transfers.incoming.moves.bodies import ArrivingBody, BodyStream, BoundedFeed
+from wingsd.transfers.incoming.moves.checkpoints import Checkpoints
 from wingsd.transfers.incoming.moves.errors import (
     AttachmentsIncomplete,
     MoveBatchTooLarge,
@@ -32,10 +33,10 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveCommitted,
     MoveResumeNeeded,
 )
-from wingsd.transfers.incoming.moves.partial_copy import CHECKPOINT_EVERY, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.uploads import Extraction
-from wingsd.util.deferreds import when_fired
-from wingsd.util.text import display
+from wingsd.util.deferreds import fires_within, when_fired
 
 __all__ = ["Commit", "Phase", "Reception"]
 
@@ -67,8 +68,8 @@ class Commit:
 class Reception:
     """The requests of one move, between its admission and its end.
 
-    `most` is how many bytes a batch may have. Each method raises the `WingsdError` that its
-    request is answered with.
+    `most` is how many bytes a batch may have; `behind` reads back what has arrived, None where
+    that is not wanted. Each method raises the `WingsdError` that its request is answered with.
     """
 
     _log = Logger()
@@ -81,6 +82,7 @@ class Reception:
         extraction: Extraction,
         disk: Workers,
         most: int,
+        behind: ReadingBehind | None,
     ) -> None:
         self.copy = copy
         self.attachments = attachments
@@ -97,19 +99,25 @@ class Reception:
         self.setback: WingsdError | None = None
         #: Called when a session begins, with what is held.
         self.on_session: Callable[[Resumption], object] = lambda _: None
+        #: The context in which files beside the server's arrive: batches have checkpoints.
+        self.writing_back: Callable[[], AbstractContextManager[None]] = nullcontext
         self._server = server
         self._extraction = extraction
         self._disk = disk
         self._most = most
+        self._behind = behind
         self._counting = Lock()
         self._bodies: dict[str, ArrivingBody] = {}
-        self._resuming: Deferred[None] | None = None
+        self._resuming: KeptWork[Resumption] = KeptWork(extraction.reactor)
+        #: The request that began a session last, or is about to.
+        self._resumer = object()
+        self._closing: KeptWork[None] = KeptWork(extraction.reactor)
         self._commit: Deferred[Commit] | None = None
         #: What was asked to be committed, until another session begins.
         self._committed: Commit | None = None
         self._is_committing = False
         self._closed: WingsdError | None = None
-        self._checkpoint: IDelayedCall | None = None
+        self._checkpoints = Checkpoints(server, copy, disk, extraction.reactor, self._read_back)
 
     # What the source asks
 
@@ -118,27 +126,23 @@ class Reception:
         self._check_open()
         if self._is_committing:
             raise MoveCommitted
-        previous, mine = self._resuming, Deferred[None]()
-        self._resuming = mine
+        self._resumer = mine = object()
         self.session, self._committed = "", None
-        try:
-            if previous is not None:
-                await when_fired(previous)
-            await self._end_bodies(MoveResumeNeeded())
-            held = await self._long_work(self.copy.resume)
-            self._check_open()
-            if self._resuming is not mine:
-                raise MoveResumeNeeded
-            self.session, self.setback = secrets.token_hex(8), None
-            self.phase = Phase.OPEN
-            self.sessions += 1
-            self.bytes = held.bytes + await self._work(self._attached)
-            self.on_session(held)
-            return self.session, held
-        finally:
-            if self._resuming is mine:
-                self._resuming = None
-            mine.callback(None)
+        held = await self._resuming.result("resume", self._rebased)
+        self._check_open()
+        if self._resumer is not mine:
+            raise MoveResumeNeeded
+        self._resuming.taken()
+        self.session, self.setback = secrets.token_hex(8), None
+        self.phase = Phase.OPEN
+        self.sessions += 1
+        self.bytes = held.bytes + await self._work(self._attached)
+        self.on_session(held)
+        return self.session, held
+
+    async def _rebased(self) -> Resumption:
+        await self._end_bodies(MoveResumeNeeded())
+        return await self._long_work(self.copy.resume)
 
     async def page(self, session: str, number: int) -> bytes:
         """Return a page of what is held."""
@@ -157,12 +161,19 @@ class Reception:
             return self.copy.receive(number, reader, pieces, self._count)
 
         durable = await self._read(f"batch {number}", session, stream, self._most, receive)
-        self._checkpoint_later()
+        self._checkpoints.later()
+        self._read_back()
         return durable
 
     async def close_round(self, session: str, in_round: int, last: int, root: bytes) -> None:
         """Close a round."""
         self._check(session)
+        asked = (session, in_round, last, root)
+        await self._closing.result(asked, lambda: self._closed_round(in_round, last, root))
+        self._closing.taken()
+
+    async def _closed_round(self, in_round: int, last: int, root: bytes) -> None:
+        await self._checkpoints.beside(self.copy.prepare_root)
         await self._work(self.copy.close_round, in_round, last, root)
 
     async def offset(self, session: str, name: str) -> int:
@@ -180,7 +191,8 @@ class Reception:
         def receive(pieces: Iterator[bytes]) -> int:
             return self.attachments.append(name, offset, sha256, self._counted(pieces))
 
-        return await self._read(name, session, stream, self._most, receive)
+        with self.writing_back():
+            return await self._read(name, session, stream, self._most, receive)
 
     async def commit(self, session: str, commit: Commit) -> None:
         """Have the server put into place. Doing so twice is allowed."""
@@ -220,18 +232,28 @@ class Reception:
             self.phase = Phase.OPEN
 
     async def verify(self, commit: Commit) -> None:
-        """Read back what was written. Raises `RootMismatch`, `MoveResumeNeeded`."""
+        """Read back what was not read back yet. Raises `RootMismatch`, `MoveResumeNeeded`."""
+        if self._behind is None:
+            return
 
         def is_stopped() -> bool:
             return self._closed is not None or self.is_withdrawn(commit)
 
-        work = partial(self._extraction.workers.run, self.copy.differing, is_stopped)
-        wrong = await self._in_turn(work, None)
-        if wrong:
-            raise RootMismatch(
-                f"{len(wrong)} files are not on this node's disk as they were sent, such as "
-                f"{display(wrong[0])}; check its disk and memory: they are sent again"
-            )
+        await self._behind.stop()
+        await self._work(self.copy.checkpoint)
+        work = partial(self._extraction.workers.run, self.copy.read_back, is_stopped)
+        await self._in_turn(work, None)
+        if is_stopped():
+            raise MoveResumeNeeded
+        self.copy.check_read_back()
+
+    async def read_behind(self) -> None:
+        """Return when what has arrived by now was read back, so that little is left at the end.
+
+        An error is found again then.
+        """
+        if self._behind is not None:
+            await self._behind.caught_up()
 
     async def finish(self) -> int:
         """Set modes and times; return the bytes of all files when they are durable."""
@@ -248,10 +270,11 @@ class Reception:
         """Refuse all requests from now on, with `error`; return when none is under way."""
         self._closed = self._closed or error
         self.session = ""
-        self._stop_checkpoint()
+        self._checkpoints.stop()
         await self._end_bodies(error)
-        if self._resuming is not None:
-            await when_fired(self._resuming)
+        if self._behind is not None:
+            await self._behind.stop()
+        await self._resuming.ended()
         try:
             await self._work(self.copy.close)
         except WingsdError as failure:
@@ -269,13 +292,27 @@ class Reception:
     ) -> T:
         if stream.size > most:
             raise MoveBatchTooLarge(most)
-        earlier = self._bodies.get(name)
-        body = self._bodies[name] = ArrivingBody(stream)
+        body = ArrivingBody(stream, self._extraction.reactor)
+        reading = self._read_alone(name, session, body, most, work)
+        return await body.answered(Deferred.fromCoroutine(reading))
+
+    async def _read_alone(
+        self,
+        name: str,
+        session: str,
+        body: ArrivingBody,
+        most: int,
+        work: Callable[[Iterator[bytes]], T],
+    ) -> T:
+        """Read a body when an earlier one of the same name has ended."""
+        stream, earlier = body.stream, self._bodies.get(name)
+        self._bodies[name] = body
         try:
             if earlier is not None:
                 # Its connection may be half open, and not be heard of for minutes.
                 earlier.stop(MoveResumeNeeded("the request was sent again"))
-                await when_fired(earlier.over)
+                if not await fires_within(earlier.over, TURN, self._extraction.reactor):
+                    raise MoveBusy("an earlier request with it is still being worked for")
             return await self._read_in_turn(session, body, most, work)
         except WingsdError as error:
             stream.stop(error)
@@ -291,7 +328,7 @@ class Reception:
         async def read() -> T:
             self._check(session)
             feed = Feed(self._extraction.reactor)
-            body.stream.deliver(BoundedFeed(feed, most))
+            body.stream.deliver(BoundedFeed(feed, most, body.arrived))
             try:
                 return await self._extraction.workers.run(work, feed.blocks())
             finally:
@@ -374,24 +411,7 @@ class Reception:
         finally:
             slots.release()
 
-    # Checkpoints
-
-    def _checkpoint_later(self) -> None:
-        if self._checkpoint is None and self._closed is None:
-            reactor = self._extraction.reactor
-            self._checkpoint = reactor.callLater(CHECKPOINT_EVERY, self._make_checkpoint)
-
-    def _make_checkpoint(self) -> None:
-        self._checkpoint = None
-        if self._closed is None:
-            making = self._disk.run(self.copy.checkpoint)
-            making.addErrback(
-                lambda failure: self._log.warn(
-                    "{server}: {error}", server=self._server, error=failure.getErrorMessage()
-                )
-            )
-
-    def _stop_checkpoint(self) -> None:
-        timer, self._checkpoint = self._checkpoint, None
-        if timer is not None:
-            timer.cancel()
+    def _read_back(self) -> None:
+        """Have what is durable read back meanwhile; at the end `verify` does that."""
+        if self._behind is not None and self._closed is None and self._committed is None:
+            self._behind.go_on()

@@ -6,27 +6,18 @@ to the next one, and a failure keeps what has arrived for the next transfer of t
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.auth.tokens import token_was_used
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
-from wingsd.errors import (
-    DaemonStopping,
-    ServerAlreadyExists,
-    TransferCancelled,
-    WingsdError,
-    error_code,
-)
+from wingsd.errors import DaemonStopping, ServerAlreadyExists, TransferCancelled, WingsdError
 from wingsd.moves.errors import RootMismatch
 from wingsd.moves.rebasing import Resumption
-from wingsd.moves.tree import MoveLimits
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Servers
 from wingsd.statedb import Direction, MoveRecord, TransferRecord
@@ -34,7 +25,6 @@ from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import ContainerNameTaken
 from wingsd.transfers.incoming.commit import Remainder
-from wingsd.transfers.incoming.moves.attachments import Attachments
 from wingsd.transfers.incoming.moves.beginning import MoveTerms
 from wingsd.transfers.incoming.moves.errors import (
     MoveAbandoned,
@@ -44,14 +34,16 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
+    failure_state,
     keeps_copy,
 )
-from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
+from wingsd.transfers.incoming.moves.opening import make_reception
+from wingsd.transfers.incoming.moves.preparation import Preparation
 from wingsd.transfers.incoming.moves.reception import Commit, Phase, Reception
 from wingsd.transfers.incoming.moves.silence import SilenceWatch
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer
 from wingsd.transfers.incoming.uploads import Extraction
-from wingsd.transfers.step_log import ProgressReport, StepLogs
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.text import readable_size
@@ -63,13 +55,14 @@ _MIB = 1 << 20
 LONGER = 300.0
 #: Seconds since the last question to the Panel after which it is asked again before the end.
 ASKED_ENOUGH = 600.0
-_UNLIMITED = 1 << 62
 
 
 class MoveTransfer(IncomingTransfer):
     """The move of one server to this node. `terms` must be set before anything else is done."""
 
     terms: MoveTerms
+    #: The Panel's last description of the server.
+    _configuration: Configuration
 
     def __init__(
         self,
@@ -92,20 +85,18 @@ class MoveTransfer(IncomingTransfer):
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(reactor.seconds, self._count)
-        self._silence = SilenceWatch(reactor, self._is_committing, self._abandon)
+        self._silence = SilenceWatch(
+            reactor, self._is_committing, lambda seconds: self.abort(MoveAbandoned(seconds))
+        )
         self._asked = reactor.seconds()
+        #: What is tried before the server is stopped at its source.
+        trials = (self._ask_panel, self._require_room, self._rehearse)
+        self.preparation = Preparation(server, trials)
         self._reason: Exception | None = None
         #: Whether a later daemon could go on with it.
         self._is_recorded = False
         #: Bytes at the last line about the progress.
         self._shown = -1
-
-    @property
-    def progress(self) -> ProgressReport:
-        """How far it is; the rate is that of what has arrived by this daemon."""
-        found = super().progress
-        rate = self._arrived() / self.meter.seconds if self.meter.seconds > 0 else 0.0
-        return attrs.evolve(found, rate=rate)
 
     def _arrived(self) -> int:
         return self._reception.arrived if self._reception is not None else 0
@@ -122,8 +113,8 @@ class MoveTransfer(IncomingTransfer):
 
     # Beginning
 
-    async def begin(self, expires: float) -> None:
-        """Admit the server, and use up the token, which expires then; return when it may come.
+    async def begin(self) -> None:
+        """Admit the server, and use up the token; return when it may come.
 
         The rest goes on by itself. Raises the `WingsdError` that the source is to read.
         """
@@ -134,7 +125,6 @@ class MoveTransfer(IncomingTransfer):
             raise
         try:
             await self._begin()
-            await self._use_token(expires)
             held = await self._open(configuration)
             await self._steps.enter(ReceiveStep.RECEIVE)
         except Exception as error:
@@ -144,14 +134,17 @@ class MoveTransfer(IncomingTransfer):
             self._steps.announcer.say(
                 f"{readable_size(held)} of it are here, from an earlier transfer"
             )
-        Deferred.fromCoroutine(self._run(configuration))
+        Deferred.fromCoroutine(self._run())
 
-    async def _use_token(self, expires: float) -> None:
-        entry, identity = self._steps.entry, self.terms.identity
-        if entry is None:
-            raise MoveOver
+    async def _record(self) -> None:
+        """Record the transfer and its move at once, so that a later daemon has both or neither."""
+        await self._steps.begin(self._record_move)
+        self._is_recorded = True
+
+    async def _record_move(self, step: str) -> int:
+        identity, direct = self.terms.identity, self.coordinator.is_direct
         record = MoveRecord(
-            transfer=entry,
+            transfer=0,
             server=self.server,
             direction=Direction.IN,
             move=identity.move,
@@ -160,39 +153,27 @@ class MoveTransfer(IncomingTransfer):
             family=self.terms.beginning.family,
             request=self.terms.beginning.encode(),
         )
-        if not await self.terms.database.admit_move(record, expires):
+        admit = self.terms.database.admit_move
+        entry = await admit(record, step, identity.expires, direct=direct)
+        if entry is None:
             raise token_was_used()
-        self._is_recorded = True
+        return entry
 
     async def _open(self, configuration: Configuration, *, is_new: bool = True) -> int:
         """Open the copy; return how many bytes of an earlier move it has."""
-        limits = self._extraction.limits.for_server(configuration.settings.build.disk_space)
-        size = limits.disk if limits.disk is not None else _UNLIMITED
-        storage = self._storage
-        staging, copies = storage.staging, storage.copies
-        copy = PartialCopy(
-            self.server,
-            bytes.fromhex(self.terms.identity.move),
-            copies,
-            CopySettings(MoveLimits(limits.members, size), self._extraction.owner, limits.reserve),
-            partial(staging.sync, self.server),
+        self._configuration = configuration
+        disk_space = configuration.settings.build.disk_space
+        reception = make_reception(
+            self.server, self.terms, disk_space, self._storage, self._extraction
         )
-        attachments = Attachments(
-            self.server,
-            self.terms.beginning.backups,
-            self.terms.beginning.log,
-            storage.backups,
-            (copies.log_part(self.server), staging.log(self.server)),
-            limits.reserve,
-        )
-        most = self.terms.settings.batch * _MIB
-        reception = Reception(self.server, copy, attachments, self._extraction, storage.disk, most)
         if is_new:
             self._rollback.add(self._put_away)
+        copy = reception.copy
         reception.bytes = held = await self._extraction.workers.run(
             copy.begin if is_new else copy.reopen
         )
         reception.on_session = self._on_session
+        reception.writing_back = self._files.writing_back
         self._reception = reception
         self._steps.cancel_scope.check()
         return held
@@ -202,61 +183,57 @@ class MoveTransfer(IncomingTransfer):
         self._steps.resume(entry, ReceiveStep.RECEIVE)
         self._rollback.add(self._put_away)
         self._is_recorded = True
+        Deferred.fromCoroutine(self.preparation.clear(self._environment.end_rehearsal))
         try:
             configuration = await self._readmit()
             await self._open(configuration, is_new=False)
         except Exception as error:
             self._complete_later(await self._fail(error))
             return
-        await self._run(configuration)
+        await self._run()
 
     async def _readmit(self) -> Configuration:
-        is_here, configuration = await self._ask_until_answered()
-        if is_here:
-            raise ServerAlreadyExists("this server is already on this node")
-        check_variables(configuration.settings)
-        self._servers.admit(configuration, HOLD)
+        self._note(*await self._ask_until_answered())
+        self._servers.admit(self._configuration, HOLD)
         self._rollback.add(self._forget)
-        return configuration
+        return self._configuration
 
     # Receiving
 
-    async def _run(self, configuration: Configuration) -> None:
+    async def _run(self) -> None:
         try:
-            remainder = await self._receive_move(configuration)
+            remainder = await self._receive_move()
         except Exception as error:
             remainder = await self._fail(error)
         self._complete_later(remainder)
 
-    async def _receive_move(self, configuration: Configuration) -> Remainder:
+    async def _receive_move(self) -> Remainder:
         reception = self.reception
         self.meter.start()
-        self._silence.start(self.terms.settings.patience + LONGER)
+        self._silence.start(self.terms.silence + LONGER)
         try:
-            with self._files.writing_back():
-                size, configuration = await self._proven(reception, configuration)
+            commit, size = await self._proven(reception)
         finally:
             self._silence.stop()
+            self.preparation.stop()
             self.meter.stop()
             self._steps.announcer.hide_progress()
         files = reception.copy.files
         await reception.close(MoveCommitted())
         self._log_figures(size, files)
+        self._commit_phase.is_to_start = await self._record_start(commit)
         server = self._servers.get(self.server)
-        return await self._commit_phase.run(server, configuration, size)
+        return await self._commit_phase.run(server, self._configuration, size)
 
-    async def _proven(
-        self, reception: Reception, configuration: Configuration
-    ) -> tuple[int, Configuration]:
-        """Return the bytes of all files when they are proven and durable."""
+    async def _proven(self, reception: Reception) -> tuple[Commit, int]:
+        """Return the commit, and the bytes of all files, when they are proven and durable."""
         steps, scope = self._steps, self._steps.cancel_scope
         while True:
             commit = await scope.wait(reception.committed())
             await steps.enter(ReceiveStep.VERIFY)
             try:
-                configuration = await self._ask_again(configuration)
-                if self.terms.settings.reread:
-                    await scope.wait(Deferred.fromCoroutine(reception.verify(commit)))
+                await self._ask_again()
+                await scope.wait(Deferred.fromCoroutine(reception.verify(commit)))
                 await steps.enter(ReceiveStep.DURABLE)
                 size = await scope.wait(Deferred.fromCoroutine(reception.finish()))
                 await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=False)))
@@ -264,7 +241,14 @@ class MoveTransfer(IncomingTransfer):
             except (RootMismatch, MoveResumeNeeded) as error:
                 await self._go_back(reception, commit, error)
             else:
-                return size, configuration
+                return commit, size
+
+    async def _record_start(self, commit: Commit) -> bool:
+        """Record whether it is started at its end; return whether it is, and was prepared."""
+        starts = commit.running and self.terms.starts
+        if (entry := self._steps.entry) is not None:
+            await self.terms.database.set_start(entry, starts=starts)
+        return starts and self.preparation.is_ready
 
     async def _go_back(self, reception: Reception, commit: Commit, error: WingsdError) -> None:
         scope = self._steps.cancel_scope
@@ -274,16 +258,34 @@ class MoveTransfer(IncomingTransfer):
         reception.reject(commit, error)
         await self._steps.go_back(ReceiveStep.RECEIVE)
 
-    async def _ask_again(self, configuration: Configuration) -> Configuration:
-        """Return the server's description as it is now, if the last one is old."""
-        if self._reactor.seconds() - self._asked < ASKED_ENOUGH:
-            return configuration
-        is_here, configuration = await self._ask_until_answered()
-        self._asked = self._reactor.seconds()
+    async def _ask_again(self) -> None:
+        """Ask the Panel about the server, if the last answer is old."""
+        if self._reactor.seconds() - self._asked >= ASKED_ENOUGH:
+            self._note(*await self._ask_until_answered())
+
+    def _note(self, is_here: bool, configuration: Configuration) -> None:
         if is_here:
             raise ServerAlreadyExists("this server is already on this node")
         check_variables(configuration.settings)
-        return configuration
+        self._configuration, self._asked = configuration, self._reactor.seconds()
+
+    # What is tried before the server is stopped at its source
+
+    def prepare(self) -> None:
+        """Begin to try what is needed. Raises as `reception`, and `MoveCommitted`."""
+        if self.reception.phase != Phase.OPEN:
+            raise MoveCommitted
+        self.preparation.begin()
+
+    async def _ask_panel(self) -> None:
+        self._note(*await self.coordinator.recheck())
+
+    async def _require_room(self) -> None:
+        await self._storage.disk.run(self.reception.attachments.require_room)
+
+    async def _rehearse(self) -> None:
+        await self._environment.rehearse(self._configuration.settings)
+        await self.reception.read_behind()  # else the server would be down for that
 
     # What the requests of the source ask
 
@@ -309,7 +311,7 @@ class MoveTransfer(IncomingTransfer):
         return phase, self._steps.step, self._steps.step_text, self._reception
 
     async def _check_engine(self) -> None:
-        """Do nothing yet: a source on the same engine has its container until it sends."""
+        """Do nothing yet: a source on the same engine may have its container until the commit."""
 
     async def _check_engine_now(self) -> None:
         try:
@@ -321,13 +323,15 @@ class MoveTransfer(IncomingTransfer):
 
     def _on_session(self, held: Resumption) -> None:
         reception, announcer = self.reception, self._steps.announcer
-        if reception.sessions == 1:
+        if reception.sessions == 1 and not self.terms.beginning.running:
             Deferred.fromCoroutine(self._check_engine_now())
         if held.bytes:
             total = f" of {readable_size(self.size)}" if self.size else ""
             announcer.say(
                 f"the move goes on where it was: {readable_size(reception.bytes)}{total} are here"
             )
+        self.meter.skip()
+        self.meter.resumed = held.bytes
         self._shown = -1
         announcer.show_progress(self._progress_line)
 
@@ -337,25 +341,22 @@ class MoveTransfer(IncomingTransfer):
             # Until the source is heard again there is nothing new.
             self._steps.announcer.hide_progress()
         self._shown = done
-        return f"Receiving {progress_bar(done, self.size)}"
+        return f"Receiving {progress_bar(done, self.size)}{self.meter.pace(self.size)}"
 
     def _is_committing(self) -> bool:
         return not self._steps.lifecycle.before(ReceiveStep.VERIFY)
-
-    def _abandon(self, seconds: float) -> None:
-        self.abort(MoveAbandoned(seconds))
 
     # The end
 
     def abort(self, reason: WingsdError, *, verified: bool = False) -> bool:
         """End the move if it is not put into place yet; with `verified`, also later.
 
-        `DaemonStopping` leaves it to the next daemon.
+        `DaemonStopping` leaves it to the next daemon. Of several reasons the first one counts.
         """
         limit = ReceiveStep.REPORT if verified else ReceiveStep.SWAP
         if not self._steps.lifecycle.before(limit):
             return False
-        self._steps.cancel_scope.cancel(reason)
+        self._steps.cancel_scope.cancel(self._steps.cancel_scope.reason or reason)
         return True
 
     def release(self, *, keeps: bool) -> bool:
@@ -383,7 +384,7 @@ class MoveTransfer(IncomingTransfer):
         await self._note_failure(error)
         if self._reception is not None:
             await self._reception.close(MoveOver())
-        if isinstance(error, MoveSuperseded | MoveGivenUp):
+        if isinstance(error, MoveSuperseded | MoveGivenUp) and not self.coordinator.is_direct:
             # The source tells the Panel. This node's word could come when the next transfer has
             # begun, and would end that.
             self._commit_phase.is_unwanted = True
@@ -394,10 +395,7 @@ class MoveTransfer(IncomingTransfer):
         entry = self._steps.entry
         if entry is None:
             return
-        message = error.message if isinstance(error, WingsdError) else "internal error"
-        detail = error.detail if isinstance(error, WingsdError) else "see the log of this node"
-        state = {"error": message, "detail": detail, "code": error_code(error)}
-        noting = self.terms.database.set_move_state(entry, json.dumps(state))
+        noting = self.terms.database.set_move_state(entry, failure_state(error))
         noting.addErrback(
             lambda failure: self._log.error(
                 "{server}: {error}", server=self.server, error=failure.value
@@ -405,11 +403,16 @@ class MoveTransfer(IncomingTransfer):
         )
         await noting
 
+    def _keeps_copy(self) -> bool:
+        return keeps_copy(self._reason)
+
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
         disk, copies = self._storage.disk, self._storage.copies
-        if self.terms.settings.keep_days and keeps_copy(self._reason):
-            kept = await disk.run(copies.keep, self.server, self._count(), time.time())
+        if self.terms.settings.keep_days and self._keeps_copy():
+            is_read = self._reception is not None and self._reception.copy.is_read
+            keep = partial(copies.keep, self.server, self._count(), time.time(), is_read=is_read)
+            kept = await disk.run(keep)
             self._keeps_backups = kept
             if kept:
                 self._steps.announcer.say(

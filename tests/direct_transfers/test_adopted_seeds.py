@@ -1,0 +1,224 @@
+"""Transfers that the Panel orders of servers that a copy follows: they take its place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.direct_transfers.seeding import (
+    begin,
+    kept,
+    quicken,
+    seeding_pair,
+    write,
+)
+from tests.support.logged_errors import Logged
+from tests.support.node_in_process import NodeInProcess, NodePair
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from tests.support.tokens import signed
+from wingsd.errors import DaemonStopping, ServerAlreadyExists
+from wingsd.moves.rereading import Rereading
+from wingsd.moves.source import MoveSource
+from wingsd.servers.operations import Operation
+from wingsd.transfers.errors import TransferInProgress
+from wingsd.transfers.incoming.moves.manager import IncomingMoves
+from wingsd.transfers.outgoing.mover import Mover
+from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.seed_order import SeedOrder
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[NodePair]:
+    yield from seeding_pair(tmp_path)
+
+
+class _OrderingPanel:
+    """The Panel of both nodes, which has ordered that the server moves to the destination."""
+
+    def __init__(self, nodes: NodePair) -> None:
+        self._nodes = nodes
+        self.has_moved = False
+
+    def of(self, node: NodeInProcess) -> None:
+        panel = node.panel
+
+        async def owns(uuid: str) -> bool:
+            return (node is self._nodes.destination) is self.has_moved
+
+        async def transfer_succeeded(*_: Any, **__: Any) -> bool:
+            self.has_moved = True
+            return True
+
+        panel.known[UUID] = self._nodes.configuration
+        panel.owns, panel.transfer_succeeded = owns, transfer_succeeded
+
+
+def order(nodes: NodePair, destination: NodeInProcess) -> None:
+    """Have the Panel order the server's transfer."""
+    claims = {
+        "iss": "https://panel.invalid",
+        "aud": [destination.url],
+        "jti": "order",
+        "sub": UUID,
+        "iat": int(time.time()),
+        "nbf": int(time.time()) - 60,
+        "exp": int(time.time()) + 900,
+    }
+    token = signed(claims, {}, destination.config.token)
+    server = nodes.source.servers.get(UUID)
+    url = f"{destination.url}/api/transfers"
+    nodes.source.sender.start(server, TransferRequest(url, f"Bearer {token}"))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directories whose reading was begun."""
+    found: list[str] = []
+    make = MoveSource.__init__
+
+    def note(self: MoveSource, directory: str, *args: Any, **options: Any) -> None:
+        found.append(directory)
+        make(self, directory, *args, **options)
+
+    monkeypatch.setattr(MoveSource, "__init__", note)
+    return found
+
+
+@pytest.mark.parametrize("moment", ["between rounds", "in a round"])
+async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
+    nodes: NodePair,
+    moment: str,
+    opened: list[str],
+    logged: Logged,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skipped: list[Rereading] = []
+    skip = Rereading.skip
+
+    def note(rereading: Rereading) -> None:
+        skipped.append(rereading)
+        skip(rereading)
+
+    monkeypatch.setattr(Rereading, "skip", note)
+    await begin(nodes)
+    panel = _OrderingPanel(nodes)
+    for node in (nodes.source, nodes.destination):
+        panel.of(node)
+    read = nodes.destination.receiver._open[UUID].reception.copy._destination.rereading  # type: ignore[attr-defined]
+    await until(lambda: read.is_over)
+    write(nodes, "since")
+    if moment == "in a round":
+        asked = len(nodes.destination.asked)
+        nodes.destination.lose = lambda request: request.method == b"PUT"
+        is_sending: Callable[[str], bool] = lambda path: "batches" in path  # noqa: E731
+        await until(lambda: any(map(is_sending, nodes.destination.asked[asked:])))
+        nodes.destination.lose = lambda _: False
+    order(nodes, nodes.destination)
+    with pytest.raises(TransferInProgress):
+        order(nodes, nodes.destination)
+    await until(lambda: panel.has_moved)
+    await until(lambda: nodes.destination.entries()[-1] == ("in", "success"))
+    assert nodes.arrived()
+    assert (nodes.destination.data / UUID / "world" / "since").read_bytes() == b"written later"
+    assert len(opened) == 1
+    # What was read back from the disk is not read back again.
+    assert len(skipped) == 1 or moment == "in a round"
+    assert any("of it are here, from an earlier transfer" in line for line in logged.lines)
+    assert kept(nodes) == []
+    reasons = [entry.reason for entry in nodes.source.store.transfers()]
+    assert "seed-adopted" in reasons[0]
+
+
+async def test_an_order_right_after_a_restore_sends_what_was_restored(nodes: NodePair) -> None:
+    await begin(nodes)
+    panel = _OrderingPanel(nodes)
+    for node in (nodes.source, nodes.destination):
+        panel.of(node)
+    files = nodes.source.data / UUID
+    files.rename(files.with_name("before"))
+    (files / "world").mkdir(parents=True)
+    write(nodes, "restored")
+    order(nodes, nodes.destination)  # no round has begun since
+    await until(lambda: panel.has_moved)
+    await until(lambda: nodes.destination.entries()[-1] == ("in", "success"))
+    assert [path.name for path in (nodes.destination.data / UUID / "world").iterdir()] == [
+        "restored"
+    ]
+
+
+async def test_an_order_holds_the_server_when_the_seed_has_ended(nodes: NodePair) -> None:
+    await begin(nodes)
+    panel = _OrderingPanel(nodes)
+    for node in (nodes.source, nodes.destination):
+        panel.of(node)
+    write(nodes, "since")
+    nodes.destination.lose = lambda request: request.method == b"PUT"
+    order(nodes, nodes.destination)
+    await until(lambda: ("out", "failure") in nodes.source.entries())
+    hold = nodes.source.servers.get(UUID).operations.hold
+    assert hold is not None
+    assert hold.operation in (Operation.FOLLOW, Operation.TRANSFER_OUT)
+    nodes.destination.lose = lambda _: False
+    await until(lambda: panel.has_moved)
+    await until(lambda: nodes.destination.entries()[-1] == ("in", "success"))
+
+
+async def test_an_order_to_another_node_ends_it_and_its_copy_is_kept(
+    nodes: NodePair, tmp_path: Path
+) -> None:
+    await begin(nodes)
+    (tmp_path / "third").mkdir()
+    third = NodeInProcess(
+        tmp_path / "third", nodes.workers, 0, nodes.source.config.system.transfers
+    )
+    try:
+        order(nodes, third)
+        await until(lambda: kept(nodes) == [UUID])
+        await until(lambda: not nodes.source.sender.servers)
+        # That node's Panel does not know the server: it stays.
+        assert nodes.source.hold == ""
+        await until(lambda: nodes.source.entries() == [("out", "failure"), ("out", "failure")])
+    finally:
+        await third.close()
+
+
+async def test_the_first_request_of_a_copy_that_comes_late_does_not_end_the_ordered_transfer(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the one by which the source withdraws a copy whose beginning was not answered."""
+    begin_move, late = IncomingMoves.begin, list[tuple[Any, ...]]()
+    panel = _OrderingPanel(nodes)
+    for node in (nodes.source, nodes.destination):
+        panel.of(node)
+
+    async def be_away(*request: Any) -> str:
+        late.append(request)
+        raise DaemonStopping
+
+    async def come_late(*_: Any) -> None:
+        """Send nothing: the test has the request come."""
+
+    monkeypatch.setattr(IncomingMoves, "begin", be_away)
+    monkeypatch.setattr(Mover, "withdraw", come_late)
+    await nodes.send(await nodes.destination.invite(follow=True), seed=SeedOrder())
+    await until(lambda: late)
+    monkeypatch.setattr(IncomingMoves, "begin", begin_move)
+    nodes.destination.lose = lambda request: request.method == b"PUT"
+    order(nodes, nodes.destination)
+    await until(lambda: any("batches" in path for path in nodes.destination.asked))
+    with pytest.raises(ServerAlreadyExists):
+        await begin_move(*late[0])
+    nodes.destination.lose = lambda _: False
+    await until(lambda: panel.has_moved)
+    await until(lambda: nodes.destination.entries() == [("in", "success")])
+    assert nodes.arrived()

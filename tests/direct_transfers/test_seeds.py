@@ -1,0 +1,279 @@
+"""Seeds: copies that follow their servers at another node until a transfer goes on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.direct_transfers.seeding import (
+    END,
+    begin,
+    come,
+    copy,
+    figures,
+    follows,
+    is_used_as_ever,
+    kept,
+    quicken,
+    seeding_pair,
+    write,
+)
+from tests.support.logged_errors import Logged
+from tests.support.node_in_process import LEVEL, NodePair
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from wingsd.config import LiveMovesConfig, TransfersConfig
+from wingsd.errors import BadRequest, ServerBusy
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.transfers.errors import TransferInProgress
+from wingsd.transfers.incoming.moves.errors import MoveNoSpace
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.peer import moves
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[NodePair]:
+    yield from seeding_pair(tmp_path)
+
+
+async def test_a_copy_follows_a_server_that_is_used_as_ever(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[str] = []
+    monkeypatch.setattr(nodes.source.bus, "publish", lambda event: published.append(event.name))
+    await begin(nodes)
+    assert (copy(nodes) / "world" / "level.dat").read_bytes() == LEVEL
+    await follows(nodes, "new")
+    assert is_used_as_ever(nodes)
+    assert not any("transfer" in name for name in published)
+    await until(lambda: figures(nodes).rounds > 2)
+    now = figures(nodes)
+    assert now.age is not None
+    assert now.age < 60
+    assert now.downtime is not None
+    assert (now.missing, now.until, now.trouble) == (0, None, "")
+
+
+@pytest.mark.parametrize("ends", ["source", "destination"])
+async def test_it_goes_on_after_a_restart(nodes: NodePair, ends: str, logged: Logged) -> None:
+    await begin(nodes)
+    node = await nodes.restart(ends)
+    if ends == "source":
+        # As its Panel lists it, which a daemon waits for.
+        node.servers.get_or_add(nodes.configuration)
+    await node.recover()
+    await follows(nodes, "after")
+    assert is_used_as_ever(nodes)
+    assert any("resumed: " in line for line in logged.lines)
+    assert nodes.source.entries() == [("out", None)]
+
+
+async def test_it_waits_for_the_servers_of_a_source_that_was_started_again(
+    nodes: NodePair,
+) -> None:
+    await begin(nodes)
+    node = await nodes.restart("source")
+    recovery = await node.recover()
+    assert node.sender.servers == ()
+    node.servers.get_or_add(nodes.configuration)
+    recovery.resume_outgoing()
+    await follows(nodes, "after")
+    assert is_used_as_ever(nodes)
+
+
+async def test_a_seed_of_a_server_that_is_gone_ends_and_its_copy_is_kept(nodes: NodePair) -> None:
+    await begin(nodes)
+    node = await nodes.restart("source")
+    recovery = await node.recover()
+    node.servers.loaded = True
+    recovery.resume_outgoing()
+    await nodes.settled()
+    assert (node.entries(), kept(nodes)) == ([("out", "failure")], [UUID])
+
+
+async def test_it_goes_on_when_the_destination_is_there_again(
+    nodes: NodePair, logged: Logged
+) -> None:
+    await begin(nodes)
+    nodes.destination.lose = lambda _: True
+    await until(lambda: "destination-disconnected" in figures(nodes).trouble)
+    assert any("and follows the server again in" in line for line in logged.lines)
+    await until(
+        lambda: sum("and follows the server again in" in line for line in logged.lines) > 1
+    )
+    nodes.destination.lose = lambda _: False
+    await follows(nodes, "after")
+    await until(lambda: figures(nodes).trouble == "")
+
+
+@pytest.mark.parametrize("end", ["source", "destination"])
+async def test_what_has_arrived_of_a_cancelled_one_is_kept_for_the_next_transfer(
+    nodes: NodePair, end: str, logged: Logged
+) -> None:
+    await begin(nodes)
+    if end == "source":
+        nodes.source.sender.cancel(UUID)
+    else:
+        nodes.destination.receiver.cancel(UUID)
+    await nodes.settled()
+    assert kept(nodes) == [UUID]
+    assert is_used_as_ever(nodes)
+    assert nodes.destination.direct_transfers.incoming.expected == {}
+    assert nodes.destination.store.descriptions() == []
+    await nodes.send(await nodes.destination.invite())
+    await nodes.assert_moved()
+    assert any("resumed: " in line for line in logged.lines)
+
+
+async def test_a_forgotten_copy_ends_it(nodes: NodePair) -> None:
+    await begin(nodes)
+    assert nodes.destination.receiver.forget(UUID)
+    await nodes.settled()
+    assert "removed" in nodes.source.reason
+    assert nodes.destination.left() == []
+    assert is_used_as_ever(nodes)
+    assert not nodes.destination.receiver.forget(UUID)
+
+
+async def test_the_deletion_of_the_server_removes_the_copy(nodes: NodePair) -> None:
+    await begin(nodes)
+    await nodes.source.sender.release(UUID)
+    await nodes.settled()
+    assert (kept(nodes), nodes.destination.left()) == ([], [])
+
+
+async def test_a_directory_that_replaces_the_servers_is_followed(nodes: NodePair) -> None:
+    await begin(nodes)
+    files = nodes.source.data / UUID
+    files.rename(files.with_name("before"))
+    (files / "world").mkdir(parents=True)
+    await until(lambda: not (copy(nodes) / "world" / "level.dat").exists())
+    await follows(nodes, "restored")
+
+
+async def test_it_goes_on_when_there_is_room_again(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.05)
+    monkeypatch.setattr(MoveNoSpace, "retry_after", 0.0)
+    await begin(nodes)
+    require = PartialCopy._require_space
+
+    def require_space(copy: PartialCopy, size: int) -> None:
+        raise MoveNoSpace("the disk is full")
+
+    monkeypatch.setattr(PartialCopy, "_require_space", require_space)
+    write(nodes, "late")
+    await until(lambda: "disk is full" in figures(nodes).trouble)
+    monkeypatch.setattr(PartialCopy, "_require_space", require)
+    await until((copy(nodes) / "world" / "late").exists)
+
+
+# Its end by its time
+
+
+async def test_a_server_that_runs_is_moved_and_started_there_when_the_time_has_come(
+    nodes: NodePair,
+) -> None:
+    server = nodes.source.servers.get(UUID)
+    nodes.source.panel.known[UUID] = nodes.configuration
+    await server.power(PowerAction.START)
+    nodes.source.environment.running[UUID].say(b"listening on\n")
+    await until(lambda: server.state is PowerState.RUNNING)
+    await begin(nodes, END)
+    come(nodes.source)
+    await nodes.assert_moved()
+    await until(lambda: UUID in nodes.destination.environment.running)
+    assert UUID not in nodes.source.environment.running
+
+
+async def test_a_server_that_does_not_run_then_is_moved_and_stays_off(nodes: NodePair) -> None:
+    nodes.source.panel.known[UUID] = nodes.configuration
+    await nodes.source.servers.get(UUID).power(PowerAction.START)
+    await begin(nodes, END)
+    await nodes.source.servers.get(UUID).power(PowerAction.KILL)
+    come(nodes.source)
+    await nodes.assert_moved()
+    assert nodes.destination.servers.get(UUID).state is PowerState.OFFLINE
+
+
+async def test_a_server_that_is_busy_then_is_waited_for(nodes: NodePair, logged: Logged) -> None:
+    await begin(nodes, END)
+    come(nodes.source)
+    with nodes.source.servers.get(UUID).operations.during(Operation.BACKUP):
+        await until(lambda: any("is moved when that is over: " in line for line in logged.lines))
+        await follows(nodes, "during the backup")
+        assert nodes.source.entries() == [("out", None)]
+    await nodes.assert_moved()
+    assert (nodes.destination.data / UUID / "world" / "during the backup").exists()
+
+
+async def test_an_end_that_came_while_the_source_was_away_is_made_up_for(nodes: NodePair) -> None:
+    await begin(nodes, END)
+    node = await nodes.restart("source")
+    node.servers.get_or_add(nodes.configuration)
+    come(node)
+    await node.recover()
+    await nodes.assert_moved()
+
+
+async def test_a_source_that_died_at_the_stop_goes_on_with_the_move(nodes: NodePair) -> None:
+    await begin(nodes, END)
+    nodes.source.die_at("STOP")
+    come(nodes.source)
+    await until(lambda: nodes.source.store.unfinished()[0].step == "STOP")
+    node = await nodes.restart("source")
+    node.servers.get_or_add(nodes.configuration)
+    await node.recover()
+    await nodes.assert_moved()
+
+
+# What is refused
+
+
+async def test_one_of_a_server_that_has_moved_is_refused(nodes: NodePair) -> None:
+    nodes.source.servers.get(UUID).disown("it has moved")
+    with pytest.raises(ServerBusy, match="has moved to another node"):
+        await begin(nodes)
+    assert nodes.source.entries() == []
+
+
+async def test_a_second_one_is_refused(nodes: NodePair) -> None:
+    await begin(nodes)
+    invitation = await nodes.destination.invite(follow=True)
+    with pytest.raises(TransferInProgress):
+        await nodes.send(invitation, seed=SeedOrder())
+    with pytest.raises(TransferInProgress):
+        await nodes.send(invitation)
+    await follows(nodes, "still")
+
+
+async def test_a_destination_that_was_not_told_of_it_refuses_it(nodes: NodePair) -> None:
+    await nodes.send(await nodes.destination.invite(), seed=SeedOrder())
+    await nodes.settled()
+    assert "wingsctl receive there with --follow" in nodes.source.reason
+    assert nodes.destination.left() == []
+
+
+async def test_a_node_that_sends_no_server_while_it_runs_refuses_it(nodes: NodePair) -> None:
+    await nodes.restart("source", TransfersConfig(live=LiveMovesConfig(enabled=False)))
+    nodes.source.servers.get_or_add(nodes.configuration)
+    invitation = await nodes.destination.invite(follow=True)
+    with pytest.raises(BadRequest):
+        await nodes.send(invitation, seed=SeedOrder())
+
+
+async def test_seeds_leave_the_places_of_a_node_to_others(nodes: NodePair) -> None:
+    await begin(nodes)
+    (arriving,) = nodes.destination.receiver._open.values()
+    assert arriving.is_receiving
+    assert not arriving.takes_a_place

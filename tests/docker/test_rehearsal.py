@@ -1,0 +1,110 @@
+"""Rehearsals: whether a server's container can be made, on a real engine."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from docker.errors import ImageNotFound
+
+from tests.support.docker_engine import NO_REGISTRY, Engine
+from tests.support.reactor import reactor
+from wingsd.docker import images
+from wingsd.docker.container import rehearsal_spec
+from wingsd.docker.environment import DockerEnvironment
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.schemas import Build, Image
+from wingsd.threadio import Workers
+
+
+def containers(engine: Engine, server: str) -> list[str]:
+    """Return the containers whose names begin with the server's."""
+    found = engine.client.containers(all=True, filters={"name": f"^/{server}"})
+    return [name.lstrip("/") for each in found for name in each["Names"]]
+
+
+async def test_nothing_is_left_but_the_network(engine: Engine, workers: Workers) -> None:
+    config, server = engine.config(), engine.server()
+    environment = DockerEnvironment(config, workers, reactor)
+    await environment.rehearse(server)
+    assert containers(engine, server.uuid) == []
+    assert engine.client.networks(names=[config.docker.network.name])
+    assert not (engine.volumes.parent / f"{engine.volumes.name}.machine-id").exists()
+
+
+async def test_the_servers_own_container_runs_on(engine: Engine, workers: Workers) -> None:
+    config, server = engine.config(), engine.server("sleep 60")
+    environment = DockerEnvironment(config, workers, reactor)
+    await environment.create(server)
+    engine.client.start(server.uuid)
+    await environment.rehearse(server)
+    assert containers(engine, server.uuid) == [server.uuid]
+    assert engine.client.inspect_container(server.uuid)["State"]["Running"]
+
+
+async def test_what_an_earlier_daemon_has_left_is_removed(
+    engine: Engine, workers: Workers
+) -> None:
+    config, server = engine.config(), engine.server()
+    environment = DockerEnvironment(config, workers, reactor)
+    await environment.rehearse(server)
+    spec = rehearsal_spec(config, server)
+    name = engine.will_make_container(spec.name)
+    engine.client.create_container_from_config(spec.body, name)
+    await environment.rehearse(server)
+    assert containers(engine, server.uuid) == []
+    engine.client.create_container_from_config(spec.body, name)
+    for _ in range(2):
+        await environment.end_rehearsal(server.uuid)
+        assert containers(engine, server.uuid) == []
+
+
+async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None:
+    server = engine.server(image="~wingsd-test/none")
+    with pytest.raises(EnvironmentFailed, match="there is no image wingsd-test/none"):
+        await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+
+
+async def test_what_the_engine_refuses_is_told_and_left_nowhere(
+    engine: Engine, workers: Workers
+) -> None:
+    server = attrs.evolve(engine.server(), build=Build(memory_limit=64, threads="no-cpu"))
+    with pytest.raises(EnvironmentFailed):
+        await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+    assert containers(engine, server.uuid) == []
+
+
+async def test_a_rehearsed_image_is_not_pulled_again_soon(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = engine.tag(f"{NO_REGISTRY}/busybox:latest")
+    server = attrs.evolve(engine.server(), container=Image(name))
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    pulled: list[str] = []
+    pull = images.ImagesAndNetworks._pull
+
+    async def noted(self: object, session: object, uuid: str, *more: object) -> str:
+        pulled.append(uuid)
+        return await pull(self, session, uuid, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(images.ImagesAndNetworks, "_pull", noted)
+    await environment.rehearse(server)
+    await environment.create(server)
+    await environment.recreate(server)
+    assert pulled == [server.uuid]
+    monkeypatch.setattr(images, "monotonic", lambda: float("inf"))
+    await environment.recreate(server)
+    assert pulled == [server.uuid] * 2
+
+
+async def test_a_rehearsed_image_that_was_removed_is_pulled(
+    engine: Engine, workers: Workers
+) -> None:
+    name = engine.tag(f"{NO_REGISTRY}/gone:latest")
+    server = attrs.evolve(engine.server(), container=Image(name))
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    await environment.rehearse(server)
+    engine.client.remove_image(name)
+    with pytest.raises(ImageNotFound):
+        engine.client.inspect_image(name)
+    with pytest.raises(EnvironmentFailed, match="could not be pulled"):
+        await environment.create(server)

@@ -1,0 +1,133 @@
+"""What a client sends arrives whole in whatever pieces, and waits as few bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from pathlib import Path
+
+import asyncssh
+import pytest
+from asyncssh.constants import MSG_CHANNEL_DATA
+from asyncssh.packet import String, UInt32
+
+from tests.sftp.server.harness import Served, serve
+from wingsd.sftp.server import packets
+
+CIPHERS = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
+INIT = struct.pack(">IBI", 5, packets.INIT, 3)
+WINDOW = 2 << 20
+
+
+def request(number: int, path: bytes = b"/") -> bytes:
+    """Return a request for the real path of a path."""
+    return String(struct.pack(">BI", packets.REALPATH, number) + String(path))
+
+
+#: Answers of 2 MiB, of which no more than half are made before they are read.
+READS = String(
+    struct.pack(">BI", packets.OPEN, 1) + String(b"/a") + struct.pack(">II", packets.READ, 0)
+) + 8 * String(
+    struct.pack(">BI", packets.READ_DATA, 1)
+    + String(bytes(8))
+    + struct.pack(">QI", 0, packets.MAX_DATA)
+)
+
+
+class Answers(asyncssh.SSHClientSession[bytes]):
+    """Collects the ids of answers."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._frames = packets.FrameReader()
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        for frame in self._frames.feed(data):
+            self.ids.append(int.from_bytes(frame[1:5], "big"))
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_single_bytes_wait_together_until_answers_are_read(tmp_path: Path, cipher: str) -> None:
+    async def test(served: Served) -> None:
+        (served.files / "a").write_bytes(bytes(packets.MAX_DATA))
+        async with served.connection(encryption_algs=[cipher]) as connection:
+            chan, session = await connection.create_session(
+                Answers, subsystem="sftp", encoding=None, window=1 << 10
+            )
+            assert isinstance(session, Answers)
+            chan.pause_reading()
+            chan.write(INIT + READS)
+            long = b"/" * 4_000
+            many = (WINDOW + (WINDOW >> 2)) // len(request(1, long))
+            chan.write(b"".join(request(number, long) for number in range(many)))
+            (own,) = served.server._connections.values()
+            (channel,) = own._channels
+            while not channel._receiver.is_paused:
+                await asyncio.sleep(0.01)
+            for number in range(many, many + 50):
+                for byte in request(number):
+                    chan.write(bytes((byte,)))
+            while channel._waiting_bytes < WINDOW:
+                await asyncio.sleep(0.01)
+            assert not channel._chan._recv_buf
+            chan.resume_reading()
+            while len(session.ids) < many + 50 + 10:
+                await asyncio.sleep(0.01)
+            assert session.ids[10:] == list(range(many + 50))
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+@pytest.mark.parametrize(
+    "payload",
+    [
+        UInt32(7) + String(b"to no channel"),
+        UInt32(0) + UInt32(100) + b"shorter than it says",
+        UInt32(0) + UInt32(3) + b"longer than it says",
+        UInt32(0) + UInt32(0xFFFFFFFF),
+        UInt32(0) + b"\0",
+        b"\0\0",
+    ],
+    ids=["unknown channel", "too short", "too long", "no data", "no length", "no number"],
+)
+def test_data_that_no_channel_takes_ends_the_connection(
+    tmp_path: Path, cipher: str, payload: bytes
+) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection(encryption_algs=[cipher]) as connection:
+            await connection.create_session(Answers, subsystem="sftp", encoding=None)
+            connection.send_packet(MSG_CHANNEL_DATA, payload)
+            await connection.wait_closed()
+        async with served.client() as sftp:
+            assert await sftp.realpath(".") == "/"
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_more_data_than_the_window_ends_the_connection(tmp_path: Path, cipher: str) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection(encryption_algs=[cipher]) as connection:
+            chan, _ = await connection.create_session(Answers, subsystem="sftp", encoding=None)
+            chan.pause_reading()
+            with_length = UInt32(packets.MAX_PACKET) + bytes(100_000)
+            chan._send_window = 1 << 30
+            (own,) = served.server._connections.values()
+            (channel,) = own._channels
+            own._thread.call(lambda: setattr(channel._chan, "_recv_window", 50_000))
+            chan.write(with_length)
+            await connection.wait_closed()
+
+    serve(tmp_path, test)
+
+
+def test_a_changed_packet_ends_the_connection(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
+            await connection.create_session(Answers, subsystem="sftp", encoding=None)
+            assert connection._transport is not None
+            connection._transport.write(UInt32(64) + bytes(80))
+            await connection.wait_closed()
+
+    serve(tmp_path, test)

@@ -1,0 +1,35 @@
+"""What the daemon does with the messages of the SFTP process."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from tests.support.configurations import config
+from tests.support.logged_errors import Logged
+from wingsd.sftp.messages import Transmitted, Unconfined
+from wingsd.sftp.service import SftpService
+
+
+@pytest.fixture
+def service() -> SftpService:
+    others: Any = Mock()
+    return SftpService(config(), others, Mock(count=0), others, others)
+
+
+def test_that_a_process_is_not_confined_is_logged_once(
+    service: SftpService, logged: Logged
+) -> None:
+    for _ in range(3):
+        service._received(Unconfined())
+    assert len([line for line in logged.lines if "not confined" in line]) == 1
+
+
+def test_bytes_of_one_process_after_the_other_are_added(service: SftpService) -> None:
+    for received, sent in ((10, 20), (15, 20)):
+        service._received(Transmitted(received, sent))
+    service.counts.process_ended()
+    service._received(Transmitted(1, 2))
+    assert service.counts.moved == {"in": 16, "out": 22}

@@ -1,0 +1,134 @@
+"""What takes a destination long is answered before a proxy gives up, and asked for again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.move_client import Answer, MoveClient
+from tests.transfers.incoming.moving_node import MovingNode
+from wingsd.transfers.incoming.moves import answering, checkpoints
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.storage.staging import Staging
+
+
+class SlowWork:
+    """Methods of partial copies that do not return before `finish`, in whatever thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        #: How often one was called.
+        self.done = 0
+        self._end = threading.Event()
+        self._monkeypatch = monkeypatch
+
+    def slow(self, name: str) -> None:
+        """Have a method take long, and be answered soon."""
+        self._monkeypatch.setattr(answering, "ANSWERED_WITHIN", 0.1)
+        method = getattr(PartialCopy, name)
+
+        def slow(copy: PartialCopy, *args: Any) -> Any:
+            self.done += 1
+            result = method(copy, *args)
+            self._end.wait(30)
+            return result
+
+        self._monkeypatch.setattr(PartialCopy, name, slow)
+
+    def finish(self) -> None:
+        self._monkeypatch.setattr(answering, "ANSWERED_WITHIN", 30.0)
+        self._end.set()
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowWork]:
+    work = SlowWork(monkeypatch)
+    yield work
+    work.finish()
+
+
+def is_busy(answer: Answer) -> bool:
+    return (answer.status, answer.code) == (503, "move-busy")
+
+
+async def finish(client: MoveClient) -> None:
+    assert (await client.close()).status == 200
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"
+
+
+async def test_a_session_is_begun_by_the_request_that_comes_when_it_is_ready(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    work.slow("resume")
+    assert is_busy(await client.resume())
+    assert is_busy(await client.resume())
+    work.finish()
+    assert (await client.resume()).status == 200
+    assert work.done == 1
+    await client.put_all(client.round())
+    await finish(client)
+
+
+async def test_a_round_is_closed_once_however_often_that_is_asked(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    await client.put_all(client.round())
+    work.slow("close_round")
+    assert is_busy(await client.close())
+    assert is_busy(await client.close())
+    work.finish()
+    await finish(client)
+    assert work.done == 1
+
+
+async def test_a_batch_that_has_arrived_need_not_be_waited_for(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    shape, *rest = client.round()
+    work.slow("receive")
+    assert is_busy(await client.put(shape))
+    work.finish()
+    assert (await client.put(shape)).status == 200
+    await client.put_all(rest)
+    await finish(client)
+
+
+async def test_the_disk_is_flushed_while_the_root_is_made(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 3600)
+    sync, prepare, made = Staging.sync, PartialCopy.prepare_root, threading.Event()
+    closing, met = list[bool](), list[bool]()
+    client = node.client(source)
+
+    def waiting(staging: Staging, server: str) -> None:
+        if closing:
+            met.append(made.wait(30))
+        sync(staging, server)
+
+    def preparing(copy: PartialCopy) -> None:
+        prepare(copy)
+        made.set()
+
+    monkeypatch.setattr(Staging, "sync", waiting)
+    monkeypatch.setattr(PartialCopy, "prepare_root", preparing)
+    await client.begin()
+    await client.resume()
+    await client.put_all(client.round())
+    closing.append(True)
+    assert (await client.close()).status == 200
+    assert met[0]
+    assert (await client.commit()).status == 202
+    assert (await client.outcome())["outcome"] == "success"

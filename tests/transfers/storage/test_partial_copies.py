@@ -1,0 +1,94 @@
+"""What is kept of moves that have failed: taken up again, listed and removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from tests.support.sample_server import UUID
+from wingsd.transfers.storage import partial_copies
+from wingsd.transfers.storage.partial_copies import PartialCopies
+from wingsd.transfers.storage.staging import Staging
+from wingsd.util.durable import move
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Iterator[Staging]:
+    (tmp_path / "volumes").mkdir()
+    made = Staging(str(tmp_path / "volumes"), (os.getuid(), os.getgid()), durable=False)
+    made.prepare()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def copies(staging: Staging) -> PartialCopies:
+    return PartialCopies(staging, 0)
+
+
+def arrive(copies: PartialCopies) -> None:
+    copies.create(UUID).ledger.write_bytes(b"ledger")
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_the_next_move_knows_whether_the_copy_was_read_back(
+    copies: PartialCopies, is_read: bool
+) -> None:
+    arrive(copies)
+    assert copies.keep(UUID, 5, 10.0, is_read=is_read)
+    paths = copies.adopt(UUID)
+    assert paths is not None
+    assert paths.is_read is is_read
+    # Only once: it grows from then on.
+    assert copies.keep(UUID, 5, 10.0)
+    again = copies.adopt(UUID)
+    assert again is not None
+    assert not again.is_read
+
+
+def test_another_daemon_reads_it_again(staging: Staging, copies: PartialCopies) -> None:
+    arrive(copies)
+    copies.keep(UUID, 5, 10.0, is_read=True)
+    paths = PartialCopies(staging, 0).adopt(UUID)
+    assert paths is not None
+    assert not paths.is_read
+
+
+def test_an_older_copy_is_not_taken_for_the_one_that_was_read(copies: PartialCopies) -> None:
+    arrive(copies)
+    copies.keep(UUID, 5, 10.0)
+    arrive(copies)
+    copies.keep(UUID, 6, 20.0, is_read=True)
+    copies._remove(copies.kept()[-1])
+    paths = copies.adopt(UUID)
+    assert paths is not None
+    assert not paths.is_read
+
+
+def test_a_list_has_what_is_being_kept_when_it_is_whole(
+    copies: PartialCopies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving, goes_on = Event(), Event()
+
+    def slow_move(*args: Any, **options: Any) -> None:
+        moving.set()
+        assert goes_on.wait(10)
+        move(*args, **options)
+
+    monkeypatch.setattr(partial_copies, "move", slow_move)
+    arrive(copies)
+    keeping = Thread(target=copies.keep, args=(UUID, 5, 10.0))
+    keeping.start()
+    assert moving.wait(10)
+    found: list[Any] = []
+    listing = Thread(target=lambda: found.extend(copies.kept()))
+    listing.start()
+    goes_on.set()
+    for thread in (keeping, listing):
+        thread.join(10)
+    assert [each.server for each in found] == [UUID]

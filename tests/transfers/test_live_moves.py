@@ -1,0 +1,458 @@
+"""Moves of running servers at their source: what happens to the server meanwhile, and then."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.support.move_node import SILENT, Fault, MoveNode, refused, tree_of
+from tests.support.reactor import reactor, until
+from tests.support.sample_server import UUID
+from tests.support.sender import Sender, sending
+from tests.transfers.test_outgoing_moves import _quick
+from tests.transfers.test_resumed_moves import stop_at
+from wingsd.config import LiveMovesConfig, MovesConfig
+from wingsd.errors import EnvironmentFailed
+from wingsd.moves import contents, stop_rule
+from wingsd.panel.http_client import PanelUnreachable
+from wingsd.servers import starting
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.threadio import Share, TokenBucket
+from wingsd.transfers.outgoing import live_rounds, stall_watch
+from wingsd.util.retry import Backoff
+
+__all__ = ["_quick"]
+
+#: The rounds of a server whose predicted downtime does not change.
+ROUNDS = 4
+
+
+@pytest.fixture(autouse=True)
+def _slow_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_rule, "FIXED", 1000.0)
+    monkeypatch.setattr(live_rounds, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(live_rounds, "READY_EVERY", 0.01)
+    monkeypatch.setattr(live_rounds, "ROUND_EVERY", 0.05)
+    monkeypatch.setattr(stall_watch, "EVERY", 0.05)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[MoveNode]:
+    node = MoveNode(tmp_path / "there")
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
+    live = LiveMovesConfig(**{"final_patience": 1, **getattr(request, "param", {})})
+    moves = MovesConfig(patience=20)
+    for harness in sending(tmp_path, destination=node, moves=moves):
+        harness.follow(live)
+        for number in range(3):
+            (harness.tree / f"region{number}").write_bytes(os.urandom(200_000))
+        yield harness
+
+
+def at_round(node: MoveNode, number: int, act: Callable[[], Fault]) -> None:
+    """Have something happen when a round is to be closed."""
+
+    def fault(kind: str, count: int) -> Fault:
+        return act() if (kind, count) == ("rounds", number) else None
+
+    node.fault = fault
+
+
+def check_moved(sender: Sender, node: MoveNode, *, running: bool) -> None:
+    assert sender.states[-2:] == ["success", "completed"], sender.lines
+    assert tree_of(sender.tree) == tree_of(node.copy.tree)
+    assert node.running is running
+
+
+def check_runs_on(sender: Sender) -> None:
+    """The transfer has failed, and nothing was done to the server."""
+    assert sender.states == ["starting", "failed", "failure"]
+    assert sender.calls == []
+    assert sender.server.operations.hold is None
+    assert sender.server.state is PowerState.RUNNING
+
+
+async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node: MoveNode) -> None:
+    def write(kind: str, count: int) -> Fault:
+        if kind == "rounds" and "stop" not in sender.calls:
+            assert sender.server.hold == ""
+            (now,) = sender.transfers.progress
+            assert f"the server runs, round {count}: " in now.step_text
+            assert sender.server.operations.runs(Operation.FOLLOW)
+            (sender.tree / f"new{count}").write_bytes(os.urandom(50_000))
+            (sender.tree / "region0").write_bytes(os.urandom(100_000 * count))
+        return None
+
+    node.fault = write
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert sender.states == ["starting", "processing", "success", "completed"]
+    assert sender.calls == ["stop", "remove"]
+    # one file changes all the time: the last round but one has it, too
+    assert (node.count("resume"), node.count("rounds")) == (1, ROUNDS + 2)
+    assert len(sender.heard.rounds) == ROUNDS + 1
+    assert len(sender.heard.predicted) == ROUNDS + 1
+    assert len(sender.heard.downtimes) == 1
+    assert sender.said("round 2: ")
+    assert sender.said("more rounds do not make it less")
+
+
+@pytest.mark.parametrize("sender", [{"target_downtime": 2000}], indirect=True)
+async def test_it_is_stopped_after_one_round_when_the_rest_is_little(
+    sender: Sender, node: MoveNode
+) -> None:
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert node.count("rounds") == 2
+
+
+class Watched:
+    """Threads, and a bucket: note in which state the server is used by them, and what they got."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.seen: list[tuple[PowerState, bool]] = []
+        self._server = sender.server
+        self._workers = sender.uploader.packers
+        self._bucket = TokenBucket(reactor, 1 << 30)
+
+    def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.seen.append((self._server.state, False))
+        return self._workers.run(work, *args, **kwargs)
+
+    def join(self, resume: Callable[[], object], *, yields: bool) -> Share:
+        self.seen.append((self._server.state, yields))
+        return self._bucket.join(resume, yields=yields)
+
+
+async def test_rounds_come_after_all_else_until_the_server_is_stopped(
+    sender: Sender, node: MoveNode
+) -> None:
+    followers, packers, bucket = Watched(sender), Watched(sender), Watched(sender)
+    used: dict[str, Any] = {"followers": followers, "packers": packers, "bucket": bucket}
+    uploader = attrs.evolve(sender.uploader, **used)
+    mover = attrs.evolve(sender.mover, uploader=uploader)
+    sender.send_with(uploader=uploader, mover=mover)
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert {state for state, _ in followers.seen} == {PowerState.RUNNING}
+    assert (PowerState.OFFLINE, False) in packers.seen
+    assert (PowerState.RUNNING, True) in bucket.seen
+    assert all(yields == (state is PowerState.RUNNING) for state, yields in bucket.seen)
+
+
+@pytest.mark.parametrize("sender", [{"enabled": False}], indirect=True)
+async def test_a_running_server_is_stopped_first_where_rounds_are_disabled(
+    sender: Sender, node: MoveNode
+) -> None:
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert node.count("rounds") == 1
+    assert sender.states[0] == "pending"
+
+
+async def test_a_server_that_is_off_is_sent_in_one_round(sender: Sender, node: MoveNode) -> None:
+    sender.server.state = PowerState.OFFLINE
+    await sender.start()
+    check_moved(sender, node, running=False)
+    assert node.count("rounds") == 1
+
+
+async def test_a_destination_that_knows_no_moves_gets_a_stopped_server(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: refused(404)
+    await sender.start()
+    assert sender.states[-1] == "completed"
+    assert sender.calls == ["stop", "remove"]
+    assert len(node.archives) == 1
+
+
+async def test_a_server_that_ends_meanwhile_is_not_started_at_the_destination(
+    sender: Sender, node: MoveNode
+) -> None:
+    def end() -> None:
+        sender.server.state = PowerState.OFFLINE
+
+    at_round(node, 2, end)
+    await sender.start()
+    check_moved(sender, node, running=False)
+    assert node.count("rounds") == 3
+
+
+async def test_a_server_that_is_suspended_meanwhile_stays_stopped(
+    sender: Sender, node: MoveNode
+) -> None:
+    def suspend() -> None:
+        settings = attrs.evolve(sender.server.configuration.settings, suspended=True)
+        sender.server.configuration = attrs.evolve(sender.server.configuration, settings=settings)
+
+    at_round(node, 2, suspend)
+    await sender.start()
+    check_moved(sender, node, running=False)
+
+
+async def test_a_server_that_is_starting_is_waited_for(sender: Sender, node: MoveNode) -> None:
+    server = sender.server
+
+    def restart() -> None:
+        server.state = PowerState.STARTING
+
+    at_round(node, ROUNDS, restart)
+    over = sender.start()
+    await until(lambda: sender.heard.predicted[ROUNDS - 1 :] != [])
+    assert "stop" not in sender.calls
+    server.state = PowerState.RUNNING
+    await over
+    check_moved(sender, node, running=True)
+
+
+@pytest.mark.parametrize("sender", [{"max_downtime": 5}], indirect=True)
+async def test_a_server_that_would_be_down_for_too_long_runs_on_until_it_ends(
+    sender: Sender, node: MoveNode
+) -> None:
+    over = sender.start()
+    await until(lambda: node.count("rounds") > ROUNDS + 1)
+    assert sender.calls == []
+    assert sender.said("more than system.transfers.live.max_downtime")
+    sender.server.state = PowerState.OFFLINE
+    await over
+    check_moved(sender, node, running=False)
+
+
+@pytest.mark.parametrize("sender", [{"announce": "say {seconds} s, {}"}], indirect=True)
+async def test_its_players_are_told_for_how_long_it_will_be_down(
+    sender: Sender, node: MoveNode
+) -> None:
+    await sender.start()
+    check_moved(sender, node, running=True)
+    told, *calls = sender.calls
+    seconds = sender.heard.predicted[-1]
+    assert told == f"say {math.ceil(seconds)} s, {{}}"
+    assert calls == ["stop", "remove"]
+
+
+@pytest.mark.parametrize("sender", [{"announce": "say it moves"}], indirect=True)
+async def test_a_console_that_takes_no_line_does_not_stop_the_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    sender.faults["say it moves"] = EnvironmentFailed("the server did not read its console")
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert sender.said("its players were not told that it moves: ")
+
+
+@pytest.mark.parametrize("sender", [{"announce": "say it moves"}], indirect=True)
+async def test_the_console_of_a_server_that_has_ended_gets_no_line(
+    sender: Sender, node: MoveNode
+) -> None:
+    def end() -> None:
+        sender.server.state = PowerState.OFFLINE
+
+    at_round(node, 2, end)
+    await sender.start()
+    assert "say it moves" not in sender.calls
+
+
+async def test_it_is_not_stopped_while_the_panel_does_not_answer(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = sender.panel.describe
+
+    async def silent(uuid: str) -> None:
+        raise PanelUnreachable("the Panel is away", "it is a test")
+
+    monkeypatch.setattr(sender.panel, "describe", silent)
+    over = sender.start()
+    await until(lambda: sender.said("the server is not stopped yet, and runs on"))
+    assert sender.calls == []
+    monkeypatch.setattr(sender.panel, "describe", answers)
+    await over
+    check_moved(sender, node, running=True)
+
+
+async def test_a_cancelled_move_leaves_the_server_running(sender: Sender, node: MoveNode) -> None:
+    at_round(node, 2, lambda: sender.transfers.cancel(UUID))
+    await sender.start()
+    check_runs_on(sender)
+    await until(lambda: node.deleted == ["all"])
+
+
+async def test_a_server_that_is_deleted_meanwhile_is_not_sent(
+    sender: Sender, node: MoveNode
+) -> None:
+    deleting: list[Deferred[None]] = []
+    at_round(node, 2, lambda: deleting.append(Deferred.fromCoroutine(sender.delete())))
+    await sender.start()
+    await deleting[0]
+    check_runs_on(sender)
+    await until(lambda: node.deleted == ["all"])
+
+
+async def test_a_server_that_is_deleted_after_its_stop_is_not_started_again(
+    sender: Sender, node: MoveNode
+) -> None:
+    deleting: list[Deferred[None]] = []
+    at_round(node, ROUNDS + 1, lambda: deleting.append(Deferred.fromCoroutine(sender.delete())))
+    await sender.start()
+    await deleting[0]
+    assert "start" not in sender.calls
+
+
+async def test_a_file_that_cannot_be_read_fails_the_move_and_the_server_runs_on(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(contents, "_exactly", fail)
+    await sender.start()
+    check_runs_on(sender)
+    assert sender.said("region0")
+
+
+async def test_a_round_that_breaks_off_goes_on(sender: Sender, node: MoveNode) -> None:
+    at_round(node, 2, node.restart)
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert node.count("resume") == 2
+    assert sender.calls == ["stop", "remove"]
+
+
+async def test_a_failure_after_the_stop_starts_the_server_again(
+    sender: Sender, node: MoveNode
+) -> None:
+    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.calls == ["stop", "remove", "restore", "start"]
+    assert sender.server.operations.hold is None
+
+
+async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    power, tries = sender.server.power, iter([True, True])
+
+    async def away(action: PowerAction) -> None:
+        if next(tries, False):
+            raise PanelUnreachable("the Panel is away", "it is a test")
+        await power(action)
+
+    monkeypatch.setattr(sender.server, "power", away)
+    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    await sender.start()
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert next(tries, None) is None
+
+
+async def test_a_last_round_that_comes_to_a_halt_is_given_up_and_taken_once_more(
+    sender: Sender, node: MoveNode
+) -> None:
+    def write() -> Fault:
+        return SILENT
+
+    at_round(node, ROUNDS + 1, write)
+    over = sender.start()
+    await until(lambda: "start" in sender.calls)
+    (sender.tree / "region1").write_bytes(os.urandom(150_000))
+    await over
+    check_moved(sender, node, running=True)
+    assert sender.calls == ["stop", "remove", "restore", "start", "stop", "remove"]
+
+
+async def test_the_third_halt_fails_the_move_and_the_server_runs(
+    sender: Sender, node: MoveNode
+) -> None:
+    def fault(kind: str, count: int) -> Fault:
+        is_stopped = sender.server.state is PowerState.OFFLINE
+        return SILENT if kind == "rounds" and is_stopped else None
+
+    node.fault = fault
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.calls == ["stop", "remove", "restore", "start"] * 3
+    assert sender.said("final-pass-stalled")
+    await until(lambda: node.deleted == ["keep"])
+
+
+def take_up(sender: Sender) -> None:
+    """Have the next daemon take up the move."""
+    sender.transfers._stopping = False
+    recovery: Any = sender.make_recovery(sender.store.unfinished())
+    recovery.begin()
+    recovery.resume_outgoing()
+
+
+async def go_on(sender: Sender) -> None:
+    """Have the next daemon go on with the move."""
+    take_up(sender)
+    await until(lambda: bool(sender.transfers.servers))
+    await until(lambda: not sender.transfers.servers)
+
+
+async def test_the_server_runs_on_while_the_daemon_is_started_anew(
+    sender: Sender, node: MoveNode
+) -> None:
+    await stop_at(sender, node, "rounds", 2)
+    assert sender.calls == []
+    assert sender.panel.calls == []
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+    assert sender.calls == ["adopt", "stop", "remove"]
+
+
+async def test_a_daemon_that_ends_after_the_stop_has_the_next_one_send_the_rest(
+    sender: Sender, node: MoveNode
+) -> None:
+    await stop_at(sender, node, "rounds", ROUNDS + 1)
+    assert sender.calls == ["stop", "remove"]
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+    # the earlier daemon may have ended before it was removed
+    assert sender.calls == ["stop", "remove", "remove"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "actions"), [("begin", 1, 0), ("rounds", 2, 0), ("begin", 1, 2)]
+)
+async def test_a_server_that_ended_with_its_machine_is_sent_and_started_there(
+    sender: Sender, node: MoveNode, kind: str, count: int, actions: int
+) -> None:
+    """So is one that ended for a restore, after somebody had started it."""
+    sender.server.power_actions = actions
+    await stop_at(sender, node, kind, count)
+    sender.server.state = PowerState.OFFLINE
+    sender.server.starts_if_it_stays = True
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+    assert "start" not in sender.calls
+
+
+async def test_a_server_that_ended_with_its_machine_is_started_again_if_it_stays(
+    sender: Sender, node: MoveNode
+) -> None:
+    await stop_at(sender, node, "rounds", 2)
+    sender.server.state = PowerState.OFFLINE
+    sender.server.starts_if_it_stays = True
+    at_round(node, node.count("rounds") + 1, lambda: refused(403, "forbidden"))
+    await go_on(sender)
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.calls[-1] == "start"
+    assert sender.server.operations.hold is None

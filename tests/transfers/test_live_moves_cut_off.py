@@ -1,0 +1,260 @@
+"""Moves of running servers that are cut off: what was stopped for them runs again if it stays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.support.move_node import SILENT, Fault, MoveNode, refused
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from tests.support.sender import Sender, at_stop
+from tests.transfers.test_live_moves import (
+    ROUNDS,
+    _slow_to_settle,
+    at_round,
+    check_moved,
+    go_on,
+    node,
+    sender,
+    take_up,
+)
+from tests.transfers.test_outgoing_moves import _quick
+from tests.transfers.test_resumed_moves import stop_at
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.http_client import PanelUnreachable
+from wingsd.servers import starting
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.transfers.steps import SendStep
+from wingsd.util.retry import Backoff
+
+__all__ = ["_quick", "_slow_to_settle", "node", "sender"]
+
+
+async def halt(sender: Sender, node: MoveNode) -> Deferred[None]:
+    """Have the last round be given up, and wait before the server is started again."""
+    at_round(node, ROUNDS + 1, lambda: SILENT)
+    sender.waits["restore"] = Deferred()
+    over = sender.start()
+    await until(lambda: "restore" in sender.calls)
+    assert step(sender) is SendStep.FOLLOW
+    return over
+
+
+async def end_before_the_start(sender: Sender, node: MoveNode) -> None:
+    """Have the daemon end then."""
+    over = await halt(sender, node)
+    await sender.transfers.stop()
+    await over
+    del sender.waits["restore"]
+    sender.calls.clear()
+
+
+def step(sender: Sender) -> SendStep:
+    (entry,) = sender.store.unfinished()
+    return SendStep[entry.step]
+
+
+def is_to_run(sender: Sender) -> bool:
+    """Return whether it is recorded that the server is to run if it stays."""
+    (record,) = sender.store.open_moves()
+    return json.loads(record.state)["stopped"] is True
+
+
+async def test_a_daemon_that_ends_before_it_starts_the_server_again_has_the_next_one_do_so(
+    sender: Sender, node: MoveNode
+) -> None:
+    await end_before_the_start(sender, node)
+    assert is_to_run(sender)
+    in_round: list[tuple[PowerState, bool]] = []
+
+    def look() -> None:
+        in_round.append((sender.server.state, is_to_run(sender)))
+
+    at_round(node, node.count("rounds") + 1, look)
+    await go_on(sender)
+    assert in_round == [(PowerState.RUNNING, False)]
+    check_moved(sender, node, running=True)
+    assert sender.calls == ["adopt", "restore", "start", "stop", "remove"]
+
+
+async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_fails_next(
+    sender: Sender, node: MoveNode
+) -> None:
+    await end_before_the_start(sender, node)
+    sender.faults["start"] = EnvironmentFailed("the engine does not answer")
+
+    def refuse() -> Fault:
+        sender.faults.clear()
+        return refused(403, "forbidden")
+
+    at_round(node, node.count("rounds") + 1, refuse)
+    await go_on(sender)
+    assert sender.states[-1] == "failure"
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.server.operations.hold is None
+
+
+async def test_a_daemon_that_stops_while_it_starts_the_server_again_fails_no_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    await end_before_the_start(sender, node)
+    sender.waits["start"] = Deferred()
+    going = Deferred.fromCoroutine(go_on(sender))
+    await until(lambda: "start" in sender.calls)
+    await sender.transfers.stop()
+    await going
+    assert (step(sender), is_to_run(sender)) == (SendStep.FOLLOW, True)
+    assert sender.panel.calls == []
+
+
+async def test_a_server_that_could_not_be_started_again_is_started_at_the_destination(
+    sender: Sender, node: MoveNode
+) -> None:
+    over = await halt(sender, node)
+    sender.faults["start"] = EnvironmentFailed("the engine does not answer")
+    sender.waits["restore"].callback(None)
+    await over
+    check_moved(sender, node, running=True)
+
+
+async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
+    sender: Sender, node: MoveNode
+) -> None:
+    await stop_at(sender, node, "rounds", ROUNDS + 1)
+    assert step(sender) is SendStep.SEND
+    sender.calls.clear()
+
+    def away_until_it_runs(kind: str, count: int) -> Fault:
+        return SILENT if sender.server.state is PowerState.OFFLINE and kind == "begin" else None
+
+    node.fault = away_until_it_runs
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+    assert sender.calls == ["restore", "start", "stop", "remove"]
+    assert sender.said("the server is started again, and the move goes on")
+
+
+async def test_a_move_that_is_cancelled_before_the_start_has_the_server_run(
+    sender: Sender, node: MoveNode
+) -> None:
+    over = await halt(sender, node)
+    waiting = sender.waits.pop("restore")
+    sender.transfers.cancel(UUID)
+    await over
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert waiting.called
+    assert sender.calls == ["stop", "remove", "restore", "restore", "start"]
+
+
+async def test_a_move_that_is_cancelled_while_the_server_stops_has_it_run_again(
+    sender: Sender, node: MoveNode
+) -> None:
+    stopping = at_stop(sender)
+    over = sender.start()
+    await stopping
+    sender.server.state = PowerState.STOPPING
+    waiting = sender.waits.pop("stop")
+    sender.transfers.cancel(UUID)
+    await over
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert waiting.called
+    assert sender.calls == ["stop", "adopt", "stop", "start"]
+
+
+async def test_a_server_that_runs_already_was_used_since(sender: Sender, node: MoveNode) -> None:
+    await end_before_the_start(sender, node)
+    sender.server.state = PowerState.RUNNING
+    at_round(node, node.count("rounds") + 1, lambda: _end(sender))
+    await go_on(sender)
+    check_moved(sender, node, running=False)
+    assert "start" not in sender.calls
+
+
+def _end(sender: Sender) -> None:
+    sender.server.state = PowerState.OFFLINE
+
+
+async def test_a_server_that_was_stopped_before_its_daemon_ended_is_not_started(
+    sender: Sender, node: MoveNode
+) -> None:
+    await stop_at(sender, node, "rounds", 2)
+    _end(sender)
+    await go_on(sender)
+    check_moved(sender, node, running=False)
+
+
+async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the next daemon starts it, and does not go on with the move."""
+    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    power, is_away = sender.server.power, True
+
+    async def away(action: PowerAction) -> None:
+        if is_away:
+            raise PanelUnreachable("the Panel is away", "it is a test")
+        await power(action)
+
+    monkeypatch.setattr(sender.server, "power", away)
+    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    await sender.start()
+    await until(lambda: node.deleted == ["keep"])
+    assert (step(sender), is_to_run(sender)) == (SendStep.FAILED, True)
+    is_away = False
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.server.state is PowerState.RUNNING
+
+
+async def test_an_engine_that_is_away_delays_the_start_where_the_server_stays(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    sender.faults["start"] = sender.faults["adopt"] = EnvironmentFailed(
+        "it is away", is_silent=True
+    )
+    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    await sender.start()
+    await until(lambda: sender.calls.count("adopt") > 2)
+    assert (step(sender), is_to_run(sender)) == (SendStep.FAILED, True)
+    sender.faults.clear()
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.server.state is PowerState.RUNNING
+
+
+async def test_a_server_that_was_stopping_when_its_daemon_ended_runs_again_if_it_stays(
+    sender: Sender, node: MoveNode
+) -> None:
+    stopping = at_stop(sender)
+    over = sender.start()
+    await stopping
+    sender.waits.pop("stop")
+    await sender.transfers.stop()
+    await over
+    assert (step(sender), is_to_run(sender)) == (SendStep.STOP, True)
+    sender.calls.clear()
+    node.fault = lambda kind, count: refused(403, "forbidden") if kind == "begin" else None
+    take_up(sender)
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.states[-1] == "failure"
+    assert sender.calls == ["adopt", "stop", "start"]
+    assert sender.server.state is PowerState.RUNNING
+
+
+async def test_a_server_that_somebody_has_used_since_its_stop_is_left_as_it_is(
+    sender: Sender, node: MoveNode
+) -> None:
+    """Also by the next daemon, if the destination has not heard of the failure yet."""
+    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    sender.waits["restore"] = Deferred()
+    await sender.start()
+    await until(lambda: "restore" in sender.calls)
+    assert is_to_run(sender)
+    sender.server.power_actions += 1
+    node.fault = lambda kind, count: SILENT if kind == "delete" else None
+    sender.waits["restore"].callback(None)
+    await until(lambda: not is_to_run(sender))
+    assert step(sender) is SendStep.FAILED
+    assert "start" not in sender.calls

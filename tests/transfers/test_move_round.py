@@ -1,0 +1,106 @@
+"""How a round is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.task import Clock
+
+from wingsd.transfers.outgoing.batch_size import BatchSize
+from wingsd.transfers.outgoing.move_round import RoundSender
+
+
+class Threads:
+    """Runs work at once."""
+
+    def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        return execute(work, *args, **kwargs)
+
+
+@attrs.define(slots=False)
+class Source:
+    """A source with nothing to send, and what was asked of it."""
+
+    size = round = last = unread = left = 0
+    walk_seconds = 0.0
+    can_go_on = True
+    is_same: bool = True
+    is_broken: bool = False
+    calls: list[str] = attrs.field(factory=list)
+
+    def scan(self, *, running: bool, goes_on: bool) -> None:
+        self.calls.append("scan")
+
+    def plan(self, numbers: object, *, leave_hot: bool) -> None:
+        self.calls.append("plan")
+
+    def walk_again(self) -> bool:
+        self.calls.append("walk")
+        return self.is_same
+
+    def next_shape(self) -> None:
+        self.calls.append("shape")
+
+    def next_data(self) -> None:
+        self.calls.append("data")
+        if self.is_broken:
+            raise LookupError
+
+    def root(self) -> bytes:
+        return b"root"
+
+    def unproven(self, *, is_same: bool) -> str:
+        return "" if is_same else "world/file"
+
+    def closed(self) -> None:
+        self.calls.append("closed")
+
+
+class Client:
+    """A destination that takes all."""
+
+    yields = False
+
+    async def close_round(self, number: int, last: int, root: bytes) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        pass
+
+
+def sender(source: Any) -> RoundSender:
+    client: Any = Client()
+    threads: Any = Threads()
+    size = BatchSize(1 << 20)
+    return RoundSender(client, source, threads, threads, Clock(), size, 2, zstd=False)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+async def test_a_stopped_server_is_walked_through_again_while_it_is_sent(is_same: bool) -> None:
+    source = Source(is_same=is_same)
+    rounds = sender(source)
+    await rounds.plan(None, running=False)
+    closed = await rounds.send()
+    assert source.calls == ["scan", "plan", "walk", "shape", "data", "closed"]
+    assert closed.unproven == ("" if is_same else "world/file")
+
+
+async def test_a_running_server_is_not() -> None:
+    source = Source()
+    rounds = sender(source)
+    await rounds.plan(None, running=True)
+    assert (await rounds.send()).unproven == ""
+    assert "walk" not in source.calls
+
+
+async def test_what_cannot_be_sent_is_an_error_when_the_walk_has_ended() -> None:
+    source = Source(is_broken=True)
+    rounds = sender(source)
+    await rounds.plan(None, running=False)
+    with pytest.raises(LookupError):
+        await rounds.send()
+    assert "walk" in source.calls

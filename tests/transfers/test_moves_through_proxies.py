@@ -1,0 +1,135 @@
+"""The source of a move behind proxies that cut bodies and answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.move_node import CUT, Fault, MoveNode, refused
+from tests.support.sender import BACKUPS, Sender, sending
+from tests.transfers.test_outgoing_moves import _quick, check_moved
+from wingsd.config import MovesConfig
+from wingsd.transfers.outgoing import batch_size
+from wingsd.transfers.outgoing.batch_size import TRIED_AFTER, BatchSize
+
+__all__ = ["_quick"]
+
+KIB, MIB = 1 << 10, 1 << 20
+#: Bytes of a body that gets through.
+LIMIT = 300 * KIB
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[MoveNode]:
+    node = MoveNode(tmp_path / "there")
+    node.limit = 4 * MIB
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def sender(tmp_path: Path, node: MoveNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+    monkeypatch.setattr(batch_size, "FIRST", 2 * MIB)
+    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=5)):
+        (harness.tree / "large").write_bytes(os.urandom(5 * MIB))
+        yield harness
+
+
+def sizes(node: MoveNode, method: str) -> list[int]:
+    """Return how long the bodies of some requests were, in order."""
+    asked = [each for each in node.requests if each.method == method.encode()]
+    return [int(each.getHeader("Content-Length")) for each in asked]
+
+
+def through_proxy(node: MoveNode, fault: Fault) -> None:
+    """Have larger bodies end in `fault`."""
+
+    def limited(kind: str, count: int) -> Fault:
+        length = int(node.requests[-1].getHeader("Content-Length") or 0)
+        return fault if kind in ("batches", "attachments") and length > LIMIT else None
+
+    node.fault = limited
+
+
+@pytest.mark.parametrize("fault", [CUT, *map(refused, (408, 413, 502, 504, 524))], ids=str)
+async def test_a_body_that_does_not_get_through_comes_again_as_smaller_ones(
+    sender: Sender, node: MoveNode, fault: Fault
+) -> None:
+    through_proxy(node, fault)
+    await sender.start()
+    check_moved(sender, node)
+    asked = sizes(node, "PUT")
+    assert max(asked) > 4 * LIMIT
+    # Of each size, each stream tries at most twice: it is not forgotten what got through.
+    assert sum(size > LIMIT for size in asked) <= 4 * MovesConfig().streams * 2
+    assert max(asked[-10:]) <= LIMIT
+
+
+async def test_a_body_that_is_cut_once_comes_again_as_it_was(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: CUT if (kind, count) == ("batches", 2) else None
+    await sender.start()
+    check_moved(sender, node)
+    assert node.sessions == 1
+
+
+async def test_a_node_that_has_no_room_gets_the_same_body_again(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: (
+        refused(507, "no-space") if kind == "batches" and count in range(3, 9) else None
+    )
+    await sender.start()
+    check_moved(sender, node)
+    assert node.sessions == 1
+
+
+async def test_pieces_of_backups_become_smaller_as_well(sender: Sender, node: MoveNode) -> None:
+    backup = os.urandom(3 * MIB)
+    sender.keep(f"{BACKUPS[0]}.tar.gz", backup)
+    through_proxy(node, CUT)
+    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
+    check_moved(sender, node)
+    assert node.attachments[BACKUPS[0]] == backup
+    assert max(sizes(node, "PATCH")) > LIMIT >= sizes(node, "PATCH")[-1]
+
+
+@pytest.mark.parametrize("fault", [CUT, refused(504)], ids=str)
+async def test_questions_wait_no_longer_than_a_proxy_does(
+    sender: Sender, node: MoveNode, fault: Fault
+) -> None:
+    waits: list[int] = []
+
+    def limited(kind: str, count: int) -> Fault:
+        wait = int(node.requests[-1].args.get(b"wait", [b"0"])[0])
+        if kind == "state" and wait:
+            waits.append(wait)
+            if len(waits) == 6:
+                node.of.finish()
+                node.phase, node.outcome = "over", "success"
+        return fault if wait > 5 else None
+
+    node.fault, node.commits = limited, False
+    await sender.start()
+    check_moved(sender, node)
+    assert waits == [25, 12, 6, 3, 3, 3]
+    # It was there all the time: nobody else was asked whether it has the server.
+    assert "owns" not in sender.panel.calls
+
+
+def test_the_size_of_bodies_that_were_cut_is_tried_again_later() -> None:
+    size = BatchSize(8 * MIB, first=8 * MIB)
+    assert not size.cut(8 * MIB, 1)
+    assert size.value == 4 * MIB
+    size.taken(size.value, 0.1)
+    assert size.value == 8 * MIB
+    assert size.cut(8 * MIB, 2)
+    for _ in range(TRIED_AFTER - 1):
+        size.taken(size.value, 0.1)
+        assert size.value == 4 * MIB
+    size.taken(size.value, 0.1)
+    assert size.value == 8 * MIB

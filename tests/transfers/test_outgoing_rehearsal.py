@@ -1,0 +1,161 @@
+"""A running server is stopped when both Panels answer and its destination is ready for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.move_node import CUT, MoveNode, refused
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from tests.support.sender import Sender, sending
+from wingsd.config import MovesConfig
+from wingsd.panel.http_client import PanelUnreachable
+from wingsd.servers.power_states import PowerState
+from wingsd.transfers.outgoing import move, rehearsal
+from wingsd.transfers.peer import moves
+from wingsd.util.retry import Backoff
+
+NO_IMAGE = {"state": "failed", "error": "no image", "detail": "load it", "code": "x"}
+READY = {"state": "ready"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
+    monkeypatch.setattr(move, "REHEARSE_EVERY", 0.01)
+    monkeypatch.setattr(rehearsal, "PAUSE", 0.01)
+    monkeypatch.setattr(rehearsal, "WITHIN", 0.1)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[MoveNode]:
+    node = MoveNode(tmp_path / "there")
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def sender(tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
+    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=1)):
+        (harness.tree / "region").write_bytes(os.urandom(100_000))
+        yield harness
+
+
+def check_moved(sender: Sender) -> None:
+    assert sender.states[-2:] == ["success", "completed"], sender.lines
+
+
+def check_runs_on(sender: Sender) -> None:
+    assert sender.states[-1] == "failure"
+    assert sender.calls == []
+    assert sender.server.hold == ""
+
+
+async def test_it_is_prepared_before_it_is_stopped(sender: Sender, node: MoveNode) -> None:
+    asked: list[str] = []
+    sender._recorder.before["stop"] = lambda: asked.extend(node.asked)
+    await sender.start()
+    check_moved(sender)
+    assert asked == ["begin", "prepare", "state"]
+    assert node.order["running"] is True
+
+
+async def test_a_stopped_server_needs_no_preparation(sender: Sender, node: MoveNode) -> None:
+    sender.server.state = PowerState.OFFLINE
+    await sender.start()
+    check_moved(sender)
+    assert "prepare" not in node.asked
+    assert node.order["running"] is False
+
+
+async def test_it_runs_on_where_the_destination_is_never_ready(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.prepared = NO_IMAGE
+    await sender.start()
+    check_runs_on(sender)
+    assert node.count("prepare") > 1
+    assert sender.said("the server is not stopped yet, and runs on: the destination node is not")
+    assert sender.said("no image")
+    assert sum("not stopped yet" in line for line in sender.lines) == 1
+    await until(lambda: node.deleted == ["keep"])
+
+
+async def test_it_is_stopped_as_soon_as_the_destination_is_ready(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.prepared = NO_IMAGE
+    over = sender.start()
+    await until(lambda: node.count("prepare") > 1)
+    assert sender.calls == []
+    node.prepared = READY
+    await over
+    check_moved(sender)
+
+
+async def test_a_long_preparation_is_waited_for(sender: Sender, node: MoveNode) -> None:
+    node.prepared = {"state": "under way"}
+    over = sender.start()
+    await until(lambda: node.count("state") > 2)
+    assert sender.calls == []
+    node._preparation = READY
+    await over
+    check_moved(sender)
+    assert node.count("prepare") == 1
+
+
+async def test_it_runs_on_while_its_panel_is_away(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def away(uuid: str) -> Any:
+        asked.append(uuid)
+        raise PanelUnreachable("the Panel is away", "it is a test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sender.panel, "describe", away)
+        over = sender.start()
+        await until(lambda: len(asked) > 1)
+        assert sender.calls == []
+    await over
+    check_moved(sender)
+
+
+@pytest.mark.parametrize("fault", [CUT, refused(503)])
+async def test_it_runs_on_while_the_destination_is_away(
+    sender: Sender, node: MoveNode, fault: Any
+) -> None:
+    node.fault = lambda kind, count: fault if kind == "prepare" and count < 20 else None
+    await sender.start()
+    check_moved(sender)
+    assert node.count("prepare") == 20
+
+
+@pytest.mark.parametrize("kind", ["prepare", "state"])
+async def test_a_destination_that_has_ended_the_move_ends_it(
+    sender: Sender, node: MoveNode, kind: str
+) -> None:
+    ended: dict[str, Any] = {
+        "prepare": refused(410, "move-over"),
+        "state": (200, {"phase": "over", "outcome": "failure", "error": "cancelled"}),
+    }
+    node.fault = lambda asked, count: ended[kind] if asked == kind else None
+    await sender.start()
+    check_runs_on(sender)
+    assert node.count("prepare") == 1
+
+
+async def test_a_cancel_ends_the_wait(sender: Sender, node: MoveNode) -> None:
+    node.prepared = {"state": "under way"}
+    over = sender.start()
+    await until(lambda: node.count("state") > 1)
+    sender.transfers.cancel(UUID)
+    await over
+    check_runs_on(sender)
+    await until(lambda: node.deleted == ["all"])

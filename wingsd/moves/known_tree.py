@@ -1,0 +1,118 @@
+"""What the source of a running server's move knows of the tree since its last round.
+
+Of directories that are as they were then, all files are settled but for those that it names: so
+only the others have to be scanned again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from wingsd.moves.errors import FrameRefused
+from wingsd.moves.scan import ChangedPart, KnownDirectories, rescan, scan
+from wingsd.moves.seen_directories import SeenDirectories
+from wingsd.moves.tree import FileNode, MoveTree, dirname
+from wingsd.moves.unchanged.rule import UnchangedFiles
+
+__all__ = ["KnownTree"]
+
+
+class KnownTree:
+    """Begins rounds by `scan` or `rescan`; without a `rule` each one is a `scan`.
+
+    It is what is told of each file that is read while the server runs.
+    """
+
+    def __init__(self, rule: UnchangedFiles | None) -> None:
+        self._rule = rule
+        #: What the last round has seen, None where that counts for nothing; and the directories
+        #: with files that have to be read in the next one, though they be as they were.
+        self._seen: SeenDirectories | None = None
+        self._unsettled: set[bytes] = set()
+        #: How often the rule had forgotten all files then.
+        self._forgotten = 0
+        #: The same of this round, and whether it is one of what was changed.
+        self._next: SeenDirectories | None = None
+        self._next_unsettled: set[bytes] = set()
+        self._is_part = False
+
+    def scan(self, root: int, warn: Callable[[str], None], scratch: str | None) -> MoveTree:
+        """Scan all of it. Raises as `scan.scan`."""
+        self._begin(is_part=False)
+        return scan(root, warn, scratch, self._next)
+
+    def rescan(
+        self, root: int, warn: Callable[[str], None], scratch: str | None
+    ) -> ChangedPart | None:
+        """Scan what was changed since the last round; None where all is to be scanned.
+
+        Raises as `scan`.
+        """
+        rule, seen = self._rule, self._seen
+        if rule is None or seen is None or rule.forgotten != self._forgotten:
+            return None
+        now = self._begin(is_part=True)
+        known = KnownDirectories(seen, self._unsettled, rule.unchanged_directory)
+        try:
+            part = rescan(root, warn, scratch, now, known)
+        except FrameRefused:  # a directory was seen twice, or as something else
+            return None
+        if part is not None and not now.is_whole:
+            part.tree.close()
+            return None
+        return part
+
+    def _begin(self, *, is_part: bool) -> SeenDirectories:
+        rule = self._rule
+        now = SeenDirectories() if rule is None else SeenDirectories(rule.settles)
+        self._next = now
+        self._next_unsettled, self._is_part = set(), is_part
+        return now
+
+    # While files are read
+
+    def before_reading(self, fd: int) -> os.stat_result:
+        """See `UnchangedFiles`."""
+        assert self._rule is not None  # noqa: S101 - it runs
+        return self._rule.before_reading(fd)
+
+    def after_reading(self, fd: int, node: FileNode, first: os.stat_result) -> bool:
+        """See `UnchangedFiles`."""
+        assert self._rule is not None  # noqa: S101 - it runs
+        is_settled = self._rule.after_reading(fd, node, first)
+        if not is_settled:
+            self.not_settled(node.names[0])
+        return is_settled
+
+    def not_settled(self, path: bytes) -> None:
+        """Note a file that has to be read in the next round, whether it is changed or not."""
+        self._next_unsettled.add(dirname(path))
+
+    # After a round
+
+    def read_all(self) -> None:
+        """Note that the tree of the last round is now what this one has scanned and read."""
+        seen = self._next
+        if self._rule is not None and seen is not None and seen.is_whole:
+            self._seen, self._unsettled = seen, self._next_unsettled
+            self._forgotten = self._rule.forgotten
+        else:
+            self._seen = None
+
+    def forget(self) -> None:
+        """Have all be scanned in the next round."""
+        self._seen = None
+
+    def end_round(self, *, is_final: bool) -> None:
+        """Have what was read of the round be settled."""
+        if self._rule is not None and not (self._is_part and is_final):
+            self._rule.end(keeps=self._is_part)
+
+    def is_all_of(self, root: int) -> bool:
+        """Walk once more; return whether all is as this round has seen it. Raises as `scan`.
+
+        May be called in another thread, when the scan has ended.
+        """
+        seen = self._next
+        return seen is not None and seen.is_all_of(root)

@@ -1,0 +1,293 @@
+"""Reads back from the disk what was written, behind what arrives, and at the end what is left.
+
+`Rereading` knows what was not read back since it was written. It looks at the tree, so that its
+calls come one at a time with those of the destination. What it hands out is read in between by a
+`PieceReader`, while more may be written: what differs then is looked at again by `settle`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from attrs import define, frozen
+
+from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
+from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, block_digest, block_digests
+from wingsd.moves.frames import FileFrame, Frame, HardFrame, PutFrame, ZeroFrame
+from wingsd.moves.reading_back import FileOpener, fits, is_as_sent
+from wingsd.moves.tree import FileNode, MoveTree
+from wingsd.moves.written import PIECE, WrittenBlocks, checksum
+
+__all__ = ["Piece", "PieceReader", "Rereading"]
+
+#: Files that are open at a time, and bytes that are read then.
+FILES = 128
+BYTES = 8 << 20
+#: Changes that are remembered; of more, all paths from theirs on are read.
+MOST = 32_768
+
+
+@frozen(eq=False, repr=False)
+class Piece:
+    """Blocks of a file that are to be read, none where only its size counts.
+
+    `size` is that of the file, `number` 0 for one that came as a whole. `length` bytes are
+    expected to have a CRC-32, or digests, which may be `UNKNOWN`.
+    """
+
+    path: bytes
+    number: int
+    size: int
+    first: int
+    count: int
+    block_size: int
+    length: int
+    expected: int | bytes
+
+    @property
+    def at(self) -> int:
+        """Where it begins."""
+        return self.first * self.block_size
+
+
+@define(eq=False, repr=False)
+class _Blocks:
+    """Blocks of a file that has a number."""
+
+    number: int
+    first: int
+    end: int
+
+
+class Rereading:
+    """What of `tree` is still to be read back; at first all of it."""
+
+    def __init__(self, tree: MoveTree, opener: FileOpener) -> None:
+        self._tree = tree
+        self._opener = opener
+        #: What was changed, in order; of paths all contents if they came as a whole.
+        self._changes: deque[WrittenBlocks | _Blocks | bytes] = deque()
+        #: All paths from this one on, in the order of a walk, are to be read.
+        self._from: bytes | None = None
+        self._taken: list[Piece] = []
+        if tree.members:
+            self.restart()
+
+    def restart(self) -> None:
+        """Have all of the tree read back."""
+        self._changes.clear()
+        self._from = b""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all was read back that is on stable storage."""
+        return not self._changes and not self._taken and self._from is None
+
+    def skip(self) -> None:
+        """Count all as read: it was, before the tree was opened anew, and nothing has changed."""
+        self._changes.clear()
+        self._taken, self._from = [], None
+
+    def changed(self, changes: Iterable[Frame | WrittenBlocks]) -> None:
+        """Have contents read back that are on stable storage now, and files under new names."""
+        for change in changes:
+            match change:
+                case WrittenBlocks():
+                    self._add(change)
+                case ZeroFrame(number, first, count):
+                    self._add_blocks(number, first, first + count)
+                case PutFrame(path):
+                    self._add(path)
+                    node = self._tree.find(path)
+                    if isinstance(node, FileNode) and node.number:
+                        # what was to be read while it had no name was passed over
+                        self._add_blocks(node.number, 0, node.blocks.count)
+                case FileFrame(path=path) | HardFrame(path=path):
+                    self._add(path)
+
+    def _add_blocks(self, number: int, first: int, end: int) -> None:
+        last = self._changes[-1] if self._changes else None
+        if isinstance(last, _Blocks) and (last.number, last.end) == (number, first):
+            last.end = end
+        else:
+            self._add(_Blocks(number, first, end))
+
+    def _add(self, change: WrittenBlocks | _Blocks | bytes) -> None:
+        if len(self._changes) < MOST:
+            self._changes.append(change)
+            return
+        path = self._path(change)
+        if path is not None and (self._from is None or _key(path) < _key(self._from)):
+            self._from = path
+
+    def _path(self, change: WrittenBlocks | _Blocks | bytes) -> bytes | None:
+        if isinstance(change, bytes):
+            return change
+        of = change.of if isinstance(change, WrittenBlocks) else change.number
+        if isinstance(of, bytes):
+            return of
+        node = self._tree.numbers.get(of)
+        return node.names[0] if node is not None and node.names else None
+
+    def take(self) -> Sequence[Piece]:
+        """Return what is to be read next, the same until `settle`; nothing at the end."""
+        if self._taken:
+            return self._taken
+        size = 0
+        while len(self._taken) < FILES and size < BYTES:
+            if not self._changes and not self._walk():
+                break
+            piece = self._piece(self._changes.popleft())
+            self._tree.trim()
+            if piece is not None:
+                self._taken.append(piece)
+                size += piece.length
+        return self._taken
+
+    def settle(self, differing: Iterable[Piece]) -> Iterator[bytes]:
+        """Yield the paths of files that are not as they were sent, of those that have differed.
+
+        Raises StorageError.
+        """
+        self._taken = []
+        for piece in differing:
+            node = self._node(piece)
+            if node is not None and node.names:
+                # a file that came as a whole may have several
+                path = piece.path if piece.path in node.names else node.names[0]
+                if not is_as_sent(self._opener, path, node, piece.first, piece.count):
+                    yield path
+
+    def _node(self, piece: Piece) -> FileNode | None:
+        """Return the file of a piece, if what is known of it now may be compared with that."""
+        if piece.number:
+            return self._tree.numbers.get(piece.number)
+        node = self._tree.find(piece.path)
+        return node if isinstance(node, FileNode) and not node.number else None
+
+    def _walk(self) -> bool:
+        """Go on with the walk; return False at its end."""
+        if self._from is None:
+            return False
+        for path, node in self._tree.walk(start=self._from):
+            self._from = path + b"/"  # all that follows is behind it
+            if isinstance(node, FileNode) and node.names[0] == path:
+                self._changes.append(path)
+                if node.number:
+                    self._changes.append(_Blocks(node.number, 0, node.blocks.count))
+            if len(self._changes) >= FILES:
+                return True
+        self._from = None
+        return bool(self._changes)
+
+    def _piece(self, change: WrittenBlocks | _Blocks | bytes) -> Piece | None:
+        """Return what is to be read of a change, None for nothing; of blocks a part of them."""
+        if isinstance(change, WrittenBlocks):
+            return self._written(change)
+        if isinstance(change, bytes):
+            node = self._tree.find(change)
+            if not isinstance(node, FileNode):
+                return None
+            known = b"" if node.number else node.blocks.get(0, 1)
+            return _piece(node, change, 0, known)
+        held = self._tree.numbers.get(change.number)
+        if held is None or not held.names:
+            return None
+        first = change.first
+        count = min(change.end, held.blocks.count) - first
+        if count > PIECE // held.block_size:
+            count = PIECE // held.block_size
+            change.first += count
+            self._changes.appendleft(change)
+        return _piece(held, held.names[0], first, held.blocks.get(first, max(count, 0)))
+
+    def _written(self, change: WrittenBlocks) -> Piece | None:
+        extent = (change.first, change.count)
+        if isinstance(change.of, bytes):
+            return Piece(change.of, 0, change.size, *extent, WHOLE, change.size, change.crc)
+        held = self._tree.numbers.get(change.of)
+        if held is None or not held.names:
+            return None
+        meta = (held.names[0], held.number, held.size)
+        return Piece(*meta, *extent, held.block_size, change.size, change.crc)
+
+
+def _piece(node: FileNode, path: bytes, first: int, digests: bytes) -> Piece:
+    count = len(digests) // DIGEST
+    length = max(min(count * node.block_size, node.size - first * node.block_size), 0)
+    meta = (path, node.number, node.size)
+    return Piece(*meta, first, count, node.block_size, length, digests)
+
+
+class PieceReader:
+    """Reads files below the descriptor `root`, which becomes its own. `close` must be called."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._directories = OpenDirectories(root, lambda path: None)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self._directories.close()
+        os.close(self._root)
+
+    def differing(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Read pieces past the page cache; return those that differ or could not be read."""
+        # Of many small files together, reading costs a third of what it does of one at a time.
+        opened = [self._open(piece) for piece in pieces]
+        try:
+            for fd, piece in zip(opened, pieces, strict=True):
+                if fd >= 0:
+                    _advise(fd, piece, os.POSIX_FADV_WILLNEED)
+            found = []
+            for fd, piece in zip(opened, pieces, strict=True):
+                if fd < 0 or not _is_equal(fd, piece):
+                    found.append(piece)
+        finally:
+            for fd in opened:
+                if fd >= 0:
+                    os.close(fd)
+        if found:
+            self._directories.close()  # some may be those of directories that were removed
+        return found
+
+    def _open(self, piece: Piece) -> int:
+        directory, _, name = piece.path.rpartition(b"/")
+        try:
+            path = tuple(directory.split(b"/")) if directory else ()
+            parent = self._directories.get(path, make=False)
+            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+        except OSError:
+            return -1
+        _advise(fd, piece, os.POSIX_FADV_DONTNEED)
+        return fd
+
+
+def _key(path: bytes) -> bytes:
+    return path.replace(b"/", b"\0")
+
+
+def _advise(fd: int, piece: Piece, advice: int) -> None:
+    if piece.count:
+        with suppress(OSError):  # it is advice
+            os.posix_fadvise(fd, piece.at, piece.length, advice)
+
+
+def _is_equal(fd: int, piece: Piece) -> bool:
+    """Return whether the blocks that are known are as they should be."""
+    try:
+        # fails for what is no file
+        if os.lseek(fd, 0, os.SEEK_END) != piece.size:
+            return False
+        data = os.pread(fd, piece.length, piece.at)
+    except OSError:
+        return False
+    if isinstance(piece.expected, int):
+        return len(data) == piece.length and checksum(data) == piece.expected
+    if not piece.number:
+        return piece.expected in (UNKNOWN, block_digest(data))
+    found = block_digests(data, piece.block_size)
+    return len(found) == len(piece.expected) and fits(found, piece.expected)

@@ -1,0 +1,136 @@
+"""A digest of each directory that a walk has seen: by it the next walk tells which are the same.
+
+It has the directory's own mode and time, all names in it, and the stat results of what is no
+directory, but for the time of the last access. Of a symlink these tell its target only if it was
+not made just now: in one step of a coarse clock another one may get its inode.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from hashlib import blake2b
+from struct import Struct
+
+from wingsd.filesystem.walk import VANISHED, Listing, gone, unreadable, walk
+
+__all__ = ["MOST", "SeenDirectories", "StatResults", "stat_results"]
+
+MOST = 100_000
+"""Directories that are remembered, in about 20 MiB."""
+
+StatResults = Sequence[tuple[bytes, os.stat_result]]
+"""Names in a directory, each with its stat result."""
+
+_DIRECTORY = Struct("<IQ")
+_ENTRY = Struct("<QQqQqIIIQ")
+#: Times after 2262 need more than 63 bits.
+_WORD = (1 << 64) - 1
+_DIGEST = 16
+
+
+class SeenDirectories:
+    """The digests of all directories below one, by their paths.
+
+    `is_settled` returns whether an entry has another stat result if it is changed from now on.
+    """
+
+    def __init__(self, is_settled: Callable[[os.stat_result], bool] = lambda found: True) -> None:
+        #: Whether none was left out: of more than `MOST` some are.
+        self.is_whole = True
+        self._digests: dict[bytes, bytes] = {}
+        self._noted: set[bytes] = set()
+        #: Directories with files that have several names.
+        self._linked: set[bytes] = set()
+        self._is_settled = is_settled
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._digests)
+
+    def has(self, path: bytes) -> bool:
+        """Return whether there is such a directory."""
+        return path in self._digests
+
+    def add(self, path: bytes, listing: Listing, entries: StatResults) -> None:
+        """Add a directory, or the next listing of one with many names."""
+        if len(self._digests) >= MOST and path not in self._digests:
+            self.is_whole = False
+            return
+        found, pack = listing.stat, _ENTRY.pack
+        parts = [
+            self._digests.get(path, b""),
+            _DIRECTORY.pack(found.st_mode, found.st_mtime_ns & _WORD),
+        ]
+        for name, each in entries:
+            if each.st_nlink > 1:
+                self._linked.add(path)
+            if stat.S_ISLNK(each.st_mode) and not self._is_settled(each):
+                self._noted.add(path)
+            # a name has no NUL, and what follows it has always the same length
+            parts += (
+                name,
+                pack(
+                    each.st_dev,
+                    each.st_ino,
+                    each.st_size,
+                    each.st_mtime_ns & _WORD,
+                    each.st_ctime_ns,
+                    each.st_mode,
+                    each.st_uid,
+                    each.st_gid,
+                    each.st_nlink,
+                ),
+            )
+        parts += (b"", *listing.directories)
+        self._digests[path] = blake2b(b"\0".join(parts), digest_size=_DIGEST).digest()
+
+    def has_linked(self, path: bytes) -> bool:
+        """Return whether a directory has a file with several names."""
+        return path in self._linked
+
+    def note(self, path: bytes) -> None:
+        """Have a directory count as changed, as what is said of it, and is to be said again."""
+        self._noted.add(path)
+
+    def is_same(self, path: bytes, before: SeenDirectories) -> bool:
+        """Return whether a directory is as it was before, and nothing was noted of it then."""
+        digest = before._digests.get(path)
+        is_equal = digest is not None and digest == self._digests.get(path)
+        return is_equal and path not in before._noted
+
+    def is_all_of(self, root: int) -> bool:
+        """Walk below `root` again, and return whether all is as it was.
+
+        Blocking. Raises StorageError and TreeTooLarge.
+        """
+        vanished: list[bytes] = []
+
+        def skip(path: bytes, _: str) -> None:
+            vanished.append(path)
+
+        now = SeenDirectories()
+        with closing(walk(root, skip)) as listings:
+            for listing in listings:
+                now.add(b"/".join(listing.path), listing, stat_results(listing, skip))
+                if vanished:
+                    return False
+        return self.is_whole and now.is_whole and now._digests == self._digests
+
+
+def stat_results(listing: Listing, skipped: Callable[[bytes, str], object]) -> StatResults:
+    """Return what a listing has besides directories; `skipped` is called for what has gone.
+
+    Raises StorageError.
+    """
+    found = []
+    look, fd = os.stat, listing.fd
+    for name in (*listing.files, *listing.symlinks, *listing.others):
+        try:
+            found.append((name, look(name, dir_fd=fd, follow_symlinks=False)))
+        except OSError as error:
+            if not gone(error):
+                unreadable(listing.prefix + name, error)
+            skipped(listing.prefix + name, VANISHED)
+    return found

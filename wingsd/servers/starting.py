@@ -1,0 +1,104 @@
+"""Starts of servers that nobody but this node will start: they wait for an engine and a Panel.
+
+A stop that an earlier daemon has begun is finished first: what was asked to end may still run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.http_client import PanelUnreachable
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.util.retry import Backoff
+
+__all__ = ["BACKOFF", "StartedServer", "adopt_when_possible", "finish_stop", "start_when_possible"]
+
+_log = Logger()
+
+#: Seconds between two questions to an engine, or a Panel, that does not answer.
+BACKOFF = Backoff(1.0, 60.0, jitter=True)
+
+
+class StartedServer(Protocol):
+    """A server that is to be started."""
+
+    uuid: str
+    power_actions: int
+    starts_if_it_stays: bool
+
+    @property
+    def state(self) -> PowerState:
+        """The state of its program."""
+
+    async def adopt(self) -> None:
+        """Watch its program if it runs already."""
+
+    async def power(self, action: PowerAction) -> None:
+        """Run a power action."""
+
+
+async def adopt_when_possible(server: StartedServer, clock: IReactorTime) -> None:
+    """Watch a server's program if it runs already; ask an engine again that fails."""
+    for pause in BACKOFF:
+        try:
+            await server.adopt()
+        except EnvironmentFailed:
+            await deferLater(clock, pause)
+        else:
+            return
+
+
+async def finish_stop(
+    server: StartedServer,
+    stop: Callable[[], Awaitable[object]],
+    clock: IReactorTime,
+    actions: int = 0,
+) -> None:
+    """Have a server end by `stop` that was asked to end before; a failure is logged.
+
+    Not one that somebody has started or stopped since, when it had that many `power_actions`.
+    """
+    for pause in BACKOFF:
+        await adopt_when_possible(server, clock)
+        if server.state is PowerState.OFFLINE or server.power_actions != actions:
+            return
+        try:
+            await stop()
+        except EnvironmentFailed as error:
+            if not error.is_silent:
+                _log.warn(
+                    "{server}: its stop was not finished: {error}", server=server.uuid, error=error
+                )
+                return
+            await deferLater(clock, pause)
+        else:
+            return
+
+
+async def start_when_possible(server: StartedServer, clock: IReactorTime) -> None:
+    """Start a server; wait for an engine, or a Panel, that does not answer.
+
+    Raises as `Server.power`. Returns without a start when somebody starts or stops it meanwhile,
+    or it was started although the engine has not answered.
+    """
+    for pause in BACKOFF:
+        try:
+            await server.power(PowerAction.START)
+        except (EnvironmentFailed, PanelUnreachable) as error:
+            if isinstance(error, EnvironmentFailed) and not error.is_silent:
+                raise
+            actions = server.power_actions
+            server.starts_if_it_stays = True  # where a transfer takes it meanwhile
+            await deferLater(clock, pause)
+            await adopt_when_possible(server, clock)
+            if server.power_actions != actions or server.state is not PowerState.OFFLINE:
+                server.starts_if_it_stays = False
+                return
+        else:
+            return

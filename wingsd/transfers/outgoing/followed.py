@@ -1,0 +1,195 @@
+"""A server that is sent while it runs: from its claim to its end, or to its start here again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from twisted.logger import Logger
+
+from wingsd.errors import WingsdError
+from wingsd.servers import Server
+from wingsd.servers.operations import Hold, Operation
+from wingsd.servers.power_states import PowerState
+from wingsd.servers.starting import finish_stop, start_when_possible
+from wingsd.statedb import MoveRecord
+from wingsd.transfers.outgoing.source import FOLLOWED, HOLD
+from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.steps import SendStep, State
+
+__all__ = ["SentServer"]
+
+
+class SentServer:
+    """A server that is sent, while it runs if `follows`.
+
+    It may be used until it is stopped for that, within `grace` seconds, and is started again if it
+    stays. `note_started` records that it was, or that somebody has used it since its stop.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: Server,
+        steps: StepLog[SendStep],
+        grace: float,
+        note_started: Callable[[], Awaitable[None]],
+    ) -> None:
+        #: Whether it is, or was, sent while it runs.
+        self.follows = False
+        #: Whether it ran when it was to be stopped.
+        self.ran = False
+        #: Whether it was stopped for this, and runs again if it stays: until it was started, or
+        #: somebody has used it since.
+        self.starts_again = False
+        self._server = server
+        self._steps = steps
+        self._note_started = note_started
+        self._ended: float | None = None
+        self._grace = grace
+        #: Whether an earlier daemon may have asked it to end, and that is not finished.
+        self._is_stopping = False
+        #: How many power actions it had when it was last seen as this had it.
+        self._actions = 0
+
+    def take(self, *, may_follow: bool) -> None:
+        """Take it for the transfer; one that runs may be used. Raises `ServerBusy`."""
+        if may_follow and self._server.state is not PowerState.OFFLINE:
+            self._server.place_hold(Operation.FOLLOW, FOLLOWED)
+            self._follow()
+        else:
+            self._server.place_hold(Operation.TRANSFER_OUT, HOLD)
+
+    def recall(self, record: MoveRecord) -> None:
+        """Know what an earlier daemon has recorded."""
+        state = json.loads(record.state)
+        self.ran = state.get("running") is True
+        if state.get("live") is True:
+            self._follow()
+            self.starts_again = state.get("stopped") is True
+            at_stop = self._steps.lifecycle.step is SendStep.STOP
+            self._is_stopping = self.starts_again and at_stop
+
+    async def take_over(self) -> None:
+        """Go on where the earlier daemon was, which has held it. Raises `EnvironmentFailed`.
+
+        It is started where that daemon was about to.
+        """
+        if not self._steps.lifecycle.before(SendStep.STOP):
+            return
+        await self._server.adopt()
+        if self._server.state is PowerState.OFFLINE and self.starts_again:
+            await self.run_again()
+            return
+        if self.follows:
+            self._claim()
+        if self.starts_again:
+            await self._was_started()
+
+    def _follow(self) -> None:
+        """Have the Panels' pages stay usable until it is stopped."""
+        self.follows = True
+        announcer = self._steps.announcer
+        announcer.words = {State.PENDING: ("starting",)}
+        announcer.states = dict.fromkeys((SendStep.STOP, SendStep.RETIRE), State.PROCESSING)
+
+    def _claim(self) -> None:
+        self._server.operations.hold = Hold(Operation.FOLLOW, FOLLOWED)
+
+    def is_deleted(self) -> None:
+        """Note that it is to be deleted: it is not started again."""
+        self.follows = self.starts_again = self._server.starts_if_it_stays = False
+
+    def release(self) -> None:
+        """Let it be started and used again."""
+        self._server.release()
+
+    # Its stop
+
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether it runs, and it was not asked yet whether it could at its destination."""
+        return not self.follows and self._server.state is not PowerState.OFFLINE
+
+    def note_state(self) -> None:
+        """Note whether it runs, before it is stopped.
+
+        So does one that could not be started again, or ended with its machine.
+        """
+        server = self._server
+        if self._is_to_run:
+            self.ran = not server.suspended
+            return
+        runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
+        self.ran = (runs or server.operations.starts) and not server.suspended
+
+    async def stop(self) -> None:
+        """Stop it. Raises `EnvironmentFailed`."""
+        self.starts_again = self.follows and self.ran
+        held = self._server.operations.hold
+        if held is None or held.operation is not Operation.TRANSFER_OUT:
+            self._server.operations.hold = Hold(Operation.TRANSFER_OUT, HOLD)
+        try:
+            await self._server.stop_within(self._grace)
+        finally:
+            self._actions = self._server.power_actions
+        self._is_stopping = False
+        self._ended = self._steps.seconds()
+
+    @property
+    def _is_to_run(self) -> bool:
+        """Whether it was stopped for this, or ended with its machine, and nobody used it since."""
+        server = self._server
+        if server.state is not PowerState.OFFLINE:
+            return False
+        was_stopped = self.starts_again and server.power_actions == self._actions
+        return was_stopped or server.starts_if_it_stays
+
+    async def run_again(self) -> None:
+        """Have it run here again, and be used, after it was stopped."""
+        self._ended = None
+        await self._server.restore_environment()
+        self._claim()
+        await self._start()
+
+    async def start_again(self) -> None:
+        """Start it if it stays, and was stopped for this or ended with the machine."""
+        server = self._server
+        # its stop was cancelled after it had been requested, and goes on
+        is_stopping = self._is_stopping or server.state is PowerState.STOPPING
+        if self.starts_again and is_stopping:
+            stop = partial(server.stop_within, self._grace)
+            await finish_stop(server, stop, self._steps.clock, self._actions)
+        if self._is_to_run:
+            self._steps.announcer.say("the server is started again, as it ran before")
+            await self._start()
+        elif self.starts_again and server.power_actions != self._actions:
+            await self._was_started()  # or stopped, by somebody who has used it since
+
+    async def _start(self) -> None:
+        server = self._server
+        try:
+            await start_when_possible(server, self._steps.clock)
+        except WingsdError as error:  # which its console has as well
+            self._log.warn(
+                "{server}: it was not started again: {error}", server=server.uuid, error=error
+            )
+            self._actions = server.power_actions
+            if server.state is PowerState.OFFLINE:
+                return
+        await self._was_started()
+
+    async def _was_started(self) -> None:
+        self.starts_again = False
+        await self._note_started()
+
+    def tell_downtime(self) -> None:
+        """Tell how long after its end the destination has it."""
+        if self.follows and self.ran and self._ended is not None:
+            seconds = self._steps.seconds() - self._ended
+            self._steps.announcer.say(
+                f"the destination has the server, {seconds:.1f} s after its end"
+            )
+            self._steps.observer.downtime_measured(seconds)

@@ -1,0 +1,112 @@
+"""Asks both sides, before a running server is stopped, whether it could run at its destination.
+
+The destination pulls the image, rehearses the container, and asks its Panel; then this node asks
+its own. Without both answers the server is not stopped: it would be down until they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from wingsd.errors import WingsdError
+from wingsd.transfers.errors import DestinationRefused
+from wingsd.transfers.peer.moves import MoveClient
+
+__all__ = ["Rehearsal"]
+
+#: Seconds for which the answers count.
+GOOD_FOR = 60.0
+#: Seconds between two lines about what is in the way.
+EVERY = 300.0
+#: Seconds for each of the requests.
+WITHIN = 30.0
+#: Seconds between two questions to a destination that answers at once.
+PAUSE = 1.0
+#: Answers after which there is no move any more that could be prepared.
+_ENDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+
+
+class Rehearsal:
+    """The rehearsal of one server by `client`; `say` gets lines for people.
+
+    After `patience` seconds without both answers it gives up.
+    """
+
+    def __init__(
+        self,
+        client: MoveClient,
+        clock: IReactorTime,
+        patience: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._patience = patience
+        self._say = say
+        #: Until when the last answers count, since when there are none, and when that is told.
+        self._good_until = float("-inf")
+        self._since: float | None = None
+        self._next_line = 0.0
+
+    async def passed(self, ask_panel: Callable[[], Awaitable[None]]) -> bool:
+        """Return whether the server may be stopped; where not, this is to be called again later.
+
+        `ask_panel` asks this node's Panel. Raises the reason when the patience is over, or the
+        destination has ended the move.
+        """
+        if self._clock.seconds() < self._good_until:
+            return True
+        try:
+            await self._rehearse()
+            await ask_panel()
+        except WingsdError as error:
+            if isinstance(error, DestinationRefused) and error.response_status in _ENDED:
+                raise
+            self._note(error)
+            return False
+        self._since = None
+        self._good_until = self._clock.seconds() + GOOD_FOR
+        return True
+
+    async def _rehearse(self) -> None:
+        await self._client.prepare(WITHIN)
+        tag = ""
+        while True:
+            progress = await self._client.progress(tag, WITHIN)
+            found = progress.preparation
+            if progress.outcome:
+                raise DestinationRefused(
+                    f"the destination node says: {progress.error}",
+                    progress.detail,
+                    HTTPStatus.GONE,
+                )
+            if found is None or found.state == "failed":
+                why = found.error if found is not None else "it was started anew"
+                detail = found.detail if found is not None else "it is asked again"
+                raise DestinationRefused(
+                    f"the destination node is not ready for the server: {why}",
+                    detail,
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                )
+            if found.state == "ready":
+                return
+            if progress.tag == tag:
+                pausing: Deferred[None] = deferLater(self._clock, PAUSE)
+                await pausing
+            tag = progress.tag
+
+    def _note(self, error: WingsdError) -> None:
+        """Tell why the server is not stopped yet. Raises `error` when the patience is over."""
+        now: float = self._clock.seconds()
+        if self._since is None:
+            self._since = self._next_line = now
+        if now - self._since >= self._patience:
+            raise error
+        if now >= self._next_line:
+            self._next_line = now + EVERY
+            self._say(f"the server is not stopped yet, and runs on: {error}")
