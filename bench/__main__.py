@@ -7,36 +7,40 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cattrs
-from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
 from bench.backups import backups_report
 from bench.files import files_report
 from bench.floods import flood_report
 from bench.idle import idle_report
+from bench.live import LIVE_CASES, live_report
+from bench.move_growth import growth_report
 from bench.moves import moves_report
 from bench.plots import draw
+from bench.quiet import quiet_report
 from bench.report import report
+from bench.seed import SEED_MINUTES, seed_report
 from bench.series import Results, Series
 from bench.sftp_report import sftp_report
+from bench.slow_line import slow_line_report
+from tests.support.running import run_command
 
 _ALL = [
     *("receive", "send", "move", "at_once", "growth", "floods"),
-    *("idle", "files", "backups", "sftp", "resume"),
+    *("idle", "files", "backups", "sftp", "resume", "live", "quiet"),
+    *("slow_line", "move_growth", "seed"),
 ]
 #: Those with a page of their own.
-_APART = {"backups", "files", "floods", "idle", "resume", "sftp"}
+_APART = {
+    *("backups", "files", "floods", "idle", "live"),
+    *("move_growth", "quiet", "resume", "seed", "sftp", "slow_line"),
+}
 _HOME = Path(__file__).parent.parent
 _WORK = _HOME / ".cache/bench"
-
-
-def main(_: Any, arguments: argparse.Namespace) -> Deferred[None]:
-    """Run the command line."""
-    return Deferred.fromCoroutine(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> None:
@@ -45,39 +49,50 @@ async def _run(arguments: argparse.Namespace) -> None:
         results = cattrs.structure(json.loads(kept.read_text()), Results)
     else:
         results = Results(_machine(), _version())
-        series = Series(_WORK, arguments.rounds, results)
+        series = Series(_WORK, arguments.rounds, results, arguments.cases, arguments.minutes)
         for name in arguments.series or _ALL:
             await getattr(series, name)()
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(cattrs.unstructure(results)))
-    if results.floods:
-        floods = arguments.output.with_name("floods.md")
-        floods.write_text(flood_report(results.floods, results.machine, results.version))
-        print(f"see {floods}")
-    if results.idle.plain:
-        idle = arguments.output.with_name("idle.md")
-        idle.write_text(idle_report(results.idle, results.machine, results.version))
-        print(f"see {idle}")
-    if results.files.downloads:
-        files = arguments.output.with_name("files.md")
-        files.write_text(files_report(results.files, results.machine, results.version))
-        print(f"see {files}")
-    if results.sftp.node:
-        sftp = arguments.output.with_name("sftp-speed.md")
-        sftp.write_text(sftp_report(results.sftp, results.machine, results.version))
-        print(f"see {sftp}")
-    if results.backups.rounds:
-        backups = arguments.output.with_name("backup-figures.md")
-        backups.write_text(backups_report(results.backups, results.machine, results.version))
-        print(f"see {backups}")
-    if results.moves.rounds:
-        moves = arguments.output.with_name("move-figures.md")
-        moves.write_text(moves_report(results.moves, results.machine, results.version))
-        print(f"see {moves}")
+    _write_pages(results, arguments.output.parent)
     if not arguments.series or set(arguments.series) - _APART:
         arguments.output.write_text(report(results))
         draw(results, arguments.output.with_suffix(""))
         print(f"see {arguments.output}")
+
+
+def _write_pages(results: Results, place: Path) -> None:
+    """Write the pages of those series that have one of their own, and were measured."""
+    of = (results.machine, results.version)
+    pages: dict[str, tuple[object, Callable[[], str]]] = {
+        "floods.md": (results.floods, lambda: flood_report(results.floods, *of)),
+        "idle.md": (results.idle.plain, lambda: idle_report(results.idle, *of)),
+        "files.md": (results.files.downloads, lambda: files_report(results.files, *of)),
+        "sftp-speed.md": (results.sftp.node, lambda: sftp_report(results.sftp, *of)),
+        "backup-figures.md": (
+            results.backups.rounds,
+            lambda: backups_report(results.backups, *of),
+        ),
+        "move-figures.md": (results.moves.rounds, lambda: moves_report(results.moves, *of)),
+        "slow-line.md": (
+            results.slow_line.batches,
+            lambda: slow_line_report(results.slow_line, *of),
+        ),
+        "move-growth.md": (
+            results.move_growth.by_bytes,
+            lambda: growth_report(results.move_growth, *of),
+        ),
+        "live-quietness.md": (
+            results.quiet.plain,
+            lambda: quiet_report(results.quiet, *of),
+        ),
+        "seed-figures.md": (results.seed.moves, lambda: seed_report(results.seed, *of)),
+        "live-figures.md": (results.live.cases, lambda: live_report(results.live, *of)),
+    }
+    for name, (measured, text) in pages.items():
+        if measured:
+            (place / name).write_text(text())
+            print(f"see {place / name}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -85,6 +100,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("series", nargs="*", choices=_ALL, metavar="SERIES", help=", ".join(_ALL))
     rounds = "of each dataset (5), of receiving small three times as many"
     parser.add_argument("--rounds", type=int, default=5, help=rounds)
+    cases = [case.name for case in LIVE_CASES]
+    parser.add_argument(
+        "--cases", nargs="+", choices=cases, default=[], help="those of the series live (all)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=SEED_MINUTES,
+        help="for which a copy follows its server in the series seed (60)",
+    )
     parser.add_argument("--report", action="store_true", help="only write the report anew")
     parser.add_argument("--output", type=Path, default=_HOME / "docs/benchmarks.md")
     return parser.parse_args()
@@ -106,4 +131,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    react(main, [_arguments()])
+    run_command(partial(_run, _arguments()))

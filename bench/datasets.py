@@ -58,18 +58,27 @@ class Dataset:
 
 
 def dataset(name: str, directory: Path) -> Dataset:
-    """Return one of `DATASETS`, or "server", created below `directory` if it is not there yet."""
+    """Return one of `DATASETS`, or "server" or "many", created below `directory` if need be.
+
+    Of "many" there is no archive.
+    """
     place = directory / f"{name}-{_EDITION}"
     tree, archive = place / "tree", place / "archive.tar.gz"
-    if not archive.exists():
+    is_packed = name != "many"
+    complete = archive if is_packed else place / "complete"
+    if not complete.exists():
         shutil.rmtree(place, ignore_errors=True)
         tree.mkdir(parents=True)
         _TREES[name](tree)
         _stamp(tree)
-        _pack(tree, archive)
+        if is_packed:
+            _pack(tree, archive)
+        else:
+            complete.touch()
     found = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in found)
-    return Dataset(name, archive, _sha256(archive), size, len(found), tree)
+    digest = _sha256(archive) if is_packed else ""
+    return Dataset(name, archive, digest, size, len(found), tree)
 
 
 def of_bytes(size: int, directory: Path) -> Dataset:
@@ -199,9 +208,17 @@ def _server(tree: Path) -> None:
         left, number = left - size, number + 1
 
 
+def _many(tree: Path) -> None:
+    """500,000 files of 0.2 to 6.5 KiB, 1.6 GiB in all."""
+    rng, pool = random.Random("many"), random.Random("many-pool").randbytes(MIB)
+    for i in range(500_000):
+        size, start = rng.randint(200, 6_600), rng.randrange(MIB // 2)
+        _write(tree / f"d{i % 50:02d}/s{i // 50 % 100:02d}/f{i:06d}.dat", pool[start:][:size])
+
+
 #: Those of the series that receive, send and move, and those of others.
 DATASETS: dict[str, Callable[[Path], None]] = {"big": _big, "mixed": _mixed, "small": _small}
-_TREES = {**DATASETS, "server": _server}
+_TREES = {**DATASETS, "server": _server, "many": _many}
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:

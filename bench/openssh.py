@@ -55,7 +55,7 @@ class SftpAccount:
     def seconds(self, *lines: str) -> float:
         """Return the seconds that a new client takes for these commands of `sftp`. Blocking."""
         options = [f"-o{name}={value}" for name, value in _OPTIONS.items()]
-        command = [*self.wrapper, "sftp", "-q", "-F/dev/null", "-b-"]
+        command = [*self.wrapper, "sftp", "-F/dev/null", "-b-"]
         command += ["-P", str(self.port), "-i", str(self.key), *options]
         begun = time.monotonic()
         subprocess.run(

@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.protocols.portforward import ProxyFactory
 
 from bench.datasets import Dataset
 from bench.machine import settle
@@ -22,12 +23,14 @@ from bench.node import BenchNode, Site, reactor
 from bench.references import tar_to_sink
 from tests.support import Node
 from tests.support.line import Line
+from tests.support.namespace_line import namespace_line
 
 __all__ = [
     "memory_after",
     "mounted",
     "move",
     "move_over_line",
+    "move_over_namespace",
     "receive",
     "received_tree",
     "send",
@@ -126,6 +129,41 @@ async def move_over_line(
             return destination.line.sent
         finally:
             await destination.close()
+
+
+async def move_over_namespace(
+    dataset: Dataset, disk: Path, bytes_per_second: float, **transfers: Any
+) -> tuple[Cost, int]:
+    """Move the dataset over a line of that rate; return the source's cost, and bytes on the line.
+
+    `transfers` as of `move`.
+    """
+    async with _site() as site:
+        with namespace_line() as line:
+            destination = BenchNode(site, _new(disk), proxied=True)
+            destination.names = ("127.0.0.1", line.there)
+            destination.issue_certificate()
+            await destination.run(**transfers)
+            port = int(destination.url.rpartition(":")[2])
+            forwarding = reactor.listenTCP(0, _forwarder(port), interface=line.here)
+            try:
+                relayed = line.relay(forwarding.getHost().port)
+                destination.node.address = f"https://{line.there}:{relayed}"
+                line.shape(bytes_per_second)
+                async with _source(site, dataset, disk, **transfers) as (source, uuid):
+                    moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
+                    before = line.sent
+                    costs = await _measured([source], moving, dataset.size)
+                    return costs[0], line.sent - before
+            finally:
+                await destination.close()
+                await maybeDeferred(forwarding.stopListening)
+
+
+def _forwarder(port: int) -> ProxyFactory:
+    factory = ProxyFactory("127.0.0.1", port)
+    factory.noisy = False
+    return factory
 
 
 def received_tree(disk: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,12 +24,17 @@ from bench.idle import (
     measure_libraries,
     measure_start,
 )
+from bench.live import LIVE_CASES, LiveResult, LiveRounds, measure_live
 from bench.meter import Cost
+from bench.move_growth import MoveGrowth, grow
 from bench.moves import MovesResult, measure_moves
+from bench.quiet import QuietResult, measure_quiet
 from bench.references import flush, igzip_untar, untar
 from bench.runs import memory_after, move, receive, received_tree, send, tar_and_curl
+from bench.seed import SEED_MINUTES, SeedResult, measure_seed
 from bench.sftp import SftpResult, measure_busy, measure_speed
 from bench.sftp_transfers import measure_transfers
+from bench.slow_line import SlowMoves, measure_slow_line
 
 __all__ = ["Growth", "Moved", "Received", "Results", "Sent", "Series"]
 
@@ -101,15 +106,33 @@ class Results:
     sftp: SftpResult = attrs.field(factory=SftpResult)
     backups: BackupsResult = attrs.field(factory=BackupsResult)
     moves: MovesResult = attrs.field(factory=MovesResult)
+    live: LiveResult = attrs.field(factory=LiveResult)
+    move_growth: MoveGrowth = attrs.field(factory=MoveGrowth)
+    quiet: QuietResult = attrs.field(factory=QuietResult)
+    seed: SeedResult = attrs.field(factory=SeedResult)
+    slow_line: SlowMoves = attrs.field(factory=SlowMoves)
 
 
 class Series:
-    """Runs them in `directory`, `rounds` times each, and adds to `results`."""
+    """Runs them in `directory`, `rounds` times each, and adds to `results`.
 
-    def __init__(self, directory: Path, rounds: int, results: Results) -> None:
+    Of the series `live` only those `cases` that are named, all without a name. `minutes` is how
+    long a copy follows its server in `seed`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        rounds: int,
+        results: Results,
+        cases: Collection[str] = (),
+        minutes: float = SEED_MINUTES,
+    ) -> None:
         self._directory = directory
         self._rounds = rounds
         self._results = results
+        self._cases = cases
+        self._minutes = minutes
         self._datasets = directory / "datasets"
 
     async def receive(self) -> None:
@@ -242,6 +265,54 @@ class Series:
             self._results.moves.rounds.append(result)
             _say(f"by batches: {_ratio(result.source, result.stream_source.seconds)}")
             _say(f"sent twice: {(result.killed - result.whole) / MIB:.1f} MiB")
+
+    async def slow_line(self) -> None:
+        """Moves over a shaped line, by batches beside the single stream."""
+        await measure_slow_line(self._directory, self._rounds, self._results.slow_line, _say)
+
+    async def move_growth(self) -> None:
+        """Moves by batches, of 1 to 10 GiB and of 5,000 to 500,000 files."""
+        await grow(self._directory, self._results.move_growth, _say)
+
+    async def live(self) -> None:
+        """Moves of running servers beside those that are stopped first; a real engine."""
+        for case in LIVE_CASES:
+            if self._cases and case.name not in self._cases:
+                continue
+            one = await self._dataset(case.dataset)
+            self._results.live.sizes[case.dataset] = [one.size, one.files]
+            rounds = LiveRounds(case)
+            self._results.live.cases.append(rounds)
+            for _ in range(min(self._rounds, _FEW) if case.dataset == "many" else self._rounds):
+                for follows, moves in ((True, rounds.followed), (False, rounds.stopped)):
+                    if not follows and not case.is_compared:
+                        continue
+                    with fresh_disk(self._directory) as disk:
+                        moves.append(await measure_live(one, disk, case, follows=follows))
+                    how = "" if follows else "stopped first, "
+                    _say(f"{case.name}: {how}down for {moves[-1].downtime:.2f} s")
+
+    async def quiet(self) -> None:
+        """What a game notices of its move; a real engine."""
+        one, result = await self._dataset("server"), self._results.quiet
+        result.size[:] = [one.size, one.files]
+        for _ in range(self._rounds):
+            for lowered, moves in ((False, result.plain), (True, result.lowered)):
+                with fresh_disk(self._directory) as disk:
+                    moves.append(await measure_quiet(one, disk, lowered=lowered))
+                late = moves[-1].moving - moves[-1].resting
+                _say(f"quiet{', with less of the CPU' if lowered else ''}: {late:.1f} ms later")
+
+    async def seed(self) -> None:
+        """A copy that follows a running server until the Panel orders its move; a real engine."""
+        one, result = await self._dataset("server"), self._results.seed
+        result.size[:] = [one.size, one.files]
+        result.minutes[:] = [self._minutes]
+        for _ in range(self._rounds):
+            with fresh_disk(self._directory) as disk:
+                result.moves.append(await measure_seed(one, disk, self._minutes, _say))
+            last = result.moves[-1]
+            _say(f"seed: down for {last.downtime:.2f} s, after {last.rounds} more rounds")
 
     async def _grow(self, one: Dataset, results: list[Growth]) -> None:
         one.warm()

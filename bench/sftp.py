@@ -6,8 +6,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class BusyNode:
 
 @frozen
 class TransferTimes:
-    """Seconds in which a server was received, while clients were busy with SFTP, and without.
+    """Seconds in which servers were received, while clients were busy with SFTP, and without.
 
     `openssh` is beside clients of OpenSSH's server, and `cores` the CPU time of SFTP's process
     meanwhile, in seconds a second.
@@ -236,7 +237,7 @@ async def _busy(directory: Path, engine: Engine) -> BusyNode:
             quiet = list(lines.delays)
             meter = Meter(node.pid)
             before = meter.resident()
-            with busy_clients(attrs.evolve(account, wrapper=LAST), source):
+            async with busy_clients(attrs.evolve(account, wrapper=LAST), source):
                 process = await sftp_process(node.pid)
                 lines.delays.clear()
                 await deferLater(reactor, 60 * LINE_EVERY / 1e6)
@@ -269,9 +270,9 @@ class _Lines:
             self.delays.append(time.clock_gettime(time.CLOCK_BOOTTIME) - float(text[3:]))
 
 
-@contextmanager
-def busy_clients(account: SftpAccount, source: Path) -> Iterator[None]:
-    """Keep the clients busy, each with a file of its own."""
+@asynccontextmanager
+async def busy_clients(account: SftpAccount, source: Path) -> AsyncIterator[None]:
+    """Keep the clients busy, each with a file of its own. At the end, raises what any has met."""
     over = threading.Event()
 
     def transfer(number: int) -> None:
@@ -279,15 +280,16 @@ def busy_clients(account: SftpAccount, source: Path) -> Iterator[None]:
             path = f"{account.home}/{number}"
             account.seconds(f"put {source} {path}", f"get {path} /dev/null")
 
-    threads = [threading.Thread(target=transfer, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
+    threads = ThreadPoolExecutor(CLIENTS)
+    clients = [threads.submit(transfer, number) for number in range(CLIENTS)]
     try:
         yield
     finally:
         over.set()
-        for thread in threads:
-            thread.join()
+        # In a thread: the Panel of this process answers those that are just logging in.
+        await deferToThread(threads.shutdown)
+    for client in clients:
+        client.result()
 
 
 def _sftp_processes(daemon: int) -> Sequence[int]:

@@ -9,6 +9,7 @@ from bench.datasets import MIB
 from bench.openssh import CIPHER
 from bench.rows import TABLE, Row
 from bench.sftp import CLIENT_SIZE, CLIENTS, SIZE, SMALL_FILES, SMALL_SIZE, SftpResult, SftpTimes
+from bench.sftp_transfers import TRANSFERS
 from bench.targets import (
     SFTP,
     SFTP_DELAY,
@@ -40,10 +41,12 @@ def sftp_report(result: SftpResult, machine: str, version: str) -> str:
             "",
             f"What SFTP costs the rest of the node: {CLIENTS} clients upload and download",
             f"{CLIENT_SIZE // MIB} MiB each, again and again, while another client watches a",
-            "console with a line every 100 ms, or while curl sends the node a server. The clients",
-            "have the scheduler's class IDLE: on machines of their own they take no CPU time of",
-            "the node. curl is on the same cores too, and all of them want more cores than there",
-            "are, so the same is measured beside OpenSSH's server, in its usual class.",
+            "console with a line every 100 ms, or while curl sends the node servers, "
+            f"{TRANSFERS} for",
+            "each figure. The clients have the scheduler's class IDLE: on machines of their own",
+            "they take no CPU time of the node. curl is on the same cores too, and all of them",
+            "want more cores than there are, so the same is measured beside OpenSSH's server, in",
+            "its usual class.",
             "",
             f"Machine: {machine}. Version: {version}.",
             "",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import attrs
@@ -27,7 +29,10 @@ from bench.sftp import (
     sftp_process,
 )
 
-__all__ = ["measure_transfers"]
+__all__ = ["TRANSFERS", "measure_transfers"]
+
+#: Transfers of one figure: each takes less than a second.
+TRANSFERS = 4
 
 
 async def measure_transfers(
@@ -39,23 +44,32 @@ async def measure_transfers(
     async with sftp_node(directory, ()) as (node, own, _):
         with openssh_server(directory, own.key, ()) as reference:
             account, other = (attrs.evolve(each, wrapper=LAST) for each in (own, reference))
-            await _received(node, dataset, 2)  # with all that is imported and compiled once
-            for number in range(3, 3 + 3 * rounds, 3):
-                quiet = await _received(node, dataset, number)
-                with busy_clients(account, source):
+            servers = count(2)
+            await _received(node, dataset, servers)  # all that is imported and compiled once
+            for _ in range(rounds):
+                quiet = await _received(node, dataset, servers)
+                async with busy_clients(account, source):
                     process = await sftp_process(node.pid)
                     meter = Meter(process)
-                    cpu = meter.cpu()
-                    busy = await _received(node, dataset, number + 1)
-                    cores = (meter.cpu() - cpu) / busy
+                    cpu, begun = meter.cpu(), time.monotonic()
+                    busy = await _received(node, dataset, servers)
+                    cores = (meter.cpu() - cpu) / (time.monotonic() - begun)
                 await ended(process)
-                with busy_clients(other, source):
+                async with busy_clients(other, source):
                     await deferLater(reactor, LOGINS)
-                    openssh = await _received(node, dataset, number + 2)
+                    openssh = await _received(node, dataset, servers)
                 times.append(TransferTimes(quiet, busy, openssh, cores))
 
 
-async def _received(node: BenchNode, dataset: Dataset, number: int) -> float:
+async def _received(node: BenchNode, dataset: Dataset, servers: Iterator[int]) -> float:
+    """Have the node receive other servers, one after the other; return the seconds of all."""
+    total = 0.0
+    for number in islice(servers, TRANSFERS):
+        total += await _receive(node, dataset, number)
+    return total
+
+
+async def _receive(node: BenchNode, dataset: Dataset, number: int) -> float:
     """Have the node receive another server, and forget its files; return the seconds."""
     site = node.site
     elsewhere = node.panel.add_node("https://elsewhere.invalid:8080")

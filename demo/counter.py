@@ -1,4 +1,4 @@
-"""The game server of a quick demo: a shell script on busybox that counts how often it started."""
+"""The game server of a quick demo: a shell script on busybox that writes all the time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from demo.engine import Engine
-from demo.game import BALLAST, NAME_SETTING, Landmark, port_line
-from demo.watch import Watch
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TooLate
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from demo.engine import HOST, Engine
+from demo.game import BALLAST, NAME_SETTING, Landmark, last_number, port_line
+from demo.output import Failed
 from tests.support import process_configuration
 from tests.support.image import image_tar
 
@@ -17,9 +24,12 @@ __all__ = ["Counter"]
 
 _SCRIPT = """\
 #!/bin/sh
-# Stands in for a game server: it keeps a state, prints it, and answers on its console.
-starts=0
+# Stands in for a game server: it has a world that changes ten times a second, serves it by HTTP,
+# and answers on its console.
+bb=/bin/busybox
+starts=0 changes=0
 [ -e world/starts ] && read -r starts <world/starts
+[ -e world/changes ] && read -r changes <world/changes
 starts=$((starts + 1))
 echo "$starts" >world/starts
 if [ ! -e world/sign ]; then
@@ -30,11 +40,30 @@ read -r sign <world/sign
 { read -r port && read -r name; } <counter.conf
 port=${port#port = }
 echo "the server is called ${name#server_name = }"
-echo "start $starts, the sign reads $sign"
+echo "start $starts, the sign reads $sign, $changes changes"
+change() {
+    trap 'exit 0' TERM
+    while :; do
+        changes=$((changes + 1))
+        $bb dd if=/dev/urandom of=world/region bs=4096 count=1 seek=$((changes * 7 % 1024)) \\
+            conv=notrunc
+        echo "$changes" >world/changes.new && $bb mv world/changes.new world/changes
+        $bb sleep 0.1
+    done
+}
+change 2>/dev/null &
+changing=$!
+$bb httpd -f -p "$port" -h world &
 echo "listening on $port"
 while read -r word; do
     case $word in
-        stop) echo "saved"; exit 0 ;;
+        stop)
+            kill "$changing"
+            wait "$changing"
+            read -r changes <world/changes
+            echo "saved, $changes changes"
+            exit 0
+            ;;
         *) echo "you said '$word' to start $starts on $port" ;;
     esac
 done
@@ -55,13 +84,16 @@ END
 ln -s counter.sh start
 echo "Writing 48 MiB of a world"
 {BALLAST}"""
-_LANDMARK = re.compile(r"^start (\d+), (the sign reads [\w-]{36})")
+_LANDMARK = re.compile(r"^start (\d+), (the sign reads [\w-]{36}), (\d+) changes")
+_STOP = re.compile(r"^saved, (\d+) changes")
+#: Seconds for an answer.
+_WITHIN = 2
 
 
 class Counter:
-    """A script with a file it counts its starts in, and a sign that it made at its first."""
+    """A script that counts its starts and changes, with a sign that it made at its first start."""
 
-    title = "a shell script that counts its starts"
+    title = "a shell script that counts its starts, and changes its world all the time"
     image = "wingsd-demo/counter:busybox"
     keeps_image = False
     invocation = "sh counter.sh"
@@ -72,6 +104,7 @@ class Counter:
     )
     script = _INSTALL
     settings = "counter.conf"
+    treasure = "world/sign"
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Make the image."""
@@ -84,11 +117,48 @@ class Counter:
 
     def landmark(self, console: Iterable[str]) -> Landmark | None:
         """Return what the script found in its files."""
-        told = [found for line in console if (found := _LANDMARK.search(line))]
-        return Landmark(int(told[-1][1]), told[-1][2]) if told else None
+        return Landmark.found(_LANDMARK, console)
 
-    async def greet(self, reactor: Any, watch: Watch, port: int) -> str:
-        """Say hello on its console, as a user of the Panel does."""
-        watch.send("send command", "hello")
-        answer = re.compile(rf"you said 'hello' to start \d+ on {port}$")
-        return await watch.console_line(answer)
+    def changes_at_stop(self, console: Iterable[str]) -> int | None:
+        """Return how many changes the script had made when it was stopped."""
+        return last_number(_STOP, console)
+
+    async def ask(self, reactor: Any, port: int) -> str:
+        """Ask for the sign by HTTP."""
+        endpoint = TCP4ClientEndpoint(reactor, HOST, port, timeout=_WITHIN)
+        request = Request()
+        try:
+            await connectProtocol(endpoint, request)
+            answer = await request.answer.addTimeout(_WITHIN, reactor)
+        except (ConnectError, TooLate):
+            answer = b""
+        finally:
+            request.close()
+        if not answer.startswith(b"HTTP/1.") or b" 200 " not in answer:
+            raise Failed(f"nothing answers on TCP {HOST}:{port}")
+        return f"TCP {HOST}:{port} answers by HTTP: {answer.splitlines()[-1].decode()}"
+
+
+class Request(Protocol):
+    """One request for the sign; `answer` fires at the end of the connection."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.answer: Deferred[bytes] = Deferred()
+        self._received = b""
+
+    def connectionMade(self) -> None:
+        self.transport.write(b"GET /sign HTTP/1.0\r\n\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.answer.called:
+            self.answer.callback(self._received)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self.transport is not None:
+            self.transport.abortConnection()

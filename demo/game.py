@@ -1,4 +1,4 @@
-"""The interface of a game: an image, its egg's script, and two ways to check that it works."""
+"""The interface of a game: an image, its egg's script, and ways to check that it works."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from demo.engine import Engine
-from demo.watch import Watch
 
-__all__ = ["BALLAST", "NAME_SETTING", "Game", "Landmark", "name_told", "port_line"]
+__all__ = ["BALLAST", "NAME_SETTING", "Game", "Landmark", "last_number", "name_told", "port_line"]
 
 Json = dict[str, Any]
 
@@ -41,10 +40,23 @@ def port_line(file: str) -> Json:
 
 
 class Landmark(NamedTuple):
-    """State of the running world: how often it was started, and a text in it."""
+    """State of the running world: how often it was started, a text in it, and its changes."""
 
     start: int
     words: str
+    changes: int
+
+    @classmethod
+    def found(cls, pattern: re.Pattern[str], console: Iterable[str]) -> Landmark | None:
+        """Return the last one in the console, whose three parts are the groups of `pattern`."""
+        told = [match for line in console if (match := pattern.search(line))]
+        return cls(int(told[-1][1]), told[-1][2], int(told[-1][3])) if told else None
+
+
+def last_number(pattern: re.Pattern[str], console: Iterable[str]) -> int | None:
+    """Return the number of the last line that matches `pattern`, None without one."""
+    told = [match for line in console if (match := pattern.search(line))]
+    return int(told[-1][1]) if told else None
 
 
 class Game(Protocol):
@@ -62,6 +74,8 @@ class Game(Protocol):
     script: str
     #: The file with its settings, which is one line each.
     settings: str
+    #: A file without which the world is not what it was; the running game survives its loss.
+    treasure: str
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Create `image` on the engine; return a text about its origin."""
@@ -72,5 +86,8 @@ class Game(Protocol):
     def landmark(self, console: Iterable[str]) -> Landmark | None:
         """Return the last state that the world printed to the console, or None."""
 
-    async def greet(self, reactor: Any, watch: Watch, port: int) -> str:
-        """Connect to the running game like a player; return its answer as text."""
+    def changes_at_stop(self, console: Iterable[str]) -> int | None:
+        """Return how many changes it printed when it was stopped last, or None."""
+
+    async def ask(self, reactor: Any, port: int) -> str:
+        """Ask the game one question, like a player; return its answer as text."""

@@ -27,7 +27,7 @@ __all__ = ["GROUP", "OWNER", "RunningNode", "free_port"]
 
 _HOST = "127.0.0.1"
 #: Seconds until the node must listen, and until it must have ended.
-_READY_WITHIN = 30
+_READY_WITHIN = 120
 _END_WITHIN = 15
 #: What a node's line carries, in bytes a second: a transfer takes long enough to be watched.
 _LINE = 6 * 1024 * 1024
@@ -42,6 +42,10 @@ def free_port() -> int:
         sock.bind((_HOST, 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def _is_left(server: str, path: str) -> bool:
+    return not os.path.basename(path).startswith(f"{server}.moved.")
 
 
 class RunningNode:
@@ -87,7 +91,14 @@ class RunningNode:
         return self.volumes / server
 
     def leftovers(self, server: str) -> list[str]:
-        """Return the leftovers of a server in this node's directories."""
+        """Return the leftovers of a server in this node's directories, beside `kept`."""
+        return [path for path in self._found(server) if _is_left(server, path)]
+
+    def kept(self, server: str) -> list[str]:
+        """Return where files are kept for a while of a server that was moved while it ran."""
+        return [path for path in self._found(server) if not _is_left(server, path)]
+
+    def _found(self, server: str) -> list[str]:
         # Unlike Path.rglob it does not mind what vanishes meanwhile.
         return [
             os.path.join(where, name)

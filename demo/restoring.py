@@ -15,18 +15,21 @@ from tests.support import Panel
 __all__ = ["Restoring"]
 
 BACKUP = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c70"
-_BROKEN = "world"
 
 
 @attrs.frozen
 class Restoring:
-    """The backup of `server`, which runs on `node`, and its page `watch`."""
+    """The backup of `server`, which runs on `node`, and its page `watch`.
+
+    What a user deletes of its world is the file `treasure`.
+    """
 
     reactor: Any
     panel: Panel
     server: str
     node: RunningNode
     watch: Watch
+    treasure: str
 
     async def run(self) -> None:
         """Make the backup, break the world, and restore it. Raises `Failed`."""
@@ -42,9 +45,9 @@ class Restoring:
         check("backup", told["successful"], text)
 
     async def _break(self) -> None:
-        await self._ask("files/delete", {"root": "/", "files": [_BROKEN]})
-        gone = not (self.node.files(self.server) / _BROKEN).exists()
-        check("broken", gone, f"a user deletes the directory {_BROKEN} of the running game")
+        await self._ask("files/delete", {"root": "/", "files": [self.treasure]})
+        gone = not (self.node.files(self.server) / self.treasure).exists()
+        check("broken", gone, f"a user deletes {self.treasure} of the running game")
 
     async def _restore(self) -> None:
         await self.panel.restore(self.server, BACKUP, truncate_directory=True)

@@ -11,22 +11,23 @@ from demo import trees
 from demo.breaking import BrokenLine
 from demo.download import CurlDownload
 from demo.game import Game, Landmark, name_told
-from demo.node import OWNER, RunningNode
-from demo.output import Failed, check, heading, line, mib
+from demo.moving import Departure, Move
+from demo.node import RunningNode
+from demo.output import check, heading, line, mib
+from demo.players import Player
 from demo.restoring import Restoring
 from demo.sftp import SftpUpload
 from demo.suggestions import print_suggestions
 from demo.testbed import Testbed
 from demo.upload import CurlUpload
 from demo.watch import Watch, until
-from tests.support import Hang, server_settings
+from tests.support import server_settings
 
 __all__ = ["Scenario"]
 
 SERVER = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6d"
 UPLOADED = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6e"
 SPARE = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6f"
-_ACCEPTED = 202
 _NO_CONTENT = 204
 
 
@@ -43,6 +44,8 @@ class Scenario:
         self._files = self.testbed.directory / "server"
         self._watch: Watch | None = None
         self._landmark: Landmark | None = None
+        #: How many moves have succeeded.
+        self._moves = 0
 
     async def run(self, keep: bool) -> None:
         """Run and print all steps. Raises `Failed` at the first unexpected result."""
@@ -53,24 +56,23 @@ class Scenario:
         await self._install(a)
         self._begin("The game on node A")
         await self._play(a)
-        self._begin("The Panel moves it to node B, over a line that is cut; a browser's view")
+        self._begin("The Panel moves it to node B while it runs; a browser's view")
         await self._move(a, b)
-        self._begin("Nothing is left on node A")
+        self._begin("Node A keeps a copy for a day, and nothing else")
         await self._verify_gone(a, b)
-        self._begin("The same game on node B")
-        await self._play(b)
-        self._begin("The move back is cancelled halfway")
-        await self._cancel(b, a)
-        self._begin("The game continues where it was")
-        await self._play(b)
+        self._begin("The Panel moves it back, over a line that is cut")
+        await self._move_broken(b, a)
+        await self._verify_gone(b, a)
+        self._begin("A third move is cancelled halfway")
+        await self._cancel(a, b)
         self._begin("A backup of the living game; its world is broken, and restored")
-        await self._restore(b)
+        await self._restore(a)
         self._begin("A user changes its settings by SFTP")
-        await self._rename(b)
+        await self._rename(a)
         self._begin("An upload with curl, as documented")
-        await CurlUpload(self.testbed, UPLOADED, self._files, a).send()
+        await CurlUpload(self.testbed, UPLOADED, self._files, b).send()
         self._begin("A user downloads one of its files")
-        await CurlDownload(self.testbed, UPLOADED, a).fetch()
+        await CurlDownload(self.testbed, UPLOADED, b).fetch()
         if keep:
             await self._leave()
             await print_suggestions(self.testbed, SERVER, SPARE, self._files)
@@ -111,16 +113,31 @@ class Scenario:
         line("files", f"{summary.files} files, {mib(summary.size)}")
 
     async def _play(self, node: RunningNode) -> None:
-        """Start the game, and check that its world is unchanged."""
+        """Start the game, and verify it."""
         watch = await self._open_page()
         await self._panel.power(SERVER, "start")
+        await self._verify_game(watch, node)
+
+    async def _verify_game(self, watch: Watch, node: RunningNode) -> Landmark:
+        """Check that the game runs on a node, and its world is as before; return what it told."""
         await watch.saw("status", "running")
         line("status", " -> ".join(watch.power_states()))
-        await self._verify_landmark(watch)
+        found = await self._verify_landmark(watch)
         written = self._game.port_written(node.files(SERVER))
         check("its settings", written == node.game_port, f"the node has written port {written}")
-        answer = await self._game.greet(self._reactor, watch, node.game_port)
+        player = self._player(node)
+        await player.join()
+        player.leave()
+        answer = await self._game.ask(self._reactor, node.game_port)
         check("answer", answer, answer)
+        return found
+
+    def _player(self, *nodes: RunningNode) -> Player:
+        """Return a player who knows the game's addresses at these nodes."""
+        reactor, game = self._reactor, self._game
+        return Player(
+            reactor, lambda port: game.ask(reactor, port), [node.game_port for node in nodes]
+        )
 
     async def _rename(self, node: RunningNode) -> None:
         """Upload settings with another name; the game has it after a restart."""
@@ -135,7 +152,7 @@ class Scenario:
         check("its name", before != name, f"was {before!r}, and is {name!r} after a restart")
         await watch.until(lambda: watch.power_states()[-1] == "running", "the restart")
 
-    async def _verify_landmark(self, watch: Watch) -> None:
+    async def _verify_landmark(self, watch: Watch) -> Landmark:
         before = self._landmark
 
         def look() -> Landmark | None:
@@ -146,58 +163,64 @@ class Scenario:
         self._landmark = now = await watch.until(look, "the world's own words in the console")
         if before is None:
             line("world", f"start {now.start}: {now.words}")
-            return
+            return now
         same = (now.start, now.words) == (before.start + 1, before.words)
         words = f"start {now.start}: {now.words}"
         check("world", same, f"{words}\nas before" if same else f"{words}\n{before} was before")
+        return now
 
     async def _move(self, source: RunningNode, destination: RunningNode) -> None:
-        """Transfer the server, and compare both copies while the success is being reported."""
-        assert self._watch is not None  # noqa: S101 - the game is played
-        success = Hang()
-        self._panel.inject(f"{SERVER}/transfer/success", success)
-        told = self._panel.called(f"{SERVER}/transfer/success", within=None)
-        before = await deferToThread(trees.summarize, source.files(SERVER))
-        broken = BrokenLine(SERVER, before.size, source, destination, self._watch)
-        broken.cut_halfway()
-        await self._panel.transfer(SERVER, destination.node)
-        await self._watch.until(lambda: told.called or self._failed(), "the report of the success")
-        copies = source.files(SERVER), destination.files(SERVER)
-        found = await deferToThread(lambda: list(trees.differences(*copies, OWNER)))
-        success.release()
-        await self._watch.saw("transfer status", "completed")
-        await self._leave()
-        summary = await deferToThread(trees.summarize, copies[1])
-        equal = (
-            f"{summary.files} files, {summary.directories} directories, {summary.symlinks} "
-            "symlinks: equal in\ncontent, mode, time and links, when node B reported its success"
-        )
-        check("files", not found, "\n".join(found[:10]) if found else equal)
-        line("transfer", destination.speed(SERVER))
-        broken.verify()
+        """Move the running game, with a player in it."""
+        move = await self._begin_move(source, destination)
+        await self._arrive(move, await move.run())
 
-    def _failed(self) -> bool:
-        """Return False. Raises `Failed` when the browser sees that the transfer has failed."""
+    async def _move_broken(self, source: RunningNode, destination: RunningNode) -> None:
+        """Move it over a line that is cut, and compare both copies."""
+        move = await self._begin_move(source, destination)
+        size = (await deferToThread(trees.summarize, source.files(SERVER))).size
+        broken = BrokenLine(SERVER, size, source, destination, move.watch)
+        await self._arrive(move, await move.run_broken(broken))
+
+    async def _begin_move(self, source: RunningNode, destination: RunningNode) -> Move:
         assert self._watch is not None  # noqa: S101 - the game is played
-        if self._watch.has_seen("transfer status", "failed"):
-            raise Failed("the transfer failed")
-        return False
+        player = self._player(source, destination)
+        await player.join()
+        return Move(self.testbed, SERVER, source, destination, self._watch, player)
+
+    async def _arrive(self, move: Move, departure: Departure) -> None:
+        """Check that the game runs at its new node, and what it has taken."""
+        watch = await self._open_page()
+        watch.ask_for_logs()
+        await move.player.heard_again()
+        move.tell(departure)
+        found = await self._verify_game(watch, move.destination)
+        text = f"{departure.changes} when it was stopped, {found.changes} when it was started"
+        check("changes", found.changes == departure.changes, text)
 
     async def _verify_gone(self, source: RunningNode, destination: RunningNode) -> None:
-        await until(self._reactor, lambda: self._panel.deletions or None, "the Panel's deletion")
-        deletions = self._panel.deletions
+        """Check that the source has nothing left but what is kept for a while."""
+        self._moves += 1
+        deletions = await until(
+            self._reactor,
+            lambda: found if len(found := self._panel.deletions) == self._moves else None,
+            "the Panel's deletion",
+        )
         check(
             "Panel",
-            deletions == [(SERVER, _NO_CONTENT)],
-            "during the call that reported the success, it had node A delete its copy:  "
-            f"{deletions[0][1]}",
+            deletions[-1] == (SERVER, _NO_CONTENT),
+            "during the call that reported the success, it had node "
+            f"{source.name} delete its copy:  {deletions[-1][1]}",
         )
         moved = self._panel.node_of(SERVER) is destination.node
-        check("Panel says", moved, "the server is on node B" if moved else "it did not move")
+        place = f"the server is on node {destination.name}"
+        check("Panel says", moved, place if moved else "it did not move")
         await until(
-            self._reactor, lambda: not source.leftovers(SERVER), "the removal of node A's files"
+            self._reactor,
+            lambda: not source.leftovers(SERVER),
+            f"the removal of node {source.name}'s files",
         )
-        check("files", True, "none")
+        kept = source.kept(SERVER)
+        check("files", len(kept) == 1, f"none in place; until tomorrow in\n{kept[0]}")
         home = await deferToThread(self.testbed.engine.home, SERVER)
         check(
             "container",
@@ -206,30 +229,25 @@ class Scenario:
         )
 
     async def _cancel(self, source: RunningNode, destination: RunningNode) -> None:
-        assert self._watch is not None  # noqa: S101 - the game is played
-        await self._panel.transfer(SERVER, destination.node)
-        await self._watch.saw("transfer logs", "Uploading [")
-        path = f"/api/servers/{SERVER}/transfer"
-        status, _ = await self._panel.ask(source.node, "DELETE", path)
-        check("cancel", status == _ACCEPTED, f"DELETE {path}: {status}")
-        await self._watch.saw("transfer status", "failed")
-        reactor, panel = self._reactor, self._panel
-        await until(reactor, lambda: not panel.in_transfer(SERVER), "the report to the Panel")
-        await self._leave()
-        still = panel.node_of(SERVER) is source.node
-        check("Panel says", still, "the server is on node B" if still else "it has moved")
+        """Cancel a move: the game runs on."""
+        move = await self._begin_move(source, destination)
+        await move.cancel()
+        await self._open_page()
+        still = self._panel.node_of(SERVER) is source.node
+        here, there = f"on node {source.name}", f"on node {destination.name}"
+        check("Panel says", still, f"the server is {here}" if still else "it has moved")
         await until(
-            reactor,
+            self._reactor,
             lambda: not destination.leftovers(SERVER),
-            "node A to remove received files",
+            f"node {destination.name} to remove received files",
         )
-        check("on node A", True, "nothing")
+        check(there, True, "nothing new")
 
     async def _restore(self, node: RunningNode) -> None:
         """Have the node restore a backup; it starts the game again, whose world is as before."""
         watch = self._watch
         assert watch is not None  # noqa: S101 - the game is played
-        await Restoring(self._reactor, self._panel, SERVER, node, watch).run()
+        await Restoring(self._reactor, self._panel, SERVER, node, watch, self._game.treasure).run()
         await self._verify_landmark(watch)
 
     # The browser

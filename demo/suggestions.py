@@ -24,20 +24,20 @@ def _call(node: RunningNode, method: str, path: str, body: object = None) -> lis
 
 
 async def print_suggestions(testbed: Testbed, server: str, spare: str, files: Path) -> None:
-    """Print the commands; `server` is the game on node B, `spare` a UUID without a server."""
+    """Print the commands; `server` is the game on node A, `spare` a UUID without a server."""
     a, b = testbed.a, testbed.b
     heading("Everything keeps running; Ctrl-C ends and removes it. Commands to try:")
-    print("State and resource usage of the game on node B:\n")
-    print(shown(_call(b, "GET", f"/api/servers/{server}")))
+    print("State and resource usage of the game on node A:\n")
+    print(shown(_call(a, "GET", f"/api/servers/{server}")))
     print("Stop and start it:\n")
     for action in ("stop", "start"):
-        print(shown(_call(b, "POST", f"/api/servers/{server}/power", {"action": action})))
-    print("Move it back to node A, as the Panel would:\n")
-    order = testbed.panel.transfer_order(server, a.node)
-    testbed.panel.open_transfer(server, a.node)
-    print(shown(_call(b, "POST", f"/api/servers/{server}/transfer", order)))
-    print("Upload another server to node A, as documented:\n")
-    upload = CurlUpload(testbed, spare, files, a)
+        print(shown(_call(a, "POST", f"/api/servers/{server}/power", {"action": action})))
+    print("Move it to node B while it runs, as the Panel would:\n")
+    order = testbed.panel.transfer_order(server, b.node)
+    testbed.panel.open_transfer(server, b.node)
+    print(shown(_call(a, "POST", f"/api/servers/{server}/transfer", order)))
+    print("Upload another server to node B, as documented:\n")
+    upload = CurlUpload(testbed, spare, files, b)
     await upload.prepare()
     print(shown(upload.command(upload.token(), f"{testbed.directory}/")))
     for node in (a, b):

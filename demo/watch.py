@@ -79,6 +79,15 @@ class Watch:
         for event in self._events("console output"):
             yield from (_COLOUR.sub("", text) for text in event.args)
 
+    def ask_for_logs(self) -> None:
+        """Ask for the console's earlier lines, as a page does when it is opened."""
+        self.send("send logs")
+
+    def transfer_lines(self) -> Iterator[str]:
+        """Yield the lines about transfers, without colours."""
+        for event in self._events("transfer logs"):
+            yield from (_COLOUR.sub("", text) for text in event.args)
+
     def power_states(self) -> list[str]:
         """Return the states that the server was in, in order."""
         return [event.args[0] for event in self._events("status")]

@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any
 
 import yaml
-from machine import CONFIGURATION, VOLUMES, Machine, check, main, run
+from machine import CONFIGURATION, VOLUMES, Machine, check, main, run, serving
 
 from tests.support.signed_urls import signed_url_token
 
@@ -37,6 +32,7 @@ async def test(machine: Machine) -> None:
         place = Path(directory)
         (place / NAME).write_bytes(CONTENT)
         await upload(machine, uuid, place)
+        await resume(machine, uuid, place)
         await download(machine, uuid, place)
         await pull(machine, uuid, place)
     await run("systemctl", "stop", "wingsd")
@@ -60,6 +56,23 @@ async def upload(machine: Machine, uuid: str, place: Path) -> None:
     check("it belongs to the servers' user", stored.stat().st_uid == owner, stored.stat())
     again = await run("sh", "-c", f"curl -sk --form files=@/etc/hostname '{address}'")
     check("its address is good once", "was not found on this server" in again, again)
+
+
+async def resume(machine: Machine, uuid: str, place: Path) -> None:
+    """In parts, between which the service is started again."""
+    path = "&directory=parts&file=world.zip"
+    size = len(CONTENT)
+    for begin, end, more in ((0, 2_000_000, ()), (2_000_000, size, ("Upload-Complete: ?1",))):
+        (place / "part").write_bytes(CONTENT[begin:end])
+        sent = (f"Upload-Offset: {begin}", f"Upload-Length: {size}", *more)
+        headers = [part for header in sent for part in ("--header", header)]
+        body = ("--request", "PATCH", "--data-binary", f"@{place / 'part'}")
+        address = url(machine, uuid, "/upload/file", "file-upload") + path
+        await curl(machine, *body, *headers, address)
+        await run("systemctl", "restart", "wingsd")
+        await machine.until_answer("/api/system", lambda _: True)
+    stored = VOLUMES / uuid / "parts" / "world.zip"
+    check("an upload goes on after a restart", stored.read_bytes() == CONTENT)
 
 
 async def download(machine: Machine, uuid: str, place: Path) -> None:
@@ -88,18 +101,6 @@ async def pull(machine: Machine, uuid: str, place: Path) -> None:
         check(
             "an address of the node is refused", found == (BAD_REQUEST, "address-blocked"), found
         )
-
-
-@contextmanager
-def serving(place: Path) -> Iterator[int]:
-    """Serve the files of a directory on this machine; give the port."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(place))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 async def pulled(machine: Machine, uuid: str, address: str) -> tuple[int, Any]:

@@ -10,10 +10,14 @@ import pwd
 import subprocess
 import sys
 import tarfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -38,6 +42,7 @@ __all__ = [
     "check",
     "main",
     "run",
+    "serving",
 ]
 
 HOME = Path("/var/lib/pterodactyl")
@@ -211,6 +216,18 @@ class Machine:
 
     def _leftovers(self, uuid: str) -> list[Path]:
         return list(STAGING.glob(f"**/{uuid}*"))
+
+
+@contextmanager
+def serving(place: Path) -> Iterator[int]:
+    """Serve the files of a directory on this machine; give the port."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(place))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def _archive(path: Path) -> tuple[Path, dict[str, bytes]]:

@@ -1,4 +1,4 @@
-"""The game server that is moved: Debian's Luanti, with mods and a world, installed by a script."""
+"""The game that is moved: Debian's Luanti, with mods and a world that changes all the time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from demo.engine import HOST, Engine
-from demo.game import BALLAST, NAME_SETTING, Landmark, port_line
-from demo.luanti.probe import probe
+from demo.game import BALLAST, NAME_SETTING, Landmark, last_number, port_line
+from demo.luanti.probe import ask
 from demo.output import Failed
 from demo.process import run
-from demo.watch import Watch
 from tests.support import process_configuration
 
 __all__ = ["Luanti"]
@@ -41,19 +40,24 @@ _SETTINGS = f"""\
 # What the node writes before every start is the port.
 {NAME_SETTING}A server that travels
 port = 1
+# The world is saved as often.
+server_map_save_interval = 0.5
 """
-# The image has Debian's packages of the mods, and the mod that puts a sign into the world.
+_LANDMARK_MOD = Path(__file__).with_name("landmark.lua").read_text(encoding="utf-8")
+# The image has Debian's packages of the mods.
 _INSTALL = f"""\
 set -e
 cd /mnt/server
-mkdir -p .minetest world/worldmods unpacked
+mkdir -p .minetest world/worldmods/landmark unpacked
 for package in {_SUPPLIES}/*.deb; do
     echo "Unpacking ${{package##*/}}"
     dpkg-deb -x "$package" unpacked
 done
 mv unpacked/usr/share/games/minetest/mods .minetest/mods
 rm -r unpacked
-cp -r {_SUPPLIES}/landmark world/worldmods/landmark
+cat >world/worldmods/landmark/init.lua <<'END'
+{_LANDMARK_MOD}END
+echo "name = landmark" >world/worldmods/landmark/mod.conf
 cat >world/world.mt <<'END'
 {_WORLD}END
 cat >minetest.conf <<'END'
@@ -61,15 +65,15 @@ cat >minetest.conf <<'END'
 ln -s debug.txt latest.log
 echo "Writing 48 MiB of a world"
 {BALLAST}"""
-_LANDMARK = re.compile(r"\[landmark\] start (\d+), (seed \d+, \S+ reads \w{16})")
+_LANDMARK = re.compile(r"\[landmark\] start (\d+), (seed \d+, \S+ reads \w{16}), (\d+) changes")
+_STOP = re.compile(r"\[landmark\] stop, (\d+) changes")
 _PORT = re.compile(r"^port = (\d+)$", re.MULTILINE)
 
 
 class Luanti:
     """A Luanti server with a world that a mod of its own has put a sign into."""
 
-    title = f"Luanti, its game and {len(_MODS)} packages of mods"
-    # Not `luanti-and-mods`: an image of that name from an earlier version tells no name.
+    title = f"Luanti, its game and {len(_MODS)} packages of mods; its world changes all the time"
     image = f"wingsd-demo/luanti-with-mods:{_SUITE}"
     keeps_image = True
     # Without a log file of its own it dies on the read-only root.
@@ -85,6 +89,7 @@ class Luanti:
 
     script = _INSTALL
     settings = "minetest.conf"
+    treasure = "world/map_meta.txt"
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Build the image with mmdebstrap, unless it is there from another time."""
@@ -92,7 +97,6 @@ class Luanti:
             return "kept from an earlier demo"
         packages = cache / "packages"
         _fetch(packages)
-        landmark = Path(__file__).with_name("landmark")
         tar = cache / "luanti.tar"
         try:
             bootstrap = ("mmdebstrap", "--variant=minbase", "--include=luanti-server")
@@ -100,7 +104,6 @@ class Luanti:
                 *bootstrap,
                 f'--customize-hook=mkdir -p "$1{_SUPPLIES}"',
                 f"--customize-hook=sync-in {packages} {_SUPPLIES}",
-                f"--customize-hook=copy-in {landmark} {_SUPPLIES}",
                 _SUITE,
                 str(tar),
                 cwd=cache,
@@ -117,12 +120,16 @@ class Luanti:
 
     def landmark(self, console: Iterable[str]) -> Landmark | None:
         """Return what the sign in the world says, with the world's seed."""
-        told = [found for line in console if (found := _LANDMARK.search(line))]
-        return Landmark(int(told[-1][1]), told[-1][2]) if told else None
+        return Landmark.found(_LANDMARK, console)
 
-    async def greet(self, reactor: Any, watch: Watch, port: int) -> str:
+    def changes_at_stop(self, console: Iterable[str]) -> int | None:
+        """Return how many changes the world told when it was stopped."""
+        return last_number(_STOP, console)
+
+    async def ask(self, reactor: Any, port: int) -> str:
         """Ask for a player's number, in Luanti's own protocol."""
-        return await probe(reactor, HOST, port)
+        number = await ask(reactor, HOST, port)
+        return f"UDP {HOST}:{port} answers in Luanti's protocol: you are peer {number}"
 
 
 def _fetch(packages: Path) -> None:
