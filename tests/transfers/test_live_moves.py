@@ -18,7 +18,6 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, sending
 from tests.transfers.test_outgoing_moves import _quick
-from tests.transfers.test_resumed_moves import stop_at
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed
 from wingsd.moves import contents, stop_rule
@@ -390,69 +389,3 @@ async def test_the_third_halt_fails_the_move_and_the_server_runs(
     assert sender.calls == ["stop", "remove", "restore", "start"] * 3
     assert sender.said("final-pass-stalled")
     await until(lambda: node.deleted == ["keep"])
-
-
-def take_up(sender: Sender) -> None:
-    """Have the next daemon take up the move."""
-    sender.transfers._stopping = False
-    recovery: Any = sender.make_recovery(sender.store.unfinished())
-    recovery.begin()
-    recovery.resume_outgoing()
-
-
-async def go_on(sender: Sender) -> None:
-    """Have the next daemon go on with the move."""
-    take_up(sender)
-    await until(lambda: bool(sender.transfers.servers))
-    await until(lambda: not sender.transfers.servers)
-
-
-async def test_the_server_runs_on_while_the_daemon_is_started_anew(
-    sender: Sender, node: MoveNode
-) -> None:
-    await stop_at(sender, node, "rounds", 2)
-    assert sender.calls == []
-    assert sender.panel.calls == []
-    await go_on(sender)
-    check_moved(sender, node, running=True)
-    assert sender.calls == ["adopt", "stop", "remove"]
-
-
-async def test_a_daemon_that_ends_after_the_stop_has_the_next_one_send_the_rest(
-    sender: Sender, node: MoveNode
-) -> None:
-    await stop_at(sender, node, "rounds", ROUNDS + 1)
-    assert sender.calls == ["stop", "remove"]
-    await go_on(sender)
-    check_moved(sender, node, running=True)
-    # the earlier daemon may have ended before it was removed
-    assert sender.calls == ["stop", "remove", "remove"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "count", "actions"), [("begin", 1, 0), ("rounds", 2, 0), ("begin", 1, 2)]
-)
-async def test_a_server_that_ended_with_its_machine_is_sent_and_started_there(
-    sender: Sender, node: MoveNode, kind: str, count: int, actions: int
-) -> None:
-    """So is one that ended for a restore, after somebody had started it."""
-    sender.server.power_actions = actions
-    await stop_at(sender, node, kind, count)
-    sender.server.state = PowerState.OFFLINE
-    sender.server.starts_if_it_stays = True
-    await go_on(sender)
-    check_moved(sender, node, running=True)
-    assert "start" not in sender.calls
-
-
-async def test_a_server_that_ended_with_its_machine_is_started_again_if_it_stays(
-    sender: Sender, node: MoveNode
-) -> None:
-    await stop_at(sender, node, "rounds", 2)
-    sender.server.state = PowerState.OFFLINE
-    sender.server.starts_if_it_stays = True
-    at_round(node, node.count("rounds") + 1, lambda: refused(403, "forbidden"))
-    await go_on(sender)
-    await until(lambda: sender.server.state is PowerState.RUNNING)
-    assert sender.calls[-1] == "start"
-    assert sender.server.operations.hold is None
