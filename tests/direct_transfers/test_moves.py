@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.support.node_in_process import LEVEL, NodeInProcess, NodePair, runnin
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import TransfersConfig
+from wingsd.direct_transfers.description import MOVED_AWAY
 from wingsd.errors import EnvironmentFailed
 from wingsd.http.request import StreamingRequest
 from wingsd.transfers.outgoing.source import MOVED
@@ -187,3 +189,34 @@ async def test_a_restarted_source_learns_that_its_move_was_cancelled(nodes: Node
     await again.recover()
     await nodes.assert_stayed()
     assert "the transfer was cancelled" in again.reason
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_server_that_has_moved_away_is_not_started_here_after_a_restart(
+    nodes: NodePair, is_replaced: bool
+) -> None:
+    """Although its Panel has not been told, and still has it here."""
+    await nodes.send(await nodes.destination.invite())
+    await nodes.assert_moved()
+    files = nodes.source.data / UUID
+    if is_replaced:  # by an operator who wants it here again
+        shutil.copytree(files, files.with_name("copied"))
+        files.rename(files.with_name("before"))
+        files.with_name("copied").rename(files)
+    node = await nodes.restart("source")
+    await node.recover()
+    node.servers.get_or_add(nodes.configuration)
+    assert node.hold == ("" if is_replaced else MOVED_AWAY)
+
+
+async def test_a_server_that_has_come_back_is_used(nodes: NodePair) -> None:
+    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.assert_moved_and_deleted()
+    invitation = await nodes.source.invite()
+    await nodes.destination.direct_transfers.outgoing.send(
+        UUID, nodes.source.url, invitation.token
+    )
+    await nodes.settled()
+    node = await nodes.restart("source")
+    await node.recover()
+    assert (node.entries()[-1], node.hold) == (("in", "success"), "")

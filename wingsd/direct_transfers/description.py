@@ -26,7 +26,7 @@ from wingsd.errors import (
 from wingsd.events import DELETED, Event, EventBus
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.servers import Servers
-from wingsd.statedb import ServerDescription, StateDatabase
+from wingsd.statedb import ServerDescription, StateDatabase, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.util.text import canonical_uuid
 
@@ -39,6 +39,9 @@ __all__ = [
     "read_text",
     "with_addresses",
 ]
+
+#: Why a server is not started that a direct transfer has moved away, although a Panel has it here.
+MOVED_AWAY = "the server has moved to another node, by wingsctl send"
 
 #: `{"settings": ..., "process_configuration": ...}`, as from a Panel's `GET /servers/{uuid}`.
 Description = Mapping[str, Any]
@@ -209,6 +212,23 @@ class DirectServers:
             self.watch(row.server)
             configurations += self._configuration(row)
         self._servers.add_moved(configurations)
+
+    async def hold_moved(self, unfinished: Collection[str]) -> None:
+        """Hold servers that have moved away and whose files are still here.
+
+        Not those with an `unfinished` transfer, nor where another directory is in the place of the
+        one that was sent. Raises `StorageError`.
+        """
+        for entry in await self._database.moved_directly():
+            if entry.server not in unfinished and await self._disk.run(self._is_left, entry):
+                self._servers.reserve_moved(entry.server, MOVED_AWAY)
+
+    def _is_left(self, entry: TransferRecord) -> bool:
+        try:
+            found = os.stat(self._servers.directory(entry.server))
+        except OSError:
+            return False
+        return entry.inode in (None, found.st_ino)
 
     def _configuration(self, row: ServerDescription) -> list[Configuration]:
         """Return the server's configuration, nothing where the Panel has it."""

@@ -48,8 +48,12 @@ class DirectTransfers:
         return self._outgoing.get()
 
     async def load(self, unfinished: Sequence[TransferRecord]) -> None:
-        """Make the servers known that direct transfers have brought. Raises `StorageError`."""
+        """Make the servers known that direct transfers have brought, and hold those sent away.
+
+        Raises `StorageError`.
+        """
         await self.servers.load({entry.server for entry in unfinished if entry.direct})
+        await self.servers.hold_moved({entry.server for entry in unfinished})
 
     async def release_to_panel(self) -> None:
         """Leave to the Panel the servers that it has here by now. An error is logged."""

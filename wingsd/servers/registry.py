@@ -222,6 +222,10 @@ class Servers:
         else:
             self._reserved[uuid] = hold
 
+    def reserve_moved(self, uuid: str, why: str) -> None:
+        """Hold a server that has moved away, whose files are still here, when it is added."""
+        self._reserved[uuid] = Hold(Operation.MOVED, why)
+
     def get_or_add(self, configuration: Configuration) -> Server:
         """Return the server of this node; add it if it is not known."""
         return self._servers.get(configuration.settings.uuid) or self._add(configuration)

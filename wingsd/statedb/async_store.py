@@ -63,6 +63,7 @@ class StateDatabase:
     transfer = _InThread(Store.transfer)
     unfinished = _InThread(Store.unfinished)
     ended = _InThread(Store.ended)
+    moved_directly = _InThread(Store.moved_directly)
 
     add_description = _InThread(Store.add_description)
     mark_arrived = _Timed(Store.mark_arrived)

@@ -151,6 +151,13 @@ class Store(MoveRows):
             most,
         )
 
+    def moved_directly(self) -> list[TransferRecord]:
+        """Return the direct transfers that have moved servers away, and were the last of them."""
+        return self._transfers(
+            "WHERE id IN (SELECT max(id) FROM transfers WHERE outcome = 'success' GROUP BY server)"
+            " AND direction = 'out' AND by_hand ORDER BY id"
+        )
+
     def _transfers(self, which: str, *values: object) -> list[TransferRecord]:
         rows = self._rows(
             "SELECT id, server, direction, step, begun, changed, outcome,"  # noqa: S608 - constant
