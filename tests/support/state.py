@@ -138,6 +138,10 @@ class State:
         """End a transfer without the word of a node, as an administrator does."""
         self._servers[uuid].destination = None
 
+    def assign(self, uuid: str, node: Node) -> None:
+        """Say that a server is at another node, as an administrator does after a move by hand."""
+        self._servers[uuid].move(node)
+
     def node_of(self, uuid: str) -> Node:
         return self._servers[uuid].node
 
