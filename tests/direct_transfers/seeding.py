@@ -12,25 +12,38 @@ import pytest
 from tests.support.node_in_process import NodeInProcess, NodePair, running_pair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from wingsd.config import LiveMovesConfig, TransfersConfig
+from tests.support.tokens import signed
+from wingsd.config import LiveMovesConfig, MovesConfig, TransfersConfig
 from wingsd.servers.operations import Operation
+from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.outgoing import seed, seed_rounds
+from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.util.retry import Backoff
 
+__all__ = ["nodes", "quick"]
 
-def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have little be waited for after a failure."""
     monkeypatch.setattr(seed_rounds, "RETRIES", Backoff(0.05, 0.2))
     monkeypatch.setattr(seed_rounds, "PATIENCE", 0.2)
+    monkeypatch.setattr(seed_rounds, "ASKED_EVERY", 0.05)
     monkeypatch.setattr(seed, "TAKEN_EVERY", 0.05)
 
 
-def seeding_pair(directory: Path) -> Iterator[NodePair]:
-    """Yield two nodes whose copies follow at once."""
-    live: Any = LiveMovesConfig(follow_every=0.05)  # type: ignore[arg-type]
-    yield from running_pair(directory, TransfersConfig(live=live))
+def settings(follow_every: float = 0.05, **moves: Any) -> TransfersConfig:
+    """Return settings of a node that begins a round so often."""
+    live = LiveMovesConfig(follow_every=follow_every)  # type: ignore[arg-type]
+    return TransfersConfig(live=live, moves=MovesConfig(**moves))
+
+
+@pytest.fixture
+def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodePair]:
+    """Two nodes whose copies follow at once, or with other `settings`."""
+    yield from running_pair(tmp_path, getattr(request, "param", settings()))
 
 
 #: When a server is to be moved: in an hour, and so when a test says that this is over.
@@ -77,3 +90,55 @@ def kept(nodes: NodePair) -> list[str]:
 def is_used_as_ever(nodes: NodePair) -> bool:
     operations = nodes.source.servers.get(UUID).operations
     return not any(operations.runs(each) for each in Operation)
+
+
+def received(nodes: NodePair) -> MoveTransfer:
+    """Return the transfer by which the destination receives the server."""
+    found = nodes.destination.receiver.find(UUID)
+    assert isinstance(found, MoveTransfer)
+    return found
+
+
+class OrderingPanel:
+    """The Panel of both nodes, which has ordered that the server moves to the destination."""
+
+    def __init__(self, nodes: NodePair) -> None:
+        self._nodes = nodes
+        self.has_moved = False
+        for node in (nodes.source, nodes.destination):
+            self.be_of(node)
+
+    def be_of(self, node: NodeInProcess) -> None:
+        panel = node.panel
+
+        async def owns(uuid: str) -> bool:
+            return (node is self._nodes.destination) is self.has_moved
+
+        async def transfer_succeeded(*_: Any, **__: Any) -> bool:
+            self.has_moved = True
+            return True
+
+        panel.known[UUID] = self._nodes.configuration
+        panel.owns, panel.transfer_succeeded = owns, transfer_succeeded
+
+    async def see_moved(self) -> None:
+        """Return when the server has moved, and the destination knows that it was accepted."""
+        await until(lambda: self.has_moved)
+        await until(lambda: self._nodes.destination.entries()[-1] == ("in", "success"))
+
+
+def order(nodes: NodePair, destination: NodeInProcess) -> None:
+    """Have the Panel order the server's transfer."""
+    claims = {
+        "iss": "https://panel.invalid",
+        "aud": [destination.url],
+        "jti": "order",
+        "sub": UUID,
+        "iat": int(time.time()),
+        "nbf": int(time.time()) - 60,
+        "exp": int(time.time()) + 900,
+    }
+    token = signed(claims, {}, destination.config.token)
+    server = nodes.source.servers.get(UUID)
+    url = f"{destination.url}/api/transfers"
+    nodes.source.sender.start(server, TransferRequest(url, f"Bearer {token}"))

@@ -2,82 +2,37 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.direct_transfers.seeding import (
+    OrderingPanel,
     begin,
+    is_used_as_ever,
     kept,
-    quicken,
-    seeding_pair,
+    nodes,
+    order,
+    quick,
+    received,
     write,
 )
 from tests.support.logged_errors import Logged
 from tests.support.node_in_process import NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.tokens import signed
-from wingsd.errors import DaemonStopping, ServerAlreadyExists
+from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError
 from wingsd.moves.rereading import Rereading
 from wingsd.moves.source import MoveSource
 from wingsd.servers.operations import Operation
 from wingsd.transfers.errors import TransferInProgress
 from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.outgoing.mover import Mover
-from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.seed_order import SeedOrder
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(monkeypatch)
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodePair]:
-    yield from seeding_pair(tmp_path)
-
-
-class _OrderingPanel:
-    """The Panel of both nodes, which has ordered that the server moves to the destination."""
-
-    def __init__(self, nodes: NodePair) -> None:
-        self._nodes = nodes
-        self.has_moved = False
-
-    def of(self, node: NodeInProcess) -> None:
-        panel = node.panel
-
-        async def owns(uuid: str) -> bool:
-            return (node is self._nodes.destination) is self.has_moved
-
-        async def transfer_succeeded(*_: Any, **__: Any) -> bool:
-            self.has_moved = True
-            return True
-
-        panel.known[UUID] = self._nodes.configuration
-        panel.owns, panel.transfer_succeeded = owns, transfer_succeeded
-
-
-def order(nodes: NodePair, destination: NodeInProcess) -> None:
-    """Have the Panel order the server's transfer."""
-    claims = {
-        "iss": "https://panel.invalid",
-        "aud": [destination.url],
-        "jti": "order",
-        "sub": UUID,
-        "iat": int(time.time()),
-        "nbf": int(time.time()) - 60,
-        "exp": int(time.time()) + 900,
-    }
-    token = signed(claims, {}, destination.config.token)
-    server = nodes.source.servers.get(UUID)
-    url = f"{destination.url}/api/transfers"
-    nodes.source.sender.start(server, TransferRequest(url, f"Bearer {token}"))
+__all__ = ["nodes", "quick"]
 
 
 @pytest.fixture
@@ -91,6 +46,20 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         make(self, directory, *args, **options)
 
     monkeypatch.setattr(MoveSource, "__init__", note)
+    return found
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[MoveSource]:
+    """What has read files, and was closed."""
+    found: list[MoveSource] = []
+    close = MoveSource.close
+
+    def note(self: MoveSource) -> None:
+        close(self)
+        found.append(self)
+
+    monkeypatch.setattr(MoveSource, "close", note)
     return found
 
 
@@ -111,11 +80,8 @@ async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
 
     monkeypatch.setattr(Rereading, "skip", note)
     await begin(nodes)
-    panel = _OrderingPanel(nodes)
-    for node in (nodes.source, nodes.destination):
-        panel.of(node)
-    read = nodes.destination.receiver._open[UUID].reception.copy._destination.rereading  # type: ignore[attr-defined]
-    await until(lambda: read.is_over)
+    panel = OrderingPanel(nodes)
+    await received(nodes).reception.read_behind()
     write(nodes, "since")
     if moment == "in a round":
         asked = len(nodes.destination.asked)
@@ -126,8 +92,7 @@ async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
     order(nodes, nodes.destination)
     with pytest.raises(TransferInProgress):
         order(nodes, nodes.destination)
-    await until(lambda: panel.has_moved)
-    await until(lambda: nodes.destination.entries()[-1] == ("in", "success"))
+    await panel.see_moved()
     assert nodes.arrived()
     assert (nodes.destination.data / UUID / "world" / "since").read_bytes() == b"written later"
     assert len(opened) == 1
@@ -135,22 +100,18 @@ async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
     assert len(skipped) == 1 or moment == "in a round"
     assert any("of it are here, from an earlier transfer" in line for line in logged.lines)
     assert kept(nodes) == []
-    reasons = [entry.reason for entry in nodes.source.store.transfers()]
-    assert "seed-adopted" in reasons[0]
+    await until(lambda: "seed-adopted" in nodes.source.store.transfers()[0].reason)
 
 
 async def test_an_order_right_after_a_restore_sends_what_was_restored(nodes: NodePair) -> None:
     await begin(nodes)
-    panel = _OrderingPanel(nodes)
-    for node in (nodes.source, nodes.destination):
-        panel.of(node)
+    panel = OrderingPanel(nodes)
     files = nodes.source.data / UUID
     files.rename(files.with_name("before"))
     (files / "world").mkdir(parents=True)
     write(nodes, "restored")
     order(nodes, nodes.destination)  # no round has begun since
-    await until(lambda: panel.has_moved)
-    await until(lambda: nodes.destination.entries()[-1] == ("in", "success"))
+    await panel.see_moved()
     assert [path.name for path in (nodes.destination.data / UUID / "world").iterdir()] == [
         "restored"
     ]
@@ -158,9 +119,7 @@ async def test_an_order_right_after_a_restore_sends_what_was_restored(nodes: Nod
 
 async def test_an_order_holds_the_server_when_the_seed_has_ended(nodes: NodePair) -> None:
     await begin(nodes)
-    panel = _OrderingPanel(nodes)
-    for node in (nodes.source, nodes.destination):
-        panel.of(node)
+    panel = OrderingPanel(nodes)
     write(nodes, "since")
     nodes.destination.lose = lambda request: request.method == b"PUT"
     order(nodes, nodes.destination)
@@ -169,8 +128,27 @@ async def test_an_order_holds_the_server_when_the_seed_has_ended(nodes: NodePair
     assert hold is not None
     assert hold.operation in (Operation.FOLLOW, Operation.TRANSFER_OUT)
     nodes.destination.lose = lambda _: False
-    await until(lambda: panel.has_moved)
-    await until(lambda: nodes.destination.entries()[-1] == ("in", "success"))
+    await panel.see_moved()
+
+
+async def test_what_was_read_is_closed_where_the_order_cannot_be_recorded(
+    nodes: NodePair,
+    opened: list[str],
+    closed: list[MoveSource],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await begin(nodes)
+    OrderingPanel(nodes)
+
+    async def fail(*_: Any, **__: Any) -> int:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(nodes.source.database, "begin", fail)
+    order(nodes, nodes.destination)
+    await until(lambda: not nodes.source.sender.servers)
+    await until(lambda: len(closed) == len(opened))
+    await until(lambda: kept(nodes) == [UUID])
+    assert is_used_as_ever(nodes)
 
 
 async def test_an_order_to_another_node_ends_it_and_its_copy_is_kept(
@@ -197,15 +175,13 @@ async def test_the_first_request_of_a_copy_that_comes_late_does_not_end_the_orde
 ) -> None:
     """As the one by which the source withdraws a copy whose beginning was not answered."""
     begin_move, late = IncomingMoves.begin, list[tuple[Any, ...]]()
-    panel = _OrderingPanel(nodes)
-    for node in (nodes.source, nodes.destination):
-        panel.of(node)
+    panel = OrderingPanel(nodes)
 
     async def be_away(*request: Any) -> str:
         late.append(request)
         raise DaemonStopping
 
-    async def come_late(*_: Any) -> None:
+    async def come_late(*_: Any, **__: Any) -> None:
         """Send nothing: the test has the request come."""
 
     monkeypatch.setattr(IncomingMoves, "begin", be_away)

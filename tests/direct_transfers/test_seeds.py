@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +15,10 @@ from tests.direct_transfers.seeding import (
     follows,
     is_used_as_ever,
     kept,
-    quicken,
-    seeding_pair,
+    nodes,
+    quick,
+    received,
+    settings,
     write,
 )
 from tests.support.logged_errors import Logged
@@ -29,20 +30,14 @@ from wingsd.errors import BadRequest, ServerBusy
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.transfers.errors import TransferInProgress
+from wingsd.transfers.incoming.moves import transfer
 from wingsd.transfers.incoming.moves.errors import MoveNoSpace
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.outgoing import mover
 from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.peer import moves
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(monkeypatch)
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodePair]:
-    yield from seeding_pair(tmp_path)
+__all__ = ["nodes", "quick"]
 
 
 async def test_a_copy_follows_a_server_that_is_used_as_ever(
@@ -134,6 +129,14 @@ async def test_what_has_arrived_of_a_cancelled_one_is_kept_for_the_next_transfer
     assert any("resumed: " in line for line in logged.lines)
 
 
+@pytest.mark.parametrize("nodes", [settings(follow_every=3600)], indirect=True)
+async def test_one_that_is_cancelled_at_the_destination_ends_in_a_pause(nodes: NodePair) -> None:
+    await begin(nodes)
+    nodes.destination.receiver.cancel(UUID)
+    await nodes.settled()
+    assert "the destination node says: the transfer was cancelled" in nodes.source.reason
+
+
 async def test_a_forgotten_copy_ends_it(nodes: NodePair) -> None:
     await begin(nodes)
     assert nodes.destination.receiver.forget(UUID)
@@ -166,16 +169,67 @@ async def test_it_goes_on_when_there_is_room_again(
     monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.05)
     monkeypatch.setattr(MoveNoSpace, "retry_after", 0.0)
     await begin(nodes)
-    require = PartialCopy._require_space
+    begin_batch = PartialCopy.begin_batch
 
-    def require_space(copy: PartialCopy, size: int) -> None:
+    def be_full(copy: PartialCopy, index: Any) -> int:
         raise MoveNoSpace("the disk is full")
 
-    monkeypatch.setattr(PartialCopy, "_require_space", require_space)
+    monkeypatch.setattr(PartialCopy, "begin_batch", be_full)
     write(nodes, "late")
     await until(lambda: "disk is full" in figures(nodes).trouble)
-    monkeypatch.setattr(PartialCopy, "_require_space", require)
+    monkeypatch.setattr(PartialCopy, "begin_batch", begin_batch)
     await until((copy(nodes) / "world" / "late").exists)
+
+
+async def test_a_copy_whose_beginning_is_not_answered_leaves_what_was_kept_before(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin(nodes)
+    nodes.source.sender.cancel(UUID)
+    await nodes.settled()
+    withdraw = mover.Mover.withdraw
+
+    async def be_heard_again(mover: Any, subject: Any, **options: Any) -> None:
+        nodes.destination.lose = lambda _: False
+        await withdraw(mover, subject, **options)
+
+    monkeypatch.setattr(mover.Mover, "withdraw", be_heard_again)
+    monkeypatch.setattr(mover, "BEGIN_WITHIN", 0.0)
+    nodes.destination.lose = lambda request: request.path.endswith(b"/move")
+    await nodes.send(await nodes.destination.invite(follow=True, seconds=1), seed=SeedOrder())
+    await nodes.settled()
+    assert nodes.destination.entries()[-1] == ("in", "failure")
+    assert kept(nodes) == [UUID]
+
+
+# How long a destination waits for its source
+
+
+@pytest.mark.parametrize("nodes", [settings(patience=1)], indirect=True)
+async def test_a_copy_that_its_source_has_given_up_at_the_beginning_ends_soon(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no answer to any of its first requests."""
+    monkeypatch.setattr(mover, "BEGIN_WITHIN", 0.0)
+    monkeypatch.setattr(mover, "WITHDRAW_WITHIN", 0.1)
+    monkeypatch.setattr(transfer, "LONGER", 0.0)
+    nodes.destination.lose = lambda request: request.path.endswith(b"/move")
+    await nodes.send(await nodes.destination.invite(follow=True, seconds=1), seed=SeedOrder())
+    await until(lambda: nodes.source.entries() == [("out", "failure")])
+    await until(lambda: nodes.destination.entries() == [("in", "failure")])
+    assert "move-abandoned" in nodes.destination.reason
+
+
+@pytest.mark.parametrize("nodes", [settings(follow_every=3600)], indirect=True)
+async def test_a_copy_that_has_followed_its_server_waits_for_its_source_for_days(
+    nodes: NodePair,
+) -> None:
+    await begin(nodes)
+    days = received(nodes).terms.settings.keep_days * 24 * 3600
+    assert received(nodes).terms.silence == days
+    await (await nodes.restart("destination")).recover()
+    await until(lambda: received(nodes).terms.is_following)
+    assert received(nodes).terms.silence == days
 
 
 # Its end by its time
@@ -274,6 +328,5 @@ async def test_a_node_that_sends_no_server_while_it_runs_refuses_it(nodes: NodeP
 
 async def test_seeds_leave_the_places_of_a_node_to_others(nodes: NodePair) -> None:
     await begin(nodes)
-    (arriving,) = nodes.destination.receiver._open.values()
-    assert arriving.is_receiving
-    assert not arriving.takes_a_place
+    assert received(nodes).is_receiving
+    assert not received(nodes).takes_a_place

@@ -220,6 +220,15 @@ def test_only_the_destinations_word_ends_it(seed: Seed) -> None:
     assert seed.move.patience == [seed_rounds.PATIENCE, None]
 
 
+def test_the_destinations_word_ends_it_in_a_pause(seed: Seed) -> None:
+    seed.run()
+    seed.move.plan = PlannedRound(0.5, 0, 0)
+    seed.move.over = DestinationRefused("the transfer was cancelled there", "", 502)
+    seed.advance(11)
+    assert seed.move.began == [0]
+    assert "cancelled there" in str(seed.failure(DestinationRefused))
+
+
 def test_it_is_over_with_the_first_whole_round_after_its_time() -> None:
     seed = Seed(until=90.0)
     seed.run()

@@ -81,7 +81,8 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         else:
             seed.give_way()
             # Recorded at once, and begun when the seed is over.
-            self._begin(transfer, transfer.run(seed=Deferred.fromCoroutine(seed.left())))
+            self._begin(transfer, transfer.run(seed=seed.left))
+            transfer.over.addCallback(seed.drop_left)
 
     def seed(
         self,

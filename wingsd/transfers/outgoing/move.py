@@ -36,8 +36,6 @@ __all__ = ["OutgoingMove"]
 LOST = 3.0
 #: Seconds after which it is tried again whether the server may be stopped.
 REHEARSE_EVERY = 10.0
-#: Seconds for the destination to say whether there is the move.
-ENDED_WITHIN = 10.0
 #: What it says where there is none any more.
 _ENDED = frozenset({"move-not-found", "move-key-invalid", "move-over"})
 #: Seconds for the destination to hear that the move has failed.
@@ -162,9 +160,12 @@ class OutgoingMove:
         await self._delivery.look_again(has_failed=has_failed)
 
     async def ended(self) -> DestinationError | None:
-        """Return why the destination has ended the move; None where it has not said so."""
+        """Return why the destination has ended the move; None where it has not said so.
+
+        It is asked once.
+        """
         try:
-            progress = await self._client.progress("", ENDED_WITHIN)
+            progress = await self._client.look()
         except DestinationRefused as error:
             return error if error.answer_code in _ENDED else None
         except DestinationError:

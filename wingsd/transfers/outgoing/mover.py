@@ -192,8 +192,11 @@ class Mover:
             state = {**json.loads(record.state), **changes}
             await self.database.set_move_state(entry, json.dumps(state))
 
-    async def withdraw(self, subject: MoveSubject) -> None:
-        """End a move whose beginning was not answered: the destination may have begun it."""
+    async def withdraw(self, subject: MoveSubject, *, keep: bool) -> None:
+        """End a move whose beginning was not answered: the destination may have begun it.
+
+        With `keep` what it has of an earlier one stays there.
+        """
         entry = subject.steps.entry
         record = None if entry is None else await self.database.move(entry)
         if record is None:
@@ -202,7 +205,7 @@ class Mover:
         order = json.loads(record.request)["order"]
         try:
             await client.begin(record.token, order, WITHDRAW_WITHIN, may_differ=True)
-            await client.delete(keep=False, patience=WITHDRAW_WITHIN)
+            await client.delete(keep=keep, patience=WITHDRAW_WITHIN)
         except (DestinationError, CancelledError, ResumeNeeded, MoveSmaller):
             pass  # it has not begun it, or gives it up in time
         finally:

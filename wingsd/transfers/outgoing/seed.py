@@ -128,6 +128,14 @@ class SeedTransfer(OutgoingTransfer):
         left, self._left = self._left, None
         return left
 
+    def drop_left(self, _: None = None) -> None:
+        """Close what was read, where that transfer has ended and has not asked for it."""
+        self._is_wanted = False
+        left, self._left = self._left, None
+        if left is not None:
+            closing = self._mover.uploader.packers.run(left.close)
+            closing.addErrback(self.log_failure)
+
     def cancel(self, *, is_deleted: bool = False) -> None:
         """Cancel it; the copy stays at the destination, unless the server is to be deleted."""
         self._is_deleted = is_deleted

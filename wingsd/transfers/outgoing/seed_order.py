@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SeedOrder", "SeedRead", "is_seed", "seed_of"]
 
-#: Fires with what a seed has read of its server's files, when it is over.
-SeedRead: TypeAlias = "Deferred[MoveSource | None]"
+#: Returns what a seed has read of its server's files, when it is over.
+SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | None]]"
 
 _SEED = "seed"
 

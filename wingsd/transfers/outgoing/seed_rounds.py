@@ -1,7 +1,8 @@
 """The rounds by which a copy of a server at another node is kept up to date, for days if need be.
 
 The server is used as ever meanwhile. A round that fails is tried again after a growing pause; only
-the destination's word that it has no such move any more ends them.
+the destination's word that it has no such move any more ends them, for which it is asked in pauses
+as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ PATIENCE = 60.0
 RETRIES = Backoff(60.0, 3600.0, jitter=True)
 #: Seconds that a pause has at most because the round before it has taken as long.
 LONGEST_REST = 3600.0
+#: Seconds in a pause after which the destination is asked whether it has ended the move.
+ASKED_EVERY = 10.0
 #: Of so many rounds one also has the files that change all the time, which others leave out.
 ALL_EVERY = 10
 #: Seconds between two lines in the log about rounds that are as they should be.
@@ -146,12 +149,23 @@ class SeedRounds:
             self._pausing.cancel()
 
     async def pause(self, seconds: float) -> None:
-        """Wait, at most until `until` comes."""
+        """Wait, at most until `until` comes. Raises as `run`."""
+        end = self._clock.seconds() + seconds
+        was_due = self._is_due
+        while True:
+            left = end - self._clock.seconds()
+            if self._until is not None and not was_due:
+                left = min(left, self._until - self._now())
+            await self._sleep(min(max(left, 0.0), ASKED_EVERY))
+            if left <= ASKED_EVERY:
+                return
+            if (ended := await self._move.ended()) is not None:
+                raise ended
+
+    async def _sleep(self, seconds: float) -> None:
         if self._stopped is not None:
             raise self._stopped
-        if self._until is not None and not self._is_due:
-            seconds = min(seconds, self._until - self._now())
-        pausing: Deferred[None] = deferLater(self._clock, max(seconds, 0.0))
+        pausing: Deferred[None] = deferLater(self._clock, seconds)
         self._pausing = pausing
         try:
             await pausing

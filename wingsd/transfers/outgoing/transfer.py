@@ -79,7 +79,8 @@ class OutgoingTransfer:
                 self.coordinator.begin()
                 await self.coordinator.save(await self._steps.begin())
                 if seed is not None:
-                    self._upload.kept = await self._steps.cancel_scope.wait(seed)
+                    reading = Deferred.fromCoroutine(seed())
+                    self._upload.kept = await self._steps.cancel_scope.wait(reading)
                 await self._ask()
             else:
                 self._steps.resume(resumed.entry, SendStep[resumed.entry.step])

@@ -371,7 +371,7 @@ class OutgoingUpload:
         if isinstance(self._sending, OutgoingMove):
             await self._sending.discard(keep=keep)
         elif self._is_recorded and self._mover is not None:
-            await self._mover.withdraw(self._subject())
+            await self._mover.withdraw(self._subject(), keep=keep)
 
     async def _streams(self) -> OutgoingStreams:
         payloads = await self._payloads()

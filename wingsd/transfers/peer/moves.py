@@ -314,6 +314,11 @@ class MoveClient:
         _expect(not found.tag or _WORD.fullmatch(found.tag) is not None, "its tag is invalid")
         return found
 
+    async def look(self) -> MoveProgress:
+        """Return how far the destination is. It is asked once, and nobody is told of trouble."""
+        asked, once = self._request("GET", ""), _Persistence(0.0)
+        return fields(await self._repeat(asked, once, _nothing), MoveProgress)
+
     async def _waited(self, tag: str) -> Answer | None:
         """Return the answer that waits for a change; None where there was none."""
         asked = self._request("GET", f"?wait={self._wait}&since={tag}")

@@ -59,7 +59,9 @@ class MoveIdentity:
 class MoveTerms:
     """What a move is: its identity, what it was begun with, and the settings of moves.
 
-    `starts` is whether a server that was running is started here.
+    `starts` is whether a server that was running is started here, `is_following` whether it is a
+    seed whose source has begun a session: before that the source may have had no answer to its
+    first request, and have given up.
     """
 
     identity: MoveIdentity
@@ -67,10 +69,11 @@ class MoveTerms:
     settings: MovesConfig
     starts: bool
     database: StateDatabase
+    is_following: bool = False
 
     @property
     def silence(self) -> float:
         """Seconds for which the source may be silent: of a seed as long as a copy is kept."""
-        if self.beginning.follow and self.settings.keep_days:
+        if self.is_following and self.settings.keep_days:
             return max(self.settings.keep_days * _DAY, self.settings.patience)
         return self.settings.patience

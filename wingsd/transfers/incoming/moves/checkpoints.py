@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.threadio import Workers, relayed
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 
 __all__ = ["Checkpoints"]
@@ -52,14 +52,16 @@ class Checkpoints:
     async def beside(self, work: Callable[[], object]) -> None:
         """Flush now, and do `work` in another thread while the disk writes.
 
-        Raises what `work` raises.
+        Raises what `work` raises. The flush goes on when this is cancelled.
         """
         writing: Deferred[None] = Deferred()
         flushing = self._flush(relayed(self._reactor, lambda: writing.callback(None)))
-        either: list[Deferred[Any]] = [writing, flushing]
-        await DeferredList(either, fireOnOneCallback=True)
+        either = [writing, when_fired(flushing)]
+        done = await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
+        if isinstance(done, list):  # both were cancelled with this
+            raise CancelledError
         await self._disk.run(work)
-        await flushing
+        await when_fired(flushing)
 
     def stop(self) -> None:
         """Flush no more."""

@@ -409,7 +409,7 @@ class MoveTransfer(IncomingTransfer):
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
         disk, copies = self._storage.disk, self._storage.copies
-        if self.terms.settings.keep_days and self._keeps_copy():
+        if self.terms.settings.keep_days and self._keeps_copy() and self._count():
             is_read = self._reception is not None and self._reception.copy.is_read
             keep = partial(copies.keep, self.server, self._count(), time.time(), is_read=is_read)
             kept = await disk.run(keep)
