@@ -22,7 +22,7 @@ from tests.direct_transfers.seeding import (
     write,
 )
 from tests.support.logged_errors import Logged
-from tests.support.node_in_process import LEVEL, NodePair
+from tests.support.node_in_process import LEVEL, NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import LiveMovesConfig, TransfersConfig
@@ -36,6 +36,7 @@ from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.outgoing import mover
 from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.peer import moves
+from wingsd.util.retry import Backoff
 
 __all__ = ["nodes", "quick"]
 
@@ -181,6 +182,23 @@ async def test_it_goes_on_when_there_is_room_again(
     await until((copy(nodes) / "world" / "late").exists)
 
 
+async def test_a_destination_that_was_away_hears_that_it_has_ended(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mover, "DISCARD_WITHIN", 0.0)
+    monkeypatch.setattr(moves, "PAUSES", Backoff(0.05, 0.05))
+    await begin(nodes)
+    away = nodes.destination
+    port = away.port
+    await away.close()
+    nodes.source.sender.cancel(UUID)
+    await until(lambda: not nodes.source.sender.servers)
+    nodes.destination = NodeInProcess(away.directory, nodes.workers, port, settings())
+    await nodes.destination.recover()
+    await nodes.settled()
+    assert kept(nodes) == [UUID]
+
+
 async def test_a_copy_whose_beginning_is_not_answered_leaves_what_was_kept_before(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,7 +246,7 @@ async def test_a_copy_that_has_followed_its_server_waits_for_its_source_for_days
     days = received(nodes).terms.settings.keep_days * 24 * 3600
     assert received(nodes).terms.silence == days
     await (await nodes.restart("destination")).recover()
-    await until(lambda: received(nodes).terms.is_following)
+    await until(lambda: received(nodes).status[-1] is not None)
     assert received(nodes).terms.silence == days
 
 

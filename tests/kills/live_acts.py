@@ -49,13 +49,13 @@ class LiveActs:
             for program in [*source.engine.running.values()]:
                 program.end(1)
         elif act == "suspend":
-            self._begin(self.suspend(suspended=True))
+            self.begin(self.suspend(suspended=True))
         elif act == "delete":
-            self._begin(self._delete())
+            self.begin(self._delete())
         elif act in _THERE:
-            self._begin(self._ask(destination, *_THERE[act]), needs_answer=False)
+            self.begin(self._ask(destination, *_THERE[act]), needs_answer=False)
         elif act:
-            self._begin(self._ask(source, *_REQUESTS[act]), needs_answer=False)
+            self.begin(self._ask(source, *_REQUESTS[act]), needs_answer=False)
 
     async def suspend(self, *, suspended: bool) -> None:
         """Suspend the server, or let it be used again; return when its node has heard of that."""
@@ -84,9 +84,10 @@ class LiveActs:
         with suppress(NodeError):
             await self._panel.ask(machine.node, method, path, body)
 
-    def _begin(
+    def begin(
         self, work: Coroutine[Deferred[Any], Any, None], *, needs_answer: bool = True
     ) -> None:
+        """Have something be asked; with `needs_answer` it is waited for."""
         self.is_asking = needs_answer
 
         def ended(result: Any) -> None:

@@ -64,6 +64,8 @@ class Game:
         self.starts = 0
         #: Whether it was asked to end, and has not yet.
         self.is_ending = False
+        #: The machine that it may move to without the Panel.
+        self.due_at: Machine | None = None
         self._panel = panel
         self._left: Any = None
         self._random = random.Random(seed)
@@ -88,7 +90,7 @@ class Game:
                 self.wrong.append(f"it is started at {machine.name} while it runs at {others}")
             if not self._panel.knows(UUID):
                 self.wrong.append(f"it is started at {machine.name}, and was deleted")
-            elif self._panel.node_of(UUID) is not machine.node:
+            elif machine is not self.due_at and self._panel.node_of(UUID) is not machine.node:
                 self.wrong.append(f"it is started at {machine.name}, which does not have it")
             self.runs_at.append(machine)
             if difference := self.difference(machine):
@@ -98,6 +100,11 @@ class Game:
         with self._lock, outside():
             self.runs_at.remove(machine)
             self.is_ending = False
+            self._left = seen(machine.files)
+
+    def note_files(self, machine: Machine) -> None:
+        """Note that its files at a machine are the truth, where it does not run."""
+        with self._lock, outside():
             self._left = seen(machine.files)
 
     def difference(self, machine: Machine) -> str:

@@ -64,6 +64,7 @@ class MoveOrder:
     `running` is whether the server ran before the move, `is_resumed` whether an earlier daemon
     began it, `is_asked` whether that may have asked for the commit. After the commit a destination
     may be silent for `lost_after` seconds; what does not get on is tried for `patience` seconds.
+    If the move fails, the destination is told so for `discard_within` seconds.
     """
 
     server: str
@@ -79,6 +80,7 @@ class MoveOrder:
     is_asked: bool
     lost_after: float
     patience: float
+    discard_within: float
 
 
 class Delivery:

@@ -38,8 +38,6 @@ LOST = 3.0
 REHEARSE_EVERY = 10.0
 #: What it says where there is none any more.
 _ENDED = frozenset({"move-not-found", "move-key-invalid", "move-over"})
-#: Seconds for the destination to hear that the move has failed.
-DISCARD_WITHIN = 30.0
 
 
 class OutgoingMove:
@@ -225,7 +223,7 @@ class OutgoingMove:
         """Tell the destination that the move has failed; `keep` what it has for the next one."""
         client = self._connect()
         try:
-            await client.delete(keep=keep, patience=DISCARD_WITHIN)
+            await client.delete(keep=keep, patience=self._order.discard_within)
         except (DestinationError, ResumeNeeded, MoveSmaller, CancelledError) as error:
             self._log.info(
                 "{server}: the destination was not told that the move has failed: {error}",

@@ -30,7 +30,7 @@ from wingsd.transfers.outgoing.attached import AttachedFile
 from wingsd.transfers.outgoing.delivery import MoveOrder
 from wingsd.transfers.outgoing.move import OutgoingMove
 from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, TransferRequest
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.move_answers import MoveBegun, MoveSmaller, ResumeNeeded
@@ -50,6 +50,8 @@ LOG = "install.log"
 #: Seconds for which the first request is repeated that gets no answer, at least: as long as its
 #: token is good, the destination may have begun the move.
 BEGIN_WITHIN = 30.0
+#: Seconds for the destination to hear that a move has failed, which else finds out by itself.
+DISCARD_WITHIN = 30.0
 #: Seconds for each of the requests that end a move which may have begun.
 WITHDRAW_WITHIN = 10.0
 _MIB = 1 << 20
@@ -214,7 +216,11 @@ class Mover:
     async def give_up(self, record: MoveRecord) -> None:
         """Tell the destination that the move of an earlier daemon has failed, if it is there."""
         with suppress(DestinationError, CancelledError):  # it gives it up in time
-            await self.end(record, WITHDRAW_WITHIN)
+            await self.end(record, self._discard_within(record))
+
+    def _discard_within(self, record: MoveRecord) -> float:
+        """Return for how long a destination is told of a failure: for a seed it waits for days."""
+        return DISCARD_WITHIN if seed_of(record) is None else float(self.config.patience)
 
     async def end(self, record: MoveRecord, patience: float) -> None:
         """Have the destination end a move, and keep what has arrived, unless it is past that.
@@ -282,6 +288,7 @@ class Mover:
                 is_asked=is_asked,
                 lost_after=self.lost_after,
                 patience=float(self.config.patience),
+                discard_within=self._discard_within(record),
             ),
             connect,
             self.uploader,
