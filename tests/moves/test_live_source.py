@@ -357,6 +357,26 @@ def test_what_is_changed_after_the_servers_end_needs_another_pass(
     assert copied(move, tmp_path)
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+def test_once_something_writes_after_the_servers_end_all_that_is_not_settled_is_read(
+    move: Move, tree: Path, is_read: bool
+) -> None:
+    move.file_systems.reason = "it is of the type tmpfs"
+    move.plan(running=False)
+    if is_read:
+        store(tree / "world" / "large1", 0, b"changed")
+        with pytest.raises(SourceFileChanged):
+            move.send()
+    else:
+        move.send()
+        (tree / "late").write_bytes(b"late")
+        assert move.source.unproven() == "its directory"
+    move.plan(running=False, resume=is_read)
+    next(move.batches())  # and then the connection is lost
+    move.plan(running=False, resume=True)
+    assert move.source.unread == move.source.total
+
+
 def test_warnings_are_those_of_the_final_pass(move: Move, tree: Path) -> None:
     os.mkfifo(tree / "pipe")
     move.round()

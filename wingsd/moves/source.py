@@ -25,7 +25,7 @@ from attrs import frozen
 from wingsd.filesystem.walk import opened, opened_again
 from wingsd.moves.changed_part import put_in_place
 from wingsd.moves.contents import ContentReader, FramedData
-from wingsd.moves.errors import FrameRefused
+from wingsd.moves.errors import FrameRefused, SourceFileChanged
 from wingsd.moves.filling import Batch, BatchFiller
 from wingsd.moves.held import HeldTree, held_limits
 from wingsd.moves.hot_files import HotFiles
@@ -135,6 +135,8 @@ class MoveSource:
         self._last = MoveTree()
         #: Whether the server runs, and whether it has not run since `_last` was scanned.
         self._is_running = self._is_quiet = False
+        #: Whether something else was found to write since the server's end.
+        self._is_written = False
         #: Whether the destination has all of `_last`; and whether this round has sent anything.
         self._is_closed = self._is_begun = False
         self._held: HeldTree | None = None
@@ -196,6 +198,7 @@ class MoveSource:
         """
         self._end_round()
         self._is_quiet = self._is_quiet and not running
+        self._is_written = self._is_written and not running
         self._is_running = running
         if self._rule is not None:
             self._rule.begin(is_final=not running)
@@ -290,7 +293,7 @@ class MoveSource:
             self._part = None
             self._now.close()
             self._now = self._last
-            self._is_quiet = not self._is_running
+            self._is_quiet = not (self._is_running or self._is_written)
         self._known.read_all()
         return self._now.root()
 
@@ -316,7 +319,7 @@ class MoveSource:
         `is_same`. Where something differs, another final pass is needed; else the text is empty.
         """
         if self._rule is not None and not self._rule.spot_check(self._now):
-            self._is_quiet = False  # nothing is carried over
+            self._found_writer()
             return "a file of which no change was seen"
         if is_same:
             return ""
@@ -324,7 +327,12 @@ class MoveSource:
         if path is None:
             return ""
         self._known.forget()  # the next pass scans all
+        self._found_writer()
         return display(path) if path else "its directory"
+
+    def _found_writer(self) -> None:
+        """Have the next final passes read all that is not settled: the writer may go on."""
+        self._is_written, self._is_quiet = True, False
 
     def _begin_sending(self) -> None:
         """Make what was planned the last tree: the destination has the one before no more."""
@@ -336,7 +344,7 @@ class MoveSource:
             if self._last is not self._before:
                 self._last.close()
             self._last = self._now
-            self._is_quiet = not self._is_running
+            self._is_quiet = not (self._is_running or self._is_written)
 
     def _end_round(self) -> None:
         """Drop what the next round does not need."""
@@ -365,7 +373,11 @@ class MoveSource:
     def _contents(self, contents: Iterator[FileContent]) -> Generator[FramedData, None, None]:
         watcher = self._known if self._is_running and self._rule is not None else None
         for content in contents:
-            yield from self._reader.read(content, watcher)
+            try:
+                yield from self._reader.read(content, watcher)
+            except SourceFileChanged:
+                self._found_writer()
+                raise
             if watcher is None:
                 self._known.not_settled(content.path)
             self.files += 1
@@ -397,10 +409,10 @@ class MoveSource:
         if (read.identity, read.stamp) != (node.identity, node.stamp):
             return False
         if self._rule is None:
-            return True
+            return not self._is_written
         if self._rule.unchanged(read, node):
             return True
-        if self._is_quiet:  # nobody writes between two final passes
+        if self._is_quiet:  # nothing writes between two final passes
             self._known.not_settled(node.names[0])
         return self._is_quiet
 
