@@ -19,7 +19,10 @@ from tests.support.sample_server import UUID
 from wingsd.direct_transfers import outgoing as sending
 from wingsd.errors import EnvironmentFailed, ServerAlreadyExists, StorageError, WingsdError
 from wingsd.http.request import StreamingRequest
+from wingsd.http_upload.exchange import Answer
 from wingsd.transfers.errors import DaemonRestarted
+from wingsd.transfers.peer.answers import judge
+from wingsd.transfers.peer.client import PeerClient
 
 
 @pytest.fixture
@@ -58,6 +61,40 @@ async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: NodePair) -> Non
     await nodes.send(invitation)
     await nodes.assert_moved()
     assert asked.count("DELETE") == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "body"),
+    [
+        (404, "text/plain", b"404 page not found"),
+        (403, "text/html", b"<h1>Forbidden</h1>"),
+        (302, "text/html", b""),
+        (401, "application/json", b'{"error": "The token is not valid"}'),
+        (200, "text/html", b'{"moved": false}'),
+        (200, "application/json", b'{"moved": "false"}'),
+        (202, "application/json", b'{"moved": false}'),
+    ],
+)
+async def test_no_answer_but_the_destinations_own_decides(
+    nodes: NodePair, code: int, kind: str, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy in front of it answers, or the destination with another token than before."""
+    answer = Answer(code, "", [("content-type", kind)], body, False)
+    ask, asked = PeerClient.ask, 0
+
+    async def ask_proxy(self: PeerClient, method: str, content: bytes = b"") -> Answer:
+        nonlocal asked
+        asked += method == "DELETE"
+        if method != "DELETE" or asked > 2:
+            return await ask(self, method, content)
+        judge(answer)
+        return answer
+
+    monkeypatch.setattr(PeerClient, "ask", ask_proxy)
+    lose_answer(nodes.destination)
+    await nodes.send(await nodes.destination.invite())
+    await nodes.assert_moved()
+    assert asked == 3
 
 
 async def test_a_failure_at_the_destination_is_logged_at_the_source(nodes: NodePair) -> None:

@@ -34,7 +34,7 @@ from wingsd.servers import Server, Servers
 from wingsd.statedb import DirectDestination, StateDatabase, TransferRecord
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
-from wingsd.transfers.errors import DestinationError, DestinationRefused
+from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed
@@ -43,9 +43,6 @@ from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.steps import SendStep
 
 __all__ = ["DirectSending", "OutgoingDirectTransfers"]
-
-#: The lowest status of an answer that does not decide the question.
-_SERVER_ERROR = 500
 
 
 class DirectSending:
@@ -113,7 +110,8 @@ class DirectSending:
     async def has_moved(self, *, lost: bool = False) -> bool:
         """Ask the destination until it answers, or `stop_waiting` is called: then it has not.
 
-        The question itself cancels the transfer: no server arrives after it was answered.
+        The question itself cancels the transfer: no server arrives after it was answered. Nothing
+        but its own answer decides: not a refusal, which may be a proxy's, nor silence.
         """
         self._asking = asking = CancelScope()
         pauses = iter(OWNERSHIP_BACKOFF)
@@ -121,16 +119,6 @@ class DirectSending:
             pause = next(pauses)
             try:
                 return await asking.wait(Deferred.fromCoroutine(self._ask()))
-            except DestinationRefused as error:
-                if error.response_status < _SERVER_ERROR:
-                    self._log.warn(
-                        "{server}: the destination does not confirm that it has the server: "
-                        "{error}",
-                        server=self._server,
-                        error=error,
-                    )
-                    return False
-                self._log_unknown(error, pause)
             except (DestinationError, StorageError) as error:
                 self._log_unknown(error, pause)
             except WingsdError:
