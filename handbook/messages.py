@@ -7,6 +7,7 @@ Variable parts of a message are written as `…`. `told` finds messages by the c
 from __future__ import annotations
 
 import ast
+import gc
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -57,13 +58,45 @@ def is_about(entry: str, message: str) -> bool:
     return entry == message or (len(words.split()) >= ENOUGH_WORDS and words in message)
 
 
+@attrs.frozen
+class _File:
+    """What a file has of interest, read in one pass over its tree."""
+
+    path: Path
+    classes: list[ast.ClassDef]
+    #: Each call and each yield, with the name of the class that it is in.
+    emitters: list[tuple[str, ast.Call | ast.Yield]]
+    texts: set[str]
+
+
 @cache
 def _found() -> tuple[tuple[Message, ...], frozenset[str]]:
-    errors = _errors()
-    messages = tuple(message for path in _files() for message in _told_in(path, errors))
-    texts = {_text(node) for path in _files() for node in ast.walk(_tree(path))}
-    _tree.cache_clear()  # else every garbage collection visits half a million nodes
+    gc.disable()  # Else every collection visits half a million nodes, of which all are in use.
+    try:
+        files = [_read(path) for path in _files()]
+        errors = _errors(files)
+        messages = tuple(message for file in files for message in _told_in(file, errors))
+    finally:
+        _tree.cache_clear()
+        gc.enable()
+    texts = set[str]().union(*(file.texts for file in files))
     return messages, frozenset(_ABOUT.sub("", text) for text in texts if text)
+
+
+def _read(path: Path) -> _File:
+    file = _File(path, [], [], set())
+    left: list[tuple[str, ast.AST]] = [("", _tree(path))]
+    while left:
+        owner, node = left.pop()
+        if isinstance(node, ast.ClassDef):
+            file.classes.append(node)
+            owner = node.name
+        elif isinstance(node, ast.Call | ast.Yield):
+            file.emitters.append((owner, node))
+        elif isinstance(node, ast.Constant | ast.JoinedStr):
+            file.texts.add(_text(node))
+        left += [(owner, child) for child in ast.iter_child_nodes(node)]
+    return file
 
 
 def _files() -> list[Path]:
@@ -75,10 +108,9 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def _errors() -> set[str]:
+def _errors(files: list[_File]) -> set[str]:
     """Return the names of the error classes with messages, and of their subclasses."""
-    nodes = (node for path in _files() for node in ast.walk(_tree(path)))
-    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    classes = [each for file in files for each in file.classes]
     found = set(_ROOTS)
     while True:
         more = {each.name for each in classes if found & {_name(base) for base in each.bases}}
@@ -87,24 +119,16 @@ def _errors() -> set[str]:
         found |= more
 
 
-def _told_in(path: Path, errors: set[str]) -> Iterator[Message]:
-    for owner, node in _with_class(_tree(path)):
+def _told_in(file: _File, errors: set[str]) -> Iterator[Message]:
+    for owner, node in file.emitters:
         texts = []
         if isinstance(node, ast.Call) and _tells(node, owner, errors):
-            texts = [_text(argument, path) for argument in node.args]
-        elif isinstance(node, ast.Yield) and path.match("privileges/rules.py"):
+            texts = [_text(argument, file.path) for argument in node.args]
+        elif isinstance(node, ast.Yield) and file.path.match("privileges/rules.py"):
             texts = [_text(node.value)]
         text = _ABOUT.sub("", ": ".join(filter(None, texts)))
         if text.strip(f"{VARIES}: "):
-            yield Message(text, f"{path.relative_to(_HOME.parent)}:{node.lineno}")
-
-
-def _with_class(tree: ast.AST, owner: str = "") -> Iterator[tuple[str, ast.expr]]:
-    """Yield each expression, with the name of the class that it is in."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.expr):
-            yield owner, node
-        yield from _with_class(node, node.name if isinstance(node, ast.ClassDef) else owner)
+            yield Message(text, f"{file.path.relative_to(_HOME.parent)}:{node.lineno}")
 
 
 def _tells(call: ast.Call, owner: str, errors: set[str]) -> bool:

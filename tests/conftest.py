@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Have pytest-twisted run every asynchronous test in the reactor."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         pytest_twisted.ensureDeferred(item.obj)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage meanwhile: all that is made is kept, and looked at in vain."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

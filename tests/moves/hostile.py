@@ -256,7 +256,7 @@ ORDER = [
     ),
 ]
 
-BOMB = GOOD_DATA + bytes(64 << 20)
+LARGE = 64 << 20
 
 ZSTD = [
     invalid("not compressed", "does not begin as zstd does", GOOD_DATA, zstd=True),
@@ -276,19 +276,22 @@ ZSTD = [
     ),
     invalid("damaged", "its zstd data is wrong", b"\x28\xb5\x2f\xfd" + b"\xff" * 40, zstd=True),
     invalid(
-        "a bomb after the batch", "goes on after its last block", pyzstd.compress(BOMB), zstd=True
+        "a bomb after the batch",
+        "goes on after its last block",
+        lambda: pyzstd.compress(GOOD_DATA + bytes(LARGE)),
+        zstd=True,
     ),
     invalid(
         "a bomb as a head",
         "does not begin as a batch does",
-        pyzstd.compress(bytes(64 << 20)),
+        lambda: pyzstd.compress(bytes(LARGE)),
         zstd=True,
     ),
     invalid(
         "a window of 128 MiB",
         "its zstd data is wrong",
-        pyzstd.compress(
-            bytes(64 << 20),
+        lambda: pyzstd.compress(
+            bytes(LARGE),
             {pyzstd.CParameter.windowLog: 27, pyzstd.CParameter.contentSizeFlag: 0},
         ),
         zstd=True,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from struct import pack
 
-from attrs import frozen
+from attrs import field, frozen
 
 from wingsd.errors import WingsdError
 from wingsd.moves.batch import HEAD, BatchKind, encode_batch, make_index
@@ -90,17 +91,24 @@ class HostileBatch:
     """Batches that follow `BASE`, the last of which must fail with an error and its words."""
 
     name: str
-    batches: tuple[bytes, ...]
+    _batches: tuple[bytes | Callable[[], bytes], ...] = field(repr=False)
     error: type[WingsdError]
     words: str
     zstd: bool = False
+
+    @property
+    def batches(self) -> list[bytes]:
+        """Made now where that takes long: each process collects all of the corpus."""
+        return [each if isinstance(each, bytes) else each() for each in self._batches]
 
 
 def refused(name: str, words: str, *batches: bytes) -> HostileBatch:
     return HostileBatch(name, batches, FrameRefused, words)
 
 
-def invalid(name: str, words: str, *batches: bytes, zstd: bool = False) -> HostileBatch:
+def invalid(
+    name: str, words: str, *batches: bytes | Callable[[], bytes], zstd: bool = False
+) -> HostileBatch:
     return HostileBatch(name, batches, BatchInvalid, words, zstd)
 
 

@@ -12,10 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
-import boto3
-from botocore.config import Config
-from moto.server import ThreadedMotoServer
-
 __all__ = ["PART", "MotoStore", "moto_store"]
 
 #: S3 takes no smaller parts, but for the last one.
@@ -27,6 +23,9 @@ class MotoStore:
     """One bucket. It signs as the families' Panels do, and completes uploads as they do."""
 
     def __init__(self, url: str) -> None:
+        import boto3  # noqa: PLC0415 - half a second, with moto, in each process that collects
+        from botocore.config import Config  # noqa: PLC0415
+
         self._client: Any = boto3.client(
             "s3",
             endpoint_url=url,
@@ -83,6 +82,8 @@ class MotoStore:
 @contextmanager
 def moto_store() -> Iterator[MotoStore]:
     """Run the server on loopback."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

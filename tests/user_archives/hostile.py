@@ -237,10 +237,10 @@ STREAMS = [
     refused(
         "a large dictionary of xz",
         "f.xz",
-        lzma.compress(b"evil", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 96 * MIB}]),
+        lambda: lzma.compress(b"evil", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 96 * MIB}]),
         EXCESSIVE,
     ),
-    refused("half of xz", "f.xz", lzma.compress(STREAM)[:-9], DAMAGED),
+    refused("half of xz", "f.xz", lambda: lzma.compress(STREAM)[:-9], DAMAGED),
     refused("half of Brotli", "f.br", brotli.compress(b"evil" * 99)[:-2], DAMAGED),
     refused("no Brotli", "f.br", b"hello, hello", DAMAGED),
     refused("half of Snappy", "f.sz", snappy_framed(b"evil" * 99)[:-2], DAMAGED),
