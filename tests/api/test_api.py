@@ -11,7 +11,7 @@ from tests.api.node import UUID, ApiNode
 from wingsd import __version__
 from wingsd.api.resource import Public
 from wingsd.api.routes import interface, paths
-from wingsd.http.operations import Access, Call
+from wingsd.http.operations import Access
 
 CALLS = [made for endpoint in paths().values() for made in endpoint.calls.values()]
 
@@ -31,9 +31,8 @@ def test_every_documented_route_exists() -> None:
     assert [path for path, endpoint in paths().items() if not endpoint.calls] == []
 
 
-@pytest.mark.parametrize("made", CALLS, ids=lambda made: made.name)
-def test_every_operation_has_a_summary(made: Call) -> None:
-    assert made.summary.endswith(".")
+def test_every_operation_has_a_summary() -> None:
+    assert [made.name for made in CALLS if not made.summary.endswith(".")] == []
 
 
 def test_every_operation_id_is_unique() -> None:

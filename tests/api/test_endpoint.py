@@ -43,18 +43,18 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), CALLS)
-async def test_every_route_needs_the_panels_token(node: ApiNode, method: str, path: str) -> None:
-    reply = await node.call(method, path, {}, Authorization=None)
-    assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
-    assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
-    assert reply.json["error"].startswith("The required authorization heads were not present")
-    assert reply.json["code"] == "token-missing"
-    reply = await node.call(method, path, {}, Authorization=f"Bearer {TOKEN}x")
-    assert reply.status == 403
-    assert reply.json["error"] == "You are not authorized to access this endpoint."
-    assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
-    assert node.calls == []
+async def test_every_route_needs_the_panels_token(node: ApiNode) -> None:
+    for method, path in CALLS:
+        reply = await node.call(method, path, {}, Authorization=None)
+        found = (reply.status, reply.headers["www-authenticate"], reply.json["code"])
+        assert found == (401, "Bearer", "token-missing"), (method, path)
+        assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
+        assert reply.json["error"].startswith("The required authorization heads were not present")
+        reply = await node.call(method, path, {}, Authorization=f"Bearer {TOKEN}x")
+        assert reply.status == 403, (method, path)
+        assert reply.json["error"] == "You are not authorized to access this endpoint."
+        assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
+        assert node.calls == [], (method, path)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from tests.test_errors import classes
 from wingsd.errors import StorageError, WingsdError
 from wingsd.metrics.recorder import REASONS, UNFORESEEN, reason
@@ -13,11 +11,11 @@ from wingsd.panel.http_client import PanelUnreachable
 from wingsd.transfers.errors import ChecksumMismatch
 
 
-@pytest.mark.parametrize("kind", classes())
-def test_every_class_has_a_label(kind: type[WingsdError]) -> None:
-    error = WingsdError.__new__(kind)
-    assert reason(error) in REASONS
-    assert re.fullmatch("[a-z_]+", reason(error))
+def test_every_class_has_a_label() -> None:
+    for kind in classes():
+        error = WingsdError.__new__(kind)
+        assert reason(error) in REASONS
+        assert re.fullmatch("[a-z_]+", reason(error))
 
 
 def test_no_label_is_there_twice() -> None:
