@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
+from unittest import mock
 
 import attrs
 import pytest
@@ -19,28 +21,46 @@ from tests.moves.test_live_source import Move
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from tests.support.archives import seen
 from wingsd.filesystem.walk import Listing, opened
-from wingsd.moves import scan, seen_directories
+from wingsd.moves import known_tree, scan, seen_directories
 from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged.kernel import KERNEL
 from wingsd.moves.unchanged.rule import UnchangedFiles
+from wingsd.moves.walk_child import look as look_at
+from wingsd.moves.walk_frames import WalkFrame, frames_in
 
 PATHS = (b"a", b"a/b", b"a/b/c", b"a/b/d", b"a!", b"a!/b", b"e", b"e/f", b"g")
 
 
-@settings(max_examples=40, deadline=None)
+class LookedAtFirst:
+    """What another process finds that has looked at everything when the walk begins."""
+
+    def __init__(self, root: int, paths: Sequence[bytes]) -> None:
+        found = BytesIO()
+        look_at(root, paths, found)
+        frames = frames_in(bytearray(found.getvalue()))
+        self._frames = {frame.path: frame for frame, _ in frames}
+        self.take: Callable[[bytes], WalkFrame | None] = self._frames.get
+
+    def close(self) -> None:
+        pass
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(change, max_size=8), min_size=1, max_size=5),
     st.lists(change, max_size=8),
     st.sampled_from((10, 0)),
+    st.booleans(),
 )
 def test_any_changes_between_rounds_arrive(
     tmp_path_factory: pytest.TempPathFactory,
     rounds: list[list[tuple[str, int, int, bytes]]],
     at_the_stop: list[tuple[str, int, int, bytes]],
     older: int,
+    is_beside: bool,
 ) -> None:
     place = tmp_path_factory.mktemp("move")
     tree = place / "source"
@@ -48,7 +68,11 @@ def test_any_changes_between_rounds_arrive(
         (tree / os.fsdecode(path)).mkdir(parents=True)
         (tree / os.fsdecode(path) / "file").write_bytes(path)
     changes = Changes(tree)
-    with Destination(place / "destination").open() as to:
+    least = 0 if is_beside else known_tree.LEAST_NAMES
+    with (
+        mock.patch.multiple(known_tree, LEAST_NAMES=least, WalkProcess=LookedAtFirst),
+        Destination(place / "destination").open() as to,
+    ):
         move = Move(tree, to, older)
         with closing(move.source):
             for steps in rounds:
@@ -59,6 +83,7 @@ def test_any_changes_between_rounds_arrive(
             for step in at_the_stop:
                 changes.run(step)
             move.round(running=False)
+            assert move.source.walk_again()
             assert not move.source.unproven()
             move.to.finish()
         there = place / "destination" / "tree"

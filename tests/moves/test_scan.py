@@ -67,7 +67,7 @@ def test_a_name_that_is_listed_twice_is_refused(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
 
-    def walk(root: int, skipped: object) -> Iterator[Listing]:
+    def walk(root: int, skipped: object, passed: object) -> Iterator[Listing]:
         yield Listing((), root, os.fstat(root), files=[b"file", b"file"])
 
     monkeypatch.setattr("wingsd.moves.scan.walk", walk)

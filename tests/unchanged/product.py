@@ -22,7 +22,7 @@ import attrs
 from tests.moves.moving import Destination, feed
 from tests.support.archives import seen
 from tests.unchanged.source import Round
-from wingsd.moves import seen_directories
+from wingsd.moves import known_tree, seen_directories
 from wingsd.moves.bodies import batch_body
 from wingsd.moves.filling import Batch
 from wingsd.moves.known_tree import KnownTree
@@ -45,6 +45,8 @@ _AGAIN = 0.3
 _CLOCK_IS_SET = 0.03
 #: How often there will be more directories than are remembered, after so many new ones.
 _TOO_MANY, _MORE = 0.1, 20
+#: How often a second process looks at directories in final passes.
+_BESIDE = 0.5
 _SIZE = 64 << 10
 #: The most seconds between a flush and the scan: in a large directory they are more.
 _SCANS_AFTER = 0.5
@@ -73,9 +75,14 @@ class CountingTree(KnownTree):
     is_part = False
 
     def rescan(
-        self, root: int, warn: Callable[[str], None], scratch: str | None
+        self,
+        root: int,
+        warn: Callable[[str], None],
+        scratch: str | None,
+        *,
+        is_final: bool = False,
     ) -> ChangedPart | None:
-        part = super().rescan(root, warn, scratch)
+        part = super().rescan(root, warn, scratch, is_final=is_final)
         self.is_part = part is not None
         return part
 
@@ -139,6 +146,8 @@ class ProductSource:
             if self._chance.random() < _TOO_MANY:
                 count = sum(1 for _ in os.walk(directory)) + _MORE
                 stack.enter_context(mock.patch.object(seen_directories, "MOST", count))
+            if self._chance.random() < _BESIDE:
+                stack.enter_context(mock.patch.object(known_tree, "LEAST_NAMES", 0))
             self._stack = stack.pop_all()
 
     def _time(self) -> int:

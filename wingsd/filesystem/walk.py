@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from typing import NoReturn
@@ -35,6 +35,7 @@ __all__ = [
     "gone",
     "opened",
     "opened_again",
+    "small_listing",
     "unreadable",
     "unreadable_for_user",
     "walk",
@@ -84,6 +85,11 @@ class Listing:
     def prefix(self) -> bytes:
         """The directory's name below the root with a slash, empty for the root."""
         return b"".join(part + b"/" for part in self.path)
+
+    @property
+    def count(self) -> int:
+        """The number of names."""
+        return sum(map(len, (self.files, self.symlinks, self.others, self.directories)))
 
 
 @define
@@ -164,10 +170,13 @@ def walk(
     skipped: Callable[[bytes, str], None],
     select: Callable[[Listing], Listing] = lambda listing: listing,
     failed: Callable[[bytes, OSError], NoReturn] = unreadable,
+    passed: Callable[[Path], Sequence[bytes] | None] = lambda path: None,
 ) -> Generator[Listing, None, None]:
     """Yield every directory of the tree below the descriptor `root`, itself first.
 
     `select` reduces each listing to the names wanted; directories that it drops are not entered.
+    `passed` returns the directories in one that is not read, as another process has, and None for
+    those that are.
     `skipped` is called with the name of each directory that was deleted or replaced before it was
     read, and the reason; `failed` raises the error of one that cannot be read, StorageError by
     default. Raises TreeTooLarge for names that are too long and for too many directories side by
@@ -178,10 +187,14 @@ def walk(
         pending = _Pending()
         while True:
             pending.enter()
-            for listing in _listings(directories, tuple(path), skipped, failed):
-                selected = select(listing)
-                pending.add(selected)
-                yield selected
+            names = passed(tuple(path))
+            if names is not None:
+                pending.add(path, names)
+            else:
+                for listing in _listings(directories, tuple(path), skipped, failed):
+                    selected = select(listing)
+                    pending.add(selected.path, selected.directories)
+                    yield selected
             depth, name = pending.take()
             if not name:
                 return
@@ -205,16 +218,16 @@ class _Pending:
         self._texts.append(texts)
         self._names.append(self._taken(texts))
 
-    def add(self, listing: Listing) -> None:
-        """Add the directories of a listing. Raises TreeTooLarge where there are too many."""
-        if not listing.directories:
+    def add(self, path: Sequence[bytes], directories: Sequence[bytes]) -> None:
+        """Add the directories in one. Raises TreeTooLarge where there are too many."""
+        if not directories:
             return
-        text = b"/".join((*listing.directories, b""))
+        text = b"/".join((*directories, b""))
         self._texts[-1].append(text)
         self._size += len(text)
         if self._size > MAX_PENDING:
             raise TreeTooLarge.reading(
-                f"{display(b'/'.join(listing.path) or b'.')} holds too many directories: the "
+                f"{display(b'/'.join(path) or b'.')} holds too many directories: the "
                 f"names of those still to be read take more than {MAX_PENDING >> 20} MiB; "
                 "delete some of them"
             )
@@ -236,6 +249,19 @@ class _Pending:
                 yield text[at:end]
                 at = end + 1
             self._size -= len(text)
+
+
+def small_listing(directories: OpenDirectories, path: Path) -> Listing | None:
+    """Return a directory with less than `BATCH` names; None for others, and those unreadable."""
+    try:
+        fd = directories.get(path, make=False)
+        found = os.fstat(fd)
+        os.lseek(fd, 0, os.SEEK_SET)  # as in `_listings`
+        with os.scandir(fd) as entries:
+            listing = _filled(Listing(path, fd, found), islice(entries, BATCH))
+    except OSError:
+        return None
+    return listing if listing.count < BATCH else None
 
 
 def _listings(

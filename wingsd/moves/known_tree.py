@@ -7,15 +7,20 @@ only the others have to be scanned again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 from wingsd.moves.errors import FrameRefused
 from wingsd.moves.scan import ChangedPart, KnownDirectories, rescan, scan
-from wingsd.moves.seen_directories import SeenDirectories
+from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
 from wingsd.moves.tree import FileNode, MoveTree, dirname
 from wingsd.moves.unchanged.rule import UnchangedFiles
+from wingsd.moves.walk_process import WalkProcess
 
-__all__ = ["KnownTree"]
+__all__ = ["LEAST_NAMES", "KnownTree"]
+
+LEAST_NAMES = 100_000
+"""Files for which a second process is started: it takes a tenth of a second to begin."""
 
 
 class KnownTree:
@@ -43,19 +48,26 @@ class KnownTree:
         return scan(root, warn, scratch, self._next)
 
     def rescan(
-        self, root: int, warn: Callable[[str], None], scratch: str | None
+        self,
+        root: int,
+        warn: Callable[[str], None],
+        scratch: str | None,
+        *,
+        is_final: bool = False,
     ) -> ChangedPart | None:
         """Scan what was changed since the last round; None where all is to be scanned.
 
-        Raises as `scan`.
+        A final one takes two cores. Raises as `scan`.
         """
         rule, seen = self._rule, self._seen
         if rule is None or seen is None or rule.forgotten != self._forgotten:
             return None
         now = self._begin(is_part=True)
-        known = KnownDirectories(seen, self._unsettled, rule.unchanged_directory)
+        same = rule.unchanged_directory
         try:
-            part = rescan(root, warn, scratch, now, known)
+            with _beside(root, seen if is_final else None) as found:
+                known = KnownDirectories(seen, self._unsettled, same, found)
+                part = rescan(root, warn, scratch, now, known)
         except FrameRefused:  # a directory was seen twice, or as something else
             return None
         if part is not None and not now.is_whole:
@@ -115,4 +127,15 @@ class KnownTree:
         May be called in another thread, when the scan has ended.
         """
         seen = self._next
-        return seen is not None and seen.is_all_of(root)
+        with _beside(root, seen) as found:
+            return seen is not None and seen.is_all_of(root, found)
+
+
+@contextmanager
+def _beside(root: int, seen: SeenDirectories | None) -> Iterator[FoundBeside]:
+    """Have another process look at directories that were seen, where there is much in them."""
+    if seen is None or seen.names < LEAST_NAMES or len(os.sched_getaffinity(0)) == 1:
+        yield lambda path: None
+        return
+    with closing(WalkProcess(root, [path for path in seen if path])) as process:
+        yield process.take

@@ -19,7 +19,7 @@ from attrs import frozen
 from wingsd.archive.policy import MAX_DEPTH, MAX_NAME, member_mode
 from wingsd.archive.tar_writer import check_owner
 from wingsd.filesystem.errors import TreeTooLarge
-from wingsd.filesystem.open_directories import file_type_name
+from wingsd.filesystem.open_directories import Path, file_type_name
 from wingsd.filesystem.walk import BATCH, VANISHED, Listing, gone, unreadable, walk
 from wingsd.moves.digests import WHOLE
 from wingsd.moves.frames import MAX_MTIME
@@ -31,7 +31,12 @@ from wingsd.moves.nodes import (
     TreeEntry,
     pack_file,
 )
-from wingsd.moves.seen_directories import SeenDirectories, StatResults, stat_results
+from wingsd.moves.seen_directories import (
+    FoundBeside,
+    SeenDirectories,
+    StatResults,
+    stat_results,
+)
 from wingsd.moves.tree import MoveTree, dirname
 from wingsd.util.text import display
 
@@ -74,6 +79,8 @@ class KnownDirectories:
     seen: SeenDirectories
     unsettled: Collection[bytes]
     same: Callable[[bytes, Sequence[bytes]], object]
+    #: What another process finds meanwhile.
+    found: FoundBeside = lambda path: None
 
 
 def scan(
@@ -124,7 +131,7 @@ class _Scan:
 
     def run(self, root: int) -> MoveTree:
         try:
-            with closing(walk(root, self._skip)) as listings:
+            with closing(walk(root, self._skip, passed=self._passed)) as listings:
                 for listing in listings:
                     self._at = b"/".join(listing.path)
                     self._look(listing)
@@ -132,6 +139,10 @@ class _Scan:
             self._tree.close()
             raise
         return self._tree
+
+    def _passed(self, path: Path) -> Sequence[bytes] | None:
+        """Return the directories in one that is not read, None for one that is."""
+        return None
 
     def _say(self, line: str) -> None:
         if self._seen is not None:
@@ -268,10 +279,22 @@ class _Rescan(_Scan):
         paths = sorted({*self._changed, *gone}, key=lambda path: path.split(b"/"))
         return ChangedPart(tree, paths)
 
+    def _passed(self, path: Path) -> Sequence[bytes] | None:
+        frame = self._before.found(b"/".join(path)) if path else None
+        if frame is None or b"/".join(path[:-1]) in self._changed:
+            return None
+        self._now.take(frame)
+        if self._is_changed(frame.path):
+            self._now.discard(frame.path)
+            return None
+        self._before.same(frame.path + b"/", frame.files)
+        return frame.directories
+
     def _look(self, listing: Listing) -> None:
         path, entries = self._at, stat_results(listing, self._skip)
         self._now.add(path, listing, entries)
-        if self._is_changed(path, listing):
+        # what a further listing has is not known with the first one
+        if listing.count >= BATCH or self._is_changed(path):
             # a name may go between the looks at two directories that a file is in
             if self._now.has_linked(path) or self._before.seen.has_linked(path):
                 raise _Linked
@@ -284,13 +307,9 @@ class _Rescan(_Scan):
         if not path or dirname(path) in self._changed:
             self._add_directory(listing)
 
-    def _is_changed(self, path: bytes, listing: Listing) -> bool:
-        # what a further listing has is not known with the first one
-        kinds = (listing.files, listing.symlinks, listing.others, listing.directories)
-        is_large = sum(map(len, kinds)) >= BATCH
+    def _is_changed(self, path: bytes) -> bool:
         return (
-            is_large
-            or path in self._changed
+            path in self._changed
             or path in self._before.unsettled
             or not self._now.is_same(path, self._before.seen)
         )

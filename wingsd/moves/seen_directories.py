@@ -14,15 +14,20 @@ from contextlib import closing
 from hashlib import blake2b
 from struct import Struct
 
+from wingsd.filesystem.open_directories import Path
 from wingsd.filesystem.walk import VANISHED, Listing, gone, unreadable, walk
+from wingsd.moves.walk_frames import WalkFrame
 
-__all__ = ["MOST", "SeenDirectories", "StatResults", "stat_results"]
+__all__ = ["MOST", "FoundBeside", "SeenDirectories", "StatResults", "stat_results"]
 
 MOST = 100_000
 """Directories that are remembered, in about 20 MiB."""
 
 StatResults = Sequence[tuple[bytes, os.stat_result]]
 """Names in a directory, each with its stat result."""
+
+FoundBeside = Callable[[bytes], WalkFrame | None]
+"""Returns a directory, by its path, that another process has looked at."""
 
 _DIRECTORY = Struct("<IQ")
 _ENTRY = Struct("<QQqQqIIIQ")
@@ -40,6 +45,8 @@ class SeenDirectories:
     def __init__(self, is_settled: Callable[[os.stat_result], bool] = lambda found: True) -> None:
         #: Whether none was left out: of more than `MOST` some are.
         self.is_whole = True
+        #: How many names there are but those of directories.
+        self.names = 0
         self._digests: dict[bytes, bytes] = {}
         self._noted: set[bytes] = set()
         #: Directories with files that have several names.
@@ -47,6 +54,7 @@ class SeenDirectories:
         self._is_settled = is_settled
 
     def __iter__(self) -> Iterator[bytes]:
+        """Yield the paths as they are sorted in the walk."""
         return iter(self._digests)
 
     def has(self, path: bytes) -> bool:
@@ -85,6 +93,22 @@ class SeenDirectories:
             )
         parts += (b"", *listing.directories)
         self._digests[path] = blake2b(b"\0".join(parts), digest_size=_DIGEST).digest()
+        self.names += len(entries)
+
+    def take(self, frame: WalkFrame) -> None:
+        """Add a directory that another process has looked at."""
+        self._digests[frame.path] = frame.digest
+        self.names += len(frame.files)
+        if frame.is_linked:
+            self._linked.add(frame.path)
+
+    def discard(self, path: bytes) -> None:
+        """Remove a directory: it is looked at again."""
+        self._digests.pop(path, None)
+
+    def digest(self, path: bytes) -> bytes:
+        """Return the digest of a directory."""
+        return self._digests[path]
 
     def has_linked(self, path: bytes) -> bool:
         """Return whether a directory has a file with several names."""
@@ -94,24 +118,36 @@ class SeenDirectories:
         """Have a directory count as changed, as what is said of it, and is to be said again."""
         self._noted.add(path)
 
+    def is_noted(self, path: bytes) -> bool:
+        """Return whether a directory counts as changed."""
+        return path in self._noted
+
     def is_same(self, path: bytes, before: SeenDirectories) -> bool:
         """Return whether a directory is as it was before, and nothing was noted of it then."""
         digest = before._digests.get(path)
         is_equal = digest is not None and digest == self._digests.get(path)
         return is_equal and path not in before._noted
 
-    def is_all_of(self, root: int) -> bool:
+    def is_all_of(self, root: int, found: FoundBeside) -> bool:
         """Walk below `root` again, and return whether all is as it was.
 
-        Blocking. Raises StorageError and TreeTooLarge.
+        `found` returns what another process has found of a path since. Blocking. Raises
+        StorageError and TreeTooLarge.
         """
         vanished: list[bytes] = []
+        now = SeenDirectories()
 
         def skip(path: bytes, _: str) -> None:
             vanished.append(path)
 
-        now = SeenDirectories()
-        with closing(walk(root, skip)) as listings:
+        def passed(parts: Path) -> Sequence[bytes] | None:
+            frame = found(b"/".join(parts))
+            if frame is None or frame.digest != self._digests.get(frame.path):
+                return None
+            now.take(frame)
+            return frame.directories
+
+        with closing(walk(root, skip, passed=passed)) as listings:
             for listing in listings:
                 now.add(b"/".join(listing.path), listing, stat_results(listing, skip))
                 if vanished:

@@ -207,7 +207,7 @@ class MoveSource:
         if not running:
             warn, self._warn = self._warn, _ignore  # the same lines in each round
         self._part = (
-            self._known.rescan(self._root, warn, self._scratch)
+            self._known.rescan(self._root, warn, self._scratch, is_final=not running)
             if goes_on and self._is_closed
             else None
         )

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import IO
 
 __all__ = ["command", "ending", "start"]
@@ -27,10 +27,12 @@ def command(module: str, *numbers: int) -> list[str]:
     return [sys.executable, "-I", "-B", "-W", "ignore", "-c", code, path, *map(str, numbers)]
 
 
-def start(program: Sequence[str], stdin: int | IO[bytes]) -> subprocess.Popen[bytes]:
+def start(
+    program: Sequence[str], stdin: int | IO[bytes], descriptors: Collection[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start a process whose stdout is a pipe. Raises OSError.
 
-    It inherits no other descriptor, no variable and no working directory.
+    It inherits no other descriptor but `descriptors`, no variable and no working directory.
     """
     return subprocess.Popen(  # noqa: S603
         program,
@@ -39,6 +41,7 @@ def start(program: Sequence[str], stdin: int | IO[bytes]) -> subprocess.Popen[by
         stderr=subprocess.DEVNULL,
         cwd="/",
         env={},
+        pass_fds=descriptors,
     )
 
 
