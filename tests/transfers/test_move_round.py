@@ -65,16 +65,18 @@ class Client:
 
     yields = False
 
+    def __init__(self) -> None:
+        self.is_closed = False
+
     async def close_round(self, number: int, last: int, root: bytes) -> None:
-        pass
+        self.is_closed = True
 
     def interrupt(self) -> None:
         pass
 
 
-def sender(source: Any) -> RoundSender:
-    client: Any = Client()
-    threads: Any = Threads()
+def sender(source: Any, client: Any = None, threads: Any = None) -> RoundSender:
+    client, threads = client or Client(), threads or Threads()
     size = BatchSize(1 << 20)
     return RoundSender(client, source, threads, threads, Clock(), size, 2, zstd=False)
 
@@ -104,3 +106,20 @@ async def test_what_cannot_be_sent_is_an_error_when_the_walk_has_ended() -> None
     with pytest.raises(LookupError):
         await rounds.send()
     assert "walk" in source.calls
+
+
+async def test_a_round_is_closed_while_the_walk_goes_on() -> None:
+    source, client = Source(), Client()
+    walking: Deferred[bool] = Deferred()
+
+    class WalksOn(Threads):
+        def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+            return walking if work == source.walk_again else super().run(work, *args, **kwargs)
+
+    rounds = sender(source, client, WalksOn())
+    await rounds.plan(None, running=False)
+    sending = Deferred.fromCoroutine(rounds.send())
+    assert client.is_closed
+    assert "closed" not in source.calls
+    walking.callback(False)
+    assert (await sending).unproven == "world/file"

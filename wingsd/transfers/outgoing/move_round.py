@@ -131,10 +131,10 @@ class RoundSender:
             await self._send_data()
             closing = self._clock.seconds()
             root = await self._made_root()
+            unproven = await self._close(root, walking)
         except BaseException:
             await DeferredList([walking], consumeErrors=True)
             raise
-        unproven = await self._close(root, is_same=await walking)
         await self._in_thread(source.closed)
         figures = RoundFigures(
             source.walk_seconds + self._clock.seconds() - closing,
@@ -145,19 +145,24 @@ class RoundSender:
         )
         return ClosedRound(source.round, root, figures, unproven)
 
-    async def _close(self, root: bytes, *, is_same: bool) -> str:
+    async def _close(self, root: bytes, walking: Deferred[bool]) -> str:
         """Close the round; return what was changed meanwhile although the server had ended."""
         source = self._source
         closing = self._client.close_round(source.round, source.last, root)
-        proving = succeed("")
-        if not self._is_running:
-            proving = self._in_thread(partial(source.unproven, is_same=is_same))
-        work: list[Deferred[Any]] = [Deferred.fromCoroutine(closing), proving]
+        work: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(each) for each in (closing, self._unproven(walking))
+        ]
         done = await DeferredList(work, consumeErrors=True)
         for is_good, result in done:
             if not is_good:
                 result.raiseException()
         return str(done[1][1])
+
+    async def _unproven(self, walking: Deferred[bool]) -> str:
+        is_same = await walking
+        if self._is_running:
+            return ""
+        return await self._in_thread(partial(self._source.unproven, is_same=is_same))
 
     async def _send_data(self) -> None:
         """Send all contents; the root is made while the last batches are sent."""
