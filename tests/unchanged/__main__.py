@@ -41,9 +41,10 @@ from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 
 #: In memory, so that flushes are quick.
 PLACE = "/dev/shm"
-#: The most trials in which a naive rule has to be caught, and in which a directory is not scanned
-#: again: more than those with the same files, which may have more directories than are remembered.
-_TRIALS, _SKIPPED_IN = 10, TRIALS_WITH_SAME_FILES + 5
+#: The most trials in which a naive rule has to be caught, which takes one of several, and in which
+#: a directory is not scanned again: more than those with the same files, which may have more
+#: directories than are remembered.
+_TRIALS, _SKIPPED_IN = 30, TRIALS_WITH_SAME_FILES + 5
 #: Seconds between two lines that tell what was counted.
 _TOLD_EVERY = 60
 

@@ -146,7 +146,7 @@ class ProductSource:
             if self._chance.random() < _TOO_MANY:
                 count = sum(1 for _ in os.walk(directory)) + _MORE
                 stack.enter_context(mock.patch.object(seen_directories, "MOST", count))
-            if self._chance.random() < _BESIDE:
+            if random.Random(f"beside {seed}").random() < _BESIDE:
                 stack.enter_context(mock.patch.object(known_tree, "LEAST_NAMES", 0))
             self._stack = stack.pop_all()
 
