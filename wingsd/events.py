@@ -35,6 +35,7 @@ __all__ = [
     "PENDING_RESTART",
     "STATS",
     "STATUS",
+    "STAYS_OFF",
     "SUSPENDED",
     "TRANSFER_LOGS",
     "TRANSFER_PROGRESS",
@@ -67,6 +68,9 @@ IMAGE_PULL_COMPLETED = "image pull completed"
 PENDING_RESTART = "pending restart"
 #: The server has left this node.
 DELETED = "deleted"
+#: The node is not to start the server by itself: another node may run it. It is for this node
+#: only, as `suspended`.
+STAYS_OFF = "stays off"
 #: The Panel has suspended the server. It is for this node only, and not sent to browsers.
 SUSPENDED = "suspended"
 #: Its program has crashed: JSON with its `exit_code`, whether it was `out_of_memory`, whether it

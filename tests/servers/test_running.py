@@ -217,6 +217,39 @@ def test_a_due_start_is_left_to_a_transfer_until_somebody_starts_or_stops_the_se
     assert Outcome.of(node.running.load()).value() == ()
 
 
+def test_a_server_that_another_node_may_run_is_not_started_by_a_later_daemon(
+    node: RestartedNode,
+) -> None:
+    node.records.states[UUID] = "running"
+    before = Outcome.of(node.running.load()).value()
+    server = node.server()
+    server.place_hold(Operation.TRANSFER_OUT, "it is moved")
+    node.running.start(before, node.servers)
+    node.servers.leave_off(UUID)
+    server.release()
+    assert (server.starts_if_it_stays, node.records.states) == (False, {UUID: "offline"})
+
+
+@pytest.mark.parametrize("is_engine_away", [False, True])
+def test_a_server_that_another_node_may_run_is_not_started_by_this_daemon(
+    node: RestartedNode, is_engine_away: bool
+) -> None:
+    if is_engine_away:
+        node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
+        server = node.boot_after(UUID)
+        node.servers.leave_off(UUID)
+        node.environment.faults.clear()
+    else:
+        node.records.states[UUID] = "running"
+        before = Outcome.of(node.running.load()).value()
+        node.servers.leave_off(UUID)  # before its Panel has listed it
+        server = node.server()
+        node.running.start(before, node.servers)
+    node.clock.pump([10] * 12)
+    assert (server.state, node.records.states) == (PowerState.OFFLINE, {UUID: "offline"})
+    assert node.called("start") == []
+
+
 def test_a_start_that_fails_is_not_repeated(node: RestartedNode) -> None:
     node.environment.faults["recreate"] = EnvironmentFailed("no image")
     server = node.boot_after(UUID)

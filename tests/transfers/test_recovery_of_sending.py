@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -15,6 +16,7 @@ from twisted.internet.task import Clock
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
+from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 from wingsd.servers import Server
 from wingsd.statedb import Direction, MoveRecord, Outcome
 from wingsd.transfers.errors import DaemonRestarted, TransferInProgress
@@ -58,9 +60,10 @@ class _Starter:
         self.started.append((server, ran))
 
 
-def begin_move(sender: Sender, step: SendStep, **state: bool) -> _Starter:
+def begin_move(sender: Sender, step: SendStep, *, direct: bool = False, **state: bool) -> _Starter:
     """As `begin`, for a move whose record has that `state`; return what starts servers."""
-    entry = sender.store.begin(time.time() - 601, UUID, Direction.OUT, step.name)
+    begun = time.time() - 601
+    entry = sender.store.begin(begun, UUID, Direction.OUT, step.name, direct=direct)
     record = MoveRecord(
         transfer=entry,
         server=UUID,
@@ -299,3 +302,15 @@ async def test_a_seed_that_was_adopted_leaves_the_server_to_the_later_transfer(
     assert await end(sender) is Outcome.FAILURE
     assert (sender.server.hold, sender.calls) == ("", ["restore"])
     assert starter.started == [(sender.server, "before its transfer")]
+
+
+async def test_a_server_that_its_destination_may_run_is_not_started(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person has cancelled its direct transfer before it was known whether it has moved."""
+    unknown = AsyncMock(return_value=None)
+    monkeypatch.setattr(OutgoingDirectTransfers, "has_moved", unknown)
+    sender.server.starts_if_it_stays = True
+    starter = begin_move(sender, SendStep.AWAIT, direct=True, live=True, stopped=True)
+    assert await end(sender) is Outcome.FAILURE
+    assert (sender.server.hold, sender.calls, starter.started) == ("", ["restore"], [])

@@ -107,8 +107,8 @@ class DirectSending:
         """Return False: the destination alone knows."""
         return False
 
-    async def has_moved(self, *, lost: bool = False) -> bool:
-        """Ask the destination until it answers, or `stop_waiting` is called: then it has not.
+    async def has_moved(self, *, lost: bool = False) -> bool | None:
+        """Ask the destination until it answers, or `stop_waiting` is called: then return None.
 
         The question itself cancels the transfer: no server arrives after it was answered. Nothing
         but its own answer decides: not a refusal, which may be a proxy's, nor silence.
@@ -127,13 +127,15 @@ class DirectSending:
                 await asking.wait(deferLater(self._reactor, pause))
             except WingsdError:
                 break
+        self._servers.leave_off(self._server)
         self._log.warn(
-            "{server}: it stays here, since the transfer was cancelled; see whether {url} has it "
-            "too, and delete one of them",
+            "{server}: it stays here and is not started, since its transfer was cancelled before "
+            "it was known whether it has moved; before you start it, see whether {url} has it, "
+            "and delete one of them",
             server=self._server,
             url=self._destination.url,
         )
-        return False
+        return None
 
     def stop_waiting(self, reason: WingsdError) -> None:
         """Ask no longer whether it has moved."""
@@ -143,6 +145,7 @@ class DirectSending:
 
     async def clean_up(self, server: Server) -> None:
         """Delete it here, if that was requested; else leave its files where they are."""
+        self._servers.leave_off(self._server)
         try:
             await self._database.delete_description(self._server)
             if self._destination.remove:
@@ -311,8 +314,11 @@ class OutgoingDirectTransfers:
             )
             return False
 
-    async def has_moved(self, entry: TransferRecord) -> bool:
-        """Ask the destination whether a server has moved that an earlier daemon was sending."""
+    async def has_moved(self, entry: TransferRecord) -> bool | None:
+        """Ask the destination whether a server has moved that an earlier daemon was sending.
+
+        None where a person has cancelled that before it was known.
+        """
         destination = await self._database.destination(entry.id)
         if destination is None:
             return False

@@ -21,7 +21,7 @@ from wingsd.errors import (
     ServersNotLoaded,
     WingsdError,
 )
-from wingsd.events import DELETED, Event, EventBus
+from wingsd.events import DELETED, STAYS_OFF, Event, EventBus
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import ConsoleSettings
@@ -225,6 +225,12 @@ class Servers:
     def reserve_moved(self, uuid: str, why: str) -> None:
         """Hold a server that has moved away, whose files are still here, when it is added."""
         self._reserved[uuid] = Hold(Operation.MOVED, why)
+
+    def leave_off(self, uuid: str) -> None:
+        """Have neither this node nor a later daemon start a server by itself, if it is known."""
+        if uuid in self._servers:
+            self._servers[uuid].leave_off()
+        self._bus.publish(Event(uuid, STAYS_OFF))
 
     def get_or_add(self, configuration: Configuration) -> Server:
         """Return the server of this node; add it if it is not known."""

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.errors import ServerNotFound, StorageError, WingsdError
-from wingsd.events import DELETED, STATUS, Event, EventBus
+from wingsd.events import DELETED, STATUS, STAYS_OFF, Event, EventBus
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -80,6 +80,8 @@ class RunningServers:
         self._records = records
         self._due = due
         self._restored: set[str] = set()
+        #: Those that are not to be started, as was found since `load`.
+        self._off: set[str] = set()
         self._reactor = reactor
         self._tasks = BackgroundTasks()
         self._slots = DeferredSemaphore(CONCURRENT_STARTS)
@@ -104,7 +106,7 @@ class RunningServers:
         unfinished transfer holds is started if it stays.
         """
         self._restored.update(stopped)
-        for uuid in sorted(uuids):
+        for uuid in sorted({*uuids} - self._off):
             try:
                 server = servers.get(uuid)
             except ServerNotFound:
@@ -186,6 +188,9 @@ class RunningServers:
     def _note(self, event: Event) -> None:
         if event.name == STATUS:
             self._record(event.server, event.args[0])
+        elif event.name == STAYS_OFF:
+            self._off.add(event.server)
+            self._record(event.server, PowerState.OFFLINE.value)
         elif event.name == DELETED:
             self._record(event.server, None)
 

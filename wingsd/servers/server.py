@@ -201,6 +201,11 @@ class Server:
         """Hold it until the Panel has it deleted here, or sent here again."""
         self.operations.hold = Hold(Operation.MOVED, why)
 
+    def leave_off(self) -> None:
+        """Have it not be started but by a person: not by what waits to start it, either."""
+        self.power_actions += 1
+        self.starts_if_it_stays = False
+
     # Operations
 
     def check_power(self, action: PowerAction) -> None:

@@ -259,6 +259,14 @@ class Announcer:
 
         self.show_progress(text, every=WAITING_EVERY)
 
+    def show_grace(self, seconds: float) -> None:
+        """Tell for how long the Panel is asked; show that it is, once a minute."""
+        self.say(
+            f"the destination may still be working: for {readable_time(seconds)} the Panel is "
+            "asked whether the server has moved; cancel the transfer to stop waiting"
+        )
+        self.show_waiting("the Panel is asked whether the server has moved, for")
+
     def hide_progress(self) -> None:
         """Stop printing the progress."""
         progress, self._progress = self._progress, None

@@ -129,10 +129,11 @@ class SendingCoordinator(Protocol):
     async def report_failure(self) -> None:
         """Report that the server stays here."""
 
-    async def has_moved(self, *, lost: bool = False) -> bool:
+    async def has_moved(self, *, lost: bool = False) -> bool | None:
         """Return whether a server that was sent whole has moved; ask until that is known.
 
-        With `lost` the connection to the destination was lost, and it may still be at work.
+        None where a person has cancelled that before: the server may run at the other node. With
+        `lost` the connection to the destination was lost, and it may still be at work.
         """
 
     async def seems_moved(self) -> bool:

@@ -109,8 +109,11 @@ class OutgoingOutcomes(Protocol):
     def hold(self) -> str:
         """Why the server cannot be started until that is known."""
 
-    async def has_moved(self, entry: TransferRecord) -> bool:
-        """Return whether a server that may have been sent whole has moved."""
+    async def has_moved(self, entry: TransferRecord) -> bool | None:
+        """Return whether a server that may have been sent whole has moved.
+
+        None where a person has cancelled that before it was known.
+        """
 
     async def go_on(self, entry: TransferRecord) -> bool:
         """Go on with the transfer, where that can be done; return whether it goes on."""
@@ -337,10 +340,14 @@ class Recovery:
         if moved:
             await outcomes.clean_up(entry)
         else:
-            await self._stay(entry)
-        await self._step_logs.close_unfinished(entry, moved=moved)
+            await self._stay(entry, starts=moved is not None)
+        await self._step_logs.close_unfinished(entry, moved=moved is True)
 
-    async def _stay(self, entry: TransferRecord) -> None:
+    async def _stay(self, entry: TransferRecord, *, starts: bool) -> None:
+        """Release a server; one that ran until it was stopped for this is started, if it `starts`.
+
+        It does not where another node may run it.
+        """
         self._log.info("{server}: its transfer failed, it is still here", server=entry.server)
         self._servers.unshare(entry.server)
         if entry.id in self._seeds:
@@ -353,7 +360,7 @@ class Recovery:
             server.release()
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
-            if entry.id in self._were_stopped or server.starts_if_it_stays:
+            if starts and (entry.id in self._were_stopped or server.starts_if_it_stays):
                 await self._starter.start_in_turn(server, _BEFORE, self._stop_of(entry, server))
 
     def _stop_of(

@@ -27,6 +27,7 @@ from wingsd.events import (
     PENDING_RESTART,
     STATS,
     STATUS,
+    STAYS_OFF,
     SUSPENDED,
     TRANSFER_LOGS,
     TRANSFER_STATUS,
@@ -196,7 +197,7 @@ class Session:
 
     def event(self, name: str, args: tuple[str, ...], now: float) -> list[Step]:
         """Handle an event of the server."""
-        if self._has_left or name == CRASHED:
+        if self._has_left or name in (CRASHED, STAYS_OFF):
             return []
         if name == SUSPENDED:
             return [suspension()]

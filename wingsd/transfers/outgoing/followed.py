@@ -102,6 +102,16 @@ class SentServer:
         """Note that it is to be deleted: it is not started again."""
         self.follows = self.starts_again = self._server.starts_if_it_stays = False
 
+    async def leave_off(self) -> None:
+        """Have only a person start it: its destination may run it. Raises `StorageError`."""
+        self._steps.announcer.say(
+            "not known whether it has moved: the server stays on this node and is not started; "
+            "before you start it, see whether the destination has it"
+        )
+        self.follows = False
+        if self.starts_again:
+            await self._was_started()
+
     def release(self) -> None:
         """Let it be started and used again."""
         self._server.release()

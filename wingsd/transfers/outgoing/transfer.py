@@ -29,7 +29,6 @@ from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.util.deferreds import beside
-from wingsd.util.text import readable_time
 
 __all__ = ["OutgoingTransfer"]
 
@@ -67,7 +66,7 @@ class OutgoingTransfer:
         self._retired = False
         self._is_left = False
         self._sent = SentServer(server, steps, stop_grace, upload.note_started)
-        self._settling: Deferred[bool] | None = None
+        self._settling: Deferred[bool | None] | None = None
 
     async def run(self, resumed: ResumedMove | None = None, seed: SeedRead | None = None) -> None:
         """Send the server. Its outcome is logged and reported, and nothing is raised.
@@ -351,21 +350,18 @@ class OutgoingTransfer:
             return
         if is_waited_for:
             self._steps.fail(error)
-        self._steps.announcer.say("not moved: the server stays on this node")
+        if moved is None:
+            await self._sent.leave_off()
+        else:
+            self._steps.announcer.say("not moved: the server stays on this node")
         await self._stay()
 
     async def _begin_grace(self, error: WingsdError) -> None:
         """Enter the grace of a destination that may still be at work."""
-        announcer = self._steps.announcer
-        announcer.warn(str(error))
+        self._steps.announcer.warn(str(error))
         # Recorded: a later daemon gives the rest of the time.
         await self._steps.enter_if_open(SendStep.SETTLE)
-        announcer.say(
-            "the destination may still be working: for "
-            f"{readable_time(self.coordinator.answer_grace)} the Panel is asked whether the "
-            "server has moved; cancel the transfer to stop waiting"
-        )
-        announcer.show_waiting("the Panel is asked whether the server has moved, for")
+        self._steps.announcer.show_grace(self.coordinator.answer_grace)
 
     async def _stay(self) -> None:
         # Recorded: the server may run from now on, and no later daemon may go on with the move.
