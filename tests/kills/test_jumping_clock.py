@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +43,17 @@ async def test_time_jumps_to_each_call_that_is_due(daemon: Daemon) -> None:
     await clock.until(lambda: len(calls) == 4)
     assert calls == [("soon", 2), ("delayed", 3), ("earlier", 4), ("later", 5)]
     assert reactor.seconds() - begun < 60
+
+
+async def test_time_passes_for_calls_that_wait_for_less_than_it_can_tell(daemon: Daemon) -> None:
+    clock, end = daemon.clock, 1_000_000.1
+
+    def look() -> None:
+        if clock.seconds() < end:
+            clock.callLater(1e-12, look)
+
+    clock.callLater(math.nextafter(end, 0), look)
+    await clock.until(lambda: clock.seconds() >= end)
 
 
 async def test_time_does_not_jump_while_threads_work(daemon: Daemon) -> None:
