@@ -26,7 +26,6 @@ from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.incoming.uploads import FormFeed, UploadGroup
 from wingsd.transfers.upload_form import UploadForm
 
-TOKEN = bearer()
 OURS = {"User_Agent": "wingsd/1"}
 TYPE = "multipart/form-data; boundary=x"
 
@@ -87,6 +86,7 @@ class StreamNode:
     def __init__(self) -> None:
         self.clock = Clock()
         self.receiver, self.database = Receiver(), Database()
+        self._token = bearer()
         receiver: Any = self.receiver
         database: Any = self.database
         streams = StreamGroups(receiver, database, StreamsConfig(most=4, within=60), self.clock)
@@ -102,7 +102,7 @@ class StreamNode:
     def come(self, data: bytes | None, **headers: object) -> Conversation:
         talk = Conversation(Taker(), self.site)
         whole = body(data or b"")
-        lines: dict[str, Any] = {"Authorization": TOKEN, "Content_Type": TYPE} | headers
+        lines: dict[str, Any] = {"Authorization": self._token, "Content_Type": TYPE} | headers
         talk.send(
             head("/api/transfers", Content_Length=len(whole), **lines),
             *([] if data is None else [whole]),
