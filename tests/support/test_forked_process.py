@@ -20,7 +20,7 @@ COMMAND = [TWISTD, "-n", "--pidfile", "", "portforward", "--port", "tcp:0:interf
 async def test_daemons_that_die_at_the_same_time_are_all_noticed(tmp_path: Path) -> None:
     ends: list[Deferred[int]] = []
     daemons = []
-    for _ in range(30):
+    for _ in range(12):
         ended: Deferred[int] = Deferred()
         ends.append(ended)
         daemons.append(
