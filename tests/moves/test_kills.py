@@ -183,14 +183,14 @@ def steps() -> Iterator[Callable[[Killer, Written], None]]:
         shape(self, frame, makes=makes, again=again)
         killer.step()
 
-    def halved(self: TreeApplier, run: BlockRun, tree: MoveTree) -> None:
+    def halved(self: TreeApplier, run: BlockRun, tree: MoveTree, *, is_new: bool = False) -> None:
         killer, written = current[0]
         written.files += _before(self, run, tree)
         killer.step()
         if run.count > 1 and killer.steps == 0:
-            content(self, _half(run, tree), tree)
+            content(self, _half(run, tree), tree, is_new=is_new)
             raise Killed
-        content(self, run, tree)
+        content(self, run, tree, is_new=is_new)
 
     def noted(self: LedgerFile) -> None:
         flush(self)

@@ -132,6 +132,14 @@ def test_after_a_start_everything_is_read(move: Move) -> None:
         assert move.read(to) == ({b"d/big", b"d/small", b"empty"}, [b"empty"])
 
 
+@pytest.mark.parametrize("found", [b"small and more", b"sma", b"smalL", b""])
+def test_a_whole_file_of_another_size_or_content_differs(move: Move, found: bytes) -> None:
+    with move.destination.open() as to:
+        move.send(to)
+        (move.tree / "d/small").write_bytes(found)
+        assert move.read(to)[1] == [b"d/small"]
+
+
 def test_of_many_changes_the_later_paths_are_read_by_a_walk(
     move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:

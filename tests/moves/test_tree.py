@@ -23,6 +23,7 @@ from wingsd.moves.frames import (
     ZeroFrame,
 )
 from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType
+from wingsd.moves.nodes import pack_file
 from wingsd.moves.recovery import recover
 from wingsd.moves.snapshot import parts, snapshot
 from wingsd.moves.tree import MoveTree
@@ -65,6 +66,19 @@ CHANGES: dict[str, tuple[list[Shape], int]] = {
     "the top directory's time": ([DirectoryFrame(b"", 0o755, 2)], 0),
     "a directory that is gone": ([GoneFrame(b"a")], 1),
 }
+
+
+def test_what_was_found_absent_is_there_when_it_was_added(tree: MoveTree) -> None:
+    tree.root()  # all of it is stored
+    paths = [b"a/file", b"a/new", b"a/other", b"a/b/new"]
+    whole(tree, b"a/b/new")  # in memory alone
+    tree.find_absent(paths)
+    assert [tree.find(path) is not None for path in paths] == [True, False, False, True]
+    whole(tree, b"a/new")
+    tree.add_files(b"a", [(b"other", pack_file(0o644, 1, 0, (1, 1), b""))], 0)
+    assert all(tree.find(path) is not None for path in paths)
+    tree.remove(b"a/new")
+    assert tree.find(b"a/new") is None
 
 
 @pytest.mark.parametrize(("changes", "count"), CHANGES.values(), ids=CHANGES)

@@ -142,30 +142,33 @@ class TreeApplier:
             # A crash may leave both names of a file, and rename(2) does nothing then.
             _unlink(source[1], source[0])
 
-    def content(self, run: BlockRun, tree: MoveTree) -> None:
-        """Write blocks that have arrived."""
+    def content(self, run: BlockRun, tree: MoveTree, *, is_new: bool = False) -> None:
+        """Write blocks that have arrived.
+
+        With `is_new` they are of a file that comes as a whole and was not there: it has one name.
+        """
         frame = run.frame
         path = frame.path if isinstance(frame, WholeFrame) else tree.numbers[frame.number].names[0]
         try:
             if isinstance(frame, WholeFrame):
-                self._whole(frame, run.data, tree)
+                node = None if is_new else tree.find(frame.path)
+                is_linked = isinstance(node, FileNode) and len(node.names) > 1
+                self._whole(frame, run.data, is_linked=is_linked)
                 return
-            node = tree.numbers[frame.number]
+            held = tree.numbers[frame.number]
             if self._file[0] != frame.number:
                 self._close_file()
                 self._file = (frame.number, self._opened(path))
-            at = run.first * node.block_size
+            at = run.first * held.block_size
             if isinstance(frame, ZeroFrame):
-                end = min((run.first + run.count) * node.block_size, node.size)
+                end = min((run.first + run.count) * held.block_size, held.size)
                 _write_zeros(self._file[1], at, end)
             else:
                 _write(self._file[1], run.data, at)
         except OSError as error:
             raise _failed(path, error) from error
 
-    def _whole(self, frame: WholeFrame, data: memoryview, tree: MoveTree) -> None:
-        node = tree.find(frame.path)
-        is_linked = isinstance(node, FileNode) and len(node.names) > 1
+    def _whole(self, frame: WholeFrame, data: memoryview, *, is_linked: bool) -> None:
         fd = self._opened(frame.path) if is_linked else self._made(frame.path, frame.mode)
         try:
             if is_linked:

@@ -36,8 +36,8 @@ __all__ = ["Applier", "MoveDestination"]
 class Applier(ShapeApplier, Protocol):
     """What writes the tree: `applier.TreeApplier`."""
 
-    def content(self, run: BlockRun, tree: MoveTree) -> None:
-        """Write blocks that have arrived."""
+    def content(self, run: BlockRun, tree: MoveTree, *, is_new: bool = False) -> None:
+        """Write blocks that have arrived; with `is_new` of a file that was not there."""
 
     def finish(self, tree: MoveTree) -> None:
         """Set modes and times."""
@@ -157,7 +157,7 @@ class MoveDestination:
     def write(self, index: Index, run: BlockRun) -> None:
         """Write blocks of a batch that was begun. Raises BatchConflict where `rebase` ended it."""
         batch = self._begun(index)
-        self._applier.content(run, self.tree)
+        self._applier.content(run, self.tree, is_new=batch.is_new(run))
         batch.note(run)
 
     def end(self, index: Index) -> None:

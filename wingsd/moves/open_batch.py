@@ -20,7 +20,14 @@ class OpenBatch:
     def __init__(self, index: Index, tree: MoveTree) -> None:
         self.index = index
         self._tree = tree
+        tree.find_absent([each.path for each in index.contents if isinstance(each, WholeFrame)])
         self._begun = [begin(tree, frame) for frame in index.contents]
+        #: Paths of files that were not there.
+        self._new = {
+            frame.path
+            for frame, begun in zip(index.contents, self._begun, strict=True)
+            if begun is Begun.NEW and isinstance(frame, WholeFrame)
+        }
         self._written: list[Written] = []
 
     @property
@@ -30,6 +37,10 @@ class OpenBatch:
         Of blocks that were unknown it tells nothing; but it has to know of each new name.
         """
         return any(begun is not Begun.UNKNOWN for begun in self._begun)
+
+    def is_new(self, run: BlockRun) -> bool:
+        """Whether blocks are of a file that comes as a whole and was not there."""
+        return isinstance(run.frame, WholeFrame) and run.frame.path in self._new
 
     def note(self, run: BlockRun) -> None:
         """Note that blocks were written: together with those that have the same checksum."""

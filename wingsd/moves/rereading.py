@@ -279,11 +279,14 @@ def _advise(fd: int, piece: Piece, advice: int) -> None:
 def _is_equal(fd: int, piece: Piece) -> bool:
     """Return whether the blocks that are known are as they should be."""
     try:
-        # fails for what is no file
-        if os.lseek(fd, 0, os.SEEK_END) != piece.size:
+        # Both fail for what is no file. One byte more of a whole file tells whether it is longer.
+        is_whole = not piece.number
+        if not is_whole and os.lseek(fd, 0, os.SEEK_END) != piece.size:
             return False
-        data = os.pread(fd, piece.length, piece.at)
+        data = os.pread(fd, piece.length + is_whole, piece.at)
     except OSError:
+        return False
+    if is_whole and len(data) != piece.size:
         return False
     if isinstance(piece.expected, int):
         return len(data) == piece.length and checksum(data) == piece.expected

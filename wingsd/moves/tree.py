@@ -124,6 +124,10 @@ class MoveTree:
         else:
             yield from narrow_walk(self._store, self._only, plain=plain)
 
+    def find_absent(self, paths: Sequence[bytes]) -> None:
+        """Find out at once which of some paths nothing has: they are looked up next."""
+        self._store.find_absent(paths)
+
     def narrow(self, directories: Sequence[bytes] | None) -> None:
         """Have `walk` yield only these directories and what is directly in them; all with None.
 
