@@ -61,7 +61,7 @@ __all__ = [
 
 #: Seconds that `GET` waits for a change at most, and between two looks.
 MAX_WAIT = 30.0
-LOOK_EVERY = 0.25
+LOOK_EVERY = 0.05
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MOVE_FAILS = (

@@ -47,7 +47,9 @@ __all__ = ["CopySettings", "MoveProgress", "PartialCopy", "boot_id"]
 
 #: Bytes that may be written and not flushed: a flush takes the longer, the more is written
 #: meanwhile, and nothing is read back before it.
-MOST_UNFLUSHED = 128 << 20
+MOST_UNFLUSHED = 256 << 20
+#: Bytes that count of each file at least: it takes a block, and memory until it is read back.
+LEAST_UNFLUSHED = 4 << 10
 #: Bytes that the ledger may grow by, beside what it had, until it is written anew after a round.
 LEDGER_GROWS = 64 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -254,7 +256,7 @@ class PartialCopy:
         with self._used(opened) as destination:
             for run in runs:
                 destination.write(index, run)
-                self._unflushed += len(run.data)
+                self._unflushed += max(len(run.data), LEAST_UNFLUSHED)
 
     def end_batch(self, opened: int, index: Index) -> None:
         """End a batch."""
