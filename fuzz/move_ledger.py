@@ -64,7 +64,7 @@ def _read(data: bytes) -> tuple[LedgerReader, list[Record]]:
 def _recover(data: bytes) -> None:
     reader = LedgerReader(pieces(data))
     try:
-        found = recover(reader, _BOOT, _LIMITS)
+        found = recover(reader, _LIMITS)
     except (LedgerDamaged, LedgerVersionUnknown, DiskLimitExceeded) as error:
         if not error.detail.isprintable():
             raise Finding(f"this cannot be shown to anybody: {error.detail!r}") from error

@@ -191,6 +191,22 @@ def test_reading_back_finds_a_block_that_the_disk_has_changed(destination: Desti
         assert differing(to, destination.tree) == [b"f", b"w"]
 
 
+def test_what_was_written_is_read_back_where_the_daemon_ended_before_it_was_flushed(
+    destination: Destination,
+) -> None:
+    with destination.open() as to:
+        to.begin(FILE)
+        for index, content in ((FIRST, DATA[:8192]), (SECOND, DATA[:4096])):
+            to.begin(index)
+            for run in runs(index, content):
+                to.write(index, run)
+            to.end(index)
+    with (destination.tree / "f").open("r+b") as file:
+        file.write(b"\0")  # the disk has not taken it
+    with destination.open() as to:
+        assert [to.received.has(index.number) for index in (FIRST, SECOND)] == [False, True]
+
+
 def test_after_a_batch_that_was_applied_in_part_the_move_is_opened_again(
     destination: Destination,
 ) -> None:

@@ -57,7 +57,7 @@ def test_a_ledger_that_is_cut_anywhere_says_what_was_before(ledger: bytes) -> No
     for end in range(len(ledger)):
         cut = marked(ledger, 0)[:end]
         assert records(cut) == [each for each in whole if each[2] <= end]
-        recover(LedgerReader([cut]), BOOT, LIMITS)
+        recover(LedgerReader([cut]), LIMITS)
 
 
 def test_a_crash_may_leave_anything_of_what_was_not_flushed(ledger: bytes) -> None:
@@ -179,7 +179,7 @@ def test_records_that_make_no_sense_are_refused(story: list[tuple[RecordType, by
     writer = LedgerWriter()
     data = writer.header(MOVE) + b"".join(writer.record(*record) for record in story)
     with pytest.raises(LedgerDamaged):
-        recover(LedgerReader([data]), BOOT, LIMITS)
+        recover(LedgerReader([data]), LIMITS)
 
 
 def test_after_a_failed_write_nothing_more_is_appended(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_snapshot_is_the_same_tree(tree: MoveTree) -> None:
     records = [writer.header(b"m" * 16), writer.record(RecordType.STATE, state)]
     records += [writer.record(RecordType.PART, part) for part in parts(tree)]
     records.append(writer.record(RecordType.END))
-    found = recover(LedgerReader(records), b"b" * 16, LIMITS)
+    found = recover(LedgerReader(records), LIMITS)
     assert found.tree.root() == tree.root()
     assert found.tree.last_number == 9
     assert (found.tree.members, found.tree.bytes) == (tree.members, tree.bytes)

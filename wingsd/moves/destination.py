@@ -91,17 +91,20 @@ class MoveDestination:
         applier: Applier,
         sync: Callable[[], None],
         write: Callable[[int, bytes], int] = os.write,
+        *,
+        loses: bool = False,
     ) -> MoveDestination:
         """Begin a move, or go on with it. `ids` are those of the move and of the present boot.
 
         What a crash has left unproven is read back; batches that are not held count as not
-        received. Raises LedgerDamaged, LedgerVersionUnknown and StorageError.
+        received. With `loses`, after a flush that has failed, all that is unproven does. Raises
+        LedgerDamaged, LedgerVersionUnknown and StorageError.
         """
         ledger, found = LedgerFile.open(path, *ids, limits, write=write)
         made = cls(ledger, ids, found, applier, sync)
         try:
             applier.reopen(found.tree)
-            made._resume(found)
+            made._resume(found, loses=loses)
         except BaseException:
             made.close()
             raise
@@ -173,14 +176,26 @@ class MoveDestination:
         """Give a data batch up that has not ended: it may come again, with other contents too."""
         if self._is_open(index):
             del self._open[index.number]
-            self._ledger.append_numbers(RecordType.LOST, index.number)
-            self.received.forget(index.number)
+            self._lost(index.number)
 
     def checkpoint(self) -> None:
         """Return when all batches that have ended are on stable storage."""
         if self._undurable:
             self._sync()
             self.proven(self.undurable)
+
+    def lose(self) -> None:
+        """Count all as lost that is not proven, after a flush that has failed.
+
+        It does not say what was lost, and the next one says nothing. The move must be opened
+        again.
+        """
+        self._is_partial = True
+        unproven = sorted({*self._undurable, *self._open})
+        self._undurable.clear()
+        self._open.clear()
+        for number in unproven:
+            self._lost(number)
 
     @property
     def undurable(self) -> frozenset[int]:
@@ -243,11 +258,11 @@ class MoveDestination:
         if self._is_finished:
             self._applier.reopen(self.tree)
             self._is_finished = False
-        self._open.clear()
         forget_wrong(self._applier, self.tree, wrong)
         drop_incomplete(self._applier, self.tree)
         # what the new ledger does not have is gone, and what it has is on stable storage, before
         self._sync()
+        self._open.clear()
         received, last = self.received, self.received.highest
         self._ids = (move or self._ids[0], self._ids[1])
         self._rewrite(received.round, last)
@@ -334,19 +349,24 @@ class MoveDestination:
                     "received; send it again"
                 )
 
-    def _resume(self, found: Recovered) -> None:
+    def _lost(self, number: int) -> None:
+        self._ledger.append_numbers(RecordType.LOST, number)
+        self.received.forget(number)
+
+    def _resume(self, found: Recovered, *, loses: bool) -> None:
         if found.unfinished is not None:
             index, makes = found.unfinished
             self._apply(index, makes, again=True)
             self._shape_done(index)
         # Nothing is to be left of a file in a slot that the tree does not have there.
         self._applier.empty_slots(self.tree.slots)
+        if found.unproven and not loses:
+            self._sync()  # what is read back is on the disk then, or this fails
         for index in found.unproven:
             was_done = index.number in self._undurable
-            if not is_held(self._applier, self.tree, index):
+            if loses or not is_held(self._applier, self.tree, index):
                 self._undurable.pop(index.number, None)
-                self._ledger.append_numbers(RecordType.LOST, index.number)
-                self.received.forget(index.number)
+                self._lost(index.number)
                 continue
             for frame in index.contents:
                 done(self.tree, frame)

@@ -99,7 +99,7 @@ class LedgerFile:
 
     def _recover(self, move: bytes, boot: bytes, limits: MoveLimits) -> Recovered:
         reader = LedgerReader(self._pieces())
-        found = recover(reader, boot, limits, os.path.dirname(self._path) or ".")
+        found = recover(reader, limits, os.path.dirname(self._path) or ".")
         if reader.move not in (None, move):
             raise LedgerDamaged(0, "it is of another move")
         try:

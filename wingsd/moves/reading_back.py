@@ -30,7 +30,10 @@ class FileOpener(Protocol):
 
 
 def is_held(opener: FileOpener, tree: MoveTree, index: Index) -> bool:
-    """Return whether all contents of a data batch are on the disk as it says."""
+    """Return whether all contents of a data batch are on the disk as it says.
+
+    The page cache is passed, as far as it was flushed.
+    """
     return all(_frame_is_held(opener, tree, frame) for frame in index.contents)
 
 
@@ -45,6 +48,7 @@ def _frame_is_held(opener: FileOpener, tree: MoveTree, frame: Content) -> bool:
         return False
     done = 0
     try:
+        _pass_cache(fd)
         for digests in _digests(fd, at, length, node.block_size):
             count = len(digests) // DIGEST
             if digests != _expected(frame, node, done, count):
@@ -70,6 +74,7 @@ def _whole_is_held(opener: FileOpener, frame: WholeFrame) -> bool:
     if fd is None:
         return False
     try:
+        _pass_cache(fd)
         # one byte more, if it is longer
         data = os.pread(fd, frame.size + 1, 0)
         found = os.fstat(fd)
@@ -95,8 +100,7 @@ def is_as_sent(opener: FileOpener, path: bytes, node: FileNode, first: int, coun
     try:
         if os.fstat(fd).st_size != node.size:
             return False
-        with suppress(OSError):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        _pass_cache(fd)
         return _is_equal(fd, node, first, count)
     except OSError as error:
         raise _failed(path, error) from error
@@ -142,6 +146,11 @@ def forget_differing(fd: int, node: FileNode) -> None:
         raise _failed(node.names[0], error) from error
     # it may have been truncated meanwhile
     node.blocks.forget(first, node.blocks.count - first)
+
+
+def _pass_cache(fd: int) -> None:
+    with suppress(OSError):  # it is advice
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _digests(fd: int, at: int, length: int, block_size: int) -> Iterator[bytes]:

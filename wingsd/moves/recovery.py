@@ -2,8 +2,8 @@
 
 A record is durable before anything of its batch is written, unless all of its blocks were unknown
 before. So each block is unknown, or as the last record says, or its batch is among those that are
-not proven: in the same boot those without DONE, as the page cache has survived; after another boot
-those without CHECK.
+not proven: those without CHECK. In the same boot the page cache has survived, but a flush that has
+failed may have been told to somebody else.
 """
 
 from __future__ import annotations
@@ -41,10 +41,8 @@ class Recovered:
     undurable: set[int] = Factory(set)
 
 
-def recover(
-    reader: LedgerReader, boot: bytes, limits: MoveLimits, directory: str | None = None
-) -> Recovered:
-    """Read a ledger to its end, in the boot `boot`. The tree's file is in `directory`.
+def recover(reader: LedgerReader, limits: MoveLimits, directory: str | None = None) -> Recovered:
+    """Read a ledger to its end. The tree's file is in `directory`.
 
     Raises LedgerDamaged and LedgerVersionUnknown.
     """
@@ -58,7 +56,7 @@ def recover(
                 raise
             except (BatchInvalid, Conflict) as error:
                 raise record.damaged(f"a record does not fit those before it ({error})") from error
-        return replay.result(boot, reader.end)
+        return replay.result(reader.end)
     except BaseException:
         tree.close()
         raise
@@ -67,9 +65,8 @@ def recover(
 class _Replay:
     def __init__(self, tree: MoveTree) -> None:
         self._found = Recovered(tree)
-        self._boot = b""
-        #: Batches without CHECK in the order of their records: the index, the boot, and DONE.
-        self._open: dict[int, tuple[Index, bytes, bool]] = {}
+        #: Batches without CHECK in the order of their records: the index, and DONE.
+        self._open: dict[int, tuple[Index, bool]] = {}
         self._made: tuple[bool, ...] = ()
         self._state: Record | None = None
         self._handlers: dict[RecordType, Callable[[Record], None]] = {
@@ -90,15 +87,15 @@ class _Replay:
             raise record.damaged("a snapshot is not whole")
         self._handlers[kind](record)
 
-    def result(self, boot: bytes, end: int) -> Recovered:
+    def result(self, end: int) -> Recovered:
         if self._state is not None:
             raise LedgerDamaged(end, "its snapshot has no end")
         found = self._found
-        for index, written_in, is_done in self._open.values():
+        for index, is_done in self._open.values():
             if index.kind is BatchKind.SHAPE:
                 # DONE is written when all of it is on stable storage
                 found.unfinished = None if is_done else (index, self._made)
-            elif not is_done or written_in != boot:
+            else:
                 found.unproven.append(index)
                 self._forget(index)
             if is_done:
@@ -106,12 +103,12 @@ class _Replay:
         return found
 
     def _opened(self, record: Record) -> None:
-        self._boot = record.boot()
+        record.boot()  # which boot it was does not matter
 
     def _batch(self, record: Record) -> None:
         index = decode_index(record.payload)
         again = self._open.pop(index.number, None)
-        if again is not None and (again[0].digest != index.digest or again[2]):
+        if again is not None and (again[0].digest != index.digest or again[1]):
             raise record.damaged(f"batch {index.number} is in it with other contents")
         if again is None and not self._found.received.admit(index):
             raise record.damaged(f"batch {index.number} is in it twice")
@@ -122,7 +119,7 @@ class _Replay:
         else:
             self._forget(index)
         self._found.received.recorded(index)
-        self._open[index.number] = (index, self._boot, False)
+        self._open[index.number] = (index, False)
 
     def _forget(self, index: Index) -> None:
         for frame in index.contents:
@@ -131,17 +128,17 @@ class _Replay:
     def _done(self, record: Record) -> None:
         number = record.number()
         entry = self._open.get(number)
-        if entry is None or entry[2]:
+        if entry is None or entry[1]:
             raise record.damaged(f"batch {number} was written and is not in it")
         for frame in entry[0].contents:
             done(self._found.tree, frame)
         self._found.received.add(number)
-        self._open[number] = (entry[0], entry[1], True)
+        self._open[number] = (entry[0], True)
 
     def _check(self, record: Record) -> None:
         for number in record.numbers():
             entry = self._open.pop(number, None)
-            if entry is None or not entry[2]:
+            if entry is None or not entry[1]:
                 raise record.damaged(f"batch {number} is durable and was not written")
 
     def _lost(self, record: Record) -> None:

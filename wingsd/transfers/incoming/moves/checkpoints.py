@@ -23,7 +23,7 @@ CHECKPOINT_EVERY = 0.5
 class Checkpoints:
     """Has `disk` flush `copy`, and calls `made` after each time.
 
-    An error is only logged: whoever flushes at the end finds it again.
+    An error is only logged: `copy` has the source resume then, as the disk tells it only once.
     """
 
     _log = Logger()

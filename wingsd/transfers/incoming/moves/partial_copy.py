@@ -2,6 +2,9 @@
 
 Calls come from worker threads and are made one at a time. After an error of the disk the ledger is
 read again before the next call; batches that are being received then fail, and come again.
+
+A flush that fails says so once, and not what it has lost: all batches that are not known to be on
+stable storage are lost then, and the source has to resume.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from time import time
@@ -111,6 +115,12 @@ class PartialCopy:
         #: Held while the disk is flushed, and the bytes that were written and not flushed.
         self._flushing = Lock()
         self._unflushed = 0
+        #: Held while `sync` is called. How many calls have failed, and how many had by the time at
+        #: which the ledger was opened.
+        self._syncing = Lock()
+        self._failures = self._known_failures = 0
+        #: Whether one has failed since the source has resumed.
+        self._is_lost = False
         #: Counts how often the ledger was opened: a batch of an earlier time is lost.
         self._opened = 0
         #: Bytes of the ledger when it was written anew, or opened.
@@ -192,10 +202,12 @@ class PartialCopy:
         """
         with self._lock:
             try:
+                self._note_failure()
                 if self._destination is not None:
                     self._destination.checkpoint()
                     self.is_read = self._destination.rereading.is_over and not self._wrong
             finally:
+                self._note_failure()
                 self._paths = None
                 self._close()
 
@@ -282,10 +294,15 @@ class PartialCopy:
         with self._flushing:
             with self._used() as destination:
                 opened, written = self._opened, destination.undurable
-                unflushed = self._unflushed
+                failures, unflushed = self._known_failures, self._unflushed
             writing()
             if written and unflushed >= least:
-                self._sync()
+                try:
+                    self._flush(failures)
+                except StorageError as error:
+                    with self._lock:
+                        self._note_failure()
+                    raise _space_error(error) from error
                 with self._used() as destination:
                     self._unflushed -= unflushed
                     if self._opened == opened:
@@ -360,6 +377,30 @@ class PartialCopy:
 
     # In threads
 
+    def _flush(self, known: int) -> None:
+        """Return when all is on stable storage; `known` failures are of no matter any more.
+
+        Of two calls at a time only one would be told of an error.
+        """
+        with self._syncing:
+            if self._failures != known:
+                raise StorageError("what has arrived could not be written to the disk")
+            try:
+                self._sync()
+            except BaseException:
+                self._failures += 1
+                raise
+
+    def _note_failure(self) -> None:
+        """After a flush that has failed: have the source resume, and send what may be lost."""
+        if self._failures == self._known_failures:
+            return
+        self._known_failures, self._is_lost = self._failures, True
+        if self._destination is not None:
+            with suppress(WingsdError):  # else they are lost when the ledger is opened
+                self._destination.lose()
+            self._close()
+
     def _require_space(self, size: int) -> None:
         if not self._settings.reserve:
             return
@@ -379,6 +420,9 @@ class PartialCopy:
         with self._lock:
             if opened not in (None, self._opened) or self._paths is None:
                 raise MoveResumeNeeded("the copy was opened anew; resume the move")
+            self._note_failure()
+            if self._is_lost and not renew:
+                raise MoveResumeNeeded("the disk has lost what was written to it; resume the move")
             if self._destination is None:
                 self._open_again(renew=renew)
             destination = self._destination
@@ -386,6 +430,7 @@ class PartialCopy:
             try:
                 yield destination
             except StorageError as error:
+                self._note_failure()
                 self._close()
                 raise _space_error(error) from error
             except Conflict:
@@ -393,6 +438,8 @@ class PartialCopy:
             except BaseException:
                 self._close()
                 raise
+            if renew:
+                self._is_lost = False
             received = destination.received
             self.progress = MoveProgress(received.round, received.upto, destination.durable)
 
@@ -409,6 +456,9 @@ class PartialCopy:
         paths = self._paths
         assert paths is not None  # noqa: S101 - for mypy
         settings = self._settings
+        # Those that failed before have been heeded when this is open.
+        self._note_failure()
+        sync = partial(self._flush, self._known_failures)
         with ExitStack() as stack:
             fds = []
             for path in (paths.tree, paths.aside):
@@ -416,8 +466,9 @@ class PartialCopy:
                 stack.callback(os.close, fds[-1])
             applier = TreeApplier(fds[0], fds[1], settings.owner, directory_opener("auto"))
             stack.callback(applier.close)
+            ids = (move, self._boot)
             destination = MoveDestination.open(
-                str(paths.ledger), (move, self._boot), settings.limits, applier, self._sync
+                str(paths.ledger), ids, settings.limits, applier, sync, loses=self._is_lost
             )
             stack.callback(destination.close)
             self._open = stack.pop_all()

@@ -1,0 +1,124 @@
+"""Partial copies on a disk that loses what was written to it, and says so once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.moves.moving import LIMITS, MOVE, Source
+from tests.support.sample_server import UUID
+from wingsd.errors import StorageError
+from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.filling import BatchFiller
+from wingsd.transfers.incoming.moves.errors import MoveResumeNeeded
+from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
+from wingsd.transfers.storage.partial_copies import PartialCopies
+from wingsd.transfers.storage.staging import Staging
+
+SIZE = 300_000
+
+
+class LossyDisk:
+    """A copy on a disk whose next flush fails when `has_lost` was set; those after it do not."""
+
+    def __init__(self, place: Path) -> None:
+        self.has_lost = False
+        self.tree = place / "server"
+        self.tree.mkdir()
+        (self.tree / "world.dat").write_bytes(os.urandom(SIZE))
+        staging = Staging(str(place / "volumes"), (os.getuid(), os.getgid()), durable=True)
+        staging.prepare()
+        self.close = staging.close
+        self.copies = PartialCopies(staging, 0)
+        self.copy = self.opened()
+
+    def opened(self) -> PartialCopy:
+        settings = CopySettings(LIMITS, (os.getuid(), os.getgid()), 0)
+        return PartialCopy(UUID, MOVE, self.copies, settings, self.sync)
+
+    def sync(self) -> None:
+        lost, self.has_lost = self.has_lost, False
+        if lost:
+            raise StorageError("the disk could not be written to: Input/output error")
+
+    def resume(self) -> int:
+        """Resume; return how many bytes are held."""
+        told = self.copy.resume()
+        self.source = Source(256 << 10, self.tree)
+        self.source.filler = BatchFiller(
+            256 << 10, number=told.next - 1, in_round=told.round - 1, shape=told.shape
+        )
+        self.round = told.round
+        return told.bytes
+
+    def send(self) -> int:
+        """Send all; return the number of the last batch."""
+        last = 0
+        for batch in self.source.round():
+            last = batch.index.number
+            body = b"".join(bytes(piece) for piece in batch.pieces())
+            self.copy.receive(last, BatchReader(), iter([body]), lambda size: None)
+        return last
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[LossyDisk]:
+    disk = LossyDisk(tmp_path)
+    disk.copy.begin()
+    disk.resume()
+    yield disk
+    disk.copy.close()
+    disk.close()
+
+
+def checkpoint(disk: LossyDisk, last: int) -> None:
+    disk.copy.checkpoint()
+
+
+def close_round(disk: LossyDisk, last: int) -> None:
+    disk.copy.close_round(disk.round, last, disk.source.sent.root())
+
+
+def end(disk: LossyDisk, last: int) -> None:
+    disk.copy.close()
+
+
+@pytest.mark.parametrize("flush", [checkpoint, close_round])
+def test_after_a_flush_that_fails_all_that_is_not_proven_is_sent_again(
+    disk: LossyDisk, flush: Callable[[LossyDisk, int], None]
+) -> None:
+    last = disk.send()
+    disk.has_lost = True
+    with pytest.raises(StorageError):
+        flush(disk, last)
+    for again in (checkpoint, close_round):
+        with pytest.raises(MoveResumeNeeded):
+            again(disk, last)
+    assert disk.resume() == 0
+    close_round(disk, disk.send())
+    assert disk.resume() == SIZE
+
+
+@pytest.mark.parametrize("flush", [checkpoint, close_round, end])
+def test_what_a_flush_has_lost_is_not_held_by_the_next_transfer(
+    disk: LossyDisk, flush: Callable[[LossyDisk, int], None]
+) -> None:
+    last = disk.send()
+    disk.has_lost = True
+    with pytest.raises(StorageError):
+        flush(disk, last)
+    disk.copy.close()
+    assert disk.copies.keep(UUID, SIZE, 0.0)
+    disk.copy = disk.opened()
+    assert disk.copy.begin() == 0
+
+
+def test_a_flush_that_fails_while_a_session_begins_is_not_passed_over(disk: LossyDisk) -> None:
+    disk.send()
+    disk.has_lost = True
+    with pytest.raises(StorageError):
+        disk.copy.resume()
+    assert disk.resume() == 0
