@@ -225,6 +225,19 @@ def test_a_download_is_resumed_from_the_address_that_began_it(store: Store) -> N
     assert not store.use_url("nobody", 100, 1, "", resumes=True)
 
 
+def test_the_last_direct_transfer_of_a_server_away_is_kept(store: Store) -> None:
+    for server, *directions in (("away", "out"), ("back", "out", "in"), ("twice", "out", "out")):
+        for direction in directions:
+            made = store.begin(10, server, Direction(direction), "ASK", direct=True)
+            store.end(11, made, Outcome.SUCCESS)
+    last = store.begin(12, "away", Direction.OUT, "ASK", direct=True)
+    store.end(13, last, Outcome.FAILURE)
+    store.prune(YEAR)
+    kept = [(each.id, each.server) for each in store.transfers()]
+    assert kept == [(1, "away"), (5, "twice")]
+    store.close()
+
+
 def test_denied_tokens_outlive_the_daemon(store: Store) -> None:
     store.deny(10, ["a", "b"])
     store.deny(20, ["a"])

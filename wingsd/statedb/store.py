@@ -30,6 +30,11 @@ _DAY = 24 * 3600.0
 KEPT = 90 * _DAY
 #: Seconds for which a used token is kept after it has expired.
 TOKENS_KEPT = _DAY
+#: Direct transfers that have moved servers away, and were the last of them.
+_MOVED_DIRECTLY = (
+    "WHERE id IN (SELECT max(id) FROM transfers WHERE outcome = 'success' GROUP BY server)"
+    " AND direction = 'out' AND by_hand"
+)
 #: Settles the failures of transfers of a server that a Panel has not heard of.
 _DROP_FAILURES = (
     "UPDATE reports SET settled = ?, answer = 'another transfer has begun'"
@@ -153,10 +158,7 @@ class Store(MoveRows):
 
     def moved_directly(self) -> list[TransferRecord]:
         """Return the direct transfers that have moved servers away, and were the last of them."""
-        return self._transfers(
-            "WHERE id IN (SELECT max(id) FROM transfers WHERE outcome = 'success' GROUP BY server)"
-            " AND direction = 'out' AND by_hand ORDER BY id"
-        )
+        return self._transfers(f"{_MOVED_DIRECTLY} ORDER BY id")
 
     def _transfers(self, which: str, *values: object) -> list[TransferRecord]:
         rows = self._rows(
@@ -378,9 +380,11 @@ class Store(MoveRows):
         return dict(self._rows("SELECT name, age FROM kept"))
 
     def prune(self, now: float) -> None:
-        """Delete expired rows."""
+        """Delete expired rows, but not those of `moved_directly`."""
         self._execute(
-            "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?", now - KEPT
+            "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?"  # noqa: S608 - constant
+            f" AND id NOT IN (SELECT id FROM transfers {_MOVED_DIRECTLY})",
+            now - KEPT,
         )
         self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
         # Those to this node stay as long as their transfers: a source may still ask how it ended.

@@ -1,8 +1,8 @@
 """An outgoing transfer: its steps, from the order to the Panel's decision.
 
-Read `OutgoingTransfer._ask` and `_send` from top to bottom: ask, stop, remove the container, send,
-await. A server that runs is followed before it is stopped, where the destination takes moves.
-The server's files are only read. They are deleted when the Panel orders it, and never before.
+Read `_ask` and `_send` from top to bottom: ask, stop, remove the container, send, await. A server
+that runs is followed before it is stopped, where the destination takes moves. The server's files
+are only read. They are deleted when the Panel orders it, and never before.
 """
 
 from __future__ import annotations
@@ -182,8 +182,7 @@ class OutgoingTransfer:
     # The steps
 
     async def _ask(self) -> None:
-        # Before the server is stopped: it need not stop for a destination that cannot be reached,
-        # nor for one that would lose a backup or refuse its size.
+        # First: no server is stopped for a destination that is away, or would refuse it.
         await self._wait(self.coordinator.announce())
         await self._wait(self._upload.query_destination())
         await self._wait(self._upload.check())
@@ -232,6 +231,7 @@ class OutgoingTransfer:
             # They were cancelled when the server was held, and no other may begin.
             changing = self.server.operations.ended(Operation.CHANGE_FILES)
             await self._steps.cancel_scope.wait(changing)
+            await self._wait(self._save_directory())
 
             await self._enter(SendStep.RETIRE)
             self._retired = True
@@ -284,11 +284,15 @@ class OutgoingTransfer:
             )
         elif request.delete_backups and not pool:
             self._removals = tuple(backup.place for backup in self._upload.backups)
-        inode = None if pool else await self._upload.inode()
-        await self._steps.save_terms(pool, self._removals, inode)
+        await self._save_directory()
         if pool:
             self._servers.share(self.server.uuid, pool)
             self._steps.announcer.say(f"it is in the storage pool {pool}: its files stay there")
+
+    async def _save_directory(self) -> None:
+        # A restore may put another one in its place until the server is held.
+        inode = None if self._pool.name else await self._upload.inode()
+        await self._steps.save_terms(self._pool.name, self._removals, inode)
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
         await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
