@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,10 +18,12 @@ from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PELICAN
 from wingsd.errors import StorageError
+from wingsd.filesystem import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.storage.partial_copies import PartialCopies
-from wingsd.transfers.storage.quarantine import Quarantine
+from wingsd.transfers.storage import partial_copies, quarantine
+from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
+from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
 from wingsd.transfers.storage.staging import Staging
 
 OWNER = (os.getuid(), os.getgid())
@@ -48,8 +50,14 @@ class QuarantineHarness:
         self.backups = ReceivedBackups(
             str(directory / "backups"), str(directory), durable=True, reserve=0
         )
+        self.copies = PartialCopies(self.staging, 0)
         self.quarantine = Quarantine(
-            self.staging, self.backups, workers, database, DAYS, partial_days=WEEK, moved_days=1
+            self.staging,
+            self.backups,
+            lambda: self.copies,
+            workers,
+            database,
+            KeptDays(DAYS, partial=WEEK, moved=1),
         )
 
     def store_away(self) -> None:
@@ -123,7 +131,7 @@ def test_what_was_moved_while_it_ran_is_kept_for_days_of_its_own(
 def test_what_was_kept_of_a_move_is_deleted_with_its_backups_when_its_days_are_over(
     harness: QuarantineHarness,
 ) -> None:
-    copies = PartialCopies(harness.staging, 0)
+    copies = harness.copies
     copies.create(UUID).ledger.write_bytes(b"ledger")
     harness.backups.part(UUID, BACKUP).write_bytes(b"half")
     assert copies.keep(UUID, 100, harness.now)
@@ -134,6 +142,39 @@ def test_what_was_kept_of_a_move_is_deleted_with_its_backups_when_its_days_are_o
     harness.pass_days(1)
     assert copies.kept() == []
     assert not harness.backups.part(UUID, BACKUP).exists()
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_move_takes_all_of_a_kept_copy_or_nothing_when_its_days_are_over(
+    harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    copies, taken = harness.copies, list[CopyPaths | None]()
+    paths = copies.create(UUID)
+    paths.ledger.write_bytes(b"ledger")
+    assert copies.keep(UUID, 100, harness.now)
+    harness.pass_days(WEEK)
+
+    def take(*_: object) -> None:
+        monkeypatch.undo()
+        taken.append(copies.adopt(UUID))
+
+    def remove(path: str) -> None:
+        take()
+        remove_tree(path)
+
+    def find(names: Collection[str], of: PartialCopies) -> set[str]:
+        take()
+        return Quarantine._delete(harness.quarantine, names, of)
+
+    if is_late:
+        for module in (partial_copies, quarantine):
+            monkeypatch.setattr(module, "remove_tree", remove)
+    else:
+        monkeypatch.setattr(harness.quarantine, "_delete", find)
+    harness.pass_days(2)
+    assert [each is None for each in taken] == [is_late]
+    assert paths.tree.exists() is not is_late
+    assert copies.kept() == []
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])

@@ -27,7 +27,7 @@ from wingsd.transfers.peer.tls import peer_tls
 from wingsd.transfers.recovery import PanelOutcomes, Recovery, UnfinishedMoves
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.install_log import InstallLogs
-from wingsd.transfers.storage.quarantine import Quarantine
+from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
@@ -55,20 +55,23 @@ class TransfersWiring(ServersWiring):
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
         system, transfers = config.system, config.system.transfers
-        pool, disk, days = transfers.storage_pool.name, self.pools.disk, transfers.quarantine_days
+        pool, disk = transfers.storage_pool.name, self.pools.disk
         self._volume = Volume(system.data, self.owner, pool, system.backup_directory)
         self._logs = InstallLogs.configured(system, self.staging)
+        self.partial_copies = Later(self._make_partial_copies)
         self.quarantine = Quarantine(
             self.staging,
             self.backups,
+            self.partial_copies.get,
             disk,
             self.database,
-            days,
-            system.backups.quarantine_days,
-            transfers.moves.keep_days,
-            transfers.live.keep_source_days,
+            KeptDays(
+                transfers.quarantine_days,
+                system.backups.quarantine_days,
+                transfers.moves.keep_days,
+                transfers.live.keep_source_days,
+            ),
         )
-        self.partial_copies = Later(self._make_partial_copies)
         self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)
         self._coordinators = PanelCoordinators(
             self.panel, self.callbacks, reactor, config.family, transfers.answer_grace

@@ -185,6 +185,21 @@ class PartialCopies:
                 self._remove(each)
         return len(found)
 
+    def delete(self, name: str) -> bool:
+        """Remove the kept copy of that name; return False where a move has taken it.
+
+        It is out of the reach of a move at once; others do not wait for its deletion.
+        """
+        home, away = self._kept / name, Path(self._staging.path) / f".deleted.{name}"
+        with self._turn:
+            if not home.exists():
+                return False
+            self._read_back.discard(name)
+            self._move(home, away)
+        with storage_errors(f"{away} cannot be removed"):
+            remove_tree(str(away))
+        return True
+
     def make_room(self, reserve: int, more: int) -> None:
         """Remove kept copies, oldest first, until `more` bytes leave `reserve` bytes free.
 

@@ -11,21 +11,26 @@ deleted.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from attrs import frozen
 from twisted.logger import Logger
 
 from wingsd.backups.received import ReceivedBackups
-from wingsd.errors import StorageError
+from wingsd.errors import StorageError, WingsdError
 from wingsd.filesystem import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 
-__all__ = ["Quarantine", "keep_replaced"]
+if TYPE_CHECKING:
+    from wingsd.transfers.storage.partial_copies import PartialCopies
+
+__all__ = ["KeptDays", "Quarantine", "keep_replaced"]
 
 _DAY = 24 * 3600
 #: What the names have of those files that a restored backup has replaced.
@@ -34,12 +39,22 @@ _REPLACED = ".replaced."
 _MOVED = ".moved."
 
 
-class Quarantine:
-    """The quarantine directories of `staging` and of `backups`, kept for `days`.
+@frozen(repr=False)
+class KeptDays:
+    """How many days what is kept stays.
 
-    What a restored backup has replaced is kept for `replaced_days`, what has arrived of a failed
-    move for `partial_days`, and what is left of a server that was moved while it ran for
-    `moved_days`.
+    That is what the Panel does not want here, what a restored backup has replaced, what has
+    arrived of a failed move, and what is left of a server that was moved while it ran.
+    """
+
+    unwanted: int
+    replaced: int = 0
+    partial: int = 0
+    moved: int = 0
+
+
+class Quarantine:
+    """The quarantine directories of `staging` and `backups`, and kept `copies`, for `days`.
 
     The age of an entry is counted in the state database, not taken from its time stamp: otherwise
     a clock that is set forward, or was behind before, would have everything deleted.
@@ -51,21 +66,17 @@ class Quarantine:
         self,
         staging: Staging,
         backups: ReceivedBackups,
+        copies: Callable[[], PartialCopies],
         disk: Workers,
         database: StateDatabase,
-        days: int,
-        replaced_days: int = 0,
-        partial_days: int = 0,
-        moved_days: int = 0,
+        days: KeptDays,
     ) -> None:
         self._staging = staging
         self._backups = backups
+        self._copies = copies
         self._disk = disk
         self._database = database
         self._days = days
-        self._replaced_days = replaced_days
-        self._partial_days = partial_days
-        self._moved_days = moved_days
 
     async def clear(self) -> None:
         """Delete what has been kept long enough. To be called daily."""
@@ -73,8 +84,9 @@ class Quarantine:
             names = await self._disk.run(self._names)
             ages = await self._database.ages(sorted(names))
             old = [name for name, age in ages.items() if age > self._days_of(name) * _DAY]
-            deleted = await self._disk.run(self._delete, old)
-        except StorageError as error:
+            copies = self._copies() if any(name.endswith(PARTIAL) for name in old) else None
+            deleted = await self._disk.run(self._delete, old, copies)
+        except WingsdError as error:
             self._log.error("quarantine: {error}", error=error)
             return
         for name in sorted(deleted):
@@ -104,14 +116,14 @@ class Quarantine:
                     "{server}: the Panel does not have it on this node; its files are kept for "
                     "{days} days in {place}",
                     server=server,
-                    days=self._days,
+                    days=self._days.unwanted,
                     place=place,
                 )
 
     @property
     def keeps_moved(self) -> bool:
         """Whether the files of servers are kept that were moved while they ran."""
-        return self._moved_days > 0
+        return self._days.moved > 0
 
     async def keep_moved(self, server: str, inode: int | None) -> None:
         """Move the files of a server out of its place that was moved while it ran.
@@ -130,16 +142,16 @@ class Quarantine:
                 "{server}: has moved to another node; its files are kept here for {days} days in "
                 "{place}",
                 server=server,
-                days=self._moved_days,
+                days=self._days.moved,
                 place=place,
             )
 
     def _days_of(self, name: str) -> int:
         if name.endswith(PARTIAL):
-            return self._partial_days
+            return self._days.partial
         if _MOVED in name:
-            return self._moved_days
-        return self._replaced_days if _REPLACED in name else self._days
+            return self._days.moved
+        return self._days.replaced if _REPLACED in name else self._days.unwanted
 
     # In a thread
 
@@ -151,13 +163,16 @@ class Quarantine:
     def _names(self) -> set[str]:
         return {name for directory in self._directories for name in _names_in(directory)}
 
-    def _delete(self, names: Collection[str]) -> set[str]:
+    def _delete(self, names: Collection[str], copies: PartialCopies | None) -> set[str]:
         """Delete the entries with these names, as far as possible; return the names deleted."""
         deleted = set()
         for directory in self._directories:
             for name in {*_names_in(directory)}.intersection(names):
-                with suppress(OSError):  # It is tried again the next day.
-                    remove_tree(str(directory / name))
+                with suppress(OSError, StorageError):  # It is tried again the next day.
+                    if copies is None or not name.endswith(PARTIAL):
+                        remove_tree(str(directory / name))
+                    elif not copies.delete(name):
+                        continue
                     deleted.add(name)
         self._discard_backups(deleted)
         return deleted
