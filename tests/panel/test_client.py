@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -51,6 +51,27 @@ async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> No
     asked = [f"/api/remote/servers?page={page}&per_page=2" for page in (1, 2, 3)]
     assert [call.path for call in harness.fake.calls] == asked
     assert not await client.owns(UUID)
+
+
+async def test_a_server_that_leaves_between_two_pages_hides_no_other(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
+    for other in others:
+        harness.fake.add_server(server_settings(other), harness.here)
+    client = harness.client()
+    pages, is_gone = client._pages, False
+
+    async def pages_while_one_leaves() -> AsyncIterator[tuple[Any, ...]]:
+        nonlocal is_gone
+        async for page in pages():
+            yield page
+            if not is_gone:
+                harness.fake.remove_server(others[0])
+            is_gone = True
+
+    monkeypatch.setattr(client, "_pages", pages_while_one_leaves)
+    assert await client.owns(others[2])
 
 
 async def test_the_outcome_is_reported(harness: Harness) -> None:

@@ -142,11 +142,18 @@ class Panel:
     async def owns(self, uuid: str) -> bool:
         """Return whether the Panel lists the server as one of this node's.
 
-        Raises `PanelRefused`, `PanelUnreachable`.
+        A list of several pages is read again before the answer is no: where another server leaves
+        the node between two pages, the first one of the next page is in neither of them. Raises
+        `PanelRefused`, `PanelUnreachable`.
         """
-        async for page in self._pages():
-            if any(uuid_of(entry) == uuid for entry in page):
-                return True
+        for _ in range(2):
+            pages = 0
+            async for page in self._pages():
+                pages += 1
+                if any(uuid_of(entry) == uuid for entry in page):
+                    return True
+            if pages == 1:
+                break
         return False
 
     async def servers(self) -> list[Configuration]:
