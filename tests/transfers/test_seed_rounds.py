@@ -79,8 +79,14 @@ class Seed:
         self.move = Move(self.clock)
         self.said: list[str] = []
         self.heard = RecordingObserver()
+        #: Seconds by which the time of day has been set.
+        self.is_set_by = 0.0
+
+        def now() -> float:
+            return self.clock.seconds() + self.is_set_by
+
         self.rounds = SeedRounds(
-            self.move, 60.0, until, self.clock, self.clock.seconds, self.said.append, self.heard
+            self.move, 60.0, until, self.clock, now, self.said.append, self.heard
         )
         self.running: Deferred[None] = Deferred()
 
@@ -241,6 +247,19 @@ def test_it_is_over_with_the_first_whole_round_after_its_time() -> None:
     seed.advance(60)
     assert seed.move.began == [0, 60, 90, 150]
     assert seed.running.called
+
+
+def test_a_clock_that_is_set_moves_the_end_also_in_a_pause() -> None:
+    seed = Seed(until=3600.0)
+    seed.run()
+    seed.is_set_by = -7200.0
+    seed.advance(3700)
+    assert not seed.running.called
+    began = len(seed.move.began)
+    seed.is_set_by = 7200.0
+    seed.advance(11)
+    assert seed.running.called
+    assert len(seed.move.began) == began + 1
 
 
 @pytest.mark.parametrize("moment", ["in a pause", "in a round"])
