@@ -21,7 +21,7 @@ from wingsd.moves.reading_back import FileOpener, fits, is_as_sent
 from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.moves.written import PIECE, WrittenBlocks, checksum
 
-__all__ = ["Piece", "PieceReader", "Rereading"]
+__all__ = ["MOST", "Piece", "PieceReader", "Rereading"]
 
 #: Files that are open at a time, and bytes that are read then.
 FILES = 128

@@ -268,6 +268,25 @@ async def test_a_batch_waits_for_a_flush_when_much_was_written_since_the_last_on
     assert status["received"] == status["durable"] == batches[-1].index.number
 
 
+@pytest.mark.usefixtures("no_checkpoints")
+async def test_a_batch_waits_for_a_flush_when_many_files_were_written_since_the_last_one(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    first, *batches = client.round()
+    await client.put(first)
+    monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 1 << 40)
+    await client.put(batches[0])
+    status = (await client.status()).json
+    assert status["received"] > status["durable"]
+    monkeypatch.setattr(partial_copy, "LEAST_UNFLUSHED", 1 << 40)
+    await client.put_all(batches[1:])
+    status = (await client.status()).json
+    assert status["received"] == status["durable"] == batches[-1].index.number
+
+
 async def until_open(client: MoveClient) -> None:
     while (await client.status(wait=1)).json.get("code") != "move-root-mismatch":
         pass

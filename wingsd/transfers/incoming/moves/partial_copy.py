@@ -36,6 +36,7 @@ from wingsd.moves.errors import (
 )
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.rebasing import Resumption
+from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes
 from wingsd.moves.tree import MoveLimits
@@ -52,8 +53,9 @@ __all__ = ["CopySettings", "MoveProgress", "PartialCopy", "boot_id"]
 #: Bytes that may be written and not flushed: a flush takes the longer, the more is written
 #: meanwhile, and nothing is read back before it.
 MOST_UNFLUSHED = 256 << 20
-#: Bytes that count of each file at least: it takes a block, and memory until it is read back.
-LEAST_UNFLUSHED = 4 << 10
+#: Bytes that count of each run of blocks at least: of so many changes one by one is known what is
+#: to be read back.
+LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 #: Bytes that the ledger may grow by, beside what it had, until it is written anew after a round.
 LEDGER_GROWS = 64 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
