@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 
+from wingsd.transfers.errors import DestinationUnreachable
 from wingsd.transfers.outgoing.batch_size import BatchSize
 from wingsd.transfers.outgoing.move_round import RoundSender
 
@@ -67,6 +68,12 @@ class Client:
 
     def __init__(self) -> None:
         self.is_closed = False
+        self.looks = 0
+
+    async def look(self) -> None:
+        self.looks += 1
+        if self.looks == 1:
+            raise DestinationUnreachable("it is away")
 
     async def close_round(self, number: int, last: int, root: bytes) -> None:
         self.is_closed = True
@@ -75,10 +82,13 @@ class Client:
         pass
 
 
-def sender(source: Any, client: Any = None, threads: Any = None) -> RoundSender:
+def sender(
+    source: Any, client: Any = None, threads: Any = None, clock: Clock | None = None
+) -> RoundSender:
     client, threads = client or Client(), threads or Threads()
     size = BatchSize(1 << 20)
-    return RoundSender(client, source, threads, threads, Clock(), size, 2, zstd=False)
+    clock = clock or Clock()
+    return RoundSender(client, source, threads, threads, clock, size, 2, zstd=False)
 
 
 @pytest.mark.parametrize("is_same", [True, False])
@@ -106,6 +116,33 @@ async def test_what_cannot_be_sent_is_an_error_when_the_walk_has_ended() -> None
     with pytest.raises(LookupError):
         await rounds.send()
     assert "walk" in source.calls
+
+
+@pytest.mark.parametrize("slow", ["scan", "next_data"])
+@pytest.mark.parametrize("running", [True, False])
+async def test_while_it_reads_the_destination_hears_of_it_each_minute(
+    slow: str, running: bool
+) -> None:
+    source, client, clock = Source(), Client(), Clock()
+    reading: Deferred[None] = Deferred()
+
+    class ReadsOn(Threads):
+        def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+            name = getattr(work, "func", work).__name__
+            return reading if name == slow else super().run(work, *args, **kwargs)
+
+    rounds = sender(source, client, ReadsOn(), clock)
+
+    async def send() -> None:
+        await rounds.plan(None, running=running)
+        await rounds.send()
+
+    sending = Deferred.fromCoroutine(send())
+    clock.pump([60.0] * 3)
+    assert client.looks == 3
+    reading.callback(None)
+    await sending
+    assert clock.getDelayedCalls() == []
 
 
 async def test_a_round_is_closed_while_the_walk_goes_on() -> None:

@@ -18,6 +18,7 @@ from wingsd.moves.source import MoveNumbers, MoveSource
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.threadio import Workers
 from wingsd.transfers.outgoing.batch_size import BatchSize
+from wingsd.transfers.outgoing.presence import asking
 from wingsd.transfers.peer.move_answers import MoveResumed, MoveSmaller
 from wingsd.transfers.peer.moves import MoveClient
 
@@ -105,6 +106,12 @@ class RoundSender:
 
         `running` is whether the server runs. Raises as `send`.
         """
+        with asking(self._client, self._clock):
+            return await self._planned(resumed, running=running, leave_hot=leave_hot)
+
+    async def _planned(
+        self, resumed: MoveResumed | None, *, running: bool, leave_hot: bool
+    ) -> PlannedRound:
         source = self._source
         self._is_running = self._client.yields = running
         await self._in_thread(partial(source.scan, running=running, goes_on=resumed is None))
@@ -122,6 +129,10 @@ class RoundSender:
         Raises `ResumeNeeded`, `MoveSmaller`, `StorageError`, `DestinationError` and
         `CancelledError`. Nothing is under way then.
         """
+        with asking(self._client, self._clock):
+            return await self._sent()
+
+    async def _sent(self) -> ClosedRound:
         source, taken = self._source, self.taken
         self._read_seconds = self._put_seconds = 0.0
         walking = succeed(False) if self._is_running else self._in_thread(source.walk_again)
