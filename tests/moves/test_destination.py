@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,32 @@ def test_reading_back_finds_a_block_that_the_disk_has_changed(destination: Desti
         os.truncate(destination.tree / "f", 100)
         (destination.tree / "w").mkdir()
         assert differing(to, destination.tree) == [b"f", b"w"]
+
+
+def test_a_file_that_may_not_be_read_has_its_mode_when_it_was_read_back(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, opens = b"secret", os.open
+
+    def open_unprivileged(path: Any, flags: int, *args: Any, dir_fd: int | None = None) -> int:
+        fd = opens(path, flags, *args, dir_fd=dir_fd)
+        is_to_read = flags & (os.O_ACCMODE | os.O_PATH) == os.O_RDONLY
+        if path == b"key" and is_to_read and not os.fstat(fd).st_mode & 0o400:
+            os.close(fd)
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return fd
+
+    key = make_index(
+        BatchKind.DATA, 1, 1, 0, [WholeFrame(b"key", 0o200, 7, 6, block_digest(content))]
+    )
+    with destination.open() as to:
+        to.begin(key)
+        for run in runs(key, content):
+            to.write(key, run)
+        to.end(key)
+        monkeypatch.setattr(os, "open", open_unprivileged)
+        assert differing(to, destination.tree) == []
+        assert (destination.tree / "key").stat().st_mode & 0o7777 == 0o200
 
 
 def test_what_was_written_is_read_back_where_the_daemon_ended_before_it_was_flushed(

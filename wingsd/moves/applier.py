@@ -281,12 +281,16 @@ class TreeApplier:
 
     @staticmethod
     def _or_permitted(name: bytes, parent: int, flags: int) -> int:
-        """Open a file, after it got permissions for that if necessary."""
+        """Open a file; if necessary it has permissions for that meanwhile."""
         try:
             return os.open(name, flags, dir_fd=parent)
         except PermissionError:
+            mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
             set_mode_at(parent, name, 0o600)
-            return os.open(name, flags, dir_fd=parent)
+            try:
+                return os.open(name, flags, dir_fd=parent)
+            finally:
+                set_mode_at(parent, name, mode)
 
     def _chown(self, name: bytes, parent: int) -> None:
         if self._owner is not None:
