@@ -128,7 +128,7 @@ async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
 
     monkeypatch.setattr(engine_calls, "create_container", slowly)
     server = engine.server()
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerEnvironment(engine.config_without_network(), workers, reactor)
     creating = Deferred.fromCoroutine(environment.create(server))
     await gate.entered
     creating.cancel()

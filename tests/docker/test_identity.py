@@ -126,7 +126,7 @@ async def test_a_container_sees_them_and_cannot_change_them(
     server = engine.server(
         "/bin/busybox cat /etc/machine-id /etc/passwd /etc/group; echo x > /etc/machine-id"
     )
-    config = enabled(engine.config(), tmp_path)
+    config = enabled(engine.config_without_network(), tmp_path)
     environment = DockerEnvironment(config, workers, reactor)
     await environment.create(server)
     _, output = engine.run(server)
@@ -142,7 +142,7 @@ async def test_a_container_sees_them_and_cannot_change_them(
 async def test_a_machine_id_is_removed_also_where_another_node_has_the_container(
     engine: Engine, workers: Workers, tmp_path: Path
 ) -> None:
-    config, server = engine.config(), engine.server()
+    config, server = engine.config_without_network(), engine.server()
     await DockerEnvironment(config, workers, reactor).create(server)
     elsewhere = attrs.evolve(config.system, data="/var/lib/other")
 
@@ -169,7 +169,7 @@ async def test_a_mount_of_the_server_comes_before_them(
 ) -> None:
     own = tmp_path / "own"
     own.write_text("of the server\n")
-    config = attrs.evolve(engine.config(), allowed_mounts=(str(tmp_path),))
+    config = attrs.evolve(engine.config_without_network(), allowed_mounts=(str(tmp_path),))
     server = engine.server("/bin/busybox cat /etc/machine-id")
     mount = Mount(str(own), "/etc/machine-id", read_only=True)
     server = attrs.evolve(server, mounts=(mount,))
@@ -181,7 +181,7 @@ async def test_without_the_file_there_is_a_container_all_the_same(
     engine: Engine, workers: Workers, logged: Logged, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    config = engine.config()
+    config = engine.config_without_network()
     machine_id = MachineIdConfig(directory=str(tmp_path / "file"))
     config = attrs.evolve(config, system=attrs.evolve(config.system, machine_id=machine_id))
     server = engine.server("echo up")

@@ -62,7 +62,7 @@ def test_the_update_has_what_has_changed(
 async def test_changed_limits_reach_the_running_container(
     engine: Engine, workers: Workers
 ) -> None:
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerEnvironment(engine.config_without_network(), workers, reactor)
     server = engine.server("sleep 600")
     before = server.build
     after = Build(memory_limit=128, swap=-1, cpu_limit=20)
@@ -99,7 +99,7 @@ async def test_changed_limits_reach_the_running_container(
 async def test_the_container_of_another_node_keeps_its_limits(
     engine: Engine, workers: Workers
 ) -> None:
-    config = engine.config()
+    config = engine.config_without_network()
     environment = DockerEnvironment(config, workers, reactor)
     server = engine.server("sleep 600")
     await environment.create(server)

@@ -64,7 +64,7 @@ class EngineNode:
 
 @pytest.fixture
 def node(engine: Engine, workers: Workers) -> EngineNode:
-    return EngineNode(engine, engine.config(), workers)
+    return EngineNode(engine, engine.config_without_network(), workers)
 
 
 async def failure(doing: Any) -> str:
@@ -248,7 +248,10 @@ async def test_a_start_without_or_of_a_running_container_is_refused(node: Engine
     assert "is running" in await failure(node.environment.start(server.uuid, Notes()))
 
 
-async def test_a_start_that_the_engine_refuses_leaves_nothing_watched(node: EngineNode) -> None:
+async def test_a_start_that_the_engine_refuses_leaves_nothing_watched(
+    engine: Engine, workers: Workers
+) -> None:
+    node = EngineNode(engine, engine.config(), workers)
     everywhere = "0.0.0.0"  # noqa: S104 - it is what the server asks for
     taken = socket.create_server((everywhere, 0))
     server = node.engine.server()

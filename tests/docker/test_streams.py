@@ -83,7 +83,7 @@ async def lives(engine: Engine, environment: DockerEnvironment) -> None:
 
 async def test_an_engine_on_a_tcp_port(engine: Engine, workers: Workers, relay: Relay) -> None:
     host = await relay.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
-    config = through(engine.config(), f"tcp://127.0.0.1:{host.port}")
+    config = through(engine.config_without_network(), f"tcp://127.0.0.1:{host.port}")
     await lives(engine, DockerEnvironment(config, workers, reactor))
 
 
@@ -110,7 +110,7 @@ async def test_an_engine_behind_tls(
     theirs = authority.issue_cert("127.0.0.1" if verify else "elsewhere.example")
     server = _TLSServer(authority, theirs)
     host = await relay.listen(SSL4ServerEndpoint(reactor, 0, server, interface="127.0.0.1"))
-    config = through(engine.config(), f"tcp://127.0.0.1:{host.port}")
+    config = through(engine.config_without_network(), f"tcp://127.0.0.1:{host.port}")
     await lives(engine, DockerEnvironment(config, workers, reactor))
 
 
@@ -119,7 +119,9 @@ async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
 ) -> None:
     address = str(tmp_path / "relay.sock")
     await relay.listen(UNIXServerEndpoint(reactor, address))
-    environment = DockerEnvironment(through(engine.config(), address), workers, reactor)
+    environment = DockerEnvironment(
+        through(engine.config_without_network(), address), workers, reactor
+    )
     server, notes = engine.server(PARROT), Notes()
     await environment.create(server)
     running = await environment.start(server.uuid, notes)
@@ -144,7 +146,9 @@ async def test_detaching_closes_the_connections(
 ) -> None:
     address = str(tmp_path / "relay.sock")
     await relay.listen(UNIXServerEndpoint(reactor, address))
-    environment = DockerEnvironment(through(engine.config(), address), workers, reactor)
+    environment = DockerEnvironment(
+        through(engine.config_without_network(), address), workers, reactor
+    )
     server, notes = engine.server(PARROT), Notes()
     await environment.create(server)
     running = await environment.start(server.uuid, notes)

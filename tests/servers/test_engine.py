@@ -56,11 +56,9 @@ class EngineNode:
         self._waiting: list[tuple[tuple[str, ...], Deferred[None]]] = []
         self.bus = EventBus()
         self.bus.subscribe(self.settings.uuid, self._note)
-        config = engine.config()
-        network = attrs.evolve(config.docker.network, network_mode="none")
+        config = engine.config_without_network()
         self.config = attrs.evolve(
             config,
-            docker=attrs.evolve(config.docker, network=network),
             system=attrs.evolve(
                 config.system,
                 stop_timeout=1,
