@@ -1,4 +1,8 @@
-"""A real daemon answers as its own /openapi.json says, and that has all it can be asked."""
+"""A real daemon answers as its own /openapi.json says, and that has all it can be asked.
+
+schemathesis, and what is of it in fuzz/, is imported by the tests that use it: it takes most of a
+second, and each process of a run imports this module.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,9 @@ from typing import Any
 
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import GenerationMode
-from schemathesis.core import NotSet
 from twisted.internet.threads import deferToThread
 
-from fuzz.interface import SERVER, WITHIN, prepared
 from tests.support.receiving_node import ReceivingNode
 from wingsd.api.routes import interface, paths
 from wingsd.http.operations import parse
@@ -32,6 +32,8 @@ ORDERED = [
 
 
 async def test_every_answer_is_described_by_the_document(daemon: ReceivingNode) -> None:
+    from fuzz.interface import prepared  # noqa: PLC0415
+
     asker = await prepared(daemon)
     asked = await deferToThread(asker.ask, EXAMPLES, SEED)
     assert asked >= 10 * EXAMPLES
@@ -39,6 +41,10 @@ async def test_every_answer_is_described_by_the_document(daemon: ReceivingNode) 
 
 
 async def test_the_document_is_valid_and_has_each_method_and_path(daemon: ReceivingNode) -> None:
+    import schemathesis  # noqa: PLC0415
+
+    from fuzz.interface import SERVER, WITHIN, prepared  # noqa: PLC0415
+
     asker = await prepared(daemon)
     served: dict[str, Any] = await deferToThread(asker.document)
     assert served == interface()
@@ -54,11 +60,16 @@ async def test_the_document_is_valid_and_has_each_method_and_path(daemon: Receiv
 
 @cache
 def described() -> Any:
+    import schemathesis  # noqa: PLC0415
+
     return schemathesis.openapi.from_dict(interface())
 
 
 @pytest.mark.parametrize(("path", "method"), ORDERED)
 def test_a_body_that_the_document_allows_can_be_read(path: str, method: str) -> None:
+    from schemathesis import GenerationMode  # noqa: PLC0415
+    from schemathesis.core import NotSet  # noqa: PLC0415
+
     made = paths()[path].calls[method]
     cases = described()[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE)
 
