@@ -13,8 +13,9 @@ from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
 from wingsd.moves.batch_reader import BatchReader
 from wingsd.moves.filling import BatchFiller
+from wingsd.transfers.incoming.moves.copy_settings import CopySettings
 from wingsd.transfers.incoming.moves.errors import MoveResumeNeeded
-from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import Staging
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from http import HTTPStatus
 
@@ -15,6 +16,7 @@ from wingsd.errors import (
     WingsdError,
     error_code,
 )
+from wingsd.moves.entry_store import is_full
 
 __all__ = [
     "AttachmentMissing",
@@ -35,6 +37,7 @@ __all__ = [
     "SeedForgotten",
     "failure_state",
     "keeps_copy",
+    "space_error",
 ]
 
 
@@ -224,3 +227,12 @@ def failure_state(error: Exception) -> str:
     if isinstance(error, WingsdError):
         message, detail = error.message, error.detail
     return json.dumps({"error": message, "detail": detail, "code": error_code(error)})
+
+
+def space_error(error: StorageError) -> StorageError:
+    """Return the error of a full disk as `MoveNoSpace`, and any other as it is."""
+    cause = error.__cause__
+    is_no_space = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_no_space or is_full(cause):
+        return MoveNoSpace(error.detail)
+    return error

@@ -7,7 +7,8 @@ from functools import partial
 from wingsd.moves.tree import MoveLimits
 from wingsd.transfers.incoming.moves.attachments import Attachments
 from wingsd.transfers.incoming.moves.beginning import MoveTerms
-from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
+from wingsd.transfers.incoming.moves.copy_settings import CopySettings
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.moves.reception import Reception
 from wingsd.transfers.incoming.uploads import Extraction

@@ -9,15 +9,12 @@ stable storage are lost then, and the source has to resume.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from threading import Lock
 from time import time
-from uuid import UUID
 
 import attrs
 
@@ -27,7 +24,6 @@ from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import Index, frame_bytes
 from wingsd.moves.batch_reader import BatchReader, BlockRun
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.entry_store import is_full
 from wingsd.moves.errors import (
     LedgerDamaged,
     LedgerVersionUnknown,
@@ -39,16 +35,18 @@ from wingsd.moves.rebasing import Resumption
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes
-from wingsd.moves.tree import MoveLimits
 from wingsd.transfers.incoming.moves.arriving_batch import ArrivingBatch
+from wingsd.transfers.incoming.moves.copy_settings import CopySettings, boot_id
 from wingsd.transfers.incoming.moves.errors import (
     MoveNoSpace,
     MoveResumeNeeded,
+    space_error,
 )
+from wingsd.transfers.incoming.moves.flushes import Flushes
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
 from wingsd.util.text import display
 
-__all__ = ["CopySettings", "MoveProgress", "PartialCopy", "boot_id"]
+__all__ = ["MoveProgress", "PartialCopy"]
 
 #: Bytes that may be written and not flushed: a flush takes the longer, the more is written
 #: meanwhile, and nothing is read back before it.
@@ -58,24 +56,6 @@ MOST_UNFLUSHED = 256 << 20
 LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 #: Bytes that the ledger may grow by, beside what it had, until it is written anew after a round.
 LEDGER_GROWS = 64 << 20
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-def boot_id() -> bytes:
-    """Return the 16 bytes that name the present boot; random ones where the kernel has none."""
-    try:
-        return UUID(_BOOT.read_text().strip()).bytes
-    except (OSError, ValueError):
-        return os.urandom(16)
-
-
-@attrs.frozen(eq=False, repr=False)
-class CopySettings:
-    """What a copy may take, and whose its files are; `reserve` are bytes that stay free."""
-
-    limits: MoveLimits
-    owner: tuple[int, int]
-    reserve: int
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -105,7 +85,7 @@ class PartialCopy:
         self._server = server
         self._copies = copies
         self._settings = settings
-        self._sync = sync
+        self._flushes = Flushes(sync)
         self._move = move
         self._boot = boot_id()
         self._paths: CopyPaths | None = None
@@ -117,10 +97,8 @@ class PartialCopy:
         #: Held while the disk is flushed, and the bytes that were written and not flushed.
         self._flushing = Lock()
         self._unflushed = 0
-        #: Held while `sync` is called. How many calls have failed, and how many had by the time at
-        #: which the ledger was opened.
-        self._syncing = Lock()
-        self._failures = self._known_failures = 0
+        #: How many flushes had failed when the ledger was opened.
+        self._known_failures = 0
         #: Whether one has failed since the source has resumed.
         self._is_lost = False
         #: Counts how often the ledger was opened: a batch of an earlier time is lost.
@@ -155,7 +133,7 @@ class PartialCopy:
                 self._copies.keep(self._server, 0, time())
             except StorageError as error:
                 self._close()
-                if isinstance(full := _space_error(error), MoveNoSpace):
+                if isinstance(full := space_error(error), MoveNoSpace):
                     raise full from error
         self._paths = self._copies.create(self._server)
         self._open_ledger(self._move)
@@ -300,11 +278,11 @@ class PartialCopy:
             writing()
             if written and unflushed >= least:
                 try:
-                    self._flush(failures)
+                    self._flushes.flush(failures)
                 except StorageError as error:
                     with self._lock:
                         self._note_failure()
-                    raise _space_error(error) from error
+                    raise space_error(error) from error
                 with self._used() as destination:
                     self._unflushed -= unflushed
                     if self._opened == opened:
@@ -379,25 +357,11 @@ class PartialCopy:
 
     # In threads
 
-    def _flush(self, known: int) -> None:
-        """Return when all is on stable storage; `known` failures are of no matter any more.
-
-        Of two calls at a time only one would be told of an error.
-        """
-        with self._syncing:
-            if self._failures != known:
-                raise StorageError("what has arrived could not be written to the disk")
-            try:
-                self._sync()
-            except BaseException:
-                self._failures += 1
-                raise
-
     def _note_failure(self) -> None:
         """After a flush that has failed: have the source resume, and send what may be lost."""
-        if self._failures == self._known_failures:
+        if self._flushes.failures == self._known_failures:
             return
-        self._known_failures, self._is_lost = self._failures, True
+        self._known_failures, self._is_lost = self._flushes.failures, True
         if self._destination is not None:
             with suppress(WingsdError):  # else they are lost when the ledger is opened
                 self._destination.lose()
@@ -434,7 +398,7 @@ class PartialCopy:
             except StorageError as error:
                 self._note_failure()
                 self._close()
-                raise _space_error(error) from error
+                raise space_error(error) from error
             except Conflict:
                 raise  # nothing was changed
             except BaseException:
@@ -460,7 +424,7 @@ class PartialCopy:
         settings = self._settings
         # Those that failed before have been heeded when this is open.
         self._note_failure()
-        sync = partial(self._flush, self._known_failures)
+        sync = partial(self._flushes.flush, self._known_failures)
         with ExitStack() as stack:
             fds = []
             for path in (paths.tree, paths.aside):
@@ -481,11 +445,3 @@ class PartialCopy:
     def _close(self) -> None:
         self._destination = None
         self._open.close()
-
-
-def _space_error(error: StorageError) -> StorageError:
-    cause = error.__cause__
-    is_no_space = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-    if is_no_space or is_full(cause):
-        return MoveNoSpace(error.detail)
-    return error

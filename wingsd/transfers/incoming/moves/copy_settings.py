@@ -1,0 +1,32 @@
+"""What a partial copy is opened with: its limits, its owner, and the present boot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import UUID
+
+import attrs
+
+from wingsd.moves.tree import MoveLimits
+
+__all__ = ["CopySettings", "boot_id"]
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@attrs.frozen(eq=False, repr=False)
+class CopySettings:
+    """What a copy may take, and whose its files are; `reserve` are bytes that stay free."""
+
+    limits: MoveLimits
+    owner: tuple[int, int]
+    reserve: int
+
+
+def boot_id() -> bytes:
+    """Return the 16 bytes that name the present boot; random ones where the kernel has none."""
+    try:
+        return UUID(_BOOT.read_text().strip()).bytes
+    except (OSError, ValueError):
+        return os.urandom(16)
