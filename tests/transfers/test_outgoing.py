@@ -24,6 +24,7 @@ from wingsd.transfers.console import Announcer, UploadFigures
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.source import MOVED
+from wingsd.transfers.steps import SendStep
 
 sender = pytest.fixture(sending)
 
@@ -48,11 +49,11 @@ async def test_a_change_of_its_files_is_cancelled_and_its_end_awaited(sender: Se
     cancelled: list[bool] = []
     with operations.during(Operation.CHANGE_FILES, lambda: cancelled.append(True)):
         over = sender.start()
-        await until(lambda: "stop" in sender.calls)
+        await until(lambda: [each.step for each in sender.transfers.progress] == [SendStep.STOP])
         assert cancelled == [True]
         with pytest.raises(Conflict):
             operations.check(Operation.CHANGE_FILES)
-        assert sender.destination.archives == []
+        assert (sender.calls, sender.destination.archives) == ([], []), "it runs meanwhile"
     await over
     assert sender.calls == ["stop", "remove"]
     assert len(sender.destination.archives) == 1
@@ -76,6 +77,19 @@ async def test_the_figures_of_the_upload_are_those_of_the_server(
     assert (figures.files, figures.read) == (len(files), sum(member.size for member in files))
     assert figures.total >= figures.read
     assert figures.sent > 0
+
+
+async def test_a_server_that_waits_for_a_slot_is_not_stopped_yet(sender: Sender) -> None:
+    """Moves of servers that run may have the slots for hours."""
+    slots = sender.uploader.slots
+    for _ in range(2):
+        await slots.acquire()
+    over = sender.start()
+    await until(lambda: slots.waiting)
+    assert sender.calls == []
+    slots.release()
+    await over
+    assert sender.calls == ["stop", "remove"]
 
 
 async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: Sender) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
@@ -135,12 +136,20 @@ class SentServer:
         runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
         self.ran = (runs or server.operations.starts) and not server.suspended
 
-    async def stop(self) -> None:
-        """Stop it. Raises `EnvironmentFailed`."""
+    def hold(self) -> Deferred[None]:
+        """Have nobody start, stop or change it any more: it is stopped next.
+
+        The Deferred fires when changes of its files, which that cancels, have ended.
+        """
         self.starts_again = self.follows and self.ran
         held = self._server.operations.hold
         if held is None or held.operation is not Operation.TRANSFER_OUT:
             self._server.operations.hold = Hold(Operation.TRANSFER_OUT, HOLD)
+        self._actions = self._server.power_actions
+        return self._server.operations.ended(Operation.CHANGE_FILES)
+
+    async def stop(self) -> None:
+        """Stop it. Raises `EnvironmentFailed`."""
         try:
             await self._server.stop_within(self._grace)
         finally:
@@ -172,10 +181,12 @@ class SentServer:
         if self.starts_again and is_stopping:
             stop = partial(server.stop_within, self._grace)
             await finish_stop(server, stop, self._steps.clock, self._actions)
+        # where its stop was cancelled before it was requested
+        runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
         if self._is_to_run:
             self._steps.announcer.say("the server is started again, as it ran before")
             await self._start()
-        elif self.starts_again and server.power_actions != self._actions:
+        elif self.starts_again and (runs or server.power_actions != self._actions):
             await self._was_started()  # or stopped, by somebody who has used it since
 
     async def _start(self) -> None:

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
-from wingsd.servers.operations import Operation
 from wingsd.statedb import MoveRecord
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationError, FinalPassStalled
@@ -200,13 +199,13 @@ class OutgoingTransfer:
 
     async def _send(self) -> None:
         if self._steps.lifecycle.before(SendStep.AWAIT):
-            if self._sent.follows:
-                async with self._upload.slots_held():
+            # First: no stopped server waits for transfers that hold the slots.
+            async with self._upload.slots_held():
+                if self._sent.follows:
                     await self._deliver_live()
-            else:
-                await self._stop()
-                await self._enter(SendStep.SEND)
-                async with self._upload.slots_held():
+                else:
+                    await self._stop()
+                    await self._enter(SendStep.SEND)
                     self._steps.restart_clock()
                     await self._upload.send()
 
@@ -227,10 +226,8 @@ class OutgoingTransfer:
             if self._sent.needs_rehearsal:
                 await self._wait(self._upload.rehearse(self.coordinator.check))
             await self._enter(SendStep.STOP)
+            await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
-            # They were cancelled when the server was held, and no other may begin.
-            changing = self.server.operations.ended(Operation.CHANGE_FILES)
-            await self._steps.cancel_scope.wait(changing)
             await self._wait(self._save_directory())
 
             await self._enter(SendStep.RETIRE)
