@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -19,7 +20,12 @@ from tests.support.sender import BACKUPS, Sender, sending
 from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 from wingsd.servers import Server
 from wingsd.statedb import Direction, MoveRecord, Outcome
-from wingsd.transfers.errors import DaemonRestarted, TransferInProgress
+from wingsd.transfers.errors import (
+    DaemonRestarted,
+    DestinationUnreachable,
+    TransferInProgress,
+)
+from wingsd.transfers.outgoing.mover import Mover
 from wingsd.transfers.recovery import PanelOutcomes
 from wingsd.transfers.steps import SendStep
 
@@ -60,11 +66,9 @@ class _Starter:
         self.started.append((server, ran))
 
 
-def begin_move(sender: Sender, step: SendStep, *, direct: bool = False, **state: bool) -> _Starter:
-    """As `begin`, for a move whose record has that `state`; return what starts servers."""
-    begun = time.time() - 601
-    entry = sender.store.begin(begun, UUID, Direction.OUT, step.name, direct=direct)
-    record = MoveRecord(
+def made_move(entry: int, **state: bool) -> MoveRecord:
+    """Return what is recorded of the move of a transfer, in that `state`."""
+    return MoveRecord(
         transfer=entry,
         server=UUID,
         direction=Direction.OUT,
@@ -75,7 +79,13 @@ def begin_move(sender: Sender, step: SendStep, *, direct: bool = False, **state:
         request="{}",
         state=json.dumps(state),
     )
-    sender.store.add_move(record)
+
+
+def begin_move(sender: Sender, step: SendStep, *, direct: bool = False, **state: bool) -> _Starter:
+    """As `begin`, for a move whose record has that `state`; return what starts servers."""
+    begun = time.time() - 601
+    entry = sender.store.begin(begun, UUID, Direction.OUT, step.name, direct=direct)
+    sender.store.add_move(made_move(entry, **state))
     sender.running = starter = _Starter()  # type: ignore[assignment]
     recovery = sender.make_recovery(sender.store.unfinished(), sender.store.open_moves())
     recovery.begin()
@@ -274,6 +284,27 @@ async def test_a_failure_is_reported_once(sender: Sender) -> None:
     assert await end(sender) is Outcome.FAILURE
     assert sender.panel.calls == []
     assert sender.server.operations.hold is None
+
+
+def _was_awaited(mock: AsyncMock, times: int) -> bool:
+    return mock.await_count == times
+
+
+async def test_a_destination_is_told_of_a_failed_move_by_each_daemon_until_it_has_heard(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later transfer was recorded, and the daemon ended, before the destination had heard."""
+    ended = AsyncMock(side_effect=[DestinationUnreachable("it is away"), None])
+    monkeypatch.setattr(Mover, "end", ended)
+    seed = sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name, direct=True)
+    sender.store.add_move(made_move(seed))
+    later = sender.store.begin(11, UUID, Direction.OUT, SendStep.ASK.name)
+    sender.store.end(12, later, Outcome.FAILURE)
+    for times in (1, 2):
+        assert [move.transfer for move in sender.store.open_moves()] == [seed]
+        sender.make_recovery([], sender.store.open_moves()).begin()
+        await until(partial(_was_awaited, ended, times))
+    await until(lambda: sender.store.open_moves() == [])
 
 
 @pytest.mark.parametrize("step", [SendStep.SEND, SendStep.AWAIT])

@@ -50,7 +50,7 @@ class MoveRows(BackupRows):
         self._execute(_INSERT, *_values(record))
 
     def drop_move(self, transfer: int) -> None:
-        """Delete the move of a transfer that goes on as one stream."""
+        """Delete the move of a transfer that goes on as one stream, or has failed."""
         self._execute("DELETE FROM moves WHERE transfer = ?", transfer)
 
     def set_move(self, transfer: int, move: str) -> None:
@@ -83,9 +83,13 @@ class MoveRows(BackupRows):
         return next(iter(self._moves("WHERE transfer = ?", transfer)), None)
 
     def open_moves(self) -> list[MoveRecord]:
-        """Return the moves in both directions whose transfers have not ended."""
+        """Return the moves in both directions whose transfers have not ended.
+
+        And those to other nodes that have failed, where these may not have heard of it.
+        """
         return self._moves(
-            "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL) ORDER BY transfer"
+            "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL "
+            "OR outcome = 'failure' AND moves.direction = 'out') ORDER BY transfer"
         )
 
     def find_move(self, direction: Direction, move: str) -> MoveRecord | None:

@@ -67,7 +67,7 @@ class Store(MoveRows):
         failed = "outcome IS NULL AND direction = 'out' AND step = 'FAILED'"
         rows = self._rows(f"SELECT id FROM transfers WHERE server = ? AND {failed}", server)  # noqa: S608
         for (id_,) in rows:
-            self.end(now, id_, Outcome.FAILURE)
+            self.end(now, id_, Outcome.FAILURE, is_told=False)
         if not direct:
             self._execute(_DROP_FAILURES, now, server)
         return self._insert(
@@ -120,8 +120,14 @@ class Store(MoveRows):
         transfer: int,
         outcome: Outcome,
         result: TransferResult = TransferResult(),
+        *,
+        is_told: bool = True,
     ) -> None:
-        """Record the outcome of a transfer."""
+        """Record the outcome of a transfer.
+
+        Without `is_told` its destination may not have heard that its move has failed: the move
+        stays until `drop_move`.
+        """
         self._execute(
             "UPDATE transfers SET outcome = ?, changed = ?, reason = ?, bytes = ?, files = ?"
             " WHERE id = ?",
@@ -134,7 +140,8 @@ class Store(MoveRows):
         )
         # They have the other node's token or key and are not needed any more.
         self._execute("DELETE FROM orders WHERE transfer = ?", transfer)
-        self._execute("DELETE FROM moves WHERE transfer = ? AND direction = 'out'", transfer)
+        if is_told:
+            self._execute("DELETE FROM moves WHERE transfer = ? AND direction = 'out'", transfer)
 
     def transfers(self) -> list[TransferRecord]:
         """Return all transfers, oldest first."""

@@ -210,6 +210,7 @@ class PanelOutcomes:
 class UnfinishedMoves:
     """The moves among the unfinished transfers, and what goes on with those to this node.
 
+    `records` has also those that have failed; `give_up` has their destinations hear of it.
     `starter` starts a server again that was stopped for its move, and stays: within `stop_grace`
     seconds, where it has not ended yet.
     """
@@ -218,6 +219,14 @@ class UnfinishedMoves:
     incoming: Later[IncomingMoves]
     starter: Starter
     stop_grace: float
+    give_up: Callable[[MoveRecord], None]
+
+    def tell_failed(self, entries: Sequence[TransferRecord]) -> None:
+        """Tell the destinations of the moves that are not among the unfinished `entries`."""
+        unfinished = {entry.id for entry in entries}
+        for record in self.records:
+            if record.direction is Direction.OUT and record.transfer not in unfinished:
+                self.give_up(record)
 
     def were_stopped(self) -> set[int]:
         """Return the transfers whose servers ran until they were stopped, and not since."""
@@ -257,6 +266,7 @@ class Recovery:
         self._entries = entries
         self._incoming_moves, self._starter = moves.incoming, moves.starter
         self._stop_grace = moves.stop_grace
+        self._tell_failed = partial(moves.tell_failed, entries)
         self._were_stopped = moves.were_stopped()
         #: Seeds, and those of them that wait for their servers to be known.
         self._seeds, self._waiting = moves.seeds(entries), set[int]()
@@ -275,6 +285,7 @@ class Recovery:
         Direct ones are completed at once, the others, and those that have failed, by
         `resume_outgoing`.
         """
+        self._tell_failed()
         for entry in self._entries:
             self._log.warn(
                 "{server}: resuming an unfinished transfer: {way}, at {step}",

@@ -114,7 +114,8 @@ class StepLogs:
             if moved
             else TransferResult("this node was restarted during the transfer")
         )
-        await self.database.end(entry.id, outcome, result)
+        # Where it has failed, its destination is being told so.
+        await self.database.end(entry.id, outcome, result, is_told=moved)
 
 
 class StepLog(Generic[S]):

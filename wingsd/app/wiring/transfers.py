@@ -279,5 +279,6 @@ class TransfersWiring(ServersWiring):
                 self.incoming_moves,
                 self.running,
                 self._config.system.transfers.stop_grace,
+                self.sender.give_up,
             ),
         )

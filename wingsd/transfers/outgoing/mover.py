@@ -215,8 +215,10 @@ class Mover:
 
     async def give_up(self, record: MoveRecord) -> None:
         """Tell the destination that the move of an earlier daemon has failed, if it is there."""
-        with suppress(DestinationError, CancelledError):  # it gives it up in time
-            await self.end(record, self._discard_within(record))
+        with suppress(DestinationError, CancelledError, StorageError):  # the next daemon tells it
+            if record.move:
+                await self.end(record, self._discard_within(record))
+            await self.database.drop_move(record.transfer)
 
     def _discard_within(self, record: MoveRecord) -> float:
         """Return for how long a destination is told of a failure: for a seed it waits for days."""
