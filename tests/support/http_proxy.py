@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from io import BytesIO
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import treq
@@ -20,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -39,14 +40,17 @@ ANSWER_HEADERS = frozenset({b"content-type", b"retry-after"})
 #: Noted as the status of a request whose client did not wait for the answer, and of one whose
 #: body was cut.
 GONE, CUT = 499, 0
+#: Seconds between two looks at whether an answer takes too long.
+_LOOK_EVERY = 0.02
 reactor: Any = installed_reactor
 
 
 class HttpProxy:
     """A proxy in front of the node at `target`, such as `https://127.0.0.1:8080`.
 
-    Bodies may have `body_limit` bytes, and an answer may take `answer_within` seconds. With
-    `cuts_bodies` the connection of a longer one ends without an answer after that many bytes.
+    Bodies may have `body_limit` bytes, and answers may take `answer_within` seconds, also one
+    that was under way when that was set. With `cuts_bodies` the connection of a longer one ends
+    without an answer after that many bytes.
     `seen` has the method, the path, the bytes of the body and the status of each request.
     """
 
@@ -101,19 +105,23 @@ class HttpProxy:
             asking.cancel()
 
         gone.addErrback(lose)
-        asking.addTimeout(self.answer_within, reactor, _time_out)
+        is_late, begun = list[bool](), reactor.seconds()
+
+        def look() -> None:
+            # each time anew: the limit may be set while this is under way
+            if not is_late and reactor.seconds() - begun > self.answer_within:
+                is_late.append(True)
+                asking.cancel()
+
+        looking = LoopingCall(look)
+        looking.start(_LOOK_EVERY, now=False)
         try:
             status, headers, content = await asking
-        except (TimeoutError, TimedOut):
-            status, headers, content = 504, Headers(), b"<h1>504 Gateway Time-out</h1>"
-        except (ConnectError, RequestTransmissionFailed, ResponseFailed):
-            status, headers, content = 502, Headers(), b"<h1>502 Bad Gateway</h1>"
-        except (Exception, CancelledError):
-            # How it ends that was cancelled depends on how far it was: not connected, as if there
-            # were no such host.
-            if not is_gone:
-                raise
-            status, headers, content = GONE, Headers(), b""
+        except (Exception, CancelledError) as error:
+            status, content = _failed(error, is_gone=bool(is_gone), is_late=bool(is_late))
+            headers = Headers()
+        finally:
+            looking.stop()
         self._note(request, len(body), status)
         if is_gone:  # nobody is there to be answered
             return
@@ -197,8 +205,19 @@ class _Forward(Resource):
         return NOT_DONE_YET
 
 
-def _time_out(_: object, seconds: float) -> NoReturn:
-    raise TimedOut(string=f"no answer within {seconds} s")
+def _failed(error: BaseException, *, is_gone: bool, is_late: bool) -> tuple[int, bytes]:
+    """Return what a client is told where a node was asked in vain. Raises what is no such error.
+
+    How it ends that was cancelled depends on how far it was: not connected, as if there were no
+    such host.
+    """
+    if is_gone:
+        return GONE, b""
+    if is_late or isinstance(error, (TimeoutError, TimedOut)):
+        return 504, b"<h1>504 Gateway Time-out</h1>"
+    if isinstance(error, (ConnectError, RequestTransmissionFailed, ResponseFailed)):
+        return 502, b"<h1>502 Bad Gateway</h1>"
+    raise error
 
 
 def _fail(failure: Failure, request: Request) -> None:

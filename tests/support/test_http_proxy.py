@@ -105,6 +105,17 @@ async def test_a_node_that_is_silent_is_504(proxied: tuple[HttpProxy, HTTPClient
     assert answer.code == 504
 
 
+async def test_a_limit_counts_for_an_answer_that_is_under_way(
+    proxied: tuple[HttpProxy, HTTPClient],
+) -> None:
+    proxy, client = proxied
+    proxy.answer_within = 3600.0
+    asked = Deferred.fromCoroutine(ask(client, "GET", f"{proxy.url}/silent"))
+    reactor.callLater(0.1, setattr, proxy, "answer_within", 0.05)
+    answer, _ = await asked
+    assert answer.code == 504
+
+
 async def test_a_client_that_goes_before_the_node_is_connected_needs_no_answer(
     proxied: tuple[HttpProxy, HTTPClient],
 ) -> None:
