@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 
@@ -161,10 +162,15 @@ def _cached(place: Path) -> float:
 
 
 def _opened(place: Path) -> Iterator[int]:
-    for path in place.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                yield file.fileno()
+    """Open all files below a directory, which may be renamed meanwhile."""
+    for _, _, names, directory in os.fwalk(place):
+        for name in names:
+            if S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                fd = os.open(name, os.O_RDONLY, dir_fd=directory)
+                try:
+                    yield fd
+                finally:
+                    os.close(fd)
 
 
 def _lateness(ticks: str, begin: float, end: float) -> float:
