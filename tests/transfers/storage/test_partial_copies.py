@@ -13,7 +13,7 @@ import pytest
 from tests.support.sample_server import UUID
 from wingsd.transfers.storage import partial_copies
 from wingsd.transfers.storage.partial_copies import PartialCopies
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import KEPT, Staging
 from wingsd.util.durable import move
 
 
@@ -68,6 +68,35 @@ def test_an_older_copy_is_not_taken_for_the_one_that_was_read(copies: PartialCop
     paths = copies.adopt(UUID)
     assert paths is not None
     assert not paths.is_read
+
+
+class _Died(BaseException):
+    """The daemon dies here."""
+
+
+@pytest.mark.parametrize("moved", [1, 2, 3])
+def test_a_copy_is_not_kept_any_more_where_a_daemon_dies_while_a_move_takes_it(
+    staging: Staging, copies: PartialCopies, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    arrive(copies)
+    copies.keep(UUID, 5, 10.0)
+    times = iter(range(1, 4))
+
+    def die(source: Path, target: Path, *, durable: bool) -> None:
+        move(source, target, durable=durable)
+        if next(times) == moved:
+            raise _Died
+
+    monkeypatch.setattr(partial_copies, "move", die)
+    with pytest.raises(_Died):
+        copies.adopt(UUID)
+    monkeypatch.undo()
+    staging.clear(())
+    later = PartialCopies(staging, 0)
+    assert later.adopt(UUID) is None
+    assert os.listdir(Path(staging.path) / KEPT) == []
+    arrive(later)
+    assert later.keep(UUID, 5, 10.0)
 
 
 def test_a_list_has_what_is_being_kept_when_it_is_whole(

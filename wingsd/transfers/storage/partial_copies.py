@@ -30,6 +30,7 @@ _LEDGER = ".ledger"
 _ASIDE = ".aside"
 _LOG_PART = ".log.part"
 _TREE = "tree"
+_KEPT_LEDGER, _KEPT_ASIDE = "ledger", "aside"
 _ABOUT = "about.json"
 
 
@@ -131,10 +132,10 @@ class PartialCopies:
             home.mkdir(mode=0o700)
             about = {"server": server, "bytes": size, "since": now}
             (home / _ABOUT).write_text(json.dumps(about))
-        self._move(paths.aside, home / "aside")
+        self._move(paths.aside, home / _KEPT_ASIDE)
         self._move(paths.tree, home / _TREE)
         # Last: without it the copy is removed.
-        self._move(paths.ledger, home / "ledger")
+        self._move(paths.ledger, home / _KEPT_LEDGER)
         if is_read:
             self._read_back.add(home.name)
         self._limit(home.name)
@@ -151,9 +152,9 @@ class PartialCopies:
             return None
         self.discard(server)
         home, paths = self._kept / found[-1].name, self._paths(server)
-        self._move(home / "aside", paths.aside)
+        self._move(home / _KEPT_ASIDE, paths.aside)
         self._move(home / _TREE, paths.tree)
-        self._move(home / "ledger", paths.ledger)
+        self._move(home / _KEPT_LEDGER, paths.ledger)
         with suppress(OSError):
             remove_tree(str(home))
         self._staging.reopen(server)
@@ -253,7 +254,8 @@ class PartialCopies:
             copy = KeptCopy(name, str(about["server"]), int(about["bytes"]), float(about["since"]))
         except (OSError, ValueError, KeyError, TypeError):
             copy = None
-        if copy is not None and (home / "ledger").exists() and (home / _TREE).is_dir():
+        parts = (home / _KEPT_LEDGER, home / _TREE, home / _KEPT_ASIDE)
+        if copy is not None and all(part.exists() for part in parts):
             return copy
         with suppress(OSError):
             remove_tree(str(home))
@@ -263,7 +265,7 @@ class PartialCopies:
         home = self._kept / copy.name
         self._read_back.discard(copy.name)
         with storage_errors(f"{home} cannot be removed"):
-            (home / "ledger").unlink(missing_ok=True)
+            (home / _KEPT_LEDGER).unlink(missing_ok=True)
             remove_tree(str(home))
 
     def _paths(self, server: str) -> CopyPaths:
