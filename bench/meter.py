@@ -105,8 +105,14 @@ class Meter:
         """Return the CPU seconds that the process and its children have used since they began."""
         total = 0
         for pid in self._family():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += sum(map(int, fields[11:13]))  # utime, stime
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:  # a child, for which its parent has waited
+                if pid == self.pid:
+                    raise
+            else:
+                # in user and system mode, and the same of children that were waited for
+                total += sum(map(int, fields[11:15]))
         return total / _TICKS
 
     def _threads(self) -> dict[str, ThreadTime]:
