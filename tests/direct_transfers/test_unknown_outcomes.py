@@ -1,4 +1,4 @@
-"""Direct transfers whose outcome nobody knows: no server is started that may run elsewhere."""
+"""Direct transfers that are cancelled before it is known whether the server has moved."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class JumpingClock:
         heappush(self._due, (call.getTime(), next(self._numbers), call))
 
     def _next(self) -> float | None:
-        """Return when the next call is due, None where there is none."""
+        """Return the time at which the next call is due; None if no call is waiting."""
         while self._due:
             due, _, call = self._due[0]
             if call.active() and call.getTime() <= due:

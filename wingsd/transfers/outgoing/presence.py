@@ -1,4 +1,4 @@
-"""Has the destination of a move hear of its source while that reads, and has nothing to send."""
+"""Asks once a minute while a source only reads, so that the destination does not give it up."""
 
 from __future__ import annotations
 

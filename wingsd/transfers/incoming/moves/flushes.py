@@ -1,4 +1,4 @@
-"""Flushes of a disk that says once that it has lost something, and not what."""
+"""Flushes of a partial copy: an error is reported once by the kernel, and does not say of what."""
 
 from __future__ import annotations
 
