@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 
+from tests.support.logged_errors import Logged
 from tests.support.recording_observer import RecordingObserver
 from wingsd.errors import StorageError
 from wingsd.moves.stop_rule import RoundFigures
@@ -43,20 +44,24 @@ class Move:
         self.began: list[float] = []
         #: How the rounds are asked to begin after a failure, and what is waited for.
         self.looks: list[bool] = []
+        self.starts_over: list[bool] = []
         self.patience: list[float | None] = []
         #: Whether each leaves out what changes all the time.
         self.leaves: list[bool] = []
         self.sending: Callable[[], Deferred[None]] = lambda: succeed(None)
-        self.over: DestinationError | None = None
+        self.over: DestinationError | KeyError | None = None
         self.read = 0
 
     def wait_for(self, seconds: float | None) -> None:
         self.patience.append(seconds)
 
-    async def look_again(self, *, has_failed: bool) -> None:
+    async def look_again(self, *, has_failed: bool, starts_over: bool) -> None:
         self.looks.append(has_failed)
+        self.starts_over.append(starts_over)
 
     async def ended(self) -> DestinationError | None:
+        if isinstance(self.over, KeyError):
+            raise self.over
         return self.over
 
     async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
@@ -86,7 +91,7 @@ class Seed:
             return self.clock.seconds() + self.is_set_by
 
         self.rounds = SeedRounds(
-            self.move, 60.0, until, self.clock, now, self.said.append, self.heard
+            "s", self.move, 60.0, until, self.clock, now, self.said.append, self.heard
         )
         self.running: Deferred[None] = Deferred()
 
@@ -210,6 +215,24 @@ def test_a_file_that_cannot_be_read_is_named_and_tried_again(seed: Seed) -> None
     assert seed.said[0].startswith("the copy was not seen whole yet, and follows the server again")
     seed.advance(60)
     assert seed.rounds.figures.rounds == 1
+
+
+def test_a_fault_of_the_program_does_not_end_it(seed: Seed, logged: Logged) -> None:
+    seed.run()
+    seed.move.faults = [KeyError("a fault")]
+    seed.advance(60)
+    trouble = "internal-error: internal error: see the log of this node"
+    assert seed.rounds.figures.trouble == trouble
+    assert "follows the server again in 1 min" in seed.said[-1]
+    assert any("s: a round of its copy failed" in line for line in logged.lines)
+    seed.advance(60)
+    assert seed.rounds.figures.trouble == ""
+    # nothing counts then that was known of the files
+    assert seed.move.starts_over == [False, False, True]
+    seed.move.over = KeyError("a fault")
+    seed.advance(60)
+    assert seed.move.began == [0, 60, 120, 180]
+    assert len(logged.take(KeyError)) > 1
 
 
 def test_only_the_destinations_word_ends_it(seed: Seed) -> None:

@@ -196,17 +196,16 @@ class Delivery:
         if self._source is not None:
             self._source.was_started()
 
-    async def look_again(self, *, has_failed: bool) -> None:
+    async def look_again(self, *, has_failed: bool, starts_over: bool = False) -> None:
         """Read another directory from here on, where one is in the server's place now.
 
         If something `has_failed`, go on as if nothing had: the destination is asked what it holds.
+        With `starts_over` all files are read again.
         """
         if has_failed:
             self.limits, self._is_in_session = RepeatLimits(), False
-        source = self._source
-        if source is not None and not await self._uploader.packers.run(
-            source.is_of, self._order.directory
-        ):
+        source, run = self._source, self._uploader.packers.run
+        if source and (starts_over or not await run(source.is_of, self._order.directory)):
             self._sender, self._kept, self._is_in_session = None, None, False
             await self.close()
 

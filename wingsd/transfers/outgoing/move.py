@@ -153,9 +153,9 @@ class OutgoingMove:
         """Repeat each request for so many seconds; None for the usual patience."""
         self._client.patience = self._order.patience if seconds is None else seconds
 
-    async def look_again(self, *, has_failed: bool) -> None:
+    async def look_again(self, *, has_failed: bool, starts_over: bool) -> None:
         """Look, before a round, whether the server has another directory now; see `Delivery`."""
-        await self._delivery.look_again(has_failed=has_failed)
+        await self._delivery.look_again(has_failed=has_failed, starts_over=starts_over)
 
     async def ended(self) -> DestinationError | None:
         """Return why the destination has ended the move; None where it has not said so.

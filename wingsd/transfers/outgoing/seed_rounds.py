@@ -1,8 +1,8 @@
 """The rounds by which a copy of a server at another node is kept up to date, for days if need be.
 
-The server is used as ever meanwhile. A round that fails is tried again after a growing pause; only
-the destination's word that it has no such move any more ends them, for which it is asked in pauses
-as well.
+The server is used as ever meanwhile. A round that fails is tried again after a growing pause, by a
+fault of this program too; only the destination's word that it has no such move any more ends them,
+for which it is asked in pauses as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
 from wingsd.moves.stop_rule import StopLimits, StopRule
@@ -48,8 +49,11 @@ class SeedMove(Protocol):
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         """Send it."""
 
-    async def look_again(self, *, has_failed: bool) -> None:
-        """Look, before a round, whether the server has another directory now."""
+    async def look_again(self, *, has_failed: bool, starts_over: bool) -> None:
+        """Look, before a round, whether the server has another directory now.
+
+        With `starts_over` nothing counts that is known of its files.
+        """
 
     async def ended(self) -> DestinationError | None:
         """Return why the destination has ended the move; None where it has not said so."""
@@ -63,14 +67,19 @@ class SeedMove(Protocol):
 
 
 class SeedRounds:
-    """The rounds of one copy: one begins `every` seconds, or later, so that half the time is free.
+    """The rounds of the copy of a server, whose UUID is for the log.
+
+    One begins `every` seconds, or later, so that half the time is free.
 
     They are over at `until`, in seconds since the epoch by `now`, or when they are stopped. `say`
     gets lines for the log.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
+        server: str,
         move: SeedMove,
         every: float,
         until: float | None,
@@ -79,6 +88,7 @@ class SeedRounds:
         say: Callable[[str], None],
         observer: Observer,
     ) -> None:
+        self._server = server
         self._move = move
         self._every = every
         self._until = until
@@ -97,6 +107,8 @@ class SeedRounds:
         self._left: int | None = None
         self._downtime: float | None = None
         self._trouble, self._retries = "", iter(RETRIES)
+        #: Whether the last round has failed by a fault of this program.
+        self._is_faulty = False
         self._told = 0.0
         self._pausing: Deferred[None] | None = None
         self._stopped: WingsdError | None = None
@@ -159,7 +171,7 @@ class SeedRounds:
             await self._sleep(min(max(left, 0.0), ASKED_EVERY))
             if left <= ASKED_EVERY:
                 return
-            if (ended := await self._move.ended()) is not None:
+            if (ended := await self._ended()) is not None:
                 raise ended
 
     async def _sleep(self, seconds: float) -> None:
@@ -179,11 +191,18 @@ class SeedRounds:
     async def _attempt(self, began: float) -> float:
         """Send a round that begins now; return the seconds until the next one."""
         is_first = self._whole is None
+        faulty, self._is_faulty = self._is_faulty, False
         try:
-            await self._move.look_again(has_failed=self._trouble != "")
+            await self._move.look_again(has_failed=self._trouble != "", starts_over=faulty)
             await self._round()
         except WingsdError as error:
             return await self._failed(error)
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{server}: a round of its copy failed", server=self._server)
+            self._is_faulty = True
+            return await self._failed(WingsdError("internal error", "see the log of this node"))
         finally:
             self._left, self._before = self._missing, None
         took = self._clock.seconds() - began
@@ -208,7 +227,7 @@ class SeedRounds:
         """Tell that a round has failed; return the pause. Raises why the move is over."""
         if self._stopped is not None:
             raise self._stopped
-        ended = await self._move.ended() if isinstance(error, DestinationRefused) else None
+        ended = await self._ended() if isinstance(error, DestinationRefused) else None
         if ended is not None:
             raise ended
         pause = next(self._retries)
@@ -217,6 +236,16 @@ class SeedRounds:
         since = "was not seen whole yet" if age is None else f"is {readable_time(age)} old"
         self._say(f"the copy {since}, and follows the server again in {wait}: {self._trouble}")
         return pause
+
+    async def _ended(self) -> DestinationError | None:
+        """Return why the destination has ended the move; None where that is not known."""
+        try:
+            return await self._move.ended()
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{server}: asking its destination failed", server=self._server)
+            return None
 
     def _over(self, *, is_first: bool) -> None:
         """Tell that a round is whole, if people are to hear of that."""
