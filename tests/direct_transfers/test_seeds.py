@@ -309,6 +309,22 @@ async def test_a_source_that_died_at_the_stop_goes_on_with_the_move(nodes: NodeP
     await nodes.assert_moved()
 
 
+async def test_the_copy_is_kept_where_a_later_daemons_move_is_cancelled(nodes: NodePair) -> None:
+    await begin(nodes, END)
+    nodes.source.die_at("STOP")
+    come(nodes.source)
+    await until(lambda: nodes.source.store.unfinished()[0].step == "STOP")
+    node = await nodes.restart("source")
+    node.servers.get_or_add(nodes.configuration)
+    nodes.destination.lose = lambda request: request.path.endswith(b"/resume")
+    await node.recover()
+    await until(lambda: node.store.unfinished()[0].step == "SEND")
+    node.sender.cancel(UUID)
+    await nodes.settled()
+    assert kept(nodes) == [UUID]
+    assert is_used_as_ever(nodes)
+
+
 # What is refused
 
 

@@ -45,6 +45,8 @@ class SentServer:
         #: Whether it was stopped for this, and runs again if it stays: until it was started, or
         #: somebody has used it since.
         self.starts_again = False
+        #: Whether it is to be deleted when this has ended.
+        self.is_deleted = False
         self._server = server
         self._steps = steps
         self._note_started = note_started
@@ -99,8 +101,9 @@ class SentServer:
     def _claim(self) -> None:
         self._server.operations.hold = Hold(Operation.FOLLOW, FOLLOWED)
 
-    def is_deleted(self) -> None:
+    def note_deletion(self) -> None:
         """Note that it is to be deleted: it is not started again."""
+        self.is_deleted = True
         self.follows = self.starts_again = self._server.starts_if_it_stays = False
 
     async def leave_off(self) -> None:

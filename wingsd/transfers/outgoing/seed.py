@@ -89,7 +89,7 @@ class SeedTransfer(OutgoingTransfer):
         upload.seed = order
         steps.announcer.is_quiet = True
         self._rounds: SeedRounds | None = None
-        self._is_deleted = self._gives_way = False
+        self._gives_way = False
         #: Whether that transfer still waits for what was read.
         self._is_wanted = True
         self._left: MoveSource | None = None
@@ -135,16 +135,6 @@ class SeedTransfer(OutgoingTransfer):
         if left is not None:
             closing = self._mover.uploader.packers.run(left.close)
             closing.addErrback(self.log_failure)
-
-    def cancel(self, *, is_deleted: bool = False) -> None:
-        """Cancel it; the copy stays at the destination, unless the server is to be deleted."""
-        self._is_deleted = is_deleted
-        super().cancel(is_deleted=is_deleted)
-
-    @property
-    def keeps_copy(self) -> bool:
-        """Whether what has arrived stays at the destination after a failure."""
-        return not self._is_deleted
 
     async def _ask(self) -> None:
         await super()._ask()

@@ -86,7 +86,7 @@ class OutgoingTransfer:
                 self._removals = resumed.entry.removals
                 self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
                 was_asked = not self._steps.lifecycle.before(SendStep.AWAIT)
-                self._upload.recall(was_asked=was_asked)
+                self._upload.recall(resumed.record, was_asked=was_asked)
                 await self._wait(self._sent.take_over())
                 await self._go_on(resumed.record)
             await self._send()
@@ -110,7 +110,7 @@ class OutgoingTransfer:
     def cancel(self, *, is_deleted: bool = False) -> None:
         """Cancel the transfer in any step; `is_deleted` when the server is to be deleted next."""
         if is_deleted:
-            self._sent.is_deleted()
+            self._sent.note_deletion()
         self._cancel(TransferCancelled())
 
     def abort(self, reason: WingsdError) -> None:
@@ -375,8 +375,10 @@ class OutgoingTransfer:
 
     @property
     def keeps_copy(self) -> bool:
-        """Whether what has arrived stays at the destination: what a person cancels does not."""
-        return not isinstance(self._steps.cancel_scope.reason, TransferCancelled)
+        """Whether what has arrived stays at the destination; not if cancelled, but of a seed."""
+        if isinstance(self._steps.cancel_scope.reason, TransferCancelled):
+            return self._upload.seed is not None and not self._sent.is_deleted
+        return True
 
     async def _restore(self) -> None:
         """Make again what was removed for the transfer."""

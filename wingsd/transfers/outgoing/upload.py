@@ -33,7 +33,7 @@ from wingsd.transfers.outgoing.request import (
     streams_of,
     upload_format,
 )
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import OutgoingStreams, Uploader
 from wingsd.transfers.step_log import StepLog
@@ -203,9 +203,10 @@ class OutgoingUpload:
                 "the destination does not take this kind of move: it is sent as one stream"
             )
 
-    def recall(self, *, was_asked: bool) -> None:
+    def recall(self, record: MoveRecord, *, was_asked: bool) -> None:
         """Note that an earlier daemon has begun a move; it may have asked for the commit."""
         self._is_recorded, self._was_asked = True, was_asked
+        self.seed = seed_of(record)
 
     async def go_on(self, record: MoveRecord, *, gives_up: bool = False) -> None:
         """Go on with that move. Raises as `check` and `begin`.
