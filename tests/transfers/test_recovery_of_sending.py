@@ -19,6 +19,7 @@ from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
 from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 from wingsd.servers import Server
+from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome
 from wingsd.transfers.errors import (
     DaemonRestarted,
@@ -284,6 +285,18 @@ async def test_a_failure_is_reported_once(sender: Sender) -> None:
     assert await end(sender) is Outcome.FAILURE
     assert sender.panel.calls == []
     assert sender.server.operations.hold is None
+
+
+async def test_an_installation_that_was_begun_since_the_failure_holds_its_server(
+    sender: Sender,
+) -> None:
+    sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name, direct=True)
+    recovery = sender.make_recovery(sender.store.unfinished())
+    recovery.begin()
+    sender.server.operations.hold = Hold(Operation.INSTALL, "it is being installed")
+    recovery.resume_outgoing()
+    assert await end(sender) is Outcome.FAILURE
+    assert sender.server.operations.runs(Operation.INSTALL)
 
 
 def _was_awaited(mock: AsyncMock, times: int) -> bool:

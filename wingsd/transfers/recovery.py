@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
 from wingsd.servers import Server, Servers
+from wingsd.servers.operations import Operation
 from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.incoming.manager import IncomingTransfers
@@ -368,7 +369,8 @@ class Recovery:
             ServersNotLoaded, ServerNotFound
         ):  # The Panel may have deleted it meanwhile.
             server = self._servers.get(entry.server)
-            server.release()
+            # an installation that was begun since the failure holds it for itself
+            server.operations.release(Operation.TRANSFER_OUT)
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
             if starts and (entry.id in self._were_stopped or server.starts_if_it_stays):
