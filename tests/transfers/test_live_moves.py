@@ -342,6 +342,21 @@ async def test_a_failure_after_the_stop_starts_the_server_again(
     assert sender.server.operations.hold is None
 
 
+async def test_a_server_that_its_panel_leaves_here_after_all_is_started_again(
+    sender: Sender, node: MoveNode
+) -> None:
+    """The destination had it, and has not reached the Panel."""
+    await sender.start()
+    check_moved(sender, node, running=True)
+    (transfer,) = sender.transfers._left_behind.values()
+    await Deferred.fromCoroutine(transfer.check_left_behind())
+    assert sender.store.transfers()[0].step == "FAILED"  # for the next daemon, until it runs
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.server.state is PowerState.RUNNING
+    assert sender.calls == ["stop", "remove", "restore", "start"]
+    assert sender.server.operations.hold is None
+
+
 async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

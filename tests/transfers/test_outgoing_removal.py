@@ -72,7 +72,7 @@ async def test_a_panel_without_deletion_is_asked_first(with_backups: Sender, mov
     with_backups.panel.owned = not moved
     await Deferred.fromCoroutine(transfer.check_left_behind())
     assert kept(with_backups) == sorted(OTHERS if moved else PLACES + OTHERS)
-    assert is_over(with_backups)
+    await until(lambda: is_over(with_backups))
 
 
 async def test_a_node_that_stops_leaves_the_question_to_the_next_daemon(

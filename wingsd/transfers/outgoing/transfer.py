@@ -444,6 +444,7 @@ class OutgoingTransfer:
                 "it stays here",
                 server=uuid,
             )
+            await self._steps.enter_if_open(SendStep.FAILED)  # as in `_stay`
             self._servers.unshare(uuid)
             self.server.release()
-            self._steps.close()
+            self._in_background(self._restore())
