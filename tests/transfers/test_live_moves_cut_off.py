@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import AsyncMock
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -22,10 +24,11 @@ from tests.transfers.test_live_moves import (
 )
 from tests.transfers.test_outgoing_moves import _quick
 from tests.transfers.test_resumed_moves import stop_at
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import EnvironmentFailed, StorageError
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers import starting
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.transfers.coordinator import PanelSending
 from wingsd.transfers.steps import SendStep
 from wingsd.util.retry import Backoff
 
@@ -185,6 +188,22 @@ async def test_a_server_that_could_not_be_started_again_is_started_at_the_destin
     check_moved(sender, node, running=True)
 
 
+async def test_a_server_that_cannot_be_started_waits_with_the_next_daemon_for_the_destination(
+    sender: Sender, node: MoveNode
+) -> None:
+    await end_before_the_start(sender, node)
+    sender.faults["start"] = EnvironmentFailed("its image is gone")
+    sender.follow(attrs.evolve(sender.mover.live.config, final_patience=0.05))
+    begun = node.count("begin")
+
+    def be_away(kind: str, count: int) -> Fault:
+        return refused(503, "it starts") if kind == "begin" and count < begun + 30 else None
+
+    node.fault = be_away
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+
+
 async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -249,6 +268,26 @@ async def test_a_server_that_was_stopped_before_its_daemon_ended_is_not_started(
     _end(sender)
     await go_on(sender)
     check_moved(sender, node, running=False)
+
+
+async def test_a_server_is_free_after_an_unknown_outcome_though_the_disk_is_full(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PanelSending, "has_moved", AsyncMock(return_value=None))
+    full = AsyncMock(side_effect=StorageError("the disk is full"))
+
+    def fault(kind: str, count: int) -> Fault:
+        if kind != "commit":
+            return None
+        monkeypatch.setattr(sender.database, "set_move_state", full)
+        return refused(403, "forbidden")
+
+    node.fault = fault
+    await sender.start()
+    await until(lambda: sender.store.unfinished() == [])
+    assert full.await_count == 1
+    assert sender.server.operations.hold is None
+    assert "start" not in sender.calls
 
 
 async def test_a_failed_move_is_unfinished_until_the_server_runs_again(

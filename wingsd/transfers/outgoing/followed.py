@@ -9,7 +9,7 @@ from functools import partial
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.errors import WingsdError
+from wingsd.errors import StorageError, WingsdError
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerState
@@ -107,20 +107,34 @@ class SentServer:
         self.follows = self.starts_again = self._server.starts_if_it_stays = False
 
     async def leave_off(self) -> None:
-        """Have only a person start it: its destination may run it. Raises `StorageError`."""
+        """Have only a person start it: its destination may run it."""
         self._steps.announcer.say(
             "not known whether it has moved: the server stays on this node and is not started; "
             "before you start it, see whether the destination has it"
         )
         self.follows = False
         if self.starts_again:
-            await self._was_started()
+            try:
+                await self._was_started()
+            except StorageError as error:
+                self._log.error(
+                    "{server}: a later daemon would start it again: {error}",
+                    server=self._server.uuid,
+                    error=error,
+                )
 
     def release(self) -> None:
         """Let it be started and used again."""
         self._server.release()
 
     # Its stop
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it was stopped for this, and runs again where the rest takes too long."""
+        steps = self._steps.lifecycle
+        is_stopped = not steps.before(SendStep.STOP) and steps.before(SendStep.AWAIT)
+        return self.starts_again and is_stopped
 
     @property
     def needs_rehearsal(self) -> bool:

@@ -190,9 +190,8 @@ class OutgoingTransfer:
         self._sent.follows = self._sent.follows and self._upload.is_move
 
     async def _go_on(self, record: MoveRecord) -> None:
-        gives_up = self._sent.starts_again and self._steps.lifecycle.before(SendStep.AWAIT)
         try:
-            await self._wait(self._upload.go_on(record, gives_up=gives_up))
+            await self._wait(self._upload.go_on(record, gives_up=self._sent.is_down))
         except FinalPassStalled as error:
             await self._run_again(error)
             await self._wait(self._upload.go_on(record))
