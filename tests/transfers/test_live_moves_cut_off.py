@@ -69,7 +69,37 @@ async def test_a_daemon_that_ends_after_the_stop_has_the_next_one_send_the_rest(
     await go_on(sender)
     check_moved(sender, node, running=True)
     # the earlier daemon may have ended before it was removed
-    assert sender.calls == ["stop", "remove", "remove"]
+    assert sender.calls == ["stop", "remove", "adopt", "remove"]
+
+
+async def test_an_engine_that_is_away_when_the_next_daemon_starts_fails_no_move(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    await stop_at(sender, node, "rounds", 2)
+    sender.faults["adopt"] = EnvironmentFailed("it is away", is_silent=True)
+    take_up(sender)
+    await until(lambda: sender.calls.count("adopt") > 2)
+    sender.faults.clear()
+    await until(lambda: not sender.transfers.servers)
+    check_moved(sender, node, running=True)
+
+
+async def test_a_server_that_runs_after_its_stop_is_not_sent_by_the_next_daemon(
+    sender: Sender, node: MoveNode
+) -> None:
+    """It was started again, and the disk was full when that was to be recorded."""
+    await stop_at(sender, node, "rounds", ROUNDS + 1)
+    sender.calls.clear()
+    sender.server.state = PowerState.RUNNING
+    take_up(sender)
+    await until(lambda: "failure" in sender.states)
+    assert sender.said("the server runs on this node, although it was stopped for its move")
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.calls == ["adopt", "restore"]
+    assert sender.server.state is PowerState.RUNNING
+    assert sender.server.operations.hold is None
+    assert "commit" not in node.asked
 
 
 @pytest.mark.parametrize(
@@ -217,7 +247,7 @@ async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
     node.fault = away_until_it_runs
     await go_on(sender)
     check_moved(sender, node, running=True)
-    assert sender.calls == ["restore", "start", "stop", "remove"]
+    assert sender.calls == ["adopt", "restore", "start", "stop", "remove"]
     assert sender.said("the server is started again, and the move goes on")
 
 

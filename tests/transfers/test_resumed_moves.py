@@ -75,9 +75,9 @@ async def finished(sender: Sender) -> Outcome | None:
     ("kind", "count", "step", "calls"),
     [
         ("begin", 1, "ASK", ["adopt", "stop", "remove"]),
-        ("resume", 1, "SEND", ["stop", "remove"]),
-        ("batches", 4, "SEND", ["stop", "remove"]),
-        ("rounds", 1, "SEND", ["stop", "remove"]),
+        ("resume", 1, "SEND", ["stop", "remove", "adopt"]),
+        ("batches", 4, "SEND", ["stop", "remove", "adopt"]),
+        ("rounds", 1, "SEND", ["stop", "remove", "adopt"]),
     ],
 )
 async def test_the_next_daemon_goes_on(
@@ -158,7 +158,7 @@ async def test_after_the_commit_the_next_daemon_asks_the_destination(
         node.of.finish()
         node.outcome = "success"
     assert await finished(sender) is Outcome.SUCCESS
-    assert (sender.calls, sender.panel.calls) == (["stop", "remove"], [])
+    assert (sender.calls, sender.panel.calls) == (["stop", "remove", "adopt"], [])
     assert tree_of(sender.tree) == tree_of(node.copy.tree)
     # only a node that was started anew is asked what it holds, and has all of it
     assert node.sessions == sessions + (outcome == "open")
@@ -184,7 +184,7 @@ async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
     start_anew(sender)
     await until(lambda: sender.store.unfinished() == [])
     assert sender.panel.calls == ["owns", "failure"]
-    assert sender.calls == ["stop", "remove", "restore"]
+    assert sender.calls == ["stop", "remove", "adopt", "restore"]
     assert sender.server.hold == ""
 
 
@@ -221,7 +221,7 @@ async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: 
     start_anew(sender)
     await until(lambda: sender.store.unfinished() == [])
     assert sender.panel.calls == ["failure"]
-    assert sender.calls == ["stop", "remove", "restore"]
+    assert sender.calls == ["stop", "remove", "adopt", "restore"]
     assert sender.server.hold == ""
 
 

@@ -17,7 +17,14 @@ from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.util.retry import Backoff
 
-__all__ = ["BACKOFF", "StartedServer", "adopt_when_possible", "finish_stop", "start_when_possible"]
+__all__ = [
+    "BACKOFF",
+    "StartedServer",
+    "adopt_when_possible",
+    "adopt_when_there",
+    "finish_stop",
+    "start_when_possible",
+]
 
 _log = Logger()
 
@@ -49,6 +56,22 @@ async def adopt_when_possible(server: StartedServer, clock: IReactorTime) -> Non
         try:
             await server.adopt()
         except EnvironmentFailed:
+            await deferLater(clock, pause)
+        else:
+            return
+
+
+async def adopt_when_there(server: StartedServer, clock: IReactorTime) -> None:
+    """Watch a server's program if it runs already, as soon as the engine answers.
+
+    Raises `EnvironmentFailed` where the answer is that this cannot be done.
+    """
+    for pause in BACKOFF:
+        try:
+            await server.adopt()
+        except EnvironmentFailed as error:
+            if not error.is_silent:
+                raise
             await deferLater(clock, pause)
         else:
             return

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.errors import StorageError, WingsdError
+from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.starting import finish_stop, start_when_possible
+from wingsd.servers.starting import adopt_when_there, finish_stop, start_when_possible
 from wingsd.statedb import MoveRecord
 from wingsd.transfers.outgoing.source import FOLLOWED, HOLD
 from wingsd.transfers.step_log import StepLog
@@ -78,11 +79,13 @@ class SentServer:
     async def take_over(self) -> None:
         """Go on where the earlier daemon was, which has held it. Raises `EnvironmentFailed`.
 
-        It is started where that daemon was about to.
+        It is started where that daemon was about to. Raises `Conflict` where it runs although it
+        was stopped.
         """
         if not self._steps.lifecycle.before(SendStep.STOP):
+            await self._check_ended()
             return
-        await self._server.adopt()
+        await adopt_when_there(self._server, self._steps.clock)
         if self._server.state is PowerState.OFFLINE and self.starts_again:
             await self.run_again()
             return
@@ -90,6 +93,23 @@ class SentServer:
             self._claim()
         if self.starts_again:
             await self._was_started()
+
+    async def _check_ended(self) -> None:
+        """Raise `Conflict` where it runs after its stop: what is sent would not be its end."""
+        lifecycle = self._steps.lifecycle
+        if lifecycle.before(SendStep.SEND):
+            return  # it is stopped next
+        if lifecycle.before(SendStep.AWAIT):
+            await adopt_when_there(self._server, self._steps.clock)
+        else:
+            with suppress(EnvironmentFailed):  # what the destination says is waited for, not this
+                await self._server.adopt()
+        if self._server.state is not PowerState.OFFLINE:
+            raise Conflict(
+                "the server runs on this node, although it was stopped for its move",
+                "somebody has started it, or it was not recorded that the move has failed; "
+                "see where it belongs, and move it again",
+            )
 
     def _follow(self) -> None:
         """Have the Panels' pages stay usable until it is stopped."""

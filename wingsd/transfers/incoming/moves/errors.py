@@ -17,7 +17,6 @@ from wingsd.errors import (
     error_code,
 )
 from wingsd.moves.entry_store import is_full
-from wingsd.panel.http_client import ServerNotAssigned
 
 __all__ = [
     "AttachmentMissing",
@@ -216,15 +215,10 @@ class MoveRequestInvalid(BadRequest):
 
 
 def keeps_copy(reason: Exception | None) -> bool:
-    """Return whether what has arrived stays after a failure: not after a person's cancel.
-
-    Nor where the Panel does not know the server any more; but it does where the Panel only knows
-    of no transfer to this node: that has failed while this node was away.
-    """
+    """Return whether what has arrived stays after a failure: not after a person's cancel."""
     if isinstance(reason, MoveGivenUp):
         return reason.keeps
-    is_gone = isinstance(reason, ServerNotFound) and not isinstance(reason, ServerNotAssigned)
-    return not is_gone and not isinstance(reason, TransferCancelled)
+    return not isinstance(reason, TransferCancelled | ServerNotFound)
 
 
 def failure_state(error: Exception) -> str:
