@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,6 +12,7 @@ from threading import Event
 import pytest
 
 from tests.moves.moving import Destination, feed
+from wingsd.errors import StorageError
 from wingsd.moves.bodies import batch_body
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import HeldTreeInvalid, SourceFileChanged
@@ -97,6 +99,45 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path, tree: Path) -> No
         assert batch is not None
         assert sum(len(data) for data in batch.data) == 4096
         assert source.next_data() is None
+
+
+def fail_to_seek(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Have the file system not tell where a file has data."""
+    seek = os.lseek
+
+    def fail(fd: int, at: int, whence: int) -> int:
+        if whence == os.SEEK_DATA:
+            raise OSError(number, os.strerror(number))
+        return seek(fd, at, whence)
+
+    monkeypatch.setattr(os, "lseek", fail)
+
+
+def test_what_the_disk_does_not_find_is_no_hole(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros in place of data have the same root at both nodes."""
+    fail_to_seek(monkeypatch, errno.EIO)
+    with (
+        Destination(tmp_path / "there").open() as to,
+        closing(MoveSource(str(tree), pytest.fail)) as source,
+    ):
+        begin(source, to)
+        with pytest.raises(StorageError, match='"sparse" could not be read'):
+            list(iter(lambda: source.next_shape() or source.next_data(), None))
+
+
+def test_all_is_read_where_holes_are_not_told(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_seek(monkeypatch, errno.EINVAL)
+    with (
+        Destination(tmp_path / "there").open() as to,
+        closing(MoveSource(str(tree), pytest.fail)) as source,
+    ):
+        begin(source, to)
+        sent = list(iter(lambda: source.next_shape() or source.next_data(), None))
+        assert any(b"x" * 4_096 in bytes(data) for batch in sent for data in batch.data)
 
 
 def test_a_change_while_it_is_read_is_an_error(tmp_path: Path, tree: Path) -> None:

@@ -31,6 +31,8 @@ SEGMENT = 128 << 10
 """Bytes read at a time, and the most of one frame. A multiple of every block size."""
 
 _SECTOR = 512
+#: What a file system says that does not tell where a file has data.
+_NOT_TOLD = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 #: What opening a file gives that another kind of file has taken the place of.
 _REPLACED = (errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
@@ -187,8 +189,12 @@ def _exactly(fd: int, at: int, length: int, content: FileContent, is_live: bool)
 def _is_hole(fd: int, at: int, length: int) -> bool:
     try:
         return os.lseek(fd, at, os.SEEK_DATA) >= at + length
-    except OSError:  # ENXIO: no data follows
-        return True
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # no data follows
+            return True
+        if error.errno in _NOT_TOLD:
+            return False
+        raise  # zeros for data that cannot be found would be sent as what is there
 
 
 def _known(node: FileNode) -> tuple[int, int, int, bytes]:
