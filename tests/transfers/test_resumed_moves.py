@@ -17,6 +17,7 @@ from wingsd.config import MovesConfig
 from wingsd.errors import DaemonStopping
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
+from wingsd.transfers.outgoing import move
 
 __all__ = ["_quick"]
 
@@ -194,6 +195,21 @@ async def test_the_panel_is_asked_while_the_destination_is_silent(
     await die_in_await(sender, node)
     node.fault = lambda kind, count: CUT
     sender.panel.owned = False
+    start_anew(sender)
+    assert await finished(sender) is Outcome.SUCCESS
+    assert set(sender.panel.calls) == {"owns"}
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "move-busy"), (429, ""), (500, "")])
+async def test_a_destination_that_cannot_tell_yet_is_asked_until_it_can(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    """It is starting, or a proxy does not let the question pass."""
+    monkeypatch.setattr(move, "LOST", 0.02)
+    await die_in_await(sender, node)
+    node.of.finish()
+    node.outcome, asked = "success", len(node.asked)
+    node.fault = lambda *_: refused(status, code) if len(node.asked) < asked + 20 else None
     start_anew(sender)
     assert await finished(sender) is Outcome.SUCCESS
     assert set(sender.panel.calls) == {"owns"}

@@ -220,6 +220,8 @@ class DestinationRefused(DestinationError):
         self.may_complete = may_complete
         #: The code of the answer, empty where it is not known.
         self.answer_code = ""
+        #: Whether it only was not able to answer now: nothing is said about the server.
+        self.is_temporary = False
 
 
 class DestinationDisconnected(DestinationError):

@@ -247,7 +247,7 @@ class OutgoingMove:
             self._is_lost = False
             self._delivery.limits.count(needed)
         except DestinationError as error:
-            if not (error.may_complete or isinstance(error, DestinationUnreachable)):
+            if not (error.may_complete or _is_temporary(error)):
                 raise
             self._is_lost = True
             if clock.seconds() - self._heard >= self._order.lost_after:
@@ -280,3 +280,9 @@ class OutgoingMove:
             if progress.tag == tag:
                 await self._delivery.pause()
             tag = progress.tag
+
+
+def _is_temporary(error: DestinationError) -> bool:
+    """Return whether it says nothing about the server, and may do so when it is asked again."""
+    is_not_now = isinstance(error, DestinationRefused) and error.is_temporary
+    return is_not_now or isinstance(error, DestinationUnreachable)

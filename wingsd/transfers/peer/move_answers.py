@@ -204,6 +204,7 @@ def refusal(answer: Answer) -> DestinationRefused:
         judge(answer)
     except DestinationRefused as error:
         error.answer_code = answer_code(answer)
+        error.is_temporary = answer.code in _AGAIN
         return error
     raise AssertionError(answer.code)
 
