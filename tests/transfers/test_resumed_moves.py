@@ -17,6 +17,7 @@ from wingsd.config import MovesConfig
 from wingsd.errors import DaemonStopping
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
+from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing import move
 
 __all__ = ["_quick"]
@@ -229,6 +230,16 @@ async def test_a_move_of_which_no_answer_is_recorded_has_the_panel_decide(
     # it would wait for its source
     await until(lambda: node.deleted == (["keep"] if owned else []))
     assert node.count("state") == asked
+
+
+async def test_a_proxy_that_is_busy_has_not_told_the_destination_of_a_failure(
+    sender: Sender, node: MoveNode
+) -> None:
+    await stop_at(sender, node, "batches", 3)
+    (record,) = sender.store.open_moves()
+    node.fault = lambda *_: refused(429)
+    with pytest.raises(DestinationRefused):
+        await Deferred.fromCoroutine(sender.mover.end(record, 0.0))
 
 
 async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: MoveNode) -> None:

@@ -234,7 +234,7 @@ class Mover:
         try:
             await client.delete(keep=True, patience=patience)
         except DestinationRefused as error:
-            if error.response_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if error.is_temporary or error.response_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
         except (ResumeNeeded, MoveSmaller) as error:
             raise error.error from error
