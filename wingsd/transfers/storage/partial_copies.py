@@ -32,6 +32,8 @@ _LOG_PART = ".log.part"
 _TREE = "tree"
 _KEPT_LEDGER, _KEPT_ASIDE = "ledger", "aside"
 _ABOUT = "about.json"
+#: Bytes of `st_blocks`, whatever the block size of the file system; stat(2).
+_BLOCK = 512
 
 
 @attrs.frozen(repr=False)
@@ -111,18 +113,22 @@ class PartialCopies:
 
     # Those that are kept
 
-    def keep(self, server: str, size: int, now: float, *, is_read: bool = False) -> bool:
+    def keep(self, server: str, size: int | None, now: float, *, is_read: bool = False) -> bool:
         """Keep the copy of a failed move; return whether it is kept.
 
-        `size` is how many bytes have arrived, `now` seconds since the epoch; `is_read` as of
-        `CopyPaths`.
+        `size` is how many bytes have arrived; with None they are measured, and without any nothing
+        is kept. `now` is in seconds since the epoch; `is_read` as of `CopyPaths`.
         """
         with self._turn:
             return self._keep(server, size, now, is_read=is_read)
 
-    def _keep(self, server: str, size: int, now: float, *, is_read: bool) -> bool:
+    def _keep(self, server: str, size: int | None, now: float, *, is_read: bool) -> bool:
         paths = self._paths(server)
-        if not (paths.ledger.exists() and self._staging.holds(server)):
+        is_whole = paths.ledger.exists() and self._staging.holds(server)
+        if is_whole and size is None:
+            size = _allocated(paths.tree)
+            is_whole = size > 0
+        if not is_whole:
             self.discard(server)
             return False
         self._staging.finish(server)
@@ -281,3 +287,13 @@ class PartialCopies:
     @staticmethod
     def _move(source: Path, target: Path) -> None:
         move(source, target, durable=True)
+
+
+def _allocated(directory: Path) -> int:
+    """Return the bytes that the files below a directory take on the disk."""
+    size = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(parent, name)).st_blocks * _BLOCK
+    return size

@@ -17,6 +17,7 @@ from wingsd.errors import (
     error_code,
 )
 from wingsd.moves.entry_store import is_full
+from wingsd.panel.http_client import ServerNotAssigned
 
 __all__ = [
     "AttachmentMissing",
@@ -215,10 +216,15 @@ class MoveRequestInvalid(BadRequest):
 
 
 def keeps_copy(reason: Exception | None) -> bool:
-    """Return whether what has arrived stays after a failure: not after a person's cancel."""
+    """Return whether what has arrived stays after a failure: not after a person's cancel.
+
+    Nor where the Panel does not know the server any more; but it does where the Panel only knows
+    of no transfer to this node: that has failed while this node was away.
+    """
     if isinstance(reason, MoveGivenUp):
         return reason.keeps
-    return not isinstance(reason, TransferCancelled | ServerNotFound)
+    is_gone = isinstance(reason, ServerNotFound) and not isinstance(reason, ServerNotAssigned)
+    return not is_gone and not isinstance(reason, TransferCancelled)
 
 
 def failure_state(error: Exception) -> str:

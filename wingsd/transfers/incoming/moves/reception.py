@@ -119,6 +119,10 @@ class Reception:
         self._closed: WingsdError | None = None
         self._checkpoints = Checkpoints(server, copy, disk, extraction.reactor, self._read_back)
 
+    def open(self, *, is_new: bool) -> int:
+        """Begin the copy, or open it again; return how many bytes it has. Blocking."""
+        return self.copy.begin() if is_new else self.copy.reopen()
+
     # What the source asks
 
     async def resume(self) -> tuple[str, Resumption]:

@@ -168,10 +168,8 @@ class MoveTransfer(IncomingTransfer):
         )
         if is_new:
             self._rollback.add(self._put_away)
-        copy = reception.copy
-        reception.bytes = held = await self._extraction.workers.run(
-            copy.begin if is_new else copy.reopen
-        )
+        held = await self._extraction.workers.run(partial(reception.open, is_new=is_new))
+        reception.bytes = held
         reception.on_session = self._on_session
         reception.writing_back = self._files.writing_back
         self._reception = reception
@@ -408,10 +406,12 @@ class MoveTransfer(IncomingTransfer):
 
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
-        disk, copies = self._storage.disk, self._storage.copies
-        if self.terms.settings.keep_days and self._keeps_copy() and self._count():
-            is_read = self._reception is not None and self._reception.copy.is_read
-            keep = partial(copies.keep, self.server, self._count(), time.time(), is_read=is_read)
+        disk, copies, reception = self._storage.disk, self._storage.copies, self._reception
+        # without a reception what an earlier move or daemon has left was not opened
+        size = None if reception is None else reception.bytes
+        if self.terms.settings.keep_days and self._keeps_copy() and size != 0:
+            is_read = reception is not None and reception.copy.is_read
+            keep = partial(copies.keep, self.server, size, time.time(), is_read=is_read)
             kept = await disk.run(keep)
             self._keeps_backups = kept
             if kept:
