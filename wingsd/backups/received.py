@@ -219,6 +219,16 @@ class ReceivedBackups:
                 remove_tree(str(path))
         self._leave()
 
+    def retain(self, server: str, backups: Collection[Backup]) -> None:
+        """Delete what is staged of the server, whole or in part, of any but these `backups`."""
+        home = self._root / server
+        kept = {Path(backup.path(server)) for backup in backups}
+        with _errors(home):
+            for path in list(home.rglob("*")) if self._holds(server) else ():
+                name = path.name.removesuffix(_PART).removesuffix(_THERE)
+                if path.is_file() and path.relative_to(home).with_name(name) not in kept:
+                    path.unlink()
+
     def clear(self, keep: Collection[str] = ()) -> list[str]:
         """Delete what an earlier daemon left staged; return of which servers.
 

@@ -21,6 +21,7 @@ from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.storage.incoming import WriteBack
 
 BACKUP = "5e0c1f5c-1b5e-4d39-9f1a-0d9b6a2f0001"
+OTHER, PART = (f"{BACKUP[:-1]}{number}" for number in (2, 3))
 
 
 async def test_a_server_moves(node: MovingNode, source: Path) -> None:
@@ -49,6 +50,35 @@ async def test_backups_and_the_log_come_with_it_in_pieces(node: MovingNode, sour
     assert (await client.outcome())["outcome"] == "success"
     await until(lambda: node.left() == [UUID])
     assert node.kept() == {f"{BACKUP}.tar.gz": backup, f"install/{UUID}.log": log}
+
+
+async def test_what_an_earlier_move_has_left_of_other_attachments_is_not_put_into_place(
+    node: MovingNode, source: Path
+) -> None:
+    backups = {BACKUP: b"deleted since", OTHER: b"there still", PART: b"deleted as well"}
+    announced = [
+        {"uuid": uuid, "path": f"{uuid}.tar.gz", "bytes": len(data)}
+        for uuid, data in backups.items()
+    ]
+    first = node.client(source)
+    await first.begin(backups=announced, log=20)
+    await first.send()
+    for uuid in (BACKUP, OTHER):
+        await first.attach(uuid, backups[uuid])
+    for name in (PART, "install.log"):
+        path, params = f"/attachments/{name}", first.in_session(offset=0)
+        assert (await first.ask("PATCH", path, data=b"deleted as", params=params)).status == 200
+    await first.ask("DELETE", "", params={"keep": "1"})
+    await until(lambda: not node.receiver.servers)
+    client = node.client(source)
+    await client.begin(backups=announced[1:2], log=4)
+    await client.send()
+    await client.attach(OTHER, backups[OTHER])
+    await client.attach("install.log", b"new\n")
+    await client.commit()
+    assert (await client.outcome())["outcome"] == "success"
+    await until(lambda: node.left() == [".kept", UUID])
+    assert node.kept() == {f"{OTHER}.tar.gz": backups[OTHER], f"install/{UUID}.log": b"new\n"}
 
 
 async def test_files_beside_the_server_are_written_back_and_batches_have_checkpoints_alone(

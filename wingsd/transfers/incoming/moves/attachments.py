@@ -120,11 +120,12 @@ class Attachments:
         Raises `MoveRequestInvalid`; see `check_announced`.
         """
         check_announced(announced, log)
+        self._server, self._backups, self._log_paths = server, backups, log_paths
+        self._announced = tuple(map(_backup, announced))
         self._reserve = reserve
         self._sizes: dict[str, int] = {}
         self._places: dict[str, _Place] = {}
-        for each in announced:
-            backup = _backup(each)
+        for each, backup in zip(announced, self._announced, strict=True):
             self._sizes[backup.uuid] = each.bytes
             self._places[backup.uuid] = _BackupPlace(server, backup, backups)
         if log is not None:
@@ -148,7 +149,19 @@ class Attachments:
     @property
     def backups(self) -> int:
         """How many backups there are."""
-        return len(self._places) - (LOG in self._places)
+        return len(self._announced)
+
+    def drop_others(self) -> None:
+        """Delete what an earlier move of the server has left and this one does not bring.
+
+        All that is staged is put into place with the server.
+        """
+        self._backups.retain(self._server, self._announced)
+        most = self._sizes.get(LOG, -1)
+        for path in self._log_paths:
+            with storage_errors(f"{path} cannot be removed"):
+                if path.exists() and path.stat().st_size > most:
+                    path.unlink()
 
     def offset(self, name: str) -> int:
         """Return how many bytes of an attachment are here."""

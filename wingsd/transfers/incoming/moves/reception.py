@@ -121,6 +121,7 @@ class Reception:
 
     def open(self, *, is_new: bool) -> int:
         """Begin the copy, or open it again; return how many bytes it has. Blocking."""
+        self.attachments.drop_others()
         return self.copy.begin() if is_new else self.copy.reopen()
 
     # What the source asks
