@@ -131,3 +131,19 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 @pytest.fixture
 def node(nodes: Nodes) -> MovingNode:
     return nodes.start()
+
+
+async def half_sent(node: MovingNode, source: Path) -> MoveClient:
+    """Return a move all of whose files have arrived, and that is not committed."""
+    client = node.client(source)
+    await client.begin()
+    await client.send()
+    return client
+
+
+async def rest(node: MovingNode) -> None:
+    await until(lambda: not node.receiver.servers)
+
+
+def kept(node: MovingNode) -> list[str]:
+    return [copy.server for copy in node.partial_copies.get().kept()]

@@ -12,35 +12,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from tests.support.full_trees import limit_trees
 from tests.support.move_client import MoveClient
 from tests.support.reactor import until
 from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
-from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
+from tests.transfers.incoming.moving_node import LEVEL, MovingNode, half_sent, kept, rest
 from wingsd.archive import quota
 from wingsd.errors import EnvironmentFailed, StorageError
 from wingsd.filesystem import remove_tree
-from wingsd.panel.http_client import PanelUnreachable, ServerNotAssigned
 from wingsd.transfers.incoming.moves import checkpoints, partial_copy
 from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.moves.silence import SilenceWatch
-
-
-async def half_sent(node: MovingNode, source: Path) -> MoveClient:
-    """Return a move all of whose files have arrived, and that is not committed."""
-    client = node.client(source)
-    await client.begin()
-    await client.send()
-    return client
-
-
-async def rest(node: MovingNode) -> None:
-    await until(lambda: not node.receiver.servers)
-
-
-def kept(node: MovingNode) -> list[str]:
-    return [copy.server for copy in node.partial_copies.get().kept()]
 
 
 async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
@@ -138,65 +120,6 @@ async def test_a_later_transfer_takes_the_place_of_an_open_move_and_its_files(
     assert "failure" not in node.calls
     status = await client.status()
     assert (status.json["outcome"], status.json["code"]) == ("failure", "move-superseded")
-
-
-async def left_by_a_daemon(nodes: Nodes, source: Path) -> MovingNode:
-    """Return a node, before its recovery, of which an earlier daemon has received all files."""
-    first = nodes.start()
-    await half_sent(first, source)
-    await first.end()
-    later = nodes.start()
-    later.issued = first.issued
-    return later
-
-
-async def goes_on_with_all(node: MovingNode, source: Path) -> None:
-    """Move a server whose files are here."""
-    client = node.client(source)
-    assert (await client.move())["outcome"] == "success"
-    assert client.bytes < 1000
-
-
-async def test_a_move_that_the_panel_has_ended_while_this_node_was_away_is_kept(
-    nodes: Nodes, source: Path
-) -> None:
-    node = await left_by_a_daemon(nodes, source)
-    node.faults["server"] = ServerNotAssigned("not for this node")
-    await node.recover()
-    await rest(node)
-    assert kept(node) == [UUID]
-    (copy,) = node.partial_copies.get().kept()
-    assert copy.bytes >= len(LEVEL)
-    del node.faults["server"]
-    await goes_on_with_all(node, source)
-
-
-async def test_a_later_transfer_gets_the_files_of_a_move_that_is_not_open_again(
-    nodes: Nodes, source: Path
-) -> None:
-    node = await left_by_a_daemon(nodes, source)
-    node.faults["owns"] = PanelUnreachable("the Panel does not answer")
-    await node.recover()
-    await node.reaches("owns")
-    del node.faults["owns"]
-    await goes_on_with_all(node, source)
-
-
-async def test_a_node_that_has_no_room_to_read_what_is_kept_keeps_it(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(300):
-        (source / f"{number}-{'long' * 50}").write_bytes(b"a file")
-    client = await half_sent(node, source)
-    await client.ask("DELETE", "", params={"keep": "1"})
-    await rest(node)
-    with monkeypatch.context() as patch:
-        limit_trees(patch, node.staging.path)
-        full = await node.client(source).begin()
-        assert (full.status, full.code) == (507, "move-no-space")
-        await rest(node)
-    assert kept(node) == [UUID]
-    await goes_on_with_all(node, source)
 
 
 async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import attrs
+from twisted.logger import Logger
 
 from wingsd.config import MovesConfig
+from wingsd.errors import StorageError, WingsdError
 from wingsd.statedb import StateDatabase
 from wingsd.transfers.incoming.moves.attachments import AnnouncedBackup
+from wingsd.transfers.incoming.moves.errors import failure_state
 from wingsd.util.serialization import structure
 
 __all__ = ["MoveBeginning", "MoveIdentity", "MoveTerms"]
@@ -61,7 +64,8 @@ class MoveTerms:
 
     `starts` is whether a server that was running is started here, `is_following` whether it is a
     seed whose source has begun a session: before that the source may have had no answer to its
-    first request, and have given up.
+    first request, and have given up. `failure` is why it has failed, where an earlier daemon ended
+    before all was rolled back.
     """
 
     identity: MoveIdentity
@@ -70,6 +74,9 @@ class MoveTerms:
     starts: bool
     database: StateDatabase
     is_following: bool = False
+    failure: WingsdError | None = None
+
+    _log = Logger()
 
     @property
     def silence(self) -> float:
@@ -77,3 +84,10 @@ class MoveTerms:
         if self.is_following and self.settings.keep_days:
             return max(self.settings.keep_days * _DAY, self.settings.patience)
         return self.settings.patience
+
+    async def note_failure(self, server: str, entry: int, error: Exception) -> None:
+        """Record what the source is answered that asks for the outcome; log why not."""
+        try:
+            await self.database.set_move_state(entry, failure_state(error))
+        except StorageError as failure:
+            self._log.error("{server}: {error}", server=server, error=failure)

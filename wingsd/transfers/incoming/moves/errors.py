@@ -38,6 +38,7 @@ __all__ = [
     "SeedForgotten",
     "failure_state",
     "keeps_copy",
+    "recorded_failure",
     "space_error",
 ]
 
@@ -215,6 +216,10 @@ class MoveRequestInvalid(BadRequest):
         super().__init__("the request of the move is invalid", detail)
 
 
+#: By whose kind it is decided what a failure leaves, and who hears of it.
+_DECISIVE = (MoveGivenUp, MoveSuperseded, SeedForgotten, ServerNotFound, TransferCancelled)
+
+
 def keeps_copy(reason: Exception | None) -> bool:
     """Return whether what has arrived stays after a failure: not after a person's cancel.
 
@@ -232,7 +237,22 @@ def failure_state(error: Exception) -> str:
     message, detail = "internal error", "see the log of this node"
     if isinstance(error, WingsdError):
         message, detail = error.message, error.detail
-    return json.dumps({"error": message, "detail": detail, "code": error_code(error)})
+    told = {"error": message, "detail": detail, "code": error_code(error)}
+    return json.dumps(told | {"keeps": keeps_copy(error)})
+
+
+def recorded_failure(state: str) -> WingsdError | None:
+    """Return the error that an earlier daemon has recorded as `failure_state`, None without."""
+    told = json.loads(state)
+    if "error" not in told:
+        return None
+    kind = next((each for each in _DECISIVE if each.code == told["code"]), WingsdError)
+    error = kind.__new__(kind)
+    WingsdError.__init__(error, told["error"], told["detail"])
+    error.code = told["code"]
+    if isinstance(error, MoveGivenUp):
+        error.keeps = told.get("keeps", True)
+    return error
 
 
 def space_error(error: StorageError) -> StorageError:

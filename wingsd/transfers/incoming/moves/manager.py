@@ -14,14 +14,19 @@ from twisted.internet.defer import Deferred
 
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import MovesConfig
-from wingsd.errors import ServerAlreadyExists, TransferCancelled
+from wingsd.errors import ServerAlreadyExists, TransferCancelled, WingsdError
 from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.factory import IncomingTransferFactory
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.moves.attachments import check_announced
 from wingsd.transfers.incoming.moves.beginning import MoveBeginning, MoveIdentity, MoveTerms
-from wingsd.transfers.incoming.moves.errors import MoveBusy, MoveKeyInvalid, MoveNotFound
+from wingsd.transfers.incoming.moves.errors import (
+    MoveBusy,
+    MoveKeyInvalid,
+    MoveNotFound,
+    recorded_failure,
+)
 from wingsd.transfers.incoming.moves.seed import IncomingSeed
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.util.deferreds import when_fired
@@ -127,7 +132,8 @@ class IncomingMoves:
     ) -> None:
         """Go on with a move that an earlier daemon has left open."""
         identity = MoveIdentity(record.move, record.key, record.token)
-        make = partial(self._make, identity, MoveBeginning.decode(record.request))
+        beginning, failure = MoveBeginning.decode(record.request), recorded_failure(record.state)
+        make = partial(self._make, identity, beginning, failure=failure)
         self._receiver.resume_as(make, entry, coordinator)
 
     def find(self, server: str, move: str) -> MoveTransfer | None:
@@ -182,12 +188,16 @@ class IncomingMoves:
         factory: IncomingTransferFactory,
         server: str,
         coordinator: ReceivingCoordinator,
+        *,
+        failure: WingsdError | None = None,
     ) -> MoveTransfer:
         kind = IncomingSeed if beginning.follow else MoveTransfer
         transfer = factory.make_as(kind, server, coordinator)
         # A server that a direct transfer brings is not started, unless a seed had followed it.
         starts = self._starts and (beginning.follow or not coordinator.is_direct)
-        transfer.terms = MoveTerms(identity, beginning, self.settings, starts, self._database)
+        transfer.terms = MoveTerms(
+            identity, beginning, self.settings, starts, self._database, failure=failure
+        )
         return transfer
 
 

@@ -34,7 +34,6 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
-    failure_state,
     keeps_copy,
 )
 from wingsd.transfers.incoming.moves.opening import make_reception
@@ -86,7 +85,9 @@ class MoveTransfer(IncomingTransfer):
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(reactor.seconds, self._count)
         self._silence = SilenceWatch(
-            reactor, self._is_committing, lambda seconds: self.abort(MoveAbandoned(seconds))
+            reactor,
+            lambda: not self._steps.lifecycle.before(ReceiveStep.VERIFY),
+            lambda seconds: self.abort(MoveAbandoned(seconds)),
         )
         self._asked = reactor.seconds()
         #: What is tried before the server is stopped at its source.
@@ -177,20 +178,27 @@ class MoveTransfer(IncomingTransfer):
         return held
 
     async def resume(self, entry: TransferRecord) -> None:
-        """Go on with the move that an earlier daemon has left: wait for its source."""
+        """Go on with the move that an earlier daemon has left: wait for its source.
+
+        One that had failed ends, and the Panel hears of that once.
+        """
         self._steps.resume(entry, ReceiveStep.RECEIVE)
         self._rollback.add(self._put_away)
         self._is_recorded = True
         Deferred.fromCoroutine(self.preparation.clear(self._environment.end_rehearsal))
         try:
-            configuration = await self._readmit()
+            configuration = await self._readmit(entry)
             await self._open(configuration, is_new=False)
         except Exception as error:
             self._complete_later(await self._fail(error))
             return
         await self._run()
 
-    async def _readmit(self) -> Configuration:
+    async def _readmit(self, entry: TransferRecord) -> Configuration:
+        if self.terms.failure is not None:
+            reported = self.terms.database.is_failure_reported(self.server, entry.begun)
+            self._commit_phase.is_unwanted = await reported
+            raise self.terms.failure
         self._note(*await self._ask_until_answered())
         self._servers.admit(self._configuration, HOLD)
         self._rollback.add(self._forget)
@@ -341,9 +349,6 @@ class MoveTransfer(IncomingTransfer):
         self._shown = done
         return f"Receiving {progress_bar(done, self.size)}{self.meter.pace(self.size)}"
 
-    def _is_committing(self) -> bool:
-        return not self._steps.lifecycle.before(ReceiveStep.VERIFY)
-
     # The end
 
     def abort(self, reason: WingsdError, *, verified: bool = False) -> bool:
@@ -379,7 +384,8 @@ class MoveTransfer(IncomingTransfer):
             self._storage.staging.finish(self.server)
             return Remainder()
         self._reason = error
-        await self._note_failure(error)
+        if (recorded := self._steps.entry) is not None:
+            await self.terms.note_failure(self.server, recorded, error)
         if self._reception is not None:
             await self._reception.close(MoveOver())
         if isinstance(error, MoveSuperseded | MoveGivenUp) and not self.coordinator.is_direct:
@@ -387,19 +393,6 @@ class MoveTransfer(IncomingTransfer):
             # begun, and would end that.
             self._commit_phase.is_unwanted = True
         return await super()._fail(error)
-
-    async def _note_failure(self, error: Exception) -> None:
-        """Record what the source is answered that asks for the outcome."""
-        entry = self._steps.entry
-        if entry is None:
-            return
-        noting = self.terms.database.set_move_state(entry, failure_state(error))
-        noting.addErrback(
-            lambda failure: self._log.error(
-                "{server}: {error}", server=self.server, error=failure.value
-            )
-        )
-        await noting
 
     def _keeps_copy(self) -> bool:
         return keeps_copy(self._reason)
