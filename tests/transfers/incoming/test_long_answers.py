@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.support.move_client import Answer, MoveClient
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
 from wingsd.transfers.incoming.moves import answering, checkpoints
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.incoming.moves.reception import Reception
 from wingsd.transfers.storage.staging import Staging
 
 
@@ -73,6 +77,32 @@ async def test_a_session_is_begun_by_the_request_that_comes_when_it_is_ready(
     assert work.done == 1
     await client.put_all(client.round())
     await finish(client)
+
+
+async def test_a_request_is_told_the_session_that_it_has_begun_and_no_later_one(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    looking, going_on = threading.Event(), threading.Event()
+    attached = Reception._attached
+
+    def slow(reception: Reception) -> int:
+        if not looking.is_set():
+            looking.set()
+            going_on.wait(30)
+        return attached(reception)
+
+    monkeypatch.setattr(Reception, "_attached", slow)
+    first = Deferred.fromCoroutine(client.ask("POST", "/resume", json={}))
+    await until(looking.is_set)
+    second = await client.ask("POST", "/resume", json={})
+    going_on.set()
+    sessions = [(await first).json["session"], second.json["session"]]
+    assert all(sessions)
+    assert sessions[0] != sessions[1]
+    receiving: Any = node.receiver.find(UUID)
+    assert receiving.reception.session == sessions[1]
 
 
 async def test_a_round_is_closed_once_however_often_that_is_asked(

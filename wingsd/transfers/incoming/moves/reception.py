@@ -138,12 +138,14 @@ class Reception:
         if self._resumer is not mine:
             raise MoveResumeNeeded
         self._resuming.taken()
-        self.session, self.setback = secrets.token_hex(8), None
+        # another session may have begun when this one is told
+        self.session = session = secrets.token_hex(8)
+        self.setback = None
         self.phase = Phase.OPEN
         self.sessions += 1
         self.bytes = held.bytes + await self._work(self._attached)
         self.on_session(held)
-        return self.session, held
+        return session, held
 
     async def _rebased(self) -> Resumption:
         await self._end_bodies(MoveResumeNeeded())
