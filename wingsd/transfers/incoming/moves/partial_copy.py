@@ -97,6 +97,8 @@ class PartialCopy:
         #: Held while the disk is flushed, and the bytes that were written and not flushed.
         self._flushing = Lock()
         self._unflushed = 0
+        #: Held while it is read back.
+        self._reading = Lock()
         #: How many flushes had failed when the ledger was opened.
         self._known_failures = 0
         #: Whether one has failed since the source has resumed.
@@ -317,7 +319,7 @@ class PartialCopy:
         Other calls are made meanwhile, but not this one. It ends early when `is_stopped`.
         """
         opened, differing = 0, list[Piece]()
-        with ExitStack() as stack:
+        with self._reading, ExitStack() as stack:
             while True:
                 with self._used() as destination:
                     rereading = destination.rereading
