@@ -218,8 +218,33 @@ def test_a_file_that_may_not_be_read_has_its_mode_when_it_was_read_back(
         assert (destination.tree / "key").stat().st_mode & 0o7777 == 0o200
 
 
+@pytest.mark.parametrize(("error", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_zeros_are_written_where_nobody_knows_of_a_hole(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch, error: int, fails: bool
+) -> None:
+    seek = os.lseek
+
+    def failing(fd: int, at: int, how: int) -> int:
+        if how in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise OSError(error, os.strerror(error))
+        return seek(fd, at, how)
+
+    with destination.open() as to:
+        to.begin(FILE)
+        feed(to, encode_batch(FIRST, [DATA[:8192]]))
+        feed(to, encode_batch(SECOND, [DATA[:4096]]))
+        monkeypatch.setattr(os, "lseek", failing)
+        if fails:
+            with pytest.raises(StorageError, match="the disk failed"):
+                feed(to, encode_batch(ALL, []))
+        else:
+            assert feed(to, encode_batch(ALL, []))
+            assert (destination.tree / "f").read_bytes() == bytes(len(DATA))
+
+
+@pytest.mark.parametrize("is_unreadable", [False, True])
 def test_what_was_written_is_read_back_where_the_daemon_ended_before_it_was_flushed(
-    destination: Destination,
+    destination: Destination, monkeypatch: pytest.MonkeyPatch, is_unreadable: bool
 ) -> None:
     with destination.open() as to:
         to.begin(FILE)
@@ -228,8 +253,18 @@ def test_what_was_written_is_read_back_where_the_daemon_ended_before_it_was_flus
             for run in runs(index, content):
                 to.write(index, run)
             to.end(index)
-    with (destination.tree / "f").open("r+b") as file:
-        file.write(b"\0")  # the disk has not taken it
+    if is_unreadable:
+        file, read = os.stat(destination.tree / "f").st_ino, os.pread
+
+        def failing(fd: int, size: int, at: int) -> bytes:
+            if not at and os.fstat(fd).st_ino == file:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(fd, size, at)
+
+        monkeypatch.setattr(os, "pread", failing)
+    else:
+        with (destination.tree / "f").open("r+b") as file_:
+            file_.write(b"\0")  # the disk has not taken it
     with destination.open() as to:
         assert [to.received.has(index.number) for index in (FIRST, SECOND)] == [False, True]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections import Counter
@@ -274,6 +275,38 @@ def test_what_the_disk_has_changed_is_sent_again_and_nothing_else(
         assert sorted(sizes.values()) == [4096, 200_000 - 190_000 // 4096 * 4096, 200_000]
         assert [f.path for f in frames if isinstance(f, WholeFrame)] == [b"b-small"]
         for batch in batches:
+            feed(to, batch.pieces())
+        to.close_round(again.filler.round, again.filler.number, again.sent.root())
+        to.finish()
+        assert differing(to, destination.tree) == []
+    assert seen(destination.tree, owner=False) == seen(root, owner=False)
+
+
+def test_what_the_disk_cannot_read_is_sent_again_and_nothing_else(
+    source: Source, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = source.root
+    assert root is not None
+    with destination.open() as to:
+        whole(to, source, destination.tree)
+        lost = {os.stat(destination.tree / name).st_ino for name in ("a", "b-small")}
+        read, write = os.pread, os.pwrite
+
+        def failing(fd: int, size: int, at: int) -> bytes:
+            if at <= 70_000 and os.fstat(fd).st_ino in lost:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(fd, size, at)
+
+        def mending(fd: int, data: bytes, at: int) -> int:
+            lost.discard(os.fstat(fd).st_ino)
+            return write(fd, data, at)
+
+        monkeypatch.setattr(os, "pread", failing)
+        monkeypatch.setattr(os, "pwrite", mending)
+        wrong = differing(to, destination.tree)
+        assert wrong == [b"a", b"b-small"]
+        again = resume(to, root, wrong=wrong)
+        for batch in again.round():
             feed(to, batch.pieces())
         to.close_round(again.filler.round, again.filler.number, again.sent.root())
         to.finish()

@@ -123,6 +123,23 @@ def test_what_waits_to_be_read_follows_a_file_to_its_new_name(move: Move) -> Non
         assert sorted(set(move.read(to)[1])) == [b"d/big-moved", b"d/small-moved"]
 
 
+def test_a_file_whose_first_name_is_before_the_walk_now_is_read_by_that(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (move.root / "z").write_bytes(BIG)
+    with move.destination.open() as to:
+        move.send(to)
+    monkeypatch.setattr(rereading, "FILES", 1)
+    with move.destination.open() as to:
+        assert [piece.path for piece in to.rereading.take()] == [b"d/big"]
+        assert list(to.rereading.settle([])) == []
+        os.link(move.root / "z", move.root / "a")
+        move.send(to)
+        with (move.tree / "z").open("r+b") as file:
+            file.write(b"?")
+        assert move.read(to)[1] == [b"a"]
+
+
 def test_after_a_start_everything_is_read(move: Move) -> None:
     with move.destination.open() as to:
         move.send(to)

@@ -332,8 +332,12 @@ def _write_zeros(fd: int, at: int, end: int) -> None:
         try:
             at = os.lseek(fd, at, os.SEEK_DATA)
             stop = min(os.lseek(fd, at, os.SEEK_HOLE), end)
-        except OSError:  # ENXIO: only a hole follows
-            return
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole follows
+                return
+            if error.errno != errno.EINVAL:
+                raise
+            stop = end  # the file system knows no holes
         while at < stop:
             at += os.pwrite(fd, _ZEROS[: stop - at], at)
 

@@ -1,10 +1,12 @@
 """Reads back what was written: after a crash single batches, before a commit single files.
 
 Blocking. Bytes are compared with digests. `rereading` tells what is to be read before a commit.
+What the disk cannot read counts as something else than what was sent: it is sent again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +22,8 @@ from wingsd.util.text import disk_advice, display
 __all__ = ["FileOpener", "fits", "forget_differing", "is_as_sent", "is_held"]
 
 _SEGMENT = 1 << 20
+#: Errors of a disk that has lost what is read; the second one where it has a checksum.
+_LOST = (errno.EIO, errno.EBADMSG)
 
 
 class FileOpener(Protocol):
@@ -55,7 +59,8 @@ def _frame_is_held(opener: FileOpener, tree: MoveTree, frame: Content) -> bool:
                 return False
             done += count
     except OSError as error:
-        raise _failed(node.names[0], error) from error
+        _raise_unless_lost(node.names[0], error)
+        return False
     finally:
         os.close(fd)
     return done == frame.count
@@ -79,7 +84,8 @@ def _whole_is_held(opener: FileOpener, frame: WholeFrame) -> bool:
         data = os.pread(fd, frame.size + 1, 0)
         found = os.fstat(fd)
     except OSError as error:
-        raise _failed(frame.path, error) from error
+        _raise_unless_lost(frame.path, error)
+        return False
     finally:
         os.close(fd)
     is_same = (found.st_mode & 0o7777, found.st_mtime_ns) == (frame.mode, frame.mtime)
@@ -103,7 +109,8 @@ def is_as_sent(opener: FileOpener, path: bytes, node: FileNode, first: int, coun
         _pass_cache(fd)
         return _is_equal(fd, node, first, count)
     except OSError as error:
-        raise _failed(path, error) from error
+        _raise_unless_lost(path, error)
+        return False
     finally:
         os.close(fd)
 
@@ -143,8 +150,8 @@ def forget_differing(fd: int, node: FileNode) -> None:
                     node.blocks.forget(first + at // DIGEST, 1)
             first += count
     except OSError as error:
-        raise _failed(node.names[0], error) from error
-    # it may have been truncated meanwhile
+        _raise_unless_lost(node.names[0], error)
+    # it may have been truncated meanwhile, or not be read from there on
     node.blocks.forget(first, node.blocks.count - first)
 
 
@@ -169,5 +176,7 @@ def _digests(fd: int, at: int, length: int, block_size: int) -> Iterator[bytes]:
         at += len(data)
 
 
-def _failed(path: bytes, error: OSError) -> StorageError:
-    return StorageError.reading(f"{display(path)} could not be read back: {disk_advice(error)}")
+def _raise_unless_lost(path: bytes, error: OSError) -> None:
+    if error.errno not in _LOST:
+        message = f"{display(path)} could not be read back: {disk_advice(error)}"
+        raise StorageError.reading(message) from error

@@ -99,13 +99,14 @@ class Rereading:
                     self._add(change)
                 case ZeroFrame(number, first, count):
                     self._add_blocks(number, first, first + count)
-                case PutFrame(path):
+                case PutFrame(path) | HardFrame(path):
                     self._add(path)
                     node = self._tree.find(path)
                     if isinstance(node, FileNode) and node.number:
-                        # what was to be read while it had no name was passed over
+                        # what was to be read while it had no name, or another first one that a
+                        # walk had still before it, was passed over
                         self._add_blocks(node.number, 0, node.blocks.count)
-                case FileFrame(path=path) | HardFrame(path=path):
+                case FileFrame(path=path):
                     self._add(path)
 
     def _add_blocks(self, number: int, first: int, end: int) -> None:
