@@ -219,6 +219,13 @@ class ReceivedBackups:
                 remove_tree(str(path))
         self._leave()
 
+    def drop(self, server: str, backup: Backup) -> None:
+        """Delete what is staged of a backup; what is in its place stays."""
+        staged = self._paths(server, backup)[0]
+        with _errors(staged):
+            for suffix in ("", _PART, _THERE):
+                staged.with_name(f"{staged.name}{suffix}").unlink(missing_ok=True)
+
     def retain(self, server: str, backups: Collection[Backup]) -> None:
         """Delete what is staged of the server, whole or in part, of any but these `backups`."""
         home = self._root / server

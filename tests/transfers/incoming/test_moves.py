@@ -119,6 +119,30 @@ async def test_an_attachment_that_was_changed_on_its_way_begins_again(
     assert (unknown.status, unknown.code) == (404, "move-attachment-unknown")
 
 
+async def test_an_attachment_of_an_earlier_move_that_is_another_one_now_begins_again(
+    node: MovingNode, source: Path
+) -> None:
+    first = node.client(source)
+    announced = {"uuid": BACKUP, "path": f"{BACKUP}.tar.gz", "bytes": 6}
+    await first.begin(backups=[announced], log=6)
+    await first.send()
+    for name in (BACKUP, "install.log"):
+        await first.attach(name, b"before")
+    client = node.client(source)
+    await client.begin(backups=[announced], log=6)
+    await client.send()
+    for name in (BACKUP, "install.log"):
+        path, sha256 = f"/attachments/{name}", hashlib.sha256(b"behind").hexdigest()
+        params = client.in_session(offset=6, sha256=sha256)
+        if (await client.ask("GET", path, params=client.in_session())).json["offset"]:
+            refused = await client.ask("PATCH", path, data=b"", params=params)
+            assert (refused.status, refused.code) == (409, "move-offset-wrong")
+        await client.attach(name, b"behind")
+    await client.commit()
+    assert (await client.outcome())["outcome"] == "success"
+    assert node.kept() == {f"{BACKUP}.tar.gz": b"behind", f"install/{UUID}.log": b"behind"}
+
+
 async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     node: MovingNode, source: Path
 ) -> None:

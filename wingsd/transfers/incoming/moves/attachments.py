@@ -66,6 +66,7 @@ class _Place(Protocol):
     def part(self) -> Path: ...
     def whole(self) -> Path | None: ...
     def complete(self, sha256: str) -> None: ...
+    def drop(self) -> None: ...
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -83,6 +84,9 @@ class _BackupPlace:
     def complete(self, sha256: str) -> None:
         self.backups.complete(self.server, self.backup, sha256)
 
+    def drop(self) -> None:
+        self.backups.drop(self.server, self.backup)
+
 
 @attrs.frozen(eq=False, repr=False)
 class _LogPlace:
@@ -98,6 +102,11 @@ class _LogPlace:
     def complete(self, sha256: str) -> None:
         with storage_errors(f"{self.staged} cannot be written"):
             self.growing.rename(self.staged)
+
+    def drop(self) -> None:
+        with storage_errors(f"{self.staged} cannot be removed"):
+            for path in (self.growing, self.staged):
+                path.unlink(missing_ok=True)
 
 
 class Attachments:
@@ -236,8 +245,8 @@ class Attachments:
         whole = place.whole()
         found = self._whole.get(name) or self._read(name, whole or place.part())
         if found != sha256:
-            if whole is None:
-                place.part().unlink()
+            place.drop()
+            self._whole.pop(name, None)
             raise AttachmentOffsetWrong(0, f"{name} does not fit its SHA-256; send it again")
         if whole is None:
             with storage_errors(f"{place.part()} cannot be written"):
