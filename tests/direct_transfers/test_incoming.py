@@ -6,15 +6,17 @@ import time
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.support.node_in_process import NodeInProcess, NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
-from wingsd.direct_transfers.incoming import Invitation
+from wingsd.direct_transfers.incoming import DirectReceiving, Invitation, TryAgain
 from wingsd.errors import BadRequest, ServersNotLoaded, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers import PowerAction, PowerState
+from wingsd.transfers.incoming.commit import CommitPhase
 
 
 def token_of(node: NodeInProcess, invitation: Invitation) -> TransferToken:
@@ -137,6 +139,37 @@ async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(nodes: Nod
     with pytest.raises(ServersNotLoaded):
         third.servers.get(UUID)
     assert await third.direct_transfers.incoming.conclude(token_of(third, invitation))
+
+
+async def test_it_is_told_that_a_server_has_not_come_when_no_later_daemon_can_change_that(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = nodes.destination
+    incoming, invitation = node.direct_transfers.incoming, await node.invite()
+    made, failing, going_on = Deferred[None](), Deferred[None](), Deferred[None]()
+    report_failure = DirectReceiving.report_failure
+
+    async def wait(*_: object) -> None:
+        made.callback(None)
+        await Deferred()
+
+    async def report(coordinator: DirectReceiving) -> None:
+        failing.callback(None)
+        await going_on
+        await report_failure(coordinator)
+
+    monkeypatch.setattr(CommitPhase, "_try_or_create", wait)
+    monkeypatch.setattr(DirectReceiving, "report_failure", report)
+    await nodes.send(invitation)
+    await made
+    # it is in its place, and a later daemon would complete that
+    with pytest.raises(TryAgain):
+        await incoming.conclude(token_of(node, invitation))
+    await failing
+    going_on.callback(None)
+    await until(lambda: node.store.descriptions() == [])
+    assert not await incoming.conclude(token_of(node, invitation))
+    await nodes.assert_stayed()
 
 
 async def test_a_deleted_direct_server_is_forgotten(nodes: NodePair) -> None:

@@ -302,8 +302,8 @@ class IncomingDirectTransfers:
             return False
         if row.arrived is not None:
             return await self._servers.has_files(server)
-        if await self._is_to_be_resumed(server):
-            raise TryAgain("this node is still starting")
+        if await self._may_be_resumed(server):
+            raise TryAgain("this node is still starting, or has not recorded that it failed")
         return False
 
     async def _continues(self, token: TransferToken) -> bool:
@@ -319,12 +319,12 @@ class IncomingDirectTransfers:
             return False
         return not transfer.abort(TransferCancelled(), verified=True)
 
-    async def _is_to_be_resumed(self, server: str) -> bool:
-        """Return whether an earlier daemon left it unfinished, and it is not resumed yet."""
+    async def _may_be_resumed(self, server: str) -> bool:
+        """Return whether this daemon or the next one may go on with what is recorded of it."""
         unfinished = await self._database.unfinished()
         ours = (each for each in unfinished if each.direction is Direction.IN and each.direct)
-        left = any(each.server == server for each in ours)
-        return left and self._receiver.find(server) is None
+        left = (each for each in ours if each.step != ReceiveStep.FAILED.name)
+        return any(each.server == server for each in left)
 
     def _find(self, token: TransferToken) -> _Expected:
         expected = self._expected.get(token.server)
