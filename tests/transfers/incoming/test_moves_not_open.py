@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.full_trees import limit_trees
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import (
@@ -124,3 +125,18 @@ async def test_a_node_that_has_no_room_to_read_what_is_kept_keeps_it(
         await rest(node)
     assert kept(node) == [UUID]
     await goes_on_with_all(node, source)
+
+
+async def test_people_are_told_why_a_copy_is_begun_anew(
+    nodes: Nodes, source: Path, logged: Logged
+) -> None:
+    node = await left_by_a_daemon(nodes, source)
+    (ledger,) = Path(node.staging.path).glob("*.ledger")
+    written = bytearray(ledger.read_bytes())
+    written[100] ^= 1
+    ledger.write_bytes(written)
+    await node.recover()
+    await until(node.takes_requests)
+    said = f"{UUID}: what has arrived of its move is removed, and sent again: "
+    (line,) = [line for line in logged.lines if line.startswith(said)]
+    assert "check this node's disk and memory" in line

@@ -77,8 +77,14 @@ class PartialCopies:
 
     # One that is received
 
-    def create(self, server: str) -> CopyPaths:
-        """Make a new, empty copy."""
+    def create(self, server: str, why: Exception | None = None) -> CopyPaths:
+        """Make a new, empty copy; log `why`, if it is in place of one that cannot be used."""
+        if why is not None:
+            self._log.warn(
+                "{server}: what has arrived of its move is removed, and sent again: {error}",
+                server=server,
+                error=why,
+            )
         self.discard(server)
         self._staging.create(server)
         return self._made(server)

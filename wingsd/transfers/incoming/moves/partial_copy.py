@@ -37,11 +37,7 @@ from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes
 from wingsd.transfers.incoming.moves.arriving_batch import ArrivingBatch
 from wingsd.transfers.incoming.moves.copy_settings import CopySettings, boot_id
-from wingsd.transfers.incoming.moves.errors import (
-    MoveNoSpace,
-    MoveResumeNeeded,
-    space_error,
-)
+from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded, space_error
 from wingsd.transfers.incoming.moves.flushes import Flushes
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
 from wingsd.util.text import display
@@ -127,6 +123,7 @@ class PartialCopy:
 
     def _begin(self) -> int:
         self._close()
+        why: StorageError | None = None
         self._paths = self._copies.adopt(self._server)
         if self._paths is not None:
             try:
@@ -137,7 +134,8 @@ class PartialCopy:
                 self._close()
                 if isinstance(full := space_error(error), MoveNoSpace):
                     raise full from error
-        self._paths = self._copies.create(self._server)
+                why = error
+        self._paths = self._copies.create(self._server, why)
         self._open_ledger(self._move)
         return 0
 
@@ -171,8 +169,8 @@ class PartialCopy:
                 else:
                     # An earlier daemon has just adopted it.
                     self._adopt(ledger)
-            except LedgerDamaged:
-                self._paths = self._copies.create(self._server)
+            except LedgerDamaged as error:
+                self._paths = self._copies.create(self._server, error)
                 self._open_ledger(self._move)
             assert self._destination is not None  # noqa: S101 - it is open
             return held_bytes(self._destination.tree)
@@ -414,10 +412,10 @@ class PartialCopy:
     def _open_again(self, *, renew: bool) -> None:
         try:
             self._open_ledger(self._move)
-        except (FileNotFoundError, LedgerDamaged):
+        except (FileNotFoundError, LedgerDamaged) as error:
             if not renew:
                 raise MoveResumeNeeded("the copy is gone; resume the move") from None
-            self._paths = self._copies.create(self._server)
+            self._paths = self._copies.create(self._server, error)
             self._open_ledger(self._move)
 
     def _open_ledger(self, move: bytes) -> None:
