@@ -52,6 +52,8 @@ class OpenDirectories:
         """
         if path == self._last:
             return self._last_fd
+        # on its way more may be opened than are kept, and then one be missing
+        self._last, self._last_fd = (), self._root
         fd = self._find(path, make, keep)
         self._last = path
         self._last_fd = fd
