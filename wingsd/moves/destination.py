@@ -126,6 +126,12 @@ class MoveDestination:
         """Bytes of the ledger."""
         return self._ledger.size
 
+    @property
+    def is_between_rounds(self) -> bool:
+        """Whether nothing of a round has come since the last one was closed."""
+        received = self.received
+        return not self._open and not received.beyond and received.upto == received.closed
+
     def begin(self, index: Index) -> bool:
         """Begin a batch when its index has arrived; return False where it is here already.
 
@@ -238,11 +244,10 @@ class MoveDestination:
         Raises BatchConflict within a round.
         """
         self._check_usable()
-        received = self.received
-        if self._open or received.upto != received.closed or received.beyond:
+        if not self.is_between_rounds:
             raise BatchConflict("a round is open; the ledger is written anew between rounds")
-        if in_round := received.round - 1:
-            self._rewrite(in_round, received.closed)
+        if in_round := self.received.round - 1:
+            self._rewrite(in_round, self.received.closed)
 
     def rebase(self, move: bytes | None = None, wrong: Iterable[bytes] = ()) -> Resumption:
         """Give up what is open, and begin a new round with what is held.

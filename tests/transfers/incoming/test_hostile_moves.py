@@ -183,6 +183,11 @@ async def test_a_move_is_committed_once_and_only_what_was_closed(
         json={"round": client.filler.round, "root": client.root_digest, "running": False},
     )
     assert refused(late) == (409, "move-resume-needed")
+    closed = {"round": client.filler.round, "root": client.root_digest}
+    (source / "more").write_bytes(b"of another round")
+    await client.put_all(client.round())
+    assert refused(await client.commit(**closed)) == (409, "move-root-mismatch")
+    await client.send()
     node.waits["create"] = waiting = node.wait()
     assert (await client.commit()).status == 202
     assert (await client.commit()).status == 202
