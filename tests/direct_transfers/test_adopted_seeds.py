@@ -11,6 +11,7 @@ import pytest
 from tests.direct_transfers.seeding import (
     OrderingPanel,
     begin,
+    follows,
     is_used_as_ever,
     kept,
     nodes,
@@ -131,11 +132,8 @@ async def test_an_order_holds_the_server_when_the_seed_has_ended(nodes: NodePair
     await panel.see_moved()
 
 
-async def test_what_was_read_is_closed_where_the_order_cannot_be_recorded(
-    nodes: NodePair,
-    opened: list[str],
-    closed: list[MoveSource],
-    monkeypatch: pytest.MonkeyPatch,
+async def test_it_goes_on_where_the_order_cannot_be_recorded(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await begin(nodes)
     OrderingPanel(nodes)
@@ -145,14 +143,36 @@ async def test_what_was_read_is_closed_where_the_order_cannot_be_recorded(
 
     monkeypatch.setattr(nodes.source.database, "begin", fail)
     order(nodes, nodes.destination)
-    await until(lambda: not nodes.source.sender.servers)
-    await until(lambda: len(closed) == len(opened))
-    await until(lambda: kept(nodes) == [UUID])
+    await until(lambda: is_used_as_ever(nodes))
+    await follows(nodes, "after")
+    assert nodes.source.entries() == [("out", None)]
+
+
+@pytest.mark.parametrize("end", ["order", "deletion"])
+async def test_it_goes_on_where_the_destination_of_the_order_is_away(
+    nodes: NodePair, end: str, opened: list[str]
+) -> None:
+    await begin(nodes)
+    panel = OrderingPanel(nodes)
+    nodes.destination.lose = lambda request: request.method == b"OPTIONS"
+    order(nodes, nodes.destination)
+    await until(lambda: nodes.source.entries() == [("out", None), ("out", "failure")])
     assert is_used_as_ever(nodes)
+    await follows(nodes, "after")
+    nodes.destination.lose = lambda _: False
+    if end == "deletion":
+        await nodes.source.sender.release(UUID)
+        await nodes.settled()
+        assert (kept(nodes), nodes.destination.left()) == ([], [])
+        return
+    order(nodes, nodes.destination)
+    await panel.see_moved()
+    assert nodes.arrived()
+    assert len(opened) == 1
 
 
 async def test_an_order_to_another_node_ends_it_and_its_copy_is_kept(
-    nodes: NodePair, tmp_path: Path
+    nodes: NodePair, tmp_path: Path, opened: list[str], closed: list[MoveSource]
 ) -> None:
     await begin(nodes)
     (tmp_path / "third").mkdir()
@@ -166,6 +186,7 @@ async def test_an_order_to_another_node_ends_it_and_its_copy_is_kept(
         # That node's Panel does not know the server: it stays.
         assert nodes.source.hold == ""
         await until(lambda: nodes.source.entries() == [("out", "failure"), ("out", "failure")])
+        await until(lambda: len(closed) == len(opened))
     finally:
         await third.close()
 

@@ -71,7 +71,8 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         `request` is invalid, `DaemonStopping` after `stop`, and the error of `Later.get`.
         """
         seed = self._seeds.get(server.uuid) if coordinator is None else None
-        self._check_free(server, None if seed is not None and seed.gives_way else server.hold)
+        gives_way = seed is not None and seed.gives_way and self.find(server.uuid) is seed
+        self._check_free(server, None if gives_way else server.hold)
         server.operations.check(Operation.TRANSFER_OUT)
         coordinator = coordinator or self._coordinators.sending(server.uuid)
         transfer = self._factory.get().make(server, request, coordinator)
@@ -79,10 +80,10 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         if seed is None:
             self._run(transfer)
         else:
-            seed.give_way()
-            # Recorded at once, and begun when the seed is over.
-            self._begin(transfer, transfer.run(seed=seed.left))
+            # Recorded at once; the seed goes on until the destination has answered.
+            self._begin(transfer, transfer.run(seed=seed.hand_over))
             transfer.over.addCallback(seed.drop_left)
+            transfer.over.addCallback(self._put_back, seed)
 
     def seed(
         self,
@@ -155,6 +156,11 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
                 del self._seeds[uuid]
 
         seed.over.addCallback(remove)
+
+    def _put_back(self, _: None, seed: SeedTransfer) -> None:
+        """Have a seed be found that goes on, as the transfer of its server has failed before."""
+        if self._seeds.get(seed.server.uuid) is seed and seed.gives_way:
+            self._open.setdefault(seed.server.uuid, seed)
 
     def _run(self, transfer: OutgoingTransfer, resumed: ResumedMove | None = None) -> None:
         self._begin(transfer, transfer.run(resumed))
@@ -234,14 +240,12 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         left_behind = self._left_behind.pop(server, None)
         if left_behind is not None:
             self._confirm(left_behind)
-        transfer = self._in_progress(server)
-        if transfer is None:
-            return
-        if transfer.is_sent and transfer.coordinator.orders_deletion:
-            self._confirm(transfer)
-        else:
+        while (transfer := self._in_progress(server)) is not None:
+            if transfer.is_sent and transfer.coordinator.orders_deletion:
+                self._confirm(transfer)
+                return
             transfer.cancel(is_deleted=True)
-            await when_fired(transfer.over)
+            await when_fired(transfer.over)  # after one that has failed a seed may go on
 
     def _confirm(self, transfer: OutgoingTransfer) -> None:
         transfer.confirm()
@@ -273,7 +277,7 @@ class OutgoingTransfers(TransferTable["OutgoingTransfer"]):
         # The next daemon asks about these.
         for checking in tuple(self._checks):
             checking.cancel()
-        transfers = tuple(self._open.values())
+        transfers = {*self._open.values(), *self._seeds.values()}
         over = all_over(transfers)
         for transfer in transfers:
             transfer.abort(DaemonStopping())

@@ -20,7 +20,7 @@ from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationRefused, SeedAdopted
 from wingsd.transfers.outgoing.followed import SentServer
 from wingsd.transfers.outgoing.mover import Mover
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.seed_order import SeedOrder, SeedRead
 from wingsd.transfers.outgoing.seed_rounds import SeedRounds
 from wingsd.transfers.outgoing.source import SourceServers
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer
@@ -108,9 +108,8 @@ class SeedTransfer(OutgoingTransfer):
         """Whether the server is used as ever, and a transfer of it may take the place of this."""
         return self._steps.lifecycle.before(SendStep.FOLLOW) and not self._gives_way
 
-    def give_way(self) -> None:
-        """End it for another transfer, which gets what was read."""
-        self._gives_way = True
+    def _give_way(self) -> None:
+        self._gives_way = self._is_wanted = True
         if self._rounds is None:
             self._cancel(SeedAdopted())
             return
@@ -118,8 +117,9 @@ class SeedTransfer(OutgoingTransfer):
         self._rounds.stop(SeedAdopted())
         self._upload.abort()
 
-    async def left(self) -> MoveSource | None:
-        """Return what was read, for the transfer that takes the place of this, when it is over."""
+    async def hand_over(self) -> MoveSource | None:
+        """End it, and return what was read, for the transfer that takes the place of this."""
+        self._give_way()
         try:
             await when_fired(self.over)
         except CancelledError:
@@ -136,8 +136,8 @@ class SeedTransfer(OutgoingTransfer):
             closing = self._mover.uploader.packers.run(left.close)
             closing.addErrback(self.log_failure)
 
-    async def _ask(self) -> None:
-        await super()._ask()
+    async def _ask(self, seed: SeedRead | None = None) -> None:
+        await super()._ask(seed)
         if self._upload.move is None:
             raise DestinationRefused(
                 "the destination node cannot follow a server",

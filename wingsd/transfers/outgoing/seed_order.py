@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SeedOrder", "SeedRead", "is_seed", "seed_of"]
 
-#: Returns what a seed has read of its server's files, when it is over.
+#: Ends a seed, and returns what it has read of its server's files.
 SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | None]]"
 
 _SEED = "seed"

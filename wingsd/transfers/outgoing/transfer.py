@@ -76,10 +76,7 @@ class OutgoingTransfer:
             if resumed is None:
                 self.coordinator.begin()
                 await self.coordinator.save(await self._steps.begin())
-                if seed is not None:
-                    reading = Deferred.fromCoroutine(seed())
-                    self._upload.kept = await self._steps.cancel_scope.wait(reading)
-                await self._ask()
+                await self._ask(seed)
             else:
                 self._steps.resume(resumed.entry, SendStep[resumed.entry.step])
                 self._sent.recall(resumed.record)
@@ -180,10 +177,13 @@ class OutgoingTransfer:
 
     # The steps
 
-    async def _ask(self) -> None:
+    async def _ask(self, seed: SeedRead | None = None) -> None:
         # First: no server is stopped for a destination that is away, or would refuse it.
         await self._wait(self.coordinator.announce())
         await self._wait(self._upload.query_destination())
+        if seed is not None:  # which goes on where the destination is away
+            reading = Deferred.fromCoroutine(seed())
+            self._upload.kept = await self._steps.cancel_scope.wait(reading)
         await self._wait(self._upload.check())
         await self._save_terms()
         await self._wait(self._upload.begin(follows=self._sent.follows))
