@@ -195,6 +195,28 @@ async def test_a_body_that_is_always_too_large_ends_the_move(
     assert sender.said("a proxy in front of it limits how much may be sent")
 
 
+@pytest.mark.parametrize("kind", ["resume", "rounds", "commit", "state"])
+async def test_a_request_that_cannot_become_smaller_ends_the_move(
+    sender: Sender, node: MoveNode, kind: str
+) -> None:
+    answers = []
+
+    def fault(asked: str, count: int) -> Fault:
+        if asked == "batches" and kind == "state":
+            return refused(503) if count == 1 else None  # so that the session is asked for
+        if asked != kind or (kind == "state" and not node.count("batches")):
+            return None
+        answers.append(count)
+        return refused(413) if len(answers) < 50 else None
+
+    node.fault = fault
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    assert len(answers) == 1
+    assert sender.said("a proxy in front of it limits how much may be sent")
+    assert not sender.said("internal error")
+
+
 @pytest.mark.parametrize(("code", "times"), [("move-batch-damaged", 3), ("move-shape-missing", 9)])
 async def test_a_batch_comes_again(sender: Sender, node: MoveNode, code: str, times: int) -> None:
     status = 400 if "damaged" in code else 409

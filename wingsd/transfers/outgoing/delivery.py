@@ -257,7 +257,7 @@ class Delivery:
                 self._is_in_session = False
                 self.limits.count(needed)
                 await self.pause()
-            except MoveSmaller:
+            except MoveSmaller:  # of a batch: its size was noted, and has an end
                 continue
             except SourceFileChanged as changed:
                 self.limits.count_change(changed)

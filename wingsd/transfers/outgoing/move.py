@@ -26,7 +26,7 @@ from wingsd.transfers.outgoing.delivery import Delivery, MoveOrder, failure_of
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
 from wingsd.transfers.outgoing.rehearsal import Rehearsal
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.move_answers import MoveSmaller, ResumeNeeded
+from wingsd.transfers.peer.move_answers import ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient
 from wingsd.util.observer import Observer
 
@@ -224,7 +224,7 @@ class OutgoingMove:
         client = self._connect()
         try:
             await client.delete(keep=keep, patience=self._order.discard_within)
-        except (DestinationError, ResumeNeeded, MoveSmaller, CancelledError) as error:
+        except (DestinationError, ResumeNeeded, CancelledError) as error:
             self._log.info(
                 "{server}: the destination was not told that the move has failed: {error}",
                 server=self._order.server,

@@ -33,7 +33,7 @@ from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, TransferRequest
 from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.move_answers import MoveBegun, MoveSmaller, ResumeNeeded
+from wingsd.transfers.peer.move_answers import MoveBegun, ResumeNeeded
 from wingsd.transfers.peer.move_trouble import MoveTrouble
 from wingsd.transfers.peer.moves import MoveClient
 from wingsd.transfers.peer.peers import Peers
@@ -208,7 +208,7 @@ class Mover:
         try:
             await client.begin(record.token, order, WITHDRAW_WITHIN, may_differ=True)
             await client.delete(keep=keep, patience=WITHDRAW_WITHIN)
-        except (DestinationError, CancelledError, ResumeNeeded, MoveSmaller):
+        except (DestinationError, CancelledError, ResumeNeeded):
             pass  # it has not begun it, or gives it up in time
         finally:
             client.abort()
@@ -236,7 +236,7 @@ class Mover:
         except DestinationRefused as error:
             if error.is_temporary or error.response_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
-        except (ResumeNeeded, MoveSmaller) as error:
+        except ResumeNeeded as error:
             raise error.error from error
         finally:
             client.abort()

@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
-from wingsd.transfers.peer.move_answers import MoveSmaller, ResumeNeeded
+from wingsd.transfers.peer.move_answers import ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient
 
 __all__ = ["asking"]
@@ -43,5 +43,5 @@ def asking(client: MoveClient, clock: IReactorTime) -> Iterator[None]:
 
 async def _look(client: MoveClient) -> None:
     # a request of the move itself finds out what is wrong
-    with suppress(WingsdError, ResumeNeeded, MoveSmaller, CancelledError):
+    with suppress(WingsdError, ResumeNeeded, CancelledError):
         await client.look()

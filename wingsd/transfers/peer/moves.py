@@ -101,21 +101,23 @@ class _Attempts:
     def after(self, answer: Answer) -> float:
         """Return the pause after an answer that is none of success.
 
-        Raises what ends it: `ResumeNeeded`, `MoveSmaller`, `DestinationRefused`.
+        Raises what ends it: `ResumeNeeded`, `DestinationRefused`, and `MoveSmaller` for a body
+        that can be made smaller.
         """
         error = refusal(answer)
         reaction_ = reaction(answer)
         match reaction_:
             case Reaction.RESUME:
                 raise ResumeNeeded(error, answer_code(answer))
-            case Reaction.SMALLER:
+            case Reaction.SMALLER if self._persistence.smaller is not None:
                 raise MoveSmaller(error)
             case Reaction.DAMAGED:
                 self._damages += 1
                 if self._damages > DAMAGES:
                     raise error
         is_over = self._clock.seconds() >= self._end
-        if reaction_ is Reaction.FAIL or is_over or self._is_enough(answer):
+        is_final = reaction_ in (Reaction.FAIL, Reaction.SMALLER)
+        if is_final or is_over or self._is_enough(answer):
             raise error
         if reaction_ is Reaction.SOON:
             return SOON
@@ -399,7 +401,8 @@ class MoveClient:
 
         One that is away, or still starting, is asked without a body that would have to come again.
         """
-        answer = await self._repeat(self._request("GET", ""), persistence, _nothing)
+        without_body = attrs.evolve(persistence, smaller=None)
+        answer = await self._repeat(self._request("GET", ""), without_body, _nothing)
         found = fields(answer, MoveProgress)
         if found.phase == "open" and found.session != self._session:
             lost = DestinationRefused(
