@@ -178,6 +178,34 @@ async def test_a_commit_that_was_not_heard_of_is_asked_for_again(
     assert sender.panel.calls == []
 
 
+@pytest.mark.parametrize("is_good", [True, False])
+async def test_a_commit_that_comes_late_is_waited_for(
+    sender: Sender, node: MoveNode, is_good: bool
+) -> None:
+    """The destination gets the earlier daemon's request after it has told its phase."""
+    await die_in_await(sender, node)
+    commits = node.count("commit")
+    node.restart()
+
+    def fault(kind: str, count: int) -> Fault:
+        if kind != "resume" or node.phase != "open":
+            return None
+        node.of.finish()
+        node.phase, node.outcome = "over", "success" if is_good else "failure"
+        return refused(409, "move-committed")
+
+    node.fault = fault
+    start_anew(sender)
+    if is_good:
+        assert await finished(sender) is Outcome.SUCCESS
+        assert sender.panel.calls == []
+    else:
+        await until(lambda: sender.store.unfinished() == [])
+        assert sender.panel.calls == ["owns", "failure"]
+    assert node.count("commit") == commits
+    assert not sender.said("internal error")
+
+
 async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
     sender: Sender, node: MoveNode
 ) -> None:

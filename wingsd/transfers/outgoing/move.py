@@ -256,13 +256,13 @@ class OutgoingMove:
 
     async def _commit(self, end: float) -> bool:
         """Return whether it was committed; False where it came to nothing."""
-        if not self._is_asked:
-            closed = self._delivery.closed
-            assert closed is not None  # noqa: S101 - by `deliver`
+        closed = self._delivery.closed
+        # Without one the destination commits what an earlier daemon has asked for.
+        if not self._is_asked and closed is not None:
             await self._client.commit(
                 closed.number, closed.root, running=self.running, patience=LOST
             )
-            self._is_asked = True
+        self._is_asked = True
         tag = ""
         while True:
             progress = await self._client.progress(tag, LOST)
