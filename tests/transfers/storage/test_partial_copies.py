@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -97,6 +98,90 @@ def test_a_copy_is_not_kept_any_more_where_a_daemon_dies_while_a_move_takes_it(
     assert os.listdir(Path(staging.path) / KEPT) == []
     arrive(later)
     assert later.keep(UUID, 5, 10.0)
+
+
+def _contents(copies: PartialCopies) -> list[str]:
+    paths = copies.reopen(UUID) or copies.adopt(UUID)
+    assert paths is not None
+    return [(path / "file").read_text() for path in (paths.tree, paths.aside)]
+
+
+def _die_after(monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
+    """Have the daemon die after so many renames."""
+    done = []
+
+    def die(source: Path, target: Path, *, durable: bool) -> None:
+        move(source, target, durable=durable)
+        done.append(target)
+        if len(done) == moves:
+            raise _Died
+
+    monkeypatch.setattr(partial_copies, "move", die)
+
+
+@pytest.mark.parametrize("again", [0, 1])
+@pytest.mark.parametrize("moved", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["keep", "adopt"])
+def test_nothing_is_lost_where_a_daemon_dies_while_a_copy_is_kept_or_taken(
+    staging: Staging,
+    copies: PartialCopies,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    moved: int,
+    again: int,
+) -> None:
+    paths = copies.create(UUID)
+    (paths.tree / "file").write_text("tree")
+    (paths.aside / "file").write_text("aside")
+    paths.ledger.write_bytes(b"ledger")
+    if kind == "adopt":
+        copies.keep(UUID, 5, 10.0)
+    _die_after(monkeypatch, moved)
+    with pytest.raises(_Died):
+        copies.keep(UUID, 5, 10.0) if kind == "keep" else copies.adopt(UUID)
+    if again:  # the next daemon dies as well
+        _die_after(monkeypatch, again)
+        with suppress(_Died):
+            PartialCopies(staging, 0).kept()
+    monkeypatch.undo()
+    staging.clear((), [UUID])
+    later = PartialCopies(staging, 0)
+    if kind == "keep":  # the next daemon knows that the move has failed
+        assert later.keep(UUID, None, 20.0)
+        assert [each.server for each in later.kept()] == [UUID]
+    assert _contents(later) == ["tree", "aside"]
+    assert later.kept() == []
+
+
+def test_a_copy_that_was_half_kept_goes_on_where_its_move_does(
+    staging: Staging, copies: PartialCopies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = copies.create(UUID)
+    (paths.tree / "file").write_text("tree")
+    (paths.aside / "file").write_text("aside")
+    paths.ledger.write_bytes(b"ledger")
+    _die_after(monkeypatch, 2)
+    with pytest.raises(_Died):
+        copies.keep(UUID, 5, 10.0)
+    monkeypatch.undo()
+    assert _contents(PartialCopies(staging, 0)) == ["tree", "aside"]
+
+
+@pytest.mark.parametrize("gone", [("ledger",), ("ledger", "aside")])
+def test_a_server_that_was_put_into_place_gets_no_files_of_a_copy_that_was_half_removed(
+    tmp_path: Path, staging: Staging, copies: PartialCopies, gone: tuple[str, ...]
+) -> None:
+    arrive(copies)
+    copies.keep(UUID, 5, 10.0)
+    (kept,) = copies.kept()
+    home = Path(staging.path) / KEPT / kept.name
+    arrive(copies)
+    staging.swap(UUID)
+    for name in gone:
+        (home / name).rename(tmp_path / name)
+    assert copies.kept() == []
+    assert not staging.holds(UUID)
+    assert not home.exists()
 
 
 def test_a_list_has_what_is_being_kept_when_it_is_whole(

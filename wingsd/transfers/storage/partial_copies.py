@@ -4,6 +4,10 @@ A copy that is received has the server's directory, its ledger and a directory o
 name, all beside each other in the staging area. One that is kept for a later transfer of the
 server is in a directory of its own below `KEPT`, with what is known of it.
 
+Between the two places the three are moved one by one, the ledger last. So where a daemon has died
+meanwhile, the others belong to where the ledger is: they are put back there before anything else
+is done with copies of that server.
+
 Blocking: run it in a thread. Every method raises `StorageError`.
 """
 
@@ -22,7 +26,7 @@ from wingsd.archive.quota import require_free_space
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
-from wingsd.util.durable import move, storage_errors, time_stamp
+from wingsd.util.durable import move, replace_file, storage_errors, time_stamp
 
 __all__ = ["CopyPaths", "KeptCopy", "PartialCopies"]
 
@@ -92,6 +96,8 @@ class PartialCopies:
     def reopen(self, server: str) -> CopyPaths | None:
         """Return the copy that an earlier daemon has left, None where there is none."""
         paths = self._paths(server)
+        if not _is_whole(paths):
+            self.kept()  # that daemon may have died while it kept or took it
         if not (paths.ledger.exists() and self._staging.holds(server)):
             return None
         self._staging.reopen(server)
@@ -120,7 +126,7 @@ class PartialCopies:
     # Those that are kept
 
     def keep(self, server: str, size: int | None, now: float, *, is_read: bool = False) -> bool:
-        """Keep the copy of a failed move; return whether it is kept.
+        """Keep the copy of a failed move; return whether one of the server is kept.
 
         `size` is how many bytes have arrived; with None they are measured, and without any nothing
         is kept. `now` is in seconds since the epoch; `is_read` as of `CopyPaths`.
@@ -130,23 +136,24 @@ class PartialCopies:
 
     def _keep(self, server: str, size: int | None, now: float, *, is_read: bool) -> bool:
         paths = self._paths(server)
+        kept = [] if _is_whole(paths) else self.kept()  # as in `reopen`
         is_whole = paths.ledger.exists() and self._staging.holds(server)
         if is_whole and size is None:
             size = _allocated(paths.tree)
             is_whole = size > 0
         if not is_whole:
             self.discard(server)
-            return False
+            return any(each.server == server for each in kept)
         self._staging.finish(server)
         home = self._kept / f"{server}.{time_stamp()}{PARTIAL}"
         with storage_errors(f"{home} cannot be made"):
             self._kept.mkdir(mode=0o700, exist_ok=True)
             home.mkdir(mode=0o700)
             about = {"server": server, "bytes": size, "since": now}
-            (home / _ABOUT).write_text(json.dumps(about))
+            replace_file(home / _ABOUT, json.dumps(about).encode(), mode=0o600)
         self._move(paths.aside, home / _KEPT_ASIDE)
         self._move(paths.tree, home / _TREE)
-        # Last: without it the copy is removed.
+        # Last: see above.
         self._move(paths.ledger, home / _KEPT_LEDGER)
         if is_read:
             self._read_back.add(home.name)
@@ -266,12 +273,28 @@ class PartialCopies:
             copy = KeptCopy(name, str(about["server"]), int(about["bytes"]), float(about["since"]))
         except (OSError, ValueError, KeyError, TypeError):
             copy = None
-        parts = (home / _KEPT_LEDGER, home / _TREE, home / _KEPT_ASIDE)
-        if copy is not None and all(part.exists() for part in parts):
+        kept = CopyPaths(home / _TREE, home / _KEPT_LEDGER, home / _KEPT_ASIDE)
+        if copy is not None and _is_whole(kept):
             return copy
+        received = self._paths(name.partition(".")[0])
+        if kept.ledger.exists():
+            self._put_back(received, kept)
+            if copy is not None and _is_whole(kept):
+                return copy
+        elif received.ledger.exists():
+            self._put_back(kept, received)
         with suppress(OSError):
             remove_tree(str(home))
         return None
+
+    def _put_back(self, source: CopyPaths, target: CopyPaths) -> None:
+        """Move to the ledger in `target` what had been moved away, as far as it is that."""
+        if target.aside.exists() or not source.aside.exists():
+            return  # the first that is moved away
+        if source.tree.exists() and not target.tree.exists():
+            self._move(source.tree, target.tree)
+        if target.tree.exists():
+            self._move(source.aside, target.aside)
 
     def _remove(self, copy: KeptCopy) -> None:
         home = self._kept / copy.name
@@ -293,6 +316,10 @@ class PartialCopies:
     @staticmethod
     def _move(source: Path, target: Path) -> None:
         move(source, target, durable=True)
+
+
+def _is_whole(paths: CopyPaths) -> bool:
+    return all(path.exists() for path in (paths.tree, paths.ledger, paths.aside))
 
 
 def _allocated(directory: Path) -> int:
