@@ -27,6 +27,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
 from wingsd.transfers.outgoing import live_rounds, stall_watch
+from wingsd.transfers.outgoing.mover import Mover
 from wingsd.util.retry import Backoff
 
 __all__ = ["_quick"]
@@ -340,6 +341,53 @@ async def test_a_failure_after_the_stop_starts_the_server_again(
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert sender.calls == ["stop", "remove", "restore", "start"]
     assert sender.server.operations.hold is None
+
+
+def used_at_the_stop(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch, state: PowerState
+) -> list[bool]:
+    """Have somebody use the server while its state is recorded; return what is recorded."""
+    note, noted = Mover.note_running, list[bool]()
+
+    async def note_running(mover: Mover, entry: int, *, runs: bool) -> None:
+        if not noted:
+            sender.server.state = state
+        noted.append(runs)
+        await note(mover, entry, runs=runs)
+
+    monkeypatch.setattr(Mover, "note_running", note_running)
+    return noted
+
+
+async def test_a_server_that_is_stopped_by_its_user_at_last_stays_stopped(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = used_at_the_stop(sender, monkeypatch, PowerState.OFFLINE)
+    await sender.start()
+    check_moved(sender, node, running=False)
+    assert noted == [True, False]
+
+
+async def test_a_server_that_is_stopped_by_its_user_at_last_is_not_started_if_it_stays(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used_at_the_stop(sender, monkeypatch, PowerState.OFFLINE)
+    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    await sender.start()
+    await until(lambda: sender.store.unfinished() == [])
+    assert sender.states[-1] == "failure"
+    assert "start" not in sender.calls
+
+
+async def test_a_server_that_is_started_by_its_user_at_last_runs_at_the_destination(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = used_at_the_stop(sender, monkeypatch, PowerState.RUNNING)
+    at_round(node, 2, lambda: setattr(sender.server, "state", PowerState.OFFLINE))
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert noted == [False, True]
+    assert sender.calls == ["stop", "remove"]
 
 
 async def test_a_server_that_its_panel_leaves_here_after_all_is_started_again(

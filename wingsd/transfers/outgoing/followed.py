@@ -55,6 +55,8 @@ class SentServer:
         self._grace = grace
         #: Whether an earlier daemon may have asked it to end, and that is not finished.
         self._is_stopping = False
+        #: Whether `ran` was noted for the stop that comes next.
+        self._is_noted = False
         #: How many power actions it had when it was last seen as this had it.
         self._actions = 0
 
@@ -161,24 +163,32 @@ class SentServer:
         """Whether it runs, and it was not asked yet whether it could at its destination."""
         return not self.follows and self._server.state is not PowerState.OFFLINE
 
-    def note_state(self) -> None:
-        """Note whether it runs, before it is stopped.
+    def note_state(self) -> bool:
+        """Note whether it runs, before it is stopped; return whether that is to be recorded.
 
-        So does one that could not be started again, or ended with its machine.
+        So does one that could not be started again, or ended with its machine. To be called again
+        when it is recorded, until that has not changed, and `hold` at once then.
         """
         server = self._server
-        if self._is_to_run:
-            self.ran = not server.suspended
-            return
+        ran = (self._is_to_run or self._runs) and not server.suspended
+        is_known = self._is_noted and ran == self.ran
+        self.ran, self._is_noted = ran, True
+        return not is_known
+
+    @property
+    def _runs(self) -> bool:
+        """Whether it runs or is being started, and nobody is stopping it."""
+        server = self._server
         runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
-        self.ran = (runs or server.operations.starts) and not server.suspended
+        stops = server.operations.runs(Operation.STOP, Operation.KILL)
+        return server.operations.starts or (runs and not stops)
 
     def hold(self) -> Deferred[None]:
         """Have nobody start, stop or change it any more: it is stopped next.
 
         The Deferred fires when changes of its files, which that cancels, have ended.
         """
-        self.starts_again = self.follows and self.ran
+        self._is_noted, self.starts_again = False, self.follows and self.ran
         held = self._server.operations.hold
         if held is None or held.operation is not Operation.TRANSFER_OUT:
             self._server.operations.hold = Hold(Operation.TRANSFER_OUT, HOLD)

@@ -242,8 +242,9 @@ class OutgoingTransfer:
             if self._steps.lifecycle.before(SendStep.STOP):
                 await self._enter(SendStep.FOLLOW)
                 await self._wait(self._upload.follow(self.coordinator.check))
-                self._sent.note_state()
-                await self._wait(self._upload.note_running(runs=self._sent.ran))
+                while self._sent.note_state():  # it may be used while that is recorded
+                    await self._wait(self._upload.note_running(runs=self._sent.ran))
+                    await self._enter(SendStep.STOP)
             await self._stop()
             await self._enter(SendStep.SEND)
             self._steps.restart_clock()
