@@ -73,22 +73,31 @@ class Rereading:
         #: All paths from this one on, in the order of a walk, are to be read.
         self._from: bytes | None = None
         self._taken: list[Piece] = []
+        #: Files that have lost a name by which they may have been to be read, or found wrong: one
+        #: of their other names, by their ids.
+        self._renamed: dict[int, bytes] = {}
+        #: Whether anything was not as it was sent.
+        self._has_differed = False
+        tree.on_name_lost = self._name_lost
         if tree.members:
             self.restart()
 
     def restart(self) -> None:
         """Have all of the tree read back."""
         self._changes.clear()
+        self._renamed.clear()
         self._from = b""
 
     @property
     def is_over(self) -> bool:
         """Whether all was read back that is on stable storage."""
-        return not self._changes and not self._taken and self._from is None
+        is_left = self._changes or self._taken or self._renamed
+        return not is_left and self._from is None
 
     def skip(self) -> None:
         """Count all as read: it was, before the tree was opened anew, and nothing has changed."""
         self._changes.clear()
+        self._renamed.clear()
         self._taken, self._from = [], None
 
     def changed(self, changes: Iterable[Frame | WrittenBlocks]) -> None:
@@ -100,14 +109,29 @@ class Rereading:
                 case ZeroFrame(number, first, count):
                     self._add_blocks(number, first, first + count)
                 case PutFrame(path) | HardFrame(path):
-                    self._add(path)
-                    node = self._tree.find(path)
-                    if isinstance(node, FileNode) and node.number:
-                        # what was to be read while it had no name, or another first one that a
-                        # walk had still before it, was passed over
-                        self._add_blocks(node.number, 0, node.blocks.count)
+                    # what was to be read while it had no name, or another first one that a walk
+                    # had still before it, was passed over
+                    self._add_file(path)
                 case FileFrame(path=path):
                     self._add(path)
+
+    def _name_lost(self, node: FileNode) -> None:
+        if not self.is_over or self._has_differed:
+            self._renamed[node.id] = node.names[0]
+            if len(self._renamed) >= MOST:
+                self._add_renamed()
+
+    def _add_renamed(self) -> None:
+        for path in self._renamed.values():
+            self._add_file(path)
+            self._tree.trim()
+        self._renamed.clear()
+
+    def _add_file(self, path: bytes) -> None:
+        self._add(path)
+        node = self._tree.find(path)
+        if isinstance(node, FileNode) and node.number:
+            self._add_blocks(node.number, 0, node.blocks.count)
 
     def _add_blocks(self, number: int, first: int, end: int) -> None:
         last = self._changes[-1] if self._changes else None
@@ -137,6 +161,7 @@ class Rereading:
         """Return what is to be read next, the same until `settle`; nothing at the end."""
         if self._taken:
             return self._taken
+        self._add_renamed()
         size = 0
         while len(self._taken) < FILES and size < BYTES:
             if not self._changes and not self._walk():
@@ -160,6 +185,7 @@ class Rereading:
                 # a file that came as a whole may have several
                 path = piece.path if piece.path in node.names else node.names[0]
                 if not is_as_sent(self._opener, path, node, piece.first, piece.count):
+                    self._has_differed = True
                     yield path
 
     def _node(self, piece: Piece) -> FileNode | None:

@@ -8,7 +8,7 @@ are kept. Most of a tree is in a temporary file (`entry_store`), the rest in mem
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from attrs import frozen
 
@@ -95,6 +95,8 @@ class MoveTree:
         #: Ids of files that were taken out of the tree and have no new path yet.
         self.slots: dict[int, int] = {}
         self.members = self.bytes = 0
+        #: Called with each file that loses a name and has others.
+        self.on_name_lost: Callable[[FileNode], object] = lambda node: None
         #: Whether files have identities.
         self.has_identities = False
         self._limits = limits
@@ -216,6 +218,8 @@ class MoveTree:
             del node.names[bisect_left(node.names, _components(path), key=_components)]
             if node.names or node.slots:
                 self.changed(node)
+                if node.names and isinstance(node, FileNode):
+                    self.on_name_lost(node)
                 return
             self._store.delete_shared(node.id)
             self._changed.discard(node.id)
