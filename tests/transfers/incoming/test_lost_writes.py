@@ -117,6 +117,17 @@ def test_what_a_flush_has_lost_is_not_held_by_the_next_transfer(
     assert disk.copy.begin() == 0
 
 
+def test_a_flush_that_fails_at_the_end_leaves_nothing_to_be_sent_again(disk: LossyDisk) -> None:
+    close_round(disk, disk.send())
+    disk.has_lost = True
+    with pytest.raises(StorageError):
+        disk.copy.finish()
+    disk.copy.close()
+    assert disk.copies.keep(UUID, SIZE, 0.0)
+    disk.copy = disk.opened()
+    assert disk.copy.begin() == SIZE
+
+
 def test_a_flush_that_fails_while_a_session_begins_is_not_passed_over(disk: LossyDisk) -> None:
     disk.send()
     disk.has_lost = True
