@@ -30,7 +30,7 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
-from wingsd.statedb import Direction, StateDatabase
+from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.steps import ReceiveStep
 
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from wingsd.transfers.incoming.transfer import IncomingTransfer
 
 __all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation", "TryAgain"]
+
+
+#: Ended transfers of one server that are looked at, latest first.
+ENDED = 1000
 
 
 class TryAgain(WingsdError):
@@ -299,12 +303,23 @@ class IncomingDirectTransfers:
             raise TryAgain("the server is still being received")
         row = await self._servers.find(server)
         if row is None or row.digest != token.digest:
-            return False
+            return await self._has_moved_on(token)
         if row.arrived is not None:
-            return await self._servers.has_files(server)
+            return await self._servers.has_files(server) or await self._has_moved_on(token)
         if await self._may_be_resumed(server):
             raise TryAgain("this node is still starting, or has not recorded that it failed")
         return False
+
+    async def _has_moved_on(self, token: TransferToken) -> bool:
+        """Return whether the server has moved here by a move with that token, and away since."""
+        move = await self._database.find_admitted(token.digest)
+        if move is None:
+            return False
+        ended = await self._database.ended(ENDED, token.server)
+        moved = [each for each in ended if each.outcome is Outcome.SUCCESS]
+        return any(each.id == move.transfer for each in moved) and any(
+            each.id > move.transfer and each.direction is Direction.OUT for each in moved
+        )
 
     async def _continues(self, token: TransferToken) -> bool:
         """Cancel the transfer by that token; return whether it is too late for that."""
