@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.support.move_client import Answer, MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
-from wingsd.transfers.incoming.moves import answering, checkpoints
+from wingsd.transfers.incoming.moves import answering, checkpoints, reception
+from wingsd.transfers.incoming.moves.attachments import Attachments
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.incoming.moves.reception import Reception
 from wingsd.transfers.storage.staging import Staging
@@ -29,18 +31,19 @@ class SlowWork:
         self._end = threading.Event()
         self._monkeypatch = monkeypatch
 
-    def slow(self, name: str) -> None:
+    def slow(self, name: str, kind: type = PartialCopy) -> None:
         """Have a method take long, and be answered soon."""
         self._monkeypatch.setattr(answering, "ANSWERED_WITHIN", 0.1)
-        method = getattr(PartialCopy, name)
+        self._monkeypatch.setattr(reception, "TURN", 0.1)
+        method = getattr(kind, name)
 
-        def slow(copy: PartialCopy, *args: Any) -> Any:
+        def slow(made: Any, *args: Any) -> Any:
             self.done += 1
-            result = method(copy, *args)
+            result = method(made, *args)
             self._end.wait(30)
             return result
 
-        self._monkeypatch.setattr(PartialCopy, name, slow)
+        self._monkeypatch.setattr(kind, name, slow)
 
     def finish(self) -> None:
         self._monkeypatch.setattr(answering, "ANSWERED_WITHIN", 30.0)
@@ -132,6 +135,28 @@ async def test_a_batch_that_has_arrived_need_not_be_waited_for(
     work.finish()
     assert (await client.put(shape)).status == 200
     await client.put_all(rest)
+    await finish(client)
+
+
+async def test_the_end_of_a_backup_is_worked_for_once_however_often_it_comes(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = node.client(source)
+    await client.begin(log=5)
+    await client.send()
+    work.slow("append", Attachments)
+    path = "/attachments/install.log"
+    sha256 = hashlib.sha256(b"bytes").hexdigest()
+    for _ in range(4):
+        params = client.in_session(offset=0, sha256=sha256)
+        assert is_busy(await client.ask("PATCH", path, data=b"bytes", params=params))
+    # nor does a session begin while it goes on
+    assert is_busy(await client.ask("POST", "/resume", json={}))
+    assert work.done == 1
+    work.finish()
+    await client.resume()
+    await client.attach("install.log", b"bytes")
+    await client.put_all(client.round())
     await finish(client)
 
 

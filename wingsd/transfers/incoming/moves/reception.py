@@ -325,9 +325,16 @@ class Reception:
             stream.stop(error)
             raise
         finally:
-            if self._bodies.get(name) is body:
-                del self._bodies[name]
-            body.over.callback(None)
+            if earlier is None or earlier.over.called:
+                self._ended(name, body)
+            else:  # which nobody else waits for
+                when_fired(earlier.over).addCallback(lambda _: self._ended(name, body))
+
+    def _ended(self, name: str, body: ArrivingBody) -> None:
+        """Note that a body, and all before it of the same name, are worked for no more."""
+        if self._bodies.get(name) is body:
+            del self._bodies[name]
+        body.over.callback(None)
 
     async def _read_in_turn(
         self, session: str, body: ArrivingBody, most: int, work: Callable[[Iterator[bytes]], T]
@@ -374,7 +381,12 @@ class Reception:
         self._check_open()
         if self._is_committing:
             raise MoveCommitted
-        if not session or session != self.session:
+        if not session:
+            raise MoveResumeNeeded(
+                "the request has no session; see whether a proxy in front of this node drops what "
+                "follows the ? of an address"
+            )
+        if session != self.session:
             raise MoveResumeNeeded
         if self._committed is not None:
             raise MoveCommitted
