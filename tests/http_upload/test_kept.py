@@ -8,6 +8,7 @@ import h11
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
+from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -120,7 +121,9 @@ def test_an_answer_is_waited_for_only_so_long() -> None:
     assert line.wires[0].value().endswith(b"abc")
     line.clock.advance(90)
     assert line.wires[0].aborted
-    assert len(line.answers) == 1
+    (answer,) = line.answers
+    assert isinstance(answer, TimedOut)
+    assert answer.args == ("it said nothing for 90 s",)
 
 
 def test_an_exchange_that_is_over_does_not_end_the_next_ones_connection() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Answer:
     status: int
     json: dict[str, Any]
     body: bytes = b""
+    headers: Mapping[str, str] = {}
 
     @property
     def code(self) -> str:
@@ -91,7 +92,8 @@ class MoveClient:
     ) -> Answer:
         response = self._session.request(method, url, headers=headers, timeout=WITHIN, **options)
         is_json = response.headers.get("Content-Type", "").startswith("application/json")
-        return Answer(response.status_code, response.json() if is_json else {}, response.content)
+        said = response.json() if is_json else {}
+        return Answer(response.status_code, said, response.content, response.headers)
 
     async def begin(self, **changes: Any) -> Answer:
         """Begin the move; the fields of the body may be others."""

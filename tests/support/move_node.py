@@ -21,7 +21,7 @@ from wingsd.moves.destination import MoveDestination
 
 ZSTD = b"\x28\xb5\x2f\xfd"
 #: What a fault does: a status with its fields, or one of these.
-CUT, SILENT, CUT_AFTER = "cut", "silent", "cut after"
+CUT, SILENT, CUT_AFTER, CUT_WITHIN = "cut", "silent", "cut after", "cut within"
 Fault = tuple[int, dict[str, Any]] | str | None
 
 
@@ -29,7 +29,8 @@ class MoveNode(Destination):
     """Takes a move: `copy.tree` is what it has. Requests are noted in `asked`, by their kinds.
 
     `fault` is called with the kind of each request and how often that kind came; what it returns
-    is what becomes of the request instead. After `CUT_AFTER` it is done, and not answered.
+    is what becomes of the request instead. After `CUT_AFTER` it is done, and not answered; of the
+    answer of `CUT_WITHIN` the last byte is missing.
     """
 
     def __init__(self, place: Path) -> None:
@@ -109,7 +110,15 @@ class MoveNode(Destination):
         fault = self.fault(kind, self.count(kind))
         if isinstance(fault, tuple):
             return self._say(request, *fault)
-        answer = self._do(kind, parts, request) if fault in (None, CUT_AFTER) else (0, {})
+        answers = fault in (None, CUT_AFTER, CUT_WITHIN)
+        answer = self._do(kind, parts, request) if answers else (0, {})
+        if fault == CUT_WITHIN:
+            said = answer if isinstance(answer, bytes) else self._say(request, *answer)
+            assert isinstance(said, bytes)
+            request.setHeader("Content-Length", str(len(said)))
+            request.write(said[:-1])
+            request.channel.loseConnection()
+            return NOT_DONE_YET
         if fault is not None:
             if fault != SILENT:
                 request.channel.forceAbortClient()

@@ -77,6 +77,27 @@ async def test_a_body_that_is_cut_once_comes_again_as_it_was(
     assert node.sessions == 1
 
 
+async def test_bodies_become_as_large_again_when_those_that_were_cut_twice_get_through(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size, "TRIED_AFTER", 4)
+    (sender.tree / "large").write_bytes(os.urandom(12 * MIB))
+    broken: list[int] = []
+
+    def limited(kind: str, count: int) -> Fault:
+        length = int(node.requests[-1].getHeader("Content-Length") or 0)
+        if kind != "batches" or length < MIB or node.sessions > 1:
+            return None
+        broken.append(length)
+        return CUT
+
+    node.fault = limited
+    await sender.start()
+    check_moved(sender, node)
+    assert broken
+    assert sizes(node, "PUT")[-2] > max(broken) // 2
+
+
 async def test_a_node_that_has_no_room_gets_the_same_body_again(
     sender: Sender, node: MoveNode
 ) -> None:

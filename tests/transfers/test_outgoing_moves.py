@@ -12,7 +12,16 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.full_trees import limit_trees
-from tests.support.move_node import CUT, CUT_AFTER, SILENT, Fault, MoveNode, refused, tree_of
+from tests.support.move_node import (
+    CUT,
+    CUT_AFTER,
+    CUT_WITHIN,
+    SILENT,
+    Fault,
+    MoveNode,
+    refused,
+    tree_of,
+)
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
@@ -104,6 +113,7 @@ async def test_moves_can_be_disabled(sender: Sender, node: MoveNode) -> None:
     [
         *((kind, CUT_AFTER) for kind in ("resume", "batches", "rounds", "commit", "state")),
         *(("batches", fault) for fault in (CUT, refused(503), refused(524), refused(500, "x"))),
+        *((kind, CUT_WITHIN) for kind in ("begin", "resume", "tree", "batches", "rounds")),
     ],
 )
 async def test_what_is_lost_is_sent_again(
@@ -154,6 +164,51 @@ async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
     assert sender.said("resumed: ")
     assert sender.heard.resumed == 1
     assert 0 < sender.heard.again <= 4 * BATCH
+
+
+async def test_numbers_that_fit_no_batch_end_the_move(sender: Sender, node: MoveNode) -> None:
+    zeros = dict.fromkeys(("shape", "file", "pages", "bytes"), 0)
+    said = zeros | {"session": "s", "round": 1 << 32, "next": 1}
+    node.fault = lambda kind, count: (200, dict(said)) if kind == "resume" else None
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    assert sender.said("its numbers are out of range")
+
+
+async def test_what_comes_in_place_of_what_was_there_is_not_sent_twice(
+    sender: Sender, node: MoveNode
+) -> None:
+    changed = sender.tree / "region1"
+
+    def fault(kind: str, count: int) -> Fault:
+        if kind == "batches":
+            node.of.checkpoint()
+        if kind == "rounds" and count < 4:
+            changed.write_bytes(os.urandom(changed.stat().st_size))
+            return refused(409, "move-resume-needed")
+        return None
+
+    node.limit, node.fault = BATCH, fault
+    await sender.start()
+    check_moved(sender, node)
+    assert sender.heard.resumed == 3
+    # Of each session only what its destination has not said to be durable.
+    assert sender.heard.again <= 3 * MovesConfig().streams * BATCH
+
+
+async def test_a_proxy_that_asks_for_an_hour_is_not_waited_for_after_the_commit(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move, "LOST", 0.1)
+    said = (503, {"headers": {"Retry-After": "3600"}})
+    node.fault = lambda kind, count: (
+        said if (kind, count) == ("commit", 1) or is_after_commit(node, kind) else None
+    )
+    over = sender.start()
+    await until(lambda: node.count("commit") > 1)
+    node.fault = lambda kind, count: None
+    await over
+    check_moved(sender, node)
 
 
 async def test_a_destination_that_is_started_anew_after_the_commit_is_asked_again(

@@ -106,6 +106,8 @@ class _MovePath(Public):
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
+        # How far a move is, told once more by a proxy, would be taken for the present state.
+        request.setHeader("Cache-Control", "no-store")
         self.authorize(request)
         await super().handle(request, call)
 

@@ -35,7 +35,7 @@ from zope.interface import implementer
 from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
 from wingsd.util.net import PROBES, keep_alive, tcp_info
 
-__all__ = ["AckWatchdog", "Answer", "HttpExchange", "RequestBody"]
+__all__ = ["AckWatchdog", "Answer", "HttpExchange", "RequestBody", "silence"]
 
 #: The number of checks in the time that a peer may be silent.
 CHECKS = 8
@@ -99,13 +99,17 @@ CLOSE_WITHIN = 10
 
 @attrs.frozen
 class Answer:
-    """The peer's answer. `early` tells that it came before the whole request was sent."""
+    """The peer's answer. `early` tells that it came before the whole request was sent.
+
+    One that is not `whole` broke off, or its end is not HTTP.
+    """
 
     code: int
     reason: str
     headers: list[tuple[str, str]]
     body: bytes
     early: bool
+    whole: bool = True
 
     def header(self, name: str) -> str:
         """Return the value of the header of that name (in lower case), empty without it."""
@@ -116,6 +120,11 @@ class Answer:
     def good(self) -> bool:
         """Whether the status is one of success."""
         return 200 <= self.code < 300  # noqa: PLR2004 - as HTTP has them
+
+
+def silence(seconds: float) -> TimedOut:
+    """Return the error of a peer from which nothing has come for so long."""
+    return TimedOut(string=f"it said nothing for {seconds:g} s")
 
 
 class RequestBody(Interface):
@@ -189,7 +198,7 @@ class HttpExchange(Protocol):
         not answered), `AnswerRefused` when interim answers come without end, `CancelledError`
         when it is cancelled.
         """
-        self._set_limit(timeout, lambda: self.abort(TimedOut()))
+        self._set_limit(timeout, lambda: self.abort(silence(timeout)))
         factory = Factory.forProtocol(self._protocol)
         factory.noisy = False
         self._connecting = endpoint.connect(factory)
@@ -324,9 +333,9 @@ class HttpExchange(Protocol):
             case h11.Data():
                 self._text += event.data[: self.max_answer - len(self._text)]
                 if len(self._text) == self.max_answer:
-                    self._conclude()
+                    self._conclude(whole=True)
             case h11.EndOfMessage():
-                self._conclude()
+                self._conclude(whole=True)
 
     def _take_interim(self) -> None:
         self._interim += 1
@@ -340,7 +349,7 @@ class HttpExchange(Protocol):
             what = f"it sent interim answers (1xx) and no final one for {INTERIM_WITHIN} s"
             self.abort(AnswerRefused(what))
 
-    def _conclude(self) -> None:
+    def _conclude(self, *, whole: bool = False) -> None:
         head = self._head
         assert head is not None  # noqa: S101 - it is called for an answer
         self._end()
@@ -350,7 +359,8 @@ class HttpExchange(Protocol):
         ]
         reason = bytes(head.reason).decode("utf-8", "replace")
         text = bytes(self._text)
-        self._answer.callback(Answer(head.status_code, reason, headers, text, self._early))
+        code, early = head.status_code, self._early
+        self._answer.callback(Answer(code, reason, headers, text, early, whole))
 
     def _fail(self, reason: Failure) -> None:
         if self._over:

@@ -11,13 +11,12 @@ from typing import Any
 
 import h11
 from twisted.internet.defer import Deferred
-from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.interfaces import IHandshakeListener, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wingsd.http_upload.exchange import Answer, HttpExchange, RequestBody
+from wingsd.http_upload.exchange import Answer, HttpExchange, RequestBody, silence
 
 __all__ = ["KeptConnections", "KeptExchange"]
 
@@ -99,7 +98,7 @@ class KeptExchange(HttpExchange):
     def use(self, connection: _Connection, timeout: float) -> Deferred[Answer]:
         """Begin on a connection that has rested."""
         self._used, connection.exchange = connection, self
-        self._set_limit(timeout, lambda: self.abort(TimedOut()))
+        self._set_limit(timeout, lambda: self.abort(silence(timeout)))
         self.transport, self.connected = connection.transport, 1
         self._begin()
         return self._answer
@@ -112,7 +111,7 @@ class KeptExchange(HttpExchange):
     def _end_request(self) -> None:
         super()._end_request()
         if self._body is not None:
-            self._set_limit(self._wait, lambda: self.abort(TimedOut()))
+            self._set_limit(self._wait, lambda: self.abort(silence(self._wait)))
 
     def _close(self) -> None:
         used, http = self._used, self._http

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -157,6 +158,9 @@ async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     status = (await client.status()).json
     assert (status["round"], status["received"]) == (client.filler.round + 1, len(batches))
     await until(lambda: len(node._http._site.connections) == 1)
+    receiving: Any = node.receiver.find(UUID)
+    files = (path for path in source.rglob("*") if path.is_file())
+    assert receiving.reception.bytes == sum(path.lstat().st_size for path in files)
     assert (await client.commit()).status == 202
     assert (await client.outcome())["outcome"] == "success"
 

@@ -30,12 +30,13 @@ from wingsd.transfers.peer.move_answers import (
     MoveResumed,
     MoveSmaller,
     ResumeNeeded,
+    failure_of,
 )
 from wingsd.transfers.peer.moves import MoveClient
 from wingsd.util.observer import Observer
 from wingsd.util.text import readable_size
 
-__all__ = ["Delivery", "MoveOrder", "RepeatLimits", "failure_of"]
+__all__ = ["Delivery", "MoveOrder", "RepeatLimits"]
 
 T = TypeVar("T")
 
@@ -319,7 +320,7 @@ class Delivery:
             resumed = await self._client.resume()
             if resumed is None:
                 return None
-            self._note(resumed, sender.taken)
+            self._note(resumed, sender)
         planned = await sender.plan(resumed, running=running, leave_hot=leave_hot)
         self._is_planned = True
         self.planned(None if resumed is None else resumed.bytes)
@@ -342,14 +343,16 @@ class Delivery:
             self._is_attached = True
         return closed
 
-    def _note(self, resumed: MoveResumed, taken: int) -> None:
+    def _note(self, resumed: MoveResumed, sender: RoundSender) -> None:
         """Note what the destination holds, and tell it where the move goes on."""
         is_first = self.sessions == 0
         self.sessions += 1
         self._is_attached = False
         if not is_first:
-            self.lost += max(self._held + taken - self._taken_before - resumed.bytes, 0)
-        self._held, self._taken_before = resumed.bytes, taken
+            missing = self._held + sender.taken - self._taken_before - resumed.bytes
+            # The rest has come in place of what was there before.
+            self.lost += min(max(missing, 0), sender.undurable)
+        self._held, self._taken_before = resumed.bytes, sender.taken
         if self._order.is_resumed or not is_first:
             self._observer.move_resumed()
         if resumed.bytes:
@@ -377,7 +380,8 @@ class Delivery:
             try:
                 reached = await self._client.patch(file.name, offset, data, smaller, sha256)
             except MoveSmaller as refused:
-                self._piece.refused(size, refused.error)
+                if not refused.was_cut:
+                    self._piece.refused(size, refused.error)
                 continue
             self._piece.taken(size, self._uploader.reactor.seconds() - began)
             if reached < offset or (data and reached == offset):  # it did not arrive as sent
@@ -441,9 +445,3 @@ async def _explained(error: DestinationRefused, client: MoveClient) -> Destinati
             break
         tag = progress.tag
     return error
-
-
-def failure_of(progress: MoveProgress) -> DestinationRefused:
-    """Return the error of a move that has failed at the destination."""
-    text = progress.error or "the move has failed there"
-    return DestinationRefused(f"the destination node says: {text}", progress.detail, 502)

@@ -22,11 +22,11 @@ from wingsd.transfers.errors import (
     DestinationTimeout,
     DestinationUnreachable,
 )
-from wingsd.transfers.outgoing.delivery import Delivery, MoveOrder, failure_of
+from wingsd.transfers.outgoing.delivery import Delivery, MoveOrder
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
 from wingsd.transfers.outgoing.rehearsal import Rehearsal
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.move_answers import ResumeNeeded
+from wingsd.transfers.peer.move_answers import ResumeNeeded, failure_of
 from wingsd.transfers.peer.moves import MoveClient
 from wingsd.util.observer import Observer
 

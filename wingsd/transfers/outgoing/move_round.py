@@ -89,6 +89,8 @@ class RoundSender:
         #: Bytes a second that the last body went at, times the requests that are sent at once.
         self._rate = inf
         self._is_failed = self._is_running = False
+        #: Bytes of the batches that were taken and may be lost, by their numbers.
+        self._undurable: dict[int, int] = {}
         #: The root, once all contents were read.
         self._rooting: Deferred[bytes] | None = None
         #: Seconds of this round in which files were read, and of all requests with batches.
@@ -98,6 +100,11 @@ class RoundSender:
     def can_go_on(self) -> bool:
         """Whether the next round needs nothing of the destination."""
         return self._source.can_go_on
+
+    @property
+    def undurable(self) -> int:
+        """The bytes of files that were taken and may be lost, in this session."""
+        return sum(self._undurable.values())
 
     async def plan(
         self, resumed: MoveResumed | None, *, running: bool, leave_hot: bool = False
@@ -119,6 +126,7 @@ class RoundSender:
         if resumed is not None:
             for number in range(1, resumed.pages + 1):
                 await self._in_thread(source.add_page, await self._client.page(number))
+            self._undurable.clear()
             numbers = MoveNumbers(resumed.round, resumed.next, resumed.shape, resumed.file)
         await self._in_thread(partial(source.plan, numbers, leave_hot=leave_hot))
         return PlannedRound(source.walk_seconds, source.unread, source.left)
@@ -146,6 +154,7 @@ class RoundSender:
         except BaseException:
             await DeferredList([walking], consumeErrors=True)
             raise
+        self._undurable.clear()
         await self._in_thread(source.closed)
         figures = RoundFigures(
             source.walk_seconds + self._clock.seconds() - closing,
@@ -250,15 +259,19 @@ class RoundSender:
     async def _put(self, body: BatchBody) -> None:
         began, size = self._clock.seconds(), max(body.data, body.size)
         try:
-            await self._client.put(
+            durable = await self._client.put(
                 body.number, body.blocks, partial(self._size.cut, size), zstd=body.zstd
             )
         except MoveSmaller as refused:
-            self._size.refused(size, refused.error)
+            if not refused.was_cut:
+                self._size.refused(size, refused.error)
             raise
         seconds = self._clock.seconds() - began
         if body.size >= LEAST_SIZE:  # a smaller one says little about the line
             self._rate = body.size / max(seconds, 0.001) * self._streams
+        self._undurable[body.number] = body.data
+        for number in [each for each in self._undurable if each <= durable]:
+            del self._undurable[number]
         self.taken += body.data
         self.done += 1
         self._put_seconds += seconds

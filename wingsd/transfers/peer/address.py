@@ -150,7 +150,7 @@ def _ending(error: object) -> str:
         case ConnectionLost():
             return "the connection to it broke"
         case TimedOut():
-            return f"it said nothing for {CONNECT_WITHIN} s"
+            return str(error.args[0])
         case h11.RemoteProtocolError(error_status_hint=431):
             return f"the headers of its answer are longer than {MAX_HEAD // 1024} KiB"
         case h11.RemoteProtocolError():

@@ -15,7 +15,7 @@ import attrs
 from wingsd.errors import InvalidData
 from wingsd.http_upload.exchange import Answer
 from wingsd.transfers.errors import DestinationError, DestinationRefused
-from wingsd.transfers.peer.answers import judge
+from wingsd.transfers.peer.answers import judge, plain
 from wingsd.util.serialization import structure
 
 __all__ = [
@@ -30,9 +30,11 @@ __all__ = [
     "ResumeNeeded",
     "RoundClosed",
     "answer_code",
+    "failure_of",
     "fields",
     "is_of_proxy",
     "is_path_unknown",
+    "progress_of",
     "reaction",
     "refusal",
 ]
@@ -83,11 +85,15 @@ class ResumeNeeded(Exception):
 
 
 class MoveSmaller(Exception):
-    """A body was too large for the destination, or for a proxy in front of it."""
+    """A body was too large for the destination, or for a proxy in front of it.
 
-    def __init__(self, error: DestinationError) -> None:
+    One that `was_cut` did not get through, and a later one of that size may.
+    """
+
+    def __init__(self, error: DestinationError, *, was_cut: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.was_cut = was_cut
 
 
 @attrs.frozen(repr=False)
@@ -171,9 +177,25 @@ def fields(answer: Answer, kind: type[T]) -> T:
     except (ValueError, RecursionError, InvalidData) as error:
         raise DestinationRefused(
             "the destination node's answer is not one to a move",
-            f"{error}; see whether a proxy in front of it answers in its place",
+            f"{plain(str(error))}; see whether a proxy in front of it answers in its place",
             answer.code,
         ) from error
+
+
+def progress_of(answer: Answer) -> MoveProgress:
+    """Return how far the destination is, with its texts as lines. Raises as `fields`."""
+    found = fields(answer, MoveProgress)
+    tried = found.preparation
+    if tried is not None:
+        tried = attrs.evolve(tried, error=plain(tried.error), detail=plain(tried.detail))
+    error, detail = plain(found.error), plain(found.detail)
+    return attrs.evolve(found, error=error, detail=detail, preparation=tried)
+
+
+def failure_of(progress: MoveProgress) -> DestinationRefused:
+    """Return the error of a move that has failed at the destination."""
+    text = progress.error or "the move has failed there"
+    return DestinationRefused(f"the destination node says: {text}", progress.detail, 502)
 
 
 def answer_code(answer: Answer) -> str:

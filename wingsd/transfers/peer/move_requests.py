@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 import attrs
 import h11
@@ -14,6 +15,7 @@ from wingsd.http_upload.exchange import Answer
 from wingsd.http_upload.kept import KeptConnections, KeptExchange
 from wingsd.moves.snapshot import MAX_PART
 from wingsd.threadio import TokenBucket
+from wingsd.transfers.errors import DestinationDisconnected
 from wingsd.transfers.peer.address import PeerAddress
 from wingsd.util.reactor import Reactor
 
@@ -26,6 +28,8 @@ PAGE_WITHIN = 300.0
 #: node that is asked what it holds may take longer.
 ANSWERED_WITHIN = 120.0
 JSON = "application/json"
+#: Statuses of refusals whose bodies say what follows.
+_NEEDS_BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -73,8 +77,8 @@ class MoveRequests:
     async def send(self, asked: MoveRequest) -> Answer:
         """Return the answer, whatever its status.
 
-        Raises `DestinationUnreachable`, `DestinationDisconnected` without one, and
-        `CancelledError` after `interrupt`.
+        Raises `DestinationUnreachable`, `DestinationDisconnected` without one, or where it broke
+        off and says nothing without its body, and `CancelledError` after `interrupt`.
         """
         body = None if asked.blocks is None else _CountedBody(self, asked.blocks, self._bucket)
         route = self._address.route()
@@ -99,6 +103,8 @@ class MoveRequests:
         is_taken = False
         try:
             found = await answer
+            if not found.whole and (found.good or found.code in _NEEDS_BODY):
+                raise DestinationDisconnected("its answer broke off", body_sent=False)
             is_taken = found.good
         finally:
             self._under_way.discard(exchange)

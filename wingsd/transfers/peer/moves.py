@@ -35,6 +35,7 @@ from wingsd.transfers.peer.move_answers import (
     fields,
     is_of_proxy,
     is_path_unknown,
+    progress_of,
     reaction,
     refusal,
 )
@@ -58,8 +59,8 @@ WAIT, LEAST_WAIT = 25, 1
 _NOT_YET = frozenset({"", "daemon-stopping", "servers-not-loaded"})
 _ID = re.compile(r"[0-9a-f]{32}")
 _WORD = re.compile(r"[A-Za-z0-9_.~-]{1,200}")
-#: What a number is at most, so that it fits the frames.
-_MOST = 1 << 62
+#: What a number is at most, and that of a round, so that they fit the frames.
+_MOST, _MOST_ROUNDS = 1 << 62, 1 << 32
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -90,7 +91,7 @@ class _Attempts:
         self._cuts += 1
         smaller = self._persistence.smaller
         if smaller is not None and smaller(self._cuts):
-            raise MoveSmaller(error)
+            raise MoveSmaller(error, was_cut=True)
 
     def after_loss(self, error: DestinationError) -> float:
         """Return the pause after an attempt without an answer; raise `error` after the last."""
@@ -121,7 +122,9 @@ class _Attempts:
             raise error
         if reaction_ is Reaction.SOON:
             return SOON
-        wished = seconds_asked_for(answer.header("retry-after"))
+        # no longer than this may take: what follows is due then
+        left = self._end - self._clock.seconds()
+        wished = min(seconds_asked_for(answer.header("retry-after")), left)
         if reaction_ is Reaction.NO_SPACE:
             return max(wished, NO_SPACE_PAUSE)
         return wished or next(self._pauses)
@@ -228,9 +231,9 @@ class MoveClient:
         resumed = fields(answer, MoveResumed)
         numbers = (resumed.shape, resumed.file, resumed.pages, resumed.bytes)
         _expect(
-            resumed.round > 0
-            and resumed.next > 0
-            and all(0 <= number < _MOST for number in (*numbers, resumed.round, resumed.next)),
+            0 < resumed.round < _MOST_ROUNDS
+            and 0 < resumed.next < _MOST
+            and all(0 <= number < _MOST for number in numbers),
             "its numbers are out of range",
         )
         _expect(_WORD.fullmatch(resumed.session) is not None, "it has no session")
@@ -245,8 +248,8 @@ class MoveClient:
 
     async def put(
         self, number: int, blocks: Sequence[Block], smaller: Callable[[int], bool], *, zstd: bool
-    ) -> None:
-        """Send a batch; return when it was taken. Raises `MoveSmaller`.
+    ) -> int:
+        """Send a batch; return up to which number all are durable. Raises `MoveSmaller`.
 
         `smaller` is asked each time that it was cut on its way, with how often that was, whether
         it is to be made smaller.
@@ -255,7 +258,7 @@ class MoveClient:
         kind = ZSTD_CONTENT_TYPE if zstd else CONTENT_TYPE
         asked = attrs.evolve(self._request("PUT", path), blocks=blocks, content_type=kind)
         persistence = _Persistence(self.patience, smaller=smaller)
-        fields(await self._persist(asked, persistence, _nothing), BatchTaken)
+        return fields(await self._persist(asked, persistence, _nothing), BatchTaken).durable
 
     async def close_round(self, number: int, last: int, root: bytes) -> None:
         """Close a round after batch `last`. Raises `ResumeNeeded` where the root is another."""
@@ -312,14 +315,14 @@ class MoveClient:
             answer = await self._persist(asked, _Persistence(patience), _nothing)
             if tag:  # the destination is there
                 self._wait = max(self._wait // 2, LEAST_WAIT)
-        found = fields(answer, MoveProgress)
+        found = progress_of(answer)
         _expect(not found.tag or _WORD.fullmatch(found.tag) is not None, "its tag is invalid")
         return found
 
     async def look(self) -> MoveProgress:
         """Return how far the destination is. It is asked once, and nobody is told of trouble."""
         asked, once = self._request("GET", ""), _Persistence(0.0)
-        return fields(await self._repeat(asked, once, _nothing), MoveProgress)
+        return progress_of(await self._repeat(asked, once, _nothing))
 
     async def _waited(self, tag: str) -> Answer | None:
         """Return the answer that waits for a change; None where there was none."""
@@ -403,7 +406,7 @@ class MoveClient:
         """
         without_body = attrs.evolve(persistence, smaller=None)
         answer = await self._repeat(self._request("GET", ""), without_body, _nothing)
-        found = fields(answer, MoveProgress)
+        found = progress_of(answer)
         if found.phase == "open" and found.session != self._session:
             lost = DestinationRefused(
                 "the destination node has to be asked what it holds",

@@ -52,9 +52,8 @@ class ArrivingBatch:
         """Write what was taken."""
         runs, self._runs = self._runs, []
         size, self._size = self._size, 0
-        if runs:
-            if self._begun is not None:
-                self._copy.write(*self._begun, runs)
+        if runs and self._begun is not None:
+            self._copy.write(*self._begun, runs)
             self._count(size)
 
     def end(self, index: Index) -> None:
