@@ -13,7 +13,8 @@ FIRST = 1 << 20
 SECONDS = 10.0
 #: How often the same body is cut on its way until it is made smaller.
 CUTS = 2
-#: After so many bodies larger ones than those that were cut are tried again.
+#: After so many bodies larger ones than those that were cut are tried again; after twice as many
+#: each time that these are cut as well, since that costs a resumption.
 TRIED_AFTER = 64
 
 
@@ -28,13 +29,13 @@ class BatchSize:
         self._least = least
         #: Above which nothing is taken, and above which bodies were cut lately.
         self._most = self._uncut = most
-        #: Bodies that were taken since.
-        self._taken = 0
+        #: Bodies that were taken since, and after how many larger ones are tried.
+        self._taken, self._tried_after = 0, TRIED_AFTER // 2
 
     def taken(self, size: int, seconds: float) -> None:
         """A body of so many bytes was taken after so many seconds."""
         self._taken += 1
-        if self._taken >= TRIED_AFTER and self._uncut < self._most:
+        if self._taken >= self._tried_after and self._uncut < self._most:
             self._uncut, self._taken = min(2 * self._uncut, self._most), 0
         if 2 * size < self.value:
             return  # it says little about the line
@@ -49,7 +50,9 @@ class BatchSize:
         half = self._halve(size)
         if times < CUTS or size <= self._least:
             return False
-        self._uncut, self._taken = min(self._uncut, half), 0
+        if half < self._uncut:  # else another one of that size was cut at the same time
+            self._uncut, self._tried_after = half, 2 * self._tried_after
+        self._taken = 0
         return True
 
     def refused(self, size: int, error: DestinationError) -> None:
