@@ -56,6 +56,15 @@ async def test_a_node_that_is_not_wingsd_has_no_features(reply: bytes) -> None:
     assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
 
 
+@pytest.mark.parametrize("status", ["502 Gone", "503 Busy", "504 Late", "429 Slow", "524 x"])
+async def test_a_node_that_did_not_answer_itself_may_have_any_features(status: str) -> None:
+    peer = Peer(says(answer(status, b"<html>")))
+    url = f"http://127.0.0.1:{peer.port}/api/transfers"
+    with pytest.raises(DestinationRefused, match=f"answered {status}"):
+        await PeerClient(url, "Bearer t", reactor, PeerTls()).features()
+    await peer.outcome
+
+
 BUSY = b'{"error": "this node is receiving 72 servers already", "detail": "send it again"}'
 SAYS_BUSY = "the destination node says: this node is receiving 72 servers already"
 REFUSALS = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from http import HTTPStatus
 
 import h11
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,7 +17,7 @@ from wingsd.http_upload.exchange import Answer, HttpExchange
 from wingsd.threadio import Outflow
 from wingsd.transfers.errors import InvalidDestination
 from wingsd.transfers.peer.address import CONNECT_WITHIN, PeerAddress
-from wingsd.transfers.peer.answers import judge
+from wingsd.transfers.peer.answers import GATEWAYS, judge
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.util.reactor import Reactor
 
@@ -62,9 +63,12 @@ class PeerClient:
         wingsd answers OPTIONS with them, in the header `Transfer-Features`, a comma list, and in
         the body, which every proxy passes on; other nodes give some other answer, and no
         features. `headers` are those of the request.
-        Raises `DestinationUnreachable`, and `DestinationDisconnected` without an answer.
+        Raises `DestinationUnreachable`, `DestinationDisconnected` without an answer, and
+        `DestinationRefused` for that of a proxy which has none of the node's: it may have any.
         """
         answer = await self._start(self._request("OPTIONS", headers))[1]
+        if answer.code in (*GATEWAYS, HTTPStatus.TOO_MANY_REQUESTS):
+            judge(answer)
         if not answer.good:
             return frozenset()
         features = [*answer.header("transfer-features").split(","), *_listed(answer.body)]
