@@ -118,8 +118,8 @@ class Rereading:
     def _name_lost(self, node: FileNode) -> None:
         if not self.is_over or self._has_differed:
             self._renamed[node.id] = node.names[0]
-            if len(self._renamed) >= MOST:
-                self._add_renamed()
+            if len(self._renamed) > MOST:
+                self.restart()  # the tree must not be looked at while it is changed
 
     def _add_renamed(self) -> None:
         for path in self._renamed.values():
