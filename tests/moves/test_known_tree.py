@@ -113,6 +113,32 @@ def test_a_narrow_walk_has_what_is_in_its_directories(wanted: set[bytes], plain:
     assert sum(1 for _ in tree.walk()) == 1 + 101 * len(PATHS)
 
 
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_second_process_walks_where_a_server_waits_for_it(
+    tmp_path: Path, is_followed: bool
+) -> None:
+    (tmp_path / "file").write_bytes(b"file")
+    begun: list[int] = []
+
+    class Counted(LookedAtFirst):
+        def __init__(self, root: int, paths: Sequence[bytes]) -> None:
+            begun.append(root)
+            super().__init__(root, paths)
+
+    with (
+        mock.patch.multiple(known_tree, LEAST_NAMES=0, WalkProcess=Counted),
+        mock.patch.object(os, "sched_getaffinity", return_value={0, 1}),
+        opened(str(tmp_path)) as root,
+    ):
+        rule = UnchangedFiles(root, FakeFileSystems(), print) if is_followed else None
+        known = KnownTree(rule)
+        known.scan(root, print, None).close()
+        assert known.is_all_of(root)
+        (tmp_path / "file").write_bytes(b"other")
+        assert not known.is_all_of(root)
+    assert len(begun) == (2 if is_followed else 0)
+
+
 def test_only_what_was_changed_is_scanned_again(tmp_path: Path) -> None:
     for name in ("one", "two/below", "three"):
         (tmp_path / name).mkdir(parents=True)

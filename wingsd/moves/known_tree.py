@@ -124,10 +124,11 @@ class KnownTree:
     def is_all_of(self, root: int) -> bool:
         """Walk once more; return whether all is as this round has seen it. Raises as `scan`.
 
-        May be called in another thread, when the scan has ended.
+        May be called in another thread, when the scan has ended. Without a rule, as of a server
+        that did not run before, nobody waits for it, and it takes one process alone.
         """
         seen = self._next
-        with _beside(root, seen) as found:
+        with _beside(root, None if self._rule is None else seen) as found:
             return seen is not None and seen.is_all_of(root, found)
 
 
