@@ -139,7 +139,7 @@ class LiveFaults:
         if seed is not None and seed.follows:  # the order was lost with its daemon
             self._prepare(roles, {})
             await self.panel.transfer(UUID, destination.node)
-            await self._until(lambda: self._unsettled(runs=True))
+            await self._until(lambda: self._unsettled(runs=act in RUNS_AFTER))
         if not deaths:
             for role, machine in roles.items():
                 self._points[role] = Counter(POINTS) | machine.life.counts
