@@ -128,7 +128,7 @@ class LiveFaults:
             followed = await self._follow(seed, roles)
         await self._run()
         self.game.prune()
-        adopted = self.adopted
+        adopted, is_kept = self.adopted, seed is not None and seed.has_copied
         plans = self._prepare(roles) if deaths else self._prepare(roles, {})
         act = self.random.choice([*ACTS]) if deaths and self.random.random() < ACTING else ""
         at = self.random.randint(1, self._points["source"].total())
@@ -147,7 +147,7 @@ class LiveFaults:
         self._check()
         moved = self.owner is destination
         self.moved += moved
-        if seed is not None and moved and "destination" not in plans and self.adopted == adopted:
+        if is_kept and moved and "destination" not in plans and self.adopted == adopted:
             raise Broken("a transfer did not go on with the copy")
         outcome = "moved" if moved else "stays" if self.owner else "is gone"
         return f"{followed}{_told(plans)}{act and f', {act}'}: {outcome}"

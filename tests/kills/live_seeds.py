@@ -11,6 +11,7 @@ import random
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -135,6 +136,16 @@ class LiveSeed:
             return False
         ends = self.source.daemon.store, self.destination.daemon.store
         return [len(store.unfinished()) for store in ends] == [1, 1]
+
+    @property
+    def has_copied(self) -> bool:
+        """Whether the copy has any bytes: a round may be of an empty directory, in a restore."""
+        copy = self.destination.files.parent.parent / ".volumes.staging" / UUID
+        for path in copy.rglob("*"):
+            with suppress(OSError):
+                if path.is_file() and path.stat().st_size:
+                    return True
+        return False
 
     @property
     def has_moved(self) -> bool:
