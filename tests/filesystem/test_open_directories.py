@@ -1,4 +1,4 @@
-"""Directories by descriptor, of which so many are kept open."""
+"""Directories that are kept open, up to a number of them."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ class KnownTree:
     def is_all_of(self, root: int) -> bool:
         """Walk once more; return whether all is as this round has seen it. Raises as `scan`.
 
-        May be called in another thread, when the scan has ended. Without a rule, as of a server
-        that did not run before, nobody waits for it, and it takes one process alone.
+        May be called in another thread, when the scan has ended. Only with a rule, that is for a
+        server that runs until the end, a second process makes it shorter.
         """
         seen = self._next
         with _beside(root, None if self._rule is None else seen) as found:

@@ -107,7 +107,7 @@ def _contents(copies: PartialCopies) -> list[str]:
 
 
 def _die_after(monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
-    """Have the daemon die after so many renames."""
+    """Have the daemon die right after the rename number `moves`."""
     done = []
 
     def die(source: Path, target: Path, *, durable: bool) -> None:

@@ -327,7 +327,7 @@ class Reception:
         finally:
             if earlier is None or earlier.over.called:
                 self._ended(name, body)
-            else:  # which nobody else waits for
+            else:  # both are over when the earlier one is
                 when_fired(earlier.over).addCallback(lambda _: self._ended(name, body))
 
     def _ended(self, name: str, body: ArrivingBody) -> None:
