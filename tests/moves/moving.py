@@ -154,7 +154,7 @@ def feed(
                 if not isinstance(event, Index):
                     if begun is None:
                         return False
-                    to.write(begun, event)
+                    to.write(begun, [event])
                 elif event.kind is BatchKind.DATA:
                     if not to.begin(event):
                         return False

@@ -73,7 +73,7 @@ def test_the_ledger_is_flushed_before_that_is_overwritten_which_it_knows(
         for index, content in ((FIRST, DATA[:8192]), (SECOND, DATA[:4096])):
             to.begin(index)
             for run in runs(index, content):
-                to.write(index, run)
+                to.write(index, [run])
             to.end(index)
         assert not flushes
         to.begin(ALL)
@@ -95,7 +95,7 @@ def test_batches_of_different_blocks_are_received_at_once(destination: Destinati
             to.begin(shape(5, 1, GoneFrame(b"f")))
         for index, content in ((SECOND, DATA[:4096]), (FIRST, DATA[:8192])):
             for run in runs(index, content):
-                to.write(index, run)
+                to.write(index, [run])
             to.end(index)
             # of 2, none has arrived when 3 has
             assert to.durable == 1
@@ -211,7 +211,7 @@ def test_a_file_that_may_not_be_read_has_its_mode_when_it_was_read_back(
     with destination.open() as to:
         to.begin(key)
         for run in runs(key, content):
-            to.write(key, run)
+            to.write(key, [run])
         to.end(key)
         monkeypatch.setattr(os, "open", open_unprivileged)
         assert differing(to, destination.tree) == []
@@ -251,7 +251,7 @@ def test_what_was_written_is_read_back_where_the_daemon_ended_before_it_was_flus
         for index, content in ((FIRST, DATA[:8192]), (SECOND, DATA[:4096])):
             to.begin(index)
             for run in runs(index, content):
-                to.write(index, run)
+                to.write(index, [run])
             to.end(index)
     if is_unreadable:
         file, read = os.stat(destination.tree / "f").st_ino, os.pread

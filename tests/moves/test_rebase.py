@@ -41,7 +41,7 @@ def part_of(to: MoveDestination, batch: Batch, random_: random.Random) -> Index 
     reader, begun = BatchReader(), None
     for event in reader.feed(data[: random_.randrange(len(data))]):
         if begun is not None and not isinstance(event, Index):
-            to.write(begun, event)
+            to.write(begun, [event])
         elif isinstance(event, Index) and event.kind is BatchKind.DATA:
             if not to.begin(event):
                 return None

@@ -6,8 +6,6 @@ All raise FrameRefused for frames that do not fit the tree.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from wingsd.moves.blocks import block_count
 from wingsd.moves.digests import UNKNOWN
 from wingsd.moves.errors import refused
@@ -28,7 +26,7 @@ from wingsd.moves.frames import (
 from wingsd.moves.tree import DirectoryNode, FileNode, LinkNode, MoveTree
 from wingsd.util.text import display
 
-__all__ = ["Begun", "apply_shape", "begin", "done"]
+__all__ = ["apply_shape", "begin", "done"]
 
 
 def apply_shape(tree: MoveTree, frame: Frame) -> bool:
@@ -122,42 +120,30 @@ def _take(tree: MoveTree, path: bytes, slot: int) -> None:
     tree.take(path, node, slot)
 
 
-class Begun(Enum):
-    """What `begin` has found."""
+def begin(tree: MoveTree, frame: Content) -> bool:
+    """Make the blocks of a frame unknown; a `WHOLE` frame also gives the file its metadata.
 
-    UNKNOWN = 1  #: all blocks were unknown
-    KNOWN = 2  #: some were known, or the file comes as a whole and was there
-    NEW = 3  #: a file that comes as a whole and was not there
-
-
-def begin(tree: MoveTree, frame: Content) -> Begun:
-    """Make the blocks of a frame unknown; a `WHOLE` frame also gives the file its metadata."""
+    Return False where they were unknown, and True for a file that comes as a whole in any case.
+    """
     tree.trim()
     if isinstance(frame, WholeFrame):
-        return Begun.NEW if _whole(tree, frame) else Begun.KNOWN
+        _whole(tree, frame)
+        return True
     node = _numbered(tree, frame)
     missing = node.blocks.missing
     node.blocks.forget(frame.first, frame.count)
     if node.blocks.missing == missing:
-        return Begun.UNKNOWN
+        return False
     tree.changed(node)
-    return Begun.KNOWN
+    return True
 
 
-def done(tree: MoveTree, frame: Content, begun: Begun = Begun.KNOWN) -> None:
-    """Set the digests of a frame's blocks, which are written.
-
-    A file that was `NEW` need not be looked up, if no shape was changed since `begin`.
-    """
+def done(tree: MoveTree, frame: Content) -> None:
+    """Set the digests of a frame's blocks, which are written."""
     tree.trim()
-    if isinstance(frame, WholeFrame) and begun is Begun.NEW:
-        node = FileNode(frame.mode, frame.mtime, frame.size)
-        node.names.append(frame.path)
-        node.blocks.set(0, frame.digest)
-    elif isinstance(frame, WholeFrame):
-        found = tree.find(frame.path)
-        assert isinstance(found, FileNode)  # noqa: S101 - by `begin`
-        node = found
+    if isinstance(frame, WholeFrame):
+        node = tree.find(frame.path)
+        assert isinstance(node, FileNode)  # noqa: S101 - by `begin`
         node.blocks.set(0, frame.digest)
     else:
         node = _numbered(tree, frame)
@@ -169,19 +155,17 @@ def done(tree: MoveTree, frame: Content, begun: Begun = Begun.KNOWN) -> None:
     tree.changed(node)
 
 
-def _whole(tree: MoveTree, frame: WholeFrame) -> bool:
-    """Return whether the file is new."""
+def _whole(tree: MoveTree, frame: WholeFrame) -> None:
     node = tree.find(frame.path)
     if node is None:
         tree.add(frame.path, FileNode(frame.mode, frame.mtime, frame.size))
-        return True
+        return
     if not isinstance(node, FileNode) or node.number:
         raise refused(f"{display(frame.path)} is there already, and no file that comes as a whole")
     tree.resized(frame.size - node.size, frame.path)
     node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
     node.blocks.set(0, UNKNOWN)
     tree.changed(node)
-    return False
 
 
 def _numbered(tree: MoveTree, frame: DataFrame | ZeroFrame) -> FileNode:

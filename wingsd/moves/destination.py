@@ -163,11 +163,12 @@ class MoveDestination:
         self._is_partial = False
         return True
 
-    def write(self, index: Index, run: BlockRun) -> None:
+    def write(self, index: Index, runs: Iterable[BlockRun]) -> None:
         """Write blocks of a batch that was begun. Raises BatchConflict where `rebase` ended it."""
         batch = self._begun(index)
-        self._applier.content(run, self.tree, is_new=batch.is_new(run))
-        batch.note(run)
+        for run in runs:
+            self._applier.content(run, self.tree, is_new=batch.is_new(run))
+            batch.note(run)
 
     def end(self, index: Index) -> None:
         """End a data batch, all of which was written. Raises BatchConflict as `write`."""
@@ -181,7 +182,7 @@ class MoveDestination:
     def abandon(self, index: Index) -> None:
         """Give a data batch up that has not ended: it may come again, with other contents too."""
         if self._is_open(index):
-            del self._open[index.number]
+            self._open.pop(index.number).give_up()
             self._lost(index.number)
 
     def checkpoint(self) -> None:
@@ -263,6 +264,8 @@ class MoveDestination:
         if self._is_finished:
             self._applier.reopen(self.tree)
             self._is_finished = False
+        for batch in self._open.values():
+            batch.give_up()
         forget_wrong(self._applier, self.tree, wrong)
         drop_incomplete(self._applier, self.tree)
         # what the new ledger does not have is gone, and what it has is on stable storage, before

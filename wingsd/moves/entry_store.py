@@ -102,22 +102,22 @@ class EntryStore:
         self._entries[path] = node
         return node
 
-    def find_absent(self, paths: Sequence[bytes]) -> None:
-        """Find out which of some paths nothing has, before they are asked for one by one.
+    def absent(self, paths: Sequence[bytes]) -> set[bytes]:
+        """Return which of some paths nothing has.
 
         One question for many costs less, and has other threads run less often in between.
         """
-        self._absent.clear()
+        found = {path for path in paths if path not in self._entries}
         if self._opened is None:
-            return
-        for at in range(0, len(paths), _CHUNK):
-            keys = {_key(path): path for path in paths[at : at + _CHUNK]}
+            return found
+        asked = list(found)
+        for at in range(0, len(asked), _CHUNK):
+            keys = {_key(path): path for path in asked[at : at + _CHUNK]}
             query = _AMONG.replace("?", ",".join("?" * len(keys)))
             with _errors():
                 rows = self._opened.execute(query, tuple(keys)).fetchall()
-            for row in rows:
-                del keys[row[0]]
-            self._absent.update(path for path in keys.values() if path not in self._entries)
+            found.difference_update(keys[row[0]] for row in rows)
+        return found
 
     def shared(self, of: int) -> Named:
         """Return what has an id. Raises KeyError."""

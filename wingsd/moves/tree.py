@@ -126,9 +126,9 @@ class MoveTree:
         else:
             yield from narrow_walk(self._store, self._only, plain=plain)
 
-    def find_absent(self, paths: Sequence[bytes]) -> None:
-        """Find out at once which of some paths nothing has: they are looked up next."""
-        self._store.find_absent(paths)
+    def absent(self, paths: Sequence[bytes]) -> set[bytes]:
+        """Return which of some paths nothing has."""
+        return self._store.absent(paths)
 
     def narrow(self, directories: Sequence[bytes] | None) -> None:
         """Have `walk` yield only these directories and what is directly in them; all with None.
@@ -168,8 +168,21 @@ class MoveTree:
         """
         self._count(len(packed))
         self.resized(size, path)
-        self.touch(path)
         self.has_identities = True
+        self.add_reserved(path, packed)
+
+    def reserve(self, paths: Sequence[bytes], size: int) -> None:
+        """Count files of one directory, in which nothing has their names, before they are added.
+
+        They have `size` bytes together. Raises as `add`.
+        """
+        self._place(paths[0])
+        self._count(len(paths))
+        self.resized(size, paths[0])
+
+    def add_reserved(self, path: bytes, packed: Sequence[tuple[bytes, bytes]]) -> None:
+        """Add files to a directory as `add_files`, which were counted before."""
+        self.touch(path)
         self._store.insert(path, packed)
 
     def _count(self, more: int) -> None:

@@ -10,7 +10,7 @@ stable storage are lost then, and the source has to resume.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from threading import Lock
@@ -243,12 +243,11 @@ class PartialCopy:
             is_new = destination.begin(index)
             return self._opened if is_new else 0
 
-    def write(self, opened: int, index: Index, runs: Iterable[BlockRun]) -> None:
+    def write(self, opened: int, index: Index, runs: Sequence[BlockRun]) -> None:
         """Write blocks of a batch that was begun by that opening."""
         with self._used(opened) as destination:
-            for run in runs:
-                destination.write(index, run)
-                self._unflushed += max(len(run.data), LEAST_UNFLUSHED)
+            self._unflushed += sum(max(len(run.data), LEAST_UNFLUSHED) for run in runs)
+            destination.write(index, runs)
 
     def end_batch(self, opened: int, index: Index) -> None:
         """End a batch."""
