@@ -159,6 +159,34 @@ def test_what_has_arrived_is_not_sent_again(source: Source, destination: Destina
     assert seen(destination.tree, owner=False)
 
 
+@pytest.mark.parametrize("ends", ["open", "given up"])
+def test_a_new_file_whose_batch_has_not_ended_goes_with_the_round(
+    destination: Destination, tmp_path: Path, ends: str
+) -> None:
+    root = tmp_path / "source"
+    (root / "d").mkdir(parents=True)
+    (root / "d" / "small").write_bytes(b"small")
+    (root / "other").write_bytes(b"other")
+    with destination.open() as to:
+        shape, contents = Source(1 << 16, root).round()
+        feed(to, shape.pieces())
+        reader = BatchReader()
+        events = list(reader.feed(b"".join(contents.pieces())))
+        to.begin(contents.index)
+        to.write(contents.index, [each for each in events if not isinstance(each, Index)])
+        assert (to.tree.members, to.tree.bytes) == (3, 10)
+        if ends != "open":
+            to.abandon(contents.index)
+            assert {path for path, _ in to.tree.missing()} == {b"d/small", b"other"}
+        assert (destination.tree / "d" / "small").exists()
+        (root / "d" / "small").unlink()
+        source = resume(to, root)
+        assert not (destination.tree / "d" / "small").exists()
+        assert (to.tree.members, to.tree.bytes) == (1, 0)
+        whole(to, source, destination.tree)
+    assert seen(destination.tree, owner=False) == seen(root, owner=False)
+
+
 def _kill_after(size: int) -> Callable[[int, bytes], int]:
     left = [size]
 
