@@ -223,7 +223,7 @@ def _send(move: MoveDestination, index: Index, data: bytes) -> None:
     for piece in pieces(b"".join(encode_batch(index, [data]))):
         for event in reader.feed(piece):
             if not isinstance(event, Index):
-                move.write(index, event)
+                move.write(index, [event])
             elif event.kind is BatchKind.DATA and not move.begin(index):
                 return
     if reader.finish().kind is BatchKind.SHAPE:
