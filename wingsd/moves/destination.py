@@ -173,17 +173,27 @@ class MoveDestination:
     def end(self, index: Index) -> None:
         """End a data batch, all of which was written. Raises BatchConflict as `write`."""
         self._check_usable()
-        written = self._begun(index).end()
+        batch = self._begun(index)
+        self._is_partial = True
+        written = batch.end()
         self._ledger.append_numbers(RecordType.DONE, index.number)
         del self._open[index.number]
         self.received.add(index.number)
         self._undurable[index.number] = written
+        self._is_partial = False
 
     def abandon(self, index: Index) -> None:
-        """Give a data batch up that has not ended: it may come again, with other contents too."""
-        if self._is_open(index):
-            self._open.pop(index.number).give_up()
-            self._lost(index.number)
+        """Give a data batch up that has not ended: it may come again, with other contents too.
+
+        Raises StorageError.
+        """
+        if not self._is_open(index):
+            return
+        self._check_usable()
+        self._is_partial = True
+        self._open.pop(index.number).give_up()
+        self._lost(index.number)
+        self._is_partial = False
 
     def checkpoint(self) -> None:
         """Return when all batches that have ended are on stable storage."""
