@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.moves.changing import Changes, change
 from tests.moves.moving import Destination, Source, differing, feed, resume
-from wingsd.errors import StorageError
-from wingsd.moves.batch import BatchKind, Index, make_index
+from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.moves.batch import BatchKind, Index, encode_batch, make_index
 from wingsd.moves.batch_reader import BatchReader, BlockRun
 from wingsd.moves.changes import done
 from wingsd.moves.destination import MoveDestination
@@ -22,10 +22,10 @@ from wingsd.moves.digests import UNKNOWN, block_digest
 from wingsd.moves.entry_store import EntryStore
 from wingsd.moves.errors import RoundIncomplete, ShapeMissing
 from wingsd.moves.filling import Batch
-from wingsd.moves.frames import Frame, WholeFrame
+from wingsd.moves.frames import DirectoryFrame, Frame, WholeFrame
 from wingsd.moves.ledger import LedgerReader
 from wingsd.moves.recovery import recover
-from wingsd.moves.tree import DirectoryNode, FileNode, MoveTree
+from wingsd.moves.tree import DirectoryNode, FileNode, MoveLimits, MoveTree
 
 Steps = list[tuple[str, int, int, bytes]]
 
@@ -40,9 +40,46 @@ def new_files(**sizes: int) -> tuple[list[Frame], bytes]:
     return frames, b"".join(contents.values())
 
 
+def send(to: MoveDestination, number: int, **sizes: int) -> None:
+    frames, content = new_files(**sizes)
+    feed(to, encode_batch(make_index(BatchKind.DATA, number, 1, 0, frames), [content]))
+
+
 def runs(batch: Batch) -> list[BlockRun]:
     events = BatchReader().feed(b"".join(batch.pieces()))
     return [event for event in events if isinstance(event, BlockRun)]
+
+
+@pytest.mark.parametrize("is_smaller_first", [True, False])
+def test_what_is_within_the_limits_is_so_when_the_ledger_is_read_again(
+    tmp_path: Path, *, is_smaller_first: bool
+) -> None:
+    destination = Destination(tmp_path, MoveLimits(10, 100))
+    with destination.open() as to:
+        send(to, 1, b=100)
+        to.checkpoint()
+        if is_smaller_first:
+            send(to, 2, b=50, a=50)
+        else:
+            with pytest.raises(DiskLimitExceeded):
+                send(to, 2, a=50, b=50)
+    with destination.open() as to:
+        assert (to.tree.members, to.tree.bytes) == ((2, 100) if is_smaller_first else (1, 100))
+
+
+def test_new_files_of_many_directories_take_little_memory(tmp_path: Path) -> None:
+    names = [b"%d" % number for number in range(500)]
+    digest = block_digest(b"")
+    with Destination(tmp_path).open() as to:
+        shapes = [DirectoryFrame(name, 0o755, 1) for name in names]
+        to.begin(make_index(BatchKind.SHAPE, 1, 1, 0, shapes))
+        wholes = [WholeFrame(name + b"/f", 0o644, 1, 0, digest) for name in names]
+        index = make_index(BatchKind.DATA, 2, 1, 1, wholes)
+        to.begin(index)
+        assert len(to.tree._store._entries) < 100
+        to.end(index)
+        assert len(to.tree._store._entries) < 100
+        assert to.tree.members == 1000
 
 
 @pytest.mark.parametrize("error", [StorageError("the disk is full"), MemoryError()])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from secrets import token_hex
@@ -103,7 +103,7 @@ class EntryStore:
         return node
 
     def absent(self, paths: Sequence[bytes]) -> set[bytes]:
-        """Return which of some paths nothing has.
+        """Return those of some paths that nothing has.
 
         One question for many costs less, and has other threads run less often in between.
         """
@@ -131,10 +131,10 @@ class EntryStore:
         self._entries[path] = self._changed[path] = node
         self._absent.discard(path)
 
-    def insert(self, directory: bytes, packed: Sequence[tuple[bytes, bytes]]) -> None:
+    def insert(self, directory: bytes, packed: Iterable[tuple[bytes, bytes]]) -> None:
         """Store what is new in a directory, by names: what `pack_file` has made of each."""
         prefix = _key(directory + b"/") if directory else b""
-        rows = [(prefix + name, value) for name, value in packed]
+        rows = ((prefix + name, value) for name, value in packed)
         with _errors():
             self._database().executemany("INSERT INTO entry VALUES (?, NULL, ?)", rows)
         self._absent.clear()

@@ -1,15 +1,15 @@
-"""A data batch that is being received: what its blocks were before, and what was written."""
+"""A data batch that is being received: what of it is new in the tree, and what was written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from wingsd.moves.batch import Index
 from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.changes import begin, done
 from wingsd.moves.digests import UNKNOWN
-from wingsd.moves.frames import WholeFrame, ZeroFrame
+from wingsd.moves.frames import Content, WholeFrame, ZeroFrame
 from wingsd.moves.nodes import pack_file
 from wingsd.moves.tree import MoveTree, dirname
 from wingsd.moves.written import Written, WrittenBlocks
@@ -20,37 +20,45 @@ __all__ = ["OpenBatch"]
 class OpenBatch:
     """A batch whose blocks are unknown in `tree` from now on. Raises what `begin` raises.
 
-    Files that are new and come as a whole are counted by `tree`, and in it when the batch has
-    ended or was given up: so each costs half as much.
+    New files that come as a whole are counted in `tree` now, and stored in it by `end` or
+    `give_up`: adding each now and changing it then takes twice the CPU time. Until then nothing
+    else may make their names.
     """
 
     def __init__(self, index: Index, tree: MoveTree) -> None:
         self.index = index
         self._tree = tree
-        wholes = [frame for frame in index.contents if isinstance(frame, WholeFrame)]
-        self._new = tree.absent([frame.path for frame in wholes])
-        #: New files of a directory, each time that some follow one another.
-        self._added = [
-            (path, list(frames))
-            for path, frames in groupby(
-                (frame for frame in wholes if frame.path in self._new),
-                key=lambda frame: dirname(frame.path),
-            )
-        ]
-        self._known = [
-            frame
-            for frame in index.contents
-            if not isinstance(frame, WholeFrame) or frame.path not in self._new
-        ]
+        self._new = tree.absent([f.path for f in index.contents if isinstance(f, WholeFrame)])
+        #: Frames of new files, a list for each run of one directory; and all other frames.
+        self._added: list[list[WholeFrame]] = []
+        self._known: list[Content] = []
         #: Whether the ledger would be wrong without the batch once some of it is written. Of
         #: blocks that were unknown it tells nothing; but it has to know of each new name.
         self.is_told = bool(self._new)
-        for frame in self._known:
-            if begin(tree, frame):
-                self.is_told = True
-        for _, frames in self._added:
-            tree.reserve([frame.path for frame in frames], sum(frame.size for frame in frames))
+        # In the order of the frames, as a replay of the ledger: else one of the two might be above
+        # the limits meanwhile, and the other not.
+        for directory, frames in groupby(index.contents, self._directory_of_new):
+            if directory is None:
+                self._begin(frames)
+            else:
+                self._reserve([frame for frame in frames if isinstance(frame, WholeFrame)])
         self._written: list[Written] = []
+
+    def _directory_of_new(self, frame: Content) -> bytes | None:
+        if isinstance(frame, WholeFrame) and frame.path in self._new:
+            return dirname(frame.path)
+        return None
+
+    def _begin(self, frames: Iterator[Content]) -> None:
+        for frame in frames:
+            self._known.append(frame)
+            if begin(self._tree, frame):
+                self.is_told = True
+
+    def _reserve(self, frames: list[WholeFrame]) -> None:
+        self._added.append(frames)
+        self._tree.trim()
+        self._tree.reserve(frames[0].path, len(frames), sum(frame.size for frame in frames))
 
     def is_new(self, run: BlockRun) -> bool:
         """Whether blocks are of a file that comes as a whole and was not there."""
@@ -83,11 +91,18 @@ class OpenBatch:
         self._add(is_known=False)
 
     def _add(self, *, is_known: bool) -> None:
-        for path, frames in self._added:
-            at = len(path) + 1 if path else 0
-            packed = []
-            for frame in frames:
-                digest = frame.digest if is_known else UNKNOWN
-                value = pack_file(frame.mode, frame.mtime, frame.size, None, b"", digest)
-                packed.append((frame.path[at:], value))
-            self._tree.add_reserved(path, packed)
+        for frames in self._added:
+            directory = dirname(frames[0].path)
+            self._tree.trim()
+            self._tree.add_reserved(directory, _packed(directory, frames, is_known=is_known))
+
+
+def _packed(
+    directory: bytes, frames: Sequence[WholeFrame], *, is_known: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the names of files of a directory, and what is stored of each."""
+    at = len(directory) + 1 if directory else 0
+    for frame in frames:
+        digest = frame.digest if is_known else UNKNOWN
+        packed = pack_file(frame.mode, frame.mtime, frame.size, None, b"", digest)
+        yield frame.path[at:], packed

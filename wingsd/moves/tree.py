@@ -8,7 +8,7 @@ are kept. Most of a tree is in a temporary file (`entry_store`), the rest in mem
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import frozen
 
@@ -127,7 +127,7 @@ class MoveTree:
             yield from narrow_walk(self._store, self._only, plain=plain)
 
     def absent(self, paths: Sequence[bytes]) -> set[bytes]:
-        """Return which of some paths nothing has."""
+        """Return those of some paths that are not in the tree."""
         return self._store.absent(paths)
 
     def narrow(self, directories: Sequence[bytes] | None) -> None:
@@ -171,17 +171,17 @@ class MoveTree:
         self.has_identities = True
         self.add_reserved(path, packed)
 
-    def reserve(self, paths: Sequence[bytes], size: int) -> None:
-        """Count files of one directory, in which nothing has their names, before they are added.
+    def reserve(self, path: bytes, count: int, size: int) -> None:
+        """Count files that `add_reserved` is to add to a directory: `path` is the first of them.
 
-        They have `size` bytes together. Raises as `add`.
+        Nothing has their names. They have `size` bytes together. Raises as `add`.
         """
-        self._place(paths[0])
-        self._count(len(paths))
-        self.resized(size, paths[0])
+        self._place(path)
+        self._count(count)
+        self.resized(size, path)
 
-    def add_reserved(self, path: bytes, packed: Sequence[tuple[bytes, bytes]]) -> None:
-        """Add files to a directory as `add_files`, which were counted before."""
+    def add_reserved(self, path: bytes, packed: Iterable[tuple[bytes, bytes]]) -> None:
+        """Add files that were counted by `reserve` to a directory, in the form of `add_files`."""
         self.touch(path)
         self._store.insert(path, packed)
 
