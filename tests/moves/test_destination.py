@@ -24,6 +24,7 @@ from wingsd.moves.errors import (
 )
 from wingsd.moves.frames import (
     DataFrame,
+    DirectoryFrame,
     FileFrame,
     Frame,
     GoneFrame,
@@ -146,6 +147,29 @@ def test_a_round_is_closed_when_all_of_it_is_here_and_equal(destination: Destina
     with destination.open() as to:
         to.close_round(1, 3, root)
         assert to.received.round == 2
+
+
+def test_a_batch_that_was_given_up_belongs_to_a_round_that_is_open(
+    destination: Destination,
+) -> None:
+    whole = WholeFrame(b"w", 0o600, 5, 4, block_digest(b"1234"))
+    index = make_index(BatchKind.DATA, 2, 2, 1, [whole])
+    with destination.open() as to:
+        to.begin(shape(1, 0, DirectoryFrame(b"d", 0o755, 1)))
+        to.close_round(1, 1, to.tree.root())
+        assert to.is_between_rounds
+        to.begin(index)
+        to.write(index, runs(index, b"1234"))
+        assert not to.is_between_rounds
+        to.abandon(index)
+        assert (destination.tree / "w").exists()
+        assert not to.is_between_rounds  # with what is there, nothing may be committed
+    with destination.open() as to:
+        assert not to.is_between_rounds
+        to.rebase()
+        to.close_round(3, 2, to.tree.root())
+        assert to.is_between_rounds
+    assert not (destination.tree / "w").exists()
 
 
 def test_files_that_were_finished_take_another_round(tmp_path: Path) -> None:

@@ -128,9 +128,12 @@ class MoveDestination:
 
     @property
     def is_between_rounds(self) -> bool:
-        """Whether nothing of a round has come since the last one was closed."""
+        """Whether nothing of a round has come since the last one was closed.
+
+        Of a batch that was given up some may be on the disk.
+        """
         received = self.received
-        return not self._open and not received.beyond and received.upto == received.closed
+        return received.highest == received.upto == received.closed
 
     def begin(self, index: Index) -> bool:
         """Begin a batch when its index has arrived; return False where it is here already.
