@@ -194,7 +194,7 @@ class MoveDestination:
             return
         self._check_usable()
         self._is_partial = True
-        self._open.pop(index.number).give_up()
+        self._open.pop(index.number).abandon()
         self._lost(index.number)
         self._is_partial = False
 
@@ -278,7 +278,7 @@ class MoveDestination:
             self._applier.reopen(self.tree)
             self._is_finished = False
         for batch in self._open.values():
-            batch.give_up()
+            batch.abandon()
         forget_wrong(self._applier, self.tree, wrong)
         drop_incomplete(self._applier, self.tree)
         # what the new ledger does not have is gone, and what it has is on stable storage, before
@@ -322,7 +322,7 @@ class MoveDestination:
 
     def _data(self, index: Index) -> None:
         batch = OpenBatch(index, self.tree)
-        self._ledger.append(RecordType.BATCH, index.raw, durable=batch.is_told)
+        self._ledger.append(RecordType.BATCH, index.raw, durable=batch.must_be_durable)
         self.received.recorded(index)
         self._open[index.number] = batch
 

@@ -21,7 +21,7 @@ class OpenBatch:
     """A batch whose blocks are unknown in `tree` from now on. Raises what `begin` raises.
 
     New files that come as a whole are counted in `tree` now, and stored in it by `end` or
-    `give_up`: adding each now and changing it then takes twice the CPU time. Until then nothing
+    `abandon`: adding each now and changing it then takes twice the CPU time. Until then nothing
     else may make their names.
     """
 
@@ -34,7 +34,7 @@ class OpenBatch:
         self._known: list[Content] = []
         #: Whether the ledger would be wrong without the batch once some of it is written. Of
         #: blocks that were unknown it tells nothing; but it has to know of each new name.
-        self.is_told = bool(self._new)
+        self.must_be_durable = bool(self._new)
         # In the order of the frames, as a replay of the ledger: else one of the two might be above
         # the limits meanwhile, and the other not.
         for directory, frames in groupby(index.contents, self._directory_of_new):
@@ -53,7 +53,7 @@ class OpenBatch:
         for frame in frames:
             self._known.append(frame)
             if begin(self._tree, frame):
-                self.is_told = True
+                self.must_be_durable = True
 
     def _reserve(self, frames: list[WholeFrame]) -> None:
         self._added.append(frames)
@@ -86,8 +86,8 @@ class OpenBatch:
         self._add(is_known=True)
         return self._written
 
-    def give_up(self) -> None:
-        """Leave the blocks unknown: some may be written, in part or not."""
+    def abandon(self) -> None:
+        """Leave the blocks unknown: some may be written in part."""
         self._add(is_known=False)
 
     def _add(self, *, is_known: bool) -> None:

@@ -68,4 +68,4 @@ class ArrivingBatch:
     def abandon(self) -> None:
         """Give it up."""
         if self._begun is not None:
-            self._copy.give_up(*self._begun)
+            self._copy.abandon(*self._begun)

@@ -254,7 +254,7 @@ class PartialCopy:
         with self._used(opened) as destination:
             destination.end(index)
 
-    def give_up(self, opened: int, index: Index) -> None:
+    def abandon(self, opened: int, index: Index) -> None:
         """Give up a batch that has not ended."""
         with self._lock:
             if self._destination is not None and self._opened == opened:
