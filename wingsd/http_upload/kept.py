@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.http_upload.exchange import Answer, HttpExchange, RequestBody, silence
+from wingsd.http_upload.flow import FlowWatchdog
 
 __all__ = ["KeptConnections", "KeptExchange"]
 
@@ -71,7 +72,13 @@ class KeptExchange(HttpExchange):
 
     The answer to a request with a `body` begins at most `wait` seconds after the body's end. The
     others are as those of `HttpExchange`.
+
+    With a `stall_timeout` the peer has to take something of a body in `taken_within` seconds, and
+    all of it in `most_within`; those do not count in which it was not sent more than it took.
     """
+
+    taken_within = 120.0
+    most_within = 3600.0
 
     def __init__(
         self,
@@ -85,6 +92,8 @@ class KeptExchange(HttpExchange):
     ) -> None:
         super().__init__(reactor, request, body, verify, stall_timeout, content)
         self._wait = wait
+        self._is_full = False
+        self._flow: FlowWatchdog | None = None
         self._used: _Connection | None = None
         self._pool: KeptConnections | None = None
 
@@ -107,6 +116,34 @@ class KeptExchange(HttpExchange):
         assert self._pool is not None  # noqa: S101 - by `connect`
         self._used = _Connection(self._pool, self)
         return self._used
+
+    def pauseProducing(self) -> None:
+        """Pause sending the body: the connection takes no more of it now."""
+        self._is_full = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Resume sending the body."""
+        self._is_full = False
+        super().resumeProducing()
+
+    def _watch(self) -> None:
+        super()._watch()
+        if self._stall_timeout is None:
+            return
+        self._flow = FlowWatchdog(
+            self._reactor,
+            self._socket(),
+            self.taken_within,
+            self.most_within,
+            lambda: self._is_full,
+            self.abort,
+        )
+
+    def _end(self) -> None:
+        super()._end()
+        if self._flow is not None:
+            self._flow.stop()
 
     def _end_request(self) -> None:
         super()._end_request()

@@ -19,7 +19,10 @@ from wingsd.http_upload import exchange as silence
 from wingsd.http_upload.exchange import CHECKS, AckWatchdog
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.errors import DestinationDisconnected
+from wingsd.transfers.peer import move_requests
+from wingsd.transfers.peer.address import PeerAddress
 from wingsd.transfers.peer.client import PeerClient, PeerUpload
+from wingsd.transfers.peer.move_requests import MoveRequest, MoveRequests
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
@@ -201,6 +204,32 @@ async def test_a_peer_with_a_full_window_is_waited_for(monkeypatch: pytest.Monke
     await sending.upload.answer
     assert await peer.outcome == sending.body.bytes_out
     await sending.written
+
+
+async def test_a_move_sends_a_body_again_that_a_frozen_destination_takes_nothing_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(move_requests, "ANSWERED_WITHIN", SHORT)
+    over = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        over.wait(TIMEOUT)  # its kernel takes what it has room for, and answers
+
+    peer = Peer(script)
+    address = PeerAddress(f"http://127.0.0.1:{peer.port}/", reactor, PeerTls(), "in the Panel")
+    requests = MoveRequests(address, reactor, SHORT)
+    blocks = [bytes(256 << 10)] * 256
+    answer = Deferred.fromCoroutine(
+        requests.send(MoveRequest("PUT", "/x", "Bearer t", blocks=blocks))
+    )
+    answer.addTimeout(TIMEOUT, reactor)
+    with pytest.raises(DestinationDisconnected) as caught:
+        await answer
+    assert "it took nothing of what it was sent for 0.5 s" in caught.value.detail
+    requests.close()
+    over.set()
+    await peer.outcome
 
 
 def test_the_kernel_reports_what_is_unacknowledged() -> None:

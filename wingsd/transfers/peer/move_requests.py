@@ -86,6 +86,7 @@ class MoveRequests:
         exchange = KeptExchange(
             self._reactor, self._head(asked), body, verify, self._stall_timeout, asked.content
         )
+        exchange.taken_within = max(self._stall_timeout, ANSWERED_WITHIN)
         if asked.is_page:
             exchange.max_answer, exchange.answer_within = MAX_PAGE, PAGE_WITHIN
         self._under_way.add(exchange)
