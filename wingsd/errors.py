@@ -268,7 +268,8 @@ class ServersNotLoaded(WingsdError):
     def __init__(self) -> None:
         super().__init__(
             "this node has not loaded its servers yet",
-            "it is still requesting them from the Panel; try again in a minute",
+            "it is still requesting them from the Panel; try again in a minute, and see by "
+            "wingsctl status whether the Panel answers",
         )
 
 

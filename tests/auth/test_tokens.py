@@ -15,6 +15,7 @@ import pytest
 import wingsd
 from tests.auth.token_values import NODE, UUID, bearer, refusal
 from wingsd.auth.tokens import (
+    RENEW_DIRECT,
     DenyList,
     authorize_panel,
     console_token,
@@ -270,6 +271,15 @@ def test_a_direct_token_is_distinguished_from_the_panels() -> None:
     assert not transfer_token(bearer(), NODE.token).direct
     assert transfer_token(bearer(by_hand="yes"), NODE.token).direct is False
     assert direct_token(UUID, NODE.token, now, now + 60) not in token
+
+
+def test_a_direct_token_of_another_node_says_where_to_get_one() -> None:
+    now = time.time()
+    token = f"Bearer {direct_token(UUID, 'k' * 64, now, now + 60)}"
+    with pytest.raises(Unauthorized) as raised:
+        transfer_token(token, NODE.token, again=RENEW_DIRECT)
+    assert "it is another node's" in raised.value.detail
+    assert RENEW_DIRECT in raised.value.detail
 
 
 def test_a_direct_token_is_for_the_nodes_own_address() -> None:

@@ -159,13 +159,21 @@ def test_a_file_that_is_not_there(wingsctl: Command, tmp_path: Path) -> None:
     assert "error: there is no" in ran.out
 
 
+def test_a_directory_is_no_configuration(wingsctl: Command, street: Path) -> None:
+    street.chmod(0o755)
+    found = wingsctl("check-config", str(street), "--json").json
+    assert found["errors"] == [f"{street} cannot be read: Is a directory"]
+    assert found["warnings"] == []  # such as to take away its mode
+
+
 def test_a_key_of_another_certificate(check: Any, good: dict[str, Any], tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(str(other))
     good["api"]["ssl"]["key"] = str(other)
     status, found = check(good)
     assert status == Exit.FAILED
-    assert f"api.ssl.key: {other} cannot be used" in found["errors"][0]
+    refused = f"api.ssl.key: {other} cannot be used: it is not the key of the certificate"
+    assert found["errors"] == [refused]
 
 
 @pytest.mark.parametrize(("days", "word"), [(-1, "has expired"), (5, "expires")])

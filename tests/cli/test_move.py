@@ -108,6 +108,26 @@ def test_settings_that_are_none_are_a_wrong_command_line(
     assert says in ran.err.replace("\n", " ")
 
 
+def test_settings_that_are_not_there_are_a_wrong_command_line(
+    wingsctl: Command, tmp_path: Path
+) -> None:
+    ran = wingsctl("receive", "--settings", str(tmp_path / "missing"))
+    assert ran.status == Exit.USAGE
+    said = ran.err.replace("\n", " ")
+    assert "cannot be read: No such file or directory" in said
+    assert "Errno" not in said
+
+
+@pytest.mark.parametrize("token", ["", " ", "Bearer ", "-"])
+def test_an_empty_token_is_a_wrong_command_line(
+    wingsctl: Command, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    ran = wingsctl("send", UUID, "--to", "https://x", "--token", token)
+    assert ran.status == Exit.USAGE
+    assert "it is empty" in ran.err
+
+
 def test_settings_may_come_from_standard_input(
     scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +152,7 @@ def test_wait_follows_an_arrival_to_its_end(scripted: Scripted, wingsctl: Comman
     ran = wingsctl("receive", UUID, "--wait")
     assert ran.status == 0
     assert f"{UUID} in direct: receiving the archive" in ran.err
-    assert ran.out.endswith(f"{UUID}: moved: 1.0 GiB, 12 files, in 3 min 20 s\n")
+    assert ran.out.endswith(f"{UUID}: moved: 12 files, 1.0 GiB, in 3 min 20 s\n")
 
 
 def test_a_revoked_invitation_is_not_waited_for(scripted: Scripted, wingsctl: Command) -> None:
@@ -150,7 +170,7 @@ def test_sending_goes_on_to_the_end(scripted: Scripted, wingsctl: Command, file:
     ran = wingsctl(*words)
     assert ran.status == 0
     moved, stays = ran.out.splitlines()
-    assert moved == f"{UUID}: moved: 1.0 GiB, 12 files, in 3 min 20 s"
+    assert moved == f"{UUID}: moved: 12 files, 1.0 GiB sent, in 3 min 20 s"
     # Said by name: with --delete, they are all that is left of it here.
     assert stays == "Backups of the server, if any, stay on this node, in /backups."
     order = {

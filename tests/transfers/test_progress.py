@@ -43,6 +43,22 @@ def test_what_was_there_counts_for_how_far_it_is_and_not_for_the_rate() -> None:
     assert meter.pace(0) == ", 2.0 MiB/s"
 
 
+def test_what_is_there_at_the_start_or_passed_over_later_does_not_count_for_the_rate() -> None:
+    clock, counted = Clock(), [1 << 30]
+    meter = ProgressMeter(clock.seconds, lambda: counted[0])
+    meter.start()
+    clock.advance(1)
+    assert meter.rate == 0
+    counted[0] = 0  # it is read again, and a gigabyte of it is there
+    meter.skip(1 << 30)
+    clock.advance(1)
+    counted[0] = 1 << 29
+    assert meter.rate == 0
+    clock.advance(1)
+    counted[0] = (1 << 30) + (10 << 20)
+    assert meter.rate == 5 << 20
+
+
 async def test_a_transfer_shows_its_step_and_bytes_received(receiver: Receiver) -> None:
     made: Deferred[None] = Deferred()
     receiver.waits["create"] = made

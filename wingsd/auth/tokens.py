@@ -70,6 +70,8 @@ _TIMES = ("exp", "iat", "nbf")
 #: The latest time, in seconds since the epoch: an integer may be too large for a float.
 _LATEST = 1 << 52
 
+_OTHER_KEY = "compare `token` in the node's configuration with the Panel's"
+_OTHER_NODE = f"it is another node's, or not all of it was copied; {RENEW_DIRECT}"
 _NOT_YET = "it is not valid yet; compare the clocks of node and Panel"
 # The first match is used; subclasses come before their base classes.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
@@ -77,8 +79,7 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.InvalidAlgorithmError, "it must be signed with HS256"),
     (
         jwt.InvalidSignatureError,
-        "it was not signed with this node's key; compare `token` in the node's configuration "
-        "with the Panel's",
+        "it was not signed with this node's key; {other}",
     ),
     (jwt.MissingRequiredClaimError, "{error}"),
     (Exception, "it cannot be read ({error}); {again}"),
@@ -348,7 +349,8 @@ def decode_claims(
         has_expired = isinstance(error, jwt.ExpiredSignatureError)
         kind, message = (TokenExpired, expired) if has_expired else (TokenInvalid, NOT_VALID)
         reason = next(text for each, text in _REASONS if isinstance(error, each))
-        raise kind(message, reason.format(error=error, again=again)) from error
+        other = _OTHER_NODE if again == RENEW_DIRECT else _OTHER_KEY
+        raise kind(message, reason.format(error=error, again=again, other=other)) from error
     for name in _TIMES:
         _check_time(claims, name)
     # Calagopus' Panel writes null, which is no time; PyJWT would refuse it.

@@ -135,7 +135,8 @@ def _is_open_to_all(path: str) -> bool:
     place = Path(path).resolve()
     try:
         reached = all(each.stat().st_mode & stat.S_IXOTH for each in place.parents)
-        return reached and bool(place.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+        mode = place.stat().st_mode
+        return reached and stat.S_ISREG(mode) and bool(mode & (stat.S_IROTH | stat.S_IWOTH))
     except OSError:
         return False  # Reading it fails as well, which is an error.
 

@@ -75,7 +75,7 @@ def receive(  # noqa: PLR0913 - one for each option
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Prepare to receive a server, and print the command to send it.
+    """Expect a server, and print the command that sends it here.
 
     The token in the command is valid once. The Panel is not involved. UUID may be omitted with
     --settings.
@@ -127,6 +127,17 @@ def _print_invitation(answer: Json, minutes: int) -> None:
     show("The token is valid once. wingsctl cancel revokes it.")
 
 
+def _token(context: click.Context, option: click.Parameter, value: str) -> str:
+    """Return the token, which - has read from standard input."""
+    given = sys.stdin.readline() if value == "-" else value
+    token = given.removeprefix("Bearer ").strip()
+    if not token:
+        raise click.BadParameter(
+            "it is empty: give what wingsctl receive has printed", context, option
+        )
+    return token
+
+
 @click.command()
 @click.argument("server", type=SERVER, metavar="UUID")
 @click.option(
@@ -142,7 +153,7 @@ def _print_invitation(answer: Json, minutes: int) -> None:
     required=True,
     envvar="WINGSCTL_TOKEN",
     metavar="TOKEN",
-    callback=lambda _, __, value: sys.stdin.readline() if value == "-" else value,
+    callback=_token,
     help="The token printed by wingsctl receive there; - reads it from standard input.",
 )
 @click.option(
@@ -186,7 +197,7 @@ def send(  # noqa: PLR0913 - one for each option
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Send a server to another node, prepared with wingsctl receive.
+    """Send a server to a node where wingsctl receive expects it.
 
     The server is stopped first. After success its files stay here unless --delete is given, and
     it cannot be started here. After a break the transfer goes on by itself; after a failure the
@@ -202,7 +213,7 @@ def send(  # noqa: PLR0913 - one for each option
     request: Json = {
         "server": server,
         "url": url,
-        "token": token.removeprefix("Bearer ").strip(),
+        "token": token,
         "settings": settings,
         "remove": remove,
     }
@@ -268,8 +279,9 @@ def _report_result(ended: Json, *, as_json: bool, line: bool = False) -> None:
         print_json(ended, line=line)
     elif moved:
         seconds = duration(ended["ended"] - ended["begun"])
-        files = f"{size(ended['bytes'])}, {ended['files']} files, in {seconds}"
-        show(f"{ended['server']}: moved: {files}")
+        # Of a move that was resumed, not the bytes that were there.
+        sent = f"{size(ended['bytes'])}{' sent' if ended['direction'] == 'out' else ''}"
+        show(f"{ended['server']}: moved: {ended['files']} files, {sent}, in {seconds}")
     if not moved:
         if as_json:
             sys.exit(Exit.FAILED)

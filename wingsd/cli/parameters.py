@@ -91,7 +91,9 @@ class SettingsFile(click.Path):
         try:
             text = sys.stdin.read() if path == "-" else Path(path).read_text()
             found = json.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            self.fail(f"{path} cannot be read: {error.strerror or error}", param, ctx)
+        except (ValueError, RecursionError) as error:
             self.fail(f"{path} cannot be read as JSON: {error}", param, ctx)
         if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
             self.fail(

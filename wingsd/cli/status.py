@@ -24,7 +24,7 @@ Json = dict[str, Any]
 @json_option
 @click.pass_context
 def status(context: click.Context, *, as_json: bool) -> None:
-    """Show the state of the node: Panel, engine, servers, transfers, disks, limits."""
+    """Show the state of the node: Panel, engine, servers, disks."""
     found = client_of(context).ask("GET", "status")
     if as_json:
         print_json(found)
@@ -99,7 +99,7 @@ def _rate(limit: int | None) -> str:
 @json_option
 @click.pass_context
 def transfers(context: click.Context, *, watching: bool, past: int, as_json: bool) -> None:
-    """List the transfers in progress, and the last ones that have ended.
+    """List the transfers in progress, and those that have ended.
 
     Ended transfers are kept for 90 days. With --watch and --json, each line is a JSON document.
     """
@@ -121,7 +121,8 @@ def transfers(context: click.Context, *, watching: bool, past: int, as_json: boo
     for each in found.get("kept", ()):
         output.show(
             f"{each['server']}: {size(each['bytes'])} of a failed move are kept since "
-            f"{when(each['since'])}"
+            f"{when(each['since'])}: its next transfer goes on with them, wingsctl forget removes "
+            "them"
         )
     if found["past"]:
         output.show("", output.past(found["past"]))

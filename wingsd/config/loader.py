@@ -268,13 +268,13 @@ def find(places: Sequence[str] = PLACES) -> str:
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be accessed: {error.strerror}; run this as root or as a user "
-                f"with access to it, or name another file with --config"
+                f"with access to it, or name another file (twistd wingsd --config)"
             ) from error
         return path
     raise ConfigError(
         f"no configuration found: none of {', '.join(places)} exists. Save the file that the "
-        f"Panel shows on the node's Configuration tab as one of them, or name another file with "
-        f"--config"
+        f"Panel shows on the node's Configuration tab as one of them, or name another file "
+        f"(twistd wingsd --config, wingsctl check-config FILE)"
     )
 
 
@@ -288,10 +288,11 @@ def load(path: str) -> tuple[Config, list[str]]:
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no {path}: save the node's configuration from the Panel there, "
-            "or name another file with --config"
+            "or name another file (twistd wingsd --config, wingsctl check-config FILE)"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError(f"{path} cannot be read: {why}") from error
     config, unknown = parse(text, path)
     # As Wings does, whose containers have the resolved path.
     system = attrs.evolve(config.system, data=os.path.realpath(config.system.data))

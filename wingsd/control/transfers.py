@@ -287,7 +287,8 @@ class TransferList:
         if not self._direct.cancel(server):
             raise TransferNotActive(
                 "this server has no transfer that can be cancelled",
-                "a transfer cannot be cancelled after its success was reported",
+                "none is under way or expected here, or its success was reported already; "
+                "wingsctl transfers lists them",
             )
 
 

@@ -262,7 +262,13 @@ class OutgoingDirectTransfers:
             return self._servers.get(server)
         except (ServersNotLoaded, ServerNotFound) as error:
             if not await self._direct_servers.has_files(server):
-                raise
+                if isinstance(error, ServersNotLoaded):
+                    raise
+                raise ServerNotFound(
+                    "this node has no such server, and no files of it",
+                    "compare the UUID with the Panel's, and run wingsctl send on the node that "
+                    "has the server",
+                ) from error
             why = (
                 "its Panel has not listed its servers yet"
                 if isinstance(error, ServersNotLoaded)

@@ -233,5 +233,5 @@ class Operations:
                 return "wait for it to end, or delete the backup"
             return "wait for it to end, or kill the server"
         if running is Operation.MOVED:
-            return self.hold.why
+            return f"{self.hold.why}: use it there"
         return f"{self.hold.why}; try again when that is over"

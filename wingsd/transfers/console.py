@@ -94,11 +94,15 @@ class ProgressMeter:
 
     def start(self) -> None:
         """Begin to count the time."""
-        self._begun = self._rate_since = self._clock()
+        self._begun = self._clock()
+        self.skip()
 
-    def skip(self) -> None:
-        """Leave out of the rate what is done by now: it was there, or took another time."""
-        self._rate_since, self._rate_from = self._clock(), self.done
+    def skip(self, there: int = 0) -> None:
+        """Leave out of the rate what is done by now: it was there, or took another time.
+
+        Also what is `there`, and is counted as done only when it is passed over.
+        """
+        self._rate_since, self._rate_from = self._clock(), max(self.done, there)
 
     def stop(self) -> None:
         """Stop the time."""

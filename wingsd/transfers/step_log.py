@@ -149,6 +149,8 @@ class StepLog(Generic[S]):
         self.names: Mapping[ReceiveStep | SendStep, str] = {}
         #: What is done within the step, for people; empty without.
         self.detail = ""
+        #: Why the destination of a move is asked again and again; empty while it answers.
+        self.trouble = ""
         #: Returns the bytes that have been moved so far.
         self.count: Callable[[], int] = lambda: 0
         self.clock = logs.reactor
@@ -183,6 +185,16 @@ class StepLog(Generic[S]):
         step = self.lifecycle.step
         text = self._coordinator.step_texts.get(step, step.text)
         return f"{text}, {self.detail}" if self.detail else text
+
+    @property
+    def _current_text(self) -> str:
+        """What is done in this step, and why it makes no progress."""
+        text = self.step_text
+        return f"{text}; waiting for the destination: {self.trouble}" if self.trouble else text
+
+    def show_trouble(self, cause: str) -> None:
+        """Show why the destination of a move is waited for; empty when it answers again."""
+        self.trouble = cause
 
     async def begin(self, record: Callable[[str], Awaitable[int]] | None = None) -> int:
         """Record and announce the transfer; return its number. Raises `StorageError`.
@@ -334,7 +346,7 @@ class StepLog(Generic[S]):
             server=self._server,
             entry=self.entry,
             step=self.lifecycle.step,
-            step_text=self.step_text,
+            step_text=self._current_text,
             is_direct=self._coordinator.is_direct,
             pool=self.pool,
             seconds=self.seconds() - self._begun,

@@ -194,10 +194,11 @@ def _private_key(path: str) -> PKey:
 def _why(error: Exception) -> str:
     if isinstance(error, SSL.Error):
         reasons = [reason for _, _, reason in error.args[0] if reason] if error.args else []
+        if "key values mismatch" in reasons:
+            return "it is not the key of the certificate"
         return "; ".join(reasons) or "it holds no certificate in PEM form"
     if isinstance(error, FileNotFoundError):
         return (
-            "it does not exist, or the service may not see it, as everything below /home and "
-            "/root; wingsctl check-config tells which"
+            "it does not exist, or the service may not see it, as everything below /home and /root"
         )
     return (isinstance(error, OSError) and error.strerror) or str(error)

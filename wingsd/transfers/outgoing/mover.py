@@ -172,7 +172,7 @@ class Mover:
         """
         begun = begun_of(record)
         assert begun is not None  # noqa: S101 - the caller has seen
-        trouble = MoveTrouble(self.uploader.reactor, subject.steps.announcer.say)
+        trouble = self._trouble(subject.steps)
         return await self._made(
             record, subject, begun, trouble, is_resumed=True, is_asked=is_asked
         )
@@ -245,7 +245,7 @@ class Mover:
         self, record: MoveRecord, subject: MoveSubject, patience: float, *, is_resumed: bool
     ) -> OutgoingMove | None:
         order = json.loads(record.request)["order"]
-        trouble = MoveTrouble(self.uploader.reactor, subject.steps.announcer.say)
+        trouble = self._trouble(subject.steps)
         client = self._client(record, trouble)
         try:
             begun = await client.begin(record.token, order, patience, may_differ=not is_resumed)
@@ -299,6 +299,9 @@ class Mover:
             self._live_source(subject) if state.get("live") is True else None,
             subject.kept,
         )
+
+    def _trouble(self, steps: StepLog[SendStep]) -> MoveTrouble:
+        return MoveTrouble(self.uploader.reactor, steps.announcer.say, steps.show_trouble)
 
     def _live_source(self, subject: MoveSubject) -> LiveSource:
         log = relayed(self.uploader.reactor, subject.steps.announcer.say)

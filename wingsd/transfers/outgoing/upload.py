@@ -244,7 +244,7 @@ class OutgoingUpload:
 
     def _note_plan(self, there: int | None) -> None:
         """Note the bytes that are `there`, where the destination was asked, for the rate."""
-        self.meter.skip()
+        self.meter.skip(there or 0)
         if there is not None:
             self.meter.resumed = there
 

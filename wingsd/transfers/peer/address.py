@@ -161,7 +161,10 @@ def _ending(error: object) -> str:
 def _why_unreachable(error: object, host: str, address: str, source: str) -> str:
     if isinstance(error, SSL.Error):
         reason = "; ".join(each[-1] for each in error.args[0]) if error.args else ""
-        return f"there is no TLS at {address} that this node can speak ({reason or 'no reason'})"
+        return (
+            f"there is no TLS at {address} that this node can speak ({reason or 'no reason'}); "
+            "see whether that is the node's port, and whether it serves HTTPS there"
+        )
     for kind, hint in HINTS:
         if isinstance(error, kind):
             return hint.format(host=host, address=address, error=error, there=source)

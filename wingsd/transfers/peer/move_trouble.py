@@ -17,9 +17,16 @@ class MoveTrouble:
     #: Seconds between two lines.
     EVERY = 300.0
 
-    def __init__(self, clock: IReactorTime, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        say: Callable[[str], None],
+        show: Callable[[str], None] = lambda cause: None,
+    ) -> None:
+        """`show` has the cause as long as this lasts, then an empty text."""
         self._clock = clock
         self._say = say
+        self._show = show
         self._since: float | None = None
         self._next = 0.0
 
@@ -31,10 +38,12 @@ class MoveTrouble:
         if now >= self._next:
             self._next = now + self.EVERY
             self._say(f"waiting for the destination, asking it again: {error.cause}")
+            self._show(error.cause)
 
     def over(self) -> None:
         """A request got through."""
         if self._since is not None:
             waited = self._clock.seconds() - self._since
             self._since = None
+            self._show("")
             self._say(f"the move goes on, after {waited:.0f} s")
