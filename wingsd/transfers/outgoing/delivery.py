@@ -7,7 +7,7 @@ ended, as of a server that does not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -16,17 +16,16 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from wingsd.errors import StorageError, WingsdError
 from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.source import LiveSource, MoveSource, SourceStopped
 from wingsd.transfers.errors import DestinationError, DestinationRefused, FinalPassStalled
 from wingsd.transfers.outgoing.attached import AttachedFile, AttachmentReader
 from wingsd.transfers.outgoing.batch_size import BatchSize
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound, RoundSender
+from wingsd.transfers.outgoing.repeat_limits import RepeatLimits
 from wingsd.transfers.outgoing.stall_watch import StallWatch
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.move_answers import (
-    MoveProgress,
     MoveResumed,
     MoveSmaller,
     ResumeNeeded,
@@ -36,17 +35,11 @@ from wingsd.transfers.peer.moves import MoveClient
 from wingsd.util.observer import Observer
 from wingsd.util.text import readable_size
 
-__all__ = ["Delivery", "MoveOrder", "RepeatLimits"]
+__all__ = ["Delivery", "MoveOrder"]
 
 T = TypeVar("T")
 
-#: How often a round is sent again whose root differs, or in which a file was changed.
-DIFFERENCES = 3
-#: How often the destination is asked what it holds, and takes no batch after that.
-RESUMPTIONS = 10
-#: How often the commit is asked for, and comes to nothing.
-SETBACKS = 5
-#: Seconds before that is asked again.
+#: Seconds before a destination is asked again.
 RESUME_AFTER = 1.0
 #: Seconds for which it is tried to learn why a destination has ended the move.
 ASKED_WITHIN = 3.0
@@ -212,17 +205,22 @@ class Delivery:
 
     # A server that has ended
 
-    async def deliver(self, patience: float = 0.0) -> None:
+    async def deliver(self, patience: float = 0.0, *, reopens: bool = False) -> None:
         """Send what the destination lacks, until both nodes have the same.
 
-        Raises `FinalPassStalled` where nothing gets on for so many seconds of `patience`.
+        Raises `FinalPassStalled` where nothing gets on for so many seconds of `patience`; where a
+        commit was asked for before, and this `reopens` the move, only when the destination has
+        begun a session since: it takes no commit of an earlier one then.
         """
         if not patience:
             await self._persist(self._deliver_once)
             return
-        stall = StallWatch(
-            self._uploader.reactor, patience, lambda: self._mark, self._client.interrupt
-        )
+        clock, before = self._uploader.reactor, self.sessions
+
+        def mark() -> Hashable:
+            return clock.seconds() if reopens and self.sessions == before else self._mark
+
+        stall = StallWatch(clock, patience, mark, self._client.interrupt)
         self._stall = stall
         try:
             await self._persist(self._deliver_once)
@@ -390,45 +388,6 @@ class Delivery:
             self._attached = before + offset
             if sha256 and offset == file.size:
                 return
-
-
-class RepeatLimits:
-    """How often a move goes on that does not get on."""
-
-    def __init__(self) -> None:
-        self._differences = self._resumptions = self._changes = self._setbacks = 0
-
-    def count(self, needed: ResumeNeeded) -> None:
-        """Count a resumption. Raises its error where there were too many."""
-        self._resumptions += 1
-        if needed.code == "move-root-mismatch":
-            self._differences += 1
-        if self._differences > DIFFERENCES or self._resumptions > RESUMPTIONS:
-            raise needed.error
-
-    def count_change(self, changed: WingsdError) -> None:
-        """Count a file that was changed. Raises `changed` where there were too many."""
-        self._changes += 1
-        if self._changes > DIFFERENCES:
-            raise changed
-
-    def count_setback(self, progress: MoveProgress) -> None:
-        """Count a commit that came to nothing. Raises its error where there were too many."""
-        self._setbacks += 1
-        if self._setbacks > SETBACKS:
-            raise failure_of(progress)
-
-    def count_damage(self, file: AttachedFile) -> None:
-        """Count that a file arrived damaged. Raises an error where that was too often."""
-        self._changes += 1
-        if self._changes > DIFFERENCES:
-            raise StorageError(
-                f"{file.path} arrives damaged again and again; check both nodes' disks and memory"
-            )
-
-    def progressed(self) -> None:
-        """A batch was taken."""
-        self._resumptions = 0
 
 
 async def _explained(error: DestinationRefused, client: MoveClient) -> DestinationError:

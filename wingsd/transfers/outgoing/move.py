@@ -21,6 +21,7 @@ from wingsd.transfers.errors import (
     DestinationRefused,
     DestinationTimeout,
     DestinationUnreachable,
+    FinalPassStalled,
 )
 from wingsd.transfers.outgoing.delivery import Delivery, MoveOrder
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
@@ -188,11 +189,15 @@ class OutgoingMove:
         self._delivery.warn = warn
         await self._delivery.deliver(patience)
 
-    async def answered(self, has_moved: Callable[[], Awaitable[bool]]) -> None:
+    async def answered(
+        self, has_moved: Callable[[], Awaitable[bool]], patience: float = 0.0
+    ) -> None:
         """Ask for the commit; return when the destination has the server.
 
         While it gives no answer, `has_moved` is asked whether it has, too. Raises the reason why
-        it has not, or that this is not known.
+        it has not, or that this is not known. After `FinalPassStalled` it has not, and cannot get
+        it by what was asked so far: the commit came to nothing, the destination has begun a
+        session since, and taken nothing for so many seconds of `patience`.
         """
         self._is_committing = True
         limit, clock = self._uploader.answer_timeout, self._uploader.reactor
@@ -206,7 +211,11 @@ class OutgoingMove:
                 # One of the nodes was started anew before that: nothing is committed until it is
                 # asked again.
                 self._delivery.lose_session()
-                await self._delivery.deliver()
+                try:
+                    await self._delivery.deliver(patience, reopens=True)
+                except FinalPassStalled:
+                    self._is_committing = self._is_asked = False
+                    raise
 
     def abort(self) -> None:
         """End it at once."""

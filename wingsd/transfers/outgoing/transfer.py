@@ -1,8 +1,8 @@
 """An outgoing transfer: its steps, from the order to the Panel's decision.
 
-Read `_ask` and `_send` from top to bottom: ask, stop, remove the container, send, await. A server
-that runs is followed before it is stopped, where the destination takes moves. The server's files
-are only read. They are deleted when the Panel orders it, and never before.
+Read `_ask` and `_deliver` from top to bottom: ask, stop, remove the container, send, await. A
+server that runs is followed before it is stopped, where the destination takes moves. The server's
+files are only read. They are deleted when the Panel orders it, and never before.
 """
 
 from __future__ import annotations
@@ -126,10 +126,7 @@ class OutgoingTransfer:
             self._settling.cancel()
 
     def confirm(self) -> None:
-        """The Panel deletes the server here, which confirms that it has moved.
-
-        Only for one that `is_sent`. The destination has not answered yet, and still may.
-        """
+        """Note that the Panel deletes a server here that `is_sent`: it has moved."""
         self._complete()
         self.is_left_behind = False
         if self._settling is not None:
@@ -197,6 +194,20 @@ class OutgoingTransfer:
             await self._wait(self._upload.go_on(record))
 
     async def _send(self) -> None:
+        """Send all, and have it committed; after a halt, once more."""
+        for halts in itertools.count(1):
+            try:
+                await self._deliver()
+                gives_up, has_moved = self._sent.starts_again, self.coordinator.seems_moved
+                await self._upload.answered(has_moved, gives_up=gives_up)
+                break
+            except FinalPassStalled as error:
+                if halts == HALTS:
+                    raise
+                await self._run_again(error)
+        self._sent.tell_downtime()
+
+    async def _deliver(self) -> None:
         if self._steps.lifecycle.before(SendStep.AWAIT):
             # First: no stopped server waits for transfers that hold the slots.
             async with self._upload.slots_held():
@@ -207,7 +218,6 @@ class OutgoingTransfer:
                     await self._enter(SendStep.SEND)
                     self._steps.restart_clock()
                     await self._upload.send()
-
         if self._upload.is_move:
             # Recorded before the destination is asked for the commit.
             await self._enter(SendStep.AWAIT)
@@ -216,8 +226,6 @@ class OutgoingTransfer:
         if not self._steps.lifecycle.over:
             what = "the destination has everything, and has not answered for"
             self._steps.announcer.show_waiting(what)
-        await self._upload.answered(self.coordinator.seems_moved)
-        self._sent.tell_downtime()
 
     async def _stop(self) -> None:
         """Stop the server, and remove its container."""
@@ -228,7 +236,6 @@ class OutgoingTransfer:
             await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
             await self._wait(self._save_directory())
-
             await self._enter(SendStep.RETIRE)
             self._retired = True
             if not self._sent.follows:
@@ -237,30 +244,23 @@ class OutgoingTransfer:
     # A server that runs
 
     async def _deliver_live(self) -> None:
-        """Follow it, stop it, send the rest and remove its container; after a halt, once more."""
-        for halts in itertools.count(1):
-            if self._steps.lifecycle.before(SendStep.STOP):
-                await self._enter(SendStep.FOLLOW)
-                await self._wait(self._upload.follow(self.coordinator.check))
-                while self._sent.note_state():  # it may be used while that is recorded
-                    await self._wait(self._upload.note_running(runs=self._sent.ran))
-                    await self._enter(SendStep.STOP)
-            await self._stop()
-            await self._enter(SendStep.SEND)
-            self._steps.restart_clock()
-            try:
-                async with beside(self._servers.remove_environment(self.server.uuid)) as removing:
-                    await self._upload.send(gives_up=self._sent.starts_again)
-                await self._steps.cancel_scope.wait(removing)
-            except FinalPassStalled as error:
-                if halts == HALTS:
-                    raise
-                await self._run_again(error)
-            else:
-                return
+        """Follow it, stop it, send the rest and remove its container."""
+        if self._steps.lifecycle.before(SendStep.STOP):
+            await self._enter(SendStep.FOLLOW)
+            await self._wait(self._upload.follow(self.coordinator.check))
+            while self._sent.note_state():  # it may be used while that is recorded
+                await self._wait(self._upload.note_running(runs=self._sent.ran))
+                await self._enter(SendStep.STOP)
+        await self._stop()
+        await self._enter(SendStep.SEND)
+        self._steps.restart_clock()
+        async with beside(self._servers.remove_environment(self.server.uuid)) as removing:
+            await self._upload.send(gives_up=self._sent.starts_again)
+        await self._steps.cancel_scope.wait(removing)
 
     async def _run_again(self, error: FinalPassStalled) -> None:
-        """Start the server here again: it was down for too long, and the commit not asked for."""
+        """Start the server here again: it was down for too long, and no commit can come."""
+        self._steps.announcer.hide_progress()
         self._steps.announcer.warn(f"{error}; the server is started again, and the move goes on")
         await self._steps.go_back(SendStep.FOLLOW)
         self._upload.was_started()

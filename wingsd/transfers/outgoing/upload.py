@@ -93,7 +93,7 @@ class OutgoingUpload:
     @property
     def body_sent(self) -> bool:
         """Whether all of it is on its way."""
-        return self._was_asked or (self._sending is not None and self._sending.body_sent)
+        return self._was_asked if self._sending is None else self._sending.body_sent
 
     @property
     def is_sent(self) -> bool:
@@ -340,18 +340,17 @@ class OutgoingUpload:
         warn = relayed(self._uploader.reactor, self._steps.announcer.warn)
         if isinstance(sending, OutgoingStreams):
             return await sending.send(warn)
-        assert self._mover is not None  # noqa: S101 - it has made the move
-        patience = float(self._mover.live.config.final_patience) if gives_up else 0.0
-        await sending.send(warn, patience)
+        await sending.send(warn, self._patience(gives_up=gives_up))
         return []
 
-    async def answered(self, has_moved: Callable[[], Awaitable[bool]]) -> None:
-        """Return when the destination has the server; raise the reason why it has not.
+    def _patience(self, *, gives_up: bool) -> float:
+        assert self._mover is not None  # noqa: S101 - it has made the move
+        return float(self._mover.live.config.final_patience) if gives_up else 0.0
 
-        A move goes on while the destination is silent; then `has_moved` is asked whether it has.
-        """
+    async def answered(self, has_moved: Callable[[], Awaitable[bool]], *, gives_up: bool) -> None:
+        """Return when the destination has the server; see `OutgoingMove.answered` and `send`."""
         if isinstance(self._sending, OutgoingMove):
-            await self._sending.answered(has_moved)
+            await self._sending.answered(has_moved, self._patience(gives_up=gives_up))
         elif self._sending is not None:
             await self._sending.answered()
 
