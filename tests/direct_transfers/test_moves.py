@@ -103,31 +103,6 @@ async def test_a_silent_destination_is_asked_whether_it_has_the_server(nodes: No
     await nodes.assert_moved()
 
 
-async def test_a_destination_that_has_sent_the_server_on_does_not_give_it_back(
-    nodes: NodePair,
-) -> None:
-    hang = await sent_until_container(nodes)
-    destination = nodes.destination
-    loses(destination, "GET", "POST", "DELETE")
-    hang.release()
-    await until(lambda: destination.entries() == [("in", "success")])
-    await until(lambda: is_settling(nodes.source))
-    (nodes.source.directory.parent / "third").mkdir()
-    third = NodeInProcess(nodes.source.directory.parent / "third", nodes.workers)
-    try:
-        invitation = await third.invite()
-        await destination.direct_transfers.outgoing.send(UUID, third.url, invitation.token)
-        await until(lambda: destination.entries()[-1:] == [("out", "success")])
-        await until(lambda: destination.store.descriptions() == [])
-        destination.lose = lambda _: False
-        await nodes.settled()
-        assert nodes.source.entries() == [("out", "success")]
-        assert nodes.source.hold == MOVED
-        assert third.knows_server
-    finally:
-        await third.close()
-
-
 async def test_a_question_ends_a_move_that_is_not_complete_and_keeps_it(nodes: NodePair) -> None:
     hang = await sent_until_container(nodes)
     loses(nodes.destination, "GET")

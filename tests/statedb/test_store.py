@@ -344,6 +344,28 @@ def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
         Store(str(tmp_path)).open()
 
 
+def test_servers_received_before_arrivals_were_recorded_have_arrived(tmp_path: Path) -> None:
+    before = next(at for at, each in enumerate(SCHEMAS) if "TABLE arrivals" in each)
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.executescript("".join(SCHEMAS[:before]))
+        connection.execute(f"PRAGMA user_version = {before}")
+        connection.executescript(
+            """
+            INSERT INTO described VALUES ('a', 'here', '', 10), ('b', 'coming', '', NULL);
+            INSERT INTO transfers (id, server, direction, step, begun, changed, outcome, by_hand)
+                VALUES (1, 'c', 'in', '', 1, 1, 'success', 1);
+            INSERT INTO transfers (id, server, direction, step, begun, changed, outcome, by_hand)
+                VALUES (2, 'd', 'in', '', 1, 1, 'failure', 1);
+            INSERT INTO moves VALUES (1, 'c', 'in', '', '', 'deleted', '', '', '', ''),
+                (2, 'd', 'in', '', '', 'failed', '', '', '', '');
+            """
+        )
+    with closing(Store(str(tmp_path))) as store:
+        store.open()
+        found = {each: store.has_arrived(each) for each in ("here", "coming", "deleted", "failed")}
+    assert found == {"here": True, "coming": False, "deleted": True, "failed": False}
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_database_that_cannot_be_opened_is_closed(tmp_path: Path, read_only: bool) -> None:
     with closing(sqlite3.connect(tmp_path / FILE)) as connection:

@@ -26,7 +26,7 @@ from wingsd.errors import (
 from wingsd.events import DELETED, Event, EventBus
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.servers import Servers
-from wingsd.statedb import ServerDescription, StateDatabase, TransferRecord
+from wingsd.statedb import Direction, ServerDescription, StateDatabase, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.util.text import canonical_uuid
 
@@ -206,12 +206,27 @@ class DirectServers:
         for row in await self._database.descriptions():
             if row.arrived is None and row.server in unfinished:
                 continue
-            if row.arrived is None or not await self.has_files(row.server):
+            if row.arrived is None:
                 await self._database.delete_description(row.server)
+                continue
+            if not await self.has_files(row.server):
+                await self._drop(row.server)
                 continue
             self.watch(row.server)
             configurations += self._configuration(row)
         self._servers.add_moved(configurations)
+
+    async def _drop(self, server: str) -> None:
+        """Drop the record of a server without files.
+
+        One that was sent on has moved here before. Nobody knows of another one where it is, and
+        its source is to keep its copy.
+        """
+        last = await self._database.last_move(server)
+        if last is not None and last.direction is Direction.OUT:
+            await self._database.delete_description(server)
+        else:
+            await self._database.delete_lost(server)
 
     async def hold_moved(self, unfinished: Collection[str]) -> None:
         """Hold servers that have moved away and whose files are still here.

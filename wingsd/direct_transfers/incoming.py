@@ -30,7 +30,7 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
-from wingsd.statedb import Direction, Outcome, StateDatabase
+from wingsd.statedb import Direction, StateDatabase
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.steps import ReceiveStep
 
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from wingsd.transfers.incoming.transfer import IncomingTransfer
 
 __all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation", "TryAgain"]
-
-
-#: Ended transfers of one server that are looked at, latest first.
-ENDED = 1000
 
 
 class TryAgain(WingsdError):
@@ -303,23 +299,25 @@ class IncomingDirectTransfers:
             raise TryAgain("the server is still being received")
         row = await self._servers.find(server)
         if row is None or row.digest != token.digest:
-            return await self._has_moved_on(token)
+            # Of a server that was deleted here since, or sent on, this alone is left.
+            return await self._database.has_arrived(token.digest)
         if row.arrived is not None:
-            return await self._servers.has_files(server) or await self._has_moved_on(token)
+            # While that is looked for it may have been deleted.
+            return await self._servers.has_files(server) or await self._has_left(server)
         if await self._may_be_resumed(server):
             raise TryAgain("this node is still starting, or has not recorded that it failed")
         return False
 
-    async def _has_moved_on(self, token: TransferToken) -> bool:
-        """Return whether the server has moved here by a move with that token, and away since."""
-        move = await self._database.find_admitted(token.digest)
-        if move is None:
+    async def _has_left(self, server: str) -> bool:
+        """Return whether a server that was here was deleted since, or sent on."""
+        if await self._servers.find(server) is None:
+            return True
+        last = await self._database.last_move(server)
+        if last is None or last.direction is Direction.IN:
             return False
-        ended = await self._database.ended(ENDED, token.server)
-        moved = [each for each in ended if each.outcome is Outcome.SUCCESS]
-        return any(each.id == move.transfer for each in moved) and any(
-            each.id > move.transfer and each.direction is Direction.OUT for each in moved
-        )
+        if last.outcome is None:
+            raise TryAgain("the server is being sent on")
+        return True
 
     async def _continues(self, token: TransferToken) -> bool:
         """Cancel the transfer by that token; return whether it is too late for that."""

@@ -63,13 +63,16 @@ class StateDatabase:
     transfer = _InThread(Store.transfer)
     unfinished = _InThread(Store.unfinished)
     ended = _InThread(Store.ended)
+    last_move = _InThread(Store.last_move)
     moved_directly = _InThread(Store.moved_directly)
 
     add_description = _InThread(Store.add_description)
     mark_arrived = _Timed(Store.mark_arrived)
+    has_arrived = _InThread(Store.has_arrived)
     descriptions = _InThread(Store.descriptions)
     clear_description = _InThread(Store.clear_description)
     delete_description = _InThread(Store.delete_description)
+    delete_lost = _InThread(Store.delete_lost)
     add_destination = _InThread(Store.add_destination)
     destination = _InThread(Store.destination)
 

@@ -395,4 +395,14 @@ ALTER TABLE orders ADD COLUMN description TEXT NOT NULL DEFAULT '';
     """
 CREATE TABLE starts (server TEXT PRIMARY KEY) WITHOUT ROWID;
 """,
+    # The direct transfers that have brought servers, by the SHA-256 of their tokens. Never pruned:
+    # a source asks until it is answered, also when the server is not here any more.
+    """
+CREATE TABLE arrivals (digest TEXT PRIMARY KEY, server TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO arrivals (digest, server)
+    SELECT digest, server FROM described WHERE arrived IS NOT NULL;
+INSERT OR IGNORE INTO arrivals (digest, server)
+    SELECT token, server FROM moves WHERE direction = 'in' AND transfer IN
+    (SELECT id FROM transfers WHERE outcome = 'success' AND by_hand);
+""",
 )

@@ -163,6 +163,11 @@ class Store(MoveRows):
             most,
         )
 
+    def last_move(self, server: str) -> TransferRecord | None:
+        """Return the last transfer of a server that has not failed, or not yet."""
+        which = "WHERE server = ? AND outcome IS NOT 'failure' ORDER BY id DESC LIMIT 1"
+        return next(iter(self._transfers(which, server)), None)
+
     def moved_directly(self) -> list[TransferRecord]:
         """Return the direct transfers that have moved servers away, and were the last of them."""
         return self._transfers(f"{_MOVED_DIRECTLY} ORDER BY id")
@@ -187,8 +192,21 @@ class Store(MoveRows):
         )
 
     def mark_arrived(self, now: float, server: str) -> None:
-        """Record that a described server has been received."""
-        self._execute("UPDATE described SET arrived = ? WHERE server = ?", now, server)
+        """Record that a described server has been received, and by which token."""
+        with self._errors(), self._transaction():
+            self._execute("UPDATE described SET arrived = ? WHERE server = ?", now, server)
+            self._execute(
+                "INSERT OR REPLACE INTO arrivals (digest, server)"
+                " SELECT digest, server FROM described WHERE server = ?",
+                server,
+            )
+
+    def has_arrived(self, digest: str) -> bool:
+        """Return whether a server was received by the token of that digest.
+
+        It may have been deleted since, or sent on.
+        """
+        return bool(self._rows("SELECT 1 FROM arrivals WHERE digest = ?", digest))
 
     def descriptions(self) -> list[ServerDescription]:
         """Return all descriptions of servers."""
@@ -202,6 +220,13 @@ class Store(MoveRows):
     def delete_description(self, server: str) -> None:
         """Delete the description of a server."""
         self._execute("DELETE FROM described WHERE server = ?", server)
+
+    def delete_lost(self, server: str) -> None:
+        """Delete the description of a server that is lost, and that it was received."""
+        with self._errors(), self._transaction():
+            digest = "(SELECT digest FROM described WHERE server = ?)"
+            self._execute(f"DELETE FROM arrivals WHERE digest = {digest}", server)  # noqa: S608
+            self.delete_description(server)
 
     def add_destination(self, transfer: int, destination: DirectDestination) -> None:
         """Add the destination of a direct transfer."""
