@@ -108,6 +108,31 @@ def test_batches_of_different_blocks_are_received_at_once(destination: Destinati
     assert (destination.tree / "f").read_bytes() == DATA
 
 
+def test_a_batch_is_on_stable_storage_before_another_overwrites_what_it_has(
+    destination: Destination,
+) -> None:
+    def whole(number: int, path: bytes, content: bytes) -> Index:
+        return data(number, WholeFrame(path, 0o600, number, len(content), block_digest(content)))
+
+    with destination.open() as to:
+        to.begin(FILE)
+        feed(to, encode_batch(FIRST, [DATA[:8192]]))
+        feed(to, encode_batch(SECOND, [DATA[:4096]]))
+        feed(to, encode_batch(whole(4, b"w", b"1234"), [b"1234"]))
+        feed(to, encode_batch(whole(5, b"x", b""), []))
+        assert to.durable == 1
+        feed(to, encode_batch(whole(6, b"w", b"5"), [b"5"]))
+        assert to.durable == 5
+        feed(to, encode_batch(data(7, ZeroFrame(1, 2, 1)), []))
+        assert to.durable == 5
+        feed(to, encode_batch(data(8, ZeroFrame(1, 1, 2)), []))
+        assert to.durable == 7
+        root = to.tree.root()
+    with destination.open() as to:
+        assert (to.received.upto, to.durable) == (8, 8)
+        assert to.tree.root() == root
+
+
 def test_a_batch_that_was_given_up_may_come_with_other_contents(destination: Destination) -> None:
     with destination.open() as to:
         to.begin(FILE)

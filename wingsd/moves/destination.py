@@ -17,10 +17,9 @@ from wingsd.moves.batch import BatchKind, Index
 from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.changes import apply_shape, done
 from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
-from wingsd.moves.frames import Content, WholeFrame
 from wingsd.moves.ledger import NO_ROOT, LedgerState, RecordType
 from wingsd.moves.ledger_file import LedgerFile
-from wingsd.moves.open_batch import OpenBatch
+from wingsd.moves.open_batch import OpenBatch, overlap
 from wingsd.moves.reading_back import is_held
 from wingsd.moves.rebasing import Resumption, ShapeApplier, drop_incomplete, forget_wrong
 from wingsd.moves.received import ReceivedBatches
@@ -322,9 +321,15 @@ class MoveDestination:
 
     def _data(self, index: Index) -> None:
         batch = OpenBatch(index, self.tree)
+        if batch.overwritten and overlap(batch.overwritten, self._undurable_writes()):
+            # else a crash could leave two unproven batches, of which one does not fit the disk
+            self.checkpoint()
         self._ledger.append(RecordType.BATCH, index.raw, durable=batch.must_be_durable)
         self.received.recorded(index)
         self._open[index.number] = batch
+
+    def _undurable_writes(self) -> list[Written]:
+        return list(chain.from_iterable(self._undurable.values()))
 
     def _shape(self, index: Index) -> None:
         makes = [apply_shape(self.tree, frame) for frame in index.shapes]
@@ -359,12 +364,8 @@ class MoveDestination:
 
     def _check_open(self, index: Index) -> None:
         """Refuse contents that another open batch has, too: which comes last would be chance."""
-        if not self._open:
-            return
-        numbers = {_subject(frame) for frame in index.contents}
         for other in (batch.index for batch in self._open.values()):
-            shared = numbers & {_subject(frame) for frame in other.contents}
-            if shared and _overlap(index, other, shared):
+            if overlap(index.contents, other.contents):
                 raise ShapeMissing(
                     f"batch {index.number} has contents of batch {other.number}, which is being "
                     "received; send it again"
@@ -396,29 +397,3 @@ class MoveDestination:
                 self.received.add(index.number)
                 self._undurable[index.number] = ()
         self.checkpoint()
-
-
-def _subject(frame: Content) -> int | bytes:
-    return frame.path if isinstance(frame, WholeFrame) else frame.number
-
-
-def _overlap(index: Index, other: Index, shared: set[int | bytes]) -> bool:
-    """Return whether two batches have a path, or blocks of a file, in common."""
-    mine, others = _ranges(index, shared), _ranges(other, shared)
-    at = 0
-    for subject, first, end in mine:
-        while at < len(others) and others[at][::2] <= (subject, first):
-            at += 1
-        if at < len(others) and others[at][:2] < (subject, end):
-            return True
-    return False
-
-
-def _ranges(index: Index, shared: set[int | bytes]) -> list[tuple[str, int, int]]:
-    """Return subjects with their blocks, sorted."""
-    found = []
-    for frame in index.contents:
-        if (subject := _subject(frame)) in shared:
-            first, count = (0, 1) if isinstance(frame, WholeFrame) else (frame.first, frame.count)
-            found.append((repr(subject), first, first + count))
-    return sorted(found)

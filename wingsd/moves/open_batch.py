@@ -14,7 +14,7 @@ from wingsd.moves.nodes import pack_file
 from wingsd.moves.tree import MoveTree, dirname
 from wingsd.moves.written import Written, WrittenBlocks
 
-__all__ = ["OpenBatch"]
+__all__ = ["OpenBatch", "overlap"]
 
 
 class OpenBatch:
@@ -32,9 +32,8 @@ class OpenBatch:
         #: Frames of new files, a list for each run of one directory; and all other frames.
         self._added: list[list[WholeFrame]] = []
         self._known: list[Content] = []
-        #: Whether the ledger would be wrong without the batch once some of it is written. Of
-        #: blocks that were unknown it tells nothing; but it has to know of each new name.
-        self.must_be_durable = bool(self._new)
+        #: Frames of contents that were known, or come as a whole and have a name already.
+        self.overwritten: list[Content] = []
         # In the order of the frames, as a replay of the ledger: else one of the two might be above
         # the limits meanwhile, and the other not.
         for directory, frames in groupby(index.contents, self._directory_of_new):
@@ -53,12 +52,20 @@ class OpenBatch:
         for frame in frames:
             self._known.append(frame)
             if begin(self._tree, frame):
-                self.must_be_durable = True
+                self.overwritten.append(frame)
 
     def _reserve(self, frames: list[WholeFrame]) -> None:
         self._added.append(frames)
         self._tree.trim()
         self._tree.reserve(frames[0].path, len(frames), sum(frame.size for frame in frames))
+
+    @property
+    def must_be_durable(self) -> bool:
+        """Whether the ledger would be wrong without the batch once some of it is written.
+
+        Of blocks that were unknown it tells nothing; but it has to know of each new name.
+        """
+        return bool(self._new or self.overwritten)
 
     def is_new(self, run: BlockRun) -> bool:
         """Whether blocks are of a file that comes as a whole and was not there."""
@@ -106,3 +113,37 @@ def _packed(
         digest = frame.digest if is_known else UNKNOWN
         packed = pack_file(frame.mode, frame.mtime, frame.size, None, b"", digest)
         yield frame.path[at:], packed
+
+
+def overlap(some: Sequence[Content | Written], others: Sequence[Content | Written]) -> bool:
+    """Return whether two batches have a path, or blocks of a file, in common."""
+    shared = {_file(each) for each in some} & {_file(each) for each in others}
+    if not shared:
+        return False
+    theirs = _ranges(others, shared)
+    at = 0
+    for file, first, end in _ranges(some, shared):
+        while at < len(theirs) and theirs[at][::2] <= (file, first):
+            at += 1
+        if at < len(theirs) and theirs[at][:2] < (file, end):
+            return True
+    return False
+
+
+def _file(part: Content | Written) -> int | bytes:
+    """Return the number of the file that some contents are of, or its path."""
+    if isinstance(part, WrittenBlocks):
+        return part.of
+    return part.path if isinstance(part, WholeFrame) else part.number
+
+
+def _ranges(
+    parts: Sequence[Content | Written], files: set[int | bytes]
+) -> list[tuple[str, int, int]]:
+    """Return files with the first of some blocks and the end of these, sorted."""
+    found = []
+    for part in parts:
+        if (file := _file(part)) in files:
+            first, count = (0, 1) if isinstance(part, WholeFrame) else (part.first, part.count)
+            found.append((repr(file), first, first + count))
+    return sorted(found)
