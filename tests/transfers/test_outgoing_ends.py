@@ -18,8 +18,10 @@ from tests.support.sender import (
     at_upload,
     sending,
 )
+from wingsd.callbacks import transfers as callbacks
 from wingsd.errors import Conflict
 from wingsd.transfers.outgoing import manager
+from wingsd.util.retry import Backoff
 
 sender = pytest.fixture(sending)
 MOMENTS = [at_question, at_stop, at_removal, at_upload, at_answer]
@@ -39,6 +41,21 @@ async def test_a_cancel_ends_each_step_at_once(
     with pytest.raises(Conflict) as caught:
         sender.transfers.cancel(UUID)
     assert caught.value.message == "Server is not currently being transferred."
+
+
+async def test_a_cancelled_server_that_may_have_moved_is_held_while_the_panel_denies_its_transfer(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
+    sender.panel.denials = 1_000_000
+    over = await sender.start_until(at_answer)
+    sender.transfers.cancel(UUID)
+    await until(lambda: sender.panel.calls.count("failure") > 2)
+    assert sender.server.hold != ""
+    sender.panel.owned = False
+    await over
+    assert sender.states[-2:] == ["success", "completed"]
+    assert "restore" not in sender.calls
 
 
 @pytest.mark.parametrize("moment", MOMENTS[:-1])

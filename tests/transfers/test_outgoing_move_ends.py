@@ -18,7 +18,9 @@ from tests.transfers.test_outgoing_moves import (
     node,
     sender,
 )
+from wingsd.callbacks import transfers as callbacks
 from wingsd.transfers.outgoing import move, mover
+from wingsd.util.retry import Backoff
 
 __all__ = ["_quick", "node", "sender"]
 
@@ -81,6 +83,23 @@ async def test_a_silent_destination_is_waited_for_until_the_panel_has_moved_the_
     check_moved(sender, node)
     assert node.count("commit") == 1
     assert sender.said("moved: only the destination's answer was lost")
+
+
+@pytest.mark.parametrize("code", ["", "move-over"])
+async def test_while_the_panel_denies_its_transfer_only_the_destinations_own_refusal_counts(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
+    sender.panel.denials = 1_000_000 if not code else 1
+    fault = refused(403, code)
+    node.fault = lambda kind, count: fault if is_after_commit(node, kind) else None
+    over = sender.start()
+    if not code:
+        await until(lambda: sender.panel.calls.count("failure") > 2)
+        assert not over.called
+        sender.panel.owned = False
+    await over
+    assert sender.states[-1] == ("failure" if code else "completed")
 
 
 async def test_a_commit_that_is_under_way_is_waited_for(sender: Sender, node: MoveNode) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 
+from wingsd.callbacks.transfers import FirstMinute, TransferDelivery, TransferNotCommitted
 from wingsd.errors import TransferCancelled
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.statedb import Outcome, Report
 from wingsd.transfers.coordinator import PanelSending
 
 DOWN = PanelUnreachable("down", "x")
@@ -59,14 +61,20 @@ class Sending:
     """The coordinator of a transfer, asked whether the server has moved."""
 
     def __init__(
-        self, *answers: object, age: float = 0, grace: float = 0, lost: bool = False
+        self,
+        *answers: object,
+        age: float = 0,
+        grace: float = 0,
+        lost: bool = False,
+        refused: bool = False,
     ) -> None:
         self.clock = Clock()
         self.panel, self.reports = ScriptedPanel(*answers), Reports()
         panel: Any = self.panel
         reports: Any = self.reports
         self.coordinator = PanelSending("a-server", panel, reports, self.clock, grace, age)
-        self.asking = Deferred.fromCoroutine(self.coordinator.has_moved(lost=lost))
+        asking = self.coordinator.has_moved(lost=lost, refused=refused)
+        self.asking = Deferred.fromCoroutine(asking)
 
     def cancel(self) -> None:
         self.coordinator.stop_waiting(TransferCancelled())
@@ -117,17 +125,78 @@ def test_a_server_stays_after_a_minute_of_denials() -> None:
 
 
 def test_the_failure_of_a_denied_transfer_is_queued_when_the_destination_has_failed() -> None:
-    sending = Sending(*DENIED)
+    sending = Sending(*DENIED, refused=True)
     assert sending.asking.result is False
     assert sending.reports.failures == 1
 
 
-def test_a_cancel_ends_the_wait_for_a_transfer_that_the_panel_denies() -> None:
-    sending = Sending(*DENIED * 2, lost=True)
-    sending.cancel()
-    assert sending.asking.result is False
-    assert sending.reports.failures == 1
-    assert sending.clock.getDelayedCalls() == []
+class SlowPanel:
+    """A Panel that commits the transfer of a server `at` some second, for both of its nodes."""
+
+    def __init__(self, clock: Clock, at: float) -> None:
+        self._clock, self._at = clock, at
+        self.outcome = ""
+
+    def _closes(self, outcome: str) -> bool:
+        is_open = self._clock.seconds() >= self._at and not self.outcome
+        if is_open:
+            self.outcome = outcome
+        return is_open
+
+    async def transfer_failed(self, uuid: str) -> bool:
+        return self._closes("failure")
+
+    async def transfer_succeeded(self, uuid: str, backups: object = None) -> None:
+        if not self._closes("success"):
+            raise refused(409)
+
+    async def describe(self, uuid: str) -> None:
+        pass
+
+
+class PanelOfSource(SlowPanel):
+    async def owns(self, uuid: str) -> bool:
+        return self.outcome != "success"
+
+
+class OfDestination:
+    """The same Panel, as the destination asks it."""
+
+    def __init__(self, panel: SlowPanel) -> None:
+        self.transfer_succeeded, self.describe = panel.transfer_succeeded, panel.describe
+        self._panel = panel
+
+    async def owns(self, uuid: str) -> bool:
+        return self._panel.outcome == "success"
+
+
+@pytest.mark.parametrize("cancelled", [0.0, 0.6, 3.0])
+@pytest.mark.parametrize("committed", [1.0, 2.5, 20.0, 59.0])
+def test_a_server_is_at_one_node_after_a_cancel_whenever_the_panel_commits_its_transfer(
+    cancelled: float, committed: float
+) -> None:
+    """Its destination has all, does not hear of the cancel, and reports the success."""
+    clock = Clock()
+    panel: Any = PanelOfSource(clock, committed)
+    reports: Any = Reports()
+    source = PanelSending("a-server", panel, reports, clock, 600)
+    report = Report(1, "a-server", Outcome.SUCCESS, 0)
+    delivery = TransferDelivery(OfDestination(panel), report, FirstMinute(clock))  # type: ignore[arg-type]
+
+    async def deliver() -> bool:
+        while True:
+            try:
+                return (await delivery.attempt())[0]
+            except TransferNotCommitted as error:
+                await deferLater(clock, error.pause)
+
+    is_there = Deferred.fromCoroutine(deliver())
+    clock.advance(cancelled)
+    source.stop_waiting(TransferCancelled())
+    has_moved = Deferred.fromCoroutine(source.has_moved())
+    clock.pump([0.1] * 700)
+    assert has_moved.result is is_there.result is (panel.outcome == "success")
+    assert panel.outcome
 
 
 def test_in_the_grace_the_panel_is_asked_every_few_seconds_and_gets_no_report() -> None:

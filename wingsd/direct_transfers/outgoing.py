@@ -107,7 +107,7 @@ class DirectSending:
         """Return False: the destination alone knows."""
         return False
 
-    async def has_moved(self, *, lost: bool = False) -> bool | None:
+    async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool | None:
         """Ask the destination until it answers, or `stop_waiting` is called: then return None.
 
         The question itself cancels the transfer: no server arrives after it was answered. Nothing

@@ -129,11 +129,12 @@ class SendingCoordinator(Protocol):
     async def report_failure(self) -> None:
         """Report that the server stays here."""
 
-    async def has_moved(self, *, lost: bool = False) -> bool | None:
+    async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool | None:
         """Return whether a server that was sent whole has moved; ask until that is known.
 
         None where a person has cancelled that before: the server may run at the other node. With
-        `lost` the connection to the destination was lost, and it may still be at work.
+        `lost` the connection to the destination was lost, and it may still be at work; with
+        `refused` the destination itself has said that it does not have the server.
         """
 
     async def seems_moved(self) -> bool:
@@ -288,9 +289,9 @@ class PanelSending:
         await self._callbacks.add(self._server, Outcome.FAILURE)
 
     def stop_waiting(self, reason: WingsdError) -> None:
-        """Wait no longer for a destination that may still be at work, nor for its transfer.
+        """Wait no longer for a destination that may still be at work.
 
-        The Panel decides then, and nothing else may.
+        The Panel decides then, and nothing else may, nor before it has committed the transfer.
         """
         self._is_hurried = True
         if self._waiting is not None:
@@ -299,22 +300,23 @@ class PanelSending:
     async def clean_up(self, server: Server) -> None:
         """Do nothing: the Panel orders the deletion."""
 
-    async def has_moved(self, *, lost: bool = False) -> bool:
+    async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool:
         """Ask the Panel until it answers; first for the grace, where the destination is `lost`.
 
         Unless the Panel says that the server has moved, a failure is reported, and the answer
-        counts: of a success and a failure the Panel takes the first. Where the destination is
-        `lost` and may succeed, that is repeated until the Panel must have committed the transfer.
+        counts: of a success and a failure the Panel takes the first. Where the destination has not
+        `refused` it, and may succeed, that is repeated until the Panel must have committed the
+        transfer: also after a cancel, which the destination may not have heard of.
         """
         if lost and self.answer_grace and await self._moves_within(self.answer_grace):
             return True
         pauses = iter(OWNERSHIP_BACKOFF)
         while True:
             try:
-                return await self._report_and_ask(lost)
+                return await self._report_and_ask(refused=refused)
             except TransferNotCommitted as error:
                 self._log_unknown(error, error.pause)
-                await self._wait(deferLater(self._reactor, error.pause))
+                await deferLater(self._reactor, error.pause)
             except PanelError as error:
                 pause = next(pauses)
                 self._log_unknown(error, pause)
@@ -348,7 +350,7 @@ class PanelSending:
             await self._wait(deferLater(self._reactor, min(pause, left)))
         return False
 
-    async def _report_and_ask(self, lost: bool) -> bool:
+    async def _report_and_ask(self, *, refused: bool) -> bool:
         if not await self._panel.owns(self._server):
             return True
         if await self._panel.transfer_failed(self._server):
@@ -357,7 +359,7 @@ class PanelSending:
         if not await self._panel.owns(self._server):
             return True
         pause = self._first_minute.next_pause()
-        if pause and lost and not self._is_hurried:
+        if pause and not refused:
             raise TransferNotCommitted(pause)
         if pause:
             # The Panel denies a transfer that it may still commit, and must hear of the failure.

@@ -31,6 +31,7 @@ __all__ = [
     "TransferRevoked",
     "UploadPartMissing",
     "UploadTruncated",
+    "is_refusal",
 ]
 
 
@@ -200,11 +201,17 @@ class DestinationError(WingsdError):
         """What has happened, without what is to be done when the transfer has failed by it."""
         return str(self)
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it is certain by this that the destination never has the server."""
+        return False
+
 
 class DestinationUnreachable(DestinationError):
     """Nothing could be sent to it: there is no connection, or its certificate is no good."""
 
     code = "destination-unreachable"
+    is_refusal = True
 
 
 class DestinationRefused(DestinationError):
@@ -222,6 +229,13 @@ class DestinationRefused(DestinationError):
         self.answer_code = ""
         #: Whether it only was not able to answer now: nothing is said about the server.
         self.is_temporary = False
+        #: Whether it may be of a proxy: an answer to a move that is not the node's own.
+        self.is_foreign = False
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the node itself has refused the server."""
+        return not (self.may_complete or self.is_temporary or self.is_foreign)
 
 
 class DestinationDisconnected(DestinationError):
@@ -269,3 +283,8 @@ class FinalPassStalled(DestinationError):
             "the last round of the move came to a halt",
             f"nothing was taken for {seconds:g} s; see the destination's log, and the line to it",
         )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether it is certain by an error that the destination never has the server."""
+    return isinstance(error, DestinationError) and error.is_refusal

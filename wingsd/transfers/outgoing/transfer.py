@@ -19,7 +19,7 @@ from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
 from wingsd.transfers.coordinator import SendingCoordinator
-from wingsd.transfers.errors import DestinationError, FinalPassStalled
+from wingsd.transfers.errors import DestinationError, FinalPassStalled, is_refusal
 from wingsd.transfers.outgoing.followed import SentServer
 from wingsd.transfers.outgoing.mover import ResumedMove
 from wingsd.transfers.outgoing.seed_order import SeedRead
@@ -336,7 +336,8 @@ class OutgoingTransfer:
             self._steps.advance(SendStep.SETTLE)
         if self._steps.lifecycle.over:
             return  # The Panel has deleted the server here meanwhile.
-        self._settling = Deferred.fromCoroutine(self.coordinator.has_moved(lost=lost))
+        asking = self.coordinator.has_moved(lost=lost, refused=is_refusal(error))
+        self._settling = Deferred.fromCoroutine(asking)
         try:
             moved = await self._settling
         except CancelledError:
@@ -358,9 +359,8 @@ class OutgoingTransfer:
         await self._stay()
 
     async def _begin_grace(self, error: WingsdError) -> None:
-        """Enter the grace of a destination that may still be at work."""
+        """Enter the grace of a destination at work; a later daemon gives the rest of it."""
         self._steps.announcer.warn(str(error))
-        # Recorded: a later daemon gives the rest of the time.
         await self._steps.enter_if_open(SendStep.SETTLE)
         self._steps.announcer.show_grace(self.coordinator.answer_grace)
 

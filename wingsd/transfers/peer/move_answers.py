@@ -227,6 +227,7 @@ def refusal(answer: Answer) -> DestinationRefused:
     except DestinationRefused as error:
         error.answer_code = answer_code(answer)
         error.is_temporary = answer.code in _AGAIN
+        error.is_foreign = not error.answer_code
         return error
     raise AssertionError(answer.code)
 
