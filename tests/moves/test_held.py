@@ -117,3 +117,15 @@ def test_a_highest_number_that_cannot_be_is_refused(number: int) -> None:
     with pytest.raises(HeldTreeInvalid, match="highest number"):
         held.finish(number)
     assert held.finish(1).members == 2
+
+
+def test_pages_without_an_end_are_refused_however_small_they_are() -> None:
+    tree = HeldTree(MoveLimits(10, 0))
+    small = page(DirectoryFrame(b"", 0o755, 1))
+
+    def endless() -> None:
+        for _ in range(1000):
+            tree.add(small)
+
+    with pytest.raises(HeldTreeInvalid, match="larger than the server"):
+        endless()

@@ -56,6 +56,15 @@ def check_runs_on(sender: Sender) -> None:
     assert sender.server.hold == ""
 
 
+async def test_a_preparation_without_an_end_fails_the_move_and_the_server_runs_on(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.prepared = {"state": "under way"}
+    await sender.start()
+    check_runs_on(sender)
+    assert sender.said("it prepares without an end")
+
+
 async def test_it_is_prepared_before_it_is_stopped(sender: Sender, node: MoveNode) -> None:
     asked: list[str] = []
     sender._recorder.before["stop"] = lambda: asked.extend(node.asked)

@@ -19,6 +19,8 @@ _PATH = 512
 _BLOCK = 4096
 _FRAME = 20
 _PAGES = 16 << 20
+# smaller ones count as that: a destination has few
+_LEAST_PAGE = 64 << 10
 
 
 def held_limits(now: MoveTree) -> MoveLimits:
@@ -43,7 +45,7 @@ class HeldTree:
 
     def add(self, page: bytes) -> None:
         """Add the next page."""
-        self._left -= len(page)
+        self._left -= max(len(page), _LEAST_PAGE)
         if len(page) > MAX_PART or self._left < 0:
             raise HeldTreeInvalid("it is larger than the server can have made it")
         try:

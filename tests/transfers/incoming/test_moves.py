@@ -144,6 +144,22 @@ async def test_an_attachment_of_an_earlier_move_that_is_another_one_now_begins_a
     assert node.kept() == {f"{BACKUP}.tar.gz": b"behind", f"install/{UUID}.log": b"behind"}
 
 
+async def test_what_comes_in_the_place_of_something_else_does_not_count_twice(
+    node: MovingNode, source: Path
+) -> None:
+    client = node.client(source)
+    await client.begin(bytes=len(LEVEL))
+    await client.send()
+    await client.resume()
+    for number in range(3):
+        (source / "world" / "level.dat").write_bytes(bytes([number]) * len(LEVEL))
+        await client.put_all(client.round())
+        assert (await client.close()).status == 200
+    receiving: Any = node.receiver.find(UUID)
+    files = (path for path in source.rglob("*") if path.is_file())
+    assert receiving.reception.held == sum(path.lstat().st_size for path in files)
+
+
 async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     node: MovingNode, source: Path
 ) -> None:
@@ -160,7 +176,7 @@ async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     await until(lambda: len(node._http._site.connections) == 1)
     receiving: Any = node.receiver.find(UUID)
     files = (path for path in source.rglob("*") if path.is_file())
-    assert receiving.reception.bytes == sum(path.lstat().st_size for path in files)
+    assert receiving.reception.held == sum(path.lstat().st_size for path in files)
     assert (await client.commit()).status == 202
     assert (await client.outcome())["outcome"] == "success"
 

@@ -43,6 +43,8 @@ T = TypeVar("T")
 RESUME_AFTER = 1.0
 #: Seconds for which it is tried to learn why a destination has ended the move.
 ASKED_WITHIN = 3.0
+#: How often it is asked for that, though it tells something new each time.
+ASKED_AT_MOST = 20
 #: Bytes of a piece of an attachment.
 PIECE = 4 << 20
 LEAST_PIECE = 64 << 10
@@ -256,8 +258,8 @@ class Delivery:
                 self._is_in_session = False
                 self.limits.count(needed)
                 await self.pause()
-            except MoveSmaller:  # of a batch: its size was noted, and has an end
-                continue
+            except MoveSmaller:  # of a batch: its size was noted
+                self.limits.count_again()
             except SourceFileChanged as changed:
                 self.limits.count_change(changed)
                 await self.pause()
@@ -334,6 +336,7 @@ class Delivery:
             if sender.taken > self._taken_before:
                 self.limits.progressed()
         self.closed, self._is_in_session = closed, True
+        self.limits.closed()
         if not self._is_attached:
             self._attached = 0
             for file in self._order.attachments:
@@ -384,6 +387,8 @@ class Delivery:
             self._piece.taken(size, self._uploader.reactor.seconds() - began)
             if reached < offset or (data and reached == offset):  # it did not arrive as sent
                 self.limits.count_damage(file)
+            else:
+                self.limits.count_piece(file, is_whole=reached >= offset + size)
             offset = reached
             self._attached = before + offset
             if sha256 and offset == file.size:
@@ -393,7 +398,7 @@ class Delivery:
 async def _explained(error: DestinationRefused, client: MoveClient) -> DestinationError:
     """Return why the destination has ended the move, where `error` only says that it has."""
     tag = ""
-    while error.response_status == HTTPStatus.GONE:
+    for _ in range(ASKED_AT_MOST if error.response_status == HTTPStatus.GONE else 0):
         try:
             progress = await client.progress(tag, ASKED_WITHIN)
         except DestinationError:

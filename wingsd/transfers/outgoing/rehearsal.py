@@ -61,19 +61,20 @@ class Rehearsal:
         """
         if self._clock.seconds() < self._good_until:
             return True
+        began: float = self._clock.seconds()
         try:
-            await self._rehearse()
+            await self._rehearse(began + self._patience)
             await ask_panel()
         except WingsdError as error:
             if isinstance(error, DestinationRefused) and error.response_status in _ENDED:
                 raise
-            self._note(error)
+            self._note(error, began)
             return False
         self._since = None
         self._good_until = self._clock.seconds() + GOOD_FOR
         return True
 
-    async def _rehearse(self) -> None:
+    async def _rehearse(self, end: float) -> None:
         await self._client.prepare(WITHIN)
         tag = ""
         while True:
@@ -95,16 +96,22 @@ class Rehearsal:
                 )
             if found.state == "ready":
                 return
+            if self._clock.seconds() >= end:
+                raise DestinationRefused(
+                    "the destination node is not ready for the server: it prepares without an end",
+                    "see its log, and whether it can pull the image",
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                )
             if progress.tag == tag:
                 pausing: Deferred[None] = deferLater(self._clock, PAUSE)
                 await pausing
             tag = progress.tag
 
-    def _note(self, error: WingsdError) -> None:
+    def _note(self, error: WingsdError, began: float) -> None:
         """Tell why the server is not stopped yet. Raises `error` when the patience is over."""
         now: float = self._clock.seconds()
         if self._since is None:
-            self._since = self._next_line = now
+            self._since, self._next_line = began, now
         if now - self._since >= self._patience:
             raise error
         if now >= self._next_line:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from wingsd.errors import StorageError, WingsdError
+from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.attached import AttachedFile
 from wingsd.transfers.peer.move_answers import MoveProgress, ResumeNeeded, failure_of
 
@@ -12,6 +15,10 @@ __all__ = ["RepeatLimits"]
 DIFFERENCES = 3
 #: How often the destination is asked what it holds, and takes no batch after that.
 RESUMPTIONS = 10
+#: How often a round is begun anew in all, also where batches were taken, until it is closed.
+AGAIN = 200
+#: How many pieces of files beside the server more are taken in part than as a whole.
+PARTS = 200
 #: How often the commit is asked for, and comes to nothing.
 SETBACKS = 5
 
@@ -21,6 +28,7 @@ class RepeatLimits:
 
     def __init__(self) -> None:
         self._differences = self._resumptions = self._changes = self._setbacks = 0
+        self._again = self._parts = 0
 
     def count(self, needed: ResumeNeeded) -> None:
         """Count a resumption. Raises its error where there were too many."""
@@ -29,6 +37,28 @@ class RepeatLimits:
             self._differences += 1
         if self._differences > DIFFERENCES or self._resumptions > RESUMPTIONS:
             raise needed.error
+        self.count_again()
+
+    def count_again(self) -> None:
+        """Count that a round is begun anew. Raises an error where it was too often."""
+        self._again += 1
+        if self._again > AGAIN:
+            raise DestinationRefused(
+                "the destination node takes batches and loses them again and again",
+                f"a round was begun {AGAIN} times and not closed; see that node's log and disk",
+                HTTPStatus.BAD_GATEWAY,
+            )
+
+    def count_piece(self, file: AttachedFile, *, is_whole: bool) -> None:
+        """Count a piece that was taken. Raises an error where too many were taken in part."""
+        self._parts = max(self._parts - 1, 0) if is_whole else self._parts + 1
+        if self._parts > PARTS:
+            raise DestinationRefused(
+                "the destination node takes files beside the server in parts alone",
+                f"of most pieces of {file.name} a part was taken; see its log, and whether a "
+                "proxy in front of it cuts requests",
+                HTTPStatus.BAD_GATEWAY,
+            )
 
     def count_change(self, changed: WingsdError) -> None:
         """Count a file that was changed. Raises `changed` where there were too many."""
@@ -53,3 +83,7 @@ class RepeatLimits:
     def progressed(self) -> None:
         """A batch was taken."""
         self._resumptions = 0
+
+    def closed(self) -> None:
+        """A round was closed."""
+        self._again = 0

@@ -56,11 +56,12 @@ LEDGER_GROWS = 64 << 20
 
 @attrs.frozen(eq=False, repr=False)
 class MoveProgress:
-    """How far the batches are: round, the highest number received, and that which is durable."""
+    """Round, the highest number received, that which is durable, and the bytes of all files."""
 
     round: int = 1
     received: int = 0
     durable: int = 0
+    bytes: int = 0
 
 
 class PartialCopy:
@@ -407,7 +408,8 @@ class PartialCopy:
             if renew:
                 self._is_lost = False
             received = destination.received
-            self.progress = MoveProgress(received.round, received.upto, destination.durable)
+            numbers = (received.round, received.upto, destination.durable)
+            self.progress = MoveProgress(*numbers, destination.tree.bytes)
 
     def _open_again(self, *, renew: bool) -> None:
         try:
@@ -439,6 +441,7 @@ class PartialCopy:
             stack.callback(destination.close)
             self._open = stack.pop_all()
         self._destination, self._root = destination, fds[0]
+        self.progress = attrs.evolve(self.progress, bytes=destination.tree.bytes)
         self._compacted = destination.ledger_size
         self._opened += 1
 

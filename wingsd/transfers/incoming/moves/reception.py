@@ -86,8 +86,8 @@ class Reception:
     ) -> None:
         self.copy = copy
         self.attachments = attachments
-        #: Bytes of files and attachments that are here; what was here before included.
-        self.bytes = 0
+        #: Those of `held`, and of blocks that have come in the place of others.
+        self._held = 0
         #: Those that have arrived since.
         self.arrived = 0
         self.phase = Phase.OPEN
@@ -124,6 +124,18 @@ class Reception:
         self.attachments.drop_others()
         return self.copy.begin() if is_new else self.copy.reopen()
 
+    @property
+    def held(self) -> int:
+        """Bytes of files and attachments that are here; what was here before included.
+
+        Blocks that come again in one session count again, up to the size of all files.
+        """
+        return min(self._held, self.copy.progress.bytes + self.attachments.size)
+
+    @held.setter
+    def held(self, value: int) -> None:
+        self._held = value
+
     # What the source asks
 
     async def resume(self) -> tuple[str, Resumption]:
@@ -143,7 +155,7 @@ class Reception:
         self.setback = None
         self.phase = Phase.OPEN
         self.sessions += 1
-        self.bytes = held.bytes + await self._work(self._attached)
+        self.held = held.bytes + await self._work(self._attached)
         self.on_session(held)
         return session, held
 
@@ -359,7 +371,7 @@ class Reception:
     def _count(self, size: int) -> None:
         # In several threads.
         with self._counting:
-            self.bytes += size
+            self._held += size
             self.arrived += size
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -103,7 +103,7 @@ class MoveTransfer(IncomingTransfer):
         return self._reception.arrived if self._reception is not None else 0
 
     def _count(self) -> int:
-        return self._reception.bytes if self._reception is not None else 0
+        return self._reception.held if self._reception is not None else 0
 
     @property
     def size(self) -> int:
@@ -170,7 +170,7 @@ class MoveTransfer(IncomingTransfer):
         if is_new:
             self._rollback.add(self._put_away)
         held = await self._extraction.workers.run(partial(reception.open, is_new=is_new))
-        reception.bytes = held
+        reception.held = held
         reception.on_session = self._on_session
         reception.writing_back = self._files.writing_back
         self._reception = reception
@@ -334,7 +334,7 @@ class MoveTransfer(IncomingTransfer):
         if held.bytes:
             total = f" of {readable_size(self.size)}" if self.size else ""
             announcer.say(
-                f"the move goes on where it was: {readable_size(reception.bytes)}{total} are here"
+                f"the move goes on where it was: {readable_size(reception.held)}{total} are here"
             )
         self.meter.skip()
         self.meter.resumed = held.bytes
@@ -401,7 +401,7 @@ class MoveTransfer(IncomingTransfer):
         """Keep what has arrived, unless a person has ended the move."""
         disk, copies, reception = self._storage.disk, self._storage.copies, self._reception
         # without a reception what an earlier move or daemon has left was not opened
-        size = None if reception is None else reception.bytes
+        size = None if reception is None else reception.held
         if self.terms.settings.keep_days and self._keeps_copy() and size != 0:
             is_read = reception is not None and reception.copy.is_read
             keep = partial(copies.keep, self.server, size, time.time(), is_read=is_read)

@@ -1,0 +1,76 @@
+"""Destinations of moves that have their source ask them again and again."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.support.move_node import Fault, MoveNode, refused
+from tests.support.sender import BACKUPS, Sender
+from tests.transfers.test_outgoing_moves import _quick, node, sender
+from wingsd.servers.power_states import PowerState
+from wingsd.transfers.errors import DestinationRefused
+from wingsd.transfers.outgoing import delivery, repeat_limits
+from wingsd.transfers.peer.move_answers import MoveProgress
+
+__all__ = ["_quick", "node", "sender"]
+
+
+def check_stays(sender: Sender, text: str) -> None:
+    assert sender.states[-1] == "failure"
+    assert sender.said(text)
+    assert sender.server.operations.hold is None
+
+
+async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeat_limits, "AGAIN", 20)
+    sender.server.state = PowerState.OFFLINE
+
+    def begins_again(kind: str, number: int) -> Fault:
+        if kind != "rounds":
+            return None
+        (sender.tree / "region0").write_bytes(os.urandom(5_000))
+        return refused(409, "move-resume-needed")
+
+    node.fault = begins_again
+    await sender.start()
+    check_stays(sender, "takes batches and loses them again and again")
+    assert node.sessions == 21
+
+
+async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeat_limits, "PARTS", 20)
+    sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
+    node.fault = lambda kind, number: (
+        (200, {"offset": number - 1}) if kind == "attachments" else None
+    )
+    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
+    check_stays(sender, "takes files beside the server in parts alone")
+    assert node.count("attachments") == 22
+
+
+class Talker:
+    """Tells something new whenever it is asked, and never an outcome."""
+
+    def __init__(self) -> None:
+        self._tags = count()
+
+    async def progress(self, tag: str, patience: float) -> MoveProgress:
+        number = next(self._tags)
+        assert number < 1000
+        return MoveProgress("over", tag=f"t{number}")
+
+
+async def test_a_destination_that_never_tells_why_it_has_ended_a_move_is_not_asked_for_ever() -> (
+    None
+):
+    talker: Any = Talker()
+    error = DestinationRefused("it is over", "it is a test", 410)
+    assert await delivery._explained(error, talker) is error
