@@ -56,6 +56,24 @@ async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
     assert node.count("attachments") == 22
 
 
+async def test_a_commit_that_always_needs_something_else_has_an_end(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeat_limits, "REOPENED", 12)
+    sender.server.state = PowerState.OFFLINE
+
+    def needs_more(kind: str, number: int) -> Fault:
+        if kind != "commit" or number > 100:
+            return None
+        (sender.tree / "region0").write_bytes(os.urandom(5_000))
+        return refused(409, "move-resume-needed")
+
+    node.fault = needs_more
+    await sender.start()
+    assert node.count("commit") == 13
+    assert sender.said("the destination node does not commit what it has")
+
+
 class Talker:
     """Tells something new whenever it is asked, and never an outcome."""
 

@@ -217,6 +217,11 @@ class Outflow:
         self._closed = False
         self._call_when_written = False
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the consumer takes nothing now."""
+        return not self._running
+
     # The thread's side
 
     def write(self, data: bytes) -> None:

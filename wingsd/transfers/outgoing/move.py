@@ -210,6 +210,7 @@ class OutgoingMove:
             if not self._is_lost:
                 # One of the nodes was started anew before that: nothing is committed until it is
                 # asked again.
+                self._delivery.limits.count_reopened()
                 self._delivery.lose_session()
                 try:
                     await self._delivery.deliver(patience, reopens=True)

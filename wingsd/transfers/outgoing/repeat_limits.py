@@ -19,6 +19,8 @@ RESUMPTIONS = 10
 AGAIN = 200
 #: How many pieces of files beside the server more are taken in part than as a whole.
 PARTS = 200
+#: How often the rest is sent after a commit that came to nothing, for whatever reason.
+REOPENED = 20
 #: How often the commit is asked for, and comes to nothing.
 SETBACKS = 5
 
@@ -28,7 +30,7 @@ class RepeatLimits:
 
     def __init__(self) -> None:
         self._differences = self._resumptions = self._changes = self._setbacks = 0
-        self._again = self._parts = 0
+        self._again = self._parts = self._reopened = 0
 
     def count(self, needed: ResumeNeeded) -> None:
         """Count a resumption. Raises its error where there were too many."""
@@ -65,6 +67,17 @@ class RepeatLimits:
         self._changes += 1
         if self._changes > DIFFERENCES:
             raise changed
+
+    def count_reopened(self) -> None:
+        """Count that the rest is sent after a commit. Raises an error where it was too often."""
+        self._reopened += 1
+        if self._reopened > REOPENED:
+            raise DestinationRefused(
+                "the destination node does not commit what it has",
+                f"the commit was asked for {REOPENED} times, and it needed something else each "
+                "time; see that node's log",
+                HTTPStatus.BAD_GATEWAY,
+            )
 
     def count_setback(self, progress: MoveProgress) -> None:
         """Count a commit that came to nothing. Raises its error where there were too many."""

@@ -21,6 +21,7 @@ from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
 from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.transfers.errors import DestinationTimeout
 from wingsd.transfers.outgoing.payload import Payload
+from wingsd.transfers.outgoing.standstill import StandstillNotice
 from wingsd.transfers.upload_form import FormFrame
 from wingsd.util.deferreds import fires_within
 from wingsd.util.reactor import ThreadedReactor
@@ -153,6 +154,19 @@ class OutgoingStreams:
         `warn` gets a line for each member that is left out or sent otherwise. Raises the error of
         the first request to fail; all others have then ended as well.
         """
+        streams = self._streams
+        notice = StandstillNotice(
+            self._uploader.reactor,
+            lambda: self.bytes_out,
+            lambda: any(stream.body.is_paused for stream in streams),
+            warn,
+        )
+        try:
+            return await self._send(warn)
+        finally:
+            notice.stop()
+
+    async def _send(self, warn: Callable[[str], None]) -> list[Packed]:
         first, *others = self._streams
         jobs = [self._run(stream, stream.write, warn, True) for stream in others]
         jobs.insert(0, self._run(first, first.write, warn, self._joined))
