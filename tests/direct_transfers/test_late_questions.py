@@ -137,6 +137,22 @@ async def test_a_server_whose_files_are_lost_stays_at_its_source(
     assert (nodes.source.entries(), nodes.source.hold) == ([("out", "failure")], "")
 
 
+async def test_a_destination_whose_database_was_replaced_does_not_give_a_server_back(
+    nodes: NodePair,
+) -> None:
+    await unanswered(nodes)
+    (nodes.destination.directory / "wingsd.db").unlink()
+    node = await nodes.restart("destination")
+    await node.recover()
+    await until(lambda: sum(path.endswith("/by-hand") for path in node.asked) > 1)
+    assert [each.step.name for each in nodes.source.sender.progress] == ["SETTLE"]
+    assert nodes.source.hold != ""
+    directory = node.data / UUID
+    directory.rename(directory.with_name("away"))
+    await answered(nodes)
+    assert (nodes.source.entries(), nodes.source.hold) == ([("out", "failure")], "")
+
+
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_server_that_the_panel_has_moved_on_has_moved(
     nodes: NodePair, is_restarted: bool

@@ -173,6 +173,8 @@ class IncomingDirectTransfers:
         self.use(config)
         self._now = now
         self._expected: dict[str, _Expected] = {}
+        #: The digests of the tokens of this daemon: what is recorded of these is all there is.
+        self._issued: set[str] = set()
 
     def use(self, config: Config) -> None:
         """Sign later invitations with the token of another configuration."""
@@ -214,6 +216,7 @@ class IncomingDirectTransfers:
         parsed = transfer_token(
             f"Bearer {token}", self._key, self._public_url, accept_expired=True
         )
+        self._issued.add(parsed.digest)
         self._expected[server] = _Expected(
             parsed.digest,
             parsed.expires,
@@ -300,13 +303,30 @@ class IncomingDirectTransfers:
         row = await self._servers.find(server)
         if row is None or row.digest != token.digest:
             # Of a server that was deleted here since, or sent on, this alone is left.
-            return await self._database.has_arrived(token.digest)
+            if await self._database.has_arrived(token.digest):
+                return True
+            await self._check_records(token)
+            return False
         if row.arrived is not None:
             # While that is looked for it may have been deleted.
             return await self._servers.has_files(server) or await self._has_left(server)
         if await self._may_be_resumed(server):
             raise TryAgain("this node is still starting, or has not recorded that it failed")
         return False
+
+    async def _check_records(self, token: TransferToken) -> None:
+        """Raise `TryAgain` where a server is here of which the state database knows nothing.
+
+        It may be an older one than the server: it was replaced or restored since.
+        """
+        if token.digest not in self._issued and await self._servers.has_files(token.server):
+            raise TryAgain(
+                "files of the server are on this node, and its state database does not know how "
+                "they came",
+                "it may have been replaced since they did; see whether the server runs here: if "
+                "not, move its directory away, and the source keeps the server; if it does, "
+                "cancel the transfer at the source, and do not start it there",
+            )
 
     async def _has_left(self, server: str) -> bool:
         """Return whether a server that was here was deleted since, or sent on."""
