@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
+
 from tests.support.move_node import SILENT, Fault, MoveNode, refused
 from tests.support.reactor import until
+from tests.support.sample_server import UUID
 from tests.support.sender import Sender
 from tests.transfers.test_live_moves import (
     _slow_to_settle,
@@ -11,7 +14,7 @@ from tests.transfers.test_live_moves import (
     node,
     sender,
 )
-from tests.transfers.test_live_moves_cut_off import go_on, step
+from tests.transfers.test_live_moves_cut_off import go_on, is_to_run, step
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.steps import SendStep
@@ -84,6 +87,37 @@ async def test_a_daemon_that_ends_meanwhile_has_the_next_one_start_the_server(
     await go_on(sender)
     check_moved(sender, node, running=True)
     assert sender.calls[-3:] == ["start", "stop", "remove"]
+
+
+async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_server(
+    sender: Sender, node: MoveNode
+) -> None:
+    loses_the_commit(sender, node, "rounds", SILENT)
+    sender.waits["restore"] = Deferred()
+    over = sender.start()
+    await until(lambda: "restore" in sender.calls)
+    assert (step(sender), is_to_run(sender)) == (SendStep.FOLLOW, True)
+    await sender.transfers.stop()
+    await over
+    del sender.waits["restore"]
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+    assert sender.calls[-3:] == ["start", "stop", "remove"]
+
+
+async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the_server_run(
+    sender: Sender, node: MoveNode
+) -> None:
+    loses_the_commit(sender, node, "rounds", SILENT)
+    sender.waits["restore"] = Deferred()
+    over = sender.start()
+    await until(lambda: "restore" in sender.calls)
+    del sender.waits["restore"]
+    sender.transfers.cancel(UUID)
+    await over
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.states[-1] == "failure"
+    assert sender.panel.calls == ["failure"]
 
 
 async def test_the_third_halt_after_a_commit_fails_the_move_and_the_server_runs(
