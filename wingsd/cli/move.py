@@ -199,10 +199,11 @@ def send(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Send a server to a node where wingsctl receive expects it.
 
-    The server is stopped first. After success its files stay here unless --delete is given, and
-    it cannot be started here. After a break the transfer goes on by itself; after a failure the
-    next one goes on with what has arrived, if both nodes take moves that resume. Its backups are
-    not moved. The Panel is not involved.
+    The server is stopped first, and not started there. After success its files stay here unless
+    --delete is given, and it cannot be started here. While the other node is away or its disk is
+    full, the transfer waits: see wingsctl transfers, or end it by wingsctl cancel. After a break
+    it goes on by itself; after a failure the next one goes on with what has arrived, if both nodes
+    take moves that resume. Its backups are not moved. The Panel is not involved.
 
     With --follow nothing is stopped: the copy there follows the server, also after restarts, until
     --stop-at, a transfer that the Panel orders, or wingsctl cancel.

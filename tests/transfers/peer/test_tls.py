@@ -188,3 +188,4 @@ def test_a_file_without_certificates_is_named(tmp_path: Path, content: bytes | N
     with pytest.raises(DestinationUnreachable) as caught:
         PeerClient("https://localhost/", "Bearer x", reactor, PeerTls(str(path)))
     assert f"system.transfers.ca_file: {path} cannot be used" in caught.value.detail
+    assert "Errno" not in caught.value.detail

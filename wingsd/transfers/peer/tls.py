@@ -51,7 +51,8 @@ def _trust(context: SSL.Context, ca_file: str) -> None:
         with open(ca_file, "rb"):  # OpenSSL does not say why it cannot
             context.load_verify_locations(ca_file)
     except (OSError, SSL.Error) as error:
-        why = error if isinstance(error, OSError) else "it holds no certificate in PEM form"
+        reason = error.strerror if isinstance(error, OSError) else None
+        why = reason or "it holds no certificate in PEM form"
         raise DestinationUnreachable(
             "the destination node's certificate cannot be verified",
             f"system.transfers.ca_file: {ca_file} cannot be used: {why}",
