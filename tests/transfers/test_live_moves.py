@@ -13,7 +13,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.move_node import SILENT, Fault, MoveNode, refused, tree_of
+from tests.support.move_node import Fault, MoveNode, refused, tree_of
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, sending
@@ -421,34 +421,3 @@ async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
     await sender.start()
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert next(tries, None) is None
-
-
-async def test_a_last_round_that_comes_to_a_halt_is_given_up_and_taken_once_more(
-    sender: Sender, node: MoveNode
-) -> None:
-    def write() -> Fault:
-        return SILENT
-
-    at_round(node, ROUNDS + 1, write)
-    over = sender.start()
-    await until(lambda: "start" in sender.calls)
-    (sender.tree / "region1").write_bytes(os.urandom(150_000))
-    await over
-    check_moved(sender, node, running=True)
-    assert sender.calls == ["stop", "remove", "restore", "start", "stop", "remove"]
-
-
-async def test_the_third_halt_fails_the_move_and_the_server_runs(
-    sender: Sender, node: MoveNode
-) -> None:
-    def fault(kind: str, count: int) -> Fault:
-        is_stopped = sender.server.state is PowerState.OFFLINE
-        return SILENT if kind == "rounds" and is_stopped else None
-
-    node.fault = fault
-    await sender.start()
-    assert sender.states[-1] == "failure"
-    await until(lambda: sender.server.state is PowerState.RUNNING)
-    assert sender.calls == ["stop", "remove", "restore", "start"] * 3
-    assert sender.said("final-pass-stalled")
-    await until(lambda: node.deleted == ["keep"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -392,3 +393,34 @@ async def test_a_server_that_somebody_has_used_since_its_stop_is_left_as_it_is(
     await until(lambda: not is_to_run(sender))
     assert step(sender) is SendStep.FAILED
     assert "start" not in sender.calls
+
+
+async def test_a_last_round_that_comes_to_a_halt_is_given_up_and_taken_once_more(
+    sender: Sender, node: MoveNode
+) -> None:
+    def write() -> Fault:
+        return SILENT
+
+    at_round(node, ROUNDS + 1, write)
+    over = sender.start()
+    await until(lambda: "start" in sender.calls)
+    (sender.tree / "region1").write_bytes(os.urandom(150_000))
+    await over
+    check_moved(sender, node, running=True)
+    assert sender.calls == ["stop", "remove", "restore", "start", "stop", "remove"]
+
+
+async def test_the_third_halt_fails_the_move_and_the_server_runs(
+    sender: Sender, node: MoveNode
+) -> None:
+    def fault(kind: str, count: int) -> Fault:
+        is_stopped = sender.server.state is PowerState.OFFLINE
+        return SILENT if kind == "rounds" and is_stopped else None
+
+    node.fault = fault
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.calls == ["stop", "remove", "restore", "start"] * 3
+    assert sender.said("final-pass-stalled")
+    await until(lambda: node.deleted == ["keep"])
