@@ -30,7 +30,7 @@ def loses_the_commit(
 ) -> None:
     """Have the destination forget the first commit, and `fault` come of what is asked next.
 
-    That is while the server is down, until it was started so many times.
+    The fault comes while the server is down, until it was started `starts` times.
     """
 
     def fails(kind: str, count: int) -> Fault:

@@ -39,7 +39,7 @@ async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
 
     node.fault = begins_again
     await sender.start()
-    check_stays(sender, "takes batches and loses them again and again")
+    check_stays(sender, "had the move resumed too often")
     assert node.sessions == 21
 
 
@@ -52,7 +52,7 @@ async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
         (200, {"offset": number - 1}) if kind == "attachments" else None
     )
     await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
-    check_stays(sender, "takes files beside the server in parts alone")
+    check_stays(sender, "takes backups or the log only in small pieces")
     assert node.count("attachments") == 22
 
 
@@ -71,7 +71,7 @@ async def test_a_commit_that_always_needs_something_else_has_an_end(
     node.fault = needs_more
     await sender.start()
     assert node.count("commit") == 13
-    assert sender.said("the destination node does not commit what it has")
+    assert sender.said("the destination node does not commit the move")
 
 
 class Talker:

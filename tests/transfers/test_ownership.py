@@ -181,7 +181,8 @@ def test_a_server_is_at_one_node_after_a_cancel_whenever_the_panel_commits_its_t
     reports: Any = Reports()
     source = PanelSending("a-server", panel, reports, clock, 600)
     report = Report(1, "a-server", Outcome.SUCCESS, 0)
-    delivery = TransferDelivery(OfDestination(panel), report, FirstMinute(clock))  # type: ignore[arg-type]
+    destination: Any = OfDestination(panel)
+    delivery = TransferDelivery(destination, report, FirstMinute(clock))
 
     async def deliver() -> bool:
         while True:

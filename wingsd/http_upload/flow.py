@@ -1,4 +1,4 @@
-"""Notices that a peer is there, and takes nothing of what it is sent, or hardly anything.
+"""Notices that a connected peer does not read what it is sent, or hardly anything of it.
 
 A process that hangs or was stopped is such a peer: its kernel acknowledges each window probe, so
 that `AckWatchdog` never sees it as silent.

@@ -13,8 +13,8 @@ FIRST = 1 << 20
 SECONDS = 10.0
 #: How often the same body is cut on its way until it is made smaller.
 CUTS = 2
-#: After so many bodies larger ones than those that were cut are tried again; after twice as many
-#: each time that these are cut as well, since that costs a resumption.
+#: How many bodies are sent until a size is tried again that was cut before. It doubles each time
+#: that the larger body is cut as well, since that costs a resumption.
 TRIED_AFTER = 64
 
 

@@ -210,9 +210,9 @@ class Delivery:
     async def deliver(self, patience: float = 0.0, *, reopens: bool = False) -> None:
         """Send what the destination lacks, until both nodes have the same.
 
-        Raises `FinalPassStalled` where nothing gets on for so many seconds of `patience`; where a
-        commit was asked for before, and this `reopens` the move, only when the destination has
-        begun a session since: it takes no commit of an earlier one then.
+        Raises `FinalPassStalled` where it makes no progress for `patience` seconds; 0 is without
+        an end. Where a commit was asked for before, and this `reopens` the move, it does so only
+        when the destination has begun a session since: it takes no commit of an earlier one then.
         """
         if not patience:
             await self._persist(self._deliver_once)

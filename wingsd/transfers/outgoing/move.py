@@ -184,7 +184,7 @@ class OutgoingMove:
 
         `warn` gets a line for each file that is left out or sent otherwise, from any thread.
         Raises `StorageError`, `DestinationError`, and `CancelledError` after `abort`;
-        `FinalPassStalled` where nothing gets on for so many seconds of `patience`.
+        `FinalPassStalled` where it makes no progress for `patience` seconds; 0 is without an end.
         """
         self._delivery.warn = warn
         await self._delivery.deliver(patience)

@@ -1,4 +1,4 @@
-"""How often a move goes on that does not get on: bounds for what a destination can ask for."""
+"""Limits for what a destination can make a source repeat in one move."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["RepeatLimits"]
 DIFFERENCES = 3
 #: How often the destination is asked what it holds, and takes no batch after that.
 RESUMPTIONS = 10
-#: How often a round is begun anew in all, also where batches were taken, until it is closed.
+#: How often the move is resumed until a round is closed, even if batches were taken.
 AGAIN = 200
-#: How many pieces of files beside the server more are taken in part than as a whole.
+#: By how many the pieces of backups and the log that are taken in part may exceed whole ones.
 PARTS = 200
 #: How often the rest is sent after a commit that came to nothing, for whatever reason.
 REOPENED = 20
@@ -26,7 +26,7 @@ SETBACKS = 5
 
 
 class RepeatLimits:
-    """How often a move goes on that does not get on."""
+    """Counts what is repeated in one move, and ends the move where it is too often."""
 
     def __init__(self) -> None:
         self._differences = self._resumptions = self._changes = self._setbacks = 0
@@ -46,8 +46,8 @@ class RepeatLimits:
         self._again += 1
         if self._again > AGAIN:
             raise DestinationRefused(
-                "the destination node takes batches and loses them again and again",
-                f"a round was begun {AGAIN} times and not closed; see that node's log and disk",
+                "the destination node had the move resumed too often",
+                f"{AGAIN} times, and no round was completed; see that node's log and its disk",
                 HTTPStatus.BAD_GATEWAY,
             )
 
@@ -56,9 +56,9 @@ class RepeatLimits:
         self._parts = max(self._parts - 1, 0) if is_whole else self._parts + 1
         if self._parts > PARTS:
             raise DestinationRefused(
-                "the destination node takes files beside the server in parts alone",
-                f"of most pieces of {file.name} a part was taken; see its log, and whether a "
-                "proxy in front of it cuts requests",
+                "the destination node takes backups or the log only in small pieces",
+                f"of most pieces of {file.name} it took a part; see its log, and whether a proxy "
+                "in front of it cuts requests",
                 HTTPStatus.BAD_GATEWAY,
             )
 
@@ -73,7 +73,7 @@ class RepeatLimits:
         self._reopened += 1
         if self._reopened > REOPENED:
             raise DestinationRefused(
-                "the destination node does not commit what it has",
+                "the destination node does not commit the move",
                 f"the commit was asked for {REOPENED} times, and it needed something else each "
                 "time; see that node's log",
                 HTTPStatus.BAD_GATEWAY,

@@ -1,4 +1,4 @@
-"""Notices that a move does not get on, while its server is stopped for it."""
+"""Notices that a move makes no progress while its server is stopped for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StallWatch:
         interrupt: Callable[[], object],
     ) -> None:
         self.patience = patience
-        #: Whether nothing has got on for so long.
+        #: Whether there was no progress for `patience` seconds.
         self.is_over = False
         self._clock = clock
         self._mark = mark

@@ -1,4 +1,4 @@
-"""What people are told of a destination that is there and takes nothing of a single upload.
+"""Tells people that a connected destination reads nothing of a single upload.
 
 It is waited for: nodes slow an upload down while it waits for a slot there, for hours if need be.
 """
