@@ -27,7 +27,7 @@
 #                           slow_line, move_growth, seed or sftp
 # MINUTES=...               how long a copy follows its server in the series seed, in place of an hour
 # CASES=...                 the only cases of the series live, such as CASES="5 line"; the others are 1, 20
-#                           and many
+#                           and many; or of the series floods, such as CASES="'TLS handshakes' KeyUpdates"
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -15,6 +15,7 @@ import cattrs
 
 from bench.backups import backups_report
 from bench.files import files_report
+from bench.flood_kinds import KINDS
 from bench.floods import flood_report
 from bench.idle import idle_report
 from bench.live import LIVE_CASES, live_report
@@ -100,9 +101,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("series", nargs="*", choices=_ALL, metavar="SERIES", help=", ".join(_ALL))
     rounds = "of each dataset (5), of receiving small three times as many"
     parser.add_argument("--rounds", type=int, default=5, help=rounds)
-    cases = [case.name for case in LIVE_CASES]
+    cases = [*(case.name for case in LIVE_CASES), *KINDS]
     parser.add_argument(
-        "--cases", nargs="+", choices=cases, default=[], help="those of the series live (all)"
+        "--cases",
+        nargs="+",
+        choices=cases,
+        default=[],
+        metavar="CASE",
+        help="those of the series live and floods (all)",
     )
     parser.add_argument(
         "--minutes",

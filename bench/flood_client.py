@@ -1,24 +1,33 @@
-"""`python -m bench.flood_client KIND URL CA SECONDS ORIGIN SERVER...`: floods a node.
+"""A client that floods a node: the clients of the kinds of floods, and their target.
 
-It holds 256 connections, opens each again when the node closes it, and ends after SECONDS. Half of
-the connections read the answers, the others never read. A SERVER is its UUID, a colon, and a token
-for its console, which only some kinds use.
+`bench/flood_kinds.py` has the kinds, and runs them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
-import os
 import ssl
-import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from attrs import evolve, frozen
+from attrs import field, frozen
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from OpenSSL import SSL
 
-__all__ = ["CONNECTIONS", "KINDS", "Flood"]
+__all__ = [
+    "CONNECTIONS",
+    "Flood",
+    "Target",
+    "frame_with",
+    "https",
+    "key_updates",
+    "one_byte_records",
+    "together",
+]
 
 CONNECTIONS = 256
 #: Bytes per write of repeated data.
@@ -26,133 +35,58 @@ _BLOCK = 64 << 10
 
 
 @frozen
-class Flood:
-    """What a connection sends: `opening` once, then `repeated` again and again.
+class Target:
+    """The node that is flooded: its URL and authority, and the origin of its Panel's pages.
 
-    With nothing to repeat it waits for the node to close; `once` closes as soon as there is an
-    answer, and `handshake` when the TLS handshake is over. `{server}` is replaced by a UUID. One
-    with `auth` shows a console's token after the opening.
+    `servers` are pairs of a UUID and a token for that server's console. SFTP has an account: a
+    user's name and password.
     """
 
-    opening: bytes = b""
-    repeated: bytes = b""
-    once: bool = False
-    handshake: bool = False
-    auth: bool = False
+    url: str
+    ca: str
+    origin: str
+    servers: list[tuple[str, str]] = field(factory=list)
+    sftp_port: int = 0
+    sftp_user: str = ""
+    sftp_password: str = ""
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and port of the URL."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or 0
 
-def _request(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: node", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-_BAD_TOKEN = "Authorization: Bearer a.b.c"  # noqa: S105 - a token that is refused
-_FORM = "Content-Type: multipart/form-data; boundary=x"
-_CHUNKED = "Transfer-Encoding: chunked"
-_UPGRADE = _request(
-    "GET",
-    "/api/servers/{server}/ws",
-    "Upgrade: websocket",
-    "Connection: Upgrade",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    "Origin: {origin}",
-)
-_MASK = bytes(4)
-
-
-def _text(payload: str) -> bytes:
-    """Return a frame of a WebSocket with a text."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    return b"\x81" + length + _MASK + payload.encode()
-
-
-_SEND_LOGS = _text('{"event":"send logs","args":[null]}')
-_SEND_COMMAND = _text('{"event":"send command","args":["say hello"]}')
-
-KINDS = {
-    "pipelined GET /openapi.json": Flood(repeated=_request("GET", "/openapi.json")),
-    "pipelined HEAD": Flood(repeated=_request("HEAD", "/openapi.json")),
-    "pipelined OPTIONS": Flood(repeated=_request("OPTIONS", "/api/system")),
-    "pipelined 401": Flood(repeated=_request("GET", "/api/system")),
-    "pipelined 404": Flood(repeated=_request("GET", "/nothing")),
-    "pipelined 405": Flood(repeated=_request("PATCH", "/api/system")),
-    "Expect: 100-continue": Flood(
-        repeated=_request(
-            "POST", "/nothing", "Expect: 100-continue", "Content-Length: 1", body=b"x"
+    def filled(self, template: bytes, number: int) -> bytes:
+        """Return a request with the UUID of connection `number`'s server, and the origin."""
+        uuid, _ = self._server(number)
+        return template.replace(b"{server}", uuid.encode()).replace(
+            b"{origin}", self.origin.encode()
         )
-    ),
-    "chunks of one byte after a 401": Flood(
-        _request("POST", "/api/transfers", _BAD_TOKEN, _FORM, _CHUNKED), b"1\r\nx\r\n"
-    ),
-    "header lines without end": Flood(b"GET / HTTP/1.1\r\n", b"a: b\r\n"),
-    "half requests": Flood(b"GET / HTTP/1.1\r\nHost: node\r\nX: "),
-    "empty lines": Flood(repeated=b"\r\n"),
-    "nonsense": Flood(repeated=os.urandom(_BLOCK)),
-    "a connection for each request": Flood(
-        _request("GET", "/openapi.json", "Connection: close"), once=True
-    ),
-    "TLS handshakes": Flood(handshake=True),
-    "WebSocket messages without a token": Flood(_UPGRADE, _SEND_LOGS),
-    "WebSocket pings": Flood(_UPGRADE, b"\x89\x80" + _MASK),
-    "WebSocket fragments without end": Flood(
-        _UPGRADE + b"\x01\x81" + _MASK + b"x", b"\x00\x81" + _MASK + b"x"
-    ),
-    "WebSocket messages with a token": Flood(_UPGRADE, _SEND_COMMAND + _SEND_LOGS, auth=True),
-}
+
+    def token(self, number: int) -> str:
+        """Return the token for the console of connection `number`'s server."""
+        return self._server(number)[1]
+
+    def _server(self, number: int) -> tuple[str, str]:
+        return self.servers[number % len(self.servers)]
 
 
-async def main(kind: str, url: str, ca: str, seconds: str, origin: str, *servers: str) -> None:
-    """Send a flood for as long; `origin` and `servers` are used to open WebSockets.
-
-    A server is its UUID, a colon and a token.
-    """
-    floods = [
-        _for(KINDS[kind], origin, servers[number % len(servers)]) for number in range(CONNECTIONS)
-    ]
-    context = ssl.create_default_context(cafile=ca)
-    address = urlsplit(url)
-    clients = [
-        _client(flood, address.hostname or "", address.port or 0, context, reads=number % 2 == 0)
-        for number, flood in enumerate(floods)
-    ]
-    with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.gather(*clients), float(seconds))
-
-
-def _for(flood: Flood, origin: str, server: str) -> Flood:
-    uuid, _, token = server.partition(":")
-    opening = flood.opening.replace(b"{server}", uuid.encode())
-    opening = opening.replace(b"{origin}", origin.encode())
+async def https(flood: Flood, target: Target, number: int) -> None:
+    """Hold one connection over TLS; return when it is closed. Every second one reads answers."""
+    opening, reads = target.filled(flood.opening, number), number % 2 == 0
     if flood.auth:
-        opening += _text(json.dumps({"event": "auth", "args": [token]}))
-    block = flood.repeated * (_BLOCK // len(flood.repeated)) if flood.repeated else b""
-    return evolve(flood, opening=opening, repeated=block)
-
-
-async def _client(
-    flood: Flood, host: str, port: int, context: ssl.SSLContext, *, reads: bool
-) -> None:
-    while True:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            await _connection(flood, host, port, context, reads=reads)
-        await asyncio.sleep(0)
-
-
-async def _connection(
-    flood: Flood, host: str, port: int, context: ssl.SSLContext, *, reads: bool
-) -> None:
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        opening += frame_with(json.dumps({"event": "auth", "args": [target.token(number)]}))
+    repeated = flood.repeated * (_BLOCK // len(flood.repeated)) if flood.repeated else b""
+    reader, writer = await asyncio.open_connection(*target.address, ssl=_context(target))
     reading = asyncio.ensure_future(_discard(reader)) if reads or flood.once else None
     try:
-        writer.write(flood.opening)
+        writer.write(opening)
         await writer.drain()
         if flood.once and reading is not None:
             await reading
-        elif flood.repeated:
+        elif repeated:
             while not writer.is_closing():
-                writer.write(flood.repeated)
+                writer.write(repeated)
                 await writer.drain()
                 await asyncio.sleep(0)  # drain() returns at once when the connection is lost
         elif not flood.handshake:
@@ -163,14 +97,169 @@ async def _connection(
         writer.transport.abort()
 
 
+async def together(flood: Flood, target: Target, number: int) -> None:
+    """Send a request again and again, its last bytes when all other connections send theirs.
+
+    That is at each full second.
+    """
+    request = target.filled(flood.opening, number)
+    reader, writer = await asyncio.open_connection(*target.address, ssl=_context(target))
+    reading = asyncio.ensure_future(_discard(reader))
+    try:
+        while not (writer.is_closing() or reading.done()):
+            writer.write(request[:-2])
+            await writer.drain()
+            await asyncio.sleep(1 - time.time() % 1)
+            writer.write(request[-2:])
+            await writer.drain()
+    finally:
+        reading.cancel()
+        writer.transport.abort()
+
+
+async def key_updates(flood: Flood, target: Target, number: int) -> None:
+    """Send the opening, and then records with a KeyUpdate each that no data comes with."""
+    await _send_records(flood, target, number, _RecordKeys.key_update)
+
+
+async def one_byte_records(flood: Flood, target: Target, number: int) -> None:
+    """Send the opening, and then records with one byte of data each."""
+    await _send_records(flood, target, number, _RecordKeys.one_byte)
+
+
+@frozen
+class Flood:
+    """A kind of flood: `client` holds one of `connections` until it closes, and is called again.
+
+    `reference` names the client that is measured meanwhile, one of `bench.floods.REFERENCES`. The
+    other attributes say what `client` sends: `opening` once, then `repeated` again and again. With
+    nothing to repeat `https` waits for the node to close; `once` closes as soon as there is an
+    answer, and `handshake` when the TLS handshake is over. `{server}` is replaced by a UUID. One
+    with `auth` shows a console's token after the opening.
+    """
+
+    opening: bytes = b""
+    repeated: bytes = b""
+    once: bool = False
+    handshake: bool = False
+    auth: bool = False
+    client: Callable[[Flood, Target, int], Awaitable[None]] = https
+    reference: str = "request"
+    connections: int = CONNECTIONS
+
+
+def frame_with(payload: str) -> bytes:
+    """Return a frame of a WebSocket with a text."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return b"\x81" + length + bytes(4) + payload.encode()
+
+
+_contexts: dict[str, ssl.SSLContext] = {}
+
+
+def _context(target: Target) -> ssl.SSLContext:
+    if target.ca not in _contexts:
+        _contexts[target.ca] = ssl.create_default_context(cafile=target.ca)
+    return _contexts[target.ca]
+
+
 async def _discard(reader: asyncio.StreamReader) -> None:
     while await reader.read(_BLOCK):
         pass
 
 
-def _arguments() -> Sequence[str]:
-    return sys.argv[1:]
+class _RecordKeys:
+    """The keys by which a client of TLS 1.3 encrypts, with TLS_AES_128_GCM_SHA256 (RFC 8446)."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._use(secret)
+
+    def record(self, kind: int, content: bytes) -> bytes:
+        """Return `content` as a record of that content type."""
+        header = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
+        nonce = (self._iv ^ self._number).to_bytes(12, "big")
+        self._number += 1
+        return header + self._cipher.encrypt(nonce, content + bytes([kind]), header)
+
+    def key_update(self) -> bytes:
+        """Return a record with a KeyUpdate; what follows is encrypted by the next keys."""
+        record = self.record(_HANDSHAKE, b"\x18\x00\x00\x01\x00")
+        self._use(_expand(self._secret, b"traffic upd", 32))
+        return record
+
+    def one_byte(self) -> bytes:
+        """Return a record with one byte of data."""
+        return self.record(_APPLICATION_DATA, b"x")
+
+    def _use(self, secret: bytes) -> None:
+        self._secret, self._number = secret, 0
+        self._cipher = AESGCM(_expand(secret, b"key", 16))
+        self._iv = int.from_bytes(_expand(secret, b"iv", 12), "big")
 
 
-if __name__ == "__main__":
-    asyncio.run(main(*_arguments()))
+_HANDSHAKE, _APPLICATION_DATA = 22, 23
+#: Records in one write.
+_RECORDS = 200
+
+
+def _expand(secret: bytes, label: bytes, size: int) -> bytes:
+    """Return HKDF-Expand-Label of RFC 8446 with an empty context, for up to 32 bytes."""
+    name = b"tls13 " + label
+    info = size.to_bytes(2, "big") + bytes([len(name)]) + name + b"\x00"
+    return hmac.digest(secret, info + b"\x01", "sha256")[:size]
+
+
+async def _send_records(
+    flood: Flood, target: Target, number: int, record: Callable[[_RecordKeys], bytes]
+) -> None:
+    """Make the handshake by OpenSSL, and encrypt everything else here."""
+    reader, writer = await asyncio.open_connection(*target.address)
+    reading = None
+    try:
+        keys = await _handshake(reader, writer)
+        reading = asyncio.ensure_future(_discard(reader))
+        writer.write(keys.record(_APPLICATION_DATA, target.filled(flood.opening, number)))
+        while not (writer.is_closing() or reading.done()):
+            writer.write(b"".join(record(keys) for _ in range(_RECORDS)))
+            await writer.drain()
+            await asyncio.sleep(0)
+    finally:
+        if reading is not None:
+            reading.cancel()
+        writer.transport.abort()
+
+
+async def _handshake(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _RecordKeys:
+    secrets: list[bytes] = []
+
+    def keep(_: object, line: bytes) -> None:
+        if line.startswith(b"CLIENT_TRAFFIC_SECRET_0 "):
+            secrets.append(bytes.fromhex(line.split()[2].decode()))
+
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_keylog_callback(keep)
+    connection = SSL.Connection(context, None)
+    connection.set_connect_state()
+    done = False
+    while not done:
+        try:
+            connection.do_handshake()
+            done = True
+        except SSL.WantReadError:
+            pass
+        for piece in _encrypted(connection):
+            writer.write(piece)
+        if not done:
+            received = await reader.read(_BLOCK)
+            if not received:
+                raise ConnectionError("the node closed the connection in the handshake")
+            connection.bio_write(received)
+    (secret,) = secrets
+    return _RecordKeys(secret)
+
+
+def _encrypted(connection: SSL.Connection) -> Iterator[bytes]:
+    with suppress(SSL.WantReadError):
+        while True:
+            yield connection.bio_read(_BLOCK)

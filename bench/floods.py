@@ -1,28 +1,40 @@
-"""Floods by clients, most without a token: the latency of others, and the node's memory."""
+"""Floods by clients, most without a token: the latency of others, and the node's memory.
+
+`bench/flood_kinds.py` has what is sent.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
+import os
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
+import asyncssh
+import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
-from bench.flood_client import CONNECTIONS
+from bench.flood_client import CONNECTIONS, Target, frame_with
+from bench.flood_kinds import KINDS
 from bench.meter import Meter
 from bench.node import BenchNode, Site
+from bench.openssh import free_port
+from tests.support.sftp_users import SftpUser
 from tests.support.state import Node
 from tests.support.tokens import console_claims, signed
 
-__all__ = ["FloodResult", "ask", "flood_report", "measure_flood"]
+__all__ = ["REFERENCES", "FloodResult", "ask", "flood_report", "measure_flood"]
 
 #: Seconds that a flood lasts.
 _SECONDS = 8
@@ -31,6 +43,8 @@ _ASK_EVERY = 0.05
 _GIVE_UP = 60
 #: Servers of the node. A server has at most 30 WebSockets, so these have one for each connection.
 _SERVERS = 10
+#: The user of SFTP, by a name, a UUID and a password.
+_USER, _USER_UUID, _PASSWORD = "user", "6c0f5b52-0d8c-4c5b-9a3e-2b3b5a0b8c11", "a password"
 #: The node's promise: seconds, and additional MiB.
 MUST_SECONDS, MUST_MIB = 1.0, 64
 
@@ -40,7 +54,7 @@ class FloodResult:
     """The result of a flood: seconds that another client waited for answers, and MiB of memory.
 
     `answers` is how many answers that client got; `idle` and `peak` are resident memory before
-    the flood and at most during it.
+    the flood and at most during it. `reference` is what that client did.
     """
 
     kind: str
@@ -49,28 +63,38 @@ class FloodResult:
     longest: float
     idle: float
     peak: float
+    reference: str = "request"
 
 
 async def measure_flood(kind: str, directory: Path) -> FloodResult:
-    """Start a node in `directory`, flood it, and meanwhile send requests like a Panel."""
+    """Start a node in `directory`, flood it, and meanwhile use it as an authorized client."""
     site = Site(directory)
     await site.open()
     node = BenchNode(site, directory / "node")
     uuids = [site.add_server(number, node.node) for number in range(1, _SERVERS + 1)]
-    await node.run()
-    servers = [f"{uuid}:{_console_token(node.node, site, uuid)}" for uuid in uuids]
+    (node.volumes / uuids[0]).mkdir(parents=True)
+    user = SftpUser(_USER_UUID, _PASSWORD, permissions={uuids[0]: ["*"]})
+    site.panel.sftp_users.add(_USER, user)
+    port = free_port()
+    sftp = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port}
+    await node.start_loaded(docker={"enabled": False}, system={"sftp": sftp})
+    servers = [(uuid, _console_token(node.node, site, uuid)) for uuid in uuids]
+    sftp_user = f"{_USER}.{uuids[0][:8]}"
+    target = Target(node.url, str(site.ca), site.panel.url, servers, port, sftp_user, _PASSWORD)
+    reference = KINDS[kind].reference
+    use = REFERENCES[reference]
     try:
         token = f"{node.node.token}"
-        await deferToThread(ask, node.url, site.ca, token)
+        await deferToThread(use, target, token)  # starts what an idle node does without
         meter = Meter(node.pid)
         meter.begin()
         idle = meter.resident()
-        waits = await deferToThread(_flood, kind, node, site, servers, token)
+        waits = await deferToThread(_flood, kind, target, lambda: use(target, token))
         cost = meter.end()
     finally:
         await node.close()
         await site.close()
-    return FloodResult(kind, len(waits), median(waits), max(waits), idle, cost.peak)
+    return FloodResult(kind, len(waits), median(waits), max(waits), idle, cost.peak, reference)
 
 
 def _console_token(node: Node, site: Site, uuid: str) -> str:
@@ -81,29 +105,84 @@ def _console_token(node: Node, site: Site, uuid: str) -> str:
     return signed(claims, {}, node.token)
 
 
-def _flood(
-    kind: str, node: BenchNode, site: Site, servers: Sequence[str], token: str
-) -> list[float]:
-    command = [sys.executable, "-m", "bench.flood_client", kind, node.url, str(site.ca)]
-    command += [str(_SECONDS), site.panel.url, *servers]
+def _flood(kind: str, target: Target, use: Callable[[], float]) -> list[float]:
+    """Return the seconds of each use while the node is flooded."""
+    command = [sys.executable, "-m", "bench.flood_kinds", kind, str(_SECONDS)]
+    command.append(json.dumps(attrs.asdict(target)))
     waits: list[float] = []
     over = threading.Event()
 
-    def ask_on() -> None:
+    def use_on() -> None:
         while not over.is_set():
-            waits.append(ask(node.url, site.ca, token))
+            waits.append(use())
             over.wait(_ASK_EVERY)
 
-    asking = threading.Thread(target=ask_on)
+    using = threading.Thread(target=use_on)
     with subprocess.Popen(command) as client:
-        asking.start()
+        using.start()
         try:
             client.wait(_SECONDS + _GIVE_UP)
         finally:
             client.kill()
             over.set()
-            asking.join()
+            using.join()
     return waits
+
+
+def _request(target: Target, token: str) -> float:
+    return ask(target.url, Path(target.ca), token)
+
+
+def _console_login(target: Target, _: str) -> float:
+    """Open a WebSocket, show a token; return the seconds until it is accepted."""
+    host, port = target.address
+    uuid, token = target.servers[0]
+    key = base64.b64encode(os.urandom(16)).decode()
+    upgrade = (
+        f"GET /api/servers/{uuid}/ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nOrigin: {target.origin}\r\n\r\n"
+    )
+    sent = upgrade.encode() + frame_with(json.dumps({"event": "auth", "args": [token]}))
+    begun = time.monotonic()
+    answer = _exchange(host, port, Path(target.ca), sent, b'"auth success"')
+    waited = time.monotonic() - begun
+    return waited if b'"auth success"' in answer else max(waited, _GIVE_UP)
+
+
+def _sftp_login(target: Target, _: str) -> float:
+    """Log in by SFTP with a password; return the seconds until a directory is listed."""
+
+    async def listed() -> None:
+        host, _ = target.address
+        async with (
+            asyncssh.connect(
+                host,
+                target.sftp_port,
+                username=target.sftp_user,
+                password=target.sftp_password,
+                known_hosts=None,
+                client_keys=None,
+                config=None,
+            ) as connection,
+            connection.start_sftp_client() as client,
+        ):
+            await client.listdir(".")
+
+    begun = time.monotonic()
+    try:
+        asyncio.run(asyncio.wait_for(listed(), _GIVE_UP))
+    except (OSError, TimeoutError, asyncssh.Error):  # it has not logged in
+        return max(time.monotonic() - begun, _GIVE_UP)
+    return time.monotonic() - begun
+
+
+#: The clients that are measured: seconds of one use, with the Panel's token for the node.
+REFERENCES: dict[str, Callable[[Target, str], float]] = {
+    "request": _request,
+    "console login": _console_login,
+    "SFTP login": _sftp_login,
+}
 
 
 def ask(url: str, ca: Path, token: str) -> float:
@@ -114,18 +193,24 @@ def ask(url: str, ca: Path, token: str) -> float:
         "Connection: close\r\n\r\n"
     )
     begun = time.monotonic()
-    answer = b""
-    with suppress(OSError):  # It counts as the time until then, and has no answer.
-        context = ssl.create_default_context(cafile=str(ca))
-        with (
-            socket.create_connection((host, int(port)), _GIVE_UP) as plain,
-            context.wrap_socket(plain, server_hostname=host) as connection,
-        ):
-            connection.sendall(request.encode())
-            while piece := connection.recv(65536):
-                answer += piece
+    answer = _exchange(host, int(port), ca, request.encode())
     waited = time.monotonic() - begun
     return waited if answer.startswith(b"HTTP/1.1 200") else max(waited, _GIVE_UP)
+
+
+def _exchange(host: str, port: int, ca: Path, sent: bytes, until: bytes = b"") -> bytes:
+    """Send on a new connection; return the answer up to `until`, or to its end for none."""
+    answer = b""
+    with suppress(OSError):  # the answer is then what came before
+        context = ssl.create_default_context(cafile=str(ca))
+        with (
+            socket.create_connection((host, port), _GIVE_UP) as plain,
+            context.wrap_socket(plain, server_hostname=host) as connection,
+        ):
+            connection.sendall(sent)
+            while not (until and until in answer) and (piece := connection.recv(65536)):
+                answer += piece
+    return answer
 
 
 def flood_report(results: Sequence[FloodResult], machine: str, version: str) -> str:
@@ -138,20 +223,22 @@ def flood_report(results: Sequence[FloodResult], machine: str, version: str) -> 
         f"For {_SECONDS} s each, {CONNECTIONS} connections over TLS send a node what a client",
         "without a token can send, or with a user's token where a row says so. Half of them",
         "read the answers, half never do, and each is opened again when the node closes it.",
-        "Meanwhile another client requests `/api/system`, on a new connection each time. All of",
-        "it runs on one machine, so the clients take CPU time from the node.",
+        "Meanwhile another client uses the node, on a new connection each time: it requests",
+        "`/api/system`, logs in to a console, or logs in by SFTP and lists a directory. All of it",
+        "runs on one machine, so the clients take CPU time from the node.",
         "",
         f"Promise: an answer within {MUST_SECONDS:g} s, and at most {MUST_MIB} MiB more memory.",
         "",
         f"Machine: {machine}. Version: {version}.",
         "",
-        "| what is sent | answers | median s | longest s | | MiB more | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| what is sent | measured | uses | median s | longest s | | MiB more | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in results:
         more = one.peak - one.idle
         lines.append(
-            f"| {one.kind} | {one.answers} | {one.middle:.2f} | {one.longest:.2f} "
+            f"| {one.kind} | {one.reference} | {one.answers} "
+            f"| {one.middle:.2f} | {one.longest:.2f} "
             f"| {_held(one.longest <= MUST_SECONDS)} | {more:.0f} | {_held(more <= MUST_MIB)} |"
         )
     return "\n".join([*lines, ""])

@@ -14,7 +14,7 @@ from bench.backups import BackupsResult, measure_backups
 from bench.datasets import DATASETS, MIB, Dataset, dataset, of_bytes, of_files
 from bench.disk import fresh_disk
 from bench.files import FilesResult, measure_files
-from bench.flood_client import KINDS
+from bench.flood_kinds import KINDS
 from bench.floods import FloodResult, measure_flood
 from bench.idle import (
     AT_ONCE,
@@ -116,8 +116,8 @@ class Results:
 class Series:
     """Runs them in `directory`, `rounds` times each, and adds to `results`.
 
-    Of the series `live` only those `cases` that are named, all without a name. `minutes` is how
-    long a copy follows its server in `seed`.
+    Of the series `live` and `floods` only those `cases` that are named, all without a name.
+    `minutes` is how long a copy follows its server in `seed`.
     """
 
     def __init__(
@@ -187,6 +187,8 @@ class Series:
     async def floods(self) -> None:
         """Floods of clients, while another one sends requests."""
         for kind in KINDS:
+            if self._cases and kind not in self._cases:
+                continue
             with TemporaryDirectory() as directory:
                 result = await measure_flood(kind, Path(directory))
             self._results.floods.append(result)
