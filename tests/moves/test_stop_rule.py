@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from wingsd.moves.stop_rule import RoundFigures, StopLimits, StopReason, StopRule
@@ -26,6 +28,33 @@ def test_the_slower_of_the_last_two_rounds_counts() -> None:
     made = rule(1.0)
     made.add(RoundFigures(0.2, 100 * MB, 2.0, 100 * MB, 4.0))
     assert made.predict(0.0, 100 * MB) == pytest.approx(2.0 + 10.0 + 0.5)
+
+
+def test_rounds_that_leave_out_what_changes_all_the_time_tell_nothing_about_it() -> None:
+    # 2 GB of hot files: both rounds that had them sent 1 %, and 20 rounds since read 3 KB each.
+    made = rule(1.0)
+    for _ in range(2):
+        made.add(RoundFigures(0.2, 2000 * MB, 4.0, 20 * MB, 2.0))
+    for _ in range(20):
+        made.add(RoundFigures(0.2, 3000, 0.05, 3000, 0.05))
+    assert made.predict(0.3, 2000 * MB) == pytest.approx(0.3 + 4.0 + 2.0 + 0.5)
+
+
+def test_with_few_bytes_the_largest_rounds_tell_the_rates() -> None:
+    made = StopRule(StopLimits())
+    for size in (3 * MB, 1000, 3 * MB, 2000):
+        made.add(RoundFigures(0.1, size, 0.5, size, 0.25))
+    assert made.predict(0.1, 3 * MB) == pytest.approx(0.1 + 0.5 + 0.25 + 0.5)
+
+
+def test_it_takes_no_more_memory_with_more_rounds() -> None:
+    made = rule(1.0)
+    sizes = set()
+    for number in range(3000):
+        made.add(RoundFigures(0.2, 100 + number % 7, 0.1, 100, 0.1))
+        made.decide(0.2, 100 * MB, 60)
+        sizes.add(len(pickle.dumps(made)))
+    assert max(sizes) - min(sizes) < 100
 
 
 def test_it_stops_when_the_target_is_met() -> None:

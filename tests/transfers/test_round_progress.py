@@ -1,11 +1,13 @@
-"""What the console of a running server shows of the rounds of its move."""
+"""The rounds of a running server's move: what the console shows of them, and when they end."""
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.recording_observer import RecordingObserver
 from wingsd.config import LiveMovesConfig
+from wingsd.moves import stop_rule
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
@@ -75,3 +77,85 @@ async def test_the_first_round_has_what_changes_all_the_time() -> None:
     shown = Shown()
     await shown.rounds.run()
     assert shown.leaves == [False, True, True]
+
+
+class Game:
+    """A game on a simulated clock that changes `rate` bytes a second of one file of 1 GB.
+
+    The disk reads 1 GB a second, the line carries 30 MB; each request takes 0.05 s.
+    """
+
+    size, line, request = 10**9, 30e6, 0.05
+
+    def __init__(self, rate: float, max_downtime: int) -> None:
+        self.rate = rate
+        self.read = self.rounds = 0
+        self.clock = Clock()
+        self.announced = 0.0
+        self.sent_at: float | None = None
+        self.planned = PlannedRound(0.0, 0, 0)
+        reporter = RoundReporter(
+            lambda text: None, lambda text: None, RecordingObserver(), self._announce
+        )
+        config = LiveMovesConfig(target_downtime=1, max_downtime=max_downtime)
+        rounds = LiveRounds(self, Runs(), config, self.clock, reporter, self._may_stop)
+        self.running = Deferred.fromCoroutine(rounds.run())
+
+    def play(self, minutes: int) -> bool:
+        """Return whether the server was stopped within so many minutes."""
+        while not self.running.called and self.clock.seconds() < 60 * minutes:
+            self.clock.advance(0.5)
+        return self.running.called
+
+    @property
+    def changed(self) -> float:
+        if self.sent_at is None:
+            return self.size
+        return min(self.rate * (self.clock.seconds() - self.sent_at), self.size)
+
+    @property
+    def downtime(self) -> float:
+        """The seconds of the last round, were the server stopped now."""
+        return 0.2 + self.size / 1e9 + self.changed / self.line + stop_rule.FIXED
+
+    async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
+        self.clock.rightNow += 0.2
+        leaves = leave_hot and self.rounds > 2
+        read, left = (3000, self.size) if leaves else (self.size, 0)
+        self.planned = PlannedRound(0.2, read, left)
+        return self.planned
+
+    async def send_round(self, *, leave_hot: bool) -> ClosedRound:
+        read, sent = self.planned.unread, 3000.0
+        began = self.clock.seconds()
+        if not self.planned.left:
+            sent, self.sent_at = self.changed, began
+        reading, sending = read / 1e9 + self.request, sent / self.line + self.request
+        self.clock.rightNow += max(reading, sending)
+        self.rounds += 1
+        figures = RoundFigures(0.2, read, reading, int(sent), sending)
+        return ClosedRound(self.rounds, b"", figures)
+
+    async def _may_stop(self) -> bool:
+        return True
+
+    async def _announce(self, seconds: float) -> None:
+        self.announced = seconds
+
+
+def test_a_server_whose_hot_files_are_left_out_is_stopped_within_its_longest_downtime() -> None:
+    game = Game(5e6, max_downtime=5)
+    assert game.play(minutes=5)
+    assert game.downtime < 5
+    assert game.downtime / 2 < game.announced < game.downtime * 2
+
+
+def test_a_server_that_would_be_down_for_too_long_runs_on_until_it_is_quieter() -> None:
+    # Each minute it changes what takes ten seconds to send, and 50 MB in the time of a round.
+    game = Game(25e6, max_downtime=3)
+    assert not game.play(minutes=20)
+    assert 20 <= game.rounds < 60, "two or three rounds a minute"
+    game.rate = 5e6
+    assert game.play(minutes=40)
+    assert game.downtime < 3
+    assert game.downtime / 2 < game.announced < game.downtime * 2

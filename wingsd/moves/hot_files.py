@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from wingsd.moves.nodes import FileNode
 
-__all__ = ["HotFiles"]
+__all__ = ["ALL_EVERY", "HotFiles"]
+
+#: Of so many rounds of a server that is followed for long some also have these files.
+ALL_EVERY = 10
 
 
 class HotFiles:

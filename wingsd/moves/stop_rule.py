@@ -7,7 +7,7 @@ target, or when more rounds no longer help. Pure: figures in, decisions out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
 from enum import Enum
 
 from attrs import define, field, frozen
@@ -19,6 +19,8 @@ FIXED = 0.5
 #: Rounds after which the prediction must still get better, and by how much within two rounds.
 CONVERGES_AFTER = 3
 CONVERGES_BY = 0.8
+#: Bytes by which a round tells a rate: with fewer it says how long a request takes.
+ENOUGH = 16 << 20
 
 
 @frozen
@@ -72,12 +74,23 @@ class StopRule:
     """The rule for one move. `add` takes each round that was sent, `decide` the walk after it."""
 
     limits: StopLimits
-    _rounds: list[RoundFigures] = field(factory=list, init=False)
-    _predicted: list[float] = field(factory=list, init=False)
+    _rounds: int = field(default=0, init=False)
+    #: The last three predictions that were decided on.
+    _predicted: deque[float] = field(factory=lambda: deque(maxlen=3), init=False)
+    #: Bytes and seconds of the last two rounds that tell how fast files are read, and sent.
+    _reads: list[tuple[int, float]] = field(factory=list, init=False)
+    _sends: list[tuple[int, float]] = field(factory=list, init=False)
+    #: Bytes that rounds have read and sent; each has read at most half as much as the one before.
+    _shares: list[tuple[int, int]] = field(factory=list, init=False)
 
     def add(self, figures: RoundFigures) -> None:
         """Take the figures of a round that was sent."""
-        self._rounds.append(figures)
+        self._rounds += 1
+        self._reads = _with(self._reads, figures.read_bytes, figures.read_seconds)
+        self._sends = _with(self._sends, figures.sent_bytes, figures.send_seconds)
+        if read := figures.read_bytes:
+            larger = [each for each in self._shares if each[0] >= 2 * read]
+            self._shares = [*larger, (read, figures.sent_bytes)]
 
     def decide(
         self,
@@ -102,39 +115,50 @@ class StopRule:
         return StopDecision(downtime, reason)
 
     def predict(self, walk_seconds: float, to_read: int) -> float:
-        """Return the seconds for which the server would be down if it were stopped now."""
-        last = self._rounds[-2:]
-        read_rate = _slowest([(each.read_bytes, each.read_seconds) for each in last])
-        line_rate = _slowest([(each.sent_bytes, each.send_seconds) for each in last])
-        to_send = to_read * self._changed
-        return walk_seconds + _time(to_read, read_rate) + _time(to_send, line_rate) + FIXED
+        """Return the seconds for which the server would be down if it were stopped now.
 
-    @property
-    def _changed(self) -> float:
-        """The share of what was read that had to be sent, in the last round."""
-        if not self._rounds or not self._rounds[-1].read_bytes:
+        Without the time that its program needs to stop and to start.
+        """
+        reading = _time(to_read, self._reads)
+        sending = _time(to_read * self._changed(to_read), self._sends)
+        return walk_seconds + reading + sending + FIXED
+
+    def _changed(self, to_read: int) -> float:
+        """The share of so many bytes that has to be sent, as in the last round that read as many.
+
+        Files that change all the time are left out of most rounds: what these have sent says
+        nothing about them.
+        """
+        alike = [each for each in self._shares if 2 * each[0] >= to_read]
+        if not self._shares:
             return 1.0
-        last = self._rounds[-1]
-        return min(last.sent_bytes / last.read_bytes, 1.0)
+        read, sent = alike[-1] if alike else self._shares[0]
+        return min(sent / read, 1.0)
 
     def _reason(self, downtime: float, seconds: float) -> StopReason | None:
         limits, predicted = self.limits, self._predicted
         if downtime <= limits.target:
             return StopReason.TARGET
         # The prediction before a round is compared with that of two rounds earlier.
-        if len(predicted) > CONVERGES_AFTER and downtime >= CONVERGES_BY * predicted[-3]:
+        is_compared = len(predicted) == predicted.maxlen and self._rounds > CONVERGES_AFTER
+        if is_compared and downtime >= CONVERGES_BY * predicted[0]:
             return StopReason.NO_GAIN
-        if limits.max_rounds and len(self._rounds) >= limits.max_rounds:
+        if limits.max_rounds and self._rounds >= limits.max_rounds:
             return StopReason.MAX_ROUNDS
         if limits.max_seconds and seconds >= limits.max_seconds:
             return StopReason.MAX_SECONDS
         return None
 
 
-def _slowest(measured: Sequence[tuple[int, float]]) -> float:
-    """Return the lowest rate in bytes a second, 0 where none was measured."""
-    return min((size / seconds for size, seconds in measured if size and seconds), default=0.0)
+def _with(measured: list[tuple[int, float]], size: int, seconds: float) -> list[tuple[int, float]]:
+    """Return the last two measurements that tell a rate: of `ENOUGH` bytes, or of the most."""
+    if not (size and seconds):
+        return measured
+    measured = [*measured, (size, seconds)]
+    enough = min(ENOUGH, max(measured)[0])
+    return [each for each in measured if each[0] >= enough][-2:]
 
 
-def _time(size: float, rate: float) -> float:
-    return size / rate if rate else 0.0
+def _time(size: float, measured: list[tuple[int, float]]) -> float:
+    """Return the seconds for so many bytes at the slower rate; 0 where none was measured."""
+    return max((size * seconds / done for done, seconds in measured), default=0.0)

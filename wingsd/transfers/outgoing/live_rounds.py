@@ -6,6 +6,7 @@ Read `LiveRounds.run` from top to bottom: plan a round, decide, send it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Protocol
 
 import attrs
@@ -14,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from wingsd.config import LiveMovesConfig
+from wingsd.moves.hot_files import ALL_EVERY
 from wingsd.moves.stop_rule import StopDecision, StopLimits, StopReason, StopRule
 from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
@@ -133,22 +135,35 @@ class LiveRounds:
     async def run(self) -> StopReason:
         """Send rounds; return why the server is to be stopped now, or that it has ended."""
         is_left = False  # whether the last round has left out files that change all the time
+        # Whether the next one has all files, as the first one has, also of a kept copy; and the
+        # seconds of the last one that had. More follow each other while each takes half as long.
+        complete, took = True, 0.0
+        # Where the server would be down for too long: pauses so far, and whether the next is due.
+        paused, pauses = 0, True
         while not self.has_ended:
             self._began = self._clock.seconds()
-            # The first one has everything, also of a copy that has followed the server before.
-            leaves = self._since is not None
-            planned = await self._move.plan_round(leave_hot=leaves)
+            planned = await self._move.plan_round(leave_hot=not complete)
             decision = self._decide(planned)
             if decision is None or decision.reason is None:
-                await self._send(planned, decision, leave_hot=leaves)
+                await self._send(planned, decision, leave_hot=not complete)
                 is_left = planned.left > 0
-                if decision is not None and decision.is_too_long:
-                    await self._wait_for_next()
+                if complete:
+                    before, took = took, self._clock.seconds() - self._began
+                    complete = took < before / 2
+                elif decision is not None and decision.is_too_long:
+                    # A round that follows a pause has more to send than one that follows a round.
+                    if pauses:
+                        await self._wait_for_next()
+                        paused += 1
+                        complete, took = paused % ALL_EVERY == 0, inf
+                    pauses = not pauses
             elif is_left and not self.has_ended:
-                # the last round but one has everything
+                # This one also has what was changed while they were left out. If that is too much,
+                # further ones have what is changed in the time of a round.
                 planned = await self._move.plan_round(leave_hot=False)
                 await self._send(planned, decision, leave_hot=False)
-                is_left = False
+                is_left, complete = False, True
+                took = self._clock.seconds() - self._began
             elif await self._may_stop():
                 self._tell_stop(decision, decision.reason)
                 await self._reporter.announce(decision.downtime)

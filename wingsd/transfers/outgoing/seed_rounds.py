@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
+from wingsd.moves.hot_files import ALL_EVERY
 from wingsd.moves.stop_rule import StopLimits, StopRule
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
@@ -34,8 +35,6 @@ RETRIES = Backoff(60.0, 3600.0, jitter=True)
 LONGEST_REST = 3600.0
 #: Seconds in a pause after which the destination is asked whether it has ended the move.
 ASKED_EVERY = 10.0
-#: Of so many rounds one also has the files that change all the time, which others leave out.
-ALL_EVERY = 10
 #: Seconds between two lines in the log about rounds that are as they should be.
 TOLD_EVERY = 3600.0
 
@@ -212,7 +211,8 @@ class SeedRounds:
         return self._every if is_first else max(self._every - took, min(took, LONGEST_REST))
 
     async def _round(self) -> None:
-        leaves = self._rounds % ALL_EVERY > 0
+        # The second one tells how much of these files is changed between two rounds.
+        leaves = self._rounds % ALL_EVERY > 1
         planned = self._planned = await self._move.plan_round(leave_hot=leaves)
         if self._rounds:
             self._downtime = self._rule.predict(planned.seconds, planned.unread + planned.left)
