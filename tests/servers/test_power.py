@@ -34,6 +34,30 @@ def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: Fa
     assert node.output == ["up", "ready"]
 
 
+def test_its_last_stop_and_start_are_timed(node: FakeNode) -> None:
+    server = node.server(configuration(done=("ready",)))
+    assert server.restart_seconds == 0
+    do(server, PowerAction.START).value()
+    node.clock.advance(20)
+    assert server.restart_seconds == 0
+    node.process().say(b"ready\r\n")
+    node.clock.advance(3600)
+    node.environment.faults["command"] = EnvironmentFailed("the engine is away")
+    do(server, PowerAction.STOP).error(EnvironmentFailed)
+    assert server.restart_seconds == 20, "it was not stopped"
+    del node.environment.faults["command"]
+    node.environment.stubborn.add(UUID)
+    stopping = do(server, PowerAction.STOP)
+    node.clock.advance(7)
+    node.process().end(0)
+    stopping.value()
+    assert server.restart_seconds == 27
+    do(server, PowerAction.START).value()
+    node.clock.advance(5)
+    do(server, PowerAction.KILL).value()
+    assert server.restart_seconds == 27, "it was never ready"
+
+
 def test_a_start_shows_the_pull_of_its_image(node: FakeNode) -> None:
     server = node.server()
     layer = LayerProgress("one", "pulling", 1, 2)

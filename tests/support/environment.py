@@ -140,9 +140,10 @@ class FakeEnvironment:
         await self.called("name_conflict", uuid)
         return f"the container {uuid} is another node's" if uuid in self.foreign else ""
 
-    async def rehearse(self, settings: Settings) -> None:
+    async def rehearse(self, settings: Settings) -> float:
         await self.called("rehearse", settings.uuid)
         check_variables(settings)
+        return 0.75
 
     async def end_rehearsal(self, uuid: str) -> None:
         await self.called("end_rehearsal", uuid)

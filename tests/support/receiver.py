@@ -82,8 +82,9 @@ class _Environment:
             raise self._recorder.faults["conflict"]
         return self.conflict
 
-    async def rehearse(self, server: Settings) -> None:
+    async def rehearse(self, server: Settings) -> float:
         self._recorder.record("rehearse")
+        return 0.75
 
     async def end_rehearsal(self, uuid: str) -> None:
         self._recorder.record("end_rehearsal")

@@ -45,6 +45,7 @@ class _Server:
         self.files = self
         self.state = PowerState.RUNNING
         self.power_actions, self.starts_if_it_stays = 0, False
+        self.restart_seconds = 0.0
         self._directory = directory
         self._recorder = recorder
 

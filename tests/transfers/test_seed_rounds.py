@@ -51,6 +51,7 @@ class Move:
         self.sending: Callable[[], Deferred[None]] = lambda: succeed(None)
         self.over: DestinationError | KeyError | None = None
         self.read = 0
+        self.container_seconds = 0.25
 
     def wait_for(self, seconds: float | None) -> None:
         self.patience.append(seconds)
@@ -78,6 +79,11 @@ class Move:
         return ClosedRound(len(self.began), b"root", figures)
 
 
+class Copied:
+    uuid = "s"
+    restart_seconds = 2.0
+
+
 class Seed:
     def __init__(self, until: float | None = None) -> None:
         self.clock = Clock()
@@ -91,7 +97,7 @@ class Seed:
             return self.clock.seconds() + self.is_set_by
 
         self.rounds = SeedRounds(
-            "s", self.move, 60.0, until, self.clock, now, self.said.append, self.heard
+            Copied(), self.move, 60.0, until, self.clock, now, self.said.append, self.heard
         )
         self.running: Deferred[None] = Deferred()
 
@@ -164,8 +170,9 @@ def test_the_figures_tell_what_is_missing_and_how_long_the_server_would_be_down(
     now = seed.rounds.figures
     # What changes all the time is left out, and the rest of the round is still to be read.
     assert (now.changed, now.missing) == (9 * MIB, 6 * MIB)
-    # Half a second of walking, 9 MiB to read and half of them to send, and what is fixed.
-    assert now.downtime == pytest.approx(0.5 + 9 / 8 + 9 / 2 / 2 + 0.5)
+    # Half a second of walking, 9 MiB to read and half of them to send, what is fixed, the
+    # container there, and a stop and start of its program.
+    assert now.downtime == pytest.approx(0.5 + 9 / 8 + 9 / 2 / 2 + 0.5 + 0.25 + 2.0)
     assert seed.heard.predicted == [now.downtime]
     sending.callback(None)
     assert seed.rounds.figures.missing == MIB

@@ -144,6 +144,9 @@ class PreparationStatus:
     error: str = ""
     detail: str = ""
     code: str = ""
+    container_seconds: Annotated[
+        float, "What it took to make the server's container, its image being there; 0 before."
+    ] = 0.0
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -352,6 +352,7 @@ def _status(transfer: MoveTransfer) -> MoveStatus:
             error=error.message if error is not None else "",
             detail=error.detail if error is not None else "",
             code=error.code if error is not None else "",
+            container_seconds=tried.container_seconds,
         )
     return MoveStatus(
         phase=phase,

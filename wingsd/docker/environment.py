@@ -95,16 +95,17 @@ class DockerEnvironment:
             state = await self._look(session, uuid)
         return "" if state is None else self._foreign_reason(state, uuid)
 
-    async def rehearse(self, settings: Settings) -> None:
+    async def rehearse(self, settings: Settings) -> float:
         """Pull the image, make the network, and make and remove a container that is not started.
 
-        It has a name of its own; one that a daemon has left that died is removed. Raises
-        `EnvironmentFailed`.
+        Return the seconds that this took once the image was there. The container has a name of
+        its own; one that a daemon has left that died is removed. Raises `EnvironmentFailed`.
         """
         spec = rehearsal_spec(self._config, settings)
         async with self._engine.exclusive_session(spec.name) as session:
             await self._images.ensure(session, settings)
             self._images.keep_for_now(settings)
+            began = self._reactor.seconds()
             await session.call(engine.remove_container, spec.name, force=True)
             try:
                 spec = await self._with_allowed_mounts(spec, settings)
@@ -113,6 +114,7 @@ class DockerEnvironment:
             finally:
                 await session.call(engine.remove_container, spec.name, force=True)
         self._log.info("{server}: a container of it can be made", server=settings.uuid)
+        return self._reactor.seconds() - began
 
     async def end_rehearsal(self, uuid: str) -> None:
         """Remove the container of a rehearsal that the end of a daemon has interrupted.

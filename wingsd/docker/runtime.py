@@ -117,11 +117,12 @@ class Environment(Protocol):
     async def name_conflict(self, uuid: str) -> str:
         """Describe an environment of another node that has this server's name; empty if none."""
 
-    async def rehearse(self, settings: Settings) -> None:
+    async def rehearse(self, settings: Settings) -> float:
         """Try whether an environment with these settings can be made; leave nothing but its image.
 
-        The environment of the server, and one of another node with its name, are not touched. For
-        some minutes the image counts as the newest.
+        Return the seconds that this took once the image was there. The environment of the server,
+        and one of another node with its name, are not touched. For some minutes the image counts
+        as the newest.
         """
 
     async def end_rehearsal(self, uuid: str) -> None:
@@ -166,8 +167,9 @@ class NoEnvironment:
         """Return an empty text: there is no engine."""
         return ""
 
-    async def rehearse(self, settings: Settings) -> None:
-        """Do nothing."""
+    async def rehearse(self, settings: Settings) -> float:
+        """Return 0: there is nothing to make."""
+        return 0.0
 
     async def end_rehearsal(self, uuid: str) -> None:
         """Do nothing."""

@@ -119,6 +119,11 @@ class ServerRuntime:
         self.console = Console(max(settings.log_count, LEAST_KEPT))
         #: The current run, from before its start to its end.
         self.run: Run | None = None
+        #: Seconds from the last stop's request to the end, and from the last launch of the program
+        #: until it was ready; 0 where this daemon has seen none.
+        self.stop_seconds = self.start_seconds = 0.0
+        #: When what of these is under way has begun.
+        self._since: float | None = None
         #: Whether the run was found running, so that the console lacks its beginning.
         self._joined_late = False
         self._environment = environment
@@ -163,6 +168,7 @@ class ServerRuntime:
                 f"The egg has {TEXTS_MAX + self._features.ignored} texts that the page has "
                 f"dialogues for; only the first {TEXTS_MAX} are looked for."
             )
+        self._since = self._reactor.seconds()
         run = self.run = Run(self, self._reactor, self._throttle(), detector or None)
         self._joined_late = False
         try:
@@ -318,6 +324,7 @@ class ServerRuntime:
         previous, self.state = self.state, next_state(self.state, event)
         if self.state is previous:
             return
+        self._time(previous)
         self._log.info("{server}: {state}", server=self.uuid, state=self.state.value)
         self.publish(STATUS, self.state.value)
         if self.state is PowerState.OFFLINE:
@@ -325,6 +332,17 @@ class ServerRuntime:
             self.usage = ContainerUsage()
             self.publish(STATS, self.stats())
             self._files.measure()
+
+    def _time(self, previous: PowerState) -> None:
+        """Measure how long its starts and stops take, at each change of the state."""
+        now, since, self._since = self._reactor.seconds(), self._since, None
+        match previous, self.state:
+            case PowerState.RUNNING, PowerState.STOPPING:
+                self._since = now
+            case PowerState.STARTING, PowerState.RUNNING if since is not None:
+                self.start_seconds = now - since
+            case PowerState.STOPPING, PowerState.OFFLINE if since is not None:
+                self.stop_seconds = now - since
 
     def utilization(self) -> Utilization:
         """Return the server's usage, in the Panel's form."""

@@ -126,6 +126,11 @@ class Server:
         return self._runtime.usage
 
     @property
+    def restart_seconds(self) -> float:
+        """How long its program took to stop and to start the last time; see `ServerRuntime`."""
+        return self._runtime.stop_seconds + self._runtime.start_seconds
+
+    @property
     def directory(self) -> str:
         """The path of its files."""
         return self.files.directory

@@ -49,7 +49,7 @@ async def test_the_panel_is_asked_and_the_container_rehearsed(
     assert (await client.status()).json["preparation"] is None
     before = len(node.panel.calls)
     found = await prepared(client)
-    assert found == {"state": "ready"}
+    assert found == {"state": "ready", "container_seconds": 0.75}
     assert node.panel.calls[before:] == ["owns", "describe"]
     assert [call for call in node.environment.calls if call[0] != "name_conflict"] == [
         ("rehearse", UUID)

@@ -51,7 +51,8 @@ class SentServer:
         self._server = server
         self._steps = steps
         self._note_started = note_started
-        self._ended: float | None = None
+        #: When it was asked to end.
+        self._stop_began: float | None = None
         self._grace = grace
         #: Whether an earlier daemon may have asked it to end, and that is not finished.
         self._is_stopping = False
@@ -197,12 +198,13 @@ class SentServer:
 
     async def stop(self) -> None:
         """Stop it. Raises `EnvironmentFailed`."""
+        began = self._steps.seconds()
         try:
             await self._server.stop_within(self._grace)
         finally:
             self._actions = self._server.power_actions
         self._is_stopping = False
-        self._ended = self._steps.seconds()
+        self._stop_began = began
 
     @property
     def _is_to_run(self) -> bool:
@@ -215,7 +217,7 @@ class SentServer:
 
     async def run_again(self) -> None:
         """Have it run here again, and be used, after it was stopped."""
-        self._ended = None
+        self._stop_began = None
         await self._server.restore_environment()
         self._claim()
         await self._start()
@@ -254,10 +256,10 @@ class SentServer:
         await self._note_started()
 
     def tell_downtime(self) -> None:
-        """Tell how long after its end the destination has it."""
-        if self.follows and self.ran and self._ended is not None:
-            seconds = self._steps.seconds() - self._ended
+        """Say how long after the stop the destination has it."""
+        if self.follows and self.ran and self._stop_began is not None:
+            seconds = self._steps.seconds() - self._stop_began
             self._steps.announcer.say(
-                f"the destination has the server, {seconds:.1f} s after its end"
+                f"the destination has the server, {seconds:.1f} s after it was stopped here"
             )
             self._steps.observer.downtime_measured(seconds)

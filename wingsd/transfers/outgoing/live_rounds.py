@@ -46,6 +46,10 @@ class FollowedServer(Protocol):
         """The state of its program."""
 
     @property
+    def restart_seconds(self) -> float:
+        """How long its program took to stop and to start the last time; 0 if not known."""
+
+    @property
     def operations(self) -> Operations:
         """What is being done with it."""
 
@@ -58,6 +62,10 @@ class Rounds(Protocol):
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         """Send it."""
+
+    @property
+    def container_seconds(self) -> float:
+        """How long making its container takes at the destination; 0 if not known yet."""
 
     @property
     def read(self) -> int:
@@ -165,8 +173,7 @@ class LiveRounds:
                 is_left, complete = False, True
                 took = self._clock.seconds() - self._began
             elif await self._may_stop():
-                self._tell_stop(decision, decision.reason)
-                await self._reporter.announce(decision.downtime)
+                await self._announce_stop(self._downtime(decision), decision.reason)
                 return decision.reason
         return StopReason.ENDED
 
@@ -179,8 +186,12 @@ class LiveRounds:
             self._clock.seconds() - self._since,
             has_ended=self.has_ended,
         )
-        self._reporter.observer.downtime_predicted(decision.downtime)
+        self._reporter.observer.downtime_predicted(self._downtime(decision))
         return decision
+
+    def _downtime(self, decision: StopDecision) -> float:
+        """Return for how many seconds nobody could play: also while it stops and starts."""
+        return decision.downtime + self._server.restart_seconds + self._move.container_seconds
 
     async def _send(
         self, planned: PlannedRound, decision: StopDecision | None, *, leave_hot: bool
@@ -188,11 +199,14 @@ class LiveRounds:
         self._rounds += 1
         self._predicted = ""
         if decision is not None:
-            self._predicted = f", about {decision.downtime:.1f} s of downtime"
+            self._predicted = f", about {self._downtime(decision):.1f} s of downtime"
         text = f"round {self._rounds}: {readable_size(planned.unread + planned.left)} to read"
         text += self._predicted
         if decision is not None and decision.is_too_long:
-            text += ", which is more than system.transfers.live.max_downtime: the server runs on"
+            text += (
+                f", {decision.downtime:.1f} s of it to send the rest, which is more than "
+                "system.transfers.live.max_downtime: the server runs on"
+            )
         self._reporter.note(text)
         self._reporter.say(text)
         self._reads = self._move.read, planned.unread
@@ -203,10 +217,12 @@ class LiveRounds:
         if self._since is None:
             self._since = self._clock.seconds()
 
-    def _tell_stop(self, decision: StopDecision, reason: StopReason) -> None:
-        text = f"{reason.value}: about {decision.downtime:.1f} s of downtime after its end"
+    async def _announce_stop(self, downtime: float, reason: StopReason) -> None:
+        text = f"{reason.value}: about {downtime:.1f} s of downtime"
+        self._reporter.observer.downtime_predicted(downtime)
         self._reporter.note("")
         self._reporter.say(text)
+        await self._reporter.announce(downtime)
 
     async def _may_stop(self) -> bool:
         """Return whether the server may be stopped now; else wait for a while."""

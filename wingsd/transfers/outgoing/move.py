@@ -120,6 +120,11 @@ class OutgoingMove:
         """The number of files that have been read."""
         return self._delivery.files
 
+    @property
+    def container_seconds(self) -> float:
+        """The seconds that making its container takes at the destination; 0 if not known yet."""
+        return self._rehearsal.container_seconds
+
     def follow_plans(self, planned: Callable[[int | None], None]) -> None:
         """Have `planned` be called whenever it is known what is to be sent; see `Delivery`."""
         self._delivery.planned = planned

@@ -27,6 +27,8 @@ EVERY = 300.0
 WITHIN = 30.0
 #: Seconds between two questions to a destination that answers at once.
 PAUSE = 1.0
+#: The most seconds that a destination is believed to need to make a container.
+LONGEST_MAKING = 600.0
 #: Answers after which there is no move any more that could be prepared.
 _ENDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 
@@ -48,6 +50,8 @@ class Rehearsal:
         self._clock = clock
         self._patience = patience
         self._say = say
+        #: Seconds that making its container takes at the destination; 0 until it was rehearsed.
+        self.container_seconds = 0.0
         #: Until when the last answers count, since when there are none, and when that is told.
         self._good_until = float("-inf")
         self._since: float | None = None
@@ -95,6 +99,7 @@ class Rehearsal:
                     HTTPStatus.SERVICE_UNAVAILABLE,
                 )
             if found.state == "ready":
+                self.container_seconds = min(max(found.container_seconds, 0.0), LONGEST_MAKING)
                 return
             if self._clock.seconds() >= end:
                 raise DestinationRefused(

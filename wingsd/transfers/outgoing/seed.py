@@ -162,7 +162,7 @@ class SeedTransfer(OutgoingTransfer):
         await self._wait(self._mover.measure_file_system())
         database = self._mover.database
         rounds = self._rounds = SeedRounds(
-            self.server.uuid,
+            self.server,
             move,
             self._mover.live.config.follow_every,
             self._order.stop_at,

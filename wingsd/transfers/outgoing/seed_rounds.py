@@ -39,6 +39,16 @@ ASKED_EVERY = 10.0
 TOLD_EVERY = 3600.0
 
 
+class SeededServer(Protocol):
+    """The server that is copied."""
+
+    uuid: str
+
+    @property
+    def restart_seconds(self) -> float:
+        """How long its program took to stop and to start the last time; 0 if not known."""
+
+
 class SeedMove(Protocol):
     """What sends rounds: `OutgoingMove`."""
 
@@ -61,12 +71,16 @@ class SeedMove(Protocol):
         """Repeat each request for so many seconds; None for the usual patience."""
 
     @property
+    def container_seconds(self) -> float:
+        """How long making its container takes at the destination; 0 if not known yet."""
+
+    @property
     def read(self) -> int:
         """The bytes that have been read of the planned round, and those that need not be."""
 
 
 class SeedRounds:
-    """The rounds of the copy of a server, whose UUID is for the log.
+    """The rounds of the copy of a server.
 
     One begins `every` seconds, or later, so that half the time is free.
 
@@ -78,7 +92,7 @@ class SeedRounds:
 
     def __init__(
         self,
-        server: str,
+        server: SeededServer,
         move: SeedMove,
         every: float,
         until: float | None,
@@ -199,7 +213,7 @@ class SeedRounds:
         except CancelledError:
             raise
         except Exception:
-            self._log.failure("{server}: a round of its copy failed", server=self._server)
+            self._log.failure("{server}: a round of its copy failed", server=self._server.uuid)
             self._is_faulty = True
             return await self._failed(WingsdError("internal error", "see the log of this node"))
         finally:
@@ -215,7 +229,9 @@ class SeedRounds:
         leaves = self._rounds % ALL_EVERY > 1
         planned = self._planned = await self._move.plan_round(leave_hot=leaves)
         if self._rounds:
-            self._downtime = self._rule.predict(planned.seconds, planned.unread + planned.left)
+            rest = self._rule.predict(planned.seconds, planned.unread + planned.left)
+            made, restart = self._move.container_seconds, self._server.restart_seconds
+            self._downtime = rest + made + restart
             self._observer.downtime_predicted(self._downtime)
         self._before = self._move.read
         closed = await self._move.send_round(leave_hot=leaves)
@@ -244,7 +260,7 @@ class SeedRounds:
         except CancelledError:
             raise
         except Exception:
-            self._log.failure("{server}: asking its destination failed", server=self._server)
+            self._log.failure("{server}: asking its destination failed", server=self._server.uuid)
             return None
 
     def _over(self, *, is_first: bool) -> None:

@@ -143,12 +143,16 @@ class AttachmentOffset:
 
 @attrs.frozen(repr=False)
 class Prepared:
-    """How far the destination's preparation is: `under way`, `ready` or `failed`, and why."""
+    """How far the destination's preparation is: `under way`, `ready` or `failed`, and why.
+
+    `container_seconds` is what making the server's container has taken there.
+    """
 
     state: str
     error: str = ""
     detail: str = ""
     code: str = ""
+    container_seconds: float = 0.0
 
 
 @attrs.frozen(repr=False)

@@ -38,6 +38,8 @@ class Preparation:
         self.error: WingsdError | None = None
         #: How often it was begun.
         self.count = 0
+        #: Seconds for which the last rehearsal made its container; 0 before.
+        self.container_seconds = 0.0
 
     @property
     def is_ready(self) -> bool:

@@ -290,7 +290,8 @@ class MoveTransfer(IncomingTransfer):
         await self._storage.disk.run(self.reception.attachments.require_room)
 
     async def _rehearse(self) -> None:
-        await self._environment.rehearse(self._configuration.settings)
+        seconds = await self._environment.rehearse(self._configuration.settings)
+        self.preparation.container_seconds = seconds
         await self.reception.read_behind()  # else the server would be down for that
 
     # What the requests of the source ask
