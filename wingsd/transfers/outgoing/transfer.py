@@ -205,7 +205,6 @@ class OutgoingTransfer:
                 if halts == HALTS:
                     raise
                 await self._run_again(error)
-        self._sent.tell_downtime()
 
     async def _deliver(self) -> None:
         if self._steps.lifecycle.before(SendStep.AWAIT):
@@ -394,6 +393,7 @@ class OutgoingTransfer:
         if self._steps.lifecycle.over:
             return
         self._steps.announcer.hide_progress()
+        self._sent.tell_downtime()
         self._steps.advance(SendStep.DONE)
         self.server.disown(MOVED)
         self.is_left_behind = self.coordinator.orders_deletion
