@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -355,6 +355,31 @@ def test_what_is_changed_after_the_servers_end_needs_another_pass(
     assert move.round(running=False) == 4
     assert not move.source.unproven()
     assert copied(move, tmp_path)
+
+
+@pytest.mark.parametrize("run", [1, 17])
+def test_changes_that_wait_to_be_sent_keep_nothing_else_in_memory(
+    move: Move, tree: Path, run: int
+) -> None:
+    game = tree / "world" / "game"
+    game.write_bytes(os.urandom(4 << 20))
+    move.round()
+    for at in range(0, 4 << 20, 128 << 10):
+        store(game, at, os.urandom(run * BLOCK))
+    move.plan(running=True)
+    bodies = []
+    for batch in move.batches():
+        assert kept(batch.data) == sum(map(len, batch.data))
+        bodies.append(batch_body(batch, zstd=False))
+    assert sum(body.data for body in bodies) == 32 * run * BLOCK
+    for body in bodies:
+        assert kept(body.blocks) == body.size
+
+
+def kept(pieces: Iterable[bytes | memoryview]) -> int:
+    """Return the bytes that some pieces keep in memory, which are views of larger ones or not."""
+    owners = [each.obj if isinstance(each, memoryview) else each for each in pieces]
+    return sum({id(each): len(bytes(each)) for each in owners}.values())
 
 
 @pytest.mark.parametrize("is_read", [False, True])

@@ -139,7 +139,7 @@ def encode_head(index: Index) -> bytes:
     return HEAD.pack(_MAGIC, VERSION, 0, len(index.raw), index.digest)
 
 
-def encode_batch(index: Index, data: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+def encode_batch(index: Index, data: Sequence[bytes]) -> Iterator[bytes]:
     """Yield a batch, with the bytes of its frames in their order."""
     yield encode_head(index)
     yield index.raw

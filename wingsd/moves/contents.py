@@ -49,10 +49,13 @@ class ReadingWatcher(Protocol):
 
 @frozen(eq=False, repr=False)
 class FramedData:
-    """A frame with its bytes, none for a `ZERO` frame."""
+    """A frame with its bytes, none for a `ZERO` frame.
+
+    They are no view of what was read: that would be kept in memory until they are sent.
+    """
 
     frame: Content
-    data: bytes | memoryview
+    data: bytes
 
 
 class ContentReader:
@@ -160,7 +163,7 @@ class ContentReader:
             content.tree.changed(node)
             content.tree.trim()
             if digests != (sent := _sent(content, first, count)):
-                yield from _changed(node, first, digests, sent, memoryview(data))
+                yield from _changed(node, first, digests, sent, data)
 
 
 def _checked(fd: int, content: FileContent) -> os.stat_result:
@@ -215,7 +218,7 @@ def _sent(content: FileContent, first: int, count: int) -> bytes:
 
 
 def _changed(
-    node: FileNode, first: int, digests: bytes, sent: bytes, data: memoryview
+    node: FileNode, first: int, digests: bytes, sent: bytes, data: bytes
 ) -> Iterator[FramedData]:
     """Yield frames for the blocks whose digests are not as sent, with runs as long as can be."""
     size = node.block_size

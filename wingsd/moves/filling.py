@@ -32,9 +32,9 @@ class Batch:
     """A batch that is ready to be sent."""
 
     index: Index
-    data: Sequence[bytes | memoryview]
+    data: Sequence[bytes]
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
+    def pieces(self) -> Iterator[bytes]:
         """Yield its bytes."""
         return encode_batch(self.index, self.data)
 
@@ -45,17 +45,17 @@ class _Filling:
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self.encoded: list[bytes] = []
-        self.data: list[bytes | memoryview] = []
+        self.data: list[bytes] = []
         self.index = self.bytes = 0
 
-    def emptied(self) -> list[bytes | memoryview]:
+    def emptied(self) -> list[bytes]:
         """Return the bytes, and begin anew."""
         data, self.data = self.data, []
         self.frames, self.encoded = [], []
         self.index = self.bytes = 0
         return data
 
-    def add(self, frame: Frame, encoded: bytes, data: bytes | memoryview) -> None:
+    def add(self, frame: Frame, encoded: bytes, data: bytes) -> None:
         """Add a frame."""
         self.frames.append(frame)
         self.encoded.append(encoded)
