@@ -21,7 +21,7 @@ OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 async def held_up(operator: Operator) -> Any:
     """Begin a move that cannot get on; return what the source tells of it."""
-    await operator.nodes.destination.slots.acquire()
+    await operator.nodes.destination.slots.acquire("another")
     invited = await operator.ask("POST", "receive", {"server": UUID}, end="destination")
     order = {"server": UUID, "url": operator.nodes.destination.url, "token": invited["token"]}
     await operator.ask("POST", "send", order)

@@ -126,7 +126,7 @@ async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
 
 
 async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(nodes: NodePair) -> None:
-    await nodes.destination.slots.acquire()
+    await nodes.destination.slots.acquire("another")
     invitation = await nodes.destination.invite()
     await nodes.send(invitation)
     await until(nodes.is_sent_and_waits)
@@ -159,7 +159,7 @@ async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: NodePair) ->
 
 
 async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
-    await nodes.destination.slots.acquire()
+    await nodes.destination.slots.acquire("another")
     await nodes.send(await nodes.destination.invite())
     await until(nodes.is_sent_and_waits)
     await nodes.source.sender.release(UUID)
@@ -169,7 +169,7 @@ async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
 
 
 async def test_a_server_that_is_being_received_is_not_expected(nodes: NodePair) -> None:
-    await nodes.destination.slots.acquire()
+    await nodes.destination.slots.acquire("another")
     await nodes.send(await nodes.destination.invite())
     await until(lambda: bool(nodes.destination.receiver.servers))
     with pytest.raises(ServerAlreadyExists):

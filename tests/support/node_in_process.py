@@ -31,6 +31,7 @@ from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
+from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.recovery import Recovery, clear_leftovers
@@ -132,7 +133,7 @@ class NodeInProcess(Harness):
         return self.lose(request)
 
     @property
-    def slots(self) -> DeferredSemaphore:
+    def slots(self) -> SharedSlots:
         return self._incoming.get().extraction.slots
 
     def _make_uploader(self) -> Uploader:

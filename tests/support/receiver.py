@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
 from tests.support.backups import without_catalogues
@@ -23,6 +23,7 @@ from wingsd.panel.http_client import PanelRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers
+from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadConsumer
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
@@ -268,7 +269,7 @@ class Receiver(Harness):
         return self._incoming.get().extraction
 
     @property
-    def slots(self) -> DeferredSemaphore:
+    def slots(self) -> SharedSlots:
         return self.extraction.slots
 
     async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:

@@ -63,6 +63,9 @@ class UploadRequests:
 
     def __init__(self, receiver: Receiver, most: int = 16) -> None:
         self.receiver = receiver
+        #: Of which one server has two.
+        self.receiver.slots.limit = 4
+        self.receiver.slots.most = 2
         self.clock = Clock()
         self.token = TransferToken(UUID, "digest", reactor.seconds() + 1000)
         self.groups = StreamGroups(

@@ -76,15 +76,15 @@ async def test_a_transfer_answered_at_the_nodes_end_is_recorded_before_the_datab
 
 async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receiver) -> None:
     slots = receiver.slots
-    for _ in range(2):
-        await slots.acquire()
+    for other in "ab":
+        await slots.acquire(other)
     transfer = receiver.transfers.open(UUID)
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     transfer.abort(DaemonStopping())
     with pytest.raises(DaemonStopping):
         await outcome
     assert receiver.calls[-1] == "failure"
-    assert slots.waiting == []
+    assert slots.waiting == 0
 
 
 async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receiver) -> None:

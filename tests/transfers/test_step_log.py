@@ -66,14 +66,14 @@ async def test_each_step_is_observed_with_its_duration() -> None:
 
 async def test_waiting_for_a_slot_is_not_counted(receiver: Receiver) -> None:
     now, slots = [0.0], receiver.slots
-    for _ in range(2):
-        await slots.acquire()
+    for other in "ab":
+        await slots.acquire(other)
     outcome = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(Source(), SINGLE))
     await until(lambda: slots.waiting)
     (step_log,) = receiver.heard.begun
     step_log.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
-    slots.release()
+    slots.release("a")
     await outcome
     assert dict(receiver.heard.steps)["receive"] == 0
 
@@ -156,8 +156,8 @@ async def test_a_transfer_unknown_to_the_panel_is_not_counted(receiver: Receiver
 
 async def test_transfers_that_wait_for_a_slot_are_counted(receiver: Receiver) -> None:
     slots = receiver.slots
-    for _ in range(2):
-        await slots.acquire()
+    for other in "ab":
+        await slots.acquire(other)
     transfer = receiver.transfers.open(UUID)
     assert receiver.transfers.waiting == 0
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))

@@ -50,7 +50,8 @@ class StreamsConfig:
 
     #: The maximum number of streams beside the first, received for one server, or sent if the
     #: Panel asks for them: 7 at most when sending (wingsd's own). Each received one takes a slot
-    #: of `concurrent` and the memory of one upload; with fewer slots they are read in turn.
+    #: of `concurrent` and the memory of one upload; one server has at most half of the slots, and
+    #: with fewer its streams are read in turn.
     most: int = attrs.field(default=16, validator=not_negative)
     #: The time for all streams to arrive after the first one, before all of them fail (wingsd's
     #: own).
@@ -72,7 +73,7 @@ class MovesConfig:
     #: six of this size in memory.
     batch: MiB = attrs.field(default=8, validator=at_most(64))
     #: The batches of a move under way at the same time; the lower number of the two nodes counts
-    #: (wingsd's own).
+    #: (wingsd's own). A source that sends more gets 503.
     streams: int = attrs.field(default=2, validator=at_most(8))
     #: Read a received server back from the disk, past the page cache, and compare it with what
     #: was sent: as it arrives, and the rest before it is put into place (wingsd's own).

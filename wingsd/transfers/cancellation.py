@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 
 from wingsd.errors import DaemonStopping, WingsdError
 
-__all__ = ["CancelScope", "slots_held"]
+__all__ = ["CancelScope", "SharedSlots", "slots_held"]
 
 T = TypeVar("T")
 
@@ -74,3 +75,69 @@ async def slots_held(
 def _release(slots: DeferredSemaphore | None) -> None:
     if slots is not None:  # It was cancelled before its turn.
         slots.release()
+
+
+class SharedSlots:
+    """Slots that servers share: one server has at most half of them.
+
+    Of the servers that wait, the one that holds the fewest is next.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        #: How many one server may hold.
+        self.most = -(-limit // 2)
+        self._held: Counter[str] = Counter()
+        self._waiting: list[tuple[str, Deferred[None]]] = []
+
+    @property
+    def free(self) -> int:
+        """How many are not held."""
+        return self.limit - self._held.total()
+
+    @property
+    def waiting(self) -> int:
+        """How many are waited for."""
+        return len(self._waiting)
+
+    def acquire(self, server: str) -> Deferred[None]:
+        """Return a Deferred that fires when `server` holds one more; it may be cancelled."""
+        turn: Deferred[None] = Deferred(lambda turn: self._waiting.remove((server, turn)))
+        self._waiting.append((server, turn))
+        self._give()
+        return turn
+
+    def release(self, server: str, count: int = 1) -> None:
+        """Give back what `server` holds."""
+        self._held[server] -= count
+        self._held += Counter()  # without the servers that hold none
+        self._give()
+
+    @asynccontextmanager
+    async def held(self, server: str, count: int, scope: CancelScope) -> AsyncIterator[int]:
+        """Hold one, and of the free ones as many more, up to `count`; yield how many.
+
+        For more than one nothing waits: two servers could each hold what the other waits for.
+        Raises the reason when `scope` is cancelled meanwhile.
+        """
+        held = 0
+        scope.is_waiting = True
+        try:
+            await scope.wait(self.acquire(server))
+            held = 1
+            scope.check()
+            scope.is_waiting = False
+            held += min(count - 1, self.most - self._held[server], self.free)
+            self._held[server] += held - 1
+            yield held
+        finally:
+            scope.is_waiting = False
+            if held:
+                self.release(server, held)
+
+    def _give(self) -> None:
+        while self.free and (able := [w for w in self._waiting if self._held[w[0]] < self.most]):
+            server, turn = next_one = min(able, key=lambda waiting: self._held[waiting[0]])
+            self._waiting.remove(next_one)
+            self._held[server] += 1
+            turn.callback(None)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, gatherResults
 
 from tests.support.move_client import Answer, MoveClient
+from tests.support.reactor import until
+from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
 from wingsd.moves.batch import BatchKind, encode_batch, make_index
@@ -225,3 +229,43 @@ async def test_numbers_and_digests_in_requests_are_checked(node: MovingNode, sou
         "PATCH", "/attachments/install.log", params=client.in_session(offset="x"), data=b""
     )
     assert refused(answer) == (400, "move-request-invalid")
+
+
+async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
+    node: MovingNode, source: Path
+) -> None:
+    client = await opened(node, source)
+    goes_on: list[Event] = []
+    sent: list[Deferred[Answer]] = []
+
+    def send(number: int) -> None:
+        event = Event()
+
+        def slow() -> Iterator[bytes]:
+            yield encoded(1, client.held["round"], whole(), data=b"data")[:60]
+            event.wait(30)
+
+        goes_on.append(event)
+        sent.append(Deferred.fromCoroutine(client.put_bytes(number, slow())))
+
+    reception: Any = getattr(node.receiver.find(UUID), "_reception")  # noqa: B009
+    send(1)
+    send(2)
+    try:
+        await until(lambda: len(reception._bodies) == 2)
+        for _ in range(5):
+            answer = await client.put_bytes(3, b"x")
+            assert refused(answer) == (503, "move-busy")
+            assert "2 requests of the move are under way" in answer.json["detail"]
+        assert answer.headers["Retry-After"] == "5"
+        # The connection of the first one may be half open.
+        (earlier,) = [body for name, body in reception._bodies.items() if name == "batch 2"]
+        send(2)
+        await until(lambda: earlier.over.called)
+        goes_on[1].set()
+        assert refused(await sent[1]) == (409, "move-resume-needed")
+        await node.receiver.open(OTHER).run(Source(), SINGLE)
+    finally:
+        for event in goes_on:
+            event.set()
+    await gatherResults(sent)

@@ -123,13 +123,14 @@ class TransfersWiring(ServersWiring):
         return PartialCopies(self.staging, self._config.system.transfers.moves.keep_bytes)
 
     def _make_extraction(self) -> Extraction:
+        from wingsd.transfers.cancellation import SharedSlots  # noqa: PLC0415
         from wingsd.transfers.incoming.uploads import Extraction  # noqa: PLC0415
 
         transfers = self._config.system.transfers
         return Extraction(
             workers=self.pools.extractors,
             rereaders=self.pools.rereaders,
-            slots=DeferredSemaphore(transfers.concurrent),
+            slots=SharedSlots(transfers.concurrent),
             owner=self.owner,
             limits=attrs.evolve(
                 ArchiveLimits.configured(transfers),

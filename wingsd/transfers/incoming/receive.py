@@ -17,7 +17,7 @@ from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import relayed
-from wingsd.transfers.cancellation import CancelScope, slots_held
+from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.errors import StreamMismatch
 from wingsd.transfers.incoming.uploads import (
@@ -122,7 +122,8 @@ class ReceivePhase:
         if pooled and len(self._readers) > 1:
             raise StreamMismatch("within a storage pool a server is sent in one request")
         await self._steps.enter(ReceiveStep.RECEIVE)
-        async with slots_held(self._extraction.slots, len(self._readers), scope) as slots:
+        shared = self._extraction.slots
+        async with shared.held(self._server, len(self._readers), scope) as slots:
             self.meter.start()
             try:
                 self._steps.restart_clock()

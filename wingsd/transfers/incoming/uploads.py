@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IProducer
 from zope.interface import implementer
 
@@ -22,6 +22,7 @@ from wingsd.backups.local import Backup
 from wingsd.config import FormConfig
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.threadio import Feed, Workers
+from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, StreamMissing
 from wingsd.transfers.storage.incoming import ArrivingServer
 from wingsd.transfers.upload_form import Checksums, UploadForm
@@ -116,7 +117,7 @@ class Extraction:
     #: Read back what has arrived of moves, behind that.
     rereaders: Workers
     #: As many as `workers` has threads. A transfer without a slot is not read from yet.
-    slots: DeferredSemaphore
+    slots: SharedSlots
     #: The user and group id of all files.
     owner: tuple[int, int]
     #: What one archive may take of this node; a server's own disk limit is added.

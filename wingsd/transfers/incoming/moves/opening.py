@@ -49,7 +49,7 @@ def make_reception(
         (copies.log_part(server), staging.log(server)),
         limits.reserve,
     )
-    most = terms.settings.batch * _MIB
-    rereads = terms.settings.reread
-    behind = ReadingBehind(server, copy, extraction.rereaders) if rereads else None
-    return Reception(server, copy, attachments, extraction, storage.disk, most, behind)
+    settings = terms.settings
+    most, streams = settings.batch * _MIB, settings.streams
+    behind = ReadingBehind(server, copy, extraction.rereaders) if settings.reread else None
+    return Reception(server, copy, attachments, extraction, storage.disk, most, streams, behind)

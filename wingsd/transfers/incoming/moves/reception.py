@@ -44,8 +44,6 @@ T = TypeVar("T")
 
 #: Seconds that a batch waits for a slot, so that no proxy ends the request meanwhile.
 TURN = 20.0
-#: Requests with bodies of one move at a time.
-MOST_BODIES = 16
 
 
 class Phase:
@@ -68,8 +66,9 @@ class Commit:
 class Reception:
     """The requests of one move, between its admission and its end.
 
-    `most` is how many bytes a batch may have; `behind` reads back what has arrived, None where
-    that is not wanted. Each method raises the `WingsdError` that its request is answered with.
+    `most` is how many bytes a batch may have, `streams` how many bodies may be under way at once;
+    `behind` reads back what has arrived, None where that is not wanted. Each method raises the
+    `WingsdError` that its request is answered with.
     """
 
     _log = Logger()
@@ -82,6 +81,7 @@ class Reception:
         extraction: Extraction,
         disk: Workers,
         most: int,
+        streams: int,
         behind: ReadingBehind | None,
     ) -> None:
         self.copy = copy
@@ -105,6 +105,7 @@ class Reception:
         self._extraction = extraction
         self._disk = disk
         self._most = most
+        self._streams = streams
         self._behind = behind
         self._counting = Lock()
         self._bodies: dict[str, ArrivingBody] = {}
@@ -173,7 +174,6 @@ class Reception:
     ) -> int:
         """Receive a batch; return the number up to which all are durable."""
         self._check(session)
-        self._check_bodies()
         reader = BatchReader(zstd=zstd)
 
         def receive(pieces: Iterator[bytes]) -> int:
@@ -205,7 +205,6 @@ class Reception:
     ) -> int:
         """Receive a piece of an attachment; return how many bytes of it are here."""
         self._check(session)
-        self._check_bodies()
 
         def receive(pieces: Iterator[bytes]) -> int:
             return self.attachments.append(name, offset, sha256, self._counted(pieces))
@@ -311,6 +310,12 @@ class Reception:
     ) -> T:
         if stream.size > most:
             raise MoveBatchTooLarge(most)
+        # One that is sent again takes the place of the earlier one.
+        if name not in self._bodies and len(self._bodies) >= self._streams:
+            raise MoveBusy(
+                f"{self._streams} requests of the move are under way, as many as it may have "
+                "(system.transfers.moves.streams); wait for the end of one"
+            )
         body = ArrivingBody(stream, self._extraction.reactor)
         reading = self._read_alone(name, session, body, most, work)
         return await body.answered(Deferred.fromCoroutine(reading))
@@ -403,10 +408,6 @@ class Reception:
         if self._committed is not None:
             raise MoveCommitted
 
-    def _check_bodies(self) -> None:
-        if len(self._bodies) >= MOST_BODIES:
-            raise MoveBusy(f"{MOST_BODIES} requests of the move are under way; send it later")
-
     async def _work(self, work: Callable[..., T], *args: object) -> T:
         """Do short work, in a thread."""
         return await self._disk.run(work, *args)
@@ -422,7 +423,7 @@ class Reception:
         body: ArrivingBody | None = None,
     ) -> T:
         slots = self._extraction.slots
-        turn = slots.acquire()
+        turn = slots.acquire(self._server)
         if body is not None:
             body.turn = turn
         if within is not None:
@@ -440,7 +441,7 @@ class Reception:
         try:
             return await begin()
         finally:
-            slots.release()
+            slots.release(self._server)
 
     def _read_back(self) -> None:
         """Have what is durable read back meanwhile; at the end `verify` does that."""
