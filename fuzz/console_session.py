@@ -10,6 +10,7 @@ from fuzz.findings import Finding
 from tests.support.state import Node
 from tests.support.tokens import console_claims, signed
 from wingsd.auth.tokens import DenyList
+from wingsd.config import PTERODACTYL
 from wingsd.websocket.messages import Message
 from wingsd.websocket.rate_limits import MessageRateLimits
 from wingsd.websocket.session import Session
@@ -70,7 +71,9 @@ def one(data: bytes) -> None:
     has_left = data.startswith(b"LEFT")
     clock = Clock()
     limits = MessageRateLimits(clock)
-    session = Session(_UUID, _NODE.token, denied, limits, _Watched(), has_left=has_left)
+    session = Session(
+        _UUID, _NODE.token, PTERODACTYL, denied, limits, _Watched(), has_left=has_left
+    )
     now, let_in, full = float(_NOW), False, False
     for line in data.split(b"\n"):
         if line == b"LOOK":

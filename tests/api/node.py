@@ -27,7 +27,7 @@ from wingsd.api.revocations import Revocations
 from wingsd.api.routes import RESTORE, UPDATE, ApiRoot, InterfaceEndpoint
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.auth.tokens import TransferToken
-from wingsd.config import Config
+from wingsd.config import Config, MovesConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
@@ -42,7 +42,6 @@ from wingsd.panel.schemas import Configuration, Process, Settings, Stop
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
-from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.util.later import Later
 
@@ -189,8 +188,10 @@ class FakeTransfers:
         self._calls.note("deleted", self._direction, uuid)
 
 
-def no_moves() -> IncomingMoves:
-    raise AssertionError("no move is begun here")
+class FakeMoves:
+    """Moves that are enabled; none is begun here."""
+
+    settings = MovesConfig()
 
 
 class FakeDirectTransfers:
@@ -317,7 +318,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             ),
             *transfer_paths.endpoints(config, servers, receiver, sender, streams, direct),
             transfer_paths.direct_endpoint(config, direct, database),
-            *transfer_paths.move_endpoints(config, Later(no_moves), direct, Clock()),
+            *transfer_paths.move_endpoints(config, Later[Any](FakeMoves), direct, Clock()),
         ]
     )
 

@@ -160,7 +160,7 @@ async def test_the_denylist_and_what_a_user_may_not_see_hold(site: SignedSite) -
 
 @pytest.mark.parametrize("what", ["file", "backup"])
 async def test_what_is_not_granted_is_refused_by_its_reason(site: SignedSite, what: str) -> None:
-    claims = {"file_path": "a.bin", "backup_uuid": BACKUP}
+    claims = {"file_path": "a.bin"} if what == "file" else {"backup_uuid": BACKUP}
     now = int(time.time())
     cases: tuple[tuple[dict[str, Any], int, str], ...] = (
         ({"exp": now - 1}, 401, "token-expired"),

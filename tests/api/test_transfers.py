@@ -12,6 +12,7 @@ import pytest
 from tests.api.node import TOKEN, UUID, ApiNode
 from tests.support import Node, Panel
 from wingsd.auth.tokens import direct_token, transfer_token
+from wingsd.config import PTERODACTYL
 from wingsd.errors import StorageError
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -129,7 +130,7 @@ async def test_put_with_an_invalid_description_is_refused(node: ApiNode, content
 
 async def test_put_with_a_used_token_is_refused(node: ApiNode) -> None:
     header = direct_auth()
-    node.database.used.add(transfer_token(header, TOKEN).digest)
+    node.database.used.add(transfer_token(header, TOKEN, PTERODACTYL).digest)
     status, words = await put(node, Authorization=header)
     assert status == 401
     assert "used for a transfer before" in words

@@ -10,6 +10,7 @@ import pytest
 
 from tests.auth.token_values import NODE, UUID, bearer, refusal
 from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token, user_key
+from wingsd.config import PTERODACTYL
 from wingsd.errors import Unauthorized
 
 
@@ -33,13 +34,13 @@ def console(**claims: Any) -> str:
 
 def console_refusal(token: str) -> Unauthorized:
     with pytest.raises(Unauthorized) as caught:
-        console_token(token, NODE.token)
+        console_token(token, NODE.token, PTERODACTYL)
     return caught.value
 
 
 def test_a_consoles_token_says_who_may_do_what_where() -> None:
     token = console_token(
-        console(iat=1000, exp=4e9, permissions=["websocket.connect"]), NODE.token
+        console(iat=1000, exp=4e9, permissions=["websocket.connect"]), NODE.token, PTERODACTYL
     )
     assert token == ConsoleToken(
         user="6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5",
@@ -53,24 +54,33 @@ def test_a_consoles_token_says_who_may_do_what_where() -> None:
 
 def test_calagopus_writes_null_for_no_time_from_which_a_token_is_valid() -> None:
     claims = {"exp": 4e9, "iat": 1000, "jti": "c", "server_uuid": UUID, "nbf": None}
-    assert console_token(jwt.encode(claims, NODE.token, "HS256"), NODE.token).server == UUID
+    claims["permissions"] = ["*"]
+    assert (
+        console_token(jwt.encode(claims, NODE.token, "HS256"), NODE.token, PTERODACTYL).server
+        == UUID
+    )
 
 
 def test_everything_is_everything_but_what_administrators_see() -> None:
-    token = console_token(console(permissions=["*"]), NODE.token)
+    token = console_token(console(permissions=["*"]), NODE.token, PTERODACTYL)
     assert token.allows("control.start")
     assert not token.allows("admin.websocket.transfer")
 
 
 def test_what_is_granted_by_name_is_granted_to_administrators_too() -> None:
-    token = console_token(console(permissions=["admin.websocket.transfer"]), NODE.token)
+    token = console_token(
+        console(permissions=["admin.websocket.transfer"]), NODE.token, PTERODACTYL
+    )
     assert token.allows("admin.websocket.transfer")
     assert not token.allows("control.start")
 
 
-@pytest.mark.parametrize("nothing", [None, [], {}])
+@pytest.mark.parametrize("nothing", [[], {}])
 def test_no_permissions_are_none(nothing: Any) -> None:
-    assert console_token(console(permissions=nothing), NODE.token).permissions == frozenset()
+    assert (
+        console_token(console(permissions=nothing), NODE.token, PTERODACTYL).permissions
+        == frozenset()
+    )
 
 
 def test_an_expired_consoles_token_is_refused_in_the_words_the_page_acts_on() -> None:
@@ -85,6 +95,7 @@ def test_an_expired_consoles_token_is_refused_in_the_words_the_page_acts_on() ->
         ({"exp": None}, '"exp"'),
         ({"iat": None}, '"iat"'),
         ({"jti": None}, '"jti"'),
+        ({"permissions": None}, "it is for file-upload (server_uuid), not for websocket"),
         ({"server_uuid": None}, "its server_uuid is not the UUID of a server"),
         ({"server_uuid": 5}, "its server_uuid is not the UUID of a server"),
         ({"permissions": "*"}, "not a list of texts"),
@@ -100,7 +111,7 @@ def test_a_bad_console_token_is_refused_with_reason(claims: dict[str, Any], reas
 
 @pytest.mark.parametrize("scope", [None, "websocket", "websocket other"])
 def test_a_scope_that_there_is_must_be_that_of_consoles(scope: str | None) -> None:
-    assert console_token(console(scope=scope), NODE.token).server == UUID
+    assert console_token(console(scope=scope), NODE.token, PTERODACTYL).server == UUID
 
 
 def test_another_scope_opens_no_console() -> None:
@@ -113,7 +124,7 @@ def test_a_consoles_token_moves_no_server() -> None:
 
 def test_a_transfers_token_opens_no_console() -> None:
     token = bearer().removeprefix("Bearer ")
-    assert "server_uuid" in console_refusal(token).detail
+    assert "it is for transfer (sub), not for websocket" in console_refusal(token).detail
 
 
 def issued(at: float, jti: str = "a") -> ConsoleToken:

@@ -22,6 +22,7 @@ from wingsd.auth.tokens import (
     direct_token,
     transfer_token,
 )
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import Forbidden, Unauthorized
 
 HOME = Path(wingsd.__file__).parent
@@ -49,16 +50,16 @@ def test_without_a_token_the_panel_is_not_known(header: str | None) -> None:
 
 
 def test_the_panels_token_is_good() -> None:
-    assert transfer_token(bearer(), NODE.token).server == UUID
+    assert transfer_token(bearer(), NODE.token, PTERODACTYL).server == UUID
 
 
 def test_an_upper_case_uuid_is_the_same_server() -> None:
-    assert transfer_token(bearer(sub=UUID.upper()), NODE.token).server == UUID
+    assert transfer_token(bearer(sub=UUID.upper()), NODE.token, PTERODACTYL).server == UUID
 
 
 @pytest.mark.parametrize("audience", [None, "https://other", ["https://other"], 5])
 def test_a_node_that_does_not_know_its_address_judges_no_audience(audience: Any) -> None:
-    assert transfer_token(bearer(aud=audience), NODE.token).server == UUID
+    assert transfer_token(bearer(aud=audience), NODE.token, PTERODACTYL).server == UUID
 
 
 @pytest.mark.parametrize(
@@ -70,13 +71,17 @@ def test_a_node_that_does_not_know_its_address_judges_no_audience(audience: Any)
     ],
 )
 def test_the_audience_is_the_nodes_own_address(audience: Any) -> None:
-    token = transfer_token(bearer(aud=audience), NODE.token, "https://node.invalid:8080/")
+    token = transfer_token(
+        bearer(aud=audience), NODE.token, PTERODACTYL, "https://node.invalid:8080/"
+    )
     assert token.server == UUID
 
 
 def test_a_port_that_is_the_usual_one_need_not_be_written() -> None:
     token = bearer(aud=["https://node.invalid"])
-    assert transfer_token(token, NODE.token, "https://node.invalid:443").server == UUID
+    assert (
+        transfer_token(token, NODE.token, PTERODACTYL, "https://node.invalid:443").server == UUID
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,14 +112,15 @@ def test_a_token_for_another_node_is_refused(audience: Any) -> None:
 
 @pytest.mark.parametrize("scope", [None, "transfer", "other transfer"])
 def test_a_scope_that_there_is_must_be_that_of_transfers(scope: str | None) -> None:
-    assert transfer_token(bearer(scope=scope), NODE.token).server == UUID
+    assert transfer_token(bearer(scope=scope), NODE.token, PTERODACTYL).server == UUID
 
 
-def test_a_scoped_node_takes_no_token_without_a_scope() -> None:
-    token = transfer_token(bearer(scope="transfer"), NODE.token, scoped=True)
+@pytest.mark.parametrize("family", [PELICAN, CALAGOPUS])
+def test_a_node_of_a_family_with_scopes_takes_no_token_without_one(family: str) -> None:
+    token = transfer_token(bearer(scope="transfer"), NODE.token, family)
     assert token.server == UUID
     with pytest.raises(Unauthorized, match="it has no scope") as caught:
-        transfer_token(bearer(), NODE.token, scoped=True)
+        transfer_token(bearer(), NODE.token, family)
     assert "`family`" in caught.value.detail
 
 
@@ -125,22 +131,22 @@ def test_another_scope_moves_no_server(scope: Any) -> None:
 
 def test_tokens_are_told_apart() -> None:
     header = bearer()
-    first, same = (transfer_token(header, NODE.token) for _ in range(2))
+    first, same = (transfer_token(header, NODE.token, PTERODACTYL) for _ in range(2))
     assert first == same
-    assert transfer_token(bearer(), NODE.token).digest != first.digest
+    assert transfer_token(bearer(), NODE.token, PTERODACTYL).digest != first.digest
     assert first.digest not in header
 
 
 def test_a_signature_written_otherwise_is_no_other_token() -> None:
     header = bearer()
-    known = transfer_token(header, NODE.token).digest
+    known = transfer_token(header, NODE.token, PTERODACTYL).digest
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     # Its last letter holds four bits of the signature, and two that nobody has to look at.
     ways = [f"{header}=", f"{header}!", *(header[:-1] + letter for letter in letters)]
     accepted = 0
     for way in ways:
         try:
-            found = transfer_token(way, NODE.token).digest
+            found = transfer_token(way, NODE.token, PTERODACTYL).digest
         except Unauthorized:
             continue
         accepted += 1
@@ -150,17 +156,17 @@ def test_a_signature_written_otherwise_is_no_other_token() -> None:
 
 def test_a_transfer_token_has_its_expiry() -> None:
     at = time.time() + 60.5
-    assert int(at) <= transfer_token(bearer(exp=at), NODE.token).expires <= at
+    assert int(at) <= transfer_token(bearer(exp=at), NODE.token, PTERODACTYL).expires <= at
 
 
 def test_times_may_be_floats() -> None:
     now = time.time()
     token = bearer(iat=now + 0.5, nbf=now - 0.5, exp=now + 60.5)
-    assert transfer_token(token, NODE.token).server == UUID
+    assert transfer_token(token, NODE.token, PTERODACTYL).server == UUID
 
 
 def test_a_node_whose_clock_is_behind_the_panels_accepts_its_tokens() -> None:
-    assert transfer_token(bearer(now=time.time() + 200), NODE.token).server == UUID
+    assert transfer_token(bearer(now=time.time() + 200), NODE.token, PTERODACTYL).server == UUID
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc.def.ghi"])
@@ -215,10 +221,11 @@ def test_what_is_no_time_is_refused(name: str, value: Any) -> None:
 
 
 def test_a_time_can_be_too_large_for_a_float() -> None:
-    token = transfer_token(f"Bearer {signed(sub=UUID, exp=10**400)}", NODE.token)
+    token = transfer_token(f"Bearer {signed(sub=UUID, exp=10**400)}", NODE.token, PTERODACTYL)
     assert 1e15 < token.expires < 1e16
     claims = {"server_uuid": UUID, "jti": "c", "iat": -(10**400), "exp": 10**400}
-    watcher = console_token(signed(**claims), NODE.token)
+    claims["permissions"] = []
+    watcher = console_token(signed(**claims), NODE.token, PTERODACTYL)
     assert watcher.issued < 0 < watcher.expires
     assert DenyList(booted=1000.0).refuses(watcher)
 
@@ -245,14 +252,14 @@ def test_a_time_that_is_not_a_number_is_refused_and_named(name: str, value: Any)
 def test_an_expiry_that_is_a_text_is_refused_also_when_expired_tokens_are_taken() -> None:
     token = f"Bearer {signed(sub=UUID, exp='1000')}"
     with pytest.raises(Unauthorized, match="its exp is not a time in seconds"):
-        transfer_token(token, NODE.token, accept_expired=True)
+        transfer_token(token, NODE.token, PTERODACTYL, accept_expired=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1000", True])
 def test_a_consoles_token_with_an_issue_time_that_is_no_number_is_refused(value: Any) -> None:
-    claims = {"server_uuid": UUID, "jti": "c", "exp": 4e9, "iat": value}
+    claims = {"server_uuid": UUID, "jti": "c", "exp": 4e9, "iat": value, "permissions": []}
     with pytest.raises(Unauthorized, match="its iat is not a time in seconds"):
-        console_token(signed(**claims), NODE.token)
+        console_token(signed(**claims), NODE.token, PTERODACTYL)
 
 
 def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
@@ -265,11 +272,11 @@ def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
 def test_a_direct_token_is_distinguished_from_the_panels() -> None:
     now = time.time()
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
-    known = transfer_token(token, NODE.token)
+    known = transfer_token(token, NODE.token, PTERODACTYL)
     assert (known.server, known.direct) == (UUID, True)
     assert known.expires == int(now + 60)
-    assert not transfer_token(bearer(), NODE.token).direct
-    assert transfer_token(bearer(by_hand="yes"), NODE.token).direct is False
+    assert not transfer_token(bearer(), NODE.token, PTERODACTYL).direct
+    assert transfer_token(bearer(by_hand="yes"), NODE.token, PTERODACTYL).direct is False
     assert direct_token(UUID, NODE.token, now, now + 60) not in token
 
 
@@ -277,7 +284,7 @@ def test_a_direct_token_of_another_node_says_where_to_get_one() -> None:
     now = time.time()
     token = f"Bearer {direct_token(UUID, 'k' * 64, now, now + 60)}"
     with pytest.raises(Unauthorized) as raised:
-        transfer_token(token, NODE.token, again=RENEW_DIRECT)
+        transfer_token(token, NODE.token, PTERODACTYL, again=RENEW_DIRECT)
     assert "it is another node's" in raised.value.detail
     assert RENEW_DIRECT in raised.value.detail
 
@@ -285,7 +292,7 @@ def test_a_direct_token_of_another_node_says_where_to_get_one() -> None:
 def test_a_direct_token_is_for_the_nodes_own_address() -> None:
     now, here = time.time(), "https://node.invalid:8080"
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60, here)}"
-    assert transfer_token(token, NODE.token, here).direct
+    assert transfer_token(token, NODE.token, PTERODACTYL, here).direct
     assert "not for this node" in refusal(token, "https://other.invalid").detail
 
 
@@ -293,9 +300,9 @@ def test_an_expired_token_is_accepted_only_with_accept_expired() -> None:
     now = time.time() - 7200
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
     assert "expired" in refusal(token).detail
-    assert transfer_token(token, NODE.token, accept_expired=True).server == UUID
+    assert transfer_token(token, NODE.token, PTERODACTYL, accept_expired=True).server == UUID
     with pytest.raises(Unauthorized, match="not signed with this node's key"):
-        transfer_token(token, "another", accept_expired=True)
+        transfer_token(token, "another", PTERODACTYL, accept_expired=True)
 
 
 def compared(node: ast.AST) -> Iterator[str]:

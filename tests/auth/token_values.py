@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import Node, Panel
 from wingsd.auth.tokens import transfer_token
+from wingsd.config import PTERODACTYL
 from wingsd.errors import Unauthorized
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -21,6 +22,6 @@ def bearer(**claims: Any) -> str:
 
 def refusal(authorization: str | None, public_url: str = "") -> Unauthorized:
     with pytest.raises(Unauthorized) as caught:
-        transfer_token(authorization, NODE.token, public_url)
+        transfer_token(authorization, NODE.token, PTERODACTYL, public_url)
     assert caught.value.status == 401
     return caught.value

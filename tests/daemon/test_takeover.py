@@ -74,6 +74,7 @@ class TakenOver(NodeProcess):
         }
         places = Places.below(self.directory / "wings")
         self.wings = WingsNode(places, dialect, self.engine, credentials, own)
+        self.node.family = dialect.family
 
     def new_server(self, **settings: Any) -> dict[str, Any]:
         """Return the settings of a new server of this node, whose container may be made."""

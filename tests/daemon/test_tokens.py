@@ -139,7 +139,7 @@ async def test_the_deny_list_survives_a_kill(daemon: ReceivingNode) -> None:
 
 async def test_a_pelican_node_takes_only_tokens_with_pelicans_scope(daemon: ReceivingNode) -> None:
     await daemon.start(family="pelican")
-    status, answer = await daemon.upload(archive(), token=daemon.token())
+    status, answer = await daemon.upload(archive(), token=daemon.token(scope=None))
     assert (status, answer["code"]) == (401, "token-invalid")
     assert "it has no scope" in answer["detail"]
     assert told(daemon) == []

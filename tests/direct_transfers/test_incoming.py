@@ -20,7 +20,7 @@ from wingsd.transfers.incoming.commit import CommitPhase
 
 
 def token_of(node: NodeInProcess, invitation: Invitation) -> TransferToken:
-    return transfer_token(f"Bearer {invitation.token}", node.config.token)
+    return transfer_token(f"Bearer {invitation.token}", node.config.token, node.config.family)
 
 
 async def move(nodes: NodePair) -> NodeInProcess:

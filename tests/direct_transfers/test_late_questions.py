@@ -159,7 +159,7 @@ async def test_a_server_that_the_panel_has_moved_on_has_moved(
 ) -> None:
     invitation = await unanswered(nodes)
     node = nodes.destination
-    token = transfer_token(f"Bearer {invitation.token}", node.config.token)
+    token = transfer_token(f"Bearer {invitation.token}", node.config.token, node.config.family)
     # As in a transfer to a third node whose end is not recorded; the files are in quarantine.
     entry = node.store.begin(time(), UUID, Direction.OUT, "AWAIT")
     directory = node.data / UUID

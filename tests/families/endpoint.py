@@ -21,7 +21,7 @@ from tests.support import Panel
 from tests.support.reactor import until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
-from wingsd.config import PELICAN, Config, StreamsConfig
+from wingsd.config import PTERODACTYL, Config, StreamsConfig
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.multistream import StreamGroups
 
@@ -92,8 +92,8 @@ class Endpoint:
             remote=self._panel.url,
             family=family,
         )
-        # What Pelican's Panel says more in its tokens, and its nodes demand.
-        self._claims: dict[str, Any] = {"scope": "transfer"} if family == PELICAN else {}
+        # Pterodactyl's tokens have none.
+        self._claims: dict[str, Any] = {} if family == PTERODACTYL else {"scope": "transfer"}
         streams = StreamGroups(receiver.transfers, receiver.database, StreamsConfig(), Clock())
         self._site = site(
             config, receiver=receiver.transfers, streams=streams, database=receiver.database

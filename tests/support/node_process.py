@@ -27,6 +27,8 @@ from tests.support.line import Line
 from tests.support.panel import Panel
 from tests.support.sample_server import UUID
 from wingsd.callbacks.transfers import MINUTE
+from wingsd.config import parse
+from wingsd.errors import ConfigError
 
 #: Seconds that a line of the log is waited for.
 TIMEOUT = 30
@@ -179,7 +181,10 @@ class NodeProcess:
     def command(self, *options: str, **changes: Any) -> list[str]:
         """Write the configuration; return the command line that runs the daemon with it."""
         path = self.directory / "config.yml"
-        path.write_text(yaml.safe_dump(self.configuration(**changes)))
+        text = yaml.safe_dump(self.configuration(**changes))
+        path.write_text(text)
+        with suppress(ConfigError):
+            self.node.family = parse(text, str(path))[0].family
         return [TWISTD, "-n", "--pidfile", "", "wingsd", "--config", str(path), *options]
 
     def spawn(self, command: Sequence[str], descriptors: dict[int, int] | None = None) -> None:

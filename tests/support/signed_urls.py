@@ -1,4 +1,4 @@
-"""Tokens of signed URLs, as the three Panels make them."""
+"""Tokens of users, as the three Panels make them: for signed URLs, consoles and transfers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,36 @@ import jwt
 
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
-__all__ = ["USER", "signed_url_token"]
+__all__ = ["BACKUP", "USER", "panel_tokens", "signed_url_token"]
 
 USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
+BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+#: By the kind of a token: its scope, and its claims beside those that all tokens have.
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "console": ("websocket", {"permissions": ["websocket.connect"]}),
+    "file": ("file-download", {"file_path": "/a"}),
+    "directory": ("file-download", {"file_path": "/d"}),
+    "no file": ("file-download", {"file_path": ""}),
+    "backup": ("backup-download", {"backup_uuid": BACKUP}),
+    "upload": ("file-upload", {}),
+    "transfer": ("transfer", {"server_uuid": None, "user_uuid": None, "user_id": None}),
+}
+#: Those that Calagopus' Panel alone makes: of several files, and to copy some to another server.
+_MORE_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "files": ("file-download", {"file_path": "", "file_paths": ["a", "d"]}),
+    "copy": ("transfer", {"server_uuid": None, "root": "/", "destination_path": "/"}),
+}
+
+
+def panel_tokens(key: str, server: str, family: str, **more: Any) -> dict[str, str]:
+    """Return a token of each kind that the Panel of a family makes; `more` are claims of all."""
+    made = {}
+    for name, (scope, claims) in (_KINDS | (_MORE_KINDS if family == CALAGOPUS else {})).items():
+        own = {"scope": None if family == PTERODACTYL else scope} | more | claims
+        if scope == "transfer":
+            own["sub"] = server
+        made[name] = signed_url_token(key, server, scope, family, **own)
+    return made
 
 
 def signed_url_token(

@@ -15,6 +15,7 @@ from tests.support.eggs import resolved
 from tests.support.panel_backups import BackupRefused, PanelBackups
 from tests.support.settings import Json, process_configuration
 from tests.support.sftp_users import WRONG, SftpUsers
+from wingsd.config import PTERODACTYL
 
 
 class Refused(Exception):
@@ -41,6 +42,8 @@ class Node:
     token: str = attrs.field(factory=lambda: secrets.token_hex(32), repr=False)
     ip: str = "127.0.0.1"
     port: int = 25566
+    #: The family that the node takes itself for; its Panel's tokens are that family's.
+    family: str = PTERODACTYL
 
 
 @attrs.define

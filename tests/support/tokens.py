@@ -11,6 +11,7 @@ import jwt
 
 from tests.support.settings import Json
 from tests.support.state import Node
+from wingsd.config import PTERODACTYL
 
 # Seconds.
 _NOT_BEFORE = 5 * 60
@@ -18,8 +19,8 @@ _TRANSFER_LIFETIME = 15 * 60
 _CONSOLE_LIFETIME = 10 * 60
 
 
-def _usual(panel: str, node: Node, jti: str, issued: int, lifetime: int) -> Json:
-    return {
+def _usual(panel: str, node: Node, scope: str, jti: str, issued: int, lifetime: int) -> Json:
+    return ({} if node.family == PTERODACTYL else {"scope": scope}) | {
         "iss": panel,
         "aud": [node.address],
         "jti": jti,
@@ -33,7 +34,7 @@ def _usual(panel: str, node: Node, jti: str, issued: int, lifetime: int) -> Json
 def transfer_claims(panel: str, node: Node, uuid: str, issued: int) -> Json:
     """Return what the token for a server's transfer to `node` says."""
     jti = hashlib.sha256(uuid.encode()).hexdigest()
-    return _usual(panel, node, jti, issued, _TRANSFER_LIFETIME) | {"sub": uuid}
+    return _usual(panel, node, "transfer", jti, issued, _TRANSFER_LIFETIME) | {"sub": uuid}
 
 
 def console_claims(
@@ -41,7 +42,7 @@ def console_claims(
 ) -> Json:
     """Return what the token of a user's browser says that watches a server on `node`."""
     jti = hashlib.md5(f"{user}{uuid}".encode(), usedforsecurity=False).hexdigest()
-    return _usual(panel, node, jti, issued, _CONSOLE_LIFETIME) | {
+    return _usual(panel, node, "websocket", jti, issued, _CONSOLE_LIFETIME) | {
         "server_uuid": uuid,
         "user_uuid": user,
         "permissions": list(permissions),

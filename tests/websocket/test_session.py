@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import EXPIRED, DenyList
+from wingsd.config import PTERODACTYL
 from wingsd.errors import BadRequest, EnvironmentFailed, ServerNotRunning
 from wingsd.websocket.messages import Message
 from wingsd.websocket.rate_limits import MessageRateLimits
@@ -51,6 +52,7 @@ class Talk:
         self.session = Session(
             UUID,
             KEY,
+            PTERODACTYL,
             self.denied,
             MessageRateLimits(self.clock),
             self,

@@ -109,7 +109,7 @@ async def test_a_long_token_of_calagopus_is_taken(node: ConsoleNode) -> None:
     node.listen(family="calagopus")
     ignored = [f"world/{number}/secret" for number in range(500)]
     browser = await node.open()
-    await browser.auth(node.token(ignored_files=ignored))
+    await browser.auth(node.token(scope="websocket", ignored_files=ignored))
     browser.send("ping", "x" * (64 << 10))
     code, reason = await browser.wait_closed()
     assert code == 1009

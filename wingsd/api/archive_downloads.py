@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from wingsd.api.downloads import download_headers
 from wingsd.api.signed_urls import SignedPath, SignedUrls
 from wingsd.archive import Compression
-from wingsd.auth.signed_urls import SignedToken, SignedUse
+from wingsd.auth.signed_urls import SignedToken
 from wingsd.config import Config
 from wingsd.files.archive_names import ArchiveKind, default_name, kind_of_format
 from wingsd.files.archives import Compressing, check_packing, pack_into
@@ -67,8 +67,6 @@ class _Output:
 
 
 class _ArchivePath(SignedPath):
-    use = SignedUse.FILE_DOWNLOAD
-
     def __init__(
         self,
         config: Config,
@@ -123,6 +121,8 @@ class _ArchivePath(SignedPath):
 class DirectoryDownloadEndpoint(_ArchivePath):
     """`/download/directory`."""
 
+    path = "/download/directory"
+
     @call("GET", _ARCHIVE)
     async def download_directory(
         self, request: StreamingRequest, query: ArchiveQuery
@@ -140,6 +140,8 @@ class DirectoryDownloadEndpoint(_ArchivePath):
 
 class FilesDownloadEndpoint(_ArchivePath):
     """`/download/files`."""
+
+    path = "/download/files"
 
     @call("GET", _ARCHIVE)
     async def download_files(self, request: StreamingRequest, query: ArchiveQuery) -> StreamedBody:

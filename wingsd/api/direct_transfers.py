@@ -79,6 +79,7 @@ class DirectTransferEndpoint(Public):
         self._token = transfer_token(
             request.header("Authorization"),
             config.token,
+            config.family,
             config.api.public_url,
             # The result may be asked for long after the transfer.
             accept_expired=request.method == b"DELETE",

@@ -10,7 +10,7 @@ import attrs
 
 from wingsd.api.files import attachment
 from wingsd.api.signed_urls import SignedPath, SignedUrls
-from wingsd.auth.signed_urls import SignedToken, SignedUse
+from wingsd.auth.signed_urls import SignedToken
 from wingsd.backups.store import BackupMissing, BackupStore
 from wingsd.config import Config
 from wingsd.files.denylist import Denylist
@@ -93,7 +93,7 @@ def _is_satisfiable(request: StreamingRequest, validators: Validators) -> bool:
 class FileDownloadEndpoint(_DownloadPath):
     """`/download/file`."""
 
-    use = SignedUse.FILE_DOWNLOAD
+    path = "/download/file"
 
     @call("GET", _FILE, fails=_NO_RANGE)
     async def download_file(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
@@ -124,7 +124,7 @@ class FileDownloadEndpoint(_DownloadPath):
 class BackupDownloadEndpoint(_DownloadPath):
     """`/download/backup`."""
 
-    use = SignedUse.BACKUP_DOWNLOAD
+    path = "/download/backup"
 
     @call("GET", _FILE, fails=_NO_RANGE)
     async def download_backup(self, request: StreamingRequest, query: SignedQuery) -> FileBody:

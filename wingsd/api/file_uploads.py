@@ -15,7 +15,7 @@ from wingsd.activity import ActivityRecorder
 from wingsd.api.body_batches import BodyBatches
 from wingsd.api.files import whole_number
 from wingsd.api.signed_urls import SignedPath, SignedUrls, client_address
-from wingsd.auth.signed_urls import SignedToken, SignedUse
+from wingsd.auth.signed_urls import SignedToken
 from wingsd.config import CALAGOPUS, Config
 from wingsd.errors import BadRequest, Conflict
 from wingsd.files.denylist import Denylist
@@ -100,7 +100,7 @@ class UploadQuery:
 class FileUploadEndpoint(SignedPath):
     """`/upload/file`."""
 
-    use = SignedUse.FILE_UPLOAD
+    path = "/upload/file"
     streamed_methods = frozenset({b"POST", b"PATCH"})
 
     def __init__(

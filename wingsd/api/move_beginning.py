@@ -65,8 +65,8 @@ class MovesEndpoint(Public):
         return transfer_token(
             request.header("Authorization"),
             config.token,
+            config.family,
             config.api.public_url,
-            scoped=config.is_pelican,
             accept_expired=accept_expired,
         )
 

@@ -13,10 +13,11 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from wingsd.api.resource import Public
-from wingsd.auth.signed_urls import SignedToken, SignedUrlVoid, SignedUse, signed_token
+from wingsd.auth.signed_urls import SIGNED_URLS, SignedToken, SignedUrlVoid, signed_token
 from wingsd.auth.tokens import DenyList
-from wingsd.config import CALAGOPUS, PELICAN, Config
+from wingsd.config import CALAGOPUS, Config
 from wingsd.errors import Forbidden, ServerNotFound
+from wingsd.http.errors import PathNotFound
 from wingsd.http.operations import Access, Topic
 from wingsd.http.proxies import TrustedProxies
 from wingsd.http.request import StreamingRequest
@@ -45,10 +46,20 @@ class SignedUrls:
     denied: DenyList
     used: UsedUrls
 
-    def token(self, config: Config, text: str, use: SignedUse) -> SignedToken:
-        """Return a token for this use. Raises `Unauthorized` and `SignedUrlVoid`."""
-        scoped = config.family in (PELICAN, CALAGOPUS)
-        token = signed_token(text, config.token, use, scoped=scoped)
+    def token(self, config: Config, text: str, path: str) -> SignedToken:
+        """Return a token for one of `SIGNED_URLS`.
+
+        Raises `Unauthorized`, `SignedUrlVoid`, and `PathNotFound` for a path that nodes of this
+        family do not have.
+        """
+        kind, families = SIGNED_URLS[path]
+        if config.family not in families:
+            raise PathNotFound(
+                path,
+                f"nodes of {', '.join(families)} have it; when this node's Panel is of that "
+                "family, say so by `family` in its configuration",
+            )
+        token = signed_token(text, config.token, kind, config.family)
         if self.denied.revoked(token):
             raise SignedUrlVoid("the access of its user was changed after it was issued")
         return token
@@ -94,11 +105,11 @@ def client_address(config: Config, request: StreamingRequest) -> str:
 
 
 class SignedPath(Public):
-    """A path for browsers, whose token is in the query and is for `use`."""
+    """One of the paths for browsers, `SIGNED_URLS`, whose token is in the query."""
 
     access = Access.SIGNED
     topic = Topic.FILES
-    use: ClassVar[SignedUse]
+    path: ClassVar[str]
     fails: ClassVar[tuple[HTTPStatus, ...]] = (
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.UNAUTHORIZED,
@@ -114,5 +125,5 @@ class SignedPath(Public):
         self._urls = urls
 
     def token(self, request: StreamingRequest) -> SignedToken:
-        """Return the token of a request. Raises `Unauthorized` and `SignedUrlVoid`."""
-        return self._urls.token(self._config, request.argument("token"), self.use)
+        """Return the token of a request; see `SignedUrls.token`."""
+        return self._urls.token(self._config, request.argument("token"), self.path)

@@ -193,7 +193,7 @@ class TransfersEndpoint(Public):
     def _token(self, request: StreamingRequest) -> TransferToken:
         config = self._config
         header, address = request.header("Authorization"), config.api.public_url
-        return transfer_token(header, config.token, address, scoped=config.is_pelican)
+        return transfer_token(header, config.token, config.family, address)
 
     async def _receive(
         self, request: StreamingRequest, group: StreamGroup, upload: UploadStream

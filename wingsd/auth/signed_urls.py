@@ -1,13 +1,12 @@
 """The tokens of signed URLs, with which browsers download and upload files of servers.
 
 A JWT in the query, issued by the Panel when a user clicks, and signed with the node's own token.
-It is for one of `SignedUse`, of one server and one user.
+It is for one server and one user, and opens the path of its kind in `SIGNED_URLS` and no other.
 """
 
 from __future__ import annotations
 
-import re
-from enum import Enum
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -16,16 +15,28 @@ import attrs
 from wingsd.auth.tokens import (
     NOT_VALID,
     TokenInvalid,
+    TokenKind,
     TokenMissing,
+    check_kind,
     decode_claims,
     seconds_claim,
     server_claim,
     user_key,
 )
+from wingsd.config.vendors import CALAGOPUS, FAMILIES
 from wingsd.errors import WingsdError
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["SignedToken", "SignedUrlVoid", "SignedUse", "signed_token"]
+__all__ = ["SIGNED_URLS", "SignedToken", "SignedUrlVoid", "signed_token"]
+
+#: The one kind of token that opens a path, and the families whose nodes have the path.
+SIGNED_URLS: Mapping[str, tuple[TokenKind, Collection[str]]] = {
+    "/download/backup": (TokenKind.BACKUP_DOWNLOAD, FAMILIES),
+    "/download/directory": (TokenKind.FILE_DOWNLOAD, (CALAGOPUS,)),
+    "/download/file": (TokenKind.FILE_DOWNLOAD, FAMILIES),
+    "/download/files": (TokenKind.FILES_DOWNLOAD, (CALAGOPUS,)),
+    "/upload/file": (TokenKind.FILE_UPLOAD, FAMILIES),
+}
 
 _AGAIN = "start it again on the page of the server for a new address"
 
@@ -40,14 +51,6 @@ class SignedUrlVoid(WingsdError):
         super().__init__(
             "The requested resource was not found on this server.", f"{why}; {_AGAIN}"
         )
-
-
-class SignedUse(Enum):
-    """What a token is for: the word in its scope."""
-
-    FILE_DOWNLOAD = "file-download"
-    BACKUP_DOWNLOAD = "backup-download"
-    FILE_UPLOAD = "file-upload"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -75,24 +78,30 @@ class SignedToken:
         return (self.jti, user_key(self.user, self.server), user_key(self.user))
 
 
-def signed_token(token: str, key: str, use: SignedUse, *, scoped: bool) -> SignedToken:
-    """Return the token of a signed URL; `key` is the node's `token`.
+def signed_token(token: str, key: str, kind: TokenKind, family: str) -> SignedToken:
+    """Return the token of a signed URL; `key` is the `token` of a node of `family`.
 
-    With `scoped` it must have a scope. Raises `TokenMissing`, `TokenInvalid` with the reason, and
-    `SignedUrlVoid` for another scope. Source: the Panels' own tokens.
+    Raises `TokenMissing`, `TokenInvalid` with the reason, and `SignedUrlVoid` for a token of
+    another kind.
     """
     if not token:
         raise TokenMissing(
             "The address is not complete.", f"it has no token in its query; {_AGAIN}"
         )
     claims = decode_claims(token, key, ["exp", "iat", "unique_id"], _AGAIN)
-    _check_scope(claims.get("scope"), use, scoped=scoped)
+    try:
+        check_kind(claims, kind, family)
+    except TokenInvalid as error:
+        raise SignedUrlVoid(f"its token is not for this: {error.detail}") from error
     unique = claims["unique_id"]
     if not (isinstance(unique, str) and unique):
         raise TokenInvalid(NOT_VALID, "its unique_id is not a text")
     server, backup = claims.get("server_uuid"), ""
-    if use is SignedUse.BACKUP_DOWNLOAD:
+    if kind is TokenKind.BACKUP_DOWNLOAD:
         backup = _backup(claims.get("backup_uuid"))
+    file = _text(claims, "file_path")
+    if kind is TokenKind.FILE_DOWNLOAD and not file:
+        raise SignedUrlVoid("its token names no file")
     return SignedToken(
         server="" if server is None and backup else server_claim(server, "its server_uuid"),
         user=_user(claims),
@@ -100,22 +109,11 @@ def signed_token(token: str, key: str, use: SignedUse, *, scoped: bool) -> Signe
         digest=sha256(f"signed url {unique}".encode("utf-8", "surrogatepass")).hexdigest(),
         issued=seconds_claim(claims, "iat"),
         expires=seconds_claim(claims, "exp"),
-        file=_text(claims, "file_path"),
+        file=file,
         files=_texts(claims, "file_paths"),
         backup=backup,
         ignored=_texts(claims, "ignored_files"),
     )
-
-
-def _check_scope(scope: Any, use: SignedUse, *, scoped: bool) -> None:
-    """Check that one of the words of a scope is that of the use.
-
-    They have spaces between them with Pelican, commas with Calagopus.
-    """
-    if scope is None and not scoped:
-        return
-    if use.value not in re.split(r"[\s,]+", scope if isinstance(scope, str) else ""):
-        raise SignedUrlVoid(f"its token is not for this: its scope is not {use.value}")
 
 
 def _user(claims: dict[str, Any]) -> str:

@@ -3,8 +3,7 @@
 PyJWT verifies signatures; the claims are checked here. Times must be numbers (RFC 7519), while
 PyJWT also accepts numeric strings. `iat` may be in the future, as `nbf` already allows for the
 five minutes by which two clocks may differ. `aud` is the node's public address and is checked if
-`api.public_url` is configured. `scope`, which only some Panels write, is checked if present; nodes
-of Pelican require it for transfers, as Pelican's own do.
+`api.public_url` is configured. A token opens what its `TokenKind` is for and nothing else.
 
 Secrets are compared in constant time (`compare_digest`, which PyJWT uses as well).
 """
@@ -15,6 +14,7 @@ import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import attrs
 import jwt
 
+from wingsd.config.vendors import CALAGOPUS, PELICAN
 from wingsd.errors import Forbidden, Unauthorized, WingsdError
 from wingsd.util.text import canonical_uuid, origin
 
@@ -34,10 +35,12 @@ __all__ = [
     "RevocableToken",
     "TokenExpired",
     "TokenInvalid",
+    "TokenKind",
     "TokenMissing",
     "TokenUsed",
     "TransferToken",
     "authorize_panel",
+    "check_kind",
     "console_token",
     "decode_claims",
     "direct_token",
@@ -110,6 +113,57 @@ class TokenUsed(TokenInvalid):
     code = "token-used"
 
 
+class TokenKind(Enum):
+    """What a token is for, in the order in which its kind is determined.
+
+    A kind has a word in `scope`, which Pelican's and Calagopus' Panels write, and a claim of its
+    own. A token is of the first kind of which it has both; of the claim alone where it has no
+    scope, with Pterodactyl. All other claims are ignored. Sources: the Panels' own tokens.
+    """
+
+    CONSOLE = "websocket", "permissions"
+    BACKUP_DOWNLOAD = "backup-download", "backup_uuid"
+    #: Of several files or directories, as one archive (Calagopus).
+    FILES_DOWNLOAD = "file-download", "file_paths"
+    FILE_DOWNLOAD = "file-download", "file_path"
+    #: Of files to a server from another one (Calagopus), which this node does not support.
+    FILES_COPY = "transfer", "destination_path"
+    FILE_UPLOAD = "file-upload", "server_uuid"
+    TRANSFER = "transfer", "sub"
+
+    def __init__(self, scope: str, claim: str) -> None:
+        self.scope = scope
+        self.claim = claim
+
+    def __str__(self) -> str:
+        return f"{self.scope} ({self.claim})"
+
+
+#: The families whose Panels write a scope in every token.
+_SCOPED: Mapping[str, str] = {PELICAN: "Pelican", CALAGOPUS: "Calagopus"}
+
+
+def check_kind(claims: Mapping[str, Any], needed: TokenKind, family: str) -> None:
+    """Check that a token is of the kind that is needed, at a node of `family`.
+
+    Raises `TokenInvalid` with the reason.
+    """
+    scope = claims.get("scope")
+    if scope is None and family in _SCOPED:
+        raise TokenInvalid(
+            NOT_VALID,
+            f"it has no scope, which every token of a {_SCOPED[family]} Panel has; when this "
+            "node's Panel is another, say so by `family` in its configuration",
+        )
+    words = scope.split() if isinstance(scope, str) else []
+    if scope is not None and needed.scope not in words:
+        raise TokenInvalid(NOT_VALID, f"its scope is not {needed.scope}")
+    kinds = (kind for kind in TokenKind if scope is None or kind.scope in words)
+    found = next((kind for kind in kinds if claims.get(kind.claim) is not None), None)
+    if found is not needed:
+        raise TokenInvalid(NOT_VALID, f"it is for {found or 'nothing known'}, not for {needed}")
+
+
 @attrs.frozen(repr=False)
 class TransferToken:
     """A valid token to send one server to this node, once.
@@ -127,28 +181,22 @@ class TransferToken:
 def transfer_token(
     authorization: str | None,
     key: str,
+    family: str,
     public_url: str = "",
     *,
-    scoped: bool = False,
     accept_expired: bool = False,
     again: str = _AGAIN_FOR_TRANSFER,
 ) -> TransferToken:
-    """Return the token in an `Authorization` header; `key` is the node's `token`.
+    """Return the token in an `Authorization` header; `key` is the `token` of a node of `family`.
 
-    `public_url` is the audience that the token must have, empty for any; with `scoped` it must
-    have a scope. Expired tokens are valid with `accept_expired`, to query a transfer. `again` says
-    how to get another token. Raises `TokenMissing` or `TokenInvalid` with the reason. Sources:
-    the document of `POST /api/transfers`, and the Panels' own tokens.
+    `public_url` is the audience that the token must have, empty for any. Expired tokens are valid
+    with `accept_expired`, to query a transfer. `again` says how to get another token. Raises
+    `TokenMissing` or `TokenInvalid` with the reason. Source: the document of
+    `POST /api/transfers`.
     """
     token = _bearer(authorization)
     claims = decode_claims(token, key, ["exp", "sub"], again, accept_expired=accept_expired)
-    if scoped and claims.get("scope") is None:
-        raise TokenInvalid(
-            NOT_VALID,
-            "it has no scope, which every token of a Pelican Panel has; when this node's Panel is "
-            "another, say so by `family` in its configuration",
-        )
-    _check_scope(claims, "transfer")
+    check_kind(claims, TokenKind.TRANSFER, family)
     _check_audience(claims.get("aud"), public_url)
     # Without the signature, which can be encoded in several ways.
     signed, _, _ = token.rpartition(".")
@@ -221,14 +269,14 @@ class ConsoleToken:
         return all_granted or permission in self.permissions
 
 
-def console_token(token: str, key: str) -> ConsoleToken:
-    """Return the token of a WebSocket's `auth` message; `key` is the node's `token`.
+def console_token(token: str, key: str, family: str) -> ConsoleToken:
+    """Return the token of a WebSocket's `auth` message. Raises `TokenInvalid` with the reason.
 
-    Raises `TokenInvalid` with the reason. Source: the Panels' own tokens.
+    `key` is the `token` of a node of `family`.
     """
     claims = decode_claims(token, key, ["exp", "iat", "jti"], _AGAIN_FOR_CONSOLE, EXPIRED)
-    _check_scope(claims, "websocket")
-    permissions = claims.get("permissions") or []
+    check_kind(claims, TokenKind.CONSOLE, family)
+    permissions = claims["permissions"] or []
     if not (isinstance(permissions, list) and all(isinstance(word, str) for word in permissions)):
         raise TokenInvalid(NOT_VALID, "its permissions are not a list of texts")
     return ConsoleToken(
@@ -370,12 +418,6 @@ def _check_time(claims: Mapping[str, Any], name: str) -> None:
     is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
     if not is_number or (isinstance(moment, float) and not math.isfinite(moment)):
         raise TokenInvalid(NOT_VALID, f"its {name} is not a time in seconds")
-
-
-def _check_scope(claims: Mapping[str, Any], needed: str) -> None:
-    scope = claims.get("scope")
-    if scope is not None and needed not in str(scope).split():
-        raise TokenInvalid(NOT_VALID, f"its scope is not {needed}")
 
 
 def _check_audience(audience: Any, public_url: str) -> None:

@@ -178,8 +178,7 @@ class IncomingDirectTransfers:
 
     def use(self, config: Config) -> None:
         """Sign later invitations with the token of another configuration."""
-        self._key = config.token
-        self._public_url = config.api.public_url
+        self._config = config
 
     # Called for the operator
 
@@ -211,10 +210,10 @@ class IncomingDirectTransfers:
             )
         else:
             await self._servers.check_absent(server)
-        now = self._now()
-        token = direct_token(server, self._key, now, now + seconds, self._public_url)
+        now, config, address = self._now(), self._config, self._config.api.public_url
+        token = direct_token(server, config.token, now, now + seconds, address)
         parsed = transfer_token(
-            f"Bearer {token}", self._key, self._public_url, accept_expired=True
+            f"Bearer {token}", config.token, config.family, address, accept_expired=True
         )
         self._issued.add(parsed.digest)
         self._expected[server] = _Expected(

@@ -38,8 +38,8 @@ class PathNotFound(WingsdError):
     code = "path-not-found"
     status = HTTPStatus.NOT_FOUND
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"this node has no path {path}")
+    def __init__(self, path: str, detail: str = "") -> None:
+        super().__init__(f"this node has no path {path}", detail)
 
 
 class MethodNotAllowed(WingsdError):

@@ -32,6 +32,7 @@ class ConsoleOpener:
         self._context = context
         self._reactor = reactor
         self._denied = denied
+        self._family = family
         self._protocols = protocol_factory(reactor, family)
 
     def client(
@@ -50,6 +51,7 @@ class ConsoleOpener:
         session = Session(
             uuid,
             key,
+            self._family,
             self._denied,
             MessageRateLimits(self._reactor),
             _Watched(server),

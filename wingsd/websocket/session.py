@@ -142,14 +142,15 @@ class LastTransfer(Protocol):
 class Session:
     """The session of one browser.
 
-    `server` is the UUID of the server that is `watched`, `key` the node's `token`. When the server
-    `has_left`, only the final state of its `transfer` is sent.
+    `server` is the UUID of the server that is `watched`, `key` the `token` of a node of `family`.
+    When the server `has_left`, only the final state of its `transfer` is sent.
     """
 
     def __init__(
         self,
         server: str,
         key: str,
+        family: str,
         denied: DenyList,
         limits: MessageRateLimits,
         watched: WatchedServer,
@@ -160,6 +161,7 @@ class Session:
         self._server = server
         #: The node's token, by which those of users are checked. It may be replaced.
         self.key = key
+        self._family = family
         self._denied = denied
         self._watched = watched
         self._transfer = transfer
@@ -270,7 +272,7 @@ class Session:
         return answer(self._token, message.text)
 
     def _authenticate(self, text: str, now: float) -> list[Step]:
-        token = console_token(text, self.key)
+        token = console_token(text, self.key, self._family)
         if self._denied.refuses(token):
             raise TokenInvalid(_DENIED)
         if token.expires <= now:

@@ -1,0 +1,117 @@
+"""Which token opens which path: tokens of all kinds and families, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.api.node import TOKEN, UUID, ApiNode
+from tests.api.signed_site import SignedSite, signed_site
+from tests.support.signed_urls import BACKUP, panel_tokens
+from wingsd.api.routes import paths
+from wingsd.auth.tokens import TokenInvalid, console_token, transfer_token
+from wingsd.config import CALAGOPUS, PTERODACTYL
+from wingsd.config.vendors import FAMILIES
+from wingsd.http.operations import Access
+
+#: What a path of signed URLs is opened by.
+OPENED_BY = {
+    "/download/backup": "backup",
+    "/download/directory": "directory",
+    "/download/file": "file",
+    "/download/files": "files",
+    "/upload/file": "upload",
+}
+ONLY_CALAGOPUS = {"/download/directory", "/download/files"}
+#: Claims that no Panel writes at present.
+NEWER = {"sub": UUID, "name": "x", "roles": ["*"], "session": {"id": 1}}
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="files"; filename="new"\r\n\r\nnew\r\n--x--\r\n'
+)
+
+
+def registered(*access: Access) -> list[tuple[str, str]]:
+    """Return path and method of all calls of the node with this access."""
+    return [
+        (path, method)
+        for path, endpoint in paths().items()
+        for method, made in endpoint.calls.items()
+        if made.access in access
+    ]
+
+
+@pytest.fixture(params=FAMILIES)
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SignedSite]:
+    with signed_site(tmp_path, request.param) as made:
+        (made.home / "d").mkdir()
+        for file in ("a", "d/b"):
+            (made.home / file).write_bytes(b"secret")
+        (made.backups / f"{BACKUP}.tar.gz").write_bytes(b"backup")
+        yield made
+
+
+@pytest.mark.parametrize("issuer", FAMILIES)
+async def test_a_token_opens_the_paths_of_its_kind_and_no_other(
+    site: SignedSite, issuer: str
+) -> None:
+    signed = registered(Access.SIGNED)
+    assert {path for path, _ in signed} == set(OPENED_BY)
+    understood = site.family == PTERODACTYL or issuer != PTERODACTYL
+    wrong = []
+    for (path, method), more in product(sorted(signed), ({}, NEWER)):
+        served = path not in ONLY_CALAGOPUS or site.family == CALAGOPUS
+        for kind, token in panel_tokens(TOKEN, UUID, issuer, **more).items():
+            files = sorted(site.home.rglob("*"))
+            reply = await site.node.call(
+                method,
+                f"{path}?token={token}&directory=/new&file=new",
+                {"POST": FORM, "PATCH": b"new"}.get(method),
+                Authorization=None,
+                Content_Type="multipart/form-data; boundary=x",
+                Upload_Offset="0",
+                Upload_Complete="?1",
+            )
+            opens = understood and served and OPENED_BY[path] == kind
+            changed = sorted(site.home.rglob("*")) != files
+            if reply.status not in ((200,) if opens else (401, 404)) or (changed and not opens):
+                wrong.append((path, method, kind, reply.status, len(more)))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("issuer", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_consoles_and_transfers_are_opened_by_their_own_tokens(issuer: str, family: str) -> None:
+    for more in ({}, NEWER):
+        tokens = panel_tokens(TOKEN, UUID, issuer, **more)
+        opened = set()
+        for kind, token in tokens.items():
+            try:
+                assert console_token(token, TOKEN, family).server == UUID
+                opened.add((kind, "console"))
+            except TokenInvalid:
+                pass
+            try:
+                assert transfer_token(f"Bearer {token}", TOKEN, family).server == UUID
+                opened.add((kind, "transfer"))
+            except TokenInvalid:
+                pass
+        understood = family == PTERODACTYL or issuer != PTERODACTYL
+        own = {("console", "console"), ("transfer", "transfer")}
+        assert opened == (own if understood else set())
+
+
+async def test_no_token_of_a_user_opens_a_transfer(node: ApiNode) -> None:
+    calls = registered(Access.TRANSFER, Access.DIRECT_TRANSFER)
+    assert {"/api/transfers", "/api/transfers/{uuid}/move"} <= {path for path, _ in calls}
+    for path, method in calls:
+        for issuer in FAMILIES:
+            tokens = panel_tokens(TOKEN, UUID, issuer)
+            del tokens["transfer"]
+            for kind, token in tokens.items():
+                bearer = f"Bearer {token}"
+                reply = await node.call(method, path.format(uuid=UUID), {}, Authorization=bearer)
+                assert reply.status in (401, 404), (path, method, kind)
+    assert node.calls == []
