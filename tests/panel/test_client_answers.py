@@ -55,7 +55,7 @@ async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
         await harness.client().owns(UUID)
     assert caught.value.detail == (
         f"GET {harness.fake.url}/api/remote/servers?page=1&per_page=2: its answer is longer than "
-        "64 MiB; see whether remote in the configuration is the Panel's address, and what a "
+        "16 MiB; see whether remote in the configuration is the Panel's address, and what a "
         "proxy in front of it sends; try again when it answers"
     )
 

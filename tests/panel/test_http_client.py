@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import trustme
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
@@ -18,6 +21,7 @@ from tests.support.reactor import reactor
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, goes_on, pem, read_head, server_context
 from wingsd.panel import http_client as httpclient
 from wingsd.panel.http_client import (
+    MAX_BODY,
     MAX_HEAD,
     MAX_HEADERS,
     MAX_INTERIM,
@@ -118,6 +122,20 @@ async def test_an_answer_may_be_as_long_as_each_bound(monkeypatch: pytest.Monkey
     assert len(body) == SMALL_BODY
 
 
+async def test_the_body_of_an_answer_takes_its_own_size_in_memory() -> None:
+    piece, pieces = bytes(64 << 10), MAX_BODY // (64 << 10)
+    tracemalloc.start()
+    try:
+        body = httpclient._Body()
+        for _ in range(pieces):
+            body.dataReceived(piece)
+        body.connectionLost(Failure(ResponseDone()))
+        assert len(await body.complete) == MAX_BODY == 16 << 20
+        assert tracemalloc.get_traced_memory()[1] < MAX_BODY * 5 // 4
+    finally:
+        tracemalloc.stop()
+
+
 TOO_LONG = "headers are longer than 16 KiB, or more than 128 lines"
 INTERIM = "more than 16 interim answers"
 HEADS = {
@@ -170,11 +188,11 @@ async def test_a_body_without_end_is_cut(
 async def test_a_body_whose_length_is_past_the_bound_is_not_waited_for() -> None:
     def script(connection: socket.socket) -> bytes:
         read_head(connection)
-        connection.sendall(OK + b"Content-Length: 67108865\r\n\r\n")
+        connection.sendall(OK + b"Content-Length: 16777217\r\n\r\n")
         return received(connection)
 
     peer = Peer(script)
-    with pytest.raises(AnswerRefused, match="its answer is longer than 64 MiB"):
+    with pytest.raises(AnswerRefused, match="its answer is longer than 16 MiB"):
         await ask(peer)
     assert await peer.outcome == b""
 

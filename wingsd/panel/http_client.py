@@ -112,7 +112,7 @@ MAX_HEADERS = 128
 #: Interim answers (1xx) before the final one.
 MAX_INTERIM = 16
 #: Bytes of a body as sent, including chunk headers.
-MAX_BODY = 64 * 1024 * 1024
+MAX_BODY = 16 * 1024 * 1024
 #: Seconds for the server to close the connection after its answer.
 CLOSE_WITHIN = 10
 
@@ -179,15 +179,15 @@ class _Body(Protocol):
 
     def __init__(self) -> None:
         self.complete: Deferred[bytes] = Deferred()
-        self._received = bytearray()
+        self._received = BytesIO()
 
     def dataReceived(self, data: bytes) -> None:
-        self._received += data
+        self._received.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         # The second is the end of a body without a length.
         if reason.check(ResponseDone, PotentialDataLoss):
-            self.complete.callback(bytes(self._received))
+            self.complete.callback(self._received.getvalue())
         else:
             self.complete.errback(reason)
 
