@@ -22,7 +22,7 @@ from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
 from wingsd.guarded_http.client import GuardedClient
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy
-from wingsd.guarded_http.resolver import Resolve
+from wingsd.guarded_http.resolver import Resolve, host_resolver
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.panel.schemas import Egg
@@ -115,7 +115,7 @@ class FileNode(ApiNode):
         self.bus = EventBus()
         options = PullOptions(limits=limits or FetchLimits())
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])
-        client = GuardedClient(reactor, policy, agent, names)
+        client = GuardedClient(reactor, policy, agent, names or host_resolver(self.workers))
         self.pulls: Pulls = Pulls(
             self.file_work, self.file_tasks, self.bus, options, lambda: client, lambda: 0.0
         )

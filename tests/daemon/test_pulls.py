@@ -8,20 +8,27 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from signal import SIGTERM
 from threading import Event
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.daemon.resources import until
 from tests.daemon.test_files import UUID, curl
 from tests.support import process_configuration, server_settings
+from tests.support.node_process import TIMEOUT
+from tests.support.reactor import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.transfers.peers import Peer, read_head, server_context
 
 ALLOWED: dict[str, Any] = {"api": {"remote_download": {"host_allowlist": ["localhost"]}}}
 CONTENT = os.urandom(3_000_001)
+#: An address of loopback for a name server that never answers.
+NAME_SERVER = "127.53.53.53"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
 
 
@@ -112,6 +119,35 @@ async def test_a_file_is_downloaded_from_an_allowed_host(
     assert (status, entry["name"], entry["size"]) == (200, "a mod.jar", len(CONTENT))
     assert (home / "mods/a mod.jar").read_bytes() == CONTENT
     assert (await peer.outcome).startswith(b"GET /mods/a%20mod.jar?x=1 HTTP/1.1\r\n")
+
+
+async def test_a_daemon_ends_while_a_name_server_is_silent(
+    daemon: ReceivingNode, home: Path
+) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as name_server:
+        try:
+            name_server.bind((NAME_SERVER, 53))
+        except PermissionError:
+            pytest.skip("only root can bind port 53")
+        name_server.settimeout(0)
+        resolver = daemon.directory / "resolv.conf"
+        resolver.write_text(f"nameserver {NAME_SERVER}\noptions timeout:30 attempts:5\n")
+        mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        wrapper = ("/usr/bin/unshare", "--mount", "/bin/sh", "-c", mount, str(resolver))
+        await daemon.start(*wrapper)
+        await daemon.loaded()
+        status, _ = await pull(daemon, "http://silent.example/mod.jar")
+        assert status == 202
+        await until(partial(has_datagram, name_server))
+        daemon.signal("TERM")
+        ended = Deferred.fromCoroutine(daemon.ended())
+        assert await ended.addTimeout(TIMEOUT, reactor) == -SIGTERM
+
+
+def has_datagram(receiver: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        return bool(receiver.recv(512))
+    return False
 
 
 async def test_a_download_is_listed_with_its_progress_and_cancelled(

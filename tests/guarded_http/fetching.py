@@ -71,7 +71,8 @@ class Names:
 def make_client(
     names: Names | None = None, allowlist: Sequence[str] = (ALLOWED,)
 ) -> GuardedClient:
-    return GuardedClient(reactor, AddressPolicy.of(allowlist), "test (agent)", names)
+    resolve = Names({}) if names is None else names
+    return GuardedClient(reactor, AddressPolicy.of(allowlist), "test (agent)", resolve)
 
 
 async def fetch(

@@ -292,15 +292,17 @@ async def test_a_closed_port_is_told() -> None:
 
 
 async def test_an_unknown_name_is_told() -> None:
+    client = make_client(Names({"unknown.invalid": [[]]}))
     with pytest.raises(DownloadFailed) as raised:
-        await fetch("http://unknown.invalid/")
+        await fetch("http://unknown.invalid/", client=client)
     assert raised.value.detail == "no name server knows unknown.invalid"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "[::1]", "[::ffff:127.0.0.1]"])
 async def test_loopback_is_refused(host: str) -> None:
+    client = make_client(Names({"localhost": [["127.0.0.1", "::1"]]}), ["127.0.0.9"])
     with pytest.raises(AddressBlocked):
-        await fetch(f"http://{host}:8080/", client=make_client(allowlist=["127.0.0.9"]))
+        await fetch(f"http://{host}:8080/", client=client)
 
 
 async def test_ports_of_other_services_are_refused() -> None:

@@ -10,15 +10,14 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from tests.guarded_http.fetching import make_client
 from tests.support.backup_store import BackupStore
 from tests.support.node_process import NodeProcess
 from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from wingsd.errors import DaemonStopping
-from wingsd.guarded_http.client import GuardedClient
 from wingsd.guarded_http.errors import DownloadFailed
 from wingsd.guarded_http.limits import FetchLimits
-from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.restores.links import DownloadedArchive, RestoreLinks
 
 DATA = bytes(range(256)) * 400
@@ -34,8 +33,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackupSto
 
 
 async def opened(store: BackupStore, name: str, idle: float = 10) -> DownloadedArchive:
-    client = GuardedClient(reactor, AddressPolicy.of(["127.0.0.1"]), "test")
-    links = RestoreLinks(client, reactor, FetchLimits(idle=idle))
+    links = RestoreLinks(make_client(), reactor, FetchLimits(idle=idle))
     archive = await links.open(f"{store.url}/{name}")
     archive.begin()
     return archive

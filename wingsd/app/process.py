@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wingsd.config import TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
+from wingsd.guarded_http.resolver import LOOKUPS
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 
@@ -180,6 +181,7 @@ class Pools:
         self.downloads = archive_workers("download", DOWNLOAD_WORKERS)
         self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
         self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
+        self.lookups = Workers(reactor, "lookup", LOOKUPS)
 
     @property
     def _all(self) -> tuple[Workers | Rewriters, ...]:
@@ -203,6 +205,7 @@ class Pools:
             self.downloads,
             self.figures,
             self.filesystems,
+            self.lookups,
         )
 
     def start(self) -> None:

@@ -32,7 +32,7 @@ from wingsd.guarded_http.errors import (
 from wingsd.guarded_http.exchange import GuardedExchange
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy
-from wingsd.guarded_http.resolver import Resolve, host_resolver
+from wingsd.guarded_http.resolver import Resolve
 from wingsd.guarded_http.tls import CertificateCheck
 from wingsd.guarded_http.urls import WebUrl, text_of
 from wingsd.util.certificates import system_trust
@@ -108,12 +108,12 @@ class GuardedClient:
         reactor: Reactor,
         policy: AddressPolicy,
         user_agent: str,
-        resolve: Resolve | None = None,
+        resolve: Resolve,
     ) -> None:
         self._reactor = reactor
         self._policy = policy
         self._user_agent = user_agent
-        self._resolve = resolve or host_resolver(reactor)
+        self._resolve = resolve
         self._trust: SSL.Context | None = None
 
     async def get(self, url: str, limits: FetchLimits) -> GuardedAnswer:

@@ -26,6 +26,7 @@ from wingsd.guarded_http.errors import (
 )
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy
+from wingsd.guarded_http.resolver import Resolve
 from wingsd.restores.errors import BackupLinkRefused
 from wingsd.threadio import Feed
 from wingsd.util.reactor import Reactor
@@ -98,10 +99,11 @@ class RestoreLinks:
 
     @classmethod
     def configured(
-        cls, reactor: Reactor, allowlist: Iterable[str], user_agent: str
+        cls, reactor: Reactor, allowlist: Iterable[str], user_agent: str, resolve: Resolve
     ) -> RestoreLinks:
         """Return what opens links to public addresses, and to those of the allowlist."""
-        return cls(GuardedClient(reactor, AddressPolicy.of(allowlist), user_agent), reactor)
+        policy = AddressPolicy.of(allowlist)
+        return cls(GuardedClient(reactor, policy, user_agent, resolve), reactor)
 
     async def open(self, url: str) -> DownloadedArchive:
         """Request the archive. Raises `BackupLinkRefused`, `DownloadFailed`."""

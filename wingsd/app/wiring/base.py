@@ -15,6 +15,7 @@ from wingsd.callbacks.container_status import ContainerStatuses
 from wingsd.config import PELICAN, Config
 from wingsd.config.live import LiveConfig
 from wingsd.events import EventBus
+from wingsd.guarded_http.resolver import host_resolver
 from wingsd.metrics import MovedBytes
 from wingsd.panel.client import Panel
 from wingsd.servers.quotas import ProjectQuotas
@@ -60,6 +61,7 @@ class BaseWiring:
         self._bus = EventBus()
         self._prometheus = self._make_prometheus()
         self.observer = self._make_observer()
+        self.resolve = host_resolver(self.pools.lookups)
         self.panel = self._make_panel()
         self.store = Store(config.system.root_directory)
         self.database = StateDatabase(self.store, self.pools.database, time.time)

@@ -99,7 +99,8 @@ class HttpWiring(SftpWiring):
         api = self._config.api
         allowed, blocked = api.remote_download.host_allowlist, api.remote_download_blocked_cidrs
         policy = AddressPolicy.of(allowed, blocked)
-        return GuardedClient(self._reactor, policy, user_agent_of(self._config.family))
+        agent = user_agent_of(self._config.family)
+        return GuardedClient(self._reactor, policy, agent, self.resolve)
 
     def _make_site(self) -> NodeSite:
         config = self._config

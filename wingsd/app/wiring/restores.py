@@ -66,4 +66,6 @@ class RestoresWiring(TransfersWiring):
         from wingsd.restores.links import RestoreLinks  # noqa: PLC0415
 
         allowlist = self._config.system.backups.restore_host_allowlist
-        return RestoreLinks.configured(self._reactor, allowlist, f"wingsd/{__version__}")
+        return RestoreLinks.configured(
+            self._reactor, allowlist, f"wingsd/{__version__}", self.resolve
+        )
