@@ -83,10 +83,13 @@ def test_what_is_denied_is_not_renamed_whichever_path_leads_there(
 
 
 def test_deleting_follows_no_links_and_counts_at_once(
-    root: ServerRoot, home: Path, outside: Path, free: Guard, progress: Progress
+    root: ServerRoot,
+    home: Path,
+    outside: Path,
+    free: Guard,
+    progress: Progress,
+    usage: UsageCounter,
 ) -> None:
-    usage = root._usage
-    assert isinstance(usage, UsageCounter)
     usage.used = 1000
     plant(home, "d/e/f", "kept")
     plant_special(home)

@@ -20,7 +20,7 @@ import attrs
 from wingsd.filesystem.errors import FileTypeRefused, NameConflict, PathInvalid, file_error
 from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
-from wingsd.filesystem.usage import Usage
+from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
 
 __all__ = [
@@ -68,13 +68,19 @@ DEFAULTS = NewFileOptions()
 class NewFile(OpenDescriptor):
     """A file that is being written: `write`, then `commit`. To be used as a context.
 
-    Without `commit` nothing is left of it. Its bytes count in `usage` as they are written; those
-    of the file that it replaces are not counted any more. What is written by its descriptor counts
-    by `reserve` alone. Methods raise the errors of `errors`, DiskLimitExceeded above the limit.
+    Without `commit` nothing is left of it. Its bytes count in `usage` as they are written, beside
+    those of the file that it replaces until that is gone; the limit holds for what is there then.
+    What is written by its descriptor counts by `reserve` alone. Methods raise the errors of
+    `errors`, DiskLimitExceeded above the limit.
     """
 
     def __init__(
-        self, parent: int, name: bytes, owner: Owner | None, usage: Usage, options: NewFileOptions
+        self,
+        parent: int,
+        name: bytes,
+        owner: Owner | None,
+        usage: DirectoryUsage,
+        options: NewFileOptions,
     ) -> None:
         """`parent` is the descriptor of its directory, which is closed with this."""
         super().__init__(-1)
@@ -85,9 +91,8 @@ class NewFile(OpenDescriptor):
         self._owner = owner
         self._usage = usage
         self._options = options
-        self._old = -1
         self._temporary = b""
-        self._counted = self._replaced = 0
+        self._counted = 0
         self._mode = _MODE
         try:
             self._look_at_old()
@@ -102,9 +107,9 @@ class NewFile(OpenDescriptor):
 
     def reserve(self, size: int) -> None:
         """Count the file as `size` bytes long, if it counted less."""
-        more = size - self._replaced - self._counted
+        more = size - self._counted
         if more > 0:
-            self._usage.add(more)
+            self._usage.begin(more, self._replaced())
             self._counted += more
 
     def write(self, data: bytes | memoryview) -> int:
@@ -127,12 +132,12 @@ class NewFile(OpenDescriptor):
         """
         try:
             self._set_attributes()
+            parent, name = self._parent, self._name
             if self._options.replace:
-                os.rename(
-                    self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent
-                )
+                with self._usage.going(parent, name):
+                    os.rename(self._temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             else:
-                rename_exclusively(self._parent, self._temporary, self._parent, self._name)
+                rename_exclusively(parent, self._temporary, parent, name)
         except FileExistsError as error:
             raise NameConflict.renaming(display(self._name)) from error
         except IsADirectoryError as error:
@@ -141,7 +146,8 @@ class NewFile(OpenDescriptor):
             raise file_error(error, self._name) from error
         self._temporary = b""
         found = os.fstat(self._fd)
-        self._count(found.st_size)
+        self._usage.end(self._counted, found.st_size)
+        self._counted = 0
         return found
 
     def close(self) -> None:
@@ -150,21 +156,18 @@ class NewFile(OpenDescriptor):
             with suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._parent)
             self._temporary = b""
-        self._usage.free(self._counted)
+        self._usage.end(self._counted, 0)
         self._counted = 0
         super().close()
-        for fd in (self._old, self._parent):
-            if fd >= 0:
-                os.close(fd)
-        self._old = self._parent = -1
+        if self._parent >= 0:
+            os.close(self._parent)
+        self._parent = -1
 
     def _look_at_old(self) -> None:
         check_new_name(self._name)
-        try:
-            self._old = os.open(self._name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._parent)
-        except FileNotFoundError:
+        found = self._old()
+        if found is None:
             return
-        found = os.fstat(self._old)
         if stat.S_ISDIR(found.st_mode):
             raise NameConflict.writing(display(self._name))
         if not stat.S_ISREG(found.st_mode):
@@ -172,8 +175,19 @@ class NewFile(OpenDescriptor):
         if not self._options.replace:
             raise NameConflict.renaming(display(self._name))
         self._mode = found.st_mode & 0o777
-        if found.st_nlink == 1:
-            self._replaced = found.st_size
+
+    def _old(self) -> os.stat_result | None:
+        # Not by a descriptor, which would hold on the disk what is deleted meanwhile.
+        with suppress(FileNotFoundError):
+            return os.lstat(self._name, dir_fd=self._parent)
+        return None
+
+    def _replaced(self) -> int:
+        """Return the bytes that are freed when the file replaces the old one."""
+        old = self._old()
+        if old is None or not stat.S_ISREG(old.st_mode) or old.st_nlink > 1:
+            return 0
+        return old.st_size
 
     def _create(self) -> None:
         temporary = f".wingsd-{secrets.token_hex(16)}.part".encode()
@@ -193,15 +207,6 @@ class NewFile(OpenDescriptor):
             os.utime(self._fd, ns=(options.modified, options.modified))
         if options.durable:
             os.fsync(self._fd)
-
-    def _count(self, size: int) -> None:
-        """Have the new file count, and not the old one if it is gone."""
-        freed = 0
-        if self._old >= 0:
-            old = os.fstat(self._old)
-            freed = old.st_size if old.st_nlink == 0 else 0
-        self._usage.free(self._counted - size + freed)
-        self._counted = 0
 
 
 def check_new_name(name: bytes) -> None:

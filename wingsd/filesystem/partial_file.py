@@ -18,7 +18,7 @@ from typing import Self
 from wingsd.errors import Conflict
 from wingsd.filesystem.errors import FileTypeRefused, NameConflict, file_error
 from wingsd.filesystem.new_file import Owner, check_new_name
-from wingsd.filesystem.usage import Usage
+from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
 
 __all__ = ["PartialFile", "UploadInProgress"]
@@ -45,7 +45,14 @@ class PartialFile:
     """
 
     def __init__(
-        self, parent: int, name: bytes, user: str, owner: Owner | None, usage: Usage, *, make: bool
+        self,
+        parent: int,
+        name: bytes,
+        user: str,
+        owner: Owner | None,
+        usage: DirectoryUsage,
+        *,
+        make: bool,
     ) -> None:
         """`parent` is the descriptor of the directory, which is closed with this.
 
@@ -57,6 +64,7 @@ class PartialFile:
         self._owner = owner
         self._usage = usage
         self._fd = -1
+        self._committed = False
         digest = sha256(b"\0".join((user.encode(), name))).hexdigest()[:32]
         self._own_name = f".wingsd-{digest}.upload".encode()
         try:
@@ -114,17 +122,19 @@ class PartialFile:
         Raises NameConflict for a directory, and FileTypeRefused for what is no file.
         """
         try:
-            mode, replaced = self._look_at_old()
+            mode = self._look_at_old()
             if self._owner is not None:
                 os.fchown(self._fd, *self._owner)
             os.fchmod(self._fd, mode)
             os.fsync(self._fd)
-            os.rename(self._own_name, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            parent = self._parent
+            with self._usage.going(parent, self._name):
+                os.rename(self._own_name, self._name, src_dir_fd=parent, dst_dir_fd=parent)
+                self._committed = True
         except IsADirectoryError as error:
             raise NameConflict.writing(display(self._name)) from error
         except OSError as error:
             raise file_error(error, self._name) from error
-        self._usage.free(replaced)
 
     def discard(self) -> None:
         """Delete what was uploaded."""
@@ -132,10 +142,12 @@ class PartialFile:
             os.unlink(self._own_name, dir_fd=self._parent)
         except OSError as error:
             raise file_error(error, self._name) from error
-        self._usage.free(self.size)
 
     def close(self) -> None:
-        """Close it; what was uploaded stays."""
+        """Close it; what was uploaded stays, unless it was deleted."""
+        if self._fd >= 0 and not self._committed:
+            found = os.fstat(self._fd)
+            self._usage.free(0 if found.st_nlink else found.st_size)
         for fd in (self._fd, self._parent):
             if fd >= 0:
                 os.close(fd)
@@ -152,13 +164,13 @@ class PartialFile:
     ) -> None:
         self.close()
 
-    def _look_at_old(self) -> tuple[int, int]:
-        """Return the mode of the file that is replaced, and its bytes that are freed."""
+    def _look_at_old(self) -> int:
+        """Return the mode of the file that is replaced, or of a new one."""
         with suppress(FileNotFoundError):
             found = os.lstat(self._name, dir_fd=self._parent)
             if stat.S_ISDIR(found.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(found.st_mode):
                 raise FileTypeRefused(f"{display(self._name)} is not a regular file")
-            return found.st_mode & 0o777, found.st_size if found.st_nlink == 1 else 0
-        return _MODE, 0
+            return found.st_mode & 0o777
+        return _MODE

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.openers import DirectoryOpener
-from wingsd.filesystem.usage import Usage
+from wingsd.filesystem.usage import DirectoryUsage
 
 __all__ = ["remove", "remove_tree"]
 
@@ -33,7 +33,11 @@ _CHANGED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP)
 
 
 def remove(
-    opener: DirectoryOpener, parent: int, name: bytes, usage: Usage, cancelled: Callable[[], bool]
+    opener: DirectoryOpener,
+    parent: int,
+    name: bytes,
+    usage: DirectoryUsage,
+    cancelled: Callable[[], bool],
 ) -> None:
     """Delete the entry `name` of the directory `parent`, and all that is below it.
 
@@ -130,7 +134,11 @@ class _Chain:
 
 class _Remover:
     def __init__(
-        self, opener: DirectoryOpener, parent: int, usage: Usage, cancelled: Callable[[], bool]
+        self,
+        opener: DirectoryOpener,
+        parent: int,
+        usage: DirectoryUsage,
+        cancelled: Callable[[], bool],
     ) -> None:
         self._chain = _Chain(opener, parent)
         self._usage = usage
@@ -241,21 +249,15 @@ class _Remover:
         A file that is deleted counts if this was its last name.
         """
         try:
-            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
-        except FileNotFoundError:
-            return True
-        try:
-            if stat.S_ISDIR(os.fstat(fd).st_mode):
-                return False
-            os.unlink(name, dir_fd=parent)
-            found = os.fstat(fd)
-            # One that is being written is counted by whoever writes it.
-            if found.st_nlink == 0 and not TEMPORARY.fullmatch(name):
-                self._usage.free(found.st_size if stat.S_ISREG(found.st_mode) else 0)
+            if TEMPORARY.fullmatch(name):  # What is writing it frees it.
+                os.unlink(name, dir_fd=parent)
+                return True
+            with self._usage.going(parent, name) as found:
+                if found is not None and stat.S_ISDIR(found.st_mode):
+                    return False
+                os.unlink(name, dir_fd=parent)
         except FileNotFoundError:
             return True
         except IsADirectoryError:
             return False
-        finally:
-            os.close(fd)
         return True

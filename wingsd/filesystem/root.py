@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -54,8 +53,13 @@ from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.partial_file import PartialFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import remove
-from wingsd.filesystem.usage import Unlimited, Usage
-from wingsd.filesystem.writable_file import WritableFile, create_writable, open_writable
+from wingsd.filesystem.usage import DirectoryUsage, Unlimited, Usage
+from wingsd.filesystem.writable_file import (
+    OpenFiles,
+    WritableFile,
+    create_writable,
+    open_writable,
+)
 from wingsd.util.text import display, readable_size, reading_advice
 
 __all__ = ["ServerRoot"]
@@ -90,7 +94,7 @@ class ServerRoot(OpenDescriptor):
             raise StorageError.reading(f"{directory}: {reading_advice(error)}") from error
         self._opener = opener
         self._owner = owner
-        self._usage = usage or Unlimited()
+        self._usage = DirectoryUsage(usage or Unlimited(), os.path.dirname(directory))
         #: Directories that this action has made.
         self._made = 0
 
@@ -190,8 +194,10 @@ class ServerRoot(OpenDescriptor):
             self._made_directory(path.parent), path.name, self._owner, self._usage, options
         )
 
-    def writable_file(self, path: ServerPath, *, mode: int | None = None) -> WritableFile:
-        """Open a regular file to be written in place; with a `mode`, create it.
+    def writable_file(
+        self, path: ServerPath, files: OpenFiles, *, mode: int | None = None
+    ) -> WritableFile:
+        """Open a regular file to be written in place, one of `files`; with a `mode`, create it.
 
         Directories on the way to a new one are made. Raises FileMissing, FileTypeRefused,
         FileInUse, and NameConflict for a directory, and for a name in use that is to be created.
@@ -200,11 +206,12 @@ class ServerRoot(OpenDescriptor):
             raise NameConflict.writing(_shown(path))
         if mode is None:
             with self._parent(path) as parent:
-                return open_writable(parent, path.name, self._usage)
+                return open_writable(parent, path.name, self._usage, files)
         directory = self._made_directory(path.parent)
         try:
             with errors_of(path):
-                return create_writable(directory, path.name, self._owner, mode, self._usage)
+                owner, usage = self._owner, self._usage
+                return create_writable(directory, path.name, owner, mode, usage, files)
         finally:
             os.close(directory)
 
@@ -291,6 +298,7 @@ class ServerRoot(OpenDescriptor):
         """
         if target.is_root:
             raise NameConflict.renaming(_shown(target))
+        check_new_name(source.name)
         check_new_name(target.name)
         with self._parent(source) as parent, self._parent(target) as directory:
             if not entry_at(parent, source.name).is_regular:
@@ -323,6 +331,7 @@ class ServerRoot(OpenDescriptor):
             raise PathInvalid(
                 "Cannot perform that action: the server's own directory cannot be renamed."
             )
+        check_new_name(source.name)
         check_new_name(target.name)
         if source.contains(target) and source != target:
             raise PathInvalid(
@@ -426,18 +435,8 @@ class ServerRoot(OpenDescriptor):
             raise
 
     def _replace(self, parent: int, name: bytes, directory: int, new_name: bytes) -> None:
-        old = -1
-        with suppress(FileNotFoundError):
-            old = os.open(new_name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
-        try:
+        with self._usage.going(directory, new_name):
             os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=directory)
-            if old >= 0:
-                found = os.fstat(old)
-                if found.st_nlink == 0 and stat.S_ISREG(found.st_mode):
-                    self._usage.free(found.st_size)
-        finally:
-            if old >= 0:
-                os.close(old)
 
 
 def _shown(path: ServerPath) -> str:

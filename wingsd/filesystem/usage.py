@@ -1,14 +1,25 @@
-"""The bytes of a server's files against its disk limit, counted while they are written."""
+"""The bytes of a server's files against its disk limit, counted while they are written.
+
+A file's bytes are freed once, when its last name goes. Whether one that is deleted or replaced was
+the last is decided under a lock, since the daemon and the SFTP process delete in many threads.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Protocol
 
 from wingsd.errors import DiskLimitExceeded
 from wingsd.util.text import readable_size
 
-__all__ = ["Unlimited", "Usage", "UsageCounter"]
+__all__ = ["DirectoryUsage", "Unlimited", "Usage", "UsageCounter"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Usage(Protocol):
@@ -20,14 +31,82 @@ class Usage(Protocol):
     def add(self, size: int) -> None:
         """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then."""
 
+    def begin(self, size: int, replaced: int) -> None:
+        """Count bytes of a new file, which is to replace one of `replaced` bytes.
+
+        The limit holds for the server's files without the old one, which counts until it is gone.
+        Raises DiskLimitExceeded; none count then.
+        """
+
+    def end(self, begun: int, size: int) -> None:
+        """Count `size` bytes for a new file that is whole, 0 if it was deleted.
+
+        `begun` are the bytes that counted for it by `begin`.
+        """
+
     def free(self, size: int) -> None:
         """Count bytes that were deleted, or were not written after all."""
+
+
+class DirectoryUsage:
+    """Counts in `usage` what goes from a directory: each file once, with its last name.
+
+    `above` is the directory that all servers are in, which their programs cannot reach: it is
+    locked while names are deleted and replaced. Without it nothing is locked.
+    """
+
+    def __init__(self, usage: Usage, above: str = "") -> None:
+        self._above = above
+        self.add, self.free = usage.add, usage.free
+        self.begin, self.end = usage.begin, usage.end
+
+    @contextmanager
+    def going(self, parent: int, name: bytes) -> Iterator[os.stat_result | None]:
+        """Free the file that has this name, if that is its last one and goes in the context.
+
+        Yields its stat result, None for a name that does not exist. Raises OSError.
+        """
+        fd = -1
+        try:
+            with self._locked():
+                with suppress(FileNotFoundError):
+                    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+                before = None if fd < 0 else os.fstat(fd)
+                yield before
+                if before is not None and stat.S_ISREG(before.st_mode) and before.st_nlink:
+                    after = os.fstat(fd)
+                    if not after.st_nlink:
+                        self.free(after.st_size)
+        finally:
+            if fd >= 0:
+                os.close(fd)  # Only now does a file's data go, which may take long.
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fd = -1
+        try:
+            with suppress(OSError):  # of a file system without locks
+                if self._above:
+                    fd = os.open(self._above, _DIRECTORY)
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            if fd >= 0:
+                with suppress(OSError):  # Not by closing: a child that starts has it open, too.
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
 
 
 class Unlimited:
     """Counts nothing: for files that are no server's, and while nothing is limited."""
 
     def add(self, size: int) -> None:
+        """Count nothing."""
+
+    def begin(self, size: int, replaced: int) -> None:
+        """Count nothing."""
+
+    def end(self, begun: int, size: int) -> None:
         """Count nothing."""
 
     def free(self, size: int) -> None:
@@ -44,6 +123,8 @@ class UsageCounter:
     def __init__(self, used: int | None = None, limit: int | None = None) -> None:
         self.limit = limit
         self._used = used
+        #: The bytes of new files that are not whole yet.
+        self._begun = 0
         self._lock = Lock()
 
     @property
@@ -56,18 +137,41 @@ class UsageCounter:
         with self._lock:
             self._used = size
 
-    def add(self, size: int) -> None:
-        """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then."""
+    def add(self, size: int, held: int = 0) -> None:
+        """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then.
+
+        `held` are bytes on the disk that do not count here.
+        """
         with self._lock:
-            if self._used is None or size <= 0:
-                return
-            total, limit = self._used + size, self.limit
-            if limit is not None and total > limit:
-                raise DiskLimitExceeded(
-                    f"the server's files would take {readable_size(total)}, and its disk limit is "
-                    f"{readable_size(limit)}"
-                )
-            self._used = total
+            if size > 0:
+                self._add(size, self.limit, held)
+
+    def begin(self, size: int, replaced: int) -> None:
+        """Count bytes of a new file, which is to replace one of `replaced` bytes."""
+        with self._lock:
+            limit = self.limit
+            if limit is not None and self._used is not None:
+                # Above the limit a file can be replaced by one that is no larger.
+                limit = max(limit, self._used - self._begun)
+            self._add(size, limit, -replaced)
+            self._begun += size
+
+    def end(self, begun: int, size: int) -> None:
+        """Count `size` bytes for a new file that is whole, 0 if it was deleted."""
+        with self._lock:
+            self._begun -= begun
+        self.free(begun - size)
+
+    def _add(self, size: int, limit: int | None, others: int) -> None:
+        if self._used is None:
+            return
+        total = self._used + size + others
+        if limit is not None and total > limit:
+            raise DiskLimitExceeded(
+                f"the server's files would take {readable_size(total)}, and its disk limit is "
+                f"{readable_size(self.limit or 0)}"
+            )
+        self._used += size
 
     def free(self, size: int) -> None:
         """Count bytes that were deleted, or were not written after all."""

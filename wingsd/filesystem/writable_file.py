@@ -1,7 +1,8 @@
 """A regular file that is written in place: at any offset, appended to, and truncated.
 
 For clients that continue an upload, and for those that look at a file while it is uploaded. What
-it grows by counts before it is written.
+it grows by counts before it is written. A file that is deleted while it is open takes disk until
+it is closed, and `OpenFiles` counts it until then.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
+
+import attrs
 
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.errors import FileInUse, FileTypeRefused, NameConflict, file_error
@@ -18,12 +23,69 @@ from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.usage import Usage
 from wingsd.util.text import display
 
-__all__ = ["MAX_FILE_SIZE", "WritableFile", "create_writable", "open_writable"]
+__all__ = ["MAX_FILE_SIZE", "OpenFiles", "WritableFile", "create_writable", "open_writable"]
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _OPEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY
 #: The largest offset that Linux has.
 MAX_FILE_SIZE = (1 << 63) - 1
+
+
+@attrs.define(eq=False)
+class _Inode:
+    """A file that some descriptors are open for. `held` are its bytes when it has no name."""
+
+    key: tuple[int, int]
+    fds: set[int] = attrs.Factory(set)
+    held: int = 0
+    #: Of the size: two that write or cut a file must not count the same bytes.
+    lock: Lock = attrs.Factory(Lock)
+
+    def look(self, fd: int) -> os.stat_result:
+        """Note whether it is held; return its stat result."""
+        found = os.fstat(fd)
+        self.held = 0 if found.st_nlink else found.st_size
+        return found
+
+
+class OpenFiles:
+    """The files of one server that are open in this process. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inodes: dict[tuple[int, int], _Inode] = {}
+        #: By their descriptors.
+        self._opened: dict[int, _Inode] = {}
+
+    @property
+    def held(self) -> int:
+        """The bytes of files that have been deleted, as of the last look at each."""
+        with self._lock:
+            return sum(inode.held for inode in self._inodes.values())
+
+    def look(self) -> None:
+        """Look which have been deleted, by another process as well."""
+        with self._lock:
+            for inode in self._inodes.values():
+                inode.look(next(iter(inode.fds)))
+
+    def add(self, fd: int) -> _Inode:
+        """Return the file of a descriptor that was opened."""
+        found = os.fstat(fd)
+        key = (found.st_dev, found.st_ino)
+        with self._lock:
+            inode = self._inodes.setdefault(key, _Inode(key))
+            inode.fds.add(fd)
+            self._opened[fd] = inode
+            return inode
+
+    def discard(self, fd: int) -> None:
+        """Note that a descriptor is about to be closed."""
+        with self._lock:
+            inode = self._opened.pop(fd)
+            inode.fds.discard(fd)
+            if not inode.fds:
+                del self._inodes[inode.key]
 
 
 class WritableFile(OpenDescriptor):
@@ -32,12 +94,18 @@ class WritableFile(OpenDescriptor):
     Methods raise the errors of `errors`, DiskLimitExceeded above the limit.
     """
 
-    def __init__(self, fd: int, name: bytes, usage: Usage) -> None:
+    def __init__(self, fd: int, name: bytes, usage: Usage, files: OpenFiles) -> None:
         super().__init__(fd)
         self._name = name
         self._usage = usage
-        #: Of the size: two writers of one descriptor must not count the same growth.
-        self._lock = Lock()
+        self._files = files
+        self._inode = files.add(fd)
+
+    def close(self) -> None:
+        """Close it; a second time nothing is done."""
+        if self._fd >= 0:
+            self._files.discard(self._fd)
+        super().close()
 
     def stat(self) -> Entry:
         """Return its entry as it is now."""
@@ -54,18 +122,11 @@ class WritableFile(OpenDescriptor):
         """Write bytes at an offset; at the end for None."""
         if not data:
             return  # A file grows by bytes, and not by an offset behind its end.
-        with self._lock:
-            size = os.fstat(self._fd).st_size
-            start = size if offset is None else offset
-            growth = start + len(data) - size
-            self._usage.add(growth)
-            try:
+        with self._inode.lock:
+            before = self._inode.look(self._fd)
+            start = before.st_size if offset is None else offset
+            with self._counted(before, start + len(data)):
                 self._write(start, memoryview(data))
-            except OSError as error:
-                if growth > 0:
-                    written = os.fstat(self._fd).st_size - size
-                    self._usage.free(growth - max(written, 0))
-                raise file_error(error, self._name) from error
 
     def _write(self, start: int, data: memoryview) -> None:
         if start + len(data) > MAX_FILE_SIZE:
@@ -77,15 +138,26 @@ class WritableFile(OpenDescriptor):
 
     def truncate(self, size: int) -> None:
         """Cut it to a size, or extend it with a hole."""
-        with self._lock:
-            growth = size - os.fstat(self._fd).st_size
-            self._usage.add(growth)
-            try:
-                os.ftruncate(self._fd, min(size, MAX_FILE_SIZE))
-            except OSError as error:
-                self._usage.free(max(growth, 0))
-                raise file_error(error, self._name) from error
-            self._usage.free(max(-growth, 0))
+        with self._inode.lock, self._counted(self._inode.look(self._fd), size):
+            os.ftruncate(self._fd, min(size, MAX_FILE_SIZE))
+
+    @contextmanager
+    def _counted(self, before: os.stat_result, size: int) -> Iterator[None]:
+        """Count a change to this size, or as far as it comes. To be used under the lock."""
+        begun = max(size - before.st_size, 0)
+        self._usage.add(begun)
+        try:
+            yield
+        except OSError as error:
+            raise file_error(error, self._name) from error
+        finally:
+            after = self._inode.look(self._fd)
+            kept = after.st_size - before.st_size
+            if not before.st_nlink:
+                kept = 0  # It counts as held.
+            elif not after.st_nlink:
+                kept = max(kept, 0)  # What it was cut by was freed by what deleted it.
+            self._usage.free(begun - kept)
 
     def set_mode(self, mode: int) -> None:
         """Set its permission bits, without set-id and sticky bits."""
@@ -110,7 +182,7 @@ class WritableFile(OpenDescriptor):
 
 
 def create_writable(
-    parent: int, name: bytes, owner: Owner | None, mode: int, usage: Usage
+    parent: int, name: bytes, owner: Owner | None, mode: int, usage: Usage, files: OpenFiles
 ) -> WritableFile:
     """Create the file `name` in the directory `parent`.
 
@@ -128,10 +200,10 @@ def create_writable(
     except BaseException:
         os.close(fd)
         raise
-    return WritableFile(fd, name, usage)
+    return WritableFile(fd, name, usage, files)
 
 
-def open_writable(parent: int, name: bytes, usage: Usage) -> WritableFile:
+def open_writable(parent: int, name: bytes, usage: Usage, files: OpenFiles) -> WritableFile:
     """Open the regular file `name` of the directory `parent`.
 
     Raises NameConflict for a directory, FileTypeRefused, FileInUse and OSError.
@@ -149,4 +221,4 @@ def open_writable(parent: int, name: bytes, usage: Usage) -> WritableFile:
         raise FileInUse(display(name)) from error
     finally:
         os.close(looked_at)
-    return WritableFile(fd, name, usage)
+    return WritableFile(fd, name, usage, files)

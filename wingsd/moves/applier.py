@@ -18,7 +18,7 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.removal import remove
-from wingsd.filesystem.usage import Unlimited
+from wingsd.filesystem.usage import DirectoryUsage, Unlimited
 from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.frames import (
     DirectoryFrame,
@@ -96,7 +96,8 @@ class TreeApplier:
             case GoneFrame(path):
                 with suppress(FileNotFoundError):
                     parent, name = self._parent(path)
-                    remove(self._opener, parent, name, Unlimited(), lambda: False)
+                    usage = DirectoryUsage(Unlimited())
+                    remove(self._opener, parent, name, usage, lambda: False)
                 # descriptors of what is gone
                 self._directories.close()
 

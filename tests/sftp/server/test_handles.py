@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from wingsd.filesystem import Entry, OpenFile, ServerPath
+from wingsd.filesystem.writable_file import OpenFiles
 from wingsd.sftp.server.handles import HandleBudget, Handles
 
 
@@ -17,7 +18,7 @@ def test_a_file_that_cannot_be_closed_keeps_no_other_one_open(tmp_path: Path) ->
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     budget = HandleBudget(2)
-    handles = Handles(2, budget)
+    handles = Handles(2, budget, OpenFiles())
     entry = Entry.of(b"x", os.stat(tmp_path))
     files = [kind(os.open(tmp_path, os.O_PATH), entry) for kind in (Broken, OpenFile)]
     for file in files:

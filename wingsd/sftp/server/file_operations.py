@@ -80,7 +80,7 @@ class FileOperations:
         return answers.handle(request.id, handle)
 
     def _open_to_write(self, path: ServerPath, flags: int, given: Attributes) -> WritableFile:
-        access = self._access
+        access, files = self._access, self._access.usage.files
         access.check_open(changes=True)
         if flags & packets.READ:
             access.check(READ_FILES)
@@ -95,12 +95,12 @@ class FileOperations:
             access.check(CREATE_FILES if entry is None else UPDATE_FILES)
             if entry is None or flags & packets.EXCLUSIVE:
                 access.usage.check()
-                file = root.writable_file(path, mode=file_mode(given.mode))
+                file = root.writable_file(path, files, mode=file_mode(given.mode))
             else:
                 access.check_other_names(entry, path)
                 # Before it is cut: a file that could not be written again would be lost.
                 access.usage.check(entry.size if flags & packets.TRUNCATE else 0)
-                file = root.writable_file(path)
+                file = root.writable_file(path, files)
         if entry is not None and flags & packets.TRUNCATE:
             try:
                 file.truncate(0)

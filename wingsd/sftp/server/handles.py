@@ -11,7 +11,7 @@ import attrs
 
 from wingsd.errors import WingsdError
 from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath
-from wingsd.filesystem.writable_file import WritableFile
+from wingsd.filesystem.writable_file import OpenFiles, WritableFile
 
 __all__ = ["HandleBudget", "HandleInvalid", "Handles", "ListedDirectory", "TooManyHandles"]
 
@@ -80,11 +80,15 @@ class _Open:
 
 
 class Handles:
-    """The handles of one channel, at most `most`; `budget` counts those of all channels."""
+    """The handles of one channel, at most `most`; `budget` counts those of all channels.
 
-    def __init__(self, most: int, budget: HandleBudget) -> None:
+    `files` are the server's files that are open in this process.
+    """
+
+    def __init__(self, most: int, budget: HandleBudget, files: OpenFiles) -> None:
         self._most = most
         self._budget = budget
+        self._files = files
         self._open: dict[bytes, _Open] = {}
         self._next = 0
 
@@ -107,6 +111,8 @@ class Handles:
         except BaseException:
             item.close()
             raise
+        if isinstance(item, OpenFile):
+            self._files.add(item.fileno())
         handle = self._next.to_bytes(8, "big")
         self._next += 1
         self._open[handle] = _Open(item, path, appends)
@@ -149,6 +155,8 @@ class Handles:
         if found is None:
             raise HandleInvalid
         self._budget.release()
+        if isinstance(found.item, OpenFile):
+            self._files.discard(found.item.fileno())
         found.item.close()
 
     def close_all(self) -> None:

@@ -141,6 +141,7 @@ class SftpServer:
 
     def _report_usage(self) -> None:
         for server, usage in tuple(self._site.usages.items()):
+            usage.files.look()
             total = usage.total
             if self._reported.get(server, 0) != total:
                 self._reported[server] = total

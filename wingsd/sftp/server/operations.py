@@ -44,7 +44,7 @@ class Operations:
         most_handles: int,
         listing: ListingLimits,
     ) -> None:
-        self._handles = Handles(most_handles, budget)
+        self._handles = Handles(most_handles, budget, access.usage.files)
         files = FileOperations(access, self._handles, most_handles)
         paths = PathOperations(access, self._handles, listing)
         self._calls: dict[int, Callable[..., bytes]] = {

@@ -183,7 +183,7 @@ class PathOperations:
             guard.check(path, is_directory=entry.is_directory)
             if given.size is not None:
                 self._access.check_other_names(entry, path)
-                with root.writable_file(path) as file:
+                with root.writable_file(path, self._access.usage.files) as file:
                     file.truncate(given.size)
             if given.mode is not None and not path.is_root and not entry.is_symlink:
                 mode = _DIRECTORY_MODE if entry.is_directory else file_mode(given.mode)

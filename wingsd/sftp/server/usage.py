@@ -9,6 +9,7 @@ from threading import Lock
 
 from wingsd.errors import DiskLimitExceeded
 from wingsd.filesystem import UsageCounter
+from wingsd.filesystem.writable_file import OpenFiles
 from wingsd.sftp.messages import ServerState
 
 __all__ = ["ServerUsage"]
@@ -21,6 +22,8 @@ class ServerUsage:
         #: The bytes by which this process has changed it, since its start.
         self._total = total
         self._counter = UsageCounter()
+        #: Its files that are open in this process.
+        self.files = OpenFiles()
         self._lock = Lock()
 
     @property
@@ -35,8 +38,12 @@ class ServerUsage:
 
     @property
     def used(self) -> int | None:
-        """The bytes that the files take, None before they were measured."""
-        return self._counter.used
+        """The bytes that the files take, with those that are deleted and open in this process.
+
+        None before they were measured.
+        """
+        used = self._counter.used
+        return None if used is None else used + self.files.held
 
     def correct(self, state: ServerState) -> None:
         """Take over the daemon's figures."""
@@ -50,8 +57,20 @@ class ServerUsage:
     def add(self, size: int) -> None:
         """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then."""
         with self._lock:
-            self._counter.add(size)
+            self._counter.add(size, self.files.held)
             self._total += max(size, 0)
+
+    def begin(self, size: int, replaced: int) -> None:
+        """Count bytes of a new file, which is to replace one of `replaced` bytes."""
+        with self._lock:
+            self._counter.begin(size, replaced)
+            self._total += size
+
+    def end(self, begun: int, size: int) -> None:
+        """Count `size` bytes for a new file that is whole, 0 if it was deleted."""
+        with self._lock:
+            self._counter.end(begun, size)
+            self._total += size - begun
 
     def free(self, size: int) -> None:
         """Count bytes that were deleted, or were not written after all."""

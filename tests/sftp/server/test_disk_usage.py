@@ -1,0 +1,403 @@
+"""The bytes that count for a server's files, against those on the disk.
+
+The daemon and the SFTP process each count what they do, and tell each other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from hashlib import sha256
+from pathlib import Path
+from threading import Thread
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from wingsd.errors import WingsdError
+from wingsd.files.changes import Renaming, delete, rename
+from wingsd.files.guard import Guard
+from wingsd.files.progress import Progress
+from wingsd.filesystem import (
+    NewFile,
+    NewFileOptions,
+    ServerPath,
+    ServerRoot,
+    UsageCounter,
+    directory_opener,
+)
+from wingsd.filesystem.partial_file import PartialFile
+from wingsd.sftp.messages import Granted, ServerState
+from wingsd.sftp.server import packets
+from wingsd.sftp.server.access import SessionAccess, SiteFiles
+from wingsd.sftp.server.handles import HandleBudget
+from wingsd.sftp.server.operations import Operations
+from wingsd.sftp.server.packets import (
+    Attributes,
+    Extended,
+    HandleRequest,
+    Open,
+    PathRequest,
+    SetAttributes,
+    WriteRequest,
+)
+from wingsd.sftp.server.path_operations import ListingLimits
+from wingsd.sftp.server.usage import ServerUsage
+
+KIB = 1024
+#: The type of an answer.
+HANDLE = 102
+LIMIT = 256 * KIB
+WRITING = packets.READ | packets.WRITE | packets.CREATE
+p = ServerPath.parse
+
+
+class Channel:
+    """One channel of SFTP, with its requests as methods."""
+
+    def __init__(self, directory: Path, usage: ServerUsage) -> None:
+        grant = Granted(0, "user", "server", str(directory), ("*",))
+        site = SiteFiles(directory_opener("auto"), None, read_only=False)
+        access = SessionAccess(grant, site, usage, lambda *_: None)
+        operations = Operations(access, HandleBudget(100), 100, ListingLimits(100, 100))
+        self._done, self.close_all = operations.answer, operations.close
+
+    def open(self, name: str, flags: int = WRITING) -> bytes:
+        """Return a handle, nothing where it is refused."""
+        answer = self._done(Open(1, packets.OPEN, name.encode(), flags, Attributes()))
+        return answer[-8:] if answer[4] == HANDLE else b""
+
+    def write(self, handle: bytes, offset: int, size: int) -> None:
+        self._done(WriteRequest(1, packets.WRITE_DATA, handle, offset, memoryview(b"x" * size)))
+
+    def cut(self, handle: bytes, size: int) -> None:
+        self._done(SetAttributes(1, packets.FSETSTAT, handle, Attributes(size=size)))
+
+    def cut_path(self, name: str, size: int) -> None:
+        self._done(SetAttributes(1, packets.SETSTAT, name.encode(), Attributes(size=size)))
+
+    def remove(self, name: str) -> None:
+        self._done(PathRequest(1, packets.REMOVE, name.encode()))
+
+    def remove_directory(self, name: str) -> None:
+        self._done(PathRequest(1, packets.RMDIR, name.encode()))
+
+    def rename(self, name: str, new_name: str) -> None:
+        names = (name.encode(), new_name.encode())
+        self._done(Extended(1, packets.EXTENDED, b"posix-rename@openssh.com", names))
+
+    def link(self, name: str, new_name: str) -> None:
+        names = (name.encode(), new_name.encode())
+        self._done(Extended(1, packets.EXTENDED, b"hardlink@openssh.com", names))
+
+    def close(self, handle: bytes) -> None:
+        self._done(HandleRequest(1, packets.CLOSE, handle))
+
+
+class Counted:
+    """A server's directory, with the counts of the daemon and of the SFTP process."""
+
+    def __init__(self, top: Path) -> None:
+        self.home = top / "home"
+        self.home.mkdir()
+        self.daemon = UsageCounter(used=0, limit=LIMIT)
+        self.sftp = ServerUsage()
+        self.channel = Channel(self.home, self.sftp)
+        self.root = ServerRoot(str(self.home), directory_opener("auto"), None, self.daemon)
+        self._acknowledged = 0
+        self.exchange()
+
+    def exchange(self) -> None:
+        """Have both know of what the other has done."""
+        self.daemon.free(self._acknowledged - self.sftp.total)
+        self._acknowledged = self.sftp.total
+        self.sftp.correct(ServerState("", self._acknowledged, self.daemon.used, LIMIT))
+        self.sftp.files.look()
+
+    @property
+    def used(self) -> int:
+        self.exchange()
+        return self.sftp.used or 0
+
+    def on_disk(self) -> int:
+        """Return the bytes of all files, also of those that are only open."""
+        found = {}
+        for top, _, names in os.walk(self.home):
+            for each in (os.lstat(os.path.join(top, name)) for name in names):
+                found[each.st_ino] = each
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{fd}").startswith(f"{self.home}/"):
+                    each = os.stat(f"/proc/self/fd/{fd}")
+                    found[each.st_ino] = each
+        return sum(each.st_size for each in found.values() if stat.S_ISREG(each.st_mode))
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Iterator[Counted]:
+    counted = Counted(tmp_path)
+    with counted.root:
+        yield counted
+        counted.channel.close_all()
+
+
+@pytest.mark.parametrize("by", ["sftp", "daemon"])
+def test_a_file_that_is_deleted_while_it_is_open_is_freed_once(counted: Counted, by: str) -> None:
+    channel = counted.channel
+    for _ in range(3):
+        handle = channel.open("a")
+        channel.cut(handle, LIMIT // 2)
+        if by == "sftp":
+            channel.remove("a")
+        else:
+            counted.exchange()
+            counted.root.remove(p("a"))
+        assert counted.used == counted.on_disk() == LIMIT // 2  # as long as it is open
+        channel.cut(handle, LIMIT // 4)
+        channel.write(handle, 0, LIMIT // 2)
+        channel.cut(handle, 0)
+        assert counted.used == counted.on_disk() == 0
+        channel.close(handle)
+    channel.write(channel.open("kept"), 0, LIMIT // 2)
+    channel.cut(channel.open("b"), LIMIT // 2 + 1)
+    assert counted.used == counted.on_disk() == LIMIT // 2
+
+
+def test_files_that_are_open_only_are_within_the_limit(counted: Counted) -> None:
+    for number in range(5):
+        handle = counted.channel.open("a")
+        counted.channel.write(handle, 0, LIMIT // 2)
+        counted.channel.open("a", packets.READ)
+        counted.channel.remove("a")
+        assert counted.used == counted.on_disk() <= LIMIT, number
+        counted.channel.close(handle)
+    assert counted.used == counted.on_disk() == LIMIT
+
+
+@pytest.mark.parametrize("by", ["sftp", "daemon"])
+def test_a_file_that_is_deleted_while_it_is_replaced_is_freed_once(
+    counted: Counted, by: str
+) -> None:
+    root = counted.root
+    root.write(p("a"), [b"x" * (LIMIT // 2)])
+    for _ in range(3):
+        with root.new_file(p("a"), NewFileOptions(size=LIMIT // 2)) as file:
+            file.write(b"x" * (LIMIT // 2))
+            counted.exchange()
+            if by == "sftp":
+                counted.channel.remove("a")
+            else:
+                root.remove(p("a"))
+            file.commit()
+        assert counted.used == counted.on_disk() == LIMIT // 2
+
+
+def test_files_that_replace_the_same_one_are_within_the_limit_together(counted: Counted) -> None:
+    root = counted.root
+    root.write(p("a"), [b"x" * (LIMIT // 2)])
+    with ExitStack() as opened:
+        files = [opened.enter_context(root.new_file(p("a"))) for _ in range(4)]
+        for file in files:
+            with suppress(WingsdError):
+                for _ in range(8):
+                    file.write(b"x" * (LIMIT // 16))
+        assert counted.used == counted.on_disk() == LIMIT * 3 // 2
+        for file in files:
+            file.commit()
+    assert counted.used == counted.on_disk()
+
+
+def test_a_file_above_the_limit_is_replaced_by_one_that_is_no_larger(counted: Counted) -> None:
+    root = counted.root
+    root.write(p("a"), [b"x" * LIMIT])
+    counted.daemon.limit = LIMIT // 2
+    root.write(p("a"), [b"y" * LIMIT])
+    with pytest.raises(WingsdError):
+        root.write(p("a"), [b"y" * LIMIT, b"y"])
+    assert counted.used == counted.on_disk() == LIMIT
+
+
+@pytest.mark.parametrize("way", ["delete", "rename over", "write"])
+def test_two_names_that_go_at_once_free_their_file_once(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    root, other = counted.root, counted.channel
+    root.write(p("a"), [b"x" * KIB])
+    root.write(p("new"), [b"y" * KIB])
+    root.link(p("a"), p("b"))
+    counted.exchange()
+    threads: list[Thread] = []
+    call = {"delete": os.unlink, "rename over": os.rename, "write": os.rename}[way]
+
+    def interrupted(*arguments: object, **named: object) -> None:
+        """Have the other name deleted by the SFTP process right after this one."""
+        monkeypatch.undo()
+        call(*arguments, **named)  # type: ignore[operator]
+        threads.append(Thread(target=other.remove, args=("b",)))
+        threads[0].start()
+        threads[0].join(0.2)  # It waits for this one to end.
+
+    monkeypatch.setattr(os, call.__name__, interrupted)
+    if way == "delete":
+        root.remove(p("a"))
+    elif way == "rename over":
+        root.rename(p("new"), p("a"), replace=True)
+    else:
+        root.write(p("a"), [b"z" * KIB])
+    threads[0].join()
+    assert counted.used == counted.on_disk()
+
+
+#: The name of what a user has uploaded of "a".
+PART = f".wingsd-{sha256(b'user' + bytes(1) + b'a').hexdigest()[:32]}.upload"
+names = st.sampled_from(("a", "b", "d/a", "d/b"))
+all_names = st.sampled_from(("a", "b", "d/a", "d/b", PART, "d/" + PART))
+sizes = st.integers(0, 20).map(lambda size: size * 4 * KIB)
+which = st.integers(0, 7)
+
+
+class Usage(RuleBasedStateMachine):
+    """Operations of users by SFTP and by the file manager, in any order, on a few files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = Path(tempfile.mkdtemp(dir="/dev/shm"))
+        self.counted = Counted(self.top)
+        self.handles: list[bytes] = []
+        self.files: list[NewFile] = []
+        self.parts: list[PartialFile] = []
+        self.has_parts = False
+
+    def teardown(self) -> None:
+        """Close all: what counts is what is there, and uploads that nobody had open."""
+        self.counted.channel.close_all()
+        for file in self.files:
+            file.close()
+        for part in self.parts:
+            part.close()
+        if not self.has_parts:
+            assert self.counted.used == self.counted.on_disk()
+        self.counted.root.close()
+        shutil.rmtree(self.top)
+
+    @invariant()
+    def all_counts(self) -> None:
+        assert self.counted.used >= self.counted.on_disk()
+
+    def try_to(self, work: Callable[[ServerRoot], object]) -> None:
+        with suppress(WingsdError):
+            work(self.counted.root)
+
+    # By SFTP
+
+    @rule(name=all_names, flags=st.sampled_from((0, packets.TRUNCATE, packets.APPEND)))
+    def open(self, name: str, flags: int) -> None:
+        self.handles += filter(None, [self.counted.channel.open(name, WRITING | flags)])
+
+    @rule(name=all_names)
+    def read(self, name: str) -> None:
+        self.handles += filter(None, [self.counted.channel.open(name, packets.READ)])
+
+    @rule(at=which, offset=sizes, size=sizes)
+    def write(self, at: int, offset: int, size: int) -> None:
+        if self.handles:
+            self.counted.channel.write(self.handles[at % len(self.handles)], offset, size)
+
+    @rule(at=which, size=sizes)
+    def cut(self, at: int, size: int) -> None:
+        if self.handles:
+            self.counted.channel.cut(self.handles[at % len(self.handles)], size)
+
+    @rule(name=all_names, size=sizes)
+    def cut_path(self, name: str, size: int) -> None:
+        self.counted.channel.cut_path(name, size)
+
+    @rule(name=all_names)
+    def remove(self, name: str) -> None:
+        self.counted.channel.remove(name)
+
+    @rule()
+    def remove_directory(self) -> None:
+        self.counted.channel.remove_directory("d")
+
+    @rule(name=all_names, new_name=names)
+    def rename_over(self, name: str, new_name: str) -> None:
+        self.counted.channel.rename(name, new_name)
+
+    @rule(name=all_names, new_name=names)
+    def link(self, name: str, new_name: str) -> None:
+        self.counted.channel.link(name, new_name)
+
+    @rule(at=which)
+    def close_handle(self, at: int) -> None:
+        if self.handles:
+            self.counted.channel.close(self.handles.pop(at % len(self.handles)))
+
+    # By the file manager
+
+    @rule(name=names, size=sizes)
+    def write_whole(self, name: str, size: int) -> None:
+        self.try_to(lambda root: root.write(p(name), [b"x" * size]))
+
+    @rule(name=names, size=sizes)
+    def begin(self, name: str, size: int) -> None:
+        self.try_to(
+            lambda root: self.files.append(root.new_file(p(name), NewFileOptions(size=size)))
+        )
+
+    @rule(at=which, size=sizes)
+    def go_on(self, at: int, size: int) -> None:
+        if self.files:
+            self.try_to(lambda _: self.files[at % len(self.files)].write(b"x" * size))
+
+    @rule(at=which, whole=st.booleans())
+    def end(self, at: int, whole: bool) -> None:
+        if self.files:
+            with self.files.pop(at % len(self.files)) as file:
+                self.try_to(lambda _: whole and file.commit())
+
+    @rule(name=names)
+    def begin_part(self, name: str) -> None:
+        self.has_parts = True
+        self.try_to(lambda root: self.parts.append(root.partial_file(p(name), "user")))
+
+    @rule(at=which, size=sizes)
+    def go_on_with_part(self, at: int, size: int) -> None:
+        if self.parts:
+            self.try_to(lambda _: self.parts[at % len(self.parts)].write(b"x" * size))
+
+    @rule(at=which, way=st.sampled_from((PartialFile.commit, PartialFile.discard, None)))
+    def end_part(self, at: int, way: Callable[[PartialFile], None] | None) -> None:
+        if self.parts:
+            with self.parts.pop(at % len(self.parts)) as part:
+                self.try_to(lambda _: way and way(part))
+
+    @rule(name=names, new_name=names)
+    def copy(self, name: str, new_name: str) -> None:
+        self.try_to(lambda root: root.copy(p(name), p(new_name)))
+
+    @rule(name=names, new_name=names)
+    def rename(self, name: str, new_name: str) -> None:
+        files = [Renaming(p(name), p(new_name))]
+        self.try_to(lambda root: rename(root, Guard(root), files, Progress()))
+
+    @rule(name=st.sampled_from(("a", "b", "d/a", "d/b", "d", PART)))
+    def delete(self, name: str) -> None:
+        self.try_to(lambda root: delete(root, Guard(root), [p(name)], Progress()))
+
+    # By the server's program
+
+    @rule(name=names, new_name=names)
+    def link_by_program(self, name: str, new_name: str) -> None:
+        with suppress(OSError):
+            os.link(self.counted.home / name, self.counted.home / new_name)
+
+
+class TestUsage(Usage.TestCase):  # type: ignore[misc, valid-type]
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
