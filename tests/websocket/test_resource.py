@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support.browser import NotOpened
 from tests.support.reactor import until
 from tests.websocket.consoles import ORIGIN, ConsoleNode, reactor
 from tests.websocket.tokens import UUID
+from wingsd.config.api import ApiConfig
 from wingsd.websocket.resource import SOCKETS_MAX
 
 USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
@@ -71,6 +73,56 @@ async def test_connections_without_a_token_make_way_for_others(node: ConsoleNode
         assert await browser.wait_closed() == (1013, "too many WebSockets wait for a token")
     assert node.sockets.count(UUID) == SOCKETS_MAX
     assert [b.closed for b in (watching, *waiting[2:], *late)] == [None] * SOCKETS_MAX
+
+
+ATTACKER = ("203.0.113.5",)
+NETWORK = tuple(f"2001:db8:0:1::{number:x}" for number in range(1, 9))
+PROXIES = ApiConfig(trusted_proxies=("127.0.0.1",))
+
+
+@pytest.mark.parametrize("addresses", [ATTACKER, NETWORK])
+async def test_the_address_that_opens_most_makes_way_first(
+    node: ConsoleNode, addresses: tuple[str, ...]
+) -> None:
+    node.listen(api=PROXIES)
+    user = await node.open(X_Forwarded_For="198.51.100.7")
+    attackers = cycle(addresses)
+    opened = [await node.open(X_Forwarded_For=next(attackers)) for _ in range(2 * SOCKETS_MAX)]
+    for browser in opened[: SOCKETS_MAX + 1]:
+        assert await browser.wait_closed() == (1013, "too many WebSockets wait for a token")
+    await user.auth()
+    await user.wait_for("status")
+    assert (await node.open(X_Forwarded_For="198.51.100.8")).closed is None
+    assert node.sockets.count(UUID) == SOCKETS_MAX
+
+
+async def test_an_address_without_a_token_does_not_take_the_last_place_again(
+    node: ConsoleNode,
+) -> None:
+    node.listen(api=PROXIES)
+    watching = [await node.watch() for _ in range(SOCKETS_MAX - 1)]
+    attacker = await node.open(X_Forwarded_For="203.0.113.5")
+    user = await node.open(X_Forwarded_For="198.51.100.7")
+    assert (await attacker.wait_closed())[0] == 1013
+    for _ in range(3):
+        with pytest.raises(NotOpened, match="400"):
+            await node.open(X_Forwarded_For="203.0.113.5")
+    await user.auth()
+    await user.wait_for("status")
+    assert [browser.closed for browser in watching] == [None] * len(watching)
+
+
+async def test_only_so_many_of_a_node_wait_for_a_token(
+    node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.websocket.resource.WAITING_MAX", 4)
+    node.listen(api=PROXIES)
+    watching = [await node.watch() for _ in range(5)]
+    user = await node.open(X_Forwarded_For="198.51.100.7")
+    many = [await node.open(X_Forwarded_For=f"203.0.113.{number % 2}") for number in range(8)]
+    assert node.sockets.count(UUID) == len(watching) + 4
+    assert (await many[0].wait_closed())[0] == 1013
+    assert user.closed is None
 
 
 async def test_the_websocket_of_a_suspended_server_is_closed_at_once(node: ConsoleNode) -> None:

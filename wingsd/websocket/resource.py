@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
@@ -21,6 +22,7 @@ from wingsd.http.proxies import TrustedProxies
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
+from wingsd.util.addresses import address_block
 from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.websocket.recent_transfers import RecentTransfers
@@ -33,10 +35,14 @@ __all__ = ["ConsoleSocket", "ConsoleSockets"]
 
 #: WebSockets of one server at a time; the figure of Pelican's Wings.
 SOCKETS_MAX = 30
+#: WebSockets of the whole node that have shown no token.
+WAITING_MAX = 256
+#: Addresses whose WebSockets have shown no token, and the seconds for which that is remembered.
+REMEMBERED, REMEMBERED_FOR = 1024, 60.0
 
 
 class TooManyWebSockets(BadRequest):
-    """As many WebSockets of one server are open as may be (400)."""
+    """As many WebSockets of one server are open as may be, or wait for a token (400)."""
 
     code = "too-many-websockets"
 
@@ -73,8 +79,14 @@ class ConsoleSockets:
             return ConsoleOpener(context, reactor, denied, config.family)
 
         self._opener = Later(opener)
+        self._reactor = reactor
         # In the order of their connections.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
+        #: Those without a token: the UUIDs of their servers, and the blocks of their addresses.
+        self._waiting: dict[ConsoleClient, tuple[str, str]] = {}
+        #: How many of a block have gone without a token, lately.
+        self._gone: Counter[str] = Counter()
+        self._remembered_since = reactor.seconds()
 
     def use(self, config: Config) -> None:
         """Check origins and tokens by another configuration, also in open WebSockets."""
@@ -132,28 +144,55 @@ class ConsoleSockets:
                 "its origin is neither the Panel's nor one of `allowed_origins`",
             )
         opener = self._opener.get()
-        if self.count(uuid) >= SOCKETS_MAX:
-            self._evict_one(uuid)
+        address = self._proxies.client_of(request)
+        block = address_block(address)
+        self._make_place(uuid, block)
         clients = self._clients.setdefault(uuid, {})
 
         def on_leave(client: ConsoleClient) -> None:
             clients.pop(client, None)
+            if self._waiting.pop(client, None) and not client.admitted:
+                self._gone[block] += 1
             if not clients and self._clients.get(uuid) is clients:
                 del self._clients[uuid]
 
-        address = self._proxies.client_of(request)
         client = opener.client(uuid, server, self._config.token, on_leave, address)
         clients[client] = None
+        self._waiting[client] = (uuid, block)
         opener.upgrade(request, client)
 
-    def _evict_one(self, server: str) -> None:
-        """Evict the oldest unauthenticated browser. Raises `BadRequest` if there is none."""
-        for client in tuple(self._clients[server]):
-            if not client.admitted:
-                client.evict()
-                return
-        limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
-        raise TooManyWebSockets("Too many open websocket connections.", limit)
+    def _make_place(self, server: str, block: str) -> None:
+        """Evict unauthenticated browsers where there are too many. Raises `TooManyWebSockets`."""
+        now = self._reactor.seconds()
+        if len(self._gone) > REMEMBERED or now - self._remembered_since > REMEMBERED_FOR:
+            self._gone.clear()
+            self._remembered_since = now
+        for client in tuple(self._waiting):
+            if client.admitted:
+                del self._waiting[client]
+        if self.count(server) >= SOCKETS_MAX:
+            limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
+            self._evict_one(
+                [c for c, (of, _) in self._waiting.items() if of == server], block, limit
+            )
+        if len(self._waiting) >= WAITING_MAX:
+            limit = f"{WAITING_MAX} of this node wait for a token; try again"
+            self._evict_one(list(self._waiting), block, limit)
+
+    def _evict_one(self, clients: Sequence[ConsoleClient], block: str, limit: str) -> None:
+        """Evict the oldest of the block that has most of these, in favour of one from `block`.
+
+        Those that have gone without a token count as well. Raises `TooManyWebSockets` where there
+        are none, or the new one would be of the block that has most.
+        """
+        open_now = Counter(self._waiting[client][1] for client in clients)
+        most = self._gone + open_now
+        victim = max(clients, key=lambda client: most[self._waiting[client][1]], default=None)
+        if victim is None or (
+            not open_now[block] and most[block] >= most[self._waiting[victim][1]]
+        ):
+            raise TooManyWebSockets("Too many open websocket connections.", limit)
+        victim.evict()
 
 
 class ConsoleSocket(Resource):
