@@ -15,8 +15,10 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.api.file_server import FILES, FileServer, get, serving_files
 from tests.api.node import UUID, ApiNode
+from tests.support.reactor import until
 from wingsd.config import PELICAN
 from wingsd.files.entries import FileEntry
+from wingsd.files.work import Lane
 from wingsd.servers.operations import Operation
 
 TEXT = "text/plain; charset=utf-8"
@@ -45,6 +47,27 @@ async def test_a_directory_is_listed(node: ApiNode, home: Path) -> None:
     assert set(world) == set(attrs.fields_dict(FileEntry))
     assert (world["mode"][0], world["mime"]) == ("d", "inode/directory")
     assert (properties["size"], properties["mime"]) == (6, TEXT)
+
+
+@pytest.mark.parametrize("call", ["list-directory", "list"])
+async def test_a_large_directory_waits_for_its_turn_and_a_small_one_does_not(
+    node: ApiNode, home: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr("wingsd.files.listing.SMALL", 2)
+    for name in ("small/1", "small/2", "large/1", "large/2", "large/3"):
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).touch()
+    work = node.file_work
+    assert work is not None
+    work.large = Lane(work.large.workers, each=1, waiting=4)
+    async with work.large.turn(UUID):
+        waiting = Deferred.fromCoroutine(get(node, f"{call}?directory=large"))
+        await until(lambda: work.large._queue)
+        assert (await get(node, f"{call}?directory=small")).status == 200
+        assert not waiting.called
+    reply = await waiting
+    found = reply.json if call == "list-directory" else reply.json["entries"]
+    assert [entry["name"] for entry in found] == ["1", "2", "3"]
 
 
 async def test_an_empty_directory_is_an_empty_list(node: ApiNode) -> None:

@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from wingsd.files import listing as listing_module
 from wingsd.files.denylist import Denylist
 from wingsd.files.listing import FileListing, Page, Sort, list_directory
 from wingsd.files.mime import BINARY, DIRECTORY, TEXT
-from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem import Entry, ServerPath, ServerRoot
 from wingsd.filesystem.errors import DirectoryMissing, FileWorkCancelled
 
 ALL = Page()
@@ -158,6 +159,24 @@ def test_ten_thousand_entries_are_listed_within_bounds(home: Path, root: ServerR
     assert time.process_time() - begun < 3  # 0.3 on an idle machine; see docs/benchmarks
     assert len(found.entries) == 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
+
+
+def test_the_data_of_entries_is_made_piece_by_piece_when_it_is_used(
+    home: Path, root: ServerRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def entry_data(entry: Entry, mime: str) -> dict[str, Any]:
+        made.append(entry.text)
+        return {"name": entry.text}
+
+    monkeypatch.setattr(listing_module, "entry_data", entry_data)
+    for name in ("a", "b", "c"):
+        (home / name).write_text("x")
+    found = listed(root).entries
+    assert made == []
+    assert (found[1], found[:2]) == ({"name": "b"}, [{"name": "a"}, {"name": "b"}])
+    assert made == ["b", "a", "b"]
 
 
 def test_the_names_of_a_listing_take_so_many_bytes(

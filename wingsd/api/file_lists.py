@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import attrs
 from twisted.logger import Logger
@@ -12,7 +13,7 @@ from wingsd.api.files import FilesPath, hidden_by, whole_number
 from wingsd.errors import BadRequest
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry
-from wingsd.files.listing import MAX_ENTRIES, FileListing, Page, Sort, list_directory
+from wingsd.files.listing import MAX_ENTRIES, DirectoryLarge, Page, Sort, list_directory
 from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.filesystem.errors import DirectoryMissing
 from wingsd.http.long_lists import encoded
@@ -57,12 +58,22 @@ class DirectoryPage:
     entries: tuple[FileEntry, ...]
 
 
+T = TypeVar("T")
+
+
 class _ListPath(FilesPath):
-    fails = (HTTPStatus.NOT_FOUND,)
+    fails = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
     _log = Logger()
 
-    def _warn(self, path: ServerPath, listing: FileListing) -> None:
-        if not listing.is_complete:
+    async def _listed(self, work: Callable[[ServerRoot, bool], T]) -> T:
+        """Call `work` for a small directory, and for a large one when it is its turn."""
+        try:
+            return await self.run(self._work.short, lambda root: work(root, True))
+        except DirectoryLarge:
+            return await self.run(self._work.large, lambda root: work(root, False))
+
+    def _warn(self, path: ServerPath, is_complete: bool) -> None:
+        if not is_complete:
             self._log.warn(
                 "{server}: directory not listed completely: {path} has more than {most} entries",
                 server=self.game_server.uuid,
@@ -84,17 +95,17 @@ class DirectoryListEndpoint(_ListPath):
         """
         path, media = ServerPath.parse(query.directory), accepted(request.header("Accept"))
 
-        def work(root: ServerRoot) -> tuple[FileListing, Encoded[tuple[FileEntry, ...]]]:
-            listing = list_directory(root, path, Page(), (), self._gone.is_set)
-            return listing, encoded(listing.entries, media)
+        def work(root: ServerRoot, small: bool) -> tuple[bool, Encoded[tuple[FileEntry, ...]]]:
+            listing = list_directory(root, path, Page(), (), self._gone.is_set, small=small)
+            return listing.is_complete, encoded(listing.entries, media)
 
         try:
-            listing, answer = await self.run(self._work.short, work)
+            is_complete, answer = await self._listed(work)
         except DirectoryMissing as error:
             if self._config.is_pelican:
                 error.message = _PELICANS_MESSAGE
             raise
-        self._warn(path, listing)
+        self._warn(path, is_complete)
         return answer
 
 
@@ -114,9 +125,9 @@ class PagedListEndpoint(_ListPath):
         page, media = self._page(query), accepted(request.header("Accept"))
         denylist, ignored = self.denylist, Denylist(query.ignored)
 
-        def work(root: ServerRoot) -> tuple[FileListing, Encoded[DirectoryPage]]:
+        def work(root: ServerRoot, small: bool) -> tuple[bool, Encoded[DirectoryPage]]:
             hidden = hidden_by(denylist, ignored)
-            listing = list_directory(root, path, page, hidden, self._gone.is_set)
+            listing = list_directory(root, path, page, hidden, self._gone.is_set, small=small)
             around = {
                 "total": listing.total,
                 "filesystem_primary": True,
@@ -124,10 +135,10 @@ class PagedListEndpoint(_ListPath):
                 "filesystem_fast": True,
                 "uploads": [],
             }
-            return listing, encoded(listing.entries, media, around, "entries")
+            return listing.is_complete, encoded(listing.entries, media, around, "entries")
 
-        listing, answer = await self.run(self._work.short, work)
-        self._warn(path, listing)
+        is_complete, answer = await self._listed(work)
+        self._warn(path, is_complete)
         return answer
 
     def _page(self, query: PageQuery) -> Page:

@@ -128,6 +128,8 @@ RESTORERS = 2
 FILE_WORKERS = 4
 SEARCH_WORKERS = 2
 READ_WORKERS = 4
+# Listings of large directories at a time.
+LISTING_WORKERS = 1
 # Changes of servers' files at a time that may take long, and archives of them that are made.
 CHANGE_WORKERS = 8
 ARCHIVE_WORKERS = 3
@@ -174,6 +176,7 @@ class Pools:
         self.files = Workers(reactor, "files", FILE_WORKERS)
         self.searches = Workers(reactor, "search", SEARCH_WORKERS)
         self.reads = Workers(reactor, "read", READ_WORKERS)
+        self.listings = archive_workers("list", LISTING_WORKERS)
         self.changes = Workers(reactor, "change", CHANGE_WORKERS)
         self.archivers = archive_workers("compress", ARCHIVE_WORKERS)
         self.backups = archive_workers("backup", BACKUP_WORKERS)
@@ -198,6 +201,7 @@ class Pools:
             self.files,
             self.searches,
             self.reads,
+            self.listings,
             self.changes,
             self.archivers,
             self.backups,

@@ -2,14 +2,17 @@
 
 At most `MAX_ENTRIES` entries with names of `MAX_NAMES` bytes are taken into account, and of the
 regular files the first `SNIFFED` of an answer are looked into; the types of the others are guessed
-by their names. So the work and the memory for one listing are bounded. Blocking.
+by their names. So the work and the memory for one listing are bounded. A directory of more than
+`SMALL` entries is listed only where that is asked for, so that few of them take memory at a time.
+Blocking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from typing import Any
+from itertools import islice
+from typing import Any, overload
 
 import attrs
 
@@ -19,16 +22,32 @@ from wingsd.files.entries import entry_data, mime_of_entry
 from wingsd.filesystem import Directory, Entry, ServerPath, ServerRoot
 from wingsd.filesystem.errors import FileWorkCancelled
 
-__all__ = ["MAX_ENTRIES", "MAX_NAMES", "SNIFFED", "FileListing", "Page", "Sort", "list_directory"]
+__all__ = [
+    "MAX_ENTRIES",
+    "MAX_NAMES",
+    "SMALL",
+    "SNIFFED",
+    "DirectoryLarge",
+    "FileListing",
+    "Page",
+    "Sort",
+    "list_directory",
+]
 
 #: Entries of a directory that are taken into account.
 MAX_ENTRIES = 100_000
+#: Entries of a directory that is listed beside others.
+SMALL = 5000
 #: Bytes of their names, as an answer has them: a byte that is not UTF-8 takes four.
 MAX_NAMES = 16 << 20
 #: Regular files of one answer whose first bytes are read: more than a page of a Panel shows.
 SNIFFED = 500
 #: Entries between two looks whether the client is still there.
 _LOOK_EVERY = 1000
+
+
+class DirectoryLarge(Exception):
+    """A directory has more entries than were to be listed."""
 
 
 class Sort(Enum):
@@ -82,10 +101,12 @@ def list_directory(
     page: Page,
     hidden: Sequence[Denylist],
     cancelled: Callable[[], bool],
+    *,
+    small: bool = False,
 ) -> FileListing:
     """List a directory without the entries that one of `hidden` denies.
 
-    Raises DirectoryMissing, StorageError, and FileWorkCancelled.
+    Raises DirectoryMissing, StorageError, FileWorkCancelled, and with `small` DirectoryLarge.
     """
     with root.directory(path) as directory:
         found: list[Entry] = []
@@ -95,13 +116,15 @@ def list_directory(
         for number, entry in enumerate(every):
             if number % _LOOK_EVERY == 0 and cancelled():
                 raise FileWorkCancelled
+            if small and number >= SMALL:
+                raise DirectoryLarge
             if not any(_is_hidden(place.child(entry.name), entry, hidden) for place in places):
                 found.append(entry)
         ordered = _ordered(found, page.sort)
         if page.size:
             begin = (page.number - 1) * page.size
             ordered = ordered[begin : begin + page.size]
-        return FileListing(_described(directory, ordered), len(found), every.is_complete)
+        return FileListing(_Described(directory, ordered), len(found), every.is_complete)
 
 
 class _Limited:
@@ -135,15 +158,28 @@ def _ordered(entries: list[Entry], sort: Sort) -> list[Entry]:
     return sorted(entries, key=lambda entry: not entry.is_directory)
 
 
-def _described(directory: Directory, entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    found = []
-    left = SNIFFED
-    for entry in entries:
-        looks = left > 0 and entry.is_regular and entry.size > 0
-        left -= looks
-        mime = _mime(directory, entry) if looks else mime_of_entry(entry)
-        found.append(entry_data(entry, mime))
-    return found
+class _Described(Sequence[dict[str, Any]]):
+    """Entries as plain data, which is made when it is used: it takes three times the memory."""
+
+    def __init__(self, directory: Directory, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        looked_at = islice((each for each in entries if each.is_regular and each.size), SNIFFED)
+        self._mimes = {each.name: _mime(directory, each) for each in looked_at}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, at: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, at: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(at, slice):
+            return [self._data(entry) for entry in self._entries[at]]
+        return self._data(self._entries[at])
+
+    def _data(self, entry: Entry) -> dict[str, Any]:
+        return entry_data(entry, self._mimes.get(entry.name) or mime_of_entry(entry))
 
 
 def _mime(directory: Directory, entry: Entry) -> str:

@@ -89,11 +89,15 @@ class Lane:
 
 
 class FileWork:
-    """Runs work on the files of servers, `short` and `long`; `reads` reads blocks of downloads."""
+    """Runs work on the files of servers, `short` and `long`; `reads` reads blocks of downloads.
 
-    def __init__(self, short: Lane, long: Lane, reads: Workers) -> None:
+    `large` is for listings of directories that take much memory.
+    """
+
+    def __init__(self, short: Lane, long: Lane, large: Lane, reads: Workers) -> None:
         self.short = short
         self.long = long
+        self.large = large
         self.reads = reads
         self._denylists = Denylists()
 

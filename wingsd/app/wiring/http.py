@@ -56,6 +56,7 @@ class HttpWiring(SftpWiring):
         return FileWork(
             short=Lane(pools.files, each=2, waiting=1024),
             long=Lane(pools.searches, each=1, waiting=64),
+            large=Lane(pools.listings, each=1, waiting=64),
             reads=pools.reads,
         )
 
