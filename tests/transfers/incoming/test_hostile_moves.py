@@ -18,6 +18,8 @@ from tests.transfers.incoming.moving_node import MovingNode
 from wingsd.moves.batch import BatchKind, encode_batch, make_index
 from wingsd.moves.digests import block_digest
 from wingsd.moves.frames import DirectoryFrame, FileFrame, WholeFrame
+from wingsd.moves.zstd import deflated
+from wingsd.transfers.incoming.moves import partial_copy
 
 OTHER = "11111111-2222-4333-8444-555555555555"
 
@@ -269,3 +271,61 @@ async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
         for event in goes_on:
             event.set()
     await gatherResults(sent)
+
+
+DEEP = [b"/".join([b"d" * 255] * depth) for depth in range(1, 31)]
+ZSTD = {"Content-Type": "application/vnd.wingsd.batch+zstd"}
+
+
+async def send_names(client: MoveClient, number: int, first: int = 0) -> Answer:
+    """Send 80 empty files whose names take 600 KiB; before the first batch their directories."""
+    in_round = client.held["round"]
+    if number == 1:
+        directories = [DirectoryFrame(path, 0o755, 1) for path in DEEP]
+        answer = await client.put_bytes(1, encoded(1, in_round, *directories))
+        assert answer.status == 200
+        number = 2
+    frames = [whole(b"%b/%d" % (DEEP[-1], first + n), b"") for n in range(80)]
+    body = encoded(number, in_round, *frames, needs=1)
+    return await client.put_bytes(number, b"".join(deflated([body])), headers=ZSTD)
+
+
+def ledger(node: MovingNode) -> int:
+    reception: Any = getattr(node.receiver.find(UUID), "_reception")  # noqa: B009
+    return Path(reception.copy._paths.ledger).stat().st_size
+
+
+async def test_the_same_files_again_and_again_do_not_grow_the_ledger(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_copy, "LEDGER_GROWS", 1 << 20)
+    client = await opened(node, source)
+    answer, number, resumed = await send_names(client, 1), 2, 0
+    for _ in range(12):
+        assert ledger(node) < 4 << 20
+        if answer.status == 200:
+            number += 1
+        else:
+            assert refused(answer) == (409, "move-resume-needed")
+            assert (await client.resume()).status == 200
+            number, resumed = client.held["next"], resumed + 1
+            # it is written anew, with each file once
+            assert ledger(node) < 1 << 20
+        answer = await send_names(client, number)
+    assert resumed > 1
+
+
+async def test_names_may_not_take_more_than_the_files(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_copy, "LEDGER_GROWS", 1 << 20)
+    client = await opened(node, source)
+    answer, number = await send_names(client, 1), 2
+    while answer.status == 200:
+        number += 1
+        assert ledger(node) < 4 << 20
+        answer = await send_names(client, number, 80 * number)
+    assert refused(answer) == (409, "move-resume-needed")
+    answer = await client.resume()
+    assert refused(answer) == (400, "disk-limit-exceeded")
+    assert "the names of" in answer.json["detail"]

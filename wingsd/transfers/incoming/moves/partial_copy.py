@@ -18,7 +18,7 @@ from time import time
 
 import attrs
 
-from wingsd.errors import Conflict, StorageError, WingsdError
+from wingsd.errors import Conflict, DiskLimitExceeded, StorageError, WingsdError
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import Index, frame_bytes
@@ -51,7 +51,9 @@ MOST_UNFLUSHED = 256 << 20
 #: to be read back.
 LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 #: Bytes that the ledger may grow by, beside what it had, until it is written anew after a round.
-LEDGER_GROWS = 64 << 20
+LEDGER_GROWS = 16 << 20
+#: Bytes of it for each name, and bytes of files for one more: most need less.
+NAME_TAKES, FILES_FOR_BYTE = 256, 256
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -198,7 +200,16 @@ class PartialCopy:
         """Give up what is open, and begin a round with what is held; return that."""
         with self._used(renew=True) as destination:
             wrong, self._wrong = self._wrong, {}
-            return destination.rebase(wrong=wrong)
+            resumption = destination.rebase(wrong=wrong)
+            self._compacted = destination.ledger_size
+            if self._compacted > (most := _needed(destination)):
+                raise DiskLimitExceeded(
+                    f"the names of its {destination.tree.members} files, directories and links "
+                    f"need {self._compacted >> 20} MiB in the ledger of the move, of "
+                    f"{most >> 20} MiB that they may take; shorten the names of its directories, "
+                    "and move it again"
+                )
+            return resumption
 
     def page(self, number: int) -> bytes:
         """Return a page of what was held at `resume`. Raises `MoveResumeNeeded` for no page."""
@@ -241,6 +252,9 @@ class PartialCopy:
             if not destination.received.has(index.number):
                 size = sum(map(frame_bytes, index.frames)) + len(index.raw)
                 self._require_space(size)
+                if destination.ledger_size + len(index.raw) > 2 * _needed(destination):
+                    # No source repeats so much within a round; the ledger is written anew then.
+                    raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
             is_new = destination.begin(index)
             return self._opened if is_new else 0
 
@@ -448,3 +462,9 @@ class PartialCopy:
     def _close(self) -> None:
         self._destination = None
         self._open.close()
+
+
+def _needed(destination: MoveDestination) -> int:
+    """Return the bytes of a ledger that is enough for a whole tree in a round, and one before."""
+    tree = destination.tree
+    return LEDGER_GROWS + 2 * (NAME_TAKES * tree.members + tree.bytes // FILES_FOR_BYTE)
