@@ -166,6 +166,20 @@ def test_an_encrypted_7z_is_refused_by_its_list(tree: Path, tmp_path: Path) -> N
         assert refusal.reason is Reason.ENCRYPTED
 
 
+@pytest.mark.parametrize("size", [900, 1_000_000])
+def test_a_7z_with_a_changed_byte_is_damaged(tmp_path: Path, size: int) -> None:
+    made = tmp_path / "made"
+    made.write_bytes(b"x" * size)
+    path = tmp_path / "a.7z"
+    subprocess.run([*SEVEN, "-mx0", path, made], check=True)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"xxxx")] ^= 1
+    path.write_bytes(data)
+    refusal = contents(path)[-1]
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, "CRC" in refusal.detail) == (Reason.DAMAGED, True)
+
+
 def test_a_dictionary_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(zip_of_dictionary(TEXT, 1 << 30))

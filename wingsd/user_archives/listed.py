@@ -7,6 +7,7 @@ is read through a Python object, since libarchive's own readers call fstat(2).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -123,6 +124,7 @@ class ListedArchive:
         self._is_zip = is_zip
         self._ffi = library()
         self._entry: Any = None
+        self._buffer = ctypes.create_string_buffer(_STEP)
 
     def members(self) -> Iterator[ArchiveMember]:
         """Yield each member. Raises `Refused`, `Deflate64Found` and what the stream raised."""
@@ -142,15 +144,18 @@ class ListedArchive:
 
     def data(self) -> Iterator[bytes]:
         """Yield the bytes of the current member. Raises as `members` does."""
-        blocks = self._entry.get_blocks(_STEP)
+        ffi, archive = self._ffi, self._entry._archive_p
         while True:
-            with _errors(self._ffi, self._stream):
-                block = next(blocks, None)
+            with _errors(ffi, self._stream):
+                size = ffi.read_data(archive, self._buffer, _STEP)
             if self._stream.error is not None:
                 raise self._stream.error
-            if block is None:
+            if size < 0:
+                # Its `get_blocks` takes a warning, of a 7z's checksum for one, for a length.
+                raise Refused(Reason.DAMAGED, _shown(ffi.error_string(archive)))
+            if not size:
                 return
-            yield block
+            yield ctypes.string_at(self._buffer, size)
 
     def _member(self) -> ArchiveMember:
         ffi, entry = self._ffi, self._entry._entry_p
