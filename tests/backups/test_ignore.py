@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.archive.packing import packed, unpacked
+from wingsd.archive.policy import MAX_DEPTH, MemberRefused
 from wingsd.backups.ignore import (
     MAX_IGNORE_FILE,
     IgnoreFileRefused,
@@ -18,6 +20,7 @@ from wingsd.backups.ignore import (
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.files.denylist import Denylist
 from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.filesystem.walk import opened, walk
 
 FILES = (
@@ -174,3 +177,21 @@ def test_what_is_left_out_is_counted(tree: Path) -> None:
         for _ in walk(root, lambda name, why: None, ignore.select):
             pass
     assert ignore.dropped == 4
+
+
+def test_what_is_so_deep_that_it_could_not_be_restored_is_refused_unless_it_is_ignored(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    deepest = home.joinpath("top", *["d"] * (MAX_DEPTH - 2))
+    deepest.mkdir(parents=True)
+    (deepest / "file").write_text("deep")
+    assert len(kept(home, "")) == 1
+    unpacked(packed(home), tmp_path / "restored")
+    (deepest / "d").mkdir()
+    (deepest / "d/file").write_text("deeper")
+    with pytest.raises(MemberRefused):
+        unpacked(packed(home), tmp_path / "refused")
+    with pytest.raises(TreeTooLarge, match=f"more than {MAX_DEPTH} directories"):
+        kept(home, "")
+    assert kept(home, "/top/") == []

@@ -102,7 +102,7 @@ def test_names_that_wait_for_the_end_take_bounded_memory(
     root: ServerRoot, home: Path, free: Guard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extraction, "MAX_WAITING", 2500)
-    deep = b"/".join([b"ab"] * 300)
+    deep = b"/".join([b"abcdefgh"] * 100)
     links = (pax((b"path", deep + b"/%d" % n)) + symlink(b"l", b"x") for n in range(5))
     (home / "a.tar").write_bytes(tar(*links))
     found = extracted(root, free, "a.tar")
@@ -114,8 +114,9 @@ def test_directories_without_files_stop_at_the_disk_limit(
 ) -> None:
     monkeypatch.setattr(root_module, "FREE_ENTRIES", 10)
     usage.limit = 1 << 20
-    deep = b"/".join([b"ab"] * 300)
-    (home / "a.tar").write_bytes(tar(pax((b"path", deep + b"/f")) + member(b"f", b"")))
+    deep = b"/".join([b"ab"] * 200)
+    files = (pax((b"path", top + deep + b"/f")) + member(b"f", b"") for top in (b"", b"b/"))
+    (home / "a.tar").write_bytes(tar(*files))
     with pytest.raises(DiskLimitExceeded):
         extracted(root, free, "a.tar")
     assert sum(path.is_dir() for path in home.rglob("*")) == 10 + (1 << 20) // 4096

@@ -16,6 +16,7 @@ import pyzstd
 from tests.archive.hostile.case import directory, hard_link, symlink
 from tests.support.archives import END, member, pax
 from tests.support.user_archives import ZipMember, rar4, rar5, snappy_framed, zipped
+from wingsd.archive.policy import MAX_DEPTH
 
 __all__ = ["CORPUS", "UserArchive"]
 
@@ -65,6 +66,10 @@ def shared() -> bytes:
     return data[:end] + second + data[end : end + 8] + counts + data[end + 16 :]
 
 
+def deep(directories: int) -> bytes:
+    return pax((b"path", b"n/" * directories + b"f")) + member(b"x", b"evil")
+
+
 def deflated(data: bytes) -> bytes:
     made = zlib.compressobj(9, zlib.DEFLATED, -15)
     return made.compress(data) + made.flush()
@@ -100,6 +105,8 @@ NAMES = [
     refused("a long part in a zip", "a.zip", zipped(z(b"f"), z(b"n" * 256)), LONG),
     refused("a long part in a tar", "a.tar", tar(pax((b"path", b"n" * 256)), member(b"x")), LONG),
     refused("a long path", "a.zip", zipped(z(b"n/" * 5000 + b"f")), LONG),
+    refused("a deep path", "a.tar", tar(member(b"n/" * 40 + b"f"), deep(MAX_DEPTH)), LONG),
+    refused("a deep path below the directory", "a.tar", tar(deep(MAX_DEPTH - 1)), LONG),
     refused("a NUL in RAR", "a.rar", rar5((b"a" * 300, b"evil")), LONG),
     taken("two entries with the data of one", "a.zip", shared(), FILE),
     taken("twice the same name", "a.zip", zipped(z(b"f", b"one"), z(b"f", b"evil")), FILE),

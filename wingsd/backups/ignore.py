@@ -13,13 +13,15 @@ from types import MappingProxyType
 
 import attrs
 
+from wingsd.archive.policy import MAX_DEPTH
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import BadRequest
 from wingsd.files.denylist import Denylist
 from wingsd.filesystem import ServerPath, ServerRoot, name_text
-from wingsd.filesystem.errors import FileMissing, FileTypeRefused, IsDirectory
+from wingsd.filesystem.errors import FileMissing, FileTypeRefused, IsDirectory, TreeTooLarge
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.walk import Listing
+from wingsd.util.text import display
 
 __all__ = ["MAX_IGNORE_FILE", "IgnoreFileRefused", "IgnoreList", "ignore_lines"]
 
@@ -83,7 +85,20 @@ class IgnoreList:
     dropped: int = 0
 
     def select(self, listing: Listing) -> Listing:
-        """Return what a backup has of a directory; a directory that is dropped is not entered."""
+        """Return what a backup has of a directory; a directory that is dropped is not entered.
+
+        Raises TreeTooLarge for what is so deep that it could not be restored.
+        """
+        kept = self._selected(listing)
+        if len(kept.path) + bool(kept.count) > MAX_DEPTH:
+            raise TreeTooLarge.reading(
+                f"{display(b'/'.join(kept.path))} is nested too deeply: a backup could not be "
+                f"restored with more than {MAX_DEPTH} directories in each other; move it up, "
+                "delete it, or add it to the ignore list"
+            )
+        return kept
+
+    def _selected(self, listing: Listing) -> Listing:
         prefix = name_text(listing.prefix)
         files = [name for name in listing.files if not TEMPORARY.fullmatch(name)]
         if self.ignored.is_empty and self.denied.is_empty:

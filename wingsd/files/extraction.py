@@ -15,6 +15,7 @@ from typing import Protocol
 
 import attrs
 
+from wingsd.archive.policy import MAX_DEPTH
 from wingsd.errors import StorageError
 from wingsd.files.extraction_errors import ArchiveNotParsed, OverwritesFileInUse, archive_error
 from wingsd.files.guard import Guard
@@ -26,6 +27,7 @@ from wingsd.filesystem.errors import (
     FileTypeRefused,
     IsDirectory,
     NameConflict,
+    NameTooLong,
     PathInvalid,
 )
 from wingsd.filesystem.new_file import TEMPORARY
@@ -189,7 +191,10 @@ class _Writer:
         """Return where a name lands: below the directory, whatever it is."""
         if not name:
             return self._asked.top.child(single_name(self._asked.archive.name))
-        return ServerPath((*self._asked.top.parts, *ServerPath.from_bytes(name).parts))
+        path = ServerPath((*self._asked.top.parts, *ServerPath.from_bytes(name).parts))
+        if len(path.parts) > MAX_DEPTH:
+            raise NameTooLong(f"a name in the archive is more than {MAX_DEPTH} directories deep")
+        return path
 
     def _file(
         self, path: ServerPath, member: ArchiveMember, found: Iterator[ParsedArchive]

@@ -118,7 +118,6 @@ def archive_error(refusal: Refusal, *, is_part: bool) -> BadRequest:
     errors = {
         Reason.UNKNOWN_FORMAT: ArchiveFormatUnknown,
         Reason.ENCRYPTED: ArchiveEncrypted,
-        Reason.LONG_NAME: NameTooLong,
     }
     if reason in errors:
         return errors[reason]()
@@ -126,5 +125,6 @@ def archive_error(refusal: Refusal, *, is_part: bool) -> BadRequest:
         Reason.DAMAGED: ArchiveDamaged,
         Reason.UNSUPPORTED: ArchiveMethodUnsupported,
         Reason.EXCESSIVE: ArchiveExcessive,
+        Reason.LONG_NAME: NameTooLong,
     }
     return with_detail[reason](detail)

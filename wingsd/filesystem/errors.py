@@ -44,12 +44,15 @@ class PathInvalid(BadRequest):
 
 
 class NameTooLong(BadRequest):
-    """A component of the path, or the whole path, is longer than Linux allows (400)."""
+    """A component of the path, or the whole path, is longer than Linux allows (400).
+
+    In an archive that is extracted, a path is also one of too many directories.
+    """
 
     code = "file-name-too-long"
 
-    def __init__(self) -> None:
-        super().__init__("Cannot perform that action: file name is too long.")
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("Cannot perform that action: file name is too long.", detail)
 
 
 class FileTypeRefused(BadRequest):

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from wingsd.archive.decompress import is_skippable, passed_over
-from wingsd.archive.policy import ArchiveError
+from wingsd.archive.policy import MAX_DEPTH, ArchiveError
 from wingsd.archive.tar_headers import BLOCK
 from wingsd.sandbox.confinement import confine, limit_resources
 from wingsd.user_archives import listed, zip_deflate64
@@ -216,10 +216,14 @@ class _Listed:
 
 
 def _check_name(member: ArchiveMember) -> None:
-    """Refuse what no file system can store, before anything is written."""
+    """Refuse what no file system can store, or no node receives, before anything is written."""
+    parts = member.name.split(b"/")
     too_long = len(member.name) > MAX_NAME or len(member.link) > MAX_LINK
-    if too_long or max(map(len, member.name.split(b"/"))) > _MAX_NAME_PART:
-        raise Refused(Reason.LONG_NAME)
+    if too_long or len(parts) > MAX_DEPTH or max(map(len, parts)) > _MAX_NAME_PART:
+        raise Refused(
+            Reason.LONG_NAME,
+            f"a name in the archive is too long, or more than {MAX_DEPTH} directories deep",
+        )
 
 
 def answer(
