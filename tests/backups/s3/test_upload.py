@@ -138,6 +138,7 @@ async def test_a_part_is_sent_again_from_its_own_beginning(site: Site, fault: An
         (Say(404, NO_UPLOAD, early=True), "NoSuchUpload: It does not exist."),
         (Say(403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>"), "SignatureDoesNotMatch"),
         (Say(307, b"", (("Location", "http://10.0.0.1/x?secret"),)), "redirects to 10.0.0.1,"),
+        (Say(307, b"", (("Location", "http://[::1?secret"),)), "redirects to an invalid URL,"),
     ],
 )
 async def test_a_refusal_ends_the_upload_with_the_stores_reason(

@@ -227,9 +227,16 @@ def _etag(answer: Answer, host: str) -> str:
     if is_fault or answer.code in _TRY_AGAIN or code in _TRY_AGAIN_CODES:
         raise PartNotSent(what, seconds_asked_for(answer.header("retry-after")))
     if HTTPStatus.MULTIPLE_CHOICES <= answer.code < HTTPStatus.BAD_REQUEST:
-        where = _plain(urlsplit(answer.header("location")).netloc) or "nowhere"
-        what += f"; it redirects to {where}, which is not followed"
+        what += f"; it redirects to {_redirected(answer)}, which is not followed"
     raise BackupUploadFailed(f"{what}; see the settings of the store in the Panel")
+
+
+def _redirected(answer: Answer) -> str:
+    """Return the host that a redirect leads to; its path may be a secret."""
+    try:
+        return _plain(urlsplit(answer.header("location")).netloc) or "nowhere"
+    except ValueError:
+        return "an invalid URL"
 
 
 def _fault(answer: Answer) -> tuple[str, str]:
