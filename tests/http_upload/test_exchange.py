@@ -146,7 +146,14 @@ def test_only_the_beginning_of_a_long_answer_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "noise", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"x" * 200_000]
+    "noise",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"x" * 200_000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\n" % (b"9" * 5000),
+    ],
+    ids=["SSH", "TLS", "no line", "a length of 5,000 digits"],
 )
 def test_bytes_that_are_not_http_end_the_exchange(noise: bytes) -> None:
     talk = Talk()

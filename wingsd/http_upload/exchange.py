@@ -319,6 +319,8 @@ class HttpExchange(Protocol):
                 self._conclude()
             elif self.connected:
                 self.abort(error)
+        except ValueError:  # of h11 0.14, for a length with more digits than Python converts
+            self.abort(h11.RemoteProtocolError("bad Content-Length"))
 
     def _take(self, event: object) -> None:
         match event:
