@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from OpenSSL import SSL
+
+from tests.support.record_client import RecordClient
 
 __all__ = [
     "CONNECTIONS",
@@ -119,12 +117,12 @@ async def together(flood: Flood, target: Target, number: int) -> None:
 
 async def key_updates(flood: Flood, target: Target, number: int) -> None:
     """Send the opening, and then records with a KeyUpdate each that no data comes with."""
-    await _send_records(flood, target, number, _RecordKeys.key_update)
+    await _send_records(flood, target, number, RecordClient.key_update)
 
 
 async def one_byte_records(flood: Flood, target: Target, number: int) -> None:
     """Send the opening, and then records with one byte of data each."""
-    await _send_records(flood, target, number, _RecordKeys.one_byte)
+    await _send_records(flood, target, number, lambda client: client.data(b"x"))
 
 
 @frozen
@@ -169,97 +167,28 @@ async def _discard(reader: asyncio.StreamReader) -> None:
         pass
 
 
-class _RecordKeys:
-    """The keys by which a client of TLS 1.3 encrypts, with TLS_AES_128_GCM_SHA256 (RFC 8446)."""
-
-    def __init__(self, secret: bytes) -> None:
-        self._use(secret)
-
-    def record(self, kind: int, content: bytes) -> bytes:
-        """Return `content` as a record of that content type."""
-        header = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
-        nonce = (self._iv ^ self._number).to_bytes(12, "big")
-        self._number += 1
-        return header + self._cipher.encrypt(nonce, content + bytes([kind]), header)
-
-    def key_update(self) -> bytes:
-        """Return a record with a KeyUpdate; what follows is encrypted by the next keys."""
-        record = self.record(_HANDSHAKE, b"\x18\x00\x00\x01\x00")
-        self._use(_expand(self._secret, b"traffic upd", 32))
-        return record
-
-    def one_byte(self) -> bytes:
-        """Return a record with one byte of data."""
-        return self.record(_APPLICATION_DATA, b"x")
-
-    def _use(self, secret: bytes) -> None:
-        self._secret, self._number = secret, 0
-        self._cipher = AESGCM(_expand(secret, b"key", 16))
-        self._iv = int.from_bytes(_expand(secret, b"iv", 12), "big")
-
-
-_HANDSHAKE, _APPLICATION_DATA = 22, 23
 #: Records in one write.
 _RECORDS = 200
 
 
-def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-    """Return HKDF-Expand-Label of RFC 8446 with an empty context, for up to 32 bytes."""
-    name = b"tls13 " + label
-    info = size.to_bytes(2, "big") + bytes([len(name)]) + name + b"\x00"
-    return hmac.digest(secret, info + b"\x01", "sha256")[:size]
-
-
 async def _send_records(
-    flood: Flood, target: Target, number: int, record: Callable[[_RecordKeys], bytes]
+    flood: Flood, target: Target, number: int, record: Callable[[RecordClient], bytes]
 ) -> None:
-    """Make the handshake by OpenSSL, and encrypt everything else here."""
     reader, writer = await asyncio.open_connection(*target.address)
-    reading = None
+    reading, client = None, RecordClient()
     try:
-        keys = await _handshake(reader, writer)
+        writer.write(client.handshake())
+        while not client.is_ready:
+            if not (received := await reader.read(_BLOCK)):
+                return
+            writer.write(client.handshake(received))
         reading = asyncio.ensure_future(_discard(reader))
-        writer.write(keys.record(_APPLICATION_DATA, target.filled(flood.opening, number)))
+        writer.write(client.data(target.filled(flood.opening, number)))
         while not (writer.is_closing() or reading.done()):
-            writer.write(b"".join(record(keys) for _ in range(_RECORDS)))
+            writer.write(b"".join(record(client) for _ in range(_RECORDS)))
             await writer.drain()
             await asyncio.sleep(0)
     finally:
         if reading is not None:
             reading.cancel()
         writer.transport.abort()
-
-
-async def _handshake(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _RecordKeys:
-    secrets: list[bytes] = []
-
-    def keep(_: object, line: bytes) -> None:
-        if line.startswith(b"CLIENT_TRAFFIC_SECRET_0 "):
-            secrets.append(bytes.fromhex(line.split()[2].decode()))
-
-    context = SSL.Context(SSL.TLS_METHOD)
-    context.set_keylog_callback(keep)
-    connection = SSL.Connection(context, None)
-    connection.set_connect_state()
-    done = False
-    while not done:
-        try:
-            connection.do_handshake()
-            done = True
-        except SSL.WantReadError:
-            pass
-        for piece in _encrypted(connection):
-            writer.write(piece)
-        if not done:
-            received = await reader.read(_BLOCK)
-            if not received:
-                raise ConnectionError("the node closed the connection in the handshake")
-            connection.bio_write(received)
-    (secret,) = secrets
-    return _RecordKeys(secret)
-
-
-def _encrypted(connection: SSL.Connection) -> Iterator[bytes]:
-    with suppress(SSL.WantReadError):
-        while True:
-            yield connection.bio_read(_BLOCK)

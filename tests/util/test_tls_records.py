@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from wingsd.util.net import ServerCertificate
 from wingsd.util.tls_records import GATHERED, tls_factory
+from wingsd.util.turns import InputScheduler
 
 reactor: Any = installed_reactor
 RECORD = 1 << 14
@@ -60,7 +61,8 @@ async def test_writes_of_any_size_arrive(sizes: tuple[int, ...], tmp_path: Path)
     pieces = tuple(bytes([number]) * size for number, size in enumerate(sizes))
     factory = Factory.forProtocol(type("Piecewise", (Writer,), {"pieces": pieces}))
     certificate = ServerCertificate(pem, pem)
-    port = reactor.listenTCP(0, tls_factory(certificate, factory), interface="127.0.0.1")
+    tls = tls_factory(certificate, factory, InputScheduler(reactor))
+    port = reactor.listenTCP(0, tls, interface="127.0.0.1")
     try:
         assert await deferToThread(received, port.getHost().port, ca) == b"".join(pieces)
     finally:

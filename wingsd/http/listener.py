@@ -37,7 +37,7 @@ class HttpListener:
         """Listen. Raises `SystemExit` with one line when that fails."""
         factory: Any = self._site
         if self._certificate is not None:
-            factory = tls_factory(self._certificate, factory)
+            factory = tls_factory(self._certificate, self._site, self._site.input)
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, self._endpoint)

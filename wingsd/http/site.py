@@ -14,10 +14,11 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from wingsd.config import LimitsConfig
 from wingsd.http.answers import AnswerStyle
-from wingsd.http.channel import InputScheduler, NodeChannel
+from wingsd.http.channel import NodeChannel
 from wingsd.http.errors import PathNotFound
 from wingsd.http.request import StreamingRequest
 from wingsd.util.observer import Observer
+from wingsd.util.turns import InputScheduler
 
 __all__ = ["NodeSite", "NotFound", "Paths"]
 

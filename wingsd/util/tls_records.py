@@ -1,8 +1,12 @@
-"""TLS records of a node's connections, many of them in each call: reading and writing.
+"""TLS records of a node's connections: many in each call where they are full, few where small.
 
 Twisted reads and writes single records, of 16 KiB at most, and each call costs the same for any
 size. pyOpenSSL itself allocates memory for each record and copies it once more, so OpenSSL is
 called by pyOpenSSL's bindings, as Twisted does for functions that pyOpenSSL lacks.
+
+A record that carries a KeyUpdate or one byte costs OpenSSL up to 12 microseconds, so that a client
+without a token could keep the reactor busy with little traffic. Connections therefore decrypt
+`RECORDS` records in a turn, and one with many records and little data is ended.
 """
 
 from __future__ import annotations
@@ -12,17 +16,44 @@ from typing import Any
 
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib, no_zero_allocator
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 
-__all__ = ["GATHERED", "GatheringConnection", "GatheringTransport", "tls_factory"]
+from wingsd.util.turns import InputScheduler, ReadControl
+
+__all__ = [
+    "EARNED_BY",
+    "GATHERED",
+    "LARGE_RECORD",
+    "RECORDS",
+    "SPARE",
+    "GatheringConnection",
+    "GatheringTransport",
+    "tls_factory",
+]
 
 _RECORD = 16 << 10  # bytes of the largest TLS record
 GATHERED = 512 << 10
 """The most bytes of full records that are returned together."""
+RECORDS = 32
+"""Records of a connection that are decrypted in one turn, and one more for each `LARGE_RECORD`."""
+LARGE_RECORD = 1024
+"""Bytes."""
+SPARE = 1024
+"""The most records that a connection may have in excess of what it has earned."""
+EARNED_BY = 64
+"""Bytes, with those of encryption, that earn a connection one record."""
+_EARNED_PER_SECOND = 64
+_HEADER = 5  # bytes in front of each record; the last two are the length of what follows
 
 #: The buffer for records, shared by all connections: only the reactor's thread reads and writes.
 _SPACE = GATHERED + _RECORD
 _space = no_zero_allocator("char[]", _SPACE)
+
+# Why a connection is not read from; see `ReadControl`.
+_APPLICATION = "the protocol does not read"
+_RECORDS_WAIT = "records wait to be decrypted"
 
 
 class GatheringConnection(SSL.Connection):
@@ -88,14 +119,91 @@ class GatheringConnection(SSL.Connection):
 
 
 class GatheringTransport(BufferingTLSTransport):
-    """Encrypts a large write as a whole, and gives its records to the socket together.
+    """Decrypts a few records a turn, and encrypts a large write as a whole.
 
-    Its connections are `GatheringConnection`s.
+    The first records of a read are decrypted at once, the others in turns, and the connection is
+    not read from meanwhile. The connections of OpenSSL are `GatheringConnection`s.
     """
 
+    factory: _GatheringFactory
     # Twisted has no types for these.
+    transport: Any
+    wrappedProtocol: Any
     _tlsConnection: Any
+    _aborted: bool
     _flushSendBIO: Callable[[], None]
+    #: Bytes that are not decrypted yet, and how many more of them belong to the last record.
+    _unread = b""
+    _open_record = 0
+    _spare: float = SPARE
+    _earned_at = 0.0
+
+    def makeConnection(self, transport: Any) -> None:
+        """Begin the handshake."""
+        self._reading = ReadControl(transport)
+        self._earned_at = self.factory.input.seconds()
+        super().makeConnection(transport)  # type: ignore[no-untyped-call]
+
+    def dataReceived(self, data: bytes) -> None:
+        """Decrypt some of it now, unless earlier data waits."""
+        waits, self._unread = self._has_record, self._unread + data
+        if not waits:
+            self.process_piece()
+
+    def process_piece(self) -> None:
+        """Decrypt the next records."""
+        if self._reading.is_paused_for(_APPLICATION):
+            return
+        end = self._next_piece()
+        piece, self._unread = self._unread[:end], self._unread[end:]
+        if self._spare < 0:
+            self.abortConnection()  # type: ignore[no-untyped-call]
+        elif piece:
+            super().dataReceived(piece)  # type: ignore[no-untyped-call]
+        self._process_later()
+
+    def pauseProducing(self) -> None:
+        """Stop reading, for the protocol."""
+        self._reading.pause(_APPLICATION)
+
+    def resumeProducing(self) -> None:
+        """Read again, for the protocol."""
+        self._reading.resume(_APPLICATION)
+        self._process_later()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Discard what is not decrypted."""
+        self._unread = b""
+        self.factory.input.remove(self)
+        super().connectionLost(reason)
+
+    @property
+    def _has_record(self) -> bool:
+        """Whether part of a record waits, and not just part of its header."""
+        return len(self._unread) >= (1 if self._open_record else _HEADER)
+
+    def _process_later(self) -> None:
+        if self._has_record and not self._aborted:
+            self._reading.pause(_RECORDS_WAIT)
+            self.factory.input.add(self)
+        else:
+            self._reading.resume(_RECORDS_WAIT)
+
+    def _next_piece(self) -> int:
+        """Return how many bytes belong to the next records, and count these."""
+        data, at, records = self._unread, self._open_record, 0
+        last = len(data) - _HEADER
+        while at <= last and records < RECORDS + at // LARGE_RECORD:
+            at += _HEADER + (data[at + 3] << 8 | data[at + 4])
+            records += 1
+        end = min(at, len(data))
+        self._open_record = at - end
+        self._spare = min(self._spare + end / EARNED_BY, SPARE) - records
+        if self._spare < 0:
+            now = self.factory.input.seconds()
+            self._spare += min((now - self._earned_at) * _EARNED_PER_SECOND, SPARE)
+            self._earned_at = now
+        return end
 
     def _write(self, data: bytes) -> None:
         """Encrypt and send; called by Twisted for each write, and for what had to wait."""
@@ -110,8 +218,15 @@ class GatheringTransport(BufferingTLSTransport):
                 super()._write(block)  # type: ignore[no-untyped-call]
 
 
-def tls_factory(certificate: Any, factory: Any) -> TLSMemoryBIOFactory:
+class _GatheringFactory(TLSMemoryBIOFactory):
+    """The factory of TLS connections; their input is processed by `input`."""
+
+    protocol = GatheringTransport
+    input: InputScheduler
+
+
+def tls_factory(certificate: Any, factory: Any, scheduler: InputScheduler) -> TLSMemoryBIOFactory:
     """Return the factory of TLS connections for `factory`, with this `ServerCertificate`."""
-    made = TLSMemoryBIOFactory(certificate, False, factory)
-    made.protocol = GatheringTransport
+    made = _GatheringFactory(certificate, False, factory)
+    made.input = scheduler
     return made
