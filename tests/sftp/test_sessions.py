@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration
 from tests.support.logged_errors import Logged
 from tests.support.recorded_activity import RecordedActivity
+from tests.support.sftp_users import WRONG
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config.sftp import SftpActivityConfig, SftpConfig, SftpLimits
 from wingsd.errors import InvalidData
@@ -51,8 +52,9 @@ class FakePanel:
         return self.answer
 
 
-def refusal(status: int) -> PanelRefused:
-    return PanelRefused("the Panel refused this node's request", "no", status)
+def refusal(status: int, text: str = WRONG) -> PanelRefused:
+    why = f"POST /sftp/auth was answered {status}: {text}"
+    return PanelRefused("the Panel refused this node's request", why, status)
 
 
 class SftpNode:
@@ -194,15 +196,58 @@ def test_logins_of_a_blocked_address_are_logged_once_in_a_cooldown(
     assert sum("can try again later" in line for line in logged.lines) == 2
 
 
-@pytest.mark.parametrize("answer", [refusal(409), refusal(429), PanelUnreachable("no", "no")])
-def test_a_refusal_that_is_not_about_the_password_blocks_nobody(
-    made: SftpNode, answer: Exception
+@pytest.mark.parametrize("kind", ["password", "public_key"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(403, "You do not have permission to access SFTP for this server."),
+        refusal(403, "no reason given"),
+        refusal(401, "no reason given"),
+        refusal(404, "no reason given"),
+        refusal(409, "This server is currently suspended"),
+        refusal(429, "Too many login attempts for this account"),
+        PanelUnreachable("no", "no"),
+        SftpAccess(USER, "99999999-6e2b-4c43-9d57-0c4c5e1c7f10", ("*",)),
+        SftpAccess(USER, "nonsense", ("*",)),
+    ],
+    ids=["permission", "proxy", "token", "server", "suspended", "throttled", *"abc"],
+)
+def test_a_refusal_that_is_not_about_the_password_or_key_is_not_remembered(
+    made: SftpNode, logged: Logged, answer: Exception | SftpAccess, kind: str
 ) -> None:
     made.panel.answer = answer
-    for number in range(20):
-        assert isinstance(made.login(f"right {number}"), Refused)
+    for _ in range(20):
+        assert isinstance(made.login("right", kind=kind), Refused)
+    assert len(made.panel.asked) == 20
+    assert sum(f"with a {kind.replace('_', ' ')} refused" in line for line in logged.lines) == 20
     made.panel.answer = SftpAccess(USER, UUID, ("*",))
-    assert isinstance(made.login("right"), GrantedLogin)
+    assert isinstance(made.login("right", kind=kind), GrantedLogin)
+
+
+@pytest.mark.parametrize("kind", ["password", "public_key"])
+def test_a_login_is_possible_as_soon_as_a_suspension_is_lifted(made: SftpNode, kind: str) -> None:
+    made.server.configuration = configuration(suspended=True)
+    for _ in range(20):
+        assert isinstance(made.login(kind=kind), Refused)
+    made.server.configuration = configuration()
+    assert isinstance(made.login(kind=kind), GrantedLogin)
+
+
+@CALAGOPUS
+@pytest.mark.parametrize("kind", ["password", "public_key"])
+def test_what_calagopus_calls_wrong_is_remembered_and_a_missing_permission_is_not(
+    made: SftpNode, kind: str
+) -> None:
+    made.panel.answer = SftpAccess(USER, UUID, ("files.read",))
+    for _ in range(20):
+        assert isinstance(made.login(kind=kind), Refused)
+    made.panel.answer = SftpAccess(USER, UUID, ("files.sftp",))
+    assert isinstance(made.login(kind=kind), GrantedLogin)
+    made.panel.asked.clear()
+    made.panel.answer = refusal(417, "no reason given")
+    for _ in range(5):
+        assert isinstance(made.login("wrong", kind=kind), Refused)
+    assert len(made.panel.asked) == 1
 
 
 def test_a_suspended_or_unknown_or_held_server_cannot_be_logged_in_to(made: SftpNode) -> None:

@@ -41,11 +41,9 @@ _WAITING = 256
 #: Logins of one address that are checked at a time: clients have at most ten connections.
 _OF_ADDRESS = 32
 _USERNAME = re.compile(r"(.+)\.([a-z0-9]{8})", re.IGNORECASE | re.DOTALL)
-#: Statuses of a Panel that say nothing of the password: its own token, the server's state, and too
-#: many tries.
-_NOT_WRONG = frozenset(
-    (HTTPStatus.UNAUTHORIZED, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
-)
+#: How a Panel says that a password or a key is wrong: Pterodactyl and Pelican by this text, with
+#: the status that they also have for a user without a permission, and Calagopus by a status.
+_WRONG_TEXT, _WRONG_STATUS = "credentials were not correct", HTTPStatus.EXPECTATION_FAILED
 #: Characters of a user name in the log.
 _SHOWN = 64
 #: What a Calagopus' Panel does not check: with one of these a user may log in.
@@ -165,10 +163,8 @@ class SftpLogins:
         except CancelledError:
             raise
         except WingsdError as error:
-            is_wrong = _is_wrong(error)
-            self._tries.refused(block, username, login.secret, counts=is_password and is_wrong)
-            if is_wrong and not is_password:
-                self._tries.key_refused(block)
+            if _is_wrong(error) or not _USERNAME.fullmatch(username):
+                self._tries.refused(block, username, login.secret, is_password=is_password)
             self._log_refusal(login, error.code, str(error))
             return Refused(login.request)
         self._tries.granted(block, username)
@@ -227,10 +223,10 @@ class SftpLogins:
 
 
 def _is_wrong(error: WingsdError) -> bool:
-    """Return whether a login is refused for what the client sent."""
-    if isinstance(error, PanelRefused):
-        return error.response_status not in _NOT_WRONG
-    return isinstance(error, LoginRefused)
+    """Return whether the Panel says that the password or the key is wrong."""
+    return isinstance(error, PanelRefused) and (
+        error.response_status == _WRONG_STATUS or _WRONG_TEXT in str(error)
+    )
 
 
 def _plain_address(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The logins that were refused: kept for seconds, and counted, so that the Panel is not flooded.
+"""Wrong passwords and keys: kept for seconds, and counted, so that the Panel is not flooded.
 
 Clients with an agent offer each of their keys, and open several connections with the same wrong
 password at once. Programs that guess passwords make thousands of connections.
@@ -30,7 +30,10 @@ _KEYS = "\0keys"
 
 
 class LoginTries:
-    """Refused logins. `seconds` is a clock; secrets are kept as keyed hashes only."""
+    """Logins whose password or key was wrong. Secrets are kept as keyed hashes only.
+
+    `seconds` is a clock.
+    """
 
     def __init__(self, limits: SftpLimits, seconds: Callable[[], float]) -> None:
         self._most = limits.authentication_password_attempts
@@ -70,20 +73,18 @@ class LoginTries:
             self._reported.popitem(last=False)
         return True
 
-    def key_refused(self, block: str) -> None:
-        """Note that a public key was refused."""
-        self._note((block, _KEYS), self._most_keys)
-
-    def refused(self, block: str, username: str, secret: str, *, counts: bool) -> None:
-        """Note a refused login; with `counts` it is a try of its address."""
+    def refused(self, block: str, username: str, secret: str, *, is_password: bool) -> None:
+        """Note a wrong password, or a wrong key."""
         digest = self._digest(username, secret)
         self._refused[digest] = self._seconds()
         self._refused.move_to_end(digest)
         if len(self._refused) > _MAX_REFUSALS:
             self._refused.popitem(last=False)
-        if counts:
+        if is_password:
             self._note((block, username), self._most)
             self._note((block, ""), self._most * _NAMES)
+        else:
+            self._note((block, _KEYS), self._most_keys)
 
     def granted(self, block: str, username: str) -> None:
         """Forget the tries of an address for this user name."""
