@@ -203,11 +203,7 @@ async def test_sessions_of_a_suspended_and_of_a_deleted_server_are_closed(
     daemon.panel.settings_of(UUID)["suspended"] = False
     await ask(daemon, f"{path}/sync")
     since = len(daemon.log)
-    # The same key was refused seconds ago: the next login is another user's.
-    key = " ".join((tmp_path / "key.pub").read_text().split()[:2])
-    user = SftpUser(USER, keys={key}, permissions={UUID: ["*"]})
-    daemon.panel.sftp_users.add("ben", user)
-    ended = attrs.evolve(client, name=f"ben.{UUID[:8]}").stay()
+    ended = client.stay()
     await daemon.wait_for_line("sftp session of", since)
     await ask(daemon, path, "-X", "DELETE")
     assert (await ended)[0] == 255
@@ -260,11 +256,11 @@ async def test_a_damaged_host_key_and_a_port_in_use_leave_the_node_running(
 ) -> None:
     key = daemon.volumes / ".sftp" / "id_ed25519"
     key.parent.mkdir(parents=True)
-    key.touch()
+    key.write_bytes(bytes(119))
     await started(daemon, tmp_path)
     line = await daemon.wait_for_line("sftp-host-key-unusable")
-    assert "is empty" in line
-    assert key.read_bytes() == b""
+    assert "is damaged" in line
+    assert key.read_bytes() == bytes(119)
     daemon.signal("TERM")
     await daemon.ended()
     key.unlink()
@@ -273,6 +269,18 @@ async def test_a_damaged_host_key_and_a_port_in_use_leave_the_node_running(
         given = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port}
         await daemon.start_loaded(system={"sftp": given})
         assert "SFTP is off" in await daemon.wait_for_line("sftp: SFTP is off")
+
+
+async def test_an_empty_host_key_is_replaced_and_the_log_says_so(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    key = daemon.volumes / ".sftp" / "id_ed25519"
+    key.parent.mkdir(parents=True)
+    key.touch()
+    client = await started(daemon, tmp_path)
+    line = await daemon.wait_for_line("sftp: the host key was an empty file")
+    assert f"{key}.empty." in line
+    assert (await client.run("ls"))[0] == 0
 
 
 async def test_what_users_do_reaches_the_panel(daemon: ReceivingNode, tmp_path: Path) -> None:

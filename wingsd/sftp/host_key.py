@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from pathlib import Path
 
 import attrs
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from wingsd.errors import WingsdError
+from wingsd.util.durable import replace_file, sync_directory, time_stamp
 from wingsd.util.text import disk_advice
 
 __all__ = ["HostKey", "HostKeyUnusable", "host_key_path", "load_host_key"]
@@ -43,11 +45,15 @@ class HostKeyUnusable(WingsdError):
 
 @attrs.frozen(repr=False)
 class HostKey:
-    """A host key: `private` as PEM in PKCS #8, `public` in the form of authorized_keys."""
+    """A host key: `private` as PEM in PKCS #8, `public` in the form of authorized_keys.
+
+    `replaced` is the new name of an empty file that was in its place.
+    """
 
     private: str
     public: str
     is_new: bool
+    replaced: str = ""
 
 
 def host_key_path(data: str) -> str:
@@ -56,13 +62,20 @@ def host_key_path(data: str) -> str:
 
 
 def load_host_key(data: str) -> HostKey:
-    """Return the host key of a node, which is made if there is none. Raises `HostKeyUnusable`."""
+    """Return the host key of a node, which is made if there is none. Raises `HostKeyUnusable`.
+
+    An empty file, which has no key to lose, is set aside.
+    """
     path = host_key_path(data)
     try:
         try:
             content = _read(path)
         except FileNotFoundError:
             return _made(path)
+        if not content.strip():
+            replaced = f"{path}.empty.{time_stamp()}"
+            os.rename(path, replaced)
+            return attrs.evolve(_made(path), replaced=replaced)
     except OSError as error:
         raise HostKeyUnusable(f"{path}: {disk_advice(error)}") from error
     return _host_key(_parsed(path, content), is_new=False)
@@ -86,8 +99,6 @@ def _parsed(path: str, content: bytes) -> Ed25519PrivateKey:
         "restore the file from a backup, or, if there is none, delete it and restart the node: a "
         "new key is made then, and clients warn their users of it"
     )
-    if not content.strip():
-        raise HostKeyUnusable(f"{path} is empty; {advice}")
     load = load_ssh_private_key if content.lstrip().startswith(_OPENSSH) else load_pem_private_key
     try:
         key = load(content, None)
@@ -107,21 +118,10 @@ def _host_key(key: Ed25519PrivateKey, *, is_new: bool) -> HostKey:
 def _made(path: str) -> HostKey:
     """Make a key that is on the disk as a whole, or not at all."""
     made = _host_key(Ed25519PrivateKey.generate(), is_new=True)
-    directory = os.path.dirname(path)
-    os.makedirs(directory, _DIRECTORY_MODE, exist_ok=True)
-    os.chmod(directory, _DIRECTORY_MODE)
-    temporary = f"{path}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE)
-    with os.fdopen(fd, "w") as file:
-        file.write(made.private)
-        file.flush()
-        os.fsync(fd)
-    os.rename(temporary, path)
-    listing = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(listing)
-    finally:
-        os.close(listing)
+    directory = Path(path).parent
+    if not directory.is_dir():
+        directory.mkdir(parents=True)
+        sync_directory(directory.parent)
+    directory.chmod(_DIRECTORY_MODE)
+    replace_file(Path(path), made.private.encode(), mode=_MODE)
     return made

@@ -171,6 +171,13 @@ class SftpListener:
         except HostKeyUnusable as error:
             self._log.error("sftp: no host key: {code}: {error}", code=error.code, error=error)
             return None
+        if key.replaced:
+            self._log.error(
+                "sftp: the host key was an empty file, so a new one was made: clients warn their "
+                "users until they accept it, or the old key is restored from a backup; the empty "
+                "file is {replaced} now",
+                replaced=key.replaced,
+            )
         self._log.info(
             "sftp: serves {address}:{port} with the {made}host key {key}",
             address=self._sftp.bind_address,
