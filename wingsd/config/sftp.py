@@ -41,7 +41,7 @@ class SftpLimits:
     max_connections: int = attrs.field(default=256, validator=positive)
     #: Connections that have not logged in yet, in all, and half as many of one address (wingsd's
     #: own).
-    max_half_open: int = attrs.field(default=32, validator=positive)
+    max_half_open: int = attrs.field(default=128, validator=positive)
 
 
 @attrs.frozen(repr=False)

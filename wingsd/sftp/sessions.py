@@ -32,8 +32,8 @@ __all__ = ["SftpSessions"]
 _STATES_EVERY = 1.0
 #: Logins of one connection that were granted and not begun: keys that a client has not signed for.
 _MAX_GRANTED = 64
-#: Connections with such logins, as a multiple of those that may be half open.
-_GRANTED_FACTOR = 4
+#: Connections with such logins, unless more may be half open.
+_MIN_CONNECTIONS = 128
 _TAKEN = "the server is being installed, restored, moved or deleted"
 _EVENTS = frozenset(("write", "create", "create-directory", "delete", "rename", "read"))
 
@@ -74,7 +74,7 @@ class SftpSessions:
         self._servers = servers
         self._denied = denied
         self._activity = activity
-        self._most_granted = _GRANTED_FACTOR * self._config.limits.max_half_open
+        self._most_granted = max(_MIN_CONNECTIONS, self._config.limits.max_half_open)
         self._granted: dict[int, dict[int, GrantedLogin]] = {}
         self._sessions: dict[int, _Session] = {}
         self._figures: dict[str, _ServerFigures] = {}

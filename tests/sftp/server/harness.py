@@ -36,19 +36,20 @@ PASSWORD = "correct horse"
 
 
 class FakeDaemon(DaemonLink):
-    """The daemon's answers: one password is right, and grants what `granted` has."""
+    """The daemon's answers: a password is right, and grants what `granted` has."""
 
     def __init__(self, granted: Granted) -> None:
         super().__init__()
         self.granted = granted
         self.sent: list[Message] = []
         self.logins: list[Login] = []
-        #: Public keys that are right as well.
+        #: Passwords that are right, and public keys.
+        self.passwords = {PASSWORD}
         self.keys: set[str] = set()
 
     async def login(self, login: Login) -> Granted | Refused:
         self.logins.append(login)
-        right = self.keys if login.kind == "public_key" else {PASSWORD}
+        right = self.keys if login.kind == "public_key" else self.passwords
         if login.username != NAME or login.secret not in right:
             return Refused(login.request)
         return attrs.evolve(self.granted, request=login.request)

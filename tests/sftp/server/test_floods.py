@@ -8,17 +8,28 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
-from asyncssh.constants import MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST, MSG_USERAUTH_REQUEST
-from asyncssh.packet import Boolean, String
+from asyncssh.constants import (
+    MSG_CHANNEL_REQUEST,
+    MSG_DEBUG,
+    MSG_EXT_INFO,
+    MSG_GLOBAL_REQUEST,
+    MSG_IGNORE,
+    MSG_KEXINIT,
+    MSG_UNIMPLEMENTED,
+    MSG_USERAUTH_REQUEST,
+)
+from asyncssh.packet import Boolean, MPInt, NameList, String, UInt32
 
 from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config.sftp import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Granted, Login, Refused
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.connection import SftpConnection
+from wingsd.sftp.server.ssh import SshConnection
 from wingsd.sftp.server.threads import ConnectionThread
 
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
@@ -47,6 +58,114 @@ def waiting_answers(served: Served) -> int:
 async def is_served(served: Served) -> None:
     async with served.client() as sftp:
         assert await sftp.realpath(".") == "/"
+
+
+class Sending(asyncssh.SSHClient):
+    """A client that sends this in place of its password, and goes on when it is answered."""
+
+    def __init__(self, kind: int, *fields: bytes) -> None:
+        self._kind, self._fields = kind, fields
+        self._conn: asyncssh.SSHClientConnection
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._conn = conn
+
+    async def password_auth_requested(self) -> str | None:
+        while True:
+            self._conn.send_packet(self._kind, *self._fields)
+            await asyncio.sleep(0)
+
+
+def request(method: str, *fields: bytes, name: str = NAME) -> tuple[int, bytes]:
+    whole = (String(name), String("ssh-connection"), String(method), *fields)
+    return MSG_USERAUTH_REQUEST, b"".join(whole)
+
+
+LONG = "\ufdfa" * 80_000  # of which 18 characters each are made: 240 KB
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request("password", Boolean(value=False), String(LONG)),
+        request("password", Boolean(value=True), String("old"), String(LONG)),
+        request("password", Boolean(value=True), String("old"), String("new")),
+        request("password", Boolean(value=False), String(LONG[:1200])),
+        request("password", Boolean(value=False), String("wrong"), name=LONG[:300]),
+        request("publickey", Boolean(value=False), String("ssh-rsa"), String(bytes(200_000))),
+        request("publickey", Boolean(value=False), String("ssh-rsa"), String(bytes(7_000))),
+        request("none"),
+        request("keyboard-interactive", String(""), String(LONG)),
+        request("unknown"),
+        (MSG_IGNORE, String(bytes(1000))),
+        (MSG_DEBUG, Boolean(value=False), String(""), String("")),
+        (MSG_UNIMPLEMENTED, UInt32(0)),
+        (MSG_EXT_INFO, UInt32(0)),
+        (MSG_KEXINIT, bytes(16), *[NameList([])] * 10, Boolean(value=False), UInt32(0)),
+    ],
+    ids=[
+        *("long password", "long new password", "changes of a password", "half long passwords"),
+        *("long name", "long key", "half long keys", "none", "keyboard", "unknown method"),
+        *("ignored", "debug", "unimplemented", "extensions", "new keys"),
+    ],
+)
+def test_a_client_that_has_not_logged_in_sends_a_few_kib_at_most(
+    tmp_path: Path, sent: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = received = 0
+
+    def prepare(text: str) -> str:
+        nonlocal prepared
+        prepared += len(text.encode())
+        return text
+
+    def receive(own: SshConnection, data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+        take_in(own, data)
+
+    take_in = SshConnection._take_in
+    monkeypatch.setattr(SshConnection, "_take_in", receive)
+    monkeypatch.setattr("asyncssh.auth.saslprep", prepare)
+    monkeypatch.setattr("asyncssh.connection.saslprep", prepare)
+
+    async def test(served: Served) -> None:
+        with pytest.raises((asyncssh.DisconnectError, OSError)) as caught:
+            async with served.connection(password=None, client_factory=lambda: Sending(*sent)):
+                pass
+        assert not isinstance(caught.value, asyncssh.PermissionDenied)
+        assert received < 40 << 10
+        assert prepared < 24 << 10
+        async with served.client() as sftp:
+            assert await sftp.realpath(".") == "/"
+
+    serve(tmp_path, test)
+
+
+def test_keys_by_the_dozen_and_a_long_password_are_not_too_much_before_a_login(
+    tmp_path: Path,
+) -> None:
+    password = "\u044f" * 512  # as long as a Panel takes
+
+    class Certified(asyncssh.SSHKeyPair):
+        """A key of 4096 bits, or a certificate of that size, that the Panel does not know."""
+
+        def __init__(self, algorithm: bytes, size: int, number: int) -> None:
+            blob = String(algorithm) + MPInt(65537) + MPInt((1 << 8 * size) - 1 - 2 * number)
+            super().__init__(algorithm, algorithm, (algorithm,), (), blob, b"")
+
+        def sign(self, _: bytes) -> bytes:
+            raise AssertionError
+
+    async def test(served: Served) -> None:
+        served.daemon.passwords.add(password)
+        keys = [Certified(b"ssh-rsa", 512, number) for number in range(10)]
+        keys += [Certified(b"ssh-rsa-cert-v01@openssh.com", 3000, 0)]
+        async with served.connection(client_keys=keys, password=password):
+            pass
+        assert [each.kind for each in served.daemon.logins] == ["public_key"] * 10 + ["password"]
+
+    serve(tmp_path, test)
 
 
 @pytest.mark.parametrize("kind", ["password", "publickey"])

@@ -37,8 +37,6 @@ __all__ = ["SftpConnection", "Site"]
 #: Bytes that a client may send before it is told that they were read, and those of one packet.
 _WINDOW = 2 << 20
 _PACKET = 128 << 10
-#: Public keys whose answers are kept for one connection.
-_MAX_TEXT = 16 << 10
 
 
 @attrs.define(eq=False)
@@ -98,7 +96,7 @@ class SftpConnection(asyncssh.SSHServer):
         self.was_made = False
         #: Set at its end.
         self.over = asyncio.Event()
-        self._keys: dict[tuple[str, str], Granted | Refused] = {}
+        self._keys: dict[tuple[str, str], Granted] = {}
         #: Passwords and keys that were asked about: a client need not await the answers.
         self._asked: Counter[str] = Counter()
         #: The last login that was granted, of which the signature is checked afterwards.
@@ -185,11 +183,12 @@ class SftpConnection(asyncssh.SSHServer):
         A client asks first, and then signs with a key that was granted: it is checked once.
         """
         text = key.export_public_key("openssh").decode("utf-8", "replace").strip()
-        known = self._keys.get((username, text))
+        known: Granted | Refused | None = self._keys.get((username, text))
         most = self._site.config.limits.authentication_pubkey_attempts
         if known is None:
             known = await self._ask("public_key", username, text, most)
-            self._keys[username, text] = known
+            if isinstance(known, Granted):
+                self._keys[username, text] = known
         self._judge(known, is_last=self._asked["public_key"] >= most)
         return self._granted is not None
 
@@ -201,8 +200,8 @@ class SftpConnection(asyncssh.SSHServer):
         login = Login(
             link.number(), self.number, kind, username, proof, str(ip), int(port), version
         )
-        if len(proof) > _MAX_TEXT or self._asked[kind] > most:
-            return Refused(login.request, final=self._asked[kind] > most)
+        if self._asked[kind] > most:
+            return Refused(login.request, final=True)
         return await self._site.login(login)
 
     def _judge(self, answer: Granted | Refused, *, is_last: bool) -> None:

@@ -242,8 +242,12 @@ class SftpServer:
             options = asyncssh.SSHServerConnectionOptions(
                 self._options, server_factory=lambda: connection
             )
+            limits = self._site.config.limits
+            attempts = (
+                limits.authentication_password_attempts + limits.authentication_pubkey_attempts
+            )
             await loop.create_connection(
-                lambda: SshConnection(loop, options, self._site.turns), sock=accepted
+                lambda: SshConnection(loop, options, self._site.turns, attempts), sock=accepted
             )
         except (TimeoutError, OSError, asyncssh.Error):
             pass  # scanners, and clients that go away

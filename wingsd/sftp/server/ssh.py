@@ -2,8 +2,9 @@
 
 asyncssh sends a message that is to be ignored before each packet, which protects ciphers in CBC
 mode: none is offered here. It makes a new cipher of AES-GCM for each packet, and copies the data
-again and again, so that packets with data go past it where the cipher is AES-GCM. Debian's version
-(2.20) also collects packets of any length, before a login too.
+again and again, so that packets with data go past it where the cipher is AES-GCM. It also takes in
+any number of packets before a login, and prepares names and passwords of any length (RFC 4013), of
+which a character can become 18.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Iterable, Sequence
+from functools import cache, partial
 
 import asyncssh
-from asyncssh.constants import MSG_CHANNEL_DATA, MSG_IGNORE
+from asyncssh.constants import (
+    MSG_CHANNEL_DATA,
+    MSG_IGNORE,
+    MSG_KEXINIT,
+    MSG_USERAUTH_REQUEST,
+)
 from asyncssh.encryption import GCMEncryption, register_encryption_alg
 from asyncssh.packet import SSHPacket, SSHPacketLogger
 from cryptography.exceptions import InvalidTag
@@ -31,6 +37,15 @@ _FIXED = 4
 _NUMBERS = 1 << 64
 #: Bytes of a packet: twice what a channel of this server takes, and what later versions allow.
 _MAX_PACKET = 256 << 10
+#: Before a login, of all that a client sends: bytes, and more of them for each attempt to log in
+#: that it may make; and requests to log in beside these attempts, such as the first one (`none`),
+#: and the signature by a key that was accepted.
+_EARLY_BYTES, _ATTEMPT_BYTES = 8 << 10, 1 << 10
+_EARLY_REQUESTS = 10
+#: Before a login, bytes of a packet, of a user's name, and of a request without a key: Panels take
+#: passwords of 512 characters.
+_MAX_EARLY_PACKET = 8 << 10
+_MAX_USERNAME, _MAX_REQUEST = 256, 3 << 10
 #: Packets that wait for the end of an exchange of keys, above which the client is cut off.
 _MAX_DEFERRED = 1024
 #: Bytes of a block, to which packets are padded, and the fewest of padding (RFC 4253, section 6).
@@ -115,6 +130,7 @@ class Gcm(GCMEncryption):
             return None
 
 
+@cache  # asyncssh would offer each cipher once more
 def use_fast_ciphers() -> None:
     """Have all connections of this process use them, from now on."""
     for name in ("aes128-gcm", "aes256-gcm"):
@@ -122,10 +138,10 @@ def use_fast_ciphers() -> None:
 
 
 class SshConnection(asyncssh.SSHServerConnection):
-    """A connection with packets of bounded length.
+    """A connection with packets of bounded length, and before its login of a bounded number.
 
     It sends no messages to be ignored, and logs no packets. What it does for its channels is done
-    in its turn.
+    in its turn. `attempts` to log in with a password or a key are the most that are needed.
     """
 
     def __init__(
@@ -133,13 +149,22 @@ class SshConnection(asyncssh.SSHServerConnection):
         loop: asyncio.AbstractEventLoop,
         options: asyncssh.SSHServerConnectionOptions,
         turns: Turns,
+        attempts: int,
     ) -> None:
         super().__init__(loop, options)
         #: Calls a function, now or later.
         self.in_turn = turns.work
+        #: The bytes, and requests to log in, that are still taken in before the login.
+        self._early_bytes = _EARLY_BYTES + attempts * _ATTEMPT_BYTES
+        self._early_requests = attempts + _EARLY_REQUESTS
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Take in packets, without copying all that has come for each of them."""
+        if not self._auth_complete:
+            self._early_bytes -= len(data)
+            if self._early_bytes < 0:
+                self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "Too much data before the login")
+                return
         self.in_turn(partial(self._take_in, data))
 
     def _take_in(self, data: bytes) -> None:
@@ -189,8 +214,29 @@ class SshConnection(asyncssh.SSHServerConnection):
         channel._accept_data(data)  # type: ignore[arg-type]
         return True
 
+    def process_packet(
+        self, pkttype: int, pktid: int, packet: SSHPacket
+    ) -> bool | Awaitable[None]:
+        """Handle a packet that is for no channel; before the login, only what it takes."""
+        if not self._auth_complete:
+            if pkttype == MSG_USERAUTH_REQUEST:
+                self._check_request(SSHPacket(packet.get_remaining_payload()))
+            elif pkttype == MSG_KEXINIT and self._session_id:
+                raise asyncssh.ProtocolError("Another exchange of keys before the login")
+        return super().process_packet(pkttype, pktid, packet)
+
+    def _check_request(self, fields: SSHPacket) -> None:
+        """Raise `ProtocolError` for one request to log in too many, or too long."""
+        self._early_requests -= 1
+        if self._early_requests < 0:
+            raise asyncssh.ProtocolError("Too many requests to log in")
+        size = len(fields.get_remaining_payload())
+        username, _, method = fields.get_string(), fields.get_string(), fields.get_string()
+        if len(username) > _MAX_USERNAME or (method != b"publickey" and size > _MAX_REQUEST):
+            raise asyncssh.ProtocolError("The user's name or the password is too long")
+
     def _recv_packet(self) -> bool:
-        if self._pktlen > _MAX_PACKET:
+        if self._pktlen > (_MAX_PACKET if self._auth_complete else _MAX_EARLY_PACKET):
             raise asyncssh.ProtocolError("Max packet size exceeded")
         if len(self._deferred_packets) > _MAX_DEFERRED:
             raise asyncssh.ProtocolError("Too many requests during a key exchange")
