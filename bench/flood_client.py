@@ -12,6 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
+import asyncssh
+from asyncssh.constants import MSG_USERAUTH_REQUEST
+from asyncssh.packet import String
 from attrs import field, frozen
 
 from tests.support.record_client import RecordClient
@@ -24,6 +27,7 @@ __all__ = [
     "https",
     "key_updates",
     "one_byte_records",
+    "sftp_requests",
     "together",
 ]
 
@@ -123,6 +127,36 @@ async def key_updates(flood: Flood, target: Target, number: int) -> None:
 async def one_byte_records(flood: Flood, target: Target, number: int) -> None:
     """Send the opening, and then records with one byte of data each."""
     await _send_records(flood, target, number, lambda client: client.data(b"x"))
+
+
+async def sftp_requests(flood: Flood, target: Target, _: int) -> None:
+    """Send the opening, which follows the user's name, as a request to log in by SFTP.
+
+    It is sent again after each answer, until the node closes the connection.
+    """
+
+    class Client(asyncssh.SSHClient):
+        def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+            self._conn = conn
+
+        async def password_auth_requested(self) -> str | None:
+            name = String(target.sftp_user)
+            self._conn.send_packet(MSG_USERAUTH_REQUEST, name, flood.opening)
+            await asyncio.Event().wait()  # the answer ends it
+            return None
+
+    host, _ = target.address
+    with suppress(asyncssh.Error):
+        async with asyncssh.connect(
+            host,
+            target.sftp_port,
+            username=target.sftp_user,
+            client_factory=Client,
+            known_hosts=None,
+            client_keys=None,
+            config=None,
+        ):
+            pass
 
 
 @frozen

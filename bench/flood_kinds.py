@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 
 import cattrs
+from asyncssh.packet import Boolean, MPInt, String
 
 from bench.flood_client import (
     Flood,
@@ -20,6 +21,7 @@ from bench.flood_client import (
     frame_with,
     key_updates,
     one_byte_records,
+    sftp_requests,
     together,
 )
 
@@ -48,6 +50,20 @@ _MASK = bytes(4)
 
 _SEND_LOGS = frame_with('{"event":"send logs","args":[null]}')
 _SEND_COMMAND = frame_with('{"event":"send command","args":["say hello"]}')
+
+#: A character that the preparation of a password makes 18 of: 250 KB.
+_LONG_PASSWORD = "\ufdfa" * 83_333
+_SFTP_PASSWORD = String("ssh-connection") + String("password")
+_SFTP_KEY = String("ssh-connection") + String("publickey") + Boolean(False) + String("ssh-rsa")
+#: 200 KB.
+_LONG_KEY = String("ssh-rsa") + MPInt(65537) + MPInt((1 << 1_600_000) + 1)
+
+
+def _of_sftp(request: bytes, reference: str) -> Flood:
+    return Flood(request, client=sftp_requests, reference=reference, connections=20)
+
+
+_SFTP_PASSWORDS = _SFTP_PASSWORD + Boolean(False) + String(_LONG_PASSWORD)
 
 KINDS = {
     "pipelined GET /openapi.json": Flood(repeated=_request("GET", "/openapi.json")),
@@ -87,6 +103,12 @@ KINDS = {
         _UPGRADE + b"\x01\x81" + _MASK + b"x", b"\x00\x81" + _MASK + b"x"
     ),
     "WebSocket messages with a token": Flood(_UPGRADE, _SEND_COMMAND + _SEND_LOGS, auth=True),
+    "SFTP: saslprep of 250 KB": _of_sftp(_SFTP_PASSWORDS, "SFTP login"),
+    "SFTP: saslprep of 250 KB, a session": _of_sftp(_SFTP_PASSWORDS, "SFTP listing"),
+    "SFTP: changes of a password of 125 KB": _of_sftp(
+        _SFTP_PASSWORD + Boolean(True) + String(_LONG_PASSWORD[:41_666]) * 2, "SFTP login"
+    ),
+    "SFTP: keys of 200 KB": _of_sftp(_SFTP_KEY + String(_LONG_KEY), "SFTP login"),
 }
 
 

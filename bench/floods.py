@@ -15,10 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import asyncssh
 import attrs
@@ -154,25 +156,62 @@ def _sftp_login(target: Target, _: str) -> float:
     """Log in by SFTP with a password; return the seconds until a directory is listed."""
 
     async def listed() -> None:
-        host, _ = target.address
-        async with (
-            asyncssh.connect(
-                host,
-                target.sftp_port,
-                username=target.sftp_user,
-                password=target.sftp_password,
-                known_hosts=None,
-                client_keys=None,
-                config=None,
-            ) as connection,
-            connection.start_sftp_client() as client,
-        ):
+        async with _sftp(target) as connection, connection.start_sftp_client() as client:
             await client.listdir(".")
 
+    return _seconds_of(listed, asyncio.run)
+
+
+def _sftp_listing(target: Target, _: str) -> float:
+    """List a directory in a session that is open all the time; return the seconds."""
+    session = _open_session(target.sftp_port)
+    enter = session.stack.enter_async_context
+
+    async def listed() -> None:
+        if session.client is None:
+            connection = await enter(_sftp(target))
+            session.client = await enter(connection.start_sftp_client())
+        assert session.client is not None
+        await session.client.listdir(".")
+
+    return _seconds_of(listed, session.runner.run)
+
+
+@attrs.define(eq=False)
+class _OpenSession:
+    """A session of SFTP, and the loop that it runs in."""
+
+    runner: asyncio.Runner = attrs.field(factory=asyncio.Runner)
+    stack: AsyncExitStack = attrs.field(factory=AsyncExitStack)
+    client: asyncssh.SFTPClient | None = None
+
+
+@cache
+def _open_session(_: int) -> _OpenSession:
+    return _OpenSession()
+
+
+def _sftp(target: Target) -> Any:
+    host, _ = target.address
+    return asyncssh.connect(
+        host,
+        target.sftp_port,
+        username=target.sftp_user,
+        password=target.sftp_password,
+        known_hosts=None,
+        client_keys=None,
+        config=None,
+    )
+
+
+def _seconds_of(
+    use: Callable[[], Coroutine[Any, Any, None]],
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> float:
     begun = time.monotonic()
     try:
-        asyncio.run(asyncio.wait_for(listed(), _GIVE_UP))
-    except (OSError, TimeoutError, asyncssh.Error):  # it has not logged in
+        run(asyncio.wait_for(use(), _GIVE_UP))
+    except (OSError, TimeoutError, asyncssh.Error):  # it is refused, or has ended
         return max(time.monotonic() - begun, _GIVE_UP)
     return time.monotonic() - begun
 
@@ -182,6 +221,7 @@ REFERENCES: dict[str, Callable[[Target, str], float]] = {
     "request": _request,
     "console login": _console_login,
     "SFTP login": _sftp_login,
+    "SFTP listing": _sftp_listing,
 }
 
 
