@@ -20,7 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 from tests.http.talk import Conversation, Taker, head
 from tests.support.logged_errors import Logged
 from wingsd.config import Ssl
-from wingsd.http.file_body import LARGEST_BLOCK, QUICK, SMALLEST_BLOCK, FileBody
+from wingsd.http.file_body import BLOCKS, LARGEST_BLOCK, QUICK, SMALLEST_BLOCK, FileBody
 from wingsd.http.listener import HttpListener
 from wingsd.http.ranges import Validators
 from wingsd.http.site import NodeSite, NotFound
@@ -212,6 +212,18 @@ def test_a_quick_client_gets_larger_blocks() -> None:
         talk.drain()
     assert talk.file.reads[0][1] == SMALLEST_BLOCK
     assert max(size for _, size in talk.file.reads) == LARGEST_BLOCK
+    assert talk.answer[2] == talk.file.content
+
+
+def test_among_many_connections_a_quick_client_gets_smaller_blocks() -> None:
+    talk = FileTalk(bytes(10 * LARGEST_BLOCK))
+    talk.is_slow = True
+    for _ in range(63):
+        Conversation(Taker(), talk.site)
+    talk.get()
+    for _ in range(100):
+        talk.drain()
+    assert max(size for _, size in talk.file.reads) == BLOCKS // 64
     assert talk.answer[2] == talk.file.content
 
 

@@ -20,12 +20,21 @@ from wingsd.http.body_sender import BodyRequest, BodySender
 from wingsd.http.ranges import RangeNotSatisfiable, Validators, requested_range
 from wingsd.threadio import Workers
 
-__all__ = ["LARGEST_BLOCK", "SMALLEST_BLOCK", "FileBody", "ReadableFile", "send_file"]
+__all__ = [
+    "BLOCKS",
+    "LARGEST_BLOCK",
+    "SMALLEST_BLOCK",
+    "FileBody",
+    "ReadableFile",
+    "send_file",
+]
 
 #: Bytes read at a time: of a client that takes a block within `QUICK` seconds, more and more. A
-#: slow one keeps two of the smallest in memory.
+#: slow one keeps two of the smallest in memory. What stops to read keeps two of its last, so the
+#: more connections there are, the smaller is the largest: all together have `BLOCKS` bytes.
 SMALLEST_BLOCK = 64 << 10
 LARGEST_BLOCK = 512 << 10
+BLOCKS = 8 << 20
 QUICK = 0.1
 
 
@@ -118,7 +127,9 @@ class _FileSender(BodySender):
             return
         self._is_paused = False
         was_quick = self._reactor.seconds() - self._paused_at < QUICK
-        self._size = min(2 * self._size, LARGEST_BLOCK) if was_quick else SMALLEST_BLOCK
+        share = BLOCKS // max(len(self._request.channel.site.connections), 1)
+        largest = max(min(LARGEST_BLOCK, share), SMALLEST_BLOCK)
+        self._size = min(2 * self._size, largest) if was_quick else SMALLEST_BLOCK
         self._write()
 
     def stopProducing(self) -> None:
