@@ -10,28 +10,38 @@ import json
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import asyncssh
 from asyncssh.constants import MSG_USERAUTH_REQUEST
 from asyncssh.packet import String
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from tests.support.record_client import RecordClient
+from tests.support.signed_urls import signed_url_token
 
 __all__ = [
     "CONNECTIONS",
+    "LARGE",
     "Flood",
     "Target",
+    "crawl",
     "frame_with",
     "https",
     "key_updates",
     "one_byte_records",
+    "one_server",
     "sftp_requests",
     "together",
+    "unread",
 ]
 
 CONNECTIONS = 256
+#: The file of each server that is downloaded.
+LARGE = "/large"
+#: Seconds for which an answer is left unread, and between two bytes of a body that crawls.
+_UNREAD, _PAUSE = 60, 0.1
 #: Bytes per write of repeated data.
 _BLOCK = 64 << 10
 
@@ -40,14 +50,15 @@ _BLOCK = 64 << 10
 class Target:
     """The node that is flooded: its URL and authority, and the origin of its Panel's pages.
 
-    `servers` are pairs of a UUID and a token for that server's console. SFTP has an account: a
-    user's name and password.
+    `servers` are pairs of a UUID and a token for that server's console, `token` is the Panel's for
+    the node. SFTP has an account: a user's name and password.
     """
 
     url: str
     ca: str
     origin: str
     servers: list[tuple[str, str]] = field(factory=list)
+    token: str = ""
     sftp_port: int = 0
     sftp_user: str = ""
     sftp_password: str = ""
@@ -59,13 +70,21 @@ class Target:
         return parts.hostname or "", parts.port or 0
 
     def filled(self, template: bytes, number: int) -> bytes:
-        """Return a request with the UUID of connection `number`'s server, and the origin."""
-        uuid, _ = self._server(number)
-        return template.replace(b"{server}", uuid.encode()).replace(
-            b"{origin}", self.origin.encode()
-        )
+        """Return a request with the UUID of connection `number`'s server, and the origin.
 
-    def token(self, number: int) -> str:
+        `{token}` is the Panel's, `{download}` and `{upload}` are those of signed URLs.
+        """
+        uuid, _ = self._server(number)
+        values = {b"{server}": uuid, b"{origin}": self.origin, b"{token}": self.token}
+        for name, scope in ((b"{download}", "file-download"), (b"{upload}", "file-upload")):
+            if name in template:
+                claims = {"file_path": LARGE} if scope == "file-download" else {}
+                values[name] = signed_url_token(self.token, uuid, scope, **claims)
+        for name, value in values.items():
+            template = template.replace(name, value.encode())
+        return template
+
+    def console_token(self, number: int) -> str:
         """Return the token for the console of connection `number`'s server."""
         return self._server(number)[1]
 
@@ -77,9 +96,14 @@ async def https(flood: Flood, target: Target, number: int) -> None:
     """Hold one connection over TLS; return when it is closed. Every second one reads answers."""
     opening, reads = target.filled(flood.opening, number), number % 2 == 0
     if flood.auth:
-        opening += frame_with(json.dumps({"event": "auth", "args": [target.token(number)]}))
+        opening += frame_with(
+            json.dumps({"event": "auth", "args": [target.console_token(number)]})
+        )
     repeated = flood.repeated * (_BLOCK // len(flood.repeated)) if flood.repeated else b""
-    reader, writer = await asyncio.open_connection(*target.address, ssl=_context(target))
+    source = (flood.source, 0) if flood.source else None
+    reader, writer = await asyncio.open_connection(
+        *target.address, ssl=_context(target), local_addr=source
+    )
     reading = asyncio.ensure_future(_discard(reader)) if reads or flood.once else None
     try:
         writer.write(opening)
@@ -96,6 +120,36 @@ async def https(flood: Flood, target: Target, number: int) -> None:
     finally:
         if reading is not None:
             reading.cancel()
+        writer.transport.abort()
+
+
+async def one_server(flood: Flood, target: Target, number: int) -> None:
+    """Do as `https`, all connections with the first server."""
+    await https(flood, evolve(target, servers=target.servers[:1]), number)
+
+
+async def unread(flood: Flood, target: Target, number: int) -> None:
+    """Send a request, and read no more of its answer than arrives by itself."""
+    _, writer = await asyncio.open_connection(*target.address, ssl=_context(target))
+    try:
+        writer.write(target.filled(flood.opening, number))
+        await asyncio.sleep(_UNREAD)
+    finally:
+        writer.transport.abort()
+
+
+async def crawl(flood: Flood, target: Target, number: int) -> None:
+    """Send a request, and then one byte at a time of its body until it is answered."""
+    reader, writer = await asyncio.open_connection(*target.address, ssl=_context(target))
+    reading = asyncio.ensure_future(_discard(reader))
+    try:
+        writer.write(target.filled(flood.opening, number))
+        while not (writer.is_closing() or reading.done()):
+            writer.write(flood.repeated)
+            await writer.drain()
+            await asyncio.sleep(_PAUSE)
+    finally:
+        reading.cancel()
         writer.transport.abort()
 
 
@@ -166,8 +220,10 @@ class Flood:
     `reference` names the client that is measured meanwhile, one of `bench.floods.REFERENCES`. The
     other attributes say what `client` sends: `opening` once, then `repeated` again and again. With
     nothing to repeat `https` waits for the node to close; `once` closes as soon as there is an
-    answer, and `handshake` when the TLS handshake is over. `{server}` is replaced by a UUID. One
-    with `auth` shows a console's token after the opening.
+    answer, and `handshake` when the TLS handshake is over. `{server}` and the like are replaced by
+    `Target.filled`. One with `auth` shows a console's token after the opening. `source` is the
+    address that `https` connects from, and `names` the number of files in the first server's
+    directory `many`. `mib` are the MiB of memory that the node may take for it.
     """
 
     opening: bytes = b""
@@ -176,8 +232,11 @@ class Flood:
     handshake: bool = False
     auth: bool = False
     client: Callable[[Flood, Target, int], Awaitable[None]] = https
+    source: str = ""
+    names: int = 0
     reference: str = "request"
     connections: int = CONNECTIONS
+    mib: int = 64
 
 
 def frame_with(payload: str) -> bytes:

@@ -18,11 +18,14 @@ from asyncssh.packet import Boolean, MPInt, String
 from bench.flood_client import (
     Flood,
     Target,
+    crawl,
     frame_with,
     key_updates,
     one_byte_records,
+    one_server,
     sftp_requests,
     together,
+    unread,
 )
 
 __all__ = ["KINDS"]
@@ -102,6 +105,9 @@ KINDS = {
     "WebSocket fragments without end": Flood(
         _UPGRADE + b"\x01\x81" + _MASK + b"x", b"\x00\x81" + _MASK + b"x"
     ),
+    "WebSockets of one server without a token": Flood(
+        _UPGRADE, client=one_server, source="127.0.0.2", reference="console login"
+    ),
     "WebSocket messages with a token": Flood(_UPGRADE, _SEND_COMMAND + _SEND_LOGS, auth=True),
     "SFTP: saslprep of 250 KB": _of_sftp(_SFTP_PASSWORDS, "SFTP login"),
     "SFTP: saslprep of 250 KB, a session": _of_sftp(_SFTP_PASSWORDS, "SFTP listing"),
@@ -109,6 +115,28 @@ KINDS = {
         _SFTP_PASSWORD + Boolean(True) + String(_LONG_PASSWORD[:41_666]) * 2, "SFTP login"
     ),
     "SFTP: keys of 200 KB": _of_sftp(_SFTP_KEY + String(_LONG_KEY), "SFTP login"),
+    "downloads by signed URLs, not read": Flood(
+        _request("GET", "/download/file?token={download}"), client=unread, mib=128
+    ),
+    "uploads by signed URLs, a byte at a time": Flood(
+        _request("POST", "/upload/file?token={upload}", _FORM, "Content-Length: 1000000")
+        + b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n',
+        b"x",
+        client=crawl,
+    ),
+    "listings of 100,000 names, by the Panel": Flood(
+        _request(
+            "GET",
+            "/api/servers/{server}/files/list-directory?directory=many",
+            "Authorization: Bearer {token}",
+            "Connection: close",
+        ),
+        once=True,
+        client=one_server,
+        names=100_000,
+        connections=16,
+        mib=128,
+    ),
 }
 
 
