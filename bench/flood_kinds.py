@@ -100,6 +100,7 @@ KINDS = {
         _request("GET", "/nothing", f"Accept: {',' * 15_000}"), client=together
     ),
     "query of ampersands": Flood(_request("GET", f"/nothing?{'&' * 15_000}"), client=together),
+    "path of slashes": Flood(_request("GET", "/" * 15_000), client=together),
     "WebSocket messages without a token": Flood(_UPGRADE, _SEND_LOGS),
     "WebSocket pings": Flood(_UPGRADE, b"\x89\x80" + _MASK),
     "WebSocket fragments without end": Flood(

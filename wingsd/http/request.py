@@ -111,6 +111,9 @@ class StreamingRequest(Request):
 
     # What twisted.web's channel calls
 
+    def parseCookies(self) -> None:
+        """Ignore cookies: a node has none."""
+
     def gotLength(self, length: int | None) -> None:
         """Look up the resource. The channel calls this when the headers are complete."""
         self.content = BytesIO()
