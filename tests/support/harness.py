@@ -71,7 +71,7 @@ class _OnePool:
         self.disk = self.extractors = self.packers = self.engine = self._shared
         self.followers = self._shared
         self.restorers = self.uploads = self.rereaders = self._shared
-        self.figures = self.filesystems = self._shared
+        self.figures = self.filesystems = self.lookups = self._shared
         self.files = self.searches = self.reads = self._shared
         self.changes = self.archivers = self.backups = self.downloads = self._shared
         rewriting = cast("Workers", self._shared)
