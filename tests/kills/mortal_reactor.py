@@ -230,7 +230,7 @@ class MortalPools:
         self.restorers = self.uploads = self.rereaders = self._shared
         self.figures = self.filesystems = self.files = self.searches = self._shared
         self.reads = self.changes = self.archivers = self.backups = self._shared
-        self.downloads = self.followers = self.lookups = self._shared
+        self.downloads = self.followers = self.lookups = self.listings = self._shared
         self.rewriters = Rewriters(self._shared, self._shared)
         self.database = _MortalDatabase(workers, life)
 
