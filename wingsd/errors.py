@@ -112,7 +112,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       MoveOver                       410  transfers/incoming/moves/errors
       BodyTooLarge                   413  http/errors
       FileTooLarge                   413  filesystem/errors
-      MoveBatchTooLarge              413  transfers/incoming/moves/errors
+      MoveBatchTooLarge              413  moves/errors
       RangeNotSatisfiable            416  http/ranges
       Unprocessable                  422
       UpgradeRequired                426  http/errors

@@ -14,6 +14,7 @@ from tests.moves.moving import Destination, Source, cut, feed, resume
 from wingsd.moves import rereading
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.rereading import Piece, PieceReader
+from wingsd.moves.written import WrittenBlocks
 
 BIG = bytes(range(256)) * 1000
 
@@ -170,6 +171,24 @@ def test_of_many_changes_the_later_paths_are_read_by_a_walk(
         read, wrong = move.read(to)
         assert len(read) == 43
         assert sorted(wrong) == [b"d/small", b"m03", b"m30"]
+        assert move.read(to) == (set(), [])
+
+
+def test_changes_with_long_paths_are_remembered_up_to_their_bytes(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rereading, "MOST", 8)
+    deep = move.root.joinpath(*["d" * 250] * 4)
+    deep.mkdir(parents=True)
+    for number in range(8):
+        (deep / f"m{number}").write_bytes(b"%d" % number)
+    with move.destination.open() as to:
+        move.send(to)
+        remembered = [each for each in to.rereading._changes if isinstance(each, WrittenBlocks)]
+        paths = [each.of for each in remembered if isinstance(each.of, bytes)]
+        assert 0 < sum(map(len, paths)) <= 8 * 256
+        read, _ = move.read(to)
+        assert sum(path.count(b"d" * 250) == 4 for path in read) == 8
         assert move.read(to) == (set(), [])
 
 

@@ -69,7 +69,7 @@ class _OnePool:
     def __init__(self, workers: Workers) -> None:
         self._shared = CutOffWorkers(workers)
         self.disk = self.extractors = self.packers = self.engine = self._shared
-        self.followers = self._shared
+        self.followers = self.lookups = self.listings = self._shared
         self.restorers = self.uploads = self.rereaders = self._shared
         self.figures = self.filesystems = self.lookups = self._shared
         self.files = self.searches = self.reads = self._shared

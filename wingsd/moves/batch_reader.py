@@ -11,9 +11,17 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from wingsd.moves.batch import HEAD, Index, decode_index, index_length
+from wingsd.moves.batch import (
+    HEAD,
+    MAX_DATA,
+    MAX_INDEX,
+    Index,
+    decode_index,
+    frame_bytes,
+    index_length,
+)
 from wingsd.moves.digests import DIGEST, Bytes, block_digest, block_digests
-from wingsd.moves.errors import damaged, invalid
+from wingsd.moves.errors import MoveBatchTooLarge, damaged, invalid
 from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.written import RunningChecksum
 from wingsd.moves.zstd import Inflater
@@ -44,13 +52,14 @@ _NOTHING = memoryview(b"")
 class BatchReader:
     """Reads one batch: `feed` each piece, then `finish`. Of no more use after an error.
 
-    With `zstd` the batch arrives compressed.
+    With `zstd` the batch arrives compressed; `most` is how many bytes it may have without that.
     """
 
-    def __init__(self, *, zstd: bool = False) -> None:
+    def __init__(self, *, zstd: bool = False, most: int = MAX_INDEX + MAX_DATA) -> None:
         #: The index, once it has arrived.
         self.index: Index | None = None
         self._inflater = Inflater() if zstd else None
+        self._most = most
         self._kept = bytearray()
         self._needed = HEAD.size
         self._digest: bytes | None = None
@@ -64,7 +73,7 @@ class BatchReader:
     def feed(self, data: Bytes) -> Iterator[Index | BlockRun]:
         """Yield the index, and then runs of blocks. To be iterated to its end.
 
-        Raises BatchInvalid, BatchDamaged, FrameRefused and MoveVersionUnknown.
+        Raises BatchInvalid, BatchDamaged, FrameRefused, MoveBatchTooLarge and MoveVersionUnknown.
         """
         if self._inflater is None:
             yield from self._plain(memoryview(data))
@@ -88,8 +97,10 @@ class BatchReader:
             if self._digest is None:
                 self._needed, self._digest = index_length(bytes(self._kept))
                 self._kept.clear()
+                self._check_size(HEAD.size + self._needed)
                 continue
-            self.index = decode_index(bytes(self._kept), self._digest)
+            self.index = index = decode_index(bytes(self._kept), self._digest)
+            self._check_size(HEAD.size + self._needed + sum(map(frame_bytes, index.frames)))
             self._kept.clear()
             yield self.index
             self._frames = iter(self.index.contents)
@@ -103,6 +114,10 @@ class BatchReader:
             yield run
             if self._done == _count(self._frame):
                 yield from self._next_frame()
+
+    def _check_size(self, size: int) -> None:
+        if size > self._most:
+            raise MoveBatchTooLarge(self._most)
 
     def _keep(self, piece: memoryview) -> memoryview:
         """Keep what is still needed; return the rest."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from wingsd.errors import BadRequest, Conflict, StorageError, WingsdError
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "HeldTreeInvalid",
     "LedgerDamaged",
     "LedgerVersionUnknown",
+    "MoveBatchTooLarge",
     "MoveVersionUnknown",
     "RootMismatch",
     "RoundIncomplete",
@@ -54,6 +57,16 @@ class MoveVersionUnknown(BadRequest):
             "the move is of an unknown version",
             f"it has version {version}, this node knows {known}; update the older node",
         )
+
+
+class MoveBatchTooLarge(WingsdError):
+    """The body is longer than this node takes (413)."""
+
+    code = "move-batch-too-large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+    def __init__(self, limit: int) -> None:
+        super().__init__("the batch is too large", f"send {limit} bytes at most")
 
 
 class BatchConflict(Conflict):

@@ -26,8 +26,9 @@ __all__ = ["MOST", "Piece", "PieceReader", "Rereading"]
 #: Files that are open at a time, and bytes that are read then.
 FILES = 128
 BYTES = 8 << 20
-#: Changes that are remembered; of more, all paths from theirs on are read.
-MOST = 32_768
+#: Changes that are remembered; of more, all paths from theirs on are read. One with a long path
+#: counts as several, for so many bytes each.
+MOST, PATH = 32_768, 256
 
 
 @frozen(eq=False, repr=False)
@@ -70,6 +71,8 @@ class Rereading:
         self._opener = opener
         #: What was changed, in order; of paths all contents if they came as a whole.
         self._changes: deque[WrittenBlocks | _Blocks | bytes] = deque()
+        #: How many these count as.
+        self._size = 0
         #: All paths from this one on, in the order of a walk, are to be read.
         self._from: bytes | None = None
         self._taken: list[Piece] = []
@@ -85,6 +88,7 @@ class Rereading:
     def restart(self) -> None:
         """Have all of the tree read back."""
         self._changes.clear()
+        self._size = 0
         self._renamed.clear()
         self._from = b""
 
@@ -97,6 +101,7 @@ class Rereading:
     def skip(self) -> None:
         """Count all as read: it was, before the tree was opened anew, and nothing has changed."""
         self._changes.clear()
+        self._size = 0
         self._renamed.clear()
         self._taken, self._from = [], None
 
@@ -141,12 +146,16 @@ class Rereading:
             self._add(_Blocks(number, first, end))
 
     def _add(self, change: WrittenBlocks | _Blocks | bytes) -> None:
-        if len(self._changes) < MOST:
-            self._changes.append(change)
+        if self._size + _counts(change) <= MOST:
+            self._push(change)
             return
         path = self._path(change)
         if path is not None and (self._from is None or _key(path) < _key(self._from)):
             self._from = path
+
+    def _push(self, change: WrittenBlocks | _Blocks | bytes) -> None:
+        self._changes.append(change)
+        self._size += _counts(change)
 
     def _path(self, change: WrittenBlocks | _Blocks | bytes) -> bytes | None:
         if isinstance(change, bytes):
@@ -166,7 +175,9 @@ class Rereading:
         while len(self._taken) < FILES and size < BYTES:
             if not self._changes and not self._walk():
                 break
-            piece = self._piece(self._changes.popleft())
+            change = self._changes.popleft()
+            self._size -= _counts(change)
+            piece = self._piece(change)
             self._tree.trim()
             if piece is not None:
                 self._taken.append(piece)
@@ -202,9 +213,9 @@ class Rereading:
         for path, node in self._tree.walk(start=self._from):
             self._from = path + b"/"  # all that follows is behind it
             if isinstance(node, FileNode) and node.names[0] == path:
-                self._changes.append(path)
+                self._push(path)
                 if node.number:
-                    self._changes.append(_Blocks(node.number, 0, node.blocks.count))
+                    self._push(_Blocks(node.number, 0, node.blocks.count))
             if len(self._changes) >= FILES:
                 return True
         self._from = None
@@ -229,6 +240,7 @@ class Rereading:
             count = PIECE // held.block_size
             change.first += count
             self._changes.appendleft(change)
+            self._size += 1
         return _piece(held, held.names[0], first, held.blocks.get(first, max(count, 0)))
 
     def _written(self, change: WrittenBlocks) -> Piece | None:
@@ -240,6 +252,11 @@ class Rereading:
             return None
         meta = (held.names[0], held.number, held.size)
         return Piece(*meta, *extent, held.block_size, change.size, change.crc)
+
+
+def _counts(change: WrittenBlocks | _Blocks | bytes) -> int:
+    path = change.of if isinstance(change, WrittenBlocks) else change
+    return 1 + len(path) // PATH if isinstance(path, bytes) else 1
 
 
 def _piece(node: FileNode, path: bytes, first: int, digests: bytes) -> Piece:

@@ -22,6 +22,8 @@ from wingsd.moves.zstd import deflated
 from wingsd.transfers.incoming.moves import partial_copy
 
 OTHER = "11111111-2222-4333-8444-555555555555"
+DEEP = [b"/".join([b"d" * 255] * depth) for depth in range(1, 31)]
+ZSTD = {"Content-Type": "application/vnd.wingsd.batch+zstd"}
 
 
 async def opened(node: MovingNode, source: Path) -> MoveClient:
@@ -111,6 +113,19 @@ async def test_a_batch_is_bounded_by_what_was_told(node: MovingNode, source: Pat
     answer = await client.put_bytes(1, chunks())
     assert answer.status in (400, 413)
     assert (await client.status()).json["received"] == 0
+
+
+async def test_a_batch_is_bounded_by_that_before_it_was_compressed_as_well(
+    node: MovingNode, source: Path
+) -> None:
+    client = await opened(node, source)
+    names = [whole(b"%d/%b" % (n, DEEP[-1]), b"") for n in range(1_200)]
+    blocks = [whole(b"%d" % n, bytes(60_000)) for n in range(200)]
+    for frames, data in ((names, b""), (blocks, bytes(200 * 60_000))):
+        body = b"".join(deflated([encoded(1, client.held["round"], *frames, data=data)]))
+        assert len(body) < 1 << 20
+        answer = await client.put_bytes(1, body, headers=ZSTD)
+        assert refused(answer) == (413, "move-batch-too-large")
 
 
 async def test_batches_that_are_none_or_lie_are_refused(node: MovingNode, source: Path) -> None:
@@ -271,10 +286,6 @@ async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
         for event in goes_on:
             event.set()
     await gatherResults(sent)
-
-
-DEEP = [b"/".join([b"d" * 255] * depth) for depth in range(1, 31)]
-ZSTD = {"Content-Type": "application/vnd.wingsd.batch+zstd"}
 
 
 async def send_names(client: MoveClient, number: int, first: int = 0) -> Answer:

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProducer, IReactorTime
 
 from wingsd.errors import WingsdError
+from wingsd.moves.errors import MoveBatchTooLarge
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.answering import bounded
-from wingsd.transfers.incoming.moves.errors import MoveBatchTooLarge
 from wingsd.transfers.incoming.uploads import UploadConsumer
 
 __all__ = ["ArrivingBody", "BodyStream", "BoundedFeed"]

@@ -24,7 +24,6 @@ __all__ = [
     "AttachmentOffsetWrong",
     "AttachmentsIncomplete",
     "MoveAbandoned",
-    "MoveBatchTooLarge",
     "MoveBusy",
     "MoveCommitted",
     "MoveGivenUp",
@@ -128,16 +127,6 @@ class AttachmentsIncomplete(Conflict):
 
     def __init__(self, names: str) -> None:
         super().__init__("attachments of the move are missing", f"send the rest of {names}")
-
-
-class MoveBatchTooLarge(WingsdError):
-    """The body is longer than this node takes (413)."""
-
-    code = "move-batch-too-large"
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-
-    def __init__(self, limit: int) -> None:
-        super().__init__("the batch is too large", f"send {limit} bytes at most")
 
 
 class MoveBusy(WingsdError):

@@ -202,14 +202,14 @@ class PartialCopy:
             wrong, self._wrong = self._wrong, {}
             resumption = destination.rebase(wrong=wrong)
             self._compacted = destination.ledger_size
-            if self._compacted > (most := _needed(destination)):
-                raise DiskLimitExceeded(
-                    f"the names of its {destination.tree.members} files, directories and links "
-                    f"need {self._compacted >> 20} MiB in the ledger of the move, of "
-                    f"{most >> 20} MiB that they may take; shorten the names of its directories, "
-                    "and move it again"
-                )
-            return resumption
+            most, members = _needed(destination), destination.tree.members
+        if self._compacted > most:
+            raise DiskLimitExceeded(
+                f"the names of its {members} files, directories and links need "
+                f"{self._compacted >> 20} MiB in the ledger of the move, of {most >> 20} MiB that "
+                "they may take; shorten the names of its directories, and move it again"
+            )
+        return resumption
 
     def page(self, number: int) -> bytes:
         """Return a page of what was held at `resume`. Raises `MoveResumeNeeded` for no page."""

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
 from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.errors import MoveBatchTooLarge
 from wingsd.moves.rebasing import Resumption
 from wingsd.threadio import Feed, Workers
 from wingsd.transfers.incoming.moves.answering import KeptWork
@@ -28,7 +29,6 @@ from wingsd.transfers.incoming.moves.bodies import ArrivingBody, BodyStream, Bou
 from wingsd.transfers.incoming.moves.checkpoints import Checkpoints
 from wingsd.transfers.incoming.moves.errors import (
     AttachmentsIncomplete,
-    MoveBatchTooLarge,
     MoveBusy,
     MoveCommitted,
     MoveResumeNeeded,
@@ -174,7 +174,7 @@ class Reception:
     ) -> int:
         """Receive a batch; return the number up to which all are durable."""
         self._check(session)
-        reader = BatchReader(zstd=zstd)
+        reader = BatchReader(zstd=zstd, most=self._most)
 
         def receive(pieces: Iterator[bytes]) -> int:
             return self.copy.receive(number, reader, pieces, self._count)
