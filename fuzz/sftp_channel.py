@@ -146,6 +146,7 @@ def _sent(data: bytes, home: Path, budget: HandleBudget) -> tuple[_Channel, list
         Traffic(),
         faults.append,
         lambda _: ended.append(None),
+        1,
     )
     session.connection_made(channel)
     session.subsystem_requested("sftp")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sftp_node import PASSWORD, SftpNode, has, sftp_node
 
@@ -75,6 +79,18 @@ def make_tree(directory: Path, odd: list[bytes]) -> dict[bytes, bytes]:
     (directory / "łódź dir" / "big").write_bytes(os.urandom(1_000_001))
     (directory / "none").write_bytes(b"")
     return tree(directory)
+
+
+def connected(node: SftpNode) -> Any:
+    """Return a connection of asyncssh that is to be awaited or entered."""
+    return asyncssh.connect(
+        "127.0.0.1",
+        node.port,
+        username=node.name,
+        client_keys=[str(node.key)],
+        known_hosts=None,
+        config=None,
+    )
 
 
 openssh = pytest.mark.skipif(not has("sftp"), reason="there is no sftp on this machine")
@@ -219,6 +235,38 @@ async def test_rclone_copies_checks_and_purges(
     assert (status, there.exists()) == (0, False), output
 
 
+@openssh
+async def test_a_user_with_too_many_connections_is_told_so_and_waits_before(
+    node: SftpNode, tmp_path: Path
+) -> None:
+    """OpenSSH's client, and connections of a program in Python that end while it waits."""
+
+    async def talk(places: asyncio.Event, over: asyncio.Event) -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(32):
+                connection = await stack.enter_async_context(connected(node))
+                await stack.enter_async_context(connection.start_sftp_client())
+            places.set()
+            await over.wait()
+
+    loop = asyncio.new_event_loop()
+    places, over = asyncio.Event(), asyncio.Event()
+    talking = deferToThread(loop.run_until_complete, talk(places, over))
+    try:
+        while not places.is_set():
+            await deferLater(reactor, 0.05)
+        status, output = await node.sftp("pwd")
+        assert (status, "the user has 32 connections already" in output) == (255, True), output
+        waiting = ensureDeferred(node.sftp("pwd"))
+        loop.call_soon_threadsafe(over.set)
+        status, output = await waiting
+        assert status == 0, output
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        await talking
+        loop.close()
+
+
 @pytest.mark.skipif(not has("lftp"), reason="there is no lftp on this machine")
 async def test_lftp_mirrors_both_ways_and_resumes(node: SftpNode, tmp_path: Path) -> None:
     expected = make_tree(tmp_path / "up", [])
@@ -246,17 +294,7 @@ async def test_lftp_mirrors_both_ways_and_resumes(node: SftpNode, tmp_path: Path
 
 async def test_a_program_in_python_appends_and_sees_links_and_space(node: SftpNode) -> None:
     async def talk() -> None:
-        async with (
-            asyncssh.connect(
-                "127.0.0.1",
-                node.port,
-                username=node.name,
-                client_keys=[str(node.key)],
-                known_hosts=None,
-                config=None,
-            ) as connection,
-            connection.start_sftp_client() as sftp,
-        ):
+        async with connected(node) as connection, connection.start_sftp_client() as sftp:
             await sftp.makedirs("/python/deep")
             async with sftp.open("/python/log", "wb") as file:
                 await file.write(b"one,")

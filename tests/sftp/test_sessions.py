@@ -23,6 +23,7 @@ from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Hold, Operation
 from wingsd.sftp.logins import GrantedLogin, SftpLogins
 from wingsd.sftp.messages import (
+    Begun,
     Disconnect,
     FileEvent,
     Granted,
@@ -284,9 +285,10 @@ def test_the_process_is_told_what_a_session_may_do_and_its_disk_limit_first(
     made: SftpNode,
 ) -> None:
     made.connect()
-    state, granted = made.sent
+    state, granted, begun = made.sent
     assert isinstance(state, ServerState)
     assert isinstance(granted, Granted)
+    assert isinstance(begun, Begun)
     assert (state.used, state.limit) == (0, 1 << 20)
     assert granted.directory == str(made.node.data / UUID)
     assert made.sessions.count == 1
@@ -342,15 +344,65 @@ def test_a_session_cannot_begin_with_a_login_that_has_become_void(made: SftpNode
     assert made.sessions.count == 0
 
 
-@pytest.mark.parametrize(
-    "made",
-    [("pterodactyl", SftpConfig(limits=SftpLimits(max_connections_per_user=2)))],
-    indirect=True,
+TWO_OF = pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (("pterodactyl", SftpConfig(limits=limits)), f"the {whose} has 2 connections already")
+        for whose, limits in (
+            ("user", SftpLimits(max_connections_per_user=2)),
+            ("server", SftpLimits(max_connections_per_server=2)),
+        )
+    ],
+    indirect=["made"],
+    ids=["user", "server"],
 )
-def test_a_user_has_no_more_connections_than_allowed(made: SftpNode) -> None:
-    for number in (1, 2, 3):
+
+
+@TWO_OF
+def test_a_connection_above_a_limit_waits_for_a_place(made: SftpNode, why: str) -> None:
+    for number in (1, 2, 3, 4, 5):
         made.connect(number)
-    assert made.closed() == [3]
+    assert [each.connection for each in made.of(Begun)] == [1, 2]
+    assert made.sessions.count == 2
+    made.sessions.ended(3)  # it has gone while it waited
+    made.sessions.ended(1)
+    assert [each.connection for each in made.of(Begun)] == [1, 2, 4]
+    made.node.clock.advance(9)
+    assert made.closed() == []
+    made.node.clock.advance(1)
+    assert made.closed() == [5]
+    assert why in made.of(Disconnect)[0].why
+    made.sessions.ended(5)
+    made.sessions.ended(2)
+    assert made.sessions.count == 1
+
+
+@TWO_OF
+def test_a_connection_that_waits_cannot_begin_when_the_access_has_ended(
+    made: SftpNode, why: str
+) -> None:
+    for number in (1, 2, 3, 4):
+        made.connect(number)
+    made.denied.deny((user_key(USER),), made.now + 1)
+    made.sessions.ended(1)
+    assert made.closed() == [3, 4]
+    assert made.sessions.count == 1
+
+
+@TWO_OF
+def test_those_of_one_user_that_wait_are_bounded(made: SftpNode, why: str) -> None:
+    for number in range(40):
+        made.connect(number)
+    assert made.closed() == [34, 35, 36, 37, 38, 39]
+    assert why in made.of(Disconnect)[0].why
+
+
+def test_by_default_a_user_has_32_connections_and_a_server_64(made: SftpNode) -> None:
+    for number in range(120):
+        made.panel.answer = SftpAccess(f"{USER[:-1]}{number // 40}", UUID, ("*",))
+        made.connect(number)
+    assert made.sessions.count == 64
+    assert [each.connection for each in made.of(Begun)] == [*range(32), *range(40, 72)]
 
 
 def test_what_the_process_writes_counts_and_the_daemons_figure_corrects_it(
@@ -442,7 +494,7 @@ def test_one_address_does_not_take_the_turns_of_all_others(made: SftpNode) -> No
     assert not other.over
     answered.callback(None)
     assert isinstance(other.value(), GrantedLogin)
-    assert sum(isinstance(each.value(), GrantedLogin) for each in many) == 32
+    assert sum(isinstance(each.value(), GrantedLogin) for each in many) == 64
     # What was refused for that was not judged: the same password is right a moment later.
     assert isinstance(check(399, IP).value(), GrantedLogin)
 

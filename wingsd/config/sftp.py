@@ -29,8 +29,11 @@ class SftpLimits:
     #: The time for which refused passwords and keys count, and so the time after which an address
     #: that was refused may try again.
     authentication_cooldown: Seconds = attrs.field(default=60, validator=positive)
-    #: Connections of one user, or 0 for no limit of its own.
-    max_connections_per_user: int = attrs.field(default=10, validator=not_negative)
+    #: Connections of one user, or 0 for no limit of its own. One above it waits ten seconds until
+    #: another has ended.
+    max_connections_per_user: int = attrs.field(default=32, validator=not_negative)
+    #: The same of one server (wingsd's own).
+    max_connections_per_server: int = attrs.field(default=64, validator=not_negative)
     #: Channels of one connection.
     max_channels_per_connection: int = attrs.field(default=10, validator=positive)
     #: Files and directories that one channel may have open; with Calagopus the default is 32.

@@ -38,8 +38,8 @@ __all__ = ["GrantedLogin", "LoginPanel", "LoginRefused", "SftpLogins", "check_se
 #: Calls of the Panel at a time, and those that wait for their turn.
 _CALLS = 8
 _WAITING = 256
-#: Logins of one address that are checked at a time: clients have at most ten connections.
-_OF_ADDRESS = 32
+#: Logins of one address that are checked at a time: a client may open this many connections.
+_OF_ADDRESS = 64
 _USERNAME = re.compile(r"(.+)\.([a-z0-9]{8})", re.IGNORECASE | re.DOTALL)
 #: How a Panel says that a password or a key is wrong: Pterodactyl and Pelican by this text, with
 #: the status that they also have for a user without a permission, and Calagopus by a status.

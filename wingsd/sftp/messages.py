@@ -22,6 +22,7 @@ __all__ = [
     "MAX_FROM_DAEMON",
     "MAX_FROM_SERVER",
     "Begin",
+    "Begun",
     "Closed",
     "Decoder",
     "Disconnect",
@@ -178,6 +179,13 @@ class Refused(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
+class Begun(Message):
+    """A connection has a place: its channels may open."""
+
+    connection: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class ServerState(Message):
     """What the files of a server take, None before they were measured, and may take.
 
@@ -202,6 +210,7 @@ _CLASSES: dict[str, type[Message]] = {
     each.__name__: each
     for each in (
         Begin,
+        Begun,
         Closed,
         Disconnect,
         FileEvent,

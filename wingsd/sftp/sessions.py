@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -24,10 +24,13 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.sftp.logins import GrantedLogin, LoginRefused, check_server
-from wingsd.sftp.messages import Disconnect, FileEvent, Message, ServerState
+from wingsd.sftp.messages import Begun, Disconnect, FileEvent, Message, ServerState
 
 __all__ = ["SftpSessions"]
 
+#: Seconds for which a connection above a limit waits for a place, and those of one user that do.
+_PLACE_TIMEOUT = 10.0
+_MAX_WAITING = 32
 #: Seconds between two looks at the usage and the limits of servers with sessions.
 _STATES_EVERY = 1.0
 #: Logins of one connection that were granted and not begun: keys that a client has not signed for.
@@ -77,7 +80,10 @@ class SftpSessions:
         self._most_granted = max(_MIN_CONNECTIONS, self._config.limits.max_half_open)
         self._granted: dict[int, dict[int, GrantedLogin]] = {}
         self._sessions: dict[int, _Session] = {}
+        #: Connections that wait for a place, oldest first, and when they are refused.
+        self._waiting: dict[int, tuple[GrantedLogin, IDelayedCall]] = {}
         self._figures: dict[str, _ServerFigures] = {}
+        self._clock = reactor
         self._states = LoopingCall(self._look)
         self._states.clock = reactor
         bus.subscribe_to_all(self._event)
@@ -101,21 +107,44 @@ class SftpSessions:
         self.send(granted.message(server))
 
     def begin(self, connection: int, request: int) -> None:
-        """Begin the session of a connection, unless its server cannot be used any more."""
-        if connection in self._sessions:
+        """Begin the session of a connection, when it has a place."""
+        if connection in self._sessions or connection in self._waiting:
             raise InvalidData("a message is not for this side")  # it has begun
         granted = self._granted.pop(connection, {}).get(request)
+        if granted is None:
+            self._refuse(connection, LoginRefused("it was not granted"))
+        elif (full := self._full(granted)) and self._waiting_of(granted.user) >= _MAX_WAITING:
+            self._refuse(connection, LoginRefused(full))
+        elif full:
+            given_up = self._clock.callLater(_PLACE_TIMEOUT, self._give_up, connection)
+            self._waiting[connection] = granted, given_up
+        else:
+            self._begin(connection, granted)
+
+    def _waiting_of(self, user: str) -> int:
+        return sum(granted.user == user for granted, _ in self._waiting.values())
+
+    def _give_up(self, connection: int) -> None:
+        granted, _ = self._waiting.pop(connection)
+        self._refuse(connection, LoginRefused(self._full(granted)))
+
+    def _refuse(self, connection: int, error: WingsdError) -> None:
+        self._log.info(
+            "sftp: a session is refused after its login: {code}: {error}",
+            code=error.code,
+            error=error,
+        )
+        self.send(Disconnect(connection, str(error)))
+
+    def _begin(self, connection: int, granted: GrantedLogin) -> None:
+        """Begin a session, unless its server cannot be used any more."""
         try:
-            if granted is None:
-                raise LoginRefused("it was not granted")
-            server = self._admit(granted)
+            server = self._servers.get(granted.server)
+            check_server(server)
+            if self._denied.revoked(granted):
+                raise LoginRefused("the user's access has just been revoked")
         except WingsdError as error:
-            self._log.info(
-                "sftp: a session is refused after its login: {code}: {error}",
-                code=error.code,
-                error=error,
-            )
-            self.send(Disconnect(connection, str(error)))
+            self._refuse(connection, error)
             return
         session = _Session(granted, server, ExitStack())
         self._sessions[connection] = session
@@ -134,23 +163,27 @@ class SftpSessions:
         )
         if self._config.activity.log_logins:
             self._record(granted, "login", {})
+        self.send(Begun(connection))
         if not self._states.running:
             self._states.start(_STATES_EVERY, now=False)
 
-    def _admit(self, granted: GrantedLogin) -> Server:
-        server = self._servers.get(granted.server)
-        check_server(server)
-        if self._denied.revoked(granted):
-            raise LoginRefused("the user's access has just been revoked")
-        most = self._config.limits.max_connections_per_user
-        own = sum(each.granted.user == granted.user for each in self._sessions.values())
-        if most and own >= most:
-            raise LoginRefused(f"the user has {most} connections already")
-        return server
+    def _full(self, granted: GrantedLogin) -> str:
+        """Return the limit by which a login has no place for a session, empty where it has one."""
+        limits = self._config.limits
+        sessions = [each.granted for each in self._sessions.values()]
+        most = limits.max_connections_per_user
+        if most and sum(each.user == granted.user for each in sessions) >= most:
+            return f"the user has {most} connections already; set the client to use fewer"
+        most = limits.max_connections_per_server
+        if most and sum(each.server == granted.server for each in sessions) >= most:
+            return f"the server has {most} connections already; try again when others have ended"
+        return ""
 
     def ended(self, connection: int) -> None:
         """Note that nothing is done for a connection any more."""
         self._granted.pop(connection, None)
+        if connection in self._waiting:
+            self._take_waiting(connection)
         session = self._sessions.pop(connection, None)
         if session is None:
             return
@@ -160,12 +193,23 @@ class SftpSessions:
             server=session.granted.server,
             name=session.granted.login.username,
         )
+        for waiting, (granted, _) in tuple(self._waiting.items()):
+            if not self._full(granted):
+                self._take_waiting(waiting)
+                self._begin(waiting, granted)
         if not self._sessions and self._states.running:
             self._states.stop()
+
+    def _take_waiting(self, connection: int) -> None:
+        """Have a connection wait no more."""
+        _, given_up = self._waiting.pop(connection)
+        given_up.cancel()
 
     def all_ended(self) -> None:
         """Note the end of the process."""
         self._granted.clear()
+        for connection in tuple(self._waiting):
+            self._take_waiting(connection)
         for connection in tuple(self._sessions):
             self.ended(connection)
         self._figures.clear()

@@ -19,7 +19,7 @@ from wingsd.config import SystemConfig
 from wingsd.config.sftp import SftpConfig
 from wingsd.filesystem import directory_opener
 from wingsd.sftp.host_key import load_host_key
-from wingsd.sftp.messages import Begin, FileEvent, Granted, Login, Message, Refused, Start
+from wingsd.sftp.messages import Begin, Begun, FileEvent, Granted, Login, Message, Refused, Start
 from wingsd.sftp.server.access import SiteFiles
 from wingsd.sftp.server.connection import Site
 from wingsd.sftp.server.control import DaemonLink
@@ -42,6 +42,8 @@ class FakeDaemon(DaemonLink):
         super().__init__()
         self.granted = granted
         self.sent: list[Message] = []
+        #: Whether connections need not wait.
+        self.has_places = True
         self.logins: list[Login] = []
         #: Passwords that are right, and public keys.
         self.passwords = {PASSWORD}
@@ -59,6 +61,8 @@ class FakeDaemon(DaemonLink):
 
     def post(self, message: Message, *, now: bool = True) -> None:
         self.sent.append(message)
+        if isinstance(message, Begin) and self.has_places:
+            self.when_begun(Begun(message.connection))
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [message for message in self.sent if isinstance(message, kind)]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config.sftp import SftpConfig, SftpLimits
-from wingsd.sftp.messages import Closed, Settings
+from wingsd.sftp.messages import Begun, Closed, Disconnect, Settings
 from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.threads import ConnectionThread
 
@@ -144,6 +144,41 @@ def test_a_connection_has_no_more_channels_than_it_may(tmp_path: Path) -> None:
 
     limits = SftpLimits(max_channels_per_connection=1)
     serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+
+
+def test_a_channel_opens_when_the_daemon_has_begun_the_session(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        served.daemon.has_places = False
+        async with served.connection() as connection, served.connection() as other:
+            opening = asyncio.ensure_future(connection.start_sftp_client())
+            refused = asyncio.ensure_future(other.start_sftp_client())
+            channels = served.server._connections
+            while not all(each._channels for each in channels.values()):
+                await asyncio.sleep(0.01)
+            assert not opening.done()
+            served.daemon.when_begun(Begun(1))
+            assert await (await opening).listdir("/") == []
+            served.daemon.when_disconnect(Disconnect(2, "the user has 1 connections already"))
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await refused
+            await other.wait_closed()
+        while len(served.daemon.of(Closed)) < 2 or served.server.count:
+            await asyncio.sleep(0.01)
+
+    serve(tmp_path, test)
+
+
+def test_the_channels_of_a_connection_share_what_may_wait(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            for _ in range(10):
+                await connection.start_sftp_client()
+            (own,) = served.server._connections.values()
+            windows = [each._chan.get_recv_window() for each in own._channels]
+            assert max(windows) <= 2 << 20
+            assert sum(windows) < 6 << 20
+
+    serve(tmp_path, test)
 
 
 def test_a_connection_that_is_cut_while_a_channel_opens_is_over(tmp_path: Path) -> None:

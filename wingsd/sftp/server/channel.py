@@ -28,14 +28,17 @@ __all__ = ["SftpChannel"]
 
 NO_SHELL = "This node has no shell: use an SFTP client, or the console in the Panel."
 NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without the option -O."
-#: Bytes of requests that wait, above which the client is not read from, and below which it is.
+#: Bytes of requests that wait, above which the client is not read from, and below which it is, in
+#: the first channel of a connection. A further one has a share: the second a half, the third a
+#: third, so that ten of them take no more than three times as much as one.
 _HIGH, _LOW = 2 << 20, 1 << 20
 #: Bytes of requests and of answers, and requests, in one batch.
 _BATCH_BYTES = 1 << 19
 _BATCH_REQUESTS = 128
 #: Bytes that Python takes for each request beside what is in it.
 _OBJECT = 48
-#: Bytes of answers that wait for the client's window, and answers, above which no more are made.
+#: Bytes of answers that wait for the client's window, and answers, above which no more are made;
+#: the same holds for them.
 _SEND_BUFFER, _SEND_PIECES = 1 << 20, 1 << 12
 #: Bytes of data in a packet: no client takes less, and each packet costs time.
 _MIN_PACKET = 256
@@ -47,7 +50,8 @@ _LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
 class SftpChannel(asyncssh.SSHServerSession[bytes]):
     """A channel. `operations` makes what answers requests; `fault` logs one of this program.
 
-    `ended` is called when the channel is closed and nothing is done for it any more.
+    `ended` is called when the channel is closed and nothing is done for it any more. `share` is
+    the number of channels that the connection has with this one.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         traffic: Traffic,
         fault: Callable[[BaseException], None],
         ended: Callable[[SftpChannel], None],
+        share: int,
     ) -> None:
         self._make_operations = operations
         self._connection = connection
@@ -66,6 +71,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._traffic = traffic
         self._fault = fault
         self._ended = ended
+        self._share = share
         self._chan: asyncssh.SSHServerChannel[bytes]
         self._sender: DataSender
         self._receiver: DataReceiver
@@ -125,7 +131,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         except PacketError:
             self._finish(1)
             return
-        if self._waiting_bytes > _HIGH:
+        if self._waiting_bytes > _HIGH // self._share:
             self._receiver.pause()
         self._work()
 
@@ -175,7 +181,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
 
     def _is_full(self) -> bool:
         """Return whether the client has to read before it is answered again."""
-        return self._sender.size > _SEND_BUFFER or self._sender.pieces > _SEND_PIECES
+        most, pieces = _SEND_BUFFER // self._share, _SEND_PIECES // self._share
+        return self._sender.size > most or self._sender.pieces > pieces
 
     def _batch(self) -> deque[bytes]:
         batch: deque[bytes] = deque()
@@ -247,7 +254,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._waiting_bytes -= done
             self._traffic.count(done - _OBJECT * len(made), sum(map(len, made)))
             self._sender.write(made)
-            if self._receiver.is_paused and self._waiting_bytes < _LOW:
+            if self._receiver.is_paused and self._waiting_bytes < _LOW // self._share:
                 self._receiver.resume()
         self._busy = False
 

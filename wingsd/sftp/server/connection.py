@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import asyncssh
 import attrs
@@ -34,7 +34,8 @@ from wingsd.sftp.server.usage import ServerUsage
 
 __all__ = ["SftpConnection", "Site"]
 
-#: Bytes that a client may send before it is told that they were read, and those of one packet.
+#: Bytes that a client may send in a connection's first channel before it is told that they were
+#: read, and those of one packet.
 _WINDOW = 2 << 20
 _PACKET = 128 << 10
 
@@ -75,7 +76,7 @@ class Site:
 class SftpConnection(asyncssh.SSHServer):
     """A connection with the number `number`. `ended` is called when nothing is done for it.
 
-    All but `disconnect` and `abort` is called in the loop of its `thread`.
+    All but `begin`, `disconnect` and `abort` is called in the loop of its `thread`.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class SftpConnection(asyncssh.SSHServer):
         self.was_made = False
         #: Set at its end.
         self.over = asyncio.Event()
+        #: Set when its session has begun: channels wait for that.
+        self._begun = asyncio.Event()
         self._keys: dict[tuple[str, str], Granted] = {}
         #: Passwords and keys that were asked about: a client need not await the answers.
         self._asked: Counter[str] = Counter()
@@ -123,6 +126,10 @@ class SftpConnection(asyncssh.SSHServer):
         # Those that were just being opened never begin.
         self._channels = {each for each in self._channels if each.was_made}
         self._check_end()
+
+    def begin(self) -> None:
+        """Let channels open, from any thread."""
+        self._thread.call(self._begun.set)
 
     def disconnect(self, why: str) -> None:
         """Close the connection, for a reason that the client is told, from any thread."""
@@ -235,8 +242,8 @@ class SftpConnection(asyncssh.SSHServer):
 
     def session_requested(
         self,
-    ) -> bool | tuple[asyncssh.SSHServerChannel[bytes], SftpChannel]:
-        """Return another channel."""
+    ) -> bool | tuple[asyncssh.SSHServerChannel[bytes], Awaitable[SftpChannel]]:
+        """Return another channel, which opens when the session has begun."""
         access, site = self._access, self._site
         if access is None or access.is_closed():
             return False
@@ -251,6 +258,7 @@ class SftpConnection(asyncssh.SSHServer):
             most = config.limits.max_handles_per_channel
             return Operations(access, site.budget, most, limits)
 
+        share = len(self._channels) + 1
         session = SftpChannel(
             operations,
             self._conn,
@@ -258,13 +266,18 @@ class SftpConnection(asyncssh.SSHServer):
             site.traffic,
             site.fault,
             self._channel_ended,
+            share,
         )
         session.hold(held=self._backlog.is_full)
         self._channels.add(session)
-        channel = self._conn.create_server_channel(None, "strict", _WINDOW, _PACKET)
+        channel = self._conn.create_server_channel(None, "strict", _WINDOW // share, _PACKET)
         # Or it would keep them, as many as a client sends.
         channel._process_env_request = _refuse_environment  # type: ignore[method-assign,assignment]
-        return channel, session
+        return channel, self._when_begun(session)
+
+    async def _when_begun(self, session: SftpChannel) -> SftpChannel:
+        await self._begun.wait()
+        return session
 
     def _channel_ended(self, channel: SftpChannel) -> None:
         self._channels.discard(channel)

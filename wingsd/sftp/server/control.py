@@ -11,6 +11,7 @@ from itertools import count
 from wingsd.errors import InvalidData
 from wingsd.sftp.messages import (
     MAX_FROM_DAEMON,
+    Begun,
     Decoder,
     Disconnect,
     Granted,
@@ -45,6 +46,7 @@ class DaemonLink(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.when_settings: Callable[[Settings], None] = lambda _: None
         self.when_state: Callable[[ServerState], None] = lambda _: None
+        self.when_begun: Callable[[Begun], None] = lambda _: None
         self.when_disconnect: Callable[[Disconnect], None] = lambda _: None
         self._decoder = Decoder(MAX_FROM_DAEMON)
         self._transport: asyncio.Transport | None = None
@@ -144,6 +146,8 @@ class DaemonLink(asyncio.Protocol):
                 self.when_settings(message)
             case ServerState():
                 self.when_state(message)
+            case Begun():
+                self.when_begun(message)
             case Disconnect():
                 self.when_disconnect(message)
             case _:

@@ -21,6 +21,7 @@ import asyncssh
 from wingsd.filesystem import directory_opener
 from wingsd.sandbox.confinement import confine_to
 from wingsd.sftp.messages import (
+    Begun,
     Disconnect,
     Log,
     Settings,
@@ -110,6 +111,7 @@ class SftpServer:
         link = self._site.link
         link.when_settings = self._use
         link.when_state = lambda state: self._site.usage(state.server).correct(state)
+        link.when_begun = self._begun
         link.when_disconnect = self._disconnect
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
@@ -154,6 +156,11 @@ class SftpServer:
     def _use(self, settings: Settings) -> None:
         self._site.files.read_only = settings.read_only
         self._site.passwords = settings.passwords
+
+    def _begun(self, message: Begun) -> None:
+        connection = self._connections.get(message.connection)
+        if connection is not None:
+            connection.begin()
 
     def _disconnect(self, message: Disconnect) -> None:
         connection = self._connections.get(message.connection)
