@@ -163,9 +163,15 @@ class SshConnection(asyncssh.SSHServerConnection):
         if not self._auth_complete:
             self._early_bytes -= len(data)
             if self._early_bytes < 0:
-                self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "Too much data before the login")
+                self._refuse_early_data()
                 return
         self.in_turn(partial(self._take_in, data))
+
+    def _refuse_early_data(self) -> None:
+        if self._client_version:
+            self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "Too much data before the login")
+        else:  # it is no SSH
+            self.abort()
 
     def _take_in(self, data: bytes) -> None:
         if isinstance(self._recv_encryption, Gcm):
