@@ -26,6 +26,7 @@ from tests.transfers.peers import BUFFERS, ENDLESS, Peer, closed_port, goes_on, 
 from wingsd.guarded_http.errors import AddressBlocked, DownloadFailed, UrlInvalid
 from wingsd.guarded_http.exchange import MAX_HEAD, MAX_INTERIM
 from wingsd.guarded_http.limits import FetchLimits
+from wingsd.util.net import FREE_PIECES
 
 
 def says(data: bytes, pieces: int = 1 << 20) -> Callable[[socket.socket], bytes]:
@@ -283,6 +284,12 @@ async def test_a_request_is_cancelled() -> None:
     with pytest.raises(CancelledError):
         await asking
     assert await peer.outcome == b""
+
+
+async def test_a_body_in_pieces_of_a_byte_is_refused() -> None:
+    body = b"1\r\nx\r\n" * (2 * FREE_PIECES)
+    detail = await why_failed(OK + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert detail == "it is sent in pieces of a few bytes"
 
 
 async def test_a_closed_port_is_told() -> None:

@@ -15,6 +15,7 @@ from tests.threadio.reactor import ManualReactor
 from wingsd.http_upload.exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpExchange
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.threadio.streams import STEP
+from wingsd.util.net import FREE_PIECES
 
 
 def test_a_body_goes_out_in_chunks_and_the_answer_comes_back() -> None:
@@ -161,6 +162,17 @@ def test_bytes_that_are_not_http_end_the_exchange(noise: bytes) -> None:
     talk.lose(ConnectionDone())
     assert isinstance(talk.failure, (h11.RemoteProtocolError, ConnectionDone))
     assert talk.closed_body()
+
+
+def test_an_answer_in_pieces_of_a_byte_is_not_read_to_its_end() -> None:
+    talk = Talk(body=False)
+    talk.conversation.max_answer = 1 << 20
+    talk.hear(b"HTTP/1.1 400 Bad\r\nTransfer-Encoding: chunked\r\n\r\n")
+    talk.hear(b"1\r\nx\r\n" * FREE_PIECES)
+    assert talk.results == []
+    talk.hear(b"1\r\nx\r\n" * FREE_PIECES)
+    assert (talk.result.code, talk.result.whole) == (400, False)
+    assert len(talk.result.body) < FREE_PIECES + 100
 
 
 def test_a_status_counts_even_if_its_body_is_not_http() -> None:

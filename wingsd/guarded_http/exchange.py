@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from wingsd.guarded_http.errors import DownloadFailed
 from wingsd.guarded_http.tls import CertificateCheck
-from wingsd.util.net import keep_alive
+from wingsd.util.net import are_too_small, keep_alive
 from wingsd.util.text import readable_time
 
 __all__ = ["MAX_HEAD", "MAX_INTERIM", "GuardedExchange"]
@@ -66,7 +66,7 @@ class GuardedExchange(Protocol):
         self._consumer: Any = None
         self._body: Deferred[None] | None = None
         self._most: int | None = None
-        self._received = 0
+        self._received = self._pieces = 0
         self._paused = self._reading = self._ended = False
         #: Why the connection has ended, and the answer with it.
         self._lost: Failure | None = None
@@ -191,7 +191,10 @@ class GuardedExchange(Protocol):
                 self.head.callback(event)
             case h11.Data():
                 self._received += len(event.data)
-                if self._most is not None and self._received > self._most:
+                self._pieces += 1
+                if are_too_small(self._pieces, self._received):
+                    self._end(Failure(DownloadFailed("it is sent in pieces of a few bytes")))
+                elif self._most is not None and self._received > self._most:
                     self._end(Failure(DownloadFailed(f"it sent more than {self._most} bytes")))
                 else:
                     self._consumer.write(bytes(event.data))

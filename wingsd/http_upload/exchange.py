@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
-from wingsd.util.net import PROBES, keep_alive, tcp_info
+from wingsd.util.net import PROBES, are_too_small, keep_alive, tcp_info
 
 __all__ = ["AckWatchdog", "Answer", "HttpExchange", "RequestBody", "silence"]
 
@@ -181,6 +181,7 @@ class HttpExchange(Protocol):
         #: When the first interim answer came after the whole request was sent.
         self._interim_since: float | None = None
         self._text = bytearray()
+        self._pieces = 0
         self._over = False
         #: Bytes that are read of the answer's body, and the seconds that it may take from its head
         #: to its end.
@@ -334,8 +335,11 @@ class HttpExchange(Protocol):
                     self._body.close()
             case h11.Data():
                 self._text += event.data[: self.max_answer - len(self._text)]
+                self._pieces += 1
                 if len(self._text) == self.max_answer:
                     self._conclude(whole=True)
+                elif are_too_small(self._pieces, len(self._text)):
+                    self._conclude()
             case h11.EndOfMessage():
                 self._conclude(whole=True)
 

@@ -28,9 +28,11 @@ from wingsd.util.tls_records import GatheringConnection
 
 __all__ = [
     "ACCEPTS",
+    "FREE_PIECES",
     "PAUSE",
     "ServerCertificate",
     "TcpInfo",
+    "are_too_small",
     "keep_alive",
     "limit_accepts",
     "tcp_info",
@@ -43,6 +45,16 @@ __all__ = [
 IDLE = 60
 INTERVAL = 15
 PROBES = 4
+
+
+#: Pieces of a body that may be of any size, and the average bytes of those beyond. A piece is a
+#: chunk, or a record of TLS: one of a byte takes as much work as one of thousands.
+FREE_PIECES, LEAST_PIECE = 16_384, 256
+
+
+def are_too_small(pieces: int, size: int) -> bool:
+    """Return whether a body of `size` bytes so far came in too many pieces."""
+    return pieces > FREE_PIECES + size // LEAST_PIECE
 
 
 def keep_alive(connection: socket.socket) -> None:

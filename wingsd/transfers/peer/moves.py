@@ -55,6 +55,8 @@ SOON, NO_SPACE_PAUSE = 1.0, 30.0
 DAMAGES = 3
 #: Seconds that the destination may wait for a change before it tells how far it is.
 WAIT, LEAST_WAIT = 25, 1
+#: Seconds between two such questions, at least: a destination may tell something new each time.
+PROGRESS_EVERY = 0.1
 #: Codes of a node that stops or starts; a proxy's answers have none.
 _NOT_YET = frozenset({"", "daemon-stopping", "servers-not-loaded"})
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -162,6 +164,8 @@ class MoveClient:
         #: Seconds for which a request is repeated that does not get through.
         self.patience = patience
         self._wait = WAIT
+        #: When it may be asked again how far it is.
+        self._next_progress = 0.0
         self._move = ""
         self._session = ""
         self._sleeping: set[Deferred[None]] = set()
@@ -309,6 +313,9 @@ class MoveClient:
 
         A proxy may end a request before it is answered: then the next ones wait for half as long.
         """
+        if (early := self._next_progress - self._clock.seconds()) > 0:
+            await self._sleep(early)
+        self._next_progress = self._clock.seconds() + PROGRESS_EVERY
         answer = await self._waited(tag) if tag else None
         if answer is None:
             asked = self._request("GET", "")

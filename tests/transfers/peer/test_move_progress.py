@@ -1,0 +1,46 @@
+"""How often a destination of a move is asked how far it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from wingsd.http_upload.exchange import Answer
+from wingsd.transfers.peer.move_trouble import MoveTrouble
+from wingsd.transfers.peer.moves import PROGRESS_EVERY, MoveClient
+
+MOST = 1000
+
+
+class NewEachTime:
+    """A destination that answers at once, each time with something new."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def send(self, _: object) -> Answer:
+        self.asked += 1
+        said = {"phase": "committing", "tag": f"t{self.asked}"}
+        return Answer(200, "OK", [], json.dumps(said).encode(), early=False)
+
+
+async def test_a_destination_that_tells_something_new_each_time_is_asked_at_a_rate() -> None:
+    clock, node = Clock(), NewEachTime()
+    requests: Any = node
+    client = MoveClient(requests, "server", "key", clock, MoveTrouble(clock, print), 60.0)
+
+    async def follow() -> None:
+        tag = ""
+        for _ in range(MOST):
+            tag = (await client.progress(tag, 60.0)).tag
+
+    following = Deferred.fromCoroutine(follow())
+    assert node.asked == 1
+    for each in range(2, 20):
+        clock.advance(PROGRESS_EVERY)
+        assert node.asked == each
+    following.addErrback(lambda _: None)
+    following.cancel()
