@@ -18,7 +18,7 @@ import pytest
 
 from tests.egg_files.helpers import DOTTED_KEYS, is_confined, lives, processes_of
 from wingsd.egg_files.changes import Change, Refused
-from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob, child
+from wingsd.egg_files.process import BOUNDS, RewriteJob, child
 
 CHANGES = [Change("a.b", "2")]
 MIB = 1 << 20
@@ -81,6 +81,28 @@ def test_a_file_of_dotted_keys_ends_at_its_cpu_time() -> None:
     job = RewriteJob(attrs.evolve(BOUNDS, cpu_seconds=1, seconds=600))
     assert refusal(job, "toml", DOTTED_KEYS) == "its parser needs more than 1 s of CPU time"
     assert job.slow
+
+
+def test_a_quick_job_stops_when_it_is_slow_and_leaves_the_rest_to_another() -> None:
+    bounds = attrs.evolve(BOUNDS, slow_seconds=1, quick_seconds=600)
+    job = RewriteJob(bounds, quick=True)
+    refusal(job, "toml", DOTTED_KEYS)
+    assert (job.slow, job.unfinished) == (True, True)
+    assert refusal(job) == "it is left for another job"
+    job = RewriteJob(
+        attrs.evolve(bounds, quick_seconds=0.1), program("signal.pause()"), quick=True
+    )
+    refusal(job)
+    assert (job.slow, job.unfinished) == (True, True)
+    # A process that ends otherwise, or takes its time in several files.
+    job = RewriteJob(bounds, program("os.abort()"), quick=True)
+    refusal(job)
+    assert (job.slow, job.unfinished) == (True, False)
+    job = RewriteJob(attrs.evolve(bounds, slow_seconds=0), quick=True)
+    assert job.rewrite("json", b"{}", CHANGES).data
+    assert (job.slow, job.unfinished) == (True, False)
+    assert refusal(job) == "it is left for another job"
+    assert job.unfinished
 
 
 @pytest.mark.parametrize(
@@ -203,7 +225,7 @@ child.main(int(sys.argv[2]), int(sys.argv[3]))
 
 def spy(do: str = "pass") -> list[str]:
     """Return the program with a spy that does that once it is confined."""
-    *start, _code, path, cpu_seconds, memory = child(RewriteBounds())
+    *start, _code, path, cpu_seconds, memory = child(10, BOUNDS.memory)
     return [*start, SPY.replace("DO", do), path, cpu_seconds, memory]
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import attrs
 import pytest
 from twisted._threads import AlreadyQuit
-from twisted.internet.defer import CancelledError, Deferred, execute, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, execute, succeed
 from twisted.internet.task import deferLater
 
 from tests.egg_files.helpers import DOTTED_KEYS, processes_of
 from tests.servers.harness import UUID, FakeNode, configuration
 from tests.support.reactor import reactor
+from wingsd.app.process import REWRITERS, SLOW_NICE, SLOW_REWRITERS
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import Conflict
@@ -108,23 +109,33 @@ def test_the_growth_of_all_files_is_reported(
 class Rewritten:
     """Rewriters whose jobs are at once over. They were `slow` one after the other as given."""
 
-    def __init__(self, *slow: bool) -> None:
+    def __init__(self, *slow: bool, unfinished: int = -1) -> None:
         self._slow = list(slow)
+        self._unfinished = unfinished
         self.asked: list[bool] = []
 
     def begin(self, *_: object, slow: bool) -> tuple[RewriteJob, Deferred[list[str]]]:
         self.asked.append(slow)
         job = RewriteJob(BOUNDS)
         job.slow = self._slow.pop(0)
-        return job, succeed([])
+        job.unfinished = len(self.asked) - 1 == self._unfinished
+        return job, succeed([f"of the job {len(self.asked)}"])
 
 
 def test_a_slow_server_is_rewritten_apart_for_now(node: FakeNode, tmp_path: Path) -> None:
     rewriters = Rewritten(True, True, False, False)
     egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)  # type: ignore[arg-type]
     for _ in range(4):
-        assert Deferred.fromCoroutine(egg_files.rewrite(with_file("a"))).result == []
+        Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))
     assert rewriters.asked == [False, True, True, False]
+
+
+def test_a_start_that_turns_out_to_be_slow_goes_on_apart(node: FakeNode, tmp_path: Path) -> None:
+    rewriters = Rewritten(False, True, True, unfinished=1)
+    egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)  # type: ignore[arg-type]
+    for lines in (["of the job 1"], ["of the job 3"]):
+        assert Deferred.fromCoroutine(egg_files.rewrite(with_file("a"))).result == lines
+    assert rewriters.asked == [False, False, True]
 
 
 def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
@@ -168,12 +179,16 @@ class RewritingNode:
 
 @pytest.fixture
 def bounds() -> RewriteBounds:
-    return attrs.evolve(BOUNDS, cpu_seconds=1, seconds=600)
+    return attrs.evolve(BOUNDS, cpu_seconds=600, seconds=600, slow_seconds=1, quick_seconds=600)
 
 
 @pytest.fixture
 def real(node: FakeNode, bounds: RewriteBounds) -> Iterator[RewritingNode]:
-    rewriters = Rewriters(Workers(reactor, "rewrite", 4), Workers(reactor, "slow", 1), bounds)
+    rewriters = Rewriters(
+        Workers(reactor, "rewrite", REWRITERS),
+        Workers(reactor, "slow", SLOW_REWRITERS, nice=SLOW_NICE),
+        bounds,
+    )
     rewriters.start()
     servers = node.make_servers(rewriters)
     yield RewritingNode(node, rewriters, servers)
@@ -181,33 +196,47 @@ def real(node: FakeNode, bounds: RewriteBounds) -> Iterator[RewritingNode]:
         rewriters.stop()
 
 
-async def test_four_hostile_files_keep_no_server_from_starting(real: RewritingNode) -> None:
-    hostile = [f"{number}1111111-6e2b-4c43-9d57-0c4c5e1c7f10" for number in range(4)]
-    files = [real.add(uuid, DOTTED_KEYS) for uuid in hostile]
-    file = real.add(UUID, b"port = 2\n")
-    lines: list[tuple[str, ...]] = []
-    for uuid in hostile:
-        real.fakes.bus.subscribe(uuid, lambda event: lines.append((event.name, *event.args)))
-    await real.servers.boot()
-    starts = [
-        Deferred.fromCoroutine(real.servers.get(uuid).power(PowerAction.START)) for uuid in hostile
-    ]
-    await real.servers.get(UUID).power(PowerAction.START)
-    assert file.read_text() == "port = 1\n"
-    await gatherResults(starts)
-    why = '"a.toml" is left as it was: its parser needs more than 1 s of CPU time'
-    assert lines.count(("daemon message", why)) == len(hostile)
-    for uuid, left in zip(hostile, files, strict=True):
-        assert real.servers.get(uuid).state is PowerState.STARTING
-        assert left.read_bytes() == DOTTED_KEYS
-
-
 async def until(true: Callable[[], bool]) -> None:
     while not true():
         await deferLater(reactor, 0.01)
 
 
-@pytest.mark.parametrize("bounds", [attrs.evolve(BOUNDS, cpu_seconds=600, seconds=600)])
+async def test_four_hostile_files_keep_no_server_from_starting(real: RewritingNode) -> None:
+    hostile = [f"{number}1111111-6e2b-4c43-9d57-0c4c5e1c7f10" for number in range(REWRITERS)]
+    for uuid in hostile:
+        real.add(uuid, DOTTED_KEYS)
+    file = real.add(UUID, b"port = 2\n")
+    await real.servers.boot()
+    starts = [
+        Deferred.fromCoroutine(real.servers.get(uuid).power(PowerAction.START)) for uuid in hostile
+    ]
+    # None of them ends here: they go on one after the other, apart from the quick ones.
+    await real.servers.get(UUID).power(PowerAction.START)
+    assert file.read_text() == "port = 1\n"
+    assert not any(start.called for start in starts)
+    await until(lambda: len(processes_of(os.getpid())) == SLOW_REWRITERS)
+    (process,) = processes_of(os.getpid())
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, process) == max(own, SLOW_NICE) > 0
+    real.rewriters.stop()
+    await until(lambda: processes_of(os.getpid()) == [])
+
+
+@pytest.mark.parametrize(
+    "bounds", [attrs.evolve(BOUNDS, cpu_seconds=2, seconds=600, slow_seconds=1)]
+)
+async def test_a_server_with_a_hostile_file_starts_and_says_why(real: RewritingNode) -> None:
+    file = real.add(UUID, DOTTED_KEYS)
+    lines: list[tuple[str, ...]] = []
+    real.fakes.bus.subscribe(UUID, lambda event: lines.append((event.name, *event.args)))
+    await real.servers.boot()
+    await real.servers.get(UUID).power(PowerAction.START)
+    why = '"a.toml" is left as it was: its parser needs more than 2 s of CPU time'
+    assert lines.count(("daemon message", why)) == 1
+    assert real.servers.get(UUID).state is PowerState.STARTING
+    assert file.read_bytes() == DOTTED_KEYS
+
+
 async def test_a_kill_and_the_nodes_end_leave_no_process(real: RewritingNode) -> None:
     real.add(UUID, DOTTED_KEYS)
     await real.servers.boot()

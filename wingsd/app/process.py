@@ -139,9 +139,11 @@ BACKUP_WORKERS = 9
 UPLOAD_WORKERS = 2
 # Archives of files that are made while a browser saves them: each has its thread until the end.
 DOWNLOAD_WORKERS = 8
-# Servers whose egg files are rewritten at a time; and of those that were slow the last time.
+# Servers whose egg files are rewritten at a time; and those that turn out to be slow, whose
+# processes inherit the nice value of their thread.
 REWRITERS = 4
 SLOW_REWRITERS = 1
+SLOW_NICE = 5
 
 
 class Pools:
@@ -169,7 +171,7 @@ class Pools:
         self.restorers = archive_workers("restore", RESTORERS)
         self.rewriters = Rewriters(
             Workers(reactor, "rewrite", REWRITERS),
-            Workers(reactor, "slow", SLOW_REWRITERS),
+            Workers(reactor, "slow", SLOW_REWRITERS, nice=SLOW_NICE),
         )
         self.engine = Workers(reactor, "engine", ENGINE_WORKERS)
         self.database = Workers(reactor, "database", 1)

@@ -6,6 +6,7 @@ time, some a hundred times a file's size in memory. A child process keeps that f
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -33,36 +34,47 @@ class RewriteBounds:
 
     `cpu_seconds` (CPU time) and `memory` (bytes of address space) bound the process of each file,
     `seconds` the time of all of them together. A start is slow that has used more CPU time than
-    `slow_seconds`.
+    `slow_seconds`. A quick job stops then, or after `quick_seconds`.
     """
 
     cpu_seconds: int = 10
     memory: int = 512 << 20
     seconds: float = 20.0
     slow_seconds: float = 2.0
+    quick_seconds: float = 5.0
 
 
 BOUNDS = RewriteBounds()
 
 
-def child(bounds: RewriteBounds) -> list[str]:
-    """Return the command that answers one request."""
-    return launch.command("wingsd.egg_files.child", bounds.cpu_seconds, bounds.memory)
+def child(cpu_seconds: int, memory: int) -> list[str]:
+    """Return the command that answers one request within these bounds."""
+    return launch.command("wingsd.egg_files.child", cpu_seconds, memory)
 
 
 class RewriteJob:
     """The egg files of one start, parsed one after the other by `program`.
 
-    `rewrite` blocks, and is called by one thread; `cancel` can be called by any other.
+    A `quick` job stops when it turns out to be slow, and is then `unfinished`. `rewrite` blocks,
+    and is called by one thread; `cancel` can be called by any other.
     """
 
-    def __init__(self, bounds: RewriteBounds, program: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, bounds: RewriteBounds, program: Sequence[str] | None = None, *, quick: bool = False
+    ) -> None:
         #: Whether a file reached a limit, or all of them took long.
         self.slow = False
+        #: Whether files are left for a job that is not quick.
+        self.unfinished = False
         #: The bytes by which all files together have grown, negative if they have shrunk.
         self.growth = 0
         self._bounds = bounds
-        self._program = program or child(bounds)
+        self._quick = quick
+        self._cpu_limit, self._seconds = bounds.cpu_seconds, bounds.seconds
+        if quick:
+            self._cpu_limit = max(math.ceil(bounds.slow_seconds), 1)
+            self._seconds = bounds.quick_seconds
+        self._program = program or child(self._cpu_limit, bounds.memory)
         self._deadline: float | None = None
         self._cpu_seconds = 0.0
         self._lock = Lock()
@@ -75,6 +87,10 @@ class RewriteJob:
         Raises Refused for what its parser refuses, for a file that takes more than the bounds, and
         after `cancel`; OSError where no process can be started.
         """
+        if self._quick and self._cpu_seconds > self._bounds.slow_seconds:
+            self.unfinished = True
+        if self.unfinished:
+            raise Refused("it is left for another job")
         limit = format_of(parser).limit
         request = RewriteRequest(parser, data, changes)
         message = self._run(request.encode(), MAX_HEADER + limit, parser)
@@ -107,7 +123,7 @@ class RewriteJob:
     def _run(self, message: bytes, most: int, parser: str) -> bytes:
         """Run the program; return its answer of at most `most` bytes."""
         if self._deadline is None:
-            self._deadline = time.monotonic() + self._bounds.seconds
+            self._deadline = time.monotonic() + self._seconds
         process = self._start(message)
         stdout = cast("IO[bytes]", process.stdout)
         status = None
@@ -115,8 +131,9 @@ class RewriteJob:
             answer = self._read(stdout.fileno(), most)
             status = process.wait(self._left())
         except (TimeoutError, subprocess.TimeoutExpired):
+            self.unfinished = self._quick
             raise Refused(
-                f"the {self._bounds.seconds:g} s that a server's egg files may take are over"
+                f"the {self._seconds:g} s that a server's egg files may take are over"
             ) from None
         finally:
             self.slow |= status != 0
@@ -124,7 +141,8 @@ class RewriteJob:
             process.wait()
             stdout.close()
         if status == -signal.SIGXCPU:
-            raise Refused(f"its parser needs more than {self._bounds.cpu_seconds} s of CPU time")
+            self.unfinished = self._quick
+            raise Refused(f"its parser needs more than {self._cpu_limit} s of CPU time")
         if status:
             raise Refused(f"its parser, {quoted(parser)}, ended by {launch.ending(status)}")
         return answer

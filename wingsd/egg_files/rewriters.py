@@ -24,9 +24,9 @@ T = TypeVar("T")
 class Rewriters:
     """Rewrites egg files in threads; each thread has at most one process that parses.
 
-    The servers' users decide how long that takes, within the bounds. A server whose files were
-    slow to parse gets a thread of `slow` the next time, where it delays only similar ones.
-    `bounds` are those of `wingsd.egg_files.process` by default.
+    The servers' users decide how long that takes, within the bounds. A server whose files turn
+    out to be slow to parse gets a thread of `slow`, now and the next time, where it delays only
+    similar ones. `bounds` are those of `wingsd.egg_files.process` by default.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Rewriters:
         self._slow = slow
         self._bounds = bounds
         self._jobs: set[RewriteJob] = set()
+        self._stopped = False
 
     def start(self) -> None:
         """Accept work."""
@@ -43,7 +44,8 @@ class Rewriters:
         self._slow.start()
 
     def stop(self) -> None:
-        """End all processes, and the threads as `Workers` does."""
+        """End all processes, and the threads as `Workers` does; no other process starts."""
+        self._stopped = True
         for job in self._jobs:
             job.cancel()
         self._workers.stop()
@@ -66,7 +68,9 @@ class Rewriters:
         from wingsd.egg_files.process import BOUNDS, RewriteJob  # noqa: PLC0415
         from wingsd.egg_files.rewrite import rewrite  # noqa: PLC0415
 
-        job = RewriteJob(self._bounds or BOUNDS)
+        job = RewriteJob(self._bounds or BOUNDS, quick=not slow)
+        if self._stopped:
+            job.cancel()
         self._jobs.add(job)
         workers = self._slow if slow else self._workers
         working = workers.run(rewrite, open_root, files, node, job.rewrite)
@@ -117,16 +121,19 @@ class ServerEggFiles:
         files = configuration.process.configs
         if not files:
             return []
-        await self._lock.acquire()
         node = public_configuration(self._config)
-        job, working = self._rewriters.begin(self._open_root, files, node, slow=self._slow)
-        done = Deferred[list[str]]()
-        working.addBoth(self._ended, job).chainDeferred(done)
-        try:
-            return await done
-        except CancelledError:
-            job.cancel()
-            raise
+        while True:
+            await self._lock.acquire()
+            job, working = self._rewriters.begin(self._open_root, files, node, slow=self._slow)
+            done = Deferred[list[str]]()
+            working.addBoth(self._ended, job).chainDeferred(done)
+            try:
+                lines = await done
+            except CancelledError:
+                job.cancel()
+                raise
+            if not job.unfinished:
+                return lines
 
     def _ended(self, outcome: Any, job: RewriteJob) -> Any:
         # A job that was cancelled before it had a process does not show how slow the files are.
