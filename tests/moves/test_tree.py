@@ -9,7 +9,7 @@ import pytest
 from tests.moves.moving import LIMITS
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import block_digest, directory_hash
-from wingsd.moves.errors import RoundIncomplete
+from wingsd.moves.errors import FrameRefused, RoundIncomplete
 from wingsd.moves.frames import (
     DirectoryFrame,
     FileFrame,
@@ -26,13 +26,28 @@ from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordT
 from wingsd.moves.nodes import pack_file
 from wingsd.moves.recovery import recover
 from wingsd.moves.snapshot import parts, snapshot
-from wingsd.moves.tree import MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 
 def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:
     frame = WholeFrame(path, 0o644, 1, len(data), block_digest(data))
     begin(tree, frame)
     done(tree, frame)
+
+
+def test_files_that_wait_in_slots_are_counted() -> None:
+    tree = MoveTree(MoveLimits(4, 100))
+    for name in (b"a", b"b", b"c"):
+        whole(tree, name)
+    for slot, name in enumerate((b"a", b"b", b"c")):
+        apply_shape(tree, TakeFrame(name, slot))
+    whole(tree, b"d")
+    for slot in range(3):
+        apply_shape(tree, PutFrame(b"put%d" % slot, slot))
+    assert (tree.members, tree.bytes, tree.slots) == (4, 16, {})
+    apply_shape(tree, TakeFrame(b"put0", 0))
+    with pytest.raises(FrameRefused, match="more than 4 files"):
+        whole(tree, b"e")
 
 
 @pytest.fixture

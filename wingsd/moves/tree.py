@@ -36,7 +36,10 @@ __all__ = [
 
 @frozen(repr=False)
 class MoveLimits:
-    """What one move may take: names, directories included, and bytes of files with their holes."""
+    """What one move may take: names, directories included, and bytes of files with their holes.
+
+    Files in slots count as names.
+    """
 
     members: int
     bytes: int
@@ -187,7 +190,7 @@ class MoveTree:
 
     def _count(self, more: int) -> None:
         self.members += more
-        if self.members > self._limits.members:
+        if self.members + len(self.slots) > self._limits.members:
             raise refused(
                 f"there are more than {self._limits.members} files, directories and links; raise "
                 "system.transfers.max_members on this node if they are to be received"
@@ -250,10 +253,9 @@ class MoveTree:
 
     def put(self, path: bytes, slot: int) -> None:
         """Give what is in a slot a path. Raises KeyError."""
-        node = self._store.shared(self.slots[slot])
+        node = self._store.shared(self.slots.pop(slot))
         self.add(path, node)
         node.slots -= 1
-        del self.slots[slot]
 
     def drop_slots(self) -> None:
         """Give up the files that were taken out of the tree and have no new path."""
