@@ -475,28 +475,49 @@ def test_an_address_with_hundreds_of_wrong_keys_is_refused_without_the_panel(
     assert isinstance(made.login("ssh-ed25519 AAAA", kind="public_key"), GrantedLogin)
 
 
-def test_one_address_does_not_take_the_turns_of_all_others(made: SftpNode) -> None:
-    answered: Deferred[None] = Deferred()
+class SlowPanel:
+    """Answers when `answered` fires."""
 
-    async def slow(login: dict[str, Any]) -> SftpAccess:
-        made.panel.asked.append(login)
-        await answered
-        return SftpAccess(USER, UUID, ("*",))
+    def __init__(self, made: SftpNode) -> None:
+        self._made = made
+        self.answered: Deferred[None] = Deferred()
+        made.panel.sftp_access = self.access  # type: ignore[method-assign]
 
-    made.panel.sftp_access = slow  # type: ignore[method-assign]
+    async def access(self, login: dict[str, Any]) -> SftpAccess:
+        self._made.panel.asked.append(login)
+        await self.answered
+        if isinstance(self._made.panel.answer, Exception):
+            raise self._made.panel.answer
+        return self._made.panel.answer
 
-    def check(number: int, ip: str) -> Outcome:
+    def check(self, number: int, ip: str) -> Outcome:
         login = Login(number, number, "password", NAME, f"a {number}", ip, 50_000)
-        return Outcome.of(made.logins.check(login))
+        return Outcome.of(self._made.logins.check(login))
 
-    many = [check(number, IP) for number in range(400)]
-    other = check(400, "198.51.100.7")
+
+def test_one_address_does_not_take_the_turns_of_all_others(made: SftpNode) -> None:
+    slow = SlowPanel(made)
+    many = [slow.check(number, IP) for number in range(400)]
+    assert len(made.panel.asked) == 4
+    other = slow.check(400, "198.51.100.7")
+    assert made.panel.asked[-1]["password"] == "a 400"
     assert not other.over
-    answered.callback(None)
+    slow.answered.callback(None)
     assert isinstance(other.value(), GrantedLogin)
     assert sum(isinstance(each.value(), GrantedLogin) for each in many) == 64
     # What was refused for that was not judged: the same password is right a moment later.
-    assert isinstance(check(399, IP).value(), GrantedLogin)
+    assert isinstance(slow.check(399, IP).value(), GrantedLogin)
+
+
+def test_passwords_that_are_tried_at_once_are_no_more_than_one_after_the_other(
+    made: SftpNode,
+) -> None:
+    slow = SlowPanel(made)
+    made.panel.answer = refusal(403)
+    many = [slow.check(number, IP) for number in range(60)]
+    slow.answered.callback(None)
+    assert all(isinstance(each.value(), Refused) for each in many)
+    assert 6 <= len(made.panel.asked) < 10
 
 
 def test_a_connection_that_begins_twice_is_a_fault_of_the_process(made: SftpNode) -> None:

@@ -35,8 +35,8 @@ from wingsd.util.text import canonical_uuid
 
 __all__ = ["GrantedLogin", "LoginPanel", "LoginRefused", "SftpLogins", "check_server"]
 
-#: Calls of the Panel at a time, and those that wait for their turn.
-_CALLS = 8
+#: Calls of the Panel at a time, and those of one address; and logins that are checked at a time.
+_CALLS, _CALLS_OF_ADDRESS = 8, 4
 _WAITING = 256
 #: Logins of one address that are checked at a time: a client may open this many connections.
 _OF_ADDRESS = 64
@@ -127,34 +127,45 @@ class SftpLogins:
         self._now = now
         self._tries = LoginTries(config.system.sftp.limits, seconds)
         self._calls = DeferredSemaphore(_CALLS)
-        #: The logins that are checked now, by the blocks of their addresses.
+        #: The logins that are checked now, by the blocks of their addresses, and their turns.
         self._checked: Counter[str] = Counter()
+        self._turns: dict[str, DeferredSemaphore] = {}
 
     async def check(self, login: Login) -> GrantedLogin | Refused:
         """Return what a login grants, or its refusal, which is logged."""
-        block, username = address_block(login.ip), login.username
-        is_password = login.kind == "password"
-        if self._tries.is_refused(username, login.secret):
+        block = address_block(login.ip)
+        refused = self._refused_before(login, block)
+        if refused is not None:
+            return refused
+        if self._checked[block] >= _OF_ADDRESS or self._checked.total() >= _WAITING:
+            # It is not known to be wrong: it neither counts nor is kept.
+            why = "too many logins wait for the Panel's answer"
+            self._log_refusal(login, LoginRefused.code, why)
+            return Refused(login.request)
+        self._checked[block] += 1
+        turns = self._turns.setdefault(block, DeferredSemaphore(_CALLS_OF_ADDRESS))
+        try:
+            async with turns:
+                return self._refused_before(login, block) or await self._judged(login, block)
+        finally:
+            self._checked -= Counter((block,))
+            if block not in self._checked:
+                del self._turns[block]
+
+    def _refused_before(self, login: Login, block: str) -> Refused | None:
+        """Return the refusal of a login that the Panel need not be asked about."""
+        if self._tries.is_refused(login.username, login.secret):
             return Refused(login.request)
         if (
-            self._tries.is_blocked(block, username)
-            if is_password
+            self._tries.is_blocked(block, login.username)
+            if login.kind == "password"
             else self._tries.is_blocked_for_keys(block)
         ):
             if self._tries.is_to_be_reported(block):
                 why = "too many were refused of this address; it can try again later"
                 self._log_refusal(login, LoginRefused.code, why)
             return Refused(login.request, final=True)
-        if self._checked[block] >= _OF_ADDRESS or len(self._calls.waiting) >= _WAITING:
-            # It is not known to be wrong: it neither counts nor is kept.
-            why = "too many logins wait for the Panel's answer"
-            self._log_refusal(login, LoginRefused.code, why)
-            return Refused(login.request)
-        self._checked[block] += 1
-        try:
-            return await self._judged(login, block)
-        finally:
-            self._checked -= Counter((block,))
+        return None
 
     async def _judged(self, login: Login, block: str) -> GrantedLogin | Refused:
         username, is_password = login.username, login.kind == "password"
@@ -186,12 +197,9 @@ class SftpLogins:
                 "the user name is not that of a Panel's user, a dot, and the first eight "
                 "characters of a server's UUID"
             )
-        await self._calls.acquire()
-        try:
+        async with self._calls:
             issued = self._now()
             found = await self._panel.sftp_access(_body(login))
-        finally:
-            self._calls.release()
         user, uuid = canonical_uuid(found.user) or found.user, canonical_uuid(found.server)
         if uuid is None:
             raise LoginRefused("the Panel's answer does not name a server")
