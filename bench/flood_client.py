@@ -32,6 +32,7 @@ __all__ = [
     "key_updates",
     "one_byte_records",
     "one_server",
+    "sftp_handshakes",
     "sftp_requests",
     "together",
     "unread",
@@ -181,6 +182,13 @@ async def key_updates(flood: Flood, target: Target, number: int) -> None:
 async def one_byte_records(flood: Flood, target: Target, number: int) -> None:
     """Send the opening, and then records with one byte of data each."""
     await _send_records(flood, target, number, lambda client: client.data(b"x"))
+
+
+async def sftp_handshakes(_: Flood, target: Target, __: int) -> None:
+    """Exchange keys with the SFTP server, and close the connection."""
+    host, _port = target.address
+    with suppress(asyncssh.Error):
+        await asyncssh.get_server_host_key(host, target.sftp_port, config=None)
 
 
 async def sftp_requests(flood: Flood, target: Target, _: int) -> None:

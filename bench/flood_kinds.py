@@ -23,6 +23,7 @@ from bench.flood_client import (
     key_updates,
     one_byte_records,
     one_server,
+    sftp_handshakes,
     sftp_requests,
     together,
     unread,
@@ -114,6 +115,9 @@ KINDS = {
     "SFTP: saslprep of 250 KB, a session": _of_sftp(_SFTP_PASSWORDS, "SFTP listing"),
     "SFTP: changes of a password of 125 KB": _of_sftp(
         _SFTP_PASSWORD + Boolean(True) + String(_LONG_PASSWORD[:41_666]) * 2, "SFTP login"
+    ),
+    "SFTP: exchanges of keys": Flood(
+        client=sftp_handshakes, reference="SFTP login", connections=64
     ),
     "SFTP: keys of 200 KB": _of_sftp(_SFTP_KEY + String(_LONG_KEY), "SFTP login"),
     "downloads by signed URLs, not read": Flood(
