@@ -184,6 +184,13 @@ class SftpConnection(asyncssh.SSHServer):
         self._judge(answer, is_last=self._asked["password"] >= most)
         return self._granted is not None
 
+    def change_password(self, username: str, old_password: str, new_password: str) -> bool:
+        """Refuse it, as a wrong password: users change theirs in the Panel."""
+        most = self._site.config.limits.authentication_password_attempts
+        self._asked["password"] += 1
+        self._judge(Refused(0), is_last=self._asked["password"] >= most)
+        return False
+
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Have a public key checked, before it is known that the client has the private one.
 
