@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 
 import psutil
 import pytest
@@ -50,7 +51,13 @@ def test_the_refusal_does_not_tell_the_address() -> None:
     assert "host.example" in str(raised.value)
 
 
-def test_addresses_of_this_node_are_known() -> None:
+@pytest.mark.parametrize("any_can_be_bound", ["0", "1"])
+def test_addresses_of_this_node_are_known(
+    any_can_be_bound: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = tmp_path / "ip_nonlocal_bind"
+    setting.write_text(f"{any_can_be_bound}\n")
+    monkeypatch.setattr("wingsd.guarded_http.policy._NON_LOCAL_BIND", setting)
     own = [
         each.address
         for addresses in psutil.net_if_addrs().values()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -50,10 +49,8 @@ _UNICAST_6 = parse_network("2000::/3")
 #: What of it is not public: of protocols (Teredo among them), documentation, and 6to4, which has
 #: any address of IPv4 in it.
 _NOT_PUBLIC_6 = tuple(map(parse_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
-_NON_LOCAL_BIND = {
-    4: Path("/proc/sys/net/ipv4/ip_nonlocal_bind"),
-    6: Path("/proc/sys/net/ipv6/ip_nonlocal_bind"),
-}
+#: Whether any address of IPv6 can be bound, not only the host's.
+_NON_LOCAL_BIND = Path("/proc/sys/net/ipv6/ip_nonlocal_bind")
 
 
 def is_public(address: Address) -> bool:
@@ -64,20 +61,28 @@ def is_public(address: Address) -> bool:
 
 
 def is_of_this_host(address: Address) -> bool:
-    """Return whether an interface of this host has the address.
-
-    Only such an address can be bound. Where the system lets any be bound, this is not known.
-    """
-    with suppress(OSError):
-        if _NON_LOCAL_BIND[address.version].read_text().strip() != "0":
-            return False
+    """Return whether an interface of this host has the address, also where any can be bound."""
     family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind((str(address), 0))
+            if isinstance(address, IPv4Address):  # which has to be one of an interface
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, address.packed)
+            elif _can_bind_any():
+                # RFC 6724, rule 1: to the host's own address from the same; nothing is sent
+                probe.connect((str(address), 9))
+                return ip_address(probe.getsockname()[0]) == address
+            else:
+                probe.bind((str(address), 0))
         except OSError:
             return False
     return True
+
+
+def _can_bind_any() -> bool:
+    try:
+        return _NON_LOCAL_BIND.read_text().strip() != "0"
+    except OSError:
+        return False
 
 
 @attrs.frozen
