@@ -62,6 +62,8 @@ __all__ = [
 #: Seconds that `GET` waits for a change at most, and between two looks.
 MAX_WAIT = 30.0
 LOOK_EVERY = 0.05
+#: Requests of one move that wait for a change at a time; further ones are answered at once.
+MOST_WAITING = 16
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MOVE_FAILS = (
@@ -140,13 +142,19 @@ class MoveEndpoint(_MovePath):
     async def get_move(self, request: StreamingRequest, query: WaitQuery) -> MoveStatus:
         """Return how far a move is, or how it has ended."""
         wait = min(float(_number(query.wait, "wait")), MAX_WAIT)
+        status, transfer = await self._status(), self._transfer
+        if transfer is None or transfer.waiting >= MOST_WAITING:
+            return status
         end = self._reactor.seconds() + wait
-        while True:
-            status = await self._status()
-            if status.tag != query.since or self._reactor.seconds() >= end:
-                return status
-            await deferLater(self._reactor, LOOK_EVERY)
-            self._transfer = self._moves.find(self.uuid, self._part("move"))
+        transfer.waiting += 1
+        try:
+            while status.tag == query.since and self._reactor.seconds() < end:
+                await deferLater(self._reactor, LOOK_EVERY)
+                self._transfer = self._moves.find(self.uuid, self._part("move"))
+                status = await self._status()
+        finally:
+            transfer.waiting -= 1
+        return status
 
     @call("DELETE", Success(HTTPStatus.NO_CONTENT, "It ends."), fails=(HTTPStatus.CONFLICT,))
     async def delete_move(self, request: StreamingRequest, query: KeepQuery) -> None:

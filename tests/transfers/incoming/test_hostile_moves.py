@@ -15,6 +15,7 @@ from tests.support.reactor import until
 from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
+from wingsd.api import moves
 from wingsd.moves.batch import BatchKind, encode_batch, make_index
 from wingsd.moves.digests import block_digest
 from wingsd.moves.frames import DirectoryFrame, FileFrame, WholeFrame
@@ -340,3 +341,21 @@ async def test_names_may_not_take_more_than_the_files(
     answer = await client.resume()
     assert refused(answer) == (400, "disk-limit-exceeded")
     assert "the names of" in answer.json["detail"]
+
+
+async def test_only_some_questions_are_waited_with(node: MovingNode, source: Path) -> None:
+    client = await opened(node, source)
+    tag = (await client.status()).json["tag"]
+    transfer: Any = node.receiver.find(UUID)
+    # They are waited with for 30 s, which the reactor looks at 20 times a second each.
+    transfer.waiting = moves.MOST_WAITING
+    assert (await client.status(wait=30, since=tag)).json["tag"] == tag
+    transfer.waiting = moves.MOST_WAITING - 1
+    asked = Deferred.fromCoroutine(client.status(wait=30, since=tag))
+    await until(lambda: transfer.waiting == moves.MOST_WAITING)
+    assert (await client.status(wait=30, since=tag)).json["tag"] == tag
+    assert not asked.called
+    await client.put_all(client.round())
+    assert (await client.resume()).status == 200
+    assert (await asked).json["tag"] != tag
+    assert transfer.waiting == moves.MOST_WAITING - 1

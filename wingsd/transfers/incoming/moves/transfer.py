@@ -90,6 +90,8 @@ class MoveTransfer(IncomingTransfer):
             lambda seconds: self.abort(MoveAbandoned(seconds)),
         )
         self._asked = reactor.seconds()
+        #: Requests that wait for a change.
+        self.waiting = 0
         #: What is tried before the server is stopped at its source.
         trials = (self._ask_panel, self._require_room, self._rehearse)
         self.preparation = Preparation(server, trials)
