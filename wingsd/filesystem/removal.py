@@ -12,6 +12,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable
+from itertools import islice
 
 from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.filesystem.new_file import TEMPORARY
@@ -27,7 +28,8 @@ _MAX_NAMES = 1024
 _MAX_ALL_NAMES = 1 << 16
 #: How often directories may get new files while they are deleted.
 _MAX_REFILLED = 64
-_CANCEL_STEP = 256
+#: Names that are deleted under the lock, and between two looks whether the work is cancelled.
+_BATCH = 64
 #: A directory has got new entries, or was replaced by something else.
 _CHANGED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP)
 
@@ -229,19 +231,21 @@ class _Remover:
         fd = self._chain.fd
         most = _MAX_NAMES if self._kept < _MAX_ALL_NAMES else 1
         directories: list[bytes] = []
-        if self._cancelled():
-            raise FileWorkCancelled
         with os.scandir(fd) as entries:
-            for number, entry in enumerate(entries, 1):
-                if number % _CANCEL_STEP == 0 and self._cancelled():
+            while True:
+                if self._cancelled():
                     raise FileWorkCancelled
-                name = os.fsencode(entry.name)
-                if not entry.is_dir(follow_symlinks=False) and self._unlinked(fd, name):
-                    continue
-                if len(directories) == most:
-                    return directories, False
-                directories.append(name)
-        return directories, True
+                batch = list(islice(entries, _BATCH))
+                if not batch:
+                    return directories, True
+                with self._usage.locked():
+                    for entry in batch:
+                        name = os.fsencode(entry.name)
+                        if not entry.is_dir(follow_symlinks=False) and self._unlinked(fd, name):
+                            continue
+                        if len(directories) == most:
+                            return directories, False
+                        directories.append(name)
 
     def _unlinked(self, parent: int, name: bytes) -> bool:
         """Delete anything but a directory; return False for a directory.

@@ -52,11 +52,13 @@ class DirectoryUsage:
     """Counts in `usage` what goes from a directory: each file once, with its last name.
 
     `above` is the directory that all servers are in, which their programs cannot reach: it is
-    locked while names are deleted and replaced. Without it nothing is locked.
+    locked while names are deleted and replaced. Without it nothing is locked. For one thread at a
+    time.
     """
 
     def __init__(self, usage: Usage, above: str = "") -> None:
         self._above = above
+        self._is_locked = False
         self.add, self.free = usage.add, usage.free
         self.begin, self.end = usage.begin, usage.end
 
@@ -68,7 +70,7 @@ class DirectoryUsage:
         """
         fd = -1
         try:
-            with self._locked():
+            with self.locked():
                 with suppress(FileNotFoundError):
                     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
                 before = None if fd < 0 else os.fstat(fd)
@@ -82,15 +84,20 @@ class DirectoryUsage:
                 os.close(fd)  # Only now does a file's data go, which may take long.
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Hold the lock, for a few names of which each would take it."""
+        if self._is_locked or not self._above:
+            yield
+            return
         fd = -1
         try:
             with suppress(OSError):  # of a file system without locks
-                if self._above:
-                    fd = os.open(self._above, _DIRECTORY)
-                    fcntl.flock(fd, fcntl.LOCK_EX)
+                fd = os.open(self._above, _DIRECTORY)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            self._is_locked = True
             yield
         finally:
+            self._is_locked = False
             if fd >= 0:
                 with suppress(OSError):  # Not by closing: a child that starts has it open, too.
                     fcntl.flock(fd, fcntl.LOCK_UN)
