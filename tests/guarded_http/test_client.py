@@ -6,10 +6,14 @@ import gzip
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import attrs
+import h11
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 
 from tests.guarded_http.fetching import (
     ALLOWED,
@@ -24,7 +28,7 @@ from tests.guarded_http.fetching import (
 from tests.support.reactor import reactor
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, closed_port, goes_on, read_head
 from wingsd.guarded_http.errors import AddressBlocked, DownloadFailed, UrlInvalid
-from wingsd.guarded_http.exchange import MAX_HEAD, MAX_INTERIM
+from wingsd.guarded_http.exchange import LEAST_PACE, MAX_HEAD, MAX_INTERIM, GuardedExchange
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.util.net import FREE_PIECES
 
@@ -225,6 +229,34 @@ async def test_a_slow_body_is_ended_in_the_end() -> None:
         await fetch(url_of(peer), attrs.evolve(LIMITS, total=1))
     assert "took longer than" in raised.value.detail
     assert 0 < await peer.outcome < 400
+
+
+class Connection(StringTransport):
+    """A connection whose socket can be set up."""
+
+    def getHandle(self) -> socket.socket:
+        return socket.socket()
+
+
+@pytest.mark.parametrize(
+    ("size", "end"),
+    [(1, ["it sent less than 60 KiB in 2 min"]), (LEAST_PACE * 61, [])],
+)
+def test_a_body_that_drips_ends_and_a_slow_one_does_not(size: int, end: list[str]) -> None:
+    clock = Clock()
+    request = h11.Request(method="GET", target="/", headers=[("Host", "h")])
+    exchange = GuardedExchange(clock, request, lambda _: None, None, 120.0)
+    exchange.makeConnection(Connection())
+    exchange.dataReceived(OK + b"Content-Length: 99999999\r\n\r\n")
+    failed: list[Any] = []
+    received = exchange.deliver(Collector(), None)
+    received.addErrback(failed.append)
+    for _ in range(60):
+        clock.advance(59)
+        if not failed:
+            exchange.dataReceived(b"x" * size)
+    assert [failure.value.detail for failure in failed] == end
+    exchange.abort(DownloadFailed("the test is over"))
 
 
 async def test_the_consumer_holds_the_server_back() -> None:

@@ -28,12 +28,15 @@ from wingsd.guarded_http.tls import CertificateCheck
 from wingsd.util.net import are_too_small, keep_alive
 from wingsd.util.text import readable_time
 
-__all__ = ["MAX_HEAD", "MAX_INTERIM", "GuardedExchange"]
+__all__ = ["LEAST_PACE", "MAX_HEAD", "MAX_INTERIM", "GuardedExchange"]
 
 #: Bytes of a status line with its headers.
 MAX_HEAD = 16 * 1024
 #: Interim answers (1xx) before the final one.
 MAX_INTERIM = 16
+#: Bytes a second of a body, on average over the time that may pass between two pieces: who sends
+#: less would hold one of few turns for days.
+LEAST_PACE = 512
 
 
 @implementer(IHandshakeListener, IPushProducer)
@@ -42,7 +45,7 @@ class GuardedExchange(Protocol):
 
     `check_peer` is called with the address that was connected to, before anything is sent, and
     raises where it may not be. `certificate` is for TLS. Between two pieces of the body `idle`
-    seconds may pass, and its consumer's time does not count.
+    seconds may pass, in which `LEAST_PACE` is held; its consumer's time does not count.
     """
 
     transport: Any
@@ -72,6 +75,8 @@ class GuardedExchange(Protocol):
         self._lost: Failure | None = None
         self._failure: Failure | None = None
         self._silence: IDelayedCall | None = None
+        #: Bytes since the time of silence was begun.
+        self._heard = 0
 
     def deliver(self, consumer: IConsumer, most: int | None) -> Deferred[None]:
         """Write the body to `consumer`; the Deferred fires at its end.
@@ -119,8 +124,9 @@ class GuardedExchange(Protocol):
         """Parse more of the answer."""
         if self._ended:
             return
-        if self._silence is not None:
-            self._silence.reset(self._idle)
+        self._heard += len(data)
+        if self._silence is not None and self._heard >= self._least:
+            self._expect_data()
         self._http.receive_data(data)
         self._read()
 
@@ -234,6 +240,7 @@ class GuardedExchange(Protocol):
 
     def _expect_data(self) -> None:
         self._expect_silence()
+        self._heard = 0
         if not self._ended:
             self._silence = self._reactor.callLater(self._idle, self._time_out)
 
@@ -244,7 +251,16 @@ class GuardedExchange(Protocol):
 
     def _time_out(self) -> None:
         self._silence = None
-        self.abort(DownloadFailed(f"it sent nothing for {readable_time(self._idle)}"))
+        within = readable_time(self._idle)
+        if self._heard:
+            what = f"it sent less than {self._least / 1024:.0f} KiB in {within}"
+        else:
+            what = f"it sent nothing for {within}"
+        self.abort(DownloadFailed(what))
+
+    @property
+    def _least(self) -> float:
+        return LEAST_PACE * self._idle
 
     def _tcp(self) -> Any:
         """Return the TCP transport, below TLS where there is TLS."""
