@@ -66,6 +66,10 @@ def shared() -> bytes:
     return data[:end] + second + data[end : end + 8] + counts + data[end + 16 :]
 
 
+def changed(archive: bytes) -> bytes:
+    return archive.replace(b"evil", b"evik")
+
+
 def deep(directories: int) -> bytes:
     return pax((b"path", b"n/" * directories + b"f")) + member(b"x", b"evil")
 
@@ -215,6 +219,22 @@ SIZES = [
     refused("a shorter file than listed", "a.zip", zipped(z(b"f", b"evil", size=9)), DAMAGED),
     refused("a wrong checksum", "a.zip", zipped(z(b"f", b"evil", crc=1)), DAMAGED),
     refused(
+        "far more inflated than listed",
+        "a.zip",
+        zipped(z(b"f", b"evil", method=8, packed=deflated(bytes(MIB)), size=300)),
+        DAMAGED,
+    ),
+    refused(
+        "a changed byte in RAR", "a.rar", changed(rar5((b"d/", b""), (b"f", b"evil"))), DAMAGED
+    ),
+    refused("a changed byte in an old RAR", "a.rar", changed(rar4((b"f", b"evil"))), DAMAGED),
+    refused(
+        "a changed byte in the second file of an old RAR",
+        "a.rar",
+        changed(rar4((b"x", b"fine" * 99), (b"f", b"evil"))),
+        DAMAGED,
+    ),
+    refused(
         "more inflated than listed",
         "a.zip",
         zipped(z(b"f", b"evil", method=8, packed=deflated(bytes(99999)), size=4)),
@@ -265,6 +285,8 @@ STREAMS = [
     refused("an encrypted zip", "a.zip", zipped(z(b"x"), z(b"f", flags=1)), ENCRYPTED),
     refused("a part of a RAR", "a.part1.rar", rar5((b"f", b"evil"), flags=1)[:-20], IN_PARTS),
     refused("a second part", "a.z02", b"anything", IN_PARTS),
+    refused("a later part of a RAR", "a.part02.rar", rar5(flags=3), IN_PARTS),
+    refused("a RAR without a file", "a.rar", rar4(), DAMAGED),
     refused("a part of a 7z", "a.7z.001", b"7z\xbc\xaf\x27\x1c\0\4" + b"\1" * 60, IN_PARTS),
     refused("an unknown method", "a.zip", zipped(z(b"f", method=97)), UNSUPPORTED),
     refused(

@@ -217,6 +217,11 @@ def test_an_archive_that_takes_too_much_time_is_refused(tmp_path: Path) -> None:
         ("out(b'?0000')", "the process that parsed it sent an unknown frame", {}),
         ("out(b'D' + bytes(3) + bytes([1, 1]))", "the process that parsed it sent no plan", {}),
         ("out(b'M' + bytes([255] * 4))", "the process that parsed it sent too long a frame", {}),
+        (
+            "out(b'P' + bytes([0, 0, 0, 16]) + bytes(8) + bytes([1] * 8))",
+            "the process that parsed it sent a plan without sense",
+            {},
+        ),
         ("import time; time.sleep(600)", "its parser did nothing for 0.3 s", {"silence": 0.3}),
         ("while True: out(b'T' + bytes(4))", "its parser had no end after 1 s", {"total": 1}),
     ],
@@ -237,6 +242,19 @@ def test_a_process_that_breaks_is_no_fault_of_the_archive(
         started.archive = file.fileno()
         with pytest.raises(ParserFailed, match=why):
             list(started.contents())
+
+
+def test_an_archive_that_grows_while_it_is_read_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    first = b"".join(member(b"%d" % n, bytes(MIB)) for n in range(4))
+    path.write_bytes(first + END)
+    with path.open("rb+") as file:
+        found = process(path, fd=file.fileno()).contents()
+        assert next(found) == ArchivePlan(4 * MIB, 4)
+        os.pwrite(file.fileno(), member(b"more", b"") + END, len(first))
+        refusal = list(found)[-1]
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Reason.DAMAGED
 
 
 class Cancelled(Exception):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
+from zlib import crc32
 
 from wingsd.archive.decompress import is_skippable, passed_over
 from wingsd.archive.policy import MAX_DEPTH, ArchiveError
@@ -23,6 +24,7 @@ from wingsd.user_archives import listed, zip_deflate64
 from wingsd.user_archives.frames import (
     MAX_DATA,
     MAX_LINK,
+    MAX_MEMBERS,
     MAX_NAME,
     UNKNOWN,
     ArchiveMember,
@@ -41,15 +43,15 @@ from wingsd.user_archives.kinds import (
     is_tar,
     stream_of,
 )
+from wingsd.user_archives.rar_checksums import rar4_checksums, rar5_checksums
 from wingsd.user_archives.refusals import Refused
 
-__all__ = ["MAX_MEMBERS", "ArchiveParser", "answer", "main"]
+__all__ = ["ArchiveParser", "answer", "main"]
 
-#: The members of one archive.
-MAX_MEMBERS = 1_000_000
 _MAX_NAME_PART = 255
 _READ = 256 << 10
 _HEAD = 4096
+_RARS = (Container.RAR, Container.RAR5)
 #: Seconds between two ticks.
 _TICK = 1.0
 
@@ -105,8 +107,11 @@ class ArchiveParser:
         if 0 <= self._most < plan.size:
             return
         with self._opened() as (reader, plain):
-            for member in reader.members():
-                self._member(reader, member)
+            checksums = self._checksums()
+            for count, member in enumerate(reader.members(), start=1):
+                if count > plan.members:
+                    raise Refused(Reason.DAMAGED, "it was changed while it was read")
+                self._member(reader, member, next(checksums, None))
             plain.drain()
         self._write(frame(FrameKind.END))
 
@@ -133,6 +138,8 @@ class ArchiveParser:
     def _plan(self) -> ArchivePlan:
         """Return the sum of the list. Raises `Refused` for what cannot be extracted."""
         plan = self._sum()
+        if self._container in _RARS and not plan.members:
+            raise Refused(Reason.DAMAGED, "it has no file, as a part that is not the first")
         if self._container is Container.RAR5:
             self._file.seek(max(self._file.seek(0, io.SEEK_END) - TAIL, 0))
             if not ends_as_rar5(self._file.read(TAIL)):
@@ -155,16 +162,31 @@ class ArchiveParser:
                 plain.drain()
         return ArchivePlan(size, members)
 
-    def _member(self, reader: _Reader, member: ArchiveMember) -> None:
+    def _checksums(self) -> Iterator[tuple[int, int] | None]:
+        if self._container is Container.RAR:
+            return rar4_checksums(self._file.fileno())
+        if self._container is Container.RAR5:
+            return rar5_checksums(self._file.fileno())
+        return iter(())
+
+    def _member(
+        self, reader: _Reader, member: ArchiveMember, expected: tuple[int, int] | None
+    ) -> None:
+        """Write a member; `expected` are the size and the checksum in the list of a RAR."""
         _check_name(member)
         self._write(member.encode())
         if member.kind is MemberKind.FILE:
-            size = 0
+            size = crc = 0
             for block in reader.data():
-                self._data(block)
                 size += len(block)
+                if size > member.size != UNKNOWN:
+                    raise Refused(Reason.DAMAGED, "a file is longer than the list says")
+                self._data(block)
+                crc = crc32(block, crc) if expected else 0
             if size != member.size != UNKNOWN:
                 raise Refused(Reason.DAMAGED, "a file is shorter than the list says")
+            if expected and size == expected[0] and crc != expected[1]:
+                raise Refused(Reason.DAMAGED, "the checksum of a file differs")
         self._write(frame(FrameKind.MEMBER_END))
 
     def _opened(self) -> AbstractContextManager[tuple[_Reader, listed.PlainStream]]:

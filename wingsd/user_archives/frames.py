@@ -18,6 +18,7 @@ import attrs
 __all__ = [
     "MAX_DATA",
     "MAX_LINK",
+    "MAX_MEMBERS",
     "MAX_NAME",
     "UNKNOWN",
     "ArchiveMember",
@@ -36,6 +37,8 @@ __all__ = [
 MAX_DATA = 1 << 20
 MAX_NAME = 16 << 10
 MAX_LINK = 4095
+#: The members of one archive.
+MAX_MEMBERS = 1_000_000
 #: The size of a member, or of all of them, that the archive does not tell.
 UNKNOWN = -1
 _MAX_REFUSAL = 2000
@@ -195,7 +198,7 @@ def parsed(read: Callable[[int], bytes]) -> Iterator[ParsedArchive]:
     if kind is not FrameKind.PLAN or len(payload) != _PLAN.size:
         raise InvalidFrames("no plan")
     plan = ArchivePlan(*_PLAN.unpack(payload))
-    if plan.size < UNKNOWN or plan.members < 0:
+    if plan.size < UNKNOWN or not 0 <= plan.members <= MAX_MEMBERS:
         raise InvalidFrames("a plan without sense")
     yield plan
     yield from _members(read, plan.members)

@@ -34,7 +34,13 @@ _KINDS = {
 _MEANINGS = (
     (("unrecognized archive format",), Reason.UNKNOWN_FORMAT),
     (("passphrase", "encrypt", "crypto"), Reason.ENCRYPTED),
-    (("unsupported", "not supported", "unknown compression", "unknown codec"), Reason.UNSUPPORTED),
+    (
+        (
+            *("unsupported", "not supported", "unavailable"),
+            *("unknown compression", "unknown codec", "unexpected codec"),
+        ),
+        Reason.UNSUPPORTED,
+    ),
 )
 #: What it says when it has no memory for a dictionary.
 _NO_MEMORY = ("memory", "allocat", "initialization error", "initializing")
