@@ -213,12 +213,17 @@ class ArchiveQuota:
 
 
 def require_free_space(
-    found: os.statvfs_result, reserve: int, name: str, more: int = 0, inodes: int = _DEFAULT_INODES
+    found: os.statvfs_result,
+    reserve: int,
+    name: str,
+    more: int = 0,
+    inodes: int = _DEFAULT_INODES,
+    files: int = 0,
 ) -> None:
     """Raise StorageError where `more` bytes for `name` would leave less than `reserve` bytes free.
 
-    It also raises where fewer than `inodes` inodes are free. A twentieth of the file system is
-    enough for both. `found` is its statvfs result.
+    It also raises where `files` more would leave fewer than `inodes` inodes free. A twentieth of
+    the file system is enough for both. `found` is its statvfs result.
     """
     free = found.f_bavail * found.f_frsize
     reserve = min(reserve, found.f_blocks * found.f_frsize // _SHARE)
@@ -230,7 +235,7 @@ def require_free_space(
         )
     # a file system that makes inodes on demand reports none
     inodes = min(inodes, found.f_files // _SHARE)
-    if found.f_files and found.f_favail < inodes:
+    if inodes and found.f_favail - files < inodes:
         raise StorageError(
             f"the disk is full: {found.f_favail} of its {found.f_files} inodes are free, and "
             f"{inodes} must stay free (system.transfers.inode_reserve); every file, directory "

@@ -14,7 +14,7 @@ from wingsd.errors import StorageError
 from wingsd.moves.batch_reader import BatchReader
 from wingsd.moves.filling import BatchFiller
 from wingsd.transfers.incoming.moves.copy_settings import CopySettings
-from wingsd.transfers.incoming.moves.errors import MoveResumeNeeded
+from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import Staging
@@ -27,6 +27,7 @@ class LossyDisk:
 
     def __init__(self, place: Path) -> None:
         self.has_lost = False
+        self.inode_reserve = 0
         self.tree = place / "server"
         self.tree.mkdir()
         (self.tree / "world.dat").write_bytes(os.urandom(SIZE))
@@ -37,7 +38,7 @@ class LossyDisk:
         self.copy = self.opened()
 
     def opened(self) -> PartialCopy:
-        settings = CopySettings(LIMITS, (os.getuid(), os.getgid()), 0)
+        settings = CopySettings(LIMITS, (os.getuid(), os.getgid()), 0, self.inode_reserve)
         return PartialCopy(UUID, MOVE, self.copies, settings, self.sync)
 
     def sync(self) -> None:
@@ -134,3 +135,24 @@ def test_a_flush_that_fails_while_a_session_begins_is_not_passed_over(disk: Loss
     with pytest.raises(StorageError):
         disk.copy.resume()
     assert disk.resume() == 0
+
+
+def test_new_files_leave_the_inodes_free_that_are_reserved(
+    disk: LossyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.copy.close()
+    disk.inode_reserve, free = 50, 150
+    disk.copy = disk.opened()
+    disk.copy.begin()
+    found = list(os.statvfs(disk.tree))
+    found[5], found[7] = 1_000_000, free
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(found))
+    for number in range(101):
+        (disk.tree / f"{number}").touch()
+    disk.resume()
+    with pytest.raises(MoveNoSpace, match="inode_reserve"):
+        disk.send()
+    (disk.tree / "0").unlink()
+    (disk.tree / "1").unlink()
+    disk.resume()
+    close_round(disk, disk.send())

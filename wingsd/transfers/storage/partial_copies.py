@@ -220,15 +220,16 @@ class PartialCopies:
             remove_tree(str(away))
         return True
 
-    def make_room(self, reserve: int, more: int) -> None:
+    def make_room(self, reserve: int, inodes: int, more: int, files: int) -> None:
         """Remove kept copies, oldest first, until `more` bytes leave `reserve` bytes free.
 
-        Raises `StorageError` where that is not enough.
+        And until `files` more files leave so many `inodes` free. Raises `StorageError` where that
+        is not enough.
         """
         while True:
             found = os.statvfs(self._staging.path)
             try:
-                require_free_space(found, reserve, "the server", more)
+                require_free_space(found, reserve, "the server", more, inodes, files)
             except StorageError:
                 if not self.remove_oldest():
                     raise

@@ -17,11 +17,12 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @attrs.frozen(eq=False, repr=False)
 class CopySettings:
-    """What a copy may take, and whose its files are; `reserve` are bytes that stay free."""
+    """What a copy may take, and whose its files are; bytes and inodes that stay free."""
 
     limits: MoveLimits
     owner: tuple[int, int]
     reserve: int
+    inode_reserve: int
 
 
 def boot_id() -> bytes:

@@ -38,7 +38,12 @@ def make_reception(
         server,
         bytes.fromhex(terms.identity.move),
         copies,
-        CopySettings(MoveLimits(limits.members, size), extraction.owner, limits.reserve),
+        CopySettings(
+            MoveLimits(limits.members, size),
+            extraction.owner,
+            limits.reserve,
+            limits.inode_reserve,
+        ),
         partial(staging.sync, server),
     )
     attachments = Attachments(

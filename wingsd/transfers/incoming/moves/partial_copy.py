@@ -30,6 +30,7 @@ from wingsd.moves.errors import (
     RootMismatch,
     RoundIncomplete,
 )
+from wingsd.moves.frames import DirectoryFrame, FileFrame, LinkFrame, WholeFrame
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.rebasing import Resumption
 from wingsd.moves.rereading import MOST as MOST_CHANGES
@@ -54,6 +55,8 @@ LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 LEDGER_GROWS = 16 << 20
 #: Bytes of it for each name, and bytes of files for one more: most need less.
 NAME_TAKES, FILES_FOR_BYTE = 256, 256
+#: Frames that may make a file, directory or symlink.
+_MAKES = (WholeFrame, FileFrame, DirectoryFrame, LinkFrame)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -251,7 +254,7 @@ class PartialCopy:
         with self._used() as destination:
             if not destination.received.has(index.number):
                 size = sum(map(frame_bytes, index.frames)) + len(index.raw)
-                self._require_space(size)
+                self._require_space(size, sum(isinstance(each, _MAKES) for each in index.frames))
                 if destination.ledger_size + len(index.raw) > 2 * _needed(destination):
                     # No source repeats so much within a round; the ledger is written anew then.
                     raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
@@ -382,11 +385,10 @@ class PartialCopy:
                 self._destination.lose()
             self._close()
 
-    def _require_space(self, size: int) -> None:
-        if not self._settings.reserve:
-            return
+    def _require_space(self, size: int, files: int) -> None:
+        settings = self._settings
         try:
-            self._copies.make_room(self._settings.reserve, size)
+            self._copies.make_room(settings.reserve, settings.inode_reserve, size, files)
         except StorageError as error:
             raise MoveNoSpace(error.detail) from error
 
