@@ -92,6 +92,9 @@ KINDS = {
         _request("GET", "/openapi.json", "Connection: close"), once=True
     ),
     "TLS handshakes": Flood(handshake=True),
+    "connections closed before their answer": Flood(
+        _request("GET", "/openapi.json"), handshake=True
+    ),
     "KeyUpdates": Flood(_request("GET", "/nothing"), client=key_updates),
     "records of one byte": Flood(
         _request("POST", "/api/transfers", _BAD_TOKEN, _FORM, "Content-Length: 1000000000"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head, turn
 from wingsd.api.routes import InterfaceEndpoint, interface
@@ -124,6 +127,21 @@ def test_a_connection_that_closes_reads_on_so_that_its_end_is_seen() -> None:
     assert statuses(talk) == [400]
     assert talk.transport.disconnecting
     assert talk.transport.producerState == "producing"
+
+
+def test_a_lost_connection_is_freed_without_the_garbage_collector() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/nothing", Transfer_Encoding="chunked"), b"1\r\n")
+    gone = weakref.ref(talk.protocol)
+    gc.disable()
+    try:
+        talk.protocol.connectionLost(Failure(ConnectionError()))
+        talk.transport.unregisterProducer()  # as a socket that is closed
+        talk.clock.calls.clear()
+        del talk.protocol
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def get_interface() -> bytes:

@@ -1,7 +1,9 @@
-"""Bounds on what a client of TLS has the node decrypt: records in a turn, and small records."""
+"""Bounds on what a client of TLS costs: records in a turn, small records, and memory."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from twisted.python.failure import Failure
 from tests.http.talk import turn
 from tests.support.record_client import RecordClient
 from wingsd.util.net import ServerCertificate
-from wingsd.util.tls_records import EARNED_BY, RECORDS, SPARE, tls_factory
+from wingsd.util.tls_records import EARNED_BY, GATHERED, RECORDS, SPARE, tls_factory
 from wingsd.util.turns import InputScheduler
 
 
@@ -30,9 +32,21 @@ class Taker(Protocol):
 
 class Transport(StringTransport):
     aborted = False
+    longest = 0
+
+    def write(self, data: bytes) -> None:
+        self.longest = max(self.longest, len(data))
+        super().write(data)
 
     def abortConnection(self) -> None:
         self.aborted = True
+
+
+class Producer:
+    def pauseProducing(self) -> None:
+        pass
+
+    resumeProducing = stopProducing = pauseProducing
 
 
 class Talk:
@@ -155,3 +169,25 @@ def test_a_lost_connection_decrypts_no_more(talk: Talk) -> None:
     talk.server.connectionLost(Failure(ConnectionError()))
     assert not talk.clock.getDelayedCalls()
     assert talk.taker.received == b"x" * RECORDS
+
+
+def test_a_lost_connection_is_freed_without_the_garbage_collector(talk: Talk) -> None:
+    talk.server.registerProducer(Producer(), True)
+    gone = [weakref.ref(each) for each in (talk.server, talk.server._tlsConnection)]
+    gc.disable()
+    try:
+        talk.server.connectionLost(Failure(ConnectionError()))
+        talk.server = talk.taker.transport = None
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("size", "longest"), [(GATHERED - 1, 33 << 10), (GATHERED, 513 << 10)])
+def test_only_large_writes_are_encrypted_in_large_blocks(
+    talk: Talk, size: int, longest: int
+) -> None:
+    talk.server.write(bytes(size))
+    talk.clock.advance(0)
+    assert size <= len(talk.transport.value())
+    assert longest - 1024 < talk.transport.longest < longest

@@ -124,6 +124,7 @@ class NodeChannel(HTTPChannel):
             self._upgraded.connectionLost(reason)
         if self._abort is not None and self._abort.active():
             self._abort.cancel()
+        self._transferDecoder = None  # a cycle
         self.site.connection_closed(self)
 
     def upgrade(self, protocol: Upgraded, opening: bytes) -> None:

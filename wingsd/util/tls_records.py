@@ -132,6 +132,7 @@ class GatheringTransport(BufferingTLSTransport):
     _tlsConnection: Any
     _aborted: bool
     _flushSendBIO: Callable[[], None]
+    _producer: Any
     #: Bytes that are not decrypted yet, and how many more of them belong to the last record.
     _unread = b""
     _open_record = 0
@@ -172,10 +173,20 @@ class GatheringTransport(BufferingTLSTransport):
         self._process_later()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Discard what is not decrypted."""
+        """Discard what is not decrypted, and the protocol."""
         self._unread = b""
         self.factory.input.remove(self)
         super().connectionLost(reason)
+        self._producer = None  # a cycle
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        """Close. Called by Twisted, whose frame has the failure, which has the frame.
+
+        In that cycle, connections that are lost would be kept until the garbage is collected.
+        """
+        if reason is not None and reason.value is not None:
+            reason.tb = reason.value.__traceback__ = None
+        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
 
     @property
     def _has_record(self) -> bool:
@@ -207,8 +218,10 @@ class GatheringTransport(BufferingTLSTransport):
 
     def _write(self, data: bytes) -> None:
         """Encrypt and send; called by Twisted for each write, and for what had to wait."""
-        for at in range(0, len(data), GATHERED):
-            block = data[at : at + GATHERED]
+        # OpenSSL keeps memory for the largest block that a connection has sent.
+        size = GATHERED if len(data) >= GATHERED else 2 * _RECORD
+        for at in range(0, len(data), size):
+            block = data[at : at + size]
             if len(block) > _RECORD and not (self._lostTLSConnection or self._appSendBuffer):
                 done = self._tlsConnection.encrypt(block)
                 if done:
