@@ -133,6 +133,8 @@ class NewFile(OpenDescriptor):
         try:
             self._set_attributes()
             parent, name = self._parent, self._name
+            # Before others can cut it, and count that.
+            size = os.fstat(self._fd).st_size
             if self._options.replace:
                 with self._usage.going(parent, name):
                     os.rename(self._temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -145,10 +147,9 @@ class NewFile(OpenDescriptor):
         except OSError as error:
             raise file_error(error, self._name) from error
         self._temporary = b""
-        found = os.fstat(self._fd)
-        self._usage.end(self._counted, found.st_size)
+        self._usage.end(self._counted, size)
         self._counted = 0
-        return found
+        return os.fstat(self._fd)
 
     def close(self) -> None:
         """Close it; without `commit` delete it."""

@@ -20,7 +20,7 @@ from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.errors import FileInUse, FileTypeRefused, NameConflict, file_error
 from wingsd.filesystem.new_file import Owner, check_new_name
 from wingsd.filesystem.open_descriptor import OpenDescriptor
-from wingsd.filesystem.usage import Usage
+from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
 
 __all__ = ["MAX_FILE_SIZE", "OpenFiles", "WritableFile", "create_writable", "open_writable"]
@@ -94,7 +94,7 @@ class WritableFile(OpenDescriptor):
     Methods raise the errors of `errors`, DiskLimitExceeded above the limit.
     """
 
-    def __init__(self, fd: int, name: bytes, usage: Usage, files: OpenFiles) -> None:
+    def __init__(self, fd: int, name: bytes, usage: DirectoryUsage, files: OpenFiles) -> None:
         super().__init__(fd)
         self._name = name
         self._usage = usage
@@ -146,6 +146,9 @@ class WritableFile(OpenDescriptor):
         """Count a change to this size, or as far as it comes. To be used under the lock."""
         begun = max(size - before.st_size, 0)
         self._usage.add(begun)
+        if not before.st_nlink:
+            with self._usage.locked():
+                pass  # What deleted it has freed it by now, as large as it is.
         try:
             yield
         except OSError as error:
@@ -182,7 +185,12 @@ class WritableFile(OpenDescriptor):
 
 
 def create_writable(
-    parent: int, name: bytes, owner: Owner | None, mode: int, usage: Usage, files: OpenFiles
+    parent: int,
+    name: bytes,
+    owner: Owner | None,
+    mode: int,
+    usage: DirectoryUsage,
+    files: OpenFiles,
 ) -> WritableFile:
     """Create the file `name` in the directory `parent`.
 
@@ -203,7 +211,9 @@ def create_writable(
     return WritableFile(fd, name, usage, files)
 
 
-def open_writable(parent: int, name: bytes, usage: Usage, files: OpenFiles) -> WritableFile:
+def open_writable(
+    parent: int, name: bytes, usage: DirectoryUsage, files: OpenFiles
+) -> WritableFile:
     """Open the regular file `name` of the directory `parent`.
 
     Raises NameConflict for a directory, FileTypeRefused, FileInUse and OSError.

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -233,12 +234,12 @@ def test_two_names_that_go_at_once_free_their_file_once(
     root.link(p("a"), p("b"))
     counted.exchange()
     threads: list[Thread] = []
-    call = {"delete": os.unlink, "rename over": os.rename, "write": os.rename}[way]
+    call: Any = os.unlink if way == "delete" else os.rename
 
-    def interrupted(*arguments: object, **named: object) -> None:
+    def interrupted(*arguments: Any, **named: Any) -> None:
         """Have the other name deleted by the SFTP process right after this one."""
         monkeypatch.undo()
-        call(*arguments, **named)  # type: ignore[operator]
+        call(*arguments, **named)
         threads.append(Thread(target=other.remove, args=("b",)))
         threads[0].start()
         threads[0].join(0.2)  # It waits for this one to end.
@@ -252,6 +253,46 @@ def test_two_names_that_go_at_once_free_their_file_once(
         root.write(p("a"), [b"z" * KIB])
     threads[0].join()
     assert counted.used == counted.on_disk()
+
+
+def test_a_new_file_that_is_cut_as_soon_as_it_has_its_name_is_freed_once(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted.root.write(p("kept"), [b"x" * 4 * KIB])
+    call = os.rename
+
+    def interrupted(*arguments: Any, **named: Any) -> None:
+        monkeypatch.undo()
+        call(*arguments, **named)
+        counted.channel.cut_path("a", 0)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    counted.root.write(p("a"), [b"x" * KIB])
+    assert counted.used == counted.on_disk() == 4 * KIB
+
+
+def test_a_file_that_grows_while_it_is_deleted_is_freed_as_it_was_counted(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = counted.channel.open("a")
+    counted.channel.write(handle, 0, KIB)
+    counted.root.write(p("kept"), [b"x" * 4 * KIB])
+    counted.exchange()
+    writing = Thread(target=counted.channel.write, args=(handle, KIB, KIB))
+    call = os.unlink
+
+    def interrupted(*arguments: Any, **named: Any) -> None:
+        monkeypatch.undo()
+        call(*arguments, **named)
+        writing.start()
+        writing.join(0.2)  # It waits for what deletes the file.
+
+    monkeypatch.setattr(os, "unlink", interrupted)
+    counted.root.remove(p("a"))
+    writing.join()
+    assert counted.used == counted.on_disk() == 6 * KIB
+    counted.channel.close(handle)
+    assert counted.used == counted.on_disk() == 4 * KIB
 
 
 #: The name of what a user has uploaded of "a".
