@@ -91,6 +91,20 @@ async def test_an_incoming_transfer_is_cancelled_once(node: ApiNode) -> None:
     assert node.calls == [("cancel", "in", UUID), ("cancel", "in", UUID)]
 
 
+async def test_a_cancel_by_pelican_is_answered_alike_when_the_transfer_has_ended(
+    node: ApiNode,
+) -> None:
+    node.receiver.servers = (UUID,)
+    body = {"server_id": UUID.upper(), "server": {"uuid": UUID}}
+    for _ in range(2):
+        reply = await node.call("DELETE", "transfer", body)
+        assert (reply.status, reply.text) == (204, "")
+    assert node.calls == [("cancel", "in", UUID), ("cancel", "in", UUID)]
+    reply = await node.call("DELETE", "transfer", {"server_id": "../x"})
+    assert (reply.status, len(node.calls)) == (400, 2)
+    assert "server_id: expected the UUID of a server" in reply.text
+
+
 async def put(node: ApiNode, content: Any = DESCRIPTION, **headers: str | None) -> tuple[int, str]:
     usual: dict[str, str | None] = {"Authorization": direct_auth()}
     reply = await node.call("PUT", f"transfers/{UUID}/by-hand", content, **usual | headers)

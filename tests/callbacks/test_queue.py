@@ -172,6 +172,24 @@ def test_the_first_minute_continues_over_a_restart(
     assert len(harness.panel.calls) == (3 if is_told_again else 2)
 
 
+@pytest.mark.parametrize("within", [0.0, 5.0])
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_report_that_would_close_the_next_transfer_is_not_sent_again(
+    harness: QueueHarness, within: float, is_restarted: bool
+) -> None:
+    harness.begin(seconds_ago=1)
+    # denied while the transfer may be uncommitted, and then taken: for the next one
+    harness.panel.answers[A] = [False] * 3 if within else [False]
+    add = harness.callbacks.add(A, Outcome.FAILURE, commits_within=within)
+    pending: Any = Deferred.fromCoroutine(add).result
+    if is_restarted:
+        harness.restart()
+    harness.clock.pump([0.5] * 60)
+    assert pending.answer.called is not (is_restarted and within > 0)
+    assert harness.unsettled() == []
+    assert len(harness.panel.calls) == (4 if within else 1)
+
+
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
 def test_a_clock_step_does_not_extend_the_first_minute(harness: QueueHarness, jump: float) -> None:
     harness.begin(seconds_ago=1)

@@ -153,10 +153,10 @@ async def test_it_is_told_that_a_server_has_not_come_when_no_later_daemon_can_ch
         made.callback(None)
         await Deferred()
 
-    async def report(coordinator: DirectReceiving) -> None:
+    async def report(coordinator: DirectReceiving, *, is_known: bool) -> None:
         failing.callback(None)
         await going_on
-        await report_failure(coordinator)
+        await report_failure(coordinator, is_known=is_known)
 
     monkeypatch.setattr(CommitPhase, "_try_or_create", wait)
     monkeypatch.setattr(DirectReceiving, "report_failure", report)

@@ -159,10 +159,13 @@ async def test_a_refusal_is_undecided_while_the_panel_is_down(harness: Harness) 
 
 async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
     client = harness.client()
-    assert client.heard is None
+    assert (client.heard, client.date) == (None, None)
     await client.greet()
     assert client.heard is not None
     assert abs(client.heard - time.time()) < 30
+    # By its own clock, which is this one here.
+    assert client.date is not None
+    assert abs(client.date - time.time()) < 30
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ class _Panel:
         self.variables: dict[str, Any] = {}
         #: Whether it describes a server of which it refuses the success.
         self.describes_all = False
+        #: The time of its last answer by its own clock.
+        self.date: float | None = None
         #: The backups reported with each success.
         self.reported_backups: list[tuple[str, ...] | None] = []
 

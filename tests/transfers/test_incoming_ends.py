@@ -11,14 +11,17 @@ from tests.support.reactor import reactor, until
 from tests.support.receiver import SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.app.daemon import DAY
+from wingsd.callbacks.transfers import COMMITS_WITHIN
 from wingsd.errors import (
     Conflict,
     DaemonStopping,
     EnvironmentFailed,
     ServerAlreadyExists,
     TransferCancelled,
+    WingsdError,
 )
 from wingsd.panel.http_client import PanelUnreachable
+from wingsd.statedb import Outcome
 from wingsd.transfers.errors import TooManyTransfers, UploadTruncated
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 
@@ -225,6 +228,44 @@ async def test_a_disconnect_before_the_answer_is_a_failure(receiver: Receiver) -
     await receiver.fails(UploadTruncated, source)
     assert receiver.calls[-2:] == ["failure", "remove"]
     assert receiver.left() == []
+
+
+#: When a transfer was ordered, by the clock of its Panel.
+ORDERED = 1_900_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds_later", "expected"),
+    [
+        ("cancel", 1.0, 0.0),
+        ("the source is gone", 1.0, 0.0),
+        ("the upload ends early", 1.0, 0.0),
+        ("no container", 1.0, COMMITS_WITHIN),
+        ("no container", None, COMMITS_WITHIN),
+        ("no container", COMMITS_WITHIN, 0.0),
+    ],
+)
+async def test_a_failure_is_reported_again_only_where_the_panel_may_not_know_the_transfer_yet(
+    receiver: Receiver, end: str, seconds_later: float | None, expected: float
+) -> None:
+    receiver.panel.date = None if seconds_later is None else ORDERED + seconds_later
+    source = Source()
+    receiver.waits["create"] = Deferred()
+    if end == "cancel":
+        receiver.before["create"] = lambda: reactor.callLater(0, receiver.transfers.cancel, UUID)
+    elif end == "the source is gone":
+        receiver.before["create"] = lambda: reactor.callLater(0, source.go)
+    elif end == "the upload ends early":
+        source = Source(error=UploadTruncated("cut", "x"))
+    else:
+        receiver.faults["create"] = EnvironmentFailed("no image")
+        receiver.waits["create"].callback(None)
+    transfer = receiver.transfers.open(UUID, ordered=ORDERED)
+    with pytest.raises(WingsdError):
+        await transfer.run(source, SINGLE)
+    await transfer.over
+    (report,) = receiver.store.reports()
+    assert (report.outcome, report.commits_within) == (Outcome.FAILURE, expected)
 
 
 async def test_a_disconnect_after_the_report_changes_nothing(receiver: Receiver) -> None:

@@ -8,7 +8,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from wingsd.callbacks.transfers import FirstMinute, TransferDelivery, TransferNotCommitted
+from wingsd.callbacks.transfers import (
+    COMMITS_WITHIN,
+    FirstMinute,
+    TransferDelivery,
+    TransferNotCommitted,
+)
 from wingsd.errors import TransferCancelled
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome, Report
@@ -182,7 +187,8 @@ def test_a_server_is_at_one_node_after_a_cancel_whenever_the_panel_commits_its_t
     source = PanelSending("a-server", panel, reports, clock, 600)
     report = Report(1, "a-server", Outcome.SUCCESS, 0)
     destination: Any = OfDestination(panel)
-    delivery = TransferDelivery(destination, report, FirstMinute(clock))
+    first = FirstMinute(clock, seconds=COMMITS_WITHIN)
+    delivery = TransferDelivery(destination, report, first)
 
     async def deliver() -> bool:
         while True:

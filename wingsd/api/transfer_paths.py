@@ -27,6 +27,7 @@ __all__ = ["TRANSFER_PATHS", "direct_endpoint", "endpoints", "move_endpoints"]
 _SENDING = LaterEndpoint("transfers", "OutgoingEndpoint")
 _UPLOADS = LaterEndpoint("transfers", "TransfersEndpoint")
 _RECEIVING = LaterEndpoint("transfers", "IncomingEndpoint")
+_CANCELLED = LaterEndpoint("transfers", "CancelledTransferEndpoint")
 _DIRECT = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
 _MOVE = "/api/transfers/{uuid}/move"
 _BEGINNING = LaterEndpoint("move_beginning", "MovesEndpoint")
@@ -42,6 +43,7 @@ _MOVES: Mapping[str, LaterEndpoint] = {
 }
 TRANSFER_PATHS: Mapping[str, LaterEndpoint] = {
     "/api/servers/{uuid}/transfer": _SENDING,
+    "/api/transfer": _CANCELLED,
     "/api/transfers": _UPLOADS,
     "/api/transfers/{uuid}": _RECEIVING,
     "/api/transfers/{uuid}/by-hand": _DIRECT,
@@ -63,6 +65,7 @@ def endpoints(
     return [
         partial(_UPLOADS, config, receiver, streams, direct, bucket),
         partial(_RECEIVING, config, receiver),
+        partial(_CANCELLED, config, receiver),
         partial(_SENDING, config, servers, sender),
     ]
 

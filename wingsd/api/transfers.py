@@ -22,6 +22,7 @@ from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.errors import TransferNotActive
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
@@ -32,6 +33,7 @@ from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
+    "CancelledTransferEndpoint",
     "IncomingEndpoint",
     "OutgoingEndpoint",
     "TransfersEndpoint",
@@ -240,6 +242,34 @@ class IncomingEndpoint(Endpoint):
     async def cancel_receiving(self, request: StreamingRequest) -> None:
         """Cancel a transfer to this node."""
         self._receiver.cancel(self.uuid)
+
+
+@attrs.frozen(eq=False, repr=False)
+class CancelledTransfer:
+    """The server whose transfer has been cancelled."""
+
+    server_id: Uuid
+
+
+class CancelledTransferEndpoint(Endpoint):
+    """`/api/transfer`: Pelican's Panel cancels a transfer to this node, after its source's."""
+
+    topic = Topic.TRANSFERS
+
+    def __init__(
+        self, config: Config, receiver: IncomingTransfers, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._receiver = receiver
+
+    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "There is no such transfer, or no longer."))
+    async def cancel_by_panel(self, request: StreamingRequest, body: CancelledTransfer) -> None:
+        """Cancel a transfer to this node that may have ended, since its source was asked first."""
+        server = canonical_uuid(body.server_id)
+        if server is None:
+            raise BadRequest(INVALID, "server_id: expected the UUID of a server")
+        with suppress(TransferNotActive):
+            self._receiver.cancel(server)
 
 
 @attrs.frozen(eq=False, repr=False)

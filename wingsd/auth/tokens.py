@@ -168,12 +168,14 @@ def check_kind(claims: Mapping[str, Any], needed: TokenKind, family: str) -> Non
 class TransferToken:
     """A valid token to send one server to this node, once.
 
-    `digest` identifies it among used tokens, until it `expires` (seconds since the epoch).
+    `digest` identifies it among used tokens, until it `expires`. It was `issued` by the clock of
+    who has signed it, None where it does not say when. Both are seconds since the epoch.
     """
 
     server: str
     digest: str
     expires: float
+    issued: float | None = None
     #: Whether this node issued it, for a direct transfer, and not the Panel.
     direct: bool = False
 
@@ -204,6 +206,7 @@ def transfer_token(
         server=server_claim(claims["sub"], "its subject"),
         digest=sha256(signed.encode()).hexdigest(),
         expires=seconds_claim(claims, "exp"),
+        issued=seconds_claim(claims, "iat") if "iat" in claims else None,
         direct=claims.get(_DIRECT) is True,
     )
 

@@ -23,7 +23,12 @@ from twisted.python.failure import Failure
 from wingsd.callbacks.backups import BackupDelivery
 from wingsd.callbacks.installations import InstallDelivery
 from wingsd.callbacks.restores import RestoreDelivery
-from wingsd.callbacks.transfers import FirstMinute, TransferDelivery, TransferNotCommitted
+from wingsd.callbacks.transfers import (
+    MINUTE,
+    FirstMinute,
+    TransferDelivery,
+    TransferNotCommitted,
+)
 from wingsd.errors import StorageError
 from wingsd.panel.client import Panel
 from wingsd.panel.http_client import PanelError
@@ -119,20 +124,26 @@ class CallbackQueue:
             self._queue(report)
 
     async def add(
-        self, server: str, outcome: Outcome, backups: Sequence[str] | None = None
+        self,
+        server: str,
+        outcome: Outcome,
+        backups: Sequence[str] | None = None,
+        *,
+        commits_within: float = MINUTE,
     ) -> PendingReport:
         """Record the report of a transfer and begin to send it, with the UUIDs of its backups.
 
-        Raises `StorageError` for a success that cannot be recorded.
+        Where the Panel denies the transfer, that is final `commits_within` seconds after it began
+        at this node. Raises `StorageError` for a success that cannot be recorded.
         """
         try:
-            report = await self._database.add_report(server, outcome, backups)
+            report = await self._database.add_report(server, outcome, backups, commits_within)
         except StorageError as error:
             if outcome is Outcome.SUCCESS:
                 raise
             # A full disk does not prevent this too: it is sent as long as this daemon lives.
             self._log_unrecorded(server, error)
-            report = Report(0, server, outcome, time.time())
+            report = Report(0, server, outcome, time.time(), commits_within=commits_within)
         return PendingReport(self._queue(report))
 
     async def add_installation(
@@ -261,7 +272,8 @@ class CallbackQueue:
         if not report.kind.is_transfer:
             return BackupDelivery(self._panel, report)
         age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
-        return TransferDelivery(self._panel, report, FirstMinute(self._reactor, age))
+        first = FirstMinute(self._reactor, age, report.commits_within)
+        return TransferDelivery(self._panel, report, first)
 
     def _log_broken(self, failure: Failure, server: str) -> None:
         if not failure.check(CancelledError):

@@ -1,9 +1,13 @@
 """The reports of transfers' outcomes, and what the Panel's answers to them mean.
 
 A Panel commits the row of a transfer only after it has the source's 202. A report that comes
-before that gets 409 or 404, the same answers as after the transfer's end. So in a transfer's first
-minute neither proves anything, and the report is sent again. After it, a success is settled by
-asking whose server it is, and a failure was reported by the other node.
+before that gets 409 or 404, the same answers as after the transfer's end. So right after the order
+neither proves anything, and the report is sent again. Later, a success is settled by asking whose
+server it is, and a failure was reported by the other node.
+
+A Panel does not look at which node reports: a report of the destination that is sent again may
+close the next transfer of the server, to another node. The source sends it again for a minute: the
+next transfer is ordered there, which ends that. The destination does so for seconds.
 """
 
 from __future__ import annotations
@@ -19,11 +23,13 @@ from wingsd.panel.http_client import PanelError, PanelRefused
 from wingsd.statedb import Outcome, Report
 from wingsd.util.retry import Backoff
 
-__all__ = ["MINUTE", "FirstMinute", "TransferDelivery", "TransferNotCommitted"]
+__all__ = ["COMMITS_WITHIN", "MINUTE", "FirstMinute", "TransferDelivery", "TransferNotCommitted"]
 
 #: Seconds after its beginning in which a transfer that the Panel denies may still be committed.
 MINUTE = 60.0
-#: Seconds between two attempts in that minute.
+#: The same for reports of the destination, after the order.
+COMMITS_WITHIN = 10.0
+#: Seconds between two attempts in that time.
 MINUTE_BACKOFF = Backoff(0.5, 15.0, jitter=True)
 #: Answers by which the Panel says that no such transfer is open.
 _NOT_OPEN = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
@@ -43,21 +49,21 @@ class TransferNotCommitted(PanelError):
 
 
 class FirstMinute:
-    """The rest of the first minute of a transfer that began `age` seconds ago.
+    """The rest of the first minute, or `seconds`, of a transfer that began `age` seconds ago.
 
-    A negative age comes from a clock that was set back: the minute is over then.
+    A negative age comes from a clock that was set back: that time is over then.
     """
 
-    def __init__(self, reactor: IReactorTime, age: float = 0.0) -> None:
-        left = MINUTE - age if age >= 0 else 0.0
+    def __init__(self, reactor: IReactorTime, age: float = 0.0, seconds: float = MINUTE) -> None:
+        left = seconds - age if age >= 0 else 0.0
         self._reactor = reactor
         self._end = reactor.seconds() + left
         self._pauses = iter(MINUTE_BACKOFF)
 
     def next_pause(self) -> float:
-        """Return the seconds until the next attempt, growing; 0 when the minute is over.
+        """Return the seconds until the next attempt, growing; 0 when the time is over.
 
-        The last pause ends with the minute.
+        The last pause ends with it.
         """
         left: float = self._end - self._reactor.seconds()
         if left <= 0:

@@ -119,7 +119,7 @@ class DirectReceiving:
         self._over(True)
         return PendingReport(succeed(True))
 
-    async def report_failure(self) -> None:
+    async def report_failure(self, *, is_known: bool) -> None:
         """Remove the record. The source reads the failure in the answer, or asks."""
         self._over(False)
         await self._servers.remove(self._server)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
 
 from wingsd import __version__
 from wingsd.config import Config
@@ -92,6 +94,9 @@ class Panel:
         self._observer = observer or Observer()
         #: Time of the last answer, in seconds since the epoch; None before the first.
         self.heard: float | None = None
+        #: The time of its last answer by the Panel's own clock, in seconds since the epoch; None
+        #: where that did not say.
+        self.date: float | None = None
         self._http = http or BoundedClient(reactor)
         self._callbacks = http or BoundedClient(reactor, treq_reader)
 
@@ -380,6 +385,7 @@ class Panel:
                 "what a proxy in front of it sends"
             ) from error
         self.heard = time.time()
+        self.date = _date_of(response)
         (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = seconds_asked_for(asked)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -396,6 +402,14 @@ class Panel:
             return read(json_of(body))
         # A maintenance page may have status 200, but its body is not JSON.
         return json_of(body) if body else None
+
+
+def _date_of(response: IResponse) -> float | None:
+    (text, *_) = response.headers.getRawHeaders("Date") or [""]
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _is_about_token(path: str, code: int) -> bool:

@@ -201,6 +201,8 @@ class Report:
     #: The backup that it is about, and the body of the call as JSON; empty for other reports.
     backup: str = ""
     body: str = ""
+    #: Seconds after `begun` for which a Panel that denies the transfer may not have committed it.
+    commits_within: float = 60.0
 
     @property
     def queue(self) -> str:
@@ -404,5 +406,9 @@ INSERT INTO arrivals (digest, server)
 INSERT OR IGNORE INTO arrivals (digest, server)
     SELECT token, server FROM moves WHERE direction = 'in' AND transfer IN
     (SELECT id FROM transfers WHERE outcome = 'success' AND by_hand);
+""",
+    # For how long a report is sent again that the Panel denies.
+    """
+ALTER TABLE reports ADD COLUMN commits_within REAL NOT NULL DEFAULT 60;
 """,
 )

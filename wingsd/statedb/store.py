@@ -300,17 +300,23 @@ class Store(MoveRows):
     # Reports to the Panel
 
     def add_report(
-        self, now: float, server: str, outcome: Outcome, backups: Sequence[str] | None = None
+        self,
+        now: float,
+        server: str,
+        outcome: Outcome,
+        backups: Sequence[str] | None = None,
+        commits_within: float = 60.0,
     ) -> Report:
         """Add a report to the Panel, before it is sent."""
         id_ = self._insert(
-            "INSERT INTO reports (server, outcome, created, backups, begun)"
-            " SELECT ?, ?, ?, ?, (SELECT begun FROM transfers WHERE server = ? AND NOT by_hand"
+            "INSERT INTO reports (server, outcome, created, backups, commits_within, begun)"
+            " SELECT ?, ?, ?, ?, ?, (SELECT begun FROM transfers WHERE server = ? AND NOT by_hand"
             " ORDER BY id DESC LIMIT 1)",
             server,
             outcome.value,
             now,
             None if backups is None else " ".join(backups),
+            commits_within,
             server,
         )
         (report,) = self._reports("WHERE id = ?", id_)
@@ -385,7 +391,7 @@ class Store(MoveRows):
     def _reports(self, which: str, *values: object) -> list[Report]:
         rows = self._rows(
             "SELECT id, server, outcome, created, attempts, answer, settled, backups,"  # noqa: S608
-            f" begun, kind, backup, body FROM reports {which}",
+            f" begun, kind, backup, body, commits_within FROM reports {which}",
             *values,
         )
         return [Report(*row) for row in rows]

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from wingsd.backups.local import Backup
 from wingsd.callbacks import CallbackQueue, PendingReport
-from wingsd.callbacks.transfers import FirstMinute, TransferNotCommitted
+from wingsd.callbacks.transfers import COMMITS_WITHIN, FirstMinute, TransferNotCommitted
 from wingsd.config import CALAGOPUS
 from wingsd.errors import ServerAlreadyExists, WingsdError
 from wingsd.panel.client import Panel
@@ -85,8 +85,11 @@ class ReceivingCoordinator(Protocol):
         reported then.
         """
 
-    async def report_failure(self) -> None:
-        """Report that the server stays at its source."""
+    async def report_failure(self, *, is_known: bool) -> None:
+        """Report that the server stays at its source.
+
+        `is_known` is whether the Panel or the source has ended the transfer, which report it too.
+        """
 
     async def complete(self, server: Server) -> None:
         """Called when the success was accepted, and the server is this node's."""
@@ -148,7 +151,10 @@ class SendingCoordinator(Protocol):
 
 
 class PanelReceiving:
-    """The Panel as the coordinator of an incoming transfer."""
+    """The Panel as the coordinator of an incoming transfer.
+
+    It was `ordered` at that time of the Panel's clock; None where that is not known.
+    """
 
     is_direct = False
     step_texts: ClassVar[Mapping[ReceiveStep, str]] = {}
@@ -161,12 +167,14 @@ class PanelReceiving:
         callbacks: CallbackQueue,
         reactor: IReactorTime,
         family: str,
+        ordered: float | None = None,
     ) -> None:
         self._server = server
         self._panel = panel
         self._callbacks = callbacks
         self._reactor = reactor
         self._family = family
+        self._ordered = ordered
 
     async def admit(self) -> Configuration:
         """Return the Panel's description. Raises `ServerAlreadyExists`, and what asking it raises.
@@ -221,11 +229,24 @@ class PanelReceiving:
             return queued
         families = {self._family, *(backup.family for backup in backups)}
         uuids = tuple(backup.uuid for backup in backups) if CALAGOPUS in families else None
-        return await self._callbacks.add(self._server, Outcome.SUCCESS, uuids)
+        return await self._callbacks.add(
+            self._server, Outcome.SUCCESS, uuids, commits_within=self._commits_within
+        )
 
-    async def report_failure(self) -> None:
-        """Queue the report."""
-        await self._callbacks.add(self._server, Outcome.FAILURE)
+    async def report_failure(self, *, is_known: bool) -> None:
+        """Queue the report. One that the Panel denies is final where the failure `is_known`."""
+        within = 0.0 if is_known else self._commits_within
+        await self._callbacks.add(self._server, Outcome.FAILURE, commits_within=within)
+
+    @property
+    def _commits_within(self) -> float:
+        """Return for how many seconds the Panel may deny a transfer that it still commits.
+
+        By the Panel's own clock, which has dated the order and its last answer.
+        """
+        ordered, now = self._ordered, self._panel.date
+        is_over = ordered is not None and now is not None and now - ordered >= COMMITS_WITHIN
+        return 0.0 if is_over else COMMITS_WITHIN
 
     async def complete(self, server: Server) -> None:
         """Fetch the settings again: only now the Panel gives its addresses on this node."""
@@ -403,9 +424,14 @@ class PanelCoordinators:
     family: str
     answer_grace: float = 0.0
 
-    def receiving(self, server: str) -> PanelReceiving:
-        """Return the coordinator of a transfer to this node."""
-        return PanelReceiving(server, self.panel, self.callbacks, self.reactor, self.family)
+    def receiving(self, server: str, ordered: float | None = None) -> PanelReceiving:
+        """Return the coordinator of a transfer to this node, `ordered` then by the Panel's clock.
+
+        None is for one that an earlier daemon began.
+        """
+        return PanelReceiving(
+            server, self.panel, self.callbacks, self.reactor, self.family, ordered
+        )
 
     def sending(self, server: str) -> PanelSending:
         """Return the coordinator of a transfer from this node."""

@@ -51,17 +51,25 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         self._stopping = False
 
     def open(
-        self, server: str, coordinator: ReceivingCoordinator | None = None
+        self,
+        server: str,
+        coordinator: ReceivingCoordinator | None = None,
+        ordered: float | None = None,
     ) -> IncomingTransfer:
         """Return a new transfer of the server with the UUID `server`; see `open_as`."""
-        return self.open_as(_by_uploads, server, coordinator)
+        return self.open_as(_by_uploads, server, coordinator, ordered)
 
     def open_as(
-        self, make: MakeTransfer[T], server: str, coordinator: ReceivingCoordinator | None = None
+        self,
+        make: MakeTransfer[T],
+        server: str,
+        coordinator: ReceivingCoordinator | None = None,
+        ordered: float | None = None,
     ) -> T:
         """Return a new transfer of the server with the UUID `server`, which `make` returns.
 
-        The Panel coordinates it, unless another `coordinator` is given. The transfer waits until
+        The Panel coordinates it, which has `ordered` it then by its own clock, in seconds since
+        the epoch, unless another `coordinator` is given. The transfer waits until
         an earlier one that has failed, or that gives way, is cleaned up. Raises
         `ServerAlreadyExists` while another is under way, `TooManyTransfers` while there are as
         many as may be, `DaemonStopping` after `stop`, and the error of `Later.get`.
@@ -79,6 +87,7 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
             )
         if sum(transfer.takes_a_place for transfer in self._open.values()) >= self._most:
             raise TooManyTransfers(self._most)
+        coordinator = coordinator or self._coordinators.receiving(server, ordered)
         transfer = self._begin(make, server, coordinator)
         if previous is not None:
             transfer.begin_after(previous)
@@ -119,14 +128,12 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         coordinator: ReceivingCoordinator | None = None,
     ) -> T:
         """Go on with what an earlier daemon has left, by the transfer that `make` returns."""
+        coordinator = coordinator or self._coordinators.receiving(entry.server)
         transfer = self._begin(make, entry.server, coordinator)
         Deferred.fromCoroutine(transfer.resume(entry))
         return transfer
 
-    def _begin(
-        self, make: MakeTransfer[T], server: str, coordinator: ReceivingCoordinator | None
-    ) -> T:
-        coordinator = coordinator or self._coordinators.receiving(server)
+    def _begin(self, make: MakeTransfer[T], server: str, coordinator: ReceivingCoordinator) -> T:
         transfer = make(self._factory.get(), server, coordinator)
         self._add(server, transfer)
         transfer.over.addCallback(self._note_success, transfer)

@@ -149,7 +149,7 @@ class StreamGroup:
             try:
                 await self._refuse_used()
                 self._refuse_second(count)
-                transfer = self._receiver.open(self.token.server, coordinator())
+                transfer = self._receiver.open(self.token.server, coordinator(), self.token.issued)
             except WingsdError as error:
                 self.refuse_waiting(error)
                 raise
@@ -300,7 +300,7 @@ class StreamGroup:
         # The upload is not read: the transfer meets the error first.
         self._first = upload = self._others[min(self._others)]
         try:
-            transfer = self._receiver.open(self.token.server)
+            transfer = self._receiver.open(self.token.server, ordered=self.token.issued)
             await transfer.run(upload, self)
         except WingsdError as failure:
             if failure is not error:

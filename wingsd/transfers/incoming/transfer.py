@@ -360,7 +360,8 @@ class IncomingTransfer:
         # Reported first, since the Panel's users wait for it, and a daemon that has to end must
         # not leave it out; the server may be used at its source again in any case.
         if not commit.is_unwanted:
-            await self.coordinator.report_failure()
+            is_known = steps.cancel_scope.reason is not None or isinstance(error, UploadTruncated)
+            await self.coordinator.report_failure(is_known=is_known)
         await self._rollback.run()
         # From here on what is left must not be taken for a server; a later daemon removes it too.
         await steps.enter_if_open(ReceiveStep.FAILED)

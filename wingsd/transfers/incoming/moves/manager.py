@@ -116,7 +116,7 @@ class IncomingMoves:
         self._beginning[token.digest] = mine = _Beginning(identity.key)
         try:
             make = partial(self._make, identity, beginning)
-            transfer = self._receiver.open_as(make, token.server, coordinator())
+            transfer = self._receiver.open_as(make, token.server, coordinator(), token.issued)
             await transfer.begin()
         except TransferCancelled:
             # The source may have sent the request twice: the second one must not begin it again.
