@@ -64,19 +64,16 @@ class TransferEvents:
 
 
 class _OnePool:
-    """One pool for all that blocks; the database is read and written in the caller's thread."""
+    """One pool in place of each of `Pools`; the database is used in the caller's thread."""
 
     def __init__(self, workers: Workers) -> None:
         self._shared = CutOffWorkers(workers)
-        self.disk = self.extractors = self.packers = self.engine = self._shared
-        self.followers = self.lookups = self.listings = self._shared
-        self.restorers = self.uploads = self.rereaders = self._shared
-        self.figures = self.filesystems = self.lookups = self._shared
-        self.files = self.searches = self.reads = self._shared
-        self.changes = self.archivers = self.backups = self.downloads = self._shared
         rewriting = cast("Workers", self._shared)
         self.rewriters = Rewriters(rewriting, rewriting)
         self.database = CutOffWorkers(SynchronousWorkers())
+
+    def __getattr__(self, name: str) -> CutOffWorkers:
+        return self._shared
 
     def cut_off(self) -> None:
         """Have whatever waits for one of these threads wait for good."""

@@ -56,6 +56,7 @@ class SilentPanel:
         self.known: dict[str, Configuration] = {}
         self.calls: list[str] = []
         self.heard: float | None = None
+        self.date: float | None = None
         #: Whether the node has ended: it is not to ask again.
         self.is_gone = False
         self.greeting: Deferred[None] = succeed(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -55,10 +56,10 @@ async def test_a_success_that_cannot_be_recorded_is_not_reported(
 ) -> None:
     add = receiver.store.add_report
 
-    def full(now: float, server: str, outcome: Outcome, backups: object) -> Report:
+    def full(now: float, server: str, outcome: Outcome, *given: Any) -> Report:
         if outcome is Outcome.SUCCESS:
             raise StorageError("the disk is full")
-        return add(now, server, outcome)
+        return add(now, server, outcome, *given)
 
     monkeypatch.setattr(receiver.store, "add_report", full)
     await receiver.fails(StorageError)
