@@ -19,6 +19,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.workers import SynchronousWorkers
 from wingsd.api.routes import ApiRoot
+from wingsd.api.update import MAX_SETTINGS
 from wingsd.app.reload import Reload
 from wingsd.config import Config, load
 from wingsd.config.live import APPLIED, LiveConfig, value_at
@@ -165,8 +166,13 @@ async def test_settings_come_in_messagepack_too(node: UpdatedNode) -> None:
 
 @pytest.mark.parametrize(
     ("content", "status"),
-    [(b"\xdf\xff\xff\xff\xff", 400), (b"\x00" * (MAX_STORED_BODY + 1), 413), (b"[]", 200)],
-    ids=["a map that is cut off", "too large", "PHP's empty map"],
+    [
+        (b"\xdf\xff\xff\xff\xff", 400),
+        (b"\x00" * (MAX_STORED_BODY + 1), 413),
+        (msgpack.packb({"allowed_mounts": ["/a" * 20] * (MAX_SETTINGS // 40)}), 413),
+        (b"[]", 200),
+    ],
+    ids=["a map that is cut off", "too large", "too many mounts", "PHP's empty map"],
 )
 async def test_a_body_that_is_no_map_changes_nothing(
     node: UpdatedNode, content: bytes, status: int

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ import trustme
 import yaml
 from click.testing import CliRunner, Result
 
-from wingsd.cli import configure
+from wingsd.cli import configure, node_configuration
 from wingsd.cli.__main__ import main
 from wingsd.config import load
 
@@ -46,6 +46,9 @@ class TlsPanel:
     def __init__(self, authority: trustme.CA) -> None:
         self.answer: bytes = json.dumps(CONFIGURATION).encode()
         self.status = 200
+        #: Answers wait for it.
+        self.answers = Event()
+        self.answers.set()
         panel = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,6 +58,7 @@ class TlsPanel:
                     status = 403
                 elif self.path != "/api/application/nodes/7/configuration":
                     status = 404
+                panel.answers.wait()
                 self.send_response(status)
                 self.send_header("Location", "https://elsewhere.example.com/")
                 self.send_header("Content-Length", str(len(panel.answer)))
@@ -186,6 +190,52 @@ def test_a_bad_answer_writes_nothing(
     result = run()
     assert result.exit_code == 1
     assert said in result.output
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_configuration_that_is_nested_too_deeply_is_refused(
+    run: Run, panel: TlsPanel, path: Path, exists: bool
+) -> None:
+    if exists:
+        assert run().exit_code == 0
+    before = path.read_bytes() if exists else b""
+    nested: Any = 1
+    for _ in range(900):
+        nested = {"a": nested}
+    panel.answer = json.dumps(CONFIGURATION | {"x": nested}).encode()
+    result = run("--override")
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "nested too deeply" in result.output
+    assert (path.read_bytes() if path.exists() else b"") == before
+
+
+def test_join_data_that_contains_itself_is_refused(path: Path) -> None:
+    data = base64.b64encode(b"token: &a {b: *a}\n").decode()
+    result = CliRunner().invoke(main, ["configure", "-c", str(path), "--join-data", data])
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "nested too deeply" in result.output
+
+
+def test_a_file_with_crlf_is_changed(run: Run, panel: TlsPanel, path: Path) -> None:
+    assert run().exit_code == 0
+    path.write_bytes(b"# Ours.\r\n" + path.read_bytes().replace(b"\n", b"\r\n"))
+    panel.answer = json.dumps(CONFIGURATION | {"debug": True}).encode()
+    result = run("--override")
+    assert result.exit_code == 0, result.output
+    assert path.read_bytes().startswith(b"# Ours.")
+    assert load(str(path))[0].debug
+
+
+def test_an_answer_that_never_ends_is_given_up(
+    run: Run, panel: TlsPanel, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_configuration, "TOTAL_TIMEOUT", 0.1)
+    panel.answers.clear()
+    result = run()
+    panel.answers.set()
+    assert result.exit_code == 1
+    assert "its answer takes longer than 0.1 s" in result.output
     assert not path.exists()
 
 

@@ -170,7 +170,11 @@ def test_an_operator_can_refuse_all(path: Path) -> None:
         ({"remote": "panel.example.com"}, "remote: "),
         ({"remote": "https://"}, "remote: "),
         ({"remote": "https://panel.example.com:99999"}, "remote: "),
+        ({"remote": "https://panel.example.com\0"}, "remote: "),
+        ({"remote": "https://panel.example.com/ x"}, "remote: "),
+        ({"remote": f"https://{'a' * 3000}"}, "remote: "),
         ({"api": {"port": 0}}, "api.port: "),
+        ({"api": {"port": 40000, "host": "a\0b"}}, "api.port: cannot listen at "),
         ({"api": {"port": 65536}}, "api.port: "),
         ({"token": "file:///etc/shadow"}, "token: "),
         ({"token_id": "$HOME"}, "token_id: "),
@@ -178,6 +182,10 @@ def test_an_operator_can_refuse_all(path: Path) -> None:
         (
             {"api": {"ssl": {"enabled": True, "cert": "/none.crt", "key": "/none.key"}}},
             "api.ssl.cert: /none.crt",
+        ),
+        (
+            {"api": {"ssl": {"enabled": True, "cert": "/dev/zero", "key": "/dev/zero"}}},
+            "api.ssl.cert: /dev/zero cannot be used: it is not a regular file",
         ),
     ],
 )

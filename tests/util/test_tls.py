@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,22 @@ def test_a_bad_file_is_named(pem: tuple[Path, Path], which: int, content: bytes 
         ServerCertificate(*map(str, pem))
     assert str(bad) in str(caught.value)
     assert ("api.ssl.cert", "api.ssl.key")[which] in str(caught.value)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_fifo_and_a_huge_file_are_refused_and_not_read(
+    pem: tuple[Path, Path], which: int
+) -> None:
+    bad = pem[which]
+    bad.unlink()
+    os.mkfifo(bad)
+    with pytest.raises(ConfigError, match="it is not a regular file"):
+        ServerCertificate(*map(str, pem))
+    bad.unlink()
+    bad.touch()
+    os.truncate(bad, 1 << 40)
+    with pytest.raises(ConfigError, match="it is larger than 1 MiB"):
+        ServerCertificate(*map(str, pem))
 
 
 def test_a_key_of_another_certificate_is_refused(pem: tuple[Path, Path]) -> None:

@@ -85,7 +85,10 @@ def configure(
         found = fetch(panel_url, token, node, allow_insecure=allow_insecure)
     path = path or next((place for place in PLACES if os.path.lexists(place)), PLACES[0])
     before = _read(path)
-    text, changes = _written(path, before, found)
+    try:
+        text, changes = _written(path, before, found)
+    except RecursionError as error:
+        raise CtlError("the configuration is nested too deeply", _PANELS_FAULT) from error
     config, unknown = _checked(path, text)
     if not changes:
         show(f"{path} is as the Panel has it already.")
@@ -107,7 +110,8 @@ def _asked_number(value: str) -> str:
 def _read(path: str) -> str | None:
     """Return the text of the file, None without one. Raises `CtlError`."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        # As it is written: `replace_file` compares the bytes, with CRLF as well.
+        return Path(path).read_bytes().decode()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+from concurrent.futures import Future
 from http import HTTPStatus
 from http.client import HTTPException
+from threading import Thread
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
@@ -21,6 +23,8 @@ __all__ = ["fetch", "from_join_data"]
 
 #: Seconds for the Panel to answer, as Wings gives it.
 TIMEOUT = 30.0
+#: Seconds for the whole answer.
+TOTAL_TIMEOUT = 90.0
 #: Bytes of its answer at most.
 MAX_ANSWER = 1024 * 1024
 
@@ -52,9 +56,24 @@ def fetch(panel: str, token: str, node: str, *, allow_insecure: bool = False) ->
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     opener = build_opener(_NoRedirects, HTTPSHandler(context=context))
+    done: Future[Json] = Future()
+
+    def ask() -> None:
+        try:
+            request = Request(url, headers=headers)  # noqa: S310
+            with opener.open(request, timeout=TIMEOUT) as answer:
+                done.set_result(_configuration(answer, url))
+        except BaseException as error:
+            done.set_exception(error)
+
+    # A timeout of a socket is for each read, and a drop now and then would be enough.
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(TOTAL_TIMEOUT)
+    if not done.done():
+        raise _no_connection(f"its answer takes longer than {TOTAL_TIMEOUT:g} s", panel)
     try:
-        with opener.open(Request(url, headers=headers), timeout=TIMEOUT) as answer:  # noqa: S310
-            return _configuration(answer, url)
+        return done.result()
     except HTTPError as error:
         with error:
             raise _refusal(error, url, node) from error

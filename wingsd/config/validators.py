@@ -129,9 +129,14 @@ def console_line(_: object, attribute: attrs.Attribute[str], value: str) -> None
         raise InvalidField(attribute.name, f"expected one printable line, found {value!r}")
 
 
+#: Characters of an address; a header has to hold it.
+_MAX_URL = 2000
+
+
 def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """An address of HTTP(S)."""
-    if not (value.startswith(("http://", "https://")) and _has_host(value)):
+    is_usual = value.isprintable() and " " not in value and len(value) <= _MAX_URL
+    if not (is_usual and value.startswith(("http://", "https://")) and _has_host(value)):
         what = f"expected an http:// or https:// address, found {value!r}"
         raise InvalidField(attribute.name, what)
 

@@ -188,6 +188,10 @@ def _check_listening(config: Config, changes: Mapping[str, Value]) -> None:
     family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
     try:
         socket.create_server((api.host, api.port), family=family).close()
+    except (TypeError, ValueError) as error:  # NUL, or what IDNA does not allow
+        raise Unprocessable(
+            _INVALID, f"api.port: cannot listen at {api.host!r}: {error}"
+        ) from error
     except OSError as error:
         reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
         raise Unprocessable(

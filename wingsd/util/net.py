@@ -6,7 +6,9 @@ in progress keep the previous one.
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -185,12 +187,26 @@ def _prefer_short_keys(context: SSL.Context) -> None:
     lib.SSL_CTX_set_ciphersuites(context._context, _TLS13_SUITES)
 
 
+#: Bytes of a file with a certificate or key.
+_MAX_PEM = 1 << 20
+
+
 def _take(option: str, path: str, take: Callable[[str], None]) -> None:
     try:
+        _check_regular(path)
         with open(path, "rb"):  # OpenSSL does not give the reason
             take(path)
     except (OSError, ValueError, SSL.Error) as error:
         raise ConfigError(f"{option}: {path} cannot be used: {_why(error)}") from error
+
+
+def _check_regular(path: str) -> None:
+    """Refuse what would be waited for or read without end, such as a FIFO or a device."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is not a regular file")
+    if found.st_size > _MAX_PEM:
+        raise ValueError(f"it is larger than {_MAX_PEM >> 20} MiB")
 
 
 def _private_key(path: str) -> PKey:
