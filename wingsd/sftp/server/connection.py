@@ -40,8 +40,9 @@ __all__ = ["SftpConnection", "Site"]
 #: read, and those of one packet.
 _WINDOW = 2 << 20
 _PACKET = 128 << 10
-#: Seconds without anything received after which a connection without open files is idle.
-_IDLE_AFTER = 3.0
+#: Seconds without anything received after which a connection without open files is idle: a client
+#: that has many takes turns with them, and should not lose one that it is about to use.
+_IDLE_AFTER = 7.0
 
 
 @attrs.define(eq=False)
