@@ -44,6 +44,8 @@ LENGTH = "Content-Length: 5"
         ["Transfer-Encoding: chunked\nX: y"],
         ["X: y\nTransfer-Encoding: chunked"],
         ["Transfer-Encoding: chunked\rX"],
+        ["X: y\rTransfer-Encoding: chunked"],
+        ["X: y\0"],
         ["Transfer-Encoding : chunked"],
         ["Transfer-Encoding\t: chunked"],
         ["Transfer-Encoding:", " chunked"],

@@ -312,6 +312,8 @@ class NodeChannel(HTTPChannel):
             is_chunked = value.strip(b" \t").lower() == b"chunked"
             if not is_chunked or self._version != b"HTTP/1.1":
                 return "the only Transfer-Encoding is chunked, in HTTP/1.1"
+        if len(value.translate(None, b"\r\n\0")) < len(value):  # Twisted 24.11 takes them
+            return "a header line has a line break or a zero byte in it"
         if len(name) > MAX_NAME:
             return f"the name of a header has more than {MAX_NAME} bytes"
         if value.count(b",") + value.count(b";") >= MAX_ENTRIES:

@@ -118,6 +118,19 @@ class GatheringConnection(SSL.Connection):
             self._failure = failure
 
 
+class _NoWrites:
+    """Discards what is written to a lost connection."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class GatheringTransport(BufferingTLSTransport):
     """Decrypts a few records a turn, and encrypts a large write as a whole.
 
@@ -133,6 +146,7 @@ class GatheringTransport(BufferingTLSTransport):
     _aborted: bool
     _flushSendBIO: Callable[[], None]
     _producer: Any
+    _aggregator: Any
     #: Bytes that are not decrypted yet, and how many more of them belong to the last record.
     _unread = b""
     _open_record = 0
@@ -177,7 +191,10 @@ class GatheringTransport(BufferingTLSTransport):
         self._unread = b""
         self.factory.input.remove(self)
         super().connectionLost(reason)
-        self._producer = None  # a cycle
+        # Cycles; the second one is of Twisted 24.11.
+        self._producer = None
+        self._aggregator = _NoWrites()
+        self.write = self._aggregator.write  # type: ignore[method-assign]
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         """Close. Called by Twisted, whose frame has the failure, which has the frame.
