@@ -213,12 +213,14 @@ class WingsdError(Exception):
     """An error with an HTTP answer.
 
     `code` names the kind of error and never changes; `message` is the answer's `error`; `detail`
-    says why and what to do, and may be empty; `retry_after` is in seconds, 0 if unknown.
+    says why and what to do, and may be empty; `retry_after` is in seconds, 0 if unknown. One that
+    `is_final` comes again until a person has changed something.
     """
 
     code = "internal-error"
     status = 500
     retry_after: float = 0.0
+    is_final = False
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message, detail)
@@ -302,6 +304,7 @@ class ServerAlreadyExists(Conflict):
     """The server is on this node, or is being received (409)."""
 
     code = "server-already-exists"
+    is_final = True
 
 
 class ServerBusy(Conflict):
@@ -361,9 +364,10 @@ class EnvironmentFailed(WingsdError):
 
     code = "environment-failed"
 
-    def __init__(self, detail: str, *, is_silent: bool = False) -> None:
+    def __init__(self, detail: str, *, is_silent: bool = False, is_final: bool = False) -> None:
         super().__init__("the server's environment could not be configured", detail)
         self.is_silent = is_silent
+        self.is_final = self.is_final or is_final
 
 
 class DaemonStopping(WingsdError):

@@ -60,16 +60,42 @@ async def test_what_an_earlier_daemon_has_left_is_removed(
 
 async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None:
     server = engine.server(image="~wingsd-test/none")
-    with pytest.raises(EnvironmentFailed, match="there is no image wingsd-test/none"):
+    with pytest.raises(EnvironmentFailed, match="there is no image wingsd-test/none") as raised:
         await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+    assert raised.value.is_final
+
+
+@pytest.mark.parametrize(
+    ("why", "is_final"),
+    [
+        ("manifest for busybox:none not found: manifest unknown", True),
+        ("pull access denied for x, repository does not exist or may require login", True),
+        ("no matching manifest for linux/arm64/v8 in the manifest list entries", True),
+        ("failed to resolve reference: docker.io/library/x:1: not found", True),
+        ("dial tcp: lookup registry-1.docker.io: no such host", False),
+        ("toomanyrequests: You have reached your pull rate limit", False),
+    ],
+)
+async def test_it_is_told_whether_a_pull_fails_for_good(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch, why: str, is_final: bool
+) -> None:
+    async def fails(*_: object) -> str:
+        return why
+
+    monkeypatch.setattr(images.ImagesAndNetworks, "_pull", fails)
+    server = engine.server(image="wingsd-test/none")
+    with pytest.raises(EnvironmentFailed, match="could not be pulled") as raised:
+        await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+    assert raised.value.is_final is is_final
 
 
 async def test_what_the_engine_refuses_is_told_and_left_nowhere(
     engine: Engine, workers: Workers
 ) -> None:
     server = attrs.evolve(engine.server(), build=Build(memory_limit=64, threads="no-cpu"))
-    with pytest.raises(EnvironmentFailed):
+    with pytest.raises(EnvironmentFailed) as raised:
         await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+    assert raised.value.is_final
     assert containers(engine, server.uuid) == []
 
 

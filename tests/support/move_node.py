@@ -53,8 +53,8 @@ class MoveNode(Destination):
         self.outcome: str | None = None
         self.deleted: list[str] = []
         #: How a preparation ends.
-        self.prepared: dict[str, str] = {"state": "ready"}
-        self._preparation: dict[str, str] | None = None
+        self.prepared: dict[str, Any] = {"state": "ready"}
+        self._preparation: dict[str, Any] | None = None
         #: Commits that are told as done at once.
         self.commits = True
         self._opened: Opened | None = None

@@ -95,6 +95,32 @@ async def test_it_runs_on_where_the_destination_is_never_ready(
     await until(lambda: node.deleted == ["keep"])
 
 
+async def test_it_is_tried_thrice_what_fails_until_a_person_changes_something(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.prepared = NO_IMAGE | {"final": True}
+    over = sender.start()
+    await until(lambda: over.called or node.count("prepare") > 10)
+    assert node.count("prepare") == 3
+    await over
+    check_runs_on(sender)
+    assert sender.said("transfer failed")
+    assert sender.said("no image")
+
+
+async def test_tries_that_fail_for_good_count_only_in_a_row(
+    sender: Sender, node: MoveNode
+) -> None:
+    def prepared(kind: str, count: int) -> None:
+        if kind == "prepare":
+            node.prepared = NO_IMAGE | {"final": count % 3 != 0} if count < 8 else READY
+
+    node.fault = prepared
+    await sender.start()
+    check_moved(sender)
+    assert node.count("prepare") == 8
+
+
 async def test_it_is_stopped_as_soon_as_the_destination_is_ready(
     sender: Sender, node: MoveNode
 ) -> None:

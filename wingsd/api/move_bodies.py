@@ -144,6 +144,7 @@ class PreparationStatus:
     error: str = ""
     detail: str = ""
     code: str = ""
+    final: Annotated[bool, "Whether it fails again until a person has changed something."] = False
     container_seconds: Annotated[
         float, "What it took to make the server's container, its image being there; 0 before."
     ] = 0.0

@@ -360,6 +360,7 @@ def _status(transfer: MoveTransfer) -> MoveStatus:
             error=error.message if error is not None else "",
             detail=error.detail if error is not None else "",
             code=error.code if error is not None else "",
+            final=error is not None and error.is_final,
             container_seconds=tried.container_seconds,
         )
     return MoveStatus(

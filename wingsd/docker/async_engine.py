@@ -82,7 +82,9 @@ class EngineSession:
         try:
             return await self.run(work, *args, **kwargs)
         except APIError as error:
-            raise EnvironmentFailed(f"Docker refuses: {engine.explain(error)}") from error
+            raise EnvironmentFailed(
+                f"Docker refuses: {engine.explain(error)}", is_final=engine.is_final(error)
+            ) from error
         except engine.FAILURES as error:
             raise EnvironmentFailed(
                 f"the Docker engine at {self._address} does not answer: {engine.explain(error)}; "

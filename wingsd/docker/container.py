@@ -98,6 +98,7 @@ class SettingsInvalid(EnvironmentFailed):
 
     code = "server-settings-invalid"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+    is_final = True
 
 
 def container_spec(config: Config, server: Settings) -> ContainerSpec:
@@ -372,7 +373,8 @@ def _resolve(source: str, tops: Sequence[str]) -> str | None:
         raise EnvironmentFailed(
             f"the mount of {source} cannot be made: {why}; create it, remove the mount in the "
             "Panel, or let this node see it (under systemd, ProtectHome= and PrivateTmp= hide "
-            "directories)"
+            "directories)",
+            is_final=True,
         ) from error
 
 

@@ -105,6 +105,11 @@ def explain(error: BaseException) -> str:
     return str(explanation or error).strip()
 
 
+def is_final(error: APIError) -> bool:
+    """Return whether the engine refuses what it was asked for, and not only now."""
+    return error.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND)
+
+
 def _system_error(error: BaseException | None) -> str | None:
     """Return the first system error, which docker-py wraps in those of four libraries."""
     while error is not None:
@@ -249,7 +254,8 @@ def ensure_network(client: APIClient, spec: NetworkSpec) -> bool:
     if spec.body is None:
         raise EnvironmentFailed(
             f"docker.network.network_mode names the network {spec.name}, which does not exist: "
-            f"create it (docker network create {spec.name}), or name another"
+            f"create it (docker network create {spec.name}), or name another",
+            is_final=True,
         )
     try:
         client.create_network(

@@ -33,6 +33,15 @@ _STAGES = {"Downloading": "pulling", "Extracting": "extracting"}
 _MB = 1_000_000
 _PULLING = "{server}: pulling {image}: {progress}"
 
+#: What engines quote of registries that have no such image, or none for the machine.
+_NO_SUCH_IMAGE = (
+    ": not found",
+    "invalid reference format",
+    "manifest unknown",
+    "name unknown",
+    "no matching manifest",
+    "repository does not exist",
+)
 _DOCKER_HUB = "docker.io"
 _DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
 
@@ -207,7 +216,8 @@ class ImagesAndNetworks:
                 raise EnvironmentFailed(
                     f"there is no image {image.name} on this node, and it is never pulled since "
                     "the Panel names it with a leading ~: load or build it here under that name, "
-                    "or remove the ~ to have it pulled"
+                    "or remove the ~ to have it pulled",
+                    is_final=True,
                 )
             return
         if await self._is_kept(session, uuid, image.name):
@@ -219,7 +229,8 @@ class ImagesAndNetworks:
         if not await session.call(engine.image_exists, image.name):
             raise EnvironmentFailed(
                 f"the image {image.name} could not be pulled, and this node has no image of that "
-                f"name: {why}"
+                f"name: {why}",
+                is_final=any(each in why.lower() for each in _NO_SUCH_IMAGE),
             )
         self._log.warn(
             "{server}: {image} could not be pulled, the local image is used: {why}",

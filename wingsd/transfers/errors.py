@@ -229,6 +229,8 @@ class DestinationRefused(DestinationError):
         self.answer_code = ""
         #: Whether it only was not able to answer now: nothing is said about the server.
         self.is_temporary = False
+        #: Whether it is refused until a person has changed something there.
+        self.is_final = False
         #: Whether it may be of a proxy: an answer to a move that is not the node's own.
         self.is_foreign = False
 

@@ -75,6 +75,7 @@ async def test_it_can_be_asked_for_while_it_is_under_way_and_again(
     [
         ("panel", PanelUnreachable("the Panel is away", "it is a test")),
         ("engine", EnvironmentFailed("the image could not be pulled")),
+        ("engine", EnvironmentFailed("there is no such image", is_final=True)),
         ("disk", MoveNoSpace("free some")),
     ],
 )
@@ -100,6 +101,7 @@ async def test_what_is_in_the_way_is_told_and_the_move_goes_on(
         found = await prepared(client)
         assert (found["state"], found["code"]) == ("failed", error.code)
         assert (found["error"], found["detail"]) == (error.message, error.detail)
+        assert found.get("final", False) is error.is_final
         node.panel.faults.clear()
         node.environment.faults.clear()
     assert (await prepared(client))["state"] == "ready"

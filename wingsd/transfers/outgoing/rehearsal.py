@@ -29,6 +29,8 @@ WITHIN = 30.0
 PAUSE = 1.0
 #: The most seconds that a destination is believed to need to make a container.
 LONGEST_MAKING = 600.0
+#: How often in a row it is tried what fails until a person has changed something.
+FINAL_TRIES = 3
 #: Answers after which there is no move any more that could be prepared.
 _ENDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 
@@ -36,7 +38,8 @@ _ENDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 class Rehearsal:
     """The rehearsal of one server by `client`; `say` gets lines for people.
 
-    After `patience` seconds without both answers it gives up.
+    After `patience` seconds without both answers it gives up, and after `FINAL_TRIES` that have
+    failed for a reason which does not go away by itself.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class Rehearsal:
         self._good_until = float("-inf")
         self._since: float | None = None
         self._next_line = 0.0
+        #: How many in a row have failed for such a reason.
+        self._final = 0
 
     async def passed(self, ask_panel: Callable[[], Awaitable[None]]) -> bool:
         """Return whether the server may be stopped; where not, this is to be called again later.
 
-        `ask_panel` asks this node's Panel. Raises the reason when the patience is over, or the
-        destination has ended the move.
+        `ask_panel` asks this node's Panel. Raises the reason when it gives up, or the destination
+        has ended the move.
         """
         if self._clock.seconds() < self._good_until:
             return True
@@ -74,7 +79,7 @@ class Rehearsal:
                 raise
             self._note(error, began)
             return False
-        self._since = None
+        self._since, self._final = None, 0
         self._good_until = self._clock.seconds() + GOOD_FOR
         return True
 
@@ -93,11 +98,13 @@ class Rehearsal:
             if found is None or found.state == "failed":
                 why = found.error if found is not None else "it was started anew"
                 detail = found.detail if found is not None else "it is asked again"
-                raise DestinationRefused(
+                refused = DestinationRefused(
                     f"the destination node is not ready for the server: {why}",
                     detail,
                     HTTPStatus.SERVICE_UNAVAILABLE,
                 )
+                refused.is_final = found is not None and found.final
+                raise refused
             if found.state == "ready":
                 self.container_seconds = min(max(found.container_seconds, 0.0), LONGEST_MAKING)
                 return
@@ -113,11 +120,12 @@ class Rehearsal:
             tag = progress.tag
 
     def _note(self, error: WingsdError, began: float) -> None:
-        """Tell why the server is not stopped yet. Raises `error` when the patience is over."""
+        """Tell why the server is not stopped yet. Raises `error` when it gives up."""
         now: float = self._clock.seconds()
         if self._since is None:
             self._since, self._next_line = began, now
-        if now - self._since >= self._patience:
+        self._final = self._final + 1 if error.is_final else 0
+        if now - self._since >= self._patience or self._final >= FINAL_TRIES:
             raise error
         if now >= self._next_line:
             self._next_line = now + EVERY

@@ -145,13 +145,15 @@ class AttachmentOffset:
 class Prepared:
     """How far the destination's preparation is: `under way`, `ready` or `failed`, and why.
 
-    `container_seconds` is what making the server's container has taken there.
+    One that is `final` fails again until a person has changed something; earlier versions do not
+    say so. `container_seconds` is what making the server's container has taken there.
     """
 
     state: str
     error: str = ""
     detail: str = ""
     code: str = ""
+    final: bool = False
     container_seconds: float = 0.0
 
 
