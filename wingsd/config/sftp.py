@@ -19,7 +19,7 @@ __all__ = ["SftpActivityConfig", "SftpConfig", "SftpLimits"]
 class SftpLimits:
     """`system.sftp.limits`: what one client, and one user, may take."""
 
-    #: Wrong passwords of one user name from one address, in one connection and within
+    #: Refused passwords of one user name from one address, in one connection and within
     #: `authentication_cooldown`; with Calagopus the default is 3. From one address, ten times as
     #: many of all user names.
     authentication_password_attempts: int = attrs.field(default=6, validator=positive)

@@ -30,7 +30,6 @@ __all__ = [
     "Granted",
     "Log",
     "Login",
-    "MakePlace",
     "Message",
     "Refused",
     "ServerState",
@@ -187,14 +186,6 @@ class Begun(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class MakePlace(Message):
-    """Close idle ones of these connections: as many of the same user wait for a place."""
-
-    connections: tuple[int, ...]
-    wanted: int
-
-
-@attrs.frozen(eq=False, repr=False)
 class ServerState(Message):
     """What the files of a server take, None before they were measured, and may take.
 
@@ -226,7 +217,6 @@ _CLASSES: dict[str, type[Message]] = {
         Granted,
         Log,
         Login,
-        MakePlace,
         Refused,
         ServerState,
         Settings,

@@ -6,7 +6,6 @@ itself, such as an installation, closes it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Any
@@ -25,7 +24,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.sftp.logins import GrantedLogin, LoginRefused, check_server
-from wingsd.sftp.messages import Begun, Disconnect, FileEvent, MakePlace, Message, ServerState
+from wingsd.sftp.messages import Begun, Disconnect, FileEvent, Message, ServerState
 
 __all__ = ["SftpSessions"]
 
@@ -255,7 +254,7 @@ class SftpSessions:
             return
 
     def _look(self) -> None:
-        """Tell the process what has changed, and who waits; close what no event has closed."""
+        """Tell the process what has changed; close what no event has closed."""
         servers = {}
         for connection, session in tuple(self._sessions.items()):
             try:
@@ -263,10 +262,6 @@ class SftpSessions:
             except WingsdError as error:
                 self._close(connection, str(error))
             servers[session.server.uuid] = session.server
-        waiting = Counter(granted.user for granted, _ in self._waiting.values())
-        for user, wanted in waiting.items():
-            own = [number for number, each in self._sessions.items() if each.granted.user == user]
-            self.send(MakePlace(tuple(own), wanted))
         for server in servers.values():
             self._tell_state(server)
 

@@ -11,8 +11,7 @@ import pytest
 
 from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config.sftp import SftpConfig, SftpLimits
-from wingsd.sftp.messages import Begun, Closed, Disconnect, MakePlace, Settings
-from wingsd.sftp.server import connection
+from wingsd.sftp.messages import Begun, Closed, Disconnect, Settings
 from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.threads import ConnectionThread
 
@@ -165,30 +164,6 @@ def test_a_channel_opens_when_the_daemon_has_begun_the_session(tmp_path: Path) -
             await other.wait_closed()
         while len(served.daemon.of(Closed)) < 2 or served.server.count:
             await asyncio.sleep(0.01)
-
-    serve(tmp_path, test)
-
-
-def test_a_connection_that_does_nothing_makes_place_and_one_at_work_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "file").write_text("x")
-        async with served.client() as reading, served.client() as idle, served.client() as other:
-            async with reading.open("/file"):
-                served.daemon.when_place_wanted(MakePlace((1, 2, 3), 3))
-                assert await idle.listdir("/") == ["file"]  # it was used a moment ago
-                monkeypatch.setattr(connection, "_IDLE_AFTER", -1.0)
-                served.daemon.when_place_wanted(MakePlace((1, 2, 9), 3))
-                while served.server.count > 2:
-                    await asyncio.sleep(0.01)
-                assert await reading.listdir("/") == await other.listdir("/") == ["file"]
-                with pytest.raises(asyncssh.SFTPError):
-                    await idle.listdir("/")
-            served.daemon.when_place_wanted(MakePlace((1, 3), 1))
-            while served.server.count > 1:
-                await asyncio.sleep(0.01)
-            assert served.server.count == 1
 
     serve(tmp_path, test)
 

@@ -85,13 +85,6 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         #: Whether the connection takes no more answers, of any channel.
         self._held = False
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is done or sent, and no file open."""
-        is_at_work = self._busy or self._waiting or (self.was_made and self._sender.size)
-        is_open = self._operations is not None and self._operations.has_open
-        return not (is_at_work or is_open)
-
     # The channel
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:

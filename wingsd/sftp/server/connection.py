@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from threading import Semaphore
 
 import asyncssh
 import attrs
@@ -40,9 +38,6 @@ __all__ = ["SftpConnection", "Site"]
 #: read, and those of one packet.
 _WINDOW = 2 << 20
 _PACKET = 128 << 10
-#: Seconds without anything received after which a connection without open files is idle: a client
-#: that has many takes turns with them, and should not lose one that it is about to use.
-_IDLE_AFTER = 7.0
 
 
 @attrs.define(eq=False)
@@ -135,19 +130,6 @@ class SftpConnection(asyncssh.SSHServer):
     def begin(self) -> None:
         """Let channels open, from any thread."""
         self._thread.call(self._begun.set)
-
-    def close_idle(self, places: Semaphore) -> None:
-        """Close the connection, from any thread, if it is idle and one of `places` is wanted."""
-        self._thread.call(lambda: self._close_idle(places))
-
-    def _close_idle(self, places: Semaphore) -> None:
-        is_quiet = time.monotonic() - self._conn.last_received > _IDLE_AFTER
-        if (
-            is_quiet
-            and all(channel.is_idle for channel in self._channels)
-            and places.acquire(blocking=False)
-        ):
-            self.disconnect("it was idle, and another connection of the user needs its place")
 
     def disconnect(self, why: str) -> None:
         """Close the connection, for a reason that the client is told, from any thread."""

@@ -16,7 +16,6 @@ from wingsd.sftp.messages import (
     Disconnect,
     Granted,
     Login,
-    MakePlace,
     Message,
     Refused,
     ServerState,
@@ -49,7 +48,6 @@ class DaemonLink(asyncio.Protocol):
         self.when_state: Callable[[ServerState], None] = lambda _: None
         self.when_begun: Callable[[Begun], None] = lambda _: None
         self.when_disconnect: Callable[[Disconnect], None] = lambda _: None
-        self.when_place_wanted: Callable[[MakePlace], None] = lambda _: None
         self._decoder = Decoder(MAX_FROM_DAEMON)
         self._transport: asyncio.Transport | None = None
         self._numbers = count(1)
@@ -152,7 +150,5 @@ class DaemonLink(asyncio.Protocol):
                 self.when_begun(message)
             case Disconnect():
                 self.when_disconnect(message)
-            case MakePlace():
-                self.when_place_wanted(message)
             case _:
                 raise InvalidData("a message is not for this side")

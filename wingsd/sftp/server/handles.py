@@ -92,11 +92,6 @@ class Handles:
         self._open: dict[bytes, _Open] = {}
         self._next = 0
 
-    @property
-    def count(self) -> int:
-        """The number of handles."""
-        return len(self._open)
-
     def reserve(self) -> None:
         """Raise `TooManyHandles` where no other can be opened."""
         if len(self._open) >= self._most:

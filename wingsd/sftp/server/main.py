@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
-from threading import Semaphore
 
 import asyncssh
 
@@ -25,7 +24,6 @@ from wingsd.sftp.messages import (
     Begun,
     Disconnect,
     Log,
-    MakePlace,
     Settings,
     Start,
     Transmitted,
@@ -115,7 +113,6 @@ class SftpServer:
         link.when_state = lambda state: self._site.usage(state.server).correct(state)
         link.when_begun = self._begun
         link.when_disconnect = self._disconnect
-        link.when_place_wanted = self._close_idle
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def run(self) -> None:
@@ -169,13 +166,6 @@ class SftpServer:
         connection = self._connections.get(message.connection)
         if connection is not None:
             connection.disconnect(message.why)
-
-    def _close_idle(self, message: MakePlace) -> None:
-        places = Semaphore(message.wanted)
-        for number in message.connections:
-            connection = self._connections.get(number)
-            if connection is not None:
-                connection.close_idle(places)
 
     # Connections
 

@@ -54,11 +54,6 @@ class Operations:
         }
         self._extensions = {**files.extensions, **paths.extensions}
 
-    @property
-    def has_open(self) -> bool:
-        """Whether a file or directory is open."""
-        return self._handles.count > 0
-
     def answer(self, request: Request) -> bytes:
         """Do one request; return its answer. Other errors than wingsd's and the disk's pass."""
         call = self._calls.get(request.kind)

@@ -163,12 +163,9 @@ class SshConnection(asyncssh.SSHServerConnection):
         #: The bytes, and requests to log in, that are still taken in before the login.
         self._early_bytes = _EARLY_BYTES + attempts * _ATTEMPT_BYTES
         self._early_requests = attempts + _EARLY_REQUESTS
-        #: When something was received last, by time.monotonic.
-        self.last_received = time.monotonic()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Take in packets, without copying all that has come for each of them."""
-        self.last_received = time.monotonic()
         if not self._auth_complete:
             self._early_bytes -= len(data)
             if self._early_bytes < 0:
