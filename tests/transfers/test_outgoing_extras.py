@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from pathlib import Path
 
 import pytest
 
+from tests.archive.test_regular_files import contents, packed, restored, rewritten
+from tests.archive.test_sparse import write
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
 from wingsd.backups.local import AttachedLog, Backup
@@ -48,6 +51,65 @@ async def test_only_tar_gz_backups_are_sent_to_pelican_nodes(sender: Sender) -> 
     await sender.start(backups=(BACKUPS[0],))
     assert sender.said("the nodes of Pelican keep only backups that are a tar.gz")
     assert sender.calls == []
+
+
+@pytest.fixture
+def kept_tree(tmp_path: Path) -> Path:
+    """What a backup was made of."""
+    tree = tmp_path / "kept"
+    (tree / "empty").mkdir(parents=True)
+    (tree / "a").write_bytes(random.Random("along").randbytes(600_000))
+    os.link(tree / "a", tree / "b")
+    write(tree / "holes", 8 << 20, (3 << 20, b"x"))
+    (tree / "link").symlink_to("a")
+    return tree
+
+
+async def test_a_node_in_go_gets_backups_that_it_can_restore(
+    sender: Sender, kept_tree: Path, tmp_path: Path
+) -> None:
+    sender.destination.features = ""
+    as_stored = packed(kept_tree)
+    stored, other = as_stored.data, rewritten(as_stored)[0]
+    sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", stored)
+    sender.keep(f"{UUID}/{BACKUPS[1]}.tar.gz", other)
+    sender.keep(f"{UUID}/{BACKUPS[2]}.tar.gz", b"no archive")
+    await sender.start(backups=tuple(BACKUPS))
+    assert sender.states[-2:] == ["success", "completed"]
+    found = sender.destination.attachments
+    sent = found[Backup(BACKUPS[0], "tar.gz", PELICAN)]
+    assert contents(restored(sent, tmp_path)) == contents(kept_tree)
+    assert sender.destination.checksums.backups[BACKUPS[0]] == hashlib.sha256(sent).hexdigest()
+    assert sender.said(
+        f"the backup {BACKUPS[0]} is sent as the destination's node can restore it: 1 hard link "
+        "as whole copies (585.9 KiB more), without 1 symlink, 1 empty directory"
+    )
+    # One that is in that form keeps the checksum that its Panel has of it.
+    assert found[Backup(BACKUPS[1], "tar.gz", PELICAN)] == other
+    assert found[Backup(BACKUPS[2], "tar.gz", PELICAN)] == b"no archive"
+    assert sender.said(f"the backup {BACKUPS[2]} cannot be read and is sent as it is")
+
+
+@pytest.mark.parametrize(("features", "asked"), [("symlinks, hard-links", ""), ("", "tar_gz")])
+async def test_other_nodes_get_backups_as_they_are(
+    sender: Sender, kept_tree: Path, features: str, asked: str
+) -> None:
+    sender.destination.features = features
+    stored = packed(kept_tree).data
+    sender.keep(f"{BACKUPS[0]}.tar.gz", stored)
+    await sender.start(archive_format=asked, backups=(BACKUPS[0],))
+    assert list(sender.destination.attachments.values()) == [stored]
+
+
+async def test_a_backup_found_to_be_damaged_while_it_is_sent_fails_the_transfer(
+    sender: Sender, kept_tree: Path
+) -> None:
+    sender.destination.features = ""
+    sender.keep(f"{BACKUPS[0]}.tar.gz", packed(kept_tree).data[:-5000])
+    await sender.start(backups=(BACKUPS[0],))
+    assert sender.said("a backup that is to be sent with the server is damaged")
+    assert sender.said("delete the backup in the Panel, or leave it out of the transfer")
+    assert sender.states[-1] == "failure"
 
 
 def keep_log(sender: Sender, data: bytes) -> Path:

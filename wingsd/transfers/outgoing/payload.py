@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import attrs
 
 from wingsd.archive import Part
+from wingsd.archive.policy import ArchiveError
 from wingsd.backups.local import LocalBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
@@ -79,7 +81,7 @@ class Payload:
         # In the order in which the family's own nodes send them.
         if self.family == CALAGOPUS:
             self._write_log(frame, write, warn)
-        self._write_backups(frame, write, lambda more: progress(read + more, files))
+        self._write_backups(frame, write, warn, lambda more: progress(read + more, files))
         if self.family != CALAGOPUS:
             self._write_log(frame, write, warn)
         return packed
@@ -108,19 +110,54 @@ class Payload:
         self,
         frame: FormFrame,
         write: Callable[[bytes], None],
+        warn: Callable[[str], None],
         progress: Callable[[int], None],
     ) -> None:
-        read = 0
+        before = 0
+
+        def note(read: int) -> None:
+            progress(before + read)
+
         for local in self.backups:
             write(frame.before_backup(local.backup))
             digest = hashlib.sha256()
-            with closing(local.blocks()) as blocks:
+            with closing(self._backup_blocks(local, warn, note)) as blocks:
                 for block in blocks:
                     digest.update(block)
                     write(block)
-                    read += len(block)
-                    progress(read)
+            before += local.size
             write(frame.after_backup(local.backup, digest.hexdigest()))
+
+    def _backup_blocks(
+        self, local: LocalBackup, warn: Callable[[str], None], note: Callable[[int], None]
+    ) -> Generator[bytes, None, None]:
+        """Yield the archive of a backup as the destination restores it.
+
+        Nodes in Go get regular files alone. `note` gets the bytes read so far.
+        """
+        if self.family != PELICAN or self.links or _goes_as_it_is(local, warn):
+            yield from _noted(local, note)
+            return
+        from wingsd.archive.regular_files import RegularFiles  # noqa: PLC0415
+
+        # Only the first reading is progress.
+        readings = chain((_noted(local, note),), (local.blocks() for _ in repeat(None)))
+        limit = self.source.limit if isinstance(self.source, Part) else None
+        files = RegularFiles(lambda: next(readings), limit)
+        try:
+            with files.packed(self.format.compression) as blocks:
+                yield from blocks
+        except ArchiveError as error:
+            raise StorageError(
+                f"{local.path}: {error.detail}; delete the backup in the Panel, or leave it out "
+                "of the transfer",
+                "a backup that is to be sent with the server is damaged",
+            ) from error
+        if told := str(files.not_kept):
+            warn(
+                f"the backup {local.backup.uuid} is sent as the destination's node can restore "
+                f"it: {told}"
+            )
 
     def _write_log(
         self, frame: FormFrame, write: Callable[[bytes], None], warn: Callable[[str], None]
@@ -136,6 +173,28 @@ class Payload:
                     write(block)
         except StorageError as error:
             warn(error.detail)
+
+
+def _goes_as_it_is(local: LocalBackup, warn: Callable[[str], None]) -> bool:
+    """Return whether a node in Go restores a backup as it is, or it has no other form."""
+    from wingsd.archive.regular_files import has_only_files  # noqa: PLC0415 (see wingsd.archive)
+
+    try:
+        with closing(local.blocks()) as blocks:
+            return has_only_files(blocks)
+    except ArchiveError as error:
+        warn(f"the backup {local.backup.uuid} cannot be read and is sent as it is: {error.detail}")
+        return True
+
+
+def _noted(local: LocalBackup, note: Callable[[int], None]) -> Generator[bytes, None, None]:
+    """Yield the archive of a backup as it is."""
+    read = 0
+    with closing(local.blocks()) as blocks:
+        for block in blocks:
+            read += len(block)
+            note(read)
+            yield block
 
 
 class SourcePool:
