@@ -109,7 +109,7 @@ def test_a_bad_console_token_is_refused_with_reason(claims: dict[str, Any], reas
     assert reason in console_refusal(console(**claims)).detail
 
 
-@pytest.mark.parametrize("scope", [None, "websocket", "websocket other"])
+@pytest.mark.parametrize("scope", [None, "websocket", "websocket other", "other,websocket"])
 def test_a_scope_that_there_is_must_be_that_of_consoles(scope: str | None) -> None:
     assert console_token(console(scope=scope), NODE.token, PTERODACTYL).server == UUID
 

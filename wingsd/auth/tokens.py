@@ -155,7 +155,8 @@ def check_kind(claims: Mapping[str, Any], needed: TokenKind, family: str) -> Non
             f"it has no scope, which every token of a {_SCOPED[family]} Panel has; when this "
             "node's Panel is another, say so by `family` in its configuration",
         )
-    words = scope.split() if isinstance(scope, str) else []
+    # Of several words with spaces between them; Calagopus' nodes also take commas.
+    words = scope.replace(",", " ").split() if isinstance(scope, str) else []
     if scope is not None and needed.scope not in words:
         raise TokenInvalid(NOT_VALID, f"its scope is not {needed.scope}")
     kinds = (kind for kind in TokenKind if scope is None or kind.scope in words)
