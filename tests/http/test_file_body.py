@@ -20,6 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 from tests.http.talk import Conversation, Taker, head
 from tests.support.logged_errors import Logged
 from wingsd.config import Ssl
+from wingsd.http.body_sender import PIECE
 from wingsd.http.file_body import BLOCKS, LARGEST_BLOCK, QUICK, SMALLEST_BLOCK, FileBody
 from wingsd.http.listener import HttpListener
 from wingsd.http.ranges import Validators
@@ -300,3 +301,44 @@ async def test_curl_gets_a_large_file_over_tls_and_resumes_it(tmp_path: Path) ->
         await listener.close()
         await listener.drain(0)
         workers.stop()
+
+
+class LongAnswer(Resource):
+    """Answers everything with the same bytes from memory."""
+
+    isLeaf = True
+    body = bytes(range(256)) * 2000
+
+    def render(self, request: Any) -> int:
+        request.answer(200, self.body)
+        return NOT_DONE_YET
+
+
+def test_a_long_answer_from_memory_is_written_no_faster_than_it_is_read() -> None:
+    talk = Conversation(Taker(), NodeSite(LongAnswer(), reactor=Clock(), timeout=30))
+    write, written = talk.transport.write, []
+
+    def pausing(data: bytes) -> None:
+        write(data)
+        written.append(len(data))
+        if len(data) >= PIECE:
+            talk.protocol.pauseProducing()
+
+    talk.transport.write = pausing  # type: ignore[method-assign]
+    talk.send(head("/long", method="GET"), head("/long", method="GET"))
+    before = len(written)
+    assert sum(written) < 2 * PIECE
+    while len(talk.transport.value()) < 2 * len(LongAnswer.body):
+        talk.protocol.resumeProducing()
+        talk.clock.advance(0.1)
+        assert len(written) > before, "it goes on"
+        assert sum(written[before:]) < 2 * PIECE + 1000
+        before = len(written)
+    assert [body for _, _, body in talk.transport.answers()] == [LongAnswer.body] * 2
+
+
+def test_a_long_answer_from_memory_to_head_has_headers_alone() -> None:
+    talk = Conversation(Taker(), NodeSite(LongAnswer(), reactor=Clock(), timeout=30))
+    talk.send(head("/long", method="HEAD"))
+    (_, headers, body) = talk.transport.answers()[0]
+    assert (headers["content-length"], body) == (str(len(LongAnswer.body)), b"")

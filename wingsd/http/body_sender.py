@@ -6,12 +6,17 @@ from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from wingsd.http.watchdogs import DeliveryWatchdog
 from wingsd.util.reactor import Reactor
 
-__all__ = ["BodySender"]
+__all__ = ["LONG", "PIECE", "BodySender", "BytesSender"]
+
+#: Bytes of a body in memory above which it is written in pieces, and those of a piece.
+LONG, PIECE = 64 << 10, 16 << 10
 
 #: Bytes that the kernel may still have to deliver when the answer counts as sent; until then it is
 #: looked at every so many seconds. What an idle connection has not delivered is lost.
@@ -88,3 +93,55 @@ class BodySender(ABC):
         """The answer has ended, whichever way. May be called twice."""
         self._has_ended = True
         self._watchdog.stop()
+
+
+@implementer(IPushProducer)
+class BytesSender(BodySender):
+    """Sends a body that is in memory, in pieces, no faster than the client reads it.
+
+    Written at once, it would be encrypted at once, and kept so for each client that does not read.
+    """
+
+    def __init__(self, request: BodyRequest, name: str, body: bytes) -> None:
+        super().__init__(request, name)
+        self._left = memoryview(body)
+        self._is_paused = self._is_due = False
+
+    def start(self) -> None:
+        """Write the first piece."""
+        self._begin(self)
+        self._write()
+
+    def pauseProducing(self) -> None:
+        """The connection has enough to send."""
+        self._is_paused = True
+
+    def resumeProducing(self) -> None:
+        """The connection has sent everything."""
+        self._is_paused = False
+        if self._left and not self._is_due:
+            self._write()
+
+    def stopProducing(self) -> None:
+        """The connection is closed; `notifyFinish` says so as well."""
+        self._end()
+
+    def _write(self) -> None:
+        """Write a piece in each turn of the reactor: TLS passes on what was written in the last."""
+        self._is_due = False
+        if self._is_paused or self._has_ended:
+            return
+        piece, self._left = self._left[:PIECE], self._left[PIECE:]
+        self._request.write(bytes(piece))
+        if self._left:
+            self._is_due = True
+            self._reactor.callLater(0, self._write)
+        else:
+            self._finish()
+
+    def _too_slow(self, reason: str) -> None:
+        self._abort(reason)
+
+    def _end(self, _: object = None) -> None:
+        super()._end()
+        self._left = memoryview(b"")

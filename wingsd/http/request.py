@@ -21,6 +21,7 @@ from twisted.web.http import parse_qs
 from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
+from wingsd.http.body_sender import LONG, BytesSender
 from wingsd.http.errors import BodyTooLarge, Error
 from wingsd.http.file_body import FileBody, send_file
 from wingsd.http.operations import Encoded, EncodedObject, PlainText, TreePage
@@ -329,7 +330,9 @@ class StreamingRequest(Request):
             self.responseHeaders.removeHeader("Content-Type")
         for name, value in headers.items():
             self.setHeader(name, value)
-        if self._complete:
+        if self._complete and len(body) > LONG and self.method != b"HEAD":
+            BytesSender(self, self.path.decode("latin-1"), body).start()
+        elif self._complete:
             self.write(body)
             self.finish()
         else:
