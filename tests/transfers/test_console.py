@@ -85,6 +85,17 @@ def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: Heard) -
     assert heard.clock.getDelayedCalls() == []
 
 
+def test_what_is_waited_for_is_printed_and_logged_every_minute(
+    heard: Heard, logged: Logged
+) -> None:
+    heard.announcer.show_waiting("the destination has not answered for")
+    heard.clock.pump([59.0, 1.0, 60.0])
+    expected = [f"the destination has not answered for {each}" for each in ("1 min", "2 min")]
+    assert heard.said() == expected
+    assert logged.lines[-2:] == [f"a-server: {each}" for each in expected]
+    heard.announcer.hide_progress()
+
+
 def test_the_figures_of_an_upload_are_published_with_its_lines(heard: Heard) -> None:
     known: list[UploadFigures] = []
     heard.announcer.show_progress(lambda: "x", figures=lambda: known[-1] if known else None)

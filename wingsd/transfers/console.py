@@ -246,6 +246,9 @@ class Announcer:
             if now := figures():
                 self._bus.publish(Event(self._server, TRANSFER_PROGRESS, (now.encode(),)))
 
+        self._repeat(show, every)
+
+    def _repeat(self, show: Callable[[], None], every: float) -> None:
         self.hide_progress()
         self._progress = LoopingCall(show)
         self._progress.clock = self._reactor
@@ -255,13 +258,13 @@ class Announcer:
         )
 
     def show_waiting(self, what: str) -> None:
-        """Print every minute what is waited for, and how long that has been."""
+        """Print and log every minute what is waited for, and how long that has been."""
         since = self._reactor.seconds()
 
-        def text() -> str:
-            return f"{what} {readable_time(self._reactor.seconds() - since)}"
+        def show() -> None:
+            self.say(f"{what} {readable_time(self._reactor.seconds() - since)}")
 
-        self.show_progress(text, every=WAITING_EVERY)
+        self._repeat(show, WAITING_EVERY)
 
     def show_grace(self, seconds: float) -> None:
         """Tell for how long the Panel is asked; show that it is, once a minute."""
