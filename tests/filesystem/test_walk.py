@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import tracemalloc
@@ -331,7 +332,24 @@ def test_directories_and_links_beyond_the_free_ones_are_counted(
     assert measure(str(tmp_path)) == 1100
     os.link(tmp_path / "f", tmp_path / "a/b/g")
     (tmp_path / "c").mkdir()
-    assert survey(str(tmp_path)) == Measured(1100 + 2 * ENTRY_SIZE, b"large", 1000)
+    found = survey(str(tmp_path))
+    # of files the blocks, which small ones need not have, and of all others one each
+    assert found == Measured(1100 + 2 * ENTRY_SIZE, b"large", 1000, found.on_disk, 6)
+    assert 4 * ENTRY_SIZE <= found.on_disk <= 6 * ENTRY_SIZE
+
+
+def test_neither_holes_nor_what_was_allocated_beforehand_is_on_the_disk() -> None:
+    keep_size, size = 1, ctypes.c_int64(1 << 20)
+    with TemporaryDirectory(dir="/dev/shm") as top:
+        with open(f"{top}/sparse", "wb") as file:
+            file.truncate(1 << 30)
+        with open(f"{top}/log", "wb", buffering=0) as file:
+            file.write(b"x" * 5000)
+            libc = ctypes.CDLL(None)
+            assert libc.fallocate(file.fileno(), keep_size, ctypes.c_int64(0), size) == 0
+            assert os.fstat(file.fileno()).st_blocks * 512 == 1 << 20
+        found = survey(top)
+        assert (found.size, found.on_disk) == ((1 << 30) + 5000, 2 * ENTRY_SIZE)
 
 
 def test_a_size_is_never_more_than_messages_and_databases_hold() -> None:
@@ -340,4 +358,4 @@ def test_a_size_is_never_more_than_messages_and_databases_hold() -> None:
         for name in ("a", "b", "c"):
             with open(f"{top}/{name}", "wb") as file:
                 os.truncate(file.fileno(), MAX_SIZE)
-        assert survey(top) == Measured(MAX_SIZE, b"a", MAX_SIZE)
+        assert survey(top) == Measured(MAX_SIZE, b"a", MAX_SIZE, 0, 3)

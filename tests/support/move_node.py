@@ -52,6 +52,8 @@ class MoveNode(Destination):
         self.phase = "open"
         self.outcome: str | None = None
         self.deleted: list[str] = []
+        #: What the source has measured when it asked for a preparation.
+        self.measured: dict[str, int] = {}
         #: How a preparation ends.
         self.prepared: dict[str, Any] = {"state": "ready"}
         self._preparation: dict[str, Any] | None = None
@@ -132,6 +134,8 @@ class MoveNode(Destination):
             return self._begin(bearer, json.loads(data))
         if bearer != f"Bearer {self.key}" or parts[0] != self.id:
             return _error(401, "move-key-invalid")
+        if kind == "prepare":
+            self.measured = json.loads(data)
         if kind in ("resume", "state", "delete", "prepare"):
             return getattr(self, f"_{kind}")(asked)  # type: ignore[no-any-return]
         if not self.session or asked.get("session") != self.session:

@@ -357,6 +357,31 @@ async def test_backups_and_the_log_come_in_pieces(
     assert node.order["backups"][0]["bytes"] == len(backup)
 
 
+async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (sender.tree / "sparse").open("wb") as sparse:
+        sparse.truncate(1 << 30)
+    sender.server.measure_if_stale()
+    monkeypatch.setattr(move, "REHEARSE_EVERY", 0.01)
+    node.prepared = {"state": "failed", "error": "x", "detail": "y", "code": "move-no-space"}
+    over = sender.start()
+    await until(lambda: node.count("prepare") > 0)
+    order = node.order
+    assert order["bytes"] > 1 << 30
+    assert 2_700_000 <= order["disk_bytes"] < 3_500_000
+    names = [path for path in sender.tree.rglob("*") if path.name != "again"]
+    assert order["files"] == len(names)
+    assert node.measured == {key: order[key] for key in ("disk_bytes", "files")}
+    (sender.tree / "grown").write_bytes(b"x" * (1 << 20))
+    await until(lambda: node.measured["files"] == len(names) + 1)
+    assert node.measured["disk_bytes"] == order["disk_bytes"] + (1 << 20)
+    assert sender.calls == []
+    node.prepared = {"state": "ready"}
+    await over
+    check_moved(sender, node)
+
+
 async def test_a_cancelled_move_leaves_nothing_there(sender: Sender, node: MoveNode) -> None:
     there: Deferred[None] = Deferred()
 

@@ -104,6 +104,7 @@ class MovesEndpoint(Public):
             MoveBeginning(
                 family=body.family[:64],
                 bytes=max(body.bytes, 0),
+                disk_bytes=max(body.disk_bytes, 0),
                 files=max(body.files, 0),
                 backups=tuple(
                     AnnouncedBackup(each.uuid, each.path, each.bytes) for each in body.backups

@@ -54,7 +54,12 @@ class MoveBegin:
     ] = attrs.field(repr=False)
     family: Annotated[str, "The family of the source."] = ""
     bytes: Annotated[int, "The size of the server's files; 0 where it is not known."] = 0
-    files: Annotated[int, "The number of its files; 0 where it is not known."] = 0
+    disk_bytes: Annotated[
+        int, "What they take on the disk, without holes; 0 where it is not known."
+    ] = 0
+    files: Annotated[
+        int, "The number of its files, directories and symlinks; 0 where it is not known."
+    ] = 0
     backups: Annotated[tuple[MovedBackup, ...], "Local backups that come with it."] = ()
     log: Annotated[int | None, "Bytes of its installation log."] = None
     encodings: Annotated[tuple[str, ...], "How the source can compress batches: `zstd`."] = ()
@@ -133,7 +138,10 @@ class MoveCommit:
 
 @attrs.frozen(eq=False, repr=False)
 class MovePrepare:
-    """Nothing, so far."""
+    """What the server's files take by now; 0 where it is not known."""
+
+    disk_bytes: Annotated[int, "Bytes on the disk, without holes."] = 0
+    files: Annotated[int, "Files, directories and symlinks."] = 0
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -311,7 +311,7 @@ class MovePrepareEndpoint(_MovePath):
         """
         if await self._ended() is not None or self._transfer is None:
             raise MoveOver
-        self._transfer.prepare()
+        self._transfer.prepare(*(() if body is None else (body.disk_bytes, body.files)))
 
 
 class MoveCommitEndpoint(_MovePath):

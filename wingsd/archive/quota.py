@@ -219,18 +219,23 @@ def require_free_space(
     more: int = 0,
     inodes: int = _DEFAULT_INODES,
     files: int = 0,
+    *,
+    others: int = 0,
+    freed: int = 0,
 ) -> None:
     """Raise StorageError where `more` bytes for `name` would leave less than `reserve` bytes free.
 
     It also raises where `files` more would leave fewer than `inodes` inodes free. A twentieth of
-    the file system is enough for both. `found` is its statvfs result.
+    the file system is enough for both. `found` is its statvfs result. `others` are bytes that are
+    promised to others, `freed` those that can be freed.
     """
-    free = found.f_bavail * found.f_frsize
+    free = found.f_bavail * found.f_frsize + freed
     reserve = min(reserve, found.f_blocks * found.f_frsize // _SHARE)
-    if reserve and free - more < reserve:
+    if reserve and free - more - others < reserve:
+        promised = f" {_mib_above(others)} MiB of them for servers that arrive," if others else ""
         raise StorageError(
             f"the disk is full: {name} takes {_mib_above(more)} MiB more, "
-            f"{free // _MIB} MiB are free, and {_mib_above(reserve)} MiB must stay free "
+            f"{free // _MIB} MiB are free,{promised} and {_mib_above(reserve)} MiB must stay free "
             "(system.transfers.disk_reserve); free space on this node and try again"
         )
     # a file system that makes inodes on demand reports none

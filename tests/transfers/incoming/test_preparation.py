@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -13,7 +15,7 @@ from tests.support.move_client import MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.running_node import RunningNode, RunningNodes
-from wingsd.errors import EnvironmentFailed, WingsdError
+from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.transfers.incoming.moves.attachments import Attachments
 from wingsd.transfers.incoming.moves.errors import MoveNoSpace
@@ -32,9 +34,9 @@ async def begun(node: RunningNode, source: Path, **changes: Any) -> MoveClient:
     return client
 
 
-async def prepared(client: MoveClient) -> dict[str, Any]:
+async def prepared(client: MoveClient, **measured: int) -> dict[str, Any]:
     """Ask for a preparation; return how it has ended."""
-    assert (await client.ask("POST", "/prepare", json={})).status == 202
+    assert (await client.ask("POST", "/prepare", json=measured)).status == 202
     tag, found = "", {"state": "under way"}
     while found["state"] == "under way":
         status = await client.status(wait=5, since=tag)
@@ -123,6 +125,79 @@ async def test_backups_have_to_fit(
     assert move is not None
     monkeypatch.setattr(move.reception.attachments, "_reserve", 1)
     assert (await prepared(client))["code"] == "move-no-space"
+
+
+MIB = 1 << 20
+
+
+def limit_disk(monkeypatch: pytest.MonkeyPatch, node: RunningNode, free: int) -> None:
+    """Have so many MiB be free for moves from now on, of which 100 MiB are reserved."""
+    limits = attrs.evolve(node._incoming.get().extraction.limits, reserve=100 * MIB)
+    extraction = attrs.evolve(node._incoming.get().extraction, limits=limits)
+    node._incoming.made = attrs.evolve(node._incoming.get(), extraction=extraction)
+    found = list(os.statvfs("/"))
+    found[1], found[2], found[4] = MIB, 10_000, free
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(found))
+
+
+async def test_a_server_that_does_not_fit_is_refused_at_the_beginning(
+    node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_disk(monkeypatch, node, 245)
+    refused = await node.client(source).begin(disk_bytes=320 * MIB, running=True)
+    assert (refused.status, refused.code) == (507, "move-no-space")
+    for figure in ("320 MiB more", "245 MiB are free", "100 MiB must stay free", "disk_reserve"):
+        assert figure in refused.json["detail"]
+    await until(lambda: not node.receiver.servers)
+    assert node.left() == []
+
+
+@pytest.mark.parametrize("announced", [{"disk_bytes": 140 * MIB}, {}])
+async def test_holes_of_sparse_files_need_no_space(
+    node: RunningNode,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    announced: dict[str, int],
+) -> None:
+    limit_disk(monkeypatch, node, 245)
+    await begun(node, source, bytes=1 << 40, **announced)
+
+
+async def test_what_is_kept_of_an_earlier_move_needs_no_space(
+    node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (source / "world" / "level.dat").stat().st_size
+    first = await begun(node, source)
+    await first.send()
+    await first.ask("DELETE", "", params={"keep": "1"})
+    await until(lambda: not node.receiver.servers)
+    limit_disk(monkeypatch, node, 100)
+    await begun(node, source, disk_bytes=size)
+
+
+async def test_a_server_that_has_grown_meanwhile_is_not_ready_to_come(
+    node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_disk(monkeypatch, node, 245)
+    client = await begun(node, source, disk_bytes=140 * MIB)
+    found = await prepared(client, disk_bytes=150 * MIB)
+    assert (found["state"], found["code"]) == ("failed", "move-no-space")
+    assert "150 MiB more" in found["detail"]
+    assert not found.get("final")
+    assert (await prepared(client, disk_bytes=145 * MIB))["state"] == "ready"
+
+
+async def test_what_other_servers_will_take_is_not_free(
+    node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_disk(monkeypatch, node, 245)
+    await begun(node, source, disk_bytes=100 * MIB)
+    copies, limits = node.partial_copies.get(), node._incoming.get().extraction.limits
+    with pytest.raises(StorageError, match="100 MiB of them for servers that arrive"):
+        copies.admit("other", lambda: (50 * MIB, 1), limits.reserve, 0)
+    copies.admit("other", lambda: (40 * MIB, 1), limits.reserve, 0)
+    await node.receiver.release(UUID, keeps=False)
+    copies.admit("other", lambda: (140 * MIB, 1), limits.reserve, 0)
 
 
 async def test_the_commit_ends_it(node: RunningNode, source: Path) -> None:

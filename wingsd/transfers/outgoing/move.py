@@ -7,12 +7,14 @@ Like `OutgoingStreams`, it sends all and then waits for the answer. Only from th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from wingsd.filesystem.disk_size import survey
 from wingsd.moves.source import LiveSource, MoveSource
 from wingsd.threadio import relayed
 from wingsd.transfers.errors import (
@@ -68,7 +70,8 @@ class OutgoingMove:
         self._observer = observer
         self._delivery = Delivery(order, self._client, uploader, say, observer, live, kept)
         self._delivery.warn = relayed(uploader.reactor, say)
-        self._rehearsal = Rehearsal(self._client, uploader.reactor, order.patience, say)
+        measure = partial(uploader.followers.run, survey, order.directory)
+        self._rehearsal = Rehearsal(self._client, measure, uploader.reactor, order.patience, say)
         self._is_followed = live is not None
         #: Whether the server ran when it was asked to stop.
         self.running = order.running

@@ -19,6 +19,7 @@ from wingsd.auth.tokens import expiry_of
 from wingsd.backups.local import LocalBackup
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import InvalidData, StorageError
+from wingsd.filesystem.disk_size import survey
 from wingsd.moves.source import LiveSource, MoveSource
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.servers import Server
@@ -321,8 +322,9 @@ class Mover:
         )
 
     async def _order(self, subject: MoveSubject) -> dict[str, Any]:
-        """Return what the first request tells of the server."""
+        """Return what the first request tells of the server. Raises `StorageError`."""
         server = subject.server
+        measured = await self.uploader.followers.run(survey, self.storage.directory(server.uuid))
         backups = [
             {
                 "uuid": each.backup.uuid,
@@ -336,7 +338,8 @@ class Mover:
             "version": VERSION,
             "family": subject.request.family,
             "bytes": server.disk_bytes or 0,
-            "files": 0,
+            "disk_bytes": measured.on_disk,
+            "files": measured.files,
             "backups": backups,
             "log": None if log is None else log.size,
             "encodings": ["zstd"],

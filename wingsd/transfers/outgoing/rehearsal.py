@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from wingsd.errors import WingsdError
+from wingsd.filesystem.disk_size import Measured
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.peer.moves import MoveClient
 
@@ -38,6 +39,8 @@ _ENDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 class Rehearsal:
     """The rehearsal of one server by `client`; `say` gets lines for people.
 
+    `measure` returns what its files take by then: they have changed since the move began.
+
     After `patience` seconds without both answers it gives up, and after `FINAL_TRIES` that have
     failed for a reason which does not go away by itself.
     """
@@ -45,11 +48,13 @@ class Rehearsal:
     def __init__(
         self,
         client: MoveClient,
+        measure: Callable[[], Awaitable[Measured]],
         clock: IReactorTime,
         patience: float,
         say: Callable[[str], None],
     ) -> None:
         self._client = client
+        self._measure = measure
         self._clock = clock
         self._patience = patience
         self._say = say
@@ -84,7 +89,9 @@ class Rehearsal:
         return True
 
     async def _rehearse(self, end: float) -> None:
-        await self._client.prepare(WITHIN)
+        found_now = await self._measure()
+        measured = {"disk_bytes": found_now.on_disk, "files": found_now.files}
+        await self._client.prepare(measured, WITHIN)
         tag = ""
         while True:
             progress = await self._client.progress(tag, WITHIN)

@@ -297,9 +297,12 @@ class MoveClient:
         answer = await self._persist(asked, persistence, _is_offset_wrong)
         return fields(answer, AttachmentOffset).offset
 
-    async def prepare(self, patience: float) -> None:
-        """Have the destination try what it needs before the server is stopped here."""
-        asked = self._request("POST", "/prepare", {})
+    async def prepare(self, measured: Mapping[str, int], patience: float) -> None:
+        """Have the destination try what it needs before the server is stopped here.
+
+        `measured` is what the server's files take now, as in the order of `begin`.
+        """
+        asked = self._request("POST", "/prepare", measured)
         await self._persist(asked, _Persistence(patience), _nothing)
 
     async def commit(self, number: int, root: bytes, *, running: bool, patience: float) -> None:

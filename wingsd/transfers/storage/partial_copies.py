@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -78,6 +79,44 @@ class PartialCopies:
         self._turn = RLock()
         #: The names of kept copies that were read back from the disk.
         self._read_back: set[str] = set()
+        #: Returns how many bytes and files are still to come of each server that arrives.
+        self._arriving: dict[str, Callable[[], tuple[int, int]]] = {}
+
+    # The room for those that arrive
+
+    def admit(
+        self, server: str, to_come: Callable[[], tuple[int, int]], reserve: int, inodes: int
+    ) -> None:
+        """Count what is still to come of a server, as `arrives`.
+
+        Raise `StorageError` where that does not fit beside what others bring: `reserve` bytes and
+        so many `inodes` stay free. Copies that are kept count as free.
+        """
+        with self._turn:
+            more, files = to_come()
+            others = [each() for name, each in self._arriving.items() if name != server]
+            taken, entries = (sum(each[i] for each in others) for i in (0, 1))
+            if more or files:
+                found = os.statvfs(self._staging.path)
+                require_free_space(
+                    found,
+                    reserve,
+                    "the server",
+                    more,
+                    inodes,
+                    files + entries,
+                    others=taken,
+                    freed=self.kept_bytes(),
+                )
+            self.arrives(server, to_come)
+
+    def arrives(self, server: str, to_come: Callable[[], tuple[int, int]]) -> None:
+        """Count what is still to come of a server, bytes and files, until it has `left`."""
+        self._arriving[server] = to_come
+
+    def left(self, server: str) -> None:
+        """Note that nothing of the server arrives any more."""
+        self._arriving.pop(server, None)
 
     # One that is received
 

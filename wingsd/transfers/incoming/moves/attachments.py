@@ -186,9 +186,14 @@ class Attachments:
         """Return the names of those that are not whole."""
         return [name for name, place in self._places.items() if place.whole() is None]
 
+    @property
+    def to_come(self) -> int:
+        """The bytes of all that are not here yet."""
+        return sum(self._sizes[name] - self.offset(name) for name in self._places)
+
     def require_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk."""
-        rest = sum(self._sizes[name] - self.offset(name) for name in self._places)
+        rest = self.to_come
         if self._reserve and rest > 0:
             directory = next(iter(self._places.values())).part().parent
             with storage_errors(directory):

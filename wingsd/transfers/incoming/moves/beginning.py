@@ -21,14 +21,16 @@ _DAY = 24 * 3600.0
 
 @attrs.frozen(eq=False, repr=False)
 class MoveBeginning:
-    """What the source has told of the server; `bytes` and `files` may be 0, `log` None.
+    """What the source has told of the server; `log` may be None.
 
+    `bytes` counts the holes of sparse files, `disk_bytes` does not; these and `files` may be 0.
     `running` is whether it runs there: its container is there until the commit. With `follow` it
     is a seed: the copy follows the server for as long as need be.
     """
 
     family: str = ""
     bytes: int = 0
+    disk_bytes: int = 0
     files: int = 0
     backups: tuple[AnnouncedBackup, ...] = ()
     log: int | None = None

@@ -371,7 +371,8 @@ class PartialCopy:
     @property
     def files(self) -> int:
         """How many names there are."""
-        return self._destination.tree.members if self._destination is not None else 0
+        destination = self._destination  # which other threads close
+        return destination.tree.members if destination is not None else 0
 
     # In threads
 

@@ -90,6 +90,8 @@ class Reception:
         self._held = 0
         #: Those that have arrived since.
         self.arrived = 0
+        #: What the server's files take on the disk, and how many there are; 0 if not known.
+        self.disk_bytes = self.disk_files = 0
         self.phase = Phase.OPEN
         #: The session that has the word; empty without.
         self.session = ""
@@ -136,6 +138,11 @@ class Reception:
     @held.setter
     def held(self, value: int) -> None:
         self._held = value
+
+    def to_come(self) -> tuple[int, int]:
+        """Return how many bytes of files are not here yet, and how many files. Blocking."""
+        here = max(self.held - self._attached(), 0)
+        return max(self.disk_bytes - here, 0), max(self.disk_files - self.copy.files, 0)
 
     # What the source asks
 

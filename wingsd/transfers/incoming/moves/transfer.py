@@ -15,7 +15,13 @@ from twisted.internet.interfaces import IReactorTime
 from wingsd.auth.tokens import token_was_used
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
-from wingsd.errors import DaemonStopping, ServerAlreadyExists, TransferCancelled, WingsdError
+from wingsd.errors import (
+    DaemonStopping,
+    ServerAlreadyExists,
+    StorageError,
+    TransferCancelled,
+    WingsdError,
+)
 from wingsd.moves.errors import RootMismatch
 from wingsd.moves.rebasing import Resumption
 from wingsd.panel.schemas import Configuration
@@ -31,6 +37,7 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveBusy,
     MoveCommitted,
     MoveGivenUp,
+    MoveNoSpace,
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
@@ -176,6 +183,13 @@ class MoveTransfer(IncomingTransfer):
         reception.on_session = self._on_session
         reception.writing_back = self._files.writing_back
         self._reception = reception
+        beginning = self.terms.beginning
+        reception.disk_bytes = beginning.disk_bytes
+        reception.disk_files = beginning.files if beginning.disk_bytes else 0
+        if is_new:
+            await self._require_room()
+        else:
+            self._storage.copies.arrives(self.server, reception.to_come)
         self._steps.cancel_scope.check()
         return held
 
@@ -228,6 +242,7 @@ class MoveTransfer(IncomingTransfer):
             self._steps.announcer.hide_progress()
         files = reception.copy.files
         await reception.close(MoveCommitted())
+        self._storage.copies.left(self.server)
         self._log_figures(size, files)
         self._commit_phase.is_to_start = await self._record_start(commit)
         server = self._servers.get(self.server)
@@ -279,17 +294,34 @@ class MoveTransfer(IncomingTransfer):
 
     # What is tried before the server is stopped at its source
 
-    def prepare(self) -> None:
-        """Begin to try what is needed. Raises as `reception`, and `MoveCommitted`."""
-        if self.reception.phase != Phase.OPEN:
+    def prepare(self, disk_bytes: int = 0, files: int = 0) -> None:
+        """Begin to try what is needed: the server's files take so much by now, 0 if not known.
+
+        Raises as `reception`, and `MoveCommitted`.
+        """
+        reception = self.reception
+        if reception.phase != Phase.OPEN:
             raise MoveCommitted
+        if disk_bytes > 0:
+            reception.disk_bytes, reception.disk_files = disk_bytes, max(files, 0)
         self.preparation.begin()
 
     async def _ask_panel(self) -> None:
         self._note(*await self.coordinator.recheck())
 
     async def _require_room(self) -> None:
-        await self._storage.disk.run(self.reception.attachments.require_room)
+        await self._storage.disk.run(self._check_room)
+
+    def _check_room(self) -> None:
+        """Raise `MoveNoSpace` where what is still to come does not fit on the disk. Blocking."""
+        limits, reception = self._extraction.limits, self.reception
+        reception.attachments.require_room()
+        try:
+            self._storage.copies.admit(
+                self.server, reception.to_come, limits.reserve, limits.inode_reserve
+            )
+        except StorageError as error:
+            raise MoveNoSpace(error.detail) from error
 
     async def _rehearse(self) -> None:
         seconds = await self._environment.rehearse(self._configuration.settings)
@@ -380,6 +412,7 @@ class MoveTransfer(IncomingTransfer):
 
     async def _fail(self, error: Exception) -> Remainder:
         self._silence.stop()
+        self._storage.copies.left(self.server)
         goes_on = self._is_recorded and self._steps.lifecycle.before(ReceiveStep.SWAP)
         if isinstance(error, DaemonStopping) and goes_on:
             if self._reception is not None:
