@@ -178,6 +178,8 @@ def _check_wingsctl(words: list[str]) -> None:
     options = {name for parameter in main.params for name in parameter.opts} | {"--help"}
     given, found = words[0], main.get_command(click.Context(main), words[0])
     assert found is not None or given in options, given
+    if isinstance(found, click.Group) and words[1:2] != [] and words[1] in found.commands:
+        found = found.commands[words[1]]
     if found is not None:
         known = {name for parameter in found.params for name in parameter.opts} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= known, words

@@ -83,6 +83,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         AttachmentsIncomplete        409  transfers/incoming/moves/errors
         BackupConflict               409  backups/received
         BackupExists                 409  backups/creation
+        BackupNotForWings            409  backups/for_wings
         BackupSettled                409  backups/s3/errors
         BatchConflict                409  moves/errors
         ContainerNameTaken           409  transfers/errors

@@ -109,7 +109,7 @@ class BackupNode:
             self.store, self.made, self.workers, self.callbacks, self.bus
         )
 
-    def _parts(self) -> BackupParts:
+    def parts(self) -> BackupParts:
         return BackupParts(
             family=self.family,
             store=self.store,
@@ -123,12 +123,12 @@ class BackupNode:
         )
 
     def _backups(self) -> Backups:
-        return Backups(self._parts(), self.adapters, self.concurrent)
+        return Backups(self.parts(), self.adapters, self.concurrent)
 
     async def restart(self) -> None:
         """Be the next daemon."""
         self.made = self._backups()
-        recovery = Later(lambda: BackupRecovery(self._parts(), self.adapters, self.made))
+        recovery = Later(lambda: BackupRecovery(self.parts(), self.adapters, self.made))
         left = LeftBackups(self.store.directory, self.database, self.workers, recovery)
         await left.settle()
 

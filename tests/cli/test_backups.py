@@ -85,3 +85,70 @@ def test_a_damaged_backup_is_an_exit_status(scripted: Scripted, wingsctl: Comman
 def test_what_is_no_backup_is_refused(scripted: Scripted, wingsctl: Command) -> None:
     assert wingsctl("verify", "x").status == 2
     assert wingsctl("verify", BACKUP).status == 5
+
+
+REWRITING = {
+    "backup": BACKUP,
+    "state": "rewriting",
+    "bytes": 1 << 20,
+    "total_bytes": 5 << 20,
+    "new_bytes": 0,
+    "not_kept": "",
+    "fault": "",
+}
+OTHER = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12"
+
+
+def test_backups_are_rewritten_for_wings_one_after_the_other(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.cli.backups.POLL_INTERVAL", 0.0)
+    other = STORED | {"backup": OTHER, "server": None}
+    scripted.answers("GET", "backups", {"making": [], "backups": [STORED, other]})
+    path = f"backups/{BACKUP}/for-wings"
+    done = REWRITING | {
+        "state": "rewritten",
+        "new_bytes": 6 << 20,
+        "not_kept": "without 1 symlink",
+    }
+    scripted.answers("POST", path, REWRITING)
+    scripted.answers("GET", path, REWRITING, done)
+    scripted.answers("POST", f"backups/{OTHER}/for-wings", REWRITING | {"state": "unchanged"})
+    ran = wingsctl("backups", "for-wings", "--all")
+    assert (ran.status, ran.out.splitlines()) == (
+        0,
+        [
+            f"{BACKUP}: rewritten, 5.0 MiB to 6.0 MiB; without 1 symlink",
+            f"{OTHER}: is in this form already",
+            "1 rewritten, 1 in this form already, 0 failed",
+        ],
+    )
+    # The backups of a server, and one that is named twice.
+    ran = wingsctl("backups", "for-wings", UUID.upper(), BACKUP, "--json")
+    assert (ran.status, [each["backup"] for each in ran.json["backups"]]) == (0, [BACKUP])
+
+
+def test_one_that_cannot_be_rewritten_does_not_keep_the_others(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    other = STORED | {"backup": OTHER}
+    making = [{"backup": UUID, "server": UUID}]
+    scripted.answers("GET", "backups", {"making": making, "backups": [STORED, other]})
+    busy = {"error": "server is currently being transferred", "detail": "try again"}
+    scripted.answers("POST", f"backups/{BACKUP}/for-wings", busy, status=409)
+    damaged = REWRITING | {"state": "failed", "fault": "it is damaged"}
+    scripted.answers("POST", f"backups/{OTHER}/for-wings", damaged)
+    ran = wingsctl("backups", "for-wings", "--all")
+    assert ran.status == 1
+    assert f"{BACKUP}: FAILED: server is currently being transferred: try again" in ran.out
+    assert f"{OTHER}: FAILED: it is damaged" in ran.out
+    assert "0 rewritten, 0 in this form already, 3 failed" in ran.out
+    assert "not all backups were rewritten" in ran.err
+
+
+def test_backups_to_be_rewritten_are_named(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", "backups", {"making": [], "backups": [STORED]})
+    assert wingsctl("backups", "for-wings").status == 2
+    assert wingsctl("backups", "for-wings", "--all", BACKUP).status == 2
+    assert wingsctl("backups", "for-wings", "x").status == 2
+    assert wingsctl("backups", "for-wings", OTHER).status == 5

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from twisted.internet.threads import deferToThread
 
+from tests.archive.test_regular_files import contents, restored
 from tests.daemon.backed_up_server import BACKUP, OTHER, UUID, BackedUpServer
 from tests.daemon.resources import until
 from tests.support.archives import seen
 from tests.support.faults import Answer
+from tests.support.go_restore import GoRestoreFailed
 from tests.support.receiving_node import ReceivingNode
 from tests.support.signed_urls import signed_url_token
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
@@ -324,3 +326,33 @@ async def test_an_operator_lists_and_verifies_backups(server: BackedUpServer) ->
     (listed,) = (await server.daemon.wingsctl("backups", UUID, "--json")).json["backups"]
     assert (listed["server"], listed["state"]) == (UUID, "damaged")
     assert listed["bytes"] == len(data)
+
+
+async def test_an_operator_has_backups_rewritten_for_wings_over_a_kill(
+    server: BackedUpServer, tmp_path: Path
+) -> None:
+    server.fill()
+    (server.home / "large").write_bytes(os.urandom(1 << 20))
+    changes: dict[str, Any] = {"system": {"backups": {"write_limit": 1}}}
+    await server.daemon.start_loaded(**changes)
+    await server.made()
+    archive = server.backups / PLACES[PTERODACTYL]
+    with pytest.raises(GoRestoreFailed):
+        restored(archive.read_bytes(), tmp_path)
+    old = archive.read_bytes()
+    ended = server.daemon.wingsctl("backups", "for-wings", "--all")
+    await until(lambda: [*server.backups.glob(".*.part")] != [])
+    await server.daemon.kill()
+    await server.daemon.ended()
+    assert (await ended).status == 3
+    assert archive.read_bytes() == old
+    await server.daemon.start_loaded()
+    left = {path.name for path in server.backups.iterdir()}
+    assert left == {archive.name, f"{BACKUP}.catalogue.json"}
+    again = await server.daemon.wingsctl("backups", "for-wings", "--all")
+    assert "1 rewritten, 0 in this form already, 0 failed" in again.out
+    (tmp_path / "new").mkdir()
+    assert contents(restored(archive.read_bytes(), tmp_path / "new")) == contents(server.home)
+    assert (await server.daemon.wingsctl("verify", BACKUP)).status == 0
+    once_more = await server.daemon.wingsctl("backups", "for-wings", UUID)
+    assert "0 rewritten, 1 in this form already, 0 failed" in once_more.out

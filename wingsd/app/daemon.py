@@ -54,6 +54,7 @@ from wingsd.util.text import readable_size
 if TYPE_CHECKING:
     from wingsd.backups.checks import BackupChecks
     from wingsd.backups.creation import Backups
+    from wingsd.backups.for_wings import BackupRewrites
     from wingsd.files.pulls import Pulls
     from wingsd.restores.manager import Restores
     from wingsd.transfers.incoming.multistream import StreamGroups
@@ -145,6 +146,7 @@ class NodeServers:
     pulls: Later[Pulls]
     backups: Later[Backups]
     checks: Later[BackupChecks]
+    rewrites: Later[BackupRewrites]
     left_backups: LeftBackups
 
 
@@ -194,7 +196,7 @@ class Node(Service):
         self._reports = servers.reports
         self._pulls = servers.pulls
         self._backups, self._left_backups = servers.backups, servers.left_backups
-        self._checks = servers.checks
+        self._checks, self._rewrites = servers.checks, servers.rewrites
         self._transfers = transfers
         self._pools = pools
         self._moved = moved
@@ -331,6 +333,8 @@ class Node(Service):
             self._backups.made.stop()
         if self._checks.made is not None:
             self._checks.made.stop()
+        if self._rewrites.made is not None:
+            self._rewrites.made.stop()
         sftp = Deferred.fromCoroutine(listeners.sftp.stop())
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.

@@ -76,7 +76,8 @@ class BackupChecks:
         self._workers = workers
         self._disk = disk
         self._now = now
-        self._lock = DeferredLock()
+        #: Held by what reads or replaces a backup at rest, which is one at a time.
+        self.lock = DeferredLock()
         self._checks: dict[str, BackupCheck] = {}
         self._ended: dict[str, BackupCheck] = {}
         self._damaged: set[str] = set()
@@ -130,7 +131,7 @@ class BackupChecks:
     async def _run(self, check: BackupCheck, limit: int) -> None:
         backup = check.found.uuid
         try:
-            await self._lock.run(self._check, check, limit)
+            await self.lock.run(self._check, check, limit)
         except StorageError as error:
             check.result = CheckResult("", None, f"it cannot be read: {error}")
             raise

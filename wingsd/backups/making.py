@@ -160,6 +160,11 @@ class NewArchiveFile:
             self._grew(self._written)
         self._keep_pace()
 
+    @property
+    def size(self) -> int:
+        """The bytes written."""
+        return self._written
+
     def sync(self) -> None:
         """Return when all of it is on stable storage. Raises StorageError."""
         try:

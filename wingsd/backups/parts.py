@@ -54,8 +54,12 @@ def made_before(store: BackupStore, record: BackupRecord) -> MadeArchive | None:
 def remove_parts(store: BackupStore, is_wanted: Callable[[str], bool]) -> None:
     """Remove the parts of all backups but the wanted ones, by their UUIDs.
 
-    Raises `StorageError`.
+    A part beside its archive, which was to replace that, is settled. Raises `StorageError`.
     """
     for place, backup in left_parts(store.directory):
-        if not is_wanted(backup):
+        if is_wanted(backup):
+            continue
+        if store.at(place) is not None:
+            store.settle_part(place, backup)
+        else:
             store.remove_leftovers(place, backup)

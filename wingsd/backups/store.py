@@ -8,10 +8,12 @@ Pterodactyl's Wings has made, it is taken for one of whoever asks for it by its 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 import attrs
 from twisted.logger import Logger
@@ -29,6 +31,7 @@ __all__ = ["BackupMissing", "BackupStore", "StoredBackup", "backup_uuid", "part_
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NANO = 1_000_000_000
+_BLOCK = 1 << 20
 
 
 class BackupMissing(WingsdError):
@@ -82,6 +85,8 @@ class BackupStore:
     def __init__(self, directory: str, family: str) -> None:
         self.directory = directory
         self._family = family
+        #: A backup is removed or replaced by one thread at a time.
+        self._lock = Lock()
 
     def place(self, server: str, uuid: str, suffix: str) -> str:
         """Return where a new backup is to be, as a path in the directory."""
@@ -151,20 +156,65 @@ class BackupStore:
             self._opened_directory(place) as directory,
         ):
             CatalogueFiles(directory).write(catalogue)
-            os.rename(
-                part_name(place),
-                os.path.basename(place),
-                src_dir_fd=directory,
-                dst_dir_fd=directory,
-            )
+            _rename_part(directory, place)
             os.fsync(directory)
             if os.path.dirname(place):
                 sync_directory(Path(self.directory))
 
+    def replace(self, found: StoredBackup, inode: int, catalogue: Catalogue | None) -> bool:
+        """Put the complete part of a backup in place of its archive, on stable storage.
+
+        Return whether the archive that it was made from, the file `inode`, was still there. Its
+        catalogue is written first: `settle_part` completes what a daemon dies in between.
+        """
+        name = os.path.basename(found.place)
+        with (
+            self._errors("the backup could not be replaced"),
+            suppress(FileNotFoundError),
+            self._opened_directory(found.place) as directory,
+            self._lock,
+        ):
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino == inode:
+                self._exchange(directory, found, catalogue)
+                return True
+        return False
+
+    def _exchange(self, directory: int, found: StoredBackup, catalogue: Catalogue | None) -> None:
+        files = CatalogueFiles(directory)
+        if catalogue is not None:
+            files.write(catalogue)
+            os.fsync(directory)
+        try:
+            _rename_part(directory, found.place)
+        except OSError:
+            if found.catalogue is not None:
+                files.write(found.catalogue)
+            raise
+        os.fsync(directory)
+
+    def settle_part(self, place: str, uuid: str) -> None:
+        """Settle the part of a backup that has an archive: in its place if that has begun.
+
+        It has if the catalogue is that of the part, else the part is removed.
+        """
+        with (
+            self._errors("a backup could not be replaced"),
+            suppress(FileNotFoundError),
+            self._opened_directory(place) as directory,
+            self._lock,
+        ):
+            CatalogueFiles(directory).remove_unfinished(uuid)
+            catalogue = self._catalogue(directory, os.path.dirname(place), uuid)
+            if catalogue is not None and _is_archive_of(directory, part_name(place), catalogue):
+                _rename_part(directory, place)
+            else:
+                os.unlink(part_name(place), dir_fd=directory)
+            os.fsync(directory)
+
     def remove(self, found: StoredBackup) -> None:
         """Remove a backup with its catalogue; one that is gone already is no error."""
         with self._errors("the backup could not be removed"), suppress(FileNotFoundError):
-            with self._opened_directory(found.place) as directory:
+            with self._opened_directory(found.place) as directory, self._lock:
                 # First the archive: a catalogue alone is left over, and tells of no backup.
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.basename(found.place), dir_fd=directory)
@@ -301,3 +351,19 @@ class BackupStore:
                 error="; ".join(str(error).splitlines()),
             )
             return None
+
+
+def _rename_part(directory: int, place: str) -> None:
+    name = os.path.basename(place)
+    os.rename(part_name(place), name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _is_archive_of(directory: int, name: str, catalogue: Catalogue) -> bool:
+    """Return whether a file is the archive of a catalogue."""
+    with open_regular(directory, name.encode()) as file:
+        if file.entry.size != catalogue.bytes:
+            return False
+        digest = hashlib.sha256()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest() == catalogue.sha256

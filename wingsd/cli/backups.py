@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from wingsd.cli import output
-from wingsd.cli.client import CtlError, Exit
+from wingsd.cli.client import ControlClient, CtlError, Exit
 from wingsd.cli.output import json_option, print_json, size
 from wingsd.cli.parameters import SERVER, client_of
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["backups", "verify"]
+__all__ = ["backups", "for_wings", "verify"]
 
 Json = dict[str, Any]
 
@@ -21,8 +23,38 @@ Json = dict[str, Any]
 POLL_INTERVAL = 0.5
 
 
-@click.command()
-@click.argument("server", type=SERVER, metavar="[UUID]", required=False)
+class _OptionalServer(click.ParamType):  # type: ignore[type-arg]  # as below
+    """A server's UUID, or nothing before the name of a subcommand."""
+
+    name = "uuid"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the UUID in lower case. Fails when it is invalid."""
+        return value and SERVER.convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the subcommands, and the servers of the daemon's transfers."""
+        names = [name for name in _BackupsGroup.NAMES if name.startswith(incomplete)]
+        servers = SERVER.shell_complete(ctx, param, incomplete)
+        return [*map(CompletionItem, names), *servers]
+
+
+class _BackupsGroup(click.Group):
+    """`backups` with an optional server, which the name of a subcommand is not."""
+
+    NAMES = ("for-wings",)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments: a server and options in any order, or a subcommand with its own."""
+        is_subcommand = args[:1] in [[name] for name in self.NAMES]
+        ctx.allow_interspersed_args = not is_subcommand
+        return super().parse_args(ctx, ["", *args] if is_subcommand else args)
+
+
+@click.group(cls=_BackupsGroup, invoke_without_command=True)
+@click.argument("server", type=_OptionalServer(), metavar="[UUID]", required=False)
 @json_option
 @click.pass_context
 def backups(context: click.Context, *, server: str | None, as_json: bool) -> None:
@@ -30,6 +62,8 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
 
     Of a backup without a catalogue, such as Wings makes, neither its files nor its state is known.
     """
+    if context.invoked_subcommand is not None:
+        return
     query = f"?server={server}" if server else ""
     found = client_of(context).ask("GET", f"backups{query}")
     if as_json:
@@ -41,6 +75,97 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
         output.show(output.backups(found["backups"]))
     elif not found["making"]:
         output.show("no backups on this node")
+
+
+@backups.command("for-wings")
+@click.argument("uuids", type=SERVER, metavar="[UUID...]", nargs=-1)
+@click.option("--all", "all_of_them", is_flag=True, help="All backups on this node.")
+@json_option
+@click.pass_context
+def for_wings(
+    context: click.Context, *, uuids: tuple[str, ...], all_of_them: bool, as_json: bool
+) -> None:
+    """Rewrite backups so that Wings can restore them, before this node goes back to it.
+
+    UUID is that of a backup, or of a server for all of its backups. Wings restores regular files
+    alone: hard links become whole copies, and symlinks, empty directories and the modes of
+    directories are lost. Each backup is replaced when its new archive is complete; those that are
+    in this form already stay. It may be interrupted and run again at any time.
+    """
+    if bool(uuids) == all_of_them:
+        raise click.UsageError("name backups or servers by their UUIDs, or all with --all")
+    client = client_of(context)
+    chosen = _chosen(client.ask("GET", "backups"), uuids)
+    ended: list[Json] = []
+    for number, each in enumerate(chosen, 1):
+        done = _rewritten(client, each, f"{number} of {len(chosen)}", quiet=as_json)
+        ended.append(done)
+        if not as_json:
+            output.show(f"{each}: {_outcome(done)}")
+    if as_json:
+        print_json({"backups": ended})
+    else:
+        output.show(_summary(ended))
+    if any(each["state"] == "failed" for each in ended):
+        raise CtlError(
+            "not all backups were rewritten",
+            "those that failed are as they were, and Wings cannot restore them; do what is said "
+            "above, and run the command again",
+        )
+
+
+def _chosen(found: Json, uuids: tuple[str, ...]) -> list[str]:
+    """Return the backups to be rewritten. Raises `CtlError` for a UUID that names none."""
+    stored = found["backups"] + found["making"]
+    for uuid in uuids:
+        if not any(uuid in (each["backup"], each["server"]) for each in stored):
+            raise CtlError(
+                f"{uuid} is neither a backup on this node nor a server that has one",
+                "`wingsctl backups` lists them",
+                Exit.UNKNOWN,
+            )
+    names = (
+        each["backup"]
+        for each in stored
+        if not uuids or each["backup"] in uuids or each["server"] in uuids
+    )
+    return list(dict.fromkeys(names))
+
+
+def _rewritten(client: ControlClient, backup: str, number: str, *, quiet: bool) -> Json:
+    """Have a backup rewritten; return how that has ended."""
+    path = f"backups/{backup}/for-wings"
+    try:
+        found: Json = client.ask("POST", path)
+        with output.console(stderr=True, quiet=quiet).status("rewriting") as shown:
+            while found["state"] == "rewriting":
+                done = f"{size(found['bytes'])} of {size(found['total_bytes'])}"
+                shown.update(f"rewriting {number}, {backup}: {done}")
+                time.sleep(POLL_INTERVAL)
+                found = client.ask("GET", path)
+    except CtlError as error:
+        if error.exit_code not in (Exit.FAILED, Exit.UNKNOWN):
+            raise
+        detail = f": {error.detail}" if error.detail else ""
+        return {"backup": backup, "state": "failed", "fault": f"{error.message}{detail}"}
+    return found
+
+
+def _outcome(done: Json) -> str:
+    if done["state"] == "failed":
+        return f"FAILED: {done['fault']}"
+    if done["state"] == "unchanged":
+        return "is in this form already"
+    told = f"; {done['not_kept']}" if done["not_kept"] else ""
+    return f"rewritten, {size(done['total_bytes'])} to {size(done['new_bytes'])}{told}"
+
+
+def _summary(ended: list[Json]) -> str:
+    count = Counter(each["state"] for each in ended)
+    return (
+        f"{count['rewritten']} rewritten, {count['unchanged']} in this form already, "
+        f"{count['failed']} failed"
+    )
 
 
 class _Backup(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions

@@ -10,6 +10,7 @@ import attrs
 from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.checks import BackupCheck, BackupChecks
 from wingsd.backups.creation import Backups
+from wingsd.backups.for_wings import BackupRewrites, Rewrite
 from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
 from wingsd.config import Config
 from wingsd.control.status import ControlEndpoint, Json
@@ -19,7 +20,7 @@ from wingsd.http.request import StreamingRequest
 from wingsd.threadio import Workers
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["ControlBackupsEndpoint", "VerifyEndpoint"]
+__all__ = ["ControlBackupsEndpoint", "ForWingsEndpoint", "VerifyEndpoint"]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -80,21 +81,23 @@ def _described(store: BackupStore, found: StoredBackup) -> Json:
     }
 
 
-class VerifyEndpoint(ControlEndpoint):
-    """`/v1/backups/{backup}/verify`."""
-
+class _BackupEndpoint(ControlEndpoint):
     topic = Topic.BACKUPS
+
+    @property
+    def backup(self) -> str:
+        """The UUID in the path. Raises `BackupMissing`."""
+        return backup_uuid(self._parts["backup"].decode("latin-1"))
+
+
+class VerifyEndpoint(_BackupEndpoint):
+    """`/v1/backups/{backup}/verify`."""
 
     def __init__(
         self, config: Config, checks: BackupChecks, parts: Mapping[str, bytes] = {}
     ) -> None:
         super().__init__(config, parts)
         self._checks = checks
-
-    @property
-    def backup(self) -> str:
-        """The UUID in the path. Raises `BackupMissing`."""
-        return backup_uuid(self._parts["backup"].decode("latin-1"))
 
     @call("POST", Success(HTTPStatus.OK, "The check is under way."))
     async def begin_check(self, request: StreamingRequest) -> Json:
@@ -117,4 +120,42 @@ def _progress(check: BackupCheck) -> Json:
         "fault": "" if result is None else result.fault,
         "sha256": None if result is None else result.sha256,
         "files": None if result is None else result.files,
+    }
+
+
+class ForWingsEndpoint(_BackupEndpoint):
+    """`/v1/backups/{backup}/for-wings`."""
+
+    def __init__(
+        self, config: Config, rewrites: BackupRewrites, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._rewrites = rewrites
+
+    @call("POST", Success(HTTPStatus.OK, "The backup is being rewritten."))
+    async def begin_rewrite(self, request: StreamingRequest) -> Json:
+        """Begin to rewrite a backup for Wings, or join that if it is under way."""
+        return _rewrite(await self._rewrites.begin(self.backup))
+
+    @call("GET", Success(HTTPStatus.OK, "How far it is, or how it has ended."))
+    async def show_rewrite(self, request: StreamingRequest) -> Json:
+        """Return the rewrite of a backup that is under way, or has ended last."""
+        return _rewrite(self._rewrites.last(self.backup))
+
+
+def _rewrite(rewrite: Rewrite) -> Json:
+    if not rewrite.is_over:
+        state = "rewriting"
+    elif rewrite.error is not None:
+        state = "failed"
+    else:
+        state = "unchanged" if rewrite.is_unchanged else "rewritten"
+    return {
+        "backup": rewrite.found.uuid,
+        "state": state,
+        "bytes": rewrite.progress.bytes_done,
+        "total_bytes": rewrite.found.size,
+        "new_bytes": rewrite.size,
+        "not_kept": rewrite.not_kept,
+        "fault": "" if rewrite.error is None else str(rewrite.error),
     }

@@ -32,6 +32,7 @@ PATHS: Mapping[str, LaterEndpoint] = {
     "/v1/status": _later("status", "StatusEndpoint"),
     "/v1/backups": _later("backups", "ControlBackupsEndpoint"),
     "/v1/backups/{backup}/verify": _later("backups", "VerifyEndpoint"),
+    "/v1/backups/{backup}/for-wings": _later("backups", "ForWingsEndpoint"),
     "/v1/diagnostics": _later("diagnostics", "ControlDiagnosticsEndpoint"),
     "/v1/transfers": _later("transfers", "ControlTransfersEndpoint"),
     "/v1/transfers/{uuid}": _later("transfers", "TransferEndpoint"),

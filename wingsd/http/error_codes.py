@@ -30,6 +30,7 @@ ERROR_CODES = (
     "backup-link-refused",
     "backup-missing",
     "backup-name-invalid",
+    "backup-not-for-wings",
     "backup-settled",
     "backup-upload-failed",
     "bad-request",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wingsd.backups.checks import BackupChecks
     from wingsd.backups.creation import BackupParts, Backups
     from wingsd.backups.deletion import BackupDeletion
+    from wingsd.backups.for_wings import BackupRewrites
     from wingsd.backups.making import ArchiveTerms
     from wingsd.backups.recovery import BackupRecovery
     from wingsd.backups.s3.adapter import S3Adapter
@@ -38,6 +39,7 @@ class BackupsWiring(RestoresWiring):
         self.made_backups = Later(self._make_backups)
         self.backup_deletion = Later(self._make_backup_deletion)
         self.backup_checks = Later(self._make_checks)
+        self.backup_rewrites = Later(self._make_rewrites)
         self.left_backups = LeftBackups(
             config.system.backup_directory,
             self.database,
@@ -96,6 +98,16 @@ class BackupsWiring(RestoresWiring):
         schedule = CheckSchedule(settings.check_interval, settings.check_limit * MIB)
         store = self.backup_store.get()
         return BackupChecks(store, schedule, pools.backups, pools.disk, self._reactor, time.time)
+
+    def _make_rewrites(self) -> BackupRewrites:
+        from wingsd.backups.for_wings import BackupRewrites  # noqa: PLC0415
+
+        return BackupRewrites(
+            self._backup_parts,
+            self.made_backups.get(),
+            self.servers,
+            self.backup_checks.get().lock,
+        )
 
     @cached_property
     def _backup_adapters(self) -> dict[str, Later[Adapter]]:

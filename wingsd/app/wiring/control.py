@@ -35,6 +35,7 @@ class ControlWiring(HttpWiring):
                 "/v1/status": self._status_collaborators(),
                 "/v1/backups": (config, self.backup_store, self.made_backups, self.pools.disk),
                 "/v1/backups/{backup}/verify": (config, self.backup_checks),
+                "/v1/backups/{backup}/for-wings": (config, self.backup_rewrites),
                 "/v1/diagnostics": (config, self.diagnostics),
                 "/v1/transfers": (config, transfers),
                 "/v1/transfers/{uuid}": (config, transfers, self.servers),

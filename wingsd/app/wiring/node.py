@@ -43,6 +43,7 @@ class Wiring(ControlWiring):
                 self.pulls,
                 self.made_backups,
                 self.backup_checks,
+                self.backup_rewrites,
                 self.left_backups,
             ),
             NodeTransfers(
