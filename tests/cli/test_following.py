@@ -89,6 +89,13 @@ def test_the_end_is_a_time_of_this_machine(
     assert f"it is moved at {at:%Y-%m-%d %H:%M:%S}" in ran.out
 
 
+def test_now_is_as_soon_as_the_copy_is_whole(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("POST", "send", BEGUN, status=202)
+    before = time.time()
+    assert wingsctl(*WORDS, "--stop-at", "now", "--no-wait").status == 0
+    assert before <= scripted.asked[0][2]["stop_at"] <= time.time()
+
+
 @pytest.mark.parametrize("delta", [{"hours": 2}, {"hours": -2}])
 def test_a_time_alone_is_the_next_one(
     scripted: Scripted, wingsctl: Command, delta: dict[str, float]

@@ -86,10 +86,11 @@ def test_programs_get_what_the_daemon_says(scripted: Scripted, wingsctl: Command
 
 def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
     failed = past(outcome="failure", reason="while x: \x1b[31mno\n", bytes=None, files=None)
+    adopted = past(outcome="failure", reason="while keeping a copy: seed-adopted: gone on with")
     told = {
         "running": [running()],
         "expected": [{"server": UUID, "expires": 1_700_000_000.0}],
-        "past": [failed, past(direction="in", by_hand=False)],
+        "past": [failed, adopted, past(direction="in", by_hand=False)],
     }
     scripted.answers("GET", "transfers?past=20", told)
     ran = wingsctl("transfers")
@@ -98,6 +99,7 @@ def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
     assert ": expected until 2023-11-1" in ran.out
     # What comes from elsewhere moves no cursor.
     assert "failure: while x:  [31mno" in ran.out
+    assert "taken over: while keeping a copy" in ran.out
     assert "3 min 20 s  1.0 GiB  12     success" in ran.out
 
 

@@ -102,6 +102,8 @@ async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
     assert any("of it are here, from an earlier transfer" in line for line in logged.lines)
     assert kept(nodes) == []
     await until(lambda: "seed-adopted" in nodes.source.store.transfers()[0].reason)
+    assert not any("failed" in line and "seed-adopted" in line for line in logged.lines)
+    assert any("the copy no longer follows the server" in line for line in logged.lines)
 
 
 async def test_an_order_right_after_a_restore_sends_what_was_restored(nodes: NodePair) -> None:

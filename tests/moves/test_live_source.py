@@ -151,6 +151,15 @@ def test_rounds_send_what_was_changed_and_the_final_pass_reads_only_that(
     assert move.log == []
 
 
+def test_no_more_than_all_is_to_be_read_of_a_tree_that_grows(move: Move, tree: Path) -> None:
+    move.round()
+    (tree / "world" / "grown").write_bytes(os.urandom(3 * LARGE + LARGE))
+    move.plan(running=True)
+    assert (move.source.read, move.source.unread) == (0, 4 * LARGE)
+    move.send()
+    assert move.source.read == move.source.total == 4 * LARGE
+
+
 def test_a_plan_that_is_not_sent_costs_nothing(move: Move, tree: Path) -> None:
     move.round()
     store(tree / "world" / "large0", 0, b"changed")

@@ -324,6 +324,16 @@ def test_a_suspension_and_a_changed_access_close_sessions(made: SftpNode) -> Non
     assert made.closed() == [1, 2, 3]
 
 
+def test_the_log_says_why_a_session_was_closed(made: SftpNode, logged: Logged) -> None:
+    made.connect(1)
+    made.connect(2)
+    made.sessions.ended(1)
+    assert logged.lines[-1].endswith("ends")
+    made.node.bus.publish(Event(UUID, SUSPENDED))
+    made.sessions.ended(2)
+    assert logged.lines[-1].endswith("ends: the server is suspended")
+
+
 def test_a_server_that_moved_away_without_an_event_is_found_within_a_second(
     made: SftpNode,
 ) -> None:

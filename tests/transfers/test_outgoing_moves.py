@@ -357,6 +357,17 @@ async def test_backups_and_the_log_come_in_pieces(
     assert node.order["backups"][0]["bytes"] == len(backup)
 
 
+async def test_a_move_that_has_failed_does_not_say_that_it_goes_on(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: refused(503) if kind in ("batches", "state") else None
+    await sender.start()
+    await until(lambda: node.deleted == ["keep"])
+    assert sender.states[-1] == "failure"
+    assert sender.said("waiting for the destination")
+    assert not sender.said("the move goes on")
+
+
 async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,10 +17,12 @@ __all__ = ["MOMENT", "doing", "followed"]
 Json = dict[str, Any]
 _DATES = ("%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 _TIME = "%H:%M"
+#: As soon as there is a whole copy.
+_NOW = "now"
 
 
 class _Moment(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
-    """A time by the clock of this machine: of a day, or the next one of a time alone."""
+    """A time by the clock of this machine: of a day, the next one of a time alone, or now."""
 
     name = "time"
 
@@ -29,6 +31,8 @@ class _Moment(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
         if isinstance(value, float):
             return value
         now = datetime.now().astimezone()
+        if value == _NOW:
+            return now.timestamp()
         for form in _DATES:
             try:
                 found = datetime.strptime(value, form).astimezone()
@@ -41,7 +45,7 @@ class _Moment(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
             time_ = datetime.strptime(value, _TIME).time()
         except ValueError:
             self.fail(
-                f"{value!r} is no time such as 04:30 or '2026-12-24 04:30'",
+                f"{value!r} is no time such as 04:30 or '2026-12-24 04:30', and not now",
                 param,
                 ctx,
             )

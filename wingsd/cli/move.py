@@ -179,7 +179,8 @@ def _token(context: click.Context, option: click.Parameter, value: str) -> str:
     "--stop-at",
     type=MOMENT,
     metavar="TIME",
-    help="With --follow: move the server at that time, such as 04:30 or '2026-12-24 04:30'.",
+    help="With --follow: move the server at that time, such as 04:30 or '2026-12-24 04:30'; with "
+    "now as soon as the copy is whole.",
 )
 @click.option("--no-wait", is_flag=True, help="Return when the transfer has started.")
 @json_option

@@ -146,6 +146,8 @@ def resumed(transfer: Json) -> str:
 def state_of(transfer: Json) -> Text:
     """Return the outcome of a transfer, with the reason of a failure."""
     outcome = transfer["outcome"] or "unknown"
+    if ": seed-adopted: " in (transfer["reason"] or ""):
+        outcome = "taken over"
     text = Text(outcome, style=_COLOURS.get(outcome, ""))
     if transfer["reason"]:
         text.append(f": {plain(transfer['reason'])}", style="default")

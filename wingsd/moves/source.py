@@ -265,6 +265,7 @@ class MoveSource:
             shape=numbers.shape,
         )
         self.unread, self.left = planned.unread, self._hot.left
+        self.total = max(self.total, planned.unread)  # of a part, that of the tree before it
         self.read = self.total - planned.unread
         self._shapes = self._next_filler.shapes(planned)
         self._reading = self._contents(planned.contents)

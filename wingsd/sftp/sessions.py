@@ -46,7 +46,8 @@ class _Session:
     granted: GrantedLogin
     server: Server
     operation: ExitStack
-    is_closing: bool = False
+    #: Why this node closes it; empty while it does not.
+    closed_for: str = ""
 
 
 @attrs.define(eq=False, repr=False)
@@ -189,9 +190,10 @@ class SftpSessions:
             return
         session.operation.close()
         self._log.info(
-            "{server}: sftp session of {name!r} ends",
+            "{server}: sftp session of {name!r} ends{why}",
             server=session.granted.server,
             name=session.granted.login.username,
+            why=f": {session.closed_for}" if session.closed_for else "",
         )
         for waiting, (granted, _) in tuple(self._waiting.items()):
             if not self._full(granted):
@@ -238,8 +240,8 @@ class SftpSessions:
 
     def _close(self, connection: int, why: str) -> None:
         session = self._sessions[connection]
-        if not session.is_closing:
-            session.is_closing = True
+        if not session.closed_for:
+            session.closed_for = why
             self.send(Disconnect(connection, why))
 
     # Usage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -23,7 +23,17 @@ class CancelScope:
         self.reason: WingsdError | None = None
         #: Whether it waits for a slot.
         self.is_waiting = False
+        #: The turns that are waited for, and its own.
+        self.queue: Iterable[Deferred[Any]] = ()
+        self.turn: Deferred[Any] | None = None
         self._waiting: Deferred[Any] | None = None
+
+    @property
+    def place(self) -> int:
+        """Its place in the queue for a slot, from 1; 0 where it does not wait for one."""
+        if not self.is_waiting:
+            return 0
+        return next((n for n, turn in enumerate(self.queue, 1) if turn is self.turn), 0)
 
     def cancel(self, reason: WingsdError) -> None:
         """Have `wait` and `check` raise `reason` from now on."""
@@ -60,7 +70,7 @@ async def slots_held(
     """
     wanted = min(count, slots.limit)
     asked = [slots.acquire() for _ in range(wanted)]
-    scope.is_waiting = True
+    scope.is_waiting, scope.queue, scope.turn = True, slots.waiting, asked[0]
     try:
         await scope.wait(DeferredList(asked, consumeErrors=True))
         scope.check()
@@ -88,7 +98,7 @@ class SharedSlots:
         #: How many one server may hold.
         self.most = -(-limit // 2)
         self._held: Counter[str] = Counter()
-        self._waiting: list[tuple[str, Deferred[None]]] = []
+        self._waiting: dict[Deferred[None], str] = {}
 
     @property
     def free(self) -> int:
@@ -102,8 +112,8 @@ class SharedSlots:
 
     def acquire(self, server: str) -> Deferred[None]:
         """Return a Deferred that fires when `server` holds one more; it may be cancelled."""
-        turn: Deferred[None] = Deferred(lambda turn: self._waiting.remove((server, turn)))
-        self._waiting.append((server, turn))
+        turn: Deferred[None] = Deferred(self._waiting.pop)
+        self._waiting[turn] = server
         self._give()
         return turn
 
@@ -121,9 +131,10 @@ class SharedSlots:
         Raises the reason when `scope` is cancelled meanwhile.
         """
         held = 0
-        scope.is_waiting = True
+        turn = self.acquire(server)
+        scope.is_waiting, scope.queue, scope.turn = True, self._waiting, turn
         try:
-            await scope.wait(self.acquire(server))
+            await scope.wait(turn)
             held = 1
             scope.check()
             scope.is_waiting = False
@@ -136,8 +147,12 @@ class SharedSlots:
                 self.release(server, held)
 
     def _give(self) -> None:
-        while self.free and (able := [w for w in self._waiting if self._held[w[0]] < self.most]):
-            server, turn = next_one = min(able, key=lambda waiting: self._held[waiting[0]])
-            self._waiting.remove(next_one)
+        while self.free and (
+            able := [
+                turn for turn, server in self._waiting.items() if self._held[server] < self.most
+            ]
+        ):
+            turn = min(able, key=lambda turn: self._held[self._waiting[turn]])
+            server = self._waiting.pop(turn)
             self._held[server] += 1
             turn.callback(None)

@@ -14,7 +14,7 @@ from wingsd.events import EventBus
 from wingsd.statedb import Direction, Outcome, StateDatabase, TransferRecord, TransferResult
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.console import DESTINATION, SOURCE, Announcer, ProgressMeter
-from wingsd.transfers.errors import DaemonRestarted
+from wingsd.transfers.errors import DaemonRestarted, SeedAdopted
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
 from wingsd.util.observer import Observer
 
@@ -190,6 +190,8 @@ class StepLog(Generic[S]):
     def _current_text(self) -> str:
         """What is done in this step, and why it makes no progress."""
         text = self.step_text
+        if place := self.cancel_scope.place:
+            text = f"{text}; waiting for a slot, at place {place} in the queue"
         return f"{text}; waiting for the destination: {self.trouble}" if self.trouble else text
 
     def show_trouble(self, cause: str) -> None:
@@ -308,6 +310,9 @@ class StepLog(Generic[S]):
         code = error_code(error)
         text = self.step_text
         self._result = attrs.evolve(self._result, reason=f"while {text}: {code}: {error}")
+        if isinstance(error, SeedAdopted):
+            self.announcer.say(f"the copy no longer follows the server: {error}")
+            return
         self.announcer.warn(f"transfer failed while {text}: {code}: {error}", code)
 
     # Its figures

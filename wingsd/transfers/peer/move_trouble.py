@@ -40,6 +40,10 @@ class MoveTrouble:
             self._say(f"waiting for the destination, asking it again: {error.cause}")
             self._show(error.cause)
 
+    def end(self) -> None:
+        """Say no more: the move has ended, and only its destination is to hear of that."""
+        self._say = self._show = lambda text: None
+
     def over(self) -> None:
         """A request got through."""
         if self._since is not None:

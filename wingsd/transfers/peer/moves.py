@@ -344,6 +344,7 @@ class MoveClient:
 
     async def delete(self, *, keep: bool, patience: float) -> None:
         """Tell that the move has failed at this node; with `keep` the partial copy is kept."""
+        self._trouble.end()
         asked = self._request("DELETE", "?keep=1" if keep else "")
         await self._persist(asked, _Persistence(patience), _nothing)
 
