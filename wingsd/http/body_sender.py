@@ -127,7 +127,7 @@ class BytesSender(BodySender):
         self._end()
 
     def _write(self) -> None:
-        """Write a piece in each turn of the reactor: TLS passes on what was written in the last."""
+        """Write a piece in each turn of the reactor: TLS passes on what the last one wrote."""
         self._is_due = False
         if self._is_paused or self._has_ended:
             return

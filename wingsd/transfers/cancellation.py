@@ -112,7 +112,7 @@ class SharedSlots:
 
     def acquire(self, server: str) -> Deferred[None]:
         """Return a Deferred that fires when `server` holds one more; it may be cancelled."""
-        turn: Deferred[None] = Deferred(self._waiting.pop)
+        turn: Deferred[None] = Deferred(self._waiting.__delitem__)
         self._waiting[turn] = server
         self._give()
         return turn
