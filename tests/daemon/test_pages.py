@@ -57,8 +57,30 @@ async def test_pages_lose_the_banner_of_a_failure(nodes: TwoNodes, open_pages: O
     await until(lambda: not any(page.is_transferring for page in pages))
     # Its reason is read where the console was cleared since.
     await until(lambda: all(shows(page, "failed while") for page in pages))
-    assert all(page.states[1:] == ["failed"] * (page.opened - 2) for page in pages)
-    assert all(page.opened <= 5 for page in pages)
+    # Each connects again for each of these states, and no more.
+    await until(lambda: all(page.is_connected for page in pages))
+    assert [page.states for page in pages] == [["processing", "failed"]] * len(pages)
+    assert [page.opened for page in pages] == [3] * len(pages)
+
+
+async def test_pages_show_why_a_transfer_failed_that_was_ordered_again(
+    nodes: TwoNodes, open_pages: Open
+) -> None:
+    nodes.source.transfers = {"moves": {"enabled": False}}
+    await nodes.start()
+    pages = await open_pages(nodes)
+    await nodes.transfer(token="Bearer refused")
+    await until(lambda: all(page.states[-1:] == ["failed"] for page in pages))
+    held = hold(pages)
+    success = nodes.panel.hold("/transfer/success")
+    await nodes.transfer()
+    await nodes.source.wait_for_line("waiting for the destination to finish")
+    await until(lambda: all(is_reconnecting(page) for page in pages))
+    held.release()
+    await until(lambda: all(shows(page, "waiting for the destination") for page in pages))
+    assert all(shows(page, "failed while") for page in pages)
+    success.release()
+    await until(lambda: not any(page.is_transferring for page in pages))
 
 
 async def test_reconnecting_pages_follow_a_moved_server(nodes: TwoNodes, open_pages: Open) -> None:

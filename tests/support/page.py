@@ -3,7 +3,8 @@
 It does what the page of Pterodactyl's Panel does. On every `transfer status` but `starting` and
 `success` it closes its WebSocket, gets another token and opens another WebSocket. It asks for the
 console's lines on each. The banner "being transferred" is shown from `processing` on until
-`failed`, or until the Panel says after `completed` that no transfer is open.
+`failed`, or until the Panel says after `completed` or `install completed` that no transfer is
+open.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ class Page:
             self._connected()
         elif event.event in _LINES:
             self.console += event.args
+        elif event.event == "install completed":
+            self.is_transferring = self._panel.in_transfer(self._server)
         elif event.event == "transfer status":
             self._told(event.args[0])
 

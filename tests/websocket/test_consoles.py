@@ -178,8 +178,10 @@ def console(browser: Browser) -> list[str]:
 
 
 async def test_a_transfers_lines_are_sent_and_not_the_console(node: ConsoleNode) -> None:
-    node.listen()
+    node.listen(family="pterodactyl")
+    before = await node.watch("admin.websocket.transfer")
     transfer(node, "pending", "processing")
+    await before.wait_for("transfer status", "processing")
     node.publish(LOGS, "one")
     browser = await node.watch("admin.websocket.transfer")
     node.publish(LOGS, "two")
@@ -188,6 +190,49 @@ async def test_a_transfers_lines_are_sent_and_not_the_console(node: ConsoleNode)
     node.publish(LOGS, "three")
     await browser.wait_for("transfer logs", "three")
     assert console(browser) == ["two", "one", "two", "three"]
+
+
+@pytest.mark.parametrize("begin", ["pending", "starting"])
+async def test_a_page_cleared_by_a_failure_gets_the_console_though_the_next_try_is_under_way(
+    node: ConsoleNode, begin: str
+) -> None:
+    node.listen(family="pterodactyl")
+    node.server.lines = ["line"]
+    before = await node.watch("admin.websocket.transfer")
+    transfer(node, begin, "processing")
+    node.publish(LOGS, "failed since")
+    transfer(node, "failed", "failure")
+    await before.wait_for("transfer status", "failed")
+    transfer(node, begin)
+    node.publish(LOGS, "tried again")
+    browser = await node.watch("admin.websocket.transfer")
+    browser.send("send logs")
+    await browser.wait_for(LOGS, "tried again")
+    assert console(browser) == ["line", "failed since", "tried again"]
+
+
+async def test_pelicans_page_is_sent_as_console_output_what_it_would_ignore(
+    node: ConsoleNode,
+) -> None:
+    node.listen(family="pelican")
+    node.server.lines = ["line"]
+    browser = await node.watch("admin.websocket.transfer")
+    transfer(node, "pending", "processing")
+    node.publish(LOGS, "one")
+    node.publish("daemon message", "pulling an image")
+    node.publish("console output", "end")
+    await browser.wait_for("console output", "end")
+    first, second, _ = console(browser)
+    assert first == "one"
+    assert "Daemon]:" in second
+    assert "pulling an image" in second
+    # It does not connect again on its own: a page opened in a transfer has no line yet.
+    late = await node.watch("admin.websocket.transfer")
+    late.send("send logs")
+    await late.wait_for("console output", "one")
+    assert console(late) == ["line", "one"]
+    for page in (browser, late):
+        assert page.count(LOGS) == page.count("daemon message") == 0
 
 
 async def test_who_may_not_see_a_transfers_lines_gets_the_console(node: ConsoleNode) -> None:

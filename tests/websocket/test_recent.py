@@ -6,10 +6,9 @@ import pytest
 from twisted.internet.task import Clock
 
 from wingsd.events import Event, EventBus
-from wingsd.websocket.recent_transfers import ENDED_MAX, REPEATS_MAX, RecentTransfers
+from wingsd.websocket.recent_transfers import ENDED_MAX, RecentTransfers
 
 SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
 LINES_MAX = 5
 
 
@@ -30,9 +29,9 @@ class Node:
         for line in lines:
             self.bus.publish(Event(SERVER, "transfer logs", (line,)))
 
-    def repeat(self, user: str = USER, issued: float = 0, *, is_here: bool = True) -> str:
+    def missed(self, issued: float = 0, *, is_here: bool = True) -> str:
         issued = issued or self.clock.seconds()
-        return self.recent.repeat(SERVER, user, issued, is_here=is_here)
+        return self.recent.missed(SERVER, issued, is_here=is_here)
 
 
 @pytest.fixture
@@ -61,13 +60,19 @@ def test_lines_without_a_transfer_are_not_kept(node: Node) -> None:
     assert not node.recent.is_under_way(SERVER)
 
 
-def test_another_transfer_begins_without_the_lines_and_the_end_of_the_last(node: Node) -> None:
-    node.states("pending")
+@pytest.mark.parametrize("begin", ["pending", "starting", "processing"])
+def test_a_transfer_ordered_again_does_not_hide_why_the_last_failed(
+    node: Node, begin: str
+) -> None:
+    node.states(begin)
     node.say("one")
-    node.states("failed", "failure", "pending")
+    node.states("failed", "failure", begin)
     node.say("two")
+    assert node.recent.is_under_way(SERVER)
+    assert node.recent.lines(SERVER) == ["one", "two"]
+    assert node.missed() == ""
+    node.clock.advance(60)
     assert node.recent.lines(SERVER) == ["two"]
-    assert node.repeat() == ""
 
 
 @pytest.mark.parametrize("states", [("failed", "failure"), ("success", "completed")])
@@ -102,26 +107,28 @@ def test_only_so_many_ended_transfers_are_kept(node: Node) -> None:
 
 def test_a_failure_is_repeated_at_the_source_and_a_success_too(node: Node) -> None:
     node.states("pending", "failed", "failure")
-    assert (node.repeat(is_here=False), node.repeat()) == ("", "failed")
+    assert (node.missed(is_here=False), node.missed()) == ("", "failed")
     node.states("pending", "success", "completed")
-    assert (node.repeat(), node.repeat(is_here=False)) == ("", "completed")
+    assert (node.missed(), node.missed(is_here=False)) == ("", "completed")
 
 
 def test_nothing_is_repeated_of_a_transfer_under_way(node: Node) -> None:
-    assert node.repeat() == ""
+    assert node.missed() == ""
     node.states("pending", "processing")
-    assert (node.repeat(), node.repeat(is_here=False)) == ("", "")
+    assert (node.missed(), node.missed(is_here=False)) == ("", "")
 
 
-def test_each_user_hears_an_end_three_times_at_most(node: Node) -> None:
-    node.states("pending", "failed", "failure")
-    assert [node.repeat() for _ in range(5)] == ["failed"] * REPEATS_MAX + [""] * 2
-    assert node.repeat("another user") == "failed"
+def test_who_has_heard_one_state_has_not_heard_the_next(node: Node) -> None:
+    node.states("pending", "processing")
+    node.recent.heard(SERVER).add("a user")
+    assert node.recent.heard(SERVER) == {"a user"}
+    node.states("failed")
+    assert node.recent.heard(SERVER) == set()
 
 
 def test_a_token_issued_more_than_a_second_after_the_end_hears_nothing(node: Node) -> None:
     node.states("pending", "failed", "failure")
     end = node.clock.seconds()
     node.clock.advance(30)
-    assert node.repeat(issued=end + 1.01) == ""
-    assert [node.repeat(issued=end + late) for late in (-300, 0, 1)] == ["failed"] * REPEATS_MAX
+    assert node.missed(issued=end + 1.01) == ""
+    assert [node.missed(issued=end + late) for late in (-300, 0, 1)] == ["failed"] * 3

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import EXPIRED, DenyList
-from wingsd.config import PTERODACTYL
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import BadRequest, EnvironmentFailed, ServerNotRunning
 from wingsd.websocket.messages import Message
 from wingsd.websocket.rate_limits import MessageRateLimits
@@ -29,10 +29,11 @@ class LastTransfer:
     def __init__(self) -> None:
         self.has_moved = False
         self.state = ""
-        self.asked: list[tuple[str, float]] = []
+        self.heard: set[str] = set()
+        self.asked: list[float] = []
 
-    def repeat(self, user: str, issued: float) -> str:
-        self.asked.append((user, issued))
+    def missed(self, issued: float) -> str:
+        self.asked.append(issued)
         return self.state
 
 
@@ -48,11 +49,11 @@ class Talk:
         self.transfer = LastTransfer()
         self.session = self.connect()
 
-    def connect(self, *, has_left: bool = False) -> Session:
+    def connect(self, *, has_left: bool = False, family: str = PTERODACTYL) -> Session:
         self.session = Session(
             UUID,
             KEY,
-            PTERODACTYL,
+            family,
             self.denied,
             MessageRateLimits(self.clock),
             self,
@@ -348,7 +349,50 @@ def test_one_that_missed_the_end_of_a_transfer_is_sent_it_after_the_state() -> N
         Message("transfer status", ("failed",)),
     ]
     assert talk.auth() == [SUCCESS]
-    assert talk.transfer.asked == [("user", talk.begin)]
+    assert talk.transfer.asked == [talk.begin]
+
+
+@pytest.mark.parametrize(
+    ("family", "again"),
+    [
+        (PTERODACTYL, [Message("install completed", ("",))]),
+        (PELICAN, [Message("install completed", ("",))]),
+        # Its page would show a failed installation, and keeps its WebSocket on `failed`.
+        (CALAGOPUS, []),
+    ],
+)
+def test_a_page_that_was_sent_a_failure_is_not_made_to_connect_again(
+    family: str, again: list[Message]
+) -> None:
+    talk = Talk()
+    talk.transfer.state = "failed"
+    state = [SUCCESS, Message("status", ("running",))]
+    talk.connect(family=family)
+    assert talk.auth() == [*state, Message("transfer status", ("failed",))]
+    talk.connect(family=family)
+    assert talk.auth() == [*state, *again]
+
+
+def test_a_page_that_heard_a_failure_live_is_not_sent_it_again() -> None:
+    talk = authenticated()
+    for word in ("starting", "success"):
+        talk.event("transfer status", word)
+    assert talk.transfer.heard == set()
+    talk.event("transfer status", "failed")
+    talk.transfer.state = "failed"
+    talk.connect()
+    assert Message("transfer status", ("failed",)) not in talk.auth()
+
+
+def test_a_page_that_left_at_an_earlier_state_has_not_heard_the_failure() -> None:
+    talk = authenticated()
+    talk.event("transfer status", "processing")
+    assert talk.transfer.heard == {"user"}
+    talk.transfer.heard = set()
+    talk.event("transfer status", "failed")
+    talk.transfer.state = "failed"
+    talk.connect()
+    assert Message("transfer status", ("failed",)) in talk.auth()
 
 
 def test_pending_is_not_sent_and_processing_is() -> None:

@@ -18,5 +18,6 @@ def console_token(now: float, *permissions: str, **claims: Any) -> str:
         "user_uuid": "user",
         "server_uuid": UUID,
         "permissions": ["websocket.connect", *permissions],
+        "scope": "websocket",
     }
     return jwt.encode(usual | claims, KEY, "HS256")

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from wingsd.activity import ActivityRecorder
+from wingsd.config import PELICAN, PTERODACTYL, Config
 from wingsd.errors import WingsdError
 from wingsd.events import (
     CONSOLE_OUTPUT,
@@ -31,6 +32,7 @@ from wingsd.events import (
     Event,
     EventBus,
 )
+from wingsd.servers.console import daemon_line
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 from wingsd.websocket.messages import Message
@@ -123,15 +125,14 @@ _DROPPABLE = (
 class ClientContext:
     """The collaborators of every client.
 
-    `now` returns the seconds since the epoch, `log_count` is the number of lines for `send logs`.
-    `activity` records what users do.
+    `now` returns the seconds since the epoch. `activity` records what users do.
     """
 
     reactor: IReactorTime
     now: Callable[[], float]
     bus: EventBus
     transfers: RecentTransfers
-    log_count: int
+    config: Config
     activity: ActivityRecorder
 
 
@@ -268,6 +269,8 @@ class ConsoleClient:
     def _send(self, message: Message) -> None:
         if self._protocol is None:
             return
+        if self._context.config.family == PELICAN:
+            message = self._for_pelican(message)
         payload = message.encode(binary=self._sends_binary)
         line = message.event in _LINES
         droppable = line or message.event in _DROPPABLE
@@ -277,6 +280,14 @@ class ConsoleClient:
         elif decision is SendDecision.CLOSE:
             self._log.warn("{server}: closing the WebSocket of a slow browser", server=self._uuid)
             self._close(TRY_AGAIN_LATER, "this browser reads too slowly")
+
+    def _for_pelican(self, message: Message) -> Message:
+        """Return the message in the form that Pelican's page shows; it ignores some events."""
+        if message.event == DAEMON_MESSAGE:
+            app_name = self._context.config.app_name
+            lines = tuple(daemon_line(app_name, text) for text in message.args)
+            return Message(CONSOLE_OUTPUT, lines)
+        return Message(CONSOLE_OUTPUT, message.args) if message.event == TRANSFER_LOGS else message
 
     def _close(self, code: int, reason: str) -> None:
         protocol = self._protocol
@@ -330,9 +341,15 @@ class ConsoleClient:
         transfers = self._context.transfers
         # Later lines are sent as events.
         sent_earlier = transfers.lines(self._uuid) if transfer else []
-        # The Panel's page connects again during a transfer, and has the console's lines already.
-        if not (transfer and transfers.is_under_way(self._uuid)):
-            for line in await server.logs(self._context.log_count):
+        config = self._context.config
+        # Pterodactyl's page connects again during a transfer, and has the console's lines already.
+        if not (
+            transfer
+            and config.family == PTERODACTYL
+            and transfers.is_under_way(self._uuid)
+            and self.user in transfers.heard(self._uuid)
+        ):
+            for line in await server.logs(config.system.websocket_log_count):
                 self._send(Message(CONSOLE_OUTPUT, (line,)))
         for line in sent_earlier:
             self._send(Message(TRANSFER_LOGS, (line,)))

@@ -94,8 +94,12 @@ class _LastTransfer:
     def has_moved(self) -> bool:
         return self._has_left and self._transfers.has_moved(self._uuid)
 
-    def repeat(self, user: str, issued: float) -> str:
-        return self._transfers.repeat(self._uuid, user, issued, is_here=not self._has_left)
+    @property
+    def heard(self) -> set[str]:
+        return self._transfers.heard(self._uuid)
+
+    def missed(self, issued: float) -> str:
+        return self._transfers.missed(self._uuid, issued, is_here=not self._has_left)
 
     @property
     def _has_left(self) -> bool:

@@ -6,7 +6,7 @@ miss messages in between, and without the final state it would show the transfer
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import deque
 from collections.abc import Callable
 
 import attrs
@@ -15,18 +15,16 @@ from twisted.internet.interfaces import IReactorTime
 from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
 from wingsd.servers.console import Console
 
-__all__ = ["COMPLETED", "FAILED", "PENDING", "RecentTransfers"]
+__all__ = ["FAILED", "RecentTransfers"]
 
-#: States of a transfer in the Panel's page: its begin, and its two ends.
-PENDING = "pending"
+#: States of a transfer in the Panel's page: its two ends, and those with which it may begin.
 COMPLETED = "completed"
 FAILED = "failed"
+_BEGINNINGS = ("pending", "starting", "processing")
 
 #: Seconds for which an ended transfer is kept, and how many of them are kept at most.
 KEPT_SECONDS = 60.0
 ENDED_MAX = 100
-#: How often the final state is sent again to one user.
-REPEATS_MAX = 3
 #: Seconds after the end: a browser whose token was issued later gets no final state, as its page
 #: has asked the Panel since. Some Panels date tokens in whole seconds.
 ISSUED_WITHIN = 1.0
@@ -34,12 +32,16 @@ ISSUED_WITHIN = 1.0
 
 @attrs.define(eq=False)
 class _Transfer:
-    """The last lines of a transfer and, when it has ended, its final state and the time."""
+    """The last lines of a server's transfer and, when it has ended, its final state and the time.
 
+    `heard` has the users whose pages were sent its present state.
+    """
+
+    server: str
     lines: Console
     end: str = ""
     ended: float = 0.0
-    repeats: Counter[str] = attrs.field(factory=Counter)
+    heard: set[str] = attrs.field(factory=set)
 
 
 class RecentTransfers:
@@ -57,13 +59,19 @@ class RecentTransfers:
         self._lines_max = lines_max
         self._under_way: dict[str, _Transfer] = {}
         # In the order of their ends.
-        self._ended: dict[str, _Transfer] = {}
+        self._ended: deque[_Transfer] = deque(maxlen=ENDED_MAX)
         bus.subscribe_to_all(self._take)
 
     def lines(self, server: str) -> list[str]:
-        """Return the last lines of the server's transfer, the oldest first."""
-        transfer = self._under_way.get(server) or self._ended.get(server)
-        return [] if transfer is None else transfer.lines.lines(self._lines_max)
+        """Return the last lines of the server's transfers, the oldest first.
+
+        A page reads why the last one failed when the next one is under way, too.
+        """
+        kept = [transfer for transfer in self._ended if transfer.server == server]
+        if server in self._under_way:
+            kept.append(self._under_way[server])
+        lines = [line for each in kept for line in each.lines.lines(self._lines_max)]
+        return lines[-self._lines_max :]
 
     def is_under_way(self, server: str) -> bool:
         """Return whether the server is being sent or received."""
@@ -71,52 +79,57 @@ class RecentTransfers:
 
     def has_moved(self, server: str) -> bool:
         """Return whether the last transfer of the server ended within a minute, as a success."""
-        transfer = self._ended.get(server)
+        transfer = self._last(server)
         return transfer is not None and transfer.end == COMPLETED
 
-    def repeat(self, server: str, user: str, issued: float, *, is_here: bool) -> str:
-        """Return the final state that a user's browser may have missed; empty when there is none.
+    def heard(self, server: str) -> set[str]:
+        """Return the users whose pages were sent the present state of the server's transfer.
+
+        They are in lower case. The session that sends the state adds its user.
+        """
+        transfer = self._last(server)
+        return set() if transfer is None else transfer.heard
+
+    def missed(self, server: str, issued: float, *, is_here: bool) -> str:
+        """Return the final state that a browser may have missed; empty when there is none.
 
         It is `failed` where the server `is_here`, else `completed`. `issued` is the time of the
-        browser's token, in seconds since the epoch. Each call counts as a repetition.
+        browser's token, in seconds since the epoch.
         """
-        transfer = self._ended.get(server)
+        transfer = self._last(server)
         if transfer is None or transfer.end != (FAILED if is_here else COMPLETED):
             return ""
-        # Else a page would connect again and again.
-        if issued > transfer.ended + ISSUED_WITHIN or transfer.repeats[user] >= REPEATS_MAX:
-            return ""
-        transfer.repeats[user] += 1
-        return transfer.end
+        return transfer.end if issued <= transfer.ended + ISSUED_WITHIN else ""
+
+    def _last(self, server: str) -> _Transfer | None:
+        """Return the transfer under way, else the one that ended last."""
+        ended = (transfer for transfer in reversed(self._ended) if transfer.server == server)
+        return self._under_way.get(server) or next(ended, None)
 
     def _take(self, event: Event) -> None:
         if event.name == TRANSFER_STATUS:
             self._enter(event.server, *event.args)
         elif event.name == TRANSFER_LOGS:
             # Without a transfer, no end would ever discard the line.
-            transfer = self._under_way.get(event.server) or self._ended.get(event.server)
+            transfer = self._last(event.server)
             if transfer is not None:
                 transfer.lines.add(*event.args)
 
     def _enter(self, server: str, state: str) -> None:
         if state in (COMPLETED, FAILED):
             self._end(server, state)
-        elif state == PENDING or not (server in self._under_way or server in self._ended):
-            self._ended.pop(server, None)
-            self._under_way[server] = self._new()
+        elif state in _BEGINNINGS and server not in self._under_way:
+            self._under_way[server] = self._new(server)
 
     def _end(self, server: str, state: str) -> None:
-        transfer = self._under_way.pop(server, None) or self._new()
-        transfer.end, transfer.ended = state, self._now()
-        self._ended.pop(server, None)
-        self._ended[server] = transfer
-        if len(self._ended) > ENDED_MAX:
-            del self._ended[next(iter(self._ended))]
-        self._reactor.callLater(KEPT_SECONDS, self._expire, server, transfer)
+        transfer = self._under_way.pop(server, None) or self._new(server)
+        transfer.end, transfer.ended, transfer.heard = state, self._now(), set()
+        self._ended.append(transfer)
+        self._reactor.callLater(KEPT_SECONDS, self._expire, transfer)
 
-    def _new(self) -> _Transfer:
-        return _Transfer(Console(self._lines_max))
+    def _new(self, server: str) -> _Transfer:
+        return _Transfer(server, Console(self._lines_max))
 
-    def _expire(self, server: str, transfer: _Transfer) -> None:
-        if self._ended.get(server) is transfer:
-            del self._ended[server]
+    def _expire(self, transfer: _Transfer) -> None:
+        if transfer in self._ended:
+            self._ended.remove(transfer)

@@ -67,15 +67,15 @@ class ConsoleSockets:
     ) -> None:
         self._config = config
         self._proxies = TrustedProxies(config.api.trusted_proxies)
-        log_count = config.system.websocket_log_count
-        self._transfers = RecentTransfers(bus, reactor, now, log_count)
+        lines_max = config.system.websocket_log_count
+        self._transfers = RecentTransfers(bus, reactor, now, lines_max)
 
         def opener() -> ConsoleOpener:
             # Here, since autobahn takes 6 MiB, which a node without an open console saves.
             from wingsd.websocket.client import ClientContext  # noqa: PLC0415
             from wingsd.websocket.opener import ConsoleOpener  # noqa: PLC0415
 
-            context = ClientContext(reactor, now, bus, self._transfers, log_count, activity)
+            context = ClientContext(reactor, now, bus, self._transfers, config, activity)
             return ConsoleOpener(context, reactor, denied, config.family)
 
         self._opener = Later(opener)

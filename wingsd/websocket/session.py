@@ -19,11 +19,13 @@ from wingsd.auth.tokens import (
     TokenInvalid,
     console_token,
 )
+from wingsd.config import CALAGOPUS
 from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, WingsdError
 from wingsd.events import (
     CRASHED,
     DAEMON_MESSAGE,
     DELETED,
+    INSTALL_COMPLETED,
     PENDING_RESTART,
     STATS,
     STATUS,
@@ -51,6 +53,7 @@ from wingsd.websocket.messages import (
     Message,
 )
 from wingsd.websocket.rate_limits import MessageRateLimits
+from wingsd.websocket.recent_transfers import FAILED
 from wingsd.websocket.steps import (
     ChangePower,
     Close,
@@ -91,6 +94,8 @@ _POWER = {
 }
 # The Panel's page connects again on this one and on `processing`, which follows: one is enough.
 _NOT_SENT = (TRANSFER_STATUS, ("pending",))
+# On these it does not connect again.
+_STAYS_ON = ("starting", "success")
 #: The text of Wings.
 _UNEXPECTED = "an unexpected error was encountered while handling this request"
 #: The text of Calagopus' nodes.
@@ -132,10 +137,14 @@ class LastTransfer(Protocol):
     def has_moved(self) -> bool:
         """Whether it has moved the server to another node within a minute."""
 
-    def repeat(self, user: str, issued: float) -> str:
-        """Return the final state to send to a user again, empty for none.
+    @property
+    def heard(self) -> set[str]:
+        """The users whose pages were sent its present state, in lower case."""
 
-        `issued` is the time of the user's token, in seconds since the epoch.
+    def missed(self, issued: float) -> str:
+        """Return the final state that a browser may have missed, empty for none.
+
+        `issued` is the time of its token, in seconds since the epoch.
         """
 
 
@@ -169,6 +178,7 @@ class Session:
         self._limits = limits
         self._token: ConsoleToken | None = None
         self._notified = ""
+        self._is_leaving = False
         self._checks = 0
 
     @property
@@ -210,6 +220,8 @@ class Session:
                 steps += self._notify_once(reason)
             elif (name, args) != _NOT_SENT and may_see(self._token, name):
                 steps.append(Message(name, args))
+                if name == TRANSFER_STATUS and args[0] not in _STAYS_ON:
+                    self._note_leaving(self.user)
         if name == DELETED:
             # A browser that has not yet authenticated has not got the final state.
             self._has_left = self._token is None and self._has_moved
@@ -287,9 +299,29 @@ class Session:
         return [Message(AUTH_SUCCESS), *initial]
 
     def _initial_messages(self, token: ConsoleToken) -> list[Step]:
-        state = self._transfer.repeat(token.user, token.issued) if self._transfer else ""
-        end: list[Step] = [Message(TRANSFER_STATUS, (state,))] if state else []
+        end = self._missed_end(token)
         return end if self._has_left else [*self._state(token), *end]
+
+    def _missed_end(self, token: ConsoleToken) -> list[Step]:
+        state = self._transfer.missed(token.issued) if self._transfer else ""
+        if self._transfer is None or not state:
+            return []
+        user = token.user.lower()
+        if state != FAILED or user not in self._transfer.heard:
+            self._note_leaving(user)
+            return [Message(TRANSFER_STATUS, (state,))]
+        # The page connects again since it was sent `failed`; or it is the user's second one, and
+        # was not. By this message it asks the Panel, and does not connect again.
+        return [] if self._family == CALAGOPUS else [Message(INSTALL_COMPLETED, ("",))]
+
+    def _note_leaving(self, user: str) -> None:
+        """Note that the page was sent a state on which it connects again.
+
+        It reads no later one on this WebSocket.
+        """
+        if self._transfer and not self._is_leaving:
+            self._is_leaving = True
+            self._transfer.heard.add(user)
 
     def _state(self, token: ConsoleToken) -> list[Step]:
         status = self._watched.status()
