@@ -151,8 +151,7 @@ def test_an_answer_of_another_program_is_reported(tmp_path: Path) -> None:
     "words",
     [
         ["show"],
-        ["show", "x"],
-        ["cancel", "8d2f5a14"],
+        ["backups", "for-wings", "8d2f5a14"],
         ["what"],
         ["transfers", "--past", "-1"],
         ["receive"],

@@ -109,6 +109,58 @@ def test_an_empty_list_of_transfers_says_so(scripted: Scripted, wingsctl: Comman
     assert wingsctl("transfers", "--past", "3", "--json").json == NOTHING
 
 
+OTHER = UUID.replace("8d2f5a14", "8d2f0000")
+NAMES = {
+    "servers": [{"server": UUID, "name": "Lobby"}, {"server": OTHER, "name": "Creative world"}]
+}
+
+
+@pytest.mark.parametrize("word", [UUID.upper(), UUID[:8], UUID[:5], "lobby", "Lobby"])
+def test_a_server_is_named_by_its_uuid_its_beginning_or_its_name(
+    scripted: Scripted, wingsctl: Command, word: str
+) -> None:
+    scripted.answers("GET", "servers", NAMES)
+    scripted.answers("GET", "transfers", NOTHING)
+    scripted.answers("DELETE", f"transfers/{UUID}", None, status=202)
+    assert wingsctl("cancel", word).status == 0
+    assert scripted.asked[-1][:2] == ("DELETE", f"/v1/transfers/{UUID}")
+
+
+def test_a_server_that_moves_here_is_known_by_the_beginning_of_its_uuid(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    # of an older daemon, too
+    scripted.answers("GET", "transfers", NOTHING | {"expected": [{"server": UUID, "expires": 1}]})
+    scripted.answers("DELETE", f"transfers/{UUID}", None, status=202)
+    assert wingsctl("cancel", UUID[:8]).status == 0
+    assert scripted.asked[-1][:2] == ("DELETE", f"/v1/transfers/{UUID}")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("8d2f", f"is that of several servers: {OTHER} (Creative world), {UUID} (Lobby)"),
+        ("ffff", "is not a UUID, nor the beginning of one or the name of a server"),
+        ("", "is not a UUID"),
+    ],
+)
+def test_nothing_is_done_where_it_is_not_sure_which_server_is_meant(
+    scripted: Scripted, wingsctl: Command, word: str, says: str
+) -> None:
+    scripted.answers("GET", "servers", NAMES)
+    scripted.answers("GET", "transfers", NOTHING)
+    ran = wingsctl("cancel", word)
+    assert ran.status == Exit.USAGE
+    assert says in ran.err
+    assert not any(method == "DELETE" for method, *_ in scripted.asked)
+
+
+def test_a_name_needs_the_daemon(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.stop()
+    ran = wingsctl("cancel", "lobby")
+    assert (ran.status, "is not running" in ran.err) == (Exit.NO_DAEMON, True)
+
+
 def test_show_prints_a_server_with_its_transfers(scripted: Scripted, wingsctl: Command) -> None:
     told = {
         "uuid": UUID,

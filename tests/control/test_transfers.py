@@ -35,6 +35,11 @@ async def test_a_node_where_nothing_moves_says_so(operator: Operator) -> None:
     assert await operator.ask("GET", "transfers") == nothing
 
 
+async def test_the_names_of_servers_are_listed(operator: Operator) -> None:
+    operator.nodes.source.servers.loaded = True
+    assert await operator.ask("GET", "servers") == {"servers": [{"server": UUID, "name": "Lobby"}]}
+
+
 async def test_what_is_kept_of_a_failed_move_is_listed_and_removed(operator: Operator) -> None:
     node = operator.nodes.source
     copies = node.partial_copies.get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -266,6 +267,18 @@ async def test_a_server_that_runs_is_moved_and_started_there_when_the_time_has_c
     await nodes.assert_moved()
     await until(lambda: UUID in nodes.destination.environment.running)
     assert UUID not in nodes.source.environment.running
+
+
+async def test_a_server_that_runs_is_moved_as_soon_as_its_copy_is_whole(nodes: NodePair) -> None:
+    server = nodes.source.servers.get(UUID)
+    nodes.source.panel.known[UUID] = nodes.configuration
+    await server.power(PowerAction.START)
+    nodes.source.environment.running[UUID].say(b"listening on\n")
+    await until(lambda: server.state is PowerState.RUNNING)
+    invitation = await nodes.destination.invite(follow=True)
+    await nodes.send(invitation, seed=SeedOrder(time.time()))
+    await nodes.assert_moved()
+    await until(lambda: UUID in nodes.destination.environment.running)
 
 
 async def test_a_server_that_does_not_run_then_is_moved_and_stays_off(nodes: NodePair) -> None:

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 from wingsd.cli import output
 from wingsd.cli.client import ControlClient, CtlError, Exit
 from wingsd.cli.output import json_option, print_json, size
-from wingsd.cli.parameters import SERVER, client_of
+from wingsd.cli.parameters import SERVER, UUID, client_of
 from wingsd.util.text import canonical_uuid
 
 __all__ = ["backups", "for_wings", "verify"]
@@ -78,7 +78,7 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
 
 
 @backups.command("for-wings")
-@click.argument("uuids", type=SERVER, metavar="[UUID...]", nargs=-1)
+@click.argument("uuids", type=UUID, metavar="[UUID...]", nargs=-1)
 @click.option("--all", "all_of_them", is_flag=True, help="All backups on this node.")
 @json_option
 @click.pass_context

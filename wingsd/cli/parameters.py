@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from wingsd.cli.client import ControlClient, CtlError
+from wingsd.cli.output import plain
 from wingsd.config import DEFAULT_SOCKET
 from wingsd.util.text import canonical_uuid, origin
 
-__all__ = ["ADDRESS", "SERVER", "SettingsFile", "client_of"]
+__all__ = ["ADDRESS", "SERVER", "UUID", "SettingsFile", "client_of"]
 
 #: Seconds that the daemon has to answer for the completion of a word.
 _COMPLETION_TIMEOUT = 2.0
@@ -26,34 +28,67 @@ def client_of(context: click.Context, timeout: float | None = None) -> ControlCl
     return ControlClient(path) if timeout is None else ControlClient(path, timeout)
 
 
-class _Server(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
-    """A server's UUID; completed from the daemon's transfers."""
+class _Uuid(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
+    """A UUID."""
 
     name = "uuid"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the UUID in lower case. Fails when it is invalid."""
+        return canonical_uuid(value) or self.fail(f"{value!r} is not a UUID", param, ctx)
+
+
+UUID = _Uuid()
+
+
+class _Server(_Uuid):
+    """A server's UUID, the beginning of it, or its name; completed from the daemon's transfers."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the UUID in lower case. Fails where it is that of no server, or of several."""
         uuid = canonical_uuid(value)
-        if uuid is None:
-            self.fail(f"{value!r} is not a UUID", param, ctx)
-        return uuid
+        if uuid is not None or ctx is None:
+            return uuid or super().convert(value, param, ctx)
+        names = _known(ctx)
+        # a name before the beginning of a UUID, which it may look like
+        found = [each for each, name in names.items() if name.casefold() == value.casefold()]
+        if value and not found:
+            found = [each for each in names if each.startswith(value.lower())]
+        if not found:
+            text = "is not a UUID, nor the beginning of one or the name of a server of this node"
+            self.fail(f"{value!r} {text}", param, ctx)
+        if len(found) > 1:
+            shown = ", ".join(f"{each} ({plain(names[each] or '?')})" for each in sorted(found))
+            self.fail(f"{value!r} is that of several servers: {shown}", param, ctx)
+        return found[0]
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Return the servers of the daemon's transfers."""
         try:
-            found = client_of(ctx, _COMPLETION_TIMEOUT).ask("GET", "transfers")
+            servers = _transferred(client_of(ctx, _COMPLETION_TIMEOUT))
         except CtlError:
             return []
-        servers = [
-            each["server"]
-            for kind in ("running", "expected", "kept", "past")
-            for each in found.get(kind, ())
-        ]
-        return [
-            CompletionItem(uuid) for uuid in dict.fromkeys(servers) if uuid.startswith(incomplete)
-        ]
+        return [CompletionItem(uuid) for uuid in servers if uuid.startswith(incomplete)]
+
+
+def _known(ctx: click.Context) -> dict[str, str]:
+    """Return the names of servers that the daemon knows by their UUIDs, empty if not known.
+
+    Raises `CtlError`.
+    """
+    client = client_of(ctx)
+    names = dict.fromkeys(_transferred(client), "")
+    with suppress(CtlError):  # of an older daemon, or one that has not loaded them
+        names |= {each["server"]: each["name"] for each in client.ask("GET", "servers")["servers"]}
+    return names
+
+
+def _transferred(client: ControlClient) -> list[str]:
+    """Return the UUIDs of the servers that are moved, or were. Raises `CtlError`."""
+    found, kinds = client.ask("GET", "transfers"), ("running", "expected", "kept", "past")
+    return list(dict.fromkeys(each["server"] for kind in kinds for each in found.get(kind, ())))
 
 
 SERVER = _Server()

@@ -43,6 +43,7 @@ __all__ = [
     "KeptEndpoint",
     "ReceiveEndpoint",
     "SendEndpoint",
+    "ServersEndpoint",
     "TransferEndpoint",
     "TransferList",
 ]
@@ -337,6 +338,26 @@ class KeptEndpoint(ControlEndpoint):
     async def forget_kept(self, request: StreamingRequest) -> None:
         """Remove what is kept of a server."""
         await self._transfers.forget(self.uuid)
+
+
+class ServersEndpoint(ControlEndpoint):
+    """`/v1/servers`: the servers of the node by their names."""
+
+    topic = Topic.SERVERS
+
+    def __init__(self, config: Config, servers: Servers, parts: Mapping[str, bytes] = {}) -> None:
+        super().__init__(config, parts)
+        self._servers = servers
+
+    @call("GET", Success(HTTPStatus.OK, "The servers."))
+    async def list_servers(self, request: StreamingRequest) -> Json:
+        """Return the UUID and the name of each server. Raises `ServersNotLoaded`."""
+        return {
+            "servers": [
+                {"server": each.uuid, "name": each.configuration.settings.meta.name}
+                for each in self._servers.all()
+            ]
+        }
 
 
 class TransferEndpoint(ControlEndpoint):

@@ -37,6 +37,7 @@ class ControlWiring(HttpWiring):
                 "/v1/backups/{backup}/verify": (config, self.backup_checks),
                 "/v1/backups/{backup}/for-wings": (config, self.backup_rewrites),
                 "/v1/diagnostics": (config, self.diagnostics),
+                "/v1/servers": (config, self.servers),
                 "/v1/transfers": (config, transfers),
                 "/v1/transfers/{uuid}": (config, transfers, self.servers),
                 "/v1/kept/{uuid}": (config, transfers),
