@@ -92,6 +92,7 @@ async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node:
             assert sender.server.hold == ""
             (now,) = sender.transfers.progress
             assert f"the server runs, round {count}: " in now.step_text
+            assert (now.round, now.downtime is None) == (count, count == 1)
             assert sender.server.operations.runs(Operation.FOLLOW)
             (sender.tree / f"new{count}").write_bytes(os.urandom(50_000))
             (sender.tree / "region0").write_bytes(os.urandom(100_000 * count))

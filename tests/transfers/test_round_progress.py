@@ -39,7 +39,10 @@ class Shown:
         self.heard = RecordingObserver()
         reporter = RoundReporter(self.said.append, lambda text: None, self.heard, self._announce)
         config = LiveMovesConfig(target_downtime=5)
-        self.rounds = LiveRounds(self, Runs(), config, Clock(), reporter, self._may_stop)
+        self.clock = Clock()
+        #: The round and the predicted downtime that programs get.
+        self.shown: list[tuple[int, float | None]] = []
+        self.rounds = LiveRounds(self, Runs(), config, self.clock, reporter, self._may_stop)
 
     async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
         self.lines.append(self.rounds.progress)
@@ -51,6 +54,8 @@ class Shown:
         for _ in range(2):
             self.lines.append(self.rounds.progress)
             self.read += MIB // 4
+            self.clock.advance(2)
+        self.shown.append((self.rounds.round, self.rounds.downtime))
         return ClosedRound(1, b"", FIGURES)
 
     async def _may_stop(self) -> bool:
@@ -66,8 +71,9 @@ async def test_it_has_the_round_the_rest_and_the_predicted_downtime() -> None:
     await shown.rounds.run()
     assert shown.lines == [
         "Following: looking for what has to be sent",
-        "Following [                         ] round 1, 1.0 MiB left",
-        "Following [======                   ] round 1, 768.0 KiB left",
+        "Following [                         ] 0 B / 1.0 MiB in round 1",
+        "Following [======                   ] 256.0 KiB / 1.0 MiB in round 1"
+        ", 128.0 KiB/s, 6 s left",
         "Following: looking for what has to be sent after round 1",
         "Following [                         ] round 2, 8.0 MiB left, about 11.2 s of downtime",
         "Following [                         ] round 2, 7.8 MiB left, about 11.2 s of downtime",
@@ -77,6 +83,13 @@ async def test_it_has_the_round_the_rest_and_the_predicted_downtime() -> None:
     assert shown.told == [4.125]
     assert shown.heard.predicted == [11.25, 3.375, 4.125]
     assert shown.said[-1].endswith("about 4.1 s of downtime")
+
+
+async def test_programs_get_the_round_and_the_predicted_downtime() -> None:
+    shown = Shown()
+    await shown.rounds.run()
+    assert shown.shown == [(1, None), (2, 11.25)]
+    assert (shown.rounds.round, shown.rounds.downtime) == (2, 4.125)
 
 
 async def test_the_first_round_has_what_changes_all_the_time() -> None:

@@ -79,6 +79,8 @@ def running_transfer(progress: ProgressReport, now: float) -> Json:
         "total_bytes": max(progress.total, progress.bytes) if progress.total else None,
         "bytes_per_second": progress.rate,
         "resumed_bytes": progress.resumed,
+        "round": progress.round,
+        "predicted_downtime": progress.downtime,
         "follow": _follow(progress.seed, now),
     }
 
@@ -123,6 +125,8 @@ def unfinished_transfer(entry: TransferRecord, started: float) -> Json:
         "total_bytes": None,
         "bytes_per_second": 0.0,
         "resumed_bytes": 0,
+        "round": None,
+        "predicted_downtime": None,
         "follow": None,
     }
 

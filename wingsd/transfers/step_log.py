@@ -65,6 +65,9 @@ class ProgressReport:
     resumed: int = 0
     #: Of a seed.
     seed: SeedFigures | None = None
+    #: Of a server that is followed: the round, and the seconds of downtime that are predicted.
+    round: int | None = None
+    downtime: float | None = None
 
 
 S = TypeVar("S", bound=ReceiveStep | SendStep)

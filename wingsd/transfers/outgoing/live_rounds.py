@@ -19,7 +19,7 @@ from wingsd.moves.hot_files import ALL_EVERY
 from wingsd.moves.stop_rule import StopDecision, StopLimits, StopReason, StopRule
 from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
-from wingsd.transfers.console import filled_bar
+from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
 from wingsd.util.observer import Observer
 from wingsd.util.text import readable_size
@@ -122,7 +122,21 @@ class LiveRounds:
         #: The bytes that were read before the round that is sent, and those it reads; None
         #: between two rounds.
         self._reads: tuple[int, int] | None = None
+        self._meter = ProgressMeter(clock.seconds, lambda: self._done)
+        #: The seconds of downtime that were predicted last; None before.
+        self.downtime: float | None = None
         self._predicted = ""
+
+    @property
+    def round(self) -> int:
+        """The round that is sent, or was sent last; 0 before the first."""
+        return self._rounds
+
+    @property
+    def _done(self) -> int:
+        """The bytes of this round that have been read."""
+        before, size = self._reads or (0, 0)
+        return min(max(self._move.read - before, 0), size)
 
     @property
     def progress(self) -> str:
@@ -130,8 +144,9 @@ class LiveRounds:
         if self._reads is None:
             after = f" after round {self._rounds}" if self._rounds else ""
             return f"Following: looking for what has to be sent{after}"
-        before, size = self._reads
-        done = min(max(self._move.read - before, 0), size)
+        done, (_, size) = self._done, self._reads
+        if self._rounds == 1:  # which may take hours
+            return f"Following {progress_bar(done, size)} in round 1{self._meter.pace(size)}"
         bar, left = filled_bar(done, size), readable_size(size - done)
         return f"Following {bar} round {self._rounds}, {left} left{self._predicted}"
 
@@ -186,7 +201,8 @@ class LiveRounds:
             self._clock.seconds() - self._since,
             has_ended=self.has_ended,
         )
-        self._reporter.observer.downtime_predicted(self._downtime(decision))
+        self.downtime = self._downtime(decision)
+        self._reporter.observer.downtime_predicted(self.downtime)
         return decision
 
     def _downtime(self, decision: StopDecision) -> float:
@@ -210,6 +226,7 @@ class LiveRounds:
         self._reporter.note(text)
         self._reporter.say(text)
         self._reads = self._move.read, planned.unread
+        self._meter.start()
         closed = await self._move.send_round(leave_hot=leave_hot)
         self._reads = None
         self._rule.add(closed.figures)
@@ -218,6 +235,7 @@ class LiveRounds:
             self._since = self._clock.seconds()
 
     async def _announce_stop(self, downtime: float, reason: StopReason) -> None:
+        self.downtime = downtime
         text = f"{reason.value}: about {downtime:.1f} s of downtime"
         self._reporter.observer.downtime_predicted(downtime)
         self._reporter.note("")

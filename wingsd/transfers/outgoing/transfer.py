@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Coroutine
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -141,7 +142,11 @@ class OutgoingTransfer:
     @property
     def progress(self) -> ProgressReport:
         """How far it is."""
-        return self._steps.progress(self._upload.meter, self._upload.total)
+        found = self._steps.progress(self._upload.meter, self._upload.total)
+        rounds = self._upload.rounds
+        if rounds is None:
+            return found
+        return evolve(found, round=rounds.round, downtime=rounds.downtime)
 
     @property
     def is_waiting(self) -> bool:

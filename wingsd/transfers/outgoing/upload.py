@@ -85,6 +85,8 @@ class OutgoingUpload:
         self._mover = mover
         self._sending: OutgoingStreams | OutgoingMove | None = None
         self._is_recorded = False
+        #: The rounds of a server that runs, or did when it was followed; None without any.
+        self.rounds: LiveRounds | None = None
         #: Whether an earlier daemon may have asked for the commit.
         self._was_asked = False
 
@@ -274,7 +276,7 @@ class OutgoingUpload:
 
         config = mover.live.config
         players = MoveAnnouncement(config.announce, self._server, announcer.say)
-        rounds = LiveRounds(
+        rounds = self.rounds = LiveRounds(
             move,
             self._server,
             config,
