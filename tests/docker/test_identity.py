@@ -115,6 +115,21 @@ def test_a_machine_id_goes_with_its_server(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_machine_id_that_another_node_uses_stays(tmp_path: Path) -> None:
+    machine_id = MachineIdConfig(directory=str(tmp_path))
+    one = node(machine_id=machine_id, data="/var/lib/one")
+    other = node(machine_id=machine_id, data="/var/lib/other")
+    write_files(identity_files(one, UUID))
+    # The server moves to a node on the same machine, whose engine this one does not see.
+    write_files(identity_files(other, UUID))
+    remove_machine_id(one, UUID)
+    assert (tmp_path / UUID).read_text() == MACHINE_ID
+    remove_machine_id(one, UUID)
+    assert (tmp_path / UUID).exists()
+    remove_machine_id(other, UUID)
+    assert list(tmp_path.iterdir()) == []
+
+
 def enabled(config: Config, tmp_path: Path) -> Config:
     passwd = PasswdConfig(enabled=True, directory=str(tmp_path / "etc"))
     return attrs.evolve(config, system=attrs.evolve(config.system, passwd=passwd))

@@ -2,15 +2,21 @@
 
 They are on the host, one machine id for each server, and mounted read-only. Some programs do not
 run without an account for their user, or without `/etc/machine-id` (Hytale).
+
+Nodes on one machine share the directory of machine ids by default, and a server that moves from
+one to the other has the same id at both. Beside the file each of them keeps an empty one, its
+mark.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import posixpath
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import attrs
@@ -28,13 +34,14 @@ class IdentityFile:
     """A file on the host, its content, and where a container sees it.
 
     A file that is there is left as it is if one of its lines begins with `entry`: Wings writes
-    other shells and more accounts into it.
+    other shells and more accounts into it. `mark` is the path of this node's mark, empty for none.
     """
 
     path: str
     content: str
     target: str
     entry: str
+    mark: str = ""
 
     @property
     def mount(self) -> Mount:
@@ -69,8 +76,14 @@ def identity_files(config: Config, uuid: str) -> list[IdentityFile]:
     if system.machine_id.enable and system.machine_id.enabled:
         path = posixpath.join(system.machine_id.directory, uuid)
         machine_id = uuid.replace("-", "")
-        files.append(IdentityFile(path, f"{machine_id}\n", MACHINE_ID, machine_id))
+        mark = _mark(config, uuid)
+        files.append(IdentityFile(path, f"{machine_id}\n", MACHINE_ID, machine_id, mark))
     return files
+
+
+def _mark(config: Config, uuid: str) -> str:
+    node = sha256(config.system.data.encode()).hexdigest()[:12]
+    return posixpath.join(config.system.machine_id.directory, f".{uuid}.{node}")
 
 
 @attrs.frozen
@@ -86,7 +99,11 @@ def write_files(files: Sequence[IdentityFile]) -> WrittenFiles:
     mounts, failures = [], []
     for file in files:
         try:
-            _write(file)
+            os.makedirs(os.path.dirname(file.path), 0o755, exist_ok=True)
+            with _locked(os.path.dirname(file.path)):
+                if file.mark:
+                    Path(file.mark).touch()
+                _write(file)
         except OSError as error:
             failures.append(f"{file.path} cannot be written: {disk_advice(error)}")
         else:
@@ -99,7 +116,6 @@ def _write(file: IdentityFile) -> None:
     with suppress(FileNotFoundError, UnicodeDecodeError):
         if any(line.startswith(file.entry) for line in path.read_text().splitlines()):
             return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     # Replaced, and not written in place: containers that run show the file.
     fd, name = tempfile.mkstemp(prefix=".", dir=path.parent)
     try:
@@ -113,12 +129,26 @@ def _write(file: IdentityFile) -> None:
 
 
 def remove_machine_id(config: Config, uuid: str, shown: str = "") -> None:
-    """Remove the server's machine id, if there is one, unless a container shows it. Blocking.
+    """Remove the server's machine id, if there is one, unless another node uses it. Blocking.
 
-    `shown` is the path of the file that the container of another node shows.
+    One does if its mark is there, or its container shows the file `shown`.
     """
-    path = posixpath.join(config.system.machine_id.directory, uuid)
-    if posixpath.normpath(path) == posixpath.normpath(shown):
-        return
-    with suppress(OSError):
-        os.unlink(path)
+    directory = config.system.machine_id.directory
+    path = posixpath.join(directory, uuid)
+    with suppress(OSError), _locked(directory):
+        with suppress(FileNotFoundError):
+            os.unlink(_mark(config, uuid))
+        is_marked = any(name.startswith(f".{uuid}.") for name in os.listdir(directory))
+        if not is_marked and posixpath.normpath(path) != posixpath.normpath(shown):
+            os.unlink(path)
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Keep other nodes from writing or removing files in a directory meanwhile."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
