@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import attrs
 import pytest
 from docker.errors import ImageNotFound
@@ -56,6 +58,33 @@ async def test_what_an_earlier_daemon_has_left_is_removed(
     for _ in range(2):
         await environment.end_rehearsal(server.uuid)
         assert containers(engine, server.uuid) == []
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_a_port_that_is_taken_is_told_with_its_number(
+    engine: Engine, workers: Workers, protocol: str
+) -> None:
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    config, server = engine.config_without_network(), engine.server("sleep 60")
+    environment = DockerEnvironment(config, workers, reactor)
+    with socket.socket(socket.AF_INET, kind) as program:
+        program.bind(("127.0.0.2", 0))
+        if protocol == "tcp":
+            program.listen()
+        port = program.getsockname()[1]
+        allocations = attrs.evolve(server.allocations, mappings={"127.0.0.2": (port,)})
+        server = attrs.evolve(server, allocations=allocations)
+        why = f"the port {port}/{protocol} of 127.0.0.2 is in use on this machine"
+        with pytest.raises(EnvironmentFailed, match=why) as raised:
+            await environment.rehearse(server)
+        assert raised.value.is_final
+        assert containers(engine, server.uuid) == []
+        # Of a server that moves from another node on this machine, it may be its own.
+        await environment.create(server)
+        engine.client.start(server.uuid)
+        await environment.rehearse(server)
+    engine.client.stop(server.uuid, timeout=0)
+    await environment.rehearse(server)
 
 
 async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None:

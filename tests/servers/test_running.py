@@ -250,6 +250,53 @@ def test_a_server_that_another_node_may_run_is_not_started_by_this_daemon(
     assert node.called("start") == []
 
 
+def arrive(node: RestartedNode) -> Server:
+    """Have a server started that arrived while it ran."""
+    server = node.server()
+    Outcome.of(node.running.start_in_turn(server, "elsewhere", repeat_for=300.0))
+    return server
+
+
+def test_the_start_of_one_that_arrived_is_repeated_for_its_time(node: RestartedNode) -> None:
+    node.environment.faults["recreate"] = EnvironmentFailed("the port 25565 is taken")
+    server = arrive(node)
+    node.clock.pump([10] * 60)
+    attempts = len(node.called("recreate"))
+    assert attempts > 5
+    told = node.told("daemon message")
+    assert sum("the port 25565 is taken" in line for line in told) == attempts
+    assert sum("The start is tried again, for up to" in line for line in told) == attempts - 1
+    assert "free its port or give it another one in the Panel" in told[-1]
+    assert server.state is PowerState.OFFLINE
+    node.environment.faults.clear()
+    node.clock.pump([10] * 60)
+    assert (len(node.called("recreate")), node.called("start")) == (attempts, [])
+
+
+@pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
+def test_what_a_person_does_ends_the_repetition(node: RestartedNode, action: PowerAction) -> None:
+    node.environment.faults["recreate"] = EnvironmentFailed("the port 25565 is taken")
+    server = arrive(node)
+    do(server, action).value()
+    node.environment.faults.clear()
+    node.clock.pump([10] * 60)
+    assert (server.state, node.called("start")) == (PowerState.OFFLINE, [])
+
+
+def test_servers_whose_starts_are_repeated_do_not_keep_others_waiting(
+    node: RestartedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.servers.running.CONCURRENT_STARTS", 1)
+    running = RunningServers(node.records, node.due, node.bus, node.clock)
+    node.server()
+    other = node.server(configuration(OTHER))
+    node.environment.faults["recreate"] = EnvironmentFailed("the port 25565 is taken")
+    Outcome.of(running.start_in_turn(node.servers.get(UUID), "elsewhere", repeat_for=300.0))
+    node.environment.faults.clear()
+    Outcome.of(running.start_in_turn(other, "elsewhere", repeat_for=300.0))
+    assert other.state is PowerState.STARTING
+
+
 def test_a_start_that_fails_is_not_repeated(node: RestartedNode) -> None:
     node.environment.faults["recreate"] = EnvironmentFailed("no image")
     server = node.boot_after(UUID)

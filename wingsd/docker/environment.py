@@ -30,6 +30,7 @@ from wingsd.docker.engine import ContainerState, console_lines, foreign_containe
 from wingsd.docker.identity import identity_files, remove_machine_id, write_files
 from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.limits import limit_changes, update_container
+from wingsd.docker.network import check_ports
 from wingsd.docker.process import ContainerProcess
 from wingsd.docker.runtime import PullListener, Running, Watcher, engine_address
 from wingsd.docker.streams import ContainerStreams
@@ -98,6 +99,8 @@ class DockerEnvironment:
     async def rehearse(self, settings: Settings) -> float:
         """Pull the image, make the network, and make and remove a container that is not started.
 
+        The ports of the server must be free on this machine.
+
         Return the seconds that this took once the image was there. The container has a name of
         its own; one that a daemon has left that died is removed. Raises `EnvironmentFailed`.
         """
@@ -105,6 +108,7 @@ class DockerEnvironment:
         async with self._engine.exclusive_session(spec.name) as session:
             await self._images.ensure(session, settings)
             self._images.keep_for_now(settings)
+            await self._check_ports(session, spec, settings.uuid)
             began = self._reactor.seconds()
             await session.call(engine.remove_container, spec.name, force=True)
             try:
@@ -115,6 +119,15 @@ class DockerEnvironment:
                 await session.call(engine.remove_container, spec.name, force=True)
         self._log.info("{server}: a container of it can be made", server=settings.uuid)
         return self._reactor.seconds() - began
+
+    async def _check_ports(self, session: EngineSession, spec: ContainerSpec, uuid: str) -> None:
+        """Raise `EnvironmentFailed` where the server's ports are in use on this machine.
+
+        Not where the server itself may use them: its container runs here, of any node.
+        """
+        state = await self._look(session, uuid)
+        if state is None or not state.running:
+            await self._workers.run(check_ports, spec.body["HostConfig"]["PortBindings"])
 
     async def end_rehearsal(self, uuid: str) -> None:
         """Remove the container of a rehearsal that the end of a daemon has interrupted.

@@ -1,20 +1,31 @@
 """The network that a server's container joins, and its ports, as Engine API JSON.
 
-Pure. The network driver's options are those Wings gives, so that a network either of them made
-serves both.
+Pure, but for `check_ports`. The network driver's options are those Wings gives, so that a network
+either of them made serves both.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
 import attrs
 
 from wingsd.config import Config
+from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Settings
 
-__all__ = ["NetworkSpec", "network_mode", "network_spec", "port_bindings", "reachable"]
+__all__ = [
+    "NetworkSpec",
+    "check_ports",
+    "network_mode",
+    "network_spec",
+    "port_bindings",
+    "reachable",
+]
 
 _LOOPBACK = "127.0.0.1"
 _ANY = "0.0.0.0"  # noqa: S104 - the engine's default address for ports
@@ -73,6 +84,37 @@ def port_bindings(config: Config, allocations: Allocations) -> dict[str, list[di
                 if binding not in of_port:
                     of_port.append(binding)
     return bindings
+
+
+def check_ports(bindings: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """Bind each port for a moment. Blocking.
+
+    Raises `EnvironmentFailed` for one that another program of this machine uses. Whatever else
+    keeps a port from being used is left to the engine.
+    """
+    for name, of_port in bindings.items():
+        kind = socket.SOCK_DGRAM if name.endswith("udp") else socket.SOCK_STREAM
+        for binding in of_port:
+            if _is_taken(kind, binding["HostIp"], int(binding["HostPort"])):
+                raise EnvironmentFailed(
+                    f"the port {name} of {binding['HostIp']} is in use on this machine: end the "
+                    "program that has it (`ss -lntup` shows which), or give the server another "
+                    "port in the Panel",
+                    is_final=True,
+                )
+
+
+def _is_taken(kind: socket.SocketKind, ip: str, port: int) -> bool:
+    try:
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        with socket.socket(family, kind) as trial:
+            if kind == socket.SOCK_STREAM:
+                # What a closed connection has left is in nobody's way.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((ip, port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _forced_ip(allocations: Allocations) -> str:

@@ -8,6 +8,7 @@ the one of Wings, so each goes on where the other ended.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -141,15 +142,23 @@ class RunningServers:
         await self._records.flush()
 
     async def start_in_turn(
-        self, server: Server, ran: str, stop: Callable[[], Awaitable[object]] | None = None
+        self,
+        server: Server,
+        ran: str,
+        stop: Callable[[], Awaitable[object]] | None = None,
+        repeat_for: float = 0.0,
     ) -> None:
         """Start a server that does not run and was running `ran`, a time or a place.
 
+        A start that fails is tried again for `repeat_for` seconds.
         Not one that anybody has started or stopped since this node has it. With `stop` an earlier
         daemon may have asked it to end: it is stopped by that if it runs, and started then.
         Returns also when the start has failed; that is shown in the console, and logged.
         """
-        await self._slots.run(self._start, server, ran, stop)
+        if await self._slots.run(self._prepare_start, server, ran, stop):
+            # Shown in the console, and logged.
+            with suppress(WingsdError):
+                await start_when_possible(server, self._reactor, repeat_for, self._slots)
         if server.uuid in self._restored:
             await self._end_start(server.uuid)
 
@@ -161,29 +170,27 @@ class RunningServers:
                 "{server}: a later daemon would start it again: {error}", server=uuid, error=error
             )
 
-    async def _start(
+    async def _prepare_start(
         self, server: Server, ran: str, stop: Callable[[], Awaitable[object]] | None
-    ) -> None:
+    ) -> bool:
+        """Return whether a server is to be started, after what was to end before."""
         if stop is None:
             await adopt_when_possible(server, self._reactor)
         else:
             await finish_stop(server, stop, self._reactor)
         if server.state is not PowerState.OFFLINE or server.power_actions:
-            return
+            return False
         if server.operations.runs(*SENT):  # since it waits for its turn, or for the engine
             await self.leave_to_transfer(server)
-            return
+            return False
         try:
             server.check_power(PowerAction.START)
         except WingsdError as error:
             server.say(f"The server was running {ran}, and is not started: {error}")
             self._record(server.uuid, PowerState.OFFLINE.value)
-            return
+            return False
         server.say(f"The server was running {ran}, and is started again.")
-        try:
-            await start_when_possible(server, self._reactor)
-        except WingsdError:
-            return  # It is shown in the console, and logged.
+        return True
 
     def _note(self, event: Event) -> None:
         if event.name == STATUS:

@@ -89,14 +89,27 @@ async def test_a_panel_that_is_away_is_waited_for(node: RunningNode, source: Pat
     await until(lambda: node.runs)
 
 
-async def test_a_start_that_fails_is_told_and_not_repeated(
+async def test_a_start_that_fails_is_tried_again(node: RunningNode, source: Path) -> None:
+    taken = "driver failed programming external connectivity: port is already allocated"
+    node.environment.faults["start"] = EnvironmentFailed(taken)
+    await committed(node, source)
+    await until(lambda: node.says(taken))
+    await until(lambda: node.says("The start is tried again, for up to 5 min."))
+    assert node.store.arrived_to_start(), "a daemon that ends now leaves it to the next"
+    node.environment.faults.clear()
+    await until(lambda: node.runs)
+    await settled(node)
+
+
+async def test_a_start_that_fails_for_good_is_told_and_not_repeated(
     running_nodes: RunningNodes, node: RunningNode, source: Path
 ) -> None:
-    node.environment.faults["recreate"] = EnvironmentFailed("no image")
+    node.environment.faults["recreate"] = EnvironmentFailed("no image", is_final=True)
     client = await committed(node, source)
     assert (await client.outcome())["outcome"] == "success"
     await settled(node)
     assert node.says("The start failed: ")
+    assert node.says("The server stays offline, and is not started by itself any more.")
     assert (node.data / UUID / "world" / "level.dat").exists()
     later = await running_nodes.next()
     assert not started(later)

@@ -19,13 +19,20 @@ __all__ = ["ArrivedServers", "Starter"]
 
 #: Where it was running, for the console.
 THERE = "at its former node"
+#: Seconds for which a start that fails is tried again: a port may be in use by what ends soon, and
+#: the engine be busy with other servers that arrive.
+REPEAT_FOR = 300.0
 
 
 class Starter(Protocol):
     """What starts servers: `RunningServers`."""
 
     async def start_in_turn(
-        self, server: Server, ran: str, stop: Callable[[], Awaitable[object]] | None = None
+        self,
+        server: Server,
+        ran: str,
+        stop: Callable[[], Awaitable[object]] | None = None,
+        repeat_for: float = 0.0,
     ) -> None:
         """Start a server that was running `ran`, after a `stop` if it may be asked to end."""
 
@@ -72,5 +79,5 @@ class ArrivedServers:
         except ServerNotFound:
             pass  # it was deleted meanwhile
         else:
-            await self._starter.start_in_turn(server, THERE)
+            await self._starter.start_in_turn(server, THERE, repeat_for=REPEAT_FOR)
         await self._database.set_start(transfer, starts=False)
