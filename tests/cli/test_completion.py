@@ -55,6 +55,8 @@ def test_the_files_are_what_click_makes(name: str) -> None:
     ("words", "found"),
     [
         ("wingsctl s", ["status", "show", "send"]),
+        ("wingsctl backups f", ["for-wings"]),
+        ("wingsctl backups for-wings --a", ["--all"]),
         ("wingsctl transfers --", ["--watch", "--past", "--json", "--help"]),
     ],
 )
