@@ -55,7 +55,7 @@ async def test_only_tar_gz_backups_are_sent_to_pelican_nodes(sender: Sender) -> 
 
 @pytest.fixture
 def kept_tree(tmp_path: Path) -> Path:
-    """What a backup was made of."""
+    """A backup and its contents."""
     tree = tmp_path / "kept"
     (tree / "empty").mkdir(parents=True)
     (tree / "a").write_bytes(random.Random("along").randbytes(600_000))

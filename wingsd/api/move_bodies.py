@@ -138,7 +138,7 @@ class MoveCommit:
 
 @attrs.frozen(eq=False, repr=False)
 class MovePrepare:
-    """What the server's files take by now; 0 where it is not known."""
+    """The present size of the server's files; 0 where it is not known."""
 
     disk_bytes: Annotated[int, "Bytes on the disk, without holes."] = 0
     files: Annotated[int, "Files, directories and symlinks."] = 0

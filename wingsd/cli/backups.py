@@ -133,7 +133,7 @@ def _chosen(found: Json, uuids: tuple[str, ...]) -> list[str]:
 
 
 def _rewritten(client: ControlClient, backup: str, number: str, *, quiet: bool) -> Json:
-    """Have a backup rewritten; return how that has ended."""
+    """Ask the daemon to rewrite a backup; return the outcome."""
     path = f"backups/{backup}/for-wings"
     try:
         found: Json = client.ask("POST", path)

@@ -9,7 +9,7 @@ from wingsd.moves.nodes import FileNode
 
 __all__ = ["ALL_EVERY", "HotFiles"]
 
-#: Of so many rounds of a server that is followed for long some also have these files.
+#: Rounds of a server that is followed for long of which some also have these files.
 ALL_EVERY = 10
 
 

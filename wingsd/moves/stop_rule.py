@@ -124,7 +124,7 @@ class StopRule:
         return walk_seconds + reading + sending + FIXED
 
     def _changed(self, to_read: int) -> float:
-        """The share of so many bytes that has to be sent, as in the last round that read as many.
+        """The share of `to_read` bytes that has to be sent, as in the last round that read as many.
 
         Files that change all the time are left out of most rounds: what these have sent says
         nothing about them.
@@ -160,5 +160,5 @@ def _with(measured: list[tuple[int, float]], size: int, seconds: float) -> list[
 
 
 def _time(size: float, measured: list[tuple[int, float]]) -> float:
-    """Return the seconds for so many bytes at the slower rate; 0 where none was measured."""
+    """Return the seconds for `size` bytes at the slower rate; 0 before any measurement."""
     return max((size * seconds / done for done, seconds in measured), default=0.0)

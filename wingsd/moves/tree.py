@@ -36,7 +36,7 @@ __all__ = [
 
 @frozen(repr=False)
 class MoveLimits:
-    """What one move may take: names, directories included, and bytes of files with their holes.
+    """The limits of one move: names, directories included, and bytes of files with their holes.
 
     Files in slots count as names.
     """

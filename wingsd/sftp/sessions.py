@@ -203,7 +203,7 @@ class SftpSessions:
             self._states.stop()
 
     def _take_waiting(self, connection: int) -> None:
-        """Have a connection wait no more."""
+        """End the wait of a connection."""
         _, given_up = self._waiting.pop(connection)
         given_up.cancel()
 

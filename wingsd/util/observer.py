@@ -70,7 +70,7 @@ class Observer:
         """A server that is followed would be down for so long if it were stopped now."""
 
     def downtime_measured(self, seconds: float) -> None:
-        """A server that was followed has moved, so many seconds after it was asked to stop."""
+        """Note the `seconds` from the stop of a followed server to its arrival."""
 
     def distrusted(self) -> None:
         """A file was changed without a change of its ctime. From any thread."""

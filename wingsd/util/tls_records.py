@@ -207,7 +207,7 @@ class GatheringTransport(BufferingTLSTransport):
 
     @property
     def _has_record(self) -> bool:
-        """Whether part of a record waits, and not just part of its header."""
+        """Return whether part of a record waits, and not just part of its header."""
         return len(self._unread) >= (1 if self._open_record else _HEADER)
 
     def _process_later(self) -> None:

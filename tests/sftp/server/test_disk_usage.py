@@ -115,7 +115,7 @@ class Counted:
         self.exchange()
 
     def exchange(self) -> None:
-        """Have both know of what the other has done."""
+        """Let both count what the other has done."""
         self.daemon.free(self._acknowledged - self.sftp.total)
         self._acknowledged = self.sftp.total
         self.sftp.correct(ServerState("", self._acknowledged, self.daemon.used, LIMIT))

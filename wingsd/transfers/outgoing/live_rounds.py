@@ -206,7 +206,7 @@ class LiveRounds:
         return decision
 
     def _downtime(self, decision: StopDecision) -> float:
-        """Return for how many seconds nobody could play: also while it stops and starts."""
+        """Return the seconds without a playable server, its stop and start included."""
         return decision.downtime + self._server.restart_seconds + self._move.container_seconds
 
     async def _send(

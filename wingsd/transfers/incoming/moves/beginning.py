@@ -21,7 +21,7 @@ _DAY = 24 * 3600.0
 
 @attrs.frozen(eq=False, repr=False)
 class MoveBeginning:
-    """What the source has told of the server; `log` may be None.
+    """The source's announcement of the server; `log` may be None.
 
     `bytes` counts the holes of sparse files, `disk_bytes` does not; these and `files` may be 0.
     `running` is whether it runs there: its container is there until the commit. With `follow` it

@@ -17,7 +17,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @attrs.frozen(eq=False, repr=False)
 class CopySettings:
-    """What a copy may take, and whose its files are; bytes and inodes that stay free."""
+    """The limits and the owner of a copy, and the bytes and inodes that stay free."""
 
     limits: MoveLimits
     owner: tuple[int, int]
