@@ -124,7 +124,7 @@ class StopRule:
         return walk_seconds + reading + sending + FIXED
 
     def _changed(self, to_read: int) -> float:
-        """The share of `to_read` bytes that has to be sent, as in the last round that read as many.
+        """The share of `to_read` bytes to be sent, as in the last round that read as many.
 
         Files that change all the time are left out of most rounds: what these have sent says
         nothing about them.
