@@ -269,7 +269,8 @@ class WingsNode:
         found = {}
         tops = (self.root, self.logs, self.identities, self.scripts, self.config_file.parent)
         for path in (each for top in tops for each in (top, *sorted(top.rglob("*")))):
-            if path.name.startswith("wingsd.db") or self._is_of_a_server(path):
+            is_mark = path.parent.name == "machine-id" and path.name.startswith(".")
+            if path.name.startswith("wingsd.db") or is_mark or self._is_of_a_server(path):
                 continue
             status = path.stat()
             is_file = path.is_file()
