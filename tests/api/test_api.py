@@ -65,6 +65,7 @@ def test_all_other_operations_need_the_panels_token() -> None:
         ("GET", f"{MOVE}/{{move}}/attachments/{{name}}"): Access.MOVE,
         ("PATCH", f"{MOVE}/{{move}}/attachments/{{name}}"): Access.MOVE,
         ("POST", f"{MOVE}/{{move}}/prepare"): Access.MOVE,
+        ("POST", f"{MOVE}/{{move}}/room"): Access.MOVE,
         ("POST", f"{MOVE}/{{move}}/commit"): Access.MOVE,
         ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
         ("GET", "/download/backup"): Access.SIGNED,

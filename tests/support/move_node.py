@@ -134,9 +134,9 @@ class MoveNode(Destination):
             return self._begin(bearer, json.loads(data))
         if bearer != f"Bearer {self.key}" or parts[0] != self.id:
             return _error(401, "move-key-invalid")
-        if kind == "prepare":
+        if kind in ("prepare", "room"):
             self.measured = json.loads(data)
-        if kind in ("resume", "state", "delete", "prepare"):
+        if kind in ("resume", "state", "delete", "prepare", "room"):
             return getattr(self, f"_{kind}")(asked)  # type: ignore[no-any-return]
         if not self.session or asked.get("session") != self.session:
             return _error(409, "move-resume-needed")
@@ -175,6 +175,9 @@ class MoveNode(Destination):
             "pages": told.pages,
             "bytes": told.bytes,
         }
+
+    def _room(self, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        return 204, {}
 
     def _prepare(self, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
         self._preparation = self.prepared

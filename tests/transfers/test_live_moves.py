@@ -26,7 +26,7 @@ from wingsd.servers import starting
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
-from wingsd.transfers.outgoing import live_rounds, stall_watch
+from wingsd.transfers.outgoing import live_rounds, move, stall_watch
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.util.retry import Backoff
 
@@ -111,6 +111,41 @@ async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node:
     assert len(sender.heard.downtimes) == 1
     assert sender.said("round 2: ")
     assert sender.said("more rounds do not make it less")
+
+
+async def test_a_round_that_there_is_no_room_for_ends_the_move_and_the_server_runs_on(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move, "MUCH", 500_000)
+
+    def grow(kind: str, count: int) -> Fault:
+        if (kind, count) == ("rounds", 1):
+            (sender.tree / "grown").write_bytes(os.urandom(600_000))
+        return refused(507, "move-no-space") if kind == "room" else None
+
+    node.fault = grow
+    await sender.start()
+    check_runs_on(sender)
+    assert sender.said("the node says move-no-space")
+    assert (node.count("room"), node.count("rounds")) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", [None, refused(404, "path-not-found")])
+async def test_the_room_for_a_round_is_looked_for_if_the_destination_can(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(move, "MUCH", 1)
+
+    def grow(kind: str, count: int) -> Fault:
+        if (kind, count) == ("rounds", 1):
+            (sender.tree / "grown").write_bytes(os.urandom(600_000))
+        return fault if kind == "room" else None
+
+    node.fault = grow
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert node.count("room") > 0
+    assert fault is not None or node.measured["disk_bytes"] > 1_100_000
 
 
 @pytest.mark.parametrize("sender", [{"target_downtime": 2000}], indirect=True)

@@ -55,6 +55,7 @@ __all__ = [
     "MoveEndpoint",
     "MovePrepareEndpoint",
     "MoveResumeEndpoint",
+    "MoveRoomEndpoint",
     "MoveRoundEndpoint",
     "MoveTreeEndpoint",
 ]
@@ -311,7 +312,25 @@ class MovePrepareEndpoint(_MovePath):
         """
         if await self._ended() is not None or self._transfer is None:
             raise MoveOver
-        self._transfer.prepare(*(() if body is None else (body.disk_bytes, body.files)))
+        if body is not None:
+            self._transfer.note_size(body.disk_bytes, body.files)
+        self._transfer.prepare()
+
+
+class MoveRoomEndpoint(_MovePath):
+    """`/api/transfers/{uuid}/move/{move}/room`."""
+
+    @call(
+        "POST",
+        Success(HTTPStatus.NO_CONTENT, "There is room."),
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE),
+    )
+    async def check_room(self, request: StreamingRequest, body: MovePrepare) -> None:
+        """Check that what the server's files take by now fits on the disk, before more is sent."""
+        if await self._ended() is not None or self._transfer is None:
+            raise MoveOver
+        self._transfer.note_size(body.disk_bytes, body.files)
+        await self._transfer.require_room()
 
 
 class MoveCommitEndpoint(_MovePath):

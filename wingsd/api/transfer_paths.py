@@ -39,6 +39,7 @@ _MOVES: Mapping[str, LaterEndpoint] = {
     f"{_MOVE}/{{move}}/rounds/{{number}}": LaterEndpoint("moves", "MoveRoundEndpoint"),
     f"{_MOVE}/{{move}}/attachments/{{name}}": LaterEndpoint("moves", "MoveAttachmentEndpoint"),
     f"{_MOVE}/{{move}}/prepare": LaterEndpoint("moves", "MovePrepareEndpoint"),
+    f"{_MOVE}/{{move}}/room": LaterEndpoint("moves", "MoveRoomEndpoint"),
     f"{_MOVE}/{{move}}/commit": LaterEndpoint("moves", "MoveCommitEndpoint"),
 }
 TRANSFER_PATHS: Mapping[str, LaterEndpoint] = {

@@ -187,6 +187,17 @@ async def test_a_server_that_has_grown_meanwhile_is_not_ready_to_come(
     assert (await prepared(client, disk_bytes=145 * MIB))["state"] == "ready"
 
 
+async def test_a_round_is_told_whether_there_is_room_for_it(
+    node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_disk(monkeypatch, node, 245)
+    client = await begun(node, source, disk_bytes=140 * MIB)
+    refused = await client.ask("POST", "/room", json={"disk_bytes": 150 * MIB, "files": 10})
+    assert (refused.status, refused.code) == (507, "move-no-space")
+    assert "150 MiB more" in refused.json["detail"]
+    assert (await client.ask("POST", "/room", json={"disk_bytes": 145 * MIB})).status == 204
+
+
 async def test_what_other_servers_will_take_is_not_free(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ Like `OutgoingStreams`, it sends all and then waits for the answer. Only from th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from math import inf
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -37,6 +36,8 @@ __all__ = ["OutgoingMove"]
 
 #: Seconds for which a request is repeated after the commit, before others are asked as well.
 LOST = 3.0
+#: Bytes to read of a round before which the room for it is looked for.
+MUCH = 64 << 20
 #: Seconds after which it is tried again whether the server may be stopped.
 REHEARSE_EVERY = 10.0
 #: What it says where there is none any more.
@@ -70,8 +71,9 @@ class OutgoingMove:
         self._observer = observer
         self._delivery = Delivery(order, self._client, uploader, say, observer, live, kept)
         self._delivery.warn = relayed(uploader.reactor, say)
-        measure = partial(uploader.followers.run, survey, order.directory)
-        self._rehearsal = Rehearsal(self._client, measure, uploader.reactor, order.patience, say)
+        self._rehearsal = Rehearsal(
+            self._client, self._measured, uploader.reactor, order.patience, say
+        )
         self._is_followed = live is not None
         #: Whether the server ran when it was asked to stop.
         self.running = order.running
@@ -151,8 +153,19 @@ class OutgoingMove:
             await pausing
 
     async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
-        """Find out what the destination lacks of a server that runs. Raises as `send`."""
-        return await self._delivery.plan_round(leave_hot=leave_hot)
+        """Find out what the destination lacks of a server that runs. Raises as `send`.
+
+        A later round with much to send raises why there is no room for it.
+        """
+        planned = await self._delivery.plan_round(leave_hot=leave_hot)
+        if self._delivery.closed is not None and planned.unread + planned.left >= MUCH:
+            await self._client.require_room(await self._measured())
+        return planned
+
+    async def _measured(self) -> dict[str, int]:
+        """Return what the server's files take by now, as the requests have it."""
+        found = await self._uploader.followers.run(survey, self._order.directory)
+        return {"disk_bytes": found.on_disk, "files": found.files}
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         """Send that. Raises as `send`."""

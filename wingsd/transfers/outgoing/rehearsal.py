@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from wingsd.errors import WingsdError
-from wingsd.filesystem.disk_size import Measured
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.peer.moves import MoveClient
 
@@ -39,7 +38,7 @@ _ENDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 class Rehearsal:
     """The rehearsal of one server by `client`; `say` gets lines for people.
 
-    `measure` returns what its files take by then: they have changed since the move began.
+    `measure` returns what its files take by then, as the requests have it.
 
     After `patience` seconds without both answers it gives up, and after `FINAL_TRIES` that have
     failed for a reason which does not go away by itself.
@@ -48,7 +47,7 @@ class Rehearsal:
     def __init__(
         self,
         client: MoveClient,
-        measure: Callable[[], Awaitable[Measured]],
+        measure: Callable[[], Awaitable[dict[str, int]]],
         clock: IReactorTime,
         patience: float,
         say: Callable[[str], None],
@@ -89,9 +88,7 @@ class Rehearsal:
         return True
 
     async def _rehearse(self, end: float) -> None:
-        found_now = await self._measure()
-        measured = {"disk_bytes": found_now.on_disk, "files": found_now.files}
-        await self._client.prepare(measured, WITHIN)
+        await self._client.prepare(await self._measure(), WITHIN)
         tag = ""
         while True:
             progress = await self._client.progress(tag, WITHIN)

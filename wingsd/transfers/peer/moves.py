@@ -305,6 +305,16 @@ class MoveClient:
         asked = self._request("POST", "/prepare", measured)
         await self._persist(asked, _Persistence(patience), _nothing)
 
+    async def require_room(self, measured: Mapping[str, int]) -> None:
+        """Raise `DestinationRefused` where what the server's files take by now does not fit there.
+
+        `measured` as of `prepare`. Earlier versions are not asked.
+        """
+        asked = self._request("POST", "/room", measured)
+        answer = await self._persist(asked, _Persistence(self.patience), _is_told_or_unknown)
+        if answer.code == HTTPStatus.INSUFFICIENT_STORAGE:
+            raise refusal(answer)
+
     async def commit(self, number: int, root: bytes, *, running: bool, patience: float) -> None:
         """Ask for the commit of a round that is closed; it may have been asked for before."""
         body = {"round": number, "root": root.hex(), "running": running}
@@ -445,6 +455,10 @@ def _nothing(_: Answer) -> bool:
 
 def _is_committed(answer: Answer) -> bool:
     return answer_code(answer) == "move-committed"
+
+
+def _is_told_or_unknown(answer: Answer) -> bool:
+    return answer.code == HTTPStatus.INSUFFICIENT_STORAGE or is_path_unknown(answer)
 
 
 def _is_offset_wrong(answer: Answer) -> bool:

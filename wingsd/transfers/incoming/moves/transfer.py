@@ -100,7 +100,7 @@ class MoveTransfer(IncomingTransfer):
         #: Requests that wait for a change.
         self.waiting = 0
         #: What is tried before the server is stopped at its source.
-        trials = (self._ask_panel, self._require_room, self._rehearse)
+        trials = (self._ask_panel, self.require_room, self._rehearse)
         self.preparation = Preparation(server, trials)
         self._reason: Exception | None = None
         #: Whether a later daemon could go on with it.
@@ -187,7 +187,7 @@ class MoveTransfer(IncomingTransfer):
         reception.disk_bytes = beginning.disk_bytes
         reception.disk_files = beginning.files if beginning.disk_bytes else 0
         if is_new:
-            await self._require_room()
+            await self.require_room()
         else:
             self._storage.copies.arrives(self.server, reception.to_come)
         self._steps.cancel_scope.check()
@@ -294,8 +294,8 @@ class MoveTransfer(IncomingTransfer):
 
     # What is tried before the server is stopped at its source
 
-    def prepare(self, disk_bytes: int = 0, files: int = 0) -> None:
-        """Begin to try what is needed: the server's files take so much by now, 0 if not known.
+    def note_size(self, disk_bytes: int, files: int) -> None:
+        """Note what the server's files take by now, 0 if not known.
 
         Raises as `reception`, and `MoveCommitted`.
         """
@@ -304,12 +304,18 @@ class MoveTransfer(IncomingTransfer):
             raise MoveCommitted
         if disk_bytes > 0:
             reception.disk_bytes, reception.disk_files = disk_bytes, max(files, 0)
+
+    def prepare(self) -> None:
+        """Begin to try what is needed. Raises as `reception`, and `MoveCommitted`."""
+        if self.reception.phase != Phase.OPEN:
+            raise MoveCommitted
         self.preparation.begin()
 
     async def _ask_panel(self) -> None:
         self._note(*await self.coordinator.recheck())
 
-    async def _require_room(self) -> None:
+    async def require_room(self) -> None:
+        """Raise `MoveNoSpace` where what is still to come does not fit on the disk."""
         await self._storage.disk.run(self._check_room)
 
     def _check_room(self) -> None:
