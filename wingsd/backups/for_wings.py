@@ -224,30 +224,24 @@ def _new_archive(
     readings = 0
 
     def blocks() -> Generator[bytes, None, None]:
+        """Read the archive: to look at it, to rewrite it, and for the copies of hard links."""
         nonlocal readings
         readings += 1
-        at, is_first = 0, readings == 1
+        at, number = 0, readings
         while block := file.read_at(at, _BLOCK):
             at += len(block)
             progress.check()
-            if is_first:
+            if number <= 2:  # noqa: PLR2004 - what is read of it later is not foreseen
                 progress.bytes_done = at
+            if number == 2:  # noqa: PLR2004
                 digest.update(block)
-            yield block
-
-    def scanned() -> Generator[bytes, None, None]:
-        at = 0
-        while block := file.read_at(at, _BLOCK):
-            at += len(block)
-            progress.bytes_done = at
-            progress.check()
             yield block
 
     path = part_path(store, found.place)
     files = RegularFiles(blocks, limit)
     try:
         with file:
-            with closing(scanned()) as looked_at:
+            with closing(blocks()) as looked_at:
                 if has_only_files(looked_at):
                     return None
             with NewArchiveFile(path, terms, progress) as part:
