@@ -108,7 +108,7 @@ class FileNode(ApiNode):
         self.workers.start()
         lane = Lane(self.workers, each=threads, waiting=64)
         self.file_work: FileWork = FileWork(short=lane, long=lane, large=lane, reads=self.workers)
-        lanes = ChangeLanes(changes=lane, archives=lane, writes=lane)
+        lanes = ChangeLanes(changes=lane, renames=lane, archives=lane, writes=lane)
         self.file_tasks: FileTasks = FileTasks(
             self.file_work, lanes, reactor, lambda: 0.0, patience
         )

@@ -79,7 +79,11 @@ async def key_pair(directory: Path) -> str:
 
 
 async def started(
-    daemon: ReceivingNode, directory: Path, permissions: Sequence[str] = ("*",), **sftp: Any
+    daemon: ReceivingNode,
+    directory: Path,
+    permissions: Sequence[str] = ("*",),
+    wrapper: Sequence[str] = (),
+    **sftp: Any,
 ) -> Client:
     daemon.panel.add_server(server_settings(UUID), daemon.node, process_configuration())
     (daemon.volumes / UUID).mkdir(parents=True)
@@ -88,7 +92,8 @@ async def started(
     daemon.panel.sftp_users.add("anna", user)
     port = free_port()
     given = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port, **sftp}
-    await daemon.start_loaded(system={"sftp": given}, metrics=LOOPBACK)
+    await daemon.start(*wrapper, system={"sftp": given}, metrics=LOOPBACK)
+    await daemon.loaded()
     return Client(directory, port, f"anna.{UUID[:8]}")
 
 

@@ -226,10 +226,10 @@ class MortalPools:
 
     def __init__(self, workers: Workers, life: Life) -> None:
         self._shared = cast("Workers", _MortalWorkers(workers, life))
-        self.disk = self.extractors = self.packers = self.engine = self._shared
+        self.disk = self.long = self.extractors = self.packers = self.engine = self._shared
         self.restorers = self.uploads = self.rereaders = self._shared
         self.figures = self.filesystems = self.files = self.searches = self._shared
-        self.reads = self.changes = self.archivers = self.backups = self._shared
+        self.reads = self.changes = self.renames = self.archivers = self.backups = self._shared
         self.downloads = self.followers = self.lookups = self.listings = self._shared
         self.rewriters = Rewriters(self._shared, self._shared)
         self.database = _MortalDatabase(workers, life)

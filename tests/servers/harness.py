@@ -210,7 +210,7 @@ class FakeNode:
             self.bus,
             self.installations,
             storage=ServerStorage(
-                ServerDirectories.configured(self.config, self.owner, self.quotas), disk
+                ServerDirectories.configured(self.config, self.owner, self.quotas), disk, disk
             ),
             rewriters=rewriters or Rewriters(disk, disk),
             reactor=self.clock,

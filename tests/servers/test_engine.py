@@ -88,6 +88,7 @@ class EngineNode:
             storage=ServerStorage(
                 ServerDirectories(self.config.system.data, (os.getuid(), os.getgid())),
                 self.workers,
+                self.workers,
             ),
             rewriters=Rewriters(self.workers, self.workers),
             reactor=reactor,

@@ -76,7 +76,9 @@ class NodeWithPanel:
             EventBus(),
             fake_installations(config, panel, database, self.disk, reactor, self.installer),
             storage=ServerStorage(
-                ServerDirectories(str(self.data), (os.getuid(), os.getgid())), self.disk
+                ServerDirectories(str(self.data), (os.getuid(), os.getgid())),
+                self.disk,
+                self.disk,
             ),
             rewriters=Rewriters(self.disk, self.disk),
             reactor=reactor,

@@ -204,6 +204,7 @@ class RenameEndpoint(ChangePath):
             lambda root, guard, progress: rename(root, guard, files, progress),
             f"Renaming {files_text(len(files))}",
             ignored=body.ignored,
+            lane=self._tasks.lanes.renames,
         )
         return await self.counted(task, Renamed)
 

@@ -111,9 +111,11 @@ def trim_heap() -> None:
 
 #: Archives packed at a time; further ones wait.
 PACKERS = 8
-# Threads for renames, syncs and removals, which are short; and for the engine, where a pull, or a
-# console that the server does not read, occupies one for some seconds.
+# Threads for renames and the like, which are short; for what takes as long as a disk or a tree
+# demands, such as flushing a file system, walking a server's files and deleting them; and for the
+# engine, where a pull, or a console that the server does not read, occupies one for some seconds.
 DISK_WORKERS = 4
+LONG_WORKERS = 16
 ENGINE_WORKERS = 8
 # Threads for what the kernel shows in /proc, and for disks of which some may hang.
 FIGURES_WORKERS = 1
@@ -130,8 +132,9 @@ SEARCH_WORKERS = 2
 READ_WORKERS = 4
 # Listings of large directories at a time.
 LISTING_WORKERS = 1
-# Changes of servers' files at a time that may take long, and archives of them that are made.
+# Changes of servers' files at a time that may take long, renames, and archives that are made.
 CHANGE_WORKERS = 8
+RENAME_WORKERS = 4
 ARCHIVE_WORKERS = 3
 # Backups of servers at a time, and one that is verified.
 BACKUP_WORKERS = 9
@@ -152,6 +155,7 @@ class Pools:
     def __init__(self, reactor: Reactor, transfers: TransfersConfig) -> None:
         # Threads started by these inherit the nice value.
         self.disk = Workers(reactor, "disk", DISK_WORKERS)
+        self.long = Workers(reactor, "long", LONG_WORKERS)
         self._trimmer = HeapTrimmer(reactor, lambda: self.disk.run(trim_heap))
         archive_workers = partial(
             Workers, reactor, nice=transfers.nice, when_idle=self._trimmer.schedule
@@ -180,6 +184,7 @@ class Pools:
         self.reads = Workers(reactor, "read", READ_WORKERS)
         self.listings = archive_workers("list", LISTING_WORKERS)
         self.changes = Workers(reactor, "change", CHANGE_WORKERS)
+        self.renames = Workers(reactor, "rename", RENAME_WORKERS)
         self.archivers = archive_workers("compress", ARCHIVE_WORKERS)
         self.backups = archive_workers("backup", BACKUP_WORKERS)
         self.uploads = Workers(reactor, "upload", UPLOAD_WORKERS)
@@ -197,6 +202,7 @@ class Pools:
             self.rereaders,
             self.restorers,
             self.disk,
+            self.long,
             self.rewriters,
             self.engine,
             self.database,
@@ -205,6 +211,7 @@ class Pools:
             self.reads,
             self.listings,
             self.changes,
+            self.renames,
             self.archivers,
             self.backups,
             self.uploads,

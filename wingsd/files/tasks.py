@@ -67,11 +67,13 @@ class TooManyFileTasks(Conflict):
 
 @attrs.frozen(eq=False, repr=False)
 class ChangeLanes:
-    """The threads for changes: of `archives`, which take processors; of all others; and of files
-    that are written as their bytes arrive, each for a block at a time.
+    """The threads for changes: of `archives`, which take processors; of all others, but renames,
+    which are short; and of files that are written as their bytes arrive, each for a block at a
+    time.
     """
 
     changes: Lane
+    renames: Lane
     archives: Lane
     writes: Lane
 

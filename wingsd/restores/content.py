@@ -40,8 +40,9 @@ class ContentParts:
     #: Threads that read archives, as many at a time as `slots` has.
     workers: Workers
     slots: DeferredSemaphore
-    #: Threads for short work on the disk.
+    #: Threads for short and for long work on the disk.
     disk: Workers
+    long: Workers
     limits: ArchiveLimits
 
 
@@ -77,7 +78,7 @@ class RestoredContent:
         cancels `scope` is to abort the archive as well.
         """
         parts = self._parts
-        self._directory = await parts.disk.run(parts.storage.create, self._server)
+        self._directory = await parts.long.run(parts.storage.create, self._server)
         async with slots_held(parts.slots, 1, scope):
             self.archive.begin()
             extracted = await parts.workers.run(self._extract)
@@ -99,7 +100,7 @@ class RestoredContent:
 
     async def flush(self) -> int:
         """Return the inode of the new directory when all of it is on stable storage."""
-        return await self._parts.disk.run(self._parts.storage.flush, self._directory)
+        return await self._parts.long.run(self._parts.storage.flush, self._directory)
 
     async def put_into_place(self, inode: int) -> None:
         """Exchange the new content with the present one: wholly, or not at all."""

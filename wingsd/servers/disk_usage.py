@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from wingsd.filesystem import MAX_SIZE, GivenTree, ServerRoot, UsageCounter, measure
 from wingsd.filesystem.errors import TreeTooLarge
-from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
+from wingsd.servers.files import BackgroundTasks, Deleter, ServerStorage
 from wingsd.servers.server_quota import ServerQuota
 from wingsd.threadio import Workers
 
@@ -97,15 +97,14 @@ class ServerFiles:
     def __init__(
         self,
         uuid: str,
-        directories: ServerDirectories,
-        disk: Workers,
+        storage: ServerStorage,
         walks: DiskWalks,
         deleter: Deleter,
         clock: IReactorTime,
         interval: float,
         quota: ServerQuota,
     ) -> None:
-        self.directory = directories.path(uuid)
+        self.directory = storage.directories.path(uuid)
         self.quota = quota
         #: Whether the directory exists: that of a server that is created or received does not yet.
         self.exists = True
@@ -122,8 +121,8 @@ class ServerFiles:
         self.measurable = True
         self._usage = UsageCounter()
         self._uuid = uuid
-        self._directories = directories
-        self._disk = disk
+        self._directories = storage.directories
+        self._storage = storage
         self._walks = walks
         self._deleter = deleter
         self._clock = clock
@@ -160,7 +159,7 @@ class ServerFiles:
         self._usage.limit = limit
         before = self.disk_bytes
         try:
-            return await (workers or self._disk).run(self._with_root, work)
+            return await (workers or self._storage.disk).run(self._with_root, work)
         finally:
             if self.disk_bytes != before:
                 self._corrected = True
@@ -177,7 +176,7 @@ class ServerFiles:
 
     async def make(self) -> None:
         """Make the directory; an existing one is kept. Raises `StorageError`."""
-        await self._disk.run(self._directories.make, self._uuid)
+        await self._storage.disk.run(self._directories.make, self._uuid)
         self.exists = True
         self.when_present()
         self.measure()
@@ -189,7 +188,9 @@ class ServerFiles:
         """
         stop = Event()
         try:
-            return await self._disk.run(self._directories.give_to_user, self._uuid, stop.is_set)
+            return await self._storage.long.run(
+                self._directories.give_to_user, self._uuid, stop.is_set
+            )
         except CancelledError:
             stop.set()
             raise

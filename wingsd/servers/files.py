@@ -210,10 +210,11 @@ class ServerDirectories:
 
 @attrs.frozen(eq=False, repr=False)
 class ServerStorage:
-    """The directories of servers, and the threads for work on them."""
+    """The directories of servers, and the threads for short and for long work on them."""
 
     directories: ServerDirectories
     disk: Workers
+    long: Workers
 
 
 class Deleter:
@@ -221,11 +222,9 @@ class Deleter:
 
     _log = Logger()
 
-    def __init__(
-        self, disk: Workers, directories: ServerDirectories, tasks: BackgroundTasks
-    ) -> None:
-        self._disk = disk
-        self._directories = directories
+    def __init__(self, storage: ServerStorage, tasks: BackgroundTasks) -> None:
+        self._storage = storage
+        self._directories = storage.directories
         self._tasks = tasks
         self._lock = DeferredLock()
 
@@ -238,7 +237,7 @@ class Deleter:
 
     async def move_away(self, uuid: str) -> None:
         """Return when the server's path is free; deletion follows. Raises `StorageError`."""
-        aside = await self._disk.run(self._directories.set_aside, uuid)
+        aside = await self._storage.disk.run(self._directories.set_aside, uuid)
         if aside is not None:
             self._tasks.start("deleting its files", self._delete_files(uuid, aside), uuid)
 
@@ -248,13 +247,13 @@ class Deleter:
 
     async def finish(self) -> None:
         """Finish the deletions that were interrupted by the node's end."""
-        for aside in await self._disk.run(self._directories.unfinished):
+        for aside in await self._storage.disk.run(self._directories.unfinished):
             self._log.info("finishing the deletion of {directory}", directory=aside)
             await self._delete(aside)
 
     async def _delete(self, aside: str) -> bool:
         try:
-            await self._lock.run(self._disk.run, self._directories.delete, aside)
+            await self._lock.run(self._storage.long.run, self._directories.delete, aside)
         except StorageError as error:
             self._log.error("deleting files failed: {error}", error=error)
             return False

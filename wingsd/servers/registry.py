@@ -69,7 +69,7 @@ class Servers:
         self._environment = environment
         self._bus = bus
         self._installations = installations
-        self._disk = disk = storage.disk
+        self._storage = storage
         self._rewriters = rewriters
         self._reactor = reactor
         self._servers: dict[str, Server] = {}
@@ -77,9 +77,9 @@ class Servers:
         self._shared: dict[str, str] = {}
         self._tasks = BackgroundTasks()
         self._quota_lock = DeferredLock()
-        self._walks = DiskWalks(disk, self._tasks)
+        self._walks = DiskWalks(storage.long, self._tasks)
         self._directories = storage.directories
-        self._deleter = Deleter(disk, self._directories, self._tasks)
+        self._deleter = Deleter(storage, self._tasks)
         self._loader = Loader(panel, reactor)
         self._console_settings = ConsoleSettings(
             config.system.websocket_log_count, config.app_name, config.throttles
@@ -272,13 +272,14 @@ class Servers:
         system = self._config.system
         files = ServerFiles(
             uuid,
-            self._directories,
-            self._disk,
+            self._storage,
             self._walks,
             self._deleter,
             self._reactor,
             system.disk_check_interval,
-            ServerQuota(uuid, self._directories, self._disk, self._tasks, self._quota_lock),
+            ServerQuota(
+                uuid, self._directories, self._storage.long, self._tasks, self._quota_lock
+            ),
         )
         server = Server(
             configuration,
@@ -406,7 +407,7 @@ class Servers:
         await self._installations.remove_log(uuid)
         pool = self._shared.pop(uuid, "")
         if not pool and put_away is not None:
-            await self._disk.run(self._directories.release, uuid)
+            await self._storage.disk.run(self._directories.release, uuid)
             await put_away()
             return
         if not pool:

@@ -86,7 +86,7 @@ class BackupsWiring(RestoresWiring):
         return BackupDeletion(
             self.backup_store.get(),
             self.made_backups.get(),
-            self.pools.disk,
+            self.pools.long,
             self.callbacks,
             self._bus,
         )

@@ -55,7 +55,7 @@ class ControlWiring(HttpWiring):
             from wingsd.control.transfers import KeptCopies, TransferList  # noqa: PLC0415
 
             direct = self.direct_transfers
-            kept = KeptCopies(self.partial_copies, self.backups, self.pools.disk)
+            kept = KeptCopies(self.partial_copies, self.backups, self.pools.long)
             return TransferList(self.database, self.receiver, self.sender, direct, kept, started)
 
         return Later(make)

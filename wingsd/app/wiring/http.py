@@ -66,6 +66,7 @@ class HttpWiring(SftpWiring):
         pools = self.pools
         lanes = ChangeLanes(
             changes=Lane(pools.changes, each=2, waiting=1024),
+            renames=Lane(pools.renames, each=1, waiting=1024),
             archives=Lane(pools.archivers, each=1, waiting=256),
             writes=Lane(pools.files, each=8, waiting=1024),
         )
@@ -195,7 +196,8 @@ class HttpWiring(SftpWiring):
 
         activity, checks = self.reports.activity, self.backup_checks.get()
         sources = Sources(self.receiver, self.sender, self.callbacks, activity, checks, self.sftp)
-        disk, data = self.pools.disk, self._config.system.data
+        # What is counted waits while a kept copy is removed.
+        disk, data = self.pools.long, self._config.system.data
 
         def kept() -> int:
             return self.partial_copies.get().kept_bytes()

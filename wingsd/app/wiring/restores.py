@@ -39,22 +39,23 @@ class RestoresWiring(TransfersWiring):
         from wingsd.restores.restore import RestoreReporting  # noqa: PLC0415
         from wingsd.restores.storage import RestoreStorage  # noqa: PLC0415
 
-        config, disk = self._config, self.pools.disk
+        config, pools = self._config, self.pools
         system = config.system
         storage = RestoreStorage(
             self.staging, Path(system.data), self.owner, self.quotas, system.transfers.durable
         )
         parts = ContentParts(
             storage=storage,
-            workers=self.pools.restorers,
+            workers=pools.restorers,
             slots=DeferredSemaphore(RESTORERS),
-            disk=disk,
+            disk=pools.disk,
+            long=pools.long,
             limits=ArchiveLimits.configured(system.transfers),
         )
         return Restores(
             self.servers,
             parts,
-            RestoreLeftovers(storage, disk, system.backups.quarantine_days),
+            RestoreLeftovers(storage, pools.long, system.backups.quarantine_days),
             RestoreReporting(self.database, self.callbacks, self.running, self._reactor),
             for_calagopus=config.family == CALAGOPUS,
         )

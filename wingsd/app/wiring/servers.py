@@ -94,7 +94,7 @@ class ServersWiring(BaseWiring):
             self._environment,
             self._bus,
             self.installations,
-            storage=ServerStorage(self._directories, self.pools.disk),
+            storage=ServerStorage(self._directories, self.pools.disk, self.pools.long),
             rewriters=self.pools.rewriters,
             reactor=self._reactor,
         )

@@ -55,7 +55,7 @@ class TransfersWiring(ServersWiring):
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
         system, transfers = config.system, config.system.transfers
-        pool, disk = transfers.storage_pool.name, self.pools.disk
+        pool = transfers.storage_pool.name
         self._volume = Volume(system.data, self.owner, pool, system.backup_directory)
         self._logs = InstallLogs.configured(system, self.staging)
         self.partial_copies = Later(self._make_partial_copies)
@@ -63,7 +63,7 @@ class TransfersWiring(ServersWiring):
             self.staging,
             self.backups,
             self.partial_copies.get,
-            disk,
+            self.pools.long,
             self.database,
             KeptDays(
                 transfers.quarantine_days,
@@ -114,6 +114,7 @@ class TransfersWiring(ServersWiring):
             quarantine=self.quarantine,
             copies=self.partial_copies.get(),
             disk=self.pools.disk,
+            long=self.pools.long,
             reactor=self._reactor,
         )
 
@@ -155,6 +156,7 @@ class TransfersWiring(ServersWiring):
             logs=self._logs,
             volume=self._volume,
             disk=self.pools.disk,
+            long=self.pools.long,
             compression=Compression(system.backups.compression_level),
         )
 
@@ -163,7 +165,7 @@ class TransfersWiring(ServersWiring):
             servers=self.servers,
             environment=self._environment,
             quarantine=self.quarantine,
-            backups=Removal(self._config.system.backup_directory, self.pools.disk),
+            backups=Removal(self._config.system.backup_directory, self.pools.long),
             database=self.database,
         )
 

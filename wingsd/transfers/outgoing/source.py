@@ -84,7 +84,9 @@ class SourceStorage:
     backup_directory: str
     logs: InstallLogs
     volume: Volume
+    #: Threads for short and for long work on the disk.
     disk: Workers
+    long: Workers
     #: The compression of archives for which none is requested.
     compression: Compression
 
@@ -98,7 +100,7 @@ class SourceStorage:
 
     def survey(self, server: str) -> Awaitable[Measured]:
         """Measure the server's files. Raises `StorageError`."""
-        return self.disk.run(survey, self.directory(server))
+        return self.long.run(survey, self.directory(server))
 
     def inode(self, server: str) -> Awaitable[int | None]:
         """Return that of the server's directory, None where there is none."""

@@ -80,14 +80,16 @@ class IncomingStorage:
     volume: Volume
     quarantine: Quarantine
     copies: PartialCopies
-    #: Threads for short work on the disk.
+    #: Threads for short and for long work on the disk. All that is done with `copies` is long:
+    #: they are locked while one of them is removed.
     disk: Workers
+    long: Workers
     reactor: IReactorTime
     write_back: WriteBack = attrs.field(init=False)
 
     @write_back.default
     def _make_write_back(self) -> WriteBack:
-        return WriteBack(lambda: self.disk.run(self.staging.write_back), self.reactor)
+        return WriteBack(lambda: self.long.run(self.staging.write_back), self.reactor)
 
     def pool_features(
         self, server: str, pool: str, mark: str, backups_mark: str
@@ -115,6 +117,9 @@ class ArrivingServer:
         self, work: Callable[Concatenate[str, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._storage.disk.run(work, self._server, *args, **kwargs)
+
+    async def _run_long(self, work: Callable[[str], T]) -> T:
+        return await self._storage.long.run(work, self._server)
 
     # Before anything is received
 
@@ -166,19 +171,19 @@ class ArrivingServer:
 
         What is kept of a move of the server is worth nothing from now on.
         """
-        await self._run(self._storage.copies.forget)
-        self._rollback.add(lambda: self._run(self._storage.staging.withdraw))
-        directory = await self._run(self._storage.staging.create)
+        await self._run_long(self._storage.copies.forget)
+        self._rollback.add(lambda: self._run_long(self._storage.staging.withdraw))
+        directory = await self._run_long(self._storage.staging.create)
         await self.discard_backups()
         return directory
 
     async def discard_files(self) -> None:
         """Delete the files and the log that are staged and withdrawn."""
-        await self._run(self._storage.staging.discard)
+        await self._run_long(self._storage.staging.discard)
 
     async def discard_backups(self) -> None:
         """Delete the backups that are staged."""
-        await self._run(self._storage.backups.discard)
+        await self._run_long(self._storage.backups.discard)
 
     def writing_back(self) -> AbstractContextManager[None]:
         """Return the context in which the server is received."""
@@ -195,8 +200,8 @@ class ArrivingServer:
     async def flush(self, *, pooled: bool) -> None:
         """Return when all that is staged is on stable storage; `pooled` files are not staged."""
         if not pooled:
-            await self._run(self._storage.staging.flush)
-        await self._run(self._storage.backups.flush)
+            await self._run_long(self._storage.staging.flush)
+        await self._run_long(self._storage.backups.flush)
 
     # Into place
 
@@ -258,7 +263,7 @@ class ArrivingServer:
         storage = self._storage
         for work in (storage.backups.publish, storage.logs.publish, storage.copies.finish):
             try:
-                await self._storage.disk.run(work, self._server)
+                await self._run_long(work)
             except StorageError as error:
                 self._log.error(
                     "{server}: attachments not stored: {error}", server=self._server, error=error
@@ -270,7 +275,7 @@ class ArrivingServer:
 
     def roll_back_files(self) -> None:
         """On failure, withdraw the files that an earlier daemon has staged."""
-        self._rollback.add(lambda: self._run(self._storage.staging.withdraw))
+        self._rollback.add(lambda: self._run_long(self._storage.staging.withdraw))
 
     def roll_back_backups(self) -> None:
         """On failure, take back the backups that this daemon or an earlier one puts into place."""

@@ -57,4 +57,4 @@ def make_reception(
     settings = terms.settings
     most, streams = settings.batch * _MIB, settings.streams
     behind = ReadingBehind(server, copy, extraction.rereaders) if settings.reread else None
-    return Reception(server, copy, attachments, extraction, storage.disk, most, streams, behind)
+    return Reception(server, copy, attachments, extraction, storage.long, most, streams, behind)

@@ -416,7 +416,7 @@ class Reception:
             raise MoveCommitted
 
     async def _work(self, work: Callable[..., T], *args: object) -> T:
-        """Do short work, in a thread."""
+        """Do work on what has arrived, in a thread; it may wait for other work on that."""
         return await self._disk.run(work, *args)
 
     async def _long_work(self, work: Callable[..., T], *args: object) -> T:

@@ -316,7 +316,7 @@ class MoveTransfer(IncomingTransfer):
 
     async def require_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk."""
-        await self._storage.disk.run(self._check_room)
+        await self._storage.long.run(self._check_room)
 
     def _check_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk. Blocking."""
@@ -441,13 +441,13 @@ class MoveTransfer(IncomingTransfer):
 
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
-        disk, copies, reception = self._storage.disk, self._storage.copies, self._reception
+        long, copies, reception = self._storage.long, self._storage.copies, self._reception
         # without a reception what an earlier move or daemon has left was not opened
         size = None if reception is None else reception.held
         if self.terms.settings.keep_days and self._keeps_copy() and size != 0:
             is_read = reception is not None and reception.copy.is_read
             keep = partial(copies.keep, self.server, size, time.time(), is_read=is_read)
-            kept = await disk.run(keep)
+            kept = await long.run(keep)
             self._keeps_backups = kept
             if kept:
                 self._steps.announcer.say(
@@ -455,7 +455,7 @@ class MoveTransfer(IncomingTransfer):
                     "transfer of the server goes on with it"
                 )
         else:
-            await disk.run(copies.discard, self.server)
+            await long.run(copies.discard, self.server)
 
     async def _clean_up(self) -> None:
         if not self._keeps_backups:
@@ -465,7 +465,7 @@ class MoveTransfer(IncomingTransfer):
     async def _tidy_up(self) -> None:
         """Remove what is beside the server's files."""
         try:
-            await self._storage.disk.run(self._storage.copies.finish, self.server)
+            await self._storage.long.run(self._storage.copies.finish, self.server)
         except WingsdError as error:
             self._log.warn("{server}: {error}", server=self.server, error=error)
 
