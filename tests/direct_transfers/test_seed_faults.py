@@ -65,7 +65,7 @@ async def test_a_server_whose_move_cannot_be_recorded_runs_on_where_it_is(
     async def fail(*_: Any) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(nodes.source.database, "set_move_state", fail)
+    monkeypatch.setattr(nodes.source.database, "change_move_state", fail)
     come(nodes.source)
     await nodes.settled()
     assert "the disk is full" in nodes.source.reason

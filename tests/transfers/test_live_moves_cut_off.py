@@ -310,7 +310,7 @@ async def test_a_server_is_free_after_an_unknown_outcome_though_the_disk_is_full
     def fault(kind: str, count: int) -> Fault:
         if kind != "commit":
             return None
-        monkeypatch.setattr(sender.database, "set_move_state", full)
+        monkeypatch.setattr(sender.database, "change_move_state", full)
         return refused(403, "forbidden")
 
     node.fault = fault

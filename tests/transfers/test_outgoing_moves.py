@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 
 from tests.support.full_trees import limit_trees
 from tests.support.move_node import (
@@ -19,11 +22,13 @@ from tests.support.move_node import (
     refused,
     tree_of,
 )
-from tests.support.reactor import until
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.servers.power_states import PowerState
+from wingsd.statedb import Direction, MoveRecord, StateDatabase
+from wingsd.threadio import Workers
 from wingsd.transfers.outgoing import batch_size, delivery, move
 from wingsd.transfers.peer import move_trouble, moves
 from wingsd.util.retry import Backoff
@@ -482,3 +487,18 @@ async def test_the_panels_deletion_confirms_a_move(sender: Sender, node: MoveNod
     await over
     assert sender.states[-2:] == ["success", "completed"]
     assert "failure" not in sender.panel.calls
+
+
+async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Sender) -> None:
+    store, worker = sender.store, Workers(reactor, "database", 1)
+    worker.start()
+    entry = store.begin(1, UUID, Direction.OUT, "SEND")
+    record = MoveRecord(entry, UUID, Direction.OUT, "id", "key", "token", state='{"begun": 1}')
+    store.add_move(record)
+    mover = attrs.evolve(sender.mover, database=StateDatabase(store, worker, time.time))
+    noting = (mover.note_running(entry, runs=True), mover.note_started(entry))
+    await DeferredList([Deferred.fromCoroutine(each) for each in noting], fireOnOneErrback=True)
+    worker.stop()
+    noted = store.move(entry)
+    assert noted is not None
+    assert json.loads(noted.state) == {"begun": 1, "running": True, "stopped": False}

@@ -95,6 +95,7 @@ class StateDatabase:
     drop_move = _InThread(Store.drop_move)
     set_move = _InThread(Store.set_move)
     set_move_state = _InThread(Store.set_move_state)
+    change_move_state = _InThread(Store.change_move_state)
     set_start = _InThread(Store.set_start)
     starts = _InThread(Store.starts)
     arrived_to_start = _InThread(Store.arrived_to_start)

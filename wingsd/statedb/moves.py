@@ -5,6 +5,9 @@ Blocking, for one thread at a time.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import attrs
 
 from wingsd.statedb.backups import BackupRows
@@ -60,6 +63,12 @@ class MoveRows(BackupRows):
     def set_move_state(self, transfer: int, state: str) -> None:
         """Record the state of a move, a JSON object."""
         self._execute("UPDATE moves SET state = ? WHERE transfer = ?", state, transfer)
+
+    def change_move_state(self, transfer: int, changes: Mapping[str, object]) -> None:
+        """Change fields of the state of a move, if it is recorded; the others stay."""
+        record = self.move(transfer)
+        if record is not None:
+            self.set_move_state(transfer, json.dumps({**json.loads(record.state), **changes}))
 
     def set_start(self, transfer: int, *, starts: bool) -> None:
         """Record whether the server of a move to this node is to be started at the end."""

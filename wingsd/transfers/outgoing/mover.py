@@ -183,17 +183,11 @@ class Mover:
 
         One that does is to run again if it stays, until `note_started`.
         """
-        await self._note(entry, running=runs, stopped=runs)
+        await self.database.change_move_state(entry, {"running": runs, "stopped": runs})
 
     async def note_started(self, entry: int) -> None:
         """Record that the server was started again, or somebody has used it since its stop."""
-        await self._note(entry, stopped=False)
-
-    async def _note(self, entry: int, **changes: object) -> None:
-        record = await self.database.move(entry)
-        if record is not None:
-            state = {**json.loads(record.state), **changes}
-            await self.database.set_move_state(entry, json.dumps(state))
+        await self.database.change_move_state(entry, {"stopped": False})
 
     async def withdraw(self, subject: MoveSubject, *, keep: bool) -> None:
         """End a move whose beginning was not answered: the destination may have begun it.
@@ -256,7 +250,7 @@ class Mover:
             await self.database.drop_move(record.transfer)
             return None
         await self.database.set_move(record.transfer, begun.id)
-        await self._note(record.transfer, **{_BEGUN: attrs.asdict(begun)})
+        await self.database.change_move_state(record.transfer, {_BEGUN: attrs.asdict(begun)})
         return await self._made(record, subject, begun, trouble, is_resumed=is_resumed)
 
     async def _made(
