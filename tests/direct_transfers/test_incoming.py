@@ -12,6 +12,7 @@ from tests.support.node_in_process import NodeInProcess, NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
+from wingsd.direct_transfers import incoming
 from wingsd.direct_transfers.incoming import DirectReceiving, Invitation, TryAgain
 from wingsd.errors import BadRequest, ServersNotLoaded, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
@@ -199,3 +200,20 @@ async def test_a_direct_server_without_files_is_forgotten(nodes: NodePair) -> No
     assert again.store.descriptions() == []
     with pytest.raises(ServersNotLoaded):
         again.servers.get(UUID)
+
+
+async def test_invitations_that_have_expired_are_forgotten(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = nodes.destination.direct_transfers.incoming
+    for number in range(3):
+        await arrivals.expect(f"{number}{UUID[1:]}", seconds=60)
+    for each in arrivals._expected.values():
+        each.expires -= 3600
+    arrivals._issued = {digest: end - 3600 for digest, end in arrivals._issued.items()}
+    await arrivals.expect(UUID, seconds=60)
+    assert list(arrivals._expected) == [UUID]
+    assert len(arrivals._issued) == 4  # their sources may ask for longer
+    monkeypatch.setattr(incoming, "ASKED_FOR", 0.0)
+    await arrivals.expect(UUID, seconds=60)
+    assert len(arrivals._issued) == 2

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation", "TryAgain"]
 
 
+#: Seconds after a token has expired in which its source may still ask what became of the server.
+ASKED_FOR = 30 * 24 * 3600.0
+
+
 class TryAgain(WingsdError):
     """The answer is not decided yet (503)."""
 
@@ -174,7 +178,8 @@ class IncomingDirectTransfers:
         self._now = now
         self._expected: dict[str, _Expected] = {}
         #: The digests of the tokens of this daemon: what is recorded of these is all there is.
-        self._issued: set[str] = set()
+        #: By when each expires.
+        self._issued: dict[str, float] = {}
 
     def use(self, config: Config) -> None:
         """Sign later invitations with the token of another configuration."""
@@ -211,11 +216,12 @@ class IncomingDirectTransfers:
         else:
             await self._servers.check_absent(server)
         now, config, address = self._now(), self._config, self._config.api.public_url
+        self._prune(now)
         token = direct_token(server, config.token, now, now + seconds, address)
         parsed = transfer_token(
             f"Bearer {token}", config.token, config.family, address, accept_expired=True
         )
-        self._issued.add(parsed.digest)
+        self._issued[parsed.digest] = parsed.expires
         self._expected[server] = _Expected(
             parsed.digest,
             parsed.expires,
@@ -226,6 +232,19 @@ class IncomingDirectTransfers:
         )
         self._log.info("{server}: expected, by a direct transfer", server=server)
         return Invitation(server, token, parsed.expires)
+
+    def _prune(self, now: float) -> None:
+        """Forget invitations that have expired, and tokens about which no source asks any more."""
+        self._expected = {
+            uuid: each
+            for uuid, each in self._expected.items()
+            if each.expires > now or self._is_arriving(uuid, each.digest)
+        }
+        self._issued = {
+            digest: expires
+            for digest, expires in self._issued.items()
+            if expires + ASKED_FOR > now
+        }
 
     def cancel(self, server: str) -> bool:
         """Expect a server no longer; return whether it was expected."""
