@@ -134,6 +134,7 @@ def test_the_next_daemon_completes_what_was_whole(
     if done == "retired":
         harness.storage.retire(UUID, keep=keep)
     harness.staging.clear(harness.storage.names([record]))
+    harness.staging.delete_cleared()
     harness.storage.recover(record, keep=keep)
     harness.storage.discard(UUID)
     assert harness.names(harness.place) == ["new"]
@@ -147,6 +148,7 @@ def test_the_next_daemon_completes_the_second_of_two_renames(tmp_path: Path) -> 
     harness.place.rename(Path(harness.staging.path) / f"{UUID}.replaced")
     record = harness.record(inode)
     harness.staging.clear(harness.storage.names([record]))
+    harness.staging.delete_cleared()
     kept = harness.storage.recover(record, keep=True)
     assert harness.names(harness.place) == ["new"]
     assert kept is not None
@@ -159,6 +161,7 @@ def test_what_was_not_whole_is_deleted_and_the_old_content_stays(harness: Storag
     harness.stage()
     record = harness.record(None)
     harness.staging.clear(harness.storage.names([record]))
+    harness.staging.delete_cleared()
     assert harness.storage.recover(record, keep=True) is None
     assert harness.names(harness.place) == ["old"]
     assert harness.staged() == []
@@ -204,6 +207,7 @@ def test_a_disk_that_fails_between_two_renames_loses_nothing(
     assert harness.storage.is_undecided(UUID)
     record = harness.record(inode)
     harness.staging.clear(harness.storage.names([record]))
+    harness.staging.delete_cleared()
     assert harness.storage.recover(record, keep=True) is not None
     assert harness.names(harness.place) == ["new"]
     assert not harness.storage.is_undecided(UUID)

@@ -178,6 +178,7 @@ class NodeInProcess(Harness):
         unfinished: list[TransferRecord] = self.store.unfinished()
         moves = self.store.open_moves()
         clear_leftovers(unfinished, self.staging, self.backups, (), moves)
+        self.staging.delete_cleared()
         await self.direct_transfers.load(unfinished)
         recovery = self.make_recovery(unfinished, moves)
         recovery.begin()

@@ -132,6 +132,7 @@ def begun(receiver: Receiver, step: ReceiveStep) -> None:
 async def resumed(receiver: Receiver) -> None:
     entries = receiver.store.unfinished()
     clear_leftovers(entries, receiver.staging, receiver.backups)
+    receiver.staging.delete_cleared()
     (entry,) = entries
     receiver.transfers.resume(entry)
     await until(lambda: not receiver.transfers.servers)

@@ -84,6 +84,7 @@ class MovingNode(Receiver):
         """Go on with what an earlier one has left."""
         unfinished, moves = self.store.unfinished(), self.store.open_moves()
         clear_leftovers(unfinished, self.staging, self.backups, (), moves)
+        self.staging.delete_cleared()
         await self.callbacks.load()
         self.make_recovery(unfinished, moves).begin()
 

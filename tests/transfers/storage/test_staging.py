@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from wingsd.errors import StorageError
+from wingsd.transfers.storage import staging as storage
 from wingsd.transfers.storage.staging import Staging
 
 # Only root can give files away.
@@ -167,7 +168,12 @@ def test_leftovers_of_a_killed_daemon_are_cleared(staging: Staging, data: Path) 
     staging.close()
     again = Staging(str(data), OWNER, durable=True)
     again.prepare()
-    assert again.clear() == [UUID, "stray file"]
+    with pytest.MonkeyPatch.context() as patch:
+        # The start does not wait for the deletion of a large tree.
+        patch.setattr(storage, "remove_tree", Mock(side_effect=AssertionError))
+        assert again.clear() == [UUID, "stray file"]
+        assert again.clear() == []
+    again.delete_cleared()
     assert tree(data) == [
         ".volumes.staging",
         ".volumes.staging/.lock",

@@ -29,6 +29,8 @@ KEPT = ".kept"
 #: The suffix of the names in it; before it are the server's UUID and a time stamp.
 PARTIAL = ".partial"
 _LOCK = ".lock"
+#: The directory of what an earlier daemon has left, until it is deleted.
+_CLEARED = ".cleared"
 _DISCARDED = ".discarded"
 #: Errors that say that nothing may be made beside `system.data`: its parent directory belongs to
 #: somebody else, or a service's sandbox forbids it.
@@ -88,20 +90,30 @@ class Staging:
         return self._root / QUARANTINE
 
     def clear(self, keep: Collection[str] = (), moving: Collection[str] = ()) -> list[str]:
-        """Delete what an earlier daemon has left; return the names.
+        """Put away what an earlier daemon has left, for `delete_cleared`; return the names.
 
         The servers in `keep`, or other names, are whole and durable, and stay. So do those in
         `moving`, with all that has their names.
         """
-        stay = {_LOCK, QUARANTINE, KEPT, *keep, *(self.log(server).name for server in keep)}
+        logs = (self.log(server).name for server in keep)
+        stay = {_LOCK, QUARANTINE, KEPT, _CLEARED, *keep, *logs}
         with storage_errors(f"{self._data} cannot be used as system.data"):
             names = sorted(entry.name for entry in self._root.iterdir())
             leftovers = [
                 name for name in names if name not in stay and name.partition(".")[0] not in moving
             ]
+            if leftovers:
+                (self._root / _CLEARED).mkdir(exist_ok=True)
             for name in leftovers:
-                _remove(self._root / name)
+                (self._root / name).rename(self._root / _CLEARED / f"{name}.{time_stamp()}")
         return leftovers
+
+    def delete_cleared(self) -> None:
+        """Delete what was put away, which takes long where that is much."""
+        path = self._root / _CLEARED
+        with storage_errors(f"{path} cannot be removed"):
+            if path.exists():
+                remove_tree(str(path))
 
     def kept_servers(self) -> set[str]:
         """Return the servers of which a copy is kept; see `storage.partial_copies`."""
@@ -289,10 +301,3 @@ class Staging:
 
     def _move(self, source: Path, target: Path) -> None:
         move(source, target, durable=self._durable)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(str(path))
-    else:
-        path.unlink()
