@@ -138,7 +138,7 @@ class CallbackQueue:
         """
         try:
             report = await self._database.add_report(server, outcome, backups, commits_within)
-        except StorageError as error:
+        except Exception as error:
             if outcome is Outcome.SUCCESS:
                 raise
             # A full disk does not prevent this too: it is sent as long as this daemon lives.
@@ -261,7 +261,7 @@ class CallbackQueue:
             loop.addErrback(self._log_broken, report.server)
         return queued.answer
 
-    def _log_unrecorded(self, server: str, error: StorageError) -> None:
+    def _log_unrecorded(self, server: str, error: Exception) -> None:
         self._log.error("{server}: report not recorded: {error}", server=server, error=error)
 
     def _delivery(self, report: Report) -> Delivery:
@@ -340,7 +340,9 @@ class CallbackQueue:
         # transfer, and takes that of an installation again.
         try:
             await writing
-        except StorageError as error:
+        except CancelledError:
+            raise
+        except Exception as error:  # the queue goes on in any case
             self._log.error(
                 "{server}: answer to a report not recorded: {error}",
                 server=report.server,

@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd.errors import StorageError, WingsdError, error_code
+from wingsd.errors import WingsdError, error_code
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, Outcome, StateDatabase, TransferRecord, TransferResult
 from wingsd.transfers.cancellation import CancelScope
@@ -267,7 +267,7 @@ class StepLog(Generic[S]):
         if self.entry is not None:
             try:
                 await self._database.enter(self.entry, step.name)
-            except StorageError as error:
+            except Exception as error:  # nothing may keep a transfer from its end
                 self._log_error(error)
         if not self.lifecycle.over:
             self.advance(step)
@@ -280,7 +280,7 @@ class StepLog(Generic[S]):
         self.detail = ""
         self.lifecycle.advance(step)
         self._announce(step)
-        if self.lifecycle.over:
+        if self.lifecycle.over and self._is_counted:
             self._count_over(None if step.state is State.SUCCESS else self._error)
 
     def _announce(self, step: S) -> None:

@@ -7,6 +7,8 @@ error in any step ends in `_fail`: it is reported, rolled back, and raised again
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -16,7 +18,7 @@ from twisted.logger import Logger
 
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
-from wingsd.errors import ServerNotFound, TransferCancelled, WingsdError
+from wingsd.errors import ServerNotFound, TransferCancelled, WingsdError, error_code
 from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Servers
@@ -100,49 +102,49 @@ class IncomingTransfer:
         self._upload, self._group = upload, group
         upload.when_gone(self._on_sender_gone)
         group.when_failed(self._on_group_failed)
+        await self._carry_out(partial(self._receive, upload, group))
+
+    async def resume(self, entry: TransferRecord) -> None:
+        """Complete or roll back what an earlier daemon has left unfinished."""
+        await self._complete(Remainder(Deferred.fromCoroutine(self._resume(entry))))
+
+    async def _carry_out(self, work: Callable[[Configuration], Awaitable[Remainder]]) -> None:
+        """Admit the server and do `work`; raise its failure when it is reported and rolled back.
+
+        The rest is done after that: the sender, which is answered meanwhile, need not wait for a
+        Panel that is slow, nor for the deletion of a large tree.
+        """
         remainder = Remainder()
         try:
             configuration = await self._admit()
             try:
-                remainder = await self._receive(upload, group, configuration)
+                remainder = await work(configuration)
             except Exception as error:
                 remainder = await self._fail(error)
                 raise
         finally:
-            # The sender is answered meanwhile: it need not wait for a Panel that is slow, nor for
-            # the deletion of a large tree.
-            self._complete_later(remainder)
-
-    async def resume(self, entry: TransferRecord) -> None:
-        """Complete or roll back what an earlier daemon has left unfinished."""
-        step = ReceiveStep[entry.step]
-        self._steps.resume(entry, step)
-        self._commit_phase.environment_begun = not self._steps.lifecycle.before(
-            ReceiveStep.ENVIRONMENT
-        )
-        if step is ReceiveStep.FAILED:
-            self._complete_later(self._clean_up_later())
-            return
-        try:
-            remainder = await self._resume_commit()
-        except Exception as error:
-            remainder = await self._fail(error)
-        self._complete_later(remainder)
-
-    def _complete_later(self, remainder: Remainder) -> None:
-        Deferred.fromCoroutine(self._complete(remainder))
+            Deferred.fromCoroutine(self._complete(remainder))
 
     async def _complete(self, remainder: Remainder) -> None:
+        """Do the rest, and come to the end: `over` fires, whatever is raised."""
         try:
             try:
                 await remainder.done
-            except WingsdError as error:
+            except Exception as error:
+                if not isinstance(error, WingsdError):
+                    self._log.failure("{server}: transfer failed unexpectedly", server=self.server)
                 await (await self._fail(error)).done
         except Exception:
-            self._log.failure("{server}: transfer failed unexpectedly", server=self.server)
+            self._log.failure(
+                "{server}: the failed transfer is not rolled back; the next start of the daemon "
+                "does that",
+                server=self.server,
+            )
         finally:
-            self._steps.leave_open()  # unless it is closed
-            self.over.callback(None)
+            try:
+                self._steps.leave_open()  # unless it is closed
+            finally:
+                self.over.callback(None)
 
     def abort(self, reason: WingsdError, *, verified: bool = False) -> bool:
         """End the transfer if its archive is not verified yet; with `verified`, also later.
@@ -245,11 +247,11 @@ class IncomingTransfer:
             # Before the archive is received: its container could not be made of these.
             check_variables(configuration.settings)
             self._servers.admit(configuration, HOLD)
-        except WingsdError as error:
+        except Exception as error:
             self._log.warn(
                 "{server}: transfer refused: {code}: {error}",
                 server=self.server,
-                code=error.code,
+                code=error_code(error),
                 error=error,
             )
             raise
@@ -321,6 +323,15 @@ class IncomingTransfer:
                 )
             await self._steps.cancel_scope.wait(deferLater(self._reactor, PAUSE))
 
+    async def _resume(self, entry: TransferRecord) -> None:
+        steps, step = self._steps, ReceiveStep[entry.step]
+        steps.resume(entry, step)
+        self._commit_phase.environment_begun = not steps.lifecycle.before(ReceiveStep.ENVIRONMENT)
+        if step is ReceiveStep.FAILED:
+            await self._clean_up()
+        else:
+            await (await self._resume_commit()).done
+
     async def _resume_commit(self) -> Remainder:
         lifecycle, pool = self._steps.lifecycle, self._steps.pool
         if lifecycle.before(ReceiveStep.SWAP):
@@ -354,33 +365,34 @@ class IncomingTransfer:
         """Report the failure and roll back; return the clean-up that remains."""
         steps, commit = self._steps, self._commit_phase
         steps.fail(error)
-        if commit.may_be_reported:
+        if commit.may_be_reported or steps.lifecycle.over:
             # An internal error: the callback queue continues, and no data is touched.
             return Remainder()
         # Reported first, since the Panel's users wait for it, and a daemon that has to end must
         # not leave it out; the server may be used at its source again in any case.
         if not commit.is_unwanted:
             is_known = steps.cancel_scope.reason is not None or isinstance(error, UploadTruncated)
-            await self.coordinator.report_failure(is_known=is_known)
+            self._rollback.add(partial(self.coordinator.report_failure, is_known=is_known))
         await self._rollback.run()
         # From here on what is left must not be taken for a server; a later daemon removes it too.
         await steps.enter_if_open(ReceiveStep.FAILED)
-        return self._clean_up_later()
+        return Remainder(Deferred.fromCoroutine(self._clean_up()))
 
     async def _vacate(self) -> None:
         await self._files.vacate(pooled=self._steps.pool != "", inode=self._steps.inode)
 
-    def _clean_up_later(self) -> Remainder:
-        return Remainder(Deferred.fromCoroutine(self._clean_up()))
-
-    async def _clean_up(self) -> None:
+    def _leftovers(self) -> RollbackList:
+        """Return what removes what may still be here."""
         leftovers = RollbackList(self.server)
         if self._commit_phase.environment_begun:
             leftovers.add(lambda: self._environment.remove(self.server))
         leftovers.add(self._files.discard_files)
         if not self._keeps_backups:
             leftovers.add(self._files.discard_backups)
-        await leftovers.run()
+        return leftovers
+
+    async def _clean_up(self) -> None:
+        await self._leftovers().run()
         self._steps.close()
         self._log.info("{server}: the failed transfer is cleaned up", server=self.server)
 

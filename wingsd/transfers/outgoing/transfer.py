@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from attrs import evolve
@@ -27,7 +28,7 @@ from wingsd.transfers.outgoing.seed_order import SeedRead
 from wingsd.transfers.outgoing.source import MOVED, SourceServers
 from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.step_log import ProgressReport, StepLog
-from wingsd.transfers.steps import SendStep
+from wingsd.transfers.steps import RollbackList, SendStep
 from wingsd.util.deferreds import beside
 
 __all__ = ["OutgoingTransfer"]
@@ -74,6 +75,25 @@ class OutgoingTransfer:
         Go on with a move of an earlier daemon that is `resumed`; with what a `seed` has read.
         """
         try:
+            await self._run(resumed, seed)
+        except Exception:
+            self._log.failure(
+                "{server}: the transfer has no outcome; the next start of the daemon finds it out",
+                server=self.server.uuid,
+            )
+        finally:
+            try:
+                self._steps.announcer.hide_progress()
+                self._steps.leave_open()  # unless it has an outcome
+                leftovers = RollbackList(self.server.uuid)
+                leftovers.add(self._pool.remove_marks)
+                leftovers.add(self._upload.close)
+                await leftovers.run()
+            finally:
+                self.over.callback(None)
+
+    async def _run(self, resumed: ResumedMove | None, seed: SeedRead | None) -> None:
+        try:
             if resumed is None:
                 self.coordinator.begin()
                 await self.coordinator.save(await self._steps.begin())
@@ -88,18 +108,10 @@ class OutgoingTransfer:
                 await self._wait(self._sent.take_over())
                 await self._go_on(resumed.record)
             await self._send()
+            self._complete()
         except Exception as error:
             self._steps.announcer.hide_progress()
             await self._fail(error)
-        else:
-            self._complete()
-        finally:
-            self._steps.announcer.hide_progress()
-            try:
-                await self._upload.close()
-                await self._pool.remove_marks()
-            finally:
-                self.over.callback(None)
 
     def take(self) -> None:
         """Take the server: one that runs may be used until it is stopped. Raises `ServerBusy`."""
@@ -386,11 +398,14 @@ class OutgoingTransfer:
 
     async def _restore(self) -> None:
         """Make again what was removed for the transfer."""
+        restoring = RollbackList(self.server.uuid)
         if self._retired:
-            await self.server.restore_environment()
+            restoring.add(self.server.restore_environment)
+            await restoring.run()
         starting = self._in_background(self._sent.start_again())
-        await self._pool.remove_marks()
-        await self._upload.discard(keep=self.keeps_copy)
+        restoring.add(partial(self._upload.discard, keep=self.keeps_copy))
+        restoring.add(self._pool.remove_marks)
+        await restoring.run()
         await starting
         self._steps.close()
 

@@ -14,7 +14,6 @@ from wingsd.errors import StorageError, TransferCancelled
 from wingsd.moves.rebasing import Resumption
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.errors import SeedAdopted
-from wingsd.transfers.incoming.commit import Remainder
 from wingsd.transfers.incoming.moves.errors import SeedForgotten
 from wingsd.transfers.incoming.moves.transfer import LONGER, MoveTransfer
 from wingsd.transfers.steps import ReceiveStep
@@ -30,8 +29,7 @@ _FOLLOWS = "follows"
 class IncomingSeed(MoveTransfer):
     """The copy of one server that follows it."""
 
-    async def resume(self, entry: TransferRecord) -> None:
-        """Go on with what an earlier daemon has left."""
+    async def _resume(self, entry: TransferRecord) -> None:
         try:
             record = await self.terms.database.move(entry.id)
         except StorageError as error:
@@ -39,7 +37,7 @@ class IncomingSeed(MoveTransfer):
         else:
             follows = record is not None and json.loads(record.state).get(_FOLLOWS) is True
             self.terms = attrs.evolve(self.terms, is_following=follows)
-        await super().resume(entry)
+        await super()._resume(entry)
 
     def _on_session(self, held: Resumption) -> None:
         super()._on_session(held)
@@ -54,10 +52,10 @@ class IncomingSeed(MoveTransfer):
     def _not_recorded(self, failure: Failure) -> None:
         self._log.error("{server}: {error}", server=self.server, error=failure.value)
 
-    async def _receive_move(self) -> Remainder:
+    async def _receive_move(self) -> None:
         # Days in it are no reason for an alert, nor are hours without a byte.
         self._steps.names = {ReceiveStep.RECEIVE: SEED}
-        return await super()._receive_move()
+        await super()._receive_move()
 
     @property
     def takes_a_place(self) -> bool:

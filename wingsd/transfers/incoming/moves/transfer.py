@@ -50,7 +50,7 @@ from wingsd.transfers.incoming.moves.silence import SilenceWatch
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer
 from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.step_log import StepLogs
-from wingsd.transfers.steps import ReceiveStep
+from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.text import readable_size
 
@@ -128,23 +128,17 @@ class MoveTransfer(IncomingTransfer):
 
         The rest goes on by itself. Raises the `WingsdError` that the source is to read.
         """
-        try:
-            configuration = await self._admit()
-        except BaseException:
-            self._complete_later(Remainder())
-            raise
-        try:
-            await self._begin()
-            held = await self._open(configuration)
-            await self._steps.enter(ReceiveStep.RECEIVE)
-        except Exception as error:
-            self._complete_later(await self._fail(error))
-            raise
+        await self._carry_out(self._begin_receiving)
+
+    async def _begin_receiving(self, configuration: Configuration) -> Remainder:
+        await self._begin()
+        held = await self._open(configuration)
+        await self._steps.enter(ReceiveStep.RECEIVE)
         if held:
             self._steps.announcer.say(
                 f"{readable_size(held)} of it are here, from an earlier transfer"
             )
-        Deferred.fromCoroutine(self._run())
+        return Remainder(Deferred.fromCoroutine(self._receive_move()))
 
     async def _record(self) -> None:
         """Record the transfer and its move at once, so that a later daemon has both or neither."""
@@ -178,6 +172,7 @@ class MoveTransfer(IncomingTransfer):
         )
         if is_new:
             self._rollback.add(self._put_away)
+        self._rollback.add(partial(reception.close, MoveOver()))
         held = await self._extraction.workers.run(partial(reception.open, is_new=is_new))
         reception.held = held
         reception.on_session = self._on_session
@@ -193,7 +188,7 @@ class MoveTransfer(IncomingTransfer):
         self._steps.cancel_scope.check()
         return held
 
-    async def resume(self, entry: TransferRecord) -> None:
+    async def _resume(self, entry: TransferRecord) -> None:
         """Go on with the move that an earlier daemon has left: wait for its source.
 
         One that had failed ends, and the Panel hears of that once.
@@ -202,13 +197,8 @@ class MoveTransfer(IncomingTransfer):
         self._rollback.add(self._put_away)
         self._is_recorded = True
         Deferred.fromCoroutine(self.preparation.clear(self._environment.end_rehearsal))
-        try:
-            configuration = await self._readmit(entry)
-            await self._open(configuration, is_new=False)
-        except Exception as error:
-            self._complete_later(await self._fail(error))
-            return
-        await self._run()
+        await self._open(await self._readmit(entry), is_new=False)
+        await self._receive_move()
 
     async def _readmit(self, entry: TransferRecord) -> Configuration:
         if self.terms.failure is not None:
@@ -222,14 +212,7 @@ class MoveTransfer(IncomingTransfer):
 
     # Receiving
 
-    async def _run(self) -> None:
-        try:
-            remainder = await self._receive_move()
-        except Exception as error:
-            remainder = await self._fail(error)
-        self._complete_later(remainder)
-
-    async def _receive_move(self) -> Remainder:
+    async def _receive_move(self) -> None:
         reception = self.reception
         self.meter.start()
         self._silence.start(self.terms.silence + LONGER)
@@ -246,7 +229,7 @@ class MoveTransfer(IncomingTransfer):
         self._log_figures(size, files)
         self._commit_phase.is_to_start = await self._record_start(commit)
         server = self._servers.get(self.server)
-        return await self._commit_phase.run(server, self._configuration, size)
+        await (await self._commit_phase.run(server, self._configuration, size)).done
 
     async def _proven(self, reception: Reception) -> tuple[Commit, int]:
         """Return the commit, and the bytes of all files, when they are proven and durable."""
@@ -426,10 +409,11 @@ class MoveTransfer(IncomingTransfer):
             self._storage.staging.finish(self.server)
             return Remainder()
         self._reason = error
-        if (recorded := self._steps.entry) is not None:
-            await self.terms.note_failure(self.server, recorded, error)
-        if self._reception is not None:
-            await self._reception.close(MoveOver())
+        recorded = self._steps.entry
+        if recorded is not None and not self._commit_phase.may_be_reported:
+            noting = RollbackList(self.server)
+            noting.add(partial(self.terms.note_failure, self.server, recorded, error))
+            await noting.run()
         if isinstance(error, MoveSuperseded | MoveGivenUp) and not self.coordinator.is_direct:
             # The source tells the Panel. This node's word could come when the next transfer has
             # begun, and would end that.
@@ -457,17 +441,12 @@ class MoveTransfer(IncomingTransfer):
         else:
             await long.run(copies.discard, self.server)
 
-    async def _clean_up(self) -> None:
-        if not self._keeps_backups:
-            await self._tidy_up()
-        await super()._clean_up()
-
-    async def _tidy_up(self) -> None:
-        """Remove what is beside the server's files."""
-        try:
-            await self._storage.long.run(self._storage.copies.finish, self.server)
-        except WingsdError as error:
-            self._log.warn("{server}: {error}", server=self.server, error=error)
+    def _leftovers(self) -> RollbackList:
+        leftovers = super()._leftovers()
+        if not self._keeps_backups:  # what is beside the server's files
+            copies = self._storage.copies
+            leftovers.add(partial(self._storage.long.run, copies.finish, self.server))
+        return leftovers
 
     def _log_figures(self, size: int, files: int) -> None:
         done, seconds = self._arrived(), self.meter.seconds

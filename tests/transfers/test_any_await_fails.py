@@ -1,0 +1,242 @@
+"""Anything that a transfer awaits may fail: it ends, says so, and the daemon can stop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.direct_transfers.seeding import quick
+from tests.support.await_faults import AwaitFaults
+from tests.support.logged_errors import Logged
+from tests.support.move_node import MoveNode, refused
+from tests.support.reactor import reactor, until
+from tests.support.receiver import SINGLE, Receiver, Source
+from tests.support.sample_server import UUID
+from tests.support.sender import Sender
+from tests.transfers.incoming.moving_node import MovingNode, source
+from tests.transfers.test_outgoing_moves import _quick
+from wingsd.config import LiveMovesConfig, MovesConfig
+from wingsd.errors import EnvironmentFailed
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerState
+from wingsd.statedb import Outcome
+from wingsd.threadio import Workers
+from wingsd.transfers.errors import TransferNotActive
+from wingsd.transfers.outgoing import live_rounds
+from wingsd.transfers.storage.staging import Staging
+
+__all__ = ["_quick", "quick", "source"]
+
+#: What begins and ends a transfer: no error comes from there.
+ENDS = (
+    "IncomingTransfer.run",
+    "IncomingTransfer._carry_out",
+    "IncomingTransfer._complete",
+    "IncomingTransfer._fail",
+    "IncomingTransfer.resume",
+    "MoveTransfer._fail",
+    "MoveTransfer.begin",
+    "OutgoingTransfer.run",
+    "OutgoingTransfer._run",
+    "OutgoingTransfer._fail",
+    "RollbackList.run",
+)
+#: With one of these gone nothing could be reported, undone or recorded; the log has the error, and
+#: the next start of the daemon does the rest.
+REPORT = ("report_failure", "transfer_failed", "close_report")
+UNDO = ("IncomingTransfer._forget",)
+ADMISSION = ("CancelScope.wait", "PanelReceiving.admit", "_Panel.describe")
+RUNS = ("_restore", "start_again", "_start", ".power")
+RECORD = (
+    "run Store.end",
+    "enter_if_open",
+    "_clean_up",
+    "_restore",
+    "_finish",
+    "remove_attachments",
+    "put_away",
+    "keep_moved",
+)
+
+
+@pytest.fixture(autouse=True)
+def _live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_rounds, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(live_rounds, "READY_EVERY", 0.01)
+    monkeypatch.setattr(live_rounds, "ROUND_EVERY", 0.01)
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    pool = Workers(reactor, "test", 8)
+    pool.start()
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> AwaitFaults:
+    return AwaitFaults(monkeypatch, ENDS)
+
+
+async def everywhere(
+    faults: AwaitFaults,
+    logged: Logged,
+    directory: Path,
+    attempt: Callable[[Path, str], Awaitable[None]],
+) -> None:
+    """Have each thing fail, in turn, that an attempt without a fault awaits."""
+    wrong = {}
+    names = [""]
+    for number, name in enumerate(names):
+        faults.seen.clear()
+        faults.at = name
+        place = directory / str(number)
+        place.mkdir()
+        try:
+            await attempt(place, name)
+        except AssertionError as error:
+            wrong[name] = str(error)
+        if number == 0:
+            assert wrong == {}
+            names += faults.seen
+        logged.take(Exception)
+    assert wrong == {}, "\n".join(f"{n}: {w}" for n, w in wrong.items())
+    assert len(names) > 30
+
+
+async def check_received(node: Receiver, fault: str) -> None:
+    """See that a transfer to this node has ended, and how."""
+    await until(lambda: not node.transfers.servers)
+    await node.transfers.stop()
+    rows, hold = node.store.transfers(), node.servers.holds.get(UUID)
+    outcome = rows[-1].outcome if rows else None
+    if outcome is Outcome.SUCCESS:
+        assert hold == ""
+    elif "success" in node.calls:
+        # The Panel has it here: nothing is undone, and the next daemon goes on from there.
+        assert (outcome, rows[-1].step) == (None, "REPORT")
+    else:
+        assert hold is None or fault in UNDO
+        # Before that nothing has begun that could fail.
+        was_admitted = "server" in node.calls and fault not in ADMISSION
+        assert "failure" in node.calls or not was_admitted or fault.endswith(REPORT)
+        assert outcome is Outcome.FAILURE or not rows or fault.endswith(RECORD)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_stream_to_this_node(
+    faults: AwaitFaults, logged: Logged, tmp_path: Path, workers: Workers, fails: bool
+) -> None:
+    async def attempt(place: Path, fault: str) -> None:
+        node = Receiver(place, workers)
+        if fails:
+            node.faults["create"] = EnvironmentFailed("no engine")
+        try:
+            with suppress(Exception):
+                await node.transfers.open(UUID).run(Source(), SINGLE)
+            await check_received(node, fault)
+        finally:
+            node.close()
+
+    await everywhere(faults, logged, tmp_path, attempt)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_move_to_this_node(
+    faults: AwaitFaults,
+    logged: Logged,
+    tmp_path: Path,
+    workers: Workers,
+    source: Path,
+    fails: bool,
+) -> None:
+    async def attempt(place: Path, fault: str) -> None:
+        node = MovingNode(place, workers)
+        if fails:
+            node.faults["create"] = EnvironmentFailed("no engine")
+        client = node.client(source)
+        try:
+            moving = Deferred.fromCoroutine(client.move()).addErrback(lambda _: None)
+            # One that waits for the next daemon has no answer.
+            await until(lambda: moving.called or "success" in node.calls)
+            await until(lambda: moving.called or not node.receiver.servers)
+            moving.cancel()
+            with suppress(TransferNotActive):  # one whose request has failed goes on
+                node.receiver.cancel(UUID)
+            await check_received(node, fault)
+        finally:
+            await node.end()
+
+    await everywhere(faults, logged, tmp_path, attempt)
+
+
+async def test_a_descriptor_that_cannot_be_closed(
+    logged: Logged, tmp_path: Path, workers: Workers, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = MovingNode(tmp_path / "node", workers)
+    client = node.client(source)
+    await client.begin()
+    finish = Staging.finish
+
+    def failing(staging: Staging, server: str) -> None:
+        finish(staging, server)
+        raise OSError("close")
+
+    monkeypatch.setattr(Staging, "finish", failing)
+    await node.receiver.stop()
+    assert node.receiver.servers == ()
+    monkeypatch.undo()
+    await node.end()
+    assert logged.take(OSError)
+
+
+async def check_sent(node: Sender, fault: str) -> None:
+    """See that a transfer from this node has ended, and how."""
+    await node.transfers.stop()
+    hold = node.server.operations.hold
+    if node.states[-1:] == ["completed"]:
+        assert hold is not None
+        assert hold.operation is Operation.MOVED
+        with suppress(RuntimeError):  # of the deletion, which has its own answer
+            await node.delete()
+    elif node.states[-1:] == ["failure"]:
+        assert hold is None
+        # One that was followed runs again.
+        runs = node.server.state is PowerState.RUNNING
+        assert runs or not node.mover.may_follow or fault.endswith(RUNS)
+        assert "failure" in node.panel.calls or fault.endswith(REPORT)
+    else:
+        # All was sent, and the Panel could not be asked: the next daemon does that.
+        (entry,) = node.store.unfinished()
+        assert entry.step in ("AWAIT", "SETTLE")
+        assert hold is not None
+        return
+    if not fault.endswith(RECORD):
+        await until(lambda: not node.store.unfinished())
+
+
+@pytest.mark.parametrize("kind", ["stream", "live", "refused"])
+async def test_from_this_node(
+    faults: AwaitFaults, logged: Logged, tmp_path: Path, workers: Workers, kind: str
+) -> None:
+    async def attempt(place: Path, fault: str) -> None:
+        there = MoveNode(place / "there")
+        moves = MovesConfig(patience=1, enabled=kind != "stream")
+        node = Sender(place, workers, destination=there, moves=moves)
+        if kind != "stream":
+            node.follow(LiveMovesConfig(final_patience=1))
+        if kind == "refused":
+            there.fault = lambda asked, _: refused(410) if asked == "commit" else None
+        try:
+            await node.start()
+            await check_sent(node, fault)
+        finally:
+            await node.close()
+            there.close()
+
+    await everywhere(faults, logged, tmp_path, attempt)
