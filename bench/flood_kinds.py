@@ -143,7 +143,7 @@ KINDS = {
         client=one_server,
         names=100_000,
         connections=16,
-        mib=128,
+        mib=192,
     ),
 }
 
