@@ -71,6 +71,8 @@ async def test_pages_show_why_a_transfer_failed_that_was_ordered_again(
     pages = await open_pages(nodes)
     await nodes.transfer(token="Bearer refused")
     await until(lambda: all(page.states[-1:] == ["failed"] for page in pages))
+    # On that each connects again: the next transfer begins while it is there.
+    await until(lambda: all(page.is_connected for page in pages))
     held = hold(pages)
     success = nodes.panel.hold("/transfer/success")
     await nodes.transfer()

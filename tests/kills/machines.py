@@ -28,6 +28,7 @@ from tests.support.archives import seen
 from tests.support.environment import FakeEnvironment, FakeProcess
 from tests.support.harness import node_config
 from tests.support.installer import FakeInstaller
+from tests.support.node_process import without_mark
 from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
@@ -420,6 +421,7 @@ class Machine:
                 for name in (*directories, *files)
                 if UUID in name
             ]
+        found = list(dict.fromkeys(map(without_mark, found)))
         return [path for path in found if ".quarantine" not in path and "/.kept" not in path]
 
     def forget_moved(self) -> None:

@@ -345,7 +345,12 @@ class NodeProcess:
         for directory, directories, files in os.walk(self.directory):
             names = [name for name in (*directories, *files) if UUID in name]
             found += [os.path.relpath(f"{directory}/{name}", self.directory) for name in names]
-        return sorted(found)
+        return sorted({without_mark(path) for path in found})
+
+
+def without_mark(path: str) -> str:
+    """Return the path of a machine id for that of a node's mark beside it, and any other as is."""
+    return re.sub(r"(machine-id/)\.([^.]+)\.[0-9a-f]{12}$", r"\1\2", path)
 
 
 def _merged(usual: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

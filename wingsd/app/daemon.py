@@ -290,8 +290,7 @@ class Node(Service):
     async def _clean(self) -> None:
         try:
             await self._storage.database.prune()
-            # By those whose I/O comes after all other: it may be much.
-            await self._pools.followers.run(self._storage.staging.delete_cleared)
+            await self._pools.long.run(self._storage.staging.delete_cleared)
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
         await self._storage.quarantine.clear()
