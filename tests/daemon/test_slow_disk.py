@@ -33,7 +33,7 @@ class SlowDisk:
         self.wrapper = (sys.executable, *map(str, (program, self._still, self._waiting)))
 
     def stand_still(self, call: str) -> None:
-        """Have no system call of that name return any more."""
+        """Block each further system call of that name."""
         self._waiting.touch()
         self._still.write_text(call)
 

@@ -251,7 +251,7 @@ def test_a_server_that_another_node_may_run_is_not_started_by_this_daemon(
 
 
 def arrive(node: RestartedNode) -> Server:
-    """Have a server started that arrived while it ran."""
+    """Start a server that ran when it was moved here."""
     server = node.server()
     Outcome.of(node.running.start_in_turn(server, "elsewhere", repeat_for=300.0))
     return server
