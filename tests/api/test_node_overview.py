@@ -13,9 +13,11 @@ from tests.api.node import TOKEN, UUID, ApiNode
 from wingsd import __version__
 from wingsd.config import SystemConfig
 from wingsd.servers import PowerState
-from wingsd.servers.runtime import NetworkUsage, ServerDetails, Utilization
+from wingsd.servers.runtime import DiskIo, NetworkUsage, ServerDetails, Utilization
 
-USED = Utilization(1, 2, 3.5, 100, NetworkUsage(1, 2, 3, 4), 5, PowerState.RUNNING, 6)
+USED = Utilization(
+    1, 2, 3.5, 100, NetworkUsage(1, 2, 3, 4), DiskIo(7, 8), 5, PowerState.RUNNING, 6
+)
 
 
 async def test_the_overview_has_the_machine_and_its_servers(
@@ -73,6 +75,7 @@ async def test_the_use_of_all_servers_is_one_answer(
         "cpu_absolute": 3.5,
         "cpu_limit_absolute": 100,
         "network": {"rx_bytes": 1, "tx_bytes": 2, "rx_packets": 3, "tx_packets": 4},
+        "disk_io": {"read_bytes": 7, "write_bytes": 8},
         "uptime": 5,
         "state": "running",
         "disk_bytes": 6,

@@ -39,6 +39,8 @@ def test_the_figures_of_a_sample() -> None:
         rx_bytes=120,
         tx_bytes=12,
         uptime=29_764,
+        disk_read_bytes=4097,
+        disk_written_bytes=514,
     )
 
 
@@ -91,10 +93,16 @@ def test_a_container_that_does_not_run_uses_nothing() -> None:
     assert usage({}, STARTED) is None
 
 
-@pytest.mark.parametrize("section", ["cpu_stats", "precpu_stats", "memory_stats", "networks"])
+@pytest.mark.parametrize(
+    "section", ["cpu_stats", "precpu_stats", "memory_stats", "networks", "blkio_stats"]
+)
 def test_what_the_engine_leaves_out_is_nought(section: str) -> None:
     assert usage(SAMPLE | {section: {}}, STARTED) is not None
     assert usage(SAMPLE | {section: None}, STARTED) is not None
+    # cgroup v2 without an `io` controller.
+    assert (
+        usage(SAMPLE | {"blkio_stats": {"io_service_bytes_recursive": None}}, STARTED) is not None
+    )
     assert usage({"read": SAMPLE["read"]}, STARTED) == ContainerUsage(uptime=29_764)
 
 

@@ -25,7 +25,7 @@ from wingsd.servers.throttle import WINDOW
 from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines
-USAGE = ContainerUsage(1000, 2000, 12.5, 30, 40, 5000, 3, 4)
+USAGE = ContainerUsage(1000, 2000, 12.5, 30, 40, 5000, 3, 4, 50, 60)
 
 
 def test_an_impossible_variable_fails_its_server_alone(node: FakeNode) -> None:
@@ -183,6 +183,7 @@ def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
         "cpu_absolute": 12.5,
         "cpu_limit_absolute": 100 * (os.cpu_count() or 1),
         "network": {"rx_bytes": 30, "tx_bytes": 40, "rx_packets": 3, "tx_packets": 4},
+        "disk_io": {"read_bytes": 50, "write_bytes": 60},
         "uptime": 5000,
         "state": "running",
         "disk_bytes": 0,
@@ -192,6 +193,7 @@ def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
     node.process().end()
     offline = json.loads(node.told("stats")[-1])
     assert (offline["memory_bytes"], offline["uptime"]) == (0, 0)
+    assert offline["disk_io"] == {"read_bytes": 0, "write_bytes": 0}
     assert offline["state"] == "offline"
     assert server.usage == ContainerUsage()
 

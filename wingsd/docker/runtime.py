@@ -57,6 +57,9 @@ class ContainerUsage:
     uptime: int = 0
     rx_packets: int = 0
     tx_packets: int = 0
+    #: Of all disks, since its start.
+    disk_read_bytes: int = 0
+    disk_written_bytes: int = 0
 
 
 class Watcher(Protocol):

@@ -86,11 +86,20 @@ def usage(sample: Mapping[str, Any], started: datetime | None) -> ContainerUsage
         rx_packets=sum(_count(network, "rx_packets") for network in networks),
         tx_packets=sum(_count(network, "tx_packets") for network in networks),
         uptime=max((read - started) // timedelta(milliseconds=1), 0) if started else 0,
+        disk_read_bytes=_disk_io(sample, "read"),
+        disk_written_bytes=_disk_io(sample, "write"),
     )
 
 
 def _count(of: Mapping[str, Any], name: str) -> int:
     return int(of.get(name) or 0)
+
+
+def _disk_io(sample: Mapping[str, Any], operation: str) -> int:
+    """Return the bytes that an operation has moved on all disks."""
+    counters = (sample.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
+    # `Read` in cgroup v1, `read` in v2.
+    return sum(_count(of, "value") for of in counters if of.get("op", "").lower() == operation)
 
 
 def _memory(memory: Mapping[str, Any]) -> int:

@@ -47,7 +47,7 @@ from wingsd.servers.throttle import Throttle
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped
 
-__all__ = ["NetworkUsage", "ServerDetails", "ServerRuntime", "Utilization"]
+__all__ = ["DiskIo", "NetworkUsage", "ServerDetails", "ServerRuntime", "Utilization"]
 
 Amount = Annotated[int, Keywords(minimum=0)]
 
@@ -63,6 +63,14 @@ class NetworkUsage:
 
 
 @attrs.frozen(eq=False, repr=False)
+class DiskIo:
+    """Bytes read from and written to disks since the server's start."""
+
+    read_bytes: Amount
+    write_bytes: Amount
+
+
+@attrs.frozen(eq=False, repr=False)
 class Utilization:
     """What a server uses."""
 
@@ -73,6 +81,7 @@ class Utilization:
         Amount, "The limit of the same; that of all cores where the server has none."
     ]
     network: NetworkUsage
+    disk_io: DiskIo
     uptime: Annotated[Amount, "Milliseconds since its start."]
     state: PowerState
     disk_bytes: Annotated[Amount, "What its files use, as last measured; 0 before that was done."]
@@ -355,6 +364,7 @@ class ServerRuntime:
             network=NetworkUsage(
                 usage.rx_bytes, usage.tx_bytes, usage.rx_packets, usage.tx_packets
             ),
+            disk_io=DiskIo(usage.disk_read_bytes, usage.disk_written_bytes),
             uptime=usage.uptime,
             state=self.state,
             disk_bytes=self._files.disk_bytes or 0,  # Panels read a number
