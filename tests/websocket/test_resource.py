@@ -14,6 +14,7 @@ from tests.support.browser import NotOpened
 from tests.support.reactor import until
 from tests.websocket.consoles import ORIGIN, ConsoleNode, reactor
 from tests.websocket.tokens import UUID
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.api import ApiConfig
 from wingsd.websocket.resource import SOCKETS_MAX
 
@@ -125,8 +126,25 @@ async def test_only_so_many_of_a_node_wait_for_a_token(
     assert user.closed is None
 
 
-async def test_the_websocket_of_a_suspended_server_is_closed_at_once(node: ConsoleNode) -> None:
-    node.listen()
+@pytest.mark.parametrize("family", [PTERODACTYL, CALAGOPUS])
+async def test_a_page_of_a_suspended_server_keeps_its_websocket(
+    node: ConsoleNode, family: str
+) -> None:
+    node.listen(family=family)
+    watching = await node.watch()
+    node.server.suspended = True
+    node.publish("suspended")
+    late = await node.watch()
+    node.publish("status", "stopping")
+    for browser in (watching, late):
+        await browser.wait_for("status", "stopping")
+        assert (browser.closed, browser.count("suspended")) == (None, 0)
+
+
+async def test_pelicans_websocket_of_a_suspended_server_is_closed_at_once(
+    node: ConsoleNode,
+) -> None:
+    node.listen(family=PELICAN)
     watching, waiting = await node.watch(), await node.open()
     node.server.suspended = True
     node.publish("suspended")

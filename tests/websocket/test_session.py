@@ -135,10 +135,18 @@ def test_a_bad_token_is_refused_in_words(claims: dict[str, Any], words: str) -> 
 
 
 @pytest.mark.parametrize("permissions", [("*",), ("admin.websocket.errors",)])
-def test_a_suspension_closes_the_connection_and_is_no_message(permissions: tuple[str]) -> None:
-    closed = [Close(4409, "server is suspended")]
-    assert authenticated(*permissions).event("suspended") == closed
-    assert Talk().event("suspended") == closed
+@pytest.mark.parametrize(
+    ("family", "steps"),
+    [(PTERODACTYL, []), (PELICAN, [Close(4409, "server is suspended")]), (CALAGOPUS, [])],
+)
+def test_a_suspension_is_no_message_and_closes_with_pelican(
+    permissions: tuple[str], family: str, steps: list[Step]
+) -> None:
+    talk = Talk()
+    talk.connect(family=family)
+    assert talk.event("suspended") == steps
+    assert talk.auth(*permissions)[0] == SUCCESS
+    assert talk.event("suspended") == steps
 
 
 def test_a_crash_is_no_message() -> None:

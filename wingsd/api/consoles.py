@@ -69,7 +69,8 @@ class SocketEndpoint(ServerResource):
         """Open a WebSocket (RFC 6455) for the console and the events of a server.
 
         The first message must be `{"event": "auth", "args": [TOKEN]}`, with a token issued by the
-        Panel. The WebSocket of a suspended server is closed at once, with the code 4409.
+        Panel. On a node of Pelican's, the WebSocket of a suspended server is closed at once,
+        with the code 4409.
 
         For a minute after the server was transferred to another node the WebSocket can still be
         opened; it sends the end of the transfer and accepts nothing else.

@@ -273,7 +273,8 @@ class SyncEndpoint(Endpoint, ServerResource):
     ) -> None:
         """Take over a server's settings: those in the body, else fetched from the Panel.
 
-        A suspended server is stopped, and killed after a minute; its WebSockets are closed.
+        A suspended server is stopped, and killed after a minute; on a node of Pelican's its
+        WebSockets are closed.
         Changed limits of memory, CPU and I/O are applied to the running container.
         """
         given = None if body is None else body.server

@@ -204,8 +204,9 @@ class ConsoleClient:
         self._protocol = protocol
         protocol.transport.registerProducer(self, True)
         if self._server is not None and self._server.suspended:
-            self._perform([suspension()])
-            return
+            self._perform(suspension(self._context.config.family))
+        if self._protocol is None:
+            return  # It is closed.
         self._unsubscribe = self._context.bus.subscribe(self._uuid, self._on_event)
         self._checks.start(CHECK_INTERVAL, now=False)
 

@@ -212,7 +212,7 @@ class Session:
         if self._has_left or name in (CRASHED, STAYS_OFF):
             return []
         if name == SUSPENDED:
-            return [suspension()]
+            return suspension(self._family)
         steps: list[Step] = []
         if self._token is not None:
             reason = self._invalid_reason(now)

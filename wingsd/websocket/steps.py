@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from wingsd.config import PELICAN
 from wingsd.websocket.messages import Message
 
 __all__ = [
@@ -60,6 +61,11 @@ class SetTransmission:
 Step = Message | ChangePower | Command | SendLogs | SetTransmission | Close
 
 
-def suspension() -> Close:
-    """Return how the WebSocket of a suspended server is closed, as in Wings."""
-    return Close(SERVER_SUSPENDED, "server is suspended")
+def suspension(family: str) -> list[Step]:
+    """Return the steps for the WebSocket of a suspended server, at a node of `family`.
+
+    Pelican's nodes close it (router/router_server_ws.go). Those of Pterodactyl and Calagopus only
+    stop the server (server/update.go, routes/api/servers/_server_/sync.rs): their pages open a
+    WebSocket that was closed again and again, those of Pterodactyl every second.
+    """
+    return [Close(SERVER_SUSPENDED, "server is suspended")] if family == PELICAN else []
