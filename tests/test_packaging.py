@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wingsd import __version__
+from wingsd import __release__, __version__
 
 HOME = Path(__file__).parent.parent
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
@@ -53,6 +53,16 @@ def test_the_package_has_the_projects_version() -> None:
     assert found
     # 0.2.0~dev0 is before 0.2.0, as 0.2.0.dev0 is; what follows a plus is the packaging's own.
     assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", __version__)
+
+
+def test_the_last_release_is_that_of_the_changelog() -> None:
+    changelog = (HOME / "CHANGELOG.md").read_text()
+    found = re.search(r"^## (\S+)", changelog, re.MULTILINE)
+    assert found
+    assert __release__ == found[1]
+    numbers = [re.match(r"(\d+)\.(\d+)\.(\d+)", each) for each in (__release__, __version__)]
+    release, version = ([int(part) for part in each.groups()] for each in numbers if each)
+    assert __release__ == __version__ or release < version
 
 
 def test_the_daemon_outlives_a_parser_that_the_kernel_ends_for_its_memory() -> None:

@@ -7,13 +7,15 @@ import platform
 from pathlib import Path
 from unittest.mock import Mock
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
 from tests.api.node import ApiNode
 from tests.support.logged_errors import Logged
-from wingsd import __version__
+from wingsd import __release__, __version__
 from wingsd.api import system
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
 
@@ -41,6 +43,22 @@ async def test_the_system_is_described(node: ApiNode) -> None:
         "os": "linux",
         "version": __version__,
     }
+
+
+@pytest.mark.parametrize("path", ["system", "system?v=2", "system/overview"])
+@pytest.mark.parametrize(
+    ("family", "version"),
+    [(PTERODACTYL, __version__), (PELICAN, "develop"), (CALAGOPUS, __release__)],
+)
+async def test_each_familys_panel_gets_a_version_that_it_can_use(
+    family: str, version: str, path: str
+) -> None:
+    node = ApiNode()
+    node.use(attrs.evolve(node.config, family=family))
+    node.servers.known.clear()
+    node.start()
+    assert (await node.call("GET", path)).json["version"] == version
+    await node.close()
 
 
 async def test_version_2_describes_the_engine() -> None:

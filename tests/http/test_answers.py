@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from uuid import UUID
 
 import pytest
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head
-from wingsd.config import Config
+from wingsd import __version__
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config
 from wingsd.http import request as request_module
 from wingsd.http.answers import AnswerStyle
 
@@ -32,21 +32,28 @@ def style_of(**settings: object) -> AnswerStyle:
     return AnswerStyle(Config(**given))  # type: ignore[arg-type]
 
 
-def answer(sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    talk = Conversation(Taker(REFUSAL), style=style_of())
+def answer(sent: bytes, **settings: object) -> tuple[int, dict[str, str], bytes]:
+    talk = Conversation(Taker(REFUSAL), style=style_of(**settings))
     talk.send(sent)
     (found,) = talk.transport.answers()
     return found
 
 
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (PTERODACTYL, "pterodactyl wings"),
+        (PELICAN, "pelican wings"),
+        (CALAGOPUS, "calagopus-rs wings"),
+    ],
+)
 @pytest.mark.parametrize(("sent", "status"), EVERY_KIND)
-def test_every_answer_names_the_node_in_the_form_of_pelicans_wings(
-    sent: bytes, status: int
+def test_every_answer_names_the_node_as_its_familys_daemon(
+    sent: bytes, status: int, family: str, name: str
 ) -> None:
-    found, headers, _ = answer(sent)
+    found, headers, _ = answer(sent, family=family)
     assert found == status
-    named = r"pelican wings/v(\d+\.\d+\.\d+|develop) \(id:abc123\)"
-    assert re.fullmatch(named, headers["user-agent"])
+    assert headers["user-agent"] == f"{name}/v{__version__} (id:abc123)"
 
 
 @pytest.mark.parametrize(("sent", "status"), EVERY_KIND)

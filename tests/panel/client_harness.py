@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.support import Panel as FakePanel
 from tests.support import server_settings
 from tests.support.reactor import reactor
-from wingsd.config import Config, RemoteQuery
+from wingsd.config import PTERODACTYL, Config, RemoteQuery
 from wingsd.panel.client import Panel
 from wingsd.util.observer import Observer
 
@@ -22,8 +22,11 @@ class Harness:
         self.there = self.fake.add_node("https://there.invalid:8080")
         self.fake.add_server(server_settings(UUID), self.there)
 
-    def client(self, token: str | None = None, observer: Observer | None = None) -> Panel:
+    def client(
+        self, token: str | None = None, observer: Observer | None = None, family: str = PTERODACTYL
+    ) -> Panel:
         config = Config(
+            family=family,
             remote=self.fake.url + "/",
             token_id=self.here.token_id,
             token=token or self.here.token,

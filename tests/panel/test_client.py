@@ -10,6 +10,8 @@ import pytest
 
 from tests.panel.client_harness import UNKNOWN, UUID, Harness
 from tests.support import Answer, Drop, server_settings
+from wingsd import __version__
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import ServerNotFound
 from wingsd.panel.client import Panel
 from wingsd.panel.http_client import (
@@ -33,7 +35,22 @@ async def test_the_headers_are_the_panels(harness: Harness) -> None:
     assert headers["authorization"] == f"Bearer {harness.here.token_id}.{harness.here.token}"
     assert headers["accept"] == "application/vnd.pterodactyl.v1+json"
     assert headers["content-type"] == "application/json"
-    assert headers["user-agent"].startswith("wingsd/")
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (PTERODACTYL, "Pterodactyl Wings"),
+        (PELICAN, "Pelican Wings"),
+        (CALAGOPUS, "calagopus-rs wings"),
+    ],
+)
+async def test_a_panel_is_called_in_the_name_of_its_familys_daemon(
+    harness: Harness, family: str, name: str
+) -> None:
+    await harness.client(family=family).owns(UUID)
+    agent = f"{name}/v{__version__} (id:{harness.here.token_id})"
+    assert harness.fake.headers[0]["user-agent"] == agent
 
 
 @pytest.mark.parametrize("uuid", [UNKNOWN, UUID])

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import attrs
 
-from wingsd import __version__
 from wingsd.api.node_figures import FiguresEndpoint
 from wingsd.api.resource import Endpoint
 from wingsd.api.system import machine
 from wingsd.config import Config
 from wingsd.config.loader import read_yaml
+from wingsd.config.vendors import version_for
 from wingsd.errors import Conflict, InvalidData
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
@@ -78,7 +78,7 @@ class ServerNumbers:
 class NodeOverview:
     """The node."""
 
-    version: Annotated[str, "Of wingsd."]
+    version: Annotated[str, "Of wingsd; `develop` with Pelican, with Calagopus the last release."]
     local_time: Annotated[str, Keywords(format="date-time")]
     container_type: Annotated[str, "`none`, or `unknown` where wingsd itself is in a container."]
     cpu: ProcessorDetails
@@ -117,7 +117,7 @@ class OverviewEndpoint(Endpoint):
         here = machine()
         inside = any(map(os.path.exists, _CONTAINER_MARKS))
         return NodeOverview(
-            version=__version__,
+            version=version_for(self._config.family),
             local_time=datetime.now().astimezone().isoformat(timespec="seconds"),
             container_type="unknown" if inside else "none",
             cpu=ProcessorDetails(

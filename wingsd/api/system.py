@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd import __version__
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config
+from wingsd.config.vendors import version_for
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed, WingsdError
 from wingsd.http.operations import Success, Topic, call
@@ -53,7 +53,7 @@ class SystemInformation:
     cpu_count: Number
     kernel_version: str
     os: Annotated[str, "The kernel's name."]
-    version: Annotated[str, "Of wingsd."]
+    version: Annotated[str, "Of wingsd; `develop` with Pelican, with Calagopus the last release."]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -116,7 +116,7 @@ class DockerInformation:
 class SystemAndEngine:
     """The machine and its Docker engine, in version 2."""
 
-    version: Annotated[str, "Of wingsd."]
+    version: Annotated[str, "Of wingsd; `develop` with Pelican, with Calagopus the last release."]
     system: Machine
     docker: Annotated[DockerInformation | None, "When an engine is used and answers."] = None
 
@@ -151,14 +151,15 @@ class SystemEndpoint(Endpoint):
     ) -> SystemInformation | SystemAndEngine:
         """Return the machine that this node runs on."""
         here = machine()
+        version = version_for(self._config.family)
         if query.v == "2":
-            return SystemAndEngine(__version__, here, await self._docker())
+            return SystemAndEngine(version, here, await self._docker())
         return SystemInformation(
             architecture=here.architecture,
             cpu_count=here.cpu_threads,
             kernel_version=here.kernel_version,
             os=here.os_type,
-            version=__version__,
+            version=version,
         )
 
     async def _docker(self) -> DockerInformation | None:

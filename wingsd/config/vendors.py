@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from wingsd import __version__
+from wingsd import __release__, __version__
 
 __all__ = [
     "CALAGOPUS",
@@ -24,7 +24,9 @@ __all__ = [
     "family_of",
     "is_unused",
     "leads_to_unused",
+    "node_agent_of",
     "user_agent_of",
+    "version_for",
 ]
 
 PTERODACTYL = "pterodactyl"
@@ -35,7 +37,17 @@ FAMILIES = (PTERODACTYL, PELICAN, CALAGOPUS)
 #: The name of the family's node daemon, `app_name`, that its servers' consoles show.
 _APP_NAMES: Mapping[str, str] = MappingProxyType({PELICAN: "Pelican"})
 
-#: What servers on the Internet are told that asks them for a file.
+#: The family's node daemon, as it names itself to its Panel. Sources: remote/http.go of
+#: Pterodactyl's and Pelican's Wings, remote/client.rs of Calagopus' node.
+_DAEMONS: Mapping[str, str] = MappingProxyType(
+    {
+        PTERODACTYL: "Pterodactyl Wings",
+        PELICAN: "Pelican Wings",
+        CALAGOPUS: "calagopus-rs wings",
+    }
+)
+
+#: The User-Agent of downloads that users request from servers on the Internet.
 _USER_AGENTS: Mapping[str, str] = MappingProxyType(
     {
         PTERODACTYL: "Pterodactyl Panel (https://pterodactyl.io)",
@@ -83,6 +95,27 @@ def family_of(named: str, traces: Iterable[str]) -> str:
 def user_agent_of(family: str) -> str:
     """Return what a family's node names itself as to servers that users download from."""
     return _USER_AGENTS.get(family, f"wingsd/{__version__}")
+
+
+def node_agent_of(family: str, token_id: str) -> str:
+    """Return the User-Agent of a family's node towards its Panel, with the version of wingsd.
+
+    Pelican's Panel accepts no answer without one, and of a release none with another node's
+    `token_id` (DaemonRepository::enforceValidNodeToken).
+    """
+    return f"{_DAEMONS.get(family, _DAEMONS[PTERODACTYL])}/v{__version__} (id:{token_id})"
+
+
+def version_for(family: str) -> str:
+    """Return the version of the node that a family's Panel is sent.
+
+    - Pelican's compares it with the last of its own Wings, and takes `develop` for that
+      (SoftwareVersionService::isLatestWings).
+    - Calagopus' reads only versions of semver (shared/src/updates.rs): a development version
+      would count as a node that does not answer.
+    - Pterodactyl's shows it.
+    """
+    return {PELICAN: "develop", CALAGOPUS: __release__}.get(family, __version__)
 
 
 def app_name_of(family: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from wingsd import __version__
 from wingsd.config import Config
-from wingsd.config.vendors import CALAGOPUS
+from wingsd.config.vendors import CALAGOPUS, node_agent_of
 
 __all__ = ["AnswerStyle"]
 
@@ -30,10 +28,7 @@ _PRIVATE_NETWORK: Mapping[str, str] = {
 
 
 class AnswerStyle:
-    """The style of all answers of a node with this configuration.
-
-    `User-Agent` is one of their headers since Pelican's Panel demands it, with the `token_id`.
-    """
+    """The style of all answers of a node with this configuration."""
 
     def __init__(self, config: Config) -> None:
         #: Whether an empty answer is an empty map, as Calagopus' Panel expects it.
@@ -45,10 +40,8 @@ class AnswerStyle:
         self._config = config
         panel = urlsplit(config.remote)
         self._panel = f"{panel.scheme}://{panel.netloc}"
-        release = re.match(r"\d+\.\d+\.\d+", __version__)
-        version = f"v{release[0]}" if release else "develop"
         self._fixed = {
-            "User-Agent": f"Pelican Wings/{version} (id:{config.token_id})",
+            "User-Agent": node_agent_of(config.family, config.token_id),
             # Bodies are JSON or MessagePack by `Accept`.
             "Vary": "Origin, Accept",
             **_CORS,

@@ -20,8 +20,8 @@ from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from wingsd import __version__
 from wingsd.config import Config
+from wingsd.config.vendors import node_agent_of
 from wingsd.errors import InvalidData, ServerNotFound
 from wingsd.panel.answers import error_text, json_of, server_page, uuid_of
 from wingsd.panel.http_client import (
@@ -108,7 +108,7 @@ class Panel:
                 "Authorization": [f"Bearer {config.token_id}.{config.token}"],
                 "Accept": ["application/vnd.pterodactyl.v1+json"],
                 "Content-Type": ["application/json"],
-                "User-Agent": [f"wingsd/{__version__} (id:{config.token_id})"],
+                "User-Agent": [node_agent_of(config.family, config.token_id)],
             }
         )
 
