@@ -26,7 +26,6 @@ The class, the HTTP status of its answer, and the module where that is not this 
           TooManyRedirects           400  guarded_http/errors
         FileInUse                    400  filesystem/errors
         FileTypeRefused              400  filesystem/errors
-        IgnoreFileRefused            400  backups/ignore
         InvalidBackupName            400  backups/local
         InvalidContentType           400  transfers/errors
         InvalidDestination           400  transfers/errors

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from twisted.internet.task import Clock
 
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.logged_errors import Logged
@@ -15,6 +16,8 @@ from tests.support.reactor import reactor, until
 from wingsd.backups.catalogue import COMPLETE, DAMAGED
 from wingsd.backups.checks import BackupChecks, CheckSchedule
 from wingsd.backups.store import BackupMissing, StoredBackup
+from wingsd.errors import StorageError
+from wingsd.filesystem import OpenFile
 
 DAY = 24 * 3600.0
 MakeChecks = Callable[..., BackupChecks]
@@ -120,3 +123,43 @@ async def test_none_is_checked_by_itself_unless_that_is_configured(
     checks.start()
     checks.stop()
     assert checks.count == 0
+
+
+async def test_one_that_cannot_be_checked_does_not_keep_the_others_from_it(
+    node: BackupNode, checks_of: MakeChecks, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    for backup in (BACKUP, OTHER):
+        await node.make(backup)
+        found = stored(node, backup)
+        assert found.catalogue is not None
+        long_ago = attrs.evolve(found.catalogue, made=time.time() - 8 * DAY)
+        node.store.write_catalogue(found.place, long_ago)
+    tries: list[str] = []
+    opened = node.store.open
+
+    def broken(server: str, uuid: str) -> tuple[StoredBackup, OpenFile] | None:
+        tries.append(uuid)
+        if uuid == BACKUP:
+            raise StorageError.reading("permission denied")
+        return opened(server, uuid)
+
+    monkeypatch.setattr(node.store, "open", broken)
+    clock = Clock()
+    now = time.time()
+    checks = BackupChecks(
+        node.store,
+        CheckSchedule(7, 0),
+        node.workers,
+        node.workers,
+        clock,
+        lambda: now + clock.seconds(),
+    )
+    checks.start()
+    # Tried once, not in each hour, and again when it is due.
+    for seconds in (3600.0, 7 * DAY, 0.0):
+        await until(lambda: clock.getDelayedCalls() != [])
+        clock.advance(seconds)
+    checks.stop()
+    assert tries == [BACKUP, OTHER, BACKUP, OTHER]
+    assert checks.count == 2
+    assert sum("permission denied" in line for line in logged.lines) == 2

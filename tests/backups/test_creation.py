@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +23,11 @@ from wingsd.backups import making
 from wingsd.backups.adapters import Adapter, AdapterUnknown, LocalAdapter
 from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.creation import BackupExists
-from wingsd.backups.ignore import IgnoreFileRefused
 from wingsd.backups.making import MadeArchive, NoSpaceForBackup
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import ServerBusy, StorageError, WingsdError
+from wingsd.filesystem import OpenFile
+from wingsd.filesystem.directory import open_regular
 from wingsd.servers.operations import Hold, Operation
 from wingsd.util.later import Later
 
@@ -153,16 +155,38 @@ async def test_an_empty_server_has_an_empty_backup(node: BackupNode) -> None:
     assert members(node) == {"."}
 
 
+async def test_an_archive_that_cannot_be_opened_blocks_no_other(
+    node: BackupNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(parent: int, name: bytes) -> OpenFile:
+        if name.decode() == f"{OTHER}.tar.gz":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_regular(parent, name)
+
+    monkeypatch.setattr("wingsd.backups.store.open_regular", refused)
+    node.backups.mkdir()
+    (node.backups / f"{OTHER}.tar.gz").write_bytes(b"by wings")
+    assert (await node.make())["successful"]
+
+
+async def test_a_list_that_is_a_link_is_not_read_and_the_backup_is_made(
+    node: BackupNode, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").write_text("world\n")
+    (node.home / "world").write_text("x")
+    (node.home / ".pteroignore").symlink_to(tmp_path / "outside")
+    assert (await node.make())["successful"]
+    assert members(node) == {".", "world", ".pteroignore"}
+    (said,) = [line for line in node.server.said if ".pteroignore" in line]
+    assert "not a regular file" in said
+
+
 # Refused
 
 
 async def test_what_cannot_begin_is_refused_and_leaves_nothing(node: BackupNode) -> None:
     with pytest.raises(AdapterUnknown, match="wings"):
         await node.begin(adapter="restic")
-    (node.home / ".pteroignore").symlink_to("/etc/passwd")
-    with pytest.raises(IgnoreFileRefused):
-        await node.begin()
-    (node.home / ".pteroignore").unlink()
     node.server.operations.hold = Hold(Operation.INSTALL, "it is being installed")
     with pytest.raises(ServerBusy, match="installing"):
         await node.begin()

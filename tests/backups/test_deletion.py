@@ -41,6 +41,19 @@ async def test_a_backup_that_is_being_made_is_cancelled(make_node: Make) -> None
     assert (node.left(), dict(node.made.making)) == ([], {})
 
 
+async def test_the_server_of_a_backup_is_known_without_being_named(make_node: Make) -> None:
+    node = make_node(write_limit=4096)
+    await node.make(OTHER)
+    (node.home / "a").write_bytes(os.urandom(100_000))
+    await node.begin()
+    for backup in (BACKUP, OTHER):
+        assert await node.deletion.owner("", backup) == SERVER
+    await node.made.cancel(BACKUP)
+    (node.backups / f"{STRANGER}.tar.gz").write_bytes(b"by wings")
+    assert await node.deletion.owner("", STRANGER) == ""
+    assert await node.deletion.owner(SERVER, STRANGER) == SERVER
+
+
 async def test_a_download_of_a_deleted_backup_goes_on(node: BackupNode) -> None:
     await node.make()
     opened = node.store.open(SERVER, BACKUP)
@@ -65,11 +78,11 @@ async def test_all_of_one_server_are_deleted(make_node: Make) -> None:
 
 async def test_a_deletion_is_reported(node: BackupNode) -> None:
     await node.make()
-    await node.deletion.check(SERVER, BACKUP)
+    assert await node.deletion.owner(SERVER, BACKUP) == SERVER
     await node.deletion.delete_and_report(SERVER, BACKUP)
     await node.deletion.delete_and_report(SERVER, BACKUP)
     assert [path for path, _ in node.panel.calls[1:]] == [f"/backups/{BACKUP}/deletion"] * 2
     assert node.panel.bodies[1:] == [{"successful": True}, {"successful": False}]
     assert [(each.name, each.args) for each in node.published] == [("backup deleted", (BACKUP,))]
     with pytest.raises(BackupMissing):
-        await node.deletion.check(SERVER, BACKUP)
+        assert await node.deletion.owner(SERVER, BACKUP) == SERVER

@@ -13,7 +13,6 @@ from tests.archive.packing import packed, unpacked
 from wingsd.archive.policy import MAX_DEPTH, MemberRefused
 from wingsd.backups.ignore import (
     MAX_IGNORE_FILE,
-    IgnoreFileRefused,
     IgnoreList,
     ignore_lines,
 )
@@ -131,8 +130,8 @@ def test_the_list_of_the_panel_comes_before_the_servers_own(
     root: ServerRoot, tmp_path: Path
 ) -> None:
     (tmp_path / ".pteroignore").write_text("own\n")
-    assert ignore_lines(root, "a\nb", PTERODACTYL) == ("a", "b")
-    assert ignore_lines(root, " \n", PTERODACTYL) == ("own",)
+    assert ignore_lines(root, "a\nb", PTERODACTYL, pytest.fail) == ("a", "b")
+    assert ignore_lines(root, " \n", PTERODACTYL, pytest.fail) == ("own",)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +141,17 @@ def test_the_list_of_the_panel_comes_before_the_servers_own(
 def test_each_family_has_its_own_file(
     root: ServerRoot, tmp_path: Path, family: str, expected: tuple[str, ...]
 ) -> None:
-    assert ignore_lines(root, "", family) == ()
+    assert ignore_lines(root, "", family, pytest.fail) == ()
     (tmp_path / ".pteroignore").write_text("p\n")
     (tmp_path / ".pelicanignore").write_text("pe")
-    assert ignore_lines(root, "", family) == expected
+    assert ignore_lines(root, "", family, pytest.fail) == expected
 
 
-def test_a_file_that_is_none_is_refused(root: ServerRoot, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_a_list_is_not_read_and_named(
+    root: ServerRoot, tmp_path: Path
+) -> None:
     ignore = tmp_path / ".pteroignore"
+    (tmp_path / ".pelicanignore").write_text("pe")
     for make in (
         lambda: ignore.symlink_to("/etc/passwd"),
         ignore.mkdir,
@@ -158,11 +160,13 @@ def test_a_file_that_is_none_is_refused(root: ServerRoot, tmp_path: Path) -> Non
         lambda: ignore.write_bytes(bytes(10 << 20)),
     ):
         make()
-        with pytest.raises(IgnoreFileRefused):
-            ignore_lines(root, "", PTERODACTYL)
+        unused: list[str] = []
+        assert ignore_lines(root, "", CALAGOPUS, unused.append) == ("pe",)
+        (line,) = unused
+        assert line.startswith(".pteroignore ")
         ignore.rmdir() if ignore.is_dir() and not ignore.is_symlink() else ignore.unlink()
     ignore.write_bytes(b"a\n".ljust(MAX_IGNORE_FILE, b"#"))
-    assert len(ignore_lines(root, "", PTERODACTYL)) == 2
+    assert len(ignore_lines(root, "", PTERODACTYL, pytest.fail)) == 2
 
 
 def test_files_that_are_being_uploaded_are_left_out(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import attrs
 import pytest
 
 from tests.backups.test_catalogue import BACKUP, MADE, SERVER
+from tests.support.logged_errors import Logged
 from wingsd.backups.catalogue import catalogue_name
 from wingsd.backups.store import BackupStore, StoredBackup, part_name
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
@@ -145,3 +147,35 @@ def test_a_directory_that_is_none_is_an_error(tmp_path: Path) -> None:
     store = BackupStore(str(tmp_path / "file"), PTERODACTYL)
     with pytest.raises(StorageError):
         store.all()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_what_cannot_be_opened_is_listed_and_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = BackupStore(".", PTERODACTYL)
+    put(store, FLAT, SERVER)
+    put(store, f"{OTHER}.tar.gz")
+    put(store, f"{OTHER}/{SERVER}.tar.gz")
+    for name in (f"{OTHER}.tar.gz", OTHER):
+        os.chmod(store.path(name), 0)
+    os.chown(store.path(FLAT), 4711, 4711)
+    os.chown(store.directory, 4711, 4711)
+    os.seteuid(4711)
+    try:
+        for _ in range(2):
+            assert {each.place: each.size for each in store.all()} == {
+                FLAT: 7,
+                f"{OTHER}.tar.gz": 7,
+            }
+            assert store.find("", SERVER) is None
+        with pytest.raises(StorageError, match="permission denied"):
+            store.find(SERVER, OTHER)
+        with pytest.raises(StorageError, match="permission denied"):
+            store.find(OTHER, SERVER)
+    finally:
+        os.seteuid(0)
+    named = [line for line in logged.lines if "cannot be read" in line]
+    assert sum(f"{OTHER}.tar.gz" in line for line in named) == 1
+    assert len(named) == 2

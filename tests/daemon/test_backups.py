@@ -139,25 +139,6 @@ async def test_refusals_are_those_of_the_family(server: BackedUpServer, family: 
     assert [*server.backups.rglob("*")] == []
 
 
-async def test_an_ignore_file_that_is_a_link_or_large_is_refused_with_the_reason(
-    server: BackedUpServer,
-) -> None:
-    server.home.mkdir(parents=True)
-    await server.daemon.start_loaded()
-    ignore = server.home / ".pteroignore"
-    ignore.write_bytes(b"#" * (10 << 20))
-    status, answer = await server.begin()
-    assert (status, answer["code"]) == (400, "ignore-file-refused")
-    ignore.unlink()
-    ignore.symlink_to("/etc/shadow")
-    status, answer = await server.begin()
-    assert (status, answer["error"]) == (
-        400,
-        "The backup was not made: .pteroignore is not a regular file.",
-    )
-    assert not server.backups.exists()
-
-
 async def test_a_panel_in_maintenance_hears_of_a_backup_over_restarts(
     server: BackedUpServer,
 ) -> None:
@@ -310,6 +291,22 @@ async def test_calagopus_panel_hears_of_a_deletion(server: BackedUpServer) -> No
     assert known.deletions == [True]
     assert [*server.backups.rglob("*")] == []
     assert (await server.ask("DELETE", path, body))[0] == 404
+
+
+async def test_a_backup_that_is_being_made_is_deleted_without_its_server(
+    server: BackedUpServer,
+) -> None:
+    server.fill()
+    (server.home / "large").write_bytes(os.urandom(8 << 20))
+    slow = {"backups": {"write_limit": 1}}
+    await server.daemon.start_loaded(family=CALAGOPUS, system=slow)
+    assert (await server.begin())[0] == 202
+    path = f"/api/backups/{BACKUP}"
+    assert await server.ask("DELETE", path, {"adapter": "wings"}) == (202, {})
+    known = server.panel.backups.known[BACKUP]
+    await until(lambda: known.deletions != [])
+    assert known.deletions == [True]
+    assert [*server.backups.rglob("*")] == []
 
 
 async def test_an_operator_lists_and_verifies_backups(server: BackedUpServer) -> None:

@@ -181,10 +181,10 @@ class BackupDeletionEndpoint(Endpoint):
         server = "" if asked.server is None else canonical_uuid(asked.server)
         if server is None:
             raise BadRequest(INVALID, "server: expected the UUID of a server")
+        server = await self._deletion.owner(server, backup)
         for known in self._servers.all():
             if known.uuid == server:
                 _check_unused(known.operations)
-        await self._deletion.check(server, backup)
         deleting = Deferred.fromCoroutine(self._deletion.delete_and_report(server, backup))
         deleting.addErrback(
             lambda failure: self._log.failure(

@@ -81,6 +81,8 @@ class BackupChecks:
         self._checks: dict[str, BackupCheck] = {}
         self._ended: dict[str, BackupCheck] = {}
         self._damaged: set[str] = set()
+        #: When a check by itself has failed, by the backup's UUID.
+        self._failures: dict[str, float] = {}
         #: How many checks have ended.
         self.count = 0
         self._regular = LoopingCall(self._look)
@@ -204,15 +206,22 @@ class BackupChecks:
         self._damaged = {
             each.uuid for each in made if each.catalogue and each.catalogue.state == DAMAGED
         }
-        for each in sorted(made, key=_last):
-            if self._now() - _last(each) < self._schedule.days * _DAY:
+        for each in sorted(made, key=self._last):
+            if self._now() - self._last(each) < self._schedule.days * _DAY:
                 return
             if each.uuid not in self._checks:
                 check = self._checks[each.uuid] = BackupCheck(each)
-                await self._run(check, self._schedule.limit)
+                try:
+                    await self._run(check, self._schedule.limit)
+                except (FileWorkCancelled, CancelledError):
+                    raise
+                except Exception:
+                    # The others are checked nevertheless, and it is not tried in each hour.
+                    self._failures[each.uuid] = self._now()
+                    self._failed(Failure(), each.uuid)
 
-
-def _last(found: StoredBackup) -> float:
-    """Return when a backup was last verified, or made."""
-    made = found.catalogue
-    return 0.0 if made is None else max(made.checked, made.made)
+    def _last(self, found: StoredBackup) -> float:
+        """Return when a backup was last verified, made, or could not be verified."""
+        made = found.catalogue
+        last = 0.0 if made is None else max(made.checked, made.made)
+        return max(last, self._failures.get(found.uuid, 0.0))

@@ -171,8 +171,8 @@ class Backups:
     async def begin(self, server: BackupServer, asked: NewBackup) -> None:
         """Record a backup, and make it in the background.
 
-        Raises AdapterUnknown, ServerBusy, BackupExists, IgnoreFileRefused, NoSpaceForBackup,
-        StorageError, and what `adapter_of` raises.
+        Raises AdapterUnknown, ServerBusy, BackupExists, NoSpaceForBackup, StorageError, and what
+        `adapter_of` raises.
         """
         adapter = adapter_of(asked.adapter, self._adapters)
         server.operations.check(Operation.BACKUP)
@@ -198,7 +198,12 @@ class Backups:
 
     async def _ignore_list(self, server: BackupServer, asked: NewBackup) -> IgnoreList:
         family = self._parts.family
-        lines = await server.files.run(lambda root: ignore_lines(root, asked.ignore, family))
+        unused: list[str] = []
+        lines = await server.files.run(
+            lambda root: ignore_lines(root, asked.ignore, family, unused.append)
+        )
+        for line in unused:
+            server.say(f"backup: {line}")
         egg = server.configuration.settings.egg
         denied = denylist_lines(egg.file_denylist) if family == CALAGOPUS else ()
         return IgnoreList(

@@ -42,10 +42,16 @@ class BackupDeletion:
     callbacks: CallbackQueue
     bus: EventBus
 
-    async def check(self, server: str, backup: str) -> None:
-        """Raise what `delete` would: BackupMissing and StorageError."""
-        if self.made.making.get(backup) != server:
-            await self._find(server, backup)
+    async def owner(self, server: str, backup: str) -> str:
+        """Return the server of a backup; empty where nothing tells whose it is.
+
+        An empty `server` is any. Raises BackupMissing and StorageError.
+        """
+        making = self.made.making.get(backup)
+        if making is not None and server in ("", making):
+            return making
+        found = await self._find(server, backup)
+        return server or found.server
 
     async def delete(self, server: str, backup: str) -> None:
         """Delete a backup of a server; an empty `server` is any.

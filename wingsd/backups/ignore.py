@@ -7,7 +7,7 @@ denylist has as well, since its users cannot see that. Blocking.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 
@@ -15,7 +15,6 @@ import attrs
 
 from wingsd.archive.policy import MAX_DEPTH
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.errors import BadRequest
 from wingsd.files.denylist import Denylist
 from wingsd.filesystem import ServerPath, ServerRoot, name_text
 from wingsd.filesystem.errors import FileMissing, FileTypeRefused, IsDirectory, TreeTooLarge
@@ -23,7 +22,7 @@ from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.walk import Listing
 from wingsd.util.text import display
 
-__all__ = ["MAX_IGNORE_FILE", "IgnoreFileRefused", "IgnoreList", "ignore_lines"]
+__all__ = ["MAX_IGNORE_FILE", "IgnoreList", "ignore_lines"]
 
 #: Bytes of an ignore file at most, as in Wings.
 MAX_IGNORE_FILE = 32 << 10
@@ -36,41 +35,36 @@ _FILES: Mapping[str, Sequence[str]] = MappingProxyType(
 )
 
 
-class IgnoreFileRefused(BadRequest):
-    """The server's ignore file is not a regular file, or too large (400)."""
-
-    code = "ignore-file-refused"
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(
-            f"The backup was not made: {name} {reason}.",
-            f"{name} lists what backups of this server leave out: make it a file of at most "
-            f"{MAX_IGNORE_FILE >> 10} KiB, or delete it",
-        )
-
-
-def ignore_lines(root: ServerRoot, given: str, family: str) -> tuple[str, ...]:
+def ignore_lines(
+    root: ServerRoot, given: str, family: str, warn: Callable[[str], None]
+) -> tuple[str, ...]:
     """Return the lines of the ignore list `given` by the Panel, else of the server's files.
 
-    Raises IgnoreFileRefused, and StorageError where a file cannot be read.
+    `warn` gets a line for each file that is not used: links are not followed. Raises StorageError
+    where one cannot be read.
     """
     if given.strip():
         return tuple(given.splitlines())
     lines: list[str] = []
     for name in _FILES[family]:
         with suppress(FileMissing):
-            lines += _read(root, name).splitlines()
+            lines += _read(root, name, warn).splitlines()
     return tuple(lines)
 
 
-def _read(root: ServerRoot, name: str) -> str:
+def _read(root: ServerRoot, name: str, warn: Callable[[str], None]) -> str:
     try:
         with root.open_file(ServerPath.parse(name)) as file:
-            if file.entry.size > MAX_IGNORE_FILE:
-                raise IgnoreFileRefused(name, "is too large")
-            return file.read_at(0, MAX_IGNORE_FILE).decode("utf-8", "replace")
-    except (FileTypeRefused, IsDirectory) as error:
-        raise IgnoreFileRefused(name, "is not a regular file") from error
+            if file.entry.size <= MAX_IGNORE_FILE:
+                return file.read_at(0, MAX_IGNORE_FILE).decode("utf-8", "replace")
+            reason = "is too large"
+    except (FileTypeRefused, IsDirectory):
+        reason = "is not a regular file"
+    warn(
+        f"{name} {reason}, and is not used: the backup leaves out nothing that it lists; make it "
+        f"a file of at most {MAX_IGNORE_FILE >> 10} KiB, or delete it"
+    )
+    return ""
 
 
 @attrs.define

@@ -22,7 +22,7 @@ from wingsd.backups.catalogue import Catalogue, CatalogueFiles
 from wingsd.backups.local import SUFFIXES, Backup, backup_at
 from wingsd.errors import InvalidData, StorageError, WingsdError
 from wingsd.filesystem import OpenFile
-from wingsd.filesystem.directory import open_regular
+from wingsd.filesystem.directory import Entry, entry_at, open_regular
 from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
@@ -87,6 +87,8 @@ class BackupStore:
         self._family = family
         #: A backup is removed or replaced by one thread at a time.
         self._lock = Lock()
+        #: The files and directories that were logged as unreadable.
+        self._unreadable: set[str] = set()
 
     def place(self, server: str, uuid: str, suffix: str) -> str:
         """Return where a new backup is to be, as a path in the directory."""
@@ -107,11 +109,12 @@ class BackupStore:
     def open(self, server: str, uuid: str) -> tuple[StoredBackup, OpenFile] | None:
         """Open a backup of a server; None where there is none.
 
-        `server` is empty where only the backup is named, which is then that of any server.
+        `server` is empty where only the backup is named, which is then that of any server; the
+        directories of servers that cannot be read are logged once and passed over.
         """
         with self._errors("the backup could not be read"), self._opened() as top:
             for place in self._places(top, server):
-                with self._opened_place(top, place) as directory:
+                with self._opened_place(top, place, server) as directory:
                     found = None if directory is None else self._open_in(directory, place, uuid)
                 if found is None:
                     continue
@@ -126,16 +129,19 @@ class BackupStore:
         with self._errors("the backup could not be read"), self._opened() as top:
             if top < 0:
                 return None
-            with self._opened_place(top, parent) as directory:
+            with self._opened_place(top, parent, parent) as directory:
                 found = [] if directory is None else [*self._in(directory, parent, (name,))]
         return found[0] if found else None
 
     def all(self, server: str = "") -> list[StoredBackup]:
-        """Return all backups, or those that are known to be of one server."""
+        """Return all backups, or those that are known to be of one server.
+
+        No archive is opened: one that cannot be is listed as well, and is logged once.
+        """
         found: list[StoredBackup] = []
         with self._errors("the backups could not be read"), self._opened() as top:
             for place in self._places(top, ""):
-                with self._opened_place(top, place) as directory:
+                with self._opened_place(top, place, server) as directory:
                     if directory is not None:
                         found += self._in(directory, place, sorted(os.listdir(directory)))
         return [each for each in found if server in ("", each.server)]
@@ -269,10 +275,19 @@ class BackupStore:
                 os.close(top)
 
     @contextmanager
-    def _opened_place(self, top: int, place: str) -> Iterator[int | None]:
+    def _opened_place(self, top: int, place: str, server: str) -> Iterator[int | None]:
+        """Open the directory of a server's backups, or of all; None where that is missing.
+
+        None as well where that of another server than the one asked for cannot be read.
+        """
         directory = None
         with suppress(FileNotFoundError, NotADirectoryError):
-            directory = os.open(place or ".", _LIST, dir_fd=top)
+            try:
+                directory = os.open(place or ".", _LIST, dir_fd=top)
+            except PermissionError:
+                if place in ("", server):
+                    raise
+                self._log_unreadable(place)
         try:
             yield directory
         finally:
@@ -306,7 +321,7 @@ class BackupStore:
             with suppress(FileNotFoundError, IsDirectory, FileTypeRefused):
                 file = open_regular(directory, f"{uuid}.{suffix}".encode())
                 try:
-                    return self._described(directory, place, uuid, suffix, file), file
+                    return self._described(directory, place, uuid, suffix, file.entry), file
                 except BaseException:
                     file.close()
                     raise
@@ -317,14 +332,27 @@ class BackupStore:
             backup = backup_at(name)
             if backup is None or canonical_uuid(backup.uuid) != backup.uuid:
                 continue
-            with (
-                suppress(FileNotFoundError, IsDirectory, FileTypeRefused),
-                open_regular(directory, name.encode()) as file,
-            ):
-                yield self._described(directory, place, backup.uuid, backup.suffix, file)
+            with suppress(FileNotFoundError):
+                entry = entry_at(directory, name.encode())
+                if not entry.is_regular:
+                    continue
+                if not os.access(name, os.R_OK, dir_fd=directory, effective_ids=True):
+                    self._log_unreadable(os.path.join(place, name))
+                yield self._described(directory, place, backup.uuid, backup.suffix, entry)
+
+    def _log_unreadable(self, place: str) -> None:
+        if place not in self._unreadable:
+            self._unreadable.add(place)
+            self._log.warn(
+                "{path} cannot be read: permission denied; until it can, no backup in it can be "
+                "restored, downloaded, moved or verified: run `chown -R --reference={directory} "
+                "{path}`",
+                path=self.path(place),
+                directory=self.directory,
+            )
 
     def _described(
-        self, directory: int, place: str, uuid: str, suffix: str, file: OpenFile
+        self, directory: int, place: str, uuid: str, suffix: str, entry: Entry
     ) -> StoredBackup:
         name = f"{uuid}.{suffix}"
         catalogue = self._catalogue(directory, place, uuid)
@@ -333,7 +361,6 @@ class BackupStore:
         ):
             catalogue = None
         server = catalogue.server if catalogue is not None else place
-        entry = file.entry
         path = f"{place}/{name}" if place else name
         return StoredBackup(
             uuid, server, path, suffix, entry.size, entry.modified / _NANO, catalogue

@@ -75,7 +75,6 @@ ERROR_CODES = (
     "form-invalid",
     "header-too-long",
     "http-request-invalid",
-    "ignore-file-refused",
     "installation-failed",
     "internal-error",
     "log-file-not-found",
