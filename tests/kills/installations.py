@@ -25,8 +25,8 @@ __all__ = ["Installations"]
 LATEST, LINGER = 1.5, 0.1
 #: Seconds within which a server can be installed again.
 FREE_WITHIN = 10.0
-#: Lines of the log: the script runs, its container is removed, the Panel has heard of it, and the
-#: server runs, and has crashed.
+#: Lines of the log: the script is started, its container is removed, the Panel has heard of it,
+#: and the server runs, and has crashed.
 MOMENTS = (
     "Starting installation process",
     "Installation process completed",

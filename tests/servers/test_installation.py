@@ -52,6 +52,14 @@ def test_users_see_what_happens(node: FakeNode) -> None:
     ended(node, successful=True)
 
 
+def test_the_beginning_is_announced_before_the_first_line_of_the_script(node: FakeNode) -> None:
+    node.installer.first_output = b"first\n"
+    installing(node)
+    shown = [text for name, text in node.events if name in ("daemon message", "install output")]
+    starting = "Starting installation process, this could take a few minutes..."
+    assert shown[-2:] == [starting, "first"]
+
+
 def test_the_log_has_everything_and_only_its_owner_reads_it(node: FakeNode) -> None:
     node.panel.script = InstallScript("img:1", "ash", "x", {"secret": "s3cret"})
     installing(node)
@@ -130,8 +138,10 @@ def test_an_engine_that_was_away_does_not_fail_a_script_that_ended_by_itself(
 def test_what_the_engine_refuses_is_shown_and_reported(node: FakeNode, where: str) -> None:
     node.installer.faults[where] = EnvironmentFailed("Docker refuses: no such image")
     installing(node)
+    begun = ["Starting installation process, this could take a few minutes..."]
     assert node.told("daemon message") == [
-        "The installation failed: Docker refuses: no such image"
+        *(begun if where == "start" else ()),
+        "The installation failed: Docker refuses: no such image",
     ]
     assert "no such image" in log(node)
     ended(node, successful=False)

@@ -83,6 +83,8 @@ class FakeInstaller:
         self.calls: list[str] = []
         #: What a method, by name, meets until it is taken out.
         self.faults: dict[str, EnvironmentFailed | Hang] = {}
+        #: What a script has written before `start` returns.
+        self.first_output = b""
         #: The lines of each pull.
         self.pulls: tuple[str | None, ...] = ("", "Downloading [=>] 1 MB/2 MB", None)
 
@@ -106,6 +108,8 @@ class FakeInstaller:
         await self._called("start")
         script = self.scripts[uuid]
         script.has_started, script.watcher = True, watcher
+        if self.first_output:
+            script.say(self.first_output)
         return script
 
     async def find(self, uuid: str) -> InstallerState | None:

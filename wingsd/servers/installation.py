@@ -250,8 +250,8 @@ class Installation:
         await self._parts.installer.create(settings, script, directory, server.show_pull)
         await self._parts.database.run_installation(server.uuid)
         watched = self._watch()
-        watched.run.running = await self._parts.installer.start(server.uuid, watched.run)
         server.say(STARTING)
+        watched.run.running = await self._parts.installer.start(server.uuid, watched.run)
         return await self._await_end(watched, self._parts.limit)
 
     async def _write(self, script: InstallScript) -> str:
