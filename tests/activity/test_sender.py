@@ -211,3 +211,66 @@ def test_it_does_not_wait_for_long(node: ActivityNode) -> None:
     node.clock.advance(2)
     assert ended == [None]
     assert len(node.stored()) == 1
+
+
+def send_now(node: ActivityNode, within: float = 5) -> list[Any]:
+    """Have all sent at once; return a list that is empty until that has ended."""
+    ended: list[Any] = []
+    Deferred.fromCoroutine(node.sender.send_now(within)).addBoth(ended.append)
+    return ended
+
+
+def test_before_the_interval_is_over_all_can_be_sent(node: ActivityNode) -> None:
+    node.type("a")
+    assert send_now(node) == [None]
+    assert (node.panel.commands, node.log.waiting) == (["a"], 0)
+    node.type("b")
+    node.pass_time(60)
+    assert node.panel.commands == ["a", "b"], "the interval goes on"
+
+
+def test_what_is_being_stored_is_sent_as_well(node: ActivityNode) -> None:
+    add, written = node.database.add_activity, Deferred[None]()
+
+    def slow(*args: Any) -> Deferred[int]:
+        return written.addCallback(lambda _: add(*args))
+
+    node.database.add_activity = slow
+    node.type("a")
+    node.pass_time(1)
+    ended = send_now(node)
+    assert ended == []
+    written.callback(None)
+    assert (node.panel.commands, ended) == (["a"], [None])
+
+
+def test_a_panel_without_an_answer_holds_nothing_up(node: ActivityNode) -> None:
+    node.type("a")
+    waiting: Deferred[None] = Deferred()
+    node.panel.faults = [waiting]
+    ended = send_now(node)
+    node.pass_time(4)
+    assert ended == []
+    node.pass_time(1)
+    assert ended == [None]
+    waiting.callback(None)
+    assert (node.panel.commands, node.log.waiting) == (["a"], 0), "it was not cancelled"
+
+
+def test_a_call_under_way_is_awaited_and_followed_by_the_rest(node: ActivityNode) -> None:
+    waiting: Deferred[None] = Deferred()
+    node.panel.faults = [waiting]
+    node.type("a")
+    node.pass_time(60)
+    node.type("b")
+    ended = send_now(node), send_now(node)
+    assert (len(node.panel.calls), ended) == (1, ([], []))
+    waiting.callback(None)
+    assert (node.panel.commands, ended) == (["a", "b"], ([None], [None]))
+
+
+def test_after_its_end_nothing_is_sent(node: ActivityNode) -> None:
+    Deferred.fromCoroutine(node.sender.stop(2))
+    node.type("a")
+    assert send_now(node) == [None]
+    assert node.panel.calls == []

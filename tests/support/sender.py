@@ -168,6 +168,9 @@ class _Panel:
         self.owned = True
         #: How often it refuses the report of a failure.
         self.denials = 0
+        #: The events of the activity log that it got, and what its answer waits for.
+        self.activity: list[str] = []
+        self.activity_answer: Deferred[None] = succeed(None)
 
     async def owns(self, uuid: str) -> bool:
         self.calls.append("owns")
@@ -180,6 +183,10 @@ class _Panel:
 
     async def describe(self, uuid: str) -> Configuration:
         return self._server.configuration
+
+    async def post_once(self, operation: str, path: str, body: Any) -> None:
+        self.activity += [entry["event"] for entry in body["data"]]
+        await self.activity_answer
 
 
 def read_form(content_type: str, data: bytes) -> tuple[dict[Any, bytes], Checksums]:
@@ -323,6 +330,11 @@ class Sender(Harness):
     def mover(self) -> Any:
         return self._outgoing.get().mover
 
+    def use(self) -> None:
+        """Have a user do something with the server, and have activity be sent."""
+        self.reports.sender.start()
+        self.reports.activity.record(UUID, "server:power.restart", {})
+
     def follow(self, config: LiveMovesConfig) -> None:
         """Send servers while they run."""
         live = attrs.evolve(self.mover.live, config=config)
@@ -380,6 +392,7 @@ class Sender(Harness):
                 waiting.callback(None)
         await deferLater(reactor, 0)
         self.transfers.stop()
+        await self.reports.stop(0)
         self.cut_off()
         self.store.close()
 

@@ -113,6 +113,24 @@ async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node:
     assert sender.said("more rounds do not make it less")
 
 
+async def test_what_users_did_until_the_stop_is_sent_before_the_commit(
+    sender: Sender, node: MoveNode
+) -> None:
+    had: list[list[str]] = []
+
+    def note(kind: str, count: int) -> Fault:
+        if (kind, count) == ("rounds", 1):
+            sender.use()
+        if kind == "commit":
+            had.append([*sender.panel.activity])
+        return None
+
+    node.fault = note
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert had == [["server:power.restart"]]
+
+
 async def test_a_round_that_there_is_no_room_for_ends_the_move_and_the_server_runs_on(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

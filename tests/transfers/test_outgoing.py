@@ -22,6 +22,7 @@ from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.operations import Operation
 from wingsd.transfers.console import Announcer, UploadFigures
 from wingsd.transfers.errors import DestinationRefused
+from wingsd.transfers.outgoing import source
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.source import MOVED
 from wingsd.transfers.steps import SendStep
@@ -42,6 +43,28 @@ async def test_a_server_goes_through_every_step_in_order(sender: Sender) -> None
     assert members(sender.destination.archives[0])["link"].issym()
     # What is left of it here is not to be started.
     assert sender.server.hold == MOVED
+
+
+async def test_the_panel_gets_what_users_did_before_the_destination_has_the_server(
+    sender: Sender,
+) -> None:
+    had: list[list[str]] = []
+    sender.destination.on_request = lambda: had.append([*sender.panel.activity])
+    sender.use()
+    await sender.start()
+    assert sender.states[-1] == "completed"
+    assert had[-1] == ["server:power.restart"]
+
+
+async def test_a_panel_that_takes_no_activity_delays_a_transfer_for_a_bounded_time(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "ACTIVITY_WITHIN", 0.05)
+    sender.panel.activity_answer = Deferred()
+    sender.use()
+    await sender.start()
+    assert sender.states[-1] == "completed"
+    assert sender.panel.activity == ["server:power.restart"]
 
 
 async def test_a_change_of_its_files_is_cancelled_and_its_end_awaited(sender: Sender) -> None:

@@ -83,6 +83,22 @@ async def test_a_server_moves_in_batches(sender: Sender, node: MoveNode) -> None
     assert not sender.said("resumed")
 
 
+async def test_the_panel_gets_what_users_did_before_the_commit(
+    sender: Sender, node: MoveNode
+) -> None:
+    had: list[list[str]] = []
+
+    def note(kind: str, count: int) -> None:
+        if kind == "commit":
+            had.append([*sender.panel.activity])
+
+    node.fault = note
+    sender.use()
+    await sender.start()
+    check_moved(sender, node)
+    assert had == [["server:power.restart"]]
+
+
 async def test_the_move_begins_before_the_server_stops(sender: Sender, node: MoveNode) -> None:
     node.fault = lambda kind, count: refused(507, "no-space") if kind == "begin" else None
     await sender.start()

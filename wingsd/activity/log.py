@@ -21,6 +21,7 @@ from wingsd.config.validators import is_uuid
 from wingsd.errors import StorageError
 from wingsd.statedb import ActivityEntry
 from wingsd.util.addresses import parse_address
+from wingsd.util.deferreds import when_fired
 
 __all__ = ["DROPPED", "ActivityLog", "ActivityRecorder", "ActivityStorage"]
 
@@ -100,7 +101,8 @@ class ActivityLog:
         #: The id up to which the Panel has the entries, or refuses them.
         self._settled = 0
         self._timer: IDelayedCall | None = None
-        self._storing = False
+        #: The write that is under way.
+        self._storing: Deferred[None] | None = None
         self._failing = False
         self._stopped = False
         #: The number of entries that the Panel has accepted.
@@ -159,7 +161,7 @@ class ActivityLog:
         if len(self._buffer) > BUFFER_MAX:
             self._buffer.popleft()
             self._note_overflow(1, BUFFER_MAX)
-        if not self._storing and not self._failing and len(self._buffer) >= STORE_AT:
+        if self._storing is None and not self._failing and len(self._buffer) >= STORE_AT:
             self._store()
         else:
             self._store_after(STORE_AFTER)
@@ -207,13 +209,21 @@ class ActivityLog:
 
     # Storing
 
+    async def store_now(self) -> None:
+        """Store what was recorded so far. A failure is logged, and tried again later."""
+        if self._storing is not None:
+            await when_fired(self._storing)
+        self._store()
+        if self._storing is not None:
+            await when_fired(self._storing)
+
     def stop(self) -> None:
         """Store what is not stored yet; the state database may be closed afterwards."""
         self._stopped = True
         self._store()
 
     def _store_after(self, seconds: float) -> None:
-        if self._timer is None and not self._storing:
+        if self._timer is None and self._storing is None:
             self._timer = self._reactor.callLater(seconds, self._store)
 
     def _store(self) -> None:
@@ -221,16 +231,22 @@ class ActivityLog:
             self._timer.cancel()
         self._timer = None
         if self._buffer:
-            storing = Deferred.fromCoroutine(self._store_all())
+            storing = self._storing = Deferred.fromCoroutine(self._store_all())
             storing.addErrback(self._log_broken)
+            storing.addBoth(self._stored_all, storing)
 
     def _log_broken(self, failure: Failure) -> None:
         self._log.failure("storing activity failed", failure)
 
+    def _stored_all(self, _: None, storing: Deferred[None]) -> None:
+        if self._storing is storing:
+            self._storing = None
+        if self._buffer and not self._stopped:
+            self._store_after(RETRY_AFTER if self._failing else STORE_AFTER)
+
     async def _store_all(self) -> None:
         entries = tuple(self._buffer)
         self._buffer.clear()
-        self._storing = True
         try:
             deleted = await self._storage.add_activity(entries, self._most)
         except StorageError as error:
@@ -239,10 +255,6 @@ class ActivityLog:
             self._failing = False
             self._stored += len(entries) - deleted
             self._note_overflow(deleted, self._most)
-        finally:
-            self._storing = False
-        if self._buffer and not self._stopped:
-            self._store_after(RETRY_AFTER if self._failing else STORE_AFTER)
 
     def _put_back(self, entries: Sequence[ActivityEntry], error: StorageError) -> None:
         if self._stopped:

@@ -21,7 +21,7 @@ from wingsd.activity.log import REFUSED, ActivityLog
 from wingsd.errors import StorageError
 from wingsd.panel.http_client import PanelError, PanelRefused
 from wingsd.statedb import ActivityEntry
-from wingsd.util.deferreds import fires_within
+from wingsd.util.deferreds import fires_within, when_fired
 
 __all__ = ["ActivitySender", "PostOnce"]
 
@@ -76,13 +76,37 @@ class ActivitySender:
         if self._loop.running:
             self._loop.stop()
         self._calls = 0
+        running = self._running
+        if running is not None:
+            await fires_within(running, within, self._reactor)
+            running.cancel()
+
+    async def send_now(self, within: float) -> None:
+        """Send all that was recorded so far; return when that has ended, after `within` at most.
+
+        It goes on after that.
+        """
+        if self._loop.running:
+            await fires_within(
+                Deferred.fromCoroutine(self._send_recorded()), within, self._reactor
+            )
+
+    async def _send_recorded(self) -> None:
+        await self._entries.store_now()
         if self._running is not None:
-            await fires_within(self._running, within, self._reactor)
-            self._running.cancel()
+            await when_fired(self._running)
+        await self._start_run()
 
     def _start_run(self) -> Deferred[None]:
-        self._running = Deferred.fromCoroutine(self._run_logged())
-        return self._running
+        """Start a run, unless one is under way; return what fires at its end."""
+        running = self._running
+        if running is None:
+            running = self._running = Deferred.fromCoroutine(self._run_logged())
+            running.addCallback(self._run_ended)
+        return when_fired(running)
+
+    def _run_ended(self, _: None) -> None:
+        self._running = None
 
     async def _run_logged(self) -> None:
         try:

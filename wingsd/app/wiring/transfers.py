@@ -167,6 +167,7 @@ class TransfersWiring(ServersWiring):
             quarantine=self.quarantine,
             backups=Removal(self._config.system.backup_directory, self.pools.long),
             database=self.database,
+            activity=self.reports.sender,
         )
 
     def _make_outgoing_factory(self) -> OutgoingTransferFactory:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
+from wingsd.activity import ActivitySender
 from wingsd.archive import Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
 from wingsd.docker import Environment
@@ -18,9 +19,12 @@ from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.util.deferreds import beside
 
 __all__ = ["FOLLOWED", "HOLD", "MOVED", "SourceServers", "SourceStorage"]
 
+#: Seconds for which a transfer waits for a Panel that does not take activity.
+ACTIVITY_WITHIN = 5.0
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to another node"
 #: Why nothing else can take a server that runs.
@@ -38,6 +42,7 @@ class SourceServers:
     quarantine: Quarantine
     backups: Removal
     database: StateDatabase
+    activity: ActivitySender
 
     def is_replaced(self, server: Server) -> bool:
         """Return whether another transfer has brought, or brings, the server here again."""
@@ -54,9 +59,14 @@ class SourceServers:
         """End that."""
         self.servers.unshare(server)
 
-    async def remove_environment(self, server: str) -> None:
-        """Remove a server's container. Raises `EnvironmentFailed`."""
-        await self.environment.remove(server)
+    async def retire(self, server: str) -> None:
+        """Remove a stopped server's container, and send the Panel what its users have done.
+
+        From the commit on the Panel drops that. Raises `EnvironmentFailed`.
+        """
+        async with beside(self.activity.send_now(ACTIVITY_WITHIN)) as sending:
+            await self.environment.remove(server)
+        await sending
 
     async def store_away(self, server: str, pool: str, inode: int | None) -> None:
         """Put a server that has moved into quarantine: the Panel has not had it deleted."""

@@ -255,7 +255,7 @@ class OutgoingTransfer:
             await self._enter(SendStep.RETIRE)
             self._retired = True
             if not self._sent.follows:
-                await self._wait(self._servers.remove_environment(self.server.uuid))
+                await self._wait(self._servers.retire(self.server.uuid))
 
     # A server that runs
 
@@ -270,9 +270,9 @@ class OutgoingTransfer:
         await self._stop()
         await self._enter(SendStep.SEND)
         self._steps.restart_clock()
-        async with beside(self._servers.remove_environment(self.server.uuid)) as removing:
+        async with beside(self._servers.retire(self.server.uuid)) as retiring:
             await self._upload.send(gives_up=self._sent.starts_again)
-        await self._steps.cancel_scope.wait(removing)
+        await self._steps.cancel_scope.wait(retiring)
 
     async def _run_again(self, error: FinalPassStalled) -> None:
         """Start the server here again: it was down for too long, and no commit can come."""
