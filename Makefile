@@ -5,6 +5,7 @@
 # KEEP=1                    leave the demo running
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
+# WAYS=1                    print the files that ways counts, too
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
 # COUNT=...                 how many kills of each kind, in place of 100, races of each, of 10,000,
 #                           power losses on each file system, of 300, or decisions of unchanged on
@@ -38,7 +39,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure ways openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -129,8 +130,12 @@ format: ## put the code into its form
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-structure: ## print the size of wingsd/ and of its parts
+structure: ## print the size of wingsd/ and of its packages
 	@tools/structure
+
+ways: ## count the files that ten things pass through in two daemons, and write that to docs/architecture.md
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.ways $(if $(WAYS),--files)
 
 openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the code
 	@$(PREPARE) lint

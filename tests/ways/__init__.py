@@ -1,0 +1,1 @@
+"""The files of wingsd that each of ten things passes through: `make ways`."""
