@@ -281,6 +281,13 @@ def node_parts(config: Config, used: Mapping[str, Any]) -> api_node.NodeParts:
 class NoSessions:
     """The SFTP sessions of a node where nobody is connected."""
 
+    def __init__(self) -> None:
+        #: The servers whose sessions the Panel is to be asked about.
+        self.checked: list[str] = []
+
+    def check_server(self, server: str) -> None:
+        self.checked.append(server)
+
     def close_user(self, user: str, servers: Collection[str]) -> int:
         return 0
 
@@ -327,6 +334,7 @@ class ApiNode:
     def __init__(self) -> None:
         self.calls = Calls()
         self.servers = FakeServers(self.calls)
+        self.sftp = NoSessions()
         self.sender = FakeTransfers("out", self.calls)
         self.receiver = FakeTransfers("in", self.calls)
         self.restores = FakeRestores(self.calls)
@@ -381,6 +389,7 @@ class ApiNode:
             sender=self.sender,
             restores=self.restores,
             sockets=fakes,
+            sftp=self.sftp,
             denied=FakeDenyList(self.calls),
             direct=self.direct_transfers,
             database=self.database,

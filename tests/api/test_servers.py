@@ -396,6 +396,7 @@ async def test_denied_tokens_are_recorded(node: ApiNode) -> None:
     reply = await node.call("POST", f"{HOME}/ws/deny", {"jtis": ["a", "b"]})
     assert (reply.status, reply.text) == (204, "")
     assert node.calls == [("deny", ("a", "b"), NOW), ("note denied", ("a", "b"))]
+    assert node.sftp.checked == [UUID], "a token's id does not say whose sessions are meant"
 
 
 async def test_tokens_are_denied_before_servers_are_loaded(node: ApiNode) -> None:

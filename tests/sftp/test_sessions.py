@@ -18,7 +18,7 @@ from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config.sftp import SftpActivityConfig, SftpConfig, SftpLimits
 from wingsd.errors import InvalidData
 from wingsd.events import SUSPENDED, Event
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.panel.http_client import NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Hold, Operation
 from wingsd.sftp.logins import GrantedLogin, SftpLogins
@@ -80,7 +80,13 @@ class SftpNode:
             lambda: self.now,
         )
         self.sessions = SftpSessions(
-            self.config, self.node.servers, self.denied, self.activity, self.node.bus, clock
+            self.config,
+            self.node.servers,
+            self.logins,
+            self.denied,
+            self.activity,
+            self.node.bus,
+            clock,
         )
         self.sessions.send = self.sent.append
 
@@ -91,11 +97,15 @@ class SftpNode:
         answer: GrantedLogin | Refused = Outcome.of(self.logins.check(login)).value()
         return answer
 
-    def connect(self, number: int = 1) -> None:
-        granted = self.login(number=number)
+    def connect(self, number: int = 1, given: str = "right") -> None:
+        granted = self.login(given, number=number)
         assert isinstance(granted, GrantedLogin)
         self.sessions.grant(granted)
         self.sessions.begin(number, number)
+
+    def pass_time(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.node.clock.advance(1)
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [message for message in self.sent if isinstance(message, kind)]
@@ -352,6 +362,102 @@ def test_a_session_cannot_begin_with_a_login_that_has_become_void(made: SftpNode
     made.sessions.begin(7, 7)
     assert made.closed() == [1, 7]
     assert made.sessions.count == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(403),
+        refusal(403, "You do not have permission to access SFTP for this server."),
+        refusal(404, "server not found"),
+        refusal(417, "user not found"),
+        SftpAccess(USER, UUID, ("file.read",)),
+        SftpAccess(USER, UUID, ("*",), ("/hidden",)),
+    ],
+)
+def test_a_session_whose_access_has_ended_or_changed_is_closed_by_the_next_check(
+    made: SftpNode, answer: SftpAccess | PanelRefused
+) -> None:
+    """No Panel says that a user's key was deleted, and older ones of no changed password."""
+    made.connect()
+    made.panel.answer = answer
+    made.pass_time(299)
+    assert (len(made.panel.asked), made.closed()) == (1, [])
+    made.pass_time(1)
+    assert made.closed() == [1]
+    assert made.panel.asked[1]["password"] == made.panel.asked[0]["password"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        SftpAccess(USER.upper(), UUID, ("*",)),
+        refusal(409, "This server is currently being transferred"),
+        refusal(429, "Too many login attempts"),
+        NodeTokenRefused("POST /sftp/auth was answered 401", 401),
+        PanelUnreachable("the Panel gave no usable answer", "connection refused"),
+    ],
+)
+def test_a_session_whose_access_is_as_before_or_not_known_goes_on(
+    made: SftpNode, answer: SftpAccess | Exception
+) -> None:
+    made.connect()
+    made.panel.answer = answer
+    made.pass_time(600)
+    assert (len(made.panel.asked), made.closed()) == (3, [])
+
+
+def test_connections_with_the_same_login_are_checked_by_one_call(made: SftpNode) -> None:
+    made.connect(1)
+    made.connect(2)
+    made.connect(3, given="another")
+    made.panel.asked.clear()
+    made.pass_time(300)
+    assert [asked["password"] for asked in made.panel.asked] == ["right", "another"]
+    made.panel.answer = SftpAccess(USER, UUID, ("file.read",))
+    made.sessions.ended(1)
+    made.connect(1)
+    made.pass_time(300)
+    assert made.closed() == [2, 3], "the login of 1 has the permissions of now"
+
+
+@pytest.mark.parametrize("made", [("pterodactyl", SftpConfig(check_interval=0))], indirect=True)
+def test_where_the_panel_says_that_some_access_has_ended_all_of_the_server_are_checked(
+    made: SftpNode,
+) -> None:
+    """Pterodactyl's Panel names a token, and commits the change after the node's answer."""
+    made.connect(1)
+    made.connect(2, given="another")
+    made.pass_time(1000)
+    made.sessions.check_server("another")
+    made.sessions.check_server(UUID)
+    made.panel.asked.clear()
+    made.pass_time(4)
+    assert made.panel.asked == []
+    made.panel.answer = refusal(403)
+    made.pass_time(1)
+    assert (len(made.panel.asked), made.closed()) == (2, [1, 2])
+
+
+@pytest.mark.parametrize("how", ["deleted", "suspended", "revoked"])
+def test_access_that_ends_while_the_server_is_measured_at_a_login_is_refused(
+    made: SftpNode, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring: Deferred[None] = Deferred()
+    files = made.server.files
+    files._usage.used = None
+    monkeypatch.setattr(files, "measured", lambda: measuring)
+    login = Login(1, 1, "password", NAME, "right", IP, 50_000, "SSH-2.0-x")
+    answer = Outcome.of(made.logins.check(login))
+    match how:
+        case "deleted":
+            Outcome.of(made.node.servers.delete(UUID)).value()
+        case "suspended":
+            made.server.configuration = configuration(suspended=True)
+        case _:
+            made.denied.deny((user_key(USER),), made.now + 1)
+    measuring.callback(None)
+    assert isinstance(answer.value(), Refused)
 
 
 TWO_OF = pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
+from wingsd.sftp.listener import SftpListener
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid, canonical_uuids
 
@@ -92,10 +93,15 @@ class _RevokingPath(Endpoint):
     topic = Topic.CONSOLE
 
     def __init__(
-        self, config: Config, revocations: Revocations, parts: Mapping[str, bytes] = {}
+        self,
+        config: Config,
+        revocations: Revocations,
+        sftp: SftpListener,
+        parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, parts)
         self._revocations = revocations
+        self._sftp = sftp
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -116,8 +122,11 @@ class DenyEndpoint(_RevokingPath):
     async def deny_tokens(self, request: StreamingRequest, body: DeniedTokens) -> None:
         """Refuse tokens for the WebSocket that were issued until now.
 
-        The server in the path is ignored: the id of a token is unique.
+        The id of a token is unique, whatever server the path has. It does not say whose it is:
+        the Panel is asked five seconds later whether the users of the server's SFTP sessions may
+        go on.
         """
+        self._sftp.check_server(self.uuid)
         await self._revocations.revoke(body.jtis)
 
 
@@ -139,16 +148,6 @@ class ChangedPermissions:
 
 class PermissionsEndpoint(_RevokingPath):
     """`/api/servers/{uuid}/ws/permissions`, for Calagopus' Panel."""
-
-    def __init__(
-        self,
-        config: Config,
-        revocations: Revocations,
-        sftp: UserSessions,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, revocations, parts)
-        self._sftp = sftp
 
     @call(
         "POST",
@@ -195,13 +194,12 @@ class DeauthorizeEndpoint(_RevokingPath):
         self,
         config: Config,
         revocations: Revocations,
+        sftp: SftpListener,
         sockets: UserSessions,
-        sftp: UserSessions,
         parts: Mapping[str, bytes] = {},
     ) -> None:
-        super().__init__(config, revocations, parts)
+        super().__init__(config, revocations, sftp, parts)
         self._sockets = sockets
-        self._sftp = sftp
 
     @call(
         "POST",

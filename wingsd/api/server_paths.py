@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wingsd.api.later import LaterEndpoint
-from wingsd.api.revocations import Revocations, UserSessions
+from wingsd.api.revocations import Revocations
 from wingsd.config import Config
 from wingsd.servers.installations import Installations
 from wingsd.servers.registry import Servers
+from wingsd.sftp.listener import SftpListener
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.util.later import Later
@@ -60,15 +61,15 @@ def endpoints(
     servers: Servers,
     sockets: ConsoleResources,
     revocations: Revocations,
-    sftp: UserSessions,
+    sftp: SftpListener,
 ) -> list[partial[Any]]:
     """Return the endpoints of servers but `server_endpoint`. `sftp` are its sessions."""
     return [
         *(partial(kind, config, servers) for kind in _PLAIN.values()),
         partial(_SOCKET, config, servers, sockets),
-        partial(_DENY, config, revocations),
+        partial(_DENY, config, revocations, sftp),
         partial(_PERMISSIONS, config, revocations, sftp),
-        partial(_DEAUTHORIZE, config, revocations, sockets, sftp),
+        partial(_DEAUTHORIZE, config, revocations, sftp, sockets),
     ]
 
 

@@ -77,6 +77,9 @@ class SftpConfig:
     directory_entry_limit: int = attrs.field(default=20_000, validator=positive)
     #: The maximum number of entries in one answer to a client.
     directory_entry_send_amount: int = attrs.field(default=500, validator=positive)
+    #: The time after which the Panel is asked again whether the user of an open session may go on,
+    #: with the same password or key, or 0 for never (wingsd's own).
+    check_interval: Seconds = attrs.field(default=300, validator=not_negative)
     #: The time from the last connection to the end of the process that serves SFTP, which the next
     #: connection starts again (wingsd's own).
     idle_timeout: Seconds = attrs.field(default=300, validator=positive)

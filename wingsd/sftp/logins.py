@@ -23,7 +23,7 @@ from wingsd.config import CALAGOPUS, Config
 from wingsd.errors import Forbidden, StorageError, WingsdError
 from wingsd.files.denylist import denylist_lines
 from wingsd.filesystem.errors import TreeTooLarge
-from wingsd.panel.http_client import PanelRefused
+from wingsd.panel.http_client import NodeTokenRefused, PanelRefused
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
@@ -44,6 +44,9 @@ _USERNAME = re.compile(r"(.+)\.([a-z0-9]{8})", re.IGNORECASE | re.DOTALL)
 #: How a Panel says that a password or a key is wrong: Pterodactyl and Pelican by this text, with
 #: the status that they also have for a user without a permission, and Calagopus by a status.
 _WRONG_TEXT, _WRONG_STATUS = "credentials were not correct", HTTPStatus.EXPECTATION_FAILED
+#: How a Panel answers a login that gives no access, or none any more: with a wrong password or key
+#: as well. Other refusals are about its load, this node, or what the server is busy with.
+_NO_ACCESS = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, _WRONG_STATUS)
 #: Characters of a user name in the log.
 _SHOWN = 64
 #: What a Calagopus' Panel does not check: with one of these a user may log in.
@@ -84,6 +87,15 @@ class GrantedLogin:
     def keys(self) -> tuple[str, ...]:
         """What a `DenyList` may know it by."""
         return (user_key(self.user, self.server), user_key(self.user))
+
+    def is_still(self, found: SftpAccess) -> bool:
+        """Return whether the Panel's answer of now gives the same access."""
+        return (
+            (canonical_uuid(found.user) or found.user) == self.user
+            and canonical_uuid(found.server) == self.server
+            and set(found.permissions) == set(self.permissions)
+            and set(found.ignored_files) == set(self.ignored)
+        )
 
     def message(self, server: Server) -> Granted:
         """Return the message to the SFTP process."""
@@ -207,14 +219,33 @@ class SftpLogins:
         await self._check_server(granted)
         return granted
 
+    async def ask_again(self, login: Login) -> SftpAccess | None:
+        """Return what a login that was granted gives access to now, None if to nothing.
+
+        Raises `PanelError` where that is not known.
+        """
+        try:
+            async with self._calls:
+                return await self._panel.sftp_access(_body(login))
+        except PanelRefused as error:
+            if isinstance(error, NodeTokenRefused) or error.response_status not in _NO_ACCESS:
+                raise
+            return None
+
     async def _check_server(self, granted: GrantedLogin) -> None:
-        server = self._servers.get(granted.server)
-        check_server(server)
         if self._checks_permission and _SFTP_PERMISSIONS.isdisjoint(granted.permissions):
             raise LoginRefused("the user has not the permission file.sftp")
+        server = self._usable(granted)
+        await self._measure(server)
+        self._usable(granted)  # it may have been deleted meanwhile
+
+    def _usable(self, granted: GrantedLogin) -> Server:
+        """Return the server, if the login can have it now. Raises why not."""
+        server = self._servers.get(granted.server)
+        check_server(server)
         if self._denied.revoked(granted):
             raise LoginRefused("the user's access has just been revoked")
-        await self._measure(server)
+        return server
 
     async def _measure(self, server: Server) -> None:
         """Have the files counted before something is written, if they have a limit."""

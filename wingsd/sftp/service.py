@@ -89,6 +89,10 @@ class SftpService:
         """
         return self._sessions.close_user(user, servers)
 
+    def check_server(self, server: str) -> None:
+        """Have the Panel be asked soon whether the users of a server's sessions may go on."""
+        self._sessions.check_server(server)
+
     def stop(self) -> bool:
         """Have the process end, and with it `run`; return whether there is one."""
         self._stopping = True
@@ -127,7 +131,7 @@ class SftpService:
         match message:
             case Login():
                 checking = Deferred.fromCoroutine(self._check(message))
-                checking.addErrback(self._check_failed)
+                checking.addErrback(self._check_failed, message, self._link)
             case Begin():
                 self._sessions.begin(message.connection, message.request)
             case Closed():
@@ -157,9 +161,11 @@ class SftpService:
         else:
             self._sessions.grant(answer)
 
-    def _check_failed(self, failure: Failure) -> None:
+    def _check_failed(self, failure: Failure, login: Login, link: ProcessLink | None) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("sftp: a login was not answered", failure)
+            self._log.failure("sftp: the check of a login failed", failure)
+            if link is not None and link is self._link:
+                link.send(Refused(login.request))
 
     def _log_unconfined(self) -> None:
         # Once: a process follows each idle one.

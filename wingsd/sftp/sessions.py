@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from math import inf
 from typing import Any
 
 import attrs
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wingsd.activity import ActivityRecorder
 from wingsd.auth.tokens import DenyList
 from wingsd.config import PELICAN, Config
 from wingsd.errors import InvalidData, ServerNotFound, ServersNotLoaded, WingsdError
 from wingsd.events import DELETED, SUSPENDED, Event, EventBus
+from wingsd.panel.http_client import PanelError
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
-from wingsd.sftp.logins import GrantedLogin, LoginRefused, check_server
+from wingsd.sftp.logins import GrantedLogin, LoginRefused, SftpLogins, check_server
 from wingsd.sftp.messages import Begun, Disconnect, FileEvent, Message, ServerState
 
 __all__ = ["SftpSessions"]
@@ -37,6 +41,10 @@ _STATES_EVERY = 1.0
 _MAX_GRANTED = 64
 #: Connections with such logins, unless more may be half open.
 _MIN_CONNECTIONS = 128
+#: Seconds from a Panel's call, by which some access to a server has ended, until it is asked
+#: whose: Pterodactyl's commits that after the node's answer.
+_COMMITTED_WITHIN = 5.0
+_CHANGED = "your access to this server has changed; log in again"
 _TAKEN = "the server is being installed, restored, moved or deleted"
 _EVENTS = frozenset(("write", "create", "create-directory", "delete", "rename", "read"))
 
@@ -46,6 +54,8 @@ class _Session:
     granted: GrantedLogin
     server: Server
     operation: ExitStack
+    #: When the Panel is asked again whether its user may go on.
+    check_at: float
     #: Why this node closes it; empty while it does not.
     closed_for: str = ""
 
@@ -67,6 +77,7 @@ class SftpSessions:
         self,
         config: Config,
         servers: Servers,
+        logins: SftpLogins,
         denied: DenyList,
         activity: ActivityRecorder,
         bus: EventBus,
@@ -76,6 +87,7 @@ class SftpSessions:
         self._config = config.system.sftp
         self._family = config.family
         self._servers = servers
+        self._logins = logins
         self._denied = denied
         self._activity = activity
         self._most_granted = max(_MIN_CONNECTIONS, self._config.limits.max_half_open)
@@ -147,7 +159,7 @@ class SftpSessions:
         except WingsdError as error:
             self._refuse(connection, error)
             return
-        session = _Session(granted, server, ExitStack())
+        session = _Session(granted, server, ExitStack(), self._next_check())
         self._sessions[connection] = session
         session.operation.enter_context(
             server.operations.during(
@@ -229,8 +241,54 @@ class SftpSessions:
             if session.granted.user == user and (not servers or session.granted.server in servers)
         ]
         for connection in closing:
-            self._close(connection, "your access to this server has changed; log in again")
+            self._close(connection, _CHANGED)
         return len(closing)
+
+    def check_server(self, server: str) -> None:
+        """Have the Panel be asked soon whether the users of a server's sessions may go on."""
+        soon = self._clock.seconds() + _COMMITTED_WITHIN
+        for session in self._sessions.values():
+            if session.granted.server == server:
+                session.check_at = min(session.check_at, soon)
+
+    def _next_check(self) -> float:
+        interval = self._config.check_interval
+        return self._clock.seconds() + interval if interval else inf
+
+    def _check_due(self) -> None:
+        """Ask the Panel about the sessions that are due, once for each password or key."""
+        now = self._clock.seconds()
+        due: dict[tuple[str, str, str], dict[int, _Session]] = {}
+        for connection, session in self._sessions.items():
+            if session.check_at <= now and not session.closed_for:
+                session.check_at = self._next_check()
+                login = session.granted.login
+                same = due.setdefault((login.username, login.kind, login.secret), {})
+                same[connection] = session
+        for same in due.values():
+            checking = Deferred.fromCoroutine(self._check(same))
+            checking.addErrback(self._check_failed)
+
+    async def _check(self, same: dict[int, _Session]) -> None:
+        login = next(iter(same.values())).granted.login
+        try:
+            found = await self._logins.ask_again(login)
+        except PanelError as error:
+            self._log.debug(
+                "sftp: not known whether {name!r} may go on: {error}",
+                name=login.username,
+                error=error,
+            )
+            return
+        for connection, session in same.items():
+            if found is not None and session.granted.is_still(found):
+                continue
+            if self._sessions.get(connection) is session:
+                self._close(connection, _CHANGED)
+
+    def _check_failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("sftp: the check of a session failed", failure)
 
     def _event(self, event: Event) -> None:
         if event.name in (SUSPENDED, DELETED):
@@ -266,6 +324,7 @@ class SftpSessions:
             servers[session.server.uuid] = session.server
         for server in servers.values():
             self._tell_state(server)
+        self._check_due()
 
     def _tell_state(self, server: Server) -> None:
         figures = self._figures.setdefault(server.uuid, _ServerFigures())

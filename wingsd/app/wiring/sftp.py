@@ -33,8 +33,8 @@ class SftpWiring(NodeCallsWiring):
         from wingsd.sftp.sessions import SftpSessions  # noqa: PLC0415
 
         config, reactor, denied = self._config, self._reactor, self.denied
-        sessions = SftpSessions(
-            config, self.servers, denied, self.reports.activity, self._bus, reactor
-        )
         logins = SftpLogins(config, self.panel, self.servers, denied, reactor.seconds, time.time)
+        sessions = SftpSessions(
+            config, self.servers, logins, denied, self.reports.activity, self._bus, reactor
+        )
         return SftpService(config, logins, sessions, self.pools.disk, reactor)
