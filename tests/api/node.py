@@ -298,6 +298,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
     servers, receiver, sender = used["servers"], used["receiver"], used["sender"]
     streams, sockets, denied = used["streams"], used["sockets"], used["denied"]
     direct, database, installations = used["direct"], used["database"], used["installations"]
+    sftp: Any = used["sftp"] or NoSessions()
     now = collaborators.get("now", time.time)
     return ApiRoot(
         [
@@ -310,7 +311,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
                 servers,
                 sockets,
                 Revocations(denied, database, now),
-                used["sftp"] or NoSessions(),
+                sftp,
             ),
             server_paths.server_endpoint(
                 config, servers, receiver, sender, used["restores"], used["deletion"]
