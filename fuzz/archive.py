@@ -38,6 +38,10 @@ WORDS = [
     b"GNU.sparse.realsize=9\n",
     b"GNU.sparse.name=f\n",
     b"SCHILY.xattr.user.x=y\n",
+    b"SCHILY.xattr.trusted.x=y\n",
+    b"SCHILY.xattr.system.posix_acl_access=",
+    b"SCHILY.acl.access=user::rw-,group::r--,other::---\n",
+    b",user:5:rwx,mask::rwx",
     b"19 linkpath=../out\n",
     b"12 size=512\n",
     b"11 path=..\n",
@@ -45,6 +49,7 @@ WORDS = [
     b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
 ]
 
+_ACL = b"user::rw-,user:5:rwx,group::r--,group:0:r-x:0,mask::rwx,other::---"
 _BLOCK = 512
 _MAGIC = slice(257, 262)
 _CHECKSUM = slice(148, 156)
@@ -102,8 +107,16 @@ def _look_inside(inside: Path) -> None:
             mode = os.lstat(os.path.join(path, name)).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                 raise Finding(f"{name!r} is neither a file nor a link: {oct(mode)}")
+            if not stat.S_ISLNK(mode):
+                _look_at_attributes(os.path.join(path, name))
             if mode & (stat.S_ISUID | stat.S_ISGID):
                 raise Finding(f"{name!r} has a set-id bit: {oct(mode)}")
+
+
+def _look_at_attributes(path: bytes) -> None:
+    for name in os.listxattr(path):
+        if not name.startswith(("user.", "system.posix_acl_")):
+            raise Finding(f"{path!r} has the attribute {name!r}")
 
 
 def _open_up(inside: Path) -> None:
@@ -183,6 +196,9 @@ def seeds() -> Iterator[bytes]:
         )
         + member(b"s", b"1\n8\n1\n".ljust(_BLOCK, b"\0") + b"x")
         + END,
+        pax((b"SCHILY.acl.access", _ACL), (b"SCHILY.xattr.user.a", b"1")) + member(b"f") + END,
+        pax((b"SCHILY.acl.default", _ACL)) + member(b"d/", typeflag=b"5", mode=0o755) + END,
+        pax((b"SCHILY.xattr.security.a", b"1"), (b"uid", b"9999999")) + member(b"f") + END,
         member(b"fifo", typeflag=b"6") + member(b"dev", typeflag=b"3") + END,
     ]
     skippable = b"\x50\x2a\x4d\x18\1\0\0\0x"

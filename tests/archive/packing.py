@@ -31,6 +31,8 @@ def packed(
     compression: Compression = Compression.NONE,
     limit: int | None = None,
     threads: bool = False,
+    attributes: bool = True,
+    holes: bool = False,
     meanwhile: Callable[[int], None] = lambda total: None,
 ) -> Sent:
     """Pack `tree`; `meanwhile` is called with each progress."""
@@ -42,7 +44,7 @@ def packed(
         meanwhile(total)
 
     sent.packed = pack(
-        Part(str(tree), limit=limit),
+        Part(str(tree), limit=limit, attributes=attributes, holes=holes),
         sent.archive.extend,
         links=links,
         compression=compression,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.support.archives import odd_tree, seen
+from tests.support.attributes import ACCESS, acl
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, read_form, sending
@@ -249,3 +251,48 @@ async def test_two_servers_take_turns(sender: Sender) -> None:
     (await held).release()
     await over
     assert len(streams.taken) == 4
+
+
+def with_attributes(sender: Sender) -> None:
+    for name in ("a", "b"):
+        path = sender.tree / name
+        path.write_bytes(b"")
+        os.setxattr(path, "user.note", b"1")
+        os.setxattr(path, ACCESS, acl(users={33: 7}, group=0, mask=7))
+
+
+@pytest.mark.parametrize("others", [0, 2])
+async def test_attributes_go_to_nodes_that_keep_them(
+    sender: Sender, tmp_path: Path, others: int
+) -> None:
+    with_attributes(sender)
+    streams = use_streams(sender, f"{JOINING}, attributes", others)
+
+    await sender.start(streams=others)
+
+    joined(streams, tmp_path / "out")
+    for name in ("a", "b"):
+        path = tmp_path / "out" / name
+        assert os.getxattr(path, "user.note") == b"1"
+        assert os.getxattr(path, ACCESS) == acl(users={33: 7}, group=0, mask=7)
+    assert not sender.said("extended attributes")
+
+
+@pytest.mark.parametrize(("features", "others"), [(JOINING, 2), ("", 0)])
+async def test_one_line_counts_what_other_nodes_do_not_keep(
+    sender: Sender, tmp_path: Path, features: str, others: int
+) -> None:
+    with_attributes(sender)
+    streams = use_streams(sender, features, others)
+
+    await sender.start(streams=others)
+
+    joined(streams, tmp_path / "out")
+    for name in ("a", "b"):
+        path = tmp_path / "out" / name
+        assert os.listxattr(path) == []
+        assert path.stat().st_mode & 0o777 == 0o600  # not the mask
+    assert [line for line in sender.lines if "extended attributes" in line] == [
+        line for line in sender.lines if "2 files and directories without" in line
+    ]
+    assert sender.said("2 files and directories without")

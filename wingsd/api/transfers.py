@@ -27,7 +27,12 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, TransferRequest
+from wingsd.transfers.outgoing.request import (
+    FOLLOWS,
+    KEEPS_ATTRIBUTES,
+    MOVES,
+    TransferRequest,
+)
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
@@ -169,14 +174,15 @@ class TransfersEndpoint(Public):
         """List optional features of transfers that this node supports.
 
         With `streams`, the requests in which a server is sent have one result, and a hard link in
-        one may refer to a file in another. With `move-1` it takes moves that resume.
+        one may refer to a file in another. With `attributes` it restores extended attributes and
+        ACLs of archives. With `move-1` it takes moves that resume.
 
         A sender with a transfer token may name its storage pool in `X-Storage-Pool`, and a marker
         file that it has created there in `X-Storage-Pool-Mark`: the features then include whether
         this node has that pool. With a marker file in its backup directory, named in
         `X-Backup-Directory-Mark`, they include whether this node has that directory.
         """
-        features = ["symlinks", "hard-links", "streams"]
+        features = ["symlinks", "hard-links", "streams", KEEPS_ATTRIBUTES]
         if self._config.system.transfers.moves.enabled:
             features += [MOVES, FOLLOWS]
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.

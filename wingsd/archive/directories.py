@@ -29,16 +29,18 @@ from wingsd.util.text import display
 
 __all__ = ["DirectoryMetadata", "SymlinkResolver", "UnresolvableSymlink"]
 
-DirectoryEntry = tuple[Path, int, int | None]
+DirectoryEntry = tuple[Path, int, int | None, bytes]
 
 _CHUNK = 1 << 16
 _SPOOLED = 1 << 19
-_HEAD = Struct("<Hq?I")
+_HEAD = Struct("<Hq?IH")
 _OVERHEAD = 300  # bytes of the smallest entry of `_updated` in CPython 3.11
 
 
 class DirectoryMetadata:
-    """What directories are to have: `mode`, and `mtime` in nanoseconds or None for any.
+    """What directories are to have: `mode`, `attributes`, and `mtime`, None for any.
+
+    Times are in nanoseconds.
 
     An archive may have any number of directories, so they are kept on the disk: in a file without
     a name in the directory `place`, read backwards at the end, so that a directory comes before
@@ -53,35 +55,37 @@ class DirectoryMetadata:
         self._file = SpooledTemporaryFile(_SPOOLED, dir=place)  # noqa: SIM115 - closed by close
         self._offsets = array("q", [0])
         self._chunk = bytearray()
-        self._updated: dict[Path, tuple[int, int]] = {}
+        self._updated: dict[Path, tuple[int, int, bytes]] = {}
         self._memory_left = memory
 
-    def add(self, path: Path, mode: int, mtime: int | None) -> None:
+    def add(self, path: Path, mode: int, mtime: int | None, attributes: bytes = b"") -> None:
         """Add a directory that was just made, after its parents.
 
         Raises OSError where the disk fails.
         """
         name = b"/".join(path)
-        self._chunk += _HEAD.pack(mode, mtime or 0, mtime is not None, len(name)) + name
+        sizes = len(name), len(attributes)
+        self._chunk += _HEAD.pack(mode, mtime or 0, mtime is not None, *sizes) + name + attributes
         if len(self._chunk) >= _CHUNK:
             self._file.write(self._chunk)
             self._offsets.append(self._offsets[-1] + len(self._chunk))
             self._chunk.clear()
 
-    def update(self, path: Path, mode: int, mtime: int) -> None:
+    def update(self, path: Path, mode: int, mtime: int, attributes: bytes = b"") -> None:
         """Set the metadata of a directory that exists already; the last call counts.
 
         It is kept in memory. Raises ArchiveError where that is used up.
         """
         if path not in self._updated:
             self._memory_left -= _OVERHEAD + sum(len(part) + 41 for part in path)
-            if self._memory_left < 0:
-                raise ArchiveError(
-                    "too many directories come after their contents, or twice; write the archive "
-                    "with directories first, as tar does, or raise "
-                    "system.transfers.directory_memory on this node"
-                )
-        self._updated[path] = (mode, mtime)
+        self._memory_left -= len(attributes)
+        if self._memory_left < 0:
+            raise ArchiveError(
+                "too many directories come after their contents, or twice; write the archive "
+                "with directories first, as tar does, or raise "
+                "system.transfers.directory_memory on this node"
+            )
+        self._updated[path] = (mode, mtime, attributes)
 
     def in_order(self) -> Iterator[DirectoryEntry]:
         """Yield every directory once, before its parents, the root at the end.
@@ -89,8 +93,8 @@ class DirectoryMetadata:
         May be called once. Raises OSError where the disk fails.
         """
         updated = self._updated
-        for path, mode, mtime in self._added_backwards():
-            yield path, *updated.pop(path, (mode, mtime))
+        for path, *metadata in self._added_backwards():
+            yield path, *updated.pop(path, metadata)
         # those that existed before the archive
         for path in sorted(updated, reverse=True):
             yield path, *updated[path]
@@ -111,10 +115,12 @@ def _entries(chunk: bytes) -> Iterator[DirectoryEntry]:
     entries: list[DirectoryEntry] = []
     at = 0
     while at < len(chunk):
-        mode, mtime, has_mtime, length = _HEAD.unpack_from(chunk, at)
+        mode, mtime, has_mtime, length, more = _HEAD.unpack_from(chunk, at)
         at += _HEAD.size + length
         path = tuple(chunk[at - length : at].split(b"/"))
-        entries.append((path, mode, mtime if has_mtime else None))
+        attributes = chunk[at : at + more]
+        at += more
+        entries.append((path, mode, mtime if has_mtime else None, attributes))
     return reversed(entries)
 
 

@@ -18,6 +18,7 @@ from wingsd.archive.policy import (
     MAX_WARNINGS,
     Kind,
     WarningLimiter,
+    attributes_line,
     display,
     link_text,
     member_kind,
@@ -29,7 +30,18 @@ from wingsd.archive.quota import DEFAULT, ArchiveLimits, ArchiveQuota
 from wingsd.archive.tar_reader import Member, TarReader
 from wingsd.archive.tree_writer import DeferredLinks, TreeWriter
 
-__all__ = ["MAX_WARNINGS", "QUEUE", "Extracted", "SharedTreeWriter", "extract", "extract_part"]
+NOT_KEPT = "they cannot be kept here"
+"""Why attributes are left out that were received."""
+
+__all__ = [
+    "MAX_WARNINGS",
+    "NOT_KEPT",
+    "QUEUE",
+    "Extracted",
+    "SharedTreeWriter",
+    "extract",
+    "extract_part",
+]
 
 
 class SharedTreeWriter:
@@ -53,23 +65,33 @@ class SharedTreeWriter:
             self._first = stack.enter_context(closing(first))
             self._open = stack.pop_all()
         self._quotas: list[ArchiveQuota] = []
+        self._writers: list[TreeWriter] = []
 
     def writer(self) -> TreeWriter:
         """Return the writer of one archive, for its thread."""
         first = self._first
-        return TreeWriter(
+        writer = TreeWriter(
             first.root,
             self._owner,
             self._limits,
             deferred_links=self._deferred_links,
             metadata=first.metadata,
         )
+        self._writers.append(writer)
+        return writer
 
     def quota(self) -> ArchiveQuota:
         """Return the quota of one archive, which counts the others as well."""
         quota = ArchiveQuota(self._limits, self._first.file_system, self._quotas)
         self._quotas.append(quota)
         return quota
+
+    @property
+    def without_attributes(self) -> int:
+        """How many files and directories lack extended attributes or ACLs, of all archives."""
+        return self._first.without_attributes + sum(
+            each.without_attributes for each in self._writers
+        )
 
     def finish(self) -> None:
         """Make the deferred links and set the directories' metadata, after all archives.
@@ -134,6 +156,8 @@ def extract(
         quota = ArchiveQuota(limits, writer.file_system)
         extracted = _extract(blocks, writer, quota, warn, abort, threads, visit)
         writer.finish()
+        if writer.without_attributes:
+            warn(attributes_line(writer.without_attributes, NOT_KEPT))
     return extracted
 
 
@@ -249,24 +273,31 @@ class _Extraction:
 
     def _file(self, member: Member) -> None:
         path = member_path(member.name)
-        mode = self._mode(member)
+        mode, more = self._mode(member), self._attributes(member)
         data = self._quota.watched(member, self._reader.data())
         if member.segments is None:
-            self._writer.file(path, mode, member.mtime, data)
+            self._writer.file(path, mode, member.mtime, data, more)
         else:
-            self._writer.sparse_file(path, mode, member.mtime, member.size, member.segments, data)
+            meta = (mode, member.mtime, member.size, member.segments)
+            self._writer.sparse_file(path, *meta, data, more)
         self._unpacked += member.size
 
     def _other(self, kind: Kind, member: Member) -> None:
         name = member.name
         if kind is Kind.DIRECTORY:
-            self._writer.directory(member_path(name), self._mode(member), member.mtime)
+            mode, more = self._mode(member), self._attributes(member)
+            self._writer.directory(member_path(name), mode, member.mtime, more)
         elif kind is Kind.SYMLINK:
             self._writer.symlink(member_path(name), member.mtime, link_text(member.link, name))
         elif kind is Kind.HARD_LINK:
             self._writer.hard_link(member_path(name), member_path(member.link))
         else:
             self._warn(f"{display(name)} is left out: it is a {type_name(member.typeflag)}")
+
+    def _attributes(self, member: Member) -> bytes:
+        if member.has_more:
+            self._writer.without_attributes += 1
+        return member.attributes
 
     def _mode(self, member: Member) -> int:
         mode, stripped = member_mode(member.mode)

@@ -30,7 +30,8 @@ QUEUE = 1 << 20
 class Packed:
     """The result of `pack`. Sizes in bytes; `sha256` in hex is that of the archive as written.
 
-    `packed_bytes` counts file data; `skipped_count` the files that were left out.
+    `packed_bytes` counts file data; `skipped_count` the files that were left out, and
+    `without_attributes` those of which extended attributes or ACLs were left out.
     """
 
     sha256: str
@@ -41,6 +42,7 @@ class Packed:
     symlink_count: int
     hard_link_count: int
     skipped_count: int
+    without_attributes: int
 
 
 def pack(
@@ -61,8 +63,9 @@ def pack(
     Sent are directories (the root as `./`), regular files, and with `links` symlinks and hard
     links, with modes and times in nanoseconds. Without `links`, for nodes that make empty files
     of them, a hard link is sent as one more file, and a symlink as a copy of the file it leads to
-    inside the tree; other symlinks are left out. Not sent are owners, which the destination sets,
-    set-id bits, extended attributes, sockets, FIFOs and devices. Holes of sparse files are sent as
+    inside the tree; other symlinks are left out. Unless the part says otherwise, the
+    attributes are sent that `filesystem.attributes` reads. Not sent are owners, which the
+    destination sets, set-id bits, sockets, FIFOs and devices. Holes of sparse files are sent as
     zeros, unless the part says otherwise.
 
     `write`, `warn` and `progress` are called in this thread only. `warn` gets a line for each file
@@ -119,4 +122,5 @@ def _result(writer: TarWriter, sha256: str, archive_bytes: int) -> Packed:
         symlink_count=writer.counts[Kind.SYMLINK],
         hard_link_count=writer.counts[Kind.HARD_LINK],
         skipped_count=writer.counts[Kind.SKIPPED],
+        without_attributes=writer.without_attributes,
     )

@@ -152,7 +152,7 @@ class Part:
     `first_names` are those of hard-linked files in the whole tree. `limit` is the most bytes of
     file data that may be sent of the part, None without a limit. `select` reduces the listings of
     directories to what is packed; a directory that it drops is not entered. With `holes`, sparse
-    files are packed as such.
+    files are packed as such, with `attributes` extended attributes and ACLs.
     """
 
     directory: str
@@ -161,6 +161,7 @@ class Part:
     limit: int | None = None
     select: Callable[[Listing], Listing] = everything
     holes: bool = False
+    attributes: bool = True
 
 
 def split(directory: str, count: int, limit: int | None = None) -> list[Part]:

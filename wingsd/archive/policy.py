@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "MemberRefused",
     "WarningLimiter",
+    "attributes_line",
     "display",
     "link_text",
     "member_kind",
@@ -72,6 +73,13 @@ MAX_COMPONENT = 255
 
 MAX_LINK_TEXT = 4095
 """Bytes in a symlink's text: PATH_MAX of Linux without its NUL."""
+
+
+def attributes_line(count: int, reason: str) -> str:
+    """Return the line about so many files of which attributes are left out."""
+    files = "1 file" if count == 1 else f"{count} files and directories"
+    return f"{files} without their extended attributes and ACLs, or some of them: {reason}"
+
 
 _SPECIAL = frozenset((b"", b".", b".."))
 

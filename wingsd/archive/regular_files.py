@@ -2,7 +2,8 @@
 
 They call one function for every member, whatever its type (`RestoreBackup`): it fails on a
 directory, of which the archive's root is the first, and makes empty files of hard links and of
-symlinks. Directories are made as files need them, with the mode 0755.
+symlinks. Directories are made as files need them, with the mode 0755. They read no extended
+attributes and no ACLs.
 
 So the other form has regular files only. A hard link becomes one more copy of its file; symlinks,
 empty directories and the modes of directories are not in it, and are counted. Nothing is stored:
@@ -69,6 +70,7 @@ class NotKept:
     empty_directories: int = 0
     directory_modes: int = 0
     others: int = 0
+    attributes: int = 0
 
     def __str__(self) -> str:
         """Return one line for people, an empty text where everything is kept."""
@@ -78,6 +80,7 @@ class NotKept:
             (self.empty_directories, "empty director"),
             (self.directory_modes, "mode of director"),
             (self.others, "special file"),
+            (self.attributes, "extended attributes and ACLs of file"),
         )
         lost = ", ".join(_counted(count, noun) for count, noun in missing if count)
         told = []
@@ -92,6 +95,8 @@ class NotKept:
 def _counted(count: int, noun: str) -> str:
     if noun.startswith("mode of"):
         return f"the {'mode' if count == 1 else 'modes'} of {_counted(count, 'director')}"
+    if noun.endswith(" of file"):
+        return f"the {noun.removesuffix('file')}{_counted(count, 'file')}"
     if noun.endswith("director"):
         return f"{count} {noun}{'y' if count == 1 else 'ies'}"
     return f"{count} {noun}{'' if count == 1 else 's'}"
@@ -162,6 +167,8 @@ class RegularFiles:
     ) -> Iterator[bytes | memoryview]:
         path = member_path(member.name)
         name = b"/".join(path)
+        if member.attributes or member.has_more:
+            self.not_kept.attributes += 1
         if kind is Kind.DIRECTORY:
             self._enter(path)
             if path and member_mode(member.mode)[0] != _USUAL_MODE:

@@ -11,7 +11,8 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 
-from wingsd.archive.tar_headers import FILE, member_header, padding, pax_record
+from wingsd.archive.tar_headers import FILE, NO_OWNER, member_header, padding, pax_record
+from wingsd.filesystem.new_file import Owner
 
 __all__ = ["LEAST_HOLES", "Segments", "data_segments", "sparse_data", "sparse_header"]
 
@@ -66,11 +67,22 @@ def _next_data(fd: int, at: int) -> int:
         raise
 
 
-def sparse_header(name: bytes, mode: int, size: int, mtime: int, segments: Segments) -> bytes:
-    """Return all header blocks of a sparse file of `size` bytes, and the map of its data."""
+def sparse_header(
+    name: bytes,
+    mode: int,
+    size: int,
+    mtime: int,
+    segments: Segments,
+    records: bytes = b"",
+    owner: Owner = NO_OWNER,
+) -> bytes:
+    """Return all header blocks of a sparse file of `size` bytes, and the map of its data.
+
+    `records` and `owner` are as for `member_header`.
+    """
     shown = _map(size, segments)
     stored = len(shown) + sum(length for _, length in segments)
-    records = b"".join(
+    records += b"".join(
         (
             pax_record(b"GNU.sparse.major", b"1"),
             pax_record(b"GNU.sparse.minor", b"0"),
@@ -78,7 +90,7 @@ def sparse_header(name: bytes, mode: int, size: int, mtime: int, segments: Segme
             pax_record(b"GNU.sparse.realsize", b"%d" % size),
         )
     )
-    return member_header(name, FILE, mode, stored, mtime, records=records) + shown
+    return member_header(name, FILE, mode, stored, mtime, b"", records, owner) + shown
 
 
 def _map(size: int, segments: Segments) -> bytes:

@@ -14,7 +14,12 @@ from collections.abc import Iterator
 from struct import Struct
 from zlib import adler32
 
+from wingsd.filesystem.attributes import ACCESS, DEFAULT, acl_text, attribute_pairs, names_own
+from wingsd.filesystem.new_file import Owner
+
 __all__ = [
+    "ACL_KEYS",
+    "ATTRIBUTE",
     "BLOCK",
     "DIRECTORY",
     "END",
@@ -22,8 +27,10 @@ __all__ = [
     "HARD_LINK",
     "LATEST",
     "MAX_SEGMENTS",
+    "NO_OWNER",
     "SYMLINK",
     "Member",
+    "attribute_records",
     "is_header",
     "member_header",
     "number",
@@ -60,12 +67,23 @@ class Member:
 
     `name` and `link` are raw bytes, `mtime` is in nanoseconds since the epoch, `size` in bytes
     on disk. `segments` is None, or for a sparse file the offsets and lengths of its data: in
-    order, without overlap, within `size`, adding up to the data that is stored.
+    order, without overlap, within `size`, adding up to the data that is stored. `attributes` is as
+    `filesystem.attributes` has it; `has_more` is whether there are others, which are left out.
 
     Raises ValueError where the block is not a header.
     """
 
-    __slots__ = ("link", "mode", "mtime", "name", "segments", "size", "typeflag")
+    __slots__ = (
+        "attributes",
+        "has_more",
+        "link",
+        "mode",
+        "mtime",
+        "name",
+        "segments",
+        "size",
+        "typeflag",
+    )
 
     def __init__(self, block: memoryview) -> None:
         name, mode, size, mtime, checksum, self.typeflag, link, magic, prefix = _FIELDS(block)
@@ -80,6 +98,8 @@ class Member:
         self.size = number(size, "size")
         self.mtime = _time_field(mtime) * 1_000_000_000
         self.segments: array[int] | None = None
+        self.attributes = b""
+        self.has_more = False
 
 
 def verify_checksum(block: memoryview, field: bytes) -> None:
@@ -237,11 +257,22 @@ END = bytes(2 * BLOCK)
 """The end of an archive."""
 
 _PACK = Struct("100s8s8s8s12s12s8sc100s8s247x").pack
-_NO_OWNER = b"0000000\0"  # the destination sets the owner
+NO_OWNER = (0, 0)
+"""The owner in headers: the destination sets its own."""
+
 _MAGIC = b"ustar\x0000"
 _FIELD = 100
 _OCTAL_LIMIT = 8**11
+_ID_LIMIT = 8**7
 _EXTENDED = b"x"
+
+ATTRIBUTE = b"SCHILY.xattr."
+"""The beginning of the keys of extended attributes: their names follow."""
+
+ACL_KEYS = {b"SCHILY.acl.access": ACCESS, b"SCHILY.acl.default": DEFAULT}
+"""The keys of ACLs."""
+
+_ACLS = {name: key for key, name in ACL_KEYS.items()}
 _EXTENDED_NAME = b"././@PaxHeader"
 _SECOND = 1_000_000_000
 
@@ -254,6 +285,7 @@ def member_header(
     mtime: int,
     link: bytes = b"",
     records: bytes = b"",
+    owner: Owner = NO_OWNER,
 ) -> bytes:
     """Return all header blocks of one member.
 
@@ -271,6 +303,9 @@ def member_header(
         field_size = 0
     else:
         field_size = size
+    for key, number in ((b"uid", owner[0]), (b"gid", owner[1])):
+        if number >= _ID_LIMIT:
+            records += pax_record(key, b"%d" % number)
     texts = [
         pax_record(key, text)
         for key, text in ((b"path", name), (b"linkpath", link))
@@ -278,10 +313,11 @@ def member_header(
     ]
     if texts:
         records = _charset(name + link) + records + b"".join(texts)
-    block = _block(_truncated(name), typeflag, mode, field_size, seconds, _truncated(link))
+    numbers = (mode, field_size, seconds)
+    block = _block(_truncated(name), typeflag, *numbers, _truncated(link), owner)
     if not records:
         return block
-    head = _block(_EXTENDED_NAME, _EXTENDED, 0o644, len(records), 0, b"")
+    head = _block(_EXTENDED_NAME, _EXTENDED, 0o644, len(records), 0, b"", NO_OWNER)
     return b"".join((head, records, padding(len(records)), block))
 
 
@@ -290,12 +326,33 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _block(name: bytes, typeflag: bytes, mode: int, size: int, seconds: int, link: bytes) -> bytes:
+def attribute_records(value: bytes, owner: Owner) -> tuple[bytes, Owner]:
+    """Return the pax records of a file's attributes, and the owner that its header must have.
+
+    They are those of star, which GNU tar and bsdtar write and restore as well. `owner` are the
+    ids of the node's own user and group; they are only in headers of ACLs that name one of them.
+    """
+    records, has_own = [], False
+    for name, text in attribute_pairs(value):
+        if name in _ACLS:
+            records.append(pax_record(_ACLS[name], acl_text(text, owner)))
+            has_own = has_own or names_own(text)
+        else:
+            # as GNU tar does: the key of a record ends at the first =
+            key = name.replace(b"%", b"%25").replace(b"=", b"%3D")
+            records.append(pax_record(ATTRIBUTE + key, text))
+    return b"".join(records), owner if has_own else NO_OWNER
+
+
+def _block(
+    name: bytes, typeflag: bytes, mode: int, size: int, seconds: int, link: bytes, owner: Owner
+) -> bytes:
+    user, group = (number if number < _ID_LIMIT else 0 for number in owner)
     block = _PACK(
         name,
         b"%07o\0" % mode,
-        _NO_OWNER,
-        _NO_OWNER,
+        b"%07o\0" % user,
+        b"%07o\0" % group,
         b"%011o\0" % size,
         b"%011o\0" % seconds,
         b"        ",

@@ -19,6 +19,8 @@ from itertools import islice
 from wingsd.archive.pipeline import Blocks
 from wingsd.archive.policy import ArchiveError, display
 from wingsd.archive.tar_headers import (
+    ACL_KEYS,
+    ATTRIBUTE,
     BLOCK,
     MAX_SEGMENTS,
     Member,
@@ -30,6 +32,15 @@ from wingsd.archive.tar_headers import (
     sparse_number,
     verify_segments,
 )
+from wingsd.filesystem.attributes import (
+    ACL_NAMES,
+    acl_from_kernel,
+    acl_from_text,
+    check_attribute,
+    encode_attributes,
+    mode_without_mask,
+)
+from wingsd.filesystem.new_file import Owner
 
 __all__ = [
     "KEYS",
@@ -45,6 +56,9 @@ KEYS = (b"path", b"linkpath", b"size", b"mtime")
 """The pax keys used that may be in global headers as well."""
 
 _SPARSE = b"GNU.sparse."
+_USER = b"user."
+#: Where in a header the ids are that its pax records may have in place of it.
+_IDS = {b"uid": slice(108, 116), b"gid": slice(116, 124)}
 
 
 class Extension:
@@ -56,6 +70,10 @@ class Extension:
         self.records: dict[bytes, bytes] = {}
         self.sparse: dict[bytes, bytes] = {}
         self.segments = array("q")
+        #: Extended attributes and, as text, ACLs, by their names; the owner's ids, by their keys.
+        self.attributes: dict[bytes, bytes] = {}
+        self.acls: dict[bytes, bytes] = {}
+        self.ids: dict[bytes, int] = {}
 
     def is_empty(self) -> bool:
         """Return whether nothing needs a member to follow."""
@@ -72,6 +90,13 @@ class Extension:
                 self.segments = sparse_from_list(value)
             elif key.startswith(_SPARSE):
                 self.sparse[key.removeprefix(_SPARSE)] = value
+            elif key in ACL_KEYS:
+                self.acls[ACL_KEYS[key]] = value
+            elif key.startswith(ATTRIBUTE):
+                name = key.removeprefix(ATTRIBUTE)
+                self.attributes[name.replace(b"%3D", b"=").replace(b"%25", b"%")] = value
+            elif key in _IDS:
+                self.ids[key] = sparse_number(value)
 
     def apply(self, member: Member, defaults: dict[bytes, bytes]) -> int:
         """Complete `member`, local records before global ones; return the size as stored.
@@ -102,6 +127,8 @@ _OLD_SEGMENTS = 21  # in one block of GNU's old sparse format
 _ZEROS = bytes(BLOCK)
 _WITHOUT_DATA = b"123456"
 _FILES = b"\x0007"
+_FILES_AND_SPARSE = b"\x0007S"
+_DIRECTORIES = b"5D"
 _EXTENSIONS = b"xgLK"
 _EXTENSION_FLAGS = (b"x", b"g", b"L", b"K")
 
@@ -192,6 +219,8 @@ class TarReader:
             stored = member.size = 0
         self._stored = stored
         self._padding = -stored % BLOCK
+        if extension is not None and (extension.attributes or extension.acls):
+            _set_attributes(member, extension, block)
         if member.typeflag == b"S":
             self._old_sparse(member, block)
         elif extension is not None and member.typeflag in _FILES:
@@ -290,3 +319,34 @@ class TarReader:
         return ArchiveError(
             f"the archive ends in the middle, {self._where()}; it was cut short, send it again"
         )
+
+
+def _set_attributes(member: Member, extension: Extension, block: memoryview) -> None:
+    """Give a file or directory the attributes in its headers that it may have."""
+    is_directory = member.typeflag in _DIRECTORIES or member.name.endswith(b"/")
+    if not is_directory and member.typeflag not in _FILES_AND_SPARSE:
+        return
+    given, acls = extension.attributes, extension.acls
+    found = {name: each for name, each in given.items() if name.startswith(_USER)}
+    for name in ACL_NAMES:
+        acl, owner = None, _owner(extension, block)
+        if name in given:  # GNU tar writes both, and names alone in the text
+            acl = acl_from_kernel(given[name], owner)
+        elif name in acls:
+            acl = acl_from_text(acls[name], owner)
+        if acl is not None:
+            found[name] = acl
+    for name, value in found.items():
+        check_attribute(name, value, is_directory=is_directory)
+    member.attributes = encode_attributes(found)
+    member.mode = mode_without_mask(member.mode, member.attributes)
+    member.has_more = found.keys() != {*given, *acls}
+
+
+def _owner(extension: Extension, block: memoryview) -> Owner:
+    """Return the ids of the user and group to whom a member belongs; -1 where it has none."""
+    user, group = (
+        extension.ids.get(key) or number(bytes(block[at]), key.decode()) or -1
+        for key, at in _IDS.items()
+    )
+    return user, group

@@ -22,11 +22,15 @@ from wingsd.archive.tar_headers import (
     FILE,
     HARD_LINK,
     LATEST,
+    NO_OWNER,
     SYMLINK,
+    attribute_records,
     member_header,
     padding,
 )
 from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.filesystem.attributes import mode_without_mask, read_attributes
+from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import FILE_FLAGS, REPLACED, file_type_name
 from wingsd.filesystem.walk import (
     VANISHED,
@@ -65,11 +69,12 @@ class TarWriter:
 
     `links`: whether symlinks and hard links are sent as such, or as copies of the files they lead
     to. `warn` is called with a line for each file that is left out or sent in another form.
-    `packed_bytes` counts the file data so far, `counts` the members by kind.
+    `packed_bytes` counts the file data so far, `counts` the members by kind, `without_attributes`
+    those of which attributes are left out.
     """
 
     def __init__(self, part: Part, *, links: bool, warn: Callable[[str], None]) -> None:
-        self.packed_bytes = 0
+        self.packed_bytes = self.without_attributes = 0
         self.counts = dict.fromkeys(Kind, 0)
         self._links = links
         self._warn = warn
@@ -78,8 +83,9 @@ class TarWriter:
         #: The root's header, which may be repeated without effect.
         self._root_header = b""
         self._limit = part.limit
-        #: A descriptor of the root, while it is read, and the user id of its owner.
-        self._root = self._owner = -1
+        #: A descriptor of the root, while it is read, and the ids of its owner.
+        self._root = -1
+        self._owner: Owner = (-1, -1)
         #: Bytes left in the current block: reading no more saves cutting and copying.
         self._block_left = STEP
 
@@ -116,7 +122,7 @@ class TarWriter:
             self._root = root
             for listing in listings:
                 if not listing.path:
-                    self._owner = listing.stat.st_uid
+                    self._owner = (listing.stat.st_uid, listing.stat.st_gid)
                 if listing.is_first:
                     yield from self._directory(listing)
                 prefix = listing.prefix
@@ -134,7 +140,11 @@ class TarWriter:
         is_in_part = self._part.tree_range.contains(directory_key(listing.path))
         if not is_in_part and self._root_header:
             return
-        header = self._header(b"/".join(listing.path) or b".", DIRECTORY, listing.stat)
+        name = b"/".join(listing.path) or b"."
+        try:
+            header = self._header(listing.fd, name, DIRECTORY, listing.stat)
+        except OSError as error:
+            unreadable(name, error)
         self._root_header = self._root_header or header
         if is_in_part:
             self.counts[Kind.DIRECTORY] += 1
@@ -155,7 +165,7 @@ class TarWriter:
             if not stat.S_ISREG(found.st_mode):
                 self._skip(name, REPLACED)
                 return
-            check_owner(found, name, self._owner)
+            check_owner(found, name, self._owner[0])
             if (first := self._first_name(found, name)) is not None:
                 yield self._hard_link(name, found, first)
             else:
@@ -163,7 +173,7 @@ class TarWriter:
                 self._check_size(found, name, written_in_full=segments is None)
                 self.counts[Kind.FILE] += 1
                 if segments is None:
-                    yield self._header(name, FILE, found, found.st_size)
+                    yield self._header(fd, name, FILE, found, found.st_size)
                     yield from self._data(fd, name, found)
                 else:
                     yield from self._sparse(fd, name, found, segments)
@@ -210,8 +220,9 @@ class TarWriter:
     def _sparse(
         self, fd: int, name: bytes, found: os.stat_result, segments: Segments
     ) -> Iterator[bytes]:
-        mode, mtime = self._mode(name, found), self._time(name, found)
-        yield sparse_header(name, mode, found.st_size, mtime, segments)
+        mode, records, owner = self._permissions(fd, name, found)
+        mtime = self._time(name, found)
+        yield sparse_header(name, mode, found.st_size, mtime, segments, records, owner)
 
         def shrank(missing: int) -> None:
             self._warn(f"{display(name)} shrank while it was read; {missing} zeros replace data")
@@ -284,17 +295,34 @@ class TarWriter:
         mode, mtime = member_mode(found.st_mode)[0], self._time(name, found)
         return member_header(name, HARD_LINK, mode, 0, mtime, link=first)
 
-    def _header(self, name: bytes, typeflag: bytes, found: os.stat_result, size: int = 0) -> bytes:
-        mode, mtime = self._mode(name, found), self._time(name, found)
+    def _header(
+        self, fd: int, name: bytes, typeflag: bytes, found: os.stat_result, size: int = 0
+    ) -> bytes:
+        mode, records, owner = self._permissions(fd, name, found)
+        mtime = self._time(name, found)
         if typeflag == DIRECTORY:
             name += b"/"
-        return member_header(name, typeflag, mode, size, mtime)
+        return member_header(name, typeflag, mode, size, mtime, b"", records, owner)
 
-    def _mode(self, name: bytes, found: os.stat_result) -> int:
+    def _permissions(
+        self, fd: int, name: bytes, found: os.stat_result
+    ) -> tuple[int, bytes, Owner]:
+        """Return the mode of an open file, the records of its attributes, and the owner for them.
+
+        With an ACL the mode is that without it: whoever cannot read ACLs gives the group no more.
+        """
         mode, stripped = member_mode(found.st_mode)
         if stripped:
             self._warn(f"{display(name)} is sent without its set-user-id or set-group-id bit")
-        return mode
+        attributes = read_attributes(fd, self._owner)
+        value = attributes.value
+        is_kept = self._part.attributes
+        if not attributes.is_whole or (value and not is_kept):
+            self.without_attributes += 1
+        if not value:
+            return mode, b"", NO_OWNER
+        mode = mode_without_mask(mode, value)
+        return mode, *(attribute_records(value, self._owner) if is_kept else (b"", NO_OWNER))
 
     def _time(self, name: bytes, found: os.stat_result) -> int:
         mtime = found.st_mtime_ns

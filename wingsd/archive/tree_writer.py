@@ -22,6 +22,7 @@ from wingsd.archive.directories import DirectoryMetadata
 from wingsd.archive.policy import ArchiveError, MemberRefused, display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import StorageError
+from wingsd.filesystem.attributes import write_attributes
 from wingsd.filesystem.modes import is_own, process_umask
 from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.util.text import disk_advice
@@ -105,6 +106,9 @@ class TreeWriter:
         self.root = os.dup(root) if isinstance(root, int) else _open_root(root)
         #: How many directories this writer has made, including parents of members.
         self.directories = 0
+        #: How many files and directories lack extended attributes or ACLs that they should have.
+        self.without_attributes = 0
+        self._given = owner or (os.geteuid(), os.getegid())
         self._owner = None if owner is None or is_own(owner, self.root) else owner
         self._umask = process_umask()
         self._deferred_links = deferred_links
@@ -115,13 +119,23 @@ class TreeWriter:
         )
         self._directories = OpenDirectories(self.root, self._made_implicitly, self.metadata.lock)
 
-    def file(self, path: Path, mode: int, mtime: int, pieces: Iterable[memoryview]) -> None:
-        """Write a regular file. Errors of `pieces` pass as they are."""
+    def file(
+        self,
+        path: Path,
+        mode: int,
+        mtime: int,
+        pieces: Iterable[memoryview],
+        attributes: bytes = b"",
+    ) -> None:
+        """Write a regular file with `attributes` as `filesystem.attributes` has them.
+
+        Errors of `pieces` pass as they are.
+        """
         fd = self._create(path, mode)
         try:
             for piece in pieces:
                 self._write(fd, piece, path)
-            self._set_metadata(fd, path, mode, mtime)
+            self._set_metadata(fd, path, mode, mtime, attributes)
         finally:
             self._call(path, os.close, fd)
 
@@ -133,6 +147,7 @@ class TreeWriter:
         size: int,
         segments: array[int],
         pieces: Iterable[memoryview],
+        attributes: bytes = b"",
     ) -> None:
         """Write a regular file of `size` bytes that has data only in `segments`, else holes.
 
@@ -144,17 +159,17 @@ class TreeWriter:
                 self._call(path, os.lseek, fd, offset, os.SEEK_SET)
                 self._write(fd, part, path)
             self._call(path, os.ftruncate, fd, size)
-            self._set_metadata(fd, path, mode, mtime)
+            self._set_metadata(fd, path, mode, mtime, attributes)
         finally:
             self._call(path, os.close, fd)
 
-    def directory(self, path: Path, mode: int, mtime: int) -> None:
+    def directory(self, path: Path, mode: int, mtime: int, attributes: bytes = b"") -> None:
         """Make a directory, or use the existing one; `()` is the root."""
         if path:
-            self._call(path, self._make_directory, path, mode, mtime)
+            self._call(path, self._make_directory, path, mode, mtime, attributes)
         else:
             with self.metadata.lock:
-                self.metadata.update(path, mode, mtime)
+                self.metadata.update(path, mode, mtime, attributes)
 
     def symlink(self, path: Path, mtime: int, text: bytes) -> None:
         """Make a symlink; its text is neither read nor followed."""
@@ -179,8 +194,8 @@ class TreeWriter:
         """Give directories their owners, modes and times: the deepest first, the root last."""
         path: Path = ()
         try:
-            for path, mode, mtime in self.metadata.in_order():
-                self._finish_directory(path, mode, mtime)
+            for path, mode, mtime, attributes in self.metadata.in_order():
+                self._finish_directory(path, mode, mtime, attributes)
         except OSError as error:
             self._fail(error, path)
 
@@ -234,18 +249,24 @@ class TreeWriter:
         except OSError as error:
             self._fail(error, path)
 
-    def _set_metadata(self, fd: int, path: Path, mode: int, mtime: int) -> None:
+    def _set_metadata(self, fd: int, path: Path, mode: int, mtime: int, attributes: bytes) -> None:
         """Set owner, mode and time; the owner first, as chown may clear bits of the mode."""
         try:
             if self._owner is not None:
                 os.fchown(fd, *self._owner)
-            if mode & self._umask:
+            if attributes:
+                self._set_attributes(fd, mode, attributes)
+            elif mode & self._umask:
                 os.fchmod(fd, mode)
             os.utime(fd, ns=(mtime, mtime))
         except OSError as error:
             self._fail(error, path)
 
-    def _make_directory(self, path: Path, mode: int, mtime: int) -> None:
+    def _set_attributes(self, fd: int, mode: int, attributes: bytes) -> None:
+        if not write_attributes(fd, attributes, mode, self._given):
+            self.without_attributes += 1
+
+    def _make_directory(self, path: Path, mode: int, mtime: int, attributes: bytes) -> None:
         parent = self._parent(path)
         with self.metadata.lock:
             # closed to others until its own mode is set at the end
@@ -254,12 +275,12 @@ class TreeWriter:
             except FileExistsError:
                 found = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):
-                    self.metadata.update(path, mode, mtime)
+                    self.metadata.update(path, mode, mtime, attributes)
                     return
                 self._remove(path, parent)
                 os.mkdir(path[-1], 0o700, dir_fd=parent)
             self.directories += 1
-            self.metadata.add(path, mode, mtime)
+            self.metadata.add(path, mode, mtime, attributes)
 
     def _make_symlink(self, path: Path, mtime: int, text: bytes) -> None:
         parent = self._parent(path)
@@ -296,11 +317,16 @@ class TreeWriter:
             return self._parent(path)
         return self._directories.get(path[:-1], keep=other)
 
-    def _finish_directory(self, path: Path, mode: int, mtime: int | None) -> None:
+    def _finish_directory(
+        self, path: Path, mode: int, mtime: int | None, attributes: bytes
+    ) -> None:
         fd = self._directories.get(path, make=False)
         if self._owner is not None:
             os.fchown(fd, *self._owner)
-        os.fchmod(fd, mode)
+        if attributes:
+            self._set_attributes(fd, mode, attributes)
+        else:
+            os.fchmod(fd, mode)
         if mtime is not None:
             os.utime(fd, ns=(mtime, mtime))
 

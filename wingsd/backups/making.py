@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from wingsd.archive import ArchiveFormat, Compression, Part
+from wingsd.archive.policy import attributes_line
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
 from wingsd.backups.ignore import IgnoreList
 from wingsd.backups.store import BackupStore, part_name
@@ -234,6 +235,8 @@ def make_archive(
                 progress=note,
             )
             _require_content(packed, ignore)
+            if packed.without_attributes:
+                count(attributes_line(packed.without_attributes, "they have too many"))
             file.sync()
     except BaseException:
         store.remove_leftovers(place, backup)

@@ -24,14 +24,18 @@ from attrs import frozen
 from wingsd.filesystem.new_file import Owner
 
 __all__ = [
+    "ACCESS",
     "ACL_NAMES",
+    "DEFAULT",
     "MAX_BYTES",
     "MAX_COUNT",
     "OWN",
     "AttributesKept",
     "FoundAttributes",
+    "acl_from_kernel",
     "acl_from_text",
     "acl_text",
+    "attribute_pairs",
     "check_attribute",
     "clear_attributes",
     "decode_attributes",
@@ -135,7 +139,7 @@ def encode_attributes(attributes: Mapping[bytes, bytes]) -> bytes:
 
 def decode_attributes(value: bytes, *, is_directory: bool) -> dict[bytes, bytes]:
     """Return the attributes of a value that may be anyone's. Raises ValueError."""
-    found = dict(_pairs(value))
+    found = dict(attribute_pairs(value))
     for name, text in found.items():
         check_attribute(name, text, is_directory=is_directory)
     if encode_attributes(found) != value:
@@ -159,7 +163,7 @@ def kept_attributes(value: bytes, kept: AttributesKept) -> bytes:
     return encode_attributes(
         {
             name: text
-            for name, text in _pairs(value)
+            for name, text in attribute_pairs(value)
             if (kept.acls if name in ACL_NAMES else kept.user)
         }
     )
@@ -173,7 +177,7 @@ def mode_without_mask(mode: int, value: bytes) -> int:
     """
     if ACCESS not in value:
         return mode
-    acl = dict(_pairs(value)).get(ACCESS)
+    acl = dict(attribute_pairs(value)).get(ACCESS)
     if acl is None:
         return mode
     entries = _entries(acl)
@@ -214,7 +218,7 @@ def _get(fd: int, name: bytes, owner: Owner) -> bytes | None:
         text = os.getxattr(fd, name)
         if name not in ACL_NAMES:
             return text
-        return _packed(_renumbered(_checked(_entries(text)), owner, _OWN))
+        return acl_from_kernel(text, owner)
     except ValueError:
         return None
     except OSError as error:
@@ -230,7 +234,7 @@ def write_attributes(fd: int, value: bytes, mode: int, owner: Owner) -> bool:
     no ACLs, for example, or a file may have less bytes of them. It has the other ones then.
     """
     is_whole = True
-    pairs = _pairs(value)
+    pairs = attribute_pairs(value)
     os.fchmod(fd, mode | stat.S_IWUSR)  # those of `user.` need permission to write
     for name, text in pairs:
         if name not in ACL_NAMES:
@@ -283,7 +287,8 @@ def _text(text: bytes) -> bytes:
     return _LENGTH.pack(len(text)) + text
 
 
-def _pairs(value: bytes) -> list[tuple[bytes, bytes]]:
+def attribute_pairs(value: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the names and values in a value that has all of them. Raises ValueError."""
     texts = list(_texts(value))
     if len(texts) % 2:
         raise ValueError("its extended attributes end in the middle")
@@ -350,6 +355,14 @@ def names_own(acl: bytes) -> bool:
     """Return whether an ACL has an entry for the node's own user or group."""
     entries = _entries(acl)
     return any((tag, OWN) in entries for tag in _NAMED)
+
+
+def acl_from_kernel(acl: bytes, owner: Owner) -> bytes:
+    """Return an ACL as the kernel has it, in which `owner` are the ids of a node's own user.
+
+    Raises ValueError for what is no ACL.
+    """
+    return _packed(_renumbered(_checked(_entries(acl)), owner, _OWN))
 
 
 def acl_text(acl: bytes, owner: Owner) -> bytes:

@@ -155,7 +155,7 @@ class _Overlay:
     def _finish(self, metadata: DirectoryMetadata, owner: tuple[int, int]) -> None:
         path: Path = ()
         try:
-            for path, mode, mtime in metadata.in_order():
+            for path, mode, mtime, _ in metadata.in_order():
                 fd = self._directories.get(path, make=False)
                 os.fchown(fd, *owner)
                 os.fchmod(fd, mode)

@@ -12,7 +12,8 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 
-from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
+from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract_part
+from wingsd.archive.policy import attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.panel.schemas import Settings
@@ -184,6 +185,8 @@ class ReceivePhase:
             parallel = ParallelUploads(self._readers, tree, slots, self._steps.cancel_scope)
             received = await parallel.read(self._note)
             await workers.run(tree.finish)
+            if tree.without_attributes:
+                self._note(attributes_line(tree.without_attributes, NOT_KEPT))
         finally:
             await workers.run(tree.close)
         return ReceivedServer(received)

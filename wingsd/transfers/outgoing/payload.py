@@ -42,13 +42,15 @@ class Payload:
 
     `source` is the server's directory, or a part of one; without one the archive is empty, since
     the destination has the files. `links` tells whether the destination keeps symlinks and hard
-    links, and `family` the kind of its nodes.
+    links, `attributes` whether it keeps extended attributes and ACLs, and `family` the kind of its
+    nodes.
     """
 
     server: str
     family: str
     source: str | Part | None
     links: bool
+    attributes: bool
     format: UploadFormat
     backups: tuple[LocalBackup, ...]
     logs: InstallLogs | None
@@ -96,8 +98,9 @@ class Payload:
             return None
         from wingsd.archive.pack import pack  # noqa: PLC0415 (see wingsd.archive)
 
+        part = self.source if isinstance(self.source, Part) else Part(self.source)
         return pack(
-            self.source,
+            attrs.evolve(part, attributes=self.attributes),
             write,
             links=self.links,
             form=self.format.archive,

@@ -14,6 +14,7 @@ from wingsd.config import CALAGOPUS, PELICAN
 __all__ = [
     "FOLLOWS",
     "JOINS_STREAMS",
+    "KEEPS_ATTRIBUTES",
     "MOVES",
     "TransferRequest",
     "UploadFormat",
@@ -23,6 +24,8 @@ __all__ = [
 
 #: The feature of a destination that takes all requests of a server for one transfer.
 JOINS_STREAMS = "streams"
+#: That of one that keeps the extended attributes and ACLs in archives.
+KEEPS_ATTRIBUTES = "attributes"
 #: That of one that takes moves which resume.
 MOVES = "move-1"
 #: That of one that keeps the copy of a seed, and starts the server when it has moved.

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.archive import Part
+from wingsd.archive.policy import attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import LocalBackup
 from wingsd.errors import DiskLimitExceeded
@@ -29,6 +30,7 @@ from wingsd.transfers.outgoing.mover import Mover, MoveSubject, begun_of
 from wingsd.transfers.outgoing.payload import Payload, SourcePool
 from wingsd.transfers.outgoing.request import (
     JOINS_STREAMS,
+    KEEPS_ATTRIBUTES,
     TransferRequest,
     streams_of,
     upload_format,
@@ -335,6 +337,7 @@ class OutgoingUpload:
             self._log_move(sending)
         elif packed:
             self._log_figures(packed)
+            self._note_attributes(sum(each.without_attributes for each in packed))
 
     async def _send(
         self, sending: OutgoingStreams | OutgoingMove, *, gives_up: bool
@@ -394,6 +397,7 @@ class OutgoingUpload:
             family=self.request.family,
             source=None if self.pool.has_files else Part(directory, limit=self._limit),
             links=self._features >= KEEPS_LINKS,
+            attributes=KEEPS_ATTRIBUTES in self._features,
             format=upload_format(
                 self.request, self._storage.compression, self._steps.announcer.warn
             ),
@@ -430,6 +434,13 @@ class OutgoingUpload:
             seconds=seconds,
             rate=readable_size(sent / max(seconds, 0.001)),
         )
+
+    def _note_attributes(self, count: int) -> None:
+        """Tell people of how many files attributes were left out."""
+        if count:
+            is_kept = KEEPS_ATTRIBUTES in self._features
+            reason = "they have too many" if is_kept else "the destination does not keep them"
+            self._steps.announcer.warn(attributes_line(count, reason))
 
     def _log_figures(self, packed: Sequence[Packed]) -> None:
         size = sum(each.archive_bytes for each in packed)
