@@ -176,6 +176,19 @@ def test_a_megabyte_is_larger_for_pelican() -> None:
     assert settings["MemorySwap"] == 120_586_240 + 10_485_760
 
 
+@pytest.mark.parametrize(
+    ("swap", "both"), [(-1, -1), (0, 0), (10, 120_586_240 + 10_485_760)], ids=str
+)
+def test_calagopus_counts_in_mebibytes_and_sets_no_swap_limit_for_none(
+    swap: int, both: int
+) -> None:
+    settings = host(attrs.evolve(NODE, family="calagopus"), memory_limit=100, swap=swap)
+    assert settings["MemoryReservation"] == 104_857_600
+    assert settings["Memory"] == 120_586_240
+    # 0 is the engine's default: as much swap as memory.
+    assert settings["MemorySwap"] == both
+
+
 @pytest.mark.parametrize(("swap", "both"), [(-1, -1), (0, 0), (512, 0)])
 def test_memory_without_a_limit(swap: int, both: int) -> None:
     settings = host(memory_limit=0, swap=swap)

@@ -11,6 +11,7 @@ from tests.docker.containers import NODE
 from tests.docker.watcher import Notes
 from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
+from wingsd.config import CALAGOPUS
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.limits import UNLIMITED_SWAP, limit_changes, update_values
 from wingsd.errors import EnvironmentFailed
@@ -92,6 +93,25 @@ async def test_changed_limits_reach_the_running_container(
         with pytest.raises(EnvironmentFailed, match="Docker refuses"):
             await environment.update(server.uuid, Build(), Build(threads="4000"))
         assert limits(engine, server.uuid) == found
+    finally:
+        running.detach()
+
+
+async def test_a_changed_limit_leaves_calagopus_servers_the_engines_default_of_swap(
+    engine: Engine, workers: Workers
+) -> None:
+    config = attrs.evolve(engine.config_without_network(), family=CALAGOPUS)
+    environment = DockerEnvironment(config, workers, reactor)
+    server = engine.server("sleep 600")
+    before, after = Build(memory_limit=100), Build(memory_limit=200)
+    await environment.create(attrs.evolve(server, build=before))
+    running = await environment.start(server.uuid, Notes())
+    try:
+        made = limits(engine, server.uuid)
+        assert made["MemorySwap"] == 2 * made["Memory"]
+        assert await environment.update(server.uuid, before, after) == []
+        found = limits(engine, server.uuid)
+        assert (found["Memory"], found["MemorySwap"]) == (2 * made["Memory"], 4 * made["Memory"])
     finally:
         running.detach()
 

@@ -286,14 +286,17 @@ def _overhead_factor(overhead: Overhead, limit: int) -> float:
 
 def resources(config: Config, build: Build) -> dict[str, Any]:
     """Return the limits, in the Engine API's units: bytes, and microseconds of CPU time."""
-    per_mb = 1_048_576 if config.is_pelican else 1_000_000
+    is_calagopus = config.family == CALAGOPUS
+    # Sources: convert_container_resources of Calagopus' server/configuration/mod.rs; environment/
+    # settings.go of the others.
+    per_mb = 1_048_576 if is_calagopus or config.is_pelican else 1_000_000
     reservation = max(build.memory_limit, 0) * per_mb
     memory = round(reservation * _overhead_factor(config.docker.overhead, build.memory_limit))
     limits: dict[str, Any] = {
         "Memory": memory,
         # The engine refuses a reservation above the limit, which a factor below 1 would make.
         "MemoryReservation": min(reservation, memory),
-        "MemorySwap": _memory_swap(memory, build.swap, per_mb),
+        "MemorySwap": _memory_swap(memory, build.swap, per_mb, limits_none=not is_calagopus),
         "BlkioWeight": build.io_weight,
         "OomKillDisable": build.oom_kill_disabled,
         "PidsLimit": config.docker.container_pid_limit,
@@ -305,12 +308,15 @@ def resources(config: Config, build: Build) -> dict[str, Any]:
     return limits
 
 
-def _memory_swap(memory: int, swap: int, per_mb: int) -> int:
-    """Return the limit of memory and swap in bytes: -1 for none, 0 for the engine's default."""
+def _memory_swap(memory: int, swap: int, per_mb: int, *, limits_none: bool) -> int:
+    """Return the limit of memory and swap in bytes: -1 for none, 0 for the engine's default.
+
+    `limits_none` says whether a swap of 0 is a limit.
+    """
     if swap < 0:
         return -1
     # The engine refuses a limit of the sum without one of memory.
-    return memory + swap * per_mb if memory else 0
+    return memory + swap * per_mb if memory and (swap or limits_none) else 0
 
 
 def host_settings(config: Config) -> dict[str, Any]:

@@ -56,6 +56,9 @@ def update_values(changes: Mapping[str, Any], machine: Mapping[str, Any]) -> dic
         "CpuQuota": -1,
         "CpusetCpus": f"0-{machine['NCPU'] - 1}",
     }
+    if changes.get("Memory"):
+        # What the engine gives a new container without a limit of swap.
+        lifted["MemorySwap"] = 2 * changes["Memory"]
     values = {name: value or lifted.get(name) for name, value in changes.items()}
     if values.get("MemorySwap") == -1:
         values["MemorySwap"] = UNLIMITED_SWAP
