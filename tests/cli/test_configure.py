@@ -19,9 +19,12 @@ from click.testing import CliRunner, Result
 
 from wingsd.cli import configure, node_configuration
 from wingsd.cli.__main__ import main
-from wingsd.config import load
+from wingsd.config import differences, load
 
 TOKEN = "ptla_t0k3n"
+PELICANS_TOKEN = "papp_t0k3n"
+#: From before tokens had a prefix.
+OLD_TOKEN = "0ldt0k3n"
 SECRET = "s3cr3t-of-the-node"
 CONFIGURATION: dict[str, Any] = {
     "debug": False,
@@ -40,11 +43,18 @@ CONFIGURATION: dict[str, Any] = {
 }
 
 
+#: What Panels say of a node: of Pterodactyl's and of Pelican's, with much left out.
+PTERODACTYLS_NODE = {"id": 7, "location_id": 1, "daemon_base": "/var/lib/pterodactyl/volumes"}
+PELICANS_NODE = {"id": 7, "tags": [], "cpu": 0, "daemon_connect": 8080}
+
+
 class TlsPanel:
-    """A Panel that gives `answer` to one token for node 7."""
+    """A Panel that gives `answer` to its tokens for node 7, and says `node` of that."""
 
     def __init__(self, authority: trustme.CA) -> None:
         self.answer: bytes = json.dumps(CONFIGURATION).encode()
+        self.node: object = PTERODACTYLS_NODE
+        self.tokens = {TOKEN, PELICANS_TOKEN, OLD_TOKEN}
         self.status = 200
         #: Answers wait for it.
         self.answers = Event()
@@ -54,16 +64,20 @@ class TlsPanel:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 status = panel.status
-                if self.headers["Authorization"] != f"Bearer {TOKEN}":
+                answer = panel.answer
+                if self.headers["Authorization"].removeprefix("Bearer ") not in panel.tokens:
                     status = 403
+                elif self.path == "/api/application/nodes/7":
+                    answer = json.dumps({"object": "node", "attributes": panel.node}).encode()
+                    status = 500 if panel.node is None else 200
                 elif self.path != "/api/application/nodes/7/configuration":
                     status = 404
                 panel.answers.wait()
                 self.send_response(status)
                 self.send_header("Location", "https://elsewhere.example.com/")
-                self.send_header("Content-Length", str(len(panel.answer)))
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(panel.answer)
+                self.wfile.write(answer)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -112,7 +126,7 @@ def run(panel: TlsPanel, path: Path) -> Run:
 def test_the_panels_command_writes_a_file_for_the_daemon_alone(run: Run, path: Path) -> None:
     result = run()
     assert result.exit_code == 0, result.output
-    assert yaml.safe_load(path.read_text()) == CONFIGURATION
+    assert yaml.safe_load(path.read_text()) == CONFIGURATION | {"family": "pterodactyl"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert load(str(path))[0].token == SECRET
     assert "systemctl restart wingsd" in result.output
@@ -137,6 +151,50 @@ def test_a_file_that_exists_keeps_the_operators_part(run: Run, path: Path) -> No
     config, _ = load(str(path))
     assert (config.token, config.docker.socket) == (SECRET, "unix:///run/other.sock")
     assert run("--override").output == f"{path} is as the Panel has it already.\n"
+
+
+@pytest.mark.parametrize(
+    ("token", "node", "family"),
+    [
+        (TOKEN, PTERODACTYLS_NODE, "pterodactyl"),
+        # A Panel of Pelican's that was one of Pterodactyl's before has its tokens still.
+        (TOKEN, PELICANS_NODE, "pelican"),
+        (TOKEN, None, "pterodactyl"),
+        (TOKEN, [], "pterodactyl"),
+        (PELICANS_TOKEN, None, "pelican"),
+        (OLD_TOKEN, PELICANS_NODE, "pelican"),
+        (OLD_TOKEN, None, None),
+    ],
+)
+def test_the_family_is_written_as_the_token_and_the_panel_say(
+    run: Run, panel: TlsPanel, path: Path, token: str, node: object, family: str | None
+) -> None:
+    panel.node = node
+    result = run(token=token)
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(path.read_text()).get("family") == family
+    assert run("--override", token=token).output == f"{path} is as the Panel has it already.\n"
+
+
+def test_a_node_that_was_taken_for_another_family_keeps_its_directories(
+    run: Run, path: Path
+) -> None:
+    path.parent.mkdir()
+    path.write_text(
+        "token_id: old\ntoken: old\nremote: https://old.example.com\n"
+        "system: {data: /srv/games, log_directory: /srv/logs}\n"
+    )
+    before = load(str(path))[0].system
+    result = run("--override", token=PELICANS_TOKEN)
+    assert result.exit_code == 0, result.output
+    shown = [line.split() for line in result.output.splitlines()]
+    assert ["system.backup_directory", "/var/lib/pterodactyl/backups"] in shown
+    config, _ = load(str(path))
+    assert config.family == "pelican"
+    assert differences(before, config.system) == ["data"]
+    # The engine decides about its network: see tests/docker/test_docker.py.
+    assert config.docker.network.name == "pelican_nw"
+    assert run("--override", token=PELICANS_TOKEN).output.endswith("already.\n")
 
 
 def test_override_asks_nothing(run: Run, path: Path) -> None:

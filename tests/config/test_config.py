@@ -176,6 +176,21 @@ def test_a_family_that_nobody_knows_is_refused() -> None:
     assert faults(family="pufferfish")[0].startswith("family: expected one of")
 
 
+def test_pelicans_network_is_its_own_where_it_is_not_written() -> None:
+    names = ("name", "network_mode", "bridge_name")
+
+    def network(**keys: Any) -> list[str]:
+        return [getattr(config(**keys).docker.network, name) for name in names]
+
+    pterodactyls = ["pterodactyl_nw", "pterodactyl_nw", "pterodactyl0"]
+    assert network() == network(family="calagopus") == pterodactyls
+    assert network(family="pelican") == ["pelican_nw", "pelican_nw", "pelican0"]
+    written = {"network": {"name": "games", "network_mode": "host", "bridge_name": "br0"}}
+    assert network(family="pelican", docker=written) == ["games", "host", "br0"]
+    partly = {"network": {"network_mode": "host"}, "tmpfs_size": 1}
+    assert network(family="pelican", docker=partly) == ["pelican_nw", "host", "pelican0"]
+
+
 def test_pelicans_directories_are_its_own_where_they_are_not_written() -> None:
     usual, pelican = config(), config(family="pelican", system={"log_directory": "/logs"})
     assert usual.system.backup_directory == "/var/lib/pterodactyl/backups"

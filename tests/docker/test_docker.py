@@ -21,6 +21,7 @@ from wingsd.docker import Environment
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.engine import ContainerState, container_state
 from wingsd.docker.environment import DockerEnvironment
+from wingsd.docker.network import FORMER_DEFAULTS
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount, Settings
 from wingsd.threadio import Workers
@@ -298,6 +299,51 @@ async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> 
     assert socket in await refusal(environment, server)
     with pytest.raises(EnvironmentFailed, match="does not answer"):
         await environment.remove(server.uuid)
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_network_of_the_former_default_is_used_on(
+    engine: Engine,
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Logged,
+    written: bool,
+) -> None:
+    former = engine.config()
+    name = engine.will_make_network(f"{former.docker.network.name}-later")
+    monkeypatch.setitem(FORMER_DEFAULTS, name, former.docker.network.name)
+    # The default of today, where the file names no network or, beside it, only the bridge's name.
+    later = with_network(
+        former, name=name if written else "games", network_mode=name, bridge_name="wt-later"
+    )
+    server, added, third = engine.server(), engine.server(), engine.server()
+    await DockerEnvironment(former, workers, reactor).create(server)
+
+    environment = DockerEnvironment(later, workers, reactor)
+    await environment.recreate(server)
+    await environment.create(added)
+    await environment.rehearse(third)
+    for made in (server, added):
+        found = engine.client.inspect_container(made.uuid)["HostConfig"]["NetworkMode"]
+        assert found == former.docker.network.name
+    assert engine.run(server)[0] == 0
+    assert not engine.client.networks(names=[f"^{name}$"])
+    (line,) = [line for line in logged.lines if "is used on" in line]
+    assert former.docker.network.name in line
+
+
+async def test_without_a_network_of_the_former_default_one_of_todays_is_made(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, server = engine.config(), engine.server()
+    name = config.docker.network.name
+    monkeypatch.setitem(FORMER_DEFAULTS, name, f"{name}-former")
+    await DockerEnvironment(config, workers, reactor).create(server)
+    assert engine.client.inspect_container(server.uuid)["HostConfig"]["NetworkMode"] == name
+    # Where both are there, it is today's.
+    engine.client.create_network(engine.will_make_network(f"{name}-former"))
+    await DockerEnvironment(config, workers, reactor).recreate(server)
+    assert engine.client.inspect_container(server.uuid)["HostConfig"]["NetworkMode"] == name
 
 
 async def test_a_network_in_the_way(engine: Engine, workers: Workers) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.config import Config, DockerConfig, Interfaces, IPv6, NetworkConfig
+from wingsd.config import Config, DockerConfig, Interfaces, IPv6, NetworkConfig, parse
 from wingsd.docker.network import (
+    FORMER_DEFAULTS,
     NetworkSpec,
     network_mode,
     network_spec,
@@ -58,6 +59,12 @@ def test_the_main_network_follows_the_configuration() -> None:
 def test_the_engines_own_modes_need_no_network(mode: str) -> None:
     assert network_spec(node(network_mode=mode), Settings("uuid")) is None
     assert network_mode(node(network_mode=mode), Settings("uuid")) == mode
+
+
+def test_a_node_of_pelicans_that_had_pterodactyls_default_is_one_of_the_former() -> None:
+    was = Config(token_id="id", token="secret", remote="http://panel").docker.network
+    now, _ = parse("{token_id: i, token: t, remote: 'http://panel', family: pelican}", "here")
+    assert {now.docker.network.name: was.name} == FORMER_DEFAULTS
 
 
 def test_a_network_of_the_administrators_has_to_exist() -> None:

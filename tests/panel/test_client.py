@@ -10,6 +10,7 @@ import pytest
 
 from tests.panel.client_harness import UNKNOWN, UUID, Harness
 from tests.support import Answer, Drop, server_settings
+from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import ServerNotFound
@@ -51,6 +52,41 @@ async def test_a_panel_is_called_in_the_name_of_its_familys_daemon(
     await harness.client(family=family).owns(UUID)
     agent = f"{name}/v{__version__} (id:{harness.here.token_id})"
     assert harness.fake.headers[0]["user-agent"] == agent
+
+
+#: What each family's Panel says of a server, and no other's.
+ANSWERS: dict[str, dict[str, Any]] = {
+    PTERODACTYL: {},
+    PELICAN: {"id": 1, "build": {"memory_limit": 1, "oom_killer": True}},
+    CALAGOPUS: {"build": {"memory_limit": 1, "oom_disabled": False}, "schedules": []},
+}
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+@pytest.mark.parametrize("family", ANSWERS)
+async def test_a_panel_of_another_family_is_logged_once(
+    harness: Harness, logged: Logged, family: str, answers: str
+) -> None:
+    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(3)]
+    for uuid in others:
+        harness.fake.add_server(server_settings(uuid, **ANSWERS[answers]), harness.here)
+    client = harness.client(family=family)
+    assert len(await client.servers()) == 3
+    await client.describe(others[0])
+    lines = [line for line in logged.lines if "family" in line]
+    if family == answers:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert f"`family: {answers}`" in line
+
+
+async def test_an_answer_of_no_known_family_is_taken_as_it_is(
+    harness: Harness, logged: Logged
+) -> None:
+    harness.fake.add_server(server_settings(UNKNOWN, build={"memory_limit": 1}), harness.here)
+    assert len(await harness.client(family=CALAGOPUS).servers()) == 1
+    assert not [line for line in logged.lines if "family" in line]
 
 
 @pytest.mark.parametrize("uuid", [UNKNOWN, UUID])

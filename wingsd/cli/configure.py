@@ -20,7 +20,8 @@ from wingsd.cli.client import CtlError
 from wingsd.cli.node_configuration import fetch, from_join_data
 from wingsd.cli.output import facts, plain, show
 from wingsd.cli.parameters import ADDRESS
-from wingsd.config import PLACES, Config, parse
+from wingsd.config import PLACES, Config, differences, parse
+from wingsd.config.live import value_at
 from wingsd.config.loader import read_yaml
 from wingsd.config_file.editing import edited
 from wingsd.config_file.replacing import FileChanged, replace_file
@@ -125,12 +126,25 @@ def _written(
     changes = dict(_leaves(found))
     if before is None or not before.strip():
         return yaml.safe_dump(dict(found), sort_keys=False, allow_unicode=True), changes
-    _checked(path, before, "correct it, or move it away")
+    config, _ = _checked(path, before, "correct it, or move it away")
     written: Any = read_yaml(before)
     present = dict(_leaves(written))
     changes = {key: value for key, value in changes.items() if present.get(key) != value}
+    text = _edited(path, before, changes)
+    if changes.get("family", config.family) != config.family:
+        # It has been run as one of another family: its directories stay where they are.
+        after, _ = _checked(path, text)
+        for key in differences(config.system, after.system, "system"):
+            value = value_at(config, key)
+            if key not in changes and isinstance(value, str):
+                changes[key] = value
+        text = _edited(path, before, changes)
+    return text, changes
+
+
+def _edited(path: str, text: str, changes: Mapping[str, Any]) -> str:
     try:
-        return edited(before, changes), changes
+        return edited(text, changes)
     except InvalidData as error:
         raise CtlError(f"{path} cannot be changed: {error}", "move it away") from error
 

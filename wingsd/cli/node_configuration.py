@@ -11,11 +11,11 @@ from http.client import HTTPException
 from threading import Thread
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
 from wingsd import __version__
 from wingsd.cli.client import CtlError
-from wingsd.config import CALAGOPUS
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.loader import read_yaml
 from wingsd.errors import InvalidData
 
@@ -38,13 +38,21 @@ class _NoRedirects(HTTPRedirectHandler):
         """Return no request; the answer is then an `HTTPError`."""
 
 
+#: By its first letters, the family whose Panel has made a token: an application's or a user's.
+#: Sources: `getPrefixForType` of their ApiKey.
+_TOKENS = {"papp_": PELICAN, "pacc_": PELICAN, "ptla_": PTERODACTYL, "ptlc_": PTERODACTYL}
+
+
 def fetch(panel: str, token: str, node: str, *, allow_insecure: bool = False) -> Json:
     """Return the configuration of a node, by its number, from the Panel at the URL `panel`.
+
+    It has the Panel's family, if that is known.
 
     `token` is one for the Panel's application API; `allow_insecure` accepts any certificate.
     Raises `CtlError`.
     """
-    url = f"{panel.rstrip('/')}/api/application/nodes/{node}/configuration"
+    about = f"{panel.rstrip('/')}/api/application/nodes/{node}"
+    url = f"{about}/configuration"
     headers = {
         "Authorization": f"Bearer {token}",
         "Accept": "application/vnd.pterodactyl.v1+json",
@@ -62,7 +70,13 @@ def fetch(panel: str, token: str, node: str, *, allow_insecure: bool = False) ->
         try:
             request = Request(url, headers=headers)  # noqa: S310
             with opener.open(request, timeout=TIMEOUT) as answer:
-                done.set_result(_configuration(answer, url))
+                found = _configuration(answer, url)
+            family = _TOKENS.get(token[:5], "")
+            if family != PELICAN:
+                # A Panel of Pelican's that was one of Pterodactyl's has its tokens still.
+                request = Request(about, headers=headers)  # noqa: S310
+                family = _family_of_node(opener, request) or family
+            done.set_result({**found, "family": family} if family else found)
         except BaseException as error:
             done.set_exception(error)
 
@@ -81,6 +95,19 @@ def fetch(panel: str, token: str, node: str, *, allow_insecure: bool = False) ->
         raise _no_connection(error.reason, panel) from error
     except (OSError, HTTPException, ValueError) as error:
         raise _no_connection(error, panel) from error
+
+
+def _family_of_node(opener: OpenerDirector, request: Request) -> str:
+    """Return the family of the Panel that describes a node so; empty if it is not known.
+
+    Source: the nodes' tables; only Pterodactyl's have a location, and only Pelican's tags.
+    """
+    try:
+        with opener.open(request, timeout=TIMEOUT) as answer:
+            node = json.loads(answer.read(MAX_ANSWER))["attributes"]
+            return PTERODACTYL if "location_id" in node else PELICAN if "tags" in node else ""
+    except (OSError, HTTPException, ValueError, RecursionError, KeyError, TypeError):
+        return ""
 
 
 def _configuration(answer: IO[bytes], url: str) -> Json:

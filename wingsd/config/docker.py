@@ -63,14 +63,15 @@ class NetworkConfig:
     interface: str = "172.18.0.1"
     #: The name servers of the containers.
     dns: tuple[str, ...] = ("1.1.1.1", "1.0.0.1")
-    #: The network that is created if it is missing and `network_mode` names it.
+    #: The network that is created if it is missing and `network_mode` names it. With Pelican the
+    #: default is `pelican_nw`; a node that has `pterodactyl_nw` from before uses it on.
     name: str = "pterodactyl_nw"
     #: Bind no ports to 127.0.0.1.
     ispn: bool = False
     #: The driver of the created network.
     driver: str = "bridge"
     #: The network that containers join: `name`, another existing one, or a mode of the engine,
-    #: such as `host`.
+    #: such as `host`. With Pelican the default is `pelican_nw`.
     network_mode: str = "pterodactyl_nw"
     #: Create the network without access to the outside.
     is_internal: bool = False
@@ -78,7 +79,8 @@ class NetworkConfig:
     enable_icc: bool = True
     #: The MTU of the created network.
     network_mtu: Bytes = 1500
-    #: The host interface of the created network (wingsd's own).
+    #: The host interface of the created network (wingsd's own). With Pelican the default is
+    #: `pelican0`.
     bridge_name: str = "pterodactyl0"
     interfaces: Interfaces = Interfaces()
 

@@ -23,7 +23,6 @@ from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positi
 from wingsd.config.vendors import (
     FAMILIES,
     PELICAN,
-    app_name_of,
     defaults_of,
     family_of,
     is_unused,
@@ -233,13 +232,7 @@ def _of_its_family(config: Config, data: Any, source: str) -> Config:
     system = config.system
     traces = (place, system.data, system.root_directory, config.app_name)
     family = family_of(config.family, traces)
-    named = data.get("app_name") is not None
-    return attrs.evolve(
-        config,
-        family=family,
-        app_name=config.app_name if named else app_name_of(family),
-        system=_with_defaults(system, defaults_of(family), data.get("system")),
-    )
+    return attrs.evolve(_with_defaults(config, defaults_of(family), data), family=family)
 
 
 def _with_defaults(section: T, defaults: Mapping[str, Any], written: Any) -> T:

@@ -19,9 +19,9 @@ __all__ = [
     "PTERODACTYL",
     "UNUSED",
     "UNUSED_BY_DEFAULT",
-    "app_name_of",
     "defaults_of",
     "family_of",
+    "family_of_panel",
     "is_unused",
     "leads_to_unused",
     "node_agent_of",
@@ -33,9 +33,6 @@ PTERODACTYL = "pterodactyl"
 PELICAN = "pelican"
 CALAGOPUS = "calagopus"
 FAMILIES = (PTERODACTYL, PELICAN, CALAGOPUS)
-
-#: The name of the family's node daemon, `app_name`, that its servers' consoles show.
-_APP_NAMES: Mapping[str, str] = MappingProxyType({PELICAN: "Pelican"})
 
 #: The family's node daemon, as it names itself to its Panel. Sources: remote/http.go of
 #: Pterodactyl's and Pelican's Wings, remote/client.rs of Calagopus' node.
@@ -55,28 +52,36 @@ _USER_AGENTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: Defaults of `system` that differ from Pterodactyl's, for keys that a Panel does not print.
+#: Defaults that differ from Pterodactyl's, for keys that a Panel does not print; those of a
+#: section as a map. Sources: config/ of Pelican's Wings, config.rs of Calagopus' node.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        PELICAN: MappingProxyType(
-            {
+        PELICAN: {
+            "app_name": "Pelican",
+            "system": {
                 "log_directory": "/var/log/pelican",
                 "backup_directory": "/var/lib/pelican/backups",
-                "machine_id": MappingProxyType({"directory": "/etc/pelican/machine-id"}),
+                "machine_id": {"directory": "/etc/pelican/machine-id"},
                 "tmp_directory": "/tmp/pelican",  # noqa: S108 - Pelican's default
-            }
-        ),
-        CALAGOPUS: MappingProxyType(
-            {
-                "sftp": MappingProxyType(
-                    {
-                        "limits": MappingProxyType(
-                            {"authentication_password_attempts": 3, "max_handles_per_channel": 32}
-                        )
+            },
+            "docker": {
+                "network": {
+                    "name": "pelican_nw",
+                    "network_mode": "pelican_nw",
+                    "bridge_name": "pelican0",
+                }
+            },
+        },
+        CALAGOPUS: {
+            "system": {
+                "sftp": {
+                    "limits": {
+                        "authentication_password_attempts": 3,
+                        "max_handles_per_channel": 32,
                     }
-                )
+                }
             }
-        ),
+        },
     }
 )
 
@@ -90,6 +95,20 @@ def family_of(named: str, traces: Iterable[str]) -> str:
     text = " ".join(traces).lower()
     found = (family for family in (PELICAN, CALAGOPUS) if family in text)
     return named or next(found, PTERODACTYL)
+
+
+def family_of_panel(settings: Mapping[str, Any]) -> str:
+    """Return the family of the Panel that describes a server so; empty if it is not known.
+
+    Sources: ServerConfigurationStructureService of Pterodactyl's and Pelican's Panels,
+    `ServerConfiguration` of Calagopus' (api-clients/wings-api).
+    """
+    build = settings.get("build") or {}
+    if "oom_killer" in build:
+        return PELICAN
+    if "schedules" in settings:
+        return CALAGOPUS
+    return PTERODACTYL if "oom_disabled" in build else ""
 
 
 def user_agent_of(family: str) -> str:
@@ -118,13 +137,8 @@ def version_for(family: str) -> str:
     return {PELICAN: "develop", CALAGOPUS: __release__}.get(family, __version__)
 
 
-def app_name_of(family: str) -> str:
-    """Return the family's default of `app_name`."""
-    return _APP_NAMES.get(family, "Pterodactyl")
-
-
 def defaults_of(family: str) -> Mapping[str, Any]:
-    """Return the family's own defaults of `system`: by key, those of a section as a map."""
+    """Return the family's own defaults: by key, those of a section as a map."""
     return _DEFAULTS.get(family, {})
 
 

@@ -53,6 +53,7 @@ __all__ = [
     "resources",
     "service_label",
     "with_mounts",
+    "with_network",
 ]
 
 #: Where a server's files are, seen from inside its container, and from inside its installer.
@@ -136,6 +137,12 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         },
     }
     return ContainerSpec(server.uuid, body)
+
+
+def with_network(spec: ContainerSpec, mode: str) -> ContainerSpec:
+    """Return the container in another network, or mode of the engine."""
+    host = {**spec.body["HostConfig"], "NetworkMode": mode}
+    return attrs.evolve(spec, body={**spec.body, "HostConfig": host})
 
 
 def with_mounts(spec: ContainerSpec, mounts: Sequence[Mount]) -> ContainerSpec:

@@ -52,6 +52,7 @@ __all__ = [
     "look",
     "look_by_end",
     "names_with_labels",
+    "network_exists",
     "parse_time",
     "pull_lines",
     "remove_container",
@@ -235,7 +236,8 @@ def pull_lines(
     return cast("Iterator[Mapping[str, Any]]", lines)
 
 
-def _network_exists(client: APIClient, name: str) -> bool:
+def network_exists(client: APIClient, name: str) -> bool:
+    """Return whether the engine has a network named `name`."""
     try:
         # The engine also accepts the beginning of an id as a name.
         found = client.inspect_network(name)["Name"] == name
@@ -249,7 +251,7 @@ def ensure_network(client: APIClient, spec: NetworkSpec) -> bool:
 
     Raises `EnvironmentFailed` when it cannot be created, or the configuration only names it.
     """
-    if _network_exists(client, spec.name):
+    if network_exists(client, spec.name):
         return False
     if spec.body is None:
         raise EnvironmentFailed(
@@ -269,7 +271,7 @@ def ensure_network(client: APIClient, spec: NetworkSpec) -> bool:
         )
     except APIError as error:
         # Another transfer may have created it meanwhile, which this refusal does not tell apart.
-        if _network_exists(client, spec.name):
+        if network_exists(client, spec.name):
             return False
         raise EnvironmentFailed(
             f"the network {spec.name} could not be created: {explain(error)}; see "

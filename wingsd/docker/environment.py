@@ -25,6 +25,7 @@ from wingsd.docker.container import (
     rehearsal_name,
     rehearsal_spec,
     with_mounts,
+    with_network,
 )
 from wingsd.docker.engine import ContainerState, console_lines, foreign_container
 from wingsd.docker.identity import identity_files, remove_machine_id, write_files
@@ -84,7 +85,7 @@ class DockerEnvironment:
             if await self._own_container(session, spec.name):
                 self._log.info("{server}: its container exists and is kept", server=spec.name)
                 return False
-            await self._images.ensure(session, settings)
+            spec = with_network(spec, await self._images.ensure(session, settings))
             return await self._create(session, await self._with_mounts(spec, settings))
 
     async def name_conflict(self, uuid: str) -> str:
@@ -106,7 +107,7 @@ class DockerEnvironment:
         """
         spec = rehearsal_spec(self._config, settings)
         async with self._engine.exclusive_session(spec.name) as session:
-            await self._images.ensure(session, settings)
+            spec = with_network(spec, await self._images.ensure(session, settings))
             self._images.keep_for_now(settings)
             await self._check_ports(session, spec, settings.uuid)
             began = self._reactor.seconds()
@@ -148,8 +149,8 @@ class DockerEnvironment:
         spec = container_spec(self._config, settings)
         async with self._engine.exclusive_session(spec.name) as session:
             self._check_stopped(await self._own_container(session, spec.name), spec.name)
-            await self._images.ensure(session, settings, listener=listener)
-            spec = await self._with_mounts(spec, settings)
+            network = await self._images.ensure(session, settings, listener=listener)
+            spec = await self._with_mounts(with_network(spec, network), settings)
             own = await self._own_container(session, spec.name)
             if own is not None:
                 await session.call(engine.remove_container, own.id, force=False)

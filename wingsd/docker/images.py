@@ -13,7 +13,7 @@ from wingsd.config import Config, Registry
 from wingsd.docker import engine
 from wingsd.docker.async_engine import EngineSession
 from wingsd.docker.container import ImageSource, image_source, is_below
-from wingsd.docker.network import network_spec
+from wingsd.docker.network import FORMER_DEFAULTS, network_mode, network_spec
 from wingsd.docker.runtime import LayerProgress, PullListener
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
@@ -173,6 +173,8 @@ class ImagesAndNetworks:
         self._config = config
         #: By server: the image that was pulled for its move, and until when that is enough.
         self._kept: dict[str, tuple[str, float]] = {}
+        #: The networks of a former default that are logged as used on.
+        self._noted: set[str] = set()
 
     def keep_for_now(self, server: Settings) -> None:
         """Do not pull the server's image again for some minutes: it is to be started soon."""
@@ -191,18 +193,41 @@ class ImagesAndNetworks:
         server: Settings,
         image: ImageSource | None = None,
         listener: PullListener | None = None,
-    ) -> None:
+    ) -> str:
         """Create the network if it is missing, and pull the newest image, else use the local one.
 
-        The image is the server's unless another one is given. Raises `EnvironmentFailed`.
+        The image is the server's unless another one is given. Return the network's name, or the
+        mode of the engine, for the container. Raises `EnvironmentFailed`.
         """
-        await self._ensure_network(session, server)
+        network = await self._ensure_network(session, server)
         await self._ensure_image(session, server.uuid, image or image_source(server), listener)
+        return network
 
-    async def _ensure_network(self, session: EngineSession, server: Settings) -> None:
+    async def _ensure_network(self, session: EngineSession, server: Settings) -> str:
         spec = network_spec(self._config, server)
-        if spec is not None and await session.call(engine.ensure_network, spec):
+        if spec is None:
+            return network_mode(self._config, server)
+        former = FORMER_DEFAULTS.get(spec.name)
+        if (
+            former is not None
+            and not await session.call(engine.network_exists, spec.name)
+            and await session.call(engine.network_exists, former)
+        ):
+            self._note_former(former, spec.name)
+            return former
+        if await session.call(engine.ensure_network, spec):
             self._log.info("network {network} created", network=spec.name)
+        return spec.name
+
+    def _note_former(self, former: str, name: str) -> None:
+        if former not in self._noted:
+            self._noted.add(former)
+            self._log.info(
+                "network {former} is used on, since there is no {name}, the default with this "
+                "family; docker.network.name and network_mode name another",
+                former=former,
+                name=name,
+            )
 
     async def _ensure_image(
         self,

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from wingsd.config import Config
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
-from wingsd.docker.container import home_directory, image_named
+from wingsd.docker.container import home_directory, image_named, with_network
 from wingsd.docker.engine import ContainerState, foreign_container
 from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.installer_spec import (
@@ -71,7 +71,8 @@ class DockerInstaller:
             await self._check_name(session, settings.uuid)
             await self._remove(session, settings.uuid)
             image = image_named(script.container_image)
-            await self._images.ensure(session, settings, image, listener)
+            network = await self._images.ensure(session, settings, image, listener)
+            spec = with_network(spec, network)
             deadline = self._reactor.seconds() + NAME_TIMEOUT
             while (warnings := await session.call(engine.create_container, spec)) is None:
                 if self._reactor.seconds() > deadline:

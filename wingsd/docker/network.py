@@ -19,6 +19,7 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Settings
 
 __all__ = [
+    "FORMER_DEFAULTS",
     "NetworkSpec",
     "check_ports",
     "network_mode",
@@ -26,6 +27,11 @@ __all__ = [
     "port_bindings",
     "reachable",
 ]
+
+#: By a family's default network, that of wingsd 0.1, which was Pterodactyl's for all families. A
+#: node that has only the former uses it on: containers refer to it, and the other cannot be
+#: created beside it, since both have the same addresses.
+FORMER_DEFAULTS = {"pelican_nw": "pterodactyl_nw"}
 
 _LOOPBACK = "127.0.0.1"
 _ANY = "0.0.0.0"  # noqa: S104 - the engine's default address for ports

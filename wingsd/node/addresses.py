@@ -11,7 +11,7 @@ from wingsd.node.errors import FiguresUnavailable
 
 __all__ = ["host_addresses"]
 
-_INTERNAL = re.compile(r"docker|br-|veth")
+_INTERNAL = re.compile(r"docker|br-|veth|pelican0$|pterodactyl0$")
 _FAMILIES = {socket.AF_INET, socket.AF_INET6}
 
 

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 #: Interfaces of which the traffic is also that of another, or stays on this machine.
-_INNER = re.compile(r"lo$|docker|br-|veth|ifb|tun\d|virbr")
+_INNER = re.compile(r"lo$|docker|br-|veth|ifb|tun\d|virbr|pelican0$|pterodactyl0$")
 
 
 @attrs.frozen(repr=False)

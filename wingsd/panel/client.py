@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from wingsd.config import Config
-from wingsd.config.vendors import node_agent_of
+from wingsd.config.vendors import PTERODACTYL, family_of_panel, node_agent_of
 from wingsd.errors import InvalidData, ServerNotFound
 from wingsd.panel.answers import error_text, json_of, server_page, uuid_of
 from wingsd.panel.http_client import (
@@ -88,6 +88,8 @@ class Panel:
         observer: Observer | None = None,
     ) -> None:
         self.use(config)
+        #: Whether the log has said that the Panel is of another family.
+        self._has_warned = False
         self._per_page = config.remote_query.boot_servers_per_page
         self._timeout = max(config.remote_query.timeout, LEAST_TIMEOUT)
         self._reactor = reactor
@@ -102,6 +104,8 @@ class Panel:
 
     def use(self, config: Config) -> None:
         """Make later calls to the Panel, and by the token, of another configuration."""
+        self._family = config.family or PTERODACTYL
+        self._system = config.system
         self._base = f"{config.remote.rstrip('/')}/api/remote"
         self._headers = Headers(
             {
@@ -118,9 +122,7 @@ class Panel:
         Raises `ServerNotFound`, `ServerNotAssigned`, `PanelRefused`, `PanelUnreachable`.
         """
         try:
-            found = await self._call(
-                "describe", "GET", f"/servers/{uuid}", configuration_from_panel
-            )
+            found = await self._call("describe", "GET", f"/servers/{uuid}", self._configuration)
         except NodeTokenRefused:
             raise
         except PanelRefused as error:
@@ -141,6 +143,24 @@ class Panel:
         if described != uuid:
             raise PanelUnreachable(
                 "the Panel's answer is invalid", f"asked for {uuid} it described {described}"
+            )
+        return found
+
+    def _configuration(self, answer: object) -> Configuration:
+        found = configuration_from_panel(answer)
+        family = family_of_panel(found.raw)
+        if family and family != self._family and not self._has_warned:
+            self._has_warned = True
+            self._log.warn(
+                "the Panel answers as one of {panels}, and this node is run as one of {own}: "
+                "write `family: {family}` into its configuration, and restart it. If it names no "
+                "`system.backup_directory` and `system.log_directory`, write these as well, as "
+                "they are: {backups} and {logs}",
+                panels=family.capitalize(),
+                own=self._family.capitalize(),
+                family=family,
+                backups=self._system.backup_directory,
+                logs=self._system.log_directory,
             )
         return found
 
@@ -170,7 +190,7 @@ class Panel:
         async for page in self._pages():
             for entry in page:
                 try:
-                    found.append(configuration_from_panel(entry))
+                    found.append(self._configuration(entry))
                 except InvalidData as error:
                     self._log.error(
                         "{server}: not loaded, the Panel's description of it is invalid: {error}",
