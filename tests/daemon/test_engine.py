@@ -102,3 +102,30 @@ async def test_a_missing_image_fails_the_transfer(daemon: ReceivingNode, engine:
 async def test_a_token_that_is_not_ascii_is_answered_with_401(running: ReceivingNode) -> None:
     status, _ = await running.curl("-F", "archive=x", token="caf\udce9")
     assert status == 401
+
+
+async def test_a_container_whose_server_was_deleted_meanwhile_is_named_with_its_removal(
+    daemon: ReceivingNode, engine: Engine
+) -> None:
+    """The Panel has deleted the server by force while the node was away, and its program runs."""
+    settings = daemon.panel.settings_of(UUID)
+    settings["invocation"] = "while read line; do echo $line; done"
+    await start(daemon, engine)
+    assert await daemon.upload(archive()) == (200, None)
+    body = ("-H", "Content-Type: application/json", "-d", '{"action": "start"}')
+    path = f"/api/servers/{UUID}/power"
+    assert (await daemon.curl(*body, token=daemon.node.token, path=path))[0] == 202
+    await daemon.wait_for_line(f"{UUID}: container started")
+    await daemon.kill()
+    await daemon.ended()
+    daemon.panel.remove_server(UUID)
+    await daemon.start(**engine.for_node(UUID))
+    removal = f"docker rm --force --volumes {UUID}"
+    await daemon.wait_for_line(f"to remove it, run `{removal}`", since=0)
+    status = await daemon.wingsctl("status")
+    assert removal in " ".join(status.out.split())
+    assert removal in (await daemon.wingsctl("diagnostics", "--no-logs")).out
+    assert engine.client.inspect_container(UUID)["State"]["Running"]
+    engine.client.remove_container(UUID, force=True, v=True)
+    left = (await daemon.wingsctl("status", "--json")).json["containers_without_server"]
+    assert left == []

@@ -91,10 +91,11 @@ async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: Receivin
     found = Samples(await scraped(daemon))
     assert found.get("wingsd_engine_last_answer_timestamp_seconds") == 0
     assert (found.get("wingsd_engine_last_failure_timestamp_seconds") or 0) > 1.7e9
-    # Asked at the start for installers that are left over, and for the server's container.
+    # Asked at the start for what is left over, and for the server's container.
     asked = found.having("wingsd_engine_request_duration_seconds_count")
     assert {(each["operation"], each["outcome"]) for each in asked} == {
         ("names_with_labels", "failed"),
+        ("server_containers", "failed"),
         ("look", "failed"),
     }
     assert found.having("wingsd_transfer_failures_total") == [

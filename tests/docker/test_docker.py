@@ -84,6 +84,7 @@ async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) ->
         "tier": "2",
         "Service": "Pterodactyl",
         "ContainerType": "server_process",
+        "Node": "",
     }
     assert host["PortBindings"]["25565/udp"] == [{"HostIp": gateway, "HostPort": "25565"}]
     assert (host["Memory"], host["MemoryReservation"]) == (73_600_000, 64_000_000)

@@ -6,21 +6,33 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.docker_engine import Engine
+from tests.support.fixtures import workers
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
+from wingsd.config import Config
+from wingsd.config.transfers import StoragePool
 from wingsd.docker.async_engine import AsyncEngine
+from wingsd.docker.container import ContainerSpec, container_spec, rehearsal_spec
 from wingsd.docker.engine import DockerClient
-from wingsd.docker.runtime import engine_address
+from wingsd.docker.installer_spec import installer_spec
+from wingsd.docker.runtime import ServerContainer, engine_address
 from wingsd.docker.usage import engine_disk, prune_images, running_containers
-from wingsd.node.engine import PATIENCE, NodeEngine
+from wingsd.errors import EnvironmentFailed
+from wingsd.node.engine import HOUR, PATIENCE, NodeEngine, OrphanedContainers
 from wingsd.node.errors import EngineUnavailable, PruneInProgress
+from wingsd.panel.http_client import PanelUnreachable
+from wingsd.panel.schemas import InstallScript
 from wingsd.threadio import Workers
+
+__all__ = ["workers"]
 
 PRUNED = {"ImagesDeleted": None, "SpaceReclaimed": 17}
 
@@ -162,3 +174,155 @@ async def test_one_that_is_not_there_is_said_so(tmp_path: Path) -> None:
         assert "does not answer" in raised.value.detail
     finally:
         workers.stop()
+
+
+# Containers without a server
+
+
+@attrs.define(eq=False)
+class KnownServers:
+    """The servers of a node, and of its Panel; those with a transfer that has not ended."""
+
+    known: set[str] = attrs.field(factory=set)
+    listed: set[str] = attrs.field(factory=set)
+    moving: set[str] = attrs.field(factory=set)
+    loaded: bool = True
+    asked: list[str] = attrs.field(factory=list)
+    is_away: bool = False
+
+    def knows(self, uuid: str) -> bool:
+        return uuid in self.known
+
+    async def owns(self, uuid: str) -> bool:
+        self.asked.append(uuid)
+        if self.is_away:
+            raise PanelUnreachable("the Panel did not answer", "refused")
+        return uuid in self.listed
+
+    async def unfinished(self) -> list[Any]:
+        return [Moving(uuid) for uuid in self.moving]
+
+
+@attrs.frozen
+class Moving:
+    server: str
+
+
+def orphans_of(engine: Any, config: Config, known: Any, clock: Any) -> OrphanedContainers:
+    return OrphanedContainers(engine, config, known, known, known, clock)
+
+
+async def test_only_this_nodes_containers_without_a_server_are_named(
+    engine: Engine, workers: Workers, tmp_path: Path, logged: Logged
+) -> None:
+    """As the engine has them: of two nodes, in an installation, a rehearsal, and of others."""
+    config = engine.config_without_network()
+    other = attrs.evolve(config, system=attrs.evolve(config.system, data=str(tmp_path / "other")))
+    (tmp_path / "other").mkdir()
+    known = KnownServers()
+
+    def make(kind: Callable[..., ContainerSpec], *args: Any, of: Config = config) -> str:
+        server = engine.server("exec /bin/busybox sleep 600")
+        (tmp_path / "other" / server.uuid).mkdir()
+        spec = kind(of, attrs.evolve(server, container=attrs.evolve(server.container)), *args)
+        body = {**spec.body, "Image": engine.image.removeprefix("~")}
+        engine.client.create_container_from_config(body, engine.will_make_container(spec.name))
+        return server.uuid
+
+    known.known.add(make(container_spec))
+    known.moving.add(make(container_spec))
+    known.listed.add(make(container_spec))
+    make(container_spec, of=other)
+    make(rehearsal_spec)
+    script = InstallScript(engine.image, "/bin/sh", "exit 0")
+    make(installer_spec, script, str(tmp_path))
+    engine.client.create_container(
+        engine.image.removeprefix("~"), name=engine.will_make_container(str(uuid4()))
+    )
+    orphan = make(container_spec)
+    engine.client.start(orphan)
+    asked = AsyncEngine(workers, engine_address("", os.environ))
+    orphans = orphans_of(NodeEngine(asked, reactor), config, known, reactor)
+    await orphans.look()
+    (found,) = await orphans.left(PATIENCE)
+    assert (found.server, found.status.split()[0]) == (orphan, "Up")
+    assert found.removal == f"docker rm --force --volumes {orphan}"
+    assert [line for line in logged.lines if found.removal in line]
+    assert orphan in known.asked
+    assert not known.asked.count(next(iter(known.known)))
+    # It is named no more, without another look, as soon as it is not there.
+    engine.client.remove_container(orphan, force=True)
+    assert await orphans.left(PATIENCE) == []
+
+
+async def test_nodes_of_a_pool_that_share_an_engine_know_theirs_by_the_label(
+    engine: Engine, workers: Workers
+) -> None:
+    pool = StoragePool(enabled=True, pool_name="pool")
+    usual = engine.config_without_network()
+    transfers = attrs.evolve(usual.system.transfers, storage_pool=pool)
+    system = attrs.evolve(usual.system, transfers=transfers)
+    nodes = [attrs.evolve(usual, system=system, uuid=str(uuid4())) for _ in range(2)]
+    made = []
+    for config in nodes:
+        server = engine.server()
+        spec = container_spec(config, server)
+        engine.client.create_container_from_config(spec.body, spec.name)
+        made.append(server.uuid)
+    asked = NodeEngine(AsyncEngine(workers, engine_address("", os.environ)), reactor)
+    for config, uuid in zip(nodes, made, strict=True):
+        orphans = orphans_of(asked, config, KnownServers(), reactor)
+        await orphans.look()
+        assert [each.server for each in await orphans.left(PATIENCE)] == [uuid]
+
+
+def listed(*names: str, data: str = "/data") -> list[ServerContainer]:
+    return [ServerContainer(name, f"{data}/{name}", "Up 3 hours", "image", "") for name in names]
+
+
+async def test_they_are_looked_for_at_the_start_and_each_hour(
+    node: NodeEngine, session: Session, clock: Clock, logged: Logged
+) -> None:
+    config = Config(token_id="id", token="secret", remote="http://panel")
+    config = attrs.evolve(config, system=attrs.evolve(config.system, data="/data"))
+    one, two = str(uuid4()), str(uuid4())
+    known = KnownServers()
+    orphans = orphans_of(node, config, known, clock)
+
+    def answer(*names: str) -> None:
+        session.calls[-1][1].callback(listed(*names))
+
+    orphans.start()
+    answer(one, two)
+    # The other one was just being deleted.
+    answer(two)
+    assert sum(two in line for line in logged.lines) == 1
+    assert not [line for line in logged.lines if one in line]
+    # It has a server now, of which the Panel was not asked.
+    known.known.add(two)
+    left = asked(orphans.left(PATIENCE))
+    answer(two)
+    assert await left == []
+    clock.advance(HOUR)
+    answer(two)
+    assert await orphans.left(PATIENCE) == []
+    known.known.clear()
+    # The Panel does not answer: it is not certain.
+    known.is_away = True
+    clock.advance(HOUR)
+    answer(two)
+    assert sum(two in line for line in logged.lines) == 1
+    # Neither does the engine.
+    clock.advance(HOUR)
+    session.calls[-1][1].errback(EnvironmentFailed("the engine is away"))
+    # The Panel has not listed the servers.
+    known.loaded, known.is_away = False, False
+    count = len(session.calls)
+    clock.advance(HOUR)
+    assert len(session.calls) == count
+    known.loaded = True
+    clock.advance(HOUR)
+    answer(two)
+    answer(two)
+    assert sum(two in line for line in logged.lines) == 2
+    orphans.stop()

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from wingsd.backups.creation import Backups
     from wingsd.backups.for_wings import BackupRewrites
     from wingsd.files.pulls import Pulls
+    from wingsd.node.engine import OrphanedContainers
     from wingsd.restores.manager import Restores
     from wingsd.transfers.incoming.multistream import StreamGroups
 
@@ -139,7 +140,10 @@ class NodeStorage:
 
 @attrs.frozen(eq=False, repr=False)
 class NodeServers:
-    """The servers of the node, what is reported of them, their downloads, and their backups."""
+    """The servers of the node, what is reported of them, their downloads, and their backups.
+
+    `orphans` are containers without a server; None on a node without an engine.
+    """
 
     registry: Servers
     reports: PanelReports
@@ -148,6 +152,7 @@ class NodeServers:
     checks: Later[BackupChecks]
     rewrites: Later[BackupRewrites]
     left_backups: LeftBackups
+    orphans: OrphanedContainers | None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -197,6 +202,7 @@ class Node(Service):
         self._pulls = servers.pulls
         self._backups, self._left_backups = servers.backups, servers.left_backups
         self._checks, self._rewrites = servers.checks, servers.rewrites
+        self._orphans = servers.orphans
         self._transfers = transfers
         self._pools = pools
         self._moved = moved
@@ -260,6 +266,8 @@ class Node(Service):
         transfers.arrived.start_left()
         self._reports.report_states(self._servers)
         await transfers.direct.release_to_panel()
+        if self._orphans is not None:
+            self._orphans.start()
         return True
 
     async def _settle_backups(self) -> None:
@@ -330,6 +338,8 @@ class Node(Service):
         self._daily.stop()
         self.booted.cancel()
         transfers.arrived.stop()
+        if self._orphans is not None:
+            self._orphans.stop()
         if self._backups.made is not None:
             self._backups.made.stop()
         if self._checks.made is not None:

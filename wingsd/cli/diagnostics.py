@@ -74,4 +74,4 @@ def _report_without_daemon(error: CtlError, endpoints: bool, log_lines: int, no_
         except LogUnavailable as reason:
             log = [f"not available: {reason}"]
     unasked = ["not asked: wingsd does not run"]
-    return report(config, ReportOptions(endpoints=endpoints), unasked, unasked, log)
+    return report(config, ReportOptions(endpoints=endpoints), unasked, unasked, unasked, log)

@@ -40,6 +40,15 @@ def _node_facts(found: Json) -> list[tuple[str, object]]:
         ("Panel", _panel(found["panel"])),
         ("engine", _engine(found["engine"])),
         ("servers", _servers(found["servers"])),
+        *(
+            (
+                "WITHOUT a server",
+                f"the container {each['container']} ({each['status']}, {each['image']}): neither "
+                f"this node nor the Panel has the server; to remove it, run: {each['remove']}",
+            )
+            # An older daemon does not send them.
+            for each in found.get("containers_without_server", ())
+        ),
         (
             "transfers",
             f"{moving['receiving']} incoming, {moving['sending']} outgoing, "

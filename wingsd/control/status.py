@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -36,6 +36,9 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
+
+if TYPE_CHECKING:
+    from wingsd.node.engine import OrphanedContainers
 
 __all__ = [
     "Activity",
@@ -198,7 +201,7 @@ def _certificate_name(config: Config) -> str:
 class Probes:
     """Asks the Panel, the Docker engine and the filesystems, each with a time limit.
 
-    `engine` is None without an engine; `staging` is where servers are received.
+    `engine` and `orphans` are None without an engine; `staging` is where servers are received.
     """
 
     def __init__(
@@ -206,6 +209,7 @@ class Probes:
         config: Config,
         panel: Panel,
         engine: AskEngine | None,
+        orphans: OrphanedContainers | None,
         disk: Workers,
         staging: Staging,
         reactor: IReactorTime,
@@ -213,6 +217,7 @@ class Probes:
         self.use(config)
         self._panel = panel
         self._engine = engine
+        self._orphans = orphans
         self._disk = disk
         self._system = config.system
         self._staging = staging
@@ -232,10 +237,11 @@ class Probes:
         probes: list[Deferred[Any]] = [
             Deferred.fromCoroutine(self._ask_panel()),
             Deferred.fromCoroutine(self._ask_engine()),
+            Deferred.fromCoroutine(self._orphaned()),
             self._disk.run(_disks, directories),
         ]
-        panel, engine, disks = await gatherResults(probes, consumeErrors=True)
-        return {"panel": panel, "engine": engine, "disks": disks}
+        panel, engine, orphans, disks = await gatherResults(probes, consumeErrors=True)
+        return {"panel": panel, "engine": engine, "orphans": orphans, "disks": disks}
 
     async def _ask_panel(self) -> Json:
         reachable, detail, code = True, "", ""
@@ -264,6 +270,24 @@ class Probes:
             except WingsdError as error:
                 detail, code = error.detail, error.code
         return {"enabled": ask is not None, "version": version, "error": detail, "code": code}
+
+    async def _orphaned(self) -> list[Json]:
+        if self._orphans is None:
+            return []
+        try:
+            found = await self._orphans.left(PROBE_TIMEOUT)
+        except WingsdError:
+            return []  # The engine's error is in the status, too.
+        return [
+            {
+                "container": each.name,
+                "server": each.server,
+                "status": each.status,
+                "image": each.image,
+                "remove": each.removal,
+            }
+            for each in found
+        ]
 
     async def _with_timeout(self, asking: Coroutine[Any, Any, Any]) -> Any:
         answer = Deferred.fromCoroutine(asking)
@@ -343,6 +367,7 @@ class StatusEndpoint(ControlEndpoint):
             "address": self._address(),
             "panel": probed["panel"],
             "engine": probed["engine"],
+            "containers_without_server": probed["orphans"],
             **counts,
             "disks": probed["disks"],
             "limits": self._limits(),

@@ -33,6 +33,8 @@ __all__ = [
     "HOME",
     "INSTALLED",
     "MACHINE_ID",
+    "NODE_LABEL",
+    "SERVER_LABELS",
     "CheckedMounts",
     "ContainerSpec",
     "ImageSource",
@@ -61,6 +63,10 @@ HOME = "/home/container"
 #: Where it looks for the id of its machine.
 MACHINE_ID = "/etc/machine-id"
 INSTALLED = "/mnt/server"
+#: The labels of servers' containers, whichever daemon made them.
+SERVER_LABELS = {"ContainerType": "server_process"}
+#: The label that has the UUID of the node which has made the container.
+NODE_LABEL = "Node"
 
 _CAPABILITIES_DROPPED = (
     "setpcap",
@@ -269,7 +275,7 @@ def service_label(config: Config) -> str:
 
 def _labels(config: Config, server: Settings) -> dict[str, str]:
     labels = {key: _text(value) for key, value in server.labels.items() if value is not None}
-    return labels | {"Service": service_label(config), "ContainerType": "server_process"}
+    return labels | {"Service": service_label(config), NODE_LABEL: config.uuid, **SERVER_LABELS}
 
 
 def mount_of(mount: Mount) -> dict[str, Any]:

@@ -56,6 +56,7 @@ __all__ = [
     "parse_time",
     "pull_lines",
     "remove_container",
+    "resolved_home",
     "send_signal",
     "start_container",
     "stop_container",
@@ -203,7 +204,7 @@ def look(client: APIClient, name: str) -> ContainerState | None:
         state = container_state(client.inspect_container(name))
     except NotFound:
         return None
-    return attrs.evolve(state, home=_resolved(state.home)) if state.home else state
+    return attrs.evolve(state, home=resolved_home(state.home)) if state.home else state
 
 
 def look_by_end(client: APIClient, end: str) -> ContainerState | None:
@@ -212,7 +213,8 @@ def look_by_end(client: APIClient, end: str) -> ContainerState | None:
     return look(client, found[0]["Id"]) if found else None
 
 
-def _resolved(home: str) -> str:
+def resolved_home(home: str) -> str:
+    """Return the directory of a server's files without links above it."""
     # Other daemons may name `system.data` by a symlink; `load` of the configuration has resolved
     # that of this node.
     above, name = posixpath.split(posixpath.normpath(home))

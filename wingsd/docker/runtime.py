@@ -6,6 +6,7 @@ the events of a process.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Protocol
@@ -29,6 +30,7 @@ __all__ = [
     "PullListener",
     "Running",
     "RunningContainer",
+    "ServerContainer",
     "Watcher",
     "engine_address",
 ]
@@ -322,6 +324,31 @@ class RunningContainer:
     name: str
     image: str
     status: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class ServerContainer:
+    """A container of a server, running or not, of this node or of another.
+
+    `home` is the host's directory of the server's files, `node` the UUID of the node that has made
+    the container; empty in one of another daemon. `status` is for people, such as "Up 3 hours".
+    """
+
+    name: str
+    home: str
+    status: str
+    image: str
+    node: str
+
+    @property
+    def server(self) -> str:
+        """The UUID of its server."""
+        return posixpath.basename(self.home)
+
+    @property
+    def removal(self) -> str:
+        """The command that removes it."""
+        return f"docker rm --force --volumes {self.name}"
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -1,4 +1,4 @@
-"""What the engine keeps on its disk, which containers run, and the removal of unused images.
+"""What the engine keeps on its disk, its containers, and the removal of unused images.
 
 Blocking calls with a docker-py client, as in `engine.py`.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wingsd.docker.engine import DockerClient
-from wingsd.docker.runtime import EngineDisk, RunningContainer
+from wingsd.docker.container import HOME, NODE_LABEL, SERVER_LABELS
+from wingsd.docker.engine import DockerClient, resolved_home
+from wingsd.docker.runtime import EngineDisk, RunningContainer, ServerContainer
 
 __all__ = [
     "engine_disk",
     "engine_report",
     "prune_images",
     "running_containers",
+    "server_containers",
 ]
 
 #: Seconds that the engine may take to add up sizes, or to remove images.
@@ -65,6 +67,24 @@ def running_containers(client: DockerClient) -> list[RunningContainer]:
             status=found.get("Status", ""),
         )
         for found in client.containers()
+    ]
+
+
+def server_containers(client: DockerClient) -> list[ServerContainer]:
+    """Return the containers of servers, of any node, running or not."""
+    wanted = [f"{key}={value}" for key, value in SERVER_LABELS.items()]
+    found = client.containers(all=True, filters={"label": wanted})
+    return [
+        ServerContainer(
+            name=str(next(iter(each.get("Names") or ()), each["Id"])).lstrip("/"),
+            home=resolved_home(mount["Source"]),
+            status=each.get("Status") or "",
+            image=each.get("Image") or "",
+            node=(each.get("Labels") or {}).get(NODE_LABEL, ""),
+        )
+        for each in found
+        for mount in each.get("Mounts") or ()
+        if mount.get("Destination") == HOME and mount.get("Source")
     ]
 
 

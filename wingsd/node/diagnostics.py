@@ -17,14 +17,14 @@ from twisted.internet.interfaces import IReactorTime
 
 from wingsd import __version__
 from wingsd.config import Config
-from wingsd.docker.runtime import RunningContainer
+from wingsd.docker.runtime import RunningContainer, ServerContainer
 from wingsd.errors import WingsdError
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.own_log import MAX_LINES, LogUnavailable
 from wingsd.threadio import Workers
 
 if TYPE_CHECKING:
-    from wingsd.node.engine import NodeEngine
+    from wingsd.node.engine import NodeEngine, OrphanedContainers
 
 __all__ = ["Diagnostics", "OwnLog", "ReportOptions", "report"]
 
@@ -72,16 +72,26 @@ class Diagnostics:
     """Makes the reports. `config` returns the configuration in force."""
 
     def __init__(
-        self, config: Callable[[], Config], engine: NodeEngine | None, log: OwnLog
+        self,
+        config: Callable[[], Config],
+        engine: NodeEngine | None,
+        log: OwnLog,
+        orphans: OrphanedContainers | None = None,
     ) -> None:
         self._config = config
         self._engine = engine
         self._log = log
+        self._orphans = orphans
 
     async def report(self, options: ReportOptions) -> str:
         """Return a report. It takes no longer than a Panel waits."""
         config = self._config()
-        asking = [self._engine_facts(), self._containers(), self._log_lines(options)]
+        asking = [
+            self._engine_facts(),
+            self._containers(),
+            self._without_server(),
+            self._log_lines(options),
+        ]
         parts = await gatherResults([Deferred.fromCoroutine(part) for part in asking])
         return report(config, options, *parts)
 
@@ -96,6 +106,12 @@ class Diagnostics:
             return ["Docker is disabled"]
         engine = self._engine
         return await _or_reason(lambda: engine.containers(PATIENCE), _container_lines)
+
+    async def _without_server(self) -> list[str]:
+        if self._orphans is None:
+            return ["Docker is disabled"]
+        orphans = self._orphans
+        return await _or_reason(lambda: orphans.left(PATIENCE), _orphan_lines)
 
     async def _log_lines(self, options: ReportOptions) -> list[str]:
         lines = options.log_lines
@@ -118,9 +134,13 @@ def report(
     options: ReportOptions,
     engine: Iterable[str],
     containers: Iterable[str],
+    orphans: Iterable[str],
     log: Iterable[str],
 ) -> str:
-    """Return the text of a report, with these lines on engine, containers and log."""
+    """Return the text of a report, with these lines on engine, containers and log.
+
+    `orphans` are the containers that have no server.
+    """
     # Here: its patterns take milliseconds of a start.
     from wingsd.node.redaction import Redaction, settings  # noqa: PLC0415
 
@@ -141,6 +161,7 @@ def report(
         ("Configuration", (f"{redaction.name(path)}: {_setting(value)}" for path, value in shown)),
         ("Docker: Info", engine),
         ("Docker: Running Containers", containers),
+        ("Docker: Containers without a Server", orphans),
         ("Latest Logs", log),
     ]
     text = ["wingsd - Diagnostics Report"]
@@ -194,3 +215,7 @@ def _container_lines(containers: Iterable[RunningContainer]) -> Iterator[str]:
     yield f"{'CONTAINER ID':14}{'STATUS':24}{'NAME':38}IMAGE"
     for each in containers:
         yield f"{each.id:14}{each.status:23} {each.name:37} {each.image}"
+
+
+def _orphan_lines(containers: Iterable[ServerContainer]) -> list[str]:
+    return [f"{each.name} ({each.status}): {each.removal}" for each in containers] or ["none"]

@@ -79,7 +79,9 @@ class ControlWiring(HttpWiring):
         from wingsd.control.status import Probes  # noqa: PLC0415
 
         config, disk = self.live.current, self.pools.disk
-        return Probes(config, self.panel, self._engine, disk, self.staging, self._reactor)
+        return Probes(
+            config, self.panel, self._engine, self.orphans, disk, self.staging, self._reactor
+        )
 
     def _status_activity(self) -> Activity:
         from wingsd.control.status import Activity  # noqa: PLC0415

@@ -45,6 +45,7 @@ class Wiring(ControlWiring):
                 self.backup_checks,
                 self.backup_rewrites,
                 self.left_backups,
+                self.orphans,
             ),
             NodeTransfers(
                 self.receiver,

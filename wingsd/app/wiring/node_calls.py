@@ -14,7 +14,7 @@ from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
-    from wingsd.node.engine import NodeEngine
+    from wingsd.node.engine import NodeEngine, OrphanedContainers
     from wingsd.node.figures import NodeFigures
 
 __all__ = ["NodeCallsWiring"]
@@ -27,8 +27,11 @@ class NodeCallsWiring(BackupsWiring):
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
         engine = self._make_node_engine()
+        self.orphans = self._make_orphans(engine)
         self.own_log = OwnLog(self.pools.disk, reactor)
-        self.diagnostics = Diagnostics(lambda: self.live.current, engine, self.own_log)
+        self.diagnostics = Diagnostics(
+            lambda: self.live.current, engine, self.own_log, self.orphans
+        )
         self.node_parts = NodeParts(
             figures=lambda: self.node_figures,
             workers=self.pools.figures,
@@ -60,3 +63,12 @@ class NodeCallsWiring(BackupsWiring):
         address = engine_address(self._config.docker.socket, os.environ)
         engine = AsyncEngine(self.pools.engine, address, self.observer)
         return NodeEngine(engine, self._reactor)
+
+    def _make_orphans(self, engine: NodeEngine | None) -> OrphanedContainers | None:
+        if engine is None:
+            return None
+        from wingsd.node.engine import OrphanedContainers  # noqa: PLC0415 (see above)
+
+        return OrphanedContainers(
+            engine, self._config, self.servers, self.database, self.panel, self._reactor
+        )
