@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,12 +19,19 @@ from tests.api.node import Reply, reactor
 from tests.api.signed_site import SignedSite, signed_site
 from tests.support.sample_server import UUID
 from tests.support.signed_urls import USER
+from tests.support.workers import SynchronousWorkers
+from wingsd.app.reload import Reload
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.config.live import LiveConfig
+from wingsd.config_file.panel_settings import NodeSettings
+from wingsd.config_file.updates import PanelUpdates
 from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.uploads import FileRules, FormUpload
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener
 from wingsd.servers.operations import Operation
+from wingsd.threadio import Workers
+from wingsd.util.serialization import structure
 
 BOUNDARY = "----boundary"
 MIB = 1 << 20
@@ -88,6 +95,28 @@ async def test_a_file_is_stored_in_its_directory(site: SignedSite) -> None:
     assert site.activity.entries == [
         ("server:file.uploaded", {**named, "directory": "/new/deep"}, USER, "127.0.0.1")
     ]
+
+
+async def test_a_size_that_the_panel_changes_counts_at_once(
+    site: SignedSite, tmp_path: Path
+) -> None:
+    path, node = tmp_path / "config.yml", site.node
+    config = node.config
+    path.write_text(
+        f"{{token_id: {config.token_id}, token: {config.token}, remote: '{config.remote}',"
+        " api: {upload_limit: 1}}\n"
+    )
+    live, workers = LiveConfig(config, str(path)), SynchronousWorkers()
+    root: Any = node.site.resource
+    live.follow(root.use)
+    updates = PanelUpdates(live, cast("Workers", workers), Reload(live, lambda ssl: False))
+    body = form(part(bytes((1 << 20) + 1)))
+    assert (await upload(site, body)).status == 400
+
+    settings = structure({"api": {"upload_limit": 2}}, NodeSettings)
+    await updates.save(settings, {})
+    updates.apply()
+    assert (await upload(site, body)).status == 200
 
 
 async def test_an_existing_file_is_replaced_whole(site: SignedSite) -> None:

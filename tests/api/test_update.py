@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,18 +13,21 @@ import attrs
 import msgpack
 import pytest
 import pytest_twisted
+import trustme
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.api.node import TOKEN, ApiNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.workers import SynchronousWorkers
+from tests.transfers.peers import closed_port
 from wingsd.api.routes import ApiRoot
 from wingsd.api.update import MAX_SETTINGS
 from wingsd.app.reload import Reload
 from wingsd.config import Config, load
 from wingsd.config.live import APPLIED, LiveConfig, value_at
-from wingsd.config_file.panel_settings import NodeSettings
+from wingsd.config.vendors import FAMILIES
+from wingsd.config_file.panel_settings import NodeSettings, taken_over
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.http.request import MAX_STORED_BODY
 
@@ -39,14 +43,17 @@ NEW = "another-s3cr3t"
 class UpdatedNode(ApiNode):
     """A node whose settings are those of a file."""
 
-    def __init__(self, directory: Path, disk: SynchronousWorkers | None = None) -> None:
+    def __init__(
+        self, directory: Path, disk: SynchronousWorkers | None = None, more: str = ""
+    ) -> None:
         super().__init__()
         self.path = directory / "config.yml"
-        self.path.write_text(FILE)
+        self.path.write_text(FILE + more)
         self.config = load(str(self.path))[0]
         self.live = LiveConfig(self.config, str(self.path))
         workers: Any = disk or SynchronousWorkers()
-        self.updates = PanelUpdates(self.live, workers, Reload(self.live, lambda ssl: False))
+        self.reload = Reload(self.live, lambda ssl: False)
+        self.updates = PanelUpdates(self.live, workers, partial(self.reload, only_new=True))
         self.start()
         root: Any = self.site.resource
         assert isinstance(root, ApiRoot)
@@ -97,10 +104,106 @@ async def test_what_needs_a_restart_and_what_is_left_out_is_logged(
 ) -> None:
     uuid = "12345678-1234-4234-8234-123456789abc"
     reply = await node.call("POST", "update", {"uuid": uuid, "system": {"data": "/"}})
-    assert reply.json == {"applied": True}
+    assert reply.json == {"applied": True, "restart": ["uuid"]}
     assert has(logged, "changes that need a restart: uuid")
     assert has(logged, "only an operator may change it: system.data")
     assert load(str(node.path))[0].system.data != "/"
+
+
+#: A new value of each key that some family's nodes take over.
+CHANGES: dict[str, Any] = {
+    "uuid": "12345678-1234-4234-8234-123456789abc",
+    "token_id": "other",
+    "token": NEW,
+    "remote": "https://other.example.com",
+    "debug": True,
+    "app_name": "Games",
+    "api.host": "::1",
+    "api.ssl.enabled": True,
+    "api.upload_limit": 7,
+    "system.sftp.bind_address": "::1",
+    "system.sftp.bind_port": 2999,
+    "allowed_mounts": ["/srv/maps"],
+    "allowed_origins": ["https://other.example.com"],
+    "allow_cors_private_network": True,
+    "ignore_panel_config_updates": True,
+}
+
+
+def nested(key: str, value: object) -> Any:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [(family, key) for family in FAMILIES for key in sorted(taken_over(family))]
+)
+async def test_each_key_is_in_force_at_once_or_named_once_as_one_that_waits(
+    tmp_path: Path, logged: Logged, family: str, key: str
+) -> None:
+    pem = tmp_path / "certificate.pem"
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    ssl = f"api: {{ssl: {{cert: {pem}, key: {pem}}}}}\n"
+    node = UpdatedNode(tmp_path, more=f"family: {family}\n{ssl}")
+    (other := tmp_path / "other.pem").symlink_to(pem)
+    with closed_port() as port:
+        found = {"api.port": port, "api.ssl.cert": str(other), "api.ssl.key": str(other)}
+    value = (CHANGES | found)[key]
+
+    reply = await node.call("POST", "update", nested(key, value))
+    expected = tuple(value) if isinstance(value, list) else value
+    assert value_at(load(str(node.path))[0], key) == expected
+    waits = [line for line in logged.lines if "need a restart" in line]
+    if value_at(node.live.current, key) == expected:
+        assert (reply.json, waits) == ({"applied": True}, [])
+    else:
+        assert reply.json == {"applied": True, "restart": [key]}
+        (line,) = waits
+        assert line.endswith(f"changes that need a restart: {key}")
+        # Neither the same settings nor others say it again; the operator's reload does.
+        for later in (nested(key, value), {"debug": True}):
+            assert (await node.call("POST", "update", later)).json == {"applied": True}
+        assert [line for line in logged.lines if "need a restart" in line] == waits
+        node.reload()
+        assert [line for line in logged.lines if "need a restart" in line] == [line, line]
+    await node.close()
+
+
+async def test_a_change_that_is_taken_back_waits_for_no_restart(
+    node: UpdatedNode, logged: Logged
+) -> None:
+    own = node.live.current.system.sftp.bind_port
+    for port, restart in ((2999, {"restart": ["system.sftp.bind_port"]}), (own, {})):
+        reply = await node.call("POST", "update", nested("system.sftp.bind_port", port))
+        assert reply.json == {"applied": True, **restart}
+    assert len([line for line in logged.lines if "need a restart" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "sent", "opens"),
+    [
+        ("127.0.0.1", "0.0.0.0", True),  # noqa: S104
+        ("203.0.113.7", "0.0.0.0", True),  # noqa: S104
+        ("localhost", "::", True),
+        ("'::1'", "::", True),
+        ("'::'", "0.0.0.0", False),  # noqa: S104
+        ("0.0.0.0", "0.0.0.0", False),  # noqa: S104
+        ("0.0.0.0", "127.0.0.1", False),  # noqa: S104
+    ],
+)
+async def test_settings_that_would_open_the_node_are_a_warning(
+    tmp_path: Path, logged: Logged, own: str, sent: str, opens: bool
+) -> None:
+    node = UpdatedNode(tmp_path, more=f"api: {{host: {own}}}\n")
+    for _ in range(2):
+        assert (await node.call("POST", "update", {"api": {"host": sent}})).status == 200
+    found = [line for line in logged.lines if "at all addresses" in line]
+    assert len(found) == opens
+    if opens:
+        assert f"api.host: {own}".replace("'", "") in found[0]
+        assert "ignore_panel_config_updates" in found[0]
+    await node.close()
 
 
 async def test_an_operator_who_refuses_updates_learns_of_a_new_token(

@@ -30,6 +30,9 @@ class Update:
     """Whether this node takes over settings from its Panel."""
 
     applied: Annotated[bool, "False where `ignore_panel_config_updates` is true."]
+    restart: Annotated[
+        list[str] | None, "Changed keys whose values are used from the next restart on."
+    ] = None
 
 
 class UpdateEndpoint(Endpoint):
@@ -68,11 +71,12 @@ class UpdateEndpoint(Endpoint):
         the log. Nodes of Calagopus take over `app_name`, `allowed_origins`,
         `allow_cors_private_network` and `ignore_panel_config_updates`, the others `uuid`,
         `token_id`, `token`, `remote` and `allowed_mounts`. Of `api.ssl`, paths below
-        `/etc/letsencrypt/live/` do not replace the node's own. The log names what needs a restart.
-        When a value is invalid nothing is changed.
+        `/etc/letsencrypt/live/` do not replace the node's own. The log and the answer
+        name the changes that need a restart. When a value is invalid nothing is changed.
         """
         content = request.content.getvalue()
         if len(content) > MAX_SETTINGS:
             raise BodyTooLarge(MAX_SETTINGS)
         sent = decode(content, request.media)
-        return Update(applied=await self._updates.save(body, unknown_keys(sent, NodeSettings)))
+        waiting = await self._updates.save(body, unknown_keys(sent, NodeSettings))
+        return Update(applied=waiting is not None, restart=list(waiting or ()) or None)

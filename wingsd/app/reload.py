@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 from twisted.logger import Logger
 
-from wingsd.config import Config, Ssl, load
+from wingsd.config import Config, Ssl, differences, load
 from wingsd.config.live import LiveConfig
 from wingsd.errors import ConfigError
 
@@ -30,25 +30,33 @@ class Reload:
         renew_certificate: Callable[[Ssl], bool],
     ) -> None:
         self._live = live
+        self._read = live.current
         self._ssl = live.current.api.ssl
         self._renew_certificate = renew_certificate
 
-    def __call__(self) -> None:
-        """Read configuration and certificate. Does not raise."""
+    def __call__(self, *, only_new: bool = False) -> None:
+        """Read configuration and certificate. Does not raise.
+
+        With `only_new`, changes that need a restart are logged unless an earlier call has read
+        them.
+        """
         ssl = self._ssl
         try:
             config, _ = load(self._live.path)
         except ConfigError as error:
             self._log.error("configuration not reloaded: {error}", error=error)
         else:
-            self._apply(with_system_user(config))
+            self._apply(with_system_user(config), only_new=only_new)
             if config.api.ssl.enabled:
                 ssl = config.api.ssl
         # Also with an invalid file: certificates are renewed independently of it.
         self._read_certificate(ssl)
 
-    def _apply(self, config: Config) -> None:
+    def _apply(self, config: Config, *, only_new: bool) -> None:
         need_restart = self._live.replace(config)
+        new, self._read = differences(self._read, config), config
+        if only_new:
+            need_restart = [key for key in need_restart if key in new]
         if need_restart:
             self._log.warn(
                 "{path}: changes that need a restart: {keys}",

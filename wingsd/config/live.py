@@ -20,6 +20,7 @@ APPLIED = frozenset(
         "debug",
         "api.ssl.cert",
         "api.ssl.key",
+        "api.upload_limit",
         "allowed_mounts",
         "allowed_origins",
         "allow_cors_private_network",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from wingsd.config.live import LiveConfig
+from wingsd.config.live import APPLIED, LiveConfig, value_at
 from wingsd.errors import WingsdError
 from wingsd.threadio import Workers
 
@@ -35,13 +36,17 @@ class PanelUpdates:
         self._reload = reload
         self._lock = DeferredLock()
 
-    async def save(self, settings: NodeSettings, others: Mapping[str, object]) -> bool:
-        """Save what this node takes over of the settings; return whether any may be.
+    async def save(
+        self, settings: NodeSettings, others: Mapping[str, object]
+    ) -> Sequence[str] | None:
+        """Save what this node takes over of the settings; None where it takes over none.
 
-        `others` are what was sent besides, by dotted paths. They are in force after `apply`.
-        Raises `Unprocessable`, `Conflict`, `SettingsNotSaved`.
+        `others` are what was sent besides, by dotted paths. They are in force after `apply`, but
+        for those that are returned: they wait for a restart. Raises `Unprocessable`, `Conflict`,
+        `SettingsNotSaved`.
         """
         # Here, since a node at rest saves 5 ms of its start and half a MiB without it.
+        from wingsd.config_file.panel_settings import values  # noqa: PLC0415
         from wingsd.config_file.saving import SettingsNotSaved, save  # noqa: PLC0415
 
         if not self._live.path:
@@ -56,7 +61,15 @@ class PanelUpdates:
         finally:
             self._lock.release()
         self._report(saved, settings)
-        return not saved.is_ignored
+        if saved.is_ignored:
+            return None
+        sent = {key: value for key, value in values(settings) if key in saved.changed}
+        self._warn_if_open(str(sent.get("api.host", "")))
+        return [
+            key
+            for key, value in sent.items()
+            if key not in APPLIED and value != value_at(self._live.current, key)
+        ]
 
     def apply(self) -> None:
         """Put the saved settings in force; the log names those that need a restart."""
@@ -80,6 +93,19 @@ class PanelUpdates:
                 keys=", ".join(saved.left_out),
             )
 
+    def _warn_if_open(self, host: str) -> None:
+        """Log a change of `api.host` that lets more than one address reach this node."""
+        own = self._live.current.api.host
+        if _is_any(host) and not _is_any(own):
+            self._log.warn(
+                "{path}: the Panel has changed api.host to {host}: after its next restart this "
+                "node listens at all addresses of this machine, and not at {own} only. To keep "
+                "that, write `api.host: {own}` and `ignore_panel_config_updates: true` there",
+                path=self._live.path,
+                host=host,
+                own=own,
+            )
+
     def _compare_tokens(self, settings: NodeSettings) -> None:
         """Log what to do when the Panel has a token that this node does not."""
         config = self._live.current
@@ -90,3 +116,11 @@ class PanelUpdates:
                 "node's Configuration tab into {path}, then reload this node",
                 path=self._live.path,
             )
+
+
+def _is_any(host: str) -> bool:
+    """Return whether a host to listen at stands for all addresses of the machine."""
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False

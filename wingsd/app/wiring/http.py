@@ -129,7 +129,7 @@ class HttpWiring(SftpWiring):
     def _node_endpoints(self) -> list[partial[Any]]:
         config = self._config
         # `reload` is made later.
-        updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload())  # noqa: PLW0108
+        updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload(only_new=True))
         return [
             *api_node.endpoints(config, self.node_parts, self.servers, self._reactor),
             partial(UPDATE, config, updates),
