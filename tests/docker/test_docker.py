@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable
+from ipaddress import ip_network
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import attrs
 import pytest
@@ -16,7 +18,7 @@ from tests.support.docker_engine import NO_REGISTRY, Engine
 from tests.support.image import image_tar
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
-from wingsd.config import Config, Registry
+from wingsd.config import Config, Interfaces, Registry
 from wingsd.docker import Environment
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.engine import ContainerState, container_state
@@ -233,9 +235,12 @@ async def test_allowed_mounts_are_made(engine: Engine, workers: Workers, logged:
         ),
     )
     config = attrs.evolve(engine.config(), allowed_mounts=(str(engine.volumes),))
-    await DockerEnvironment(config, workers, reactor).create(server)
+    left_out = await DockerEnvironment(config, workers, reactor).recreate(server)
     _, output = engine.run(server)
     assert "of the node" in output
+    places = [line.partition(" is left out: ")[0] for line in left_out]
+    assert places == ["The mount at /host", "The mount at /link"]
+    assert not any("/etc" in line for line in left_out), "users do not see paths of the node"
     assert "Read-only file system" in output
     assert any("mount of /etc left out" in line for line in logged.lines)
     link = f"mount of {shared / 'out'} (/etc) left out"
@@ -347,14 +352,43 @@ async def test_without_a_network_of_the_former_default_one_of_todays_is_made(
     assert engine.client.inspect_container(server.uuid)["HostConfig"]["NetworkMode"] == name
 
 
-async def test_a_network_in_the_way(engine: Engine, workers: Workers) -> None:
+@pytest.mark.parametrize("what", ["v4", "v6", "bridge"])
+async def test_a_network_in_the_way_is_named_with_what_both_have(
+    engine: Engine, workers: Workers, what: str
+) -> None:
     config = engine.config()
+    theirs = config.docker.network
     await DockerEnvironment(config, workers, reactor).create(engine.server())
-    name = engine.will_make_network(f"{config.docker.network.name}-other")
-    other = with_network(config, name=name, network_mode=name)
-    detail = await refusal(DockerEnvironment(other, workers, reactor), engine.server())
-    assert f"the network {name} could not be created" in detail
-    assert "overlaps" in detail
+    free = attrs.evolve(engine, token=uuid4().hex, subnet=None).config().docker.network
+    v4, v6 = free.interfaces.v4, free.interfaces.v6
+    match what:
+        case "v4":
+            v4 = theirs.interfaces.v4
+            given = f"the IPv4 subnet {v4.subnet}"
+            key = "docker.network.interfaces.v4"
+        case "v6":
+            v6 = theirs.interfaces.v6
+            given = f"the IPv6 subnet {ip_network(v6.subnet)}"
+            key = "docker.network.interfaces.v6"
+        case _:
+            free = attrs.evolve(free, bridge_name=theirs.bridge_name)
+            given = f"the bridge {theirs.bridge_name}"
+            key = "docker.network.bridge_name"
+    mine = attrs.evolve(free, interfaces=Interfaces(v4, v6))
+    detail = await refusal(
+        DockerEnvironment(with_docker(config, network=mine), workers, reactor), engine.server()
+    )
+    assert detail.startswith(f"the network {mine.name} could not be created: ")
+    assert f"the network {theirs.name} is in its way with {given} ({key} asks for " in detail
+    assert f"docker network rm {theirs.name}" in detail
+    assert detail.count("docker.network.") == 1
+
+
+async def test_an_interface_in_a_networks_way_is_named(engine: Engine, workers: Workers) -> None:
+    config = with_network(engine.config(), bridge_name="lo")
+    detail = await refusal(DockerEnvironment(config, workers, reactor), engine.server())
+    assert "existing interface lo is not a bridge" in detail
+    assert "the bridge lo (docker.network.bridge_name)" in detail
 
 
 async def test_an_administrators_network_that_is_missing(engine: Engine, workers: Workers) -> None:

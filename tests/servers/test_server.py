@@ -61,6 +61,14 @@ def test_what_others_say_is_escaped_in_a_message_of_the_node(node: FakeNode) -> 
     assert message.endswith("no \\x1b[2J\\nimage\\u202e")
 
 
+def test_what_a_server_starts_without_is_said_in_its_console(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.left_out = ["The mount at /data is left out."]
+    Outcome.of(server.power(PowerAction.START)).value()
+    assert node.told("daemon message") == ["The mount at /data is left out."]
+    assert server.console.lines(9) == ["[wingsd] The mount at /data is left out."]
+
+
 def test_each_run_has_a_console_of_its_own(node: FakeNode) -> None:
     server = running(node)
     node.process().end()

@@ -106,6 +106,8 @@ class FakeEnvironment:
     stubborn: set[str] = attrs.field(factory=set, init=False)
     #: What an update of limits warns of.
     update_warnings: list[str] = attrs.field(factory=list, init=False)
+    #: What of a server's settings its container was made without.
+    left_out: list[str] = attrs.field(factory=list, init=False)
     #: What the pull of an image shows.
     pull_lines: Sequence[str | LayerProgress | None] = attrs.field(default=(), init=False)
     #: Console lines that end a process which is not stubborn.
@@ -148,7 +150,9 @@ class FakeEnvironment:
     async def end_rehearsal(self, uuid: str) -> None:
         await self.called("end_rehearsal", uuid)
 
-    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
+    async def recreate(
+        self, settings: Settings, listener: PullListener | None = None
+    ) -> list[str]:
         await self.called("recreate", settings.uuid)
         if listener is not None:
             for line in self.pull_lines:
@@ -157,6 +161,7 @@ class FakeEnvironment:
         self._check_owner(settings.uuid)
         self._check_stopped(settings.uuid)
         self._make(settings)
+        return list(self.left_out)
 
     async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
         """Change the limits of a running container."""

@@ -348,13 +348,13 @@ def host_settings(config: Config) -> dict[str, Any]:
 
 @attrs.frozen(repr=False)
 class CheckedMounts:
-    """The allowed mounts, with resolved sources, and the sources of the refused ones.
+    """The allowed mounts, with resolved sources, and the refused ones.
 
     A refused source that is a symlink is followed by its target in parentheses.
     """
 
     allowed: tuple[Mount, ...] = ()
-    refused: tuple[str, ...] = ()
+    refused: tuple[Mount, ...] = ()
 
 
 def check_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> CheckedMounts:
@@ -368,13 +368,13 @@ def check_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> Checked
     for mount in mounts:
         real = _resolve(mount.source, tops)
         if real is None:
-            refused.append(mount.source)
+            refused.append(mount)
         elif any(is_below(real, top) for top in real_tops):
             target = _normal(mount.target)
             allowed.append(attrs.evolve(mount, source=real, target=target))
         else:
             target_note = "" if real == _normal(mount.source) else f" ({real})"
-            refused.append(mount.source + target_note)
+            refused.append(attrs.evolve(mount, source=mount.source + target_note))
     return CheckedMounts(tuple(allowed), tuple(refused))
 
 

@@ -30,7 +30,7 @@ from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
 from wingsd.docker.container import HOME, INSTALLED, MACHINE_ID, ContainerSpec
-from wingsd.docker.network import NetworkSpec
+from wingsd.docker.network import NetworkSpec, advice_against
 from wingsd.docker.runtime import ConsoleBlocked, EngineInformation
 from wingsd.errors import NOT_RUNNING, EnvironmentFailed, ServerNotRunning
 from wingsd.util.observer import ENGINE, Observer
@@ -276,9 +276,8 @@ def ensure_network(client: APIClient, spec: NetworkSpec) -> bool:
         if network_exists(client, spec.name):
             return False
         raise EnvironmentFailed(
-            f"the network {spec.name} could not be created: {explain(error)}; see "
-            "`docker network ls` for one that is in its way, and docker.network.interfaces for "
-            "the addresses it asks for"
+            f"the network {spec.name} could not be created: {explain(error)}; "
+            f"{advice_against(spec, client.networks())}"
         ) from error
     return True
 

@@ -86,7 +86,8 @@ class DockerEnvironment:
                 self._log.info("{server}: its container exists and is kept", server=spec.name)
                 return False
             spec = with_network(spec, await self._images.ensure(session, settings))
-            return await self._create(session, await self._with_mounts(spec, settings))
+            spec, _ = await self._with_mounts(spec, settings)
+            return await self._create(session, spec)
 
     async def name_conflict(self, uuid: str) -> str:
         """Return which container of another node has the server's name; empty for none.
@@ -113,7 +114,7 @@ class DockerEnvironment:
             began = self._reactor.seconds()
             await session.call(engine.remove_container, spec.name, force=True)
             try:
-                spec = await self._with_allowed_mounts(spec, settings)
+                spec, _ = await self._with_allowed_mounts(spec, settings)
                 if await session.call(engine.create_container, spec) is None:
                     raise EnvironmentFailed(f"the name {spec.name} is taken on the Docker engine")
             finally:
@@ -139,8 +140,10 @@ class DockerEnvironment:
         async with self._engine.exclusive_session(name) as session:
             await session.call(engine.remove_container, name, force=True)
 
-    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
-        """Replace the container by one with these settings.
+    async def recreate(
+        self, settings: Settings, listener: PullListener | None = None
+    ) -> list[str]:
+        """Replace the container by one with these settings; say to users what is left out.
 
         `listener` gets the lines of its image's pull. The old one is removed last: it stays when
         there is no image. Raises `EnvironmentFailed`, also when it runs, and when another node's
@@ -150,11 +153,12 @@ class DockerEnvironment:
         async with self._engine.exclusive_session(spec.name) as session:
             self._check_stopped(await self._own_container(session, spec.name), spec.name)
             network = await self._images.ensure(session, settings, listener=listener)
-            spec = await self._with_mounts(with_network(spec, network), settings)
+            spec, left_out = await self._with_mounts(with_network(spec, network), settings)
             own = await self._own_container(session, spec.name)
             if own is not None:
                 await session.call(engine.remove_container, own.id, force=False)
             await self._create(session, spec)
+        return left_out
 
     async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
         """Change the limits of a container, running or about to; return the engine's warnings.
@@ -279,23 +283,34 @@ class DockerEnvironment:
             uuid, state.id, watcher, self._engine, self._streams, self._reactor
         )
 
-    async def _with_mounts(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
-        """Add the allowed mounts, as late as possible: symlinks may be changed meanwhile."""
+    async def _with_mounts(
+        self, spec: ContainerSpec, settings: Settings
+    ) -> tuple[ContainerSpec, list[str]]:
+        """Add the allowed mounts, as late as possible: symlinks may be changed meanwhile.
+
+        Return what to say to users of the others as well: paths of the node are not for them.
+        """
         return await self._with_allowed_mounts(await self._with_identity(spec, settings), settings)
 
-    async def _with_allowed_mounts(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
+    async def _with_allowed_mounts(
+        self, spec: ContainerSpec, settings: Settings
+    ) -> tuple[ContainerSpec, list[str]]:
         if not settings.mounts:
-            return spec
+            return spec, []
         checked = await self._workers.run(
             check_mounts, self._config.allowed_mounts, settings.mounts
         )
-        for source in checked.refused:
+        for mount in checked.refused:
             self._log.warn(
                 "{server}: mount of {source} left out, it is not below one of allowed_mounts",
                 server=settings.uuid,
-                source=source,
+                source=mount.source,
             )
-        return with_mounts(spec, checked.allowed)
+        return with_mounts(spec, checked.allowed), [
+            f"The mount at {mount.target} is left out: its directory on the node is not below one "
+            "of allowed_mounts. The node's log names it."
+            for mount in checked.refused
+        ]
 
     async def _with_identity(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
         """Add the files of the container's account and machine id, where they can be written.

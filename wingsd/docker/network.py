@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import attrs
@@ -21,6 +22,7 @@ from wingsd.panel.schemas import Allocations, Settings
 __all__ = [
     "FORMER_DEFAULTS",
     "NetworkSpec",
+    "advice_against",
     "check_ports",
     "network_mode",
     "network_spec",
@@ -37,6 +39,10 @@ _LOOPBACK = "127.0.0.1"
 _ANY = "0.0.0.0"  # noqa: S104 - the engine's default address for ports
 _MAX_PORT = 65535
 _PROTOCOLS = ("tcp", "udp")
+_BRIDGE_NAME = "com.docker.network.bridge.name"
+#: The keys that name the subnets of the main network, by their versions, and its bridge.
+_KEYS = {4: "docker.network.interfaces.v4", 6: "docker.network.interfaces.v6"}
+_BRIDGE_KEY = "docker.network.bridge_name"
 _BUILT_IN_NETWORKS = ("", "default", "bridge", "host", "none")
 
 
@@ -60,6 +66,46 @@ def network_spec(config: Config, server: Settings) -> NetworkSpec | None:
     if mode in _BUILT_IN_NETWORKS or mode.startswith("container:"):
         return None
     return NetworkSpec(mode)
+
+
+def advice_against(spec: NetworkSpec, others: Iterable[Mapping[str, Any]]) -> str:
+    """Return what to do where the engine refuses to create a network.
+
+    `others` are its networks. Those that have what `spec` asks for are named.
+    """
+    subnets, bridge = _addressing(spec.body or {})
+    advice = []
+    for other in others:
+        theirs, their_bridge = _addressing(other)
+        shared = [
+            f"the IPv{each.version} subnet {their} ({_KEYS[each.version]} asks for {each})"
+            for each in subnets
+            for their in theirs
+            if each.version == their.version and each.overlaps(their)
+        ]
+        if bridge and bridge == their_bridge:
+            shared.append(f"the bridge {bridge} ({_BRIDGE_KEY} asks for it)")
+        if shared:
+            name = other["Name"]
+            advice.append(
+                f"the network {name} is in its way with {', '.join(shared)}: choose others, or "
+                f"remove that network if nothing uses it (docker network rm {name})"
+            )
+    asked = [f"the IPv{each.version} subnet {each} ({_KEYS[each.version]})" for each in subnets]
+    if bridge:
+        asked.append(f"the bridge {bridge} ({_BRIDGE_KEY})")
+    if not advice and asked:
+        advice.append(f"it asks for {', '.join(asked)}: choose others, or remove what has them")
+    return "; ".join(advice) or "see `docker network ls` and the engine's log"
+
+
+def _addressing(network: Mapping[str, Any]) -> tuple[list[IPv4Network | IPv6Network], str]:
+    """Return the subnets of a network, and the name of its bridge, empty for none."""
+    subnets = []
+    for pool in (network.get("IPAM") or {}).get("Config") or ():
+        with suppress(ValueError):  # of a driver that gives no addresses
+            subnets.append(ip_network(pool.get("Subnet") or "", strict=False))
+    return subnets, str((network.get("Options") or {}).get(_BRIDGE_NAME) or "")
 
 
 def network_mode(config: Config, server: Settings) -> str:
@@ -172,7 +218,7 @@ def _main_network(config: Config) -> dict[str, Any]:
             "com.docker.network.bridge.enable_icc": "true" if network.enable_icc else "false",
             "com.docker.network.bridge.enable_ip_masquerade": "true",
             "com.docker.network.bridge.host_binding_ipv4": _ANY,
-            "com.docker.network.bridge.name": network.bridge_name,
+            _BRIDGE_NAME: network.bridge_name,
             "com.docker.network.driver.mtu": str(network.network_mtu),
         },
     }

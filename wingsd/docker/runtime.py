@@ -133,10 +133,13 @@ class Environment(Protocol):
     async def end_rehearsal(self, uuid: str) -> None:
         """Remove what an earlier daemon has left that died during a rehearsal."""
 
-    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
+    async def recreate(
+        self, settings: Settings, listener: PullListener | None = None
+    ) -> list[str]:
         """Replace the environment by one with these settings; the old one must not run.
 
-        `listener` gets the lines of its image's pull.
+        `listener` gets the lines of its image's pull. Return what to say to users of what is left
+        out.
         """
 
     async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
@@ -179,8 +182,11 @@ class NoEnvironment:
     async def end_rehearsal(self, uuid: str) -> None:
         """Do nothing."""
 
-    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
+    async def recreate(
+        self, settings: Settings, listener: PullListener | None = None
+    ) -> list[str]:
         """Do nothing."""
+        return []
 
     async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
         """Do nothing."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -159,15 +159,16 @@ class ServerRuntime:
         """
         self.pending_restart.launched(configuration.settings)
         try:
-            await self._environment.recreate(configuration.settings, self.show_pull)
-            await self._start(configuration)
+            settings = configuration.settings
+            left_out = await self._environment.recreate(settings, self.show_pull)
+            await self._start(configuration, left_out)
         except BaseException:
             # As with Wings: `stopping` before `offline` says that this is no crash.
             if self.state is PowerState.STARTING:
                 self.transition(PowerEvent.STOP)
             raise
 
-    async def _start(self, configuration: Configuration) -> None:
+    async def _start(self, configuration: Configuration, left_out: Iterable[str]) -> None:
         detector = StartupDetector(configuration.process.startup)
         for error in detector.errors:
             self.say(error)
@@ -180,6 +181,8 @@ class ServerRuntime:
         self._since = self._reactor.seconds()
         run = self.run = Run(self, self._reactor, self._throttle(), detector or None)
         self._joined_late = False
+        for line in left_out:
+            self.say(line, keep=True)
         try:
             run.running = await self._environment.start(self.uuid, run)
         except BaseException:
