@@ -114,7 +114,9 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(panel: TlsPanel, path: Path) -> Run:
+def run(panel: TlsPanel, path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(configure, "systemd_units", dict)
+
     def invoke(*options: str, typed: str = "", token: str = TOKEN, node: str = "7") -> Result:
         usual = ["--panel-url", panel.url, "--token", token, "--node", node]
         command = ["configure", "--config-path", str(path), *usual, *options]
@@ -129,9 +131,23 @@ def test_the_panels_command_writes_a_file_for_the_daemon_alone(run: Run, path: P
     assert yaml.safe_load(path.read_text()) == CONFIGURATION | {"family": "pterodactyl"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert load(str(path))[0].token == SECRET
-    assert "systemctl restart wingsd" in result.output
+    assert "Next: restart wingsd, then wingsctl status\n" in result.output
     assert SECRET not in result.output
     assert TOKEN not in result.output
+
+
+@pytest.mark.parametrize(
+    ("unit", "how"),
+    [
+        ("wingsd.service", "systemctl restart wingsd"),
+        ("wings.service", "restart wingsd"),
+    ],
+)
+def test_systemctl_is_named_only_where_the_service_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch, unit: str, how: str
+) -> None:
+    monkeypatch.setattr(configure, "systemd_units", lambda: {unit: {"LoadState": "loaded"}})
+    assert f"Next: {how}, then wingsctl status\n" in run().output
 
 
 def test_a_file_that_exists_keeps_the_operators_part(run: Run, path: Path) -> None:

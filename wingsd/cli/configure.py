@@ -20,6 +20,7 @@ from wingsd.cli.client import CtlError
 from wingsd.cli.node_configuration import fetch, from_join_data
 from wingsd.cli.output import facts, plain, show
 from wingsd.cli.parameters import ADDRESS
+from wingsd.cli.takeover import WINGSD_UNIT, systemd_units
 from wingsd.config import PLACES, Config, differences, parse
 from wingsd.config.live import value_at
 from wingsd.config.loader import read_yaml
@@ -209,4 +210,5 @@ def _advise(config: Config, unknown: list[str]) -> None:
         show(f"warning: {plain(line)}")
     if unknown:
         show(f"warning: unknown keys, ignored: {', '.join(map(plain, unknown))}")
-    show("Next: systemctl restart wingsd, then wingsctl status")
+    restart = "systemctl restart wingsd" if WINGSD_UNIT in systemd_units() else "restart wingsd"
+    show(f"Next: {restart}, then wingsctl status")

@@ -22,6 +22,7 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.servers.states_file import NAME, parse_states
 
 __all__ = [
+    "WINGSD_UNIT",
     "SystemdUnits",
     "handover",
     "parse_units",
@@ -33,7 +34,7 @@ __all__ = [
 #: By unit, its properties.
 SystemdUnits = Mapping[str, Mapping[str, str]]
 
-_WINGS, _WINGSD = "wings.service", "wingsd.service"
+_WINGS, WINGSD_UNIT = "wings.service", "wingsd.service"
 _PROPERTIES = (
     "Id,LoadState,ActiveState,UnitFileState,ProtectSystem,ReadWritePaths,ProtectHome,PrivateTmp,"
     "BindPaths"
@@ -53,7 +54,7 @@ def systemd_units() -> SystemdUnits:
         return {}
     try:
         shown = subprocess.run(  # noqa: S603 - all of it is written here
-            [command, "show", "--property", _PROPERTIES, _WINGS, _WINGSD],
+            [command, "show", "--property", _PROPERTIES, _WINGS, WINGSD_UNIT],
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
@@ -80,7 +81,7 @@ def parse_units(shown: str) -> SystemdUnits:
 def handover(units: SystemdUnits) -> Iterator[str]:
     """Yield a warning where Wings is started beside wingsd, with what to do."""
     wings = units.get(_WINGS, {})
-    if _runs(wings) and _runs(units.get(_WINGSD, {})):
+    if _runs(wings) and _runs(units.get(WINGSD_UNIT, {})):
         yield (
             "wings.service and wingsd.service are both started, and each would handle the same "
             "servers: stop one, by systemctl disable --now wings to stay with wingsd"
@@ -106,7 +107,7 @@ def service_limits(config: Config, path: str, units: SystemdUnits) -> Iterator[s
 
     `path` is that of the configuration.
     """
-    service = units.get(_WINGSD, {})
+    service = units.get(WINGSD_UNIT, {})
     written, read = dict(_written(config)), dict(_read(config, path))
     hidden, settings = [], []
     if service.get("ProtectHome", "no") != "no":
