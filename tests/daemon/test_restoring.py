@@ -15,6 +15,7 @@ from tests.support.backups import MTIME, packed_backup
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.small_disk import small_disk
+from wingsd.config import PELICAN
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ async def test_a_backup_that_cannot_be_read_whole_changes_nothing(
 async def test_what_cannot_be_restored_is_refused_in_the_words_of_wings(
     restoring: RestoringNode,
 ) -> None:
-    await restoring.start()
+    await restoring.start(family=PELICAN)
     path = f"/backup/{BACKUP}/restore"
     s3 = {"adapter": "s3", "truncate_directory": True}
     blocked = "The provided backup link resolves to a blocked address."

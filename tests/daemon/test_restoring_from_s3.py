@@ -12,6 +12,7 @@ from tests.daemon.restoring import BACKUP, BEFORE, BROKEN, RestoringNode
 from tests.support.backup_store import BackupStore
 from tests.support.backups import packed_backup
 from tests.support.receiving_node import ReceivingNode
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
 REFUSED = {
     "page": 'a supported content type. "text/html; charset=utf-8" is not application/x-gzip.',
@@ -40,6 +41,8 @@ def store(daemon: ReceivingNode) -> Iterator[BackupStore]:
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
+KEY = "system.backups.restore_host_allowlist"
+BLOCKED = "The provided backup link resolves to a blocked address."
 ALLOWED = {"system": {"backups": {"restore_host_allowlist": ["127.0.0.1/32"]}}}
 
 
@@ -78,14 +81,29 @@ async def test_a_backup_in_s3_is_restored(
     await browser.close()
 
 
+@pytest.mark.parametrize("family", [PTERODACTYL, CALAGOPUS])
+async def test_where_no_node_of_the_family_checks_the_panels_link_may_be_private(
+    restoring: RestoringNode, store: BackupStore, family: str
+) -> None:
+    """The link itself; what it redirects to may not."""
+    await restoring.start(family=family)
+    request = {"adapter": "s3", "truncate_directory": True}
+    url = f"{store.url}/redirected"
+    status, told = await restoring.ask(
+        "POST", f"/backup/{BACKUP}/restore", request | {"download_url": url}
+    )
+    assert (status, told["error"], KEY in told["detail"]) == (400, BLOCKED, True)
+    assert store.asked == ["/redirected"]
+    assert await restoring.restore(**request, download_url=f"{store.url}/ok") is True
+    assert restoring.content() == BEFORE
+
+
 async def test_a_store_on_the_nodes_own_network_is_not_asked_unless_it_is_allowed(
     restoring: RestoringNode, store: BackupStore
 ) -> None:
-    await restoring.start()
+    await restoring.start(family=PELICAN)
     request = {"adapter": "s3", "download_url": f"{store.url}/ok"}
     status, told = await restoring.ask("POST", f"/backup/{BACKUP}/restore", request)
-    assert (status, told["error"]) == (
-        400,
-        "The provided backup link resolves to a blocked address.",
-    )
+    assert (status, told["error"], KEY in told["detail"]) == (400, BLOCKED, True)
     assert store.asked == []
+    assert [line for line in restoring.daemon.log if "127.0.0.1" in line and KEY in line]

@@ -52,6 +52,20 @@ async def test_a_redirect_to_a_name_that_has_another_address_by_now_is_refused()
     await peer.outcome
 
 
+async def test_a_trusted_url_may_lead_to_any_address_and_what_it_redirects_to_may_not() -> None:
+    client = make_client(allowlist=())
+    peer = Peer(says(OK + b"\r\nbody"))
+    (await client.get(url_of(peer), LIMITS, is_trusted=True)).close()
+    await peer.outcome
+    for location in ("/there", "http://127.0.0.1:8080/"):
+        peer = leads_to(location)
+        with pytest.raises(AddressBlocked):
+            await client.get(url_of(peer), LIMITS, is_trusted=True)
+        await peer.outcome
+    with pytest.raises(AddressBlocked):
+        await client.get(url_of(peer), LIMITS)
+
+
 @pytest.mark.parametrize("location", ["ftp://a/", "http://u:p@a/", "//127.1/", "\\\\a"])
 async def test_a_redirect_to_an_invalid_url_is_refused(location: str) -> None:
     peer = leads_to(location)

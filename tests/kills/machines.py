@@ -225,6 +225,9 @@ class _Daemon(Wiring):
     def _ask_engine(self) -> None:
         return None
 
+    def _make_node_engine(self) -> None:
+        return None
+
     def left_open(self) -> str:
         """Return what it has begun and not ended, empty for nothing."""
         if not self.is_booted:

@@ -120,7 +120,8 @@ class BackupsConfig:
     wings: WingsBackupsConfig = WingsBackupsConfig()
     s3: S3BackupsConfig = S3BackupsConfig()
     #: Names, addresses and networks (CIDR) of stores that backups are restored from although they
-    #: are not on the public Internet (Pelican's).
+    #: are not on the public Internet (Pelican's). With Pterodactyl and Calagopus, the Panel's own
+    #: link needs no entry, only what it redirects to.
     restore_host_allowlist: tuple[str, ...] = ()
     #: The time for which the files that a restored backup has replaced stay in quarantine, where
     #: the user had all files deleted. 0: they are deleted at once (wingsd's own).

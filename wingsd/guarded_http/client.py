@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from ipaddress import ip_address
 
+import attrs
 import h11
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
@@ -116,14 +117,18 @@ class GuardedClient:
         self._resolve = resolve
         self._trust: SSL.Context | None = None
 
-    async def get(self, url: str, limits: FetchLimits) -> GuardedAnswer:
+    async def get(
+        self, url: str, limits: FetchLimits, *, is_trusted: bool = False
+    ) -> GuardedAnswer:
         """Return the answer to GET, after redirects. The caller is to close it.
 
-        Its status is any but that of a redirect. Raises `UrlInvalid`, `AddressBlocked`,
-        `DownloadFailed` and `TooManyRedirects`.
+        The host of a URL that `is_trusted` may have any address; those that it redirects to are
+        judged by the policy. The status is any but that of a redirect. Raises `UrlInvalid`,
+        `AddressBlocked`, `DownloadFailed` and `TooManyRedirects`.
         """
         begun = self._reactor.seconds()
-        asked: Deferred[GuardedAnswer] = Deferred.fromCoroutine(self._follow(url, limits))
+        following = self._follow(url, limits, is_trusted)
+        asked: Deferred[GuardedAnswer] = Deferred.fromCoroutine(following)
         limit = min(limits.answer, limits.total)
         asked.addTimeout(limit, self._reactor)
         try:
@@ -134,14 +139,16 @@ class GuardedClient:
         answer.close_within(self._reactor, left, limits.total)
         return answer
 
-    async def _follow(self, text: str, limits: FetchLimits) -> GuardedAnswer:
-        url = WebUrl.parse(text)
+    async def _follow(self, text: str, limits: FetchLimits, is_trusted: bool) -> GuardedAnswer:
+        url, policy = WebUrl.parse(text), self._policy
+        if is_trusted:
+            policy = attrs.evolve(policy, hosts=policy.hosts | {url.host})
         seen: set[WebUrl] = set()
         while True:
             if url in seen:
                 raise TooManyRedirects(f"its redirects lead back to {escaped(str(url))}")
             seen.add(url)
-            answer = await self._ask(url, limits)
+            answer = await self._ask(url, policy, limits)
             if answer.status not in _REDIRECTS or not answer.header("location"):
                 return answer
             answer.close()
@@ -151,7 +158,7 @@ class GuardedClient:
                     if limits.redirects
                     else "it redirects to another URL, and this node follows no redirects"
                 )
-            url = self._next(url, answer.header("location"))
+            url, policy = self._next(url, answer.header("location")), self._policy
 
     def _next(self, url: WebUrl, location: str) -> WebUrl:
         """Return where a redirect leads. Raises `DownloadFailed`."""
@@ -166,10 +173,11 @@ class GuardedClient:
             )
         return found
 
-    async def _ask(self, url: WebUrl, limits: FetchLimits) -> GuardedAnswer:
-        if not (url.has_usual_port or self._policy.names(url.host)):
+    async def _ask(self, url: WebUrl, policy: AddressPolicy, limits: FetchLimits) -> GuardedAnswer:
+        if not (url.has_usual_port or policy.names(url.host)):
             raise UrlInvalid(f"port {url.port} is not one of files; use 80, 443 or one from 1024")
-        exchange, head = await self._exchange(url, await self._addresses(url), limits)
+        addresses = await self._addresses(url, policy)
+        exchange, head = await self._exchange(url, policy, addresses, limits)
         answer = GuardedAnswer(url, head, exchange, limits.body)
         if answer.header("content-encoding").strip().lower() not in ("", "identity"):
             answer.close()
@@ -177,12 +185,12 @@ class GuardedClient:
             raise DownloadFailed(f"it is sent encoded with {coding}, which was not asked for")
         return answer
 
-    async def _addresses(self, url: WebUrl) -> list[str]:
+    async def _addresses(self, url: WebUrl, policy: AddressPolicy) -> list[str]:
         """Return the addresses of the host that may be connected to. Raises `AddressBlocked`."""
         found = [url.host] if _is_address(url.host) else await self._resolve(url.host, url.port)
         if not found:
             raise DownloadFailed(f"no name server knows {url.host}")
-        allowed = [each for each in found if self._policy.allows(url.host, each)]
+        allowed = [each for each in found if policy.allows(url.host, each)]
         if not allowed:
             self._log.info(
                 "download refused: {host} is at {addresses}, to which users may not connect "
@@ -194,7 +202,7 @@ class GuardedClient:
         return allowed[:_TRIED]
 
     async def _exchange(
-        self, url: WebUrl, addresses: Iterable[str], limits: FetchLimits
+        self, url: WebUrl, policy: AddressPolicy, addresses: Iterable[str], limits: FetchLimits
     ) -> tuple[GuardedExchange, h11.Response]:
         """Return the first connection that an address accepts, and the answer's head."""
         fault: Exception | None = None
@@ -203,7 +211,7 @@ class GuardedClient:
             exchange = GuardedExchange(
                 self._reactor,
                 self._request(url),
-                lambda peer: self._policy.check(url.host, peer),
+                lambda peer: policy.check(url.host, peer),
                 certificate,
                 limits.idle,
             )

@@ -1,4 +1,7 @@
-"""The link to a backup in S3: requested by the rules for addresses that users give.
+"""The link to a backup in S3, from the Panel's own call.
+
+With Pelican it is requested by the rules for addresses that users give, as its nodes do; nodes of
+the other families request whatever the Panel signs. What it redirects to is judged in any case.
 
 What the answer to the request is refused with is Wings'. The archive is read while it is
 downloaded.
@@ -14,6 +17,7 @@ from http import HTTPStatus
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
 from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
@@ -38,6 +42,7 @@ _ACCEPTED = ("application/x-gzip", "application/gzip")
 #: Seconds: a Panel waits 15 for the answer to its request, and signs a link for 5 minutes. The
 #: whole may take as long as it does, as long as some of it comes.
 _LIMITS = FetchLimits(connect=5, answer=10, idle=120, total=48 * 3600)
+_ALLOWLIST = "system.backups.restore_host_allowlist"
 _TYPE = re.compile(r"[\x20-\x7e]{0,200}")
 
 
@@ -91,19 +96,27 @@ class DownloadedArchive:
 
 @attrs.frozen(eq=False, repr=False)
 class RestoreLinks:
-    """Opens links to backups in S3."""
+    """Opens links to backups in S3. With `trusts_panel` these may lead to any address."""
 
     client: GuardedClient
     reactor: IReactorFromThreads
     limits: FetchLimits = _LIMITS
+    trusts_panel: bool = False
+    _log = Logger()
 
     @classmethod
     def configured(
-        cls, reactor: Reactor, allowlist: Iterable[str], user_agent: str, resolve: Resolve
+        cls,
+        reactor: Reactor,
+        allowlist: Iterable[str],
+        user_agent: str,
+        resolve: Resolve,
+        *,
+        trusts_panel: bool,
     ) -> RestoreLinks:
         """Return what opens links to public addresses, and to those of the allowlist."""
-        policy = AddressPolicy.of(allowlist)
-        return cls(GuardedClient(reactor, policy, user_agent, resolve), reactor)
+        client = GuardedClient(reactor, AddressPolicy.of(allowlist), user_agent, resolve)
+        return cls(client, reactor, trusts_panel=trusts_panel)
 
     async def open(self, url: str) -> DownloadedArchive:
         """Request the archive. Raises `BackupLinkRefused`, `DownloadFailed`."""
@@ -117,7 +130,7 @@ class RestoreLinks:
 
     async def _answer(self, url: str) -> GuardedAnswer:
         try:
-            return await self.client.get(url, self.limits)
+            return await self.client.get(url, self.limits, is_trusted=self.trusts_panel)
         except UrlSchemeRefused as error:
             raise BackupLinkRefused("The provided backup link must use HTTP or HTTPS.") from error
         except UrlInvalid as error:
@@ -125,10 +138,15 @@ class RestoreLinks:
                 "The provided backup link is not a valid URL.", error.reason
             ) from error
         except AddressBlocked as error:
+            self._log.warn(
+                "the link to a backup in S3 is refused: {reason}, with {key}",
+                reason=error.detail,
+                key=_ALLOWLIST,
+            )
             raise BackupLinkRefused(
                 "The provided backup link resolves to a blocked address.",
-                "if it is that of your own store, add its host to "
-                "system.backups.restore_host_allowlist in this node's configuration",
+                f"if it is that of your own store, add its host to {_ALLOWLIST} in this node's "
+                "configuration",
             ) from error
         except TooManyRedirects as error:
             raise BackupLinkRefused(

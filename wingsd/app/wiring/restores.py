@@ -68,5 +68,9 @@ class RestoresWiring(TransfersWiring):
 
         allowlist = self._config.system.backups.restore_host_allowlist
         return RestoreLinks.configured(
-            self._reactor, allowlist, f"wingsd/{__version__}", self.resolve
+            self._reactor,
+            allowlist,
+            f"wingsd/{__version__}",
+            self.resolve,
+            trusts_panel=not self._config.is_pelican,
         )
