@@ -170,6 +170,13 @@ async def test_each_key_is_in_force_at_once_or_named_once_as_one_that_waits(
     await node.close()
 
 
+async def test_what_is_left_out_is_a_warning_once(node: UpdatedNode, logged: Logged) -> None:
+    for data in ("/other", "/other", "/third"):
+        body = nested("system.data", data) | {"debug": True}
+        assert (await node.call("POST", "update", body)).json == {"applied": True}
+    assert len([line for line in logged.lines if "only an operator may change it" in line]) == 2
+
+
 async def test_a_change_that_is_taken_back_waits_for_no_restart(
     node: UpdatedNode, logged: Logged
 ) -> None:

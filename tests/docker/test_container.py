@@ -14,7 +14,7 @@ from tests.docker.containers import NODE, SERVER, UUID, body, environment, host,
 from wingsd.config import LogConfig, NetworkConfig, Overhead, Rootless, SystemConfig, User
 from wingsd.docker.container import container_spec, service_label, with_mounts
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Allocations, Default, Mount
+from wingsd.panel.schemas import Allocations, Build, Default, Mount
 from wingsd.util.serialization import InvalidField
 
 
@@ -187,6 +187,14 @@ def test_calagopus_counts_in_mebibytes_and_sets_no_swap_limit_for_none(
     assert settings["Memory"] == 120_586_240
     # 0 is the engine's default: as much swap as memory.
     assert settings["MemorySwap"] == both
+
+
+def test_calagopus_overhead_is_added_to_the_limit_and_not_named_to_the_server() -> None:
+    calagopus = attrs.evolve(NODE, family="calagopus")
+    settings = host(calagopus, memory_limit=100, overhead_memory=60)
+    assert (settings["Memory"], settings["MemoryReservation"]) == (184 << 20, 160 << 20)
+    assert host(calagopus, memory_limit=0, overhead_memory=60)["Memory"] == 0
+    assert environment(build=Build(100, overhead_memory=60))["SERVER_MEMORY"] == "100"
 
 
 @pytest.mark.parametrize(("swap", "both"), [(-1, -1), (0, 0), (512, 0)])

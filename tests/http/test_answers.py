@@ -44,7 +44,7 @@ def answer(sent: bytes, **settings: object) -> tuple[int, dict[str, str], bytes]
     [
         (PTERODACTYL, "pterodactyl wings"),
         (PELICAN, "pelican wings"),
-        (CALAGOPUS, "calagopus-rs wings"),
+        (CALAGOPUS, "calagopus wings"),
     ],
 )
 @pytest.mark.parametrize(("sent", "status"), EVERY_KIND)

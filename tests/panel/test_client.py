@@ -43,7 +43,7 @@ async def test_the_headers_are_the_panels(harness: Harness) -> None:
     [
         (PTERODACTYL, "Pterodactyl Wings"),
         (PELICAN, "Pelican Wings"),
-        (CALAGOPUS, "calagopus-rs wings"),
+        (CALAGOPUS, "calagopus wings"),
     ],
 )
 async def test_a_panel_is_called_in_the_name_of_its_familys_daemon(

@@ -40,7 +40,7 @@ _DAEMONS: Mapping[str, str] = MappingProxyType(
     {
         PTERODACTYL: "Pterodactyl Wings",
         PELICAN: "Pelican Wings",
-        CALAGOPUS: "calagopus-rs wings",
+        CALAGOPUS: "calagopus wings",
     }
 )
 

@@ -35,6 +35,8 @@ class PanelUpdates:
         self._disk = disk
         self._reload = reload
         self._lock = DeferredLock()
+        #: The values that were last not taken over, by their keys.
+        self._left_out: Mapping[str, object] = {}
 
     async def save(
         self, settings: NodeSettings, others: Mapping[str, object]
@@ -60,14 +62,14 @@ class PanelUpdates:
             raise
         finally:
             self._lock.release()
-        self._report(saved, settings)
+        self._report(saved, settings, {**others, **dict(values(settings))})
         if saved.is_ignored:
             return None
-        sent = {key: value for key, value in values(settings) if key in saved.changed}
-        self._warn_if_open(str(sent.get("api.host", "")))
+        changed = {key: value for key, value in values(settings) if key in saved.changed}
+        self._warn_if_open(str(changed.get("api.host", "")))
         return [
             key
-            for key, value in sent.items()
+            for key, value in changed.items()
             if key not in APPLIED and value != value_at(self._live.current, key)
         ]
 
@@ -75,7 +77,7 @@ class PanelUpdates:
         """Put the saved settings in force; the log names those that need a restart."""
         self._reload()
 
-    def _report(self, saved: Saved, settings: NodeSettings) -> None:
+    def _report(self, saved: Saved, settings: NodeSettings, sent: Mapping[str, object]) -> None:
         if saved.is_ignored:
             self._log.info(
                 "the Panel's settings are not saved, as ignore_panel_config_updates says"
@@ -87,10 +89,14 @@ class PanelUpdates:
                 path=self._live.path,
                 keys=", ".join(saved.changed),
             )
-        if saved.left_out:
+        before = self._left_out
+        self._left_out = {key: sent[key] for key in saved.left_out}
+        # Panels send all of them at each save.
+        new = [key for key, value in self._left_out.items() if before.get(key) != value]
+        if new:
             self._log.warn(
                 "not taken over from the Panel, since only an operator may change it: {keys}",
-                keys=", ".join(saved.left_out),
+                keys=", ".join(new),
             )
 
     def _warn_if_open(self, host: str) -> None:

@@ -303,8 +303,9 @@ def resources(config: Config, build: Build) -> dict[str, Any]:
     # Sources: convert_container_resources of Calagopus' server/configuration/mod.rs; environment/
     # settings.go of the others.
     per_mb = 1_048_576 if is_calagopus or config.is_pelican else 1_000_000
-    reservation = max(build.memory_limit, 0) * per_mb
-    memory = round(reservation * _overhead_factor(config.docker.overhead, build.memory_limit))
+    limit = build.memory_limit + build.overhead_memory if build.memory_limit > 0 else 0
+    reservation = limit * per_mb
+    memory = round(reservation * _overhead_factor(config.docker.overhead, limit))
     limits: dict[str, Any] = {
         "Memory": memory,
         # The engine refuses a reservation above the limit, which a factor below 1 would make.

@@ -49,6 +49,7 @@ class Build:
     """`settings.build`: limits, 0 for none.
 
     Memory and swap in MB (swap -1: unlimited), disk in MiB, CPU in percent of one core.
+    `overhead_memory` is added to the limit of the container, if it has one (Calagopus).
     """
 
     memory_limit: int = 0
@@ -60,6 +61,7 @@ class Build:
     oom_disabled: bool | None = None
     #: Pelican's key for the opposite.
     oom_killer: bool | None = None
+    overhead_memory: int = 0
 
     @property
     def oom_kill_disabled(self) -> bool:
