@@ -300,8 +300,8 @@ def _overhead_factor(overhead: Overhead, limit: int) -> float:
 def resources(config: Config, build: Build) -> dict[str, Any]:
     """Return the limits, in the Engine API's units: bytes, and microseconds of CPU time."""
     is_calagopus = config.family == CALAGOPUS
-    # Sources: environment/settings.go of Wings, and server/configuration/mod.rs of Calagopus' node:
-    # MiB in all versions, no limit of swap at 0 in those up to 0.22, `overhead_memory` in later.
+    # Sources: environment/settings.go of Wings; server/configuration/mod.rs of Calagopus' node,
+    # with MiB in all versions, no limit of swap at 0 up to 0.22, and `overhead_memory` in later.
     per_mb = 1_048_576 if is_calagopus or config.is_pelican else 1_000_000
     limit = build.memory_limit + build.overhead_memory if build.memory_limit > 0 else 0
     reservation = limit * per_mb
