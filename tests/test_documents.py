@@ -10,6 +10,7 @@ import pytest
 
 from handbook.keys import sections
 from tests.support.documents import HOME, PAGES, Page
+from wingsd.api.routes import paths
 from wingsd.config.vendors import UNUSED, UNUSED_BY_DEFAULT
 
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(test_\w+))?")
@@ -49,6 +50,24 @@ def test_every_test_that_a_document_names_is_there() -> None:
 )
 def test_what_is_promised_has_tests(name: str) -> None:
     assert TEST.search(PAGES[name].text)
+
+
+def test_calls_of_calagopus_that_are_said_not_to_be_there_are_not() -> None:
+    _, _, rest = PAGES["docs/families.md"].text.partition("\n### Not there with Calagopus\n")
+    section, _, _ = rest.partition("\n### ")
+    named = re.findall(r"`(?:(\w+) )?(/api/[^`]+)`", section)
+    assert len(named) > 20
+    calls = {
+        (method, re.sub(r"{\w+}", "{}", path))
+        for path, endpoint in paths().items()
+        for method in endpoint.calls
+    }
+    there = [
+        (method, path)
+        for method, path in named
+        if (method or "GET", re.sub(r"{\w+}", "{}", path)) in calls
+    ]
+    assert there == []
 
 
 def test_every_file_that_a_document_names_is_there() -> None:
