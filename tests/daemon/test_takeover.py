@@ -218,7 +218,7 @@ async def test_its_servers_are_stopped_started_and_left_to_the_other(
     await browser.wait_for("status", "running")
     ours = node.engine.client.inspect_container(uuid)
     assert ours["Id"] != theirs["Id"]
-    assert ours["Config"]["Labels"] == theirs["Config"]["Labels"]
+    assert ours["Config"]["Labels"] == theirs["Config"]["Labels"] | {"Node": node.uuid}
     await browser.close()
     await node.leave()
     assert node.fates(uuid, idle) == [Fate.ATTACHED, Fate.OFFLINE]
