@@ -16,7 +16,7 @@ def rule(*changed: float, **limits: float) -> StopRule:
     made = StopRule(StopLimits(**limits))  # type: ignore[arg-type]
     for share in changed:
         sent = int(100 * MB * share)
-        made.add(RoundFigures(0.2, 100 * MB, 1.0, sent, sent / (10 * MB)))
+        made.add(RoundFigures(100 * MB, 1.0, sent, sent / (10 * MB)))
     return made
 
 
@@ -26,7 +26,7 @@ def test_the_prediction_is_walking_reading_and_sending_what_changes() -> None:
 
 def test_the_slower_of_the_last_two_rounds_counts() -> None:
     made = rule(1.0)
-    made.add(RoundFigures(0.2, 100 * MB, 2.0, 100 * MB, 4.0))
+    made.add(RoundFigures(100 * MB, 2.0, 100 * MB, 4.0))
     assert made.predict(0.0, 100 * MB) == pytest.approx(2.0 + 10.0 + 0.5)
 
 
@@ -34,16 +34,16 @@ def test_rounds_that_leave_out_what_changes_all_the_time_tell_nothing_about_it()
     # 2 GB of hot files: both rounds that had them sent 1 %, and 20 rounds since read 3 KB each.
     made = rule(1.0)
     for _ in range(2):
-        made.add(RoundFigures(0.2, 2000 * MB, 4.0, 20 * MB, 2.0))
+        made.add(RoundFigures(2000 * MB, 4.0, 20 * MB, 2.0))
     for _ in range(20):
-        made.add(RoundFigures(0.2, 3000, 0.05, 3000, 0.05))
+        made.add(RoundFigures(3000, 0.05, 3000, 0.05))
     assert made.predict(0.3, 2000 * MB) == pytest.approx(0.3 + 4.0 + 2.0 + 0.5)
 
 
 def test_with_few_bytes_the_largest_rounds_tell_the_rates() -> None:
     made = StopRule(StopLimits())
     for size in (3 * MB, 1000, 3 * MB, 2000):
-        made.add(RoundFigures(0.1, size, 0.5, size, 0.25))
+        made.add(RoundFigures(size, 0.5, size, 0.25))
     assert made.predict(0.1, 3 * MB) == pytest.approx(0.1 + 0.5 + 0.25 + 0.5)
 
 
@@ -51,7 +51,7 @@ def test_it_takes_no_more_memory_with_more_rounds() -> None:
     made = rule(1.0)
     sizes = set()
     for number in range(3000):
-        made.add(RoundFigures(0.2, 100 + number % 7, 0.1, 100, 0.1))
+        made.add(RoundFigures(100 + number % 7, 0.1, 100, 0.1))
         made.decide(0.2, 100 * MB, 60)
         sizes.add(len(pickle.dumps(made)))
     assert max(sizes) - min(sizes) < 100
@@ -67,7 +67,7 @@ def test_it_goes_on_while_the_prediction_gets_better() -> None:
     made = rule(1.0)
     for size in (1000, 500, 300, 200):
         assert made.decide(0.3, size * MB, 60).reason is None
-        made.add(RoundFigures(0.2, 100 * MB, 1.0, 100 * MB, 10.0))
+        made.add(RoundFigures(100 * MB, 1.0, 100 * MB, 10.0))
 
 
 def test_it_stops_when_two_more_rounds_have_not_helped() -> None:
@@ -75,7 +75,7 @@ def test_it_stops_when_two_more_rounds_have_not_helped() -> None:
     reasons = []
     for _ in range(4):
         reasons.append(made.decide(0.3, 500 * MB, 60).reason)
-        made.add(RoundFigures(0.2, 100 * MB, 1.0, 100 * MB, 10.0))
+        made.add(RoundFigures(100 * MB, 1.0, 100 * MB, 10.0))
     assert reasons == [None, None, None, StopReason.NO_GAIN]
 
 

@@ -96,7 +96,7 @@ def test_nothing_is_found_without_a_process_or_when_it_has_ended(
 ) -> None:
     monkeypatch.setattr(f"wingsd.sandbox.launch.{name}", instead)
     process = WalkProcess(root, PATHS)
-    while process.is_running:
+    while process._process is not None:
         assert process.take(b"a") is None
     assert process.take(b"a") is None
     process.close()

@@ -15,7 +15,7 @@ from wingsd.transfers.outgoing.live_rounds import LiveRounds, RoundReporter
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
 
 MIB = 1 << 20
-FIGURES = RoundFigures(0.25, 8 * MIB, 1.0, 8 * MIB, 8.0)
+FIGURES = RoundFigures(8 * MIB, 1.0, 8 * MIB, 8.0)
 
 
 class Runs:
@@ -153,7 +153,7 @@ class Game:
         reading, sending = read / 1e9 + self.request, sent / self.line + self.request
         self.clock.rightNow += max(reading, sending)
         self.rounds += 1
-        figures = RoundFigures(0.2, read, reading, int(sent), sending)
+        figures = RoundFigures(read, reading, int(sent), sending)
         return ClosedRound(self.rounds, b"", figures)
 
     async def _may_stop(self) -> bool:

@@ -75,7 +75,7 @@ class Move:
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         await self.sending()
         self.read += self.plan.unread
-        figures = RoundFigures(0.5, self.plan.unread, 1.0, 4 * MIB, 2.0)
+        figures = RoundFigures(self.plan.unread, 1.0, 4 * MIB, 2.0)
         return ClosedRound(len(self.began), b"root", figures)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -25,7 +25,6 @@ from wingsd.archive.tar_headers import BLOCK, is_header
 __all__ = [
     "BZIP2",
     "ENDS",
-    "GARBAGE",
     "GZIP",
     "LZ4",
     "MAX_DICTIONARY",
@@ -40,7 +39,6 @@ __all__ = [
     "StreamFormat",
     "decompressed",
     "is_skippable",
-    "only_padding",
     "passed_over",
 ]
 
@@ -84,7 +82,7 @@ time, and with 256 KiB these copies fragmented the heap of the inflating thread.
 process had grown by 39 to 42 MiB with 256 KiB, by 8 to 11 with 32, and by 9 to 10 with 64. Other
 libraries copy likewise."""
 
-GARBAGE = "the archive is damaged: its compressed data is followed by something else"
+_GARBAGE = "the archive is damaged: its compressed data is followed by something else"
 ENDS = "the archive ends in the middle; it was cut short, send it again"
 
 
@@ -145,7 +143,7 @@ class StreamFormat:
                 if not rest:
                     return
             if rest[0] not in begins:
-                raise ArchiveError(GARBAGE)
+                raise ArchiveError(_GARBAGE)
 
     def _behind_padding(self, first: Piece, pieces: Iterator[Piece]) -> bytes:
         """Skip zeros; return what follows. Raises ArchiveError where zeros are not allowed."""
@@ -155,7 +153,7 @@ class StreamFormat:
             zeros += len(piece) - len(rest)
             if rest:
                 if not self.padding or zeros % self.padding:
-                    raise ArchiveError(GARBAGE)
+                    raise ArchiveError(_GARBAGE)
                 return rest
         return b""
 
@@ -218,13 +216,6 @@ def _divided(block: bytes, most: int) -> Iterator[memoryview]:
     size = -(-len(block) // -(-len(block) // most)) if block else 1
     for at in range(0, len(block), size):
         yield view[at : at + size]
-
-
-def only_padding(rest: Iterable[Piece]) -> None:
-    """Read to the end. Raises ArchiveError for anything but zeros."""
-    for piece in rest:
-        if bytes(piece).strip(b"\0"):
-            raise ArchiveError(GARBAGE)
 
 
 # The start of the first block, or the end of an empty stream. Without it, a tar whose first file

@@ -137,7 +137,6 @@ class DirectReceiving:
 class Invitation:
     """What a source needs to send a server here. `expires` is in seconds since the epoch."""
 
-    server: str
     token: str = attrs.field(repr=False)
     expires: float
 
@@ -231,7 +230,7 @@ class IncomingDirectTransfers:
             may_follow=follow,
         )
         self._log.info("{server}: expected, by a direct transfer", server=server)
-        return Invitation(server, token, parsed.expires)
+        return Invitation(token, parsed.expires)
 
     def _prune(self, now: float) -> None:
         """Forget invitations that have expired, and tokens about which no source asks any more."""

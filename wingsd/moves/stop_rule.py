@@ -38,9 +38,8 @@ class StopLimits:
 
 @frozen
 class RoundFigures:
-    """One round: seconds of its walk, of its reading and its sending, and the bytes of these."""
+    """One round: the bytes and the seconds of its reading and of its sending."""
 
-    walk_seconds: float
     read_bytes: int
     read_seconds: float
     sent_bytes: int

@@ -39,11 +39,6 @@ class WalkProcess:
         with suppress(OSError):
             self._process = _started(root, b"\0".join(paths))
 
-    @property
-    def is_running(self) -> bool:
-        """Whether more may be found."""
-        return self._process is not None
-
     def take(self, path: bytes) -> WalkFrame | None:
         """Return what was found in a directory; None where it was not looked at yet."""
         self._receive()

@@ -173,11 +173,6 @@ class StepLog(Generic[S]):
         self._is_counted = False
 
     @property
-    def is_seen_whole(self) -> bool:
-        """Whether this daemon has entered the step that it is in."""
-        return self._seen_whole
-
-    @property
     def observer(self) -> Observer:
         """Who hears of it."""
         return self._observer

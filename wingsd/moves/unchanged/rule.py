@@ -91,11 +91,6 @@ class UnchangedFiles:
         self._told = ""
         self._lock = Lock()
 
-    @property
-    def settled(self) -> int:
-        """The number of files that are settled after the last round that has ended."""
-        return len(self._settled)
-
     def begin(self, *, is_final: bool = False) -> None:
         """Begin a round, or the final pass, in which no file settles. Flushes the file system."""
         self._next = SettledFiles()

@@ -148,7 +148,6 @@ class RoundSender:
             while (shape := await self._next(source.next_shape)) is not None:
                 await self._put(await self._body(shape))
             await self._send_data()
-            closing = self._clock.seconds()
             root = await self._made_root()
             unproven = await self._close(root, walking)
         except BaseException:
@@ -157,7 +156,6 @@ class RoundSender:
         self._undurable.clear()
         await self._in_thread(source.closed)
         figures = RoundFigures(
-            source.walk_seconds + self._clock.seconds() - closing,
             source.unread,
             self._read_seconds,
             self.taken - taken,
