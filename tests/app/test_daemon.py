@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from tests.metrics.exposed import FakePassage
 from tests.support.logged_errors import Logged
 from wingsd.app.daemon import DAY, Node, summary
-from wingsd.app.wiring import make_node
+from wingsd.app.wiring import NodeObjects
 from wingsd.config import Config, DockerConfig, SystemConfig
 
 
@@ -26,7 +26,7 @@ def node(tmp_path: Path, clock: Any) -> Node:
     system = SystemConfig(root_directory=str(tmp_path), data=str(tmp_path / "volumes"))
     docker = DockerConfig(enabled=False)
     config = Config("id", "token", "https://panel.invalid", system=system, docker=docker)
-    return make_node(config, "tcp:0", clock)
+    return NodeObjects(config, "tcp:0", clock).node
 
 
 def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:

@@ -114,9 +114,9 @@ CALLS = {
 SCRIPT = """
 import sys
 from twisted.internet import reactor
-from wingsd.app.wiring import make_node
+from wingsd.app.wiring import NodeObjects
 from wingsd.config import load
-make_node(load(sys.argv[1])[0], "tcp:0", reactor)
+NodeObjects(load(sys.argv[1])[0], "tcp:0", reactor)
 print(*sys.modules)
 """
 WINGSCTL = """

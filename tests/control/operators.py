@@ -25,7 +25,7 @@ class Operator:
     def __init__(self, directory: Path, transfers: TransfersConfig = STREAMING) -> None:
         self.nodes = NodePair(directory, transfers)
         self._listeners = {
-            name: node.control(Control(socket=self.path(node)))
+            name: node.control_socket(Control(socket=self.path(node)))
             for name, node in (
                 ("source", self.nodes.source),
                 ("destination", self.nodes.destination),

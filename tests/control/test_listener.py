@@ -17,7 +17,7 @@ from wingsd.control import ControlListener
 
 
 def listener(nodes: NodePair, path: Path | str, group: str = "") -> ControlListener:
-    return nodes.source.control(Control(socket=str(path), group=group))
+    return nodes.source.control_socket(Control(socket=str(path), group=group))
 
 
 def abandoned(path: Path) -> None:

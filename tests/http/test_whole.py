@@ -42,13 +42,13 @@ class WholeNode(Harness):
             token=self.here.token,
         )
         super().__init__(config, workers, Panel(config, reactor), self.environment)
-        self._http.open()
-        self.here.address = self._http.address
+        self.http.open()
+        self.here.address = self.http.address
 
     async def close(self) -> None:
         await self.servers.stop()
-        await self._http.close()
-        await self._http.drain(5)
+        await self.http.close()
+        await self.http.drain(5)
         await self.fake.close()
         self.store.close()
 

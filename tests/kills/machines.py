@@ -32,7 +32,7 @@ from tests.support.node_process import without_mark
 from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
-from wingsd.app.wiring import Wiring
+from wingsd.app.wiring import NodeContainers, NodeObjects
 from wingsd.config import Config, Control, LiveMovesConfig, MovesConfig, TransfersConfig
 from wingsd.config.sftp import SftpConfig
 from wingsd.docker.runtime import Watcher
@@ -194,15 +194,22 @@ class _Engine(FakeEnvironment):
         return program
 
 
-class _Daemon(Wiring):
+class _Daemon(NodeObjects):
     """The daemon as a whole, but for its engine and what it tells systemd."""
 
     def __init__(self, machine: Machine, life: Life, config: Config, workers: Workers) -> None:
-        self._life, self._workers, self._engine_here = life, workers, machine.engine
         self.mortal = MortalReactor(life, machine.clock)
         mortal: Any = self.mortal
-        super().__init__(config, f"tcp:{PORT}:interface={machine.host}", mortal)
-        self.service: Any = self.node()
+        pools: Any = MortalPools(workers, life)
+        environment: Any = MortalEnvironment(machine.engine, life)
+        super().__init__(
+            config,
+            f"tcp:{PORT}:interface={machine.host}",
+            mortal,
+            pools=pools,
+            containers=NodeContainers(environment, FakeInstaller()),
+        )
+        self.service: Any = self.node
         vars(self.service)["_log_shortcomings"] = lambda: None
         self.is_booted = False
 
@@ -212,21 +219,6 @@ class _Daemon(Wiring):
 
     def _booted(self, result: object) -> None:
         self.is_booted = True
-
-    def _make_pools(self) -> Any:
-        return MortalPools(self._workers, self._life)
-
-    def _make_environment(self) -> Any:
-        return MortalEnvironment(self._engine_here, self._life)
-
-    def _make_installer(self) -> Any:
-        return FakeInstaller()
-
-    def _ask_engine(self) -> None:
-        return None
-
-    def _make_node_engine(self) -> None:
-        return None
 
     def left_open(self) -> str:
         """Return what it has begun and not ended, empty for nothing."""

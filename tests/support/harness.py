@@ -1,4 +1,4 @@
-"""The product's own wiring with other collaborators: the base of the harnesses of one node."""
+"""A node with other collaborators than the daemon's: the base of the harnesses of one node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.installer import FakeInstaller
 from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
-from wingsd.app.wiring import Wiring
+from wingsd.app.wiring import NodeContainers, NodeObjects
 from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig
 from wingsd.config.system import User
 from wingsd.egg_files.rewriters import Rewriters
@@ -112,8 +112,8 @@ def node_config(
     return Config(system=SystemConfig(**system | given), **usual | options)
 
 
-class Harness(Wiring):
-    """A node by its own wiring, where tests have a part in place of the Panel and of containers.
+class Harness(NodeObjects):
+    """A node, where tests have a part in place of the Panel and of containers.
 
     Its files, its state database and its threads are real.
     """
@@ -128,43 +128,25 @@ class Harness(Wiring):
         *,
         port: int = 0,
     ) -> None:
-        self.heard = RecordingObserver()
-        self._workers = workers
-        self._given = (panel, environment, servers)
-        self.installer = FakeInstaller()
-        super().__init__(config, f"tcp:{port}:interface=127.0.0.1", reactor)
+        heard: Any = RecordingObserver()
+        pools: Any = _OnePool(workers)
+        self.heard, self.installer = heard, FakeInstaller()
+        super().__init__(
+            config,
+            f"tcp:{port}:interface=127.0.0.1",
+            reactor,
+            pools=pools,
+            observer=heard,
+            panel=panel,
+            containers=NodeContainers(environment, self.installer),
+            servers=servers,
+        )
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):
             connection.execute("PRAGMA synchronous = OFF")
         self.data = Path(config.system.data)
         self.backup_directory = Path(config.system.backup_directory)
         self.logs = Path(config.system.log_directory)
-        self.volume, self.bus, self.step_logs = self._volume, self._bus, self._step_logs
-        self.coordinators, self.source_servers = self._coordinators, self._source_servers
-
-    def _make_pools(self) -> Any:
-        return _OnePool(self._workers)
-
-    def _make_observer(self) -> Any:
-        return self.heard
-
-    def _make_panel(self) -> Any:
-        return self._given[0]
-
-    def _make_installer(self) -> Any:
-        return self.installer
-
-    def _make_environment(self) -> Any:
-        return self._given[1]
-
-    def _make_servers(self) -> Any:
-        return self._given[2] or super()._make_servers()
-
-    def _make_exposition(self) -> Any:
-        return None
-
-    def _ask_engine(self) -> None:
-        return None
 
     def cut_off(self) -> None:
         """Have what is under way not continue, as after a kill."""

@@ -33,7 +33,6 @@ from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
-from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 
 LEVEL = bytes(range(256)) * 500
@@ -99,6 +98,8 @@ class _LossyRequest(StreamingRequest):
 class NodeInProcess(Harness):
     """A node in `directory`, which listens; its files outlive it."""
 
+    panel_kind: Callable[[], Any] = SilentPanel
+
     def __init__(
         self,
         directory: Path,
@@ -109,7 +110,7 @@ class NodeInProcess(Harness):
     ) -> None:
         """`system` is more of the configuration's `system`."""
         self.directory = directory
-        self.panel: Any = SilentPanel()
+        self.panel: Any = self.panel_kind()
         self.environment = FakeEnvironment()
         self.config = node_config(
             directory,
@@ -119,15 +120,17 @@ class NodeInProcess(Harness):
             **system,
         )
         super().__init__(self.config, workers, self.panel, self.environment, port=port)
+        uploader = self.uploader.get()
+        self.uploader.made = attrs.evolve(uploader, slots=DeferredSemaphore(2), max_streams=0)
         self.staging.prepare()
         #: Whether a request's answer is lost on its way.
         self.lose: Callable[[StreamingRequest], bool] = lambda _: False
         #: The paths of the requests that it has answered.
         self.asked: list[str] = []
-        site: Any = self._http._site
+        site: Any = self.http._site
         site.requestFactory = _LossyRequest
         site.lose = self._loses
-        self._http.open()
+        self.http.open()
 
     def _loses(self, request: StreamingRequest) -> bool:
         self.asked.append(request.path.decode())
@@ -135,14 +138,11 @@ class NodeInProcess(Harness):
 
     @property
     def slots(self) -> SharedSlots:
-        return self._incoming.get().extraction.slots
-
-    def _make_uploader(self) -> Uploader:
-        return attrs.evolve(super()._make_uploader(), slots=DeferredSemaphore(2), max_streams=0)
+        return self.incoming.get().extraction.slots
 
     @property
     def url(self) -> str:
-        return self._http.address
+        return self.http.address
 
     @property
     def port(self) -> int:
@@ -150,13 +150,13 @@ class NodeInProcess(Harness):
 
     def set_engine(self, engine: Callable[[], Awaitable[EngineInformation]]) -> None:
         """Have an engine that is asked for its version by `engine`."""
-        self._engine = engine
+        self.containers = attrs.evolve(self.containers, ask_engine=engine)
 
     def status(self) -> partial[Any]:
-        return partial(PATHS["/v1/status"], *self._status_collaborators())
+        return partial(PATHS["/v1/status"], *self.status_collaborators())
 
-    def control(self, settings: Control) -> ControlListener:
-        self._config = attrs.evolve(self._config, control=settings)
+    def control_socket(self, settings: Control) -> ControlListener:
+        self.config = attrs.evolve(self.config, control=settings)
         return self._make_control()
 
     def die_at(self, last: str) -> None:
@@ -214,8 +214,8 @@ class NodeInProcess(Harness):
 
     async def close(self) -> None:
         """End it, as if it were killed: what is under way does not continue."""
-        await self._http.close()
-        await self._http.drain(0)
+        await self.http.close()
+        await self.http.drain(0)
         await self._close_moves()
         await self.servers.stop()
         self.panel.is_gone = True

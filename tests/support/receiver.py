@@ -264,11 +264,11 @@ class Receiver(Harness):
 
     @property
     def storage(self) -> IncomingStorage:
-        return self._incoming.get().storage
+        return self.incoming.get().storage
 
     @property
     def extraction(self) -> Extraction:
-        return self._incoming.get().extraction
+        return self.incoming.get().extraction
 
     @property
     def slots(self) -> SharedSlots:

@@ -27,7 +27,6 @@ from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
@@ -277,7 +276,6 @@ class Sender(Harness):
         self.calls, self.faults, self.waits = recorder.calls, recorder.faults, recorder.waits
         self.panel: Any
         self.servers: Any
-        self._upload_bucket, self._answer_timeout = bucket, answer_timeout
         limits = TransfersConfig(
             durable=False,
             answer_grace=answer_grace,
@@ -293,6 +291,16 @@ class Sender(Harness):
             _Environment(recorder),
             _Servers(self.server, self.tree, recorder),
         )
+        quarantine: Any = _Quarantine(recorder)
+        self.source_servers = attrs.evolve(self.source_servers, quarantine=quarantine)
+        self.source_storage = attrs.evolve(self.source_storage, scratch=lambda: str(self.scratch))
+        self.uploader.made = attrs.evolve(
+            self.uploader.get(),
+            slots=DeferredSemaphore(2),
+            max_streams=0,
+            answer_timeout=answer_timeout,
+            bucket=bucket,
+        )
         self.transfers = self.sender
         self.disk = workers
         events = TransferEvents(self.bus, UUID)
@@ -302,33 +310,17 @@ class Sender(Harness):
         self._site.displayTracebacks = False
         self._port = _listen(self._site)
 
-    def _make_source_servers(self) -> SourceServers:
-        quarantine: Any = _Quarantine(self._recorder)
-        return attrs.evolve(super()._make_source_servers(), quarantine=quarantine)
-
-    def _make_source_storage(self) -> SourceStorage:
-        return attrs.evolve(super()._make_source_storage(), scratch=lambda: str(self.scratch))
-
-    def _make_uploader(self) -> Uploader:
-        return attrs.evolve(
-            super()._make_uploader(),
-            slots=DeferredSemaphore(2),
-            max_streams=0,
-            answer_timeout=self._answer_timeout,
-            bucket=self._upload_bucket,
-        )
-
-    @property
-    def uploader(self) -> Uploader:
-        return self._outgoing.get().uploader
-
     def send_with(self, **changes: Any) -> None:
         """Have other parts of the `OutgoingTransferFactory` for later transfers."""
-        self._outgoing.made = attrs.evolve(self._outgoing.get(), **changes)
+        self.outgoing.made = attrs.evolve(self.outgoing.get(), **changes)
+
+    @property
+    def used_uploader(self) -> Uploader:
+        return self.outgoing.get().uploader
 
     @property
     def mover(self) -> Any:
-        return self._outgoing.get().mover
+        return self.outgoing.get().mover
 
     def use(self) -> None:
         """Have a user do something with the server, and have activity be sent."""

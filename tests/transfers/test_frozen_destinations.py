@@ -45,7 +45,7 @@ def sender(tmp_path: Path, node: MoveNode, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(batch_size, "FIRST", BATCH)
     monkeypatch.setattr(move_requests, "ANSWERED_WITHIN", SHORT)
     for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=2)):
-        uploader = attrs.evolve(harness.uploader, stall_timeout=SHORT)
+        uploader = attrs.evolve(harness.used_uploader, stall_timeout=SHORT)
         harness.send_with(uploader=uploader, mover=attrs.evolve(harness.mover, uploader=uploader))
         harness.follow(LiveMovesConfig(final_patience=1))
         yield harness

@@ -63,7 +63,7 @@ async def test_a_transfer_answered_at_the_nodes_end_is_recorded_before_the_datab
     transfer = receiver.transfers.open(UUID)
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     await until(lambda: transfer.has_arrived)
-    node, published = receiver.node(), threading.Event()
+    node, published = receiver.node, threading.Event()
     node.booted = succeed(True)
     node._daily.start(DAY)
     monkeypatch.setattr(receiver.storage.logs, "publish", lambda _: published.wait(10))

@@ -181,7 +181,7 @@ class Watched:
     def __init__(self, sender: Sender) -> None:
         self.seen: list[tuple[PowerState, bool]] = []
         self._server = sender.server
-        self._workers = sender.uploader.packers
+        self._workers = sender.used_uploader.packers
         self._bucket = TokenBucket(reactor, 1 << 30)
 
     def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -198,7 +198,7 @@ async def test_rounds_come_after_all_else_until_the_server_is_stopped(
 ) -> None:
     followers, packers, bucket = Watched(sender), Watched(sender), Watched(sender)
     used: dict[str, Any] = {"followers": followers, "packers": packers, "bucket": bucket}
-    uploader = attrs.evolve(sender.uploader, **used)
+    uploader = attrs.evolve(sender.used_uploader, **used)
     mover = attrs.evolve(sender.mover, uploader=uploader)
     sender.send_with(uploader=uploader, mover=mover)
     await sender.start()

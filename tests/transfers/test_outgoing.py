@@ -104,7 +104,7 @@ async def test_the_figures_of_the_upload_are_those_of_the_server(
 
 async def test_a_server_that_waits_for_a_slot_is_not_stopped_yet(sender: Sender) -> None:
     """Moves of servers that run may have the slots for hours."""
-    slots = sender.uploader.slots
+    slots = sender.used_uploader.slots
     for _ in range(2):
         await slots.acquire()
     over = sender.start()
@@ -116,13 +116,13 @@ async def test_a_server_that_waits_for_a_slot_is_not_stopped_yet(sender: Sender)
 
 
 async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: Sender) -> None:
-    now, slots = [0.0], sender.uploader.slots
+    now, slots = [0.0], sender.used_uploader.slots
     for _ in range(2):
         await slots.acquire()
     over = sender.start()
     await until(lambda: slots.waiting)
     (step_log,) = sender.heard.begun
-    step_log.seconds = lambda: now[0]  # type: ignore[attr-defined]
+    step_log.seconds = lambda: now[0]
     now[0] = 1e9
     slots.release()
     await over

@@ -71,7 +71,7 @@ async def test_waiting_for_a_slot_is_not_counted(receiver: Receiver) -> None:
     outcome = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(Source(), SINGLE))
     await until(lambda: slots.waiting)
     (step_log,) = receiver.heard.begun
-    step_log.seconds = lambda: now[0]  # type: ignore[attr-defined]
+    step_log.seconds = lambda: now[0]
     now[0] = 1e9
     slots.release("a")
     await outcome

@@ -39,18 +39,18 @@ class MovingNode(Receiver):
     def __init__(self, directory: Path, workers: Workers) -> None:
         super().__init__(directory, workers)
         self.panel.owned = [False] * 100
-        self._http.open()
+        self.http.open()
         self.issued = 0
 
     @property
     def url(self) -> str:
-        return f"{self._http.address}/api/transfers"
+        return f"{self.http.address}/api/transfers"
 
     def token(self, server: str = UUID, **claims: Any) -> str:
         self.issued += 1
         now = int(time.time())
         payload = {"sub": server, "iat": now, "exp": now + 900, "unique_id": f"{self.issued}{now}"}
-        return jwt.encode(payload | claims, self._config.token, "HS256")
+        return jwt.encode(payload | claims, self.config.token, "HS256")
 
     def client(self, root: Path, token: str | None = None) -> MoveClient:
         return MoveClient(self.url, UUID, self.token() if token is None else token, root)
@@ -62,8 +62,8 @@ class MovingNode(Receiver):
 
     async def end(self) -> None:
         """End at once, as if killed: only the files are closed."""
-        await self._http.close()
-        await self._http.drain(0)
+        await self.http.close()
+        await self.http.drain(0)
         self.close()
         self.heard.answers.clear()  # errors, whose tracebacks have open files
         close_copies(self.receiver)

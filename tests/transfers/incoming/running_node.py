@@ -66,11 +66,9 @@ class RunningNode(NodeInProcess):
     """A node with a Panel and real servers; tokens are made for it."""
 
     panel: RunningPanel
+    panel_kind = RunningPanel
     #: What consoles are shown.
     told: list[str]
-
-    def _make_panel(self) -> Any:
-        return RunningPanel()
 
     def client(self, root: Path) -> MoveClient:
         now = int(time.time())

@@ -148,7 +148,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     monkeypatch.setattr(quota, "STEP", 1)
     limits = attrs.evolve(node.extraction.limits, reserve=1)
     extraction = attrs.evolve(node.extraction, limits=limits)
-    node._incoming.made = attrs.evolve(node._incoming.get(), extraction=extraction)
+    node.incoming.made = attrs.evolve(node.incoming.get(), extraction=extraction)
     await node.receiver.open(UUID).run(Source(), SINGLE)
     # the oldest go first
     assert (kept(node), copies.kept_bytes()) == (servers[2:], 100)

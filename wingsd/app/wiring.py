@@ -1,0 +1,919 @@
+"""The composition of a node: each of its objects, made with the collaborators that it needs.
+
+`NodeObjects` is read from top to bottom. Nothing runs yet. The methods below its constructor make
+what imports more than a node at rest should hold: such an object is made when it is first used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredSemaphore
+
+from wingsd import __version__
+from wingsd.activity import ActivityLog, ActivitySender, CrashActivity
+from wingsd.api import backup_paths, file_paths, server_paths, transfer_paths
+from wingsd.api import node as api_node
+from wingsd.api.node import NodeParts
+from wingsd.api.revocations import Revocations
+from wingsd.api.routes import RESTORE, UPDATE, ApiRoot, InterfaceEndpoint, MetricsListener
+from wingsd.api.signed_urls import SignedUrls
+from wingsd.api.system import AskEngine
+from wingsd.app.daemon import Listeners, Node, NodeServers, NodeStorage, NodeTransfers
+from wingsd.app.process import PACKERS, RESTORERS, Pools
+from wingsd.app.reload import Reload
+from wingsd.app.reports import PanelReports
+from wingsd.archive import ArchiveFormat, Compression
+from wingsd.archive.quota import ArchiveLimits
+from wingsd.auth.tokens import DenyList
+from wingsd.backups.left import LeftBackups
+from wingsd.backups.local import Removal
+from wingsd.backups.received import ReceivedBackups
+from wingsd.callbacks import CallbackQueue
+from wingsd.callbacks.container_status import ContainerStatuses
+from wingsd.config import CALAGOPUS, PELICAN, Config
+from wingsd.config.live import LiveConfig
+from wingsd.config.vendors import user_agent_of
+from wingsd.config_file.updates import PanelUpdates
+from wingsd.control import ControlApi, ControlListener
+from wingsd.direct_transfers import DirectServers, DirectTransfers
+from wingsd.docker.installer_spec import installer_environment
+from wingsd.docker.runtime import (
+    EngineInformation,
+    Environment,
+    Installer,
+    NoEnvironment,
+    NoInstaller,
+    engine_address,
+)
+from wingsd.events import EventBus
+from wingsd.files.tasks import ChangeLanes, FileTasks
+from wingsd.files.work import FileWork, Lane
+from wingsd.guarded_http.resolver import host_resolver
+from wingsd.http.answers import AnswerStyle
+from wingsd.http.listener import HttpListener
+from wingsd.http.site import NodeSite
+from wingsd.metrics import MovedBytes
+from wingsd.node.answers import SharedAnswer
+from wingsd.node.diagnostics import Diagnostics, OwnLog
+from wingsd.panel.client import Panel
+from wingsd.servers import Servers
+from wingsd.servers.files import ServerDirectories, ServerStorage
+from wingsd.servers.install_files import InstallLog, ScriptDirectories
+from wingsd.servers.installation import InstallParts
+from wingsd.servers.installations import Installations
+from wingsd.servers.quotas import ProjectQuotas
+from wingsd.servers.running import RunningServers
+from wingsd.servers.states_file import StatesFile
+from wingsd.servers.taken_over import TakenOver
+from wingsd.sftp.listener import SftpListener
+from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
+from wingsd.statedb.store import Store
+from wingsd.threadio import TokenBucket
+from wingsd.transfers.coordinator import PanelCoordinators
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.starts import ArrivedServers
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
+from wingsd.transfers.peer.peers import Peers
+from wingsd.transfers.peer.tls import peer_tls
+from wingsd.transfers.recovery import PanelOutcomes, Recovery, UnfinishedMoves
+from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
+from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import Staging
+from wingsd.util.later import Later
+from wingsd.util.reactor import Reactor
+from wingsd.websocket import ConsoleSockets
+
+if TYPE_CHECKING:
+    from wingsd.backups.adapters import Adapter
+    from wingsd.backups.checks import BackupChecks
+    from wingsd.backups.creation import BackupParts, Backups
+    from wingsd.backups.deletion import BackupDeletion
+    from wingsd.backups.for_wings import BackupRewrites
+    from wingsd.backups.making import ArchiveTerms
+    from wingsd.backups.recovery import BackupRecovery
+    from wingsd.backups.s3.adapter import S3Adapter
+    from wingsd.backups.store import BackupStore
+    from wingsd.control.status import Activity, Probes
+    from wingsd.control.transfers import TransferList
+    from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+    from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
+    from wingsd.files.pulls import Pulls
+    from wingsd.guarded_http.client import GuardedClient
+    from wingsd.metrics.exposition import Exposition
+    from wingsd.metrics.recorder import Recorder
+    from wingsd.node.engine import NodeEngine, OrphanedContainers
+    from wingsd.node.figures import NodeFigures
+    from wingsd.restores.links import RestoreLinks
+    from wingsd.restores.manager import Restores
+    from wingsd.sftp.service import SftpService
+    from wingsd.transfers.incoming.factory import IncomingTransferFactory
+    from wingsd.transfers.incoming.moves.manager import IncomingMoves
+    from wingsd.transfers.incoming.multistream import StreamGroups
+    from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
+    from wingsd.transfers.outgoing.streams import Uploader
+    from wingsd.transfers.storage.partial_copies import PartialCopies
+
+__all__ = ["NodeContainers", "NodeObjects"]
+
+MIB = 1024 * 1024
+#: Seconds for which the engine's version and its numbers of containers are kept.
+INFORMATION_KEPT = 1.0
+
+
+@attrs.frozen(eq=False, repr=False)
+class NodeContainers:
+    """The containers of servers and of installers, and their engine, None without one."""
+
+    environment: Environment
+    installer: Installer
+    ask_engine: AskEngine | None = None
+    engine: NodeEngine | None = None
+
+
+class NodeObjects:
+    """The objects of a node, each made once; `node` is the whole.
+
+    `path` is the file of the configuration, empty without one. Tests give objects of their own in
+    place of threads, containers and the like. Raises `ConfigError` when the configuration names
+    invalid files.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0915 - one page, with what tests give
+        self,
+        config: Config,
+        endpoint: str,
+        reactor: Reactor,
+        path: str = "",
+        *,
+        pools: Pools | None = None,
+        observer: MovedBytes | None = None,
+        panel: Panel | None = None,
+        containers: NodeContainers | None = None,
+        servers: Servers | None = None,
+    ) -> None:
+        system, transfers = config.system, config.system.transfers
+        self.config, self.reactor = config, reactor
+        self.live = live = LiveConfig(config, path)
+        self.owner = (system.user.uid, system.user.gid)
+
+        # What all parts use: threads, directories, the state database, and the Panel.
+        self.pools = pools = pools or Pools(reactor, transfers)
+        self.quotas = ProjectQuotas(system.data, enabled=system.quotas.enabled)
+        self.staging = Staging(
+            system.data,
+            self.owner,
+            durable=transfers.durable,
+            # On a shared volume the directories of each node have its name.
+            node=config.uuid if transfers.storage_pool.name else "",
+            prepare_directory=self.quotas.prepare,
+        )
+        self.backups = ReceivedBackups.configured(system, config.uuid)
+        self.bus = EventBus()
+        self.recorder = self._make_recorder()
+        self.observer = observer or self.recorder or MovedBytes()
+        self.resolve = host_resolver(pools.lookups)
+        self.panel = panel or self._make_panel()
+        self.store = Store(system.root_directory)
+        self.database = StateDatabase(self.store, pools.database, time.time)
+        self.callbacks = CallbackQueue(self.panel, self.database, reactor)
+        self.reports = self._make_reports()
+        self.denied = DenyList(time.time())
+
+        # Servers
+        self.containers = containers or self._make_containers()
+        self.installations = self._make_installations()
+        directories = ServerDirectories.configured(config, self.owner, self.quotas)
+        self.servers = servers or Servers(
+            config,
+            self.panel,
+            self.containers.environment,
+            self.bus,
+            self.installations,
+            storage=ServerStorage(directories, pools.disk, pools.long),
+            rewriters=pools.rewriters,
+            reactor=reactor,
+        )
+        states = StatesFile(system.root_directory, pools.database)
+        self.running = RunningServers(states, self.database, self.bus, reactor)
+
+        # Transfers
+        self.volume = Volume(
+            system.data, self.owner, transfers.storage_pool.name, system.backup_directory
+        )
+        self.install_logs = InstallLogs.configured(system, self.staging)
+        self.partial_copies = Later(self._make_partial_copies)
+        self.quarantine = Quarantine(
+            self.staging,
+            self.backups,
+            self.partial_copies.get,
+            pools.long,
+            self.database,
+            KeptDays(
+                transfers.quarantine_days,
+                system.backups.quarantine_days,
+                transfers.moves.keep_days,
+                transfers.live.keep_source_days,
+            ),
+        )
+        self.step_logs = StepLogs(self.database, self.bus, self.observer, reactor)
+        self.coordinators = PanelCoordinators(
+            self.panel, self.callbacks, reactor, config.family, transfers.answer_grace
+        )
+        self.peers = Peers(reactor, peer_tls(transfers.ca_file))
+        self.incoming = Later(self._make_incoming_factory)
+        self.arrived = ArrivedServers(self.database, self.running, self.servers)
+        self.receiver = IncomingTransfers(
+            self.coordinators, self.incoming, transfers, self.arrived
+        )
+        self.streams = Later(self._make_streams)
+        self.incoming_moves = Later(self._make_incoming_moves)
+        self.source_storage = SourceStorage(
+            directory=self.servers.directory,
+            scratch=lambda: self.staging.path,
+            backup_directory=system.backup_directory,
+            logs=self.install_logs,
+            volume=self.volume,
+            disk=pools.disk,
+            long=pools.long,
+            compression=Compression(system.backups.compression_level),
+        )
+        self.source_servers = SourceServers(
+            servers=self.servers,
+            environment=self.containers.environment,
+            quarantine=self.quarantine,
+            backups=Removal(system.backup_directory, pools.long),
+            database=self.database,
+            activity=self.reports.sender,
+        )
+        self.uploader = Later(self._make_uploader)
+        self.outgoing = Later(self._make_outgoing_factory)
+        self.sender = OutgoingTransfers(reactor, self.coordinators, self.outgoing)
+        self.direct_servers = DirectServers(
+            self.servers, self.database, self.bus, pools.disk, transfers.storage_pool.name
+        )
+        self.incoming_direct = Later(self._make_incoming_direct)
+        self._follow_once_made(self.incoming_direct)
+        self.direct_transfers = DirectTransfers(
+            self.direct_servers, self.incoming_direct, Later(self._make_outgoing_direct)
+        )
+
+        # Backups, and restoring them
+        self.restores = Later(self._make_restores)
+        self.restore_links = Later(self._make_restore_links)
+        self.backup_store = Later(self._make_backup_store)
+        self.made_backups = Later(self._make_backups)
+        self.backup_deletion = Later(self._make_backup_deletion)
+        self.backup_checks = Later(self._make_backup_checks)
+        self.backup_rewrites = Later(self._make_backup_rewrites)
+        self.left_backups = LeftBackups(
+            system.backup_directory, self.database, pools.disk, Later(self._make_backup_recovery)
+        )
+
+        # The node itself
+        self.orphans = self._make_orphans()
+        self.own_log = OwnLog(pools.disk, reactor)
+        self.diagnostics = Diagnostics(
+            lambda: live.current, self.containers.engine, self.own_log, self.orphans
+        )
+        self.node_parts = NodeParts(
+            figures=Later(self._make_figures).get,
+            workers=pools.figures,
+            diagnostics=self.diagnostics,
+            log=self.own_log,
+            disk=pools.disk,
+            current=lambda: live.current,
+            path=path,
+            engine=self.containers.engine,
+            ask_engine=self.containers.ask_engine,
+        )
+
+        # Files, by SFTP and by HTTP
+        self.sftp = SftpListener(config, Later(self._make_sftp_service), pools.disk, reactor)
+        live.follow(self.sftp.use)
+        self.file_work = FileWork(
+            short=Lane(pools.files, each=2, waiting=1024),
+            long=Lane(pools.searches, each=1, waiting=64),
+            large=Lane(pools.listings, each=1, waiting=64),
+            reads=pools.reads,
+        )
+        lanes = ChangeLanes(
+            changes=Lane(pools.changes, each=2, waiting=1024),
+            renames=Lane(pools.renames, each=1, waiting=1024),
+            archives=Lane(pools.archivers, each=1, waiting=256),
+            writes=Lane(pools.files, each=8, waiting=1024),
+        )
+        self.file_tasks = FileTasks(self.file_work, lanes, reactor, time.time)
+        self.pulls = Later(self._make_pulls)
+
+        # The interfaces of the Panel and of browsers, of Prometheus, and of `wingsctl`
+        self.http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
+        self.metrics = MetricsListener(config, self._make_exposition(), reactor)
+        self.reload = Reload(live, self.http.reload)
+        self.control = self._make_control()
+
+        self.node = Node(
+            config,
+            Listeners(self.http, self.metrics, self.control, self.sftp),
+            NodeStorage(
+                self.store,
+                self.database,
+                self.running,
+                self.quotas,
+                self.staging,
+                self.backups,
+                self.quarantine,
+                self.restores,
+                self.denied,
+            ),
+            NodeServers(
+                self.servers,
+                self.reports,
+                self.pulls,
+                self.made_backups,
+                self.backup_checks,
+                self.backup_rewrites,
+                self.left_backups,
+                self.orphans,
+            ),
+            NodeTransfers(
+                self.receiver,
+                self.arrived,
+                self.sender,
+                self.streams,
+                self.direct_transfers,
+                self.callbacks,
+                self.make_recovery,
+            ),
+            pools,
+            self.observer,
+            reactor,
+        )
+
+    def _follow_once_made(self, later: Later[Any]) -> None:
+        def use(config: Config) -> None:
+            if later.made is not None:
+                later.made.use(config)
+
+        self.live.follow(use)
+
+    def _bucket(self, limit: int, yielded: float = 1.0) -> TokenBucket | None:
+        return TokenBucket(self.reactor, limit * MIB, yielded) if limit > 0 else None
+
+    # What all parts use
+
+    def _make_recorder(self) -> Recorder | None:
+        if not self.config.metrics.address:
+            return None
+        # Here, since the Prometheus client takes 1 MiB, which a node without metrics saves.
+        from wingsd.metrics.recorder import Recorder  # noqa: PLC0415
+
+        return Recorder()
+
+    def _make_panel(self) -> Panel:
+        panel = Panel(self.config, self.reactor, observer=self.observer)
+        self.live.follow(panel.use)
+        return panel
+
+    def _make_reports(self) -> PanelReports:
+        panel, reactor, system = self.panel, self.reactor, self.config.system
+        log = ActivityLog(self.database, reactor, system.activity_max_entries)
+        CrashActivity(self.config.family, log, self.bus)
+        interval, count = system.activity_send_interval, system.activity_send_count
+        sender = ActivitySender(log, panel, reactor, interval, count)
+        # Of the Panels, only Pelican's has a path for it.
+        has_statuses = self.config.family == PELICAN
+        statuses = ContainerStatuses(panel, self.bus, reactor) if has_statuses else None
+        return PanelReports(log, sender, statuses)
+
+    # Servers
+
+    def _make_containers(self) -> NodeContainers:
+        config, pool, reactor = self.config, self.pools.engine, self.reactor
+        if not config.docker.enabled:
+            return NodeContainers(NoEnvironment(), NoInstaller())
+        # Here, since docker-py and its libraries take 8 MiB, which a node without Docker saves.
+        from wingsd.docker import engine  # noqa: PLC0415
+        from wingsd.docker.async_engine import AsyncEngine  # noqa: PLC0415
+        from wingsd.docker.environment import DockerEnvironment  # noqa: PLC0415
+        from wingsd.docker.installer import DockerInstaller  # noqa: PLC0415
+        from wingsd.node.engine import NodeEngine  # noqa: PLC0415
+
+        address = engine_address(config.docker.socket, os.environ)
+
+        def ask() -> Deferred[EngineInformation]:
+            return pool.run(engine.information, address, self.observer)
+
+        environment = DockerEnvironment(config, pool, reactor, self.observer)
+        self.live.follow(environment.use)
+        return NodeContainers(
+            environment,
+            DockerInstaller(config, pool, reactor, self.observer),
+            SharedAnswer(ask, reactor, keep=INFORMATION_KEPT).get,
+            NodeEngine(AsyncEngine(pool, address, self.observer), reactor),
+        )
+
+    def _make_installations(self) -> Installations:
+        config = self.config
+        parts = InstallParts(
+            panel=self.panel,
+            installer=self.containers.installer,
+            scripts=ScriptDirectories(config.system.tmp_directory),
+            log=partial(InstallLog.configured, config),
+            variables=partial(installer_environment, config),
+            database=self.database,
+            disk=self.pools.disk,
+            reactor=self.reactor,
+            throttles=config.throttles,
+            limit=config.docker.installer_limits.timeout,
+        )
+        shows_outcome = config.family == CALAGOPUS
+        taken_over = TakenOver(parts, config.system.root_directory)
+        return Installations(parts, self.callbacks, taken_over, shows_outcome=shows_outcome)
+
+    # Transfers
+
+    def _make_partial_copies(self) -> PartialCopies:
+        # Here, like those below, since a node without transfers saves what these import.
+        from wingsd.transfers.storage.partial_copies import PartialCopies  # noqa: PLC0415
+
+        return PartialCopies(self.staging, self.config.system.transfers.moves.keep_bytes)
+
+    def _make_incoming_factory(self) -> IncomingTransferFactory:
+        from wingsd.transfers.cancellation import SharedSlots  # noqa: PLC0415
+        from wingsd.transfers.incoming.factory import IncomingTransferFactory  # noqa: PLC0415
+        from wingsd.transfers.incoming.uploads import Extraction  # noqa: PLC0415
+        from wingsd.transfers.storage.incoming import IncomingStorage  # noqa: PLC0415
+
+        transfers, pools = self.config.system.transfers, self.pools
+        storage = IncomingStorage(
+            staging=self.staging,
+            backups=self.backups,
+            logs=self.install_logs,
+            volume=self.volume,
+            quarantine=self.quarantine,
+            copies=self.partial_copies.get(),
+            disk=pools.disk,
+            long=pools.long,
+            reactor=self.reactor,
+        )
+        extraction = Extraction(
+            workers=pools.extractors,
+            rereaders=pools.rereaders,
+            slots=SharedSlots(transfers.concurrent),
+            owner=self.owner,
+            limits=attrs.evolve(
+                ArchiveLimits.configured(transfers),
+                make_room=lambda: self.partial_copies.get().remove_oldest(),
+            ),
+            form=transfers.form,
+            reactor=self.reactor,
+        )
+        return IncomingTransferFactory(
+            step_logs=self.step_logs,
+            storage=storage,
+            extraction=extraction,
+            environment=self.containers.environment,
+            servers=self.servers,
+            reactor=self.reactor,
+        )
+
+    def _make_streams(self) -> StreamGroups:
+        from wingsd.transfers.incoming.multistream import StreamGroups  # noqa: PLC0415
+
+        limits = self.config.system.transfers.streams
+        return StreamGroups(self.receiver, self.database, limits, self.reactor)
+
+    def _make_incoming_moves(self) -> IncomingMoves:
+        from wingsd.transfers.incoming.moves.manager import IncomingMoves  # noqa: PLC0415
+
+        transfers = self.config.system.transfers
+        starts = transfers.live.start
+        return IncomingMoves(self.receiver, self.database, transfers.moves, starts=starts)
+
+    def _make_uploader(self) -> Uploader:
+        from wingsd.transfers.outgoing.streams import Uploader  # noqa: PLC0415
+
+        transfers = self.config.system.transfers
+        return Uploader(
+            reactor=self.reactor,
+            packers=self.pools.packers,
+            followers=self.pools.followers,
+            slots=DeferredSemaphore(PACKERS),
+            stall_timeout=transfers.stall_timeout,
+            answer_timeout=transfers.answer_timeout,
+            max_streams=min(transfers.streams.most, PACKERS - 1),
+            bucket=self._bucket(transfers.upload_limit, transfers.live.share),
+        )
+
+    def _make_outgoing_factory(self) -> OutgoingTransferFactory:
+        from wingsd.moves.unchanged.file_systems import MeasuredFileSystems  # noqa: PLC0415
+        from wingsd.transfers.outgoing.factory import OutgoingTransferFactory  # noqa: PLC0415
+        from wingsd.transfers.outgoing.mover import LiveMoves, Mover  # noqa: PLC0415
+
+        transfers, uploader = self.config.system.transfers, self.uploader.get()
+        file_systems = MeasuredFileSystems(
+            is_allowed=transfers.live.trust == "auto", on_distrust=self.observer.distrusted
+        )
+        mover = Mover(
+            config=transfers.moves,
+            peers=self.peers,
+            uploader=uploader,
+            database=self.database,
+            storage=self.source_storage,
+            observer=self.observer,
+            lost_after=float(transfers.answer_grace or transfers.stall_timeout),
+            live=LiveMoves(transfers.live, file_systems, self.staging.path),
+        )
+        return OutgoingTransferFactory(
+            peers=self.peers,
+            step_logs=self.step_logs,
+            servers=self.source_servers,
+            storage=self.source_storage,
+            uploader=uploader,
+            stop_grace=transfers.stop_grace,
+            mover=mover,
+        )
+
+    def _make_incoming_direct(self) -> IncomingDirectTransfers:
+        from wingsd.direct_transfers.incoming import IncomingDirectTransfers  # noqa: PLC0415
+
+        config = self.live.current
+        return IncomingDirectTransfers(
+            self.direct_servers, self.receiver, self.database, config, time.time
+        )
+
+    def _make_outgoing_direct(self) -> OutgoingDirectTransfers:
+        from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers  # noqa: PLC0415
+
+        return OutgoingDirectTransfers(
+            self.direct_servers, self.servers, self.sender, self.database, self.peers, self.reactor
+        )
+
+    def make_recovery(
+        self, unfinished: list[TransferRecord], moves: Sequence[MoveRecord] = ()
+    ) -> Recovery:
+        """Return what resumes the unfinished transfers of an earlier daemon."""
+        return Recovery(
+            unfinished,
+            receiver=self.receiver,
+            servers=self.servers,
+            storage=self.source_storage,
+            step_logs=self.step_logs,
+            panel=PanelOutcomes(
+                self.coordinators,
+                self.receiver,
+                self.sender,
+                self.source_servers,
+                self.database,
+            ),
+            direct=self.direct_transfers,
+            moves=UnfinishedMoves(
+                moves,
+                self.incoming_moves,
+                self.running,
+                self.config.system.transfers.stop_grace,
+                self.sender.give_up,
+            ),
+        )
+
+    # Backups
+
+    def _make_restores(self) -> Restores:
+        # Here, like those below, since a node without backups saves what these import.
+        from wingsd.restores.content import ContentParts  # noqa: PLC0415
+        from wingsd.restores.leftovers import RestoreLeftovers  # noqa: PLC0415
+        from wingsd.restores.manager import Restores  # noqa: PLC0415
+        from wingsd.restores.restore import RestoreReporting  # noqa: PLC0415
+        from wingsd.restores.storage import RestoreStorage  # noqa: PLC0415
+
+        system, pools = self.config.system, self.pools
+        storage = RestoreStorage(
+            self.staging, Path(system.data), self.owner, self.quotas, system.transfers.durable
+        )
+        parts = ContentParts(
+            storage=storage,
+            workers=pools.restorers,
+            slots=DeferredSemaphore(RESTORERS),
+            disk=pools.disk,
+            long=pools.long,
+            limits=ArchiveLimits.configured(system.transfers),
+        )
+        return Restores(
+            self.servers,
+            parts,
+            RestoreLeftovers(storage, pools.long, system.backups.quarantine_days),
+            RestoreReporting(self.database, self.callbacks, self.running, self.reactor),
+            for_calagopus=self.config.family == CALAGOPUS,
+        )
+
+    def _make_restore_links(self) -> RestoreLinks:
+        from wingsd.restores.links import RestoreLinks  # noqa: PLC0415
+
+        allowlist = self.config.system.backups.restore_host_allowlist
+        return RestoreLinks.configured(
+            self.reactor,
+            allowlist,
+            f"wingsd/{__version__}",
+            self.resolve,
+            trusts_panel=not self.config.is_pelican,
+        )
+
+    def _make_backup_store(self) -> BackupStore:
+        from wingsd.backups.store import BackupStore  # noqa: PLC0415
+
+        return BackupStore(self.config.system.backup_directory, self.config.family)
+
+    def _make_backups(self) -> Backups:
+        from wingsd.backups.creation import Backups  # noqa: PLC0415
+
+        concurrent = self.config.system.backups.concurrent
+        return Backups(self._backup_parts, self._backup_adapters, concurrent)
+
+    @cached_property
+    def _backup_parts(self) -> BackupParts:
+        from wingsd.backups.creation import BackupParts  # noqa: PLC0415
+
+        return BackupParts(
+            family=self.config.family,
+            store=self.backup_store.get(),
+            terms=self._archive_terms(),
+            database=self.database,
+            callbacks=self.callbacks,
+            bus=self.bus,
+            workers=self.pools.backups,
+            disk=self.pools.disk,
+            reactor=self.reactor,
+        )
+
+    def _archive_terms(self) -> ArchiveTerms:
+        from wingsd.backups.dialect import checksum_type_of  # noqa: PLC0415
+        from wingsd.backups.making import ArchiveTerms  # noqa: PLC0415
+
+        system, family = self.config.system, self.config.family
+        form = ArchiveFormat.TAR_GZ
+        if family == CALAGOPUS:
+            wanted = system.backups.wings.archive_format
+            form = next((each for each in ArchiveFormat if each.value == wanted), form)
+        return ArchiveTerms(
+            form=form,
+            compression=Compression(system.backups.compression_level),
+            checksum_type=checksum_type_of(family),
+            write_limit=system.backups.write_limit * MIB,
+            reserve=ArchiveLimits.configured(system.transfers).reserve,
+        )
+
+    @cached_property
+    def _backup_adapters(self) -> dict[str, Later[Adapter]]:
+        """What keeps backups, by the kind that a Panel asks for."""
+        from wingsd.backups.adapters import LocalAdapter  # noqa: PLC0415
+
+        local = LocalAdapter(self.backup_store.get(), self.pools.disk)
+        return {"wings": Later(lambda: local), "s3": Later(self._make_s3_adapter)}
+
+    def _make_s3_adapter(self) -> S3Adapter:
+        from wingsd.backups.s3.adapter import S3Adapter, S3Terms  # noqa: PLC0415
+        from wingsd.backups.s3.parts import StoreLimits  # noqa: PLC0415
+
+        settings = self.config.system.backups.s3
+        limits = StoreLimits(part=settings.part_upload_timeout)
+        return S3Adapter(
+            self.panel,
+            self.backup_store.get(),
+            self.pools.uploads,
+            self.reactor,
+            S3Terms(self.config.family, settings.retry_limit, limits),
+        )
+
+    def _make_backup_deletion(self) -> BackupDeletion:
+        from wingsd.backups.deletion import BackupDeletion  # noqa: PLC0415
+
+        store, backups = self.backup_store.get(), self.made_backups.get()
+        return BackupDeletion(store, backups, self.pools.long, self.callbacks, self.bus)
+
+    def _make_backup_checks(self) -> BackupChecks:
+        from wingsd.backups.checks import BackupChecks, CheckSchedule  # noqa: PLC0415
+
+        settings, pools = self.config.system.backups, self.pools
+        schedule = CheckSchedule(settings.check_interval, settings.check_limit * MIB)
+        store = self.backup_store.get()
+        return BackupChecks(store, schedule, pools.backups, pools.disk, self.reactor, time.time)
+
+    def _make_backup_rewrites(self) -> BackupRewrites:
+        from wingsd.backups.for_wings import BackupRewrites  # noqa: PLC0415
+
+        backups, lock = self.made_backups.get(), self.backup_checks.get().lock
+        return BackupRewrites(self._backup_parts, backups, self.servers, lock)
+
+    def _make_backup_recovery(self) -> BackupRecovery:
+        from wingsd.backups.recovery import BackupRecovery  # noqa: PLC0415
+
+        return BackupRecovery(self._backup_parts, self._backup_adapters, self.made_backups.get())
+
+    # The node itself
+
+    def _make_orphans(self) -> OrphanedContainers | None:
+        engine = self.containers.engine
+        if engine is None:
+            return None
+        from wingsd.node.engine import OrphanedContainers  # noqa: PLC0415 (see _make_containers)
+
+        return OrphanedContainers(
+            engine, self.config, self.servers, self.database, self.panel, self.reactor
+        )
+
+    def _make_figures(self) -> NodeFigures:
+        # Here, since a node that sends no figures saves a quarter of a MiB and 5 ms.
+        from wingsd.node.figures import NodeFigures  # noqa: PLC0415
+
+        pools = self.pools
+        return NodeFigures(self.config, pools.figures, pools.filesystems, self.reactor)
+
+    # Files
+
+    def _make_sftp_service(self) -> SftpService:
+        # Here, since a node without connections of SFTP saves what these import.
+        from wingsd.sftp.logins import SftpLogins  # noqa: PLC0415
+        from wingsd.sftp.service import SftpService  # noqa: PLC0415
+        from wingsd.sftp.sessions import SftpSessions  # noqa: PLC0415
+
+        config, reactor, denied = self.config, self.reactor, self.denied
+        logins = SftpLogins(config, self.panel, self.servers, denied, reactor.seconds, time.time)
+        sessions = SftpSessions(
+            config, self.servers, logins, denied, self.reports.activity, self.bus, reactor
+        )
+        return SftpService(config, logins, sessions, self.pools.disk, reactor)
+
+    def _make_pulls(self) -> Pulls:
+        # Here, like those below, since a node at rest saves what they import.
+        from wingsd.files.pulls import PullOptions, Pulls  # noqa: PLC0415
+        from wingsd.guarded_http.limits import FetchLimits  # noqa: PLC0415
+
+        api = self.config.api
+        limits = FetchLimits(redirects=api.remote_download.max_redirects)
+        options = PullOptions(api.server_remote_download_limit, limits)
+        client = Later(self._make_guarded_client)
+        return Pulls(self.file_work, self.file_tasks, self.bus, options, client.get, time.time)
+
+    def _make_guarded_client(self) -> GuardedClient:
+        # Here, since h11 and what checks certificates take 1 MiB.
+        from wingsd.guarded_http.client import GuardedClient  # noqa: PLC0415
+        from wingsd.guarded_http.policy import AddressPolicy  # noqa: PLC0415
+
+        api = self.config.api
+        allowed, blocked = api.remote_download.host_allowlist, api.remote_download_blocked_cidrs
+        policy = AddressPolicy.of(allowed, blocked)
+        agent = user_agent_of(self.config.family)
+        return GuardedClient(self.reactor, policy, agent, self.resolve)
+
+    # The HTTP interface
+
+    def _make_site(self) -> NodeSite:
+        config, transfers = self.config, self.config.system.transfers
+        endpoints = [
+            partial(InterfaceEndpoint, config),
+            *self._node_endpoints(),
+            *self._server_endpoints(),
+            *self._transfer_endpoints(),
+        ]
+        root, style = ApiRoot(endpoints), AnswerStyle(config)
+        self.live.follow(root.use)
+        self.live.follow(style.use)
+        return NodeSite(
+            root,
+            reactor=self.reactor,
+            timeout=transfers.stall_timeout,
+            least_rate=transfers.least_rate,
+            limits=config.api.limits,
+            observer=self.observer,
+            style=style,
+        )
+
+    def _node_endpoints(self) -> list[partial[Any]]:
+        config = self.config
+        # `reload` is made later.
+        updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload(only_new=True))
+        return [
+            *api_node.endpoints(config, self.node_parts, self.servers, self.reactor),
+            partial(UPDATE, config, updates),
+        ]
+
+    def _server_endpoints(self) -> list[partial[Any]]:
+        config, servers, activity = self.config, self.servers, self.reports.activity
+        sockets = ConsoleSockets(config, self.bus, self.denied, activity, self.reactor)
+        self.live.follow(sockets.use)
+        revocations = Revocations(self.denied, self.database, time.time)
+        urls = SignedUrls(servers, self.denied, self.database)
+        archives = Lane(self.pools.downloads, each=2, waiting=64)
+        deletion = self.backup_deletion
+        return [
+            *server_paths.endpoints(config, servers, sockets, revocations, self.sftp),
+            server_paths.server_endpoint(
+                config, servers, self.receiver, self.sender, self.restores, deletion
+            ),
+            partial(
+                RESTORE, config, servers, self.restores, self.restore_links.get, self.pools.disk
+            ),
+            *server_paths.install_endpoints(config, servers, self.installations),
+            *file_paths.signed_endpoints(config, urls, self.file_work, archives, activity),
+            *backup_paths.endpoints(config, servers, self.made_backups, deletion),
+            *file_paths.endpoints(config, servers, self.file_work, self.file_tasks, self.pulls),
+        ]
+
+    def _transfer_endpoints(self) -> list[partial[Any]]:
+        config, incoming = self.config, self.incoming_direct
+        bucket = self._bucket(config.system.transfers.download_limit)
+        return [
+            *transfer_paths.endpoints(
+                config, self.servers, self.receiver, self.sender, self.streams, incoming, bucket
+            ),
+            transfer_paths.direct_endpoint(config, incoming, self.database),
+            *transfer_paths.move_endpoints(
+                config, self.incoming_moves, incoming, self.reactor, bucket
+            ),
+        ]
+
+    def _make_exposition(self) -> Exposition | None:
+        if self.recorder is None:
+            return None
+        from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
+
+        activity, checks = self.reports.activity, self.backup_checks.get()
+        sources = Sources(self.receiver, self.sender, self.callbacks, activity, checks, self.sftp)
+        # What is counted waits while a kept copy is removed.
+        disk, data = self.pools.long, self.config.system.data
+
+        def kept() -> int:
+            return self.partial_copies.get().kept_bytes()
+
+        return Exposition(self.recorder, sources, disk, data, kept, self.reactor)
+
+    # The control socket
+
+    def _make_control(self) -> ControlListener:
+        config, database, direct = self.config, self.database, self.direct_transfers
+        transfers = self._transfer_list()
+        api = ControlApi(
+            {
+                "/v1/status": self.status_collaborators(),
+                "/v1/backups": (config, self.backup_store, self.made_backups, self.pools.disk),
+                "/v1/backups/{backup}/verify": (config, self.backup_checks),
+                "/v1/backups/{backup}/for-wings": (config, self.backup_rewrites),
+                "/v1/diagnostics": (config, self.diagnostics),
+                "/v1/servers": (config, self.servers),
+                "/v1/transfers": (config, transfers),
+                "/v1/transfers/{uuid}": (config, transfers, self.servers),
+                "/v1/kept/{uuid}": (config, transfers),
+                "/v1/receive": (config, direct, database, self.pools.disk, self._address),
+                "/v1/send": (config, direct, database),
+            }
+        )
+        return ControlListener(config.control, api, self.reactor)
+
+    def _address(self) -> str:
+        return self.http.address
+
+    def _transfer_list(self) -> Later[TransferList]:
+        started = time.time()
+
+        def make() -> TransferList:
+            # Here, like those below, since a node without `wingsctl` saves what they import.
+            from wingsd.control.transfers import KeptCopies, TransferList  # noqa: PLC0415
+
+            direct = self.direct_transfers
+            kept = KeptCopies(self.partial_copies, self.backups, self.pools.long)
+            return TransferList(self.database, self.receiver, self.sender, direct, kept, started)
+
+        return Later(make)
+
+    def status_collaborators(self) -> Sequence[Any]:
+        """Return the collaborators of the control socket's endpoint for the node's status."""
+        start = self.reactor.seconds()
+        probes, activity = Later(self._make_probes), Later(self._make_status_activity)
+        self._follow_once_made(probes)
+
+        def uptime() -> float:
+            return self.reactor.seconds() - start
+
+        return (self.config, self._address, uptime, probes, activity)
+
+    def _make_probes(self) -> Probes:
+        from wingsd.control.status import Probes  # noqa: PLC0415
+
+        config, ask, disk = self.live.current, self.containers.ask_engine, self.pools.disk
+        return Probes(config, self.panel, ask, self.orphans, disk, self.staging, self.reactor)
+
+    def _make_status_activity(self) -> Activity:
+        from wingsd.control.status import Activity  # noqa: PLC0415
+
+        incoming = self.direct_transfers.incoming
+        return Activity(self.servers, self.receiver, self.sender, incoming, self.callbacks)
