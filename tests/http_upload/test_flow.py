@@ -10,7 +10,7 @@ import attrs
 from twisted.internet.task import Clock
 
 from wingsd.http_upload.exchange import CHECKS
-from wingsd.http_upload.flow import FlowWatchdog
+from wingsd.http_upload.persistent import FlowWatchdog
 
 LIMIT, MOST = 120, 3600
 

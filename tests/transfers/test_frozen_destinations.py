@@ -21,7 +21,7 @@ from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing import batch_size
-from wingsd.transfers.peer import move_requests
+from wingsd.transfers.peer import moves
 
 __all__ = ["_quick", "_slow_to_settle"]
 
@@ -43,7 +43,7 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 @pytest.fixture
 def sender(tmp_path: Path, node: MoveNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     monkeypatch.setattr(batch_size, "FIRST", BATCH)
-    monkeypatch.setattr(move_requests, "ANSWERED_WITHIN", SHORT)
+    monkeypatch.setattr(moves, "ANSWERED_WITHIN", SHORT)
     for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=2)):
         uploader = attrs.evolve(harness.used_uploader, stall_timeout=SHORT)
         harness.send_with(uploader=uploader, mover=attrs.evolve(harness.mover, uploader=uploader))

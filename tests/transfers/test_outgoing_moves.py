@@ -30,7 +30,7 @@ from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.outgoing import batch_size, delivery, move
-from wingsd.transfers.peer import move_trouble, moves
+from wingsd.transfers.peer import moves
 from wingsd.util.retry import Backoff
 
 BATCH = 256 << 10
@@ -437,7 +437,7 @@ async def test_nothing_gets_through_for_as_long_as_patience_lasts(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.fault = lambda kind, count: CUT if kind == "batches" else None
-    monkeypatch.setattr(move_trouble.MoveTrouble, "EVERY", 1.0)
+    monkeypatch.setattr(moves.MoveTrouble, "EVERY", 1.0)
     await sender.start()
     assert sender.states[-1] == "failure"
     assert sum("does not go on" in line for line in sender.lines) <= 4

@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from wingsd.http_upload.exchange import Answer
-from wingsd.transfers.peer.move_trouble import MoveTrouble
-from wingsd.transfers.peer.moves import PROGRESS_EVERY, MoveClient
+from wingsd.transfers.peer.moves import PROGRESS_EVERY, MoveClient, MoveTrouble
 
 MOST = 1000
 

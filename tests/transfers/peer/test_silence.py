@@ -19,10 +19,10 @@ from wingsd.http_upload import exchange as silence
 from wingsd.http_upload.exchange import CHECKS, AckWatchdog
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.errors import DestinationDisconnected
-from wingsd.transfers.peer import move_requests
+from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.address import PeerAddress
 from wingsd.transfers.peer.client import PeerClient, PeerUpload
-from wingsd.transfers.peer.move_requests import MoveRequest, MoveRequests
+from wingsd.transfers.peer.moves import MoveRequest, MoveRequests
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
@@ -209,7 +209,7 @@ async def test_a_peer_with_a_full_window_is_waited_for(monkeypatch: pytest.Monke
 async def test_a_move_sends_a_body_again_that_a_frozen_destination_takes_nothing_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(move_requests, "ANSWERED_WITHIN", SHORT)
+    monkeypatch.setattr(moves, "ANSWERED_WITHIN", SHORT)
     over = threading.Event()
 
     def script(connection: socket.socket) -> None:

@@ -35,8 +35,7 @@ from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.move_answers import MoveBegun, ResumeNeeded
-from wingsd.transfers.peer.move_trouble import MoveTrouble
-from wingsd.transfers.peer.moves import MoveClient
+from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep

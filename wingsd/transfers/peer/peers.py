@@ -12,7 +12,7 @@ from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
     from wingsd.transfers.peer.client import PeerClient
-    from wingsd.transfers.peer.move_requests import MoveRequests
+    from wingsd.transfers.peer.moves import MoveRequests
 
 __all__ = ["Peers"]
 
@@ -41,7 +41,7 @@ class Peers:
         Raises the errors of `PeerAddress`.
         """
         from wingsd.transfers.peer.address import PeerAddress  # noqa: PLC0415 (as above)
-        from wingsd.transfers.peer.move_requests import MoveRequests  # noqa: PLC0415
+        from wingsd.transfers.peer.moves import MoveRequests  # noqa: PLC0415
 
         address = PeerAddress(url, self.reactor, self.tls, "in the Panel")
         return MoveRequests(address, self.reactor, stall_timeout, bucket)

@@ -1,4 +1,4 @@
-"""Connections that are kept: what follows on them, and when they are not used again."""
+"""Persistent connections: what follows on them, and when they are not used again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.http_upload.wire import Endpoint
-from wingsd.http_upload.blocks_body import BlocksBody
 from wingsd.http_upload.exchange import Answer
-from wingsd.http_upload.kept import REST, KeptConnections, KeptExchange
+from wingsd.http_upload.persistent import (
+    REST,
+    BlocksBody,
+    PersistentConnections,
+    PersistentExchange,
+)
 from wingsd.threadio import TokenBucket
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -26,14 +30,14 @@ class Line:
 
     def __init__(self) -> None:
         self.clock: Any = Clock()
-        self.kept = KeptConnections(self.clock)
+        self.kept = PersistentConnections(self.clock)
         self.answers: list[Answer | BaseException] = []
         self.wires: list[Any] = []
 
-    def ask(self, body: BlocksBody | None = None, length: int = 0) -> KeptExchange:
+    def ask(self, body: BlocksBody | None = None, length: int = 0) -> PersistentExchange:
         headers = [("Host", "node"), ("Content-Length", str(length))]
         request = h11.Request(method="PUT", target="/", headers=headers)
-        exchange = KeptExchange(self.clock, request, body)
+        exchange = PersistentExchange(self.clock, request, body)
         endpoint = Endpoint()
         answer: Deferred[Answer] = self.kept.start(exchange, endpoint, 30)
         answer.addCallbacks(self.answers.append, self._note)
