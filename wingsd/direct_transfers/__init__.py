@@ -5,7 +5,6 @@ source sends first the server's description, then the server as any other. If th
 it asks for the outcome by the token. Of an arrival and a cancellation the first one counts.
 """
 
-from wingsd.direct_transfers.description import DirectServers
-from wingsd.direct_transfers.manager import DirectTransfers
+from wingsd.direct_transfers.servers import DirectServers, DirectTransfers
 
 __all__ = ["DirectServers", "DirectTransfers"]

@@ -13,7 +13,7 @@ from wingsd.auth.tokens import TokenInvalid, TransferToken, direct_token, transf
 from wingsd.backups.local import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import Config
-from wingsd.direct_transfers.description import (
+from wingsd.direct_transfers.servers import (
     Description,
     DirectServers,
     mounts_in,

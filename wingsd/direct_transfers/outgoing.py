@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import ClassVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.direct_transfers.description import (
+from wingsd.direct_transfers.servers import (
     Description,
     DirectServers,
     describe,
     read,
     read_text,
 )
-from wingsd.direct_transfers.peer import DirectPeer
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -34,15 +35,36 @@ from wingsd.servers import Server, Servers
 from wingsd.statedb import DirectDestination, StateDatabase, TransferRecord
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
-from wingsd.transfers.errors import DestinationError
+from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed
 from wingsd.transfers.outgoing.source import MOVED
+from wingsd.transfers.peer.answers import plain
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.steps import SendStep
+from wingsd.util.serialization import structure
+
+if TYPE_CHECKING:
+    from wingsd.http_upload.exchange import Answer
+    from wingsd.transfers.peer.client import PeerClient
 
 __all__ = ["DirectSending", "OutgoingDirectTransfers"]
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Conclusion:
+    """The destination's answer to whether a server has moved there."""
+
+    moved: bool
+
+
+def _moved_in(answer: Answer) -> bool:
+    """Return what the node says. Raises `ValueError`, `RecursionError` for another answer."""
+    kind = plain(answer.header("content-type").partition(";")[0].lower())
+    if (answer.code, kind) != (HTTPStatus.OK, "application/json"):
+        raise ValueError(f"{answer.code}, {kind or 'no content type'}")
+    return structure(json.loads(answer.body), _Conclusion).moved
 
 
 class DirectSending:
@@ -65,7 +87,8 @@ class DirectSending:
         self,
         server: str,
         destination: DirectDestination,
-        peer: DirectPeer,
+        client: PeerClient,
+        sender: OutgoingTransfers,
         database: StateDatabase,
         servers: Servers,
         reactor: IReactorTime,
@@ -73,7 +96,8 @@ class DirectSending:
     ) -> None:
         self._server = server
         self._destination = destination
-        self._peer = peer
+        self._client = client
+        self._sender = sender
         self._database = database
         self._servers = servers
         self._reactor = reactor
@@ -95,7 +119,7 @@ class DirectSending:
 
         Raises the errors of `PeerClient.ask`.
         """
-        await self._peer.describe(self._destination.description)
+        await self._client.ask("PUT", self._destination.description.encode())
 
     async def check(self) -> None:
         """Do nothing: there is no Panel to ask."""
@@ -151,12 +175,6 @@ class DirectSending:
             if self._destination.remove:
                 await self._servers.delete(self._server)
                 return
-        except StorageError as error:
-            self._log.error(
-                "{server}: it has moved, and was not deleted here: {error}",
-                server=self._server,
-                error=error,
-            )
         except WingsdError as error:
             self._log.error(
                 "{server}: it has moved, and was not deleted here: {error}",
@@ -166,7 +184,26 @@ class DirectSending:
         self._log.info("{server}: its files here are kept", server=self._server)
 
     async def _ask(self) -> bool:
-        return await self._peer.has_server(self._transfer, keep=not self._is_cancelled)
+        """Return whether the destination has the server.
+
+        The question ends the transfer where it has not: no server arrives after the answer. What
+        has arrived by a move stays there for the next one, unless a person has cancelled it. Any
+        other answer than the node's own, as a proxy's page, raises `DestinationRefused`. Raises
+        the errors of `PeerClient.ask`, and `StorageError`.
+        """
+        if self._transfer is not None and not self._is_cancelled:
+            record = await self._database.move(self._transfer)
+            if record is not None and record.move:
+                await self._sender.end_move(record)
+        answer = await self._client.ask("DELETE")
+        try:
+            return _moved_in(answer)
+        except (ValueError, RecursionError) as error:
+            raise DestinationRefused(
+                "the destination node's answer is invalid",
+                f"{error}; see whether a proxy in front of it answers in its place",
+                answer.code,
+            ) from error
 
     def _log_unknown(self, error: WingsdError, pause: float) -> None:
         self._log.warn(
@@ -250,7 +287,8 @@ class OutgoingDirectTransfers:
         return DirectSending(
             server,
             destination,
-            DirectPeer(client, self._sender, self._database),
+            client,
+            self._sender,
             self._database,
             self._servers,
             self._reactor,

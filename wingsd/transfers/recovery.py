@@ -130,7 +130,7 @@ class DirectRecovery(Protocol):
     """The recovery of direct transfers."""
 
     @property
-    def outcomes(self) -> OutgoingOutcomes:
+    def outgoing(self) -> OutgoingOutcomes:
         """The outcomes of outgoing ones."""
 
     def receiving(self, server: str) -> ReceivingCoordinator:
@@ -265,10 +265,7 @@ class Recovery:
         moves: UnfinishedMoves,
     ) -> None:
         self._entries = entries
-        self._incoming_moves, self._starter = moves.incoming, moves.starter
-        self._stop_grace = moves.stop_grace
-        self._tell_failed = partial(moves.tell_failed, entries)
-        self._were_stopped = moves.were_stopped()
+        self._moves, self._were_stopped = moves, moves.were_stopped()
         #: Seeds, and those of them that wait for their servers to be known.
         self._seeds, self._waiting = moves.seeds(entries), set[int]()
         self._superseded = superseded(entries)
@@ -286,7 +283,7 @@ class Recovery:
         Direct ones are completed at once, the others, and those that have failed, by
         `resume_outgoing`.
         """
-        self._tell_failed()
+        self._moves.tell_failed(self._entries)
         for entry in self._entries:
             self._log.warn(
                 "{server}: resuming an unfinished transfer: {way}, at {step}",
@@ -297,20 +294,20 @@ class Recovery:
             if entry.direction is Direction.IN:
                 coordinator = self._direct.receiving(entry.server) if entry.direct else None
                 if (record := self._open_moves.get(entry.id)) is not None:
-                    self._incoming_moves.get().resume(entry, record, coordinator)
+                    self._moves.incoming.get().resume(entry, record, coordinator)
                 else:
                     self._receiver.resume(entry, coordinator)
             elif entry.id in self._seeds:
                 if self._servers.knows(entry.server):  # where no Panel need list it
-                    self._resume(entry, self._direct.outcomes)
+                    self._resume(entry, self._direct.outgoing)
                 else:
                     self._waiting.add(entry.id)
             elif entry.id in self._superseded:
                 pass  # the later transfer holds the server
             elif entry.direct:
-                self._servers.reserve(entry.server, self._direct.outcomes.hold)
+                self._servers.reserve(entry.server, self._direct.outgoing.hold)
                 if not has_failed(entry):
-                    self._resume(entry, self._direct.outcomes)
+                    self._resume(entry, self._direct.outgoing)
             else:
                 self._servers.reserve(entry.server, self._panel.hold)
                 if entry.pool:
@@ -324,7 +321,7 @@ class Recovery:
             elif entry.direction is Direction.OUT and (
                 entry.id in self._waiting or has_failed(entry)
             ):
-                self._resume(entry, self._direct.outcomes)
+                self._resume(entry, self._direct.outgoing)
 
     def _resume(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
         resuming = Deferred.fromCoroutine(self._resume_with(entry, outcomes))
@@ -374,7 +371,8 @@ class Recovery:
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
             if starts and (entry.id in self._were_stopped or server.starts_if_it_stays):
-                await self._starter.start_in_turn(server, _BEFORE, self._stop_of(entry, server))
+                stop = self._stop_of(entry, server)
+                await self._moves.starter.start_in_turn(server, _BEFORE, stop)
 
     def _stop_of(
         self, entry: TransferRecord, server: Server
@@ -384,7 +382,7 @@ class Recovery:
         After a failure in the course of its stop as well.
         """
         if entry.id in self._were_stopped and entry.step in _STOPPING:
-            return partial(server.stop_within, self._stop_grace)
+            return partial(server.stop_within, self._moves.stop_grace)
         return None
 
 

@@ -162,7 +162,8 @@ class StepLog(Generic[S]):
         self._server = server
         self._coordinator = coordinator
         self._database = logs.database
-        self._observer = logs.observer
+        #: Observes its beginning, its steps and its end.
+        self.observer = logs.observer
         self._begun = self.seconds()
         self._result = TransferResult()
         self._error: Exception | None = None
@@ -171,11 +172,6 @@ class StepLog(Generic[S]):
         self._seen_whole = True
         #: Whether the observer has its beginning, and not its end.
         self._is_counted = False
-
-    @property
-    def observer(self) -> Observer:
-        """Who hears of it."""
-        return self._observer
 
     @property
     def step_text(self) -> str:
@@ -245,7 +241,7 @@ class StepLog(Generic[S]):
         self.cancel_scope.check()
         if self.entry is not None:
             await self._database.enter(self.entry, step.name)
-        self._observer.step_left(self)
+        self.observer.step_left(self)
         self.detail = ""
         self.lifecycle.go_back(step)
         self._announce(step)
@@ -270,7 +266,7 @@ class StepLog(Generic[S]):
     def advance(self, step: S) -> None:
         """Enter a step that changes nothing by itself, and need not be recorded."""
         if self._seen_whole:
-            self._observer.step_left(self)
+            self.observer.step_left(self)
         self._seen_whole = True
         self.detail = ""
         self.lifecycle.advance(step)
@@ -292,11 +288,11 @@ class StepLog(Generic[S]):
 
     def _count_begun(self) -> None:
         self._is_counted = True
-        self._observer.transfer_begun(self)
+        self.observer.transfer_begun(self)
 
     def _count_over(self, error: Exception | None) -> None:
         self._is_counted = False
-        self._observer.transfer_over(self.direction, error, self)
+        self.observer.transfer_over(self.direction, error, self)
 
     def set_figures(self, size: int, files: int) -> None:
         """Keep the archive's bytes and files for the state database."""

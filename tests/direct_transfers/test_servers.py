@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.node_in_process import description
 from tests.support.sample_server import UUID
-from wingsd.direct_transfers.description import (
+from wingsd.direct_transfers.servers import (
     describe,
     mounts_in,
     read,
