@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from twisted.web.server import Site
 
 from tests.support.move_node import MoveNode
 from tests.support.reactor import until
-from tests.support.sender import Sender, at_stop, sending
+from tests.support.sender import KnownWatch, Sender, at_stop, sending
 from tests.transfers.test_live_moves import _slow_to_settle, check_moved, check_runs_on
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
+from wingsd.http_upload.exchange import Answer
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing import batch_size
 from wingsd.transfers.peer import moves
+from wingsd.transfers.peer.moves import MoveRequest, MoveRequests
 
 __all__ = ["_quick", "_slow_to_settle"]
 
@@ -29,7 +30,8 @@ __all__ = ["_quick", "_slow_to_settle"]
 BATCH, LARGE = 8 << 20, 9 << 20
 #: Bytes that the kernel keeps for the node.
 BUFFER = 64 << 10
-SHORT = 0.5
+#: Seconds of each limit while the destination is frozen, and where a move is not to fail by it.
+SHORT, LONG = 0.5, 60
 
 
 @pytest.fixture
@@ -40,14 +42,40 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
     node.close()
 
 
+class Limits:
+    """The limits that a frozen destination exceeds: short until it is not frozen any more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._allow(SHORT)
+        send = MoveRequests.send
+
+        async def send_within(requests: MoveRequests, asked: MoveRequest) -> Answer:
+            requests._stall_timeout = moves.ANSWERED_WITHIN
+            return await send(requests, asked)
+
+        monkeypatch.setattr(MoveRequests, "send", send_within)
+
+    def lift(self) -> None:
+        self._allow(LONG)
+
+    def _allow(self, seconds: float) -> None:
+        self._monkeypatch.setattr(moves, "ANSWERED_WITHIN", seconds)
+
+
 @pytest.fixture
-def sender(tmp_path: Path, node: MoveNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
     monkeypatch.setattr(batch_size, "FIRST", BATCH)
-    monkeypatch.setattr(moves, "ANSWERED_WITHIN", SHORT)
-    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=2)):
-        uploader = attrs.evolve(harness.used_uploader, stall_timeout=SHORT)
-        harness.send_with(uploader=uploader, mover=attrs.evolve(harness.mover, uploader=uploader))
-        harness.follow(LiveMovesConfig(final_patience=1))
+    return Limits(monkeypatch)
+
+
+@pytest.fixture
+def sender(
+    request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode, limits: Limits
+) -> Iterator[Sender]:
+    config = MovesConfig(patience=getattr(request, "param", LONG))
+    for harness in sending(tmp_path, destination=node, moves=config):
+        harness.follow(LiveMovesConfig())
         yield harness
 
 
@@ -95,18 +123,22 @@ def _is_large(head: bytes) -> bool:
     return length is not None and int(length[1]) >= BATCH - (1 << 20)
 
 
-async def test_a_round_goes_on_when_its_destination_does(sender: Sender, node: MoveNode) -> None:
+async def test_a_round_goes_on_when_its_destination_does(
+    sender: Sender, node: MoveNode, limits: Limits
+) -> None:
     (sender.tree / "large").write_bytes(os.urandom(LARGE))
     freezer = Freezer(sender, lambda: True)
     over = sender.start()
     await until(lambda: sender.said("it took nothing of what it was sent for 0.5 s"))
     assert sender.server.state is PowerState.RUNNING
+    limits.lift()
     freezer.thaw()
     await over
     check_moved(sender, node, running=True)
     assert sender.calls == ["stop", "remove"]
 
 
+@pytest.mark.parametrize("sender", [2], indirect=True)
 async def test_a_round_fails_after_the_patience_and_the_server_runs_on(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -117,7 +149,7 @@ async def test_a_round_fails_after_the_patience_and_the_server_runs_on(
 
 
 async def test_the_server_is_started_again_where_the_last_round_is_not_taken(
-    sender: Sender, node: MoveNode
+    sender: Sender, node: MoveNode, limits: Limits
 ) -> None:
     freezer = Freezer(sender, lambda: sender.server.state is PowerState.OFFLINE)
     stopping = at_stop(sender)
@@ -125,14 +157,18 @@ async def test_the_server_is_started_again_where_the_last_round_is_not_taken(
     await stopping
     (sender.tree / "large").write_bytes(os.urandom(LARGE))
     sender.waits.pop("stop").callback(None)
+    await until(lambda: freezer.is_frozen)
+    KnownWatch.give_up()
     await until(lambda: "start" in sender.calls)
     assert sender.said("the server is started again, and the move goes on")
+    limits.lift()
     freezer.thaw()
     await over
     check_moved(sender, node, running=True)
     assert "commit" in node.asked
 
 
+@pytest.mark.parametrize("sender", [2], indirect=True)
 async def test_a_server_that_was_off_is_free_after_the_patience(
     sender: Sender, node: MoveNode
 ) -> None:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from tests.support.move_node import Fault, MoveNode, refused, tree_of
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.support.sender import Sender, sending
+from tests.support.sender import KnownWatch, Sender, sending
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed
@@ -26,7 +26,7 @@ from wingsd.servers import starting
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
-from wingsd.transfers.outgoing import live_rounds, move, stall_watch
+from wingsd.transfers.outgoing import delivery, live_rounds, move, stall_watch
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.util.retry import Backoff
 
@@ -43,6 +43,7 @@ def _slow_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_rounds, "READY_EVERY", 0.01)
     monkeypatch.setattr(live_rounds, "ROUND_EVERY", 0.05)
     monkeypatch.setattr(stall_watch, "EVERY", 0.05)
+    monkeypatch.setattr(delivery, "StallWatch", KnownWatch)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 
 @pytest.fixture
 def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    live = LiveMovesConfig(**{"final_patience": 1, **getattr(request, "param", {})})
+    live = LiveMovesConfig(**{"final_patience": 60, **getattr(request, "param", {})})
     moves = MovesConfig(patience=20)
     for harness in sending(tmp_path, destination=node, moves=moves):
         harness.follow(live)

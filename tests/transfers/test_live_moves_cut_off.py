@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -14,7 +15,7 @@ from twisted.internet.defer import Deferred
 from tests.support.move_node import SILENT, Fault, MoveNode, refused
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import Sender, at_stop
+from tests.support.sender import KnownWatch, Sender, at_stop
 from tests.transfers.test_live_moves import (
     ROUNDS,
     _slow_to_settle,
@@ -132,9 +133,15 @@ async def test_a_server_that_ended_with_its_machine_is_started_again_if_it_stays
     assert sender.server.operations.hold is None
 
 
+def silent() -> Fault:
+    """Come to a halt, of which the watch of the last round takes notice soon."""
+    KnownWatch.give_up()
+    return SILENT
+
+
 async def halt(sender: Sender, node: MoveNode) -> Deferred[None]:
     """Have the last round be given up, and wait before the server is started again."""
-    at_round(node, ROUNDS + 1, lambda: SILENT)
+    at_round(node, ROUNDS + 1, silent)
     sender.waits["restore"] = Deferred()
     over = sender.start()
     await until(lambda: "restore" in sender.calls)
@@ -242,8 +249,14 @@ async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
     assert step(sender) is SendStep.SEND
     sender.calls.clear()
 
+    live: Any = SimpleNamespace(**attrs.asdict(sender.mover.live.config) | {"final_patience": 0.3})
+    sender.follow(live)
+
     def away_until_it_runs(kind: str, count: int) -> Fault:
-        return SILENT if sender.server.state is PowerState.OFFLINE and kind == "begin" else None
+        if sender.server.state is PowerState.OFFLINE and kind == "begin":
+            return SILENT
+        live.final_patience = 60
+        return None
 
     node.fault = away_until_it_runs
     await go_on(sender)
@@ -398,10 +411,7 @@ async def test_a_server_that_somebody_has_used_since_its_stop_is_left_as_it_is(
 async def test_a_last_round_that_comes_to_a_halt_is_given_up_and_taken_once_more(
     sender: Sender, node: MoveNode
 ) -> None:
-    def write() -> Fault:
-        return SILENT
-
-    at_round(node, ROUNDS + 1, write)
+    at_round(node, ROUNDS + 1, silent)
     over = sender.start()
     await until(lambda: "start" in sender.calls)
     (sender.tree / "region1").write_bytes(os.urandom(150_000))
@@ -415,7 +425,7 @@ async def test_the_third_halt_fails_the_move_and_the_server_runs(
 ) -> None:
     def fault(kind: str, count: int) -> Fault:
         is_stopped = sender.server.state is PowerState.OFFLINE
-        return SILENT if kind == "rounds" and is_stopped else None
+        return silent() if kind == "rounds" and is_stopped else None
 
     node.fault = fault
     await sender.start()

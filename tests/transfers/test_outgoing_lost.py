@@ -59,7 +59,7 @@ async def test_after_a_lost_answer_the_panel_is_asked_until_it_moved(sender: Sen
 async def test_a_cancel_ends_the_grace_at_once(sender: Sender) -> None:
     over = await lose_answer(sender)
     sender.transfers.cancel(UUID)
-    await over.addTimeout(2, reactor)
+    await over.addTimeout(60, reactor)
     assert sender.panel.calls[-2:] == ["owns", "failure"]
     assert sender.states[-2:] == ["failed", "failure"]
     assert (sender.calls[-1], sender.server.hold) == ("restore", "")

@@ -29,7 +29,7 @@ from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.outgoing import batch_size, delivery, move
+from wingsd.transfers.outgoing import batch_size, delivery, move, rehearsal
 from wingsd.transfers.peer import moves
 from wingsd.util.retry import Backoff
 
@@ -54,7 +54,7 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 
 @pytest.fixture
 def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    config = MovesConfig(patience=2, enabled=getattr(request, "param", True))
+    config = MovesConfig(**{"patience": 60, **getattr(request, "param", {})})
     for harness in sending(tmp_path, destination=node, moves=config):
         for number in range(3):
             (harness.tree / f"region{number}").write_bytes(os.urandom(900_000))
@@ -119,7 +119,7 @@ async def test_a_destination_that_knows_no_moves_gets_a_stream(
     assert node.asked == ["begin"]
 
 
-@pytest.mark.parametrize("sender", [False], indirect=True)
+@pytest.mark.parametrize("sender", [{"enabled": False}], indirect=True)
 async def test_moves_can_be_disabled(sender: Sender, node: MoveNode) -> None:
     await sender.start()
     assert len(node.archives) == 1
@@ -378,9 +378,11 @@ async def test_backups_and_the_log_come_in_pieces(
     assert node.order["backups"][0]["bytes"] == len(backup)
 
 
+@pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
 async def test_a_move_that_has_failed_does_not_say_that_it_goes_on(
     sender: Sender, node: MoveNode
 ) -> None:
+    sender.server.state = PowerState.OFFLINE
     node.fault = lambda kind, count: refused(503) if kind in ("batches", "state") else None
     await sender.start()
     await until(lambda: node.deleted == ["keep"])
@@ -393,14 +395,15 @@ async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (sender.tree / "sparse").open("wb") as sparse:
-        sparse.truncate(1 << 30)
+        sparse.truncate(64 << 20)
     sender.server.measure_if_stale()
     monkeypatch.setattr(move, "REHEARSE_EVERY", 0.01)
+    monkeypatch.setattr(rehearsal, "PAUSE", 0.01)
     node.prepared = {"state": "failed", "error": "x", "detail": "y", "code": "move-no-space"}
     over = sender.start()
     await until(lambda: node.count("prepare") > 0)
     order = node.order
-    assert order["bytes"] > 1 << 30
+    assert order["bytes"] > 64 << 20
     assert 2_700_000 <= order["disk_bytes"] < 3_500_000
     names = [path for path in sender.tree.rglob("*") if path.name != "again"]
     assert order["files"] == len(names)
@@ -433,6 +436,7 @@ async def test_a_cancelled_move_leaves_nothing_there(sender: Sender, node: MoveN
     assert sender.server.hold == ""
 
 
+@pytest.mark.parametrize("sender", [{"patience": 2}], indirect=True)
 async def test_nothing_gets_through_for_as_long_as_patience_lasts(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,8 +40,9 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 
 
 @pytest.fixture
-def sender(tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=1)):
+def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
+    moves = MovesConfig(patience=getattr(request, "param", 60))
+    for harness in sending(tmp_path, destination=node, moves=moves):
         (harness.tree / "region").write_bytes(os.urandom(100_000))
         yield harness
 
@@ -56,6 +57,7 @@ def check_runs_on(sender: Sender) -> None:
     assert sender.server.hold == ""
 
 
+@pytest.mark.parametrize("sender", [1], indirect=True)
 async def test_a_preparation_without_an_end_fails_the_move_and_the_server_runs_on(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -82,6 +84,7 @@ async def test_a_stopped_server_needs_no_preparation(sender: Sender, node: MoveN
     assert node.order["running"] is False
 
 
+@pytest.mark.parametrize("sender", [1], indirect=True)
 async def test_it_runs_on_where_the_destination_is_never_ready(
     sender: Sender, node: MoveNode
 ) -> None:
