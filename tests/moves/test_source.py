@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
 from tests.moves.moving import Destination, feed
 from wingsd.errors import StorageError
+from wingsd.moves import scan
 from wingsd.moves.bodies import batch_body
 from wingsd.moves.destination import MoveDestination
+from wingsd.moves.entry_store import _CHUNK, EntryStore, Row
 from wingsd.moves.errors import HeldTreeInvalid, SourceFileChanged
 from wingsd.moves.filling import Batch
+from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.source import MoveNumbers, MoveSource, SourceStopped
 
 
@@ -236,3 +240,44 @@ def test_what_is_changed_in_the_pass_over_a_stopped_server_is_found_at_its_end(
             change()
             assert found in source.unproven()
             source.closed()
+
+
+def test_its_steps_change_while_it_scans_plans_and_makes_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a round of millions of names is not taken for one that does not go on."""
+    tree, names = tmp_path / "server", 3 * _CHUNK
+    for number in range(6):
+        (tree / f"d{number}").mkdir(parents=True)
+    for number in range(names):
+        (tree / f"d{number % 6}" / f"file{number}").touch()
+    source = MoveSource(str(tree), print)
+    seen: list[tuple[int, ...]] = []
+    look, rows_from = stat_results, EntryStore.rows_from
+
+    def looking(*args: Any) -> StatResults:
+        seen.append(source.steps)
+        return look(*args)
+
+    def reading(store: EntryStore, *args: Any) -> list[Row]:
+        if store is source._now._store:
+            seen.append(source.steps)
+        return rows_from(store, *args)
+
+    monkeypatch.setattr(scan, "stat_results", looking)
+    monkeypatch.setattr(EntryStore, "rows_from", reading)
+    with closing(source), Destination(tmp_path / "destination").open() as to:
+        for work, least in [
+            (lambda: begin(source, to), 7 + 2),
+            (lambda: [send(to, batch) for batch in iter(source.next_shape, None)], 0),
+            (lambda: [send(to, batch) for batch in iter(source.next_data, None)], 0),
+            (source.root, 2),
+        ]:
+            seen.clear()
+            work()
+            assert len(seen) >= least
+            assert len(set(seen)) == len(seen)
+        for walks in (source.walk_again, source.unproven):
+            before = sum(source.steps)
+            walks()
+            assert sum(source.steps) >= before + 7

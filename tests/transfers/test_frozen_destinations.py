@@ -86,11 +86,16 @@ class Freezer:
         self.is_frozen = False
         self._when = when
         self._connections: list[Any] = []
+        #: What was read when it froze, and is handed on after that.
+        self._read: list[tuple[Any, Callable[[bytes], object], bytes]] = []
         self._site = sender._site
         sender._site.buildProtocol = self._protocol
 
     def thaw(self) -> None:
         self._when, self.is_frozen = (lambda: False), False
+        for connection, received, data in self._read:
+            if connection.connected:
+                received(data)
         for connection in self._connections:
             if connection.connected:
                 connection.resumeProducing()
@@ -102,7 +107,9 @@ class Freezer:
         def data_received(data: bytes) -> None:
             self.is_frozen = self.is_frozen or (_is_large(data) and self._when())
             if self.is_frozen:
-                protocol._channel.transport.pauseProducing()
+                transport = protocol._channel.transport
+                transport.pauseProducing()
+                self._read.append((transport, received, data))
             else:
                 received(data)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.task import Clock
 
-from wingsd.transfers.errors import DestinationUnreachable
+from wingsd.transfers.errors import DestinationUnreachable, FinalPassStalled
+from wingsd.transfers.outgoing import presence
 from wingsd.transfers.outgoing.batch_size import BatchSize
+from wingsd.transfers.outgoing.delivery import Delivery
 from wingsd.transfers.outgoing.move_round import RoundSender
 
 
@@ -120,9 +123,7 @@ async def test_what_cannot_be_sent_is_an_error_when_the_walk_has_ended() -> None
 
 @pytest.mark.parametrize("slow", ["scan", "next_data"])
 @pytest.mark.parametrize("running", [True, False])
-async def test_while_it_reads_the_destination_hears_of_it_each_minute(
-    slow: str, running: bool
-) -> None:
+async def test_while_it_reads_the_destination_hears_of_it(slow: str, running: bool) -> None:
     source, client, clock = Source(), Client(), Clock()
     reading: Deferred[None] = Deferred()
 
@@ -138,7 +139,7 @@ async def test_while_it_reads_the_destination_hears_of_it_each_minute(
         await rounds.send()
 
     sending = Deferred.fromCoroutine(send())
-    clock.pump([60.0] * 3)
+    clock.pump([presence.EVERY] * 3)
     assert client.looks == 3
     reading.callback(None)
     await sending
@@ -160,3 +161,52 @@ async def test_a_round_is_closed_while_the_walk_goes_on() -> None:
     assert "closed" not in source.calls
     walking.callback(False)
     assert (await sending).unproven == "world/file"
+
+
+class Watched:
+    """The last round of a stopped server whose work does not end, by a clock."""
+
+    def __init__(self) -> None:
+        self.clock, self.interrupted = Clock(), 0
+        self.source, self.client = Mock(read=0, files=0, steps=(0,)), Mock(steps=0)
+        self.client.interrupt = self._interrupt
+        self.working: Deferred[None] = Deferred()
+        of: Any = Mock(streams=1, batch=1 << 20)
+        self.delivery = Delivery(of, self.client, Mock(reactor=self.clock), print, Mock(), None)
+        self.delivery._source = self.source
+        self.delivery._deliver_once = self._work  # type: ignore[method-assign]
+
+    async def _work(self) -> None:
+        await self.working
+
+    def _interrupt(self) -> None:
+        self.interrupted += 1
+        self.working.errback(CancelledError())
+
+    def read(self) -> None:
+        self.source.read += 1
+
+    def scan(self) -> None:
+        self.source.steps = (self.source.steps[0] + 1,)
+
+    def close_there(self) -> None:
+        self.client.steps += 1
+
+
+@pytest.mark.parametrize("goes_on", [Watched.read, Watched.scan, Watched.close_there])
+async def test_a_last_round_is_given_up_when_neither_node_makes_progress(
+    goes_on: Callable[[Watched], None],
+) -> None:
+    watched = Watched()
+    delivering = Deferred.fromCoroutine(watched.delivery.deliver(120))
+    for _ in range(10):
+        watched.clock.pump([1.0] * 100)
+        goes_on(watched)
+    assert not delivering.called
+    watched.clock.pump([1.0] * 119)
+    assert watched.interrupted == 0
+    watched.clock.pump([1.0] * 2)
+    assert watched.interrupted == 1
+    with pytest.raises(FinalPassStalled):
+        await delivering
+    assert watched.clock.getDelayedCalls() == []

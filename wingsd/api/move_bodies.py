@@ -170,6 +170,7 @@ class MoveStatus:
     round: int
     received: Annotated[int, "All batches up to this number are here."]
     durable: Annotated[int, "All batches up to this number are on stable storage."]
+    steps: Annotated[int, "Grows while this node works on what was asked."]
     preparation: Annotated[PreparationStatus | None, "Of `prepare`; null before."]
     outcome: Annotated[str | None, Keywords(enum=("success", "failure", None))]
     error: Annotated[str, "Why it has failed, or why the last commit came to nothing."] = ""

@@ -70,6 +70,8 @@ class EntryStore:
     """
 
     def __init__(self, directory: str | None = None) -> None:
+        #: Grows while entries are gone through, or many are stored.
+        self.steps = 0
         self._directory = directory
         self._opened: sqlite3.Connection | None = None
         self._close: Callable[[], object] = lambda: None
@@ -135,6 +137,7 @@ class EntryStore:
         """Store what is new in a directory, by names: what `pack_file` has made of each."""
         prefix = _key(directory + b"/") if directory else b""
         rows = ((prefix + name, value) for name, value in packed)
+        self.steps += 1
         with _errors():
             self._database().executemany("INSERT INTO entry VALUES (?, NULL, ?)", rows)
         self._absent.clear()
@@ -186,6 +189,7 @@ class EntryStore:
 
     def trim(self) -> None:
         """Store what was changed, and have nothing in memory, if there is much in it."""
+        self.steps += 1
         if len(self._entries) + len(self._shared) + self._block_changes > IN_MEMORY:
             self.flush()
             self._entries.clear()
@@ -212,6 +216,7 @@ class EntryStore:
 
     def rows_from(self, start: bytes, end: bytes = _END, query: str = _ROWS) -> list[Row]:
         """Return some of what is stored from one key to another. Call `flush` before."""
+        self.steps += 1
         with _errors():
             return self._database().execute(query, (start, end)).fetchall()
 
@@ -248,6 +253,7 @@ class EntryStore:
         self.flush()
         last = 0
         while True:
+            self.steps += 1
             with _errors():
                 found = (
                     self._database()

@@ -42,6 +42,11 @@ class KnownTree:
         self._next_unsettled: set[bytes] = set()
         self._is_part = False
 
+    @property
+    def steps(self) -> int:
+        """Grows while directories are looked at. From any thread."""
+        return self._next.steps if self._next is not None else 0
+
     def scan(self, root: int, warn: Callable[[str], None], scratch: str | None) -> MoveTree:
         """Scan all of it. Raises as `scan.scan`."""
         self._begin(is_part=False)

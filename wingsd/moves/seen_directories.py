@@ -47,6 +47,8 @@ class SeenDirectories:
         self.is_whole = True
         #: How many names there are but those of directories.
         self.names = 0
+        #: How many directories, or listings of them, were looked at, also by `is_all_of`.
+        self.steps = 0
         self._digests: dict[bytes, bytes] = {}
         self._noted: set[bytes] = set()
         #: Directories with files that have several names.
@@ -63,6 +65,7 @@ class SeenDirectories:
 
     def add(self, path: bytes, listing: Listing, entries: StatResults) -> None:
         """Add a directory, or the next listing of one with many names."""
+        self.steps += 1
         if len(self._digests) >= MOST and path not in self._digests:
             self.is_whole = False
             return
@@ -97,6 +100,7 @@ class SeenDirectories:
 
     def take(self, frame: WalkFrame) -> None:
         """Add a directory that another process has looked at."""
+        self.steps += 1
         self._digests[frame.path] = frame.digest
         self.names += len(frame.files)
         if frame.is_linked:
@@ -145,10 +149,12 @@ class SeenDirectories:
             if frame is None or frame.digest != self._digests.get(frame.path):
                 return None
             now.take(frame)
+            self.steps += 1
             return frame.directories
 
         with closing(walk(root, skip, passed=passed)) as listings:
             for listing in listings:
+                self.steps += 1
                 now.add(b"/".join(listing.path), listing, stat_results(listing, skip))
                 if vanished:
                     return False

@@ -175,6 +175,11 @@ class MoveSource:
             return os.path.samestat(os.stat(directory), os.fstat(self._root))
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """A value that changes while names are read, compared or made a root. From any thread."""
+        return self._known.steps, self._now.steps, self._last.steps
+
+    @property
     def last(self) -> int:
         """The number of the last batch."""
         return self._filler.number

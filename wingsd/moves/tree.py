@@ -108,6 +108,11 @@ class MoveTree:
         #: Ids of files and symlinks with several names that were changed since the last root.
         self._changed: set[int] = set()
 
+    @property
+    def steps(self) -> int:
+        """Grows while the tree is gone through, or much is added. From any thread."""
+        return self._store.steps
+
     def close(self) -> None:
         """Close its file at once; else that is closed with the tree. Call nothing after that."""
         self._store.close()

@@ -339,3 +339,17 @@ async def test_the_outcome_is_told_after_a_restart(nodes: Nodes, source: Path) -
     assert (await client.commit()).status == 202
     gone = await client.resume()
     assert (gone.status, gone.code) == (410, "move-over")
+
+
+async def test_the_steps_of_a_destination_grow_while_it_makes_the_root(
+    node: MovingNode, source: Path
+) -> None:
+    """By them the source sees that the end of a round is being worked on."""
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    await client.put_all(client.round())
+    steps = (await client.status()).json["steps"]
+    assert (await client.status()).json["steps"] == steps
+    assert (await client.close()).status == 200
+    assert (await client.status()).json["steps"] > steps

@@ -22,6 +22,7 @@ from wingsd.transfers.errors import DestinationError, DestinationRefused, FinalP
 from wingsd.transfers.outgoing.attached import AttachedFile, AttachmentReader
 from wingsd.transfers.outgoing.batch_size import BatchSize
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound, RoundSender
+from wingsd.transfers.outgoing.presence import asking
 from wingsd.transfers.outgoing.repeat_limits import RepeatLimits
 from wingsd.transfers.outgoing.stall_watch import StallWatch
 from wingsd.transfers.outgoing.streams import Uploader
@@ -242,10 +243,17 @@ class Delivery:
     # Its parts
 
     @property
-    def _mark(self) -> tuple[int, ...]:
-        """What is another one as long as it gets on."""
-        sender = self._sender
-        return self.read, self.files, self.sessions, sender.done if sender is not None else 0
+    def _mark(self) -> Hashable:
+        """A value that changes whenever this node or the destination makes progress."""
+        source, sender = self._source, self._sender
+        return (
+            self.read,
+            self.files,
+            self.sessions,
+            sender.done if sender is not None else 0,
+            source.steps if source is not None else (),
+            self._client.steps,
+        )
 
     async def _persist(self, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
         """Do some work until it succeeds."""
@@ -317,7 +325,8 @@ class Delivery:
         self._is_planned = False
         resumed = None
         if not self._is_in_session or not sender.can_go_on:
-            resumed = await self._client.resume()
+            with asking(self._client, self._uploader.reactor):
+                resumed = await self._client.resume()
             if resumed is None:
                 return None
             self._note(resumed, sender)

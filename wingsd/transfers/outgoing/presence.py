@@ -1,4 +1,7 @@
-"""Asks once a minute while a source only reads, so that the destination does not give it up."""
+"""Asks a destination how far it is while a source reads, or waits for the end of a round.
+
+So the destination does not give it up, and the source sees that it works.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from wingsd.transfers.peer.moves import MoveClient
 __all__ = ["asking"]
 
 #: Seconds between two questions.
-EVERY = 60.0
+EVERY = 20.0
 
 _log = Logger()
 
 
 @contextmanager
 def asking(client: MoveClient, clock: IReactorTime) -> Iterator[None]:
-    """Ask the destination once a minute how far it is; whether it answers does not matter."""
+    """Ask the destination regularly how far it is; whether it answers does not matter."""
 
     def ask() -> Deferred[None]:
         return Deferred.fromCoroutine(_look(client))

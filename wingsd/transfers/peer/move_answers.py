@@ -161,13 +161,15 @@ class Prepared:
 class MoveProgress:
     """How far the destination is; `outcome` is empty until it is known.
 
-    `session` is the one that has the word, empty without.
+    `session` is the one that has the word, empty without. `steps` grow while it works on what was
+    asked; earlier versions do not tell them.
     """
 
     phase: str
     preparation: Prepared | None = None
     tag: str = ""
     session: str = ""
+    steps: int = 0
     step: str = ""
     text: str = ""
     outcome: str = ""

@@ -348,6 +348,8 @@ class MoveClient:
         self._trouble = trouble
         #: Seconds for which a request is repeated that does not get through.
         self.patience = patience
+        #: The steps of the destination's work, as it has told them last.
+        self.steps = 0
         self._wait = WAIT
         #: When it may be asked again how far it is.
         self._next_progress = 0.0
@@ -527,7 +529,9 @@ class MoveClient:
     async def look(self) -> MoveProgress:
         """Return how far the destination is. It is asked once, and nobody is told of trouble."""
         asked, once = self._request("GET", ""), _Persistence(0.0)
-        return progress_of(await self._repeat(asked, once, _nothing))
+        found = progress_of(await self._repeat(asked, once, _nothing))
+        self.steps = found.steps
+        return found
 
     async def _waited(self, tag: str) -> Answer | None:
         """Return the answer that waits for a change; None where there was none."""

@@ -374,6 +374,12 @@ class PartialCopy:
         destination = self._destination  # which other threads close
         return destination.tree.members if destination is not None else 0
 
+    @property
+    def steps(self) -> int:
+        """Grows while the tree is gone through, as for its root."""
+        destination = self._destination
+        return destination.tree.steps if destination is not None else 0
+
     # In threads
 
     def _note_failure(self) -> None:
