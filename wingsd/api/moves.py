@@ -8,9 +8,9 @@ from hashlib import sha256
 from http import HTTPStatus
 from typing import ClassVar
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
 from wingsd.api.move_bodies import (
     Durable,
@@ -60,9 +60,8 @@ __all__ = [
     "MoveTreeEndpoint",
 ]
 
-#: Seconds that `GET` waits for a change at most, and between two looks.
+#: Seconds that `GET` waits for a change at most.
 MAX_WAIT = 30.0
-LOOK_EVERY = 0.05
 #: Requests of one move that wait for a change at a time; further ones are answered at once.
 MOST_WAITING = 16
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -119,7 +118,8 @@ class _MovePath(Public):
 
         Raises `MoveNotFound` and `MoveKeyInvalid`.
         """
-        if self._transfer is not None and not self._transfer.has_failed:
+        transfer = self._transfer
+        if transfer is not None and not (transfer.has_failed or transfer.over.called):
             return None
         return await self._moves.ended(self.uuid, self._part("move"), self._key)
 
@@ -149,8 +149,11 @@ class MoveEndpoint(_MovePath):
         end = self._reactor.seconds() + wait
         transfer.waiting += 1
         try:
-            while status.tag == query.since and self._reactor.seconds() < end:
-                await deferLater(self._reactor, LOOK_EVERY)
+            while status.tag == query.since and (left := end - self._reactor.seconds()) > 0:
+                try:
+                    await transfer.changes.next().addTimeout(left, self._reactor)
+                except defer.TimeoutError:
+                    break
                 self._transfer = self._moves.find(self.uuid, self._part("move"))
                 status = await self._status()
         finally:

@@ -16,6 +16,7 @@ from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.console import DESTINATION, SOURCE, Announcer, ProgressMeter
 from wingsd.transfers.errors import DaemonRestarted, SeedAdopted
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
+from wingsd.util.deferreds import Changes
 from wingsd.util.observer import Observer
 
 __all__ = ["ProgressReport", "SeedFigures", "StepLog", "StepLogs"]
@@ -157,6 +158,8 @@ class StepLog(Generic[S]):
         #: Returns the bytes that have been moved so far.
         self.count: Callable[[], int] = lambda: 0
         self.clock = logs.reactor
+        #: The changes of its step.
+        self.changes = Changes()
         #: Returns the time by the reactor's clock.
         self.seconds: Callable[[], float] = logs.reactor.seconds
         self._server = server
@@ -277,6 +280,7 @@ class StepLog(Generic[S]):
     def _announce(self, step: S) -> None:
         self._entered = self.seconds()
         self.announcer.enter(step, self.step_text)
+        self.changes.changed()
 
     def leave_open(self, error: Exception | None = None) -> None:
         """Leave a transfer without an outcome to the next daemon, after an internal error.

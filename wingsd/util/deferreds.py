@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-__all__ = ["beside", "fires_within", "when_fired"]
+__all__ = ["Changes", "beside", "fires_within", "when_fired"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,25 @@ async def fires_within(waiting: Deferred[Any], seconds: float, reactor: IReactor
     if isinstance(done, list):  # both were cancelled with this
         raise CancelledError
     return waiting.called
+
+
+class Changes:
+    """The changes of a state, each of which is waited for by any number of requests."""
+
+    def __init__(self) -> None:
+        self._waiting: set[Deferred[None]] = set()
+
+    def next(self) -> Deferred[None]:
+        """Return what fires with the next change, unless it is cancelled."""
+        waiting: Deferred[None] = Deferred(self._waiting.discard)
+        self._waiting.add(waiting)
+        return waiting
+
+    def changed(self) -> None:
+        """Note that the state has changed."""
+        waiting, self._waiting = self._waiting, set()
+        for each in waiting:
+            each.callback(None)
 
 
 @asynccontextmanager

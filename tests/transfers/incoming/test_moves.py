@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import requests
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from tests.support.full_trees import limit_trees
-from tests.support.reactor import until
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
+from wingsd.api import moves
+from wingsd.api.move_bodies import MoveStatus
 from wingsd.panel.http_client import ServerNotAssigned
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
@@ -353,3 +356,32 @@ async def test_the_steps_of_a_destination_grow_while_it_makes_the_root(
     assert (await client.status()).json["steps"] == steps
     assert (await client.close()).status == 200
     assert (await client.status()).json["steps"] > steps
+
+
+async def test_a_request_that_waits_looks_again_only_when_something_has_changed(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[str] = []
+    status = moves._status
+
+    def counting(transfer: MoveTransfer) -> MoveStatus:
+        answers.append(transfer.status[0])
+        return status(transfer)
+
+    monkeypatch.setattr(moves, "_status", counting)
+    client = node.client(source)
+    await client.begin()
+    await client.resume()
+    tag = (await client.status()).json["tag"]
+    transfer = node.receiver.find(UUID)
+    assert isinstance(transfer, MoveTransfer)
+    answers.clear()
+    waiting = Deferred.fromCoroutine(client.status(wait=30, since=tag))
+    await until(lambda: transfer.waiting == 1)
+    await deferLater(reactor, 0.2)
+    assert len(answers) == 1  # when it came
+    await client.resume()
+    assert (await waiting).json["tag"] != tag
+    assert len(answers) == 2
+    assert transfer.waiting == 0
+    assert transfer.changes._waiting == set()

@@ -13,6 +13,7 @@ from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.moves.reception import Reception
 from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.util.deferreds import Changes
 
 __all__ = ["make_reception"]
 
@@ -26,6 +27,7 @@ def make_reception(
     disk_space: int,
     storage: IncomingStorage,
     extraction: Extraction,
+    changes: Changes,
 ) -> Reception:
     """Return what receives a move; its copy is still to be begun, or opened again.
 
@@ -55,6 +57,7 @@ def make_reception(
         limits.reserve,
     )
     settings = terms.settings
-    most, streams = settings.batch * _MIB, settings.streams
     behind = ReadingBehind(server, copy, extraction.rereaders) if settings.reread else None
-    return Reception(server, copy, attachments, extraction, storage.long, most, streams, behind)
+    return Reception(
+        server, copy, attachments, extraction, storage.long, settings, behind, changes
+    )

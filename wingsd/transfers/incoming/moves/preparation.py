@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
+from wingsd.util.deferreds import Changes
 
 __all__ = ["Preparation", "PreparationState"]
 
@@ -29,9 +30,12 @@ class Preparation:
 
     _log = Logger()
 
-    def __init__(self, server: str, trials: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    def __init__(
+        self, server: str, trials: Sequence[Callable[[], Awaitable[None]]], changes: Changes
+    ) -> None:
         self._server = server
         self._trials = trials
+        self._changes = changes
         self._running: Deferred[None] | None = None
         self.state = PreparationState.UNDER_WAY
         #: Why the last one has failed.
@@ -52,6 +56,7 @@ class Preparation:
             return
         self.state, self.error = PreparationState.UNDER_WAY, None
         self.count += 1
+        self._changes.changed()
         running = self._running = Deferred.fromCoroutine(self._run())
         running.addErrback(lambda failure: failure.trap(CancelledError))
         if self._running.called:
@@ -81,6 +86,7 @@ class Preparation:
             self.state = PreparationState.READY
         finally:
             self._running = None
+            self._changes.changed()
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, WingsdError):

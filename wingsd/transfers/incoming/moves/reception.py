@@ -18,6 +18,7 @@ from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
+from wingsd.config import MovesConfig
 from wingsd.errors import WingsdError
 from wingsd.moves.batch_reader import BatchReader
 from wingsd.moves.errors import MoveBatchTooLarge
@@ -36,7 +37,7 @@ from wingsd.transfers.incoming.moves.errors import (
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.uploads import Extraction
-from wingsd.util.deferreds import fires_within, when_fired
+from wingsd.util.deferreds import Changes, fires_within, when_fired
 
 __all__ = ["Commit", "Phase", "Reception"]
 
@@ -44,6 +45,7 @@ T = TypeVar("T")
 
 #: Seconds that a batch waits for a slot, so that no proxy ends the request meanwhile.
 TURN = 20.0
+_MIB = 1 << 20
 
 
 class Phase:
@@ -66,9 +68,9 @@ class Commit:
 class Reception:
     """The requests of one move, between its admission and its end.
 
-    `most` is how many bytes a batch may have, `streams` how many bodies may be under way at once;
-    `behind` reads back what has arrived, None where that is not wanted. Each method raises the
-    `WingsdError` that its request is answered with.
+    `behind` reads back what has arrived, None where that is not wanted. Its phase, session and
+    round are among `changes`. Each method raises the `WingsdError` that its request is answered
+    with.
     """
 
     _log = Logger()
@@ -80,9 +82,9 @@ class Reception:
         attachments: Attachments,
         extraction: Extraction,
         disk: Workers,
-        most: int,
-        streams: int,
+        settings: MovesConfig,
         behind: ReadingBehind | None,
+        changes: Changes,
     ) -> None:
         self.copy = copy
         self.attachments = attachments
@@ -106,9 +108,10 @@ class Reception:
         self._server = server
         self._extraction = extraction
         self._disk = disk
-        self._most = most
-        self._streams = streams
+        #: How many bytes a batch may have, and how many bodies may be under way at once.
+        self._most, self._streams = settings.batch * _MIB, settings.streams
         self._behind = behind
+        self._changes = changes
         self._counting = Lock()
         self._bodies: dict[str, ArrivingBody] = {}
         self._resuming: KeptWork[Resumption] = KeptWork(extraction.reactor)
@@ -165,6 +168,7 @@ class Reception:
         self.sessions += 1
         self.held = held.bytes + await self._work(self._attached)
         self.on_session(held)
+        self._changes.changed()
         return session, held
 
     async def _rebased(self) -> Resumption:
@@ -201,6 +205,7 @@ class Reception:
     async def _closed_round(self, in_round: int, last: int, root: bytes) -> None:
         await self._checkpoints.beside(self.copy.prepare_root)
         await self._work(self.copy.close_round, in_round, last, root)
+        self._changes.changed()
 
     async def offset(self, session: str, name: str) -> int:
         """Return how many bytes of an attachment are here."""
@@ -233,6 +238,7 @@ class Reception:
             return
         self._check(session)
         self._committed, self.phase = commit, Phase.COMMIT
+        self._changes.changed()
         if self._commit is not None:
             asked, self._commit = self._commit, None
             asked.callback(commit)
@@ -255,6 +261,7 @@ class Reception:
         if not self.is_withdrawn(commit):
             self.session, self._committed, self.setback = "", None, error
             self.phase = Phase.OPEN
+            self._changes.changed()
 
     async def verify(self, commit: Commit) -> None:
         """Read back what was not read back yet. Raises `RootMismatch`, `MoveResumeNeeded`."""
@@ -295,6 +302,7 @@ class Reception:
         """Refuse all requests from now on, with `error`; return when none is under way."""
         self._closed = self._closed or error
         self.session = ""
+        self._changes.changed()
         self._checkpoints.stop()
         await self._end_bodies(error)
         if self._behind is not None:

@@ -55,6 +55,7 @@ class IncomingSeed(MoveTransfer):
     async def _receive_move(self) -> None:
         # Days in it are no reason for an alert, nor are hours without a byte.
         self._steps.names = {ReceiveStep.RECEIVE: SEED}
+        self.changes.changed()
         await super()._receive_move()
 
     @property

@@ -52,6 +52,7 @@ from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.util.deferreds import when_fired
 from wingsd.util.text import readable_size
 
 __all__ = ["MoveTransfer"]
@@ -97,11 +98,13 @@ class MoveTransfer(IncomingTransfer):
             lambda seconds: self.abort(MoveAbandoned(seconds)),
         )
         self._asked = reactor.seconds()
-        #: Requests that wait for a change.
+        #: Requests that wait for a change, and the changes of its `status` and `preparation`.
         self.waiting = 0
+        self.changes = self._steps.changes
+        when_fired(self.over).addCallback(lambda _: self.changes.changed())
         #: What is tried before the server is stopped at its source.
         trials = (self._ask_panel, self.require_room, self._rehearse)
-        self.preparation = Preparation(server, trials)
+        self.preparation = Preparation(server, trials, self.changes)
         self._reason: Exception | None = None
         #: Whether a later daemon could go on with it.
         self._is_recorded = False
@@ -168,7 +171,12 @@ class MoveTransfer(IncomingTransfer):
         self._configuration = configuration
         disk_space = configuration.settings.build.disk_space
         reception = make_reception(
-            self.server, self.terms, disk_space, self._storage, self._extraction
+            self.server,
+            self.terms,
+            disk_space,
+            self._storage,
+            self._extraction,
+            self.changes,
         )
         if is_new:
             self._rollback.add(self._put_away)
@@ -409,6 +417,7 @@ class MoveTransfer(IncomingTransfer):
             self._storage.staging.finish(self.server)
             return Remainder()
         self._reason = error
+        self.changes.changed()
         recorded = self._steps.entry
         if recorded is not None and not self._commit_phase.may_be_reported:
             noting = RollbackList(self.server)
