@@ -522,3 +522,21 @@ async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Send
     noted = store.move(entry)
     assert noted is not None
     assert json.loads(noted.state) == {"begun": 1, "running": True, "stopped": False}
+
+
+@pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
+async def test_a_beginning_that_was_not_answered_is_withdrawn(
+    sender: Sender, node: MoveNode
+) -> None:
+    """Also where an earlier version begins it for that, and is to delete it."""
+
+    def fault(kind: str, count: int) -> Fault:
+        is_first = kind == "begin" and "only_known" not in node.order
+        return CUT_AFTER if is_first else None
+
+    node.fault = fault
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    await until(lambda: node.deleted == ["keep"])
+    assert node.order["only_known"] is True
+    assert node.sessions == 0

@@ -67,6 +67,9 @@ class MoveBegin:
     follow: Annotated[
         bool, "Whether the copy follows the server until another transfer, or its own end."
     ] = False
+    only_known: Annotated[
+        bool, "Whether nothing is begun: without a move of this token it is used up (404)."
+    ] = False
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -385,3 +385,26 @@ async def test_a_request_that_waits_looks_again_only_when_something_has_changed(
     assert len(answers) == 2
     assert transfer.waiting == 0
     assert transfer.changes._waiting == set()
+
+
+async def test_a_beginning_that_is_withdrawn_begins_nothing(
+    node: MovingNode, source: Path
+) -> None:
+    client = node.client(source)
+    refused = await client.begin(only_known=True)
+    assert (refused.status, refused.code) == (404, "move-not-found")
+    assert (node.store.transfers(), node.left(), node.calls) == ([], [], [])
+    late = await client.begin()
+    assert (late.status, late.code) == (401, "token-used")
+    assert (node.store.transfers(), node.left()) == ([], [])
+
+
+async def test_a_beginning_that_is_withdrawn_names_the_move_that_was_begun(
+    node: MovingNode, source: Path
+) -> None:
+    client = node.client(source)
+    begun = await client.begin(a_field_of_later_versions=True)
+    known = await client.begin(only_known=True)
+    assert (begun.status, known.status) == (201, 200)
+    assert known.json["id"] == begun.json["id"]
+    assert len(node.store.transfers()) == 1

@@ -198,7 +198,8 @@ class Mover:
         if record is None:
             return
         client = self._client(record, MoveTrouble(self.uploader.reactor, lambda line: None))
-        order = json.loads(record.request)["order"]
+        # An earlier version begins it again, to have it deleted.
+        order = {**json.loads(record.request)["order"], "only_known": True}
         try:
             await client.begin(record.token, order, WITHDRAW_WITHIN, may_differ=True)
             await client.delete(keep=keep, patience=WITHDRAW_WITHIN)

@@ -127,6 +127,17 @@ class IncomingMoves:
             mine.over.callback(None)
         return identity.move
 
+    async def withdraw(self, token: TransferToken, key: str) -> str:
+        """Use up a token, so that no move can be begun with it; return the id of one that was.
+
+        Raises `MoveNotFound` without one, and `TokenUsed` for another key.
+        """
+        if not await self._database.use_token(token.digest, token.expires):
+            known = await self.begun(token, key)
+            if known is not None:
+                return known
+        raise MoveNotFound
+
     def resume(
         self, entry: TransferRecord, record: MoveRecord, coordinator: ReceivingCoordinator | None
     ) -> None:
