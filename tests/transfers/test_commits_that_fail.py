@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 
 from tests.support.move_node import SILENT, Fault, MoveNode, refused
@@ -14,7 +16,7 @@ from tests.transfers.test_live_moves import (
     node,
     sender,
 )
-from tests.transfers.test_live_moves_cut_off import go_on, is_to_run, step
+from tests.transfers.test_live_moves_cut_off import go_on, is_to_run, silent, step
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.steps import SendStep
@@ -26,7 +28,7 @@ MANY = 150
 
 
 def loses_the_commit(
-    sender: Sender, node: MoveNode, then: str, fault: Fault, starts: int = 1
+    sender: Sender, node: MoveNode, then: str, fault: Callable[[], Fault], starts: int = 1
 ) -> None:
     """Have the destination forget the first commit, and `fault` come of what is asked next.
 
@@ -38,7 +40,7 @@ def loses_the_commit(
             node.restart()
         is_down = sender.server.state is PowerState.OFFLINE
         is_down = is_down and sender.calls.count("start") < starts
-        return fault if kind == then and is_down and node.count("commit") == 1 else None
+        return fault() if kind == then and is_down and node.count("commit") == 1 else None
 
     node.fault = fails
 
@@ -46,7 +48,7 @@ def loses_the_commit(
 async def test_the_server_runs_again_where_a_reopened_move_comes_to_a_halt(
     sender: Sender, node: MoveNode
 ) -> None:
-    loses_the_commit(sender, node, "rounds", SILENT)
+    loses_the_commit(sender, node, "rounds", silent)
     over = sender.start()
     await until(lambda: "start" in sender.calls)
     assert step(sender) is SendStep.FOLLOW
@@ -60,7 +62,7 @@ async def test_the_server_is_not_started_before_the_destination_has_reopened_the
     sender: Sender, node: MoveNode
 ) -> None:
     resumed = MANY + 1
-    loses_the_commit(sender, node, "resume", refused(503, "servers-not-loaded"))
+    loses_the_commit(sender, node, "resume", lambda: refused(503, "servers-not-loaded"))
     fails = node.fault
 
     def for_a_while(kind: str, count: int) -> Fault:
@@ -77,13 +79,14 @@ async def test_the_server_is_not_started_before_the_destination_has_reopened_the
 async def test_a_daemon_that_ends_meanwhile_has_the_next_one_start_the_server(
     sender: Sender, node: MoveNode
 ) -> None:
-    loses_the_commit(sender, node, "rounds", SILENT)
+    loses_the_commit(sender, node, "rounds", lambda: SILENT)
     over = sender.start()
     await until(lambda: node.count("commit") == 1 and node.asked[-1] == "rounds")
     await sender.transfers.stop()
     await over
     assert step(sender) is SendStep.AWAIT
     assert "start" not in sender.calls
+    loses_the_commit(sender, node, "rounds", silent)
     await go_on(sender)
     check_moved(sender, node, running=True)
     assert sender.calls[-3:] == ["start", "stop", "remove"]
@@ -92,7 +95,7 @@ async def test_a_daemon_that_ends_meanwhile_has_the_next_one_start_the_server(
 async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_server(
     sender: Sender, node: MoveNode
 ) -> None:
-    loses_the_commit(sender, node, "rounds", SILENT)
+    loses_the_commit(sender, node, "rounds", silent)
     sender.waits["restore"] = Deferred()
     over = sender.start()
     await until(lambda: "restore" in sender.calls)
@@ -108,7 +111,7 @@ async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_se
 async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the_server_run(
     sender: Sender, node: MoveNode
 ) -> None:
-    loses_the_commit(sender, node, "rounds", SILENT)
+    loses_the_commit(sender, node, "rounds", silent)
     sender.waits["restore"] = Deferred()
     over = sender.start()
     await until(lambda: "restore" in sender.calls)
@@ -123,7 +126,7 @@ async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the
 async def test_the_third_halt_after_a_commit_fails_the_move_and_the_server_runs(
     sender: Sender, node: MoveNode
 ) -> None:
-    loses_the_commit(sender, node, "rounds", SILENT, starts=3)
+    loses_the_commit(sender, node, "rounds", silent, starts=3)
     await sender.start()
     assert sender.states[-1] == "failure"
     await until(lambda: sender.server.state is PowerState.RUNNING)

@@ -95,13 +95,11 @@ class MovesEndpoint(Public):
             raise MoveRequestInvalid("the key is not 64 hexadecimal digits")
         token, direct = self._token, self._direct
         known = await self._moves.begun(token, body.key)
-        if known is None and body.only_known:
-            known = await self._moves.withdraw(
-                self._parsed(request, accept_expired=False), body.key
-            )
         if known is not None:
             return Repeated(self._answer(known, body))
         token = self._parsed(request, accept_expired=False)
+        if body.only_known:
+            return Repeated(self._answer(await self._moves.withdraw(token, body.key), body))
         move = await self._moves.begin(
             token,
             body.key,
