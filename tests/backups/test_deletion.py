@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import attrs
 import pytest
+from twisted.internet.defer import Deferred, DeferredLock
 
 from tests.backups.conftest import Make
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
+from tests.support.logged_errors import Logged
+from tests.support.reactor import until
+from wingsd.backups.deletion import DroppedBackups
 from wingsd.backups.store import BackupMissing
+from wingsd.config import PELICAN
+from wingsd.panel.http_client import PanelUnreachable
+from wingsd.statedb import Direction, Outcome
+from wingsd.util.later import Later
 
 STRANGER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 
@@ -86,3 +96,120 @@ async def test_a_deletion_is_reported(node: BackupNode) -> None:
     assert [(each.name, each.args) for each in node.published] == [("backup deleted", (BACKUP,))]
     with pytest.raises(BackupMissing):
         assert await node.deletion.owner(SERVER, BACKUP) == SERVER
+
+
+# Dropped by the Panel
+
+DAY = 24 * 3600.0
+
+
+@attrs.define(eq=False)
+class Left:
+    """A node that a server has left, with two backups that its Panel has dropped.
+
+    `lacks` is how the Panel answers for each; `here` are the servers of the node.
+    """
+
+    node: BackupNode
+    dropped: DroppedBackups
+    lacks: dict[str, bool | None]
+    here: set[str] = attrs.field(factory=set)
+    lock: DeferredLock = attrs.field(factory=DeferredLock)
+    loaded: bool = True
+    now: float = 1000.0
+    asked: list[str] = attrs.field(factory=list)
+
+    async def lacks_backup(self, backup: str) -> bool:
+        self.asked.append(backup)
+        if self.lacks[backup] is None:
+            raise PanelUnreachable("the Panel did not answer", "refused")
+        return self.lacks[backup] is True
+
+    def knows(self, server: str) -> bool:
+        return server in self.here
+
+    async def days(self, count: int) -> list[str]:
+        """Look at the end of each of so many days; return the archives that are left."""
+        for _ in range(count):
+            self.now += DAY + 1
+            await self.dropped.clear()
+        return [each.uuid for each in self.node.store.all()]
+
+
+async def left_by(make_node: Make) -> Left:
+    node = make_node(PELICAN)
+    for backup in (BACKUP, OTHER):
+        await node.make(backup)
+    store = node.database_store
+    entry = store.begin(1, SERVER, Direction.OUT, "ASK")
+    places = [each.place for each in node.store.all()]
+    store.set_terms(entry, dropped=places)
+    store.end(2, entry, Outcome.SUCCESS)
+    fake: Any = None
+    made = Left(node, fake, {BACKUP: True, OTHER: True})
+    fake = made
+    node.database.now = lambda: made.now
+    made.dropped = DroppedBackups(
+        Later(lambda: node.store), node.database, fake, fake, node.workers, lambda: made.lock, 2
+    )
+    await made.dropped.clear()
+    return made
+
+
+async def test_what_the_panel_dropped_is_deleted_after_the_days_and_two_answers(
+    make_node: Make, logged: Logged
+) -> None:
+    left = await left_by(make_node)
+    assert await left.days(1) == [BACKUP, OTHER]
+    assert await left.days(1) == []
+    assert left.node.left() == []
+    assert left.node.database_store.dropped() == []
+    assert sum("deleted" in line and BACKUP in line for line in logged.lines) == 1
+
+
+async def test_what_the_panel_has_or_may_have_stays(make_node: Make) -> None:
+    left = await left_by(make_node)
+    left.lacks |= {BACKUP: False, OTHER: None}
+    assert await left.days(9) == [BACKUP, OTHER]
+    # It must be without it twice, from then on, on different days.
+    left.lacks |= {BACKUP: True, OTHER: True}
+    assert await left.days(1) == [BACKUP]
+    left.now += 60
+    await left.dropped.clear()
+    assert left.node.store.find("", BACKUP) is not None
+    assert await left.days(1) == []
+
+
+async def test_backups_of_a_server_that_came_back_stay(make_node: Make) -> None:
+    left = await left_by(make_node)
+    left.here.add(SERVER)
+    assert await left.days(1) == [BACKUP, OTHER]
+    left.here.clear()
+    assert await left.days(9) == [BACKUP, OTHER]
+
+
+async def test_nothing_is_deleted_while_the_servers_are_not_loaded(make_node: Make) -> None:
+    left = await left_by(make_node)
+    left.loaded = False
+    asked = len(left.asked)
+    assert await left.days(9) == [BACKUP, OTHER]
+    assert len(left.asked) == asked
+
+
+async def test_a_backup_in_use_is_deleted_when_that_is_over_unless_its_server_comes_back(
+    make_node: Make,
+) -> None:
+    left = await left_by(make_node)
+    await left.lock.acquire()
+    days = Deferred.fromCoroutine(left.days(2))
+    await until(lambda: bool(left.lock.waiting))
+    left.node.database_store.begin(3, SERVER, Direction.IN, "RECEIVE")
+    left.lock.release()
+    assert await days == [BACKUP, OTHER]
+
+
+async def test_one_that_was_deleted_by_hand_is_forgotten(make_node: Make) -> None:
+    left = await left_by(make_node)
+    await left.node.deletion.delete(SERVER, BACKUP)
+    assert await left.days(1) == [OTHER]
+    assert len(left.node.database_store.dropped()) == 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from contextlib import closing
+from uuid import uuid4
 
 import pytest
 from twisted.internet.ssl import Certificate
@@ -14,6 +17,7 @@ from tests.support.node_process import FAST, reactor
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
+from wingsd.config import PELICAN
 
 BACKUP_UUID = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 BACKUP = f"{BACKUP_UUID}.tar.gz"
@@ -184,6 +188,45 @@ async def test_a_source_stopped_before_success_still_deletes_its_copy(nodes: Two
     assert nodes.panel.deletions == [(UUID, 204)]
     assert not nodes.source.files().exists()
     assert not nodes.source.lines_with("Unhandled")
+
+
+async def test_backups_that_pelicans_page_dropped_are_named_and_deleted_after_the_days(
+    nodes: TwoNodes,
+) -> None:
+    """Its page names those that were ticked, and deletes its records of all others."""
+    source, panel = nodes.source, nodes.panel
+    nodes.add_server()
+    await nodes.start({"family": PELICAN}, {"family": PELICAN})
+    backups = [str(uuid4()) for _ in range(3)]
+    for backup in backups:
+        panel.backups.add(backup, UUID)
+        order = {"adapter": "wings", "uuid": backup, "ignore": ""}
+        await panel.ask(source.node, "POST", f"/api/servers/{UUID}/backup", order)
+    await until(lambda: all(panel.backups.known[each].is_over for each in backups))
+    ticked, dropped, again = backups
+    await panel.transfer(UUID, nodes.destination.node, backups=[ticked])
+    for backup in (dropped, again):
+        del panel.backups.known[backup]
+    await source.wait_for_line(f"{UUID}: files deleted")
+    shown = "the Panel dropped it when its server moved to another node"
+    for _ in range(100):  # The transfer is recorded as ended a moment later.
+        if (await source.wingsctl("backups")).out.count(shown) == 2:
+            break
+    else:
+        pytest.fail("the dropped backups are not shown")
+    # Somebody brings a record back before the days are over.
+    panel.backups.add(again, UUID)
+    await source.kill()
+    await source.ended()
+    with closing(sqlite3.connect(source.directory / "wingsd.db")) as database, database:
+        database.execute("UPDATE dropped SET age = ?, missed = 0", (2 * 24 * 3600.0,))
+    await source.start_loaded(family=PELICAN)
+    await until(lambda: not (source.directory / f"backups/{UUID}/{dropped}.tar.gz").exists())
+    listed = (await source.wingsctl("backups", "--json")).json["backups"]
+    assert {each["backup"]: each["dropped_since"] is not None for each in listed} == {
+        ticked: False,
+        again: True,
+    }
 
 
 async def test_a_backup_that_moved_along_is_restored_at_the_destination(nodes: TwoNodes) -> None:

@@ -102,3 +102,30 @@ async def test_retry_after_is_kept_in_the_error(harness: Harness, status: int) -
         await harness.client().owns(UUID)
     assert caught.value.retry_after == 90
     assert len(harness.fake.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (None, True),
+        (Answer(404, b"<html>Not Found</html>", "text/html"), False),
+        (Answer(404, b'{"error": "no such route"}'), False),
+        (Answer(403, b'{"errors": [{"detail": "of another node"}]}'), False),
+        (Answer(401, b'{"errors": [{"detail": "no token"}]}'), False),
+        (Answer(409, b'{"errors": [{"detail": "completed"}]}'), False),
+        (Answer(200, b'{"parts": []}'), False),
+    ],
+)
+async def test_only_the_panels_own_404_says_that_it_lacks_a_backup(
+    harness: Harness, answer: Any, expected: bool
+) -> None:
+    if answer is not None:
+        harness.fake.inject("/backups", answer)
+    assert await harness.client().lacks_backup(UNKNOWN) is expected
+
+
+@pytest.mark.parametrize("answer", [Answer(500), Answer(200, b"<html>maintenance</html>")])
+async def test_a_panel_that_fails_says_nothing_of_a_backup(harness: Harness, answer: Any) -> None:
+    harness.fake.inject("/backups", answer)
+    with pytest.raises(PanelUnreachable):
+        await harness.client().lacks_backup(UNKNOWN)

@@ -12,6 +12,7 @@ import pytest
 from wingsd.statedb import (
     DirectDestination,
     Direction,
+    DroppedBackup,
     InstallationRecord,
     Outcome,
     Report,
@@ -59,6 +60,46 @@ def test_a_transfer_is_kept_with_its_pool_and_removals(store: Store) -> None:
     assert (one.id, one.pool, one.removals, one.inode) == (plain, "", (), None)
     assert (two.pool, two.removals) == ("the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
     assert two.inode == 2**64 - 1
+    store.close()
+
+
+def test_a_dropped_backup_counts_when_its_transfer_has_moved_the_server(store: Store) -> None:
+    place = f"{A}/{B}.tar.gz"
+
+    def sent(now: float) -> int:
+        entry = store.begin(now, A, Direction.OUT, "ASK")
+        store.set_terms(entry, dropped=(place,))
+        return entry
+
+    failed = sent(1)
+    store.end(2, failed, Outcome.FAILURE)
+    assert store.age_dropped(2) == []
+    moved = sent(3)
+    assert store.age_dropped(4) == []
+    store.end(5, moved, Outcome.SUCCESS)
+    assert store.age_dropped(10) == [DroppedBackup(place, A, 5, 0, None)]
+    store = again(store)
+    # A day at most counts between two looks, and the first time that the Panel was without it.
+    store.set_missed(place, is_missed=True)
+    assert store.age_dropped(10 + YEAR) == [DroppedBackup(place, A, 5, DAY, 0)]
+    store.set_missed(place, is_missed=True)
+    assert store.dropped() == [DroppedBackup(place, A, 5, DAY, 0)]
+    store.set_missed(place, is_missed=False)
+    assert store.dropped() == [DroppedBackup(place, A, 5, DAY, None)]
+    store.prune(10 + YEAR)
+    assert store.dropped() == [DroppedBackup(place, A, 5, DAY, None)]
+    # It stays while the server may come back, and for good when it has.
+    back = store.begin(20 + YEAR, A, Direction.IN, "RECEIVE")
+    assert store.dropped() == []
+    store.end(21 + YEAR, back, Outcome.FAILURE)
+    assert len(store.dropped()) == 1
+    back = store.begin(22 + YEAR, A, Direction.IN, "RECEIVE")
+    store.end(23 + YEAR, back, Outcome.SUCCESS)
+    assert store.dropped() == []
+    store.prune(24 + YEAR)
+    again_away = store.begin(25 + YEAR, A, Direction.OUT, "ASK")
+    store.end(26 + YEAR, again_away, Outcome.SUCCESS)
+    assert store.dropped() == []
     store.close()
 
 

@@ -282,7 +282,9 @@ class Sender(Harness):
         answer_timeout: float = 0,
         destination: Destination | None = None,
         moves: MovesConfig | None = None,
+        **options: Any,
     ) -> None:
+        """`options` are of `node_config`."""
         self.tree, self.scratch = directory / "server", directory / "scratch"
         self.scratch.mkdir()
         (self.tree / "world").mkdir(parents=True)
@@ -301,7 +303,7 @@ class Sender(Harness):
         )
         self.server = _Server(self.tree, recorder)
         super().__init__(
-            node_config(directory, limits, data=str(directory)),
+            node_config(directory, limits, data=str(directory), **options),
             workers,
             _Panel(self.server),
             _Environment(recorder),

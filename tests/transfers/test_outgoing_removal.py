@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
@@ -11,6 +15,8 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, at_answer, sending
 from wingsd.backups.local import Removal
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.config.system import BackupsConfig
 from wingsd.statedb import Outcome
 from wingsd.transfers.outgoing import manager
 
@@ -188,3 +194,46 @@ async def test_the_logged_size_is_of_the_same_upload(with_backups: Sender, logge
     archive = with_backups.store.transfers()[0].bytes
     assert archive is not None
     assert f"{UUID}: sent {archive + (1 << 20) + len(b'backup')} bytes, " in line
+
+
+@pytest.fixture
+def dropping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sender]:
+    """A node of a family, which keeps the backups of deleted servers or not."""
+    family, keeps = request.param
+    config = BackupsConfig(remove_backups_on_server_delete=not keeps)
+    for node in sending(tmp_path, family=family, backups=config):
+        for place in (*PLACES, *OTHERS):
+            node.keep(place, b"backup")
+        yield node
+
+
+@pytest.mark.parametrize(
+    ("dropping", "asked", "expected"),
+    [
+        ((PELICAN, False), {"backups": (BACKUPS[1],)}, [f"{UUID}/{BACKUPS[2]}.tar.gz"]),
+        # By the API of its Panel, which keeps its records, an order names none.
+        ((PELICAN, False), {}, []),
+        ((PELICAN, True), {"backups": (BACKUPS[1],)}, []),
+        ((PTERODACTYL, False), {"backups": (BACKUPS[1],)}, []),
+        ((CALAGOPUS, False), {"backups": (BACKUPS[1],), "archive_format": "tar"}, []),
+    ],
+    indirect=["dropping"],
+)
+async def test_what_the_page_of_pelican_drops_is_noted_when_the_server_has_moved(
+    dropping: Sender, asked: dict[str, Any], expected: list[str]
+) -> None:
+    await dropping.start(**asked)
+    assert dropping.store.dropped() == []
+    await delete(dropping)
+    noted = dropping.store.dropped()
+    assert [(each.place, each.server) for each in noted] == [(each, UUID) for each in expected]
+    # The files stay for the days.
+    assert kept(dropping) == sorted(PLACES + OTHERS)
+
+
+@pytest.mark.parametrize("dropping", [(PELICAN, False)], indirect=True)
+async def test_nothing_is_noted_of_a_transfer_that_fails(dropping: Sender) -> None:
+    dropping.destination.status = 400
+    await dropping.start(backups=(BACKUPS[1],))
+    await until(lambda: is_over(dropping))
+    assert dropping.store.age_dropped(0) == []

@@ -54,6 +54,7 @@ from wingsd.util.text import readable_size
 if TYPE_CHECKING:
     from wingsd.backups.checks import BackupChecks
     from wingsd.backups.creation import Backups
+    from wingsd.backups.deletion import DroppedBackups
     from wingsd.backups.for_wings import BackupRewrites
     from wingsd.files.pulls import Pulls
     from wingsd.node.engine import OrphanedContainers
@@ -152,6 +153,7 @@ class NodeServers:
     checks: Later[BackupChecks]
     rewrites: Later[BackupRewrites]
     left_backups: LeftBackups
+    dropped_backups: Later[DroppedBackups]
     orphans: OrphanedContainers | None
 
 
@@ -202,6 +204,7 @@ class Node(Service):
         self._pulls = servers.pulls
         self._backups, self._left_backups = servers.backups, servers.left_backups
         self._checks, self._rewrites = servers.checks, servers.rewrites
+        self._dropped_backups = servers.dropped_backups
         self._orphans = servers.orphans
         self._transfers = transfers
         self._pools = pools
@@ -268,6 +271,8 @@ class Node(Service):
         await transfers.direct.release_to_panel()
         if self._orphans is not None:
             self._orphans.start()
+        # The cleanup at the start did not know the servers.
+        await self._clear_dropped()
         return True
 
     async def _settle_backups(self) -> None:
@@ -302,6 +307,14 @@ class Node(Service):
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
         await self._storage.quarantine.clear()
+        await self._clear_dropped()
+
+    async def _clear_dropped(self) -> None:
+        try:
+            if await self._storage.database.dropped():
+                await self._dropped_backups.get().clear()
+        except StorageError as error:
+            self._log.error("cleanup failed: {error}", error=error)
 
     # End
 

@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     from wingsd.backups.adapters import Adapter
     from wingsd.backups.checks import BackupChecks
     from wingsd.backups.creation import BackupParts, Backups
-    from wingsd.backups.deletion import BackupDeletion
+    from wingsd.backups.deletion import BackupDeletion, DroppedBackups
     from wingsd.backups.for_wings import BackupRewrites
     from wingsd.backups.making import ArchiveTerms
     from wingsd.backups.recovery import BackupRecovery
@@ -246,6 +246,7 @@ class NodeObjects:
             disk=pools.disk,
             long=pools.long,
             compression=Compression(system.backups.compression_level),
+            deletes_dropped=(config.is_pelican and system.backups.remove_backups_on_server_delete),
         )
         self.source_servers = SourceServers(
             servers=self.servers,
@@ -273,6 +274,7 @@ class NodeObjects:
         self.backup_store = Later(self._make_backup_store)
         self.made_backups = Later(self._make_backups)
         self.backup_deletion = Later(self._make_backup_deletion)
+        self.dropped_backups = Later(self._make_dropped_backups)
         self.backup_checks = Later(self._make_backup_checks)
         self.backup_rewrites = Later(self._make_backup_rewrites)
         self.left_backups = LeftBackups(
@@ -343,6 +345,7 @@ class NodeObjects:
                 self.backup_checks,
                 self.backup_rewrites,
                 self.left_backups,
+                self.dropped_backups,
                 self.orphans,
             ),
             NodeTransfers(
@@ -700,6 +703,19 @@ class NodeObjects:
         store, backups = self.backup_store.get(), self.made_backups.get()
         return BackupDeletion(store, backups, self.pools.long, self.callbacks, self.bus)
 
+    def _make_dropped_backups(self) -> DroppedBackups:
+        from wingsd.backups.deletion import DroppedBackups  # noqa: PLC0415
+
+        return DroppedBackups(
+            self.backup_store,
+            self.database,
+            self.panel,
+            self.servers,
+            self.pools.long,
+            lambda: self.backup_checks.get().lock,
+            self.config.system.transfers.live.keep_source_days,
+        )
+
     def _make_backup_checks(self) -> BackupChecks:
         from wingsd.backups.checks import BackupChecks, CheckSchedule  # noqa: PLC0415
 
@@ -865,7 +881,13 @@ class NodeObjects:
         api = ControlApi(
             {
                 "/v1/status": self.status_collaborators(),
-                "/v1/backups": (config, self.backup_store, self.made_backups, self.pools.disk),
+                "/v1/backups": (
+                    config,
+                    self.backup_store,
+                    self.made_backups,
+                    database,
+                    self.pools.disk,
+                ),
                 "/v1/backups/{backup}/verify": (config, self.backup_checks),
                 "/v1/backups/{backup}/for-wings": (config, self.backup_rewrites),
                 "/v1/diagnostics": (config, self.diagnostics),

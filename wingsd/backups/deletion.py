@@ -1,22 +1,32 @@
-"""Deletes backups: those that are there, and those that are being made."""
+"""Deletes backups: those that are there or being made, and those that a Panel has dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from wingsd.backups.local import backup_at
 from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import StorageError
 from wingsd.events import BACKUP_DELETED, Event, EventBus
-from wingsd.statedb import Outcome, ReportKind
+from wingsd.panel.client import Panel
+from wingsd.panel.http_client import PanelError
+from wingsd.servers.registry import Servers
+from wingsd.statedb import DroppedBackup, Outcome, ReportKind, StateDatabase
 from wingsd.threadio import Workers
+from wingsd.util.later import Later
+from wingsd.util.text import readable_size
 
-__all__ = ["BackupDeletion"]
+__all__ = ["BackupDeletion", "DroppedBackups"]
 
+_DAY = 24 * 3600.0
+#: Seconds between two answers of the Panel that it has no record of a backup.
+_APART = _DAY / 2
 
 _log = Logger()
 
@@ -113,3 +123,62 @@ class BackupDeletion:
         if found is None:
             raise BackupMissing(backup)
         return found
+
+
+@attrs.frozen(eq=False, repr=False)
+class DroppedBackups:
+    """Deletes the local backups that Pelican's Panel dropped when their servers moved away.
+
+    Its page deletes its records of those that its order does not name, and leaves the files to the
+    node that the server leaves. Each is deleted `days` after a transfer that has moved the server,
+    when the Panel has answered twice, on different days, that it has no record of it. It stays for
+    good where the server is here again. `lock` returns that of what reads backups at rest.
+    """
+
+    store: Later[BackupStore]
+    database: StateDatabase
+    panel: Panel
+    servers: Servers
+    disk: Workers
+    lock: Callable[[], DeferredLock]
+    days: int
+
+    async def clear(self) -> None:
+        """Delete those whose time has come. To be called daily. What fails is logged."""
+        try:
+            dropped = await self.database.age_dropped()
+            for each in dropped if self.servers.loaded else ():
+                await self._settle(each)
+        except (PanelError, StorageError) as error:
+            _log.warn(
+                "backups of servers that have moved are not deleted today: {error}", error=error
+            )
+
+    async def _settle(self, dropped: DroppedBackup) -> None:
+        place, backup = dropped.place, backup_at(dropped.place)
+        found = await self.disk.run(self.store.get().at, place)
+        if backup is None or found is None or self.servers.knows(dropped.server):
+            await self.database.forget_dropped(place)
+            return
+        is_missed = await self.panel.lacks_backup(backup.uuid)
+        await self.database.set_missed(place, is_missed=is_missed)
+        if not is_missed or dropped.missed is None:
+            return
+        if dropped.age >= self.days * _DAY and dropped.age - dropped.missed >= _APART:
+            await self.lock().run(lambda: Deferred.fromCoroutine(self._delete(dropped, found)))
+
+    async def _delete(self, dropped: DroppedBackup, found: StoredBackup) -> None:
+        # Not of a server that is coming back since, or is here again.
+        if dropped.place not in [each.place for each in await self.database.dropped()]:
+            return
+        if self.servers.knows(dropped.server):
+            return
+        await self.disk.run(self.store.get().remove, found)
+        await self.database.forget_dropped(dropped.place)
+        _log.warn(
+            "{server}: backup {backup} ({size}) deleted: the server has moved to another node "
+            "without it, and the Panel has no record of it",
+            server=dropped.server,
+            backup=found.uuid,
+            size=readable_size(found.size),
+        )

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from wingsd.cli import output
 from wingsd.cli.client import ControlClient, CtlError, Exit
-from wingsd.cli.output import json_option, print_json, size
+from wingsd.cli.output import json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, UUID, client_of
 from wingsd.util.text import canonical_uuid
 
@@ -75,6 +75,13 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
         output.show(output.backups(found["backups"]))
     elif not found["making"]:
         output.show("no backups on this node")
+    for each in found["backups"]:
+        if (since := each.get("dropped_since")) is not None:  # which an older daemon does not send
+            output.show(
+                f"{each['backup']}: the Panel dropped it when its server moved to another node, "
+                f"{when(since)}; its {size(each['bytes'])} are deleted after "
+                f"{found['dropped_kept_days']} days, when the Panel has confirmed that twice"
+            )
 
 
 @backups.command("for-wings")

@@ -128,7 +128,8 @@ class LiveMovesConfig:
     #: it reads all files, and the server is down for longer (wingsd's own).
     trust: str = attrs.field(default="auto", validator=one_of("auto", "never"))
     #: The time for which the files of a server that was moved while it ran stay in quarantine at
-    #: the node that sent it; 0 deletes them at once (wingsd's own).
+    #: the node that sent it; 0 deletes them at once. As long stay local backups that Pelican's
+    #: page dropped when it moved their server, but a day at least (wingsd's own).
     keep_source_days: Days = attrs.field(default=1, validator=not_negative)
 
 

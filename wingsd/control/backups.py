@@ -17,6 +17,7 @@ from wingsd.control.status import ControlEndpoint, Json
 from wingsd.errors import BadRequest
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
+from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.text import canonical_uuid
 
@@ -40,12 +41,14 @@ class ControlBackupsEndpoint(ControlEndpoint):
         config: Config,
         store: BackupStore,
         made: Backups,
+        database: StateDatabase,
         disk: Workers,
         parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, parts)
         self._store = store
         self._made = made
+        self._database = database
         self._disk = disk
 
     @call("GET", Success(HTTPStatus.OK, "The backups."))
@@ -55,17 +58,19 @@ class ControlBackupsEndpoint(ControlEndpoint):
         if server is None:
             raise BadRequest("server is invalid", "expected the UUID of a server")
         found = await self._disk.run(self._store.all, server)
+        dropped = {each.place: each.since for each in await self._database.dropped()}
         return {
             "making": [
                 {"backup": backup, "server": owner}
                 for backup, owner in self._made.making.items()
                 if server in ("", owner)
             ],
-            "backups": [_described(self._store, each) for each in found],
+            "backups": [_described(self._store, each, dropped.get(each.place)) for each in found],
+            "dropped_kept_days": self._config.system.transfers.live.keep_source_days,
         }
 
 
-def _described(store: BackupStore, found: StoredBackup) -> Json:
+def _described(store: BackupStore, found: StoredBackup, dropped_since: float | None) -> Json:
     made = found.catalogue
     return {
         "backup": found.uuid,
@@ -78,6 +83,8 @@ def _described(store: BackupStore, found: StoredBackup) -> Json:
         "state": None if made is None else made.state,
         "checked": None if made is None or not made.checked else made.checked,
         "fault": "" if made is None or made.state == COMPLETE else made.fault,
+        # When its server moved away, and the Panel dropped it.
+        "dropped_since": dropped_since,
     }
 
 

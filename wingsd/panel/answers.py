@@ -10,10 +10,19 @@ import attrs
 from wingsd.errors import InvalidData
 from wingsd.util.serialization import structure
 
-__all__ = ["MAX_VALUES", "ServerPage", "error_text", "json_of", "server_page", "uuid_of"]
+__all__ = [
+    "MAX_VALUES",
+    "NO_REASON",
+    "ServerPage",
+    "error_text",
+    "json_of",
+    "server_page",
+    "uuid_of",
+]
 
 #: Lists, maps and values in an answer's JSON: three bytes of JSON may take over sixty in memory.
 MAX_VALUES = 2_000_000
+NO_REASON = "no reason given"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -54,10 +63,10 @@ def uuid_of(entry: object) -> str | None:
 
 
 def error_text(body: bytes) -> str:
-    """Return the messages of a Panel's error answer, of any form."""
+    """Return the messages of a Panel's error answer; `NO_REASON` where it has another form."""
     try:
         answer: Any = json_of(body)
         details = [str(fault["detail"]) for fault in answer["errors"]]
     except (ValueError, LookupError, TypeError):
-        return "no reason given"
-    return "; ".join(details) or "no reason given"
+        return NO_REASON
+    return "; ".join(details) or NO_REASON

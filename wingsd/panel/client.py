@@ -23,7 +23,7 @@ from twisted.web.iweb import IResponse
 from wingsd.config import Config
 from wingsd.config.vendors import PTERODACTYL, family_of_panel, node_agent_of
 from wingsd.errors import InvalidData, ServerNotFound
-from wingsd.panel.answers import error_text, json_of, server_page, uuid_of
+from wingsd.panel.answers import NO_REASON, error_text, json_of, server_page, uuid_of
 from wingsd.panel.http_client import (
     AnswerRefused,
     BoundedClient,
@@ -265,6 +265,18 @@ class Panel:
         """
         return await self._call(operation, "GET", path, read)
 
+    async def lacks_backup(self, backup: str) -> bool:
+        """Return whether Pelican's Panel says that it has no record of a local backup.
+
+        For one of a server that has moved away: it answers 404 then, and 403 where it has one.
+        Anything else, as a proxy's page, says nothing. Raises `PanelUnreachable`.
+        """
+        try:
+            await self._once("backup", "GET", f"/backups/{backup}?size=1", lambda _: None)
+        except PanelRefused as error:
+            return error.response_status == HTTPStatus.NOT_FOUND and error.is_own
+        return False
+
     async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
         """Report the end of a server's installation. Raises `PanelRefused`, `PanelUnreachable`."""
         body = {"successful": successful, "reinstall": reinstall}
@@ -409,13 +421,15 @@ class Panel:
         (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = seconds_asked_for(asked)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            answered = f"was answered {response.code}: {error_text(body)}"
+            reason = error_text(body)
+            answered = f"was answered {response.code}: {reason}"
             if _is_about_token(path, response.code):
                 where = f"{method} {self._base}{path}"
                 raise NodeTokenRefused(f"{where} {answered}", response.code, retry_after)
             what = f"{method} {path} {answered}"
             refusal = "the Panel refused this node's request"
-            raise PanelRefused(refusal, what, response.code, retry_after)
+            is_own = reason != NO_REASON
+            raise PanelRefused(refusal, what, response.code, retry_after, is_own=is_own)
         if not HTTPStatus.OK <= response.code < HTTPStatus.MULTIPLE_CHOICES:
             raise _BadAnswer(f"it answered {response.code}: {error_text(body)}", retry_after)
         if read is not None:

@@ -68,15 +68,25 @@ class PanelError(WingsdError):
 
 
 class PanelRefused(PanelError):
-    """The Panel answered, and the answer was no (a 4xx in `response_status`)."""
+    """The Panel answered, and the answer was no (a 4xx in `response_status`).
+
+    `is_own` is whether it is in the form of the Panel's errors, and not a page of a proxy.
+    """
 
     code = "panel-refused"
 
     def __init__(
-        self, message: str, detail: str, response_status: int, retry_after: float = 0.0
+        self,
+        message: str,
+        detail: str,
+        response_status: int,
+        retry_after: float = 0.0,
+        *,
+        is_own: bool = True,
     ) -> None:
         super().__init__(message, detail, retry_after)
         self.response_status = response_status
+        self.is_own = is_own
 
 
 class NodeTokenRefused(PanelRefused):

@@ -106,6 +106,10 @@ class StateDatabase:
     begin_backup = _Timed(Store.begin_backup)
     backups = _InThread(Store.backups)
     add_backup_report = _Timed(Store.add_backup_report)
+    dropped = _InThread(Store.dropped)
+    age_dropped = _Timed(Store.age_dropped)
+    set_missed = _InThread(Store.set_missed)
+    forget_dropped = _InThread(Store.forget_dropped)
 
     add_report = _Timed(Store.add_report)
     is_failure_reported = _InThread(Store.is_failure_reported)

@@ -19,6 +19,7 @@ __all__ = [
     "BackupRecord",
     "DirectDestination",
     "Direction",
+    "DroppedBackup",
     "InstallationRecord",
     "Outcome",
     "Report",
@@ -174,6 +175,22 @@ class BackupRecord:
     adapter: str
     place: str
     begun: float
+
+
+@attrs.frozen(repr=False)
+class DroppedBackup:
+    """A local backup that the Panel dropped when its server moved away from this node.
+
+    `place` is its path in the backup directory, `since` when the transfer ended. `age` are the
+    seconds that daily looks have counted since, `missed` the age at which the Panel was without it
+    first; None where it has not been asked, or had it the last time.
+    """
+
+    place: str
+    server: str
+    since: float
+    age: float
+    missed: float | None
 
 
 @attrs.frozen(repr=False)
@@ -410,5 +427,17 @@ INSERT OR IGNORE INTO arrivals (digest, server)
     # For how long a report is sent again that the Panel denies.
     """
 ALTER TABLE reports ADD COLUMN commits_within REAL NOT NULL DEFAULT 60;
+""",
+    # Local backups that the Panel dropped when a transfer took their server away. `age` counts
+    # from the first daily look after it, `missed` is the age when the Panel was first without one.
+    """
+CREATE TABLE dropped (
+    place TEXT PRIMARY KEY,
+    server TEXT NOT NULL,
+    transfer INTEGER NOT NULL,
+    age REAL NOT NULL DEFAULT 0,
+    seen REAL,
+    missed REAL
+) WITHOUT ROWID;
 """,
 )

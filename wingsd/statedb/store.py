@@ -109,10 +109,16 @@ class Store(MoveRows):
         pool: str = "",
         removals: Sequence[str] = (),
         inode: int | None = None,
+        dropped: Sequence[str] = (),
     ) -> None:
-        """Set these fields of a transfer, all at once; see `TransferRecord`."""
+        """Set these fields of a transfer, all at once; see `TransferRecord`.
+
+        `dropped` are the paths of the local backups that the Panel drops if the server moves.
+        """
         statement = "UPDATE transfers SET pool = ?, removals = ?, inode = ? WHERE id = ?"
-        self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
+        with self._errors(), self._transaction():
+            self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
+            self.add_dropped(transfer, dropped)
 
     def end(
         self,
@@ -419,9 +425,11 @@ class Store(MoveRows):
 
     def prune(self, now: float) -> None:
         """Delete expired rows, but not those of `moved_directly`."""
+        self.prune_dropped()
         self._execute(
             "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?"  # noqa: S608 - constant
-            f" AND id NOT IN (SELECT id FROM transfers {_MOVED_DIRECTLY})",
+            f" AND id NOT IN (SELECT id FROM transfers {_MOVED_DIRECTLY})"
+            " AND id NOT IN (SELECT transfer FROM dropped)",
             now - KEPT,
         )
         self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)

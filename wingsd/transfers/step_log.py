@@ -224,11 +224,15 @@ class StepLog(Generic[S]):
             self._count_begun()
 
     async def save_terms(
-        self, pool: str = "", removals: Sequence[str] = (), inode: int | None = None
+        self,
+        pool: str = "",
+        removals: Sequence[str] = (),
+        inode: int | None = None,
+        dropped: Sequence[str] = (),
     ) -> None:
         """Record what a later daemon must know of the transfer. Raises `StorageError`."""
         if self.entry is not None:
-            await self._database.set_terms(self.entry, pool, removals, inode)
+            await self._database.set_terms(self.entry, pool, removals, inode, dropped)
         self.pool, self.inode = pool, inode
 
     async def enter(self, step: S) -> None:

@@ -9,6 +9,7 @@ import attrs
 from wingsd.activity import ActivitySender
 from wingsd.archive import Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
+from wingsd.config import PELICAN
 from wingsd.docker import Environment
 from wingsd.errors import WingsdError
 from wingsd.filesystem import Measured, survey
@@ -99,6 +100,8 @@ class SourceStorage:
     long: Workers
     #: The compression of archives for which none is requested.
     compression: Compression
+    #: Whether the Panel is Pelican's and has its nodes delete the backups of deleted servers.
+    deletes_dropped: bool
 
     def find_backups(
         self, server: str, request: TransferRequest
@@ -107,6 +110,21 @@ class SourceStorage:
         return self.disk.run(
             find_backups, self.backup_directory, server, request.backups, request.family
         )
+
+    async def find_dropped(self, server: str, request: TransferRequest) -> list[str]:
+        """Return where the local backups are that the Panel drops when the server moves.
+
+        Only Pelican's page names backups in its order; it then deletes its records of all others
+        that are local. Its API names none, and keeps all records. Raises `StorageError`.
+        """
+        if not (self.deletes_dropped and request.family == PELICAN and request.backups):
+            return []
+        # Here, since most nodes never need it.
+        from wingsd.backups.store import BackupStore  # noqa: PLC0415
+
+        store = BackupStore(self.backup_directory, PELICAN)
+        found = await self.disk.run(store.all, server)
+        return [each.place for each in found if each.uuid not in request.backups]
 
     def survey(self, server: str) -> Awaitable[Measured]:
         """Measure the server's files. Raises `StorageError`."""

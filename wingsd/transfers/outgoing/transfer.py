@@ -305,7 +305,8 @@ class OutgoingTransfer:
     async def _save_directory(self) -> None:
         # A restore may put another one in its place until the server is held.
         inode = None if self._pool.name else await self._upload.inode()
-        await self._steps.save_terms(self._pool.name, self._removals, inode)
+        dropped = await self._upload.find_dropped()
+        await self._steps.save_terms(self._pool.name, self._removals, inode, dropped)
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
         await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))

@@ -188,6 +188,10 @@ class OutgoingUpload:
         """Return that of the server's directory."""
         return self._storage.inode(self._server.uuid)
 
+    async def find_dropped(self) -> list[str]:
+        """Return where the backups are that the Panel drops. Raises `StorageError`."""
+        return await self._storage.find_dropped(self._server.uuid, self.request)
+
     async def begin(self, *, follows: bool) -> None:
         """Begin a move, where the destination takes those; else do nothing.
 
