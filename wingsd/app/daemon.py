@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wingsd import __version__
 from wingsd.api.routes import MetricsListener
@@ -210,6 +211,7 @@ class Node(Service):
         self._pools = pools
         self._moved = moved
         self._reactor = reactor
+        self._clearing: Deferred[None] = succeed(None)
         self._daily = LoopingCall(self._clean_daily)
         self._daily.clock = reactor
 
@@ -271,8 +273,9 @@ class Node(Service):
         await transfers.direct.release_to_panel()
         if self._orphans is not None:
             self._orphans.start()
-        # The cleanup at the start did not know the servers.
-        await self._clear_dropped()
+        # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.
+        self._clearing = Deferred.fromCoroutine(self._clear_dropped())
+        self._clearing.addErrback(self._note_cleanup)
         return True
 
     async def _settle_backups(self) -> None:
@@ -298,7 +301,11 @@ class Node(Service):
     def _clean_daily(self) -> Deferred[None]:
         cleaning = Deferred.fromCoroutine(self._clean())
         # An error must not end the loop, which the end of the node relies on.
-        return cleaning.addErrback(lambda failure: self._log.failure("cleanup failed", failure))
+        return cleaning.addErrback(self._note_cleanup)
+
+    def _note_cleanup(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("cleanup failed", failure)
 
     async def _clean(self) -> None:
         try:
@@ -350,6 +357,7 @@ class Node(Service):
         listeners, transfers = self._listeners, self._transfers
         self._daily.stop()
         self.booted.cancel()
+        self._clearing.cancel()
         transfers.arrived.stop()
         if self._orphans is not None:
             self._orphans.stop()
