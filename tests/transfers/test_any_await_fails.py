@@ -67,10 +67,12 @@ RECORD = (
 
 
 @pytest.fixture(autouse=True)
-def _live(monkeypatch: pytest.MonkeyPatch) -> None:
+def _live(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(live_rounds, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(live_rounds, "READY_EVERY", 0.01)
     monkeypatch.setattr(live_rounds, "ROUND_EVERY", 0.01)
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
