@@ -69,6 +69,20 @@ def test_the_node_at_a_glance(scripted: Scripted, wingsctl: Command) -> None:
         ({"engine": {"enabled": False, "version": "", "error": ""}}, "docker.enabled is false"),
         ({"engine": {"enabled": True, "version": "", "error": "dead"}}, "NOT usable: dead"),
         ({"servers": {"loaded": False, "count": None, "running": None}}, "not loaded"),
+        (
+            {
+                "containers_without_server": [
+                    {
+                        "container": UUID,
+                        "server": UUID,
+                        "status": "Up 3 hours",
+                        "image": "java",
+                        "remove": f"docker rm --force --volumes {UUID}",
+                    }
+                ]
+            },
+            f"docker rm --force --volumes {UUID}",
+        ),
     ],
 )
 def test_status_names_each_problem(

@@ -131,6 +131,9 @@ async def test_a_second_restore_and_a_deletion_of_the_backup_are_refused_meanwhi
     assert (start[0], start[1]["error"]) == (409, "server is currently being restored")
     deletion = await restoring.ask("DELETE", f"/backup/{BACKUP}")
     assert (deletion[0], deletion[1]["error"]) == (409, "server is currently being restored")
+    # Nothing tells whose it is: it may be that of any server that uses one.
+    unowned = await restoring.panel.ask(restoring.daemon.node, "DELETE", f"/api/backups/{BACKUP}")
+    assert (unowned[0], unowned[1]["error"]) == (409, "server is currently being restored")
     await until(lambda: restoring.panel.restored(UUID) is not None)
     assert restoring.panel.restored(UUID) is True
 

@@ -183,7 +183,8 @@ class BackupDeletionEndpoint(Endpoint):
             raise BadRequest(INVALID, "server: expected the UUID of a server")
         server = await self._deletion.owner(server, backup)
         for known in self._servers.all():
-            if known.uuid == server:
+            # Where nothing tells whose it is, any server may be using it.
+            if server in ("", known.uuid):
                 _check_unused(known.operations)
         deleting = Deferred.fromCoroutine(self._deletion.delete_and_report(server, backup))
         deleting.addErrback(
