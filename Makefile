@@ -6,6 +6,8 @@
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
 # WAYS=1                    print the files that ways counts, too
+# OUT=...                   the directory of a recording of wire, in place of build/wire
+# AGAINST=...               recordings of another commit that wire compares with, such as AGAINST="a b c"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
 # COUNT=...                 how many kills of each kind, in place of 100, races of each, of 10,000,
 #                           power losses on each file system, of 300, or decisions of unchanged on
@@ -39,7 +41,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure ways openapi clean
+.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure ways wire openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -136,6 +138,10 @@ structure: ## print the size of wingsd/ and of its packages
 ways: ## count the files that ten things pass through in two daemons, and write that to docs/architecture.md
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.ways $(if $(WAYS),--files)
+
+wire: ## record requests and answers in the tests of transfers in OUT=..., and compare with AGAINST=...
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.wire $(or $(OUT),build/wire) $(if $(AGAINST),--against $(AGAINST))
 
 openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the code
 	@$(PREPARE) lint
