@@ -8,6 +8,7 @@
 # WAYS=1                    print the files that ways counts, too
 # OUT=...                   the directory of a recording of wire, in place of build/wire
 # AGAINST=...               recordings of another commit that wire compares with, such as AGAINST="a b c"
+# FROM=...                  the commit from which updates updates, in place of the last one
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
 # COUNT=...                 how many kills of each kind, in place of 100, races of each, of 10,000,
 #                           power losses on each file system, of 300, or decisions of unchanged on
@@ -19,7 +20,8 @@
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
 #                           making, restores, pool, uploading, streaming, moves, moves-containers,
 #                           moves-proxy, moves-by-hand, moves-seeded, live or live-faults; of races
-#                           the only action, such as KIND="copy to"; of lines lossy or dead
+#                           the only action, such as KIND="copy to"; of lines lossy or dead; of updates move,
+#                           "direct transfer", copy or commit
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # DEB_BUILD_OPTIONS=nocheck the package without its tests, in a few minutes
@@ -41,7 +43,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure ways wire openapi clean
+.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure ways wire updates openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -142,6 +144,10 @@ ways: ## count the files that ten things pass through in two daemons, and write 
 wire: ## record requests and answers in the tests of transfers in OUT=..., and compare with AGAINST=...
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.wire $(or $(OUT),build/wire) $(if $(AGAINST),--against $(AGAINST))
+
+updates: ## kill daemons of the commit FROM=... in the middle of transfers, and go on with this code
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.kills.updates $(or $(FROM),HEAD) $(if $(KIND),--case "$(KIND)")
 
 openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the code
 	@$(PREPARE) lint

@@ -111,15 +111,16 @@ class Injector:
             victim.age_transfers()
         for victim in victims:
             await scenario.restart(victim)
-        await self._settle()
+        await self.settle()
 
     async def succeed(self, variant: str = "") -> None:
         """Have a transfer go well without a kill. Raises `Broken`."""
         await self.scenario.begin(variant)
-        await self._settle()
+        await self.settle()
         self.scenario.check_success()
 
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
+        """Return when all has ended; check the invariants. Raises `Broken`."""
         await until_none(self.scenario.unsettled)
         await self.scenario.check()
         for node in self.scenario.nodes.values():

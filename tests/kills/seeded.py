@@ -55,6 +55,15 @@ class Seeded(Resumed):
         await super().begin(variant)
 
     async def _order(self) -> None:
+        due = await self.copy()
+        if not self._is_due:
+            await super()._order()
+            return
+        await deferLater(reactor, max((due - datetime.now()).total_seconds(), 0.0))
+        self._ordering = Deferred.fromCoroutine(self._order_later())
+
+    async def copy(self) -> datetime:
+        """Have a copy follow the server; return when it is due."""
         source, destination = self.nodes.values()
         url = ("--url", destination.node.address)
         invited = await destination.wingsctl("receive", UUID, "--follow", *url, "--json")
@@ -65,11 +74,7 @@ class Seeded(Resumed):
         seeded = await source.wingsctl(*shlex.split(invited.json["send"])[1:], *options)
         if seeded.status and "already in progress" not in seeded.err:
             raise Broken(f"no copy follows the server: {seeded.err}")
-        if not self._is_due:
-            await super()._order()
-            return
-        await deferLater(reactor, max((due - datetime.now()).total_seconds(), 0.0))
-        self._ordering = Deferred.fromCoroutine(self._order_later())
+        return due
 
     async def _order_later(self) -> bool:
         """Have the Panel order the transfer; return whether the server has moved before."""

@@ -135,6 +135,8 @@ class NodeProcess:
         #: Environment variables besides this process's own. As those of an installed package,
         #: modules are compiled only once.
         self.variables = {"PYTHONDONTWRITEBYTECODE": ""}
+        #: Runs the daemon in place of this process's own interpreter, and with it its code.
+        self.python = ""
         #: The log of the processes before this one.
         self.past: list[str] = []
         self._proxied = proxied
@@ -193,7 +195,9 @@ class NodeProcess:
         self._resets = sum("/reset" in call.path for call in self.panel.calls)
         self._process = process = _Process()
         environment = {**os.environ, **self.variables}
-        if command[0] == TWISTD and not descriptors:
+        if self.python:
+            command = [self.python, *command]
+        elif command[0] == TWISTD and not descriptors:
             self._transport = ForkedProcess(
                 command, environment, self.directory, process.outReceived, process.end
             )
