@@ -45,7 +45,8 @@ _LARGE = 4096
 #: What is counted in a move, by how often it broke off.
 _COUNTED = re.compile(
     r"(?<=session=)s\d+|(?<=open-)\d+|(?<=/rounds/)\d+|(?<=round )\d+|(?<=page=)\d+"
-    r"|(?<=\"session\": \")s\d+|(?<=d\": )\d+|(?<=s\": )\d+|\d+(?= bytes with times)|(?<=Content-Length: )\d{4,}"
+    r"|(?<=\"session\": \")s\d+|(?<=d\": )\d+|(?<=s\": )\d+|\d+(?= bytes with times)"
+    r"|(?<=Content-Length: )\d{4,}"
 )
 _NEWS = re.compile(r"GET \S*/move/\w+(\?\S*)? ")
 _CLOSE = "  Connection: close"
