@@ -5,6 +5,7 @@ A destination that takes moves which resume gets one, any other the streams of `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,14 +17,13 @@ from wingsd.archive import Part
 from wingsd.archive.policy import attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import LocalBackup
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import DiskLimitExceeded, WingsdError
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.errors import FinalPassStalled
-from wingsd.transfers.outgoing.announcement import MoveAnnouncement
 from wingsd.transfers.outgoing.live_rounds import LiveRounds, RoundReporter
 from wingsd.transfers.outgoing.move import OutgoingMove
 from wingsd.transfers.outgoing.mover import Mover, MoveSubject, begun_of
@@ -50,6 +50,8 @@ __all__ = ["KEEPS_LINKS", "OutgoingUpload"]
 
 #: The features of a destination that keeps symlinks and hard links.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
+#: Stands for the predicted downtime in a command: whole seconds, rounded up.
+_SECONDS = "{seconds}"
 
 
 class OutgoingUpload:
@@ -281,13 +283,12 @@ class OutgoingUpload:
             self._steps.detail = text
 
         config = mover.live.config
-        players = MoveAnnouncement(config.announce, self._server, announcer.say)
         rounds = self.rounds = LiveRounds(
             move,
             self._server,
             config,
             self._uploader.reactor,
-            RoundReporter(announcer.say, note, self._steps.observer, players.announce),
+            RoundReporter(announcer.say, note, self._steps.observer, self._announce),
             lambda: move.may_be_stopped(ask_panel),
         )
         self._server.files.measure_if_stale()
@@ -300,6 +301,20 @@ class OutgoingUpload:
         finally:
             self.meter.stop()
             announcer.hide_progress()
+
+    async def _announce(self, downtime: float) -> None:
+        """Announce to the players that the server will be down for so many seconds.
+
+        A console that does not take the line does not stop the move.
+        """
+        assert self._mover is not None  # noqa: S101 - by `follow`
+        command = self._mover.live.config.announce
+        if not command:
+            return
+        try:
+            await self._server.command(command.replace(_SECONDS, str(max(math.ceil(downtime), 1))))
+        except WingsdError as error:
+            self._steps.announcer.say(f"its players were not told that it moves: {error}")
 
     async def note_running(self, *, runs: bool) -> None:
         """Record whether the server runs, which is stopped next. Raises `StorageError`."""
