@@ -39,7 +39,7 @@ ASKED_EVERY = 10.0
 TOLD_EVERY = 3600.0
 
 
-class SeededServer(Protocol):
+class CopiedServer(Protocol):
     """The server that is copied."""
 
     uuid: str
@@ -92,7 +92,7 @@ class SeedRounds:
 
     def __init__(
         self,
-        server: SeededServer,
+        server: CopiedServer,
         move: SeedMove,
         every: float,
         until: float | None,
