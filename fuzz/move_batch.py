@@ -16,8 +16,10 @@ from pathlib import Path
 import pyzstd
 
 from fuzz.findings import Finding, pieces
+from tests.support.attributes import OWN, acl
 from wingsd.errors import WingsdError
 from wingsd.filesystem import OpenatOpener
+from wingsd.filesystem.attributes import encode_attributes, read_attributes
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import HEAD, BatchKind, Index, encode_batch, encode_head, make_index
 from wingsd.moves.batch_reader import BatchReader
@@ -25,6 +27,7 @@ from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.errors import RoundIncomplete
 from wingsd.moves.frames import (
+    AttributesFrame,
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -38,7 +41,7 @@ from wingsd.moves.frames import (
     ZeroFrame,
 )
 from wingsd.moves.rereading import PieceReader
-from wingsd.moves.tree import DirectoryNode, MoveLimits
+from wingsd.moves.tree import DirectoryNode, LinkNode, MoveLimits, MoveTree
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -52,6 +55,13 @@ _LIMITS = MoveLimits(64, 8 << 20)
 _PATHS = (b"a", b"b", b"a/c", b"a/d", b"a/c/e", b"b/f", b"l", b"l/canary")
 _TARGETS = (b"../outside", b"a", b"/etc/passwd")
 _SIZES = (0, 1, 4096, 4097, 65_536, 70_000, 1 << 20, 1 << 40)
+_ACL = acl(users={5: 7, OWN: 1}, group=4, mask=7)
+_ATTRIBUTES = (
+    *(b"", b"", b"", b"", b""),
+    encode_attributes({b"user.a": b"1"}),
+    encode_attributes({b"system.posix_acl_access": _ACL, b"user.b": b""}),
+    b"\x02\0u.\0\0",
+)
 _SECRET = b"nobody may change this"
 
 
@@ -130,8 +140,10 @@ Made = tuple[Frame, bytes]
 
 
 def _whole(source: _Input) -> Made:
-    data = bytes([source.byte()]) * source.byte()
-    return WholeFrame(source.of(_PATHS), 0o644, 5, len(data), block_digest(data)), data
+    letter = source.byte()
+    data = bytes([letter]) * source.byte()
+    meta = (0o644, 5, len(data), block_digest(data), _ATTRIBUTES[letter % 8])
+    return WholeFrame(source.of(_PATHS), *meta), data
 
 
 def _data(source: _Input) -> Made:
@@ -142,7 +154,10 @@ def _data(source: _Input) -> Made:
 
 
 def _zero(source: _Input) -> Made:
-    return ZeroFrame(1 + source.byte() % 3, source.byte() % 20, 1 + source.byte()), b""
+    number, first, count = 1 + source.byte() % 3, source.byte() % 20, 1 + source.byte()
+    if first == 19:  # noqa: PLR2004
+        return AttributesFrame(number, _ATTRIBUTES[count % 8]), b""
+    return ZeroFrame(number, first, count), b""
 
 
 def _take(source: _Input) -> Made:
@@ -154,7 +169,8 @@ def _gone(source: _Input) -> Made:
 
 
 def _directory(source: _Input) -> Made:
-    return DirectoryFrame(source.of((*_PATHS, b"")), 0o700, source.byte()), b""
+    path, mtime = source.of((*_PATHS, b"")), source.byte()
+    return DirectoryFrame(path, 0o700, mtime, _ATTRIBUTES[mtime % 8]), b""
 
 
 def _file(source: _Input) -> Made:
@@ -250,6 +266,8 @@ def _said(move: MoveDestination, root: Path) -> list[object]:
     else:
         if _differs(move, root):
             raise Finding("the disk has something else than the tree")
+        move.finish()
+        _look_at_attributes(tree, root)
     names = {path: isinstance(node, DirectoryNode) for path, node in tree.walk()}
     missing = {path for path, _ in tree.missing()}
     for path, is_directory in names.items():
@@ -260,6 +278,19 @@ def _said(move: MoveDestination, root: Path) -> list[object]:
         ):
             raise Finding(f"{path!r} is not on the disk as in the tree")
     return [*found, names, move.received.upto, move.received.beyond, sorted(tree.slots)]
+
+
+def _look_at_attributes(tree: MoveTree, root: Path) -> None:
+    owner = (os.geteuid(), os.getegid())
+    for path, node in tree.walk():
+        if isinstance(node, LinkNode):
+            continue
+        fd = os.open(os.path.join(os.fsencode(root), path), os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            if read_attributes(fd, owner).value != node.attributes:
+                raise Finding(f"{path!r} has other attributes than in the tree")
+        finally:
+            os.close(fd)
 
 
 def _place() -> str | None:
@@ -289,7 +320,9 @@ def seeds() -> Iterator[bytes]:
         [
             WholeFrame(b"w", 0o600, 1, 4, block_digest(b"1234")),
             DataFrame(1, 0, 4096, 904, block_digests(data, 4096)),
+            AttributesFrame(2, _ATTRIBUTES[6]),
             ZeroFrame(2, 0, 4),
+            WholeFrame(b"v", 0o600, 1, 0, block_digest(b""), _ATTRIBUTES[5]),
         ],
     )
     for index, parts in ((shape, []), (removal, []), (contents, [b"1234", data])):

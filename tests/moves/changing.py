@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from tests.support.attributes import ACCESS, DEFAULT, acl
+
 NAMES = (b"a", b"b", b"c", b"\xff", b"sp ace", b"z" * 200)
 SIZES = (0, 1, 4096, 65_536, 65_537, 70_000, 300_000, 1 << 20)
 
@@ -20,6 +22,7 @@ change = st.tuples(
     st.sampled_from(
         (
             *("file", "file", "big", "directory", "symlink", "hard link", "touch", "mode"),
+            *("attribute", "attribute", "acl", "no attribute"),
             *("write", "rewrite", "truncate", "grow", "rename", "rename", "swap", "delete"),
         )
     ),
@@ -85,6 +88,24 @@ class Changes:
         os.rename(entry, path)
 
     @staticmethod
+    def _attribute(entry: bytes, number: int, path: bytes) -> None:
+        value = random.Random(number).randbytes(number % 900)
+        os.setxattr(entry, f"user.{number % 3}", value, follow_symlinks=False)
+
+    @staticmethod
+    def _acl(entry: bytes, number: int, path: bytes) -> None:
+        bits, users = number % 8, {4001 + number % 2: number % 7}
+        value = acl(users=users, owner=7, group=bits, mask=(number >> 3) % 8)
+        name = DEFAULT if number % 2 and os.path.isdir(entry) else ACCESS
+        os.setxattr(entry, name, value, follow_symlinks=False)
+
+    @staticmethod
+    def _no_attribute(entry: bytes, number: int, path: bytes) -> None:
+        names = os.listxattr(entry, follow_symlinks=False)
+        if names:
+            os.removexattr(entry, names[number % len(names)], follow_symlinks=False)
+
+    @staticmethod
     def _delete(entry: bytes, number: int, path: bytes) -> None:
         if os.path.isdir(entry) and not os.path.islink(entry):
             shutil.rmtree(entry)
@@ -123,6 +144,9 @@ class Changes:
             "touch": self._touch,
             "rename": self._rename,
             "delete": self._delete,
+            "attribute": self._attribute,
+            "acl": self._acl,
+            "no attribute": self._no_attribute,
         }
         self.of_files: dict[str, Change] = {
             "hard link": lambda file, number, path: os.link(file, path),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import pack
 
+from attrs import evolve
+
 from tests.moves.hostile_batch import (
     GOOD,
     GOOD_DATA,
@@ -18,12 +20,14 @@ from tests.moves.hostile_batch import (
     shape,
     whole,
 )
+from tests.support.attributes import acl
 from wingsd.moves.batch import HEAD
 from wingsd.moves.errors import (
     BatchDamaged,
     MoveVersionUnknown,
 )
 from wingsd.moves.frames import (
+    AttributesFrame,
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -149,6 +153,26 @@ NAMES = [
     if kind != "directory"
 ]
 
+
+def one_attribute(name: bytes, value: bytes) -> bytes:
+    return pack("<H", len(name)) + name + pack("<H", len(value)) + value
+
+
+ACL = acl(users={33: 7}, group=0, mask=7)
+ATTRIBUTES = {
+    "of the node": one_attribute(b"security.capability", b"1"),
+    "trusted": one_attribute(b"trusted.overlay.opaque", b"y"),
+    "of the system": one_attribute(b"system.nfs4_acl", b"1"),
+    "without a name": one_attribute(b"user.", b"1"),
+    "too many": b"".join(one_attribute(b"user.%03d" % n, b"") for n in range(65)),
+    "not sorted": one_attribute(b"user.b", b"") + one_attribute(b"user.a", b""),
+    "cut": one_attribute(b"user.a", b"1234")[:-1],
+    "no ACL": one_attribute(b"system.posix_acl_access", b"rwx"),
+    "an ACL without a mask": one_attribute(
+        b"system.posix_acl_access", acl(users={33: 7}, group=0)
+    ),
+}
+
 FIELDS = [
     refused(
         "set-user-id of a file",
@@ -183,6 +207,46 @@ FIELDS = [
         "more blocks than may be",
         "too many for its blocks",
         shape(3, 1, FileFrame(9, b"n", 0o644, 1, (1 << 38) + 1, 4096)),
+    ),
+    *(
+        refused(
+            f"attributes that are {what}",
+            "is refused: it",
+            shape(3, 1, DirectoryFrame(b"n", 0o755, 1, value)),
+        )
+        for what, value in ATTRIBUTES.items()
+    ),
+    *(
+        refused(
+            f"a file's attributes that are {what}",
+            "is refused: it",
+            data(3, 1, evolve(whole(b"n"), attributes=value), content=b"good"),
+        )
+        for what, value in ATTRIBUTES.items()
+    ),
+    *(
+        refused(
+            f"attributes of a number that are {what}",
+            "is refused: it",
+            data(3, 1, AttributesFrame(5, value)),
+        )
+        for what, value in ATTRIBUTES.items()
+    ),
+    refused(
+        "a default ACL of a file",
+        "name that is not allowed",
+        data(3, 1, AttributesFrame(5, one_attribute(b"system.posix_acl_default", ACL))),
+    ),
+    refused("attributes of no file", "number 6", data(3, 1, AttributesFrame(6, b""))),
+    refused(
+        "attributes behind blocks",
+        "do not come before its blocks",
+        data(3, 1, ZeroFrame(5, 0, 1), AttributesFrame(5, b"")),
+    ),
+    refused(
+        "attributes twice",
+        "do not come before its blocks",
+        data(3, 1, AttributesFrame(5, b""), AttributesFrame(5, b"")),
     ),
     refused("the number 0", "the number 0", shape(3, 1, FileFrame(0, b"n", 0o644, 1, 1, 4096))),
     refused("a symlink without a text", "without a text", shape(3, 1, LinkFrame(b"n", b"", 1))),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from tests.support.attributes import reading
 from wingsd.filesystem import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, Index
@@ -48,10 +49,11 @@ class Source:
         """Return the batches of the next round."""
         fd = os.open(root or self.root or "", os.O_RDONLY)
         try:
-            now = scan(fd, lambda line: None)
-            planned = plan(self.sent, now, unchanged)
-            batches = list(self.filler.shapes(planned))
-            with closing(ContentReader(fd)) as reader:
+            attributes = reading(fd)
+            now = scan(fd, lambda line: None, attributes)
+            with closing(ContentReader(fd, attributes)) as reader:
+                planned = plan(self.sent, now, unchanged, read_mode=reader.read_mode)
+                batches = list(self.filler.shapes(planned))
                 contents = (each for content in planned.contents for each in reader.read(content))
                 batches += self.filler.data(contents)
         finally:

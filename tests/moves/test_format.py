@@ -12,6 +12,7 @@ from wingsd.moves.batch import BatchKind, decode_index, encode_batch, make_index
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import block_digests
 from wingsd.moves.frames import (
+    AttributesFrame,
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -27,6 +28,7 @@ from wingsd.moves.frames import (
 from wingsd.moves.tree import MoveTree
 
 D, E = b"d" * 16, b"e" * 16
+A = b"\x06\0user.a\x01\0v"
 
 
 def digest(data: bytes) -> bytes:
@@ -54,6 +56,16 @@ ENCODED: list[tuple[Frame, bytes]] = [
         b"\x11" + pack("<IIIII", 7, 2, 2, 4096, 100) + D + E,
     ),
     (ZeroFrame(7, 0, 5), b"\x12" + pack("<III", 7, 0, 5)),
+    (
+        DirectoryFrame(b"d", 0o755, 1, A),
+        b"\x08\x01\0d\xed\x01" + pack("<q", 1) + b"\x0b\0" + A,
+    ),
+    (
+        WholeFrame(b"w", 0o1777, 2, 3, D, A),
+        b"\x13\x01\0w" + pack("<HqI", 0o1777, 2, 3) + D + b"\x0b\0" + A,
+    ),
+    (AttributesFrame(7, A), b"\x14\x07\0\0\0\x0b\0" + A),
+    (AttributesFrame(7, b""), b"\x14\x07\0\0\0\0\0"),
 ]
 
 
@@ -119,3 +131,45 @@ def test_the_root_of_a_tree_with_everything() -> None:
         b"\x01\x05\0small" + pack("<HqQ", 0o600, 6, 5) + file(5, 65_536, digest(small)[:16])
     )
     assert tree.root() == digest(b"wingsd move 1 root\n" + pack("<Hq", 0o750, 1) + top)
+
+
+def test_the_root_of_a_tree_with_attributes() -> None:
+    tree = MoveTree()
+    for frame in (
+        DirectoryFrame(b"", 0o750, 1, A),
+        DirectoryFrame(b"d", 0o700, 2, A),
+        FileFrame(1, b"n", 0o644, 3, 0, 4096),
+    ):
+        apply_shape(tree, frame)
+    for content in (AttributesFrame(1, A), WholeFrame(b"w", 0o600, 5, 0, digest(b"")[:16], A)):
+        begin(tree, content)
+        done(tree, content)
+
+    def file(block_size: int, digests: bytes) -> bytes:
+        return digest(b"wingsd move 1 file\n" + pack("<QI", 0, block_size) + digests)
+
+    d = digest(b"wingsd move 1 directory\n")
+    top = digest(
+        b"wingsd move 1 directory\n"
+        b"\x06\x01\0d"
+        + pack("<Hq", 0o700, 2)
+        + d
+        + digest(A)
+        + b"\x05\x01\0n"
+        + pack("<HqQ", 0o644, 3, 0)
+        + file(4096, b"")
+        + digest(A)
+        + b"\x05\x01\0w"
+        + pack("<HqQ", 0o600, 5, 0)
+        + file(65_536, digest(b"")[:16])
+        + digest(A)
+    )
+    root = b"wingsd move 1 root\n" + pack("<Hq", 0o750, 1) + top + digest(A)
+    assert tree.root() == digest(root)
+    apply_shape(tree, DirectoryFrame(b"", 0o750, 1))
+    assert tree.root() == digest(root[:-32])
+    assert tree.attribute_bytes == 3 * len(A)
+    apply_shape(tree, GoneFrame(b"d"))
+    apply_shape(tree, GoneFrame(b"n"))
+    apply_shape(tree, GoneFrame(b"w"))
+    assert tree.attribute_bytes == 0

@@ -20,6 +20,7 @@ from tests.moves.moving import Destination
 from tests.moves.test_live_source import Move
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from tests.support.archives import seen
+from tests.support.attributes import reading
 from wingsd.filesystem.walk import Listing, opened
 from wingsd.moves import known_tree, scan, seen_directories
 from wingsd.moves.known_tree import KnownTree
@@ -131,7 +132,7 @@ def test_a_second_process_walks_where_a_server_waits_for_it(
         opened(str(tmp_path)) as root,
     ):
         rule = UnchangedFiles(root, FakeFileSystems(), print) if is_followed else None
-        known = KnownTree(rule)
+        known = KnownTree(rule, reading(root))
         known.scan(root, print, None).close()
         assert known.is_all_of(root)
         (tmp_path / "file").write_bytes(b"other")
@@ -146,7 +147,7 @@ def test_only_what_was_changed_is_scanned_again(tmp_path: Path) -> None:
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append)
-        known = KnownTree(rule)
+        known = KnownTree(rule, reading(root))
         assert known.rescan(root, lines.append, None) is None
         tree = known.scan(root, lines.append, None)
         known.not_settled(b"three/file")
@@ -182,7 +183,7 @@ def test_all_is_scanned_where_there_are_too_many_directories(
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append)
-        known = KnownTree(rule)
+        known = KnownTree(rule, reading(root))
         known.scan(root, lines.append, None).close()
         known.read_all()
         assert known.is_all_of(root)
@@ -203,7 +204,7 @@ def test_a_symlink_that_was_made_just_now_is_read_again(tmp_path: Path) -> None:
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append, kernel)
-        known = KnownTree(rule)
+        known = KnownTree(rule, reading(root))
         found = []
         rule.begin(is_final=True)  # nothing settles
         known.scan(root, lines.append, None).close()
@@ -235,7 +236,7 @@ def test_all_is_scanned_when_a_name_of_several_goes_meanwhile(
 
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append)
-        known = KnownTree(rule)
+        known = KnownTree(rule, reading(root))
         rule.begin()
         known.scan(root, lines.append, None).close()
         known.read_all()

@@ -130,11 +130,11 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -
     path = tmp_path / "ledger"
     writer = LedgerWriter()
     newer = bytearray(writer.header(MOVE) + writer.record(RecordType.OPENED, BOOT))
-    newer[8] = 2
+    newer[8] = 3
     end = MARK_AT - 4
     newer[end:MARK_AT] = crc32(newer[:end]).to_bytes(4, "little")
     path.write_bytes(newer)
-    with pytest.raises(LedgerVersionUnknown, match="it has version 2"):
+    with pytest.raises(LedgerVersionUnknown, match="it has version 3"):
         LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
     assert path.read_bytes() == newer
 

@@ -117,6 +117,7 @@ def test_any_rounds_that_are_given_up_end_in_the_same_tree(
     opened.__exit__()
     with destination.open() as again:
         assert again.tree.root() == source.sent.root()
+        again.finish()
     assert seen(destination.tree, owner=False) == seen(root, owner=False)
     assert not os.listdir(destination.place / "aside")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.attributes import reading
 from wingsd.filesystem.walk import Listing, opened
 from wingsd.moves.digests import WHOLE
 from wingsd.moves.errors import FrameRefused
@@ -47,7 +48,7 @@ def test_a_scan_has_files_of_all_kinds(tmp_path: Path) -> None:
     (tmp_path / "set-id").chmod(0o4755)
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
-        tree = scan(root, lines.append)
+        tree = scan(root, lines.append, reading(root))
     found = {path: node for path, node in tree.walk() if isinstance(node, FileNode)}
     assert {path: (node.size, node.mode, node.names) for path, node in found.items()} == {
         b"first": (6, 0o644, [b"first", b"second"]),
@@ -72,7 +73,7 @@ def test_a_name_that_is_listed_twice_is_refused(
 
     monkeypatch.setattr("wingsd.moves.scan.walk", walk)
     with opened(str(tmp_path)) as root, pytest.raises(FrameRefused):
-        scan(root, lambda line: None)
+        scan(root, lambda line: None, reading(root))
 
 
 def _fields(tree: MoveTree) -> list[tuple[object, ...]]:

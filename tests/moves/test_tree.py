@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from tests.moves.moving import LIMITS
+from wingsd.errors import DiskLimitExceeded
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import block_digest, directory_hash
 from wingsd.moves.errors import FrameRefused, RoundIncomplete
@@ -26,7 +27,7 @@ from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordT
 from wingsd.moves.nodes import pack_file
 from wingsd.moves.recovery import recover
 from wingsd.moves.snapshot import parts, snapshot
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import DirectoryNode, MoveLimits, MoveTree
 
 
 def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:
@@ -163,3 +164,13 @@ def test_a_snapshot_is_the_same_tree(tree: MoveTree) -> None:
     assert (found.tree.members, found.tree.bytes) == (tree.members, tree.bytes)
     received = found.received
     assert (received.round, received.upto, received.closed, received.shape) == (4, 20, 20, 15)
+
+
+def test_attributes_are_bounded() -> None:
+    tree = MoveTree(MoveLimits(10_000, 1 << 20))
+    value = bytes(60_000)
+    for number in range(1_119):  # 64 MiB, and a sixteenth of the disk limit
+        tree.add(b"%d" % number, DirectoryNode(0o755, 1, value))
+        tree.trim()
+    with pytest.raises(DiskLimitExceeded, match="extended attributes"):
+        tree.add(b"more", DirectoryNode(0o755, 1, value))

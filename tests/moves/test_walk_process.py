@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.support.attributes import reading
 from wingsd.filesystem.walk import BATCH, opened
 from wingsd.moves.scan import scan
 from wingsd.moves.seen_directories import SeenDirectories
@@ -41,7 +42,7 @@ def root(tmp_path: Path) -> Iterator[int]:
 
 def seen_by_walk(root: int) -> SeenDirectories:
     seen = SeenDirectories()
-    scan(root, lambda line: None, None, seen).close()
+    scan(root, lambda line: None, reading(root), None, seen).close()
     return seen
 
 

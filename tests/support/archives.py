@@ -139,8 +139,13 @@ def seen(root: Path, *, nanoseconds: bool = True, owner: bool = True) -> Tree:
             with open(path, "rb") as file:
                 content = file.read()
         first = inodes.setdefault(found.st_ino, name)
-        tree[name] = (oct(found.st_mode), time, content, first, *ids)
+        tree[name] = (oct(found.st_mode), time, content, first, *ids, *_attributes(path))
     return tree
+
+
+def _attributes(path: bytes) -> list[tuple[str, bytes]]:
+    names = os.listxattr(path, follow_symlinks=False)
+    return sorted((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
 
 
 def by_tarfile(entries: Sequence[tuple[tarfile.TarInfo, bytes]], form: int) -> bytes:

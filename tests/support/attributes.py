@@ -1,11 +1,14 @@
-"""POSIX ACLs as the kernel has them, for tests."""
+"""POSIX ACLs as the kernel has them, and readers of attributes, for tests."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from struct import iter_unpack, pack
 
-__all__ = ["ACCESS", "DEFAULT", "OWN", "acl", "entries"]
+from wingsd.filesystem.attributes import EVERYTHING, AttributeReader, AttributesKept
+
+__all__ = ["ACCESS", "DEFAULT", "OWN", "acl", "entries", "reading"]
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 OWN = 0xFFFFFFFE
@@ -38,3 +41,9 @@ def acl(
 def entries(value: bytes) -> list[tuple[int, ...]]:
     """Return the entries of an ACL, sorted."""
     return sorted(iter_unpack("<HHI", value[4:]))
+
+
+def reading(root: int, kept: AttributesKept = EVERYTHING) -> AttributeReader:
+    """Return what reads the attributes of files below a directory."""
+    found = os.fstat(root)
+    return AttributeReader((found.st_uid, found.st_gid), kept)

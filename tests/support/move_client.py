@@ -18,6 +18,7 @@ import attrs
 import requests
 from twisted.internet.threads import deferToThread
 
+from tests.support.attributes import reading
 from wingsd.moves.contents import ContentReader
 from wingsd.moves.filling import Batch, BatchFiller
 from wingsd.moves.held import HeldTree
@@ -66,6 +67,8 @@ class MoveClient:
         self.size = 256 << 10
         self.sent = MoveTree()
         self.filler = BatchFiller(self.size)
+        #: What the answer to the beginning was, by `move`.
+        self.begun: dict[str, Any] = {}
         #: What the last answer to `resume` was.
         self.held: dict[str, Any] = {}
         #: Bytes of batches that were sent.
@@ -140,10 +143,10 @@ class MoveClient:
         """Return the batches of the next round."""
         fd = os.open(self.root, os.O_RDONLY)
         try:
-            now = scan(fd, lambda line: None)
+            now = scan(fd, lambda line: None, reading(fd))
             planned = plan(self.sent, now, lambda before, node: False)
             batches = list(self.filler.shapes(planned))
-            with closing(ContentReader(fd)) as reader:
+            with closing(ContentReader(fd, reading(fd))) as reader:
                 contents = (each for content in planned.contents for each in reader.read(content))
                 batches += self.filler.data(contents)
         finally:
@@ -228,6 +231,7 @@ class MoveClient:
         """Move the server; return the last status."""
         answer = await self.begin(**changes)
         assert answer.status == 201, answer
+        self.begun = answer.json
         await self.send()
         assert (await self.commit()).status == 202
         return await self.outcome()

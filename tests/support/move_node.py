@@ -45,6 +45,7 @@ class MoveNode(Destination):
         self.token = "token"
         self.sessions = self.round = 0
         self.limit, self.streams, self.encodings = 16 << 20, 2, ["zstd"]
+        self.attributes_kept = ["user", "acl"]
         self.batches: list[tuple[int, int]] = []
         self.under_way = self.most_under_way = 0
         self.attachments: dict[str, bytes] = {}
@@ -156,7 +157,8 @@ class MoveNode(Destination):
         self.key, self.order = order["key"], order
         return status, {
             "id": self.id,
-            "version": 1,
+            "version": order["version"],
+            "attributes": self.attributes_kept,
             "batch": self.limit,
             "streams": self.streams,
             "encodings": self.encodings,

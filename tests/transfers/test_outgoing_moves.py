@@ -12,6 +12,8 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred, DeferredList
 
+from tests.support.archives import seen
+from tests.support.attributes import ACCESS, acl
 from tests.support.full_trees import limit_trees
 from tests.support.move_node import (
     CUT,
@@ -540,3 +542,44 @@ async def test_a_beginning_that_was_not_answered_is_withdrawn(
     await until(lambda: node.deleted == ["keep"])
     assert node.order["only_known"] is True
     assert node.sessions == 0
+
+
+def set_attributes(sender: Sender) -> Path:
+    file = sender.tree / "region0"
+    os.setxattr(file, "user.note", b"1")
+    os.setxattr(file, ACCESS, acl(users={4033: 7}, group=0, mask=7))
+    return file
+
+
+async def test_attributes_come_with_it_to_nodes_that_keep_them(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.features += ", move-2"
+    set_attributes(sender)
+
+    await sender.start()
+
+    check_moved(sender, node)
+    assert node.order["version"] == 2
+    assert seen(node.copy.tree) == seen(sender.tree)
+    assert not sender.said("extended attributes")
+
+
+@pytest.mark.parametrize("features", ["", ", move-2"])
+async def test_one_line_counts_what_a_node_does_not_keep(
+    sender: Sender, node: MoveNode, features: str
+) -> None:
+    node.features += features
+    node.attributes_kept = []
+    set_attributes(sender)
+
+    await sender.start()
+
+    assert sender.states[-1] == "completed"
+    assert node.order["version"] == (2 if features else 1)
+    there = node.copy.tree / "region0"
+    assert os.listxattr(there) == []
+    assert there.stat().st_mode & 0o070 == 0
+    lines = [line for line in sender.lines if "extended attributes" in line]
+    assert len(lines) == 1
+    assert "1 file without" in lines[0]

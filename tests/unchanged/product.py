@@ -22,6 +22,7 @@ import attrs
 from tests.moves.moving import Destination, feed
 from tests.support.archives import seen
 from tests.unchanged.source import Round
+from wingsd.filesystem.attributes import AttributeReader
 from wingsd.moves import known_tree, seen_directories
 from wingsd.moves.bodies import batch_body
 from wingsd.moves.filling import Batch
@@ -129,8 +130,8 @@ class ProductSource:
             self._rules.append(made)
             return made
 
-        def tree(of: UnchangedFiles | None) -> CountingTree:
-            self._trees.append(make_tree(of))
+        def tree(of: UnchangedFiles | None, attributes: AttributeReader) -> CountingTree:
+            self._trees.append(make_tree(of, attributes))
             return self._trees[0]
 
         with ExitStack() as stack:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import attrs
 
+from tests.support.attributes import reading
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.errors import FrameRefused
 from wingsd.moves.plan import FileContent, plan
@@ -103,7 +104,7 @@ class Source:
         if is_final:
             passed = self._rule.spot_check(now)
             assert not list(now.missing()), "a file could not be read although nothing writes"
-            assert first_difference(self._root, now) is None
+            assert first_difference(self._root, now, reading(self._root)) is None
         self._rule.end()
         self.sent, self._carried = now, carried
         return Round(read + len(carried), len(carried), passed)
@@ -115,7 +116,7 @@ class Source:
     def _scanned(self) -> MoveTree:
         while True:
             with suppress(FrameRefused):  # a directory was renamed meanwhile, and seen twice
-                return scan(self._root, lambda line: None)
+                return scan(self._root, lambda line: None, reading(self._root))
 
     def _read(self, content: FileContent) -> None:
         """Read a file; its blocks stay unknown if it is not as the scan has seen it."""

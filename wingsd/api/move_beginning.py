@@ -22,8 +22,8 @@ from wingsd.transfers.incoming.moves.manager import IncomingMoves
 
 __all__ = ["MovesEndpoint"]
 
-#: The version of these requests.
-VERSION = 1
+#: The versions of these requests. With the second one there are extended attributes.
+VERSIONS = (1, 2)
 _MIB = 1 << 20
 _KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -89,17 +89,18 @@ class MovesEndpoint(Public):
         It is admitted as with an upload, and then sent in any number of requests. The same request
         again, with the same token and key, has the same answer.
         """
-        if body.version != VERSION:
-            raise MoveVersionUnknown(body.version, VERSION)
+        if body.version not in VERSIONS:
+            raise MoveVersionUnknown(body.version, VERSIONS[-1])
         if not _KEY.fullmatch(body.key):
             raise MoveRequestInvalid("the key is not 64 hexadecimal digits")
         token, direct = self._token, self._direct
         known = await self._moves.begun(token, body.key)
         if known is not None:
-            return Repeated(self._answer(known, body))
+            return Repeated(await self._answer(known, body))
         token = self._parsed(request, accept_expired=False)
         if body.only_known:
-            return Repeated(self._answer(await self._moves.withdraw(token, body.key), body))
+            known = await self._moves.withdraw(token, body.key)
+            return Repeated(await self._answer(known, body))
         move = await self._moves.begin(
             token,
             body.key,
@@ -114,16 +115,18 @@ class MovesEndpoint(Public):
                 log=body.log,
                 running=body.running,
                 follow=body.follow and token.direct,
+                version=body.version,
             ),
             lambda: direct.coordinator(token, body.follow) if token.direct else None,
         )
-        return self._answer(move, body)
+        return await self._answer(move, body)
 
-    def _answer(self, move: str, body: MoveBegin) -> MoveBegun:
+    async def _answer(self, move: str, body: MoveBegin) -> MoveBegun:
         settings = self._moves.settings
         return MoveBegun(
             id=move,
-            version=VERSION,
+            version=body.version,
+            attributes=(await self._moves.attributes_kept(body.version)).names,
             batch=settings.batch * _MIB,
             streams=settings.streams,
             encodings=["zstd"] if "zstd" in body.encodings else [],

@@ -46,7 +46,7 @@ class MovedBackup:
 class MoveBegin:
     """What a move is."""
 
-    version: Annotated[int, "The version of these requests: 1."]
+    version: Annotated[int, "The version of these requests: 1 or 2."]
     key: Annotated[
         str,
         "32 random bytes in hexadecimal digits, by which all other requests are authorized.",
@@ -78,6 +78,9 @@ class MoveBegun:
 
     id: Annotated[str, "Its id, in hexadecimal digits."]
     version: int
+    attributes: Annotated[
+        list[str], "With version 2, the extended attributes that are kept: `user` and `acl`."
+    ]
     batch: Annotated[int, "Bytes that a body may have."]
     streams: Annotated[int, "Requests with batches that may be under way at once."]
     encodings: Annotated[list[str], "How batches may be compressed."]

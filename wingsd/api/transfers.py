@@ -31,6 +31,7 @@ from wingsd.transfers.outgoing.request import (
     FOLLOWS,
     KEEPS_ATTRIBUTES,
     MOVES,
+    MOVES_ATTRIBUTES,
     TransferRequest,
 )
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
@@ -175,7 +176,8 @@ class TransfersEndpoint(Public):
 
         With `streams`, the requests in which a server is sent have one result, and a hard link in
         one may refer to a file in another. With `attributes` it restores extended attributes and
-        ACLs of archives. With `move-1` it takes moves that resume.
+        ACLs of archives. With `move-1` it takes moves that resume, with `move-2` also those of
+        extended attributes and ACLs.
 
         A sender with a transfer token may name its storage pool in `X-Storage-Pool`, and a marker
         file that it has created there in `X-Storage-Pool-Mark`: the features then include whether
@@ -184,7 +186,7 @@ class TransfersEndpoint(Public):
         """
         features = ["symlinks", "hard-links", "streams", KEEPS_ATTRIBUTES]
         if self._config.system.transfers.moves.enabled:
-            features += [MOVES, FOLLOWS]
+            features += [MOVES, MOVES_ATTRIBUTES, FOLLOWS]
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
             features += await self._features_for(self._token(request), request)
         request.setHeader("Transfer-Features", ", ".join(features))

@@ -29,7 +29,7 @@ from wingsd.archive.tar_headers import (
     padding,
 )
 from wingsd.errors import DiskLimitExceeded, StorageError
-from wingsd.filesystem.attributes import mode_without_mask, read_attributes
+from wingsd.filesystem.attributes import EVERYTHING, NOTHING, AttributeReader
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import FILE_FLAGS, REPLACED, file_type_name
 from wingsd.filesystem.walk import (
@@ -69,12 +69,11 @@ class TarWriter:
 
     `links`: whether symlinks and hard links are sent as such, or as copies of the files they lead
     to. `warn` is called with a line for each file that is left out or sent in another form.
-    `packed_bytes` counts the file data so far, `counts` the members by kind, `without_attributes`
-    those of which attributes are left out.
+    `packed_bytes` counts the file data so far, `counts` the members by kind.
     """
 
     def __init__(self, part: Part, *, links: bool, warn: Callable[[str], None]) -> None:
-        self.packed_bytes = self.without_attributes = 0
+        self.packed_bytes = 0
         self.counts = dict.fromkeys(Kind, 0)
         self._links = links
         self._warn = warn
@@ -86,8 +85,14 @@ class TarWriter:
         #: A descriptor of the root, while it is read, and the ids of its owner.
         self._root = -1
         self._owner: Owner = (-1, -1)
+        self._reader = AttributeReader(self._owner, NOTHING)
         #: Bytes left in the current block: reading no more saves cutting and copying.
         self._block_left = STEP
+
+    @property
+    def without_attributes(self) -> int:
+        """How many files and directories have attributes that are left out."""
+        return self._reader.without
 
     def blocks(self) -> Generator[bytes, None, None]:
         """Yield the archive in blocks of `STEP` bytes. May be called once.
@@ -123,6 +128,8 @@ class TarWriter:
             for listing in listings:
                 if not listing.path:
                     self._owner = (listing.stat.st_uid, listing.stat.st_gid)
+                    kept = EVERYTHING if self._part.attributes else NOTHING
+                    self._reader = AttributeReader(self._owner, kept)
                 if listing.is_first:
                     yield from self._directory(listing)
                 prefix = listing.prefix
@@ -314,15 +321,8 @@ class TarWriter:
         mode, stripped = member_mode(found.st_mode)
         if stripped:
             self._warn(f"{display(name)} is sent without its set-user-id or set-group-id bit")
-        attributes = read_attributes(fd, self._owner)
-        value = attributes.value
-        is_kept = self._part.attributes
-        if not attributes.is_whole or (value and not is_kept):
-            self.without_attributes += 1
-        if not value:
-            return mode, b"", NO_OWNER
-        mode = mode_without_mask(mode, value)
-        return mode, *(attribute_records(value, self._owner) if is_kept else (b"", NO_OWNER))
+        value, mode = self._reader.read(fd, found, mode)
+        return mode, *(attribute_records(value, self._owner) if value else (b"", NO_OWNER))
 
     def _time(self, name: bytes, found: os.stat_result) -> int:
         mtime = found.st_mtime_ns

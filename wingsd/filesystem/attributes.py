@@ -16,8 +16,10 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from struct import Struct
+from tempfile import TemporaryFile
 
 from attrs import frozen
 
@@ -27,9 +29,13 @@ __all__ = [
     "ACCESS",
     "ACL_NAMES",
     "DEFAULT",
+    "EVERYTHING",
     "MAX_BYTES",
     "MAX_COUNT",
+    "MOST",
+    "NOTHING",
     "OWN",
+    "AttributeReader",
     "AttributesKept",
     "FoundAttributes",
     "acl_from_kernel",
@@ -44,6 +50,7 @@ __all__ = [
     "mode_without_mask",
     "names_own",
     "read_attributes",
+    "supported_attributes",
     "write_attributes",
 ]
 
@@ -57,6 +64,9 @@ ACCESS, DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
 
 ACL_NAMES = (ACCESS, DEFAULT)
 """The attributes that are ACLs; only directories have the second one."""
+
+MOST = 100_000
+"""The most files that are counted of which attributes are left out."""
 
 OWN = 0xFFFFFFFE
 """In ACLs, the user and the group that all files of servers have on a node."""
@@ -109,8 +119,19 @@ class AttributesKept:
     user: bool
     acls: bool
 
-    def __bool__(self) -> bool:
-        return self.user or self.acls
+    @property
+    def names(self) -> list[str]:
+        """Their names between two nodes: `user`, `acl`."""
+        return [name for name, kept in (("user", self.user), ("acl", self.acls)) if kept]
+
+    @classmethod
+    def named(cls, names: Collection[str]) -> AttributesKept:
+        """Return those that have these names."""
+        return cls(user="user" in names, acls="acl" in names)
+
+
+EVERYTHING = AttributesKept(user=True, acls=True)
+NOTHING = AttributesKept(user=False, acls=False)
 
 
 @frozen(repr=False)
@@ -150,7 +171,7 @@ def decode_attributes(value: bytes, *, is_directory: bool) -> dict[bytes, bytes]
 def check_attribute(name: bytes, text: bytes, *, is_directory: bool) -> None:
     """Check one attribute that may be anyone's. Raises ValueError."""
     if name == ACCESS or (name == DEFAULT and is_directory):
-        if _packed(_checked(_entries(text))) != text:
+        if not _is_canonical(text):
             raise ValueError("the entries of its ACL are not sorted, or come twice")
     elif not name.startswith(_USER) or not len(_USER) < len(name) <= _MAX_NAME or b"\0" in name:
         raise ValueError("it has an extended attribute with a name that is not allowed")
@@ -180,9 +201,7 @@ def mode_without_mask(mode: int, value: bytes) -> int:
     acl = dict(attribute_pairs(value)).get(ACCESS)
     if acl is None:
         return mode
-    entries = _entries(acl)
-    group = entries[_GROUP, _NO_ID] & entries.get((_MASK, _NO_ID), _ALL)
-    return mode & ~0o070 | (mode & group << 3)
+    return mode & ~0o070 | (mode & _group_bits(acl))
 
 
 def read_attributes(fd: int, owner: Owner) -> FoundAttributes:
@@ -196,8 +215,10 @@ def read_attributes(fd: int, owner: Owner) -> FoundAttributes:
         if error.errno in _NOT_TAKEN:
             return FoundAttributes(b"", error.errno == errno.EOPNOTSUPP)
         raise
-    if not listed:
-        return _NOTHING
+    return _read(fd, listed, owner) if listed else _NOTHING
+
+
+def _read(fd: int, listed: Sequence[str], owner: Owner) -> FoundAttributes:
     names = sorted(filter(_is_ours, map(os.fsencode, listed)), key=_acls_first)
     found: dict[bytes, bytes] = {}
     left, is_whole = MAX_BYTES, True
@@ -227,6 +248,51 @@ def _get(fd: int, name: bytes, owner: Owner) -> bytes | None:
         raise
 
 
+def supported_attributes(directory: str) -> AttributesKept:
+    """Return what the file system of a directory keeps, by a file without a name."""
+    acl = {(_OWNER, _NO_ID): _ALL, (_NAMED_USER, 1): 0, (_GROUP, _NO_ID): 0}
+    acl |= {(_MASK, _NO_ID): 0, (_OTHER, _NO_ID): 0}
+    try:
+        with TemporaryFile(dir=directory) as file:
+            fd = file.fileno()
+            user, acls = _set(fd, b"user.wingsd", b"1"), _set(fd, ACCESS, _packed(acl))
+    except OSError:
+        return NOTHING
+    return AttributesKept(user=user, acls=acls)
+
+
+class AttributeReader:
+    """Reads the attributes of a server's files, as far as `kept`; counts files that have others.
+
+    `owner` are the ids of the node's own user and group. Not for several threads at once.
+    """
+
+    def __init__(self, owner: Owner, kept: AttributesKept) -> None:
+        self.kept = kept
+        self._owner = owner
+        #: Files and directories of which some are left out, by device and inode number.
+        self._without: set[tuple[int, int]] = set()
+
+    @property
+    def without(self) -> int:
+        """The number of files and directories of which some are left out, `MOST` at most."""
+        return len(self._without)
+
+    def read(self, fd: int, found: os.stat_result, mode: int) -> tuple[bytes, int]:
+        """Return the attributes of an open file, and what its `mode` is without an ACL."""
+        attributes = read_attributes(fd, self._owner)
+        if attributes is _NOTHING and not self._without:
+            return b"", mode  # of most files
+        value = kept_attributes(attributes.value, self.kept)
+        inode = (found.st_dev, found.st_ino)
+        if attributes.is_whole and value == attributes.value:
+            if self._without:
+                self._without.discard(inode)
+        elif len(self._without) < MOST:
+            self._without.add(inode)
+        return value, mode_without_mask(mode, attributes.value)
+
+
 def write_attributes(fd: int, value: bytes, mode: int, owner: Owner) -> bool:
     """Give an open file or directory the attributes of a valid value, and the mode `mode`.
 
@@ -242,7 +308,7 @@ def write_attributes(fd: int, value: bytes, mode: int, owner: Owner) -> bool:
     os.fchmod(fd, mode)
     for name, text in pairs:
         if name in ACL_NAMES:
-            acl = _packed(_renumbered(_entries(text), _OWN, owner))
+            acl = _for_kernel(text, owner)
             is_whole &= _set(fd, name, acl)
     return is_whole
 
@@ -351,12 +417,33 @@ def _renumbered(entries: Acl, numbers: Owner, others: Owner) -> Acl:
     }
 
 
+@lru_cache(maxsize=32)
+def _for_kernel(acl: bytes, owner: Owner) -> bytes:
+    return _packed(_renumbered(_entries(acl), _OWN, owner))
+
+
 def names_own(acl: bytes) -> bool:
     """Return whether an ACL has an entry for the node's own user or group."""
     entries = _entries(acl)
     return any((tag, OWN) in entries for tag in _NAMED)
 
 
+# Many files have the same ACL.
+
+
+@lru_cache(maxsize=32)
+def _is_canonical(acl: bytes) -> bool:
+    return _packed(_checked(_entries(acl))) == acl
+
+
+@lru_cache(maxsize=32)
+def _group_bits(acl: bytes) -> int:
+    """Return the permissions that an ACL gives to the group, as they are in a mode."""
+    entries = _entries(acl)
+    return (entries[_GROUP, _NO_ID] & entries.get((_MASK, _NO_ID), _ALL)) << 3
+
+
+@lru_cache(maxsize=32)
 def acl_from_kernel(acl: bytes, owner: Owner) -> bytes:
     """Return an ACL as the kernel has it, in which `owner` are the ids of a node's own user.
 

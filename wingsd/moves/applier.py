@@ -1,7 +1,8 @@
 """Applies frames below a directory. Blocking. No symlink is followed, and nothing else is touched.
 
 Each shape frame may be applied once more after it was, or while it was, as after a crash: with
-`again`. Until `finish` directories have mode 0700 and files that come in parts 0600.
+`again`. Until `finish` directories have mode 0700, files that come in parts 0600, and nothing has
+extended attributes or ACLs: a default ACL would be inherited by what comes later.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from wingsd.errors import StorageError
+from wingsd.filesystem.attributes import clear_attributes, write_attributes
 from wingsd.filesystem.modes import is_own, process_umask, set_mode_at
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
@@ -56,10 +58,13 @@ class TreeApplier:
     ) -> None:
         self._root = root
         self._aside = aside
+        self._given = owner or (os.geteuid(), os.getegid())
         self._owner = None if owner is None or is_own(owner, root) else owner
         self._umask = process_umask()
         self._opener = opener
         self._directories = OpenDirectories(root, lambda path: None)
+        #: How many files and directories lack attributes that they should have, by `finish`.
+        self.without_attributes = 0
         #: The file that was written last, by its number.
         self._file = (0, -1)
 
@@ -208,8 +213,12 @@ class TreeApplier:
             ) from error
 
     def finish(self, tree: MoveTree) -> None:
-        """Give files and directories their modes and times, the deepest directories first."""
+        """Give files and directories what is still missing, the deepest directories first.
+
+        These are modes, times and attributes.
+        """
         self._close_file()
+        self.without_attributes = 0
         # those that the walk is in
         directories: list[tuple[bytes, DirectoryNode]] = []
         path = b""
@@ -219,7 +228,11 @@ class TreeApplier:
                     self._finish(*directories.pop())
                 if isinstance(node, DirectoryNode):
                     directories.append((path, node))
-                elif isinstance(node, FileNode) and node.number and node.names[0] == path:
+                elif (
+                    isinstance(node, FileNode)
+                    and (node.number or node.attributes)
+                    and node.names[0] == path
+                ):
                     self._set(self._opened(path), node)
             while directories:
                 self._finish(*directories.pop())
@@ -228,16 +241,32 @@ class TreeApplier:
         self._directories.close()
 
     def reopen(self, tree: MoveTree) -> None:
-        """Undo `finish` as far as it keeps this process from writing to directories."""
+        """Undo `finish`, as far as it keeps this process from writing, or would be inherited."""
         path = b""
         try:
             for path, node in tree.walk(plain=False):
-                if isinstance(node, DirectoryNode) and node.mode & _OWN != _OWN:
-                    # a shape that is still to be applied may make it
-                    with suppress(FileNotFoundError):
+                # a shape that is still to be applied may make it
+                with suppress(FileNotFoundError):
+                    if isinstance(node, DirectoryNode) and node.mode & _OWN != _OWN:
                         self._open_up(path)
+                    if isinstance(node, DirectoryNode | FileNode) and node.attributes:
+                        self._clear(path, node)
         except OSError as error:
             raise _failed(path, error) from error
+
+    def _clear(self, path: bytes, node: DirectoryNode | FileNode) -> None:
+        if isinstance(node, DirectoryNode):
+            fd: int | None = os.open(b".", os.O_RDONLY, dir_fd=self._inside(path))
+            mode = _OWN
+        else:
+            fd, mode = self.open_file(path), node.mode
+        if fd is None:
+            return
+        try:
+            clear_attributes(fd)
+            os.fchmod(fd, mode)  # without an ACL it had the mask
+        finally:
+            os.close(fd)
 
     def _open_up(self, path: bytes) -> None:
         if path:
@@ -249,10 +278,12 @@ class TreeApplier:
     def _finish(self, path: bytes, node: DirectoryNode) -> None:
         self._set(os.open(b".", os.O_RDONLY, dir_fd=self._inside(path)), node)
 
-    @staticmethod
-    def _set(fd: int, node: FileNode | DirectoryNode) -> None:
+    def _set(self, fd: int, node: FileNode | DirectoryNode) -> None:
         try:
-            os.fchmod(fd, node.mode)
+            if not node.attributes:
+                os.fchmod(fd, node.mode)
+            elif not write_attributes(fd, node.attributes, node.mode, self._given):
+                self.without_attributes += 1
             os.utime(fd, ns=(node.mtime, node.mtime))
         finally:
             os.close(fd)

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from wingsd.moves.errors import MoveVersionUnknown, damaged, invalid, refused
 from wingsd.moves.frames import (
+    AttributesFrame,
     Content,
     DataFrame,
     Frame,
@@ -74,7 +75,8 @@ _REMOVAL = (TakeFrame, GoneFrame)
 # Tuples: with a union isinstance takes three times as long.
 _WITH_BYTES = (WholeFrame, DataFrame)
 _BLOCKS = (DataFrame, ZeroFrame)
-_CONTENT = (*_BLOCKS, WholeFrame)
+_OF_NUMBERS = (*_BLOCKS, AttributesFrame)
+_CONTENT = (*_OF_NUMBERS, WholeFrame)
 
 
 class BatchKind(Enum):
@@ -211,7 +213,7 @@ class _Checks:
         """Check one more frame."""
         if isinstance(frame, _CONTENT) is not self._is_data:
             raise invalid("it mixes shape and data")
-        if isinstance(frame, _BLOCKS):
+        if isinstance(frame, _OF_NUMBERS):
             self._add_blocks(frame)
         else:
             self._add_path(frame)
@@ -238,12 +240,16 @@ class _Checks:
         if isinstance(frame, HardFrame) and frame.first == path:
             raise refused(f"{display(path)} is a hard link to itself")
 
-    def _add_blocks(self, frame: DataFrame | ZeroFrame) -> None:
+    def _add_blocks(self, frame: DataFrame | ZeroFrame | AttributesFrame) -> None:
         if frame.number != self._number:
             if frame.number in self._numbers:
                 raise refused(f"the blocks of file {frame.number} are not together")
             self._numbers.add(frame.number)
             self._number, self._end = frame.number, 0
+        elif isinstance(frame, AttributesFrame):
+            raise refused(f"the attributes of file {frame.number} do not come before its blocks")
+        if isinstance(frame, AttributesFrame):
+            return
         if frame.first < self._end:
             raise refused(f"blocks of file {frame.number} come twice, or not in order")
         self._end = frame.first + frame.count

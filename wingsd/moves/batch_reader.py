@@ -22,7 +22,7 @@ from wingsd.moves.batch import (
 )
 from wingsd.moves.digests import DIGEST, Bytes, block_digest, block_digests
 from wingsd.moves.errors import MoveBatchTooLarge, damaged, invalid
-from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
+from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.written import RunningChecksum
 from wingsd.moves.zstd import Inflater
 from wingsd.util.text import display
@@ -134,7 +134,7 @@ class BatchReader:
             elif isinstance(frame, WholeFrame) and not frame.size:
                 self._compare(frame, 0, _NOTHING)
                 yield BlockRun(frame, 0, 1, _NOTHING)
-            else:
+            elif not isinstance(frame, AttributesFrame):
                 self._frame = frame
                 return
         self._is_complete = True

@@ -37,8 +37,8 @@ def put_in_place(tree: MoveTree, part: ChangedPart) -> None:
         part.tree.trim()
         _set(tree, path, part.tree.find(path))
     top = part.tree.top
-    if (tree.top.mode, tree.top.mtime) != (top.mode, top.mtime):
-        tree.top.mode, tree.top.mtime = top.mode, top.mtime
+    if _of_directory(tree.top) != _of_directory(top):
+        tree.updated(b"", tree.top, *_of_directory(top))
         tree.touch(b"")
     tree.last_number = part.tree.last_number
 
@@ -47,9 +47,9 @@ def _set(tree: MoveTree, path: bytes, node: TreeEntry | None) -> None:
     if isinstance(node, DirectoryNode):
         there = tree.find(path)
         if isinstance(there, DirectoryNode):
-            tree.updated(path, there, node.mode, node.mtime)
+            tree.updated(path, there, *_of_directory(node))
         else:
-            tree.add(path, DirectoryNode(node.mode, node.mtime))
+            tree.add(path, DirectoryNode(*_of_directory(node)))
     elif isinstance(node, LinkNode):
         tree.add(path, LinkNode(node.target, node.mtime, node.identity))
     elif node is not None:
@@ -71,12 +71,16 @@ def _is_same(old: TreeEntry | None, new: TreeEntry | None) -> bool:
     if isinstance(old, LinkNode) and isinstance(new, LinkNode):
         return _of_link(old) == _of_link(new)
     if isinstance(old, DirectoryNode) and isinstance(new, DirectoryNode):
-        return (old.mode, old.mtime) == (new.mode, new.mtime)
+        return _of_directory(old) == _of_directory(new)
     return False
 
 
+def _of_directory(node: DirectoryNode) -> tuple[int, int, bytes]:
+    return node.mode, node.mtime, node.attributes
+
+
 def _of_file(node: FileNode) -> tuple[object, ...]:
-    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp)
+    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp, node.attributes)
     return (*meta, node.number, node.block_size, node.names)
 
 

@@ -10,6 +10,7 @@ from wingsd.moves.blocks import block_count
 from wingsd.moves.digests import UNKNOWN
 from wingsd.moves.errors import refused
 from wingsd.moves.frames import (
+    AttributesFrame,
     Content,
     DataFrame,
     DirectoryFrame,
@@ -57,11 +58,11 @@ def apply_shape(tree: MoveTree, frame: Frame) -> bool:
 def _directory(tree: MoveTree, frame: DirectoryFrame) -> bool:
     node = tree.find(frame.path)
     if node is None:
-        tree.add(frame.path, DirectoryNode(frame.mode, frame.mtime))
+        tree.add(frame.path, DirectoryNode(frame.mode, frame.mtime, frame.attributes))
         return True
     if not isinstance(node, DirectoryNode):
         raise refused(f"{display(frame.path)} is there already, and no directory")
-    tree.updated(frame.path, node, frame.mode, frame.mtime)
+    tree.updated(frame.path, node, frame.mode, frame.mtime, frame.attributes)
     return False
 
 
@@ -129,6 +130,9 @@ def begin(tree: MoveTree, frame: Content) -> bool:
     if isinstance(frame, WholeFrame):
         _whole(tree, frame)
         return True
+    if isinstance(frame, AttributesFrame):
+        _of_number(tree, frame.number)
+        return False  # nothing of it is written before the end
     node = _numbered(tree, frame)
     missing = node.blocks.missing
     node.blocks.forget(frame.first, frame.count)
@@ -145,6 +149,9 @@ def done(tree: MoveTree, frame: Content) -> None:
         node = tree.find(frame.path)
         assert isinstance(node, FileNode)  # noqa: S101 - by `begin`
         node.blocks.set(0, frame.digest)
+    elif isinstance(frame, AttributesFrame):
+        node = _of_number(tree, frame.number)
+        tree.set_attributes(node, frame.attributes)
     else:
         node = _numbered(tree, frame)
         if isinstance(frame, DataFrame):
@@ -158,20 +165,27 @@ def done(tree: MoveTree, frame: Content) -> None:
 def _whole(tree: MoveTree, frame: WholeFrame) -> None:
     node = tree.find(frame.path)
     if node is None:
-        tree.add(frame.path, FileNode(frame.mode, frame.mtime, frame.size))
+        meta = (frame.mode, frame.mtime, frame.size)
+        tree.add(frame.path, FileNode(*meta, attributes=frame.attributes))
         return
     if not isinstance(node, FileNode) or node.number:
         raise refused(f"{display(frame.path)} is there already, and no file that comes as a whole")
     tree.resized(frame.size - node.size, frame.path)
     node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
     node.blocks.set(0, UNKNOWN)
+    tree.set_attributes(node, frame.attributes)
     tree.changed(node)
 
 
-def _numbered(tree: MoveTree, frame: DataFrame | ZeroFrame) -> FileNode:
-    node = tree.numbers.get(frame.number)
+def _of_number(tree: MoveTree, number: int) -> FileNode:
+    node = tree.numbers.get(number)
     if node is None or not node.names:
-        raise refused(f"no file has the number {frame.number}")
+        raise refused(f"no file has the number {number}")
+    return node
+
+
+def _numbered(tree: MoveTree, frame: DataFrame | ZeroFrame) -> FileNode:
+    node = _of_number(tree, frame.number)
     if frame.first + frame.count > node.blocks.count:
         raise refused(f"blocks of file {frame.number} are beyond its end")
     if isinstance(frame, DataFrame):

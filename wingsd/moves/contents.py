@@ -13,12 +13,13 @@ from typing import Protocol
 
 from attrs import frozen
 
+from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
 from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.blocks import block_count
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
 from wingsd.moves.errors import SourceFileChanged
-from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
+from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.page_cache import PageCacheKeeper
 from wingsd.moves.plan import FileContent
 from wingsd.moves.scan import stat_stamp
@@ -64,8 +65,14 @@ class ContentReader:
     `count` gets the bytes of each piece when it was read; holes count. What it raises passes.
     """
 
-    def __init__(self, root: int, count: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(
+        self,
+        root: int,
+        attributes: AttributeReader,
+        count: Callable[[int], None] = lambda size: None,
+    ) -> None:
         self._directories = OpenDirectories(root, lambda path: None)
+        self._attributes = attributes
         self._count = count
 
     def close(self) -> None:
@@ -92,10 +99,17 @@ class ContentReader:
                         # the file that was seen may have another name by which it is settled
                         content.node.stamp = b""
                 is_live = watcher is not None
+                attributes, mode = self._attributes.read(fd, found, content.node.mode)
+                content.node.attributes = attributes
                 kept = PageCacheKeeper(fd, found.st_size, SEGMENT) if is_live else None
                 if content.node.number:
+                    before = content.before
+                    if attributes != (before.attributes if before is not None else b""):
+                        yield FramedData(AttributesFrame(content.node.number, attributes), b"")
+                    content.tree.changed(content.node)
                     yield from self._parts(fd, content, found.st_blocks * _SECTOR, kept)
                 else:
+                    content.node.mode = mode
                     yield from self._whole(fd, content, kept)
                 if kept is not None:
                     kept.close()
@@ -109,6 +123,25 @@ class ContentReader:
             raise SourceFileChanged(display(content.path)) from None
         except OSError as error:
             unreadable(content.path, error)
+
+    def read_mode(self, path: bytes, node: FileNode) -> None:
+        """Give a file that comes in parts the mode that it has without an ACL.
+
+        It is sent before the file is read. One that is not as it was scanned is found then.
+        """
+        if not node.mode & stat.S_IRWXG:
+            return
+        *parents, name = path.split(b"/")
+        try:
+            parent = self._directories.get(tuple(parents), make=False)
+            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            try:
+                _, node.mode = self._attributes.read(fd, os.fstat(fd), node.mode)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if not (gone(error) or error.errno in _REPLACED):
+                unreadable(path, error)
 
     def _open(self, path: bytes, *, is_live: bool) -> int:
         *parents, name = path.split(b"/")
@@ -135,8 +168,9 @@ class ContentReader:
         digest = block_digest(data)
         node.blocks.set(0, digest)
         content.tree.changed(node)
-        if before is None or _known(before) != (node.mode, node.mtime, node.size, digest):
-            frame = WholeFrame(content.path, node.mode, node.mtime, node.size, digest)
+        if before is None or _known(before) != _known(node):
+            meta = (node.mode, node.mtime, node.size)
+            frame = WholeFrame(content.path, *meta, digest, node.attributes or b"")
             yield FramedData(frame, data)
 
     def _parts(
@@ -200,8 +234,8 @@ def _is_hole(fd: int, at: int, length: int) -> bool:
         raise  # zeros for data that cannot be found would be sent as what is there
 
 
-def _known(node: FileNode) -> tuple[int, int, int, bytes]:
-    return node.mode, node.mtime, node.size, node.blocks.get(0, 1)
+def _known(node: FileNode) -> tuple[int, int, int, bytes, bytes | None]:
+    return node.mode, node.mtime, node.size, node.blocks.get(0, 1), node.attributes
 
 
 def _sent(content: FileContent, first: int, count: int) -> bytes:

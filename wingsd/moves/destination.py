@@ -26,7 +26,7 @@ from wingsd.moves.received import ReceivedBatches
 from wingsd.moves.recovery import Recovered
 from wingsd.moves.rereading import Rereading
 from wingsd.moves.snapshot import held_bytes, parts
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import DirectoryNode, FileNode, MoveLimits, MoveTree
 from wingsd.moves.written import Written
 
 __all__ = ["Applier", "MoveDestination"]
@@ -261,6 +261,15 @@ class MoveDestination:
             raise BatchConflict("a round is open; the ledger is written anew between rounds")
         if in_round := self.received.round - 1:
             self._rewrite(in_round, self.received.closed)
+
+    def drop_attributes(self) -> None:
+        """Forget all attributes, before `rebase`: the source does not know any."""
+        for path, node in self.tree.walk(plain=False):
+            self.tree.trim()
+            if isinstance(node, DirectoryNode) and node.attributes:
+                self.tree.updated(path, node, node.mode, node.mtime, b"")
+            elif isinstance(node, FileNode) and node.attributes and node.names[0] == path:
+                self.tree.set_attributes(node, b"")
 
     def rebase(self, move: bytes | None = None, wrong: Iterable[bytes] = ()) -> Resumption:
         """Give up what is open, and begin a new round with what is held.

@@ -105,9 +105,14 @@ def file_digest(size: int, block_size: int, digests: Iterable[Bytes]) -> bytes:
     return digest.digest()
 
 
-def file_entry(name: bytes, mode: int, mtime: int, size: int, digest: bytes) -> bytes:
+def file_entry(
+    name: bytes, mode: int, mtime: int, size: int, digest: bytes, attributes: bytes = b""
+) -> bytes:
     """Return a directory's entry of a file, under its first name."""
-    return _NAME.pack(1, len(name)) + name + _FILE_META.pack(mode, mtime, size) + digest
+    entry = name + _FILE_META.pack(mode, mtime, size) + digest
+    if attributes:
+        return _NAME.pack(5, len(name)) + entry + sha256(attributes).digest()
+    return _NAME.pack(1, len(name)) + entry
 
 
 def link_entry(name: bytes, mtime: int, target: bytes) -> bytes:
@@ -120,9 +125,14 @@ def hard_link_entry(name: bytes, first: bytes) -> bytes:
     return _NAME.pack(3, len(name)) + name + _LENGTH.pack(len(first)) + first
 
 
-def directory_entry(name: bytes, mode: int, mtime: int, digest: bytes) -> bytes:
+def directory_entry(
+    name: bytes, mode: int, mtime: int, digest: bytes, attributes: bytes = b""
+) -> bytes:
     """Return a directory's entry of a directory."""
-    return _NAME.pack(4, len(name)) + name + _DIRECTORY_META.pack(mode, mtime) + digest
+    entry = name + _DIRECTORY_META.pack(mode, mtime) + digest
+    if attributes:
+        return _NAME.pack(6, len(name)) + entry + sha256(attributes).digest()
+    return _NAME.pack(4, len(name)) + entry
 
 
 def directory_hash() -> hashlib._Hash:
@@ -130,6 +140,7 @@ def directory_hash() -> hashlib._Hash:
     return sha256(_TAG_DIRECTORY)
 
 
-def root_digest(mode: int, mtime: int, directory: bytes) -> bytes:
+def root_digest(mode: int, mtime: int, directory: bytes, attributes: bytes = b"") -> bytes:
     """Return the root of a tree: of its top directory's own metadata, and its digest."""
-    return sha256(_TAG_ROOT + _DIRECTORY_META.pack(mode, mtime) + directory).digest()
+    last = sha256(attributes).digest() if attributes else b""
+    return sha256(_TAG_ROOT + _DIRECTORY_META.pack(mode, mtime) + directory + last).digest()

@@ -21,6 +21,7 @@ from wingsd.moves.nodes import (
     FILE,
     DirectoryNode,
     FileNode,
+    LinkNode,
     Named,
     TreeEntry,
     pack,
@@ -44,6 +45,8 @@ _TABLES = (
 _FIND = "SELECT id, value FROM entry WHERE key = ?"
 _AMONG = "SELECT key FROM entry WHERE key IN (?)"
 IN_MEMORY = 2048
+#: Bytes of attributes that count as one more entry in memory.
+_WEIGHS = 1024
 _CHUNK = 512
 #: Paths that are known to be nothing's, beside those of a batch.
 _MOST_ABSENT = 2048
@@ -102,6 +105,7 @@ class EntryStore:
             return None
         node = unpack(row[1], path) if row[0] is None else self.shared(row[0])
         self._entries[path] = node
+        self._weigh(node)
         return node
 
     def absent(self, paths: Sequence[bytes]) -> set[bytes]:
@@ -126,12 +130,14 @@ class EntryStore:
         node = self._shared.get(of)
         if node is None:
             node = self._shared[of] = self._unpack_shared(of, self._shared_value(of))
+            self._weigh(node)
         return node
 
     def set(self, path: bytes, node: TreeEntry) -> None:
         """Set what has a path."""
         self._entries[path] = self._changed[path] = node
         self._absent.discard(path)
+        self._weigh(node)
 
     def insert(self, directory: bytes, packed: Iterable[tuple[bytes, bytes]]) -> None:
         """Store what is new in a directory, by names: what `pack_file` has made of each."""
@@ -146,6 +152,7 @@ class EntryStore:
         """Note that a file or symlink was changed."""
         if node.id:
             self._block_changes += 1
+            self._weigh(node)
             self._shared[node.id] = self._changed_shared[node.id] = node
         else:
             self.set(node.names[0], node)
@@ -186,6 +193,11 @@ class EntryStore:
             start, end = _below(path)
             with _errors():
                 self._opened.execute("DELETE FROM entry WHERE key >= ? AND key < ?", (start, end))
+
+    def _weigh(self, node: TreeEntry) -> None:
+        """Have an entry with many attributes count as several."""
+        if not isinstance(node, LinkNode) and node.attributes:
+            self._block_changes += len(node.attributes) // _WEIGHS
 
     def trim(self) -> None:
         """Store what was changed, and have nothing in memory, if there is much in it."""

@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from wingsd.archive.policy import MemberRefused, link_text, member_path
 from wingsd.archive.tar_headers import LATEST
+from wingsd.filesystem.attributes import decode_attributes
 from wingsd.moves.digests import BLOCK_SIZES, DIGEST, MAX_BLOCKS, UNKNOWN, WHOLE
 from wingsd.moves.errors import invalid, refused
 from wingsd.util.text import display
 
 __all__ = [
     "MAX_MTIME",
+    "AttributesFrame",
     "Content",
     "DataFrame",
     "DirectoryFrame",
@@ -65,10 +67,12 @@ class DirectoryFrame:
     path: bytes
     mode: int
     mtime: int
+    attributes: bytes = b""
 
     def encode(self) -> bytes:
         """Return the frame's bytes in the index."""
-        return b"\x01" + _text(self.path) + _DIR.pack(self.mode, self.mtime)
+        fields = _text(self.path) + _DIR.pack(self.mode, self.mtime)
+        return b"\x08" + fields + _text(self.attributes) if self.attributes else b"\x01" + fields
 
 
 @frozen(repr=False)
@@ -157,11 +161,13 @@ class WholeFrame:
     mtime: int
     size: int
     digest: bytes
+    attributes: bytes = b""
 
     def encode(self) -> bytes:
         """Return the frame's bytes in the index."""
         meta = (self.mode, self.mtime, self.size, self.digest)
-        return b"\x10" + _text(self.path) + _WHOLE.pack(*meta)
+        fields = _text(self.path) + _WHOLE.pack(*meta)
+        return b"\x13" + fields + _text(self.attributes) if self.attributes else b"\x10" + fields
 
 
 @frozen(repr=False)
@@ -203,7 +209,19 @@ class ZeroFrame:
         return b"\x12" + _ZERO.pack(self.number, self.first, self.count)
 
 
-Content = WholeFrame | DataFrame | ZeroFrame
+@frozen(repr=False)
+class AttributesFrame:
+    """`ATTRIBUTES`: all attributes that a file with a number has from then on."""
+
+    number: int
+    attributes: bytes
+
+    def encode(self) -> bytes:
+        """Return the frame's bytes in the index."""
+        return b"\x14" + _SLOT.pack(self.number) + _text(self.attributes)
+
+
+Content = WholeFrame | DataFrame | ZeroFrame | AttributesFrame
 Shape = DirectoryFrame | FileFrame | LinkFrame | HardFrame | TakeFrame | PutFrame | GoneFrame
 Frame = Shape | Content
 
@@ -264,6 +282,12 @@ def _directory(cursor: _Cursor) -> DirectoryFrame:
     return DirectoryFrame(path, _mode(mode, path), _mtime(mtime, path))
 
 
+def _directory_with(cursor: _Cursor) -> DirectoryFrame:
+    frame = _directory(cursor)
+    attributes = _attributes(cursor, frame.path, is_directory=True)
+    return evolve(frame, attributes=_some(attributes, frame.path))
+
+
 def _file(cursor: _Cursor) -> FileFrame:
     path = cursor.path()
     number, mode, mtime, size, block_size = cursor.unpack(_FILE)
@@ -310,6 +334,31 @@ def _whole(cursor: _Cursor) -> WholeFrame:
     return WholeFrame(path, _mode(mode, path), _mtime(mtime, path), size, _known(digest))
 
 
+def _whole_with(cursor: _Cursor) -> WholeFrame:
+    frame = _whole(cursor)
+    return evolve(frame, attributes=_some(_attributes(cursor, frame.path), frame.path))
+
+
+def _some(attributes: bytes, path: bytes) -> bytes:
+    if not attributes:
+        raise invalid(f"the attributes of {display(path)} are empty: it has another type then")
+    return attributes
+
+
+def _attributes_of(cursor: _Cursor) -> AttributesFrame:
+    (number,) = cursor.unpack(_SLOT)
+    return AttributesFrame(number, _attributes(cursor, b"file %d" % number))
+
+
+def _attributes(cursor: _Cursor, path: bytes, *, is_directory: bool = False) -> bytes:
+    value = cursor.text()
+    try:
+        decode_attributes(value, is_directory=is_directory)
+    except ValueError as error:
+        raise refused(f"{display(path)} is refused: {error}") from None
+    return value
+
+
 def _data(cursor: _Cursor) -> DataFrame:
     number, first, count, block_size, last = cursor.unpack(_DATA)
     if block_size not in BLOCK_SIZES:
@@ -334,9 +383,12 @@ _DECODERS: dict[int, Callable[[_Cursor], Frame]] = {
     0x05: _take,
     0x06: _put,
     0x07: _gone,
+    0x08: _directory_with,
     0x10: _whole,
     0x11: _data,
     0x12: _zero,
+    0x13: _whole_with,
+    0x14: _attributes_of,
 }
 
 

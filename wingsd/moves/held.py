@@ -46,12 +46,16 @@ class HeldTree:
     def add(self, page: bytes) -> None:
         """Add the next page."""
         self._left -= max(len(page), _LEAST_PAGE)
-        if len(page) > MAX_PART or self._left < 0:
+        before = self._tree.attribute_bytes
+        if len(page) > MAX_PART or self._left < -MAX_PART:
             raise HeldTreeInvalid("it is larger than the server can have made it")
         try:
             add_part(self._tree, page)
         except (BatchInvalid, DiskLimitExceeded) as error:
             raise HeldTreeInvalid(error.detail) from error
+        self._left += self._tree.attribute_bytes - before  # which the tree itself bounds
+        if self._left < 0:
+            raise HeldTreeInvalid("it is larger than the server can have made it")
 
     def finish(self, last_number: int) -> MoveTree:
         """Return the tree, after the last page; `last_number` is the highest number of a file."""

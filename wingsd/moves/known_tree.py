@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+from wingsd.filesystem.attributes import AttributeReader
 from wingsd.moves.errors import FrameRefused
 from wingsd.moves.scan import ChangedPart, KnownDirectories, rescan, scan
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
@@ -29,8 +30,9 @@ class KnownTree:
     It is what is told of each file that is read while the server runs.
     """
 
-    def __init__(self, rule: UnchangedFiles | None) -> None:
+    def __init__(self, rule: UnchangedFiles | None, attributes: AttributeReader) -> None:
         self._rule = rule
+        self._attributes = attributes
         #: What the last round has seen, None where that counts for nothing; and the directories
         #: with files that have to be read in the next one, though they be as they were.
         self._seen: SeenDirectories | None = None
@@ -50,7 +52,7 @@ class KnownTree:
     def scan(self, root: int, warn: Callable[[str], None], scratch: str | None) -> MoveTree:
         """Scan all of it. Raises as `scan.scan`."""
         self._begin(is_part=False)
-        return scan(root, warn, scratch, self._next)
+        return scan(root, warn, self._attributes, scratch, self._next)
 
     def rescan(
         self,
@@ -72,7 +74,7 @@ class KnownTree:
         try:
             with _beside(root, seen if is_final else None) as found:
                 known = KnownDirectories(seen, self._unsettled, same, found)
-                part = rescan(root, warn, scratch, now, known)
+                part = rescan(root, warn, self._attributes, scratch, now, known)
         except FrameRefused:  # a directory was seen twice, or as something else
             return None
         if part is not None and not now.is_whole:

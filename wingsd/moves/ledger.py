@@ -31,8 +31,10 @@ __all__ = [
     "RecordType",
 ]
 
-VERSION = 1
+VERSION = 2
 """The version of the records, and of the frames in them."""
+
+_VERSIONS = (1, VERSION)  # in the first one there are no attributes
 
 ID = 16
 """Bytes of a move's id, and of a boot's."""
@@ -220,7 +222,7 @@ class LedgerReader:
         magic, version, reserved, move, crc, flushed, _ = HEADER.unpack(header)
         if magic != _MAGIC or crc != crc32(header[: MARK_AT - _CRC.size]):
             raise self._damaged("it does not begin as a ledger does")
-        if version != VERSION or reserved:
+        if version not in _VERSIONS or reserved:
             raise LedgerVersionUnknown(version, VERSION)
         if header[MARK_AT:] != LedgerWriter.mark(flushed):
             raise self._damaged("how much of it was flushed does not fit its CRC")

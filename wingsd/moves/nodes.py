@@ -29,12 +29,13 @@ __all__ = [
 Identity = tuple[int, int]
 """Device and inode number."""
 
-FILE, LINK, DIRECTORY = 1, 2, 3
+FILE, LINK, DIRECTORY, FILE_WITH_ATTRIBUTES = 1, 2, 3, 4
 """The first byte of what is packed of an entry."""
 
 _FILE = Struct("<BHqQ16s")
 _LINK = Struct("<Bq")
-_DIRECTORY = Struct("<BHq")
+_DIRECTORY = Struct("<BHqB")
+_LENGTH = Struct("<H")
 _IDENTITY = Struct("<QQ")
 
 
@@ -44,9 +45,13 @@ class FileNode:
     `number` is 0 for one that is sent as a whole. At the source `identity` tells whether two
     catalogues mean the same file, and `stamp` whether its stat result is the same. `id` is 0 for
     what has one name and no number, but at the source not for files that are to get one.
+
+    `attributes` are as `filesystem.attributes` has them; None at the source until they are read
+    of a file that has no block to be read.
     """
 
     __slots__ = (
+        "attributes",
         "block_size",
         "blocks",
         "digest",
@@ -68,8 +73,10 @@ class FileNode:
         size: int,
         identity: Identity | None = None,
         stamp: bytes = b"",
+        attributes: bytes | None = b"",
     ) -> None:
         self.mode = mode
+        self.attributes = attributes
         self.mtime = mtime
         self.size = size
         self.identity = identity
@@ -112,13 +119,14 @@ class LinkNode:
 
 
 class DirectoryNode:
-    """A directory, and the digest of its entries while that is known."""
+    """A directory, its attributes, and the digest of its entries while that is known."""
 
-    __slots__ = ("digest", "mode", "mtime")
+    __slots__ = ("attributes", "digest", "mode", "mtime")
 
-    def __init__(self, mode: int, mtime: int) -> None:
+    def __init__(self, mode: int, mtime: int, attributes: bytes = b"") -> None:
         self.mode = mode
         self.mtime = mtime
+        self.attributes = attributes
         self.digest: bytes | None = None
 
 
@@ -129,11 +137,14 @@ TreeEntry = FileNode | LinkNode | DirectoryNode
 def pack(node: TreeEntry) -> bytes:
     """Return what is stored of a directory, or of what has one name and no number."""
     if isinstance(node, DirectoryNode):
-        return _DIRECTORY.pack(DIRECTORY, node.mode, node.mtime) + (node.digest or b"")
+        digest = node.digest or b""
+        head = _DIRECTORY.pack(DIRECTORY, node.mode, node.mtime, len(digest))
+        return head + digest + node.attributes
     if isinstance(node, LinkNode):
         return _LINK.pack(LINK, node.mtime) + _packed(node.identity) + node.target
     meta = (node.mode, node.mtime, node.size)
-    return pack_file(*meta, node.identity, node.stamp, node.blocks.get(0, 1))
+    digest = node.blocks.get(0, 1)
+    return pack_file(*meta, node.identity, node.stamp, digest, node.attributes or b"")
 
 
 def pack_file(
@@ -143,9 +154,14 @@ def pack_file(
     identity: Identity | None,
     stamp: bytes,
     digest: bytes = UNKNOWN,
+    attributes: bytes = b"",
 ) -> bytes:
     """Return what is stored of a file that has one name and no number."""
-    return _FILE.pack(FILE, mode, mtime, size, digest) + _packed(identity) + stamp
+    rest = _packed(identity) + stamp
+    if not attributes:
+        return _FILE.pack(FILE, mode, mtime, size, digest) + rest
+    head = _FILE.pack(FILE_WITH_ATTRIBUTES, mode, mtime, size, digest)
+    return b"".join((head, _LENGTH.pack(len(attributes)), attributes, rest))
 
 
 def _packed(identity: Identity | None) -> bytes:
@@ -156,15 +172,18 @@ def unpack(data: bytes, path: bytes) -> TreeEntry:
     """Return the entry that has a path."""
     kind = data[0]
     if kind == DIRECTORY:
-        _, mode, mtime = _DIRECTORY.unpack_from(data)
-        directory = DirectoryNode(mode, mtime)
-        directory.digest = data[_DIRECTORY.size :] or None
+        _, mode, mtime, length = _DIRECTORY.unpack_from(data)
+        at = _DIRECTORY.size + length
+        directory = DirectoryNode(mode, mtime, data[at:])
+        directory.digest = data[_DIRECTORY.size : at] or None
         return directory
     node: Named
-    if kind == FILE:
-        _, mode, mtime, size, digest = _FILE.unpack_from(data)
-        identity, rest = _identity(data, _FILE.size)
-        node = FileNode(mode, mtime, size, identity, rest)
+    fields = file_fields(data)
+    if fields is not None:
+        mode, mtime, size, digest, attributes = fields
+        at = _FILE.size + (_LENGTH.size + len(attributes) if kind == FILE_WITH_ATTRIBUTES else 0)
+        identity, rest = _identity(data, at)
+        node = FileNode(mode, mtime, size, identity, rest, attributes)
         node.blocks.set(0, digest)
     else:
         identity, rest = _identity(data, _LINK.size)
@@ -173,12 +192,16 @@ def unpack(data: bytes, path: bytes) -> TreeEntry:
     return node
 
 
-def file_fields(data: bytes) -> tuple[int, int, int, bytes] | None:
-    """Return mode, time, size and digest of a file that is packed, None of anything else."""
-    if data[0] != FILE:
+def file_fields(data: bytes) -> tuple[int, int, int, bytes, bytes] | None:
+    """Return mode, time, size, digest and attributes of a packed file, None of anything else."""
+    if data[0] not in (FILE, FILE_WITH_ATTRIBUTES):
         return None
-    _, mode, mtime, size, digest = _FILE.unpack_from(data)
-    return mode, mtime, size, digest
+    kind, mode, mtime, size, digest = _FILE.unpack_from(data)
+    if kind == FILE:
+        return mode, mtime, size, digest, b""
+    at = _FILE.size + _LENGTH.size
+    (length,) = _LENGTH.unpack_from(data, _FILE.size)
+    return mode, mtime, size, digest, data[at : at + length]
 
 
 def _identity(data: bytes, at: int) -> tuple[Identity | None, bytes]:
@@ -196,7 +219,7 @@ def pack_shared(node: Named) -> bytes:
     first = blocks.get(0, blocks.count) if blocks.count <= PAGE else b""
     if blocks.missing == blocks.count:
         first = b""
-    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp)
+    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp, node.attributes)
     held = (node.number, node.block_size, blocks.missing, first, node.digest)
     return marshal.dumps((FILE, meta, node.names, node.slots, held))
 

@@ -9,7 +9,7 @@ from wingsd.moves.batch import Index
 from wingsd.moves.batch_reader import BlockRun
 from wingsd.moves.changes import begin, done
 from wingsd.moves.digests import UNKNOWN
-from wingsd.moves.frames import Content, WholeFrame, ZeroFrame
+from wingsd.moves.frames import AttributesFrame, Content, WholeFrame, ZeroFrame
 from wingsd.moves.nodes import pack_file
 from wingsd.moves.tree import MoveTree, dirname
 from wingsd.moves.written import Written, WrittenBlocks
@@ -57,7 +57,10 @@ class OpenBatch:
     def _reserve(self, frames: list[WholeFrame]) -> None:
         self._added.append(frames)
         self._tree.trim()
-        self._tree.reserve(frames[0].path, len(frames), sum(frame.size for frame in frames))
+        size, more = (
+            sum(each) for each in zip(*((f.size, len(f.attributes)) for f in frames), strict=True)
+        )
+        self._tree.reserve(frames[0].path, len(frames), size, more)
 
     @property
     def must_be_durable(self) -> bool:
@@ -111,7 +114,8 @@ def _packed(
     at = len(directory) + 1 if directory else 0
     for frame in frames:
         digest = frame.digest if is_known else UNKNOWN
-        packed = pack_file(frame.mode, frame.mtime, frame.size, None, b"", digest)
+        meta = (frame.mode, frame.mtime, frame.size)
+        packed = pack_file(*meta, None, b"", digest, frame.attributes)
         yield frame.path[at:], packed
 
 
@@ -144,6 +148,9 @@ def _ranges(
     found = []
     for part in parts:
         if (file := _file(part)) in files:
-            first, count = (0, 1) if isinstance(part, WholeFrame) else (part.first, part.count)
+            if isinstance(part, AttributesFrame):
+                first, count = -1, 1
+            else:
+                first, count = (0, 1) if isinstance(part, WholeFrame) else (part.first, part.count)
             found.append((repr(file), first, first + count))
     return sorted(found)

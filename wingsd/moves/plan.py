@@ -85,8 +85,11 @@ class Plan:
         """The frames that make names and set sizes and metadata."""
         for path, sent, now in both(self._sent, self._now, plain=False):
             if isinstance(now, DirectoryNode):
-                meta = (now.mode, now.mtime)
-                if not isinstance(sent, DirectoryNode) or (sent.mode, sent.mtime) != meta:
+                meta = (now.mode, now.mtime, now.attributes)
+                if (
+                    not isinstance(sent, DirectoryNode)
+                    or (sent.mode, sent.mtime, sent.attributes) != meta
+                ):
                     yield DirectoryFrame(path, *meta)
         for path, slot in self._matches.slots.items():
             yield PutFrame(path, slot)
@@ -102,7 +105,7 @@ class Plan:
     def contents(self) -> Iterator[FileContent]:
         """The files that are to be read."""
         for node, before in self._named():
-            if isinstance(node, FileNode) and node.blocks.missing:
+            if isinstance(node, FileNode) and (node.blocks.missing or node.attributes is None):
                 held = before if isinstance(before, FileNode) else None
                 yield FileContent(node.names[0], node, held, self._now)
 
@@ -140,8 +143,12 @@ def plan(
     now: MoveTree,
     unchanged: Callable[[FileNode, FileNode], bool] = lambda before, node: False,
     left: Callable[[FileNode, FileNode], bool] = lambda before, node: False,
+    read_mode: Callable[[bytes, FileNode], object] = lambda path, node: None,
 ) -> Plan:
     """Return what makes `sent` equal to `now`.
+
+    `read_mode` is called with the path of each file that comes in parts and is to be read: its
+    mode is sent before that.
 
     The files of `now` get their numbers and block sizes. A file for which `unchanged` is true gets
     the digests that were sent and is not read, if all of its blocks are known. One for which
@@ -169,8 +176,13 @@ def plan(
         if carried is not None:
             carry_over(carried, node)
             now.changed(node)
-        elif node.blocks.missing:
-            unread += node.size
+            continue
+        unread += node.size
+        if node.number:
+            if not node.size:
+                node.attributes = None
+            read_mode(node.names[0], node)
+            now.changed(node)
     now.last_number = last
     return Plan(sent, now, matches, now.bytes if is_new else unread)
 
@@ -183,7 +195,8 @@ def _leave(now: MoveTree, before: FileNode, node: FileNode) -> None:
 
 
 def carry_over(before: FileNode, node: FileNode) -> None:
-    """Give a file the digests of another one with the same number of blocks."""
+    """Give a file the digests and attributes of another one with the same number of blocks."""
+    node.attributes = before.attributes
     first = 0
     for digests in before.blocks.portions():
         node.blocks.set(first, digests)

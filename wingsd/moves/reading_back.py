@@ -15,7 +15,7 @@ from typing import Protocol
 from wingsd.errors import StorageError
 from wingsd.moves.batch import Index
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
-from wingsd.moves.frames import Content, DataFrame, WholeFrame, ZeroFrame
+from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.tree import FileNode, MoveTree
 from wingsd.util.text import disk_advice, display
 
@@ -44,6 +44,8 @@ def is_held(opener: FileOpener, tree: MoveTree, index: Index) -> bool:
 def _frame_is_held(opener: FileOpener, tree: MoveTree, frame: Content) -> bool:
     if isinstance(frame, WholeFrame):
         return _whole_is_held(opener, frame)
+    if isinstance(frame, AttributesFrame):
+        return True  # nothing of it is written yet
     node = tree.numbers[frame.number]
     at = frame.first * node.block_size
     length = min(frame.count * node.block_size, node.size - at)

@@ -28,7 +28,7 @@ def tree_root(store: EntryStore, top: DirectoryNode) -> bytes:
     """
     if top.digest is None:
         _Pass(store, top).run()
-    return root_digest(top.mode, top.mtime, top.digest or b"")
+    return root_digest(top.mode, top.mtime, top.digest or b"", top.attributes)
 
 
 class _OpenDirectory:
@@ -76,16 +76,17 @@ class _Pass:
                 self._open.append(_OpenDirectory(key, node))
                 return b""
             self._skipped = key + b"\1"
-            return directory_entry(name, node.mode, node.mtime, node.digest)
+            return directory_entry(name, node.mode, node.mtime, node.digest, node.attributes)
         fields = file_fields(value)
         if fields is None:
             link = unpack(value, b"")
             assert isinstance(link, LinkNode)  # noqa: S101 - the only other kind
             return link_entry(name, link.mtime, link.target)
-        mode, mtime, size, digest = fields
+        mode, mtime, size, digest, attributes = fields
         if digest == UNKNOWN:
             raise _missing(key)
-        return file_entry(name, mode, mtime, size, file_digest(size, WHOLE, (digest,)))
+        whole = file_digest(size, WHOLE, (digest,))
+        return file_entry(name, mode, mtime, size, whole, attributes)
 
     def _shared(self, key: bytes, name: bytes, of: int) -> bytes:
         node = self._store.peek(of)
@@ -99,7 +100,8 @@ class _Pass:
         if node.digest is None:
             node.value()
             self._store.changed(node)
-        return file_entry(name, node.mode, node.mtime, node.size, node.value())
+        meta = (node.mode, node.mtime, node.size)
+        return file_entry(name, *meta, node.value(), node.attributes or b"")
 
     def _close(self) -> None:
         closed = self._open.pop()
@@ -108,7 +110,7 @@ class _Pass:
         if self._open:
             _, _, name = closed.key.rpartition(b"\0")
             self._store.set(closed.key.replace(b"\0", b"/"), node)
-            entry = directory_entry(name, node.mode, node.mtime, node.digest)
+            entry = directory_entry(name, node.mode, node.mtime, node.digest, node.attributes)
             self._open[-1].hash.update(entry)
 
 

@@ -18,6 +18,7 @@ from attrs import frozen
 
 from wingsd.archive.policy import MAX_DEPTH, MAX_NAME, member_mode
 from wingsd.archive.tar_writer import check_owner
+from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.filesystem.open_directories import Path, file_type_name
 from wingsd.filesystem.walk import BATCH, VANISHED, Listing, gone, unreadable, walk
@@ -86,20 +87,23 @@ class KnownDirectories:
 def scan(
     root: int,
     warn: Callable[[str], None],
+    attributes: AttributeReader,
     scratch: str | None = None,
     seen: SeenDirectories | None = None,
 ) -> MoveTree:
     """Return the tree below the descriptor `root`; no block is known. Its file is in `scratch`.
 
-    `warn` gets a line for what is left out or changed, `seen` all directories. Raises
-    StorageError, and TreeTooLarge for paths that are too long or too deep.
+    Of files neither attributes are known, nor what an ACL adds to the mode. `warn` gets a line for
+    what is left out or changed, `seen` all directories. Raises StorageError, and TreeTooLarge for
+    paths that are too long or too deep.
     """
-    return _Scan(warn, scratch, seen).run(root)
+    return _Scan(warn, attributes, scratch, seen).run(root)
 
 
 def rescan(
     root: int,
     warn: Callable[[str], None],
+    attributes: AttributeReader,
     scratch: str | None,
     seen: SeenDirectories,
     before: KnownDirectories,
@@ -109,7 +113,7 @@ def rescan(
     None where that does not tell: files with several names may be in unchanged directories as
     well. Raises as `scan`.
     """
-    return _Rescan(warn, scratch, seen, before).changed(root)
+    return _Rescan(warn, attributes, scratch, seen, before).changed(root)
 
 
 class _Linked(Exception):
@@ -118,9 +122,14 @@ class _Linked(Exception):
 
 class _Scan:
     def __init__(
-        self, warn: Callable[[str], None], scratch: str | None, seen: SeenDirectories | None
+        self,
+        warn: Callable[[str], None],
+        attributes: AttributeReader,
+        scratch: str | None,
+        seen: SeenDirectories | None,
     ) -> None:
         self._warn = warn
+        self._attributes = attributes
         self._seen = seen
         self._tree = MoveTree(directory=scratch)
         #: The first path that was found of what has several names.
@@ -164,10 +173,17 @@ class _Scan:
         mode, mtime = self._mode(path, found), self._mtime(path, found)
         if not path:
             self._owner = found.st_uid
-            self._tree.top.mode, self._tree.top.mtime = mode, mtime
-        elif listing.is_first:
+        if not listing.is_first:
+            return
+        try:
+            attributes, mode = self._attributes.read(listing.fd, found, mode)
+        except OSError as error:
+            unreadable(path, error)
+        if path:
             self._check_path(path, len(listing.path))
-            self._tree.add(path, DirectoryNode(mode, mtime))
+            self._tree.add(path, DirectoryNode(mode, mtime, attributes))
+        else:
+            self._tree.updated(b"", self._tree.top, mode, mtime, attributes)
 
     def _add_entries(self, listing: Listing, entries: StatResults) -> None:
         depth, prefix = len(listing.path) + 1, listing.prefix
@@ -258,11 +274,12 @@ class _Rescan(_Scan):
     def __init__(
         self,
         warn: Callable[[str], None],
+        attributes: AttributeReader,
         scratch: str | None,
         seen: SeenDirectories,
         before: KnownDirectories,
     ) -> None:
-        super().__init__(warn, scratch, seen)
+        super().__init__(warn, attributes, scratch, seen)
         self._now = seen
         self._before = before
         self._changed: set[bytes] = set()

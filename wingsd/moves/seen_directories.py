@@ -1,6 +1,6 @@
 """A digest of each directory that a walk has seen: by it the next walk tells which are the same.
 
-It has the directory's own mode and time, all names in it, and the stat results of what is no
+It has the directory's own mode and times, all names in it, and the stat results of what is no
 directory, but for the time of the last access. Of a symlink these tell its target only if it was
 not made just now: in one step of a coarse clock another one may get its inode.
 """
@@ -29,7 +29,7 @@ StatResults = Sequence[tuple[bytes, os.stat_result]]
 FoundBeside = Callable[[bytes], WalkFrame | None]
 """Returns a directory, by its path, that another process has looked at."""
 
-_DIRECTORY = Struct("<IQ")
+_DIRECTORY = Struct("<IQq")
 _ENTRY = Struct("<QQqQqIIIQ")
 #: Times after 2262 need more than 63 bits.
 _WORD = (1 << 64) - 1
@@ -72,7 +72,7 @@ class SeenDirectories:
         found, pack = listing.stat, _ENTRY.pack
         parts = [
             self._digests.get(path, b""),
-            _DIRECTORY.pack(found.st_mode, found.st_mtime_ns & _WORD),
+            _DIRECTORY.pack(found.st_mode, found.st_mtime_ns & _WORD, found.st_ctime_ns),
         ]
         for name, each in entries:
             if each.st_nlink > 1:

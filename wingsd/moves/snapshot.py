@@ -12,6 +12,7 @@ from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import DIGEST, UNKNOWN, zero_digest
 from wingsd.moves.errors import RoundIncomplete, invalid
 from wingsd.moves.frames import (
+    AttributesFrame,
     Content,
     DataFrame,
     DirectoryFrame,
@@ -54,6 +55,8 @@ def snapshot(tree: MoveTree) -> Iterator[Frame]:
         yield FileFrame(node.number, node.names[0], *meta)
     yield from _wholes(tree)
     for node in tree.numbers.values():
+        if node.attributes:
+            yield AttributesFrame(node.number, node.attributes)
         for first, digests in node.blocks.runs():
             yield _blocks(node, first, digests)
     yield from _links(tree)
@@ -120,7 +123,7 @@ def held_bytes(tree: MoveTree) -> int:
 def _names(tree: MoveTree) -> Iterator[Shape]:
     for path, node in tree.walk():
         if isinstance(node, DirectoryNode):
-            yield DirectoryFrame(path, node.mode, node.mtime)
+            yield DirectoryFrame(path, node.mode, node.mtime, node.attributes)
         elif isinstance(node, LinkNode) and node.names[0] == path:
             yield LinkFrame(path, node.target, node.mtime)
 
@@ -129,7 +132,8 @@ def _wholes(tree: MoveTree) -> Iterator[WholeFrame]:
     for path, node in tree.walk():
         if isinstance(node, FileNode) and not node.number and node.names[0] == path:
             digest = node.blocks.get(0, 1)
-            yield WholeFrame(path, node.mode, node.mtime, node.size, digest)
+            meta = (node.mode, node.mtime, node.size)
+            yield WholeFrame(path, *meta, digest, node.attributes or b"")
 
 
 def _blocks(node: FileNode, first: int, digests: bytes) -> DataFrame | ZeroFrame:

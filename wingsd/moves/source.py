@@ -22,6 +22,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from attrs import frozen
 
+from wingsd.archive.policy import attributes_line
+from wingsd.filesystem.attributes import EVERYTHING, MOST, AttributeReader, AttributesKept
 from wingsd.filesystem.walk import opened, opened_again
 from wingsd.moves.changed_part import put_in_place
 from wingsd.moves.contents import ContentReader, FramedData
@@ -44,6 +46,7 @@ __all__ = ["LiveSource", "MoveNumbers", "MoveSource", "SourceStopped"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_NOT_KEPT = "the destination does not keep them"
 #: How often the names of a running server are read that change too fast to make a tree.
 _SCANS = 5
 
@@ -94,8 +97,8 @@ class MoveSource:
     """Reads the tree in `directory`, of a running server with `live`. `close` must be called.
 
     `warn` gets a line for what is left out or changed; temporary files, without names, are in
-    `scratch`. Methods raise StorageError, TreeTooLarge
-    and SourceFileChanged.
+    `scratch`. Extended attributes and ACLs are sent as far as the destination keeps them: `kept`.
+    Methods raise StorageError, TreeTooLarge and SourceFileChanged.
     """
 
     def __init__(
@@ -105,19 +108,24 @@ class MoveSource:
         live: LiveSource | None = None,
         *,
         scratch: str | None = None,
+        kept: AttributesKept = EVERYTHING,
     ) -> None:
         self._scratch = scratch
         self._turn = Lock()
         self._stack = ExitStack()
         self._root = self._stack.enter_context(opened(directory))
-        self._reader = ContentReader(self._root, self._count)
+        found = os.fstat(self._root)
+        self._attributes = AttributeReader((found.st_uid, found.st_gid), kept)
+        #: The line about attributes that was given last.
+        self._line = ""
+        self._reader = ContentReader(self._root, self._attributes, self._count)
         self._stack.callback(self._reader.close)
         self._rule: UnchangedFiles | None = None
         if live is not None:
             self._rule = UnchangedFiles(self._root, live.file_systems, live.log, live.kernel)
-        self._known = KnownTree(self._rule)
+        self._known = KnownTree(self._rule, self._attributes)
         self._hot = HotFiles()
-        self._warn = warn
+        self._warn = self._tell = warn
         #: Bytes of files that are read in this round, or need not be; and how many files.
         self.read = self.files = 0
         #: Bytes of all files, as scanned, and of those that the plan has read.
@@ -165,9 +173,15 @@ class MoveSource:
     def hand_over(self, warn: Callable[[str], None], log: Callable[[str], None] | None) -> None:
         """Go on for a later move of the server, with its lines; `log` is that of `LiveSource`."""
         self._is_stopped = False
-        self._warn = warn
+        self._warn = self._tell = warn
+        self._line = ""
         if self._rule is not None and log is not None:
             self._rule.log = log
+
+    @property
+    def kept(self) -> AttributesKept:
+        """The attributes that the destination keeps."""
+        return self._attributes.kept
 
     def is_of(self, directory: str) -> bool:
         """Return whether the directory at that path is the one that is read."""
@@ -262,7 +276,8 @@ class MoveSource:
         self._hot.begin(leave=leave_hot)
         if self._part is not None:
             self._part.narrow(held)
-        planned = plan(held, self._now, is_unchanged, self._is_left)
+        read_mode = self._reader.read_mode
+        planned = plan(held, self._now, is_unchanged, self._is_left, read_mode)
         self._next_filler = BatchFiller(
             self.size,
             number=numbers.next - 1,
@@ -301,7 +316,23 @@ class MoveSource:
             self._now = self._last
             self._is_quiet = not (self._is_running or self._is_written)
         self._known.read_all()
+        if not self._is_running:
+            self._tell_of_attributes()
         return self._now.root()
+
+    def _tell_of_attributes(self) -> None:
+        """Give a line about files of which attributes are left out, if it was not given before."""
+        count = self._attributes.without
+        if not count:
+            return
+        kept = self._attributes.kept
+        reason = "they have too many" if kept.user and kept.acls else _NOT_KEPT
+        line = attributes_line(count, reason)
+        if count == MOST:
+            line = f"at least {line}"
+        if line != self._line:
+            self._line = line
+            self._tell(line)
 
     def closed(self) -> None:
         """Note that the destination has the same root."""
@@ -329,7 +360,7 @@ class MoveSource:
             return "a file of which no change was seen"
         if is_same:
             return ""
-        path = first_difference(self._root, self._now)
+        path = first_difference(self._root, self._now, self._attributes)
         if path is None:
             return ""
         self._known.forget()  # the next pass scans all
@@ -398,22 +429,24 @@ class MoveSource:
         """Return whether the destination holds what was read of a file that is as it was then."""
         if held.blocks.missing or held.size != node.size:
             return False
+        self._last.trim()
+        read = self._last.find(node.names[0])
+        if (
+            not isinstance(read, FileNode)
+            or read.blocks.missing
+            or not self._is_unchanged(read, node)
+        ):
+            return False
         # of a file that comes as a whole, the metadata comes with it
         if not held.number and (held.mode, held.mtime) != (node.mode, node.mtime):
             return False
-        self._last.trim()
-        read = self._last.find(node.names[0])
-        return (
-            isinstance(read, FileNode)
-            and not read.blocks.missing
-            and self._is_unchanged(read, node)
-            and read.value() == held.value()
-        )
+        return read.attributes == held.attributes and read.value() == held.value()
 
     def _is_unchanged(self, read: FileNode, node: FileNode) -> bool:
-        """Return whether a file is as it was when it was read."""
+        """Return whether a file is as it was when it was read; it has the same mode then."""
         if (read.identity, read.stamp) != (node.identity, node.stamp):
             return False
+        node.mode = read.mode  # without an ACL
         if self._rule is None:
             return not self._is_written
         if self._rule.unchanged(read, node):

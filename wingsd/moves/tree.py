@@ -45,6 +45,8 @@ class MoveLimits:
     bytes: int
 
 
+#: Bytes that the attributes of any tree may have, and bytes of files for which it may be one more.
+_ATTRIBUTES, _BYTES_FOR_ATTRIBUTE = 64 << 20, 16
 _UNLIMITED = MoveLimits(1 << 62, 1 << 62)
 
 
@@ -98,6 +100,8 @@ class MoveTree:
         #: Ids of files that were taken out of the tree and have no new path yet.
         self.slots: dict[int, int] = {}
         self.members = self.bytes = 0
+        #: Bytes of all attributes.
+        self.attribute_bytes = 0
         #: Called with each file that loses a name and has others.
         self.on_name_lost: Callable[[FileNode], object] = lambda node: None
         #: Whether files have identities.
@@ -157,9 +161,11 @@ class MoveTree:
         self._count(1)
         self._store.set(path, node)
         if isinstance(node, DirectoryNode):
+            self._count_attributes(len(node.attributes))
             return
         if isinstance(node, FileNode) and not node.names and not node.slots:
             self.resized(node.size, path)
+            self._count_attributes(len(node.attributes or b""))
         if node.names and not node.id:
             self._store.share(node)
         self.has_identities = self.has_identities or node.identity is not None
@@ -179,14 +185,16 @@ class MoveTree:
         self.has_identities = True
         self.add_reserved(path, packed)
 
-    def reserve(self, path: bytes, count: int, size: int) -> None:
+    def reserve(self, path: bytes, count: int, size: int, attributes: int = 0) -> None:
         """Count files that `add_reserved` is to add to a directory: `path` is the first of them.
 
-        Nothing has their names. They have `size` bytes together. Raises as `add`.
+        Nothing has their names. They have `size` bytes together, and their attributes as many.
+        Raises as `add`.
         """
         self._place(path)
         self._count(count)
         self.resized(size, path)
+        self._count_attributes(attributes)
 
     def add_reserved(self, path: bytes, packed: Iterable[tuple[bytes, bytes]]) -> None:
         """Add files that were counted by `reserve` to a directory, in the form of `add_files`."""
@@ -200,6 +208,22 @@ class MoveTree:
                 f"there are more than {self._limits.members} files, directories and links; raise "
                 "system.transfers.max_members on this node if they are to be received"
             )
+
+    def _count_attributes(self, more: int) -> None:
+        self.attribute_bytes += more
+        most = _ATTRIBUTES + self._limits.bytes // _BYTES_FOR_ATTRIBUTE
+        if more > 0 and self.attribute_bytes > most:
+            raise DiskLimitExceeded(
+                f"the extended attributes of the server's files take more than {most >> 20} MiB; "
+                "remove some of them, or raise its disk limit in the Panel, and move it again"
+            )
+
+    def set_attributes(self, node: FileNode | DirectoryNode, attributes: bytes) -> None:
+        """Give a file its attributes, or a directory, for which `updated` is called as well."""
+        self._count_attributes(len(attributes) - len(node.attributes or b""))
+        node.attributes = attributes
+        if isinstance(node, FileNode):
+            self.changed(node)
 
     def share(self, node: FileNode) -> None:
         """Have a file of the tree be no plain one, whatever its names: it is to get a number."""
@@ -225,9 +249,12 @@ class MoveTree:
         if not isinstance(node, DirectoryNode):
             self._removed(path, node)
             return
+        self._count_attributes(-len(node.attributes))
         for each, below in self._store.below(path):
             self.members -= 1
-            if not isinstance(below, DirectoryNode):
+            if isinstance(below, DirectoryNode):
+                self._count_attributes(-len(below.attributes))
+            else:
                 # of what has several names it may be another object for each
                 self._removed(each, self._store.shared(below.id) if below.id else below)
                 self._store.trim()
@@ -245,7 +272,12 @@ class MoveTree:
             self._store.delete_shared(node.id)
             self._changed.discard(node.id)
         if isinstance(node, FileNode):
-            self.bytes -= node.size
+            self._dropped(node)
+
+    def _dropped(self, node: FileNode) -> None:
+        """Count a file no more."""
+        self.bytes -= node.size
+        self._count_attributes(-len(node.attributes or b""))
 
     def take(self, path: bytes, node: FileNode, slot: int) -> None:
         """Take a file out of the tree, from its path to a slot."""
@@ -270,7 +302,7 @@ class MoveTree:
             node.slots -= 1
             self._store.changed(node)
             if not node.names and not node.slots:
-                self.bytes -= node.size
+                self._dropped(node)
                 self._store.delete_shared(of)
                 self._changed.discard(of)
         self.slots.clear()
@@ -307,9 +339,12 @@ class MoveTree:
             path = dirname(path)
         self.top.digest = None
 
-    def updated(self, path: bytes, node: DirectoryNode, mode: int, mtime: int) -> None:
-        """Give a directory another mode and time."""
+    def updated(
+        self, path: bytes, node: DirectoryNode, mode: int, mtime: int, attributes: bytes
+    ) -> None:
+        """Give a directory another mode and time, and other attributes."""
         node.mode, node.mtime = mode, mtime
+        self.set_attributes(node, attributes)
         if path:
             self._store.set(path, node)
             self.touch(dirname(path))

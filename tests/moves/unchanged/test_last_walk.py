@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.attributes import reading
 from wingsd.filesystem.walk import BATCH
 from wingsd.moves.scan import scan
 from wingsd.moves.tree import MoveTree
@@ -28,7 +29,7 @@ def root(tmp_path: Path) -> Iterator[int]:
 
 
 def seen(root: int) -> MoveTree:
-    return scan(root, lambda line: None)
+    return scan(root, lambda line: None, reading(root))
 
 
 def keep_times(path: Path, change: Callable[[Path], object]) -> None:
@@ -55,14 +56,14 @@ def other_file(directory: Path) -> None:
 
 def test_what_nobody_has_changed_is_the_same(root: int) -> None:
     tree = seen(root)
-    assert first_difference(root, tree) is None
-    assert first_difference(root, tree) is None
+    assert first_difference(root, tree, reading(root)) is None
+    assert first_difference(root, tree, reading(root)) is None
 
 
 def test_a_directory_with_many_names_is_the_same(root: int, tmp_path: Path) -> None:
     for number in range(BATCH + 10):
         (tmp_path / "a" / "b" / f"{number}").touch()
-    assert first_difference(root, seen(root)) is None
+    assert first_difference(root, seen(root), reading(root)) is None
 
 
 @pytest.mark.parametrize(
@@ -89,4 +90,4 @@ def test_what_was_changed_is_named(
 ) -> None:
     tree = seen(root)
     change(tmp_path)
-    assert first_difference(root, tree) == path
+    assert first_difference(root, tree, reading(root)) == path

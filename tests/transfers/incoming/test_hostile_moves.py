@@ -72,7 +72,7 @@ async def test_a_token_is_for_one_server_and_not_for_ever(node: MovingNode, sour
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 2},
+        {"version": 3},
         {"key": "short"},
         {"key": "G" * 64},
         {"log": -1},

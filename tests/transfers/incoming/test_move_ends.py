@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -20,6 +21,7 @@ from tests.transfers.incoming.moving_node import LEVEL, MovingNode, half_sent, k
 from wingsd.archive import quota
 from wingsd.errors import EnvironmentFailed, StorageError
 from wingsd.filesystem import remove_tree
+from wingsd.moves.tree import FileNode
 from wingsd.transfers.incoming.moves import checkpoints, partial_copy
 from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.moves.silence import SilenceWatch
@@ -48,6 +50,26 @@ async def test_the_next_transfer_goes_on_with_what_is_kept(node: MovingNode, sou
     assert later.bytes < 1000
     assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
     assert kept(node) == []
+
+
+async def test_a_copy_with_attributes_goes_on_by_a_source_that_knows_none(
+    node: MovingNode, source: Path
+) -> None:
+    os.setxattr(source / "empty", "user.note", b"1")
+    first = node.client(source)
+    await first.begin(version=2)
+    await first.send()
+    await first.ask("DELETE", "", params={"keep": "1"})
+    await rest(node)
+
+    client = node.client(source)
+    await client.begin(version=1)
+    await client.resume()
+
+    assert client.held["bytes"] > 0
+    found = client.sent.find(b"empty")
+    assert isinstance(found, FileNode)
+    assert found.attributes == b""
 
 
 async def test_nothing_is_kept_of_a_move_that_a_person_cancels(

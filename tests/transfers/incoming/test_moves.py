@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import requests
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from tests.support.attributes import ACCESS, acl, entries
 from tests.support.full_trees import limit_trees
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
@@ -408,3 +410,28 @@ async def test_a_beginning_that_is_withdrawn_names_the_move_that_was_begun(
     assert (begun.status, known.status) == (201, 200)
     assert known.json["id"] == begun.json["id"]
     assert len(node.store.transfers()) == 1
+
+
+async def test_extended_attributes_and_acls_come_with_a_move_of_version_2(
+    node: MovingNode, source: Path
+) -> None:
+    for path in (source, source / "world", source / "world" / "level.dat", source / "empty"):
+        os.setxattr(path, "user.note", b"1")
+        os.setxattr(path, ACCESS, acl(users={4033: 7, os.getuid(): 1}, group=0, mask=7))
+    client = node.client(source)
+
+    await client.move(version=2)
+
+    assert client.begun["attributes"] == ["user", "acl"]
+    for name in ("", "world", "world/level.dat", "empty"):
+        path = node.data / UUID / name
+        expected = acl(users={4033: 7, path.stat().st_uid: 1}, group=0, mask=7)
+        assert os.getxattr(path, "user.note") == b"1"
+        assert entries(os.getxattr(path, ACCESS)) == entries(expected)
+
+
+async def test_a_source_of_version_1_hears_of_no_attributes(
+    node: MovingNode, source: Path
+) -> None:
+    answer = await node.client(source).begin(version=1)
+    assert (answer.json["version"], answer.json["attributes"]) == (1, [])

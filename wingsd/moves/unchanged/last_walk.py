@@ -7,6 +7,7 @@ import stat
 from contextlib import closing
 
 from wingsd.archive.policy import member_mode
+from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.walk import Listing, gone, unreadable, walk
 from wingsd.moves.frames import MAX_MTIME
 from wingsd.moves.scan import stat_stamp
@@ -15,7 +16,7 @@ from wingsd.moves.tree import DirectoryNode, FileNode, LinkNode, MoveTree, TreeE
 __all__ = ["first_difference"]
 
 
-def first_difference(root: int, tree: MoveTree) -> bytes | None:
+def first_difference(root: int, tree: MoveTree, attributes: AttributeReader) -> bytes | None:
     """Return the path of what is not as a scan of `root` has found it, None where all is.
 
     Empty for the directory itself, or where only names are missing. Blocking. Raises StorageError
@@ -31,7 +32,9 @@ def first_difference(root: int, tree: MoveTree) -> bytes | None:
             node = tree.find(b"/".join(listing.path))
             if listing.is_first and listing.path:
                 members += 1
-            if not isinstance(node, DirectoryNode) or not _is_directory_as(listing.stat, node):
+            if not isinstance(node, DirectoryNode):
+                return b"/".join(listing.path)
+            if not _is_directory_as(listing, node, attributes):
                 return b"/".join(listing.path)
             for name in (*listing.files, *listing.symlinks, *listing.others):
                 found = _entry(listing, name, tree)
@@ -72,9 +75,13 @@ def _is_link_as(found: os.stat_result, node: LinkNode, fd: int, name: bytes) -> 
     return node.mtime == _mtime(found) and node.target == os.readlink(name, dir_fd=fd)
 
 
-def _is_directory_as(found: os.stat_result, node: DirectoryNode) -> bool:
-    mode, _ = member_mode(stat.S_IMODE(found.st_mode))
-    return (node.mode, node.mtime) == (mode, _mtime(found))
+def _is_directory_as(listing: Listing, node: DirectoryNode, attributes: AttributeReader) -> bool:
+    mode, _ = member_mode(stat.S_IMODE(listing.stat.st_mode))
+    try:
+        value, mode = attributes.read(listing.fd, listing.stat, mode)
+    except OSError as error:
+        unreadable(b"/".join(listing.path), error)
+    return (node.mode, node.mtime, node.attributes) == (mode, _mtime(listing.stat), value)
 
 
 def _mtime(found: os.stat_result) -> int:

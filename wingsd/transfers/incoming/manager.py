@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from wingsd.config import TransfersConfig
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, TransferCancelled
+from wingsd.filesystem.attributes import AttributesKept
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.errors import TooManyTransfers, TransferNotActive
@@ -103,6 +104,11 @@ class IncomingTransfers(TransferTable["IncomingTransfer"]):
         """Return what the sender of a server is answered about its storage pool and its marks."""
         storage = self._factory.get().storage
         return storage.pool_features(server, pool, mark, backups_mark)
+
+    def attributes_kept(self) -> Deferred[AttributesKept]:
+        """Return which extended attributes servers keep that are received."""
+        storage = self._factory.get().storage
+        return storage.disk.run(storage.staging.attributes_kept)
 
     def _prospects(self, transfer: IncomingTransfer) -> str:
         """Return since when a transfer is under way, and when it ends if its sender is gone."""

@@ -16,6 +16,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
+from wingsd.filesystem.attributes import AttributesKept
 from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.source import LiveSource, MoveSource, SourceStopped
 from wingsd.transfers.errors import DestinationError, DestinationRefused, FinalPassStalled
@@ -61,7 +62,8 @@ class MoveOrder:
     `running` is whether the server ran before the move, `is_resumed` whether an earlier daemon
     began it, `is_asked` whether that may have asked for the commit. After the commit a destination
     may be silent for `lost_after` seconds; what does not get on is tried for `patience` seconds.
-    If the move fails, the destination is told so for `discard_within` seconds.
+    If the move fails, the destination is told so for `discard_within` seconds. Of extended
+    attributes those are sent that the destination keeps, `attributes`.
     """
 
     server: str
@@ -72,6 +74,7 @@ class MoveOrder:
     batch: int
     streams: int
     zstd: bool
+    attributes: AttributesKept
     running: bool
     is_resumed: bool
     is_asked: bool
@@ -305,14 +308,21 @@ class Delivery:
     async def _opened(self) -> MoveSource:
         """Return what reads the files: that of an earlier move, where there is one."""
         run, kept = self._uploader.packers.run, self._kept
-        if kept is not None:
-            self._kept = None
+        self._kept = None
+        if kept is not None and kept.kept != self._order.attributes:
+            await run(kept.close)  # all is read again, for others than it has
+        elif kept is not None:
             log = self._live.log if self._live is not None else None
             await run(kept.hand_over, self._tell, log)
             return kept
         scratch = self._order.scratch
         return await run(
-            MoveSource, self._order.directory, self._tell, self._live, scratch=scratch
+            MoveSource,
+            self._order.directory,
+            self._tell,
+            self._live,
+            scratch=scratch,
+            kept=self._order.attributes,
         )
 
     def _tell(self, line: str) -> None:

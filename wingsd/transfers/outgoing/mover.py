@@ -19,6 +19,7 @@ from wingsd.auth.tokens import expiry_of
 from wingsd.backups.local import LocalBackup
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import InvalidData, StorageError
+from wingsd.filesystem.attributes import AttributesKept
 from wingsd.filesystem.disk_size import survey
 from wingsd.moves.source import LiveSource, MoveSource
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
@@ -30,7 +31,7 @@ from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.attached import AttachedFile
 from wingsd.transfers.outgoing.delivery import MoveOrder
 from wingsd.transfers.outgoing.move import OutgoingMove
-from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, TransferRequest
+from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, MOVES_ATTRIBUTES, TransferRequest
 from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
@@ -44,7 +45,8 @@ from wingsd.util.serialization import structure
 
 __all__ = ["LiveMoves", "MoveSubject", "Mover", "ResumedMove", "begun_of", "request_of"]
 
-VERSION = 1
+#: The version of moves without extended attributes, and the one with them.
+VERSION, WITH_ATTRIBUTES = 1, 2
 #: The name that the installation log is sent by.
 LOG = "install.log"
 #: Seconds for which the first request is repeated that gets no answer, at least: as long as its
@@ -128,10 +130,13 @@ class Mover:
         needed = {MOVES} if seed is None else {MOVES, FOLLOWS}
         return self.config.enabled and needed <= set(features)
 
-    async def begin(self, subject: MoveSubject, *, follows: bool) -> OutgoingMove | None:
+    async def begin(
+        self, subject: MoveSubject, features: Collection[str], *, follows: bool
+    ) -> OutgoingMove | None:
         """Begin a move; return None where the destination does not know any, or not this version.
 
-        `follows` is whether the server is sent while it runs. Raises `DestinationError` where it
+        `features` are those of the destination. `follows` is whether the server is sent while it
+        runs. Raises `DestinationError` where it
         refuses the server, and `StorageError`.
         """
         entry = subject.steps.entry
@@ -149,7 +154,7 @@ class Mover:
             token=request.token,
             url=request.url,
             family=request.family,
-            request=json.dumps({"asked": asked, "order": await self._order(subject)}),
+            request=json.dumps({"asked": asked, "order": await self._order(subject, features)}),
             state=json.dumps({"running": was_running, "live": follows} | seed),
         )
         await self.database.add_move(record)
@@ -280,6 +285,9 @@ class Mover:
                 batch=min(begun.batch, self.config.batch * _MIB),
                 streams=min(begun.streams, self.config.streams),
                 zstd="zstd" in begun.encodings,
+                attributes=AttributesKept.named(
+                    begun.attributes if order["version"] == WITH_ATTRIBUTES else ()
+                ),
                 running=state.get("running") is True,
                 is_resumed=is_resumed,
                 is_asked=is_asked,
@@ -315,7 +323,7 @@ class Mover:
             self.config.patience,
         )
 
-    async def _order(self, subject: MoveSubject) -> dict[str, Any]:
+    async def _order(self, subject: MoveSubject, features: Collection[str]) -> dict[str, Any]:
         """Return what the first request tells of the server. Raises `StorageError`."""
         server = subject.server
         measured = await self.uploader.followers.run(survey, self.storage.directory(server.uuid))
@@ -329,7 +337,7 @@ class Mover:
         ]
         log = await self._log(subject)
         return {
-            "version": VERSION,
+            "version": WITH_ATTRIBUTES if MOVES_ATTRIBUTES in features else VERSION,
             "family": subject.request.family,
             "bytes": server.disk_bytes or 0,
             "disk_bytes": measured.on_disk,

@@ -16,6 +16,7 @@ __all__ = [
     "JOINS_STREAMS",
     "KEEPS_ATTRIBUTES",
     "MOVES",
+    "MOVES_ATTRIBUTES",
     "TransferRequest",
     "UploadFormat",
     "streams_of",
@@ -28,6 +29,8 @@ JOINS_STREAMS = "streams"
 KEEPS_ATTRIBUTES = "attributes"
 #: That of one that takes moves which resume.
 MOVES = "move-1"
+#: That of one that takes moves with extended attributes and ACLs.
+MOVES_ATTRIBUTES = "move-2"
 #: That of one that keeps the copy of a seed, and starts the server when it has moved.
 FOLLOWS = "follow-1"
 

@@ -204,7 +204,7 @@ class OutgoingUpload:
         if mover is None or self.pool.name or not mover.is_for(self._features, self.seed):
             return
         self._is_recorded = True
-        move = self._sending = await mover.begin(self._subject(), follows=follows)
+        move = self._sending = await mover.begin(self._subject(), self._features, follows=follows)
         self._is_recorded = move is not None
         if move is not None:
             move.follow_plans(self._note_plan)

@@ -98,13 +98,17 @@ class MoveSmaller(Exception):
 
 @attrs.frozen(repr=False)
 class MoveBegun:
-    """The answer to the beginning: `batch` is the most bytes of a body, `streams` of requests."""
+    """The answer to the beginning: `batch` is the most bytes of a body, `streams` of requests.
+
+    `attributes` are the kinds of extended attributes that the destination keeps.
+    """
 
     id: str
     version: int
     batch: int
     streams: int
     encodings: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
 
 @attrs.frozen(repr=False)

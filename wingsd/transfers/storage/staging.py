@@ -19,6 +19,7 @@ from pathlib import Path
 from wingsd.backups.received import QUARANTINE
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
+from wingsd.filesystem.attributes import AttributesKept, supported_attributes
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.util.durable import move, storage_errors, time_stamp
 
@@ -83,6 +84,10 @@ class Staging:
     def path(self) -> str:
         """The staging area; its place is known after `prepare`."""
         return str(self._root)
+
+    def attributes_kept(self) -> AttributesKept:
+        """Return which extended attributes its file system keeps."""
+        return supported_attributes(self.path)
 
     @property
     def quarantine(self) -> Path:

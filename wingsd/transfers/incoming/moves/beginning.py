@@ -25,7 +25,8 @@ class MoveBeginning:
 
     `bytes` counts the holes of sparse files, `disk_bytes` does not; these and `files` may be 0.
     `running` is whether it runs there: its container is there until the commit. With `follow` it
-    is a seed: the copy follows the server for as long as need be.
+    is a seed: the copy follows the server for as long as need be. Before `version` 2 nothing has
+    extended attributes.
     """
 
     family: str = ""
@@ -36,6 +37,7 @@ class MoveBeginning:
     log: int | None = None
     running: bool = False
     follow: bool = False
+    version: int = 1
 
     def encode(self) -> str:
         """Return it as JSON."""

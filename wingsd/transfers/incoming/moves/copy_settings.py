@@ -17,12 +17,16 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @attrs.frozen(eq=False, repr=False)
 class CopySettings:
-    """The limits and the owner of a copy, and the bytes and inodes that stay free."""
+    """The limits and the owner of a copy, and the bytes and inodes that stay free.
+
+    `attributes` is whether the source knows extended attributes.
+    """
 
     limits: MoveLimits
     owner: tuple[int, int]
     reserve: int
     inode_reserve: int
+    attributes: bool = True
 
 
 def boot_id() -> bytes:

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import MovesConfig
 from wingsd.errors import ServerAlreadyExists, TransferCancelled, WingsdError
+from wingsd.filesystem.attributes import NOTHING, AttributesKept
 from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.factory import IncomingTransferFactory
@@ -74,6 +75,7 @@ class IncomingMoves:
         self._receiver = receiver
         self._database = database
         self._beginning: dict[str, _Beginning] = {}
+        self._kept: AttributesKept | None = None
 
     async def begun(self, token: TransferToken, key: str) -> str | None:
         """Return the id of the move that was begun with a token and a key, None without.
@@ -91,6 +93,14 @@ class IncomingMoves:
             return None
         _check_key(digest, known.key)
         return known.move
+
+    async def attributes_kept(self, version: int) -> AttributesKept:
+        """Return which extended attributes servers keep in moves of a version."""
+        if version == 1:
+            return NOTHING
+        if self._kept is None:
+            self._kept = await self._receiver.attributes_kept()
+        return self._kept
 
     async def begin(
         self,

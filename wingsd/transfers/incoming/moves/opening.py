@@ -45,6 +45,7 @@ def make_reception(
             extraction.owner,
             limits.reserve,
             limits.inode_reserve,
+            attributes=terms.beginning.version > 1,
         ),
         partial(staging.sync, server),
     )

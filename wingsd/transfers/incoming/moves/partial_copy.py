@@ -94,6 +94,9 @@ class PartialCopy:
         self._lock = Lock()
         self._open = ExitStack()
         self._destination: MoveDestination | None = None
+        self._applier: TreeApplier | None = None
+        #: How many files lack extended attributes that they should have, after `finish`.
+        self.without_attributes = 0
         #: The descriptor of the files' directory while the ledger is open.
         self._root = -1
         #: Held while the disk is flushed, and the bytes that were written and not flushed.
@@ -366,6 +369,8 @@ class PartialCopy:
         """Set modes and times; return the bytes of all files, when all is on stable storage."""
         with self._used() as destination:
             destination.finish()
+            assert self._applier is not None  # noqa: S101 - it is open
+            self.without_attributes = self._applier.without_attributes
             return destination.tree.bytes
 
     @property
@@ -462,8 +467,10 @@ class PartialCopy:
                 str(paths.ledger), ids, settings.limits, applier, sync, loses=self._is_lost
             )
             stack.callback(destination.close)
+            if not settings.attributes:
+                destination.drop_attributes()
             self._open = stack.pop_all()
-        self._destination, self._root = destination, fds[0]
+        self._destination, self._root, self._applier = destination, fds[0], applier
         self.progress = attrs.evolve(self.progress, bytes=destination.tree.bytes)
         self._compacted = destination.ledger_size
         self._opened += 1
@@ -476,4 +483,5 @@ class PartialCopy:
 def _needed(destination: MoveDestination) -> int:
     """Return the bytes of a ledger that is enough for a whole tree in a round, and one before."""
     tree = destination.tree
-    return LEDGER_GROWS + 2 * (NAME_TAKES * tree.members + tree.bytes // FILES_FOR_BYTE)
+    names, files = NAME_TAKES * tree.members, tree.bytes // FILES_FOR_BYTE
+    return LEDGER_GROWS + 2 * (names + files + tree.attribute_bytes)

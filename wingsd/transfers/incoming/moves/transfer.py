@@ -12,6 +12,8 @@ from functools import partial
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from wingsd.archive.extract import NOT_KEPT
+from wingsd.archive.policy import attributes_line
 from wingsd.auth.tokens import token_was_used
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
@@ -250,6 +252,8 @@ class MoveTransfer(IncomingTransfer):
                 await scope.wait(Deferred.fromCoroutine(reception.verify(commit)))
                 await steps.enter(ReceiveStep.DURABLE)
                 size = await scope.wait(Deferred.fromCoroutine(reception.finish()))
+                if count := reception.copy.without_attributes:
+                    steps.announcer.warn(attributes_line(count, NOT_KEPT))
                 await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=False)))
                 reception.seal(commit)
             except (RootMismatch, MoveResumeNeeded) as error:
