@@ -14,6 +14,7 @@ from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.direct_transfers import incoming
 from wingsd.direct_transfers.incoming import DirectReceiving, Invitation, TryAgain
+from wingsd.direct_transfers.servers import DirectServers
 from wingsd.errors import BadRequest, ServersNotLoaded, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers import PowerAction, PowerState
@@ -171,6 +172,27 @@ async def test_it_is_told_that_a_server_has_not_come_when_no_later_daemon_can_ch
     await until(lambda: node.store.descriptions() == [])
     assert not await incoming.conclude(token_of(node, invitation))
     await nodes.assert_stayed()
+
+
+async def test_a_server_that_a_start_finds_without_files_meanwhile_has_not_moved(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invitation = await nodes.destination.invite()
+    await nodes.send(invitation)
+    await nodes.assert_moved()
+    node = nodes.destination
+    directory = node.data / UUID
+    directory.rename(directory.with_name("lost"))
+    has_files = DirectServers.has_files
+
+    async def load_meanwhile(servers: DirectServers, server: str) -> bool:
+        found = await has_files(servers, server)
+        monkeypatch.undo()
+        await servers.load(())
+        return found
+
+    monkeypatch.setattr(DirectServers, "has_files", load_meanwhile)
+    assert not await node.direct_transfers.incoming.conclude(token_of(node, invitation))
 
 
 async def test_a_deleted_direct_server_is_forgotten(nodes: NodePair) -> None:

@@ -326,7 +326,7 @@ class IncomingDirectTransfers:
             return False
         if row.arrived is not None:
             # While that is looked for it may have been deleted.
-            return await self._servers.has_files(server) or await self._has_left(server)
+            return await self._servers.has_files(server) or await self._has_left(token)
         if await self._may_be_resumed(server):
             raise TryAgain("this node is still starting, or has not recorded that it failed")
         return False
@@ -345,11 +345,12 @@ class IncomingDirectTransfers:
                 "cancel the transfer at the source, and do not start it there",
             )
 
-    async def _has_left(self, server: str) -> bool:
+    async def _has_left(self, token: TransferToken) -> bool:
         """Return whether a server that was here was deleted since, or sent on."""
-        if await self._servers.find(server) is None:
-            return True
-        last = await self._database.last_move(server)
+        if await self._servers.find(token.server) is None:
+            # Not so one that a start has just found to be without files.
+            return await self._database.has_arrived(token.digest)
+        last = await self._database.last_move(token.server)
         if last is None or last.direction is Direction.IN:
             return False
         if last.outcome is None:
