@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgpack
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.api.node import ApiNode
+from tests.api.node import UUID, ApiNode
 from wingsd.config import CALAGOPUS, DockerConfig
 from wingsd.docker.runtime import EngineDisk
 from wingsd.node import counters, figures
 from wingsd.node.errors import PruneInProgress
+from wingsd.panel.schemas import Allocations, Configuration, Process, Settings, Stop
 
 
 async def test_the_machines_use_is_told_within_a_second(node: ApiNode) -> None:
@@ -85,6 +88,53 @@ async def test_addresses_are_in_the_form_of_the_panels_family(family: str, key: 
     assert "127.0.0.1" not in reply.json[key]
 
 
+async def ports_in_use(node: ApiNode, *ips: str) -> tuple[int, dict[str, Any]]:
+    """Return the answer to the call of Calagopus' Panel before it chooses an allocation."""
+    query = "&".join(f"ip={ip.replace(':', '%3A')}" for ip in ips)
+    reply = await node.call(
+        "GET", f"ports/used?{query}", Accept="application/msgpack", Content_Type=None
+    )
+    return reply.status, msgpack.unpackb(reply.content)
+
+
+async def test_ports_in_use_are_those_of_servers_and_of_the_machines_programs(
+    node: ApiNode,
+) -> None:
+    allocations = Allocations(mappings={"198.51.100.7": (1, 2), "not-an-address": (3,)})
+    settings = Settings(UUID, allocations=allocations)
+    node.server.configuration = Configuration(settings, Process(stop=Stop("signal", "C")))
+    with (
+        socket.create_server(("127.0.0.9", 0)) as listening,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
+    ):
+        receiving.bind(("127.0.0.9", 0))
+        status, answer = await ports_in_use(node, "198.51.100.7", "127.0.0.9", "2001:db8::0:7")
+        ports = {listening.getsockname()[1], receiving.getsockname()[1]}
+    assert status == 200
+    assert list(answer) == ["used"]
+    of_server, of_programs, _ = answer["used"].values()
+    assert list(answer["used"]) == ["198.51.100.7", "127.0.0.9", "2001:db8::0:7"]
+    assert of_server[:2] == [{"port": port, "server": UUID} for port in (1, 2)]
+    assert ports <= {used["port"] for used in of_programs if "server" not in used}
+
+
+async def test_ports_in_use_are_of_addresses_only(node: ApiNode) -> None:
+    status, answer = await ports_in_use(node, "198.51.100.7", "example.com")
+    assert (status, answer["code"], answer["detail"]) == (400, "bad-request", "not 'example.com'")
+
+
+async def test_without_addresses_ports_are_those_of_the_nodes(node: ApiNode) -> None:
+    ips = (await node.call("GET", "system/ips")).json["ip_addresses"]
+    used = (await node.call("GET", "ports/used")).json["used"]
+    assert set(used) <= set(ips)
+
+
+async def test_no_port_is_free_before_the_servers_are_known(node: ApiNode) -> None:
+    node.servers.loaded = False
+    status, answer = await ports_in_use(node, "198.51.100.7")
+    assert (status, answer["code"]) == (503, "servers-not-loaded")
+
+
 class FakeEngine:
     """An engine whose images take long to be removed."""
 
@@ -120,7 +170,9 @@ async def test_a_node_without_docker_says_so(node: ApiNode, method: str, path: s
     assert (reply.status, reply.json["code"]) == (409, "engine-unavailable")
 
 
-@pytest.mark.parametrize("path", ["utilization", "ips", "docker/disk"])
+@pytest.mark.parametrize(
+    "path", ["system/utilization", "system/ips", "system/docker/disk", "ports/used"]
+)
 async def test_the_token_is_needed(node: ApiNode, path: str) -> None:
-    reply = await node.call("GET", f"system/{path}", Authorization="Bearer wrong")
+    reply = await node.call("GET", path, Authorization="Bearer wrong")
     assert reply.status == 403

@@ -26,6 +26,7 @@ DIAGNOSTICS = LaterEndpoint("diagnostics", "DiagnosticsEndpoint")
 ENGINE_DISK = LaterEndpoint("node_engine", "EngineDiskEndpoint")
 PRUNE = LaterEndpoint("node_engine", "PruneEndpoint")
 ADDRESSES = LaterEndpoint("node_figures", "AddressesEndpoint")
+USED_PORTS = LaterEndpoint("node_figures", "UsedPortsEndpoint")
 UTILIZATION = LaterEndpoint("node_figures", "UtilizationEndpoint")
 LOG_FILE = LaterEndpoint("node_logs", "LogFileEndpoint")
 LOG_FILES = LaterEndpoint("node_logs", "LogFilesEndpoint")
@@ -64,6 +65,7 @@ def endpoints(
         partial(SystemEndpoint, config, node.ask_engine, reactor),
         partial(UTILIZATION, config, node.figures),
         partial(ADDRESSES, config, node.workers),
+        partial(USED_PORTS, config, node.workers, servers),
         partial(ENGINE_DISK, config, node.engine),
         partial(PRUNE, config, node.engine),
         partial(DIAGNOSTICS, config, node.diagnostics),

@@ -12,12 +12,14 @@ from wingsd.api.resource import Endpoint
 from wingsd.config import CALAGOPUS, Config
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.node.addresses import host_addresses
+from wingsd.node.addresses import UsedPort, host_addresses, used_ports
 from wingsd.node.figures import NodeFigures
+from wingsd.panel.schemas import Allocations
+from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
 from wingsd.util.serialization import Keywords
 
-__all__ = ["AddressesEndpoint", "FiguresEndpoint", "UtilizationEndpoint"]
+__all__ = ["AddressesEndpoint", "FiguresEndpoint", "UsedPortsEndpoint", "UtilizationEndpoint"]
 
 Amount = Annotated[int, Keywords(minimum=0)]
 Average = Annotated[float, Keywords(minimum=0)]
@@ -131,9 +133,67 @@ class AddressesEndpoint(Endpoint):
         Loopback and link-local addresses are left out; for Calagopus' Panel also those of Docker's
         interfaces.
         """
-        docker = self._config.docker
         if self._config.family == CALAGOPUS:
-            bridge = [docker.network.bridge_name]
-            found = await self._workers.run(host_addresses, docker.system_ips, without=bridge)
-            return AssignableAddresses(found)
-        return IpAddresses(await self._workers.run(host_addresses, docker.system_ips))
+            return AssignableAddresses(await self._workers.run(_assignable, self._config))
+        more = self._config.docker.system_ips
+        return IpAddresses(await self._workers.run(host_addresses, more))
+
+
+def _assignable(config: Config) -> list[str]:
+    docker = config.docker
+    return host_addresses(docker.system_ips, without=[docker.network.bridge_name])
+
+
+@attrs.frozen
+class PortsQuery:
+    """The addresses in question."""
+
+    ip: Annotated[
+        tuple[str, ...], "Addresses of the node; those of `/api/system/ips` without."
+    ] = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class UsedPorts:
+    """The ports in use."""
+
+    used: Annotated[dict[str, list[UsedPort]], "By the address, as in the query."]
+
+
+class UsedPortsEndpoint(Endpoint):
+    """`/api/ports/used`."""
+
+    topic = Topic.NODE
+
+    def __init__(
+        self, config: Config, workers: Workers, servers: Servers, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._workers = workers
+        self._servers = servers
+
+    @call(
+        "GET",
+        Success(HTTPStatus.OK, "The ports."),
+        fails=(
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
+    )
+    async def list_used_ports(self, request: StreamingRequest, query: PortsQuery) -> UsedPorts:
+        """List the ports that a new server could not have at these addresses.
+
+        They are those of the allocations of the node's servers, also of stopped ones, and those at
+        which a program of the machine receives, by TCP or UDP.
+        """
+        servers = {
+            server.uuid: server.configuration.settings.allocations
+            for server in self._servers.all()
+        }
+        return UsedPorts(await self._workers.run(self._find, query.ip, servers))
+
+    def _find(
+        self, ips: tuple[str, ...], servers: Mapping[str, Allocations]
+    ) -> dict[str, list[UsedPort]]:
+        return used_ports(self._config, ips or _assignable(self._config), servers)

@@ -63,6 +63,7 @@ UPDATE = LaterEndpoint("update", "UpdateEndpoint")
 RESTORE = LaterEndpoint("backup_restores", "RestoreEndpoint")
 _PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
     "/api/diagnostics": node.DIAGNOSTICS,
+    "/api/ports/used": node.USED_PORTS,
     "/api/system": system.SystemEndpoint,
     "/api/update": UPDATE,
     "/api/system/docker/disk": node.ENGINE_DISK,
