@@ -28,6 +28,14 @@ _PACKAGES = (
 _NOT_OF_ONE = (Harness, TransferTable, IncomingMoves, ArrivedServers)
 
 
+class InjectedError(RuntimeError):
+    """The error that a coroutine raises for the test."""
+
+
+class InjectedOSError(OSError):
+    """The error of work in a thread."""
+
+
 class AwaitFaults:
     """Notes in `seen` what is awaited, by its name; raises the first time that it is `at`."""
 
@@ -50,7 +58,7 @@ class AwaitFaults:
             if not self._fails(f"run {name}"):
                 return run(workers, work, *args, **kwargs)
             closing = run(workers, work, *args, **kwargs) if name.endswith("close") else succeed(0)
-            return closing.addCallback(lambda _: fail(OSError("injected")))
+            return closing.addCallback(lambda _: fail(InjectedOSError("injected")))
 
         monkeypatch.setattr(CutOffWorkers, "run", run_or_fail)
 
@@ -66,10 +74,10 @@ class AwaitFaults:
         async def call(*args: Any, **kwargs: Any) -> Any:
             fails = self._fails(function.__qualname__)
             if fails and name != "close":
-                raise RuntimeError("injected")
+                raise InjectedError
             result = await function(*args, **kwargs)
             if fails:  # it is closed: no test leaves an open file
-                raise RuntimeError("injected")
+                raise InjectedError
             return result
 
         return call

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.direct_transfers.seeding import quick
-from tests.support.await_faults import AwaitFaults
+from tests.support.await_faults import AwaitFaults, InjectedError, InjectedOSError
 from tests.support.logged_errors import Logged
 from tests.support.move_node import MoveNode, refused
 from tests.support.reactor import reactor, until
@@ -67,12 +67,15 @@ RECORD = (
 
 
 @pytest.fixture(autouse=True)
-def _live(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _live(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(live_rounds, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(live_rounds, "READY_EVERY", 0.01)
     monkeypatch.setattr(live_rounds, "ROUND_EVERY", 0.01)
     yield
     gc.unfreeze()
+    gc.collect()  # what the attempts of an earlier test have left goes only now
+    for kind in (InjectedError, InjectedOSError):
+        logged.take(kind)
 
 
 @pytest.fixture
