@@ -203,6 +203,33 @@ def test_an_acl_with_names_alone_is_left_out_with_a_count(tmp_path: Path) -> Non
     assert len(notes) == 1
 
 
+def test_an_empty_acl_is_none(tmp_path: Path) -> None:
+    """GNU tar writes it for a directory that has an ACL and no default one."""
+    text = b"user::rwx,user:5:r-x,group::r-x,mask::r-x,other::r-x"
+    archive = with_records(
+        (b"SCHILY.acl.access", text), (b"SCHILY.acl.default", b""), typeflag=b"5"
+    )
+
+    _, notes = unpack(archive, tmp_path / "out")
+
+    expected = acl(users={5: 5}, owner=7, group=5, mask=5, other=5)
+    assert attributes(tmp_path / "out/f") == {ACCESS: entries(expected)}
+    assert notes == []
+
+
+@pytest.mark.parametrize("number", [b"-1", b"9" * 30, b"x", b""])
+def test_an_archive_with_an_owner_that_is_no_number_here_is_extracted(
+    number: bytes, tmp_path: Path
+) -> None:
+    text = b"user::rw-,user:5:rwx,group::---,mask::rwx,other::---"
+
+    unpack(with_records((b"uid", number)), tmp_path / "plain")
+    unpack(with_records((b"uid", number), (b"SCHILY.acl.access", text)), tmp_path / "out")
+
+    assert (tmp_path / "plain/f").exists()
+    assert attributes(tmp_path / "out/f") == {ACCESS: entries(acl(users={5: 7}, group=0, mask=7))}
+
+
 def test_the_root_user_is_not_taken_for_the_servers(tmp_path: Path) -> None:
     text = b"user::rw-,user:0:rwx,group::---,group:0:rwx,mask::rwx,other::---"
 

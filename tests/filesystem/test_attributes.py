@@ -14,8 +14,10 @@ from wingsd.filesystem.attributes import (
     MAX_BYTES,
     MAX_COUNT,
     AttributesKept,
+    acl_from_kernel,
     acl_from_text,
     acl_text,
+    check_attribute,
     clear_attributes,
     decode_attributes,
     encode_attributes,
@@ -213,3 +215,14 @@ def test_an_acl_is_read_from_text(text: str, expected: object) -> None:
 def test_a_text_that_is_no_acl_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ACL"):
         acl_from_text(text.encode(), NOBODY)
+
+
+def test_an_acl_beyond_the_limit_is_neither_accepted_nor_cached() -> None:
+    """An archive may name one of a megabyte, and the caches of ACLs last as long as the daemon."""
+    large = acl(users=dict.fromkeys(range(MAX_BYTES // 8), 7), group=0, mask=7)
+    for check in (
+        lambda: acl_from_kernel(large, NOBODY),
+        lambda: check_attribute(ACCESS.encode(), large, is_directory=False),
+    ):
+        with pytest.raises(ValueError, match="more than 65535 bytes"):
+            check()

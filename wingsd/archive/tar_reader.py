@@ -59,6 +59,7 @@ _SPARSE = b"GNU.sparse."
 _USER = b"user."
 #: Where in a header the ids are that its pax records may have in place of it.
 _IDS = {b"uid": slice(108, 116), b"gid": slice(116, 124)}
+_ID_DIGITS = 10
 
 
 class Extension:
@@ -73,7 +74,7 @@ class Extension:
         #: Extended attributes and, as text, ACLs, by their names; the owner's ids, by their keys.
         self.attributes: dict[bytes, bytes] = {}
         self.acls: dict[bytes, bytes] = {}
-        self.ids: dict[bytes, int] = {}
+        self.ids: dict[bytes, bytes] = {}
 
     def is_empty(self) -> bool:
         """Return whether nothing needs a member to follow."""
@@ -96,7 +97,7 @@ class Extension:
                 name = key.removeprefix(ATTRIBUTE)
                 self.attributes[name.replace(b"%3D", b"=").replace(b"%25", b"%")] = value
             elif key in _IDS:
-                self.ids[key] = sparse_number(value)
+                self.ids[key] = value
 
     def apply(self, member: Member, defaults: dict[bytes, bytes]) -> int:
         """Complete `member`, local records before global ones; return the size as stored.
@@ -326,7 +327,9 @@ def _set_attributes(member: Member, extension: Extension, block: memoryview) -> 
     is_directory = member.typeflag in _DIRECTORIES or member.name.endswith(b"/")
     if not is_directory and member.typeflag not in _FILES_AND_SPARSE:
         return
-    given, acls = extension.attributes, extension.acls
+    given = extension.attributes
+    # GNU tar writes an empty one for a directory that has the other one only.
+    acls = {name: text for name, text in extension.acls.items() if text}
     found = {name: each for name, each in given.items() if name.startswith(_USER)}
     for name in ACL_NAMES:
         acl, owner = None, _owner(extension, block)
@@ -345,8 +348,12 @@ def _set_attributes(member: Member, extension: Extension, block: memoryview) -> 
 
 def _owner(extension: Extension, block: memoryview) -> Owner:
     """Return the ids of the user and group to whom a member belongs; -1 where it has none."""
-    user, group = (
-        extension.ids.get(key) or number(bytes(block[at]), key.decode()) or -1
-        for key, at in _IDS.items()
-    )
+    user, group = (_id(extension.ids.get(key), block[at], key) for key, at in _IDS.items())
     return user, group
+
+
+def _id(record: bytes | None, field: memoryview, key: bytes) -> int:
+    if record:
+        # Of any form, as only ACLs need it: a negative one, for example, is that of no user.
+        return int(record) if record.isdigit() and len(record) <= _ID_DIGITS else -1
+    return number(bytes(field), key.decode()) or -1

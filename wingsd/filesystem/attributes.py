@@ -377,6 +377,8 @@ def _texts(value: bytes) -> Iterator[bytes]:
 def _entries(acl: bytes) -> Acl:
     """Return the entries of an ACL as the kernel has it. Raises ValueError for another form."""
     head = _VERSION.size
+    if len(acl) > MAX_BYTES:  # of which none are cached, either
+        raise ValueError(f"its ACL has more than {MAX_BYTES} bytes")
     if acl[:head] != _VERSION.pack(_ACL_VERSION) or (len(acl) - head) % _ENTRY.size:
         raise ValueError("its ACL is not one of version 2")
     return {(tag, number): bits for tag, bits, number in _ENTRY.iter_unpack(acl[head:])}
