@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -145,6 +146,26 @@ def test_a_destination_that_dies_has_them_in_its_ledger(tmp_path: Path, tree: Pa
     moved(tree, there)
     with there.open() as to:  # as after a crash before the swap
         assert os.listxattr(there.tree / "world") == []
+        assert os.listxattr(there.tree / "world/small") == []
+        to.finish()
+    assert seen(there.tree) == seen(tree)
+
+
+def test_a_daemon_without_privileges_removes_them_from_a_read_only_file(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = os.removexattr
+
+    def unprivileged(fd: int, name: bytes) -> None:
+        if not os.fstat(fd).st_mode & stat.S_IWUSR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        remove(fd, name)
+
+    (tree / "world" / "small").chmod(0o444)
+    there = Destination(tmp_path / "there")
+    moved(tree, there)
+    monkeypatch.setattr(os, "removexattr", unprivileged)
+    with there.open() as to:
         assert os.listxattr(there.tree / "world/small") == []
         to.finish()
     assert seen(there.tree) == seen(tree)
