@@ -14,6 +14,7 @@ from wingsd.panel.answers import MAX_VALUES
 from wingsd.panel.http_client import (
     MAX_BODY,
     PanelError,
+    PanelRefused,
     PanelUnreachable,
 )
 
@@ -122,6 +123,25 @@ async def test_only_the_panels_own_404_says_that_it_lacks_a_backup(
     if answer is not None:
         harness.fake.inject("/backups", answer)
     assert await harness.client().lacks_backup(UNKNOWN) is expected
+
+
+@pytest.mark.parametrize(
+    ("body", "why", "is_own"),
+    [
+        (b'{"errors": [{"detail": "wrong"}, {"detail": "and late"}]}', "wrong; and late", True),
+        (b'{"errors": ["user not found"]}', "user not found", True),  # Calagopus
+        (b'{"errors": [1]}', "no reason given", False),
+        (b"<html>Not Found</html>", "no reason given", False),
+    ],
+)
+async def test_a_refusal_has_the_reason_and_whether_it_is_the_panels_own(
+    harness: Harness, body: bytes, why: str, is_own: bool
+) -> None:
+    harness.fake.inject("/sftp/auth", Answer(404, body))
+    with pytest.raises(PanelRefused) as caught:
+        await harness.client().sftp_access({})
+    assert str(caught.value).endswith(f"was answered 404: {why}")
+    assert caught.value.is_own is is_own
 
 
 @pytest.mark.parametrize("answer", [Answer(500), Answer(200, b"<html>maintenance</html>")])

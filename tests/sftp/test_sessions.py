@@ -394,6 +394,8 @@ def test_a_session_whose_access_has_ended_or_changed_is_closed_by_the_next_check
         SftpAccess(USER.upper(), UUID, ("*",)),
         refusal(409, "This server is currently being transferred"),
         refusal(429, "Too many login attempts"),
+        PanelRefused("refused", "a page of a proxy while the Panel is updated", 404, is_own=False),
+        PanelRefused("refused", "a page of a firewall before it", 403, is_own=False),
         NodeTokenRefused("POST /sftp/auth was answered 401", 401),
         PanelUnreachable("the Panel gave no usable answer", "connection refused"),
     ],

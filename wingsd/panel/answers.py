@@ -66,7 +66,10 @@ def error_text(body: bytes) -> str:
     """Return the messages of a Panel's error answer; `NO_REASON` where it has another form."""
     try:
         answer: Any = json_of(body)
-        details = [str(fault["detail"]) for fault in answer["errors"]]
+        # Calagopus' Panel has texts there, the others have maps.
+        details = [
+            fault if isinstance(fault, str) else str(fault["detail"]) for fault in answer["errors"]
+        ]
     except (ValueError, LookupError, TypeError):
         return NO_REASON
     return "; ".join(details) or NO_REASON

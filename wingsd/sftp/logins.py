@@ -228,7 +228,8 @@ class SftpLogins:
             async with self._calls:
                 return await self._panel.sftp_access(_body(login))
         except PanelRefused as error:
-            if isinstance(error, NodeTokenRefused) or error.response_status not in _NO_ACCESS:
+            is_known = error.is_own and error.response_status in _NO_ACCESS
+            if isinstance(error, NodeTokenRefused) or not is_known:
                 raise
             return None
 
