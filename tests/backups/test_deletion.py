@@ -14,8 +14,9 @@ from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from wingsd.backups.deletion import DroppedBackups
-from wingsd.backups.store import BackupMissing
+from wingsd.backups.store import BackupMissing, StoredBackup
 from wingsd.config import PELICAN
+from wingsd.errors import StorageError
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.statedb import Direction, Outcome
 from wingsd.util.later import Later
@@ -150,7 +151,14 @@ async def left_by(make_node: Make) -> Left:
     fake = made
     node.database.now = lambda: made.now
     made.dropped = DroppedBackups(
-        Later(lambda: node.store), node.database, fake, fake, node.workers, lambda: made.lock, 2
+        Later(lambda: node.store),
+        node.database,
+        fake,
+        fake,
+        node.workers,
+        lambda: made.lock,
+        days=2,
+        deletes=True,
     )
     await made.dropped.clear()
     return made
@@ -186,6 +194,35 @@ async def test_backups_of_a_server_that_came_back_stay(make_node: Make) -> None:
     assert await left.days(1) == [BACKUP, OTHER]
     left.here.clear()
     assert await left.days(9) == [BACKUP, OTHER]
+
+
+async def test_one_that_cannot_be_deleted_does_not_keep_the_others(
+    make_node: Make, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = await left_by(make_node)
+    remove = left.node.store.remove
+
+    def failing(found: StoredBackup) -> None:
+        if found.uuid == min(BACKUP, OTHER):
+            raise StorageError("the backup could not be deleted: operation not permitted")
+        remove(found)
+
+    monkeypatch.setattr(left.node.store, "remove", failing)
+    assert await left.days(2) == [min(BACKUP, OTHER)]
+    (line,) = [line for line in logged.lines if "not permitted" in line]
+    assert "is not deleted today" in line
+    monkeypatch.undo()
+    assert await left.days(1) == []
+
+
+async def test_nothing_is_deleted_where_the_configuration_has_backups_kept_since(
+    make_node: Make,
+) -> None:
+    left = await left_by(make_node)
+    left.dropped = attrs.evolve(left.dropped, deletes=False)
+    asked = len(left.asked)
+    assert await left.days(9) == [BACKUP, OTHER]
+    assert len(left.asked) == asked
 
 
 async def test_nothing_is_deleted_while_the_servers_are_not_loaded(make_node: Make) -> None:

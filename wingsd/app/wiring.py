@@ -246,7 +246,7 @@ class NodeObjects:
             disk=pools.disk,
             long=pools.long,
             compression=Compression(system.backups.compression_level),
-            deletes_dropped=(config.is_pelican and system.backups.remove_backups_on_server_delete),
+            deletes_dropped=config.deletes_dropped_backups,
         )
         self.source_servers = SourceServers(
             servers=self.servers,
@@ -716,6 +716,7 @@ class NodeObjects:
             self.pools.long,
             lambda: self.backup_checks.get().lock,
             self.config.system.transfers.live.keep_source_days,
+            self.config.deletes_dropped_backups,
         )
 
     def _make_backup_checks(self) -> BackupChecks:

@@ -132,7 +132,8 @@ class DroppedBackups:
     Its page deletes its records of those that its order does not name, and leaves the files to the
     node that the server leaves. Each is deleted `days` after a transfer that has moved the server,
     when the Panel has answered twice, on different days, that it has no record of it. It stays for
-    good where the server is here again. `lock` returns that of what reads backups at rest.
+    good where the server is here again, and as long as the configuration has none deleted:
+    `deletes`. `lock` returns that of what reads backups at rest.
     """
 
     store: Later[BackupStore]
@@ -142,16 +143,32 @@ class DroppedBackups:
     disk: Workers
     lock: Callable[[], DeferredLock]
     days: int
+    deletes: bool
 
     async def clear(self) -> None:
         """Delete those whose time has come. To be called daily. What fails is logged."""
+        if not self.deletes:
+            return
         try:
             dropped = await self.database.age_dropped()
             for each in dropped if self.servers.loaded else ():
-                await self._settle(each)
+                await self._try_to_settle(each)
         except (PanelError, StorageError) as error:
             _log.warn(
                 "backups of servers that have moved are not deleted today: {error}", error=error
+            )
+
+    async def _try_to_settle(self, dropped: DroppedBackup) -> None:
+        """Settle one. What fails on the disk is logged: the others do not wait for it."""
+        try:
+            await self._settle(dropped)
+        except StorageError as error:
+            _log.warn(
+                "{server}: the backup {place} of a server that has moved is not deleted today: "
+                "{error}",
+                server=dropped.server,
+                place=dropped.place,
+                error=error,
             )
 
     async def _settle(self, dropped: DroppedBackup) -> None:

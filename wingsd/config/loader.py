@@ -150,6 +150,11 @@ class Config:
         traces = (self.system.data, self.system.root_directory, self.app_name)
         return family_of(self.family, traces) == PELICAN
 
+    @property
+    def deletes_dropped_backups(self) -> bool:
+        """Whether local backups are deleted that Pelican's page drops when a server moves."""
+        return self.is_pelican and self.system.backups.remove_backups_on_server_delete
+
     def allows_origin(self, page: str) -> bool:
         """Return whether web pages of an origin, a value of the header `Origin`, may call."""
         return any(

@@ -58,7 +58,8 @@ class ControlBackupsEndpoint(ControlEndpoint):
         if server is None:
             raise BadRequest("server is invalid", "expected the UUID of a server")
         found = await self._disk.run(self._store.all, server)
-        dropped = {each.place: each.since for each in await self._database.dropped()}
+        noted = await self._database.dropped() if self._config.deletes_dropped_backups else ()
+        dropped = {each.place: each.since for each in noted}
         return {
             "making": [
                 {"backup": backup, "server": owner}
