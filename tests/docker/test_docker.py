@@ -334,7 +334,7 @@ async def test_a_network_of_the_former_default_is_used_on(
         assert found == former.docker.network.name
     assert engine.run(server)[0] == 0
     assert not engine.client.networks(names=[f"^{name}$"])
-    (line,) = [line for line in logged.lines if "is used on" in line]
+    (line,) = [line for line in logged.lines if "stays in use" in line]
     assert former.docker.network.name in line
 
 

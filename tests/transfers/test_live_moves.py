@@ -308,7 +308,7 @@ async def test_a_console_that_takes_no_line_does_not_stop_the_move(
     sender.faults["say it moves"] = EnvironmentFailed("the server did not read its console")
     await sender.start()
     check_moved(sender, node, running=True)
-    assert sender.said("its players were not told that it moves: ")
+    assert sender.said("the move could not be announced to its players: ")
 
 
 @pytest.mark.parametrize("sender", [{"announce": "say it moves"}], indirect=True)

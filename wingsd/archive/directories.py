@@ -38,7 +38,7 @@ _OVERHEAD = 300  # bytes of the smallest entry of `_updated` in CPython 3.11
 
 
 class DirectoryMetadata:
-    """What directories are to have: `mode`, `attributes`, and `mtime`, None for any.
+    """The metadata of directories: `mode`, `attributes`, and `mtime`, None for any.
 
     Times are in nanoseconds.
 

@@ -88,7 +88,7 @@ class SharedTreeWriter:
 
     @property
     def without_attributes(self) -> int:
-        """How many files and directories lack extended attributes or ACLs, of all archives."""
+        """The number of files and directories, of all archives, that lack attributes or ACLs."""
         return self._first.without_attributes + sum(
             each.without_attributes for each in self._writers
         )

@@ -91,7 +91,7 @@ class TarWriter:
 
     @property
     def without_attributes(self) -> int:
-        """How many files and directories have attributes that are left out."""
+        """The number of files and directories of which attributes are left out."""
         return self._reader.without
 
     def blocks(self) -> Generator[bytes, None, None]:
@@ -316,7 +316,7 @@ class TarWriter:
     ) -> tuple[int, bytes, Owner]:
         """Return the mode of an open file, the records of its attributes, and the owner for them.
 
-        With an ACL the mode is that without it: whoever cannot read ACLs gives the group no more.
+        With an ACL the mode is that without it: a reader without ACLs gives the group no more.
         """
         mode, stripped = member_mode(found.st_mode)
         if stripped:

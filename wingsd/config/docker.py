@@ -64,7 +64,7 @@ class NetworkConfig:
     #: The name servers of the containers.
     dns: tuple[str, ...] = ("1.1.1.1", "1.0.0.1")
     #: The network that is created if it is missing and `network_mode` names it. With Pelican the
-    #: default is `pelican_nw`; a node that has `pterodactyl_nw` from before uses it on.
+    #: default is `pelican_nw`; a node that has `pterodactyl_nw` from before goes on using it.
     name: str = "pterodactyl_nw"
     #: Bind no ports to 127.0.0.1.
     ispn: bool = False

@@ -173,7 +173,7 @@ class ImagesAndNetworks:
         self._config = config
         #: By server: the image that was pulled for its move, and until when that is enough.
         self._kept: dict[str, tuple[str, float]] = {}
-        #: The networks of a former default that are logged as used on.
+        #: The networks of a former default that are logged as still in use.
         self._noted: set[str] = set()
 
     def keep_for_now(self, server: Settings) -> None:
@@ -223,7 +223,7 @@ class ImagesAndNetworks:
         if former not in self._noted:
             self._noted.add(former)
             self._log.info(
-                "network {former} is used on, since there is no {name}, the default with this "
+                "network {former} stays in use, since there is no {name}, the default with this "
                 "family; docker.network.name and network_mode name another",
                 former=former,
                 name=name,

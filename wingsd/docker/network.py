@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 #: By a family's default network, that of wingsd 0.1, which was Pterodactyl's for all families. A
-#: node that has only the former uses it on: containers refer to it, and the other cannot be
+#: node that has only the former goes on using it: containers refer to it, and the other cannot be
 #: created beside it, since both have the same addresses.
 FORMER_DEFAULTS = {"pelican_nw": "pterodactyl_nw"}
 

@@ -114,7 +114,7 @@ Acl = dict[tuple[int, int], int]
 
 @frozen
 class AttributesKept:
-    """Which attributes a file system or another node keeps."""
+    """The kinds of attributes that a file system or another node keeps."""
 
     user: bool
     acls: bool

@@ -195,7 +195,7 @@ class EntryStore:
                 self._opened.execute("DELETE FROM entry WHERE key >= ? AND key < ?", (start, end))
 
     def _weigh(self, node: TreeEntry) -> None:
-        """Have an entry with many attributes count as several."""
+        """Count an entry with many attributes as several."""
         if not isinstance(node, LinkNode) and node.attributes:
             self._block_changes += len(node.attributes) // _WEIGHS
 

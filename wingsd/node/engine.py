@@ -1,6 +1,6 @@
 """Questions to the Docker engine about the node, and its containers that have no server.
 
-Each question is asked once at a time, whoever asks.
+Each question is asked once at a time, for all who wait for its answer.
 
 Import it only on a node with an engine: docker-py takes 8 MiB.
 """

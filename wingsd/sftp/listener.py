@@ -123,7 +123,7 @@ class SftpListener:
         return 0 if service is None else service.close_user(user, servers)
 
     def check_server(self, server: str) -> None:
-        """Have the Panel be asked soon whether the users of a server's sessions may go on."""
+        """Ask the Panel soon whether the users of a server's sessions may go on."""
         if self._service.made is not None:
             self._service.made.check_server(server)
 

@@ -90,7 +90,7 @@ class SftpService:
         return self._sessions.close_user(user, servers)
 
     def check_server(self, server: str) -> None:
-        """Have the Panel be asked soon whether the users of a server's sessions may go on."""
+        """Ask the Panel soon whether the users of a server's sessions may go on."""
         self._sessions.check_server(server)
 
     def stop(self) -> bool:

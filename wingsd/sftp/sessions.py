@@ -245,7 +245,7 @@ class SftpSessions:
         return len(closing)
 
     def check_server(self, server: str) -> None:
-        """Have the Panel be asked soon whether the users of a server's sessions may go on."""
+        """Ask the Panel soon whether the users of a server's sessions may go on."""
         soon = self._clock.seconds() + _COMMITTED_WITHIN
         for session in self._sessions.values():
             if session.granted.server == server:
@@ -275,7 +275,7 @@ class SftpSessions:
             found = await self._logins.ask_again(login)
         except PanelError as error:
             self._log.debug(
-                "sftp: not known whether {name!r} may go on: {error}",
+                "sftp: the Panel does not say whether {name!r} may go on: {error}",
                 name=login.username,
                 error=error,
             )

@@ -314,7 +314,7 @@ class OutgoingUpload:
         try:
             await self._server.command(command.replace(_SECONDS, str(max(math.ceil(downtime), 1))))
         except WingsdError as error:
-            self._steps.announcer.say(f"its players were not told that it moves: {error}")
+            self._steps.announcer.say(f"the move could not be announced to its players: {error}")
 
     async def note_running(self, *, runs: bool) -> None:
         """Record whether the server runs, which is stopped next. Raises `StorageError`."""
@@ -455,7 +455,7 @@ class OutgoingUpload:
         )
 
     def _note_attributes(self, count: int) -> None:
-        """Tell people of how many files attributes were left out."""
+        """Say of how many files attributes were left out."""
         if count:
             is_kept = KEEPS_ATTRIBUTES in self._features
             reason = "they have too many" if is_kept else "the destination does not keep them"

@@ -348,7 +348,7 @@ class MoveClient:
         self._trouble = trouble
         #: Seconds for which a request is repeated that does not get through.
         self.patience = patience
-        #: The steps of the destination's work, as it has told them last.
+        #: The steps of the destination's work, as it has reported last.
         self.steps = 0
         self._wait = WAIT
         #: When it may be asked again how far it is.
@@ -527,7 +527,7 @@ class MoveClient:
         return found
 
     async def look(self) -> MoveProgress:
-        """Return how far the destination is. It is asked once, and nobody is told of trouble."""
+        """Return how far the destination is. It is asked once, and trouble is not reported."""
         asked, once = self._request("GET", ""), _Persistence(0.0)
         found = progress_of(await self._repeat(asked, once, _nothing))
         self.steps = found.steps

@@ -69,7 +69,7 @@ MOST_UNFLUSHED = 256 << 20
 #: Bytes that count of each run of blocks at least: of so many changes one by one is known what is
 #: to be read back.
 LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
-#: Bytes that the ledger may grow by, beside what it had, until it is written anew after a round.
+#: Bytes that the ledger may grow by, beside what it had, until it is written again after a round.
 LEDGER_GROWS = 16 << 20
 #: Bytes of it for each name, and bytes of files for one more: most need less.
 NAME_TAKES, FILES_FOR_BYTE = 256, 256
@@ -161,15 +161,14 @@ class PartialCopy:
         #: Whether a flush has failed, of which the ledger does not know yet; and whether one has
         #: since the source has resumed.
         self._has_failed = self._is_lost = False
-        #: Bytes of the ledger when it was written anew, or opened.
+        #: Bytes of the ledger when it was written again, or opened.
         self._compacted = 0
         #: The paths of files that are not as they were sent, in order, until the next round.
         self._wrong: dict[bytes, None] = {}
         #: Whether all of it had been read back from the disk when it was closed.
         self.is_read = False
         #: How far it is, how many bytes of files have arrived, and of the bytes that were written,
-        #: how many were so before the last flush. Other threads
-        #: only look at these.
+        #: how many were so before the last flush. Other threads only look at these.
         self.progress = MoveProgress()
         self.arrived = self.written_bytes = self.flushed_bytes = 0
 
@@ -282,7 +281,7 @@ class PartialCopy:
                 size = sum(map(frame_bytes, index.frames)) + len(index.raw)
                 self._require_space(size, sum(isinstance(each, _MAKES) for each in index.frames))
                 if destination.ledger_size + len(index.raw) > 2 * _needed(destination):
-                    # No source repeats so much within a round; the ledger is written anew then.
+                    # No source repeats so much within a round; the ledger is written again then.
                     raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
             return destination if destination.begin(index) else None
 
@@ -414,10 +413,10 @@ class PartialCopy:
     ) -> Iterator[MoveDestination]:
         """Use the destination; with `opened` only if the ledger is still open since then.
 
-        With `renew`, a copy that somebody has removed or damaged is begun anew.
+        With `renew`, a copy that was removed or damaged is begun again.
         """
         if opened not in (None, self._destination) or self._paths is None:
-            raise MoveResumeNeeded("the copy was opened anew; resume the move")
+            raise MoveResumeNeeded("the copy was opened again; resume the move")
         self.note_failure()
         if self._is_lost and not renew:
             raise MoveResumeNeeded("the disk has lost what was written to it; resume the move")
@@ -594,7 +593,7 @@ class CopyThread:
         return True
 
     async def checkpoint(self) -> None:
-        """Have all batches that have ended on stable storage. More may be written meanwhile."""
+        """Bring all batches that have ended to stable storage. More may be written meanwhile."""
         written = await self.submit(self._copy.written)
         if not written.batches:
             return
@@ -613,7 +612,7 @@ class CopyThread:
     # Reading back
 
     def read_behind(self) -> None:
-        """Have what is durable read back meanwhile; an error of that is found again at the end."""
+        """Begin to read back what is durable; an error of that is found again at the end."""
         if self.reads_behind and self._rereaders is not None and self._reading is None:
             self._is_stopping = False
             self._read(self._rereaders, lambda: self._is_stopping).addCallback(self._log_error)
