@@ -233,7 +233,7 @@ async def test_a_copy_that_its_source_has_given_up_at_the_beginning_ends_soon(
     monkeypatch.setattr(mover, "WITHDRAW_WITHIN", 0.1)
     monkeypatch.setattr(transfer, "LONGER", 0.0)
     nodes.destination.lose = lambda request: request.path.endswith(b"/move")
-    await nodes.send(await nodes.destination.invite(follow=True, seconds=1), seed=SeedOrder())
+    await nodes.send(await nodes.destination.invite(follow=True), seed=SeedOrder())
     await until(lambda: nodes.source.entries() == [("out", "failure")])
     await until(lambda: nodes.destination.entries() == [("in", "failure")])
     assert "move-abandoned" in nodes.destination.reason

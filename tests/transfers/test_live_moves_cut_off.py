@@ -231,11 +231,17 @@ async def test_a_server_that_cannot_be_started_waits_with_the_next_daemon_for_th
 ) -> None:
     await end_before_the_start(sender, node)
     sender.faults["start"] = EnvironmentFailed("its image is gone")
-    sender.follow(attrs.evolve(sender.mover.live.config, final_patience=0.05))
+    live: Any = SimpleNamespace(
+        **attrs.asdict(sender.mover.live.config) | {"final_patience": 0.05}
+    )
+    sender.follow(live)
     begun = node.count("begin")
 
     def be_away(kind: str, count: int) -> Fault:
-        return refused(503, "it starts") if kind == "begin" and count < begun + 30 else None
+        if kind == "begin" and count < begun + 30:
+            return refused(503, "it starts")
+        live.final_patience = 60
+        return None
 
     node.fault = be_away
     await go_on(sender)
