@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.archives import odd_tree, seen
+from tests.support.attributes import ACCESS, DEFAULT, acl, entries
 from tests.support.owner import OWNER
 from tests.support.small_disk import small_disk
 from wingsd.errors import StorageError
@@ -107,6 +108,28 @@ def test_directories_in_both_have_the_present_mode_and_the_restored_time(
         found = path.stat()
         assert (stat.S_IMODE(found.st_mode), found.st_mtime_ns) == (mode, TIME)
     assert sorted(path.name for path in (restored / "both").iterdir()) == ["present", "restored"]
+
+
+def test_directories_in_both_have_the_present_attributes(
+    present: Path, restored: Path, target: int
+) -> None:
+    """Else the mask of an ACL would become a permission of the group, and be inherited below."""
+    for name in ("both", "both/kept"):
+        (present / name).mkdir()
+        os.setxattr(present / name, ACCESS, acl(users={4033: 7}, group=0, mask=7))
+        os.setxattr(present / name, "user.note", name.encode())
+    (restored / "both").mkdir()
+    for kind in (ACCESS, DEFAULT):
+        os.setxattr(restored / "both", kind, acl(users={4044: 7}, group=5, mask=7))
+    os.chown(present, *OWNER)
+    before = seen(present)
+    overlay(str(present), target, OWNER, MEMORY)
+    for name in ("both", "both/kept"):
+        assert sorted(os.listxattr(restored / name)) == sorted(os.listxattr(present / name))
+        assert (restored / name).stat().st_mode == (present / name).stat().st_mode
+        found = os.getxattr(restored / name, ACCESS)
+        assert entries(found) == entries(acl(users={4033: 7}, group=0, mask=7))
+    assert seen(present) == before
 
 
 def test_the_size_is_that_by_which_the_server_grows(

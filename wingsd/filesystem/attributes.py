@@ -314,13 +314,18 @@ def write_attributes(fd: int, value: bytes, mode: int, owner: Owner) -> bool:
 
 
 def clear_attributes(fd: int) -> None:
-    """Remove all attributes of an open file or directory that `read_attributes` reads."""
+    """Remove all attributes of an open file or directory that `read_attributes` reads.
+
+    Its mode is to be set afterwards: it is writable then, and may have the mask of an ACL.
+    """
     try:
         names = os.listxattr(fd)
     except OSError as error:
         if error.errno in _NOT_TAKEN:
             return
         raise
+    if names:
+        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IWUSR)
     for name in filter(_is_ours, map(os.fsencode, names)):
         os.removexattr(fd, name)
 

@@ -263,9 +263,8 @@ class TreeApplier:
         if fd is None:
             return
         try:
-            os.fchmod(fd, mode | stat.S_IWUSR)  # those of `user.` need permission to write
             clear_attributes(fd)
-            os.fchmod(fd, mode)  # without an ACL it had the mask
+            os.fchmod(fd, mode)
         finally:
             os.close(fd)
 

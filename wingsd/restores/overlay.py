@@ -4,7 +4,7 @@ The new directory has the restored files. Each present file that it does not hav
 a hard link, so nothing is copied, nothing of the present directory is changed, and until one takes
 the place of the other both are whole. What was restored counts where both have a name, whatever
 kind each is: a present directory in the place of a restored file is left out with all below it. A
-directory in both has the mode of the present one.
+directory in both has the mode, the extended attributes and the ACLs of the present one.
 
 Blocking. No symlink is followed.
 """
@@ -22,6 +22,12 @@ import attrs
 
 from wingsd.archive.directories import DirectoryMetadata
 from wingsd.errors import StorageError
+from wingsd.filesystem.attributes import (
+    EVERYTHING,
+    AttributeReader,
+    clear_attributes,
+    write_attributes,
+)
 from wingsd.filesystem.disk_size import counted_entries
 from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.filesystem.walk import FirstNames, Listing, opened, walk
@@ -104,6 +110,8 @@ class _Overlay:
         self._present = present
         self._restored = restored
         self._directories = OpenDirectories(restored, self._made)
+        found = os.fstat(present)
+        self._attributes = AttributeReader((found.st_uid, found.st_gid), EVERYTHING)
 
     def close(self) -> None:
         self._directories.close()
@@ -141,8 +149,10 @@ class _Overlay:
             self._fail(path, error)
 
     def _enter(self, listing: Listing, metadata: DirectoryMetadata) -> None:
-        """Note the mode and time of a directory, which linking into it would change."""
-        path, mode, mtime = listing.path, listing.stat.st_mode, listing.stat.st_mtime_ns
+        """Note what a directory is to have; linking into it would change its time."""
+        path, mtime = listing.path, listing.stat.st_mtime_ns
+        mode = listing.stat.st_mode & _MODE
+        attributes, mode = self._attributes.read(listing.fd, listing.stat, mode)
         try:
             found = os.fstat(self._directories.get(path, make=False))
         except FileNotFoundError:
@@ -150,15 +160,16 @@ class _Overlay:
         else:
             mtime = found.st_mtime_ns
         note = metadata.add if path else metadata.update
-        note(path, mode & _MODE, mtime)
+        note(path, mode, mtime, attributes)
 
     def _finish(self, metadata: DirectoryMetadata, owner: tuple[int, int]) -> None:
         path: Path = ()
         try:
-            for path, mode, mtime, _ in metadata.in_order():
+            for path, mode, mtime, attributes in metadata.in_order():
                 fd = self._directories.get(path, make=False)
                 os.fchown(fd, *owner)
-                os.fchmod(fd, mode)
+                clear_attributes(fd)
+                write_attributes(fd, attributes, mode, owner)
                 if mtime is not None:
                     os.utime(fd, ns=(mtime, mtime))
         except OSError as error:
