@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,3 +227,23 @@ def test_an_acl_beyond_the_limit_is_neither_accepted_nor_cached() -> None:
     ):
         with pytest.raises(ValueError, match="more than 65535 bytes"):
             check()
+
+
+def test_an_acl_that_the_kernel_refuses_is_left_out(
+    fd: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container with its own user ids, an ACL may name one that there is none for."""
+    set_attribute = os.setxattr
+
+    def refusing(fd: int, name: bytes, value: bytes) -> None:
+        if name == ACCESS.encode():
+            raise OSError(errno.EINVAL, "Invalid argument")
+        set_attribute(fd, name, value)
+
+    os.setxattr(fd, "user.note", b"1")
+    os.setxattr(fd, ACCESS, acl(users={70_000: 6}, group=4, mask=6))
+    value = read_attributes(fd, NOBODY).value
+    monkeypatch.setattr(os, "setxattr", refusing)
+    assert not write_attributes(other, value, 0o640, NOBODY)
+    assert os.listxattr(other) == ["user.note"]
+    assert os.fstat(other).st_mode & 0o7777 == 0o640

@@ -81,8 +81,16 @@ _NO_ID = 0xFFFFFFFF
 _OWNER, _NAMED_USER, _GROUP, _NAMED_GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 _NAMED = (_NAMED_USER, _NAMED_GROUP)
 _REQUIRED = (_OWNER, _GROUP, _OTHER)
-#: The file system, or this file, has no room for them or does not know them.
-_NOT_TAKEN = (errno.EOPNOTSUPP, errno.E2BIG, errno.ERANGE, errno.EPERM, errno.EACCES)
+#: The file system, or this file, has no room for them or does not know them; or, with EINVAL, this
+#: container has no such user or group as an ACL names.
+_NOT_TAKEN = (
+    errno.EOPNOTSUPP,
+    errno.E2BIG,
+    errno.ERANGE,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EINVAL,
+)
 _FREE = 1 << 20
 
 _OWN = (OWN, OWN)
