@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
 from wingsd.api import moves
 from wingsd.api.move_bodies import MoveStatus
+from wingsd.filesystem import attributes
 from wingsd.panel.http_client import ServerNotAssigned
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
@@ -435,3 +437,17 @@ async def test_a_source_of_version_1_hears_of_no_attributes(
 ) -> None:
     answer = await node.client(source).begin(version=1)
     assert (answer.json["version"], answer.json["attributes"]) == (1, [])
+
+
+async def test_a_disk_that_was_full_once_keeps_attributes_later(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attributes, "TemporaryFile", failing)
+        answer = await node.client(source).begin(version=2)
+    assert answer.json["attributes"] == []
+    again = await node.client(source).begin(version=2)
+    assert again.json["attributes"] == ["user", "acl"]

@@ -75,7 +75,6 @@ class IncomingMoves:
         self._receiver = receiver
         self._database = database
         self._beginning: dict[str, _Beginning] = {}
-        self._kept: AttributesKept | None = None
 
     async def begun(self, token: TransferToken, key: str) -> str | None:
         """Return the id of the move that was begun with a token and a key, None without.
@@ -95,12 +94,11 @@ class IncomingMoves:
         return known.move
 
     async def attributes_kept(self, version: int) -> AttributesKept:
-        """Return which extended attributes servers keep in moves of a version."""
-        if version == 1:
-            return NOTHING
-        if self._kept is None:
-            self._kept = await self._receiver.attributes_kept()
-        return self._kept
+        """Return which extended attributes servers keep in moves of a version.
+
+        The file system is asked each time: it may have been full before.
+        """
+        return NOTHING if version == 1 else await self._receiver.attributes_kept()
 
     async def begin(
         self,
