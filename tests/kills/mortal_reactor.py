@@ -7,7 +7,6 @@ the engine, and what it still writes to connections.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -202,26 +201,9 @@ class _MortalWorkers:
         working.addBoth(self._done, result)
         return result
 
-    def send(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        mortal: Callable[[], T] = partial(self._life.work, work, *args, **kwargs)
-        return self._workers.send(mortal)
-
-    def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.send(work, *args, **kwargs).result()
-
     def _done(self, value: object, result: Deferred[Any]) -> None:
         self._life.waiting -= 1
         self._life.run(result.callback, value)
-
-
-class _MortalCopier(_MortalWorkers):
-    """The thread of a partial copy, which its daemon starts and stops."""
-
-    def start(self) -> None:
-        self._workers.start()
-
-    def stop(self) -> None:
-        self._workers.stop()
 
 
 class _MortalDatabase(_MortalWorkers):
@@ -244,10 +226,7 @@ class MortalPools:
 
     def __init__(self, workers: Workers, life: Life) -> None:
         self._shared = cast("Workers", _MortalWorkers(workers, life))
-        self.copier = lambda: _MortalCopier(Workers(reactor, "copy", 1), life)
-        self.disk = self.long = self.flusher = self.extractors = self.packers = self.engine = (
-            self._shared
-        )
+        self.disk = self.long = self.extractors = self.packers = self.engine = self._shared
         self.restorers = self.uploads = self.rereaders = self._shared
         self.figures = self.filesystems = self.files = self.searches = self._shared
         self.reads = self.changes = self.renames = self.archivers = self.backups = self._shared

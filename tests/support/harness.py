@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from tests.support.installer import FakeInstaller
 from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
-from tests.support.workers import CopierWorkers, CutOffWorkers, SynchronousWorkers
+from tests.support.workers import CutOffWorkers, SynchronousWorkers
 from wingsd.app.wiring import NodeContainers, NodeObjects
 from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig
 from wingsd.config.system import User
@@ -71,20 +71,14 @@ class _OnePool:
         rewriting = cast("Workers", self._shared)
         self.rewriters = Rewriters(rewriting, rewriting)
         self.database = CutOffWorkers(SynchronousWorkers())
-        self._copiers: list[CopierWorkers] = []
-
-    def copier(self) -> CopierWorkers:
-        """Return the thread of a partial copy."""
-        self._copiers.append(CopierWorkers(Workers(reactor, "copy", 1)))
-        return self._copiers[-1]
 
     def __getattr__(self, name: str) -> CutOffWorkers:
         return self._shared
 
     def cut_off(self) -> None:
         """Have whatever waits for one of these threads wait for good."""
-        for each in (self._shared, self.database, *self._copiers):
-            each.cut_off()
+        self._shared.cut_off()
+        self.database.cut_off()
 
     def stop(self) -> None:
         """Nothing to stop: whoever started the threads stops them."""

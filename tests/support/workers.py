@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, execute
 
@@ -44,16 +43,6 @@ class CutOffWorkers:
         """Do no more work, and give no more results."""
         self._is_cut_off = True
 
-    def send(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Do `work` in the other pool, for a thread."""
-        if self._is_cut_off:
-            raise RuntimeError("cut off")
-        return cast("Workers", self._workers).send(work, *args, **kwargs)
-
-    def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do `work` in the other pool, for a thread that waits for the result."""
-        return self.send(work, *args, **kwargs).result()
-
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Do `work` in the other pool; return its result."""
         if self._is_cut_off:
@@ -62,17 +51,3 @@ class CutOffWorkers:
         working = self._workers.run(work, *args, **kwargs)
         working.addBoth(lambda value: None if self._is_cut_off else result.callback(value))
         return result
-
-
-class CopierWorkers(CutOffWorkers):
-    """The one thread of a partial copy; it may be stopped twice."""
-
-    _is_stopped = False
-
-    def start(self) -> None:
-        self._workers.start()
-
-    def stop(self) -> None:
-        if not self._is_stopped:
-            self._is_stopped = True
-            self._workers.stop()

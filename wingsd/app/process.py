@@ -156,8 +156,6 @@ class Pools:
         # Threads started by these inherit the nice value.
         self.disk = Workers(reactor, "disk", DISK_WORKERS)
         self.long = Workers(reactor, "long", LONG_WORKERS)
-        # Flushes of one file system wait for each other in the kernel.
-        self.flusher = Workers(reactor, "flush", 1)
         self._trimmer = HeapTrimmer(reactor, lambda: self.disk.run(trim_heap))
         archive_workers = partial(
             Workers, reactor, nice=transfers.nice, when_idle=self._trimmer.schedule
@@ -174,8 +172,6 @@ class Pools:
         )
         # A lower priority would keep the rest of the move waiting for it, at its end.
         self.rereaders = Workers(reactor, "reread", REREADERS, nice=transfers.nice)
-        #: Makes the thread of one partial copy, which is still to be started.
-        self.copier = partial(Workers, reactor, "copy", 1, nice=transfers.nice)
         self.restorers = archive_workers("restore", RESTORERS)
         self.rewriters = Rewriters(
             Workers(reactor, "rewrite", REWRITERS),
@@ -207,7 +203,6 @@ class Pools:
             self.restorers,
             self.disk,
             self.long,
-            self.flusher,
             self.rewriters,
             self.engine,
             self.database,

@@ -467,13 +467,11 @@ class NodeObjects:
             copies=self.partial_copies.get(),
             disk=pools.disk,
             long=pools.long,
-            flusher=pools.flusher,
             reactor=self.reactor,
         )
         extraction = Extraction(
             workers=pools.extractors,
             rereaders=pools.rereaders,
-            copier=pools.copier,
             slots=SharedSlots(transfers.concurrent),
             owner=self.owner,
             limits=attrs.evolve(

@@ -6,10 +6,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -116,26 +115,6 @@ class Workers:
         self._unfinished += 1
         result = deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
         return result.addBoth(self._finished)
-
-    def send(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call `work` in a thread of this pool, for a thread that is not of it; return its result.
-
-        With one thread in the pool, all work is done in the order in which it was sent.
-        """
-        sent: Future[T] = Future()
-
-        def done(has_returned: bool, result: Any) -> None:
-            if has_returned:
-                sent.set_result(result)
-            else:
-                sent.set_exception(result.value)
-
-        self._pool.callInThreadWithCallback(done, work, *args, **kwargs)
-        return sent
-
-    def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `work` as `send` does, and wait for its result."""
-        return self.send(work, *args, **kwargs).result()
 
     def _finished(self, result: T) -> T:
         self._unfinished -= 1

@@ -27,13 +27,10 @@ def close_copies(receiver: IncomingTransfers) -> None:
     """Close the files of moves that are not to go on."""
     for transfer in receiver._open.values():
         reception = getattr(transfer, "_reception", None)
-        if reception is not None and reception._thread._closed is None:
-            thread = reception._thread
-            if thread._flushing is not None:
-                thread._flushing.cancel()
+        if reception is not None:
+            reception._checkpoints.stop()
             reception.copy._paths = None
             reception.copy._close()
-            thread._thread.stop()
 
 
 class MovingNode(Receiver):

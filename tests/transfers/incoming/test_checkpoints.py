@@ -11,74 +11,75 @@ from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from wingsd.errors import StorageError
-from wingsd.transfers.incoming.moves.partial_copy import CopyThread
+from wingsd.transfers.incoming.moves.checkpoints import Checkpoints
 
 
-class Threads:
-    """The threads of a copy, whose work ends when a test says so."""
+class Reactor(Clock):
+    """A reactor whose threads are the test's."""
+
+    def callFromThread(self, function: Callable[..., object], *args: Any) -> None:
+        function(*args)
+
+
+class Disk:
+    """Threads whose work ends when a test says so, and the copy that they flush."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
-        self.working: dict[str, Deferred[Any]] = {}
-        self.batches = frozenset({1})
+        self.working: list[Deferred[Any]] = []
+        #: Has the disk write.
+        self.write: Callable[[], object] = lambda: None
 
-    def start(self) -> None:
-        """They are the test's."""
+    def checkpoint(self, least: int, writing: Callable[[], object]) -> int:
+        """Be flushed."""
+        return 0
 
     def run(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         self.begun.append(work.__name__)
-        return self.working.setdefault(work.__name__, Deferred())
-
-    def sync(self) -> None:
-        """Flush."""
-
-    def written(self) -> None:
-        """Return what was written."""
-
-    def proven(self) -> None:
-        """Record that it is on stable storage."""
-
-    def prepare_root(self) -> None:
-        """Make the digests."""
-
-    def note_failure(self) -> None:
-        """Note that a flush has failed."""
+        self.write = args[1] if args else self.write
+        self.working.append(Deferred())
+        return self.working[-1]
 
 
 @pytest.fixture
-def threads() -> Threads:
-    return Threads()
+def disk() -> Disk:
+    return Disk()
 
 
 @pytest.fixture
-def flushing(threads: Threads) -> Deferred[None]:
-    """A flush, beside which the digests of the root are made."""
-    parts: Any = threads
-    copy = CopyThread("server", parts, parts, parts, None, Clock())
-    return Deferred.fromCoroutine(copy.prepare_root())
+def flushing(disk: Disk) -> Deferred[None]:
+    """A flush, beside which something else is done."""
+    parts: Any = disk
+    reactor: Any = Reactor()
+    checkpoints = Checkpoints("server", parts, parts, reactor, lambda: None)
+    return Deferred.fromCoroutine(checkpoints.beside(proving))
 
 
-@pytest.mark.parametrize("ended", [[], ["written"], ["written", "prepare_root"], ["prepare_root"]])
+def proving() -> None:
+    """What is done beside it."""
+
+
+@pytest.mark.parametrize(("moment", "begun"), [("before", 1), ("beside", 2), ("after", 2)])
 def test_one_that_is_cancelled_is_no_error(
-    threads: Threads, flushing: Deferred[None], ended: list[str], logged: Logged
+    disk: Disk, flushing: Deferred[None], moment: str, begun: int, logged: Logged
 ) -> None:
-    for work in ended:
-        threads.working[work].callback(threads)
+    if moment != "before":
+        disk.write()
+    if moment == "after":
+        disk.working[1].callback(None)
     flushing.cancel()
     found: list[Any] = []
     flushing.addErrback(found.append)
     assert found[0].check(CancelledError)
-    assert threads.begun == ["written", "prepare_root", *["sync"] * ("written" in ended)]
+    assert len(disk.begun) == begun
     assert logged.lines == []
 
 
 def test_one_that_fails_is_told_and_all_else_is_done(
-    threads: Threads, flushing: Deferred[None], logged: Logged
+    disk: Disk, flushing: Deferred[None], logged: Logged
 ) -> None:
-    threads.working["written"].callback(threads)
-    threads.working["sync"].errback(StorageError("the disk is full"))
-    threads.working["note_failure"].callback(None)
-    threads.working["prepare_root"].callback(None)
+    disk.working[0].errback(StorageError("the disk is full"))
+    disk.working[1].callback(None)
     assert flushing.called
-    assert threads.begun == ["written", "prepare_root", "sync", "note_failure"]
+    assert disk.begun == ["checkpoint", "proving"]
     assert any("the disk is full" in line for line in logged.lines)

@@ -15,9 +15,9 @@ from tests.support.move_client import Answer, MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
-from wingsd.transfers.incoming.moves import answering, partial_copy, reception
+from wingsd.transfers.incoming.moves import answering, checkpoints, reception
 from wingsd.transfers.incoming.moves.attachments import Attachments
-from wingsd.transfers.incoming.moves.partial_copy import CopyThread, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.incoming.moves.reception import Reception
 from wingsd.transfers.storage.staging import Staging
 
@@ -130,7 +130,7 @@ async def test_a_batch_that_has_arrived_need_not_be_waited_for(
     await client.begin()
     await client.resume()
     shape, *rest = client.round()
-    work.slow("receive", CopyThread)
+    work.slow("receive")
     assert is_busy(await client.put(shape))
     work.finish()
     assert (await client.put(shape)).status == 200
@@ -163,7 +163,7 @@ async def test_the_end_of_a_backup_is_worked_for_once_however_often_it_comes(
 async def test_the_disk_is_flushed_while_the_root_is_made(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partial_copy, "FLUSH_EVERY", 3600)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 3600)
     sync, prepare, made = Staging.sync, PartialCopy.prepare_root, threading.Event()
     closing, met = list[bool](), list[bool]()
     client = node.client(source)

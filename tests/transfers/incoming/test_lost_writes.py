@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,27 +13,13 @@ from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
 from wingsd.moves.batch_reader import BatchReader
 from wingsd.moves.filling import BatchFiller
+from wingsd.transfers.incoming.moves.copy_settings import CopySettings
 from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded
-from wingsd.transfers.incoming.moves.partial_copy import ArrivingBatch, CopySettings, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import Staging
 
 SIZE = 300_000
-
-
-class OneThread:
-    """The thread of a copy, its flusher and the test, in one."""
-
-    def call(self, work: Callable[..., Any], *args: Any) -> Any:
-        return work(*args)
-
-    def send(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        sent: Future[Any] = Future()
-        sent.set_result(work(*args))
-        return sent
-
-
-THREAD: Any = OneThread()
 
 
 class LossyDisk:
@@ -55,7 +39,7 @@ class LossyDisk:
 
     def opened(self) -> PartialCopy:
         settings = CopySettings(LIMITS, (os.getuid(), os.getgid()), 0, self.inode_reserve)
-        return PartialCopy(UUID, MOVE, self.copies, settings, self.sync, THREAD)
+        return PartialCopy(UUID, MOVE, self.copies, settings, self.sync)
 
     def sync(self) -> None:
         lost, self.has_lost = self.has_lost, False
@@ -78,7 +62,7 @@ class LossyDisk:
         for batch in self.source.round():
             last = batch.index.number
             body = b"".join(bytes(piece) for piece in batch.pieces())
-            ArrivingBatch(self.copy, THREAD, last).receive(BatchReader(), iter([body]))
+            self.copy.receive(last, BatchReader(), iter([body]), lambda size: None)
         return last
 
 
@@ -93,9 +77,7 @@ def disk(tmp_path: Path) -> Iterator[LossyDisk]:
 
 
 def checkpoint(disk: LossyDisk, last: int) -> None:
-    written = disk.copy.written()
-    disk.copy.sync()
-    disk.copy.proven(written)
+    disk.copy.checkpoint()
 
 
 def close_round(disk: LossyDisk, last: int) -> None:

@@ -11,6 +11,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 
 from tests.support.move_client import MoveClient
 from tests.support.reactor import until
@@ -21,8 +22,8 @@ from wingsd.archive import quota
 from wingsd.errors import EnvironmentFailed, StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.moves.tree import FileNode
-from wingsd.transfers.incoming.moves import partial_copy
-from wingsd.transfers.incoming.moves.partial_copy import CopyThread
+from wingsd.transfers.incoming.moves import checkpoints, partial_copy
+from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.moves.silence import SilenceWatch
 
 
@@ -178,7 +179,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
 @pytest.fixture
 def no_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nothing flushed before that is asked for."""
-    monkeypatch.setattr(partial_copy, "FLUSH_EVERY", 3600)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 3600)
 
 
 @pytest.mark.usefixtures("no_checkpoints")
@@ -186,7 +187,7 @@ async def test_what_the_disk_has_changed_is_found_and_sent_again(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # what was read before the disk has changed it is not read again
-    monkeypatch.setattr(CopyThread, "read_behind", lambda _: None)
+    monkeypatch.setattr(ReadingBehind, "go_on", lambda _: None)
     client = await half_sent(node, source)
     staged = Path(node.staging.path) / UUID / "world" / "level.dat"
     with staged.open("r+b") as file:
@@ -216,7 +217,7 @@ async def test_what_is_read_back_meanwhile_and_has_changed_keeps_the_round_open(
     with staged.open("r+b") as file:
         file.write(b"damaged")
     receiving: Any = node.receiver.find(UUID)
-    await receiving.reception._thread.checkpoint()
+    await deferToThread(receiving.reception.copy.checkpoint)
     await client.put(batches[-1])
     await until(lambda: receiving.reception.copy._wrong)
     refused = await client.close()
@@ -241,10 +242,11 @@ async def test_a_copy_that_somebody_has_removed_is_begun_anew(
     copy = receiving.reception.copy
 
     def remove() -> None:
-        copy._close()  # as after an error of the disk
-        remove_tree(str(copy._paths.tree))
+        with copy._lock:  # nothing opens it again before it is gone
+            copy._close()  # as after an error of the disk
+            remove_tree(str(copy._paths.tree))
 
-    await receiving.reception._thread.submit(remove)
+    await deferToThread(remove)
     refused = await client.put(others[0])
     assert (refused.status, refused.code) == (409, "move-resume-needed")
     await client.send()

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock, Thread
 
 import pytest
-from twisted.internet.defer import Deferred
 
-from tests.support.reactor import reactor, until
 from tests.transfers.incoming.test_lost_writes import LossyDisk, close_round
 from wingsd.moves.rereading import Piece, PieceReader
-from wingsd.threadio import Workers
-from wingsd.transfers.incoming.moves.partial_copy import CopyThread
+
+
+class WatchedLock:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self, waited: Event) -> None:
+        self._waited = waited
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._waited.set()
+            self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
 @pytest.fixture
@@ -23,42 +35,34 @@ def disk(tmp_path: Path) -> Iterator[LossyDisk]:
     disk.resume()
     close_round(disk, disk.send())
     yield disk
+    disk.copy.close()
     disk.close()
 
 
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    workers = Workers(reactor, "test", 4)
-    workers.start()
-    yield workers
-    workers.stop()
-
-
-async def test_a_reading_waits_for_that_of_a_commit_which_was_withdrawn(
-    disk: LossyDisk, workers: Workers, monkeypatch: pytest.MonkeyPatch
+def test_a_reading_waits_for_that_of_a_commit_which_was_withdrawn(
+    disk: LossyDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thread = Workers(reactor, "copy", 1)
-    copy = CopyThread("server", disk.copy, thread, workers, workers, reactor)
-    is_read, goes_on, withdrawn = Event(), Event(), Event()
+    is_read, met, withdrawn = Event(), Event(), Event()
+    disk.copy._reading = WatchedLock(met)  # type: ignore[assignment]
     differing = PieceReader.differing
     read = list[Piece]()
 
     def slow(reader: PieceReader, pieces: Sequence[Piece]) -> list[Piece]:
-        read.extend(pieces)
-        is_read.set()
-        goes_on.wait(30)
+        is_first, read[:] = not read, [*read, *pieces]
+        if is_first:
+            is_read.set()
+            met.wait(30)
+        else:
+            met.set()
         return differing(reader, pieces)
 
     monkeypatch.setattr(PieceReader, "differing", slow)
-    of_commit = Deferred.fromCoroutine(copy.read_back(workers, withdrawn.is_set))
-    await until(is_read.is_set)
+    of_commit = Thread(target=disk.copy.read_back, args=[withdrawn.is_set])
+    of_commit.start()
+    is_read.wait(30)
     withdrawn.set()
-    of_commit.addErrback(lambda _: None)
-    of_commit.cancel()
-    second = Deferred.fromCoroutine(copy.read_back(workers, lambda: False))
-    assert not second.called
-    goes_on.set()
-    await second
+    disk.copy.read_back(lambda: False)
+    of_commit.join()
     assert len(read) == len(set(map(id, read)))
-    await copy.close()
+    disk.copy.close()
     assert disk.copy.is_read

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from wingsd.transfers.storage.incoming import FLUSH_EVERY as EVERY
+from wingsd.transfers.storage.incoming import WRITE_BACK_EVERY as EVERY
 from wingsd.transfers.storage.incoming import WriteBack
 
 

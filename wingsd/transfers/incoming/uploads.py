@@ -116,8 +116,6 @@ class Extraction:
     workers: Workers
     #: Read back what has arrived of moves, behind that.
     rereaders: Workers
-    #: Makes the one thread of a partial copy.
-    copier: Callable[[], Workers]
     #: As many as `workers` has threads. A transfer without a slot is not read from yet.
     slots: SharedSlots
     #: The user and group id of all files.

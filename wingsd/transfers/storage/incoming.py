@@ -27,13 +27,13 @@ from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume, is_same_pool
 from wingsd.transfers.storage.staging import Staging
 
-__all__ = ["FLUSH_EVERY", "ArrivingServer", "IncomingStorage", "WriteBack"]
+__all__ = ["WRITE_BACK_EVERY", "ArrivingServer", "IncomingStorage", "WriteBack"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FLUSH_EVERY = 0.5
-"""Seconds from the end of one flush of what arrives to the next."""
+#: Seconds from the end of one write-back to the next.
+WRITE_BACK_EVERY = 0.5
 
 
 class WriteBack:
@@ -65,7 +65,7 @@ class WriteBack:
             self._arriving -= 1
 
     async def _run(self) -> None:
-        while await deferLater(self._reactor, FLUSH_EVERY, lambda: self._arriving):
+        while await deferLater(self._reactor, WRITE_BACK_EVERY, lambda: self._arriving):
             await self._write_back()
         self._running = False
 
@@ -84,14 +84,12 @@ class IncomingStorage:
     #: they are locked while one of them is removed.
     disk: Workers
     long: Workers
-    #: The one thread that flushes the file system of the staging area while servers arrive.
-    flusher: Workers
     reactor: IReactorTime
     write_back: WriteBack = attrs.field(init=False)
 
     @write_back.default
     def _make_write_back(self) -> WriteBack:
-        return WriteBack(lambda: self.flusher.run(self.staging.write_back), self.reactor)
+        return WriteBack(lambda: self.long.run(self.staging.write_back), self.reactor)
 
     def pool_features(
         self, server: str, pool: str, mark: str, backups_mark: str

@@ -140,8 +140,6 @@ class Attachments:
         if log is not None:
             self._sizes[LOG] = log
             self._places[LOG] = _LogPlace(*log_paths)
-        #: How many bytes of each have arrived, of those that came again as well.
-        self._arrived = dict.fromkeys(self._sizes, 0)
         #: The SHA-256 of those that are whole.
         self._whole: dict[str, str] = {}
         #: The hash of what has arrived so far of each, where all of it has arrived in order here.
@@ -151,11 +149,6 @@ class Attachments:
     def size(self) -> int:
         """The bytes of all."""
         return sum(self._sizes.values())
-
-    @property
-    def arrived(self) -> int:
-        """The bytes that have arrived since this was made."""
-        return sum(self._arrived.values())
 
     @property
     def names(self) -> list[str]:
@@ -233,7 +226,6 @@ class Attachments:
             fd = os.open(path, flags, 0o600)
         try:
             for block in blocks:
-                self._arrived[name] += len(block)
                 if at + len(block) > self._sizes[name]:
                     raise MoveRequestInvalid(
                         f"{name} was announced with {self._sizes[name]} bytes, and has more"

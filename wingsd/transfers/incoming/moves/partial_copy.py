@@ -1,9 +1,7 @@
-"""The partial copy of a move: its files as they arrive, its ledger, and the one thread of both.
+"""The files of a move as they arrive, and its ledger: `MoveDestination`, for several threads.
 
-All that is done with a copy is sent to its thread, and done there in that order: so nothing in it
-is locked. Batches are decoded and compared by other threads, several at a time, and only written
-by that one. After an error of the disk the ledger is read again before the next call; batches that
-are being received then fail, and come again.
+Calls come from worker threads and are made one at a time. After an error of the disk the ledger is
+read again before the next call; batches that are being received then fail, and come again.
 
 A flush that fails says so once, and not what it has lost: all batches that are not known to be on
 stable storage are lost then, and the source has to resume.
@@ -13,24 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from threading import Lock
 from time import time
-from typing import ParamSpec, TypeVar
-from uuid import UUID
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from wingsd.errors import Conflict, DiskLimitExceeded, StorageError, WingsdError
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, Index, frame_bytes
+from wingsd.moves.batch import Index, frame_bytes
 from wingsd.moves.batch_reader import BatchReader, BlockRun
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import (
@@ -45,23 +36,14 @@ from wingsd.moves.rebasing import Resumption
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes
-from wingsd.moves.tree import MoveLimits
-from wingsd.threadio import Workers
-from wingsd.transfers.incoming.moves.errors import (
-    MoveNoSpace,
-    MoveRequestInvalid,
-    MoveResumeNeeded,
-    space_error,
-)
-from wingsd.transfers.storage.incoming import FLUSH_EVERY
+from wingsd.transfers.incoming.moves.arriving_batch import ArrivingBatch
+from wingsd.transfers.incoming.moves.copy_settings import CopySettings, boot_id
+from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded, space_error
+from wingsd.transfers.incoming.moves.flushes import Flushes
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
-from wingsd.util.deferreds import beside, when_fired
 from wingsd.util.text import display
 
-__all__ = ["ArrivingBatch", "CopySettings", "CopyThread", "MoveProgress", "PartialCopy"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["MoveProgress", "PartialCopy"]
 
 #: Bytes that may be written and not flushed: a flush takes the longer, the more is written
 #: meanwhile, and nothing is read back before it.
@@ -73,65 +55,25 @@ LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 LEDGER_GROWS = 16 << 20
 #: Bytes of it for each name, and bytes of files for one more: most need less.
 NAME_TAKES, FILES_FOR_BYTE = 256, 256
-#: Bytes and runs of blocks that are written together.
-WRITTEN_TOGETHER = 256 << 10
-RUNS_TOGETHER = 64
 #: Frames that may make a file, directory or symlink.
 _MAKES = (WholeFrame, FileFrame, DirectoryFrame, LinkFrame)
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-@attrs.frozen(eq=False, repr=False)
-class CopySettings:
-    """The limits and the owner of a copy, and the bytes and inodes that stay free.
-
-    `attributes` is whether the source knows extended attributes.
-    """
-
-    limits: MoveLimits
-    owner: tuple[int, int]
-    reserve: int
-    inode_reserve: int
-    attributes: bool = True
 
 
 @attrs.frozen(eq=False, repr=False)
 class MoveProgress:
-    """The numbers of a copy: its round, the highest batch received, and the highest durable one.
-
-    `bytes` and `files` are those of the whole tree.
-    """
+    """Round, the highest number received, that which is durable, and the bytes of all files."""
 
     round: int = 1
     received: int = 0
     durable: int = 0
     bytes: int = 0
-    files: int = 0
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Written:
-    """The batches that have ended and are not known to be durable, and all bytes written."""
-
-    destination: MoveDestination
-    batches: frozenset[int]
-    bytes: int
-
-
-class _Reading(ExitStack):
-    """The files of a copy as another thread reads them back, and what of them has differed."""
-
-    destination: MoveDestination | None = None
-    reader: PieceReader
-    differing: Sequence[Piece] = ()
 
 
 class PartialCopy:
-    """The partial copy of one server, by the move with the id `move`. For one thread.
+    """The partial copy of one server, by the move with the id `move`.
 
-    `sync` returns when all that was written is on stable storage; it is called in the thread of
-    `flusher`. Methods raise `StorageError`, `MoveNoSpace` where there is no space, and what
-    `MoveDestination` raises.
+    `sync` returns when all that was written is on stable storage. Methods raise `StorageError`,
+    `MoveNoSpace` where there is no space, and what `MoveDestination` raises.
     """
 
     def __init__(
@@ -141,16 +83,15 @@ class PartialCopy:
         copies: PartialCopies,
         settings: CopySettings,
         sync: Callable[[], None],
-        flusher: Workers,
     ) -> None:
         self._server = server
         self._copies = copies
         self._settings = settings
-        self._sync = sync
-        self._flusher = flusher
+        self._flushes = Flushes(sync)
         self._move = move
-        self._boot = _boot_id()
+        self._boot = boot_id()
         self._paths: CopyPaths | None = None
+        self._lock = Lock()
         self._open = ExitStack()
         self._destination: MoveDestination | None = None
         self._applier: TreeApplier | None = None
@@ -158,19 +99,25 @@ class PartialCopy:
         self.without_attributes = 0
         #: The descriptor of the files' directory while the ledger is open.
         self._root = -1
-        #: Whether a flush has failed, of which the ledger does not know yet; and whether one has
-        #: since the source has resumed.
-        self._has_failed = self._is_lost = False
-        #: Bytes of the ledger when it was written again, or opened.
+        #: Held while the disk is flushed, and the bytes that were written and not flushed.
+        self._flushing = Lock()
+        self._unflushed = 0
+        #: Held while it is read back.
+        self._reading = Lock()
+        #: How many flushes had failed when the ledger was opened.
+        self._known_failures = 0
+        #: Whether one has failed since the source has resumed.
+        self._is_lost = False
+        #: Counts how often the ledger was opened: a batch of an earlier time is lost.
+        self._opened = 0
+        #: Bytes of the ledger when it was written anew, or opened.
         self._compacted = 0
         #: The paths of files that are not as they were sent, in order, until the next round.
         self._wrong: dict[bytes, None] = {}
         #: Whether all of it had been read back from the disk when it was closed.
         self.is_read = False
-        #: How far it is, how many bytes of files have arrived, and of the bytes that were written,
-        #: how many were so before the last flush. Other threads only look at these.
+        #: How far it is; the reactor only looks at it.
         self.progress = MoveProgress()
-        self.arrived = self.written_bytes = self.flushed_bytes = 0
 
     # Beginning and end
 
@@ -180,6 +127,10 @@ class PartialCopy:
         A kept copy that proves nothing is removed; one of a newer version is kept as it is. Raises
         `MoveNoSpace` where there is no space to read it.
         """
+        with self._lock:
+            return self._begin()
+
+    def _begin(self) -> int:
         self._close()
         why: StorageError | None = None
         self._paths = self._copies.adopt(self._server)
@@ -215,37 +166,39 @@ class PartialCopy:
         Begins with nothing where the ledger is damaged: it proves nothing then. Raises
         `LedgerVersionUnknown`.
         """
-        self._close()
-        self._paths = self._copies.reopen(self._server)
-        if self._paths is None:
-            return self.begin()
-        ledger = str(self._paths.ledger)
-        try:
-            if LedgerFile.move_of(ledger) in (None, self._move):
+        with self._lock:
+            self._close()
+            self._paths = self._copies.reopen(self._server)
+            if self._paths is None:
+                return self._begin()
+            ledger = str(self._paths.ledger)
+            try:
+                if LedgerFile.move_of(ledger) in (None, self._move):
+                    self._open_ledger(self._move)
+                else:
+                    # An earlier daemon has just adopted it.
+                    self._adopt(ledger)
+            except LedgerDamaged as error:
+                self._paths = self._copies.create(self._server, error)
                 self._open_ledger(self._move)
-            else:
-                # An earlier daemon has just adopted it.
-                self._adopt(ledger)
-        except LedgerDamaged as error:
-            self._paths = self._copies.create(self._server, error)
-            self._open_ledger(self._move)
-        assert self._destination is not None  # noqa: S101 - it is open
-        return held_bytes(self._destination.tree)
+            assert self._destination is not None  # noqa: S101 - it is open
+            return held_bytes(self._destination.tree)
 
     def close(self) -> None:
         """Close all files, after a last checkpoint where that is possible.
 
-        All other methods raise `MoveResumeNeeded` from now on.
+        What still waits for its turn raises `MoveResumeNeeded`.
         """
-        try:
-            self.note_failure()
-            if self._destination is not None:
-                self._destination.checkpoint()
-                self.is_read = self._destination.rereading.is_over and not self._wrong
-        finally:
-            self.note_failure()
-            self._paths = None
-            self._close()
+        with self._lock:
+            try:
+                self._note_failure()
+                if self._destination is not None:
+                    self._destination.checkpoint()
+                    self.is_read = self._destination.rereading.is_over and not self._wrong
+            finally:
+                self._note_failure()
+                self._paths = None
+                self._close()
 
     # Sessions
 
@@ -274,8 +227,33 @@ class PartialCopy:
 
     # Batches
 
-    def begin_batch(self, index: Index) -> MoveDestination | None:
-        """Begin a batch; return by which opening of the ledger, None where it is here already."""
+    def receive(
+        self,
+        number: int,
+        reader: BatchReader,
+        pieces: Iterator[bytes],
+        count: Callable[[int], object],
+    ) -> int:
+        """Receive the batch `number`; return the number up to which all are durable.
+
+        `count` is called with the bytes of the files that have arrived.
+        """
+        batch = ArrivingBatch(self, number, count)
+        try:
+            for piece in pieces:
+                for event in reader.feed(piece):
+                    batch.take(event)
+                batch.write()
+            batch.end(reader.finish())
+        except BaseException:
+            batch.abandon()
+            raise
+        if self._unflushed >= MOST_UNFLUSHED:
+            return self.checkpoint(MOST_UNFLUSHED)
+        return self.progress.durable
+
+    def begin_batch(self, index: Index) -> int:
+        """Begin a batch; return by which opening of the ledger, 0 where it is here already."""
         with self._used() as destination:
             if not destination.received.has(index.number):
                 size = sum(map(frame_bytes, index.frames)) + len(index.raw)
@@ -283,62 +261,53 @@ class PartialCopy:
                 if destination.ledger_size + len(index.raw) > 2 * _needed(destination):
                     # No source repeats so much within a round; the ledger is written again then.
                     raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
-            return destination if destination.begin(index) else None
+            is_new = destination.begin(index)
+            return self._opened if is_new else 0
 
-    def write(self, opened: MoveDestination, index: Index, runs: Sequence[BlockRun]) -> None:
+    def write(self, opened: int, index: Index, runs: Sequence[BlockRun]) -> None:
         """Write blocks of a batch that was begun by that opening."""
         with self._used(opened) as destination:
-            self.written_bytes += sum(max(len(run.data), LEAST_UNFLUSHED) for run in runs)
+            self._unflushed += sum(max(len(run.data), LEAST_UNFLUSHED) for run in runs)
             destination.write(index, runs)
-        self.arrived += sum(len(run.data) for run in runs)
 
-    def end_batch(self, opened: MoveDestination, index: Index) -> None:
+    def end_batch(self, opened: int, index: Index) -> None:
         """End a batch."""
         with self._used(opened) as destination:
             destination.end(index)
 
-    def abandon(self, opened: MoveDestination, index: Index) -> None:
+    def abandon(self, opened: int, index: Index) -> None:
         """Give up a batch that has not ended."""
-        if self._destination is opened:
-            try:
-                opened.abandon(index)
-            except WingsdError:
-                self._close()
+        with self._lock:
+            if self._destination is not None and self._opened == opened:
+                try:
+                    self._destination.abandon(index)
+                except WingsdError:
+                    self._close()
 
-    def written(self) -> _Written:
-        """Return what a flush that begins now brings to stable storage."""
-        with self._used() as destination:
-            return _Written(destination, destination.undurable, self.written_bytes)
+    def checkpoint(self, least: int = 0, writing: Callable[[], object] = lambda: None) -> int:
+        """Have all that has ended on stable storage; return up to which number.
 
-    def proven(self, written: _Written) -> None:
-        """Record that this is on stable storage."""
-        with self._used() as destination:
-            self.flushed_bytes = max(self.flushed_bytes, written.bytes)
-            if destination is written.destination:
-                destination.proven(written.batches)
-
-    def sync(self) -> None:
-        """Flush all that was written. In the flusher's thread.
-
-        Of two flushes at a time only one would report an error: so it is remembered for the other.
+        Other calls are made while the disk writes, from when `writing` was called, but not this
+        one. Nothing is flushed where less than `least` bytes have to be, as after the call that
+        was waited for.
         """
-        if self._has_failed:
-            raise StorageError("what has arrived could not be written to the disk")
-        try:
-            self._sync()
-        except BaseException:
-            self._has_failed = True
-            raise
-
-    def note_failure(self) -> None:
-        """After a flush that has failed: have the source resume, and send what may be lost."""
-        if not self._has_failed:
-            return
-        self._has_failed, self._is_lost = False, True
-        if self._destination is not None:
-            with suppress(WingsdError):  # else they are lost when the ledger is opened
-                self._destination.lose()
-            self._close()
+        with self._flushing:
+            with self._used() as destination:
+                opened, written = self._opened, destination.undurable
+                failures, unflushed = self._known_failures, self._unflushed
+            writing()
+            if written and unflushed >= least:
+                try:
+                    self._flushes.flush(failures)
+                except StorageError as error:
+                    with self._lock:
+                        self._note_failure()
+                    raise space_error(error) from error
+                with self._used() as destination:
+                    self._unflushed -= unflushed
+                    if self._opened == opened:
+                        destination.proven(written)
+        return self.progress.durable
 
     def prepare_root(self) -> None:
         """Make the digests that a root is made of, as far as all is here."""
@@ -363,16 +332,26 @@ class PartialCopy:
             if destination.roots != {in_round: root} or not is_last:
                 raise RootMismatch(f"round {in_round} was not closed last, with this root")
 
-    def next_pieces(self, reading: _Reading, is_stopped: Callable[[], bool]) -> Sequence[Piece]:
-        """Return what is durable and to be read back next, after what `reading` has read."""
-        with self._used() as destination:
-            if reading.destination is destination:
-                self._wrong |= dict.fromkeys(destination.rereading.settle(reading.differing))
-            else:
-                reading.destination = destination
-                reading.reader = PieceReader(os.dup(self._root))
-                reading.enter_context(closing(reading.reader))
-            return () if is_stopped() else destination.rereading.take()
+    def read_back(self, is_stopped: Callable[[], bool]) -> None:
+        """Read back from the disk what is durable and was not read back since it was written.
+
+        Other calls are made meanwhile, but not this one. It ends early when `is_stopped`.
+        """
+        opened, differing = 0, list[Piece]()
+        with self._reading, ExitStack() as stack:
+            while True:
+                with self._used() as destination:
+                    rereading = destination.rereading
+                    if self._opened == opened:
+                        self._wrong |= dict.fromkeys(rereading.settle(differing))
+                    else:
+                        opened = self._opened
+                        reader = PieceReader(os.dup(self._root))
+                        stack.enter_context(closing(reader))
+                    pieces = () if is_stopped() else rereading.take()
+                if not pieces:
+                    return
+                differing = reader.differing(pieces)
 
     def check_read_back(self) -> None:
         """Raise `RootMismatch` where something is not on the disk as it was sent.
@@ -395,10 +374,28 @@ class PartialCopy:
             return destination.tree.bytes
 
     @property
+    def files(self) -> int:
+        """How many names there are."""
+        destination = self._destination  # which other threads close
+        return destination.tree.members if destination is not None else 0
+
+    @property
     def steps(self) -> int:
         """Grows while the tree is gone through, as for its root."""
-        destination = self._destination  # another thread may close it
+        destination = self._destination
         return destination.tree.steps if destination is not None else 0
+
+    # In threads
+
+    def _note_failure(self) -> None:
+        """After a flush that has failed: have the source resume, and send what may be lost."""
+        if self._flushes.failures == self._known_failures:
+            return
+        self._known_failures, self._is_lost = self._flushes.failures, True
+        if self._destination is not None:
+            with suppress(WingsdError):  # else they are lost when the ledger is opened
+                self._destination.lose()
+            self._close()
 
     def _require_space(self, size: int, files: int) -> None:
         settings = self._settings
@@ -409,37 +406,38 @@ class PartialCopy:
 
     @contextmanager
     def _used(
-        self, opened: MoveDestination | None = None, *, renew: bool = False
+        self, opened: int | None = None, *, renew: bool = False
     ) -> Iterator[MoveDestination]:
-        """Use the destination; with `opened` only if the ledger is still open since then.
+        """Use the destination alone; with `opened` only if the ledger is still open since then.
 
         With `renew`, a copy that was removed or damaged is begun again.
         """
-        if opened not in (None, self._destination) or self._paths is None:
-            raise MoveResumeNeeded("the copy was opened again; resume the move")
-        self.note_failure()
-        if self._is_lost and not renew:
-            raise MoveResumeNeeded("the disk has lost what was written to it; resume the move")
-        if self._destination is None:
-            self._open_again(renew=renew)
-        destination = self._destination
-        assert destination is not None  # noqa: S101 - for mypy
-        try:
-            yield destination
-        except StorageError as error:
-            self.note_failure()
-            self._close()
-            raise space_error(error) from error
-        except Conflict:
-            raise  # nothing was changed
-        except BaseException:
-            self._close()
-            raise
-        if renew:
-            self._is_lost = False
-        received = destination.received
-        numbers = (received.round, received.upto, destination.durable)
-        self.progress = MoveProgress(*numbers, destination.tree.bytes, destination.tree.members)
+        with self._lock:
+            if opened not in (None, self._opened) or self._paths is None:
+                raise MoveResumeNeeded("the copy was opened anew; resume the move")
+            self._note_failure()
+            if self._is_lost and not renew:
+                raise MoveResumeNeeded("the disk has lost what was written to it; resume the move")
+            if self._destination is None:
+                self._open_again(renew=renew)
+            destination = self._destination
+            assert destination is not None  # noqa: S101 - for mypy
+            try:
+                yield destination
+            except StorageError as error:
+                self._note_failure()
+                self._close()
+                raise space_error(error) from error
+            except Conflict:
+                raise  # nothing was changed
+            except BaseException:
+                self._close()
+                raise
+            if renew:
+                self._is_lost = False
+            received = destination.received
+            numbers = (received.round, received.upto, destination.durable)
+            self.progress = MoveProgress(*numbers, destination.tree.bytes)
 
     def _open_again(self, *, renew: bool) -> None:
         try:
@@ -454,8 +452,9 @@ class PartialCopy:
         paths = self._paths
         assert paths is not None  # noqa: S101 - for mypy
         settings = self._settings
-        self.note_failure()
-        sync = partial(self._flusher.call, self.sync)
+        # Those that failed before have been heeded when this is open.
+        self._note_failure()
+        sync = partial(self._flushes.flush, self._known_failures)
         with ExitStack() as stack:
             fds = []
             for path in (paths.tree, paths.aside):
@@ -472,9 +471,9 @@ class PartialCopy:
                 destination.drop_attributes()
             self._open = stack.pop_all()
         self._destination, self._root, self._applier = destination, fds[0], applier
-        tree = destination.tree
-        self.progress = attrs.evolve(self.progress, bytes=tree.bytes, files=tree.members)
+        self.progress = attrs.evolve(self.progress, bytes=destination.tree.bytes)
         self._compacted = destination.ledger_size
+        self._opened += 1
 
     def _close(self) -> None:
         self._destination = None
@@ -486,244 +485,3 @@ def _needed(destination: MoveDestination) -> int:
     tree = destination.tree
     names, files = NAME_TAKES * tree.members, tree.bytes // FILES_FOR_BYTE
     return LEDGER_GROWS + 2 * (names + files + tree.attribute_bytes)
-
-
-def _boot_id() -> bytes:
-    """Return the 16 bytes that name the present boot; random ones where the kernel has none."""
-    try:
-        return UUID(_BOOT.read_text().strip()).bytes
-    except (OSError, ValueError):
-        return os.urandom(16)
-
-
-class CopyThread:
-    """The thread of a partial copy, and what goes on beside it: flushes and reading back.
-
-    `rereaders` read back what is durable while more arrives, None where that is not wanted.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        server: str,
-        copy: PartialCopy,
-        thread: Workers,
-        flusher: Workers,
-        rereaders: Workers | None,
-        reactor: IReactorTime,
-    ) -> None:
-        self._server = server
-        self._copy = copy
-        self._thread = thread
-        self._flusher = flusher
-        self._rereaders = rereaders
-        self._reactor = reactor
-        self._flushing: Deferred[None] | None = None
-        self._reading: Deferred[Exception | None] | None = None
-        self._is_stopping = False
-        self._closed: Deferred[None] | None = None
-        #: Whether what is durable is read back at once.
-        self.reads_behind = False
-        thread.start()
-
-    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Do work on the copy, after all that was sent before. Raises `MoveResumeNeeded`."""
-        if self._closed is not None:
-            raise MoveResumeNeeded
-        return self._thread.run(work, *args, **kwargs)
-
-    async def close(self) -> None:
-        """Close the copy and end the thread, when what is under way is done.
-
-        No batch may be received any more. Raises `StorageError`.
-        """
-        self.reads_behind = False
-        if self._flushing is not None:
-            self._flushing.cancel()
-        await self.stop_reading()
-        if self._closed is None:
-            self._closed = self._thread.run(self._copy.close).addBoth(self._ended)
-            await self._closed
-        else:
-            await when_fired(self._closed)
-
-    def _ended(self, result: T) -> T:
-        self._thread.stop()
-        return result
-
-    def receive(self, number: int, reader: BatchReader, pieces: Iterator[bytes]) -> None:
-        """Receive the batch `number`: decode and compare it in this thread, of those for that."""
-        ArrivingBatch(self._copy, self._thread, number).receive(reader, pieces)
-
-    # Flushes
-
-    def flush_soon(self) -> None:
-        """Flush in a moment, and again as long as more has ended meanwhile."""
-        if self._flushing is None and self._closed is None:
-            self._flushing = flushing = Deferred.fromCoroutine(self._keep_flushing())
-            flushing.addBoth(self._flushed)
-            flushing.addErrback(lambda failure: failure.trap(CancelledError))
-
-    async def _keep_flushing(self) -> None:
-        is_left = True
-        while is_left:
-            await deferLater(self._reactor, FLUSH_EVERY)
-            is_flushed = await self._checkpoint_or_log()
-            is_left = is_flushed and self._copy.progress.durable < self._copy.progress.received
-
-    def _flushed(self, result: T) -> T:
-        self._flushing = None
-        return result
-
-    async def prepare_root(self) -> None:
-        """Flush, and make the digests that a root is made of while the disk writes."""
-        async with beside(self._checkpoint_or_log()) as flushing:
-            await self.submit(self._copy.prepare_root)
-        await flushing
-
-    async def _checkpoint_or_log(self) -> bool:
-        """Flush; return whether that was done. An error is logged: the source resumes after it."""
-        try:
-            await self.checkpoint()
-        except WingsdError as error:
-            self._log_error(error)
-            return False
-        self.read_behind()
-        return True
-
-    async def checkpoint(self) -> None:
-        """Bring all batches that have ended to stable storage. More may be written meanwhile."""
-        written = await self.submit(self._copy.written)
-        if not written.batches:
-            return
-        try:
-            await self._flusher.run(self._copy.sync)
-        except StorageError as error:
-            await self.submit(self._copy.note_failure)
-            raise space_error(error) from error
-        await self.submit(self._copy.proven, written)
-
-    async def bound_unflushed(self) -> None:
-        """Flush if so much was written since the last flush that the next one would take long."""
-        if self._copy.written_bytes - self._copy.flushed_bytes >= MOST_UNFLUSHED:
-            await self.checkpoint()
-
-    # Reading back
-
-    def read_behind(self) -> None:
-        """Begin to read back what is durable; an error of that is found again at the end."""
-        if self.reads_behind and self._rereaders is not None and self._reading is None:
-            self._is_stopping = False
-            self._read(self._rereaders, lambda: self._is_stopping).addCallback(self._log_error)
-
-    async def catch_up(self) -> None:
-        """Return when all was read back that is durable by now."""
-        self.read_behind()
-        if self._reading is not None:
-            await when_fired(self._reading)
-
-    async def stop_reading(self) -> None:
-        """Return when nothing is read back any more."""
-        self._is_stopping = True
-        if self._reading is not None:
-            await when_fired(self._reading)
-
-    async def read_back(self, workers: Workers, is_stopped: Callable[[], bool]) -> None:
-        """Read back from the disk what is durable and was not read back since it was written.
-
-        It ends early when `is_stopped`.
-        """
-        while self._reading is not None:
-            await when_fired(self._reading)
-        reading = self._read(workers, is_stopped)
-        await when_fired(reading)
-        if isinstance(reading.result, BaseException):
-            raise reading.result
-
-    def _read(
-        self, workers: Workers, is_stopped: Callable[[], bool]
-    ) -> Deferred[Exception | None]:
-        if self._closed is not None:
-            raise MoveResumeNeeded
-        self._reading = workers.run(self._read_pieces, is_stopped)
-        return self._reading.addBoth(self._read_over)
-
-    def _read_over(self, result: T) -> T:
-        self._reading = None
-        return result
-
-    def _read_pieces(self, is_stopped: Callable[[], bool]) -> Exception | None:
-        """Read what the copy hands out, in another thread than the copy's; return an error."""
-        next_pieces = self._copy.next_pieces
-        try:
-            with _Reading() as reading:
-                while pieces := self._thread.call(next_pieces, reading, is_stopped):
-                    reading.differing = reading.reader.differing(pieces)
-        except Exception as error:
-            return error
-        return None
-
-    def _log_error(self, error: Exception | None) -> None:
-        if error is not None:
-            self._log.warn("{server}: {error}", server=self._server, error=error)
-
-
-class ArrivingBatch:
-    """A batch that is decoded in one thread, and written by that of its copy meanwhile."""
-
-    def __init__(self, copy: PartialCopy, thread: Workers, number: int) -> None:
-        self._copy = copy
-        self._thread = thread
-        self._number = number
-        #: The data batch that was begun, and by which opening of the ledger.
-        self._begun: tuple[MoveDestination, Index] | None = None
-        #: Blocks that have arrived and are to be written together, and their bytes.
-        self._runs: list[BlockRun] = []
-        self._size = 0
-        #: The blocks that are being written.
-        self._writing: Future[None] | None = None
-
-    def receive(self, reader: BatchReader, pieces: Iterator[bytes]) -> None:
-        """Receive all of it."""
-        try:
-            for piece in pieces:
-                for event in reader.feed(piece):
-                    self._take(event)
-                self._write()
-            index = reader.finish()
-            self._await_writing()
-            if index.kind is BatchKind.SHAPE:
-                # Of a shape batch nothing may be missing.
-                self._thread.call(self._copy.begin_batch, index)
-            elif self._begun is not None:
-                self._thread.call(self._copy.end_batch, *self._begun)
-        except BaseException:
-            if self._begun is not None:
-                self._thread.call(self._copy.abandon, *self._begun)
-            raise
-
-    def _take(self, event: Index | BlockRun) -> None:
-        if isinstance(event, BlockRun):
-            self._runs.append(event)
-            self._size += len(event.data)
-            if self._size >= WRITTEN_TOGETHER or len(self._runs) >= RUNS_TOGETHER:
-                self._write()
-            return
-        if event.number != self._number:
-            raise MoveRequestInvalid(
-                f"the batch has the number {event.number}, the path has {self._number}"
-            )
-        if event.kind is BatchKind.DATA:
-            opened = self._thread.call(self._copy.begin_batch, event)
-            self._begun = (opened, event) if opened is not None else None
-
-    def _write(self) -> None:
-        runs, self._runs, self._size = self._runs, [], 0
-        if runs and self._begun is not None:
-            self._await_writing()
-            self._writing = self._thread.send(self._copy.write, *self._begun, runs)
-
-    def _await_writing(self) -> None:
-        if self._writing is not None:
-            self._writing.result()

@@ -1,8 +1,7 @@
 """What the source of one move asks of it: sessions, batches, rounds, attachments, the commit.
 
 One session at a time has the word; what an earlier one asks is refused, and what is under way of
-it ends before the next one begins. A request is checked here, and its work sent to the thread of
-the copy; a batch is decoded in a thread of its own meanwhile, which holds a slot.
+it ends before the next one begins. A batch holds a slot while it is read, in a thread.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from threading import Lock
 from typing import TypeVar
 
 import attrs
@@ -18,25 +18,25 @@ from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
+from wingsd.config import MovesConfig
 from wingsd.errors import WingsdError
 from wingsd.moves.batch_reader import BatchReader
 from wingsd.moves.errors import MoveBatchTooLarge
 from wingsd.moves.rebasing import Resumption
-from wingsd.moves.tree import MoveLimits
-from wingsd.threadio import Feed
+from wingsd.threadio import Feed, Workers
 from wingsd.transfers.incoming.moves.answering import KeptWork
 from wingsd.transfers.incoming.moves.attachments import Attachments
-from wingsd.transfers.incoming.moves.beginning import MoveTerms
 from wingsd.transfers.incoming.moves.bodies import ArrivingBody, BodyStream, BoundedFeed
+from wingsd.transfers.incoming.moves.checkpoints import Checkpoints
 from wingsd.transfers.incoming.moves.errors import (
     AttachmentsIncomplete,
     MoveBusy,
     MoveCommitted,
     MoveResumeNeeded,
 )
-from wingsd.transfers.incoming.moves.partial_copy import CopySettings, CopyThread, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.uploads import Extraction
-from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 
 __all__ = ["Commit", "Phase", "Reception"]
@@ -46,7 +46,6 @@ T = TypeVar("T")
 #: Seconds that a batch waits for a slot, so that no proxy ends the request meanwhile.
 TURN = 20.0
 _MIB = 1 << 20
-_UNLIMITED = 1 << 62
 
 
 class Phase:
@@ -69,8 +68,9 @@ class Commit:
 class Reception:
     """The requests of one move, between its admission and its end.
 
-    Its phase, session and round are among `changes`. Each method raises the `WingsdError` that its
-    request is answered with. `open` is first.
+    `behind` reads back what has arrived, None where that is not wanted. Its phase, session and
+    round are among `changes`. Each method raises the `WingsdError` that its request is answered
+    with.
     """
 
     _log = Logger()
@@ -78,47 +78,20 @@ class Reception:
     def __init__(
         self,
         server: str,
-        terms: MoveTerms,
-        disk_space: int,
-        storage: IncomingStorage,
+        copy: PartialCopy,
+        attachments: Attachments,
         extraction: Extraction,
+        disk: Workers,
+        settings: MovesConfig,
+        behind: ReadingBehind | None,
         changes: Changes,
     ) -> None:
-        """`disk_space` is the server's limit in MiB, as the Panel has it."""
-        limits, copies = extraction.limits.for_server(disk_space), storage.copies
-        size = limits.disk if limits.disk is not None else _UNLIMITED
-        self.copy = PartialCopy(
-            server,
-            bytes.fromhex(terms.identity.move),
-            copies,
-            CopySettings(
-                MoveLimits(limits.members, size),
-                extraction.owner,
-                limits.reserve,
-                limits.inode_reserve,
-                attributes=terms.beginning.version > 1,
-            ),
-            partial(storage.staging.sync, server),
-            storage.flusher,
-        )
-        self._thread = CopyThread(
-            server,
-            self.copy,
-            extraction.copier(),
-            storage.flusher,
-            extraction.rereaders if terms.settings.reread else None,
-            extraction.reactor,
-        )
-        self.attachments = Attachments(
-            server,
-            terms.beginning.backups,
-            terms.beginning.log,
-            storage.backups,
-            (copies.log_part(server), storage.staging.log(server)),
-            limits.reserve,
-        )
-        #: Bytes that count as held beside those that have arrived.
+        self.copy = copy
+        self.attachments = attachments
+        #: Those of `held`, and of blocks that have come in the place of others.
         self._held = 0
+        #: Those that have arrived since.
+        self.arrived = 0
         #: What the server's files take on the disk, and how many there are; 0 if not known.
         self.disk_bytes = self.disk_files = 0
         self.phase = Phase.OPEN
@@ -134,11 +107,12 @@ class Reception:
         self.writing_back: Callable[[], AbstractContextManager[None]] = nullcontext
         self._server = server
         self._extraction = extraction
-        self._disk = storage.long
-        self._is_reread = terms.settings.reread
+        self._disk = disk
         #: How many bytes a batch may have, and how many bodies may be under way at once.
-        self._most, self._streams = terms.settings.batch * _MIB, terms.settings.streams
+        self._most, self._streams = settings.batch * _MIB, settings.streams
+        self._behind = behind
         self._changes = changes
+        self._counting = Lock()
         self._bodies: dict[str, ArrivingBody] = {}
         self._resuming: KeptWork[Resumption] = KeptWork(extraction.reactor)
         #: The request that began a session last, or is about to.
@@ -149,18 +123,12 @@ class Reception:
         self._committed: Commit | None = None
         self._is_committing = False
         self._closed: WingsdError | None = None
+        self._checkpoints = Checkpoints(server, copy, disk, extraction.reactor, self._read_back)
 
-    async def open(self, *, is_new: bool) -> int:
-        """Begin the copy, or open it again; return how many bytes it has."""
-        await self._disk.run(self.attachments.drop_others)
-        held = await self._thread.submit(self.copy.begin if is_new else self.copy.reopen)
-        self._held = held - self.arrived
-        return held
-
-    @property
-    def arrived(self) -> int:
-        """Bytes of files and attachments that have arrived in this daemon."""
-        return self.copy.arrived + self.attachments.arrived
+    def open(self, *, is_new: bool) -> int:
+        """Begin the copy, or open it again; return how many bytes it has. Blocking."""
+        self.attachments.drop_others()
+        return self.copy.begin() if is_new else self.copy.reopen()
 
     @property
     def held(self) -> int:
@@ -168,13 +136,16 @@ class Reception:
 
         Blocks that come again in one session count again, up to the size of all files.
         """
-        most = self.copy.progress.bytes + self.attachments.size
-        return min(self._held + self.arrived, most)
+        return min(self._held, self.copy.progress.bytes + self.attachments.size)
+
+    @held.setter
+    def held(self, value: int) -> None:
+        self._held = value
 
     def to_come(self) -> tuple[int, int]:
         """Return how many bytes of files are not here yet, and how many files. Blocking."""
         here = max(self.held - self._attached(), 0)
-        return max(self.disk_bytes - here, 0), max(self.disk_files - self.copy.progress.files, 0)
+        return max(self.disk_bytes - here, 0), max(self.disk_files - self.copy.files, 0)
 
     # What the source asks
 
@@ -195,21 +166,19 @@ class Reception:
         self.setback = None
         self.phase = Phase.OPEN
         self.sessions += 1
-        self._thread.reads_behind = True
-        attached = await self._disk.run(self._attached)
-        self._held = held.bytes + attached - self.arrived
+        self.held = held.bytes + await self._work(self._attached)
         self.on_session(held)
         self._changes.changed()
         return session, held
 
     async def _rebased(self) -> Resumption:
         await self._end_bodies(MoveResumeNeeded())
-        return await self._in_turn(lambda: self._thread.submit(self.copy.resume))
+        return await self._long_work(self.copy.resume)
 
     async def page(self, session: str, number: int) -> bytes:
         """Return a page of what is held."""
         self._check(session)
-        return await self._thread.submit(self.copy.page, number)
+        return await self._work(self.copy.page, number)
 
     async def receive_batch(
         self, session: str, number: int, stream: BodyStream, *, zstd: bool
@@ -218,15 +187,12 @@ class Reception:
         self._check(session)
         reader = BatchReader(zstd=zstd, most=self._most)
 
-        async def receive(pieces: Iterator[bytes]) -> int:
-            work = self._thread.receive
-            await self._extraction.workers.run(work, number, reader, pieces)
-            await self._thread.bound_unflushed()
-            return self.copy.progress.durable
+        def receive(pieces: Iterator[bytes]) -> int:
+            return self.copy.receive(number, reader, pieces, self._count)
 
-        durable = await self._read(f"batch {number}", session, stream, receive)
-        self._thread.flush_soon()
-        self._thread.read_behind()
+        durable = await self._read(f"batch {number}", session, stream, self._most, receive)
+        self._checkpoints.later()
+        self._read_back()
         return durable
 
     async def close_round(self, session: str, in_round: int, last: int, root: bytes) -> None:
@@ -237,14 +203,14 @@ class Reception:
         self._closing.taken()
 
     async def _closed_round(self, in_round: int, last: int, root: bytes) -> None:
-        await self._thread.prepare_root()
-        await self._thread.submit(self.copy.close_round, in_round, last, root)
+        await self._checkpoints.beside(self.copy.prepare_root)
+        await self._work(self.copy.close_round, in_round, last, root)
         self._changes.changed()
 
     async def offset(self, session: str, name: str) -> int:
         """Return how many bytes of an attachment are here."""
         self._check(session)
-        return await self._disk.run(self.attachments.offset, name)
+        return await self._work(self.attachments.offset, name)
 
     async def receive_piece(
         self, session: str, name: str, offset: int, sha256: str, stream: BodyStream
@@ -252,12 +218,11 @@ class Reception:
         """Receive a piece of an attachment; return how many bytes of it are here."""
         self._check(session)
 
-        def receive(pieces: Iterator[bytes]) -> Deferred[int]:
-            work = self.attachments.append
-            return self._extraction.workers.run(work, name, offset, sha256, pieces)
+        def receive(pieces: Iterator[bytes]) -> int:
+            return self.attachments.append(name, offset, sha256, self._counted(pieces))
 
         with self.writing_back():
-            return await self._read(name, session, stream, receive)
+            return await self._read(name, session, stream, self._most, receive)
 
     async def commit(self, session: str, commit: Commit) -> None:
         """Have the server put into place. Doing so twice is allowed."""
@@ -265,15 +230,14 @@ class Reception:
             return  # also when it has gone on since: the answer was lost
         self._check_open()
         self._check(session)
-        await self._thread.submit(self.copy.check_committable, commit.round, commit.root)
-        missing = await self._disk.run(self.attachments.missing)
+        await self._work(self.copy.check_committable, commit.round, commit.root)
+        missing = await self._work(self.attachments.missing)
         if missing:
             raise AttachmentsIncomplete(", ".join(missing))
         if self._committed == commit:
             return
         self._check(session)
         self._committed, self.phase = commit, Phase.COMMIT
-        self._thread.reads_behind = False
         self._changes.changed()
         if self._commit is not None:
             asked, self._commit = self._commit, None
@@ -301,17 +265,16 @@ class Reception:
 
     async def verify(self, commit: Commit) -> None:
         """Read back what was not read back yet. Raises `RootMismatch`, `MoveResumeNeeded`."""
-        if not self._is_reread:
+        if self._behind is None:
             return
 
         def is_stopped() -> bool:
             return self._closed is not None or self.is_withdrawn(commit)
 
-        await self._thread.stop_reading()
-        await self._thread.checkpoint()
-        await self._in_turn(
-            lambda: self._thread.read_back(self._extraction.workers, is_stopped), None
-        )
+        await self._behind.stop()
+        await self._work(self.copy.checkpoint)
+        work = partial(self._extraction.workers.run, self.copy.read_back, is_stopped)
+        await self._in_turn(work, None)
         if is_stopped():
             raise MoveResumeNeeded
         self.copy.check_read_back()
@@ -321,11 +284,13 @@ class Reception:
 
         An error is found again then.
         """
-        await self._thread.catch_up()
+        if self._behind is not None:
+            await self._behind.caught_up()
 
     async def finish(self) -> int:
         """Set modes and times; return the bytes of all files when they are durable."""
-        return await self._in_turn(lambda: self._thread.submit(self.copy.finish), None)
+        work = partial(self._extraction.workers.run, self.copy.finish)
+        return await self._in_turn(work, None)
 
     def seal(self, commit: Commit) -> None:
         """Take no session any more: the server is put into place. Raises `MoveResumeNeeded`."""
@@ -338,10 +303,13 @@ class Reception:
         self._closed = self._closed or error
         self.session = ""
         self._changes.changed()
+        self._checkpoints.stop()
         await self._end_bodies(error)
+        if self._behind is not None:
+            await self._behind.stop()
         await self._resuming.ended()
         try:
-            await self._thread.close()
+            await self._work(self.copy.close)
         except WingsdError as failure:
             self._log.warn("{server}: {error}", server=self._server, error=failure)
 
@@ -352,10 +320,11 @@ class Reception:
         name: str,
         session: str,
         stream: BodyStream,
-        work: Callable[[Iterator[bytes]], Awaitable[T]],
+        most: int,
+        work: Callable[[Iterator[bytes]], T],
     ) -> T:
-        if stream.size > self._most:
-            raise MoveBatchTooLarge(self._most)
+        if stream.size > most:
+            raise MoveBatchTooLarge(most)
         # One that is sent again takes the place of the earlier one.
         if name not in self._bodies and len(self._bodies) >= self._streams:
             raise MoveBusy(
@@ -363,7 +332,7 @@ class Reception:
                 "(system.transfers.moves.streams); wait for the end of one"
             )
         body = ArrivingBody(stream, self._extraction.reactor)
-        reading = self._read_alone(name, session, body, work)
+        reading = self._read_alone(name, session, body, most, work)
         return await body.answered(Deferred.fromCoroutine(reading))
 
     async def _read_alone(
@@ -371,7 +340,8 @@ class Reception:
         name: str,
         session: str,
         body: ArrivingBody,
-        work: Callable[[Iterator[bytes]], Awaitable[T]],
+        most: int,
+        work: Callable[[Iterator[bytes]], T],
     ) -> T:
         """Read a body when an earlier one of the same name has ended."""
         stream, earlier = body.stream, self._bodies.get(name)
@@ -382,7 +352,7 @@ class Reception:
                 earlier.stop(MoveResumeNeeded("the request was sent again"))
                 if not await fires_within(earlier.over, TURN, self._extraction.reactor):
                     raise MoveBusy("an earlier request with it is still being worked for")
-            return await self._read_in_turn(session, body, work)
+            return await self._read_in_turn(session, body, most, work)
         except WingsdError as error:
             stream.stop(error)
             raise
@@ -399,14 +369,14 @@ class Reception:
         body.over.callback(None)
 
     async def _read_in_turn(
-        self, session: str, body: ArrivingBody, work: Callable[[Iterator[bytes]], Awaitable[T]]
+        self, session: str, body: ArrivingBody, most: int, work: Callable[[Iterator[bytes]], T]
     ) -> T:
         async def read() -> T:
             self._check(session)
             feed = Feed(self._extraction.reactor)
-            body.stream.deliver(BoundedFeed(feed, self._most, body.arrived))
+            body.stream.deliver(BoundedFeed(feed, most, body.arrived))
             try:
-                return await work(feed.blocks())
+                return await self._extraction.workers.run(work, feed.blocks())
             finally:
                 feed.close()  # what still arrives after an error is discarded
 
@@ -417,6 +387,17 @@ class Reception:
             body = next(iter(self._bodies.values()))
             body.stop(error)
             await when_fired(body.over)
+
+    def _count(self, size: int) -> None:
+        # In several threads.
+        with self._counting:
+            self._held += size
+            self.arrived += size
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._count(len(piece))
+            yield piece
 
     def _attached(self) -> int:
         attachments = self.attachments
@@ -441,6 +422,14 @@ class Reception:
             raise MoveResumeNeeded
         if self._committed is not None:
             raise MoveCommitted
+
+    async def _work(self, work: Callable[..., T], *args: object) -> T:
+        """Do work on what has arrived, in a thread; it may wait for other work on that."""
+        return await self._disk.run(work, *args)
+
+    async def _long_work(self, work: Callable[..., T], *args: object) -> T:
+        """Do work that may take long, when there is a slot. Raises `MoveBusy`."""
+        return await self._in_turn(lambda: self._extraction.workers.run(work, *args))
 
     async def _in_turn(
         self,
@@ -468,3 +457,8 @@ class Reception:
             return await begin()
         finally:
             slots.release(self._server)
+
+    def _read_back(self) -> None:
+        """Have what is durable read back meanwhile; at the end `verify` does that."""
+        if self._behind is not None and self._closed is None and self._committed is None:
+            self._behind.go_on()

@@ -45,6 +45,7 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveSuperseded,
     keeps_copy,
 )
+from wingsd.transfers.incoming.moves.opening import make_reception
 from wingsd.transfers.incoming.moves.preparation import Preparation
 from wingsd.transfers.incoming.moves.reception import Commit, Phase, Reception
 from wingsd.transfers.incoming.moves.silence import SilenceWatch
@@ -171,7 +172,7 @@ class MoveTransfer(IncomingTransfer):
         """Open the copy; return how many bytes of an earlier move it has."""
         self._configuration = configuration
         disk_space = configuration.settings.build.disk_space
-        reception = Reception(
+        reception = make_reception(
             self.server,
             self.terms,
             disk_space,
@@ -182,7 +183,8 @@ class MoveTransfer(IncomingTransfer):
         if is_new:
             self._rollback.add(self._put_away)
         self._rollback.add(partial(reception.close, MoveOver()))
-        held = await reception.open(is_new=is_new)
+        held = await self._extraction.workers.run(partial(reception.open, is_new=is_new))
+        reception.held = held
         reception.on_session = self._on_session
         reception.writing_back = self._files.writing_back
         self._reception = reception
@@ -231,7 +233,7 @@ class MoveTransfer(IncomingTransfer):
             self.preparation.stop()
             self.meter.stop()
             self._steps.announcer.hide_progress()
-        files = reception.copy.progress.files
+        files = reception.copy.files
         await reception.close(MoveCommitted())
         self._storage.copies.left(self.server)
         self._log_figures(size, files)
