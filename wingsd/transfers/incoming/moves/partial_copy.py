@@ -414,7 +414,7 @@ class PartialCopy:
         """
         with self._lock:
             if opened not in (None, self._opened) or self._paths is None:
-                raise MoveResumeNeeded("the copy was opened anew; resume the move")
+                raise MoveResumeNeeded("the copy was opened again; resume the move")
             self._note_failure()
             if self._is_lost and not renew:
                 raise MoveResumeNeeded("the disk has lost what was written to it; resume the move")
