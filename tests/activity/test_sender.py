@@ -214,7 +214,7 @@ def test_it_does_not_wait_for_long(node: ActivityNode) -> None:
 
 
 def send_now(node: ActivityNode, within: float = 5) -> list[Any]:
-    """Have all sent at once; return a list that is empty until that has ended."""
+    """Call `send_now`; return a list that gets its result when it has ended."""
     ended: list[Any] = []
     Deferred.fromCoroutine(node.sender.send_now(within)).addBoth(ended.append)
     return ended

@@ -130,7 +130,7 @@ class Left:
         return server in self.here
 
     async def days(self, count: int) -> list[str]:
-        """Look at the end of each of so many days; return the archives that are left."""
+        """Run the daily check `days` times; return the archives that are left."""
         for _ in range(count):
             self.now += DAY + 1
             await self.dropped.clear()

@@ -29,9 +29,8 @@ async def test_a_received_server_has_a_container(daemon: ReceivingNode, engine: 
     assert container["State"]["Status"] == "created"
 
 
-async def test_a_server_that_ran_is_started_after_a_restart_of_the_machine(
-    daemon: ReceivingNode, engine: Engine
-) -> None:
+async def killed_with_a_running_server(daemon: ReceivingNode, engine: Engine) -> None:
+    """Receive a server, start it and kill the daemon: its container runs on."""
     settings = daemon.panel.settings_of(UUID)
     settings["invocation"] = "while read line; do echo $line; done"
     await start(daemon, engine)
@@ -41,6 +40,12 @@ async def test_a_server_that_ran_is_started_after_a_restart_of_the_machine(
     assert (await daemon.curl(*body, token=daemon.node.token, path=path))[0] == 202
     await daemon.wait_for_line(f"{UUID}: container started")
     await daemon.kill()
+
+
+async def test_a_server_that_ran_is_started_after_a_restart_of_the_machine(
+    daemon: ReceivingNode, engine: Engine
+) -> None:
+    await killed_with_a_running_server(daemon, engine)
     engine.client.kill(UUID)
     await daemon.start(**engine.for_node(UUID))
     await daemon.wait_for_line("was running when this node ended", since=0)
@@ -108,15 +113,7 @@ async def test_a_container_whose_server_was_deleted_meanwhile_is_named_with_its_
     daemon: ReceivingNode, engine: Engine
 ) -> None:
     """The Panel has deleted the server by force while the node was away, and its program runs."""
-    settings = daemon.panel.settings_of(UUID)
-    settings["invocation"] = "while read line; do echo $line; done"
-    await start(daemon, engine)
-    assert await daemon.upload(archive()) == (200, None)
-    body = ("-H", "Content-Type: application/json", "-d", '{"action": "start"}')
-    path = f"/api/servers/{UUID}/power"
-    assert (await daemon.curl(*body, token=daemon.node.token, path=path))[0] == 202
-    await daemon.wait_for_line(f"{UUID}: container started")
-    await daemon.kill()
+    await killed_with_a_running_server(daemon, engine)
     await daemon.ended()
     daemon.panel.remove_server(UUID)
     await daemon.start(**engine.for_node(UUID))

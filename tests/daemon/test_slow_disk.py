@@ -41,7 +41,7 @@ class SlowDisk:
         self._still.unlink(missing_ok=True)
 
     async def waits(self, times: int) -> None:
-        """Return when so many of them wait."""
+        """Return when `times` blocked calls wait."""
         await until(lambda: len(self._waiting.read_text().split()) >= times)
 
 

@@ -232,7 +232,7 @@ def test_an_acl_beyond_the_limit_is_neither_accepted_nor_cached() -> None:
 def test_an_acl_that_the_kernel_refuses_is_left_out(
     fd: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a container with its own user ids, an ACL may name one that there is none for."""
+    """The kernel refuses ACLs with a user id that its user namespace does not map."""
     set_attribute = os.setxattr
 
     def refusing(fd: int, name: bytes, value: bytes) -> None:

@@ -63,7 +63,7 @@ class Seeded(Resumed):
         self._ordering = Deferred.fromCoroutine(self._order_later())
 
     async def copy(self) -> datetime:
-        """Have a copy follow the server; return when it is due."""
+        """Start a seed of the server; return when its switch-over is due."""
         source, destination = self.nodes.values()
         url = ("--url", destination.node.address)
         invited = await destination.wingsctl("receive", UUID, "--follow", *url, "--json")

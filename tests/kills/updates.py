@@ -40,7 +40,7 @@ class Copied(Seeded):
         await self.copy()
 
     async def order(self) -> None:
-        """Have the Panel order the transfer."""
+        """Order the transfer by the Panel's call."""
         await Transfers._order(self)
 
 

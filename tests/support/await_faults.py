@@ -1,4 +1,4 @@
-"""Has any one thing fail that transfers await: their own coroutines, and work in threads."""
+"""Fault injection: one coroutine, or one piece of work in a thread, of a transfer raises."""
 
 from __future__ import annotations
 

@@ -341,7 +341,7 @@ class Sender(Harness):
         return self.outgoing.get().mover
 
     def use(self) -> None:
-        """Have a user do something with the server, and have activity be sent."""
+        """Record an activity of a user, and send recorded activity when the move asks for it."""
         self.reports.sender.start()
         self.reports.activity.record(UUID, "server:power.restart", {})
 

@@ -107,7 +107,7 @@ async def everywhere(
     directory: Path,
     attempt: Callable[[Path, str], Awaitable[None]],
 ) -> None:
-    """Have each thing fail, in turn, that an attempt without a fault awaits."""
+    """Run an attempt without a fault, then once for each thing it awaited, which raises."""
     wrong = {}
     names = [""]
     gc.collect()

@@ -52,7 +52,7 @@ class Exchange:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the answer is an error."""
+        """True if the answer is an error."""
         return bool(self.answers) and self.answers[-1].status >= "400"
 
     @property

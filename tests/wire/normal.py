@@ -73,7 +73,7 @@ _NUMBERED = ("uuid", "jwt", "hex", "port", "directory")
 
 @attrs.define
 class _Entry:
-    """What is shown of an exchange; of one that brings contents of a round, without those."""
+    """The text of an exchange, without the contents of a round that it brings."""
 
     begin: int
     end: int

@@ -119,7 +119,7 @@ def _repeatable(test: str, urandom: Callable[[int], bytes]) -> Callable[[int], b
 
 
 def install(recorder: Recorder, patch: pytest.MonkeyPatch) -> None:
-    """Have a recorder get what goes over TCP."""
+    """Pass all bytes sent and received by TCP to a recorder."""
     send, receive = Connection.writeSomeData, Connection._dataReceived
     write, deliver = TLSMemoryBIOProtocol.write, ProtocolWrapper.dataReceived
 

@@ -677,7 +677,7 @@ class NodeObjects:
 
     @cached_property
     def _backup_adapters(self) -> dict[str, Later[Adapter]]:
-        """What keeps backups, by the kind that a Panel asks for."""
+        """The adapters that make and restore backups, by the name that a Panel uses."""
         from wingsd.backups.adapters import LocalAdapter  # noqa: PLC0415
 
         local = LocalAdapter(self.backup_store.get(), self.pools.disk)

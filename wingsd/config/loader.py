@@ -152,7 +152,7 @@ class Config:
 
     @property
     def deletes_dropped_backups(self) -> bool:
-        """Whether local backups are deleted that Pelican's page drops when a server moves."""
+        """True if local backups that Pelican's page drops when a server moves are deleted."""
         return self.is_pelican and self.system.backups.remove_backups_on_server_delete
 
     def allows_origin(self, page: str) -> bool:

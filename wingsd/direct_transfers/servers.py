@@ -302,12 +302,12 @@ class DirectTransfers:
 
     @property
     def incoming(self) -> IncomingDirectTransfers:
-        """Those to this node. Raises the error of `Later.get`."""
+        """The direct transfers to this node. Raises the error of `Later.get`."""
         return self._incoming.get()
 
     @property
     def outgoing(self) -> OutgoingDirectTransfers:
-        """Those from this node. Raises the error of `Later.get`."""
+        """The direct transfers from this node. Raises the error of `Later.get`."""
         return self._outgoing.get()
 
     async def load(self, unfinished: Sequence[TransferRecord]) -> None:

@@ -223,8 +223,8 @@ class ImagesAndNetworks:
         if former not in self._noted:
             self._noted.add(former)
             self._log.info(
-                "network {former} stays in use, since there is no {name}, the default with this "
-                "family; docker.network.name and network_mode name another",
+                "network {former} stays in use, since there is no {name}; to use that, stop the "
+                "servers, run `docker network rm {former}`, and start them again",
                 former=former,
                 name=name,
             )
