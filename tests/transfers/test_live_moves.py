@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from tests.support.move_node import Fault, MoveNode, refused, tree_of
 from tests.support.reactor import reactor, until
@@ -20,13 +21,14 @@ from tests.support.sender import KnownWatch, Sender, sending
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed
+from wingsd.filesystem import Measured, survey
 from wingsd.moves import contents, stop_rule
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers import starting
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
-from wingsd.transfers.outgoing import delivery, live_rounds, move, stall_watch
+from wingsd.transfers.outgoing import delivery, live_rounds, move, source, stall_watch
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.util.retry import Backoff
 
@@ -165,6 +167,33 @@ async def test_the_room_for_a_round_is_looked_for_if_the_destination_can(
     check_moved(sender, node, running=True)
     assert node.count("room") > 0
     assert fault is not None or node.measured["disk_bytes"] > 1_100_000
+
+
+async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_move(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, walks = Clock(), []
+
+    def slow(directory: str) -> Measured:
+        walks.append(clock.seconds())
+        clock.advance(7)
+        return survey(directory)
+
+    monkeypatch.setattr(source, "survey", slow)
+    storage = attrs.evolve(sender.source_storage, clock=clock)
+    first = await storage.figures(UUID)
+    (sender.tree / "grown").write_bytes(bytes(60_000))
+    assert await storage.figures(UUID, may_be_known=True) == first
+    assert (await storage.figures(UUID))["files"] == first["files"] + 1
+    clock.advance(20 * 7)
+    await storage.figures(UUID, may_be_known=True)
+    assert walks == [0, 7, 7 + 7 + 20 * 7]
+    walks.clear()
+    sender.send_with(mover=attrs.evolve(sender.mover, storage=storage))
+    await sender.start()
+    check_moved(sender, node, running=True)
+    assert node.count("prepare") > 0
+    assert (node.measured["files"], len(walks)) == (first["files"] + 1, 1)
 
 
 @pytest.mark.parametrize("sender", [{"target_downtime": 2000}], indirect=True)

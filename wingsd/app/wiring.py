@@ -245,6 +245,8 @@ class NodeObjects:
             volume=self.volume,
             disk=pools.disk,
             long=pools.long,
+            followers=pools.followers,
+            clock=reactor,
             compression=Compression(system.backups.compression_level),
             deletes_dropped=config.deletes_dropped_backups,
         )

@@ -7,13 +7,13 @@ Like `OutgoingStreams`, it sends all and then waits for the answer. Only from th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.filesystem.disk_size import survey
 from wingsd.moves.source import LiveSource, MoveSource
 from wingsd.threadio import relayed
 from wingsd.transfers.errors import (
@@ -27,6 +27,7 @@ from wingsd.transfers.errors import (
 from wingsd.transfers.outgoing.delivery import Delivery, MoveOrder
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
 from wingsd.transfers.outgoing.rehearsal import Rehearsal
+from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.move_answers import ResumeNeeded, failure_of
 from wingsd.transfers.peer.moves import MoveClient
@@ -60,6 +61,7 @@ class OutgoingMove:
         uploader: Uploader,
         say: Callable[[str], None],
         observer: Observer,
+        storage: SourceStorage,
         live: LiveSource | None = None,
         kept: MoveSource | None = None,
     ) -> None:
@@ -69,10 +71,15 @@ class OutgoingMove:
         self._uploader = uploader
         self._say = say
         self._observer = observer
+        self._storage = storage
         self._delivery = Delivery(order, self._client, uploader, say, observer, live, kept)
         self._delivery.warn = relayed(uploader.reactor, say)
         self._rehearsal = Rehearsal(
-            self._client, self._measured, uploader.reactor, order.patience, say
+            self._client,
+            partial(storage.figures, order.server, may_be_known=True),
+            uploader.reactor,
+            order.patience,
+            say,
         )
         self._is_followed = live is not None
         #: Whether the server ran when it was asked to stop.
@@ -159,13 +166,8 @@ class OutgoingMove:
         """
         planned = await self._delivery.plan_round(leave_hot=leave_hot)
         if self._delivery.closed is not None and planned.unread + planned.left >= MUCH:
-            await self._client.require_room(await self._measured())
+            await self._client.require_room(await self._storage.figures(self._order.server))
         return planned
-
-    async def _measured(self) -> dict[str, int]:
-        """Return what the server's files take by now, as the requests have it."""
-        found = await self._uploader.followers.run(survey, self._order.directory)
-        return {"disk_bytes": found.on_disk, "files": found.files}
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         """Send that. Raises as `send`."""

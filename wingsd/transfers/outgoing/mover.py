@@ -20,7 +20,6 @@ from wingsd.backups.local import LocalBackup
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import InvalidData, StorageError
 from wingsd.filesystem.attributes import AttributesKept
-from wingsd.filesystem.disk_size import survey
 from wingsd.moves.source import LiveSource, MoveSource
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.servers import Server
@@ -299,6 +298,7 @@ class Mover:
             self.uploader,
             subject.steps.announcer.say,
             self.observer,
+            self.storage,
             self._live_source(subject) if state.get("live") is True else None,
             subject.kept,
         )
@@ -326,7 +326,7 @@ class Mover:
     async def _order(self, subject: MoveSubject, features: Collection[str]) -> dict[str, Any]:
         """Return what the first request tells of the server. Raises `StorageError`."""
         server = subject.server
-        measured = await self.uploader.followers.run(survey, self.storage.directory(server.uuid))
+        figures = await self.storage.figures(server.uuid)
         backups = [
             {
                 "uuid": each.backup.uuid,
@@ -340,8 +340,7 @@ class Mover:
             "version": WITH_ATTRIBUTES if MOVES_ATTRIBUTES in features else VERSION,
             "family": subject.request.family,
             "bytes": server.disk_bytes or 0,
-            "disk_bytes": measured.on_disk,
-            "files": measured.files,
+            **figures,
             "backups": backups,
             "log": None if log is None else log.size,
             "encodings": ["zstd"],

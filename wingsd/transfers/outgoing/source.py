@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 
 from wingsd.activity import ActivitySender
 from wingsd.archive import Compression
@@ -26,6 +27,8 @@ __all__ = ["FOLLOWED", "HOLD", "MOVED", "SourceServers", "SourceStorage"]
 
 #: Seconds for which a transfer waits for a Panel that does not take activity.
 ACTIVITY_WITHIN = 5.0
+#: For how long the figures of a walk are used again: this many times as long as it took.
+FIGURES_FACTOR = 20.0
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to another node"
 #: Why nothing else can take a server that runs.
@@ -87,7 +90,7 @@ class SourceStorage:
     """Where servers that are sent have their files, local backups and installation logs.
 
     `directory` returns a server's directory by its UUID, `scratch` that of temporary files; `disk`
-    are threads for short work.
+    are threads for short work, `followers` those that read while servers run.
     """
 
     directory: Callable[[str], str]
@@ -98,10 +101,14 @@ class SourceStorage:
     #: Threads for short and for long work on the disk.
     disk: Workers
     long: Workers
+    followers: Workers
+    clock: IReactorTime
     #: The compression of archives for which none is requested.
     compression: Compression
     #: Whether the Panel is Pelican's and has its nodes delete the backups of deleted servers.
     deletes_dropped: bool
+    #: By server, until when the figures of its last walk are used again, and these.
+    _figures: dict[str, tuple[float, dict[str, int]]] = attrs.field(factory=dict, init=False)
 
     def find_backups(
         self, server: str, request: TransferRequest
@@ -129,6 +136,23 @@ class SourceStorage:
     def survey(self, server: str) -> Awaitable[Measured]:
         """Measure the server's files. Raises `StorageError`."""
         return self.long.run(survey, self.directory(server))
+
+    async def figures(self, server: str, *, may_be_known: bool = False) -> dict[str, int]:
+        """Return what a copy of the server's files takes, as the requests of a move have it.
+
+        With `may_be_known` the figures of its last walk do while they are young: a server of many
+        files is not walked through again and again. Raises `StorageError`.
+        """
+        began: float = self.clock.seconds()
+        for each in [each for each, (end, _) in self._figures.items() if end <= began]:
+            del self._figures[each]
+        if may_be_known and server in self._figures:
+            return self._figures[server][1]
+        found = await self.followers.run(survey, self.directory(server))
+        figures = {"disk_bytes": found.on_disk, "files": found.files}
+        now: float = self.clock.seconds()
+        self._figures[server] = (now + (now - began) * FIGURES_FACTOR, figures)
+        return figures
 
     def inode(self, server: str) -> Awaitable[int | None]:
         """Return that of the server's directory, None where there is none."""
