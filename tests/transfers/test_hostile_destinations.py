@@ -14,7 +14,7 @@ from tests.transfers.test_outgoing_moves import _quick, node, sender
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing import delivery, repeat_limits
-from wingsd.transfers.peer.move_answers import MoveProgress
+from wingsd.transfers.peer.move_answers import ProgressAnswer
 
 __all__ = ["_quick", "node", "sender"]
 
@@ -80,10 +80,10 @@ class Talker:
     def __init__(self) -> None:
         self._tags = count()
 
-    async def progress(self, tag: str, patience: float) -> MoveProgress:
+    async def progress(self, tag: str, patience: float) -> ProgressAnswer:
         number = next(self._tags)
         assert number < 1000
-        return MoveProgress("over", tag=f"t{number}")
+        return ProgressAnswer("over", tag=f"t{number}")
 
 
 async def test_a_destination_that_never_tells_why_it_has_ended_a_move_is_not_asked_for_ever() -> (

@@ -20,12 +20,12 @@ __all__ = [
     "MoveStatus",
     "MovedBackup",
     "Offset",
-    "PageQuery",
     "PieceQuery",
     "PreparationStatus",
     "Root",
     "RoundEnd",
     "SessionQuery",
+    "TreePageQuery",
     "WaitQuery",
 ]
 
@@ -192,7 +192,7 @@ class SessionQuery:
 
 
 @attrs.frozen(eq=False, repr=False)
-class PageQuery:
+class TreePageQuery:
     """Which page of which session."""
 
     session: Annotated[str, "The session, from the answer to `resume`."] = ""

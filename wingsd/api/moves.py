@@ -21,12 +21,12 @@ from wingsd.api.move_bodies import (
     MoveSession,
     MoveStatus,
     Offset,
-    PageQuery,
     PieceQuery,
     PreparationStatus,
     Root,
     RoundEnd,
     SessionQuery,
+    TreePageQuery,
     WaitQuery,
 )
 from wingsd.api.resource import Public
@@ -204,7 +204,7 @@ class MoveTreeEndpoint(_MovePath):
     """`/api/transfers/{uuid}/move/{move}/tree`."""
 
     @call("GET", Success(HTTPStatus.OK, "The page."), fails=(HTTPStatus.CONFLICT,))
-    async def get_held_tree(self, request: StreamingRequest, query: PageQuery) -> TreePage:
+    async def get_held_tree(self, request: StreamingRequest, query: TreePageQuery) -> TreePage:
         """Return a page of what this node held when the session began."""
         reception = await self._reception()
         return TreePage(await reception.page(query.session, _number(query.page, "page")))

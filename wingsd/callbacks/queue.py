@@ -43,7 +43,7 @@ __all__ = ["CallbackQueue", "PendingReport"]
 BACKOFF = Backoff(1.0, 300.0)
 
 
-class Delivery(Protocol):
+class ReportDelivery(Protocol):
     """How one report is sent."""
 
     async def attempt(self) -> tuple[bool, str]:
@@ -80,7 +80,7 @@ class PendingReport:
 @attrs.define(eq=False)
 class _QueuedReport:
     report: Report
-    delivery: Delivery
+    delivery: ReportDelivery
     answer: Deferred[bool] = attrs.field(factory=Deferred)
     #: Why it is not to be sent any more; empty as long as it is.
     dropped: str = ""
@@ -264,7 +264,7 @@ class CallbackQueue:
     def _log_unrecorded(self, server: str, error: Exception) -> None:
         self._log.error("{server}: report not recorded: {error}", server=server, error=error)
 
-    def _delivery(self, report: Report) -> Delivery:
+    def _delivery(self, report: Report) -> ReportDelivery:
         if report.kind.is_installation:
             return InstallDelivery(self._panel, report)
         if report.kind is ReportKind.RESTORE:

@@ -34,7 +34,7 @@ PATHS: Mapping[str, LaterEndpoint] = {
     "/v1/backups/{backup}/verify": _later("backups", "VerifyEndpoint"),
     "/v1/backups/{backup}/for-wings": _later("backups", "ForWingsEndpoint"),
     "/v1/diagnostics": _later("diagnostics", "ControlDiagnosticsEndpoint"),
-    "/v1/servers": _later("transfers", "ServersEndpoint"),
+    "/v1/servers": _later("transfers", "ControlServersEndpoint"),
     "/v1/transfers": _later("transfers", "ControlTransfersEndpoint"),
     "/v1/transfers/{uuid}": _later("transfers", "TransferEndpoint"),
     "/v1/kept/{uuid}": _later("transfers", "KeptEndpoint"),

@@ -38,12 +38,12 @@ from wingsd.util.later import Later
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
+    "ControlServersEndpoint",
     "ControlTransfersEndpoint",
     "KeptCopies",
     "KeptEndpoint",
     "ReceiveEndpoint",
     "SendEndpoint",
-    "ServersEndpoint",
     "TransferEndpoint",
     "TransferList",
 ]
@@ -340,7 +340,7 @@ class KeptEndpoint(ControlEndpoint):
         await self._transfers.forget(self.uuid)
 
 
-class ServersEndpoint(ControlEndpoint):
+class ControlServersEndpoint(ControlEndpoint):
     """`/v1/servers`: the servers of the node by their names."""
 
     topic = Topic.SERVERS

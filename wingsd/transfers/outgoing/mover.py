@@ -34,7 +34,7 @@ from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, MOVES_ATTRIBUTES, 
 from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.move_answers import MoveBegun, ResumeNeeded
+from wingsd.transfers.peer.move_answers import BegunAnswer, ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLog
@@ -261,7 +261,7 @@ class Mover:
         self,
         record: MoveRecord,
         subject: MoveSubject,
-        begun: MoveBegun,
+        begun: BegunAnswer,
         trouble: MoveTrouble,
         *,
         is_resumed: bool,
@@ -368,13 +368,13 @@ class Mover:
         return tuple(found)
 
 
-def begun_of(record: MoveRecord) -> MoveBegun | None:
+def begun_of(record: MoveRecord) -> BegunAnswer | None:
     """Return what the destination has answered to the first request; None where it has not.
 
     Earlier versions have not recorded that.
     """
     try:
-        return structure(json.loads(record.state)[_BEGUN], MoveBegun)
+        return structure(json.loads(record.state)[_BEGUN], BegunAnswer)
     except (KeyError, InvalidData):
         return None
 

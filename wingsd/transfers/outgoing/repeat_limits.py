@@ -7,7 +7,7 @@ from http import HTTPStatus
 from wingsd.errors import StorageError, WingsdError
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.attached import AttachedFile
-from wingsd.transfers.peer.move_answers import MoveProgress, ResumeNeeded, failure_of
+from wingsd.transfers.peer.move_answers import ProgressAnswer, ResumeNeeded, failure_of
 
 __all__ = ["RepeatLimits"]
 
@@ -79,7 +79,7 @@ class RepeatLimits:
                 HTTPStatus.BAD_GATEWAY,
             )
 
-    def count_setback(self, progress: MoveProgress) -> None:
+    def count_setback(self, progress: ProgressAnswer) -> None:
         """Count a commit that came to nothing. Raises its error where there were too many."""
         self._setbacks += 1
         if self._setbacks > SETBACKS:

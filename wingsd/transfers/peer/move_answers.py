@@ -21,11 +21,11 @@ from wingsd.util.serialization import structure
 __all__ = [
     "AttachmentOffset",
     "BatchTaken",
-    "MoveBegun",
-    "MoveProgress",
+    "BegunAnswer",
     "MoveResumed",
     "MoveSmaller",
     "Prepared",
+    "ProgressAnswer",
     "Reaction",
     "ResumeNeeded",
     "RoundClosed",
@@ -97,7 +97,7 @@ class MoveSmaller(Exception):
 
 
 @attrs.frozen(repr=False)
-class MoveBegun:
+class BegunAnswer:
     """The answer to the beginning: `batch` is the most bytes of a body, `streams` of requests.
 
     `attributes` are the kinds of extended attributes that the destination keeps.
@@ -162,7 +162,7 @@ class Prepared:
 
 
 @attrs.frozen(repr=False)
-class MoveProgress:
+class ProgressAnswer:
     """How far the destination is; `outcome` is empty until it is known.
 
     `session` is the one that has the word, empty without. `steps` grow while it works on what was
@@ -194,9 +194,9 @@ def fields(answer: Answer, kind: type[T]) -> T:
         ) from error
 
 
-def progress_of(answer: Answer) -> MoveProgress:
+def progress_of(answer: Answer) -> ProgressAnswer:
     """Return how far the destination is, with its texts as lines. Raises as `fields`."""
-    found = fields(answer, MoveProgress)
+    found = fields(answer, ProgressAnswer)
     tried = found.preparation
     if tried is not None:
         tried = attrs.evolve(tried, error=plain(tried.error), detail=plain(tried.detail))
@@ -204,7 +204,7 @@ def progress_of(answer: Answer) -> MoveProgress:
     return attrs.evolve(found, error=error, detail=detail, preparation=tried)
 
 
-def failure_of(progress: MoveProgress) -> DestinationRefused:
+def failure_of(progress: ProgressAnswer) -> DestinationRefused:
     """Return the error of a move that has failed at the destination."""
     text = progress.error or "the move has failed there"
     return DestinationRefused(f"the destination node says: {text}", progress.detail, 502)

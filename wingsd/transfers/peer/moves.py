@@ -39,10 +39,10 @@ from wingsd.transfers.peer.address import PeerAddress
 from wingsd.transfers.peer.move_answers import (
     AttachmentOffset,
     BatchTaken,
-    MoveBegun,
-    MoveProgress,
+    BegunAnswer,
     MoveResumed,
     MoveSmaller,
+    ProgressAnswer,
     Reaction,
     ResumeNeeded,
     RoundClosed,
@@ -386,7 +386,7 @@ class MoveClient:
         patience: float,
         *,
         may_differ: bool,
-    ) -> MoveBegun | None:
+    ) -> BegunAnswer | None:
         """Begin the move, or go on with it, by the whole header `authorization`.
 
         With `may_differ`, return None where the destination does not know moves, or not those of
@@ -400,7 +400,7 @@ class MoveClient:
         answer = await self._persist(asked, persistence, passed)
         if not answer.good:
             return None
-        begun = fields(answer, MoveBegun)
+        begun = fields(answer, BegunAnswer)
         _expect(_ID.fullmatch(begun.id) is not None, f"its id is {begun.id[:40]!r}")
         _expect(begun.batch > 0 and begun.streams > 0, "it takes no batch")
         self._move = f"/{self._server}/move/{begun.id}"
@@ -508,7 +508,7 @@ class MoveClient:
         asked = self._request("POST", f"/commit?session={self._session}", body)
         await self._persist(asked, _Persistence(patience), _is_committed)
 
-    async def progress(self, tag: str, patience: float) -> MoveProgress:
+    async def progress(self, tag: str, patience: float) -> ProgressAnswer:
         """Return how far the destination is, when that is not as with `tag`, or after a while.
 
         A proxy may end a request before it is answered: then the next ones wait for half as long.
@@ -526,7 +526,7 @@ class MoveClient:
         _expect(not found.tag or _WORD.fullmatch(found.tag) is not None, "its tag is invalid")
         return found
 
-    async def look(self) -> MoveProgress:
+    async def look(self) -> ProgressAnswer:
         """Return how far the destination is. It is asked once, and trouble is not reported."""
         asked, once = self._request("GET", ""), _Persistence(0.0)
         found = progress_of(await self._repeat(asked, once, _nothing))
