@@ -42,7 +42,7 @@ from wingsd.panel.schemas import Configuration, Process, Settings, Stop
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
-from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.source import TransferRequest
 from wingsd.util.later import Later
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"

@@ -13,7 +13,7 @@ from wingsd.panel.schemas import Stop
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.statedb import StateDatabaseError
-from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.source import TransferRequest
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 

@@ -99,7 +99,7 @@ CALLS = {
     "wingsd.transfers.incoming.transfer",
     "wingsd.transfers.incoming.uploads",
     "wingsd.transfers.outgoing.factory",
-    "wingsd.transfers.outgoing.payload",
+    "wingsd.transfers.outgoing.streams",
     "wingsd.transfers.outgoing.transfer",
     "wingsd.transfers.outgoing.upload",
     "wingsd.transfers.storage.incoming",

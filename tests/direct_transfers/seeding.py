@@ -16,9 +16,9 @@ from tests.support.tokens import signed
 from wingsd.config import LiveMovesConfig, MovesConfig, TransfersConfig
 from wingsd.servers.operations import Operation
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
-from wingsd.transfers.outgoing import seed, seed_rounds
-from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing import rounds, seed
 from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.source import TransferRequest
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.util.retry import Backoff
 
@@ -28,9 +28,9 @@ __all__ = ["nodes", "quick"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have little be waited for after a failure."""
-    monkeypatch.setattr(seed_rounds, "RETRIES", Backoff(0.05, 0.2))
-    monkeypatch.setattr(seed_rounds, "PATIENCE", 0.2)
-    monkeypatch.setattr(seed_rounds, "ASKED_EVERY", 0.05)
+    monkeypatch.setattr(rounds, "RETRIES", Backoff(0.05, 0.2))
+    monkeypatch.setattr(rounds, "PATIENCE", 0.2)
+    monkeypatch.setattr(rounds, "ASKED_EVERY", 0.05)
     monkeypatch.setattr(seed, "TAKEN_EVERY", 0.05)
 
 

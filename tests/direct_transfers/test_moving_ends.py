@@ -21,8 +21,7 @@ from wingsd.errors import EnvironmentFailed, ServerAlreadyExists, StorageError, 
 from wingsd.http.request import StreamingRequest
 from wingsd.http_upload.exchange import Answer
 from wingsd.transfers.errors import DaemonRestarted
-from wingsd.transfers.peer.answers import judge
-from wingsd.transfers.peer.client import PeerClient
+from wingsd.transfers.peer.client import PeerClient, judge
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 
-from wingsd.http_upload.persistent import BlocksBody
+from wingsd.http_upload.exchange import BlocksBody
 
 
 class _Blocks(list[bytes]):

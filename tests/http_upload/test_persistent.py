@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.http_upload.wire import Endpoint
-from wingsd.http_upload.exchange import Answer
-from wingsd.http_upload.persistent import (
+from wingsd.http_upload.exchange import (
     REST,
+    Answer,
     BlocksBody,
     PersistentConnections,
     PersistentExchange,

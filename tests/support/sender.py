@@ -26,8 +26,8 @@ from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import TokenBucket, Workers
-from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.stall_watch import StallWatch
+from wingsd.transfers.outgoing.retries import StallWatch
+from wingsd.transfers.outgoing.source import TransferRequest
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.upload_form import Checksums, UploadForm
 

@@ -28,7 +28,7 @@ from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
 from wingsd.threadio import Workers
 from wingsd.transfers.errors import TransferNotActive
-from wingsd.transfers.outgoing import live_rounds
+from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.storage.staging import Staging
 
 __all__ = ["_quick", "quick", "source"]
@@ -68,9 +68,9 @@ RECORD = (
 
 @pytest.fixture(autouse=True)
 def _live(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(live_rounds, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(live_rounds, "READY_EVERY", 0.01)
-    monkeypatch.setattr(live_rounds, "ROUND_EVERY", 0.01)
+    monkeypatch.setattr(rounds, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(rounds, "READY_EVERY", 0.01)
+    monkeypatch.setattr(rounds, "ROUND_EVERY", 0.01)
     yield
     gc.unfreeze()
     gc.collect()  # what the attempts of an earlier test have left goes only now

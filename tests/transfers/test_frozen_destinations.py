@@ -20,7 +20,7 @@ from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.http_upload.exchange import Answer
 from wingsd.servers.power_states import PowerState
-from wingsd.transfers.outgoing import batch_size
+from wingsd.transfers.outgoing import move_round
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.moves import MoveRequest, MoveRequests
 
@@ -65,7 +65,7 @@ class Limits:
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
-    monkeypatch.setattr(batch_size, "FIRST", BATCH)
+    monkeypatch.setattr(move_round, "FIRST", BATCH)
     return Limits(monkeypatch)
 
 

@@ -13,7 +13,7 @@ from tests.support.sender import BACKUPS, Sender
 from tests.transfers.test_outgoing_moves import _quick, node, sender
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.errors import DestinationRefused
-from wingsd.transfers.outgoing import delivery, repeat_limits
+from wingsd.transfers.outgoing import move, retries
 from wingsd.transfers.peer.move_answers import ProgressAnswer
 
 __all__ = ["_quick", "node", "sender"]
@@ -28,7 +28,7 @@ def check_stays(sender: Sender, text: str) -> None:
 async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeat_limits, "AGAIN", 20)
+    monkeypatch.setattr(retries, "AGAIN", 20)
     sender.server.state = PowerState.OFFLINE
 
     def begins_again(kind: str, number: int) -> Fault:
@@ -46,7 +46,7 @@ async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
 async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeat_limits, "PARTS", 20)
+    monkeypatch.setattr(retries, "PARTS", 20)
     sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
     node.fault = lambda kind, number: (
         (200, {"offset": number - 1}) if kind == "attachments" else None
@@ -59,7 +59,7 @@ async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
 async def test_a_commit_that_always_needs_something_else_has_an_end(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeat_limits, "REOPENED", 12)
+    monkeypatch.setattr(retries, "REOPENED", 12)
     sender.server.state = PowerState.OFFLINE
 
     def needs_more(kind: str, number: int) -> Fault:
@@ -91,4 +91,4 @@ async def test_a_destination_that_never_tells_why_it_has_ended_a_move_is_not_ask
 ):
     talker: Any = Talker()
     error = DestinationRefused("it is over", "it is a test", 410)
-    assert await delivery._explained(error, talker) is error
+    assert await move._explained(error, talker) is error

@@ -28,7 +28,7 @@ from wingsd.servers import starting
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
-from wingsd.transfers.outgoing import delivery, live_rounds, move, source, stall_watch
+from wingsd.transfers.outgoing import move, retries, rounds, source
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.util.retry import Backoff
 
@@ -41,11 +41,11 @@ ROUNDS = 4
 @pytest.fixture(autouse=True)
 def _slow_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop_rule, "FIXED", 1000.0)
-    monkeypatch.setattr(live_rounds, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(live_rounds, "READY_EVERY", 0.01)
-    monkeypatch.setattr(live_rounds, "ROUND_EVERY", 0.05)
-    monkeypatch.setattr(stall_watch, "EVERY", 0.05)
-    monkeypatch.setattr(delivery, "StallWatch", KnownWatch)
+    monkeypatch.setattr(rounds, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(rounds, "READY_EVERY", 0.01)
+    monkeypatch.setattr(rounds, "ROUND_EVERY", 0.05)
+    monkeypatch.setattr(retries, "EVERY", 0.05)
+    monkeypatch.setattr(move, "StallWatch", KnownWatch)
 
 
 @pytest.fixture

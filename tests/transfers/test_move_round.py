@@ -12,10 +12,9 @@ from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.task import Clock
 
 from wingsd.transfers.errors import DestinationUnreachable, FinalPassStalled
-from wingsd.transfers.outgoing import presence
-from wingsd.transfers.outgoing.batch_size import BatchSize
-from wingsd.transfers.outgoing.delivery import Delivery
-from wingsd.transfers.outgoing.move_round import RoundSender
+from wingsd.transfers.outgoing import move_round
+from wingsd.transfers.outgoing.move import Delivery
+from wingsd.transfers.outgoing.move_round import BatchSize, RoundSender
 
 
 class Threads:
@@ -139,7 +138,7 @@ async def test_while_it_reads_the_destination_hears_of_it(slow: str, running: bo
         await rounds.send()
 
     sending = Deferred.fromCoroutine(send())
-    clock.pump([presence.EVERY] * 3)
+    clock.pump([move_round.ASKED_EVERY] * 3)
     assert client.looks == 3
     reading.callback(None)
     await sending

@@ -12,8 +12,8 @@ from tests.support.move_node import CUT, Fault, MoveNode, refused
 from tests.support.sender import BACKUPS, Sender, sending
 from tests.transfers.test_outgoing_moves import _quick, check_moved
 from wingsd.config import MovesConfig
-from wingsd.transfers.outgoing import batch_size
-from wingsd.transfers.outgoing.batch_size import TRIED_AFTER, BatchSize
+from wingsd.transfers.outgoing import move_round
+from wingsd.transfers.outgoing.move_round import TRIED_AFTER, BatchSize
 
 __all__ = ["_quick"]
 
@@ -32,7 +32,7 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 
 @pytest.fixture
 def sender(tmp_path: Path, node: MoveNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
-    monkeypatch.setattr(batch_size, "FIRST", 2 * MIB)
+    monkeypatch.setattr(move_round, "FIRST", 2 * MIB)
     for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=60)):
         (harness.tree / "large").write_bytes(os.urandom(5 * MIB))
         yield harness
@@ -80,7 +80,7 @@ async def test_a_body_that_is_cut_once_comes_again_as_it_was(
 async def test_bodies_become_as_large_again_when_those_that_were_cut_twice_get_through(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_size, "TRIED_AFTER", 4)
+    monkeypatch.setattr(move_round, "TRIED_AFTER", 4)
     (sender.tree / "large").write_bytes(os.urandom(12 * MIB))
     broken: list[int] = []
 

@@ -23,8 +23,7 @@ from wingsd.servers.operations import Operation
 from wingsd.transfers.console import Announcer, UploadFigures
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing import source
-from wingsd.transfers.outgoing.request import TransferRequest
-from wingsd.transfers.outgoing.source import MOVED
+from wingsd.transfers.outgoing.source import MOVED, TransferRequest
 from wingsd.transfers.steps import SendStep
 
 sender = pytest.fixture(sending)

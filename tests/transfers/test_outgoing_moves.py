@@ -31,7 +31,7 @@ from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.outgoing import batch_size, delivery, move, rehearsal
+from wingsd.transfers.outgoing import move, move_round
 from wingsd.transfers.peer import moves
 from wingsd.util.retry import Backoff
 
@@ -43,8 +43,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
     monkeypatch.setattr(moves, "SOON", 0.01)
     monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.01)
-    monkeypatch.setattr(delivery, "RESUME_AFTER", 0.01)
-    monkeypatch.setattr(batch_size, "FIRST", BATCH)
+    monkeypatch.setattr(move, "RESUME_AFTER", 0.01)
+    monkeypatch.setattr(move_round, "FIRST", BATCH)
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ async def test_sessions_that_never_last_end_the_move(sender: Sender, node: MoveN
 async def test_backups_and_the_log_come_in_pieces(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "PIECE", 100_000)
+    monkeypatch.setattr(move, "PIECE", 100_000)
     backup = os.urandom(350_000)
     sender.keep(f"{BACKUPS[0]}.tar.gz", backup)
     log = sender.logs / "install" / f"{UUID}.log"
@@ -400,7 +400,7 @@ async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
         sparse.truncate(64 << 20)
     sender.server.measure_if_stale()
     monkeypatch.setattr(move, "REHEARSE_EVERY", 0.01)
-    monkeypatch.setattr(rehearsal, "PAUSE", 0.01)
+    monkeypatch.setattr(move, "PREPARE_PAUSE", 0.01)
     node.prepared = {"state": "failed", "error": "x", "detail": "y", "code": "move-no-space"}
     over = sender.start()
     await until(lambda: node.count("prepare") > 0)

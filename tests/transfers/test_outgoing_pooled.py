@@ -18,7 +18,7 @@ from wingsd.backups.local import Backup
 from wingsd.config import PELICAN
 from wingsd.statedb import Outcome
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.peer.peers import PeerTls
 
 POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 

@@ -16,7 +16,7 @@ from tests.support.sender import Sender, sending
 from wingsd.config import MovesConfig
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.power_states import PowerState
-from wingsd.transfers.outgoing import move, rehearsal
+from wingsd.transfers.outgoing import move
 from wingsd.transfers.peer import moves
 from wingsd.util.retry import Backoff
 
@@ -28,8 +28,8 @@ READY = {"state": "ready"}
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
     monkeypatch.setattr(move, "REHEARSE_EVERY", 0.01)
-    monkeypatch.setattr(rehearsal, "PAUSE", 0.01)
-    monkeypatch.setattr(rehearsal, "WITHIN", 0.1)
+    monkeypatch.setattr(move, "PREPARE_PAUSE", 0.01)
+    monkeypatch.setattr(move, "PREPARED_WITHIN", 0.1)
 
 
 @pytest.fixture

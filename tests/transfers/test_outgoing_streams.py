@@ -27,7 +27,7 @@ from wingsd.archive.quota import DEFAULT
 from wingsd.backups.local import Backup
 from wingsd.errors import StorageError
 from wingsd.transfers.outgoing import streams as outgoingstreams
-from wingsd.transfers.outgoing.payload import Payload
+from wingsd.transfers.outgoing.streams import Payload
 from wingsd.transfers.upload_form import Checksums
 
 JOINING = "symlinks, hard-links, streams"

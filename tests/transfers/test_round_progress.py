@@ -11,8 +11,8 @@ from wingsd.moves import stop_rule
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
-from wingsd.transfers.outgoing.live_rounds import LiveRounds, RoundReporter
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
+from wingsd.transfers.outgoing.rounds import LiveRounds, RoundReporter
 
 MIB = 1 << 20
 FIGURES = RoundFigures(8 * MIB, 1.0, 8 * MIB, 8.0)

@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_upload, sending
-from wingsd.transfers.outgoing import standstill
-from wingsd.transfers.outgoing.standstill import EVERY, StandstillNotice
+from wingsd.transfers.outgoing import streams
+from wingsd.transfers.outgoing.streams import EVERY, StandstillNotice
 
 
 class Upload:
@@ -28,15 +28,15 @@ class Upload:
         )
 
     def pass_seconds(self, seconds: float) -> None:
-        for _ in range(int(seconds / standstill.LOOK_EVERY)):
-            self.clock.advance(standstill.LOOK_EVERY)
+        for _ in range(int(seconds / streams.LOOK_EVERY)):
+            self.clock.advance(streams.LOOK_EVERY)
 
 
 def test_it_is_told_every_five_minutes_and_when_it_goes_on() -> None:
     upload = Upload()
-    upload.pass_seconds(EVERY - standstill.LOOK_EVERY)
+    upload.pass_seconds(EVERY - streams.LOOK_EVERY)
     assert upload.told == []
-    upload.pass_seconds(EVERY + standstill.LOOK_EVERY)
+    upload.pass_seconds(EVERY + streams.LOOK_EVERY)
     assert [line.split(":")[0] for line in upload.told] == [
         "the destination has taken nothing for 300 s",
         "the destination has taken nothing for 600 s",
@@ -50,7 +50,7 @@ def test_an_upload_that_goes_on_or_waits_for_this_node_is_not_told_of() -> None:
     upload = Upload()
     for _ in range(1000):
         upload.sent += 1
-        upload.pass_seconds(standstill.LOOK_EVERY)
+        upload.pass_seconds(streams.LOOK_EVERY)
     upload.is_full = False
     upload.pass_seconds(2 * EVERY)
     assert upload.told == []
@@ -74,8 +74,8 @@ def sender(tmp_path: Path) -> Iterator[Sender]:
 async def test_the_console_of_a_server_tells_that_its_upload_is_not_taken(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standstill, "LOOK_EVERY", 0.02)
-    monkeypatch.setattr(standstill, "EVERY", 0.1)
+    monkeypatch.setattr(streams, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(streams, "EVERY", 0.1)
     uploading = at_upload(sender)
     over = sender.start()
     await uploading

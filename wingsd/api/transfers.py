@@ -27,7 +27,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.request import (
+from wingsd.transfers.outgoing.source import (
     FOLLOWS,
     KEEPS_ATTRIBUTES,
     MOVES,

@@ -81,8 +81,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.starts import ArrivedServers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
-from wingsd.transfers.peer.peers import Peers
-from wingsd.transfers.peer.tls import peer_tls
+from wingsd.transfers.peer.peers import Peers, peer_tls
 from wingsd.transfers.recovery import PanelOutcomes, Recovery, UnfinishedMoves
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.install_log import InstallLogs

@@ -37,10 +37,9 @@ from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed
-from wingsd.transfers.outgoing.source import MOVED
-from wingsd.transfers.peer.answers import plain
+from wingsd.transfers.outgoing.source import MOVED, TransferRequest
+from wingsd.transfers.peer.client import plain
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure

@@ -27,7 +27,7 @@ from wingsd.transfers.errors import (
     DestinationUnreachable,
 )
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.peer.peers import PeerTls
 from wingsd.transfers.upload_form import FormFrame, UploadForm
 from wingsd.util.net import ServerCertificate
 

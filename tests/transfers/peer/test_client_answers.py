@@ -18,7 +18,7 @@ from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
 from wingsd.transfers.errors import DestinationDisconnected, DestinationRefused
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.peer.peers import PeerTls
 from wingsd.util.net import ServerCertificate
 
 

@@ -20,10 +20,9 @@ from wingsd.http_upload.exchange import CHECKS, AckWatchdog
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.errors import DestinationDisconnected
 from wingsd.transfers.peer import moves
-from wingsd.transfers.peer.address import PeerAddress
-from wingsd.transfers.peer.client import PeerClient, PeerUpload
+from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerUpload
 from wingsd.transfers.peer.moves import MoveRequest, MoveRequests
-from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.peer.peers import PeerTls
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
 reactor: Any = installed_reactor

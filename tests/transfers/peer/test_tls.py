@@ -15,7 +15,7 @@ from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.transfers.errors import DestinationUnreachable
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.peer.peers import PeerTls
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)

@@ -8,12 +8,10 @@ from wingsd.errors import BadRequest
 from wingsd.servers import Server
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.outgoing.mover import Mover
-from wingsd.transfers.outgoing.payload import SourcePool
-from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.seed import SeedTransfer
 from wingsd.transfers.outgoing.seed_order import SeedOrder
-from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
-from wingsd.transfers.outgoing.streams import Uploader
+from wingsd.transfers.outgoing.source import SourceServers, SourceStorage, TransferRequest
+from wingsd.transfers.outgoing.streams import SourcePool, Uploader
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer
 from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.peer.peers import Peers

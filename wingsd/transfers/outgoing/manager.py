@@ -15,7 +15,7 @@ from wingsd.servers.operations import Operation
 from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, PanelSending, SendingCoordinator
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
-from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.source import TransferRequest
 from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import SendStep
 from wingsd.transfers.table import TransferTable, all_over

@@ -27,12 +27,15 @@ from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.errors import DestinationError, DestinationRefused
-from wingsd.transfers.outgoing.attached import AttachedFile
-from wingsd.transfers.outgoing.delivery import MoveOrder
-from wingsd.transfers.outgoing.move import OutgoingMove
-from wingsd.transfers.outgoing.request import FOLLOWS, MOVES, MOVES_ATTRIBUTES, TransferRequest
+from wingsd.transfers.outgoing.move import AttachedFile, MoveOrder, OutgoingMove
 from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
-from wingsd.transfers.outgoing.source import SourceStorage
+from wingsd.transfers.outgoing.source import (
+    FOLLOWS,
+    MOVES,
+    MOVES_ATTRIBUTES,
+    SourceStorage,
+    TransferRequest,
+)
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.move_answers import BegunAnswer, ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble

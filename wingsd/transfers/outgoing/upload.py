@@ -24,20 +24,19 @@ from wingsd.statedb import MoveRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.errors import FinalPassStalled
-from wingsd.transfers.outgoing.live_rounds import LiveRounds, RoundReporter
 from wingsd.transfers.outgoing.move import OutgoingMove
 from wingsd.transfers.outgoing.mover import Mover, MoveSubject, begun_of
-from wingsd.transfers.outgoing.payload import Payload, SourcePool
-from wingsd.transfers.outgoing.request import (
+from wingsd.transfers.outgoing.rounds import LiveRounds, RoundReporter
+from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
+from wingsd.transfers.outgoing.source import (
     JOINS_STREAMS,
     KEEPS_ATTRIBUTES,
+    SourceStorage,
     TransferRequest,
     streams_of,
     upload_format,
 )
-from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
-from wingsd.transfers.outgoing.source import SourceStorage
-from wingsd.transfers.outgoing.streams import OutgoingStreams, Uploader
+from wingsd.transfers.outgoing.streams import OutgoingStreams, Payload, SourcePool, Uploader
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.util.text import readable_size

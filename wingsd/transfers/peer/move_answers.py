@@ -15,7 +15,7 @@ import attrs
 from wingsd.errors import InvalidData
 from wingsd.http_upload.exchange import Answer
 from wingsd.transfers.errors import DestinationError, DestinationRefused
-from wingsd.transfers.peer.answers import judge, plain
+from wingsd.transfers.peer.client import judge, plain
 from wingsd.util.serialization import structure
 
 __all__ = [

@@ -19,8 +19,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from wingsd import __version__
-from wingsd.http_upload.exchange import Answer
-from wingsd.http_upload.persistent import (
+from wingsd.http_upload.exchange import (
+    Answer,
     Block,
     BlocksBody,
     PersistentConnections,
@@ -35,7 +35,7 @@ from wingsd.transfers.errors import (
     DestinationRefused,
     DestinationUnreachable,
 )
-from wingsd.transfers.peer.address import PeerAddress
+from wingsd.transfers.peer.client import PeerAddress
 from wingsd.transfers.peer.move_answers import (
     AttachmentOffset,
     BatchTaken,

@@ -1,15 +1,21 @@
-"""Limits for what a destination can make a source repeat in one move."""
+"""Limits for what a destination can make a source repeat in a move, and the watch of progress."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from http import HTTPStatus
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from wingsd.errors import StorageError, WingsdError
 from wingsd.transfers.errors import DestinationRefused
-from wingsd.transfers.outgoing.attached import AttachedFile
 from wingsd.transfers.peer.move_answers import ProgressAnswer, ResumeNeeded, failure_of
 
-__all__ = ["RepeatLimits"]
+__all__ = ["RepeatLimits", "StallWatch"]
 
 #: How often a round is sent again whose root differs, or in which a file was changed.
 DIFFERENCES = 3
@@ -51,13 +57,13 @@ class RepeatLimits:
                 HTTPStatus.BAD_GATEWAY,
             )
 
-    def count_piece(self, file: AttachedFile, *, is_whole: bool) -> None:
+    def count_piece(self, file: str, *, is_whole: bool) -> None:
         """Count a piece that was taken. Raises an error where too many were taken in part."""
         self._parts = max(self._parts - 1, 0) if is_whole else self._parts + 1
         if self._parts > PARTS:
             raise DestinationRefused(
                 "the destination node takes backups or the log only in small pieces",
-                f"of most pieces of {file.name} it took a part; see its log, and whether a proxy "
+                f"of most pieces of {file} it took a part; see its log, and whether a proxy "
                 "in front of it cuts requests",
                 HTTPStatus.BAD_GATEWAY,
             )
@@ -85,12 +91,12 @@ class RepeatLimits:
         if self._setbacks > SETBACKS:
             raise failure_of(progress)
 
-    def count_damage(self, file: AttachedFile) -> None:
+    def count_damage(self, path: str) -> None:
         """Count that a file arrived damaged. Raises an error where that was too often."""
         self._changes += 1
         if self._changes > DIFFERENCES:
             raise StorageError(
-                f"{file.path} arrives damaged again and again; check both nodes' disks and memory"
+                f"{path} arrives damaged again and again; check both nodes' disks and memory"
             )
 
     def progressed(self) -> None:
@@ -100,3 +106,47 @@ class RepeatLimits:
     def closed(self) -> None:
         """A round was closed."""
         self._again = 0
+
+
+#: Seconds between two looks.
+EVERY = 1.0
+
+
+class StallWatch:
+    """Calls `interrupt` when `mark` has returned the same for `patience` seconds, until `stop`."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        patience: float,
+        mark: Callable[[], Hashable],
+        interrupt: Callable[[], object],
+    ) -> None:
+        self.patience = patience
+        #: Whether there was no progress for `patience` seconds.
+        self.is_over = False
+        self._clock = clock
+        self._mark = mark
+        self._interrupt = interrupt
+        self._last: Hashable = mark()
+        self._since = clock.seconds()
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+        started: Deferred[Any] = self._looking.start(EVERY, now=False)
+        started.addErrback(lambda failure: self._log.failure("watching a move failed", failure))
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._looking.running:
+            self._looking.stop()
+
+    def _look(self) -> None:
+        now = self._mark()
+        if now != self._last and not self.is_over:
+            self._last, self._since = now, self._clock.seconds()
+        if self._clock.seconds() - self._since >= self.patience:
+            self.is_over = True
+            # again and again: what is interrupted may go on with something else
+            self._interrupt()
