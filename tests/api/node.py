@@ -48,7 +48,7 @@ from wingsd.util.later import Later
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 TOKEN = "the-token-of-this-node-in-all-its-length"
 NOW = 1_700_000_000.0
-TIMEOUT = 10
+TIMEOUT = 60
 reactor: Any = installed_reactor
 
 

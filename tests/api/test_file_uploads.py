@@ -248,7 +248,7 @@ class Talk(Protocol):
         waiting: Deferred[bytes] = Deferred()
         self._waiting.append((wanted, waiting))
         self.dataReceived(b"")
-        return waiting.addTimeout(10, reactor)
+        return waiting.addTimeout(60, reactor)
 
 
 async def talk(site: SignedSite, length: int, url: str, *headers: str) -> Talk:

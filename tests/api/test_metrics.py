@@ -38,7 +38,7 @@ class Asked:
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> requests.Response:
         url = self.url + path
-        return await deferToThread(self._session.request, method, url, headers=headers, timeout=10)
+        return await deferToThread(self._session.request, method, url, headers=headers, timeout=60)
 
 
 @asynccontextmanager

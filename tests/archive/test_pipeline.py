@@ -10,7 +10,7 @@ import pytest
 
 from wingsd.archive.pipeline import StageClosed, hashed, read_ahead
 
-PATIENCE = 10  # seconds after which a test that hangs fails instead
+PATIENCE = 60  # seconds after which a test that hangs fails instead
 
 
 def threads_named(name: str) -> list[threading.Thread]:

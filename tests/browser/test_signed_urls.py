@@ -13,9 +13,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.browser.chromium import CHROMIUM, WITHIN, Chromium, PanelPage
-from tests.daemon.resources import until
 from tests.support import server_settings
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.signed_urls import signed_url_token
 

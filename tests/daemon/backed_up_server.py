@@ -10,8 +10,8 @@ from typing import Any
 
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon.resources import until
 from tests.support import process_configuration, server_settings
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 
 __all__ = ["BACKUP", "OTHER", "UUID", "BackedUpServer"]

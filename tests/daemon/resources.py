@@ -1,10 +1,9 @@
-"""What the kernel tells of a running daemon, and waiting for what nobody announces."""
+"""What the kernel tells of a running daemon."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,11 +50,3 @@ def nice_values(daemon: NodeProcess) -> dict[str, set[int]]:
             name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
             found.setdefault(name, set()).add(int(rest.split()[16]))
     return found
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if holds():
-            return
-        await deferLater(reactor, 0.01)
-    raise AssertionError("it never came to that")

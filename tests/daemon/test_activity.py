@@ -6,10 +6,10 @@ from typing import Any
 
 from twisted.internet.ssl import Certificate
 
-from tests.daemon.resources import until
 from tests.support import Answer, server_settings
 from tests.support.browser import Browser
 from tests.support.node_process import reactor
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from wingsd.statedb.store import Store
 

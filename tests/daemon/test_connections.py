@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.daemon.resources import MIB, at_rest, memory, open_files, until
+from tests.daemon.resources import MIB, at_rest, memory, open_files
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import begun

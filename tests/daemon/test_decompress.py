@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.resources import until
 from tests.daemon.test_file_changes import JSON, send, temporary
 from tests.daemon.test_files import UUID, curl
 from tests.egg_files.helpers import lives
 from tests.support import process_configuration, server_settings
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.user_archives import ZipMember, rar5, zipped
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.daemon.resources import until
 from tests.support import process_configuration, server_settings
 from tests.support.archives import seen
 from tests.support.node_process import SLOW, CommandResult, NodeProcess
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 

@@ -15,9 +15,9 @@ import pytest
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.protocol import ProcessProtocol
 
-from tests.daemon.resources import until
 from tests.daemon.test_files import PACKED, UUID, curl
 from tests.support import process_configuration, server_settings
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 
 reactor: Any = installed_reactor

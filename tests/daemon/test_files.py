@@ -12,8 +12,8 @@ import msgpack
 import pytest
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon.resources import until
 from tests.support import process_configuration, server_settings
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from wingsd.http.file_body import LARGEST_BLOCK
 

@@ -8,8 +8,9 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 
-from tests.daemon.resources import MIB, memory, until
+from tests.daemon.resources import MIB, memory
 from tests.support.node_process import reactor
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import archive
 from tests.support.upload_client import UploadClient

@@ -8,10 +8,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.resources import until
 from tests.support import Hang
 from tests.support.node_process import reactor
 from tests.support.page import Page
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.daemon.resources import until
 from tests.daemon.test_files import UUID, curl
 from tests.support import process_configuration, server_settings
 from tests.support.node_process import TIMEOUT
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.receiving_node import ReceivingNode
 from tests.transfers.peers import Peer, read_head, server_context
 

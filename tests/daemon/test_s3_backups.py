@@ -14,9 +14,9 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.threads import deferToThread
 
 from tests.daemon.backed_up_server import BACKUP, UUID, BackedUpServer
-from tests.daemon.resources import until
 from tests.support.archives import seen
 from tests.support.moto_store import PART, moto_store
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.s3_store import NO_UPLOAD, PART_SIZE, PartSigner, S3Store, Say, Stall
 

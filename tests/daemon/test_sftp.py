@@ -16,11 +16,11 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon.resources import until
 from tests.daemon.test_metrics import LOOPBACK, scraped
 from tests.metrics.exposed import Samples
 from tests.support import process_configuration, server_settings
 from tests.support.node_process import reactor
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sftp_users import SftpUser
 
@@ -147,7 +147,7 @@ async def test_a_user_without_a_right_key_is_refused_and_the_log_says_why(
 
 async def metrics(daemon: ReceivingNode, hold: Callable[[Samples], bool]) -> None:
     """Return when this holds of the metrics."""
-    for _ in range(100):
+    for _ in range(600):
         if hold(Samples(await scraped(daemon))):
             return
         await deferLater(reactor, 0.1)

@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon.resources import until
 from tests.support import server_settings
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.signed_urls import USER, signed_url_token
 

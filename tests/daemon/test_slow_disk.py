@@ -13,9 +13,9 @@ import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 
 from tests.daemon.backed_up_server import BackedUpServer
-from tests.daemon.resources import until
 from tests.daemon.test_sftp import UUID, started
 from tests.support import process_configuration, server_settings
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import archive, sha256
 

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
-from tests.daemon.resources import MIB, nice_values, until
+from tests.daemon.resources import MIB, nice_values
 from tests.support.node_process import NodeProcess, reactor
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.two_nodes import TwoNodes

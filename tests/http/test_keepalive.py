@@ -21,7 +21,7 @@ from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.util import net as keepalive
 
-TIMEOUT = 20
+TIMEOUT = 60
 
 
 class Listener(Recorder):

@@ -252,7 +252,7 @@ async def test_a_server_that_does_not_close_after_its_answer_is_left(
         # Below TLS, where the client's goodbye gets no answer.
         plain = socket.socket(fileno=connection.detach())
         with plain:
-            plain.settimeout(20)
+            plain.settimeout(60)
             return received(plain)
 
     peer = Peer(script, server_context(trusted))

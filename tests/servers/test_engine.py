@@ -110,7 +110,7 @@ class EngineNode:
         """Return what fires with the next event of that name and text."""
         waiting: Deferred[None] = Deferred()
         self._waiting.append((event, waiting))
-        return waiting.addTimeout(20, reactor)
+        return waiting.addTimeout(60, reactor)
 
     async def starts(self, server: Server, action: PowerAction) -> None:
         up = self.event("status", "running")

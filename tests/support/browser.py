@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 #: Seconds that anything is waited for.
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 
 class NotOpened(Exception):

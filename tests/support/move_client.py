@@ -27,7 +27,7 @@ from wingsd.moves.scan import scan
 from wingsd.moves.tree import MoveLimits, MoveTree
 from wingsd.moves.zstd import deflated
 
-WITHIN = 30
+WITHIN = 60
 LIMITS = MoveLimits(1 << 20, 1 << 40)
 
 

@@ -16,9 +16,9 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 from tests.support.state import Node
 
-# Seconds, the figures of a real Panel.
-_CONNECT_WITHIN = 5
-_ANSWER_WITHIN = 15
+# Seconds. A Panel gives 5 and 15, which may be too few on a loaded machine.
+_CONNECT_WITHIN = 60
+_ANSWER_WITHIN = 60
 
 # Twisted's own logs two lines for each connection.
 _QuietFactory: Any = type("_QuietFactory", (HTTPConnectionPool._factory,), {"noisy": False})
@@ -85,7 +85,7 @@ async def ask(
 ) -> tuple[int, Any]:
     """Return a node's answer, whatever it is: status, and body (decoded when it is JSON).
 
-    Raises `NodeError` when there is none within 15 s.
+    Raises `NodeError` when there is none within a minute.
     """
     asking = Deferred.fromCoroutine(_exchange(reactor, node, method, path, body))
     try:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from wingsd.util.reactor import Reactor, installed_reactor
 
 reactor: Reactor = installed_reactor()
 
 
+class ClockedReactor(Clock):
+    """The reactor, with a clock that the test advances."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
 def until(condition: Callable[[], object]) -> Deferred[None]:
-    """Return what fires when a condition holds; it fails after about ten seconds."""
+    """Return what fires when a condition holds; it fails after about a minute."""
 
     async def wait() -> None:
-        for _ in range(2000):
+        for _ in range(12_000):
             if condition():
                 return
             await deferLater(reactor, 0.005)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 #: Seconds for a message that another process is to send.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Datagrams:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 #: Seconds, so that a test that goes wrong ends.
-TIMEOUT = 20
+TIMEOUT = 60
 SO_ATTACH_FILTER = 26
 #: A socket filter of one instruction (BPF_RET | BPF_K): of each packet that comes, keep nothing.
 DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)

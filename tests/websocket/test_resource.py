@@ -194,7 +194,7 @@ async def answer_to(node: ConsoleNode, request: bytes) -> tuple[int, dict[str, s
 
     endpoint = HostnameEndpoint(reactor, "localhost", node.port.getHost().port)
     await endpoint.connect(Factory.forProtocol(Raw))
-    head, _, body = (await done.addTimeout(10, reactor)).partition(b"\r\n\r\n")
+    head, _, body = (await done.addTimeout(60, reactor)).partition(b"\r\n\r\n")
     lines = [line.partition(": ") for line in head.decode().split("\r\n")[1:]]
     return int(head.split()[1]), {name.lower(): value for name, _, value in lines}, body
 

@@ -30,7 +30,7 @@ LIMIT = 120.0
 EVERY = LIMIT / CHECKS
 #: For real sockets: the kernel asks again after 0.2 s, and after twice as long each time.
 SHORT = 0.5
-TIMEOUT = 20
+TIMEOUT = 60
 
 IDLE = TcpInfo(established=True, probes=0, unacknowledged=0, silence=0.0)
 
