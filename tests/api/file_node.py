@@ -97,8 +97,12 @@ class FileNode(ApiNode):
         threads: int = 2,
         names: Resolve | None = None,
         limits: FetchLimits | None = None,
+        clock: Any = reactor,
     ) -> None:
-        """Downloads from a URL may be from 127.0.0.1; `names` has the addresses of names."""
+        """Downloads from a URL may be from 127.0.0.1; `names` has the addresses of names.
+
+        `clock` is their reactor.
+        """
         super().__init__()
         self.config = attrs.evolve(self.config, family=family)
         style = AnswerStyle(self.config)
@@ -115,7 +119,7 @@ class FileNode(ApiNode):
         self.bus = EventBus()
         options = PullOptions(limits=limits or FetchLimits())
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])
-        client = GuardedClient(reactor, policy, agent, names or host_resolver(self.workers))
+        client = GuardedClient(clock, policy, agent, names or host_resolver(self.workers))
         self.pulls: Pulls = Pulls(
             self.file_work, self.file_tasks, self.bus, options, lambda: client, lambda: 0.0
         )

@@ -21,7 +21,7 @@ from tests.api.file_pulls import (
 from tests.api.node import UUID
 from tests.guarded_http.test_client import says
 from tests.guarded_http.test_redirects import leads_to
-from tests.support.reactor import until
+from tests.support.reactor import ClockedReactor, until
 from tests.transfers.peers import Peer, read_head
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.events import SUSPENDED, Event
@@ -173,8 +173,10 @@ async def test_the_end_of_the_daemon_cancels_downloads(make: Make) -> None:
 
 
 async def test_a_download_ends_when_it_takes_too_long(make: Make) -> None:
-    node = make(limits=FetchLimits(total=0.3))
+    clock = ClockedReactor()
+    node = make(limits=FetchLimits(total=60), clock=clock)
     server, _ = await slowly(node)
+    clock.advance(60)
     await gone(node, server)
     assert "it took longer than" in node.files.said[0]
 

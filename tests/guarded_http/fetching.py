@@ -18,7 +18,7 @@ from wingsd.guarded_http.policy import AddressPolicy
 
 #: The address that tests allow; all others of loopback are refused as usual.
 ALLOWED = "127.0.0.1"
-LIMITS = FetchLimits(connect=10, answer=10, idle=10, total=20)
+LIMITS = FetchLimits(connect=60, answer=60, idle=60, total=120)
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -69,10 +69,10 @@ class Names:
 
 
 def make_client(
-    names: Names | None = None, allowlist: Sequence[str] = (ALLOWED,)
+    names: Names | None = None, allowlist: Sequence[str] = (ALLOWED,), clock: Any = reactor
 ) -> GuardedClient:
     resolve = Names({}) if names is None else names
-    return GuardedClient(reactor, AddressPolicy.of(allowlist), "test (agent)", resolve)
+    return GuardedClient(clock, AddressPolicy.of(allowlist), "test (agent)", resolve)
 
 
 async def fetch(

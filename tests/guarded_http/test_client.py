@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import attrs
 import h11
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
 from tests.guarded_http.fetching import (
@@ -25,7 +27,7 @@ from tests.guarded_http.fetching import (
     make_client,
     url_of,
 )
-from tests.support.reactor import reactor
+from tests.support.reactor import ClockedReactor, reactor, until
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, closed_port, goes_on, read_head
 from wingsd.guarded_http.errors import AddressBlocked, DownloadFailed, UrlInvalid
 from wingsd.guarded_http.exchange import LEAST_PACE, MAX_HEAD, MAX_INTERIM, GuardedExchange
@@ -58,11 +60,15 @@ async def why_failed(data: bytes, limits: FetchLimits = LIMITS) -> str:
     return raised.value.detail
 
 
-def waits(first: bytes) -> Callable[[socket.socket], bytes]:
-    """Return the script of a server that sends `first`, and then nothing until it is left."""
+def waits(first: bytes, asked: threading.Event) -> Callable[[socket.socket], bytes]:
+    """Return the script of a server that sends `first`, and then nothing until it is left.
+
+    `asked` is set once it has the request.
+    """
 
     def script(connection: socket.socket) -> bytes:
         read_head(connection)
+        asked.set()
         connection.sendall(first)
         try:
             return connection.recv(1)
@@ -191,44 +197,73 @@ async def test_a_body_may_be_as_long_as_its_limit() -> None:
     assert "more than 4 bytes" in await why_failed(OK + b"\r\nbodyx", limits)
 
 
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> bytearray:
+    """The bytes that clients have received."""
+    data = bytearray()
+    receive = GuardedExchange.dataReceived
+
+    def receiving(exchange: GuardedExchange, piece: bytes) -> None:
+        receive(exchange, piece)
+        data.extend(piece)
+
+    monkeypatch.setattr(GuardedExchange, "dataReceived", receiving)
+    return data
+
+
 @pytest.mark.parametrize(
     ("first", "limits", "why"),
     [
-        (b"", attrs.evolve(LIMITS, answer=0.2), "no answer within"),
-        (OK, attrs.evolve(LIMITS, answer=0.2), "no answer within"),
-        (OK + b"Content-Length: 9\r\n\r\nx", attrs.evolve(LIMITS, idle=0.2), "sent nothing for"),
-        (OK + b"Content-Length: 9\r\n\r\nx", attrs.evolve(LIMITS, total=0.4), "took longer than"),
+        (b"", attrs.evolve(LIMITS, answer=5), "no answer within"),
+        (OK, attrs.evolve(LIMITS, answer=5), "no answer within"),
+        (OK + b"Content-Length: 9\r\n\r\nx", attrs.evolve(LIMITS, idle=5), "sent nothing for"),
+        (OK + b"Content-Length: 9\r\n\r\nx", attrs.evolve(LIMITS, total=5), "took longer than"),
     ],
 )
-async def test_a_silent_server_is_left(first: bytes, limits: FetchLimits, why: str) -> None:
-    peer = Peer(waits(first))
+async def test_a_silent_server_is_left(
+    received: bytearray, first: bytes, limits: FetchLimits, why: str
+) -> None:
+    clock, asked = ClockedReactor(), threading.Event()
+    peer = Peer(waits(first, asked))
+    fetching = Deferred.fromCoroutine(fetch(url_of(peer), limits, make_client(clock=clock)))
+    await until(lambda: asked.is_set() and received == first)
+    clock.advance(4)
+    assert not fetching.called
+    clock.advance(1)
     with pytest.raises(DownloadFailed) as raised:
-        await fetch(url_of(peer), limits)
+        await fetching
     assert why in raised.value.detail
     assert await peer.outcome == b""
 
 
-async def test_a_slow_body_is_ended_in_the_end() -> None:
-    def script(connection: socket.socket) -> int:
+async def test_a_slow_body_is_ended_in_the_end(received: bytearray) -> None:
+    def script(connection: socket.socket) -> bytes:
         read_head(connection)
         connection.sendall(OK + b"Content-Length: 1000000\r\n\r\n")
-        connection.settimeout(0.05)
-        for count in range(400):
+        connection.settimeout(0.01)
+        while True:
             try:
                 connection.sendall(b"x")
-                if not connection.recv(1):
-                    return count
+                return connection.recv(1)
             except TimeoutError:
                 continue
             except OSError:
-                return count
-        return 400
+                return b""
 
-    peer = Peer(script)
+    def drips(count: int) -> bool:
+        return received.count(b"x") > count
+
+    clock, peer = ClockedReactor(), Peer(script)
+    limits = attrs.evolve(LIMITS, total=30)
+    fetching = Deferred.fromCoroutine(fetch(url_of(peer), limits, make_client(clock=clock)))
+    for count in range(1, 7):
+        await until(partial(drips, count))
+        assert not fetching.called
+        clock.advance(5)
     with pytest.raises(DownloadFailed) as raised:
-        await fetch(url_of(peer), attrs.evolve(LIMITS, total=1))
+        await fetching
     assert "took longer than" in raised.value.detail
-    assert 0 < await peer.outcome < 400
+    assert await peer.outcome == b""
 
 
 class Connection(StringTransport):
@@ -262,13 +297,13 @@ def test_a_body_that_drips_ends_and_a_slow_one_does_not(size: int, end: list[str
 async def test_the_consumer_holds_the_server_back() -> None:
     peer = Peer(goes_on(OK + b"Content-Length: %d\r\n\r\n" % ENDLESS, b"x" * 65536))
     consumer = Collector(paused_at=1)
-    answer = await make_client().get(url_of(peer), attrs.evolve(LIMITS, idle=0.2))
+    clock = ClockedReactor()
+    answer = await make_client(clock=clock).get(url_of(peer), LIMITS)
     received = Deferred.fromCoroutine(answer.deliver(consumer))
     await consumer.full
     held = len(consumer.data)
-    waiting: Deferred[None] = Deferred()
-    reactor.callLater(0.5, waiting.callback, None)  # longer than `idle`
-    await waiting
+    clock.advance(LIMITS.idle + 1)
+    await deferLater(reactor, 0)
     assert len(consumer.data) == held
     assert not received.called
     consumer.producer.resumeProducing()
@@ -292,7 +327,7 @@ async def test_what_arrived_before_the_end_is_delivered_after_a_pause() -> None:
 
 
 async def test_a_download_is_cancelled() -> None:
-    peer = Peer(waits(OK + b"Content-Length: 9\r\n\r\nx"))
+    peer = Peer(waits(OK + b"Content-Length: 9\r\n\r\nx", threading.Event()))
     consumer = Collector(paused_at=1)
     receiving = Deferred.fromCoroutine(fetch(url_of(peer), consumer=consumer))
     await consumer.full
