@@ -21,8 +21,15 @@ from wingsd.errors import WingsdError
 from wingsd.filesystem import OpenatOpener
 from wingsd.filesystem.attributes import encode_attributes, read_attributes
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import HEAD, BatchKind, Index, encode_batch, encode_head, make_index
-from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.batch import (
+    HEAD,
+    BatchKind,
+    BatchReader,
+    Index,
+    encode_batch,
+    encode_head,
+    make_index,
+)
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.errors import RoundIncomplete
@@ -40,8 +47,9 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
+from wingsd.moves.nodes import DirectoryNode, LinkNode
 from wingsd.moves.rereading import PieceReader
-from wingsd.moves.tree import DirectoryNode, LinkNode, MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 __all__ = ["WORDS", "one", "seeds"]
 

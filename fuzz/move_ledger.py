@@ -25,7 +25,7 @@ from wingsd.moves.frames import (
     WholeFrame,
 )
 from wingsd.moves.ledger import HEADER, LedgerReader, LedgerWriter, Record, RecordType
-from wingsd.moves.recovery import recover
+from wingsd.moves.ledger_file import recover
 from wingsd.moves.tree import MoveLimits
 
 __all__ = ["WORDS", "one", "seeds"]

@@ -11,19 +11,17 @@ from pathlib import Path
 from tests.support.attributes import reading
 from wingsd.filesystem import OpenatOpener
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, Index
-from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.contents import ContentReader
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import ShapeMissing
-from wingsd.moves.filling import Batch, BatchFiller
-from wingsd.moves.held import HeldTree
+from wingsd.moves.filling import Batch, BatchFiller, deflated
+from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
 from wingsd.moves.rereading import PieceReader
 from wingsd.moves.scan import scan
-from wingsd.moves.snapshot import held_bytes
-from wingsd.moves.tree import FileNode, MoveLimits, MoveTree
-from wingsd.moves.zstd import deflated
+from wingsd.moves.snapshot import HeldTree, held_bytes
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 MOVE, BOOT = b"m" * 16, b"b" * 16
 LIMITS = MoveLimits(100_000, 1 << 40)

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wingsd.moves.batch import BatchKind, Index, encode_batch, make_index
-from wingsd.moves.batch_reader import BatchReader, BlockRun
+from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.errors import BatchInvalid
+from wingsd.moves.filling import deflated, shrinks
 from wingsd.moves.frames import DataFrame, Frame, WholeFrame, ZeroFrame
-from wingsd.moves.zstd import deflated, shrinks
 
 BYTES = random.Random(1).randbytes(30_000)
 FRAMES: list[Frame] = [

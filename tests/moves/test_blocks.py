@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.moves.blocks import BlockDigests
 from wingsd.moves.digests import DIGEST, UNKNOWN, zero_digest
+from wingsd.moves.nodes import BlockDigests
 
 number = st.integers(0, 1200)
 step = st.tuples(st.sampled_from(("set", "zeros", "forget", "resize")), number, number)

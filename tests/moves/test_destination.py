@@ -12,8 +12,7 @@ import pytest
 from tests.moves.moving import LIMITS, Destination, Source, differing, feed
 from wingsd.errors import StorageError
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, Index, encode_batch, make_index
-from wingsd.moves.batch_reader import BatchReader, BlockRun
+from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.errors import (
     BatchConflict,

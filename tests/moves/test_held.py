@@ -23,9 +23,9 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.held import HeldTree, held_limits
-from wingsd.moves.snapshot import MAX_PART, held_bytes, parts, snapshot
-from wingsd.moves.tree import FileNode, MoveLimits, MoveTree
+from wingsd.moves.nodes import FileNode
+from wingsd.moves.snapshot import MAX_PART, HeldTree, held_bytes, held_limits, parts, snapshot
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 LIMITS = MoveLimits(10, 1 << 28)
 FILE = FileFrame(1, b"f", 0o644, 1, 100_000, 4096)

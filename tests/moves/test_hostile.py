@@ -13,7 +13,7 @@ from tests.moves.hostile_batch import BASE, LIMITS, HostileBatch
 from tests.moves.moving import Destination, cut, differing, feed
 from wingsd.errors import WingsdError
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.tree import DirectoryNode, FileNode
+from wingsd.moves.nodes import DirectoryNode, FileNode
 
 ABSOLUTE = Path("/etc/wingsd-evil")
 

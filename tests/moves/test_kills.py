@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.moves.moving import BOOT, Destination, Source, differing, feed
 from tests.support.archives import Tree, seen
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch_reader import BlockRun
+from wingsd.moves.batch import BlockRun
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import ShapeMissing
 from wingsd.moves.filling import Batch

@@ -25,12 +25,11 @@ from wingsd.filesystem.walk import Listing, opened
 from wingsd.moves import known_tree, scan, seen_directories
 from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.nodes import DirectoryNode, FileNode
-from wingsd.moves.seen_directories import StatResults, stat_results
+from wingsd.moves.seen_directories import StatResults, WalkFrame, frames_in, stat_results
 from wingsd.moves.tree import MoveTree
-from wingsd.moves.unchanged.kernel import KERNEL
+from wingsd.moves.unchanged.file_systems import KERNEL
 from wingsd.moves.unchanged.rule import UnchangedFiles
-from wingsd.moves.walk_child import look as look_at
-from wingsd.moves.walk_frames import WalkFrame, frames_in
+from wingsd.moves.walk_process import look as look_at
 
 PATHS = (b"a", b"a/b", b"a/b/c", b"a/b/d", b"a!", b"a!/b", b"e", b"e/f", b"g")
 

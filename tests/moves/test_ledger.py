@@ -15,8 +15,7 @@ from tests.support.archives import in_blocks
 from wingsd.errors import StorageError
 from wingsd.moves.errors import BatchConflict, LedgerDamaged, LedgerVersionUnknown
 from wingsd.moves.ledger import HEADER, MARK_AT, LedgerReader, LedgerWriter, RecordType
-from wingsd.moves.ledger_file import LedgerFile
-from wingsd.moves.recovery import recover
+from wingsd.moves.ledger_file import LedgerFile, recover
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,14 @@ from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import Listing
 from wingsd.moves import scan
-from wingsd.moves.bodies import batch_body
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import SourceFileChanged
-from wingsd.moves.filling import Batch
+from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.source import LiveSource, MoveNumbers, MoveSource
-from wingsd.moves.unchanged import spot_check
-from wingsd.moves.unchanged.kernel import KERNEL
+from wingsd.moves.unchanged import rule
+from wingsd.moves.unchanged.file_systems import KERNEL
 
 BLOCK = 4096
 LARGE = 300_000
@@ -343,7 +342,7 @@ def test_a_change_that_ctime_does_not_show_is_found_and_all_is_read(
     def stamp(found: os.stat_result) -> bytes:
         return stat_stamp(stamps.get(found.st_ino, found))
 
-    for module in (scan, spot_check):
+    for module in (scan, rule):
         monkeypatch.setattr(module, "stat_stamp", stamp)
     move.plan(running=False)
     assert move.source.unread == 0

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from tests.moves.changing import Changes, change
 from tests.moves.moving import Destination, Source, differing, feed, resume
 from wingsd.errors import DiskLimitExceeded, StorageError
-from wingsd.moves.batch import BatchKind, Index, encode_batch, make_index
-from wingsd.moves.batch_reader import BatchReader, BlockRun
+from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
 from wingsd.moves.changes import done
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import UNKNOWN, block_digest
@@ -24,8 +23,9 @@ from wingsd.moves.errors import RoundIncomplete, ShapeMissing
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import DirectoryFrame, Frame, WholeFrame
 from wingsd.moves.ledger import LedgerReader
-from wingsd.moves.recovery import recover
-from wingsd.moves.tree import DirectoryNode, FileNode, MoveLimits, MoveTree
+from wingsd.moves.ledger_file import recover
+from wingsd.moves.nodes import DirectoryNode, FileNode
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 Steps = list[tuple[str, int, int, bytes]]
 

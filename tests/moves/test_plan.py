@@ -27,7 +27,7 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.tree import FileNode
+from wingsd.moves.nodes import FileNode
 
 DATA = random.Random(1).randbytes(200_000)
 

@@ -18,15 +18,14 @@ from tests.moves.moving import MOVE, Destination, Source, differing, feed, resum
 from tests.support.archives import seen
 from wingsd.errors import WingsdError
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, Index
-from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import block_digest
 from wingsd.moves.errors import BatchConflict, RootMismatch, ShapeMissing
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import DataFrame, WholeFrame
 from wingsd.moves.ledger_file import LedgerFile
-from wingsd.moves.tree import FileNode
+from wingsd.moves.nodes import FileNode
 
 Steps = list[tuple[str, int, int, bytes]]
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.moves.moving import Destination, Source, cut, feed, resume
 from wingsd.moves import rereading
+from wingsd.moves.batch import WrittenBlocks
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.rereading import Piece, PieceReader
-from wingsd.moves.written import WrittenBlocks
 
 BIG = bytes(range(256)) * 1000
 

@@ -12,9 +12,9 @@ from tests.support.attributes import reading
 from wingsd.filesystem.walk import Listing, opened
 from wingsd.moves.digests import WHOLE
 from wingsd.moves.errors import FrameRefused
-from wingsd.moves.nodes import FileNode, pack_file
+from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
 from wingsd.moves.scan import scan, stat_stamp
-from wingsd.moves.tree import DirectoryNode, MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 
 def test_files_added_together_are_as_those_added_one_by_one() -> None:

@@ -24,10 +24,10 @@ from wingsd.moves.frames import (
     ZeroFrame,
 )
 from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType
-from wingsd.moves.nodes import pack_file
-from wingsd.moves.recovery import recover
+from wingsd.moves.ledger_file import recover
+from wingsd.moves.nodes import DirectoryNode, pack_file
 from wingsd.moves.snapshot import parts, snapshot
-from wingsd.moves.tree import DirectoryNode, MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 
 def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:
@@ -69,7 +69,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.append(1)
         return directory_hash()
 
-    monkeypatch.setattr("wingsd.moves.root.directory_hash", counting)
+    monkeypatch.setattr("wingsd.moves.tree.directory_hash", counting)
     return counted
 
 

@@ -14,10 +14,8 @@ import pytest
 from tests.support.attributes import reading
 from wingsd.filesystem.walk import BATCH, opened
 from wingsd.moves.scan import scan
-from wingsd.moves.seen_directories import SeenDirectories
-from wingsd.moves.walk_child import look
-from wingsd.moves.walk_frames import WalkFrame, frames_in
-from wingsd.moves.walk_process import WalkProcess
+from wingsd.moves.seen_directories import SeenDirectories, WalkFrame, frames_in
+from wingsd.moves.walk_process import WalkProcess, look
 
 PATHS = [b"a", b"a/b", b"a/b/c", b"links", b"many", b"z\xff"]
 #: Those that the other process leaves to the walk.

@@ -20,12 +20,11 @@ from twisted.internet.threads import deferToThread
 
 from tests.support.attributes import reading
 from wingsd.moves.contents import ContentReader
-from wingsd.moves.filling import Batch, BatchFiller
-from wingsd.moves.held import HeldTree
+from wingsd.moves.filling import Batch, BatchFiller, deflated
 from wingsd.moves.plan import plan
 from wingsd.moves.scan import scan
+from wingsd.moves.snapshot import HeldTree
 from wingsd.moves.tree import MoveLimits, MoveTree
-from wingsd.moves.zstd import deflated
 
 WITHIN = 60
 LIMITS = MoveLimits(1 << 20, 1 << 40)

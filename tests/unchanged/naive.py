@@ -11,9 +11,9 @@ import attrs
 
 from tests.unchanged.product import ForgetfulTree, HastySource, ProductSource
 from tests.unchanged.source import Rounds, Source
-from wingsd.moves.tree import FileNode, MoveTree
-from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
-from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
+from wingsd.moves.nodes import FileNode
+from wingsd.moves.tree import MoveTree
+from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls, MeasuredFileSystems
 from wingsd.moves.unchanged.rule import SeenFile, UnchangedFiles
 
 __all__ = ["NAIVE", "RARE", "Make", "WithoutWaiting"]

@@ -24,12 +24,11 @@ from tests.support.archives import seen
 from tests.unchanged.source import Round
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.moves import known_tree, seen_directories
-from wingsd.moves.bodies import batch_body
-from wingsd.moves.filling import Batch
+from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.scan import ChangedPart
 from wingsd.moves.source import LiveSource, MoveNumbers, MoveSource
-from wingsd.moves.unchanged.kernel import KERNEL
+from wingsd.moves.unchanged.file_systems import KERNEL
 from wingsd.moves.unchanged.rule import FileSystems, UnchangedFiles
 
 __all__ = ["ForgetfulTree", "HastySource", "ProductSource"]

@@ -16,10 +16,10 @@ import attrs
 from tests.support.attributes import reading
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.errors import FrameRefused
+from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import FileContent, plan
-from wingsd.moves.scan import scan, stat_stamp
-from wingsd.moves.tree import FileNode, MoveTree
-from wingsd.moves.unchanged.last_walk import first_difference
+from wingsd.moves.scan import first_difference, scan, stat_stamp
+from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged.rule import SeenFile
 
 __all__ = ["Round", "Rounds", "Rule", "Source"]

@@ -21,7 +21,7 @@ from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.removal import remove
 from wingsd.filesystem.usage import DirectoryUsage, Unlimited
-from wingsd.moves.batch_reader import BlockRun
+from wingsd.moves.batch import BlockRun
 from wingsd.moves.frames import (
     DirectoryFrame,
     FileFrame,
@@ -34,7 +34,8 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.tree import DirectoryNode, FileNode, MoveTree
+from wingsd.moves.nodes import DirectoryNode, FileNode
+from wingsd.moves.tree import MoveTree
 from wingsd.util.text import disk_advice, display
 
 __all__ = ["TreeApplier"]

@@ -6,7 +6,6 @@ All raise FrameRefused for frames that do not fit the tree.
 
 from __future__ import annotations
 
-from wingsd.moves.blocks import block_count
 from wingsd.moves.digests import UNKNOWN
 from wingsd.moves.errors import refused
 from wingsd.moves.frames import (
@@ -24,7 +23,8 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.tree import DirectoryNode, FileNode, LinkNode, MoveTree
+from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, block_count
+from wingsd.moves.tree import MoveTree
 from wingsd.util.text import display
 
 __all__ = ["apply_shape", "begin", "done"]

@@ -1,6 +1,12 @@
 """Reads files and yields what of them is to be sent: blocks that are not as they were sent last.
 
 Blocking. Each byte is read and hashed once; the digests go to the file's node on the way.
+
+A reader of all files of a running server would fill the page cache with those that nobody else
+reads, and the kernel would take pages for them that the game needs. So what was not there before
+is given back behind the reader. What was there is left alone: somebody has read it. This is by
+cachestat(2), which Linux has since 6.5; without it, and where it is refused, nothing is
+given back.
 """
 
 from __future__ import annotations
@@ -9,24 +15,75 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from attrs import frozen
 
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
+from wingsd.filesystem.syscalls import cached_pages
 from wingsd.filesystem.walk import gone, unreadable
-from wingsd.moves.blocks import block_count
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
 from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
-from wingsd.moves.page_cache import PageCacheKeeper
+from wingsd.moves.nodes import FileNode, block_count
 from wingsd.moves.plan import FileContent
 from wingsd.moves.scan import stat_stamp
-from wingsd.moves.tree import FileNode
 from wingsd.util.text import display
 
-__all__ = ["SEGMENT", "ContentReader", "FramedData", "ReadingWatcher"]
+__all__ = ["REGION", "SEGMENT", "ContentReader", "FramedData", "PageCacheKeeper", "ReadingWatcher"]
+
+REGION = 32 << 20
+"""Bytes that are looked at together, and at least so far ahead of what is read: reading one part
+of a file has the kernel read what follows."""
+
+
+class PageCacheKeeper:
+    """Reads of one file, from its beginning to its end, in parts of at most `part` bytes.
+
+    Call `before` before each part is read, and `close` after the last one.
+    """
+
+    def __init__(self, fd: int, size: int, part: int) -> None:
+        self._fd = fd
+        self._size = size
+        self._part = part
+        #: Up to where it was looked, and parts ahead that were not in the page cache.
+        self._seen = 0
+        self._cold: set[int] = set()
+        #: Where what is to be given back begins and ends.
+        self._start = self._end = 0
+
+    def before(self, at: int) -> None:
+        """Note that the part that begins at `at` is read next."""
+        if at + REGION > self._seen and self._seen < self._size:
+            self._look(at + 2 * REGION)
+        if at != self._end or at not in self._cold or at - self._start >= REGION:
+            self._give_back()
+            self._start = self._end = at
+        if at in self._cold:
+            self._cold.remove(at)
+            self._end = min(at + self._part, self._size)
+
+    def close(self) -> None:
+        """Give back the last parts."""
+        self._give_back()
+
+    def _look(self, end: int) -> None:
+        """Find out which parts before `end` are not in the page cache."""
+        while self._seen < min(end, self._size):
+            first = self._seen
+            self._seen = min(first + self._part, self._size)
+            if cached_pages(self._fd, first, self._seen - first) == 0:
+                self._cold.add(first)
+
+    def _give_back(self) -> None:
+        length = self._end - self._start
+        if length > 0:
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, self._start, length, os.POSIX_FADV_DONTNEED)
+
 
 SEGMENT = 128 << 10
 """Bytes read at a time, and the most of one frame. A multiple of every block size."""

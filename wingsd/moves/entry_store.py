@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from secrets import token_hex
 
 from wingsd.errors import StorageError
-from wingsd.moves.blocks import PAGE
 from wingsd.moves.digests import DIGEST
 from wingsd.moves.nodes import (
+    DIRECTORY,
     FILE,
+    PAGE,
     DirectoryNode,
     FileNode,
     LinkNode,
@@ -30,7 +32,15 @@ from wingsd.moves.nodes import (
     unpack_shared,
 )
 
-__all__ = ["ALL_KEYS", "SOME_NOT_PLAIN", "SOME_ROWS", "EntryStore", "Row", "is_full"]
+__all__ = [
+    "ALL_KEYS",
+    "SOME_NOT_PLAIN",
+    "SOME_ROWS",
+    "EntryStore",
+    "Row",
+    "is_full",
+    "narrow_walk",
+]
 
 Row = tuple[bytes, int | None, bytes]
 """A key, then an id, or what is packed of the entry."""
@@ -393,3 +403,58 @@ def _long(stored: bytes) -> bytes:
     if len(stored) == DIGEST + 2:
         return stored[:DIGEST] * int.from_bytes(stored[DIGEST:], "little")
     return stored
+
+
+def narrow_walk(
+    store: EntryStore, directories: Sequence[bytes], *, plain: bool
+) -> Iterator[tuple[bytes, TreeEntry]]:
+    """Yield these directories, as far as they exist, and what is directly in them.
+
+    In the order of a walk, without the root itself; `plain` as in `EntryStore.below`.
+    """
+    wanted = deque(path.replace(b"/", b"\0") for path in directories)
+    walk = _Walk(store, wanted, plain=plain)
+    while wanted:
+        yield from walk.next_wanted(b"")
+
+
+class _Walk:
+    def __init__(self, store: EntryStore, wanted: deque[bytes], *, plain: bool) -> None:
+        self._store = store
+        self._wanted = wanted
+        self._query = SOME_ROWS if plain else SOME_NOT_PLAIN
+
+    def next_wanted(self, known: bytes) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield the next wanted directory and what is in it; not itself if it has the key `known`.
+
+        With others that are below it.
+        """
+        key = self._wanted.popleft()
+        if key != known:
+            path = key.replace(b"\0", b"/")
+            node = self._store.get(path)
+            if isinstance(node, DirectoryNode):
+                yield path, node
+        start, end = (key + b"\0", key + b"\1") if key else ALL_KEYS
+        while start < end:
+            start = yield from self._some(start, end)
+
+    def _some(self, start: bytes, end: bytes) -> Generator[tuple[bytes, TreeEntry], None, bytes]:
+        """Yield some entries of a directory; return where to go on, `end` at the end of it."""
+        self._store.flush()
+        rows = self._store.rows_from(start, end, self._query)
+        for row in rows:
+            key, of, value = row
+            while self._wanted and self._wanted[0] < key:
+                self._wanted.popleft()  # it is not in this tree
+            entry = self._store.entry(row)
+            if entry is not None:
+                yield entry
+            if of is None and value[0] == DIRECTORY:
+                below = key + b"\0"
+                while self._wanted and (
+                    self._wanted[0] == key or self._wanted[0].startswith(below)
+                ):
+                    yield from self.next_wanted(key)
+                return key + b"\1"
+        return rows[-1][0] + b"\0" if rows else end

@@ -1,8 +1,14 @@
-"""Fills batches with frames, up to a size. The numbers of batches count on through the move."""
+"""Batches to be sent: filled with frames up to a size, and packed as the bodies of requests.
+
+The numbers of batches count on through the move. The library of zstd is imported with the first
+batch that is compressed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 from attrs import frozen
 
@@ -16,15 +22,21 @@ from wingsd.moves.batch import (
     make_index,
 )
 from wingsd.moves.contents import FramedData
+from wingsd.moves.digests import Bytes
 from wingsd.moves.frames import Frame
 from wingsd.moves.plan import Plan
 
-__all__ = ["LEAST_SIZE", "Batch", "BatchFiller"]
+__all__ = ["LEAST_SIZE", "Batch", "BatchBody", "BatchFiller", "batch_body"]
 
 LEAST_SIZE = 256 << 10
 """Bytes of the smallest limit of a batch: each frame with its bytes fits it."""
 
 _HEADS = 128
+#: Bytes of the smallest and the largest block of a body.
+_SMALL, _LARGE = 64 << 10, 256 << 10
+#: Bytes from the start of a batch by which it is decided whether it is compressed, and how much
+#: they must shrink.
+_SAMPLE, _WORTH = 256 << 10, 0.95
 
 
 @frozen(eq=False, repr=False)
@@ -124,3 +136,77 @@ class BatchFiller:
         numbers = (self.number, self.round, self.shape)
         index = make_index(kind, *numbers, filling.frames, filling.encoded)
         return Batch(index, filling.emptied())
+
+
+@frozen(eq=False, repr=False)
+class BatchBody:
+    """What is sent of a batch, and whether it is compressed; `data` are its bytes of files."""
+
+    number: int
+    data: int
+    blocks: list[bytes | memoryview]
+    zstd: bool
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return sum(len(block) for block in self.blocks)
+
+
+def batch_body(batch: Batch, *, zstd: bool, level: int = 1) -> BatchBody:
+    """Return the body of a batch; with `zstd` it is compressed if its beginning shrinks."""
+    pieces: Iterator[Bytes] = batch.pieces()
+    if zstd:
+        sample, taken = bytearray(), []
+        for piece in pieces:
+            taken.append(piece)
+            sample += piece[: _SAMPLE - len(sample)]
+            if len(sample) == _SAMPLE:
+                break
+        zstd = shrinks(sample)
+        pieces = chain(taken, pieces)
+    size = sum(len(piece) for piece in batch.data)
+    blocks = list(_blocks(deflated(pieces, level) if zstd else pieces))
+    return BatchBody(batch.index.number, size, blocks, zstd)
+
+
+def _blocks(pieces: Iterable[Bytes]) -> Iterator[bytes | memoryview]:
+    """Join small pieces, so that each costs less, and cut large ones; others are not copied."""
+    joined = bytearray()
+    for piece in pieces:
+        is_small = len(piece) < _SMALL
+        if is_small:
+            joined += piece
+        if joined and not (is_small and len(joined) < _SMALL):
+            yield bytes(joined)
+            joined.clear()
+        if not is_small:
+            view = memoryview(piece)
+            for at in range(0, len(view), _LARGE):
+                yield view[at : at + _LARGE]
+    if joined:
+        yield bytes(joined)
+
+
+def deflated(pieces: Iterable[Bytes], level: int = 1) -> Iterator[bytes]:
+    """Yield pieces as one zstd frame; levels up to 3 keep the window below 8 MiB."""
+    import pyzstd  # noqa: PLC0415
+
+    option: Any = {
+        pyzstd.CParameter.compressionLevel: level,
+        pyzstd.CParameter.checksumFlag: 0,  # blocks and the index have digests
+    }
+    compressor = pyzstd.ZstdCompressor(option)
+    for piece in pieces:
+        if out := compressor.compress(piece):
+            yield out
+    yield compressor.flush()
+
+
+def shrinks(sample: Bytes) -> bool:
+    """Return whether a batch that begins with this is worth being compressed."""
+    if not sample:
+        return False
+    import pyzstd  # noqa: PLC0415
+
+    return len(pyzstd.compress(sample, 1)) < _WORTH * len(sample)

@@ -12,9 +12,10 @@ from contextlib import closing, contextmanager
 
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.moves.errors import FrameRefused
+from wingsd.moves.nodes import FileNode
 from wingsd.moves.scan import ChangedPart, KnownDirectories, rescan, scan
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
-from wingsd.moves.tree import FileNode, MoveTree, dirname
+from wingsd.moves.tree import MoveTree, dirname
 from wingsd.moves.unchanged.rule import UnchangedFiles
 from wingsd.moves.walk_process import WalkProcess
 

@@ -1,4 +1,10 @@
-"""A ledger on the disk: appended to, cut where a write was cut off, and written anew. Blocking."""
+"""A ledger on the disk, and what it proves when it is read: the tree, and the batches received.
+
+A record is durable before anything of its batch is written, unless all of its blocks were unknown
+before. So each block is unknown, or as the last record says, or its batch is among those that are
+not proven: those without CHECK. In the same boot the page cache has survived, but a flush that has
+failed may have been reported to somebody else. Blocking.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +13,300 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from zlib import crc32
 
-from wingsd.errors import StorageError
-from wingsd.moves.errors import LedgerDamaged
+from attrs import Factory, define
+
+from wingsd.errors import Conflict, StorageError
+from wingsd.moves.batch import BatchKind, Index, decode_index
+from wingsd.moves.changes import apply_shape, begin, done
+from wingsd.moves.errors import (
+    BatchConflict,
+    BatchInvalid,
+    LedgerDamaged,
+    RoundIncomplete,
+    ShapeMissing,
+)
 from wingsd.moves.ledger import (
     HEADER,
     MARK_AT,
+    NO_ROOT,
     RECORD_HEAD,
     LedgerReader,
     LedgerWriter,
+    Record,
     RecordType,
 )
-from wingsd.moves.recovery import Recovered, recover
-from wingsd.moves.tree import MoveLimits
+from wingsd.moves.snapshot import add_part
+from wingsd.moves.tree import MoveLimits, MoveTree
 from wingsd.util.text import disk_advice
 
-__all__ = ["LedgerFile"]
+__all__ = ["REMEMBERED", "WINDOW", "LedgerFile", "ReceivedBatches", "Recovered", "recover"]
+
+WINDOW = 64
+"""How far above the highest contiguous number a batch may be."""
+
+REMEMBERED = 1024
+"""Numbers below the highest contiguous one whose contents are compared when they come again."""
+
+
+class ReceivedBatches:
+    """The batches of one move, from 1, and its rounds, from 1."""
+
+    def __init__(self) -> None:
+        #: All up to this number were received, and these beyond it.
+        self.upto = 0
+        self.beyond: set[int] = set()
+        #: The highest number that is in the ledger, of a batch that was lost, too.
+        self.highest = 0
+        #: The round that is open, and the last shape batch that was applied.
+        self.round = 1
+        self.shape = 0
+        #: The last batch of closed rounds.
+        self.closed = 0
+        self._digests: dict[int, bytes] = {}
+
+    def has(self, number: int) -> bool:
+        """Return whether a batch was received."""
+        return number <= self.upto or number in self.beyond
+
+    def admit(self, index: Index) -> bool:
+        """Return whether a batch is to be applied: False for a repetition.
+
+        Raises BatchConflict, and ShapeMissing for one that may come again later.
+        """
+        number = index.number
+        known = self._digests.get(number)
+        if known is not None and known != index.digest:
+            raise BatchConflict(f"batch {number} came before with other contents")
+        if self.has(number):
+            return False
+        if index.round != self.round:
+            raise BatchConflict(
+                f"batch {number} is of round {index.round}, and round {self.round} is open"
+            )
+        if number > self.upto + WINDOW:
+            raise ShapeMissing(
+                f"batch {number} is more than {WINDOW} above {self.upto}; send those before it"
+            )
+        if index.kind is BatchKind.SHAPE and index.needs != self.shape:
+            if index.needs < self.shape:
+                raise BatchConflict(f"batch {number} is of a shape that another has changed")
+            raise ShapeMissing(f"batch {number} needs shape {index.needs}; send that first")
+        if index.needs > self.shape:
+            raise ShapeMissing(f"batch {number} needs shape {index.needs}; send that first")
+        return True
+
+    def recorded(self, index: Index) -> None:
+        """Remember the contents of a batch that is in the ledger."""
+        self._digests[index.number] = index.digest
+        self.highest = max(self.highest, index.number)
+        if index.kind is BatchKind.SHAPE:
+            self.shape = index.number
+
+    def add(self, number: int) -> None:
+        """Count a batch as received."""
+        self.beyond.add(number)
+        while self.upto + 1 in self.beyond:
+            self.upto += 1
+            self.beyond.remove(self.upto)
+            self._digests.pop(self.upto - REMEMBERED, None)
+
+    def discard(self, number: int) -> None:
+        """Count a batch as not received."""
+        if number <= self.upto:
+            self.beyond |= set(range(number + 1, self.upto + 1))
+            self.upto = number - 1
+        self.beyond.discard(number)
+
+    def forget(self, number: int) -> None:
+        """Let a batch that was not received come with other contents."""
+        self.discard(number)
+        self._digests.pop(number, None)
+
+    def check_round(self, in_round: int, last: int) -> bool:
+        """Return whether a round can be closed after batch `last`: False if it is closed already.
+
+        Raises RoundIncomplete where batches are missing, and BatchConflict.
+        """
+        if in_round == self.round - 1 and last == self.closed:
+            return False
+        highest = max(self.beyond, default=self.upto)
+        if in_round != self.round or last < max(self.closed, highest):
+            raise BatchConflict(
+                f"round {in_round} with the last batch {last} is not what is open: round "
+                f"{self.round}, and batches up to {highest}"
+            )
+        if last > self.upto:
+            raise RoundIncomplete(
+                f"of its batches up to {last} those up to {self.upto} are here, and "
+                f"{len(self.beyond)} more; send the others"
+            )
+        return True
+
+    def close(self, in_round: int, last: int) -> None:
+        """Close a round."""
+        self.round, self.closed = in_round + 1, last
+
+    def restore(self, in_round: int, last: int, shape: int) -> None:
+        """Go on from a snapshot, made after `in_round` had ended with the batch `last`."""
+        self.upto, self.beyond, self.shape = last, set(), shape
+        self.highest = last
+        self.close(in_round, last)
+        self._digests.clear()
+
+
+@define(eq=False, repr=False)
+class Recovered:
+    """What a ledger says.
+
+    `unproven` are data batches in the order of their records, which are to be read back.
+    `unfinished` is a shape batch to be applied once more, with whether each frame makes a name.
+    `undurable` are batches that are written and not known to be on stable storage.
+    """
+
+    tree: MoveTree
+    received: ReceivedBatches = Factory(ReceivedBatches)
+    roots: dict[int, bytes] = Factory(dict)
+    unproven: list[Index] = Factory(list)
+    unfinished: tuple[Index, tuple[bool, ...]] | None = None
+    undurable: set[int] = Factory(set)
+
+
+def recover(reader: LedgerReader, limits: MoveLimits, directory: str | None = None) -> Recovered:
+    """Read a ledger to its end. The tree's file is in `directory`.
+
+    Raises LedgerDamaged and LedgerVersionUnknown.
+    """
+    tree = MoveTree(limits, directory)
+    replay = _Replay(tree)
+    try:
+        for record in reader.records():
+            try:
+                replay.add(record)
+            except LedgerDamaged:
+                raise
+            except (BatchInvalid, Conflict) as error:
+                raise record.damaged(f"a record does not fit those before it ({error})") from error
+        return replay.result(reader.end)
+    except BaseException:
+        tree.close()
+        raise
+
+
+class _Replay:
+    def __init__(self, tree: MoveTree) -> None:
+        self._found = Recovered(tree)
+        #: Batches without CHECK in the order of their records: the index, and DONE.
+        self._open: dict[int, tuple[Index, bool]] = {}
+        self._made: tuple[bool, ...] = ()
+        self._state: Record | None = None
+        self._handlers: dict[RecordType, Callable[[Record], None]] = {
+            RecordType.OPENED: self._opened,
+            RecordType.BATCH: self._batch,
+            RecordType.DONE: self._done,
+            RecordType.CHECK: self._check,
+            RecordType.LOST: self._lost,
+            RecordType.ROUND: self._round,
+            RecordType.STATE: self._begin_snapshot,
+            RecordType.PART: self._part,
+            RecordType.END: self._end_snapshot,
+        }
+
+    def add(self, record: Record) -> None:
+        kind = record.type
+        if (self._state is not None) is not (kind in (RecordType.PART, RecordType.END)):
+            raise record.damaged("a snapshot is not whole")
+        self._handlers[kind](record)
+
+    def result(self, end: int) -> Recovered:
+        if self._state is not None:
+            raise LedgerDamaged(end, "its snapshot has no end")
+        found = self._found
+        for index, is_done in self._open.values():
+            if index.kind is BatchKind.SHAPE:
+                # DONE is written when all of it is on stable storage
+                found.unfinished = None if is_done else (index, self._made)
+            else:
+                found.unproven.append(index)
+                self._forget(index)
+            if is_done:
+                found.undurable.add(index.number)
+        return found
+
+    def _opened(self, record: Record) -> None:
+        record.boot()  # which boot it was does not matter
+
+    def _batch(self, record: Record) -> None:
+        index = decode_index(record.payload)
+        again = self._open.pop(index.number, None)
+        if again is not None and (again[0].digest != index.digest or again[1]):
+            raise record.damaged(f"batch {index.number} is in it with other contents")
+        if again is None and not self._found.received.admit(index):
+            raise record.damaged(f"batch {index.number} is in it twice")
+        if index.kind is BatchKind.SHAPE:
+            if self._open or again is not None:
+                raise record.damaged(f"shape {index.number} was applied beside other batches")
+            self._made = tuple(apply_shape(self._found.tree, frame) for frame in index.shapes)
+        else:
+            self._forget(index)
+        self._found.received.recorded(index)
+        self._open[index.number] = (index, False)
+
+    def _forget(self, index: Index) -> None:
+        for frame in index.contents:
+            begin(self._found.tree, frame)
+
+    def _done(self, record: Record) -> None:
+        number = record.number()
+        entry = self._open.get(number)
+        if entry is None or entry[1]:
+            raise record.damaged(f"batch {number} was written and is not in it")
+        for frame in entry[0].contents:
+            done(self._found.tree, frame)
+        self._found.received.add(number)
+        self._open[number] = (entry[0], True)
+
+    def _check(self, record: Record) -> None:
+        for number in record.numbers():
+            entry = self._open.pop(number, None)
+            if entry is None or not entry[1]:
+                raise record.damaged(f"batch {number} is durable and was not written")
+
+    def _lost(self, record: Record) -> None:
+        number = record.number()
+        entry = self._open.pop(number, None)
+        if entry is None or entry[0].kind is BatchKind.SHAPE:
+            raise record.damaged(f"batch {number} was lost and is not in it")
+        self._forget(entry[0])
+        self._found.received.forget(number)
+
+    def _round(self, record: Record) -> None:
+        number, root = record.round_and_root()
+        received = self._found.received
+        if self._open or received.beyond or number != received.round:
+            raise record.damaged(f"round {number} was closed with batches open")
+        received.close(number, received.upto)
+        self._found.roots = {number: root}
+
+    def _begin_snapshot(self, record: Record) -> None:
+        record.state()
+        if self._found.received.upto or self._open:
+            raise record.damaged("a snapshot is not at its beginning")
+        self._state = record
+
+    def _part(self, record: Record) -> None:
+        add_part(self._found.tree, record.payload)
+
+    def _end_snapshot(self, record: Record) -> None:
+        assert self._state is not None  # noqa: S101 - by `add`
+        state = self._state.state()
+        if state.number < self._found.tree.last_number:
+            raise record.damaged(f"it has a file above the last number, {state.number}")
+        self._found.tree.last_number = state.number
+        self._found.received.restore(state.round, state.batch, state.shape)
+        if state.root != NO_ROOT:
+            self._found.roots = {state.round: state.root}
+        self._state = None
+
 
 _PIECE = 1 << 20
 #: Zeros that are written ahead, for the records that follow.

@@ -1,9 +1,11 @@
 """Plans a round: from the tree that was sent last and the tree now, the frames of the difference.
 
-Contents come after the shape, by `contents`, as the files are read. Renamed files are told by
-their identity, and files that were replaced under their name (written anew and renamed over it) by
-their path: of both only blocks that differ are sent. All is made as it is asked for, by passes
-over both trees, so that memory does not grow with them.
+Contents come after the shape, by `contents`, as the files are read. Renamed files are found by
+their identity, and files that were replaced under their name (written again and renamed over it)
+by their path: of both only blocks that differ are sent. All is made as it is asked for, by passes
+over both trees, so that memory does not grow with them: nothing is held of files that have one
+name and keep it. `put_in_place` makes the last tree of a part that was changed, so that a round
+costs what was changed.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
-from wingsd.moves.digests import DIGEST, WHOLE, block_size_for
+from wingsd.moves.digests import DIGEST, MAX_BLOCKS, WHOLE, block_size_for
 from wingsd.moves.frames import (
     DirectoryFrame,
     FileFrame,
@@ -22,11 +24,183 @@ from wingsd.moves.frames import (
     PutFrame,
     TakeFrame,
 )
-from wingsd.moves.matching import Matches, both, is_first
-from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, Named
+from wingsd.moves.nodes import (
+    DirectoryNode,
+    FileNode,
+    Identity,
+    LinkNode,
+    Named,
+    TreeEntry,
+    block_count,
+)
+from wingsd.moves.scan import ChangedPart
 from wingsd.moves.tree import MoveTree
 
-__all__ = ["FileContent", "Plan", "carry_over", "plan"]
+__all__ = [
+    "FileContent",
+    "Matches",
+    "Plan",
+    "both",
+    "carry_over",
+    "is_first",
+    "plan",
+    "put_in_place",
+]
+
+_TRIM = 64
+
+
+def both(
+    sent: MoveTree, now: MoveTree, *, plain: bool = True
+) -> Iterator[tuple[bytes, TreeEntry | None, TreeEntry | None]]:
+    """Yield every path of two trees, in the order of a walk, with what has it in each.
+
+    Without `plain` files are left out that have one name and no number.
+    What is in memory of both trees may be forgotten from one path to the next.
+    """
+    one, other = sent.walk(plain=plain), now.walk(plain=plain)
+    before, after = next(one, None), next(other, None)
+    passed = 0
+    while before is not None or after is not None:
+        if before is not None and after is not None and before[0] == after[0]:
+            yield before[0], before[1], after[1]
+            before, after = next(one, None), next(other, None)
+        elif after is None or (before is not None and _key(before[0]) < _key(after[0])):
+            assert before is not None  # noqa: S101 - by the loop
+            yield before[0], before[1], None
+            before = next(one, None)
+        else:
+            yield after[0], None, after[1]
+            after = next(other, None)
+        passed += 1
+        if passed % _TRIM == 0:
+            sent.trim()
+            now.trim()
+
+
+def is_first(path: bytes, node: TreeEntry | None) -> bool:
+    """Return whether a path is the first one of a file or symlink."""
+    return isinstance(node, Named) and node.names[0] == path
+
+
+class Matches:
+    """Which files of `now` go on with which ones of `sent`."""
+
+    def __init__(self, sent: MoveTree, now: MoveTree) -> None:
+        self._sent = sent
+        self._now = now
+        #: First names of present files, by those of what they were; and the reverse. Of files
+        #: with one name that keep it there is no entry.
+        self._after: dict[bytes, bytes] = {}
+        self._before: dict[bytes, bytes] = {}
+        #: First names of files none of whose names stays, and the slot that they wait in.
+        self.slots: dict[bytes, int] = {}
+        if sent.members:
+            self._match()
+
+    def before(self, node: Named, at: TreeEntry | None) -> Named | None:
+        """Return what a present file was; `at` is what had its first name."""
+        path = self._before.get(node.names[0])
+        if path is not None:
+            found = self._sent.find(path)
+            assert isinstance(found, Named)  # noqa: S101 - by `_try`
+            return found
+        if at is None or not _is_plain(node, at) or node.names[0] in self._after:
+            return None
+        return at if isinstance(at, Named) and _fits(node, at) else None
+
+    def stays(self, path: bytes, sent: Named, node: TreeEntry | None) -> bool:
+        """Return whether a name leads to the same file still; `node` has it now."""
+        if not isinstance(node, Named):
+            return False
+        after = self._after.get(sent.names[0])
+        if after is not None:
+            return node.names[0] == after
+        return _is_plain(node, sent) and path not in self._before and _fits(node, sent)
+
+    def _match(self) -> None:
+        loose, by_identity = self._loose()
+        for path in loose:
+            node = self._found(path)
+            if node.identity in by_identity:
+                self._try(node, self._sent.find(by_identity[node.identity]))
+        for path in loose:
+            node = self._found(path)
+            for name in node.names:
+                sent = self._sent.find(name)
+                if path not in self._before and not (sent and _is_plain(node, sent)):
+                    self._try(node, sent)
+            self._sent.trim()
+        for path, before in self._before.items():
+            sent, node = self._sent.find(before), self._found(path)
+            if isinstance(sent, FileNode) and not set(sent.names) & set(node.names):
+                self.slots[path] = len(self.slots)
+            self._sent.trim()
+
+    def _loose(self) -> tuple[list[bytes], dict[Identity, bytes]]:
+        """Return first names: of present files to be looked at, and of what was, by identity."""
+        has_identities = self._sent.has_identities
+        loose: list[bytes] = []
+        by_identity: dict[Identity, bytes] = {}
+        for path, sent, node in both(self._sent, self._now):
+            is_same = not has_identities or _identity(sent) == _identity(node)
+            if is_same and sent and node and _is_plain(node, sent):
+                continue
+            if is_first(path, sent) and (identity := _identity(sent)) is not None:
+                by_identity[identity] = path
+            if is_first(path, node) and (has_identities or not _has_one_name(node, sent)):
+                loose.append(path)
+        return loose, by_identity
+
+    def _found(self, path: bytes) -> Named:
+        self._now.trim()
+        node = self._now.find(path)
+        assert isinstance(node, Named)  # noqa: S101 - nothing is changed meanwhile
+        return node
+
+    def _try(self, node: Named, sent: TreeEntry | None) -> None:
+        if isinstance(sent, Named) and sent.names[0] not in self._after and _fits(node, sent):
+            self._before[node.names[0]] = sent.names[0]
+            self._after[sent.names[0]] = node.names[0]
+
+
+def _is_plain(node: TreeEntry, sent: TreeEntry) -> bool:
+    """Return whether both are files or symlinks with one name, which is the same."""
+    return (
+        isinstance(node, Named)
+        and isinstance(sent, Named)
+        and len(node.names) == len(sent.names) == 1
+        and node.names == sent.names
+    )
+
+
+def _has_one_name(*nodes: TreeEntry | None) -> bool:
+    return not any(isinstance(node, Named) and len(node.names) > 1 for node in nodes)
+
+
+def _identity(node: TreeEntry | None) -> Identity | None:
+    return node.identity if isinstance(node, Named) else None
+
+
+def _key(path: bytes) -> bytes:
+    return path.replace(b"/", b"\0")
+
+
+def _fits(node: Named, before: Named) -> bool:
+    """Return whether a file can go on with what was sent of `before`."""
+    if isinstance(node, LinkNode):
+        # symlinks are small: one that gets another name is made anew
+        return (
+            isinstance(before, LinkNode)
+            and (node.target, node.mtime) == (before.target, before.mtime)
+            and not set(node.names).isdisjoint(before.names)
+        )
+    if not isinstance(before, FileNode):
+        return False
+    if before.number:
+        return block_count(node.size, before.block_size) <= MAX_BLOCKS
+    return node.size <= WHOLE
+
 
 Removal = TakeFrame | GoneFrame
 Creation = DirectoryFrame | PutFrame | FileFrame | LinkFrame | HardFrame
@@ -214,3 +388,80 @@ def _named(
 
 def _meta(node: FileNode) -> tuple[int, int, int]:
     return node.mode, node.mtime, node.size
+
+
+def put_in_place(tree: MoveTree, part: ChangedPart) -> None:
+    """Make a tree the one that was found when `part` was, of which all files have been read.
+
+    Raises StorageError. What is in memory of both trees may be forgotten.
+    """
+    removed: list[bytes] = []
+    changed: list[bytes] = []
+    part.narrow(tree)
+    for path, old, new in both(tree, part.tree):
+        if not path or _is_same(old, new):
+            continue
+        if old is not None and not (_is_directory(old) and _is_directory(new)):
+            removed.append(path)
+        if new is not None:
+            changed.append(path)
+    tree.narrow(None)
+    part.tree.narrow(None)
+    for path in removed:
+        tree.trim()
+        if tree.find(path) is not None:  # else it went with its directory
+            tree.remove(path)
+    for path in changed:
+        tree.trim()
+        part.tree.trim()
+        _set(tree, path, part.tree.find(path))
+    top = part.tree.top
+    if _of_directory(tree.top) != _of_directory(top):
+        tree.updated(b"", tree.top, *_of_directory(top))
+        tree.touch(b"")
+    tree.last_number = part.tree.last_number
+
+
+def _set(tree: MoveTree, path: bytes, node: TreeEntry | None) -> None:
+    if isinstance(node, DirectoryNode):
+        there = tree.find(path)
+        if isinstance(there, DirectoryNode):
+            tree.updated(path, there, *_of_directory(node))
+        else:
+            tree.add(path, DirectoryNode(*_of_directory(node)))
+    elif isinstance(node, LinkNode):
+        tree.add(path, LinkNode(node.target, node.mtime, node.identity))
+    elif node is not None:
+        file = FileNode(node.mode, node.mtime, node.size, node.identity, node.stamp)
+        tree.add(path, file)
+        if node.number:
+            tree.bind(file, node.number, node.block_size)
+        carry_over(node, file)
+        tree.changed(file)
+
+
+def _is_directory(node: TreeEntry | None) -> bool:
+    return isinstance(node, DirectoryNode)
+
+
+def _is_same(old: TreeEntry | None, new: TreeEntry | None) -> bool:
+    if isinstance(old, FileNode) and isinstance(new, FileNode):
+        return _of_file(old) == _of_file(new) and old.value() == new.value()
+    if isinstance(old, LinkNode) and isinstance(new, LinkNode):
+        return _of_link(old) == _of_link(new)
+    if isinstance(old, DirectoryNode) and isinstance(new, DirectoryNode):
+        return _of_directory(old) == _of_directory(new)
+    return False
+
+
+def _of_directory(node: DirectoryNode) -> tuple[int, int, bytes]:
+    return node.mode, node.mtime, node.attributes
+
+
+def _of_file(node: FileNode) -> tuple[object, ...]:
+    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp, node.attributes)
+    return (*meta, node.number, node.block_size, node.names)
+
+
+def _of_link(node: LinkNode) -> tuple[object, ...]:
+    return node.target, node.mtime, node.identity, node.names

@@ -2,7 +2,8 @@
 
 `rescan` reads only what was changed since another scan, for which it looks at all of it as well.
 Left out is what archives leave out: sockets, FIFOs and devices, and set-id bits of modes. What
-vanishes meanwhile is left out with a warning.
+vanishes meanwhile is left out with a warning. `first_difference` walks once more through a stopped
+server's files, and compares names and stat results only.
 """
 
 from __future__ import annotations
@@ -41,7 +42,15 @@ from wingsd.moves.seen_directories import (
 from wingsd.moves.tree import MoveTree, dirname
 from wingsd.util.text import display
 
-__all__ = ["ChangedPart", "KnownDirectories", "rescan", "scan", "stamp_ctime", "stat_stamp"]
+__all__ = [
+    "ChangedPart",
+    "KnownDirectories",
+    "first_difference",
+    "rescan",
+    "scan",
+    "stamp_ctime",
+    "stat_stamp",
+]
 
 #: Bytes of a name in a directory.
 LONGEST = 255
@@ -357,3 +366,75 @@ def stamp_ctime(stamp: bytes) -> int:
     """Return the ctime of a stamp (ns since 1970)."""
     ctime: int = _CTIME.unpack_from(stamp, _CTIME_AT)[0]
     return ctime
+
+
+def first_difference(root: int, tree: MoveTree, attributes: AttributeReader) -> bytes | None:
+    """Return the path of what is not as a scan of `root` has found it, None where all is.
+
+    Empty for the directory itself, or where only names are missing. Blocking. Raises StorageError
+    and TreeTooLarge.
+    """
+    missing: list[bytes] = []
+    members = 0
+    with closing(walk(root, lambda path, reason: missing.append(path))) as listings:
+        for listing in listings:
+            if missing:
+                return missing[0]
+            tree.trim()
+            node = tree.find(b"/".join(listing.path))
+            if listing.is_first and listing.path:
+                members += 1
+            if not isinstance(node, DirectoryNode):
+                return b"/".join(listing.path)
+            if not _is_directory_as(listing, node, attributes):
+                return b"/".join(listing.path)
+            for name in (*listing.files, *listing.symlinks, *listing.others):
+                found = _entry(listing, name, tree)
+                if found is None:
+                    return listing.prefix + name
+                members += found
+    if missing:
+        return missing[0]
+    return None if members == tree.members else b""
+
+
+def _entry(listing: Listing, name: bytes, tree: MoveTree) -> int | None:
+    """Return 1 for a name of the tree that is the same, 0 for what no tree has, None otherwise."""
+    path = listing.prefix + name
+    node = tree.find(path)
+    try:
+        found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
+            return 1 if _is_as(found, node, listing.fd, name) else None
+    except OSError as error:
+        if not gone(error):
+            unreadable(path, error)
+        return None
+    return None if node else 0
+
+
+def _is_as(found: os.stat_result, node: TreeEntry | None, fd: int, name: bytes) -> bool:
+    if isinstance(node, DirectoryNode) or node is None:
+        return False
+    if node.identity != (found.st_dev, found.st_ino):
+        return False
+    if isinstance(node, FileNode):
+        return node.stamp == stat_stamp(found)
+    return stat.S_ISLNK(found.st_mode) and _is_link_as(found, node, fd, name)
+
+
+def _is_link_as(found: os.stat_result, node: LinkNode, fd: int, name: bytes) -> bool:
+    return node.mtime == _mtime(found) and node.target == os.readlink(name, dir_fd=fd)
+
+
+def _is_directory_as(listing: Listing, node: DirectoryNode, attributes: AttributeReader) -> bool:
+    mode, _ = member_mode(stat.S_IMODE(listing.stat.st_mode))
+    try:
+        value, mode = attributes.read(listing.fd, listing.stat, mode)
+    except OSError as error:
+        unreadable(b"/".join(listing.path), error)
+    return (node.mode, node.mtime, node.attributes) == (mode, _mtime(listing.stat), value)
+
+
+def _mtime(found: os.stat_result) -> int:
+    return min(max(found.st_mtime_ns, -MAX_MTIME), MAX_MTIME)

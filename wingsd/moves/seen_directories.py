@@ -14,11 +14,20 @@ from contextlib import closing
 from hashlib import blake2b
 from struct import Struct
 
+from attrs import frozen
+
 from wingsd.filesystem.open_directories import Path
 from wingsd.filesystem.walk import VANISHED, Listing, gone, unreadable, walk
-from wingsd.moves.walk_frames import WalkFrame
 
-__all__ = ["MOST", "FoundBeside", "SeenDirectories", "StatResults", "stat_results"]
+__all__ = [
+    "MOST",
+    "FoundBeside",
+    "SeenDirectories",
+    "StatResults",
+    "WalkFrame",
+    "frames_in",
+    "stat_results",
+]
 
 MOST = 100_000
 """Directories that are remembered, in about 20 MiB."""
@@ -26,14 +35,63 @@ MOST = 100_000
 StatResults = Sequence[tuple[bytes, os.stat_result]]
 """Names in a directory, each with its stat result."""
 
-FoundBeside = Callable[[bytes], WalkFrame | None]
-"""Returns a directory, by its path, that another process has looked at."""
-
 _DIRECTORY = Struct("<IQq")
 _ENTRY = Struct("<QQqQqIIIQ")
 #: Times after 2262 need more than 63 bits.
 _WORD = (1 << 64) - 1
 _DIGEST = 16
+
+
+#: Bytes of the path, the names of files and those of directories; whether a file has several
+#: names; and the digest.
+_FRAME = Struct("<III?16s")
+
+
+@frozen(eq=False, repr=False)
+class WalkFrame:
+    """A directory that was looked at: its digest in `SeenDirectories`, and what is in it."""
+
+    path: bytes
+    digest: bytes
+    is_linked: bool
+    files: Sequence[bytes]
+    directories: Sequence[bytes]
+
+    def encode(self) -> bytes:
+        """Return it as bytes."""
+        texts = (self.path, b"\0".join(self.files), b"\0".join(self.directories))
+        return _FRAME.pack(*map(len, texts), self.is_linked, self.digest) + b"".join(texts)
+
+
+def frames_in(buffer: bytearray) -> Iterator[tuple[WalkFrame, int]]:
+    """Take what is whole from the beginning of a buffer; yield frames with their lengths."""
+    at = 0
+    while len(buffer) - at >= _FRAME.size:
+        *lengths, is_linked, digest = _FRAME.unpack_from(buffer, at)
+        begin, end = at + _FRAME.size, at + _FRAME.size + sum(lengths)
+        if end > len(buffer):
+            break
+        files, directories = begin + lengths[0], end - lengths[2]
+        yield (
+            WalkFrame(
+                bytes(buffer[begin:files]),
+                digest,
+                is_linked,
+                _names(buffer[files:directories]),
+                _names(buffer[directories:end]),
+            ),
+            end - at,
+        )
+        at = end
+    del buffer[:at]
+
+
+def _names(text: bytearray) -> list[bytes]:
+    return bytes(text).split(b"\0") if text else []
+
+
+FoundBeside = Callable[[bytes], WalkFrame | None]
+"""Returns a directory, by its path, that another process has looked at."""
 
 
 class SeenDirectories:

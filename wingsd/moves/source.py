@@ -25,18 +25,16 @@ from attrs import frozen
 from wingsd.archive.policy import attributes_line
 from wingsd.filesystem.attributes import EVERYTHING, MOST, AttributeReader, AttributesKept
 from wingsd.filesystem.walk import opened, opened_again
-from wingsd.moves.changed_part import put_in_place
 from wingsd.moves.contents import ContentReader, FramedData
 from wingsd.moves.errors import FrameRefused, SourceFileChanged
 from wingsd.moves.filling import Batch, BatchFiller
-from wingsd.moves.held import HeldTree, held_limits
-from wingsd.moves.hot_files import HotFiles
 from wingsd.moves.known_tree import KnownTree
-from wingsd.moves.plan import FileContent, plan
-from wingsd.moves.scan import ChangedPart
-from wingsd.moves.tree import FileNode, MoveTree
-from wingsd.moves.unchanged.kernel import KERNEL, KernelCalls
-from wingsd.moves.unchanged.last_walk import first_difference
+from wingsd.moves.nodes import FileNode
+from wingsd.moves.plan import FileContent, plan, put_in_place
+from wingsd.moves.scan import ChangedPart, first_difference
+from wingsd.moves.snapshot import HeldTree, held_limits
+from wingsd.moves.tree import MoveTree
+from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls
 from wingsd.moves.unchanged.rule import FileSystems, UnchangedFiles
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
@@ -74,6 +72,37 @@ class LiveSource:
     file_systems: FileSystems
     log: Callable[[str], None]
     kernel: KernelCalls = KERNEL
+
+
+class HotFiles:
+    """The files that were changed in each of the last two rounds that have ended."""
+
+    def __init__(self) -> None:
+        self._earlier: set[int] = set()
+        self._last: set[int] = set()
+        self._changed: set[int] = set()
+        self._is_leaving = False
+        #: Bytes of the files that are left out of this round.
+        self.left = 0
+
+    def begin(self, *, leave: bool) -> None:
+        """Begin a round; `leave` is whether hot files are left out of it."""
+        self._changed, self._is_leaving, self.left = set(), leave, 0
+
+    def is_left(self, before: FileNode, node: FileNode) -> bool:
+        """Note a file that is to be read; return whether it is left as it was sent."""
+        number = before.number
+        if not number or before.stamp == node.stamp:
+            return False  # it was not changed, but is not settled
+        self._changed.add(number)
+        is_left = self._is_leaving and number in self._last and number in self._earlier
+        if is_left:
+            self.left += node.size
+        return is_left
+
+    def end(self) -> None:
+        """End a round whose files are all at the destination."""
+        self._earlier, self._last, self._changed = self._last, self._changed, set()
 
 
 class SourceStopped(Exception):

@@ -12,7 +12,10 @@ from enum import Enum
 
 from attrs import define, field, frozen
 
-__all__ = ["RoundFigures", "StopDecision", "StopLimits", "StopReason", "StopRule"]
+__all__ = ["ALL_EVERY", "RoundFigures", "StopDecision", "StopLimits", "StopReason", "StopRule"]
+
+ALL_EVERY = 10
+"""Rounds of a server that is followed for long of which one also has its hot files."""
 
 #: Seconds of a last round that no figure tells: the commit, and what the stop itself writes.
 FIXED = 0.5

@@ -1,8 +1,8 @@
 """A second process for a walk of many directories that are known: two cores look at twice as many.
 
-It looks at them from the last one on, while this process walks from the first one. A directory is
-then as either of them has found it; both begin after the walk has. Threads would not do: each look
-is so short that they would wait for the interpreter's lock.
+It looks at them from the last one on (`main`), while this process walks from the first one. A
+directory is then as either of them has found it; both begin after the walk has. Threads would not
+do: each look is so short that they would wait for the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import IO, cast
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
+from typing import IO, BinaryIO, cast
 
-from wingsd.moves.walk_frames import WalkFrame, frames_in
+from wingsd.errors import StorageError
+from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.filesystem.walk import Listing, small_listing
+from wingsd.moves.seen_directories import SeenDirectories, WalkFrame, frames_in, stat_results
 from wingsd.sandbox import launch
 
-__all__ = ["WalkProcess"]
+__all__ = ["WalkProcess", "look", "main"]
 
 _MIB = 1 << 20
 #: Bytes that the pipe holds, and those that wait for the walk at most.
@@ -80,7 +83,7 @@ def _started(root: int, paths: bytes) -> subprocess.Popen[bytes]:
         with open(file, "wb", closefd=False) as writer:
             writer.write(paths)
         os.lseek(file, 0, os.SEEK_SET)
-        program = launch.command("wingsd.moves.walk_child", root, file)
+        program = launch.command("wingsd.moves.walk_process", root, file)
         process = launch.start(program, subprocess.DEVNULL, (root, file))
     finally:
         os.close(file)
@@ -89,3 +92,42 @@ def _started(root: int, paths: bytes) -> subprocess.Popen[bytes]:
     with suppress(OSError):  # above what users may have in all pipes
         fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE)
     return process
+
+
+def main(root: int, paths: int) -> None:
+    """Look at directories below `root`; the file `paths` has their paths."""
+    with open(paths, "rb") as file, open(1, "wb") as found:
+        look(root, file.read().split(b"\0"), found)
+
+
+def look(root: int, paths: Sequence[bytes], found: BinaryIO) -> None:
+    """Look at directories, the last one first, and write frames of them to `found`.
+
+    Of those that the other process has to look at nothing is written.
+    """
+    seen = SeenDirectories(lambda found: False)
+    with closing(OpenDirectories(root, lambda path: None)) as directories:
+        for path in reversed(paths):
+            listing = small_listing(directories, tuple(path.split(b"/")))
+            if listing is None or not _is_added(seen, path, listing):
+                continue
+            names = listing.files, listing.directories
+            frame = WalkFrame(path, seen.digest(path), seen.has_linked(path), *names)
+            found.write(frame.encode())
+            found.flush()
+
+
+def _is_added(seen: SeenDirectories, path: bytes, listing: Listing) -> bool:
+    """Add a directory in which there are only files and directories; return whether it is one.
+
+    Whether a symlink is settled, and what is left out, the other process has to tell.
+    """
+    if listing.symlinks or listing.others:
+        return False
+    vanished: list[bytes] = []
+    try:
+        entries = stat_results(listing, lambda name, reason: vanished.append(name))
+    except StorageError:
+        return False
+    seen.add(path, listing, entries)
+    return not vanished and not seen.is_noted(path)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from wingsd.moves.nodes import FileNode
 from wingsd.moves.scan import stat_stamp
-from wingsd.moves.tree import FileNode
-from wingsd.moves.unchanged.kernel import KernelCalls
+from wingsd.moves.unchanged.file_systems import KernelCalls
 
 __all__ = ["DEVICE", "ROOT", "SECOND", "FakeFileSystems", "FakeKernel", "node_of"]
 

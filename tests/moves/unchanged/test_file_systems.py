@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from wingsd.moves.unchanged.file_systems import MeasuredFileSystems, file_system_type
-from wingsd.moves.unchanged.kernel import KERNEL
-from wingsd.moves.unchanged.measurement import PROBE_NAME, measure
+from wingsd.moves.unchanged.file_systems import (
+    KERNEL,
+    PROBE_NAME,
+    MeasuredFileSystems,
+    file_system_type,
+    measure,
+)
 
 
 @pytest.fixture

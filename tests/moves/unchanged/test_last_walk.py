@@ -9,9 +9,8 @@ import pytest
 
 from tests.support.attributes import reading
 from wingsd.filesystem.walk import BATCH
-from wingsd.moves.scan import scan
+from wingsd.moves.scan import first_difference, scan
 from wingsd.moves.tree import MoveTree
-from wingsd.moves.unchanged.last_walk import first_difference
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.moves.unchanged.fake_kernel import (
     FakeKernel,
     node_of,
 )
-from wingsd.moves.tree import FileNode
+from wingsd.moves.nodes import FileNode
 from wingsd.moves.unchanged.rule import CLOCK_STEP, MARGIN, UnchangedFiles
 
 FILE = 10

@@ -12,10 +12,10 @@ from attrs import evolve
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from tests.unchanged.source import Source
 from wingsd.moves.digests import block_digest
-from wingsd.moves.tree import FileNode, MoveTree
-from wingsd.moves.unchanged.kernel import KERNEL
-from wingsd.moves.unchanged.rule import UnchangedFiles
-from wingsd.moves.unchanged.spot_check import BLOCKS, SpotCheck
+from wingsd.moves.nodes import FileNode
+from wingsd.moves.tree import MoveTree
+from wingsd.moves.unchanged.file_systems import KERNEL
+from wingsd.moves.unchanged.rule import BLOCKS, SpotCheck, UnchangedFiles
 
 LARGE = 200_000
 

@@ -18,8 +18,8 @@ from tests.transfers.incoming.moving_node import MovingNode
 from wingsd.api import moves
 from wingsd.moves.batch import BatchKind, encode_batch, make_index
 from wingsd.moves.digests import block_digest
+from wingsd.moves.filling import deflated
 from wingsd.moves.frames import DirectoryFrame, FileFrame, WholeFrame
-from wingsd.moves.zstd import deflated
 from wingsd.transfers.incoming.moves import partial_copy
 
 OTHER = "11111111-2222-4333-8444-555555555555"

@@ -11,7 +11,7 @@ import pytest
 from tests.moves.moving import LIMITS, MOVE, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
-from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.batch import BatchReader
 from wingsd.moves.filling import BatchFiller
 from wingsd.transfers.incoming.moves.copy_settings import CopySettings
 from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded

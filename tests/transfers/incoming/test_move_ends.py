@@ -21,7 +21,7 @@ from tests.transfers.incoming.moving_node import LEVEL, MovingNode, half_sent, k
 from wingsd.archive import quota
 from wingsd.errors import EnvironmentFailed, StorageError
 from wingsd.filesystem import remove_tree
-from wingsd.moves.tree import FileNode
+from wingsd.moves.nodes import FileNode
 from wingsd.transfers.incoming.moves import checkpoints, partial_copy
 from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
 from wingsd.transfers.incoming.moves.silence import SilenceWatch

@@ -16,8 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
-from wingsd.moves.bodies import BatchBody, batch_body
-from wingsd.moves.filling import LEAST_SIZE, Batch
+from wingsd.moves.filling import LEAST_SIZE, Batch, BatchBody, batch_body
 from wingsd.moves.source import MoveNumbers, MoveSource
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.threadio import Workers

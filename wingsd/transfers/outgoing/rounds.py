@@ -20,8 +20,7 @@ from twisted.logger import Logger
 
 from wingsd.config import LiveMovesConfig
 from wingsd.errors import WingsdError
-from wingsd.moves.hot_files import ALL_EVERY
-from wingsd.moves.stop_rule import StopDecision, StopLimits, StopReason, StopRule
+from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopLimits, StopReason, StopRule
 from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar

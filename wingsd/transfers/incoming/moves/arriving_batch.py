@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from wingsd.moves.batch import BatchKind, Index
-from wingsd.moves.batch_reader import BlockRun
+from wingsd.moves.batch import BatchKind, BlockRun, Index
 from wingsd.transfers.incoming.moves.errors import MoveRequestInvalid
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ import attrs
 from wingsd.errors import Conflict, DiskLimitExceeded, StorageError, WingsdError
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import Index, frame_bytes
-from wingsd.moves.batch_reader import BatchReader, BlockRun
-from wingsd.moves.destination import MoveDestination
+from wingsd.moves.batch import BatchReader, BlockRun, Index, frame_bytes
+from wingsd.moves.destination import MoveDestination, Resumption
 from wingsd.moves.errors import (
     LedgerDamaged,
     LedgerVersionUnknown,
@@ -32,7 +31,6 @@ from wingsd.moves.errors import (
 )
 from wingsd.moves.frames import DirectoryFrame, FileFrame, LinkFrame, WholeFrame
 from wingsd.moves.ledger_file import LedgerFile
-from wingsd.moves.rebasing import Resumption
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes

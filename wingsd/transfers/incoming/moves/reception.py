@@ -20,9 +20,9 @@ from twisted.logger import Logger
 
 from wingsd.config import MovesConfig
 from wingsd.errors import WingsdError
-from wingsd.moves.batch_reader import BatchReader
+from wingsd.moves.batch import BatchReader
+from wingsd.moves.destination import Resumption
 from wingsd.moves.errors import MoveBatchTooLarge
-from wingsd.moves.rebasing import Resumption
 from wingsd.threadio import Feed, Workers
 from wingsd.transfers.incoming.moves.answering import KeptWork
 from wingsd.transfers.incoming.moves.attachments import Attachments

@@ -11,7 +11,7 @@ import attrs
 from twisted.python.failure import Failure
 
 from wingsd.errors import StorageError, TransferCancelled
-from wingsd.moves.rebasing import Resumption
+from wingsd.moves.destination import Resumption
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.errors import SeedAdopted
 from wingsd.transfers.incoming.moves.errors import SeedForgotten

@@ -24,8 +24,8 @@ from wingsd.errors import (
     TransferCancelled,
     WingsdError,
 )
+from wingsd.moves.destination import Resumption
 from wingsd.moves.errors import RootMismatch
-from wingsd.moves.rebasing import Resumption
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Servers
 from wingsd.statedb import Direction, MoveRecord, TransferRecord
