@@ -231,8 +231,8 @@ class NodeInProcess(Harness):
                 sent._cancel(DaemonStopping())
                 await sent._upload.close()
         for received in self.receiver._open.values():
-            if isinstance(received, MoveTransfer) and received._reception is not None:
-                await received._reception.close(DaemonStopping())
+            if isinstance(received, MoveTransfer) and received._inbox is not None:
+                await received._inbox.close(DaemonStopping())
 
 
 class NodePair:

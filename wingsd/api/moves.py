@@ -6,37 +6,26 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+import attrs
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.api.move_bodies import (
-    Durable,
-    KeepQuery,
-    MoveCommit,
-    MovePrepare,
-    MoveResume,
-    MoveSession,
-    MoveStatus,
-    Offset,
-    PieceQuery,
-    PreparationStatus,
-    Root,
-    RoundEnd,
-    SessionQuery,
-    TreePageQuery,
-    WaitQuery,
-)
 from wingsd.api.resource import Public
 from wingsd.api.upload import UploadStream
+from wingsd.auth.tokens import TokenInvalid, TransferToken, transfer_token
 from wingsd.config import Config
-from wingsd.http.operations import Access, Call, Success, Topic, TreePage, call
+from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.http.errors import PathNotFound
+from wingsd.http.operations import Access, Call, Repeated, Success, Topic, TreePage, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.moves.batch import ZSTD_CONTENT_TYPE
+from wingsd.moves.errors import MoveVersionUnknown
 from wingsd.statedb import Outcome
 from wingsd.threadio import TokenBucket
+from wingsd.transfers.incoming.moves.attachments import AnnouncedBackup
 from wingsd.transfers.incoming.moves.errors import (
     MoveCommitted,
     MoveGivenUp,
@@ -44,9 +33,10 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveOver,
     MoveRequestInvalid,
 )
+from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
 from wingsd.transfers.incoming.moves.manager import EndedMove, IncomingMoves
-from wingsd.transfers.incoming.moves.reception import Commit, Phase, Reception
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
+from wingsd.util.serialization import Keywords
 
 __all__ = [
     "MoveAttachmentEndpoint",
@@ -57,13 +47,18 @@ __all__ = [
     "MoveResumeEndpoint",
     "MoveRoomEndpoint",
     "MoveRoundEndpoint",
+    "MoveStatus",
     "MoveTreeEndpoint",
+    "MovesEndpoint",
 ]
 
+#: The versions of these requests. With the second one there are extended attributes.
+VERSIONS = (1, 2)
 #: Seconds that `GET` waits for a change at most.
 MAX_WAIT = 30.0
 #: Requests of one move that wait for a change at a time; further ones are answered at once.
 MOST_WAITING = 16
+_MIB = 1 << 20
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MOVE_FAILS = (
@@ -74,6 +69,304 @@ _MOVE_FAILS = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
+
+Number = Annotated[int, Keywords(minimum=0)]
+Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[0-9a-f]{64}$")]
+
+
+@attrs.frozen(eq=False, repr=False)
+class MovedBackup:
+    """A local backup that comes with the server; `path` is its path among the backups."""
+
+    uuid: Annotated[str, Keywords(format="uuid")]
+    path: str
+    bytes: Number
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveBegin:
+    """What a move is."""
+
+    version: Annotated[int, "The version of these requests: 1 or 2."]
+    key: Annotated[
+        str,
+        "32 random bytes in hexadecimal digits, by which all other requests are authorized.",
+        Keywords(pattern="^[0-9a-f]{64}$"),
+    ] = attrs.field(repr=False)
+    family: Annotated[str, "The family of the source."] = ""
+    bytes: Annotated[int, "The size of the server's files; 0 where it is not known."] = 0
+    disk_bytes: Annotated[
+        int, "What they take on the disk, without holes; 0 where it is not known."
+    ] = 0
+    files: Annotated[
+        int, "The number of its files, directories and symlinks; 0 where it is not known."
+    ] = 0
+    backups: Annotated[tuple[MovedBackup, ...], "Local backups that come with it."] = ()
+    log: Annotated[int | None, "Bytes of its installation log."] = None
+    encodings: Annotated[tuple[str, ...], "How the source can compress batches: `zstd`."] = ()
+    running: Annotated[bool, "Whether the server runs at the source."] = False
+    follow: Annotated[
+        bool, "Whether the copy follows the server until another transfer, or its own end."
+    ] = False
+    only_known: Annotated[
+        bool, "Whether nothing is begun: without a move of this token it is used up (404)."
+    ] = False
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveBegun:
+    """A move that has begun."""
+
+    id: Annotated[str, "Its id, in hexadecimal digits."]
+    version: int
+    attributes: Annotated[
+        list[str], "With version 2, the extended attributes that are kept: `user` and `acl`."
+    ]
+    batch: Annotated[int, "Bytes that a body may have."]
+    streams: Annotated[int, "Requests with batches that may be under way at once."]
+    encodings: Annotated[list[str], "How batches may be compressed."]
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveResume:
+    """Nothing, so far."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveSession:
+    """A session of a move, and what this node holds."""
+
+    session: str
+    round: Number
+    next: Annotated[int, "The number of the next batch."]
+    shape: Annotated[int, "The number of the last shape batch, or 0."]
+    file: Annotated[int, "The highest number of a file, or 0."]
+    pages: Annotated[int, "The pages of what is held."]
+    bytes: Number
+
+
+@attrs.frozen(eq=False, repr=False)
+class Durable:
+    """How far a move is on stable storage."""
+
+    durable: Annotated[int, "All batches up to this number are on stable storage."]
+
+
+@attrs.frozen(eq=False, repr=False)
+class RoundEnd:
+    """The end of a round."""
+
+    last: Annotated[int, "The number of its last batch.", Keywords(minimum=0)]
+    root: Digest
+
+
+@attrs.frozen(eq=False, repr=False)
+class Root:
+    """The root of what is held."""
+
+    root: Digest
+
+
+@attrs.frozen(eq=False, repr=False)
+class Offset:
+    """How much of an attachment is here."""
+
+    offset: Annotated[int, "Bytes of it."]
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveCommit:
+    """What is to be put into place."""
+
+    round: Annotated[int, "The round that was closed last."]
+    root: Digest
+    running: Annotated[bool, "Whether the server ran at the source when the move began."] = False
+
+
+@attrs.frozen(eq=False, repr=False)
+class MovePrepare:
+    """The present size of the server's files; 0 where it is not known."""
+
+    disk_bytes: Annotated[int, "Bytes on the disk, without holes."] = 0
+    files: Annotated[int, "Files, directories and symlinks."] = 0
+
+
+@attrs.frozen(eq=False, repr=False)
+class PreparationStatus:
+    """How far the last preparation is; why it has failed."""
+
+    state: Annotated[str, Keywords(enum=("under way", "ready", "failed"))]
+    error: str = ""
+    detail: str = ""
+    code: str = ""
+    final: Annotated[bool, "Whether it fails again until a person has changed something."] = False
+    container_seconds: Annotated[
+        float, "What it took to make the server's container, its image being there; 0 before."
+    ] = 0.0
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveStatus:
+    """How far a move is."""
+
+    phase: Annotated[str, Keywords(enum=("open", "commit", "over"))]
+    step: str
+    text: Annotated[str, "What is done in this step."]
+    tag: Annotated[str, "Names this state, for `since`."]
+    session: str | None
+    round: int
+    received: Annotated[int, "All batches up to this number are here."]
+    durable: Annotated[int, "All batches up to this number are on stable storage."]
+    steps: Annotated[int, "Grows while this node works on what was asked."]
+    preparation: Annotated[PreparationStatus | None, "Of `prepare`; null before."]
+    outcome: Annotated[str | None, Keywords(enum=("success", "failure", None))]
+    error: Annotated[str, "Why it has failed, or why the last commit came to nothing."] = ""
+    detail: str = ""
+    code: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class SessionQuery:
+    """In which session."""
+
+    session: Annotated[str, "The session, from the answer to `resume`."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class TreePageQuery:
+    """Which page of which session."""
+
+    session: Annotated[str, "The session, from the answer to `resume`."] = ""
+    page: Annotated[str, "The number of the page, from 1."] = "1"
+
+
+@attrs.frozen(eq=False, repr=False)
+class PieceQuery:
+    """Which piece of an attachment."""
+
+    session: Annotated[str, "The session, from the answer to `resume`."] = ""
+    offset: Annotated[str, "How many bytes come before the piece."] = "0"
+    sha256: Annotated[str, "With the last piece: the SHA-256 of the whole."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class WaitQuery:
+    """Whether to wait for a change."""
+
+    wait: Annotated[str, "Seconds to wait for a change, 30 at most."] = "0"
+    since: Annotated[str, "The `tag` of the state that is known."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class KeepQuery:
+    """Whether what has arrived is kept."""
+
+    keep: Annotated[str, "`1` keeps it for the next transfer of the server."] = ""
+
+
+class MovesEndpoint(Public):
+    """`/api/transfers/{uuid}/move`."""
+
+    access = Access.TRANSFER
+    topic = Topic.TRANSFERS
+    _token: TransferToken
+
+    def __init__(
+        self,
+        config: Config,
+        moves: IncomingMoves,
+        direct: IncomingDirectTransfers,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._moves = moves
+        self._direct = direct
+
+    def authorize(self, request: StreamingRequest) -> None:
+        """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
+        if not self._moves.settings.enabled:
+            raise PathNotFound(request.path.decode("latin-1"))
+        # The first answer may have been lost: an old token is good for the same move.
+        self._token = self._parsed(request, accept_expired=True)
+        if self._token.server != self.uuid:
+            raise TokenInvalid("The token is not valid", "it is for another server")
+
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
+        self.authorize(request)
+        await super().handle(request, call)
+
+    def _parsed(self, request: StreamingRequest, *, accept_expired: bool) -> TransferToken:
+        config = self._config
+        return transfer_token(
+            request.header("Authorization"),
+            config.token,
+            config.family,
+            config.api.public_url,
+            accept_expired=accept_expired,
+        )
+
+    @call(
+        "POST",
+        Success(HTTPStatus.CREATED, "The move has begun."),
+        fails=(
+            HTTPStatus.UNAUTHORIZED,
+            HTTPStatus.NOT_FOUND,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
+    )
+    async def begin_move(
+        self, request: StreamingRequest, body: MoveBegin
+    ) -> MoveBegun | Repeated[MoveBegun]:
+        """Begin to move a server to this node.
+
+        It is admitted as with an upload, and then sent in any number of requests. The same request
+        again, with the same token and key, has the same answer.
+        """
+        if body.version not in VERSIONS:
+            raise MoveVersionUnknown(body.version, VERSIONS[-1])
+        if not _KEY.fullmatch(body.key):
+            raise MoveRequestInvalid("the key is not 64 hexadecimal digits")
+        token, direct = self._token, self._direct
+        known = await self._moves.begun(token, body.key)
+        if known is not None:
+            return Repeated(await self._answer(known, body))
+        token = self._parsed(request, accept_expired=False)
+        if body.only_known:
+            known = await self._moves.withdraw(token, body.key)
+            return Repeated(await self._answer(known, body))
+        move = await self._moves.begin(
+            token,
+            body.key,
+            MoveBeginning(
+                family=body.family[:64],
+                bytes=max(body.bytes, 0),
+                disk_bytes=max(body.disk_bytes, 0),
+                files=max(body.files, 0),
+                backups=tuple(
+                    AnnouncedBackup(each.uuid, each.path, each.bytes) for each in body.backups
+                ),
+                log=body.log,
+                running=body.running,
+                follow=body.follow and token.direct,
+                version=body.version,
+            ),
+            lambda: direct.coordinator(token, body.follow) if token.direct else None,
+        )
+        return await self._answer(move, body)
+
+    async def _answer(self, move: str, body: MoveBegin) -> MoveBegun:
+        settings = self._moves.settings
+        return MoveBegun(
+            id=move,
+            version=body.version,
+            attributes=(await self._moves.attributes_kept(body.version)).names,
+            batch=settings.batch * _MIB,
+            streams=settings.streams,
+            encodings=["zstd"] if "zstd" in body.encodings else [],
+        )
 
 
 class _MovePath(Public):
@@ -123,11 +416,15 @@ class _MovePath(Public):
             return None
         return await self._moves.ended(self.uuid, self._part("move"), self._key)
 
-    async def _reception(self) -> Reception:
-        """Return what takes the requests. Raises `MoveOver` at the end."""
+    async def _open(self) -> MoveTransfer:
+        """Return the move. Raises `MoveOver` where it has ended."""
         if await self._ended() is not None or self._transfer is None:
             raise MoveOver
-        return self._transfer.reception
+        return self._transfer
+
+    async def _inbox(self) -> Inbox:
+        """Return what takes the requests. Raises `MoveOver` at the end."""
+        return (await self._open()).inbox
 
     def _part(self, name: str) -> str:
         return self._parts[name].decode("latin-1")
@@ -188,7 +485,7 @@ class MoveResumeEndpoint(_MovePath):
 
         What is under way of the move ends, and requests of earlier sessions are refused.
         """
-        session, held = await (await self._reception()).resume()
+        session, held = await (await self._inbox()).resume()
         return MoveSession(
             session=session,
             round=held.round,
@@ -206,8 +503,8 @@ class MoveTreeEndpoint(_MovePath):
     @call("GET", Success(HTTPStatus.OK, "The page."), fails=(HTTPStatus.CONFLICT,))
     async def get_held_tree(self, request: StreamingRequest, query: TreePageQuery) -> TreePage:
         """Return a page of what this node held when the session began."""
-        reception = await self._reception()
-        return TreePage(await reception.page(query.session, _number(query.page, "page")))
+        inbox = await self._inbox()
+        return TreePage(await inbox.page(query.session, _number(query.page, "page")))
 
 
 class _BodyPath(_MovePath):
@@ -246,8 +543,8 @@ class MoveBatchEndpoint(_BodyPath):
         Compressed as one zstd frame it is `application/vnd.wingsd.batch+zstd`.
         """
         kind = request.header("Content-Type").partition(";")[0].strip().lower()
-        reception = await self._reception()
-        durable = await reception.receive_batch(
+        inbox = await self._inbox()
+        durable = await inbox.receive_batch(
             query.session, self._number(), self._stream, zstd=kind == ZSTD_CONTENT_TYPE
         )
         return Durable(durable)
@@ -261,9 +558,9 @@ class MoveRoundEndpoint(_MovePath):
         self, request: StreamingRequest, query: SessionQuery, body: RoundEnd
     ) -> Root:
         """Close a round: both nodes have the same root then."""
-        reception = await self._reception()
+        inbox = await self._inbox()
         root = _root(body.root)
-        await reception.close_round(query.session, self._number(), body.last, root)
+        await inbox.close_round(query.session, self._number(), body.last, root)
         return Root(body.root)
 
 
@@ -275,8 +572,8 @@ class MoveAttachmentEndpoint(_BodyPath):
     @call("GET", Success(HTTPStatus.OK, "How much of it."), fails=(HTTPStatus.CONFLICT,))
     async def get_attachment(self, request: StreamingRequest, query: SessionQuery) -> Offset:
         """Return how much of an attachment is here."""
-        reception = await self._reception()
-        return Offset(await reception.offset(query.session, self._part("name")))
+        inbox = await self._inbox()
+        return Offset(await inbox.offset(query.session, self._part("name")))
 
     @call(
         "PATCH",
@@ -293,12 +590,10 @@ class MoveAttachmentEndpoint(_BodyPath):
         sha = query.sha256.lower()
         if sha and not _KEY.fullmatch(sha):
             raise MoveRequestInvalid("sha256 is not 64 hexadecimal digits")
-        reception = await self._reception()
+        inbox = await self._inbox()
         offset = _number(query.offset, "offset")
         name = self._part("name")
-        return Offset(
-            await reception.receive_piece(query.session, name, offset, sha, self._stream)
-        )
+        return Offset(await inbox.receive_piece(query.session, name, offset, sha, self._stream))
 
 
 class MovePrepareEndpoint(_MovePath):
@@ -313,11 +608,10 @@ class MovePrepareEndpoint(_MovePath):
         The Panel is asked about it, its image is pulled, and a container made and removed. `GET`
         of the move tells the outcome.
         """
-        if await self._ended() is not None or self._transfer is None:
-            raise MoveOver
+        transfer = await self._open()
         if body is not None:
-            self._transfer.note_size(body.disk_bytes, body.files)
-        self._transfer.prepare()
+            transfer.note_size(body.disk_bytes, body.files)
+        transfer.prepare()
 
 
 class MoveRoomEndpoint(_MovePath):
@@ -330,10 +624,9 @@ class MoveRoomEndpoint(_MovePath):
     )
     async def check_room(self, request: StreamingRequest, body: MovePrepare) -> None:
         """Check that what the server's files take by now fits on the disk, before more is sent."""
-        if await self._ended() is not None or self._transfer is None:
-            raise MoveOver
-        self._transfer.note_size(body.disk_bytes, body.files)
-        await self._transfer.require_room()
+        transfer = await self._open()
+        transfer.note_size(body.disk_bytes, body.files)
+        await transfer.require_room()
 
 
 class MoveCommitEndpoint(_MovePath):
@@ -352,7 +645,7 @@ class MoveCommitEndpoint(_MovePath):
         ended = await self._ended()
         if ended is not None and ended.outcome is Outcome.SUCCESS:
             return
-        await (await self._reception()).commit(query.session, commit)
+        await (await self._inbox()).commit(query.session, commit)
 
 
 def _root(text: str) -> bytes:
@@ -368,10 +661,10 @@ def _number(text: str, name: str) -> int:
 
 
 def _status(transfer: MoveTransfer) -> MoveStatus:
-    phase, step, text, reception = transfer.status
-    setback = reception.setback if reception is not None else None
-    session = reception.session if reception is not None else ""
-    progress = reception.copy.progress if reception is not None else None
+    phase, step, text, inbox = transfer.status
+    setback = inbox.setback if inbox is not None else None
+    session = inbox.session if inbox is not None else ""
+    progress = inbox.copy.progress if inbox is not None else None
     in_round = progress.round if progress is not None else 0
     code = setback.code if setback is not None else ""
     preparation, tried = None, transfer.preparation
@@ -394,7 +687,7 @@ def _status(transfer: MoveTransfer) -> MoveStatus:
         round=in_round,
         received=progress.received if progress is not None else 0,
         durable=progress.durable if progress is not None else 0,
-        steps=reception.copy.steps if reception is not None else 0,
+        steps=inbox.copy.steps if inbox is not None else 0,
         preparation=preparation,
         outcome=None,
         error=setback.message if setback is not None else "",

@@ -30,7 +30,7 @@ _RECEIVING = LaterEndpoint("transfers", "IncomingEndpoint")
 _CANCELLED = LaterEndpoint("transfers", "CancelledTransferEndpoint")
 _DIRECT = LaterEndpoint("direct_transfers", "DirectTransferEndpoint")
 _MOVE = "/api/transfers/{uuid}/move"
-_BEGINNING = LaterEndpoint("move_beginning", "MovesEndpoint")
+_BEGINNING = LaterEndpoint("moves", "MovesEndpoint")
 _MOVES: Mapping[str, LaterEndpoint] = {
     f"{_MOVE}/{{move}}": LaterEndpoint("moves", "MoveEndpoint"),
     f"{_MOVE}/{{move}}/resume": LaterEndpoint("moves", "MoveResumeEndpoint"),

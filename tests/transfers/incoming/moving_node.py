@@ -26,11 +26,11 @@ LEVEL = bytes(range(256)) * 2000
 def close_copies(receiver: IncomingTransfers) -> None:
     """Close the files of moves that are not to go on."""
     for transfer in receiver._open.values():
-        reception = getattr(transfer, "_reception", None)
-        if reception is not None:
-            reception._checkpoints.stop()
-            reception.copy._paths = None
-            reception.copy._close()
+        inbox = getattr(transfer, "_inbox", None)
+        if inbox is not None:
+            inbox._upkeep.stop()
+            inbox.copy._paths = None
+            inbox.copy._close()
 
 
 class MovingNode(Receiver):
@@ -78,7 +78,7 @@ class MovingNode(Receiver):
 
     def takes_requests(self) -> bool:
         """Return whether the move that an earlier one has left is open again."""
-        return getattr(self.receiver.find(UUID), "_reception", None) is not None
+        return getattr(self.receiver.find(UUID), "_inbox", None) is not None
 
     async def recover(self) -> None:
         """Go on with what an earlier one has left."""

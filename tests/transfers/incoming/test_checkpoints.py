@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from wingsd.errors import StorageError
-from wingsd.transfers.incoming.moves.checkpoints import Checkpoints
+from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 
 
 class Reactor(Clock):
@@ -34,6 +34,9 @@ class Disk:
         """Be flushed."""
         return 0
 
+    def prepare_root(self) -> None:
+        """Be gone through beside it."""
+
     def run(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         self.begun.append(work.__name__)
         self.write = args[1] if args else self.write
@@ -51,12 +54,8 @@ def flushing(disk: Disk) -> Deferred[None]:
     """A flush, beside which something else is done."""
     parts: Any = disk
     reactor: Any = Reactor()
-    checkpoints = Checkpoints("server", parts, parts, reactor, lambda: None)
-    return Deferred.fromCoroutine(checkpoints.beside(proving))
-
-
-def proving() -> None:
-    """What is done beside it."""
+    upkeep = CopyUpkeep("server", parts, parts, None, reactor)
+    return Deferred.fromCoroutine(upkeep.prepare_root())
 
 
 @pytest.mark.parametrize(("moment", "begun"), [("before", 1), ("beside", 2), ("after", 2)])
@@ -81,5 +80,5 @@ def test_one_that_fails_is_told_and_all_else_is_done(
     disk.working[0].errback(StorageError("the disk is full"))
     disk.working[1].callback(None)
     assert flushing.called
-    assert disk.begun == ["checkpoint", "proving"]
+    assert disk.begun == ["checkpoint", "prepare_root"]
     assert any("the disk is full" in line for line in logged.lines)

@@ -266,18 +266,18 @@ async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
         goes_on.append(event)
         sent.append(Deferred.fromCoroutine(client.put_bytes(number, slow())))
 
-    reception: Any = getattr(node.receiver.find(UUID), "_reception")  # noqa: B009
+    inbox: Any = getattr(node.receiver.find(UUID), "_inbox")  # noqa: B009
     send(1)
     send(2)
     try:
-        await until(lambda: len(reception._bodies) == 2)
+        await until(lambda: len(inbox._bodies) == 2)
         for _ in range(5):
             answer = await client.put_bytes(3, b"x")
             assert refused(answer) == (503, "move-busy")
             assert "2 requests of the move are under way" in answer.json["detail"]
         assert answer.headers["Retry-After"] == "5"
         # The connection of the first one may be half open.
-        (earlier,) = [body for name, body in reception._bodies.items() if name == "batch 2"]
+        (earlier,) = [body for name, body in inbox._bodies.items() if name == "batch 2"]
         send(2)
         await until(lambda: earlier.over.called)
         goes_on[1].set()
@@ -303,8 +303,8 @@ async def send_names(client: MoveClient, number: int, first: int = 0) -> Answer:
 
 
 def ledger(node: MovingNode) -> int:
-    reception: Any = getattr(node.receiver.find(UUID), "_reception")  # noqa: B009
-    return Path(reception.copy._paths.ledger).stat().st_size
+    inbox: Any = getattr(node.receiver.find(UUID), "_inbox")  # noqa: B009
+    return Path(inbox.copy._paths.ledger).stat().st_size
 
 
 async def test_the_same_files_again_and_again_do_not_grow_the_ledger(

@@ -15,10 +15,10 @@ from tests.support.move_client import Answer, MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
-from wingsd.transfers.incoming.moves import answering, checkpoints, reception
+from wingsd.transfers.incoming.moves import inbox, partial_copy
 from wingsd.transfers.incoming.moves.attachments import Attachments
+from wingsd.transfers.incoming.moves.inbox import Inbox
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
-from wingsd.transfers.incoming.moves.reception import Reception
 from wingsd.transfers.storage.staging import Staging
 
 
@@ -33,8 +33,8 @@ class SlowWork:
 
     def slow(self, name: str, kind: type = PartialCopy) -> None:
         """Have a method take long, and be answered soon."""
-        self._monkeypatch.setattr(answering, "ANSWERED_WITHIN", 0.1)
-        self._monkeypatch.setattr(reception, "TURN", 0.1)
+        self._monkeypatch.setattr(inbox, "ANSWERED_WITHIN", 0.1)
+        self._monkeypatch.setattr(inbox, "TURN", 0.1)
         method = getattr(kind, name)
 
         def slow(made: Any, *args: Any) -> Any:
@@ -46,7 +46,7 @@ class SlowWork:
         self._monkeypatch.setattr(kind, name, slow)
 
     def finish(self) -> None:
-        self._monkeypatch.setattr(answering, "ANSWERED_WITHIN", 30.0)
+        self._monkeypatch.setattr(inbox, "ANSWERED_WITHIN", 30.0)
         self._end.set()
 
 
@@ -88,15 +88,15 @@ async def test_a_request_is_told_the_session_that_it_has_begun_and_no_later_one(
     client = node.client(source)
     await client.begin()
     looking, going_on = threading.Event(), threading.Event()
-    attached = Reception._attached
+    attached = Inbox._attached
 
-    def slow(reception: Reception) -> int:
+    def slow(inbox: Inbox) -> int:
         if not looking.is_set():
             looking.set()
             going_on.wait(30)
-        return attached(reception)
+        return attached(inbox)
 
-    monkeypatch.setattr(Reception, "_attached", slow)
+    monkeypatch.setattr(Inbox, "_attached", slow)
     first = Deferred.fromCoroutine(client.ask("POST", "/resume", json={}))
     await until(looking.is_set)
     second = await client.ask("POST", "/resume", json={})
@@ -105,7 +105,7 @@ async def test_a_request_is_told_the_session_that_it_has_begun_and_no_later_one(
     assert all(sessions)
     assert sessions[0] != sessions[1]
     receiving: Any = node.receiver.find(UUID)
-    assert receiving.reception.session == sessions[1]
+    assert receiving.inbox.session == sessions[1]
 
 
 async def test_a_round_is_closed_once_however_often_that_is_asked(
@@ -163,7 +163,7 @@ async def test_the_end_of_a_backup_is_worked_for_once_however_often_it_comes(
 async def test_the_disk_is_flushed_while_the_root_is_made(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 3600)
+    monkeypatch.setattr(partial_copy, "CHECKPOINT_EVERY", 3600)
     sync, prepare, made = Staging.sync, PartialCopy.prepare_root, threading.Event()
     closing, met = list[bool](), list[bool]()
     client = node.client(source)

@@ -13,9 +13,8 @@ from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.filling import BatchFiller
-from wingsd.transfers.incoming.moves.copy_settings import CopySettings
 from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded
-from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import Staging
 
@@ -62,7 +61,7 @@ class LossyDisk:
         for batch in self.source.round():
             last = batch.index.number
             body = b"".join(bytes(piece) for piece in batch.pieces())
-            self.copy.receive(last, BatchReader(), iter([body]), lambda size: None)
+            self.copy.receive(last, BatchReader(), iter([body]))
         return last
 
 

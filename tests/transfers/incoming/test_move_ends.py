@@ -22,9 +22,9 @@ from wingsd.archive import quota
 from wingsd.errors import EnvironmentFailed, StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.moves.nodes import FileNode
-from wingsd.transfers.incoming.moves import checkpoints, partial_copy
-from wingsd.transfers.incoming.moves.reading_behind import ReadingBehind
-from wingsd.transfers.incoming.moves.silence import SilenceWatch
+from wingsd.transfers.incoming.moves import partial_copy
+from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
+from wingsd.transfers.incoming.moves.transfer import SilenceWatch
 
 
 async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
@@ -179,7 +179,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
 @pytest.fixture
 def no_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nothing flushed before that is asked for."""
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 3600)
+    monkeypatch.setattr(partial_copy, "CHECKPOINT_EVERY", 3600)
 
 
 @pytest.mark.usefixtures("no_checkpoints")
@@ -187,7 +187,7 @@ async def test_what_the_disk_has_changed_is_found_and_sent_again(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # what was read before the disk has changed it is not read again
-    monkeypatch.setattr(ReadingBehind, "go_on", lambda _: None)
+    monkeypatch.setattr(CopyUpkeep, "_go_on", lambda _: None)
     client = await half_sent(node, source)
     staged = Path(node.staging.path) / UUID / "world" / "level.dat"
     with staged.open("r+b") as file:
@@ -217,9 +217,9 @@ async def test_what_is_read_back_meanwhile_and_has_changed_keeps_the_round_open(
     with staged.open("r+b") as file:
         file.write(b"damaged")
     receiving: Any = node.receiver.find(UUID)
-    await deferToThread(receiving.reception.copy.checkpoint)
+    await deferToThread(receiving.inbox.copy.checkpoint)
     await client.put(batches[-1])
-    await until(lambda: receiving.reception.copy._wrong)
+    await until(lambda: receiving.inbox.copy._wrong)
     refused = await client.close()
     assert (refused.status, refused.code) == (409, "move-root-mismatch")
     sent = client.bytes
@@ -239,7 +239,7 @@ async def test_a_copy_that_somebody_has_removed_is_begun_anew(
     first, *others = client.round()
     await client.put(first)
     receiving: Any = node.receiver.find(UUID)
-    copy = receiving.reception.copy
+    copy = receiving.inbox.copy
 
     def remove() -> None:
         with copy._lock:  # nothing opens it again before it is gone

@@ -21,7 +21,7 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
 from wingsd.api import moves
-from wingsd.api.move_bodies import MoveStatus
+from wingsd.api.moves import MoveStatus
 from wingsd.filesystem import attributes
 from wingsd.panel.http_client import ServerNotAssigned
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
@@ -164,7 +164,7 @@ async def test_what_comes_in_the_place_of_something_else_does_not_count_twice(
         assert (await client.close()).status == 200
     receiving: Any = node.receiver.find(UUID)
     files = (path for path in source.rglob("*") if path.is_file())
-    assert receiving.reception.held == sum(path.lstat().st_size for path in files)
+    assert receiving.inbox.held == sum(path.lstat().st_size for path in files)
 
 
 async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
@@ -183,7 +183,7 @@ async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     await until(lambda: len(node.http._site.connections) == 1)
     receiving: Any = node.receiver.find(UUID)
     files = (path for path in source.rglob("*") if path.is_file())
-    assert receiving.reception.held == sum(path.lstat().st_size for path in files)
+    assert receiving.inbox.held == sum(path.lstat().st_size for path in files)
     assert (await client.commit()).status == 202
     assert (await client.outcome())["outcome"] == "success"
 

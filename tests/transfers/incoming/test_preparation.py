@@ -123,7 +123,7 @@ async def test_backups_have_to_fit(
     client = await begun(node, source, backups=[BACKUP | {"bytes": 1 << 60}])
     move = node.incoming_moves.get().find(UUID, client.id)
     assert move is not None
-    monkeypatch.setattr(move.reception.attachments, "_reserve", 1)
+    monkeypatch.setattr(move.inbox.attachments, "_reserve", 1)
     assert (await prepared(client))["code"] == "move-no-space"
 
 
@@ -232,4 +232,4 @@ async def test_the_next_daemon_removes_what_a_rehearsal_has_left(
     await until(lambda: ("rehearse", UUID) in node.environment.calls)
     later = await running_nodes.next()
     await until(lambda: ("end_rehearsal", UUID) in later.environment.calls)
-    await until(lambda: later.receiver.find(UUID)._reception is not None)  # type: ignore[union-attr]
+    await until(lambda: later.receiver.find(UUID)._inbox is not None)  # type: ignore[union-attr]

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from tests.support.reactor import reactor, until
 from tests.transfers.incoming.test_lost_writes import LossyDisk, close_round
 from wingsd.moves.rereading import Piece, PieceReader
-
-
-class WatchedLock:
-    """A lock that tells when somebody has to wait for it."""
-
-    def __init__(self, waited: Event) -> None:
-        self._waited = waited
-        self._lock = Lock()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            self._waited.set()
-            self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
+from wingsd.threadio import Workers
+from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 
 
 @pytest.fixture
@@ -39,30 +27,41 @@ def disk(tmp_path: Path) -> Iterator[LossyDisk]:
     disk.close()
 
 
-def test_a_reading_waits_for_that_of_a_commit_which_was_withdrawn(
-    disk: LossyDisk, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers(reactor, "test", 4)
+    workers.start()
+    yield workers
+    workers.stop()
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_reading_waits_for_that_of_a_commit_which_was_withdrawn(
+    disk: LossyDisk, workers: Workers, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
 ) -> None:
-    is_read, met, withdrawn = Event(), Event(), Event()
-    disk.copy._reading = WatchedLock(met)  # type: ignore[assignment]
+    upkeep = CopyUpkeep("server", disk.copy, workers, workers, reactor)
+    is_read, goes_on, withdrawn = Event(), Event(), Event()
     differing = PieceReader.differing
     read = list[Piece]()
 
     def slow(reader: PieceReader, pieces: Sequence[Piece]) -> list[Piece]:
-        is_first, read[:] = not read, [*read, *pieces]
-        if is_first:
-            is_read.set()
-            met.wait(30)
-        else:
-            met.set()
+        read.extend(pieces)
+        is_read.set()
+        goes_on.wait(30)
         return differing(reader, pieces)
 
     monkeypatch.setattr(PieceReader, "differing", slow)
-    of_commit = Thread(target=disk.copy.read_back, args=[withdrawn.is_set])
-    of_commit.start()
-    is_read.wait(30)
+    of_commit = Deferred.fromCoroutine(upkeep.read_back(workers, withdrawn.is_set))
+    of_commit.addErrback(lambda _: None)
+    await until(is_read.is_set)
     withdrawn.set()
-    disk.copy.read_back(lambda: False)
-    of_commit.join()
+    if is_cancelled:
+        of_commit.cancel()
+    upkeep.read_behind()
+    second = Deferred.fromCoroutine(upkeep.read_back(workers, lambda: False))
+    assert not second.called
+    goes_on.set()
+    await second
     assert len(read) == len(set(map(id, read)))
     disk.copy.close()
     assert disk.copy.is_read

@@ -140,6 +140,8 @@ class Attachments:
         if log is not None:
             self._sizes[LOG] = log
             self._places[LOG] = _LogPlace(*log_paths)
+        #: How many bytes of each have arrived here, which other threads only look at.
+        self._arrived = dict.fromkeys(self._places, 0)
         #: The SHA-256 of those that are whole.
         self._whole: dict[str, str] = {}
         #: The hash of what has arrived so far of each, where all of it has arrived in order here.
@@ -149,6 +151,11 @@ class Attachments:
     def size(self) -> int:
         """The bytes of all."""
         return sum(self._sizes.values())
+
+    @property
+    def arrived(self) -> int:
+        """How many bytes have arrived here."""
+        return sum(self._arrived.values())
 
     @property
     def names(self) -> list[str]:
@@ -235,6 +242,7 @@ class Attachments:
                 with storage_errors(f"{path} cannot be written"):
                     _write_all(fd, block)
                 at += len(block)
+                self._arrived[name] += len(block)
                 if hasher is not None:
                     hasher.update(block)
                     self._hashes[name] = (at, hasher)

@@ -21,15 +21,14 @@ from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.factory import IncomingTransferFactory
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.moves.attachments import check_announced
-from wingsd.transfers.incoming.moves.beginning import MoveBeginning, MoveIdentity, MoveTerms
 from wingsd.transfers.incoming.moves.errors import (
     MoveBusy,
     MoveKeyInvalid,
     MoveNotFound,
     recorded_failure,
 )
-from wingsd.transfers.incoming.moves.seed import IncomingSeed
-from wingsd.transfers.incoming.moves.transfer import MoveTransfer
+from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveIdentity, MoveTerms
+from wingsd.transfers.incoming.moves.transfer import IncomingSeed, MoveTransfer
 from wingsd.util.deferreds import when_fired
 
 __all__ = ["EndedMove", "IncomingMoves", "key_digest"]

@@ -1,7 +1,8 @@
-"""The files of a move as they arrive, and its ledger: `MoveDestination`, for several threads.
+"""The partial copy of a move: its files as they arrive, and its ledger, for several threads.
 
-Calls come from worker threads and are made one at a time. After an error of the disk the ledger is
-read again before the next call; batches that are being received then fail, and come again.
+Calls of `MoveDestination` come from worker threads and are made one at a time. After an error of
+the disk the ledger is read again before the next call; batches that are being received then fail,
+and come again. `CopyUpkeep` flushes a copy and reads it back meanwhile.
 
 A flush that fails says so once, and not what it has lost: all batches that are not known to be on
 stable storage are lost then, and the source has to resume.
@@ -13,15 +14,22 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from time import time
+from typing import Any, TypeVar
+from uuid import UUID
 
 import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wingsd.errors import Conflict, DiskLimitExceeded, StorageError, WingsdError
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchReader, BlockRun, Index, frame_bytes
+from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, frame_bytes
 from wingsd.moves.destination import MoveDestination, Resumption
 from wingsd.moves.errors import (
     LedgerDamaged,
@@ -34,14 +42,22 @@ from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes
-from wingsd.transfers.incoming.moves.arriving_batch import ArrivingBatch
-from wingsd.transfers.incoming.moves.copy_settings import CopySettings, boot_id
-from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded, space_error
-from wingsd.transfers.incoming.moves.flushes import Flushes
+from wingsd.moves.tree import MoveLimits
+from wingsd.threadio import Workers, relayed
+from wingsd.transfers.incoming.moves.errors import (
+    MoveNoSpace,
+    MoveRequestInvalid,
+    MoveResumeNeeded,
+    space_error,
+)
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
+from wingsd.util.deferreds import when_fired
+from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.text import display
 
-__all__ = ["MoveProgress", "PartialCopy"]
+__all__ = ["CopySettings", "CopyUpkeep", "MoveProgress", "PartialCopy"]
+
+T = TypeVar("T")
 
 #: Bytes that may be written and not flushed: a flush takes the longer, the more is written
 #: meanwhile, and nothing is read back before it.
@@ -53,18 +69,42 @@ LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 LEDGER_GROWS = 16 << 20
 #: Bytes of it for each name, and bytes of files for one more: most need less.
 NAME_TAKES, FILES_FOR_BYTE = 256, 256
+#: Bytes and runs of blocks that are written together.
+WRITTEN_TOGETHER = 256 << 10
+RUNS_TOGETHER = 64
+#: Seconds from the end of a checkpoint to the next one.
+CHECKPOINT_EVERY = 0.5
 #: Frames that may make a file, directory or symlink.
 _MAKES = (WholeFrame, FileFrame, DirectoryFrame, LinkFrame)
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@attrs.frozen(eq=False, repr=False)
+class CopySettings:
+    """The limits and the owner of a copy, and the bytes and inodes that stay free.
+
+    `attributes` is whether the source knows extended attributes.
+    """
+
+    limits: MoveLimits
+    owner: tuple[int, int]
+    reserve: int
+    inode_reserve: int
+    attributes: bool = True
 
 
 @attrs.frozen(eq=False, repr=False)
 class MoveProgress:
-    """Round, the highest number received, that which is durable, and the bytes of all files."""
+    """The numbers of a copy: its round, the highest batch received, and the highest durable one.
+
+    `bytes` and `files` are those of the whole tree, the holes of sparse files included.
+    """
 
     round: int = 1
     received: int = 0
     durable: int = 0
     bytes: int = 0
+    files: int = 0
 
 
 class PartialCopy:
@@ -85,9 +125,9 @@ class PartialCopy:
         self._server = server
         self._copies = copies
         self._settings = settings
-        self._flushes = Flushes(sync)
+        self._sync = sync
         self._move = move
-        self._boot = boot_id()
+        self._boot = _boot_id()
         self._paths: CopyPaths | None = None
         self._lock = Lock()
         self._open = ExitStack()
@@ -97,25 +137,24 @@ class PartialCopy:
         self.without_attributes = 0
         #: The descriptor of the files' directory while the ledger is open.
         self._root = -1
-        #: Held while the disk is flushed, and the bytes that were written and not flushed.
+        #: Held for a checkpoint; and the bytes that were written and not flushed.
         self._flushing = Lock()
         self._unflushed = 0
-        #: Held while it is read back.
-        self._reading = Lock()
-        #: How many flushes had failed when the ledger was opened.
-        self._known_failures = 0
+        #: Held while the disk is flushed: `_lock` is not held for a checkpoint, but for others.
+        self._syncing = Lock()
+        #: How many flushes have failed, and how many had when the ledger was opened.
+        self._failures = self._known_failures = 0
         #: Whether one has failed since the source has resumed.
         self._is_lost = False
-        #: Counts how often the ledger was opened: a batch of an earlier time is lost.
-        self._opened = 0
-        #: Bytes of the ledger when it was written anew, or opened.
+        #: Bytes of the ledger when it was last rewritten, or opened.
         self._compacted = 0
         #: The paths of files that are not as they were sent, in order, until the next round.
         self._wrong: dict[bytes, None] = {}
         #: Whether all of it had been read back from the disk when it was closed.
         self.is_read = False
-        #: How far it is; the reactor only looks at it.
+        #: How far it is, and how many bytes of files have arrived. The reactor only looks at them.
         self.progress = MoveProgress()
+        self.arrived = 0
 
     # Beginning and end
 
@@ -225,18 +264,9 @@ class PartialCopy:
 
     # Batches
 
-    def receive(
-        self,
-        number: int,
-        reader: BatchReader,
-        pieces: Iterator[bytes],
-        count: Callable[[int], object],
-    ) -> int:
-        """Receive the batch `number`; return the number up to which all are durable.
-
-        `count` is called with the bytes of the files that have arrived.
-        """
-        batch = ArrivingBatch(self, number, count)
+    def receive(self, number: int, reader: BatchReader, pieces: Iterator[bytes]) -> int:
+        """Receive the batch `number`; return the number up to which all are durable."""
+        batch = _ArrivingBatch(self, number)
         try:
             for piece in pieces:
                 for event in reader.feed(piece):
@@ -250,8 +280,8 @@ class PartialCopy:
             return self.checkpoint(MOST_UNFLUSHED)
         return self.progress.durable
 
-    def begin_batch(self, index: Index) -> int:
-        """Begin a batch; return by which opening of the ledger, 0 where it is here already."""
+    def begin_batch(self, index: Index) -> MoveDestination | None:
+        """Begin a batch; return what takes it, None where it is here already."""
         with self._used() as destination:
             if not destination.received.has(index.number):
                 size = sum(map(frame_bytes, index.frames)) + len(index.raw)
@@ -259,26 +289,26 @@ class PartialCopy:
                 if destination.ledger_size + len(index.raw) > 2 * _needed(destination):
                     # No source repeats so much within a round; the ledger is written again then.
                     raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
-            is_new = destination.begin(index)
-            return self._opened if is_new else 0
+            return destination if destination.begin(index) else None
 
-    def write(self, opened: int, index: Index, runs: Sequence[BlockRun]) -> None:
-        """Write blocks of a batch that was begun by that opening."""
+    def write(self, opened: MoveDestination, index: Index, runs: Sequence[BlockRun]) -> None:
+        """Write blocks of a batch that `opened` has begun."""
         with self._used(opened) as destination:
             self._unflushed += sum(max(len(run.data), LEAST_UNFLUSHED) for run in runs)
             destination.write(index, runs)
+            self.arrived += sum(len(run.data) for run in runs)
 
-    def end_batch(self, opened: int, index: Index) -> None:
-        """End a batch."""
+    def end_batch(self, opened: MoveDestination, index: Index) -> None:
+        """End a batch that `opened` has begun."""
         with self._used(opened) as destination:
             destination.end(index)
 
-    def abandon(self, opened: int, index: Index) -> None:
+    def abandon(self, opened: MoveDestination, index: Index) -> None:
         """Give up a batch that has not ended."""
         with self._lock:
-            if self._destination is not None and self._opened == opened:
+            if self._destination is opened:
                 try:
-                    self._destination.abandon(index)
+                    opened.abandon(index)
                 except WingsdError:
                     self._close()
 
@@ -291,21 +321,36 @@ class PartialCopy:
         """
         with self._flushing:
             with self._used() as destination:
-                opened, written = self._opened, destination.undurable
+                opened, written = destination, destination.undurable
                 failures, unflushed = self._known_failures, self._unflushed
             writing()
             if written and unflushed >= least:
                 try:
-                    self._flushes.flush(failures)
+                    self._flush(failures)
                 except StorageError as error:
                     with self._lock:
                         self._note_failure()
                     raise space_error(error) from error
                 with self._used() as destination:
                     self._unflushed -= unflushed
-                    if self._opened == opened:
+                    if destination is opened:
                         destination.proven(written)
         return self.progress.durable
+
+    def _flush(self, known: int) -> None:
+        """Return when all that was written is on stable storage.
+
+        Raises what `sync` raises, and StorageError where more than the `known` failures have been:
+        of two flushes at a time the kernel reports an error to one.
+        """
+        with self._syncing:
+            if self._failures != known:
+                raise StorageError("what has arrived could not be written to the disk")
+            try:
+                self._sync()
+            except BaseException:
+                self._failures += 1
+                raise
 
     def prepare_root(self) -> None:
         """Make the digests that a root is made of, as far as all is here."""
@@ -335,15 +380,16 @@ class PartialCopy:
 
         Other calls are made meanwhile, but not this one. It ends early when `is_stopped`.
         """
-        opened, differing = 0, list[Piece]()
-        with self._reading, ExitStack() as stack:
+        opened: MoveDestination | None = None
+        differing = list[Piece]()
+        with ExitStack() as stack:
             while True:
                 with self._used() as destination:
                     rereading = destination.rereading
-                    if self._opened == opened:
+                    if destination is opened:
                         self._wrong |= dict.fromkeys(rereading.settle(differing))
                     else:
-                        opened = self._opened
+                        opened = destination
                         reader = PieceReader(os.dup(self._root))
                         stack.enter_context(closing(reader))
                     pieces = () if is_stopped() else rereading.take()
@@ -372,24 +418,18 @@ class PartialCopy:
             return destination.tree.bytes
 
     @property
-    def files(self) -> int:
-        """How many names there are."""
-        destination = self._destination  # which other threads close
-        return destination.tree.members if destination is not None else 0
-
-    @property
     def steps(self) -> int:
         """Grows while the tree is gone through, as for its root."""
-        destination = self._destination
+        destination = self._destination  # which other threads close
         return destination.tree.steps if destination is not None else 0
 
     # In threads
 
     def _note_failure(self) -> None:
         """After a flush that has failed: have the source resume, and send what may be lost."""
-        if self._flushes.failures == self._known_failures:
+        if self._failures == self._known_failures:
             return
-        self._known_failures, self._is_lost = self._flushes.failures, True
+        self._known_failures, self._is_lost = self._failures, True
         if self._destination is not None:
             with suppress(WingsdError):  # else they are lost when the ledger is opened
                 self._destination.lose()
@@ -404,14 +444,14 @@ class PartialCopy:
 
     @contextmanager
     def _used(
-        self, opened: int | None = None, *, renew: bool = False
+        self, opened: MoveDestination | None = None, *, renew: bool = False
     ) -> Iterator[MoveDestination]:
-        """Use the destination alone; with `opened` only if the ledger is still open since then.
+        """Use the destination alone; with `opened` only if that is it still.
 
         With `renew`, a copy that was removed or damaged is begun again.
         """
         with self._lock:
-            if opened not in (None, self._opened) or self._paths is None:
+            if self._paths is None or (opened is not None and opened is not self._destination):
                 raise MoveResumeNeeded("the copy was opened again; resume the move")
             self._note_failure()
             if self._is_lost and not renew:
@@ -435,7 +475,9 @@ class PartialCopy:
                 self._is_lost = False
             received = destination.received
             numbers = (received.round, received.upto, destination.durable)
-            self.progress = MoveProgress(*numbers, destination.tree.bytes)
+            self.progress = MoveProgress(
+                *numbers, destination.tree.bytes, destination.tree.members
+            )
 
     def _open_again(self, *, renew: bool) -> None:
         try:
@@ -452,7 +494,7 @@ class PartialCopy:
         settings = self._settings
         # Those that failed before have been heeded when this is open.
         self._note_failure()
-        sync = partial(self._flushes.flush, self._known_failures)
+        sync = partial(self._flush, self._known_failures)
         with ExitStack() as stack:
             fds = []
             for path in (paths.tree, paths.aside):
@@ -469,9 +511,9 @@ class PartialCopy:
                 destination.drop_attributes()
             self._open = stack.pop_all()
         self._destination, self._root, self._applier = destination, fds[0], applier
-        self.progress = attrs.evolve(self.progress, bytes=destination.tree.bytes)
+        tree = destination.tree
+        self.progress = attrs.evolve(self.progress, bytes=tree.bytes, files=tree.members)
         self._compacted = destination.ledger_size
-        self._opened += 1
 
     def _close(self) -> None:
         self._destination = None
@@ -483,3 +525,195 @@ def _needed(destination: MoveDestination) -> int:
     tree = destination.tree
     names, files = NAME_TAKES * tree.members, tree.bytes // FILES_FOR_BYTE
     return LEDGER_GROWS + 2 * (names + files + tree.attribute_bytes)
+
+
+class _ArrivingBatch:
+    """One batch on its way into a copy."""
+
+    def __init__(self, copy: PartialCopy, number: int) -> None:
+        self._copy = copy
+        self._number = number
+        #: The data batch that was begun, and what has begun it.
+        self._begun: tuple[MoveDestination, Index] | None = None
+        #: Blocks that have arrived and are to be written together, and their bytes.
+        self._runs: list[BlockRun] = []
+        self._size = 0
+
+    def take(self, event: Index | BlockRun) -> None:
+        """Take what has arrived."""
+        if isinstance(event, BlockRun):
+            self._runs.append(event)
+            self._size += len(event.data)
+            if self._size >= WRITTEN_TOGETHER or len(self._runs) >= RUNS_TOGETHER:
+                self.write()
+            return
+        if event.number != self._number:
+            raise MoveRequestInvalid(
+                f"the batch has the number {event.number}, the path has {self._number}"
+            )
+        # Of a shape batch nothing may be missing.
+        if event.kind is BatchKind.DATA and (opened := self._copy.begin_batch(event)):
+            self._begun = (opened, event)
+
+    def write(self) -> None:
+        """Write what was taken."""
+        runs, self._runs, self._size = self._runs, [], 0
+        if runs and self._begun is not None:
+            self._copy.write(*self._begun, runs)
+
+    def end(self, index: Index) -> None:
+        """Take the end."""
+        if index.kind is BatchKind.SHAPE:
+            self._copy.begin_batch(index)
+        elif self._begun is not None:
+            self._copy.end_batch(*self._begun)
+            self._begun = None
+
+    def abandon(self) -> None:
+        """Give it up."""
+        if self._begun is not None:
+            self._copy.abandon(*self._begun)
+
+
+class CopyUpkeep:
+    """The flushes of a partial copy, and its reading back, while more arrives.
+
+    `disk` flushes, and `rereaders` read back what is durable, unless they are None. An error is
+    only logged: `copy` has the source resume after a flush that has failed, as the disk reports it
+    only once, and what cannot be read is found again at the end.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: str,
+        copy: PartialCopy,
+        disk: Workers,
+        rereaders: Workers | None,
+        reactor: ThreadedReactor,
+    ) -> None:
+        self._server = server
+        self._copy = copy
+        self._disk = disk
+        self._rereaders = rereaders
+        self._reactor = reactor
+        self._next: IDelayedCall | None = None
+        self._is_flushing = self._is_stopped = False
+        #: Fires at the end of what is being read back; and whether that is to end now.
+        self._reading: Deferred[Exception | None] | None = None
+        self._is_ending = False
+        #: Whether what is durable is read back at once.
+        self.reads_behind = True
+
+    def stop(self) -> None:
+        """Flush no more, and begin to read nothing back."""
+        self._is_stopped, self.reads_behind = True, False
+        timer, self._next = self._next, None
+        if timer is not None:
+            timer.cancel()
+
+    # Flushes
+
+    def flush_soon(self) -> None:
+        """Flush in a moment, and again as long as more has ended meanwhile."""
+        if self._next is None and not self._is_flushing and not self._is_stopped:
+            self._next = self._reactor.callLater(CHECKPOINT_EVERY, self._flush_next)
+
+    async def prepare_root(self) -> None:
+        """Flush now, and make the digests of a root in another thread while the disk writes.
+
+        The flush goes on when this is cancelled.
+        """
+        writing: Deferred[None] = Deferred()
+        flushing = self._flush(relayed(self._reactor, lambda: writing.callback(None)))
+        either = [writing, when_fired(flushing)]
+        done = await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
+        if isinstance(done, list):  # both were cancelled with this
+            raise CancelledError
+        await self._disk.run(self._copy.prepare_root)
+        await when_fired(flushing)
+
+    def _flush_next(self) -> None:
+        self._next = None
+        self._is_flushing = True
+        self._flush().addCallback(self._flushed)
+
+    def _flush(self, writing: Callable[[], object] = lambda: None) -> Deferred[bool]:
+        """Flush; return whether that was done.
+
+        `writing` is called in the thread from which on the copy may be used by others.
+        """
+        flushing: Deferred[int] = self._disk.run(self._copy.checkpoint, 0, writing)
+        return flushing.addCallbacks(self._done, self._failed)
+
+    def _done(self, _: int) -> bool:
+        self.read_behind()
+        return True
+
+    def _failed(self, failure: Failure) -> bool:
+        self._log.warn("{server}: {error}", server=self._server, error=failure.value)
+        return False
+
+    def _flushed(self, is_done: bool) -> None:
+        self._is_flushing = False
+        progress = self._copy.progress
+        if is_done and progress.durable < progress.received:  # what has ended meanwhile
+            self.flush_soon()
+
+    # Reading back
+
+    def read_behind(self) -> None:
+        """Have what is durable read back, unless that is under way, or not wanted now."""
+        if self.reads_behind:
+            self._go_on()
+
+    async def catch_up(self) -> None:
+        """Return when all was read back that was there to be read."""
+        self._go_on()
+        if self._reading is not None:
+            await when_fired(self._reading)
+
+    async def end_reading(self) -> None:
+        """Return when nothing is read back."""
+        while self._reading is not None:
+            self._is_ending = True
+            await when_fired(self._reading)
+
+    async def read_back(self, workers: Workers, is_stopped: Callable[[], bool]) -> None:
+        """Read back the rest, in a thread of `workers`; end early when `is_stopped`."""
+        await self.end_reading()
+        reading = self._read(workers, is_stopped)
+        await when_fired(reading)  # which goes on if this is cancelled
+        if isinstance(reading.result, Exception):
+            raise reading.result
+
+    def _go_on(self) -> None:
+        if self._reading is None and self._rereaders is not None:
+            self._is_ending = False
+            self._read(self._rereaders, lambda: self._is_ending).addCallback(self._log_error)
+
+    def _read(
+        self, workers: Workers, is_stopped: Callable[[], bool]
+    ) -> Deferred[Exception | None]:
+        """Read back, in one thread at a time; fire with the error, if there is one."""
+        reading: Deferred[Any] = workers.run(self._copy.read_back, is_stopped)
+        self._reading = reading
+        reading.addErrback(lambda failure: failure.value)
+        return reading.addCallback(self._read_over)
+
+    def _read_over(self, error: T) -> T:
+        self._reading = None
+        return error
+
+    def _log_error(self, error: Exception | None) -> None:
+        if error is not None:
+            self._log.warn("{server}: {error}", server=self._server, error=error)
+
+
+def _boot_id() -> bytes:
+    """Return the 16 bytes that name the present boot; random ones where the kernel has none."""
+    try:
+        return UUID(_BOOT.read_text().strip()).bytes
+    except (OSError, ValueError):
+        return os.urandom(16)

@@ -6,11 +6,17 @@ to the next one, and a failure keeps what has arrived for the next transfer of t
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
 from functools import partial
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wingsd.archive.extract import NOT_KEPT
 from wingsd.archive.policy import attributes_line
@@ -31,9 +37,8 @@ from wingsd.servers import Servers
 from wingsd.statedb import Direction, MoveRecord, TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import ContainerNameTaken
+from wingsd.transfers.errors import ContainerNameTaken, SeedAdopted
 from wingsd.transfers.incoming.commit import Remainder
-from wingsd.transfers.incoming.moves.beginning import MoveTerms
 from wingsd.transfers.incoming.moves.errors import (
     MoveAbandoned,
     MoveBusy,
@@ -43,27 +48,165 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
+    SeedForgotten,
     keeps_copy,
 )
-from wingsd.transfers.incoming.moves.opening import make_reception
-from wingsd.transfers.incoming.moves.preparation import Preparation
-from wingsd.transfers.incoming.moves.reception import Commit, Phase, Reception
-from wingsd.transfers.incoming.moves.silence import SilenceWatch
+from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer
 from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import IncomingStorage
-from wingsd.util.deferreds import when_fired
+from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.text import readable_size
 
-__all__ = ["MoveTransfer"]
+__all__ = [
+    "SEED",
+    "IncomingSeed",
+    "MoveTransfer",
+    "Preparation",
+    "PreparationState",
+]
 
+#: The name that metrics have for a seed while its copy follows the server.
+SEED = "seed"
+#: Where the state of a seed has that its source has begun a session.
+_FOLLOWS = "follows"
 _MIB = 1 << 20
 #: Seconds that this node waits longer than its source for a sign of the other.
 LONGER = 300.0
 #: Seconds since the last question to the Panel after which it is asked again before the end.
 ASKED_ENOUGH = 600.0
+#: Seconds until it is looked again at a move that is being committed.
+AGAIN = 60.0
+
+
+class PreparationState(Enum):
+    """How far a preparation is."""
+
+    UNDER_WAY = "under way"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Preparation:
+    """The preparation of one server: each of `trials` in turn, as often as the source asks."""
+
+    _log = Logger()
+
+    def __init__(
+        self, server: str, trials: Sequence[Callable[[], Awaitable[None]]], changes: Changes
+    ) -> None:
+        self._server = server
+        self._trials = trials
+        self._changes = changes
+        self._running: Deferred[None] | None = None
+        self.state = PreparationState.UNDER_WAY
+        #: Why the last one has failed.
+        self.error: WingsdError | None = None
+        #: How often it was begun.
+        self.count = 0
+        #: Seconds for which the last rehearsal made its container; 0 before.
+        self.container_seconds = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all has succeeded when it was tried last."""
+        return self.state == PreparationState.READY
+
+    def begin(self) -> None:
+        """Begin to try all of it, unless that is under way."""
+        if self._running is not None:
+            return
+        self.state, self.error = PreparationState.UNDER_WAY, None
+        self.count += 1
+        self._changes.changed()
+        running = self._running = Deferred.fromCoroutine(self._run())
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        if self._running.called:
+            self._running = None
+
+    async def clear(self, end_rehearsal: Callable[[str], Awaitable[None]]) -> None:
+        """Remove what an earlier daemon may have left that died meanwhile; log why not."""
+        try:
+            await end_rehearsal(self._server)
+        except WingsdError as error:
+            self._log.warn("{server}: {error}", server=self._server, error=error)
+
+    def stop(self) -> None:
+        """End what is under way."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _run(self) -> None:
+        try:
+            for trial in self._trials:
+                await trial()
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._fail(error)
+        else:
+            self.state = PreparationState.READY
+        finally:
+            self._running = None
+            self._changes.changed()
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, WingsdError):
+            self._log.failure("{server}: the preparation failed", server=self._server)
+            error = WingsdError("internal error", "see the log of the destination node")
+        self.state, self.error = PreparationState.FAILED, error
+        self._log.warn(
+            "{server}: not ready for it, and it runs on at its source: {error}",
+            server=self._server,
+            error=error,
+        )
+
+
+class SilenceWatch:
+    """Calls `on_silence` with the seconds, once, when nothing was heard for so long.
+
+    Not as long as `is_excused`: after the commit only this node has something to say.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        is_excused: Callable[[], bool],
+        on_silence: Callable[[float], object],
+    ) -> None:
+        self._reactor = reactor
+        self._is_excused = is_excused
+        self._on_silence = on_silence
+        self._heard = reactor.seconds()
+        self._timer: IDelayedCall | None = None
+
+    def hear(self) -> None:
+        """Note that something was heard."""
+        self._heard = self._reactor.seconds()
+
+    def start(self, limit: float) -> None:
+        """Watch from now on."""
+        self.stop()
+        self.hear()
+        self._timer = self._reactor.callLater(limit, self._look, limit)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _look(self, limit: float) -> None:
+        self._timer = None
+        left = limit - (self._reactor.seconds() - self._heard)
+        if self._is_excused():
+            self._timer = self._reactor.callLater(AGAIN, self._look, limit)
+        elif left > 0:
+            self._timer = self._reactor.callLater(left, self._look, limit)
+        else:
+            self._on_silence(limit)
 
 
 class MoveTransfer(IncomingTransfer):
@@ -89,7 +232,7 @@ class MoveTransfer(IncomingTransfer):
         )
         self._storage = storage
         self._extraction = extraction
-        self._reception: Reception | None = None
+        self._inbox: Inbox | None = None
         self._arrival = self
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
@@ -114,17 +257,17 @@ class MoveTransfer(IncomingTransfer):
         self._shown = -1
 
     def _arrived(self) -> int:
-        return self._reception.arrived if self._reception is not None else 0
+        return self._inbox.arrived if self._inbox is not None else 0
 
     def _count(self) -> int:
-        return self._reception.held if self._reception is not None else 0
+        return self._inbox.held if self._inbox is not None else 0
 
     @property
     def size(self) -> int:
         """How many bytes are expected, 0 where that is not known."""
-        if self._reception is None or not self.terms.beginning.bytes:
+        if self._inbox is None or not self.terms.beginning.bytes:
             return 0
-        return self.terms.beginning.bytes + self._reception.attachments.size
+        return self.terms.beginning.bytes + self._inbox.attachments.size
 
     # Beginning
 
@@ -172,29 +315,19 @@ class MoveTransfer(IncomingTransfer):
         """Open the copy; return how many bytes of an earlier move it has."""
         self._configuration = configuration
         disk_space = configuration.settings.build.disk_space
-        reception = make_reception(
-            self.server,
-            self.terms,
-            disk_space,
-            self._storage,
-            self._extraction,
-            self.changes,
+        inbox = Inbox(
+            self.server, self.terms, disk_space, self._storage, self._extraction, self.changes
         )
         if is_new:
             self._rollback.add(self._put_away)
-        self._rollback.add(partial(reception.close, MoveOver()))
-        held = await self._extraction.workers.run(partial(reception.open, is_new=is_new))
-        reception.held = held
-        reception.on_session = self._on_session
-        reception.writing_back = self._files.writing_back
-        self._reception = reception
-        beginning = self.terms.beginning
-        reception.disk_bytes = beginning.disk_bytes
-        reception.disk_files = beginning.files if beginning.disk_bytes else 0
+        self._rollback.add(partial(inbox.close, MoveOver()))
+        held = await self._extraction.workers.run(partial(inbox.open, is_new=is_new))
+        inbox.on_session = self._on_session
+        self._inbox = inbox
         if is_new:
             await self.require_room()
         else:
-            self._storage.copies.arrives(self.server, reception.to_come)
+            self._storage.copies.arrives(self.server, inbox.to_come)
         self._steps.cancel_scope.check()
         return held
 
@@ -223,41 +356,41 @@ class MoveTransfer(IncomingTransfer):
     # Receiving
 
     async def _receive_move(self) -> None:
-        reception = self.reception
+        inbox = self.inbox
         self.meter.start()
         self._silence.start(self.terms.silence + LONGER)
         try:
-            commit, size = await self._proven(reception)
+            commit, size = await self._proven(inbox)
         finally:
             self._silence.stop()
             self.preparation.stop()
             self.meter.stop()
             self._steps.announcer.hide_progress()
-        files = reception.copy.files
-        await reception.close(MoveCommitted())
+        files = inbox.copy.progress.files
+        await inbox.close(MoveCommitted())
         self._storage.copies.left(self.server)
         self._log_figures(size, files)
         self._commit_phase.is_to_start = await self._record_start(commit)
         server = self._servers.get(self.server)
         await (await self._commit_phase.run(server, self._configuration, size)).done
 
-    async def _proven(self, reception: Reception) -> tuple[Commit, int]:
+    async def _proven(self, inbox: Inbox) -> tuple[Commit, int]:
         """Return the commit, and the bytes of all files, when they are proven and durable."""
         steps, scope = self._steps, self._steps.cancel_scope
         while True:
-            commit = await scope.wait(reception.committed())
+            commit = await scope.wait(inbox.committed())
             await steps.enter(ReceiveStep.VERIFY)
             try:
                 await self._ask_again()
-                await scope.wait(Deferred.fromCoroutine(reception.verify(commit)))
+                await scope.wait(Deferred.fromCoroutine(inbox.verify(commit)))
                 await steps.enter(ReceiveStep.DURABLE)
-                size = await scope.wait(Deferred.fromCoroutine(reception.finish()))
-                if count := reception.copy.without_attributes:
+                size = await scope.wait(Deferred.fromCoroutine(inbox.finish()))
+                if count := inbox.copy.without_attributes:
                     steps.announcer.warn(attributes_line(count, NOT_KEPT))
                 await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=False)))
-                reception.seal(commit)
+                inbox.seal(commit)
             except (RootMismatch, MoveResumeNeeded) as error:
-                await self._go_back(reception, commit, error)
+                await self._go_back(inbox, commit, error)
             else:
                 return commit, size
 
@@ -268,12 +401,12 @@ class MoveTransfer(IncomingTransfer):
             await self.terms.database.set_start(entry, starts=starts)
         return starts and self.preparation.is_ready
 
-    async def _go_back(self, reception: Reception, commit: Commit, error: WingsdError) -> None:
+    async def _go_back(self, inbox: Inbox, commit: Commit, error: WingsdError) -> None:
         scope = self._steps.cancel_scope
         scope.check()
         if isinstance(error, RootMismatch):
             self._steps.announcer.warn(f"{error.code}: {error}", error.code)
-        reception.reject(commit, error)
+        inbox.reject(commit, error)
         await self._steps.go_back(ReceiveStep.RECEIVE)
 
     async def _ask_again(self) -> None:
@@ -292,17 +425,17 @@ class MoveTransfer(IncomingTransfer):
     def note_size(self, disk_bytes: int, files: int) -> None:
         """Note what the server's files take by now, 0 if not known.
 
-        Raises as `reception`, and `MoveCommitted`.
+        Raises as `inbox`, and `MoveCommitted`.
         """
-        reception = self.reception
-        if reception.phase != Phase.OPEN:
+        inbox = self.inbox
+        if inbox.phase != Phase.OPEN:
             raise MoveCommitted
         if disk_bytes > 0:
-            reception.disk_bytes, reception.disk_files = disk_bytes, max(files, 0)
+            inbox.disk_bytes, inbox.disk_files = disk_bytes, max(files, 0)
 
     def prepare(self) -> None:
-        """Begin to try what is needed. Raises as `reception`, and `MoveCommitted`."""
-        if self.reception.phase != Phase.OPEN:
+        """Begin to try what is needed. Raises as `inbox`, and `MoveCommitted`."""
+        if self.inbox.phase != Phase.OPEN:
             raise MoveCommitted
         self.preparation.begin()
 
@@ -315,11 +448,11 @@ class MoveTransfer(IncomingTransfer):
 
     def _check_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk. Blocking."""
-        limits, reception = self._extraction.limits, self.reception
-        reception.attachments.require_room()
+        limits, inbox = self._extraction.limits, self.inbox
+        inbox.attachments.require_room()
         try:
             self._storage.copies.admit(
-                self.server, reception.to_come, limits.reserve, limits.inode_reserve
+                self.server, inbox.to_come, limits.reserve, limits.inode_reserve
             )
         except StorageError as error:
             raise MoveNoSpace(error.detail) from error
@@ -327,30 +460,30 @@ class MoveTransfer(IncomingTransfer):
     async def _rehearse(self) -> None:
         seconds = await self._environment.rehearse(self._configuration.settings)
         self.preparation.container_seconds = seconds
-        await self.reception.read_behind()  # else the server would be down for that
+        await self.inbox.read_behind()  # else the server would be down for that
 
     # What the requests of the source ask
 
     @property
-    def reception(self) -> Reception:
+    def inbox(self) -> Inbox:
         """What takes its requests. Raises `MoveBusy` before and after, `MoveOver` at the end."""
         if self._reason is not None:
             raise MoveOver
-        if self._reception is None:
+        if self._inbox is None:
             raise MoveBusy("this node asks its Panel about the server; send it again")
-        return self._reception
+        return self._inbox
 
     def hear(self) -> None:
         """Note that the source has asked something."""
         self._silence.hear()
 
     @property
-    def status(self) -> tuple[str, str, str, Reception | None]:
+    def status(self) -> tuple[str, str, str, Inbox | None]:
         """Its phase, the name of its step and its text, and what takes its requests."""
-        phase = self._reception.phase if self._reception is not None else Phase.OPEN
+        phase = self._inbox.phase if self._inbox is not None else Phase.OPEN
         if self._reason is not None:
             phase = Phase.COMMIT  # it fails
-        return phase, self._steps.step, self._steps.step_text, self._reception
+        return phase, self._steps.step, self._steps.step_text, self._inbox
 
     async def _check_engine(self) -> None:
         """Do nothing yet: a source on the same engine may have its container until the commit."""
@@ -364,13 +497,13 @@ class MoveTransfer(IncomingTransfer):
             pass  # an engine that is silent now is asked again at the end
 
     def _on_session(self, held: Resumption) -> None:
-        reception, announcer = self.reception, self._steps.announcer
-        if reception.sessions == 1 and not self.terms.beginning.running:
+        inbox, announcer = self.inbox, self._steps.announcer
+        if inbox.sessions == 1 and not self.terms.beginning.running:
             Deferred.fromCoroutine(self._check_engine_now())
         if held.bytes:
             total = f" of {readable_size(self.size)}" if self.size else ""
             announcer.say(
-                f"the move goes on where it was: {readable_size(reception.held)}{total} are here"
+                f"the move goes on where it was: {readable_size(inbox.held)}{total} are here"
             )
         self.meter.skip()
         self.meter.resumed = held.bytes
@@ -416,8 +549,8 @@ class MoveTransfer(IncomingTransfer):
         self._storage.copies.left(self.server)
         goes_on = self._is_recorded and self._steps.lifecycle.before(ReceiveStep.SWAP)
         if isinstance(error, DaemonStopping) and goes_on:
-            if self._reception is not None:
-                await self._reception.close(DaemonStopping())
+            if self._inbox is not None:
+                await self._inbox.close(DaemonStopping())
             self._storage.staging.finish(self.server)
             return Remainder()
         self._reason = error
@@ -438,11 +571,11 @@ class MoveTransfer(IncomingTransfer):
 
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
-        long, copies, reception = self._storage.long, self._storage.copies, self._reception
-        # without a reception what an earlier move or daemon has left was not opened
-        size = None if reception is None else reception.held
+        long, copies, inbox = self._storage.long, self._storage.copies, self._inbox
+        # without a inbox what an earlier move or daemon has left was not opened
+        size = None if inbox is None else inbox.held
         if self.terms.settings.keep_days and self._keeps_copy() and size != 0:
-            is_read = reception is not None and reception.copy.is_read
+            is_read = inbox is not None and inbox.copy.is_read
             keep = partial(copies.keep, self.server, size, time.time(), is_read=is_read)
             kept = await long.run(keep)
             self._keeps_backups = kept
@@ -470,7 +603,56 @@ class MoveTransfer(IncomingTransfer):
             server=self.server,
             bytes=done,
             files=files,
-            backups=self.reception.attachments.backups,
+            backups=self.inbox.attachments.backups,
             seconds=seconds,
             rate=done / _MIB / max(seconds, 0.001),
         )
+
+
+class IncomingSeed(MoveTransfer):
+    """The copy of one server that follows it."""
+
+    async def _resume(self, entry: TransferRecord) -> None:
+        try:
+            record = await self.terms.database.move(entry.id)
+        except StorageError as error:
+            self._log.error("{server}: {error}", server=self.server, error=error)
+        else:
+            follows = record is not None and json.loads(record.state).get(_FOLLOWS) is True
+            self.terms = attrs.evolve(self.terms, is_following=follows)
+        await super()._resume(entry)
+
+    def _on_session(self, held: Resumption) -> None:
+        super()._on_session(held)
+        entry = self._steps.entry
+        if self.terms.is_following or entry is None:
+            return
+        self.terms = attrs.evolve(self.terms, is_following=True)
+        self._silence.start(self.terms.silence + LONGER)
+        noting = self.terms.database.set_move_state(entry, json.dumps({_FOLLOWS: True}))
+        noting.addErrback(self._not_recorded)
+
+    def _not_recorded(self, failure: Failure) -> None:
+        self._log.error("{server}: {error}", server=self.server, error=failure.value)
+
+    async def _receive_move(self) -> None:
+        # Days in it are no reason for an alert, nor are hours without a byte.
+        self._steps.names = {ReceiveStep.RECEIVE: SEED}
+        self.changes.changed()
+        await super()._receive_move()
+
+    @property
+    def takes_a_place(self) -> bool:
+        """Return False: it receives little, for days."""
+        return False
+
+    def give_way(self) -> None:
+        """End it for a transfer of the server, which gets what is here."""
+        self.abort(SeedAdopted())
+
+    def forget(self) -> bool:
+        """End it, and remove what is here."""
+        return self.abort(SeedForgotten())
+
+    def _keeps_copy(self) -> bool:
+        return isinstance(self._reason, TransferCancelled) or super()._keeps_copy()

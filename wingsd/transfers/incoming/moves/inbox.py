@@ -1,0 +1,663 @@
+"""The requests of the source of one move: sessions, batches, rounds, attachments, the commit.
+
+There is one session at a time; the requests of an earlier one are refused, and what is under way
+of it ends before the next one begins. A batch holds a slot while it is read, in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import attrs
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IProducer, IReactorTime
+from twisted.logger import Logger
+
+from wingsd.config import MovesConfig
+from wingsd.errors import StorageError, WingsdError
+from wingsd.moves.batch import BatchReader
+from wingsd.moves.destination import Resumption
+from wingsd.moves.errors import MoveBatchTooLarge
+from wingsd.moves.tree import MoveLimits
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import Feed
+from wingsd.transfers.incoming.moves.attachments import AnnouncedBackup, Attachments
+from wingsd.transfers.incoming.moves.errors import (
+    AttachmentsIncomplete,
+    MoveBusy,
+    MoveCommitted,
+    MoveResumeNeeded,
+    failure_state,
+)
+from wingsd.transfers.incoming.moves.partial_copy import CopySettings, CopyUpkeep, PartialCopy
+from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload
+from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.util.deferreds import Changes, fires_within, when_fired
+from wingsd.util.serialization import structure
+
+__all__ = ["Commit", "Inbox", "MoveBeginning", "MoveIdentity", "MoveTerms", "Phase"]
+
+T = TypeVar("T")
+
+#: Seconds that a batch waits for a slot, so that no proxy ends the request meanwhile.
+TURN = 20.0
+#: Seconds after which a request is answered that is still being worked for.
+ANSWERED_WITHIN = 20.0
+_DAY = 24 * 3600.0
+_MIB = 1 << 20
+_UNLIMITED = 1 << 62
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveBeginning:
+    """The source's announcement of the server; `log` may be None.
+
+    `bytes` counts the holes of sparse files, `disk_bytes` does not; these and `files` may be 0.
+    `running` is whether it runs there: its container is there until the commit. With `follow` it
+    is a seed: the copy follows the server for as long as need be. Before `version` 2 nothing has
+    extended attributes.
+    """
+
+    family: str = ""
+    bytes: int = 0
+    disk_bytes: int = 0
+    files: int = 0
+    backups: tuple[AnnouncedBackup, ...] = ()
+    log: int | None = None
+    running: bool = False
+    follow: bool = False
+    version: int = 1
+
+    def encode(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> MoveBeginning:
+        """Return it from JSON; what an unknown version has written is left out."""
+        return structure(json.loads(text), cls)
+
+
+@attrs.frozen(repr=False)
+class MoveIdentity:
+    """What a move is known by: its id, and the SHA-256 of its key and of its token.
+
+    While it is begun, also when the token `expires`, in seconds since the epoch.
+    """
+
+    move: str
+    key: str
+    token: str
+    expires: float = 0.0
+
+
+@attrs.frozen(eq=False, repr=False)
+class MoveTerms:
+    """What a move is: its identity, what it was begun with, and the settings of moves.
+
+    `starts` is whether a server that was running is started here, `is_following` whether it is a
+    seed whose source has begun a session: before that the source may have had no answer to its
+    first request, and have given up. `failure` is why it has failed, where an earlier daemon ended
+    before all was rolled back.
+    """
+
+    identity: MoveIdentity
+    beginning: MoveBeginning
+    settings: MovesConfig
+    starts: bool
+    database: StateDatabase
+    is_following: bool = False
+    failure: WingsdError | None = None
+
+    _log = Logger()
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the source may be silent: of a seed as long as a copy is kept."""
+        if self.is_following and self.settings.keep_days:
+            return max(self.settings.keep_days * _DAY, self.settings.patience)
+        return self.settings.patience
+
+    async def note_failure(self, server: str, entry: int, error: Exception) -> None:
+        """Record what the source is answered that asks for the outcome; log why not."""
+        try:
+            await self.database.set_move_state(entry, failure_state(error))
+        except StorageError as failure:
+            self._log.error("{server}: {error}", server=server, error=failure)
+
+
+class Phase:
+    """The phases of a move, as its `GET` has them."""
+
+    OPEN = "open"
+    COMMIT = "commit"
+    OVER = "over"
+
+
+@attrs.frozen(repr=False)
+class Commit:
+    """The round that a source wants committed; `running` is whether the server ran there."""
+
+    round: int
+    root: bytes
+    running: bool
+
+
+class _BoundedFeed:
+    """Writes a body to a feed, up to a number of bytes, and calls `arrived` at its end."""
+
+    def __init__(self, feed: Feed, most: int, arrived: Callable[[], object]) -> None:
+        self._feed = feed
+        self._left = self._most = most
+        self._arrived = arrived
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Have `producer` paused while the thread cannot keep up."""
+        self._feed.registerProducer(producer, streaming)
+
+    def write(self, data: bytes) -> None:
+        """Take a piece. Raises `MoveBatchTooLarge`."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise MoveBatchTooLarge(self._most)
+        self._feed.write(data)
+
+    def finish(self) -> None:
+        """Take the end."""
+        self._feed.unregisterProducer()
+        self._feed.finish()
+        self._arrived()
+
+    def fail(self, error: WingsdError) -> None:
+        """Raise `error` in the thread."""
+        self._feed.unregisterProducer()
+        self._feed.fail(error)
+
+
+@attrs.define(eq=False, repr=False)
+class _ArrivingBody:
+    """The body of a request that waits for its turn, or is read."""
+
+    stream: IncomingUpload
+    clock: IReactorTime
+    #: The slot that it waits for.
+    turn: Deferred[Any] | None = None
+    over: Deferred[None] = attrs.field(factory=Deferred)
+    #: Fires when all of it has arrived, or is not waited for.
+    _arrived: Deferred[None] = attrs.field(factory=Deferred)
+
+    def arrived(self) -> None:
+        """Note that all of it has arrived."""
+        if not self._arrived.called:
+            self._arrived.callback(None)
+
+    async def answered(self, reading: Deferred[T]) -> T:
+        """Return what reading it results in.
+
+        Raises `MoveBusy` some seconds after all of it has arrived: reading it goes on then.
+        """
+        reading.addBoth(self._end)
+        await self._arrived
+        return await _in_time(reading, self.clock)
+
+    def _end(self, result: T) -> T:
+        self.arrived()
+        return result
+
+    def stop(self, error: WingsdError) -> None:
+        """Read no further, nor wait for a slot."""
+        self.stream.stop(error)
+        if self.turn is not None and not self.turn.called:
+            self.turn.cancel()
+
+
+class Inbox:
+    """The requests of one move, between its admission and its end.
+
+    Its phase, session and round are among `changes`. Each method raises the `WingsdError` that its
+    request is answered with. `open` is called first, in a thread.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: str,
+        terms: MoveTerms,
+        disk_space: int,
+        storage: IncomingStorage,
+        extraction: Extraction,
+        changes: Changes,
+    ) -> None:
+        """`disk_space` is the server's limit in MiB, as the Panel has it."""
+        settings, beginning = terms.settings, terms.beginning
+        limits, copies = extraction.limits.for_server(disk_space), storage.copies
+        size = limits.disk if limits.disk is not None else _UNLIMITED
+        self.copy = PartialCopy(
+            server,
+            bytes.fromhex(terms.identity.move),
+            copies,
+            CopySettings(
+                MoveLimits(limits.members, size),
+                extraction.owner,
+                limits.reserve,
+                limits.inode_reserve,
+                attributes=beginning.version > 1,
+            ),
+            partial(storage.staging.sync, server),
+        )
+        rereaders = extraction.rereaders if settings.reread else None
+        self._upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, extraction.reactor)
+        self.attachments = Attachments(
+            server,
+            beginning.backups,
+            beginning.log,
+            storage.backups,
+            (copies.log_part(server), storage.staging.log(server)),
+            limits.reserve,
+        )
+        #: Bytes that count as held beside those that have arrived.
+        self._held = 0
+        #: What the server's files take on the disk, and how many there are; 0 if not known.
+        self.disk_bytes = beginning.disk_bytes
+        self.disk_files = beginning.files if beginning.disk_bytes else 0
+        self.phase = Phase.OPEN
+        #: The present session; empty without.
+        self.session = ""
+        #: How many sessions there were in this daemon.
+        self.sessions = 0
+        #: Why the last commit came to nothing, until the next session.
+        self.setback: WingsdError | None = None
+        #: Called when a session begins, with what is held.
+        self.on_session: Callable[[Resumption], object] = lambda _: None
+        self._server = server
+        self._extraction = extraction
+        self._disk = storage.long
+        self._write_back = storage.write_back
+        self._is_reread = settings.reread
+        #: How many bytes a batch may have, and how many bodies may be under way at once.
+        self._most, self._streams = settings.batch * _MIB, settings.streams
+        self._changes = changes
+        self._bodies: dict[str, _ArrivingBody] = {}
+        self._resuming: _KeptWork[Resumption] = _KeptWork(extraction.reactor)
+        #: The request that began a session last, or is about to.
+        self._resumer = object()
+        self._closing: _KeptWork[None] = _KeptWork(extraction.reactor)
+        self._commit: Deferred[Commit] | None = None
+        #: What was asked to be committed, until another session begins.
+        self._committed: Commit | None = None
+        self._is_committing = False
+        self._closed: WingsdError | None = None
+
+    def open(self, *, is_new: bool) -> int:
+        """Begin the copy, or open it again; return how many bytes it has. Blocking."""
+        self.attachments.drop_others()
+        self._held = self.copy.begin() if is_new else self.copy.reopen()
+        return self._held
+
+    @property
+    def arrived(self) -> int:
+        """Bytes of files and attachments that have arrived in this daemon."""
+        return self.copy.arrived + self.attachments.arrived
+
+    @property
+    def held(self) -> int:
+        """Bytes of files and attachments that are here; what was here before included.
+
+        Blocks that come again in one session count again, up to the size of all files.
+        """
+        most = self.copy.progress.bytes + self.attachments.size
+        return min(self._held + self.arrived, most)
+
+    def to_come(self) -> tuple[int, int]:
+        """Return how many bytes of files are not here yet, and how many files. Blocking."""
+        here = max(self.held - self._attached(), 0)
+        return max(self.disk_bytes - here, 0), max(self.disk_files - self.copy.progress.files, 0)
+
+    # Requests of the source
+
+    async def resume(self) -> tuple[str, Resumption]:
+        """Begin a session and a round; return its name, and what is held."""
+        self._check_open()
+        if self._is_committing:
+            raise MoveCommitted
+        self._resumer = mine = object()
+        self.session, self._committed = "", None
+        self._upkeep.reads_behind = True
+        held = await self._resuming.result("resume", self._rebased)
+        self._check_open()
+        if self._resumer is not mine:
+            raise MoveResumeNeeded
+        self._resuming.forget()
+        # another session may have begun when this one is answered
+        self.session = session = secrets.token_hex(8)
+        self.setback = None
+        self.phase = Phase.OPEN
+        self.sessions += 1
+        attached = await self._disk.run(self._attached)
+        self._held = held.bytes + attached - self.arrived
+        self.on_session(held)
+        self._changes.changed()
+        return session, held
+
+    async def _rebased(self) -> Resumption:
+        await self._end_bodies(MoveResumeNeeded())
+        async with self._turn():
+            return await self._extraction.workers.run(self.copy.resume)
+
+    async def page(self, session: str, number: int) -> bytes:
+        """Return a page of what is held."""
+        self._check(session)
+        return await self._disk.run(self.copy.page, number)
+
+    async def receive_batch(
+        self, session: str, number: int, stream: IncomingUpload, *, zstd: bool
+    ) -> int:
+        """Receive a batch; return the number up to which all are durable."""
+        self._check(session)
+        reader = BatchReader(zstd=zstd, most=self._most)
+
+        def receive(pieces: Iterator[bytes]) -> int:
+            return self.copy.receive(number, reader, pieces)
+
+        durable = await self._read(f"batch {number}", session, stream, receive)
+        self._upkeep.flush_soon()
+        self._upkeep.read_behind()
+        return durable
+
+    async def close_round(self, session: str, in_round: int, last: int, root: bytes) -> None:
+        """Close a round."""
+        self._check(session)
+        asked = (session, in_round, last, root)
+        await self._closing.result(asked, lambda: self._closed_round(in_round, last, root))
+        self._closing.forget()
+
+    async def _closed_round(self, in_round: int, last: int, root: bytes) -> None:
+        await self._upkeep.prepare_root()
+        await self._disk.run(self.copy.close_round, in_round, last, root)
+        self._changes.changed()
+
+    async def offset(self, session: str, name: str) -> int:
+        """Return how many bytes of an attachment are here."""
+        self._check(session)
+        return await self._disk.run(self.attachments.offset, name)
+
+    async def receive_piece(
+        self, session: str, name: str, offset: int, sha256: str, stream: IncomingUpload
+    ) -> int:
+        """Receive a piece of an attachment; return how many bytes of it are here."""
+        self._check(session)
+
+        def receive(pieces: Iterator[bytes]) -> int:
+            return self.attachments.append(name, offset, sha256, pieces)
+
+        with self._write_back.during():  # batches have checkpoints
+            return await self._read(name, session, stream, receive)
+
+    async def commit(self, session: str, commit: Commit) -> None:
+        """Have the server put into place. Doing so twice is allowed."""
+        if self._committed == commit:
+            return  # also when it has gone on since: the answer was lost
+        self._check_open()
+        self._check(session)
+        await self._disk.run(self.copy.check_committable, commit.round, commit.root)
+        missing = await self._disk.run(self.attachments.missing)
+        if missing:
+            raise AttachmentsIncomplete(", ".join(missing))
+        if self._committed == commit:
+            return
+        self._check(session)
+        self._committed, self.phase = commit, Phase.COMMIT
+        self._upkeep.reads_behind = False
+        self._changes.changed()
+        if self._commit is not None:
+            asked, self._commit = self._commit, None
+            asked.callback(commit)
+
+    # Calls of the transfer
+
+    def committed(self) -> Deferred[Commit]:
+        """Return the next commit that is asked for."""
+        if self._committed is not None:
+            return succeed(self._committed)
+        self._commit = Deferred()
+        return self._commit
+
+    def is_withdrawn(self, commit: Commit) -> bool:
+        """Return whether another session has begun since the commit was asked for."""
+        return self._committed is not commit
+
+    def reject(self, commit: Commit, error: WingsdError) -> None:
+        """Note that a commit came to nothing, and why; the source has to resume."""
+        if not self.is_withdrawn(commit):
+            self.session, self._committed, self.setback = "", None, error
+            self.phase = Phase.OPEN
+            self._upkeep.reads_behind = self._closed is None
+            self._changes.changed()
+
+    async def verify(self, commit: Commit) -> None:
+        """Read back what was not read back yet. Raises `RootMismatch`, `MoveResumeNeeded`."""
+        if not self._is_reread:
+            return
+
+        def is_stopped() -> bool:
+            return self._closed is not None or self.is_withdrawn(commit)
+
+        await self._upkeep.end_reading()
+        await self._disk.run(self.copy.checkpoint)
+        async with self._turn(None):
+            await self._upkeep.read_back(self._extraction.workers, is_stopped)
+        if is_stopped():
+            raise MoveResumeNeeded
+        self.copy.check_read_back()
+
+    async def read_behind(self) -> None:
+        """Return when what has arrived by now was read back, so that little is left at the end.
+
+        An error is found again then.
+        """
+        await self._upkeep.catch_up()
+
+    async def finish(self) -> int:
+        """Set modes and times; return the bytes of all files when they are durable."""
+        async with self._turn(None):
+            return await self._extraction.workers.run(self.copy.finish)
+
+    def seal(self, commit: Commit) -> None:
+        """Take no session any more: the server is put into place. Raises `MoveResumeNeeded`."""
+        if self.is_withdrawn(commit):
+            raise MoveResumeNeeded
+        self._is_committing = True
+
+    async def close(self, error: WingsdError) -> None:
+        """Refuse all requests from now on, with `error`; return when none is under way."""
+        self._closed = self._closed or error
+        self.session = ""
+        self._changes.changed()
+        self._upkeep.stop()
+        await self._end_bodies(error)
+        await self._upkeep.end_reading()
+        await self._resuming.ended()
+        try:
+            await self._disk.run(self.copy.close)
+        except WingsdError as failure:
+            self._log.warn("{server}: {error}", server=self._server, error=failure)
+
+    # Bodies
+
+    async def _read(
+        self,
+        name: str,
+        session: str,
+        stream: IncomingUpload,
+        work: Callable[[Iterator[bytes]], T],
+    ) -> T:
+        if stream.size > self._most:
+            raise MoveBatchTooLarge(self._most)
+        # One that is sent again takes the place of the earlier one.
+        if name not in self._bodies and len(self._bodies) >= self._streams:
+            raise MoveBusy(
+                f"{self._streams} requests of the move are under way, as many as it may have "
+                "(system.transfers.moves.streams); wait for the end of one"
+            )
+        body = _ArrivingBody(stream, self._extraction.reactor)
+        reading = self._read_alone(name, session, body, work)
+        return await body.answered(Deferred.fromCoroutine(reading))
+
+    async def _read_alone(
+        self,
+        name: str,
+        session: str,
+        body: _ArrivingBody,
+        work: Callable[[Iterator[bytes]], T],
+    ) -> T:
+        """Read a body when an earlier one of the same name has ended."""
+        stream, earlier = body.stream, self._bodies.get(name)
+        self._bodies[name] = body
+        try:
+            if earlier is not None:
+                # Its connection may be half open, and not be heard of for minutes.
+                earlier.stop(MoveResumeNeeded("the request was sent again"))
+                if not await fires_within(earlier.over, TURN, self._extraction.reactor):
+                    raise MoveBusy("an earlier request with it is still being worked for")
+            async with self._turn(body=body):
+                self._check(session)
+                feed = Feed(self._extraction.reactor)
+                stream.deliver(_BoundedFeed(feed, self._most, body.arrived))
+                try:
+                    return await self._extraction.workers.run(work, feed.blocks())
+                finally:
+                    feed.close()  # what still arrives after an error is discarded
+        except WingsdError as error:
+            stream.stop(error)
+            raise
+        finally:
+            if earlier is None or earlier.over.called:
+                self._ended(name, body)
+            else:  # both are over when the earlier one is
+                when_fired(earlier.over).addCallback(lambda _: self._ended(name, body))
+
+    def _ended(self, name: str, body: _ArrivingBody) -> None:
+        """Note that a body, and all before it of the same name, are worked for no more."""
+        if self._bodies.get(name) is body:
+            del self._bodies[name]
+        body.over.callback(None)
+
+    async def _end_bodies(self, error: WingsdError) -> None:
+        while self._bodies:
+            body = next(iter(self._bodies.values()))
+            body.stop(error)
+            await when_fired(body.over)
+
+    def _attached(self) -> int:
+        attachments = self.attachments
+        return sum(map(attachments.offset, attachments.names))
+
+    # Checks
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+
+    def _check(self, session: str) -> None:
+        self._check_open()
+        if self._is_committing:
+            raise MoveCommitted
+        if not session:
+            raise MoveResumeNeeded(
+                "the request has no session; see whether a proxy in front of this node drops what "
+                "follows the ? of an address"
+            )
+        if session != self.session:
+            raise MoveResumeNeeded
+        if self._committed is not None:
+            raise MoveCommitted
+
+    @asynccontextmanager
+    async def _turn(
+        self, within: float | None = TURN, body: _ArrivingBody | None = None
+    ) -> AsyncIterator[None]:
+        """Hold a slot. Raises `MoveBusy` where none is free in time."""
+        slots = self._extraction.slots
+        turn = slots.acquire(self._server)
+        if body is not None:
+            body.turn = turn
+        if within is not None:
+            turn.addTimeout(within, self._extraction.reactor)
+        try:
+            await turn
+        except CancelledError:
+            if body is None:
+                raise
+            raise MoveResumeNeeded from None
+        except defer.TimeoutError:
+            raise MoveBusy(
+                f"other servers arrive, and no turn came within {within:g} s; send it again"
+            ) from None
+        try:
+            yield
+        finally:
+            slots.release(self._server)
+
+
+async def _in_time(work: Deferred[T], clock: IReactorTime) -> T:
+    """Return what some work results in; raise `MoveBusy` where that takes too long: it goes on."""
+    return (await _fired(_kept(work), clock))()
+
+
+class _KeptWork(Generic[T]):
+    """One piece of work at a time, which outlasts the requests that ask for it in turn."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._asked: object = None
+        self._work: Deferred[Callable[[], T]] | None = None
+
+    async def result(
+        self, asked: object, begin: Callable[[], Coroutine[Deferred[Any], Any, T]]
+    ) -> T:
+        """Return what the work results in that was `asked` for; begin it if need be.
+
+        Raises what it raises, and `MoveBusy` as `_in_time`. The result is kept until `forget`.
+        """
+        work = self._work
+        if work is None or self._asked != asked:
+            self._asked = asked
+            self._work = work = _kept(Deferred.fromCoroutine(begin()))
+        result = await _fired(work, self._clock)
+        try:
+            return result()
+        except Exception:
+            self.forget()
+            raise
+
+    def forget(self) -> None:
+        """Forget the result: the work is done again when it is asked for."""
+        self._work = self._asked = None
+
+    async def ended(self) -> None:
+        """Return when nothing is under way."""
+        if self._work is not None:
+            await when_fired(self._work)
+
+
+def _kept(work: Deferred[T]) -> Deferred[Callable[[], T]]:
+    """Have some work fire with a function that returns its result, or raises its error."""
+    kept: Deferred[Any] = work
+    kept.addCallbacks(lambda result: lambda: result, lambda failure: failure.raiseException)
+    return kept
+
+
+async def _fired(work: Deferred[T], clock: IReactorTime) -> T:
+    if not await fires_within(work, ANSWERED_WITHIN, clock):
+        raise MoveBusy(
+            f"what was asked for is under way for {ANSWERED_WITHIN:g} s and goes on; ask again"
+        )
+    result: Any = work.result
+    return result  # type: ignore[no-any-return]
