@@ -15,15 +15,10 @@ import trustme
 import yaml
 
 from tests.cli.daemon import Command
+from tests.support.node_process import free_port
 from wingsd.cli.client import Exit
 
 EXAMPLE = Path(__file__).parent.parent.parent / "etc" / "wingsd.example.yml"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 @pytest.fixture

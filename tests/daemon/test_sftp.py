@@ -19,19 +19,13 @@ from twisted.internet.utils import getProcessOutputAndValue
 from tests.daemon.test_metrics import LOOPBACK, scraped
 from tests.metrics.exposed import Samples
 from tests.support import process_configuration, server_settings
-from tests.support.node_process import reactor
+from tests.support.node_process import free_port, reactor
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sftp_users import SftpUser
 
 UUID = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @attrs.define

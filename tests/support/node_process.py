@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import socket
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -39,6 +41,16 @@ LOOPBACK = ("--endpoint", "tcp:0:interface=127.0.0.1")
 #: The program that runs the daemon.
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 reactor: Any = installed_reactor
+
+
+def free_port() -> int:
+    """Return a free port of loopback, which the kernel gives to no other socket by itself."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = 10_000 + secrets.randbelow(first - 10_000)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
 
 
 @attrs.frozen
