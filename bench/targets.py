@@ -72,8 +72,8 @@ MEMORY = Target(45, 120, 80)
 #: Time, against `tar -cz` at level 1 piped to curl.
 SEND = Target(None, 0.6, 0.45)
 #: MiB of a node that does nothing, and CPU seconds from its start to its first answer.
-IDLE = Target(34, 65, None)
-START = Target(0.03, 0.5, None)
+IDLE = Target(34, 80, None)
+START = Target(0.03, 0.8, None)
 #: MiB, a minute after sixteen servers were received at once.
 REST = Target(None, 110, None)
 #: The speed of a download, against nginx.

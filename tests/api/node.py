@@ -43,7 +43,6 @@ from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.source import TransferRequest
-from wingsd.util.later import Later
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 TOKEN = "the-token-of-this-node-in-all-its-length"
@@ -299,6 +298,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
     streams, sockets, denied = used["streams"], used["sockets"], used["denied"]
     direct, database, installations = used["direct"], used["database"], used["installations"]
     sftp: Any = used["sftp"] or NoSessions()
+    moves: Any = FakeMoves()
     now = collaborators.get("now", time.time)
     return ApiRoot(
         [
@@ -326,7 +326,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             ),
             *transfer_paths.endpoints(config, servers, receiver, sender, streams, direct),
             transfer_paths.direct_endpoint(config, direct, database),
-            *transfer_paths.move_endpoints(config, Later[Any](FakeMoves), direct, Clock()),
+            *transfer_paths.move_endpoints(config, moves, direct, Clock()),
         ]
     )
 

@@ -42,7 +42,7 @@ async def test_the_names_of_servers_are_listed(operator: Operator) -> None:
 
 async def test_what_is_kept_of_a_failed_move_is_listed_and_removed(operator: Operator) -> None:
     node = operator.nodes.source
-    copies = node.partial_copies.get()
+    copies = node.partial_copies
     copies.create(UUID).ledger.write_bytes(b"ledger")
     assert copies.keep(UUID, 5, 10.0)
     found = await operator.ask("GET", "transfers")

@@ -84,7 +84,7 @@ async def follows(nodes: NodePair, name: str) -> None:
 
 
 def kept(nodes: NodePair) -> list[str]:
-    return [each.server for each in nodes.destination.partial_copies.get().kept()]
+    return [each.server for each in nodes.destination.partial_copies.kept()]
 
 
 def is_used_as_ever(nodes: NodePair) -> bool:

@@ -126,7 +126,7 @@ async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(nodes: Nod
     again.panel.known[UUID] = configuration_from_panel(description(name="The Panel's"))
     await again.recover()
     await again.servers.boot()
-    await again.direct_transfers.release_to_panel()
+    await again.direct_transfers.servers.release_to_panel()
     server = again.servers.get(UUID)
     assert (server.moved_directly, server.configuration.settings.meta.name) == (
         False,

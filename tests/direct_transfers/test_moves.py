@@ -28,7 +28,7 @@ def nodes(tmp_path: Path) -> Iterator[NodePair]:
 
 def kept(node: NodeInProcess) -> list[int]:
     """Return the sizes of what is kept of moves that have failed."""
-    return [copy.bytes for copy in node.partial_copies.get().kept()]
+    return [copy.bytes for copy in node.partial_copies.kept()]
 
 
 def loses(node: NodeInProcess, *words: str) -> None:

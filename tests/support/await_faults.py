@@ -14,8 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from tests.support.harness import Harness
 from tests.support.workers import CutOffWorkers
 from wingsd.transfers.incoming.moves.manager import IncomingMoves
-from wingsd.transfers.incoming.starts import ArrivedServers
-from wingsd.transfers.table import TransferTable
+from wingsd.transfers.manager import ArrivedServers, TransferTable
 
 #: The packages whose coroutines are awaited, and the fakes beside them.
 _PACKAGES = (

@@ -120,8 +120,10 @@ class NodeInProcess(Harness):
             **system,
         )
         super().__init__(self.config, workers, self.panel, self.environment, port=port)
-        uploader = self.uploader.get()
-        self.uploader.made = attrs.evolve(uploader, slots=DeferredSemaphore(2), max_streams=0)
+        parts = self.sender.parts
+        uploader = attrs.evolve(parts.uploader, slots=DeferredSemaphore(2), max_streams=0)
+        mover = attrs.evolve(parts.mover, uploader=uploader)
+        self.sender.parts = attrs.evolve(parts, uploader=uploader, mover=mover)
         self.staging.prepare()
         #: Whether a request's answer is lost on its way.
         self.lose: Callable[[StreamingRequest], bool] = lambda _: False
@@ -138,7 +140,7 @@ class NodeInProcess(Harness):
 
     @property
     def slots(self) -> SharedSlots:
-        return self.incoming.get().extraction.slots
+        return self.receiver.parts.extraction.slots
 
     @property
     def url(self) -> str:

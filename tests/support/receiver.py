@@ -264,11 +264,11 @@ class Receiver(Harness):
 
     @property
     def storage(self) -> IncomingStorage:
-        return self.incoming.get().storage
+        return self.receiver.parts.storage
 
     @property
     def extraction(self) -> Extraction:
-        return self.incoming.get().extraction
+        return self.receiver.parts.extraction
 
     @property
     def slots(self) -> SharedSlots:

@@ -312,12 +312,18 @@ class Sender(Harness):
         quarantine: Any = _Quarantine(recorder)
         self.source_servers = attrs.evolve(self.source_servers, quarantine=quarantine)
         self.source_storage = attrs.evolve(self.source_storage, scratch=lambda: str(self.scratch))
-        self.uploader.made = attrs.evolve(
-            self.uploader.get(),
+        uploader = attrs.evolve(
+            self.used_uploader,
             slots=DeferredSemaphore(2),
             max_streams=0,
             answer_timeout=answer_timeout,
             bucket=bucket,
+        )
+        self.send_with(
+            servers=self.source_servers,
+            storage=self.source_storage,
+            uploader=uploader,
+            mover=attrs.evolve(self.mover, storage=self.source_storage, uploader=uploader),
         )
         self.transfers = self.sender
         self.disk = workers
@@ -329,16 +335,16 @@ class Sender(Harness):
         self._port = _listen(self._site)
 
     def send_with(self, **changes: Any) -> None:
-        """Have other parts of the `OutgoingTransferFactory` for later transfers."""
-        self.outgoing.made = attrs.evolve(self.outgoing.get(), **changes)
+        """Have other `OutgoingParts` for later transfers."""
+        self.sender.parts = attrs.evolve(self.sender.parts, **changes)
 
     @property
     def used_uploader(self) -> Uploader:
-        return self.outgoing.get().uploader
+        return self.sender.parts.uploader
 
     @property
     def mover(self) -> Any:
-        return self.outgoing.get().mover
+        return self.sender.parts.mover
 
     def use(self) -> None:
         """Record an activity of a user, and send recorded activity when the move asks for it."""

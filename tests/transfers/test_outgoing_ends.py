@@ -20,7 +20,7 @@ from tests.support.sender import (
 )
 from wingsd.callbacks import transfers as callbacks
 from wingsd.errors import Conflict
-from wingsd.transfers.outgoing import manager
+from wingsd.transfers import manager
 from wingsd.util.retry import Backoff
 
 sender = pytest.fixture(sending)

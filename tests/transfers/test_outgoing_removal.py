@@ -18,7 +18,7 @@ from wingsd.backups.local import Removal
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.system import BackupsConfig
 from wingsd.statedb import Outcome
-from wingsd.transfers.outgoing import manager
+from wingsd.transfers import manager
 
 sender = pytest.fixture(sending)
 PLACES = [f"{BACKUPS[0]}.tar.zst", f"{UUID}/{BACKUPS[1]}.tar.gz"]

@@ -12,8 +12,7 @@ from wingsd.config import Config
 from wingsd.servers.installations import Installations
 from wingsd.servers.registry import Servers
 from wingsd.sftp.listener import SftpListener
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.util.later import Later
 
 if TYPE_CHECKING:

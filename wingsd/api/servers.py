@@ -27,8 +27,7 @@ from wingsd.restores.manager import Restores
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.registry import Servers
 from wingsd.servers.runtime import ServerDetails
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 

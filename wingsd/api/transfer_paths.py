@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.api.later import LaterEndpoint
 from wingsd.config import Config
+from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.util.later import Later
-
-if TYPE_CHECKING:
-    from wingsd.direct_transfers.incoming import IncomingDirectTransfers
-    from wingsd.transfers.incoming.moves.manager import IncomingMoves
-    from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.moves.manager import IncomingMoves
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 
 __all__ = ["TRANSFER_PATHS", "direct_endpoint", "endpoints", "move_endpoints"]
 
@@ -58,8 +54,8 @@ def endpoints(
     servers: Servers,
     receiver: IncomingTransfers,
     sender: OutgoingTransfers,
-    streams: Later[StreamGroups],
-    direct: Later[IncomingDirectTransfers],
+    streams: StreamGroups,
+    direct: IncomingDirectTransfers,
     bucket: TokenBucket | None = None,
 ) -> list[partial[Any]]:
     """Return all but `direct_endpoint`. `bucket` limits the rate of all uploads together."""
@@ -72,7 +68,7 @@ def endpoints(
 
 
 def direct_endpoint(
-    config: Config, direct: Later[IncomingDirectTransfers], database: StateDatabase
+    config: Config, direct: IncomingDirectTransfers, database: StateDatabase
 ) -> partial[Any]:
     """Return the endpoint of one direct transfer, for its source."""
     return partial(_DIRECT, config, direct, database)
@@ -80,8 +76,8 @@ def direct_endpoint(
 
 def move_endpoints(
     config: Config,
-    moves: Later[IncomingMoves],
-    direct: Later[IncomingDirectTransfers],
+    moves: IncomingMoves,
+    direct: IncomingDirectTransfers,
     reactor: IReactorTime,
     bucket: TokenBucket | None = None,
 ) -> list[partial[Any]]:

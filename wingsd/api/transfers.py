@@ -23,10 +23,9 @@ from wingsd.servers.registry import Servers
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import TransferNotActive
-from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,
     KEEPS_ATTRIBUTES,

@@ -41,9 +41,8 @@ from wingsd.statedb import (
     TransferRecord,
 )
 from wingsd.statedb.store import Store
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.incoming.starts import ArrivedServers
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.manager import ArrivedServers, IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
@@ -60,7 +59,6 @@ if TYPE_CHECKING:
     from wingsd.files.pulls import Pulls
     from wingsd.node.engine import OrphanedContainers
     from wingsd.restores.manager import Restores
-    from wingsd.transfers.incoming.multistream import StreamGroups
 
 __all__ = ["Listeners", "Node", "NodeServers", "NodeStorage", "NodeTransfers", "summary"]
 
@@ -168,7 +166,7 @@ class NodeTransfers:
     receiver: IncomingTransfers
     arrived: ArrivedServers
     sender: OutgoingTransfers
-    streams: Later[StreamGroups]
+    streams: StreamGroups
     direct: DirectTransfers
     callbacks: CallbackQueue
     recovery: Callable[[list[TransferRecord], list[MoveRecord]], Recovery]
@@ -270,7 +268,7 @@ class Node(Service):
         self._storage.running.start({*ran, *stopped}, self._servers, stopped)
         transfers.arrived.start_left()
         self._reports.report_states(self._servers)
-        await transfers.direct.release_to_panel()
+        await transfers.direct.servers.release_to_panel()
         if self._orphans is not None:
             self._orphans.start()
         # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.
@@ -370,8 +368,7 @@ class Node(Service):
         sftp = Deferred.fromCoroutine(listeners.sftp.stop())
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
-        if transfers.streams.made is not None:
-            transfers.streams.made.stop()
+        transfers.streams.stop()
         made = (self._storage.restores.made, self._pulls.made)
         others = [Deferred.fromCoroutine(each.stop()) for each in made if each is not None]
         await DeferredList([transfers.receiver.stop(), transfers.sender.stop(), *others, sftp])

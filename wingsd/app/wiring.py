@@ -42,7 +42,10 @@ from wingsd.config.live import LiveConfig
 from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlApi, ControlListener
-from wingsd.direct_transfers import DirectServers, DirectTransfers
+from wingsd.direct_transfers import DirectTransfers
+from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
+from wingsd.direct_transfers.servers import DirectServers
 from wingsd.docker.installer_spec import installer_environment
 from wingsd.docker.runtime import (
     EngineInformation,
@@ -60,6 +63,7 @@ from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
 from wingsd.metrics import MovedBytes
+from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.panel.client import Panel
@@ -76,15 +80,27 @@ from wingsd.sftp.listener import SftpListener
 from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
+from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.incoming.starts import ArrivedServers
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.incoming.moves.manager import IncomingMoves
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.transfer import IncomingParts
+from wingsd.transfers.incoming.uploads import Extraction
+from wingsd.transfers.manager import (
+    ArrivedServers,
+    IncomingTransfers,
+    OutgoingParts,
+    OutgoingTransfers,
+)
+from wingsd.transfers.outgoing.mover import LiveMoves, Mover
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
+from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.peers import Peers, peer_tls
 from wingsd.transfers.recovery import PanelOutcomes, Recovery, UnfinishedMoves
 from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
@@ -104,8 +120,6 @@ if TYPE_CHECKING:
     from wingsd.backups.store import BackupStore
     from wingsd.control.status import Activity, Probes
     from wingsd.control.transfers import TransferList
-    from wingsd.direct_transfers.incoming import IncomingDirectTransfers
-    from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
     from wingsd.files.pulls import Pulls
     from wingsd.guarded_http.client import GuardedClient
     from wingsd.metrics.exposition import Exposition
@@ -115,12 +129,6 @@ if TYPE_CHECKING:
     from wingsd.restores.links import RestoreLinks
     from wingsd.restores.manager import Restores
     from wingsd.sftp.service import SftpService
-    from wingsd.transfers.incoming.factory import IncomingTransferFactory
-    from wingsd.transfers.incoming.moves.manager import IncomingMoves
-    from wingsd.transfers.incoming.multistream import StreamGroups
-    from wingsd.transfers.outgoing.factory import OutgoingTransferFactory
-    from wingsd.transfers.outgoing.streams import Uploader
-    from wingsd.transfers.storage.partial_copies import PartialCopies
 
 __all__ = ["NodeContainers", "NodeObjects"]
 
@@ -210,11 +218,11 @@ class NodeObjects:
             system.data, self.owner, transfers.storage_pool.name, system.backup_directory
         )
         self.install_logs = InstallLogs.configured(system, self.staging)
-        self.partial_copies = Later(self._make_partial_copies)
+        self.partial_copies = PartialCopies(self.staging, transfers.moves.keep_bytes)
         self.quarantine = Quarantine(
             self.staging,
             self.backups,
-            self.partial_copies.get,
+            self.partial_copies,
             pools.long,
             self.database,
             KeptDays(
@@ -229,13 +237,41 @@ class NodeObjects:
             self.panel, self.callbacks, reactor, config.family, transfers.answer_grace
         )
         self.peers = Peers(reactor, peer_tls(transfers.ca_file))
-        self.incoming = Later(self._make_incoming_factory)
         self.arrived = ArrivedServers(self.database, self.running, self.servers)
-        self.receiver = IncomingTransfers(
-            self.coordinators, self.incoming, transfers, self.arrived
+        incoming = IncomingParts(
+            step_logs=self.step_logs,
+            storage=IncomingStorage(
+                staging=self.staging,
+                backups=self.backups,
+                logs=self.install_logs,
+                volume=self.volume,
+                quarantine=self.quarantine,
+                copies=self.partial_copies,
+                disk=pools.disk,
+                long=pools.long,
+                reactor=reactor,
+            ),
+            extraction=Extraction(
+                workers=pools.extractors,
+                rereaders=pools.rereaders,
+                slots=SharedSlots(transfers.concurrent),
+                owner=self.owner,
+                limits=attrs.evolve(
+                    ArchiveLimits.configured(transfers),
+                    make_room=self.partial_copies.remove_oldest,
+                ),
+                form=transfers.form,
+                reactor=reactor,
+            ),
+            environment=self.containers.environment,
+            servers=self.servers,
+            reactor=reactor,
         )
-        self.streams = Later(self._make_streams)
-        self.incoming_moves = Later(self._make_incoming_moves)
+        self.receiver = IncomingTransfers(self.coordinators, incoming, transfers, self.arrived)
+        self.streams = StreamGroups(self.receiver, self.database, transfers.streams, reactor)
+        self.incoming_moves = IncomingMoves(
+            self.receiver, self.database, transfers.moves, starts=transfers.live.start
+        )
         self.source_storage = SourceStorage(
             directory=self.servers.directory,
             scratch=lambda: self.staging.path,
@@ -257,16 +293,51 @@ class NodeObjects:
             database=self.database,
             activity=self.reports.sender,
         )
-        self.uploader = Later(self._make_uploader)
-        self.outgoing = Later(self._make_outgoing_factory)
-        self.sender = OutgoingTransfers(reactor, self.coordinators, self.outgoing)
+        uploader = Uploader(
+            reactor=reactor,
+            packers=pools.packers,
+            followers=pools.followers,
+            slots=DeferredSemaphore(PACKERS),
+            stall_timeout=transfers.stall_timeout,
+            answer_timeout=transfers.answer_timeout,
+            max_streams=min(transfers.streams.most, PACKERS - 1),
+            bucket=self._bucket(transfers.upload_limit, transfers.live.share),
+        )
+        file_systems = MeasuredFileSystems(
+            is_allowed=transfers.live.trust == "auto", on_distrust=self.observer.distrusted
+        )
+        mover = Mover(
+            config=transfers.moves,
+            peers=self.peers,
+            uploader=uploader,
+            database=self.database,
+            storage=self.source_storage,
+            observer=self.observer,
+            lost_after=float(transfers.answer_grace or transfers.stall_timeout),
+            live=LiveMoves(transfers.live, file_systems, self.staging.path),
+        )
+        outgoing = OutgoingParts(
+            peers=self.peers,
+            step_logs=self.step_logs,
+            servers=self.source_servers,
+            storage=self.source_storage,
+            uploader=uploader,
+            stop_grace=transfers.stop_grace,
+            mover=mover,
+        )
+        self.sender = OutgoingTransfers(reactor, self.coordinators, outgoing)
         self.direct_servers = DirectServers(
             self.servers, self.database, self.bus, pools.disk, transfers.storage_pool.name
         )
-        self.incoming_direct = Later(self._make_incoming_direct)
-        self._follow_once_made(self.incoming_direct)
+        incoming_direct = IncomingDirectTransfers(
+            self.direct_servers, self.receiver, self.database, config, time.time
+        )
+        live.follow(incoming_direct.use)
+        outgoing_direct = OutgoingDirectTransfers(
+            self.direct_servers, self.servers, self.sender, self.database, self.peers, reactor
+        )
         self.direct_transfers = DirectTransfers(
-            self.direct_servers, self.incoming_direct, Later(self._make_outgoing_direct)
+            self.direct_servers, incoming_direct, outgoing_direct
         )
 
         # Backups, and restoring them
@@ -445,123 +516,6 @@ class NodeObjects:
         return Installations(parts, self.callbacks, taken_over, shows_outcome=shows_outcome)
 
     # Transfers
-
-    def _make_partial_copies(self) -> PartialCopies:
-        # Here, like those below, since a node without transfers saves what these import.
-        from wingsd.transfers.storage.partial_copies import PartialCopies  # noqa: PLC0415
-
-        return PartialCopies(self.staging, self.config.system.transfers.moves.keep_bytes)
-
-    def _make_incoming_factory(self) -> IncomingTransferFactory:
-        from wingsd.transfers.cancellation import SharedSlots  # noqa: PLC0415
-        from wingsd.transfers.incoming.factory import IncomingTransferFactory  # noqa: PLC0415
-        from wingsd.transfers.incoming.uploads import Extraction  # noqa: PLC0415
-        from wingsd.transfers.storage.incoming import IncomingStorage  # noqa: PLC0415
-
-        transfers, pools = self.config.system.transfers, self.pools
-        storage = IncomingStorage(
-            staging=self.staging,
-            backups=self.backups,
-            logs=self.install_logs,
-            volume=self.volume,
-            quarantine=self.quarantine,
-            copies=self.partial_copies.get(),
-            disk=pools.disk,
-            long=pools.long,
-            reactor=self.reactor,
-        )
-        extraction = Extraction(
-            workers=pools.extractors,
-            rereaders=pools.rereaders,
-            slots=SharedSlots(transfers.concurrent),
-            owner=self.owner,
-            limits=attrs.evolve(
-                ArchiveLimits.configured(transfers),
-                make_room=lambda: self.partial_copies.get().remove_oldest(),
-            ),
-            form=transfers.form,
-            reactor=self.reactor,
-        )
-        return IncomingTransferFactory(
-            step_logs=self.step_logs,
-            storage=storage,
-            extraction=extraction,
-            environment=self.containers.environment,
-            servers=self.servers,
-            reactor=self.reactor,
-        )
-
-    def _make_streams(self) -> StreamGroups:
-        from wingsd.transfers.incoming.multistream import StreamGroups  # noqa: PLC0415
-
-        limits = self.config.system.transfers.streams
-        return StreamGroups(self.receiver, self.database, limits, self.reactor)
-
-    def _make_incoming_moves(self) -> IncomingMoves:
-        from wingsd.transfers.incoming.moves.manager import IncomingMoves  # noqa: PLC0415
-
-        transfers = self.config.system.transfers
-        starts = transfers.live.start
-        return IncomingMoves(self.receiver, self.database, transfers.moves, starts=starts)
-
-    def _make_uploader(self) -> Uploader:
-        from wingsd.transfers.outgoing.streams import Uploader  # noqa: PLC0415
-
-        transfers = self.config.system.transfers
-        return Uploader(
-            reactor=self.reactor,
-            packers=self.pools.packers,
-            followers=self.pools.followers,
-            slots=DeferredSemaphore(PACKERS),
-            stall_timeout=transfers.stall_timeout,
-            answer_timeout=transfers.answer_timeout,
-            max_streams=min(transfers.streams.most, PACKERS - 1),
-            bucket=self._bucket(transfers.upload_limit, transfers.live.share),
-        )
-
-    def _make_outgoing_factory(self) -> OutgoingTransferFactory:
-        from wingsd.moves.unchanged.file_systems import MeasuredFileSystems  # noqa: PLC0415
-        from wingsd.transfers.outgoing.factory import OutgoingTransferFactory  # noqa: PLC0415
-        from wingsd.transfers.outgoing.mover import LiveMoves, Mover  # noqa: PLC0415
-
-        transfers, uploader = self.config.system.transfers, self.uploader.get()
-        file_systems = MeasuredFileSystems(
-            is_allowed=transfers.live.trust == "auto", on_distrust=self.observer.distrusted
-        )
-        mover = Mover(
-            config=transfers.moves,
-            peers=self.peers,
-            uploader=uploader,
-            database=self.database,
-            storage=self.source_storage,
-            observer=self.observer,
-            lost_after=float(transfers.answer_grace or transfers.stall_timeout),
-            live=LiveMoves(transfers.live, file_systems, self.staging.path),
-        )
-        return OutgoingTransferFactory(
-            peers=self.peers,
-            step_logs=self.step_logs,
-            servers=self.source_servers,
-            storage=self.source_storage,
-            uploader=uploader,
-            stop_grace=transfers.stop_grace,
-            mover=mover,
-        )
-
-    def _make_incoming_direct(self) -> IncomingDirectTransfers:
-        from wingsd.direct_transfers.incoming import IncomingDirectTransfers  # noqa: PLC0415
-
-        config = self.live.current
-        return IncomingDirectTransfers(
-            self.direct_servers, self.receiver, self.database, config, time.time
-        )
-
-    def _make_outgoing_direct(self) -> OutgoingDirectTransfers:
-        from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers  # noqa: PLC0415
-
-        return OutgoingDirectTransfers(
-            self.direct_servers, self.servers, self.sender, self.database, self.peers, self.reactor
-        )
 
     def make_recovery(
         self, unfinished: list[TransferRecord], moves: Sequence[MoveRecord] = ()
@@ -848,7 +802,7 @@ class NodeObjects:
         ]
 
     def _transfer_endpoints(self) -> list[partial[Any]]:
-        config, incoming = self.config, self.incoming_direct
+        config, incoming = self.config, self.direct_transfers.incoming
         bucket = self._bucket(config.system.transfers.download_limit)
         return [
             *transfer_paths.endpoints(
@@ -870,9 +824,7 @@ class NodeObjects:
         # What is counted waits while a kept copy is removed.
         disk, data = self.pools.long, self.config.system.data
 
-        def kept() -> int:
-            return self.partial_copies.get().kept_bytes()
-
+        kept = self.partial_copies.kept_bytes
         return Exposition(self.recorder, sources, disk, data, kept, self.reactor)
 
     # The control socket

@@ -31,8 +31,7 @@ from wingsd.servers import PowerState
 from wingsd.servers.registry import Servers
 from wingsd.statedb.records import Direction, Report, TransferRecord
 from wingsd.threadio import Workers
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging

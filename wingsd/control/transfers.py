@@ -30,11 +30,9 @@ from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.errors import TransferNotActive
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.storage.partial_copies import KeptCopy, PartialCopies
-from wingsd.util.later import Later
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
@@ -185,20 +183,20 @@ def _uuid(text: str) -> str:
 class KeptCopies:
     """What is kept of moves that have failed; work on the disk is done in a thread."""
 
-    copies: Later[PartialCopies]
+    copies: PartialCopies
     backups: ReceivedBackups
     disk: Workers
 
     def all(self) -> Deferred[list[KeptCopy]]:
         """Return all copies, oldest first."""
-        return self.disk.run(self.copies.get().kept)
+        return self.disk.run(self.copies.kept)
 
     def forget(self, server: str) -> Deferred[int]:
         """Remove those of a server, with its backups; return how many there were."""
         return self.disk.run(self._forget, server)
 
     def _forget(self, server: str) -> int:
-        found = self.copies.get().forget(server)
+        found = self.copies.forget(server)
         if found:
             self.backups.discard(server)
         return found

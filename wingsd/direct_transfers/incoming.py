@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import attrs
 from twisted.internet.defer import succeed
@@ -31,11 +31,9 @@ from wingsd.errors import (
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Direction, StateDatabase
-from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.transfer import IncomingTransfer
+from wingsd.transfers.manager import IncomingTransfers
 from wingsd.transfers.steps import ReceiveStep
-
-if TYPE_CHECKING:
-    from wingsd.transfers.incoming.transfer import IncomingTransfer
 
 __all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation", "TryAgain"]
 

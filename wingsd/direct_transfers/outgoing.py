@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -30,23 +30,20 @@ from wingsd.errors import (
     TransferCancelled,
     WingsdError,
 )
+from wingsd.http_upload.exchange import Answer
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers import Server, Servers
 from wingsd.statedb import DirectDestination, StateDatabase, TransferRecord
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
 from wingsd.transfers.errors import DestinationError, DestinationRefused
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed
 from wingsd.transfers.outgoing.source import MOVED, TransferRequest
-from wingsd.transfers.peer.client import plain
+from wingsd.transfers.peer.client import PeerClient, plain
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure
-
-if TYPE_CHECKING:
-    from wingsd.http_upload.exchange import Answer
-    from wingsd.transfers.peer.client import PeerClient
 
 __all__ = ["DirectSending", "OutgoingDirectTransfers"]
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -28,17 +28,11 @@ from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.servers import Servers
 from wingsd.statedb import Direction, ServerDescription, StateDatabase, TransferRecord
 from wingsd.threadio import Workers
-from wingsd.util.later import Later
 from wingsd.util.text import canonical_uuid
-
-if TYPE_CHECKING:
-    from wingsd.direct_transfers.incoming import DirectReceiving, IncomingDirectTransfers
-    from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 
 __all__ = [
     "Description",
     "DirectServers",
-    "DirectTransfers",
     "describe",
     "mounts_in",
     "read",
@@ -262,7 +256,13 @@ class DirectServers:
             return []
 
     async def release_to_panel(self) -> None:
-        """Record which servers the Panel has here by now. Raises `StorageError`."""
+        """Leave to the Panel the servers that it has here by now. An error is logged."""
+        try:
+            await self._release_to_panel()
+        except StorageError as error:
+            self._log.error("{error}", error=error)
+
+    async def _release_to_panel(self) -> None:
         for row in await self._database.descriptions():
             try:
                 known = self._servers.get(row.server)
@@ -280,57 +280,3 @@ class DirectServers:
                 Deferred.fromCoroutine(self.remove(server))
 
         unsubscribe = self._bus.subscribe(server, on_event)
-
-
-class DirectTransfers:
-    """The direct transfers to and from this node. It is the `DirectRecovery`, too.
-
-    A node that has none saves what they import.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        servers: DirectServers,
-        incoming: Later[IncomingDirectTransfers],
-        outgoing: Later[OutgoingDirectTransfers],
-    ) -> None:
-        self.servers = servers
-        self._incoming = incoming
-        self._outgoing = outgoing
-
-    @property
-    def incoming(self) -> IncomingDirectTransfers:
-        """The direct transfers to this node. Raises the error of `Later.get`."""
-        return self._incoming.get()
-
-    @property
-    def outgoing(self) -> OutgoingDirectTransfers:
-        """The direct transfers from this node. Raises the error of `Later.get`."""
-        return self._outgoing.get()
-
-    async def load(self, unfinished: Sequence[TransferRecord]) -> None:
-        """Make the servers known that direct transfers have brought, and hold those sent away.
-
-        Raises `StorageError`.
-        """
-        await self.servers.load({entry.server for entry in unfinished if entry.direct})
-        await self.servers.hold_moved({entry.server for entry in unfinished})
-
-    async def release_to_panel(self) -> None:
-        """Leave to the Panel the servers that it has here by now. An error is logged."""
-        try:
-            await self.servers.release_to_panel()
-        except StorageError as error:
-            self._log.error("{error}", error=error)
-
-    def receiving(self, server: str) -> DirectReceiving:
-        """Return the coordinator of an incoming one that an earlier daemon left unfinished."""
-        return self.incoming.resumed(server)
-
-    def cancel(self, server: str) -> bool:
-        """Stop expecting a server, and asking about it; return whether either was so."""
-        made = (self._incoming.made, self._outgoing.made)
-        cancelled = [each.cancel(server) for each in made if each is not None]
-        return any(cancelled)

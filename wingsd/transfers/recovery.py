@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -23,20 +23,16 @@ from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
 from wingsd.servers import Server, Servers
 from wingsd.servers.operations import Operation
+from wingsd.servers.running import RunningServers
 from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
-from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.incoming.starts import Starter
-from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.incoming.moves.manager import IncomingMoves
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.seed_order import is_seed
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
-from wingsd.util.later import Later
-
-if TYPE_CHECKING:
-    from wingsd.transfers.incoming.moves.manager import IncomingMoves
 
 __all__ = [
     "OutgoingOutcomes",
@@ -217,8 +213,8 @@ class UnfinishedMoves:
     """
 
     records: Sequence[MoveRecord]
-    incoming: Later[IncomingMoves]
-    starter: Starter
+    incoming: IncomingMoves
+    starter: RunningServers
     stop_grace: float
     give_up: Callable[[MoveRecord], None]
 
@@ -294,7 +290,7 @@ class Recovery:
             if entry.direction is Direction.IN:
                 coordinator = self._direct.receiving(entry.server) if entry.direct else None
                 if (record := self._open_moves.get(entry.id)) is not None:
-                    self._moves.incoming.get().resume(entry, record, coordinator)
+                    self._moves.incoming.resume(entry, record, coordinator)
                 else:
                     self._receiver.resume(entry, coordinator)
             elif entry.id in self._seeds:

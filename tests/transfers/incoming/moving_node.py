@@ -17,7 +17,7 @@ from tests.support.reactor import reactor, until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.threadio import Workers
-from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.manager import IncomingTransfers
 from wingsd.transfers.recovery import clear_leftovers
 
 LEVEL = bytes(range(256)) * 2000
@@ -147,4 +147,4 @@ async def rest(node: MovingNode) -> None:
 
 
 def kept(node: MovingNode) -> list[str]:
-    return [copy.server for copy in node.partial_copies.get().kept()]
+    return [copy.server for copy in node.partial_copies.kept()]

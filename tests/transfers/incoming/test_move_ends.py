@@ -96,7 +96,7 @@ async def test_a_panel_that_deletes_after_each_failure_leaves_what_has_arrived(
 
 
 async def test_the_oldest_copies_go_first(node: MovingNode) -> None:
-    copies = node.partial_copies.get()
+    copies = node.partial_copies
     copies._most_bytes = 250
     for number in range(4):
         server = UUID.replace("8d2f", f"000{number}")
@@ -155,7 +155,7 @@ async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) ->
 async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     node: MovingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copies = node.partial_copies.get()
+    copies = node.partial_copies
     servers = [UUID.replace("8d2f", f"000{number}") for number in range(3)]
     for number, server in enumerate(servers):
         copies.create(server).ledger.write_bytes(b"ledger")
@@ -170,7 +170,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     monkeypatch.setattr(quota, "STEP", 1)
     limits = attrs.evolve(node.extraction.limits, reserve=1)
     extraction = attrs.evolve(node.extraction, limits=limits)
-    node.incoming.made = attrs.evolve(node.incoming.get(), extraction=extraction)
+    node.receiver.parts = attrs.evolve(node.receiver.parts, extraction=extraction)
     await node.receiver.open(UUID).run(Source(), SINGLE)
     # the oldest go first
     assert (kept(node), copies.kept_bytes()) == (servers[2:], 100)

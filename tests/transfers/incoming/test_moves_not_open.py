@@ -51,7 +51,7 @@ async def test_a_move_that_the_panel_has_ended_while_this_node_was_away_is_kept(
     await node.recover()
     await rest(node)
     assert kept(node) == [UUID]
-    (copy,) = node.partial_copies.get().kept()
+    (copy,) = node.partial_copies.kept()
     assert copy.bytes >= len(LEVEL)
     del node.faults["server"]
     await goes_on_with_all(node, source)

@@ -54,7 +54,7 @@ class QuarantineHarness:
         self.quarantine = Quarantine(
             self.staging,
             self.backups,
-            lambda: self.copies,
+            self.copies,
             workers,
             database,
             KeptDays(DAYS, partial=WEEK, moved=1),
@@ -162,9 +162,9 @@ def test_a_move_takes_all_of_a_kept_copy_or_nothing_when_its_days_are_over(
         take()
         remove_tree(path)
 
-    def find(names: Collection[str], of: PartialCopies) -> set[str]:
+    def find(names: Collection[str]) -> set[str]:
         take()
-        return Quarantine._delete(harness.quarantine, names, of)
+        return Quarantine._delete(harness.quarantine, names)
 
     if is_late:
         for module in (partial_copies, quarantine):

@@ -26,9 +26,9 @@ from wingsd.errors import DaemonStopping, WingsdError
 from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import UploadTruncated
-from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.incoming.uploads import IncomingUpload, StreamRegistry, name_of
+from wingsd.transfers.manager import IncomingTransfers
 
 __all__ = ["StreamGroup", "StreamGroups"]
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -34,7 +35,7 @@ from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
 from wingsd.util.deferreds import when_fired
 
-__all__ = ["IncomingTransfer"]
+__all__ = ["IncomingParts", "IncomingTransfer"]
 
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to this node"
@@ -51,21 +52,25 @@ class Arrival(Protocol):
     def size(self) -> int: ...
 
 
+@attrs.frozen(eq=False, repr=False)
+class IncomingParts:
+    """What transfers to this node are made of: they are extracted and put into `storage`."""
+
+    step_logs: StepLogs
+    storage: IncomingStorage
+    extraction: Extraction
+    environment: Environment
+    servers: Servers
+    reactor: IReactorTime
+
+
 class IncomingTransfer:
     """The transfer of one server to this node, which arrives by uploads."""
 
     _log = Logger()
 
     def __init__(
-        self,
-        server: str,
-        coordinator: ReceivingCoordinator,
-        step_logs: StepLogs,
-        storage: IncomingStorage,
-        extraction: Extraction,
-        environment: Environment,
-        servers: Servers,
-        reactor: IReactorTime,
+        self, server: str, coordinator: ReceivingCoordinator, parts: IncomingParts
     ) -> None:
         self.server = server
         self.coordinator = coordinator
@@ -73,16 +78,23 @@ class IncomingTransfer:
         #: Panel hears of a failure is the callback queue's task.
         self.over: Deferred[None] = Deferred()
         self._previous_over: Deferred[None] = succeed(None)
-        self._environment = environment
-        self._servers = servers
-        self._reactor = reactor
+        self._environment = parts.environment
+        self._servers = parts.servers
+        self._reactor = parts.reactor
         self._rollback = rollback = RollbackList(server)
-        self._files = files = ArrivingServer(server, storage, rollback)
-        self._steps = steps = step_logs.receiving(server, coordinator)
-        self._receive_phase = ReceivePhase(server, files, extraction, steps)
+        self._files = files = ArrivingServer(server, parts.storage, rollback)
+        self._steps = steps = parts.step_logs.receiving(server, coordinator)
+        self._receive_phase = ReceivePhase(server, files, parts.extraction, steps)
         self._arrival: Arrival = self._receive_phase
         self._commit_phase = CommitPhase(
-            server, files, coordinator, steps, rollback, environment, servers, reactor
+            server,
+            files,
+            coordinator,
+            steps,
+            rollback,
+            parts.environment,
+            parts.servers,
+            parts.reactor,
         )
         #: Whether staged backups stay after a failure, for the next transfer of the server.
         self._keeps_backups = False

@@ -11,10 +11,9 @@ deleted.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 from twisted.logger import Logger
@@ -24,11 +23,9 @@ from wingsd.errors import StorageError, WingsdError
 from wingsd.filesystem import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
+from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
-
-if TYPE_CHECKING:
-    from wingsd.transfers.storage.partial_copies import PartialCopies
 
 __all__ = ["KeptDays", "Quarantine", "keep_replaced"]
 
@@ -66,7 +63,7 @@ class Quarantine:
         self,
         staging: Staging,
         backups: ReceivedBackups,
-        copies: Callable[[], PartialCopies],
+        copies: PartialCopies,
         disk: Workers,
         database: StateDatabase,
         days: KeptDays,
@@ -84,8 +81,7 @@ class Quarantine:
             names = await self._disk.run(self._names)
             ages = await self._database.ages(sorted(names))
             old = [name for name, age in ages.items() if age > self._days_of(name) * _DAY]
-            copies = self._copies() if any(name.endswith(PARTIAL) for name in old) else None
-            deleted = await self._disk.run(self._delete, old, copies)
+            deleted = await self._disk.run(self._delete, old)
         except WingsdError as error:
             self._log.error("quarantine: {error}", error=error)
             return
@@ -163,15 +159,15 @@ class Quarantine:
     def _names(self) -> set[str]:
         return {name for directory in self._directories for name in _names_in(directory)}
 
-    def _delete(self, names: Collection[str], copies: PartialCopies | None) -> set[str]:
+    def _delete(self, names: Collection[str]) -> set[str]:
         """Delete the entries with these names, as far as possible; return the names deleted."""
         deleted = set()
         for directory in self._directories:
             for name in {*_names_in(directory)}.intersection(names):
                 with suppress(OSError, StorageError):  # It is tried again the next day.
-                    if copies is None or not name.endswith(PARTIAL):
+                    if not name.endswith(PARTIAL):
                         remove_tree(str(directory / name))
-                    elif not copies.delete(name):
+                    elif not self._copies.delete(name):
                         continue
                     deleted.add(name)
         self._discard_backups(deleted)

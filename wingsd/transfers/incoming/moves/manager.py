@@ -18,8 +18,6 @@ from wingsd.errors import ServerAlreadyExists, TransferCancelled, WingsdError
 from wingsd.filesystem.attributes import NOTHING, AttributesKept
 from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.incoming.factory import IncomingTransferFactory
-from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.moves.attachments import check_announced
 from wingsd.transfers.incoming.moves.errors import (
     MoveBusy,
@@ -29,6 +27,8 @@ from wingsd.transfers.incoming.moves.errors import (
 )
 from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveIdentity, MoveTerms
 from wingsd.transfers.incoming.moves.transfer import IncomingSeed, MoveTransfer
+from wingsd.transfers.incoming.transfer import IncomingParts
+from wingsd.transfers.manager import IncomingTransfers
 from wingsd.util.deferreds import when_fired
 
 __all__ = ["EndedMove", "IncomingMoves", "key_digest"]
@@ -203,20 +203,19 @@ class IncomingMoves:
         self,
         identity: MoveIdentity,
         beginning: MoveBeginning,
-        factory: IncomingTransferFactory,
         server: str,
         coordinator: ReceivingCoordinator,
+        parts: IncomingParts,
         *,
         failure: WingsdError | None = None,
     ) -> MoveTransfer:
         kind = IncomingSeed if beginning.follow else MoveTransfer
-        transfer = factory.make_as(kind, server, coordinator)
         # A server that a direct transfer brings is not started, unless a seed had followed it.
         starts = self._starts and (beginning.follow or not coordinator.is_direct)
-        transfer.terms = MoveTerms(
+        terms = MoveTerms(
             identity, beginning, self.settings, starts, self._database, failure=failure
         )
-        return transfer
+        return kind(server, coordinator, parts, terms)
 
 
 def _check_key(found: str, expected: str) -> None:

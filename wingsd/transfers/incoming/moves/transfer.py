@@ -21,7 +21,6 @@ from twisted.python.failure import Failure
 from wingsd.archive.extract import NOT_KEPT
 from wingsd.archive.policy import attributes_line
 from wingsd.auth.tokens import token_was_used
-from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
 from wingsd.errors import (
     DaemonStopping,
@@ -33,7 +32,6 @@ from wingsd.errors import (
 from wingsd.moves.destination import Resumption
 from wingsd.moves.errors import RootMismatch
 from wingsd.panel.schemas import Configuration
-from wingsd.servers import Servers
 from wingsd.statedb import Direction, MoveRecord, TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
@@ -52,11 +50,8 @@ from wingsd.transfers.incoming.moves.errors import (
     keeps_copy,
 )
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
-from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer
-from wingsd.transfers.incoming.uploads import Extraction
-from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.incoming.transfer import HOLD, IncomingParts, IncomingTransfer
 from wingsd.transfers.steps import ReceiveStep, RollbackList
-from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.text import readable_size
 
@@ -210,9 +205,8 @@ class SilenceWatch:
 
 
 class MoveTransfer(IncomingTransfer):
-    """The move of one server to this node. `terms` must be set before anything else is done."""
+    """The move of one server to this node, by its `terms`."""
 
-    terms: MoveTerms
     #: The Panel's last description of the server.
     _configuration: Configuration
 
@@ -220,29 +214,24 @@ class MoveTransfer(IncomingTransfer):
         self,
         server: str,
         coordinator: ReceivingCoordinator,
-        step_logs: StepLogs,
-        storage: IncomingStorage,
-        extraction: Extraction,
-        environment: Environment,
-        servers: Servers,
-        reactor: IReactorTime,
+        parts: IncomingParts,
+        terms: MoveTerms,
     ) -> None:
-        super().__init__(
-            server, coordinator, step_logs, storage, extraction, environment, servers, reactor
-        )
-        self._storage = storage
-        self._extraction = extraction
+        super().__init__(server, coordinator, parts)
+        self.terms = terms
+        self._storage = parts.storage
+        self._extraction = parts.extraction
         self._inbox: Inbox | None = None
         self._arrival = self
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
-        self.meter = ProgressMeter(reactor.seconds, self._count)
+        self.meter = ProgressMeter(parts.reactor.seconds, self._count)
         self._silence = SilenceWatch(
-            reactor,
+            parts.reactor,
             lambda: not self._steps.lifecycle.before(ReceiveStep.VERIFY),
             lambda seconds: self.abort(MoveAbandoned(seconds)),
         )
-        self._asked = reactor.seconds()
+        self._asked = parts.reactor.seconds()
         #: Requests that wait for a change, and the changes of its `status` and `preparation`.
         self.waiting = 0
         self.changes = self._steps.changes

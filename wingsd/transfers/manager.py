@@ -1,0 +1,658 @@
+"""All transfers of this node: at most one for each server and direction.
+
+`IncomingTransfers` decides which may begin here, and starts what has arrived; `OutgoingTransfers`
+begins those from this node, and their seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from wingsd.config import TransfersConfig
+from wingsd.errors import (
+    BadRequest,
+    DaemonStopping,
+    ServerAlreadyExists,
+    ServerNotFound,
+    TransferCancelled,
+)
+from wingsd.filesystem.attributes import AttributesKept
+from wingsd.servers import Server
+from wingsd.servers.files import BackgroundTasks
+from wingsd.servers.operations import Operation
+from wingsd.servers.running import RunningServers, ServerLookup
+from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
+from wingsd.transfers.coordinator import (
+    PanelCoordinators,
+    PanelSending,
+    ReceivingCoordinator,
+    SendingCoordinator,
+)
+from wingsd.transfers.errors import TooManyTransfers, TransferInProgress, TransferNotActive
+from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
+from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of, request_of
+from wingsd.transfers.outgoing.seed import SeedTransfer
+from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed, seed_of
+from wingsd.transfers.outgoing.source import SourceServers, SourceStorage, TransferRequest
+from wingsd.transfers.outgoing.streams import SourcePool, Uploader
+from wingsd.transfers.outgoing.transfer import OutgoingTransfer
+from wingsd.transfers.outgoing.upload import OutgoingUpload
+from wingsd.transfers.peer.peers import Peers
+from wingsd.transfers.step_log import ProgressReport, SeedFigures, StepLog, StepLogs
+from wingsd.transfers.steps import SendStep
+from wingsd.util.deferreds import when_fired
+
+__all__ = [
+    "ArrivedServers",
+    "IncomingTransfers",
+    "OutgoingParts",
+    "OutgoingTransfers",
+    "TransferTable",
+]
+
+#: Where a server was running that is started here, for the console.
+THERE = "at its former node"
+#: Seconds for which a start that fails is tried again: a port may be in use by what ends soon, and
+#: the engine be busy with other servers that arrive.
+REPEAT_FOR = 300.0
+#: Seconds that the Panel has to have a server deleted here that has moved, before it is asked.
+DELETION_WITHIN = 600.0
+
+
+Transfer = TypeVar("Transfer", bound="IncomingTransfer | OutgoingTransfer")
+T = TypeVar("T", bound=IncomingTransfer)
+#: Makes a transfer of a server: `IncomingTransfer`, for one.
+MakeTransfer = Callable[[str, ReceivingCoordinator, IncomingParts], T]
+
+
+class TransferTable(Generic[Transfer]):
+    """The transfers under way by their servers' UUIDs; each is removed when it is over."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Transfer] = {}
+
+    def find(self, server: str) -> Transfer | None:
+        """Return the server's transfer, if there is one."""
+        return self._open.get(server)
+
+    @property
+    def progress(self) -> list[ProgressReport]:
+        """How far each transfer is, including failed ones that are still being cleaned up."""
+        return [transfer.progress for transfer in self._open.values()]
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The UUIDs of the servers that are being transferred."""
+        return tuple(self._open)
+
+    @property
+    def waiting(self) -> int:
+        """How many transfers wait for a slot."""
+        return sum(transfer.is_waiting for transfer in self._open.values())
+
+    def _add(self, server: str, transfer: Transfer) -> None:
+        self._open[server] = transfer
+        transfer.over.addCallback(self._remove, server, transfer)
+
+    def _remove(self, _: None, server: str, transfer: Transfer) -> None:
+        # A later transfer of the server may have been added while this one was cleaned up.
+        if self._open.get(server) is transfer:
+            del self._open[server]
+
+
+def all_over(transfers: Iterable[IncomingTransfer | OutgoingTransfer]) -> Deferred[Any]:
+    """Return a Deferred that fires when each of the transfers is over."""
+    return DeferredList([when_fired(transfer.over) for transfer in transfers])
+
+
+class ArrivedServers:
+    """Starts servers that were running when they were moved here, once the Panel has heard of it.
+
+    Which ones is in the state database before their success is reported, and until the start was
+    tried: the daemon after a restart starts those that this one does not.
+    """
+
+    def __init__(
+        self, database: StateDatabase, starter: RunningServers, servers: ServerLookup
+    ) -> None:
+        self._database = database
+        self._starter = starter
+        self._servers = servers
+        self._tasks = BackgroundTasks()
+        self._left: Sequence[MoveRecord] = ()
+        self._stopped = False
+
+    async def load(self) -> None:
+        """Load which ones an earlier daemon has left. Raises `StorageError`."""
+        self._left = await self._database.arrived_to_start()
+
+    def start_left(self) -> None:
+        """Start these, in the background, when the servers are loaded."""
+        left, self._left = self._left, ()
+        for record in left:
+            self.arrived(record.transfer, record.server)
+
+    def arrived(self, transfer: int, server: str) -> None:
+        """Start a server in the background, if that is recorded: its transfer has succeeded."""
+        if not self._stopped:
+            self._tasks.start("starting it after its move", self._start(transfer, server), server)
+
+    def stop(self) -> None:
+        """Leave what is not started to the next daemon."""
+        self._stopped = True
+        self._tasks.stop()
+
+    async def _start(self, transfer: int, uuid: str) -> None:
+        if not await self._database.starts(transfer):
+            return
+        try:
+            server = self._servers.get(uuid)
+        except ServerNotFound:
+            pass  # it was deleted meanwhile
+        else:
+            await self._starter.start_in_turn(server, THERE, repeat_for=REPEAT_FOR)
+        await self._database.set_start(transfer, starts=False)
+
+
+class IncomingTransfers(TransferTable[IncomingTransfer]):
+    """All transfers to this node, at most one for each server.
+
+    `limits` has how many servers are received at the same time, and how many may wait. `arrived`
+    hears of successes.
+    """
+
+    def __init__(
+        self,
+        coordinators: PanelCoordinators,
+        parts: IncomingParts,
+        limits: TransfersConfig,
+        arrived: ArrivedServers,
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self._coordinators = coordinators
+        self._arrived = arrived
+        self._most = limits.concurrent + limits.waiting
+        self._stall_timeout = limits.stall_timeout
+        self._stopping = False
+
+    def open(
+        self,
+        server: str,
+        coordinator: ReceivingCoordinator | None = None,
+        ordered: float | None = None,
+    ) -> IncomingTransfer:
+        """Return a new transfer of the server with the UUID `server`; see `open_as`."""
+        return self.open_as(IncomingTransfer, server, coordinator, ordered)
+
+    def open_as(
+        self,
+        make: MakeTransfer[T],
+        server: str,
+        coordinator: ReceivingCoordinator | None = None,
+        ordered: float | None = None,
+    ) -> T:
+        """Return a new transfer of the server with the UUID `server`, which `make` returns.
+
+        The Panel coordinates it, which has `ordered` it then by its own clock, in seconds since
+        the epoch, unless another `coordinator` is given. The transfer waits until
+        an earlier one that has failed, or that gives way, is cleaned up. Raises
+        `ServerAlreadyExists` while another is under way, `TooManyTransfers` while there are as
+        many as may be, and `DaemonStopping` after `stop`.
+        """
+        if self._stopping:
+            raise DaemonStopping
+        previous = self._open.get(server)
+        if previous is not None and _gives_way(previous, coordinator):
+            previous.give_way()
+        elif previous is not None and not previous.has_failed:
+            # Not aborted for the next one, though that has a newer token: the failure of a
+            # transfer is reported to the Panel by the server's UUID alone, and would end both.
+            raise ServerAlreadyExists(
+                "this server is already being received", self._prospects(previous)
+            )
+        if sum(transfer.takes_a_place for transfer in self._open.values()) >= self._most:
+            raise TooManyTransfers(self._most)
+        coordinator = coordinator or self._coordinators.receiving(server, ordered)
+        transfer = self._begin(make, server, coordinator)
+        if previous is not None:
+            transfer.begin_after(previous)
+        return transfer
+
+    def expect(self, server: str) -> None:
+        """Note that the Panel has begun a transfer of the server to this node."""
+        self._coordinators.expect(server)
+
+    def pool_features(
+        self, server: str, pool: str, mark: str, backups_mark: str
+    ) -> Deferred[list[str]]:
+        """Return what the sender of a server is answered about its storage pool and its marks."""
+        return self.parts.storage.pool_features(server, pool, mark, backups_mark)
+
+    def attributes_kept(self) -> Deferred[AttributesKept]:
+        """Return which extended attributes servers keep that are received."""
+        storage = self.parts.storage
+        return storage.disk.run(storage.staging.attributes_kept)
+
+    def _prospects(self, transfer: IncomingTransfer) -> str:
+        """Return since when a transfer is under way, and when it ends if its sender is gone."""
+        now = transfer.progress
+        so_far = f"the transfer under way began {now.seconds:.0f} s ago and is {now.step_text}"
+        if not transfer.is_receiving:
+            return f"{so_far}; wait for it to end"
+        return (
+            f"{so_far}; if its sender is gone, it ends after {self._stall_timeout:g} s of "
+            "silence: send the server again then"
+        )
+
+    def resume(
+        self, entry: TransferRecord, coordinator: ReceivingCoordinator | None = None
+    ) -> None:
+        """Complete or roll back what an earlier daemon has left unfinished."""
+        self.resume_as(IncomingTransfer, entry, coordinator)
+
+    def resume_as(
+        self,
+        make: MakeTransfer[T],
+        entry: TransferRecord,
+        coordinator: ReceivingCoordinator | None = None,
+    ) -> T:
+        """Go on with what an earlier daemon has left, by the transfer that `make` returns."""
+        coordinator = coordinator or self._coordinators.receiving(entry.server)
+        transfer = self._begin(make, entry.server, coordinator)
+        Deferred.fromCoroutine(transfer.resume(entry))
+        return transfer
+
+    def _begin(self, make: MakeTransfer[T], server: str, coordinator: ReceivingCoordinator) -> T:
+        transfer = make(server, coordinator, self.parts)
+        self._add(server, transfer)
+        transfer.over.addCallback(self._note_success, transfer)
+        return transfer
+
+    def _note_success(self, _: None, transfer: IncomingTransfer) -> None:
+        if transfer.has_succeeded and transfer.number is not None:
+            self._arrived.arrived(transfer.number, transfer.server)
+
+    def cancel(self, server: str) -> None:
+        """End the server's transfer, in any step; nothing of it stays.
+
+        Raises `Conflict` when there is none that can still be ended: not once success is reported.
+        """
+        transfer = self._open.get(server)
+        if transfer is None or not transfer.abort(TransferCancelled(), verified=True):
+            raise TransferNotActive(
+                "Server is not currently being transferred.",
+                "there is no transfer to this node that could still be cancelled",
+            )
+
+    def forget(self, server: str) -> bool:
+        """End the seed of a server and remove its copy; return whether there was one."""
+        transfer = self._open.get(server)
+        return transfer is not None and transfer.forget()
+
+    async def release(self, server: str, *, keeps: bool = False) -> None:
+        """End the server's transfer, since the server is to be deleted; return when it is over.
+
+        One whose success may have been reported is not waited for: the Panel knows what it
+        deletes. With `keeps` the Panel deletes servers at the destination of each transfer that
+        has failed: what has arrived of a move stays for the next one.
+        """
+        transfer = self._open.get(server)
+        if transfer is not None and transfer.release(keeps=keeps):
+            await when_fired(transfer.over)
+
+    def stop(self) -> Deferred[Any]:
+        """Abort what is not verified yet; the Deferred fires when the rest is at its end.
+
+        A server that has arrived, and of which the Panel has not heard, is left to the next
+        daemon.
+        """
+        self._stopping = True
+        transfers = [transfer for transfer in self._open.values() if not transfer.has_arrived]
+        over = all_over(transfers)
+        for transfer in transfers:
+            transfer.abort(DaemonStopping())
+        return over
+
+    def concluded(self) -> Deferred[Any]:
+        """Return a Deferred that fires when the transfers that the Panel has answered are over."""
+        return all_over(transfer for transfer in self._open.values() if transfer.is_answered)
+
+    def abort_all(self) -> None:
+        """Abort what is verified as well, where its success has not been reported."""
+        for transfer in tuple(self._open.values()):
+            transfer.abort(DaemonStopping(), verified=True)
+
+
+def _gives_way(previous: IncomingTransfer, coordinator: ReceivingCoordinator | None) -> bool:
+    """Return whether a transfer ends for the next one, of which that is the coordinator.
+
+    What the Panel has ordered does not for a direct one, whose request may have come late.
+    """
+    ordered = coordinator is None or not coordinator.is_direct
+    return previous.gives_way and (ordered or previous.coordinator.is_direct)
+
+
+@attrs.frozen(eq=False, repr=False)
+class OutgoingParts:
+    """What transfers from this node are made of. A server has `stop_grace` seconds to stop."""
+
+    peers: Peers
+    step_logs: StepLogs
+    servers: SourceServers
+    storage: SourceStorage
+    uploader: Uploader
+    stop_grace: float
+    mover: Mover
+
+
+class OutgoingTransfers(TransferTable[OutgoingTransfer]):
+    """All transfers from this node, at most one for each server."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        coordinators: PanelCoordinators,
+        parts: OutgoingParts,
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self._reactor = reactor
+        self._coordinators = coordinators
+        self._left_behind: dict[str, OutgoingTransfer] = {}
+        #: Those that keep copies up to date, which are among the others.
+        self._seeds: dict[str, SeedTransfer] = {}
+        self._checks: set[Deferred[None]] = set()
+        #: Those whose servers have moved and are being deleted here.
+        self._deleting: dict[str, OutgoingTransfer] = {}
+        #: Those of an earlier daemon about which the Panel is asked.
+        self._asked: dict[str, PanelSending] = {}
+        self._stopping = False
+
+    def start(
+        self,
+        server: Server,
+        request: TransferRequest,
+        coordinator: SendingCoordinator | None = None,
+    ) -> None:
+        """Begin to send `server`; its progress and outcome are events.
+
+        Without a `coordinator` it is the Panel, whose order ends a seed of the server. Raises
+        `Conflict` while another transfer of it is in progress, `BadRequest` when the URL of
+        `request` is invalid, and `DaemonStopping` after `stop`.
+        """
+        seed = self._seeds.get(server.uuid) if coordinator is None else None
+        gives_way = seed is not None and seed.gives_way and self.find(server.uuid) is seed
+        self._check_free(server, None if gives_way else server.hold)
+        server.operations.check(Operation.TRANSFER_OUT)
+        coordinator = coordinator or self._coordinators.sending(server.uuid)
+        transfer = self._make(server, request, coordinator)
+        transfer.take()
+        if seed is None:
+            self._run(transfer)
+        else:
+            # Recorded at once; the seed goes on until the destination has answered.
+            self._begin(transfer, transfer.run(seed=seed.hand_over))
+            transfer.over.addCallback(seed.drop_left)
+            transfer.over.addCallback(self._put_back, seed)
+
+    def seed(
+        self,
+        server: Server,
+        request: TransferRequest,
+        coordinator: SendingCoordinator,
+        order: SeedOrder,
+    ) -> None:
+        """Begin to keep a copy of `server` up to date at its destination; it is used as ever.
+
+        Raises as `start`, `ServerBusy` where something has its files for itself, and `BadRequest`
+        where this node does not send servers that run.
+        """
+        self._check_free(server, server.hold)
+        server.operations.check(Operation.CHANGE_FILES)
+        self._add_seed(self._make_seed(server, request, coordinator, order))
+
+    def _check_free(self, server: Server, hold: str | None) -> None:
+        """Raise `TransferInProgress` unless a transfer may begin; `hold` is None if one ends."""
+        if self._stopping:
+            raise DaemonStopping
+        if hold is not None and self._in_progress(server.uuid) is not None:
+            advice = "see wingsctl transfers; wingsctl cancel ends a copy that follows the server"
+            raise TransferInProgress(
+                "A transfer is already in progress for this server.", hold or advice
+            )
+
+    def go_on(
+        self,
+        server: Server,
+        entry: TransferRecord,
+        record: MoveRecord,
+        coordinator: SendingCoordinator,
+    ) -> bool:
+        """Go on with the move of an earlier daemon, which holds the server already.
+
+        Return False where its commit may have been asked for, and it is not known how to go on.
+        Raises the errors of `start`.
+        """
+        if self._stopping:
+            raise DaemonStopping
+        if entry.step == SendStep.AWAIT.name and begun_of(record) is None:
+            return False
+        resumed, request = ResumedMove(entry, record), request_of(record)
+        if not is_seed(entry, record):
+            self._run(self._make(server, request, coordinator), resumed)
+            return True
+        order = seed_of(record)
+        if order is None or self._in_progress(server.uuid) is not None:
+            return False  # a transfer of it was ordered before this
+        seed = self._make_seed(server, request, coordinator, order)
+        self._add_seed(seed, resumed)
+        return True
+
+    def _make(
+        self, server: Server, request: TransferRequest, coordinator: SendingCoordinator
+    ) -> OutgoingTransfer:
+        parts = self.parts
+        # A direct transfer starts nothing at its destination: its server is stopped first.
+        mover = parts.mover.without_following() if coordinator.is_direct else parts.mover
+        steps, upload = self._make_upload(server, request, coordinator, mover)
+        return OutgoingTransfer(
+            server, coordinator, steps, upload, parts.servers, parts.stop_grace
+        )
+
+    def _make_seed(
+        self,
+        server: Server,
+        request: TransferRequest,
+        coordinator: SendingCoordinator,
+        order: SeedOrder,
+    ) -> SeedTransfer:
+        parts = self.parts
+        if not parts.mover.may_follow:
+            raise BadRequest(
+                "this node does not send servers while they run",
+                "system.transfers.moves.enabled or system.transfers.live.enabled is off",
+            )
+        steps, upload = self._make_upload(server, request, coordinator, parts.mover)
+        return SeedTransfer(
+            server,
+            coordinator,
+            steps,
+            upload,
+            parts.servers,
+            parts.stop_grace,
+            order,
+            parts.mover,
+        )
+
+    def _make_upload(
+        self,
+        server: Server,
+        request: TransferRequest,
+        coordinator: SendingCoordinator,
+        mover: Mover,
+    ) -> tuple[StepLog[SendStep], OutgoingUpload]:
+        parts = self.parts
+        destination = parts.peers.client(request.url, request.token)
+        steps = parts.step_logs.sending(server.uuid, coordinator)
+        pool = SourcePool(server.uuid, request, parts.storage, is_direct=coordinator.is_direct)
+        upload = OutgoingUpload(
+            server, request, destination, parts.storage, parts.uploader, steps, pool, mover
+        )
+        return steps, upload
+
+    def _add_seed(self, seed: SeedTransfer, resumed: ResumedMove | None = None) -> None:
+        uuid = seed.server.uuid
+        self._seeds[uuid] = seed
+        seed.take()
+        self._run(seed, resumed)
+
+        def remove(_: None) -> None:
+            if self._seeds.get(uuid) is seed:
+                del self._seeds[uuid]
+
+        seed.over.addCallback(remove)
+
+    def _put_back(self, _: None, seed: SeedTransfer) -> None:
+        """Look for a seed to resume after its server's transfer has failed."""
+        if self._seeds.get(seed.server.uuid) is seed and seed.gives_way:
+            self._open.setdefault(seed.server.uuid, seed)
+
+    def _run(self, transfer: OutgoingTransfer, resumed: ResumedMove | None = None) -> None:
+        self._begin(transfer, transfer.run(resumed))
+
+    def _begin(self, transfer: OutgoingTransfer, run: Coroutine[Deferred[Any], Any, None]) -> None:
+        self._add(transfer.server.uuid, transfer)
+        transfer.over.addCallback(self._note_left_behind, transfer)
+        Deferred.fromCoroutine(run)
+
+    def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
+        if transfer.is_left_behind and not self._stopping:
+            self._left_behind[transfer.server.uuid] = transfer
+            checking = Deferred.fromCoroutine(self._check_left_behind(transfer))
+            self._checks.add(checking)
+            checking.addErrback(transfer.log_failure)
+            checking.addBoth(lambda _: self._checks.discard(checking))
+
+    async def _check_left_behind(self, transfer: OutgoingTransfer) -> None:
+        await deferLater(self._reactor, DELETION_WITHIN)
+        if transfer.is_left_behind:
+            try:
+                await transfer.check_left_behind()
+            finally:
+                self._left_behind.pop(transfer.server.uuid, None)
+
+    def _in_progress(self, server: str) -> OutgoingTransfer | None:
+        transfer = self._open.get(server)
+        return None if transfer is None or transfer.is_over else transfer
+
+    def cancel(self, server: str) -> None:
+        """Cancel the server's transfer in any step; the server stays.
+
+        Raises `Conflict` when there is no transfer, or none any more: not once it has moved.
+        """
+        coordinator = self._asked.pop(server, None)
+        if coordinator is not None:
+            coordinator.stop_waiting(TransferCancelled())
+            return
+        transfer = self._in_progress(server)
+        if transfer is None:
+            raise TransferNotActive(
+                "Server is not currently being transferred.",
+                "there is no transfer from this node that could still be cancelled",
+            )
+        transfer.cancel()
+
+    async def has_moved(self, server: str, coordinator: PanelSending) -> bool:
+        """Return whether a server has moved that an earlier daemon was sending.
+
+        Until that is known, `cancel` ends its grace.
+        """
+        self._asked[server] = coordinator
+        try:
+            return await coordinator.has_moved(lost=True)
+        finally:
+            self._asked.pop(server, None)
+
+    def give_up(self, record: MoveRecord) -> None:
+        """Have the destination of an earlier daemon's move hear that it has failed."""
+        Deferred.fromCoroutine(self.parts.mover.give_up(record))
+
+    async def end_move(self, record: MoveRecord) -> None:
+        """Have the destination of a move end it, and keep what has arrived.
+
+        It is asked once. Raises `DestinationError` where it gives no answer.
+        """
+        await self.parts.mover.end(record, 0.0)
+
+    async def release(self, server: str) -> None:
+        """End the server's transfer before its deletion, which the Panel has ordered.
+
+        When everything was sent by the Panel's order, the deletion confirms that the server has
+        moved, and comes while the destination still waits for it: it is not delayed here. Any
+        other transfer is cancelled, and over when this returns. When the server's files are out
+        of place, `deleted` is to be called.
+        """
+        left_behind = self._left_behind.pop(server, None)
+        if left_behind is not None:
+            self._confirm(left_behind)
+        while (transfer := self._in_progress(server)) is not None:
+            if transfer.is_sent and transfer.coordinator.orders_deletion:
+                self._confirm(transfer)
+                return
+            transfer.cancel(is_deleted=True)
+            await when_fired(transfer.over)  # after one that has failed a seed may go on
+
+    def _confirm(self, transfer: OutgoingTransfer) -> None:
+        transfer.confirm()
+        self._deleting[transfer.server.uuid] = transfer
+
+    def put_away(self, server: str) -> Callable[[], Awaitable[None]] | None:
+        """Return what puts the files of a server away that has moved, and is being deleted here.
+
+        None where they are to be deleted.
+        """
+        transfer = self._deleting.get(server)
+        return transfer.put_away if transfer is not None and transfer.keeps_files else None
+
+    def deleted(self, server: str) -> None:
+        """Finish the transfer of a server that has been deleted.
+
+        When the daemon dies before this, the next one finishes it.
+        """
+        transfer = self._deleting.pop(server, None)
+        if transfer is not None:
+            transfer.finish()
+
+    def stop(self) -> Deferred[Any]:
+        """Abort what is not sent yet; the Deferred fires when all transfers are over.
+
+        The next daemon goes on with moves.
+        """
+        self._stopping = True
+        # The next daemon asks about these.
+        for checking in tuple(self._checks):
+            checking.cancel()
+        transfers = {*self._open.values(), *self._seeds.values()}
+        over = all_over(transfers)
+        for transfer in transfers:
+            transfer.abort(DaemonStopping())
+        return over
+
+    @property
+    def seeds(self) -> list[SeedFigures]:
+        """How far the copies are that follow servers."""
+        found = (seed.progress.seed for seed in self._seeds.values())
+        return [each for each in found if each is not None]
+
+    @property
+    def progress(self) -> list[ProgressReport]:
+        """How far each is, including those that the Panel is still to have deleted here."""
+        transfers = self._left_behind | self._open
+        return [transfer.progress for transfer in transfers.values()]
