@@ -17,8 +17,8 @@ from wingsd.http_upload.exchange import (
     REST,
     Answer,
     BlocksBody,
+    HttpExchange,
     PersistentConnections,
-    PersistentExchange,
 )
 from wingsd.threadio import TokenBucket
 
@@ -34,10 +34,10 @@ class Line:
         self.answers: list[Answer | BaseException] = []
         self.wires: list[Any] = []
 
-    def ask(self, body: BlocksBody | None = None, length: int = 0) -> PersistentExchange:
+    def ask(self, body: BlocksBody | None = None, length: int = 0) -> HttpExchange:
         headers = [("Host", "node"), ("Content-Length", str(length))]
         request = h11.Request(method="PUT", target="/", headers=headers)
-        exchange = PersistentExchange(self.clock, request, body)
+        exchange = HttpExchange(self.clock, request, body)
         endpoint = Endpoint()
         answer: Deferred[Answer] = self.kept.start(exchange, endpoint, 30)
         answer.addCallbacks(self.answers.append, self._note)

@@ -26,24 +26,24 @@ from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import TokenBucket, Workers
-from wingsd.transfers.outgoing.retries import StallWatch
 from wingsd.transfers.outgoing.source import TransferRequest
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.upload_form import Checksums, UploadForm
+from wingsd.util.retry import Budget
 
 
-class KnownWatch(StallWatch):
-    """The watch of a stopped server's last round, which a test can have be given up at once."""
+class KnownBudget(Budget[Any]):
+    """The budget of a stopped server's last round, which a test can have be given up at once."""
 
-    last: StallWatch
+    last: Budget[Any]
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        KnownWatch.last = self
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        KnownBudget.last = self
 
     @classmethod
     def give_up(cls) -> None:
-        cls.last.patience = 0.05
+        cls.last.seconds = 0.05
 
 
 BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]

@@ -14,7 +14,7 @@ from twisted.web.server import Site
 
 from tests.support.move_node import MoveNode
 from tests.support.reactor import until
-from tests.support.sender import KnownWatch, Sender, at_stop, sending
+from tests.support.sender import KnownBudget, Sender, at_stop, sending
 from tests.transfers.test_live_moves import _slow_to_settle, check_moved, check_runs_on
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
@@ -22,7 +22,7 @@ from wingsd.http_upload.exchange import Answer
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing import move_round
 from wingsd.transfers.peer import moves
-from wingsd.transfers.peer.moves import MoveRequest, MoveRequests
+from wingsd.transfers.peer.moves import MoveClient
 
 __all__ = ["_quick", "_slow_to_settle"]
 
@@ -48,13 +48,13 @@ class Limits:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
         self._allow(SHORT)
-        send = MoveRequests.send
+        send = MoveClient._send
 
-        async def send_within(requests: MoveRequests, asked: MoveRequest) -> Answer:
-            requests._stall_timeout = moves.ANSWERED_WITHIN
-            return await send(requests, asked)
+        async def send_within(client: MoveClient, asked: Any) -> Answer:
+            client._stall_timeout = moves.ANSWERED_WITHIN
+            return await send(client, asked)
 
-        monkeypatch.setattr(MoveRequests, "send", send_within)
+        monkeypatch.setattr(MoveClient, "_send", send_within)
 
     def lift(self) -> None:
         self._allow(LONG)
@@ -165,7 +165,7 @@ async def test_the_server_is_started_again_where_the_last_round_is_not_taken(
     (sender.tree / "large").write_bytes(os.urandom(LARGE))
     sender.waits.pop("stop").callback(None)
     await until(lambda: freezer.is_frozen)
-    KnownWatch.give_up()
+    KnownBudget.give_up()
     await until(lambda: "start" in sender.calls)
     assert sender.said("the server is started again, and the move goes on")
     limits.lift()

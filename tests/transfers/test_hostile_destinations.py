@@ -13,8 +13,9 @@ from tests.support.sender import BACKUPS, Sender
 from tests.transfers.test_outgoing_moves import _quick, node, sender
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.errors import DestinationRefused
-from wingsd.transfers.outgoing import move, retries
+from wingsd.transfers.outgoing import move
 from wingsd.transfers.peer.move_answers import ProgressAnswer
+from wingsd.transfers.peer.moves import MOST, Cause
 
 __all__ = ["_quick", "node", "sender"]
 
@@ -28,7 +29,7 @@ def check_stays(sender: Sender, text: str) -> None:
 async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "AGAIN", 20)
+    monkeypatch.setitem(MOST, Cause.NO_ROUND_CLOSED, 20)
     sender.server.state = PowerState.OFFLINE
 
     def begins_again(kind: str, number: int) -> Fault:
@@ -46,7 +47,7 @@ async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
 async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "PARTS", 20)
+    monkeypatch.setitem(MOST, Cause.PIECE_IN_PART, 20)
     sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
     node.fault = lambda kind, number: (
         (200, {"offset": number - 1}) if kind == "attachments" else None
@@ -59,7 +60,7 @@ async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
 async def test_a_commit_that_always_needs_something_else_has_an_end(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "REOPENED", 12)
+    monkeypatch.setitem(MOST, Cause.SENT_AFTER_COMMIT, 12)
     sender.server.state = PowerState.OFFLINE
 
     def needs_more(kind: str, number: int) -> Fault:

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from tests.support.move_node import Fault, MoveNode, refused, tree_of
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.support.sender import KnownWatch, Sender, sending
+from tests.support.sender import KnownBudget, Sender, sending
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed
@@ -28,7 +28,7 @@ from wingsd.servers import starting
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
-from wingsd.transfers.outgoing import move, retries, rounds, source
+from wingsd.transfers.outgoing import move, rounds, source
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.util.retry import Backoff
 
@@ -44,8 +44,8 @@ def _slow_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(rounds, "READY_EVERY", 0.01)
     monkeypatch.setattr(rounds, "ROUND_EVERY", 0.05)
-    monkeypatch.setattr(retries, "EVERY", 0.05)
-    monkeypatch.setattr(move, "StallWatch", KnownWatch)
+    monkeypatch.setattr(move, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(move, "Budget", KnownBudget)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from tests.support.move_node import SILENT, Fault, MoveNode, refused
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import KnownWatch, Sender, at_stop
+from tests.support.sender import KnownBudget, Sender, at_stop
 from tests.transfers.test_live_moves import (
     ROUNDS,
     _slow_to_settle,
@@ -135,7 +135,7 @@ async def test_a_server_that_ended_with_its_machine_is_started_again_if_it_stays
 
 def silent() -> Fault:
     """Come to a halt, of which the watch of the last round takes notice soon."""
-    KnownWatch.give_up()
+    KnownBudget.give_up()
     return SILENT
 
 

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 
 from wingsd.transfers.errors import DestinationUnreachable, FinalPassStalled
 from wingsd.transfers.outgoing import move_round
-from wingsd.transfers.outgoing.move import Delivery
+from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import BatchSize, RoundSender
 
 
@@ -170,10 +170,10 @@ class Watched:
         self.source, self.client = Mock(read=0, files=0, steps=(0,)), Mock(steps=0)
         self.client.interrupt = self._interrupt
         self.working: Deferred[None] = Deferred()
-        of: Any = Mock(streams=1, batch=1 << 20)
-        self.delivery = Delivery(of, self.client, Mock(reactor=self.clock), print, Mock(), None)
-        self.delivery._source = self.source
-        self.delivery._deliver_once = self._work  # type: ignore[method-assign]
+        of, uploader = Mock(streams=1, batch=1 << 20), Mock(reactor=self.clock)
+        self.move = MoveSending(of, lambda: self.client, Mock(), uploader, Mock(), None)
+        self.move._source = self.source
+        self.move._deliver_once = self._work  # type: ignore[method-assign]
 
     async def _work(self) -> None:
         await self.working
@@ -197,7 +197,7 @@ async def test_a_last_round_is_given_up_when_neither_node_makes_progress(
     goes_on: Callable[[Watched], None],
 ) -> None:
     watched = Watched()
-    delivering = Deferred.fromCoroutine(watched.delivery.deliver(120))
+    delivering = Deferred.fromCoroutine(watched.move.send(print, 120))
     for _ in range(10):
         watched.clock.pump([1.0] * 100)
         goes_on(watched)

@@ -312,7 +312,6 @@ class NodeObjects:
             uploader=uploader,
             database=self.database,
             storage=self.source_storage,
-            observer=self.observer,
             lost_after=float(transfers.answer_grace or transfers.stall_timeout),
             live=LiveMoves(transfers.live, file_systems, self.staging.path),
         )

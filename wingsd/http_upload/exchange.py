@@ -39,6 +39,7 @@ from zope.interface import implementer
 from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
 from wingsd.threadio import Share, TokenBucket
 from wingsd.util.net import PROBES, are_too_small, keep_alive, tcp_info
+from wingsd.util.retry import Watch
 
 __all__ = [
     "AckWatchdog",
@@ -48,7 +49,6 @@ __all__ = [
     "FlowWatchdog",
     "HttpExchange",
     "PersistentConnections",
-    "PersistentExchange",
     "RequestBody",
     "silence",
 ]
@@ -57,7 +57,7 @@ __all__ = [
 CHECKS = 8
 
 
-class AckWatchdog:
+class AckWatchdog(Watch):
     """Watches the peer of a TCP connection from now on; calls `on_silent` when it is silent.
 
     That is when it has acknowledged nothing for `limit` seconds, in all of which there was
@@ -77,16 +77,7 @@ class AckWatchdog:
         self._on_silent = on_silent
         #: Since when data or probes are unacknowledged, as far as the checks have shown.
         self._since = inf
-        self._next: IDelayedCall = self._schedule()
-
-    def stop(self) -> None:
-        """Stop watching."""
-        if self._next.active():
-            self._next.cancel()
-
-    def _schedule(self) -> IDelayedCall:
-        later: IDelayedCall = self._reactor.callLater(self._limit / CHECKS, self._check)
-        return later
+        super().__init__(reactor, limit / CHECKS, self._check, "watching a peer failed")
 
     def _check(self) -> None:
         now, info = self._reactor.seconds(), tcp_info(self._connection)
@@ -96,9 +87,61 @@ class AckWatchdog:
         # gets as many as keepalive sends.
         certain = info.unacknowledged or info.probes >= PROBES
         if certain and min(now - self._since, info.silence) >= self._limit:
+            self.stop()
             self._on_silent()
+
+
+class FlowWatchdog(Watch):
+    """Watches what the peer of a TCP connection takes, from now on; calls `on_halt` with why not.
+
+    A process that hangs or was stopped takes nothing, and `AckWatchdog` never sees it as silent:
+    its kernel acknowledges each window probe.
+
+    `on_halt` is called when the peer has taken nothing for `limit` seconds, in all of which there
+    was more than the connection took, as `is_full` tells; or when there was more in `most`
+    seconds, in all.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        connection: socket.socket,
+        limit: float,
+        most: float,
+        is_full: Callable[[], bool],
+        on_halt: Callable[[TimeoutError], object],
+    ) -> None:
+        self._reactor = reactor
+        self._connection = connection
+        self._limit = limit
+        self._most = most
+        self._is_full = is_full
+        self._on_halt = on_halt
+        self._taken = tcp_info(connection).acknowledged
+        self._checked = self._since = reactor.seconds()
+        #: The seconds in which there was more.
+        self._full = 0.0
+        super().__init__(reactor, limit / CHECKS, self._check, "watching a peer failed")
+
+    def _check(self) -> None:
+        now, taken, is_full = (
+            self._reactor.seconds(),
+            tcp_info(self._connection).acknowledged,
+            self._is_full(),
+        )
+        if is_full:
+            self._full += now - self._checked
+        if not is_full or taken != self._taken:
+            self._taken, self._since = taken, now
+        self._checked = now
+        if now - self._since >= self._limit:
+            what = f"it took nothing of what it was sent for {self._limit:g} s"
+        elif self._full >= self._most:
+            what = f"it did not take what it was sent within {self._most:g} s"
         else:
-            self._next = self._schedule()
+            return
+        self.stop()
+        self._on_halt(TimeoutError(what))
 
 
 #: Interim answers (1xx) before the final one. A node may send one every 20 s while at work.
@@ -111,6 +154,9 @@ MAX_ANSWER = 64 * 1024
 ANSWER_WITHIN = 10
 #: Seconds the peer has to close its side of the connection after the answer.
 CLOSE_WITHIN = 10
+#: On a persistent connection: seconds from a body's end to the beginning of the answer, and those
+#: to take a whole body in, of which only those count in which there was more than was taken.
+BEGUN_WITHIN, BODY_WITHIN = 90.0, 3600.0
 
 
 @attrs.frozen
@@ -161,12 +207,13 @@ class RequestBody(Interface):
 
 @implementer(IHandshakeListener, IPushProducer)
 class HttpExchange(Protocol):
-    """A connection for one request, made by `start`.
+    """A request and its answer, on a connection of its own or a persistent one.
 
     `verify` is called with the TLS connection before anything is sent on it, and raises when it is
     not to be trusted; without it the connection is plain TCP. The request's body is `content`, or
     `body`, which is closed when the exchange ends before it does. The peer may leave data of
-    `body` unacknowledged for `stall_timeout` seconds, without that for as long as TCP does.
+    `body` unacknowledged for `stall_timeout` seconds, without that for as long as TCP does. With
+    `taken_within` it also has to take something of it in so many seconds, when it was sent more.
     """
 
     transport: Any
@@ -179,6 +226,7 @@ class HttpExchange(Protocol):
         verify: Callable[[Any], None] | None = None,
         stall_timeout: float | None = None,
         content: bytes = b"",
+        taken_within: float | None = None,
     ) -> None:
         self._reactor = reactor
         self._request = request
@@ -186,11 +234,15 @@ class HttpExchange(Protocol):
         self._body = body
         self._verify = verify
         self._stall_timeout = stall_timeout
+        self._taken_within = taken_within
         self._http = h11.Connection(h11.CLIENT, MAX_HEAD)
         self._answer: Deferred[Answer] = Deferred(lambda _: self.abort(CancelledError()))
         self._connecting: Deferred[Any] | None = None
         self._limit: IDelayedCall | None = None
-        self._watchdog: AckWatchdog | None = None
+        self._watchdogs: list[Watch] = []
+        #: Whether the connection takes no more of the body now.
+        self._is_full = False
+        self._persistent: _Connection | None = None
         self._head: h11.Response | None = None
         self._early = False
         self._interim = 0
@@ -207,8 +259,15 @@ class HttpExchange(Protocol):
         self.begun = False
         self.request_sent = False
 
-    def start(self, endpoint: IStreamClientEndpoint, timeout: float) -> Deferred[Answer]:
-        """Connect, send and read. The Deferred gives the answer.
+    def start(
+        self,
+        endpoint: IStreamClientEndpoint,
+        timeout: float,
+        connections: PersistentConnections | None = None,
+    ) -> Deferred[Answer]:
+        """Connect, send and read; keep the connection among `connections`, where it can be.
+
+        The Deferred gives the answer.
 
         It fails with the reason when there is none, `TimeoutError` of Twisted's when the peer
         could not be connected to within `timeout` seconds (a request without a body: when it was
@@ -216,15 +275,22 @@ class HttpExchange(Protocol):
         when it is cancelled.
         """
         self._set_limit(timeout, lambda: self.abort(silence(timeout)))
-        factory = Factory.forProtocol(self._protocol)
+        protocol: Protocol = self
+        if connections is not None:
+            protocol = self._persistent = _Connection(connections, self)
+        factory = Factory.forProtocol(lambda: protocol)
         factory.noisy = False
         self._connecting = endpoint.connect(factory)
         self._connecting.addErrback(self._fail)
         return self._answer
 
-    def _protocol(self) -> Protocol:
-        """Return what the connection is made with."""
-        return self
+    def use(self, connection: _Connection, timeout: float) -> Deferred[Answer]:
+        """Begin on a connection that has rested; see `start`."""
+        self._persistent, connection.exchange = connection, self
+        self._set_limit(timeout, lambda: self.abort(silence(timeout)))
+        self.transport, self.connected = connection.transport, 1
+        self._begin()
+        return self._answer
 
     def abort(self, reason: Exception) -> None:
         """Close at once; the answer, if it is not there yet, fails with `reason`."""
@@ -267,12 +333,14 @@ class HttpExchange(Protocol):
         self._clear_limit()
 
     def pauseProducing(self) -> None:
-        """Pause sending the body."""
+        """Pause sending the body: the connection takes no more of it now."""
+        self._is_full = True
         if self._body is not None:
             self._body.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Resume sending the body."""
+        self._is_full = False
         if self._body is not None:
             self._body.resumeProducing()
 
@@ -305,13 +373,17 @@ class HttpExchange(Protocol):
             self._body.start(lambda data: self._send(h11.Data(data)), self._end_request)
 
     def _watch(self) -> None:
-        """Abort when the peer stops acknowledging what it is sent."""
-        limit = self._stall_timeout
-        if limit is not None:
-            error = TimeoutError(f"it acknowledged nothing of what it was sent for {limit:g} s")
-            self._watchdog = AckWatchdog(
-                self._reactor, self._socket(), limit, lambda: self.abort(error)
-            )
+        """Abort when the peer stops acknowledging what it is sent, or taking it."""
+        limit, clock = self._stall_timeout, self._reactor
+        if limit is None:
+            return
+        error = TimeoutError(f"it acknowledged nothing of what it was sent for {limit:g} s")
+        acknowledged = AckWatchdog(clock, self._socket(), limit, lambda: self.abort(error))
+        self._watchdogs.append(acknowledged)
+        if self._taken_within is not None:
+            within, is_full = self._taken_within, lambda: self._is_full
+            taken = FlowWatchdog(clock, self._socket(), within, BODY_WITHIN, is_full, self.abort)
+            self._watchdogs.append(taken)
 
     def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
         self.transport.writeSequence(self._http.send_with_data_passthrough(event))
@@ -319,6 +391,8 @@ class HttpExchange(Protocol):
     def _end_request(self) -> None:
         self._send(h11.EndOfMessage())
         self.request_sent = True
+        if self._body is not None and self._persistent is not None:
+            self._set_limit(BEGUN_WITHIN, lambda: self.abort(silence(BEGUN_WITHIN)))
 
     # Reading
 
@@ -398,8 +472,8 @@ class HttpExchange(Protocol):
         """Stop all timers."""
         self._over = True
         self._clear_limit()
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        for watchdog in self._watchdogs:
+            watchdog.stop()
 
     def _close(self) -> None:
         if not self.connected:
@@ -408,6 +482,12 @@ class HttpExchange(Protocol):
             self.transport.abortConnection()
             return
         self.transport.unregisterProducer()
+        http = self._http
+        is_done = (http.our_state, http.their_state) == (h11.DONE, h11.DONE)
+        if self._persistent is not None and is_done and not http.trailing_data[0]:
+            self.connected = 0  # it is not to close what others use
+            self._persistent.rest()
+            return
         self.transport.loseConnection()
         self._set_limit(CLOSE_WITHIN, self.transport.abortConnection)
 
@@ -444,6 +524,8 @@ class BlocksBody:
     def __init__(
         self, blocks: Sequence[Block], bucket: TokenBucket | None = None, *, yields: bool = False
     ) -> None:
+        #: Bytes that were handed over for sending.
+        self.bytes_out = 0
         self._blocks = iter(blocks)
         self._left = len(blocks)
         self._bucket = bucket
@@ -488,78 +570,14 @@ class BlocksBody:
             finished = self._finished
             if self._left:
                 self._left -= 1
-                self._hand_over(bytes(next(self._blocks)))
+                block = bytes(next(self._blocks))
+                self.bytes_out += len(block)
+                if self._share is not None:
+                    self._share.take(len(block))
+                self._consumer(block)
             if not self._left and finished is not None and self._finished is not None:
                 self.close()
                 finished()
-
-    def _hand_over(self, block: bytes) -> None:
-        assert self._consumer is not None  # noqa: S101 - by `_deliver`
-        if self._share is not None:
-            self._share.take(len(block))
-        self._consumer(block)
-
-
-class FlowWatchdog:
-    """Watches what the peer of a TCP connection takes, from now on; calls `on_halt` with why not.
-
-    A process that hangs or was stopped takes nothing, and `AckWatchdog` never sees it as silent:
-    its kernel acknowledges each window probe.
-
-    `on_halt` is called when the peer has taken nothing for `limit` seconds, in all of which there
-    was more than the connection took, as `is_full` tells; or when there was more in `most`
-    seconds, in all.
-    """
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        connection: socket.socket,
-        limit: float,
-        most: float,
-        is_full: Callable[[], bool],
-        on_halt: Callable[[TimeoutError], object],
-    ) -> None:
-        self._reactor = reactor
-        self._connection = connection
-        self._limit = limit
-        self._most = most
-        self._is_full = is_full
-        self._on_halt = on_halt
-        self._taken = tcp_info(connection).acknowledged
-        self._checked = self._since = reactor.seconds()
-        #: The seconds in which there was more.
-        self._full = 0.0
-        self._next: IDelayedCall = self._schedule()
-
-    def stop(self) -> None:
-        """Stop watching."""
-        if self._next.active():
-            self._next.cancel()
-
-    def _schedule(self) -> IDelayedCall:
-        later: IDelayedCall = self._reactor.callLater(self._limit / CHECKS, self._check)
-        return later
-
-    def _check(self) -> None:
-        now, taken, is_full = (
-            self._reactor.seconds(),
-            tcp_info(self._connection).acknowledged,
-            self._is_full(),
-        )
-        if is_full:
-            self._full += now - self._checked
-        if not is_full or taken != self._taken:
-            self._taken, self._since = taken, now
-        self._checked = now
-        if now - self._since >= self._limit:
-            what = f"it took nothing of what it was sent for {self._limit:g} s"
-            self._on_halt(TimeoutError(what))
-        elif self._full >= self._most:
-            what = f"it did not take what it was sent within {self._most:g} s"
-            self._on_halt(TimeoutError(what))
-        else:
-            self._next = self._schedule()
 
 
 @implementer(IHandshakeListener)
@@ -568,8 +586,8 @@ class _Connection(Protocol):
 
     transport: Any
 
-    def __init__(self, pool: PersistentConnections, exchange: PersistentExchange) -> None:
-        self.exchange: PersistentExchange | None = exchange
+    def __init__(self, pool: PersistentConnections, exchange: HttpExchange) -> None:
+        self.exchange: HttpExchange | None = exchange
         self.rests_since = 0.0
         self._pool = pool
 
@@ -604,100 +622,6 @@ class _Connection(Protocol):
         self._pool.keep(self)
 
 
-class PersistentExchange(HttpExchange):
-    """An exchange by `PersistentConnections.start`: its connection is used again, where it can be.
-
-    The answer to a request with a `body` begins at most `wait` seconds after the body's end. The
-    others are as those of `HttpExchange`.
-
-    With a `stall_timeout` the peer has to take something of a body in `taken_within` seconds, and
-    all of it in `most_within`; those do not count in which it was not sent more than it took.
-    """
-
-    taken_within = 120.0
-    most_within = 3600.0
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        request: h11.Request,
-        body: RequestBody | None = None,
-        verify: Callable[[Any], None] | None = None,
-        stall_timeout: float | None = None,
-        content: bytes = b"",
-        wait: float = 90.0,
-    ) -> None:
-        super().__init__(reactor, request, body, verify, stall_timeout, content)
-        self._wait = wait
-        self._is_full = False
-        self._flow: FlowWatchdog | None = None
-        self._used: _Connection | None = None
-        self._pool: PersistentConnections | None = None
-
-    def connect(
-        self, pool: PersistentConnections, endpoint: IStreamClientEndpoint, timeout: float
-    ) -> Deferred[Answer]:
-        """Begin on a new connection."""
-        self._pool = pool
-        return self.start(endpoint, timeout)
-
-    def use(self, connection: _Connection, timeout: float) -> Deferred[Answer]:
-        """Begin on a connection that has rested."""
-        self._used, connection.exchange = connection, self
-        self._set_limit(timeout, lambda: self.abort(silence(timeout)))
-        self.transport, self.connected = connection.transport, 1
-        self._begin()
-        return self._answer
-
-    def _protocol(self) -> Protocol:
-        assert self._pool is not None  # noqa: S101 - by `connect`
-        self._used = _Connection(self._pool, self)
-        return self._used
-
-    def pauseProducing(self) -> None:
-        """Pause sending the body: the connection takes no more of it now."""
-        self._is_full = True
-        super().pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """Resume sending the body."""
-        self._is_full = False
-        super().resumeProducing()
-
-    def _watch(self) -> None:
-        super()._watch()
-        if self._stall_timeout is None:
-            return
-        self._flow = FlowWatchdog(
-            self._reactor,
-            self._socket(),
-            self.taken_within,
-            self.most_within,
-            lambda: self._is_full,
-            self.abort,
-        )
-
-    def _end(self) -> None:
-        super()._end()
-        if self._flow is not None:
-            self._flow.stop()
-
-    def _end_request(self) -> None:
-        super()._end_request()
-        if self._body is not None:
-            self._set_limit(self._wait, lambda: self.abort(silence(self._wait)))
-
-    def _close(self) -> None:
-        used, http = self._used, self._http
-        is_done = (http.our_state, http.their_state) == (h11.DONE, h11.DONE)
-        if used is None or self._early or not is_done or http.trailing_data[0]:
-            super()._close()
-            return
-        self.transport.unregisterProducer()
-        self.connected = 0  # it is not to close what others use
-        used.rest()
-
-
 class PersistentConnections:
     """The connections to one node that rest."""
 
@@ -707,7 +631,7 @@ class PersistentConnections:
         self._is_closed = False
 
     def start(
-        self, exchange: PersistentExchange, endpoint: IStreamClientEndpoint, timeout: float
+        self, exchange: HttpExchange, endpoint: IStreamClientEndpoint, timeout: float
     ) -> Deferred[Answer]:
         """Begin an exchange, on a connection that rests or on a new one to `endpoint`.
 
@@ -718,7 +642,7 @@ class PersistentConnections:
             if self._reactor.seconds() - connection.rests_since < REST:
                 return exchange.use(connection, timeout)
             connection.transport.abortConnection()
-        return exchange.connect(self, endpoint, timeout)
+        return exchange.start(endpoint, timeout, self)
 
     def keep(self, connection: _Connection) -> None:
         """Keep a connection that rests."""

@@ -1,15 +1,25 @@
-"""When to try again: growing pauses between attempts, and HTTP's header `Retry-After`."""
+"""Retries: growing pauses, `Retry-After` of HTTP, budgets, and watches of progress."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from math import inf
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
-__all__ = ["Backoff", "seconds_asked_for"]
+__all__ = ["Backoff", "Budget", "Watch", "seconds_asked_for"]
+
+Cause = TypeVar("Cause", bound=Hashable)
 
 
 @attrs.frozen(eq=False)
@@ -50,3 +60,82 @@ def seconds_asked_for(value: str) -> float:
         except (ValueError, OverflowError):
             return 0.0
     return min(max(seconds, 0.0), LONGEST)
+
+
+class Budget(Generic[Cause]):
+    """The retries of one thing: so many of each cause as `most` has it, all in so many seconds.
+
+    Progress gives the seconds back.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        seconds: float = inf,
+        most: Mapping[Cause, int] = MappingProxyType({}),
+    ) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._most = most
+        self._counts: Counter[Cause] = Counter()
+        self._since = clock.seconds()
+        self._mark: Hashable = None
+
+    @property
+    def left(self) -> float:
+        """The seconds left."""
+        return self._since + self.seconds - self._clock.seconds()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no time is left."""
+        return self._clock.seconds() >= self._since + self.seconds
+
+    def progressed(self) -> None:
+        """Give the seconds back."""
+        self._since = self._clock.seconds()
+
+    def compare(self, mark: Hashable) -> None:
+        """Give the seconds back where `mark` is not what it was the last time."""
+        if mark != self._mark:
+            self._mark = mark
+            self.progressed()
+
+    def spend(self, cause: Cause, error: Exception) -> None:
+        """Count a retry. Raises `error` where there were too many by this cause."""
+        self._counts[cause] += 1
+        if self._counts[cause] > self._most[cause]:
+            raise error
+
+    def refund(self, cause: Cause) -> None:
+        """Take back one retry, if any was counted."""
+        self._counts[cause] = max(self._counts[cause] - 1, 0)
+
+    def restore(self, cause: Cause) -> None:
+        """Count from the beginning."""
+        self._counts[cause] = 0
+
+
+class Watch:
+    """Calls `look` every so many seconds until it is stopped; logs the `trouble` if it fails."""
+
+    _log = Logger()
+
+    def __init__(
+        self, clock: IReactorTime, every: float, look: Callable[[], object], trouble: str
+    ) -> None:
+        self._calls = LoopingCall(look)
+        self._calls.clock = clock
+        started: Deferred[Any] = self._calls.start(every, now=False)
+        started.addErrback(lambda failure: self._log.failure(trouble, failure))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._calls.running:
+            self._calls.stop()

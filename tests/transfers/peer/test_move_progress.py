@@ -28,8 +28,11 @@ class NewEachTime:
 
 async def test_a_destination_that_tells_something_new_each_time_is_asked_at_a_rate() -> None:
     clock, node = Clock(), NewEachTime()
-    requests: Any = node
-    client = MoveClient(requests, "server", "key", clock, MoveTrouble(clock, print), 60.0)
+    address: Any = None
+    send: Any = node.send
+    trouble = MoveTrouble(clock, print)
+    client = MoveClient(address, clock, 60.0, None, "server", "key", trouble, 60.0)
+    client._send = send  # type: ignore[method-assign]
 
     async def follow() -> None:
         tag = ""

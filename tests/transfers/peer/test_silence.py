@@ -21,7 +21,7 @@ from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.errors import DestinationDisconnected
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerUpload
-from wingsd.transfers.peer.moves import MoveRequest, MoveRequests
+from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
 from wingsd.transfers.peer.peers import PeerTls
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
@@ -217,16 +217,15 @@ async def test_a_move_sends_a_body_again_that_a_frozen_destination_takes_nothing
 
     peer = Peer(script)
     address = PeerAddress(f"http://127.0.0.1:{peer.port}/", reactor, PeerTls(), "in the Panel")
-    requests = MoveRequests(address, reactor, SHORT)
+    trouble = MoveTrouble(reactor, print)
+    client = MoveClient(address, reactor, SHORT, None, "server", "key", trouble, TIMEOUT)
     blocks = [bytes(256 << 10)] * 256
-    answer = Deferred.fromCoroutine(
-        requests.send(MoveRequest("PUT", "/x", "Bearer t", blocks=blocks))
-    )
+    answer = Deferred.fromCoroutine(client._send(client._request("PUT", "/x", blocks=blocks)))
     answer.addTimeout(TIMEOUT, reactor)
     with pytest.raises(DestinationDisconnected) as caught:
         await answer
     assert "it took nothing of what it was sent for 0.5 s" in caught.value.detail
-    requests.close()
+    client.abort()
     over.set()
     await peer.outcome
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, ParamSpec, TypeVar
@@ -12,8 +12,6 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock, succeed
 from twisted.internet.defer import DeferredSemaphore as Semaphore
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
 from wingsd.moves.filling import LEAST_SIZE, Batch, BatchBody, batch_body
@@ -23,31 +21,26 @@ from wingsd.threadio import Workers
 from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.peer.move_answers import MoveResumed, MoveSmaller, ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient
+from wingsd.util.retry import Watch
 
 __all__ = ["BatchSize", "ClosedRound", "PlannedRound", "RoundSender", "asking"]
 
 #: Seconds between two questions.
 ASKED_EVERY = 20.0
 
-_log = Logger()
 
+def asking(client: MoveClient, clock: IReactorTime) -> Watch:
+    """Ask the destination regularly how far it is, until that is stopped.
 
-@contextmanager
-def asking(client: MoveClient, clock: IReactorTime) -> Iterator[None]:
-    """Ask the destination regularly how far it is; whether it answers does not matter."""
-
-    def ask() -> Deferred[None]:
-        return Deferred.fromCoroutine(_look(client))
-
-    asks = LoopingCall(ask)
-    asks.clock = clock
-    started: Deferred[Any] = asks.start(ASKED_EVERY, now=False)
-    started.addErrback(lambda failure: _log.failure("asking the destination failed", failure))
-    try:
-        yield
-    finally:
-        if asks.running:
-            asks.stop()
+    So it does not give the move up while this node reads or waits, and this sees that it works.
+    Whether it answers does not matter.
+    """
+    return Watch(
+        clock,
+        ASKED_EVERY,
+        lambda: Deferred.fromCoroutine(_look(client)),
+        "asking the destination failed",
+    )
 
 
 async def _look(client: MoveClient) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -16,36 +16,35 @@ import attrs
 from twisted.internet.defer import CancelledError, DeferredLock
 
 from wingsd.auth.tokens import expiry_of
-from wingsd.backups.local import LocalBackup
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import InvalidData, StorageError
 from wingsd.filesystem.attributes import AttributesKept
-from wingsd.moves.source import LiveSource, MoveSource
+from wingsd.moves.source import LiveSource
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
-from wingsd.servers import Server
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.errors import DestinationError, DestinationRefused
-from wingsd.transfers.outgoing.move import AttachedFile, MoveOrder, OutgoingMove
+from wingsd.transfers.outgoing.move import AttachedFile, MoveOrder, MoveSending
 from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,
     MOVES,
     MOVES_ATTRIBUTES,
     SourceStorage,
+    Subject,
     TransferRequest,
 )
 from wingsd.transfers.outgoing.streams import Uploader
+from wingsd.transfers.peer.client import PeerAddress
 from wingsd.transfers.peer.move_answers import BegunAnswer, ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
-from wingsd.util.observer import Observer
 from wingsd.util.serialization import structure
 
-__all__ = ["LiveMoves", "MoveSubject", "Mover", "ResumedMove", "begun_of", "request_of"]
+__all__ = ["LiveMoves", "Mover", "ResumedMove", "begun_of", "request_of"]
 
 #: The version of moves without extended attributes, and the one with them.
 VERSION, WITH_ATTRIBUTES = 1, 2
@@ -61,20 +60,6 @@ WITHDRAW_WITHIN = 10.0
 _MIB = 1 << 20
 #: Where the state of a move has what the destination has answered to the first request.
 _BEGUN = "begun"
-
-
-@attrs.frozen(eq=False, repr=False)
-class MoveSubject:
-    """What is moved, as it was requested, and the log of its transfer."""
-
-    server: Server
-    request: TransferRequest
-    backups: Sequence[LocalBackup]
-    steps: StepLog[SendStep]
-    #: What it is ordered by, where it is a seed.
-    seed: SeedOrder | None = None
-    #: What a seed has read of the server's files, which is used once.
-    kept: MoveSource | None = None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -107,7 +92,6 @@ class Mover:
     uploader: Uploader
     database: StateDatabase
     storage: SourceStorage
-    observer: Observer
     lost_after: float
     live: LiveMoves
 
@@ -133,8 +117,8 @@ class Mover:
         return self.config.enabled and needed <= set(features)
 
     async def begin(
-        self, subject: MoveSubject, features: Collection[str], *, follows: bool
-    ) -> OutgoingMove | None:
+        self, subject: Subject, features: Collection[str], *, follows: bool
+    ) -> MoveSending | None:
         """Begin a move; return None where the destination does not know any, or not this version.
 
         `features` are those of the destination. `follows` is whether the server is sent while it
@@ -164,15 +148,15 @@ class Mover:
         patience = min(max(BEGIN_WITHIN, left), self.config.patience)
         return await self._begin(record, subject, patience, is_resumed=False)
 
-    async def go_on(self, record: MoveRecord, subject: MoveSubject) -> OutgoingMove:
+    async def go_on(self, record: MoveRecord, subject: Subject) -> MoveSending:
         """Go on with the move of an earlier daemon. Raises as `begin`."""
         found = await self._begin(record, subject, self.config.patience, is_resumed=True)
         assert found is not None  # noqa: S101 - by `is_resumed`
         return found
 
     async def go_on_waiting(
-        self, record: MoveRecord, subject: MoveSubject, *, is_asked: bool = True
-    ) -> OutgoingMove:
+        self, record: MoveRecord, subject: Subject, *, is_asked: bool = True
+    ) -> MoveSending:
         """Go on with a move whose commit an earlier daemon may have asked for, with `is_asked`.
 
         The destination is not asked yet. Raises `StorageError`.
@@ -195,7 +179,7 @@ class Mover:
         """Record that the server was started again, or somebody has used it since its stop."""
         await self.database.change_move_state(entry, {"stopped": False})
 
-    async def withdraw(self, subject: MoveSubject, *, keep: bool) -> None:
+    async def withdraw(self, subject: Subject, *, keep: bool) -> None:
         """End a move whose beginning was not answered: the destination may have begun it.
 
         With `keep` what it has of an earlier one stays there.
@@ -244,8 +228,8 @@ class Mover:
             client.abort()
 
     async def _begin(
-        self, record: MoveRecord, subject: MoveSubject, patience: float, *, is_resumed: bool
-    ) -> OutgoingMove | None:
+        self, record: MoveRecord, subject: Subject, patience: float, *, is_resumed: bool
+    ) -> MoveSending | None:
         order = json.loads(record.request)["order"]
         trouble = self._trouble(subject.steps)
         client = self._client(record, trouble)
@@ -263,13 +247,13 @@ class Mover:
     async def _made(
         self,
         record: MoveRecord,
-        subject: MoveSubject,
+        subject: Subject,
         begun: BegunAnswer,
         trouble: MoveTrouble,
         *,
         is_resumed: bool,
         is_asked: bool = False,
-    ) -> OutgoingMove:
+    ) -> MoveSending:
         order, state = json.loads(record.request)["order"], json.loads(record.state)
 
         def connect() -> MoveClient:
@@ -277,11 +261,8 @@ class Mover:
             made.go_on(begun.id)
             return made
 
-        return OutgoingMove(
+        return MoveSending(
             MoveOrder(
-                server=record.server,
-                directory=self.storage.directory(record.server),
-                scratch=self.storage.scratch(),
                 total=order["bytes"],
                 attachments=await self._attachments(subject, order),
                 batch=min(begun.batch, self.config.batch * _MIB),
@@ -298,35 +279,32 @@ class Mover:
                 discard_within=self._discard_within(record),
             ),
             connect,
+            subject,
             self.uploader,
-            subject.steps.announcer.say,
-            self.observer,
             self.storage,
             self._live_source(subject) if state.get("live") is True else None,
-            subject.kept,
         )
 
     def _trouble(self, steps: StepLog[SendStep]) -> MoveTrouble:
         return MoveTrouble(self.uploader.reactor, steps.announcer.say, steps.show_trouble)
 
-    def _live_source(self, subject: MoveSubject) -> LiveSource:
+    def _live_source(self, subject: Subject) -> LiveSource:
         log = relayed(self.uploader.reactor, subject.steps.announcer.say)
         return LiveSource(self.live.file_systems, log)
 
     def _client(self, record: MoveRecord, trouble: MoveTrouble) -> MoveClient:
-        requests = self.peers.move_requests(
-            record.url, self.uploader.stall_timeout, self.uploader.bucket
-        )
         return MoveClient(
-            requests,
+            PeerAddress(record.url, self.peers.reactor, self.peers.tls, "in the Panel"),
+            self.uploader.reactor,
+            self.uploader.stall_timeout,
+            self.uploader.bucket,
             record.server,
             record.key,
-            self.uploader.reactor,
             trouble,
             self.config.patience,
         )
 
-    async def _order(self, subject: MoveSubject, features: Collection[str]) -> dict[str, Any]:
+    async def _order(self, subject: Subject, features: Collection[str]) -> dict[str, Any]:
         """Return what the first request tells of the server. Raises `StorageError`."""
         server = subject.server
         figures = await self.storage.figures(server.uuid)
@@ -351,7 +329,7 @@ class Mover:
             "follow": subject.seed is not None,
         }
 
-    async def _log(self, subject: MoveSubject) -> AttachedFile | None:
+    async def _log(self, subject: Subject) -> AttachedFile | None:
         """Return the installation log; None where it cannot be read: no move fails by that."""
         try:
             found = await self.storage.disk.run(self.storage.logs.measure, subject.server.uuid)
@@ -361,7 +339,7 @@ class Mover:
         return None if found is None else AttachedFile(LOG, *found, may_grow=True)
 
     async def _attachments(
-        self, subject: MoveSubject, order: Mapping[str, Any]
+        self, subject: Subject, order: Mapping[str, Any]
     ) -> tuple[AttachedFile, ...]:
         """Return the files beside the server, with the sizes that the destination was told."""
         found = [AttachedFile(each.backup.uuid, each.path, each.size) for each in subject.backups]

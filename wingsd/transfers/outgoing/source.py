@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -19,10 +19,17 @@ from wingsd.filesystem import Measured, survey
 from wingsd.servers import Server, Servers
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
+from wingsd.transfers.console import ProgressMeter
+from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.steps import SendStep
 from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.util.deferreds import beside
+
+if TYPE_CHECKING:
+    from wingsd.moves.source import MoveSource
 
 __all__ = [
     "FOLLOWED",
@@ -35,6 +42,7 @@ __all__ = [
     "MOVES_ATTRIBUTES",
     "SourceServers",
     "SourceStorage",
+    "Subject",
     "TransferRequest",
     "UploadFormat",
     "streams_of",
@@ -139,6 +147,21 @@ HOLD = "the server is being transferred to another node"
 FOLLOWED = "the server is being transferred to another node while it runs"
 #: Why a server is not started whose files still wait for the Panel to have them deleted.
 MOVED = "the server has moved to another node"
+
+
+@attrs.frozen(eq=False, repr=False)
+class Subject:
+    """A server that is sent as it was requested, and the log and the meter of its transfer."""
+
+    server: Server
+    request: TransferRequest
+    backups: Sequence[LocalBackup]
+    steps: StepLog[SendStep]
+    meter: ProgressMeter
+    #: What it is ordered by, where it is a seed.
+    seed: SeedOrder | None = None
+    #: What a seed has read of the server's files, which is used once.
+    kept: MoveSource | None = None
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -9,27 +9,35 @@ answers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, closing
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from contextlib import closing
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.archive import Part, split
-from wingsd.archive.policy import ArchiveError
+from wingsd.archive.policy import ArchiveError, attributes_line
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import LocalBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
+from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
-from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.transfers.errors import DestinationTimeout
-from wingsd.transfers.outgoing.source import SourceStorage, TransferRequest, UploadFormat
+from wingsd.transfers.outgoing.source import (
+    JOINS_STREAMS,
+    KEEPS_ATTRIBUTES,
+    SourceStorage,
+    Subject,
+    TransferRequest,
+    UploadFormat,
+    upload_format,
+)
 from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.shared_volume import (
     BACKUPS_MARK,
@@ -41,12 +49,17 @@ from wingsd.transfers.storage.shared_volume import (
 from wingsd.transfers.upload_form import FormFrame
 from wingsd.util.deferreds import fires_within
 from wingsd.util.reactor import ThreadedReactor
+from wingsd.util.retry import Watch
+from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
     from wingsd.archive.pack import Packed
     from wingsd.transfers.peer.client import PeerClient
 
-__all__ = ["OutgoingStreams", "Payload", "SourcePool", "StandstillNotice", "Uploader"]
+__all__ = ["Payload", "SourcePool", "StandstillNotice", "StreamSending", "Uploader", "size_limit"]
+
+#: The features of a destination that keeps symlinks and hard links.
+KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -67,14 +80,6 @@ class Payload:
     format: UploadFormat
     backups: tuple[LocalBackup, ...]
     logs: InstallLogs | None
-
-    def with_part(self, part: Part) -> Payload:
-        """Return the same with only those files that are in a part of the directory."""
-        return attrs.evolve(self, source=part)
-
-    def only_part(self, part: Part) -> Payload:
-        """Return the files in a part of the directory, without backups and log."""
-        return attrs.evolve(self, source=part, backups=(), logs=None)
 
     def write(
         self,
@@ -283,13 +288,12 @@ class SourcePool:
 LOOK_EVERY, EVERY = 5.0, 300.0
 
 
-class StandstillNotice:
+class StandstillNotice(Watch):
     """Tells that nothing of what is to be sent is taken, and when it goes on, until `stop`.
 
     `sent` are the bytes that were handed over; `is_full` is whether there is more than was taken.
+    It is waited for: nodes slow an upload down while it waits for a slot there, for hours.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -302,17 +306,9 @@ class StandstillNotice:
         self._sent = sent
         self._is_full = is_full
         self._say = say
-        self._last = -1
+        self._last = sent()
         self._since = self._told = clock.seconds()
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
-        started: Deferred[Any] = self._looking.start(LOOK_EVERY)
-        started.addErrback(lambda failure: self._log.failure("watching an upload failed", failure))
-
-    def stop(self) -> None:
-        """Look no more."""
-        if self._looking.running:
-            self._looking.stop()
+        super().__init__(clock, LOOK_EVERY, self._look, "watching an upload failed")
 
     def _look(self) -> None:
         now, sent = self._clock.seconds(), self._sent()
@@ -354,18 +350,6 @@ class Uploader:
     #: The rate limit of all uploads together; None without one.
     bucket: TokenBucket | None = None
 
-    def slots_held(self, streams: int, scope: CancelScope) -> AbstractAsyncContextManager[int]:
-        """Hold the slots for so many streams beside the first."""
-        return slots_held(self.slots, 1 + streams, scope)
-
-    def split(self, directory: str, count: int, limit: int | None) -> Deferred[list[Part]]:
-        """Divide a directory into `count` parts of at most `limit` bytes of file data."""
-        return self.packers.run(split, directory, count, limit)
-
-    def body(self) -> Outflow:
-        """Return a new body, sent at the rate limit."""
-        return Outflow(self.reactor, bucket=self.bucket)
-
 
 class _Stream:
     """One request. `number` is None for the first, of `others` more."""
@@ -381,7 +365,7 @@ class _Stream:
     ) -> None:
         self.payload = payload
         self.frame = FormFrame(f"archive.{payload.format.archive.suffix}")
-        self.body = uploader.body()
+        self.body = Outflow(uploader.reactor, bucket=uploader.bucket)
         #: Bytes of the server's files that have been read.
         self.read = 0
         #: How many of them have been read.
@@ -416,58 +400,99 @@ class _Stream:
         self.read, self.files = read, files
 
 
-class OutgoingStreams:
-    """The requests for all `payloads`, begun at once.
+def size_limit(server: Server) -> int | None:
+    """Return the bytes that the server's files may have, None without a limit."""
+    return ArchiveLimits.disk_bytes(server.configuration.settings.build.disk_space)
 
-    `joined` tells that the destination gives them one answer. `pool` are headers about a storage
-    pool; a destination that has the files in it need not read the body.
+
+class StreamSending:
+    """Sends a server as one stream, or with `further` ones, to a node with these `features`.
+
+    Its storage pool may have the files: then the destination need not read the body.
     """
+
+    _log = Logger()
+    is_move = is_live = is_asked = False
 
     def __init__(
         self,
-        payloads: Sequence[Payload],
+        subject: Subject,
         destination: PeerClient,
         uploader: Uploader,
-        *,
-        joined: bool,
-        pool: Sequence[tuple[str, str]] = (),
+        storage: SourceStorage,
+        pool: SourcePool,
+        features: Collection[str],
+        further: int,
     ) -> None:
+        self._subject = subject
+        self._destination = destination
         self._uploader = uploader
-        self._may_be_left = bool(pool)
-        self._joined = joined or len(payloads) == 1
+        self._storage = storage
+        self._pool = pool
+        self._features = features
+        self._further = further
+        self._is_joined = True
         self._error: BaseException | None = None
+        self._streams: list[_Stream] = []
+        self._packed: list[Packed] = []
+
+    async def send(self, warn: Callable[[str], None], patience: float) -> None:
+        """Send all; return when the last bytes are on their way, however long that takes.
+
+        `warn` gets a line for each member that is left out or sent otherwise, from any thread.
+        Raises the error of the first request to fail; all others have then ended as well.
+        """
+        payloads, pool = await self._payloads(), self._pool.headers
+        self._subject.steps.cancel_scope.check()
         others = len(payloads) - 1
-        self._streams = [
+        self._is_joined = JOINS_STREAMS in self._features or not others
+        destination, uploader = self._destination, self._uploader
+        streams = self._streams = [
             _Stream(each, destination, uploader, number - 1 if number else None, others, pool)
             for number, each in enumerate(payloads)
         ]
-        for stream in self._streams:
+        for stream in streams:
             stream.request.answer.addErrback(self._fail)
-
-    async def send(self, warn: Callable[[str], None]) -> list[Packed]:
-        """Send all; return when their last bytes are on their way.
-
-        `warn` gets a line for each member that is left out or sent otherwise. Raises the error of
-        the first request to fail; all others have then ended as well.
-        """
-        streams = self._streams
         notice = StandstillNotice(
-            self._uploader.reactor,
+            uploader.reactor,
             lambda: self.bytes_out,
             lambda: any(stream.body.is_paused for stream in streams),
             warn,
         )
-        try:
-            return await self._send(warn)
-        finally:
-            notice.stop()
+        with notice:
+            self._packed = await self._send(warn)
+
+    async def _payloads(self) -> list[Payload]:
+        """Return the payload of each stream: the first also has all that is beside the files."""
+        server, request = self._subject.server, self._subject.request
+        directory, limit = self._storage.directory(server.uuid), size_limit(server)
+        warn = self._subject.steps.announcer.warn
+        whole = Payload(
+            server=server.uuid,
+            family=request.family,
+            source=None if self._pool.has_files else Part(directory, limit=limit),
+            links=set(self._features) >= KEEPS_LINKS,
+            attributes=KEEPS_ATTRIBUTES in self._features,
+            format=upload_format(request, self._storage.compression, warn),
+            backups=tuple(self._subject.backups),
+            logs=self._storage.logs,
+        )
+        if not self._further:
+            return [whole]
+        splitting = self._uploader.packers.run(split, directory, 1 + self._further, limit)
+        first, *others = await self._subject.steps.cancel_scope.wait(splitting)
+        evolve = attrs.evolve
+        return [
+            evolve(whole, source=first),
+            *(evolve(whole, source=part, backups=(), logs=None) for part in others),
+        ]
 
     async def _send(self, warn: Callable[[str], None]) -> list[Packed]:
         first, *others = self._streams
         jobs = [self._run(stream, stream.write, warn, True) for stream in others]
-        jobs.insert(0, self._run(first, first.write, warn, self._joined))
+        jobs.insert(0, self._run(first, first.write, warn, self._is_joined))
         done = await DeferredList(jobs)
-        if not self._joined and self._error is None:
+        if not self._is_joined and self._error is None:
             answers = DeferredList([stream.request.answer for stream in others])
             await fires_within(answers, HOLD_BACK, self._uploader.reactor)
             if self._error is None:
@@ -476,10 +501,11 @@ class OutgoingStreams:
             raise self._error
         return [packed for _, packed in done if packed is not None]
 
-    async def answered(self) -> None:
+    async def answered(self, has_moved: Callable[[], Awaitable[bool]], patience: float) -> None:
         """Return when the destination has accepted all; raise the reason why it has not.
 
-        That is `DestinationTimeout` when it does not answer in `answer_timeout`.
+        That is `DestinationTimeout` when it does not answer in `answer_timeout`. Nothing else is
+        asked, and all of that time is given.
         """
         limit, clock = self._uploader.answer_timeout, self._uploader.reactor
         timer = (
@@ -492,6 +518,40 @@ class OutgoingStreams:
             timer.cancel()
         if self._error is not None:
             raise self._error
+
+    async def rehearse(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
+        """Return at once: only a move is rehearsed."""
+
+    def log_sent(self) -> None:
+        """Log how much was sent, and record it; nothing where the destination had the files."""
+        packed, subject = self._packed, self._subject
+        if not packed:
+            return
+        size = sum(each.archive_bytes for each in packed)
+        files = sum(each.file_count + each.hard_link_count for each in packed)
+        subject.steps.set_figures(size, files)
+        # The seconds include those of the backups.
+        size += sum(backup.size for backup in subject.backups)
+        self._log.info(
+            "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
+            server=subject.server.uuid,
+            bytes=size,
+            files=files,
+            seconds=subject.meter.seconds,
+            rate=readable_size(size / max(subject.meter.seconds, 0.001)),
+        )
+        if left_out := sum(each.without_attributes for each in packed):
+            is_kept = KEEPS_ATTRIBUTES in self._features
+            reason = "they have too many" if is_kept else "the destination does not keep them"
+            subject.steps.announcer.warn(attributes_line(left_out, reason))
+
+    async def close(self) -> None:
+        """Close what a seed has read, which only a move goes on with."""
+        if self._subject.kept is not None:
+            await self._uploader.packers.run(self._subject.kept.close)
+
+    async def discard(self, *, keep: bool) -> None:
+        """Do nothing: the destination has seen the upload end."""
 
     def abort(self) -> None:
         """Close all connections at once."""
@@ -506,7 +566,8 @@ class OutgoingStreams:
     @property
     def body_sent(self) -> bool:
         """Whether the last byte of each was handed over: only now can the node have it all."""
-        return all(stream.request.body_sent for stream in self._streams)
+        streams = self._streams
+        return bool(streams) and all(stream.request.body_sent for stream in streams)
 
     @property
     def bytes_out(self) -> int:
@@ -532,7 +593,7 @@ class OutgoingStreams:
             return await self._uploader.packers.run(work, *args)
         except OutflowClosed as closed:
             await stream.request.answer  # which has the reason
-            if not self._may_be_left:
+            if not self._pool.headers:
                 self._fail(Failure(closed))
         except Exception:
             self._fail(Failure())

@@ -1,62 +1,55 @@
 """The upload of a server: what is sent, where to, and how far it is.
 
-A destination that takes moves which resume gets one, any other the streams of `OutgoingStreams`.
+A destination that takes moves which resume gets one, any other streams.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
-from wingsd.archive import Part
-from wingsd.archive.policy import attributes_line
-from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import LocalBackup
 from wingsd.errors import DiskLimitExceeded, WingsdError
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
 from wingsd.threadio import relayed
+from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.errors import FinalPassStalled
-from wingsd.transfers.outgoing.move import OutgoingMove
-from wingsd.transfers.outgoing.mover import Mover, MoveSubject, begun_of
+from wingsd.transfers.outgoing.move import MoveSending
+from wingsd.transfers.outgoing.mover import Mover, begun_of
 from wingsd.transfers.outgoing.rounds import LiveRounds, RoundReporter
 from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import (
-    JOINS_STREAMS,
-    KEEPS_ATTRIBUTES,
     SourceStorage,
+    Subject,
     TransferRequest,
     streams_of,
-    upload_format,
 )
-from wingsd.transfers.outgoing.streams import OutgoingStreams, Payload, SourcePool, Uploader
+from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, Uploader, size_limit
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
-    from wingsd.archive.pack import Packed
     from wingsd.transfers.peer.client import PeerClient
 
-__all__ = ["KEEPS_LINKS", "OutgoingUpload"]
+__all__ = ["OutgoingUpload", "Sending"]
 
-#: The features of a destination that keeps symlinks and hard links.
-KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
+#: How a server is sent, with one interface.
+Sending: TypeAlias = StreamSending | MoveSending
+
 #: Stands for the predicted downtime in a command: whole seconds, rounded up.
 _SECONDS = "{seconds}"
 
 
 class OutgoingUpload:
     """The upload of one server to `destination`, as it was requested."""
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -86,7 +79,8 @@ class OutgoingUpload:
         self._features: frozenset[str] = frozenset()
         self._further = 0
         self._mover = mover
-        self._sending: OutgoingStreams | OutgoingMove | None = None
+        #: None until it is known how it is sent.
+        self._sending: Sending | None = None
         self._is_recorded = False
         #: The rounds of a server that runs, or did when it was followed; None without any.
         self.rounds: LiveRounds | None = None
@@ -109,17 +103,17 @@ class OutgoingUpload:
     @property
     def is_move(self) -> bool:
         """Whether it is a move that resumes."""
-        return isinstance(self._sending, OutgoingMove)
+        return self._sending is not None and self._sending.is_move
 
     @property
-    def move(self) -> OutgoingMove | None:
-        """The move that resumes, None where it is none."""
-        return self._sending if isinstance(self._sending, OutgoingMove) else None
+    def move(self) -> MoveSending | None:
+        """The move that resumes; None for streams."""
+        return self._sending if isinstance(self._sending, MoveSending) else None
 
     @property
     def is_live(self) -> bool:
         """Whether it is a move of a server that was followed while it ran."""
-        return isinstance(self._sending, OutgoingMove) and self._sending.is_live
+        return self._sending is not None and self._sending.is_live
 
     @property
     def may_follow(self) -> bool:
@@ -129,8 +123,7 @@ class OutgoingUpload:
     @property
     def may_go_on(self) -> bool:
         """Whether it is to be left to a later daemon: not while its commit is awaited."""
-        move = self._sending
-        return self._is_recorded and not (isinstance(move, OutgoingMove) and move.is_asked)
+        return self._is_recorded and not (self._sending is not None and self._sending.is_asked)
 
     @property
     def total(self) -> int:
@@ -139,11 +132,6 @@ class OutgoingUpload:
             return self._backup_bytes
         measured = self._server.disk_bytes
         return 0 if measured is None else measured + self._backup_bytes
-
-    @property
-    def _limit(self) -> int | None:
-        """Bytes that the server's files may have, None without a limit."""
-        return ArchiveLimits.disk_bytes(self._server.configuration.settings.build.disk_space)
 
     @property
     def _backup_bytes(self) -> int:
@@ -168,7 +156,7 @@ class OutgoingUpload:
         `DiskLimitExceeded` where the server has more than it may have: no node would accept it.
         """
         await self._find_backups()
-        limit, known = self._limit, self._server.disk_bytes
+        limit, known = size_limit(self._server), self._server.disk_bytes
         # Measured where the last figure is too large: files may have been deleted since.
         if limit is None or self.pool.has_files or (known is not None and known <= limit):
             return
@@ -199,18 +187,25 @@ class OutgoingUpload:
         `follows` is whether the server is sent while it runs. Raises why it refuses the server, or
         cannot be asked.
         """
-        mover = self._mover
-        if mover is None or self.pool.name or not mover.is_for(self._features, self.seed):
-            return
-        self._is_recorded = True
-        move = self._sending = await mover.begin(self._subject(), self._features, follows=follows)
-        self._is_recorded = move is not None
-        if move is not None:
-            move.follow_plans(self._note_plan)
-        else:
-            self._steps.announcer.warn(
-                "the destination does not take this kind of move: it is sent as one stream"
-            )
+        mover, subject = self._mover, self._subject()
+        move: MoveSending | None = None
+        if mover is not None and not self.pool.name and mover.is_for(self._features, self.seed):
+            self._is_recorded = True
+            move = await mover.begin(subject, self._features, follows=follows)
+            self._is_recorded = move is not None
+            if move is None:
+                self._steps.announcer.warn(
+                    "the destination does not take this kind of move: it is sent as one stream"
+                )
+        self._sending = move or StreamSending(
+            subject,
+            self._destination,
+            self._uploader,
+            self._storage,
+            self.pool,
+            self._features,
+            self._further,
+        )
 
     def recall(self, record: MoveRecord, *, was_asked: bool) -> None:
         """Note that an earlier daemon has begun a move; it may have asked for the commit."""
@@ -227,15 +222,13 @@ class OutgoingUpload:
         assert mover is not None  # noqa: S101 - that daemon had one
         if self._was_asked:
             await self._find_backups()
-            move = await mover.go_on_waiting(record, self._subject())
-        else:
-            await self.check()
-            going = Deferred.fromCoroutine(mover.go_on(record, self._subject()))
-            if gives_up and (within := float(mover.live.config.final_patience)):
-                going.addTimeout(within, self._uploader.reactor, _stalled)
-            move = await going
-        self._sending = move
-        move.follow_plans(self._note_plan)
+            self._sending = await mover.go_on_waiting(record, self._subject())
+            return
+        await self.check()
+        going = Deferred.fromCoroutine(mover.go_on(record, self._subject()))
+        if gives_up and (within := float(mover.live.config.final_patience)):
+            going.addTimeout(within, self._uploader.reactor, _stalled)
+        self._sending = await going
 
     async def go_on_later(self, record: MoveRecord) -> None:
         """Go on with the move of a seed; the destination need not be there now."""
@@ -247,19 +240,19 @@ class OutgoingUpload:
             self._sending = await mover.go_on_waiting(record, self._subject(), is_asked=False)
 
     async def rehearse(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
-        """Return when a running server may be stopped; see `OutgoingMove.rehearse`."""
-        if isinstance(self._sending, OutgoingMove):
+        """Return when a running server may be stopped; see `MoveSending.rehearse`."""
+        if self._sending is not None:
             await self._sending.rehearse(ask_panel)
 
-    def _note_plan(self, there: int | None) -> None:
-        """Note the bytes that are `there`, where the destination was asked, for the rate."""
-        self.meter.skip(there or 0)
-        if there is not None:
-            self.meter.resumed = there
-
-    def _subject(self) -> MoveSubject:
-        return MoveSubject(
-            self._server, self.request, self.backups, self._steps, self.seed, self.kept
+    def _subject(self) -> Subject:
+        return Subject(
+            self._server,
+            self.request,
+            self.backups,
+            self._steps,
+            self.meter,
+            self.seed,
+            self.kept,
         )
 
     # The upload itself
@@ -267,15 +260,15 @@ class OutgoingUpload:
     def slots_held(self) -> AbstractAsyncContextManager[int]:
         """Wait for the slots that it needs, and hold them."""
         further = 0 if self.is_move else self._further
-        return self._uploader.slots_held(further, self._steps.cancel_scope)
+        return slots_held(self._uploader.slots, 1 + further, self._steps.cancel_scope)
 
     async def follow(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
         """Send what changes of a server that runs, until the moment to stop it, or it has ended.
 
         Raises as `send` and `rehearse`.
         """
-        announcer, move, mover = self._steps.announcer, self._sending, self._mover
-        assert isinstance(move, OutgoingMove)  # noqa: S101 - only moves follow servers
+        announcer, move, mover = self._steps.announcer, self.move, self._mover
+        assert move is not None  # noqa: S101 - only moves follow servers
         assert mover is not None  # noqa: S101 - it has made the move
 
         def note(text: str) -> None:
@@ -317,8 +310,8 @@ class OutgoingUpload:
 
     async def note_running(self, *, runs: bool) -> None:
         """Record whether the server runs, which is stopped next. Raises `StorageError`."""
-        move, mover, entry = self._sending, self._mover, self._steps.entry
-        if isinstance(move, OutgoingMove) and mover is not None and entry is not None:
+        move, mover, entry = self.move, self._mover, self._steps.entry
+        if move is not None and mover is not None and entry is not None:
             move.running = runs
             await mover.note_running(entry, runs=runs)
 
@@ -330,52 +323,38 @@ class OutgoingUpload:
 
     def was_started(self) -> None:
         """Note that the server runs again, after its last round came to a halt."""
-        if isinstance(self._sending, OutgoingMove):
-            self._sending.was_started()
+        if self.move is not None:
+            self.move.was_started()
 
     async def send(self, *, gives_up: bool = False) -> None:
         """Send all; return when the last bytes are on their way, or only a commit is missing.
 
         With `gives_up` a move raises `FinalPassStalled` when it comes to a halt.
         """
-        announcer = self._steps.announcer
+        announcer, sending = self._steps.announcer, self._sending
+        assert sending is not None  # noqa: S101 - by `begin` or `go_on`
         # Only for the progress bar, which does not wait for it.
         self._server.files.measure_if_stale()
-        sending = self._sending or await self._streams()
-        self._sending = sending
         self._steps.count = lambda: sending.bytes_out
         announcer.show_progress(self._progress_text, figures=self._figures)
         self.meter.start()
         try:
-            packed = await self._send(sending, gives_up=gives_up)
+            warn = relayed(self._uploader.reactor, announcer.warn)
+            await sending.send(warn, self._patience(gives_up=gives_up))
         finally:
             self.meter.stop()
             announcer.hide_progress()
-        if isinstance(sending, OutgoingMove):
-            self._log_move(sending)
-        elif packed:
-            self._log_figures(packed)
-            self._note_attributes(sum(each.without_attributes for each in packed))
-
-    async def _send(
-        self, sending: OutgoingStreams | OutgoingMove, *, gives_up: bool
-    ) -> list[Packed]:
-        warn = relayed(self._uploader.reactor, self._steps.announcer.warn)
-        if isinstance(sending, OutgoingStreams):
-            return await sending.send(warn)
-        await sending.send(warn, self._patience(gives_up=gives_up))
-        return []
+        sending.log_sent()
 
     def _patience(self, *, gives_up: bool) -> float:
-        assert self._mover is not None  # noqa: S101 - it has made the move
-        return float(self._mover.live.config.final_patience) if gives_up else 0.0
+        """Return the seconds without progress after which a move gives up; 0 for never."""
+        mover = self._mover
+        return float(mover.live.config.final_patience) if gives_up and mover is not None else 0.0
 
     async def answered(self, has_moved: Callable[[], Awaitable[bool]], *, gives_up: bool) -> None:
-        """Return when the destination has the server; see `OutgoingMove.answered` and `send`."""
-        if isinstance(self._sending, OutgoingMove):
+        """Return when the destination has the server; see `MoveSending.answered` and `send`."""
+        if self._sending is not None:
             await self._sending.answered(has_moved, self._patience(gives_up=gives_up))
-        elif self._sending is not None:
-            await self._sending.answered()
 
     def abort(self) -> None:
         """Close the connections at once, where there are any."""
@@ -384,49 +363,17 @@ class OutgoingUpload:
 
     async def close(self) -> None:
         """Let go of what a move needs."""
-        if isinstance(self._sending, OutgoingMove):
+        if self._sending is not None:
             await self._sending.close()
         elif self.kept is not None:
             await self._uploader.packers.run(self.kept.close)
 
     async def discard(self, *, keep: bool) -> None:
         """Tell the destination of a move that it has failed; `keep` what has arrived there."""
-        if isinstance(self._sending, OutgoingMove):
+        if self._sending is not None:
             await self._sending.discard(keep=keep)
         elif self._is_recorded and self._mover is not None:
             await self._mover.withdraw(self._subject(), keep=keep)
-
-    async def _streams(self) -> OutgoingStreams:
-        payloads = await self._payloads()
-        self._steps.cancel_scope.check()
-        return OutgoingStreams(
-            payloads,
-            self._destination,
-            self._uploader,
-            joined=JOINS_STREAMS in self._features,
-            pool=self.pool.headers,
-        )
-
-    async def _payloads(self) -> list[Payload]:
-        """Return the payload of each stream: the first also has all that is beside the files."""
-        directory = self._storage.directory(self._server.uuid)
-        whole = Payload(
-            server=self._server.uuid,
-            family=self.request.family,
-            source=None if self.pool.has_files else Part(directory, limit=self._limit),
-            links=self._features >= KEEPS_LINKS,
-            attributes=KEEPS_ATTRIBUTES in self._features,
-            format=upload_format(
-                self.request, self._storage.compression, self._steps.announcer.warn
-            ),
-            backups=self.backups,
-            logs=self._storage.logs,
-        )
-        if not self._further:
-            return [whole]
-        splitting = self._uploader.split(directory, 1 + self._further, self._limit)
-        first, *others = await self._steps.cancel_scope.wait(splitting)
-        return [whole.with_part(first), *(whole.only_part(part) for part in others)]
 
     def _progress_text(self) -> str:
         text = f"Uploading {progress_bar(self.meter.done, self.total)}"
@@ -438,42 +385,6 @@ class OutgoingUpload:
             return None
         done = self.meter.done
         return UploadFigures(done, sending.bytes_out, max(self.total, done), sending.files)
-
-    def _log_move(self, move: OutgoingMove) -> None:
-        sent, seconds = move.bytes_out, self.meter.seconds
-        self._steps.set_figures(sent, move.files)
-        self._log.info(
-            "{server}: sent {bytes} bytes, {again} of them twice, {files} files, {seconds:.1f} s, "
-            "{rate}/s",
-            server=self._server.uuid,
-            bytes=sent,
-            again=move.bytes_again,
-            files=move.files,
-            seconds=seconds,
-            rate=readable_size(sent / max(seconds, 0.001)),
-        )
-
-    def _note_attributes(self, count: int) -> None:
-        """Say of how many files attributes were left out."""
-        if count:
-            is_kept = KEEPS_ATTRIBUTES in self._features
-            reason = "they have too many" if is_kept else "the destination does not keep them"
-            self._steps.announcer.warn(attributes_line(count, reason))
-
-    def _log_figures(self, packed: Sequence[Packed]) -> None:
-        size = sum(each.archive_bytes for each in packed)
-        files = sum(each.file_count + each.hard_link_count for each in packed)
-        self._steps.set_figures(size, files)
-        # The seconds include those of the backups.
-        size += self._backup_bytes
-        self._log.info(
-            "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
-            server=self._server.uuid,
-            bytes=size,
-            files=files,
-            seconds=self.meter.seconds,
-            rate=readable_size(size / max(self.meter.seconds, 0.001)),
-        )
 
 
 def _stalled(_: object, seconds: float) -> NoReturn:

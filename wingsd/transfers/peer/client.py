@@ -9,10 +9,9 @@ import json
 from collections.abc import Iterable
 from http import HTTPStatus
 from math import ceil
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
-import attrs
 import h11
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,7 +23,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from wingsd import __version__
-from wingsd.http_upload.exchange import Answer, HttpExchange
+from wingsd.http_upload.exchange import Answer, HttpExchange, PersistentConnections
 from wingsd.panel.http_client import MAX_HEAD
 from wingsd.threadio import Outflow
 from wingsd.transfers.errors import (
@@ -44,7 +43,6 @@ __all__ = [
     "PeerAddress",
     "PeerClient",
     "PeerUpload",
-    "Route",
     "explanation",
     "judge",
     "plain",
@@ -131,14 +129,6 @@ HINTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-@attrs.frozen(eq=False, repr=False)
-class Route:
-    """How one connection is made: the endpoint, and what verifies the other node; None of HTTP."""
-
-    endpoint: IStreamClientEndpoint
-    verifier: PeerVerifier | None
-
-
 class PeerAddress:
     """The node at `url`. `source` is where the address was given, and can be corrected."""
 
@@ -165,46 +155,54 @@ class PeerAddress:
             return path.rstrip("/") + below
         return (path or "/") + (f"?{self._url.query}" if self._url.query else "")
 
-    def route(self) -> Route:
-        """Return how the next connection is made."""
+    def start(
+        self,
+        request: h11.Request,
+        timeout: float,
+        connections: PersistentConnections | None = None,
+        **options: Any,
+    ) -> tuple[HttpExchange, Deferred[Answer]]:
+        """Begin to send a request, with the `options` of its `HttpExchange`; see its `start`.
+
+        Requests of moves are sent on `connections`. Without an answer there is an error of
+        `DestinationUnreachable`, `DestinationDisconnected`, or `CancelledError` after an abort.
+        """
         port = self._url.port or PORTS[self._url.scheme]
         endpoint: IStreamClientEndpoint = HostnameEndpoint(
             self._reactor, self._host, port, CONNECT_WITHIN
         )
-        if self._context is None:
-            return Route(endpoint, None)
-        verifier = PeerVerifier(self._context, self._host)
-        return Route(wrapClientTLS(verifier, endpoint), verifier)
+        verifier = None
+        if self._context is not None:
+            verifier = PeerVerifier(self._context, self._host)
+            endpoint = wrapClientTLS(verifier, endpoint)
+            options["verify"] = verifier.verify_name
+        exchange = HttpExchange(self._reactor, request, **options)
+        if connections is None:
+            answer = exchange.start(endpoint, timeout)
+        else:
+            answer = connections.start(exchange, endpoint, timeout)
+        is_upload = options.get("body") is not None
+        is_question = self._context is None and connections is None and not is_upload
 
-    def explain(
-        self,
-        failure: Failure,
-        verifier: PeerVerifier | None,
-        *,
-        begun: bool,
-        uploads: bool,
-        request_sent: bool,
-    ) -> NoReturn:
-        """Raise the error for the reason that there is no answer.
+        def explain(failure: Failure) -> NoReturn:
+            error = failure.value
+            if isinstance(error, CancelledError | DestinationUnreachable):
+                raise error
+            if exchange.begun:
+                reason = _ending(error)
+                if is_question:
+                    reason += "; if it serves TLS, its address begins with https://"
+                sent = is_upload and connections is None and exchange.request_sent
+                raise DestinationDisconnected(reason, body_sent=sent) from error
+            if verifier is not None and verifier.fault is not None:
+                raise verifier.fault from error
+            raise DestinationUnreachable(
+                "the destination node cannot be reached",
+                _why_unreachable(error, self._host, self._url.netloc, self._source),
+            ) from error
 
-        `begun` is whether the node may have some of the request, `uploads` whether that has a
-        large body.
-        """
-        error = failure.value
-        if isinstance(error, CancelledError | DestinationUnreachable):
-            raise error
-        if begun:
-            reason = _ending(error)
-            if self._context is None and not uploads:
-                reason += "; if it serves TLS, its address begins with https://"
-            sent = uploads and request_sent
-            raise DestinationDisconnected(reason, body_sent=sent) from error
-        if verifier is not None and verifier.fault is not None:
-            raise verifier.fault from error
-        raise DestinationUnreachable(
-            "the destination node cannot be reached",
-            _why_unreachable(error, self._host, self._url.netloc, self._source),
-        ) from error
+        answer.addErrback(explain)
+        return exchange, answer
 
 
 def _parse(url: str) -> SplitResult:
@@ -279,7 +277,6 @@ class PeerClient:
         Raises `DestinationUnreachable` when the certificates to trust cannot be read.
         """
         self._address = PeerAddress(url, reactor, tls, address_source)
-        self._reactor = reactor
         self._headers = [
             ("Host", self._address.netloc),
             ("User-Agent", f"wingsd/{__version__}"),
@@ -302,7 +299,7 @@ class PeerClient:
         Raises `DestinationUnreachable`, `DestinationDisconnected` without an answer, and
         `DestinationRefused` for that of a proxy which has none of the node's: it may have any.
         """
-        answer = await self._start(self._request("OPTIONS", headers))[1]
+        answer = await self._address.start(self._request("OPTIONS", headers), CONNECT_WITHIN)[1]
         if answer.code in (*GATEWAYS, HTTPStatus.TOO_MANY_REQUESTS):
             judge(answer)
         if not answer.good:
@@ -318,7 +315,7 @@ class PeerClient:
         """
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         request = self._request(method, headers)
-        answer = await self._start(request, content=content)[1]
+        answer = await self._address.start(request, CONNECT_WITHIN, content=content)[1]
         judge(answer)
         return answer
 
@@ -338,34 +335,14 @@ class PeerClient:
         """
         usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
         request = self._request("POST", [*usual, *headers])
-        exchange, answer = self._start(request, body, stall_timeout)
+        exchange, answer = self._address.start(
+            request, CONNECT_WITHIN, body=body, stall_timeout=stall_timeout
+        )
         return PeerUpload(exchange, answer, may_be_early=may_be_early)
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
         target = self._address.target()
         return h11.Request(method=method, target=target, headers=[*self._headers, *headers])
-
-    def _start(
-        self,
-        request: h11.Request,
-        body: Outflow | None = None,
-        stall_timeout: float | None = None,
-        content: bytes = b"",
-    ) -> tuple[HttpExchange, Deferred[Answer]]:
-        route = self._address.route()
-        verify = route.verifier.verify_name if route.verifier is not None else None
-        exchange = HttpExchange(self._reactor, request, body, verify, stall_timeout, content)
-        answer = exchange.start(route.endpoint, CONNECT_WITHIN)
-        answer.addErrback(
-            lambda failure: self._address.explain(
-                failure,
-                route.verifier,
-                begun=exchange.begun,
-                uploads=body is not None,
-                request_sent=exchange.request_sent,
-            )
-        )
-        return exchange, answer
 
 
 class PeerUpload:

@@ -1,16 +1,18 @@
 """A client of a destination of moves that resume: each request is repeated until it is answered.
 
 docs/moves.md has the requests and what follows which answer. Several requests with batches may be
-under way at once.
+under way at once. All bounds of what a move repeats are in the table below: how often, and how
+long.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum, auto
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import h11
@@ -23,8 +25,8 @@ from wingsd.http_upload.exchange import (
     Answer,
     Block,
     BlocksBody,
+    HttpExchange,
     PersistentConnections,
-    PersistentExchange,
 )
 from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
 from wingsd.moves.snapshot import MAX_PART
@@ -54,19 +56,50 @@ from wingsd.transfers.peer.move_answers import (
     reaction,
     refusal,
 )
-from wingsd.util.reactor import Reactor
-from wingsd.util.retry import Backoff, seconds_asked_for
+from wingsd.util.retry import Backoff, Budget, seconds_asked_for
 
-__all__ = ["MoveClient", "MoveRequest", "MoveRequests", "MoveTrouble"]
+__all__ = ["MOST", "Cause", "MoveClient", "MoveTrouble"]
 
-T = TypeVar("T")
 
+class Cause(Enum):
+    """Why a part of a move is repeated."""
+
+    #: A batch arrived damaged.
+    BATCH_DAMAGED = auto()
+    #: The root of a round differs there.
+    ROOT_DIFFERS = auto()
+    #: A file was changed in a round, or arrived damaged.
+    FILE_CHANGED = auto()
+    #: The destination had to be asked what it holds, since it took a batch.
+    NOTHING_TAKEN = auto()
+    #: A round was begun again, since one was closed.
+    NO_ROUND_CLOSED = auto()
+    #: A piece of a backup or the log was taken in part; a whole one makes up for it.
+    PIECE_IN_PART = auto()
+    #: The commit came to nothing.
+    NOT_COMMITTED = auto()
+    #: The rest was sent after a commit that came to nothing, for whatever reason.
+    SENT_AFTER_COMMIT = auto()
+    #: A rehearsal has failed, in a row, until a person changes something.
+    REHEARSAL_FAILED = auto()
+
+
+#: How often each may be: of one request, of a rehearsal or, the others, of a move.
+MOST: dict[Cause, int] = {
+    Cause.BATCH_DAMAGED: 3,
+    Cause.ROOT_DIFFERS: 3,
+    Cause.FILE_CHANGED: 3,
+    Cause.NOTHING_TAKEN: 10,
+    Cause.NO_ROUND_CLOSED: 200,
+    Cause.PIECE_IN_PART: 200,
+    Cause.NOT_COMMITTED: 5,
+    Cause.SENT_AFTER_COMMIT: 20,
+    Cause.REHEARSAL_FAILED: 2,
+}
 #: Seconds between two attempts at a request.
 PAUSES = Backoff(0.5, 30.0, jitter=True)
 #: Seconds after which a batch comes again that was too early, and one for which there was no room.
 SOON, NO_SPACE_PAUSE = 1.0, 30.0
-#: How often a batch is sent again that arrived damaged.
-DAMAGES = 3
 #: Seconds that the destination may wait for a change before it tells how far it is.
 WAIT, LEAST_WAIT = 25, 1
 #: Seconds between two such questions, at least: a destination may tell something new each time.
@@ -83,129 +116,48 @@ PAGE_WITHIN = 300.0
 #: Seconds in which a request without a large body is answered. Proxies end it after a minute; a
 #: node that is asked what it holds may take longer.
 ANSWERED_WITHIN = 120.0
-JSON = "application/json"
 #: Statuses of refusals whose bodies say what follows.
 _NEEDS_BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT)
 
 
-@attrs.frozen(eq=False, repr=False)
-class MoveRequest:
-    """A request: `target` is below the address of transfers. A large body comes as `blocks`.
+def _nothing(_: Answer) -> bool:
+    return False
 
-    `is_page` tells that the answer may be large.
+
+@attrs.frozen(eq=False, repr=False)
+class _Request:
+    """A request of a move, and how long it is repeated: `patience` in seconds.
+
+    `target` is below the address of transfers. A large body comes as `blocks`; `smaller` is asked,
+    with how often it was cut on its way, whether it is to be made smaller. `is_page` tells that
+    the answer may be large. `passed` is whether an answer that is none of success ends it. With
+    `only_lost` any of the node itself does, unless it is being started again.
     """
 
     method: str
     target: str
-    authorization: str = attrs.field(repr=False)
+    authorization: str
+    patience: float
     content: bytes = b""
-    content_type: str = JSON
+    content_type: str = "application/json"
     blocks: Sequence[Block] | None = None
+    smaller: Callable[[int], bool] | None = None
     is_page: bool = False
+    passed: Callable[[Answer], bool] = _nothing
+    only_lost: bool = False
 
-
-class MoveRequests:
-    """Sends requests to a node, at the rate of `bucket`.
-
-    The node may leave what it is sent unacknowledged for `stall_timeout` seconds.
-    """
-
-    def __init__(
-        self,
-        address: PeerAddress,
-        reactor: Reactor,
-        stall_timeout: float,
-        bucket: TokenBucket | None = None,
-    ) -> None:
-        #: Bytes of large bodies that were handed over for sending.
-        self.bytes_out = 0
-        #: Those of them that the node has not taken: they are sent again.
-        self.bytes_again = 0
-        #: Whether large bodies that are begun now leave a part of the rate to others.
-        self.yields = False
-        self._address = address
-        self._reactor = reactor
-        self._stall_timeout = stall_timeout
-        self._bucket = bucket
-        self._connections = PersistentConnections(reactor)
-        self._under_way: set[PersistentExchange] = set()
-
-    async def send(self, asked: MoveRequest) -> Answer:
-        """Return the answer, whatever its status.
-
-        Raises `DestinationUnreachable`, `DestinationDisconnected` without one, or where it broke
-        off and says nothing without its body, and `CancelledError` after `interrupt`.
-        """
-        body = None if asked.blocks is None else _CountedBody(self, asked.blocks, self._bucket)
-        route = self._address.route()
-        verify = route.verifier.verify_name if route.verifier is not None else None
-        exchange = PersistentExchange(
-            self._reactor, self._head(asked), body, verify, self._stall_timeout, asked.content
-        )
-        exchange.taken_within = max(self._stall_timeout, ANSWERED_WITHIN)
-        if asked.is_page:
-            exchange.max_answer, exchange.answer_within = MAX_PAGE, PAGE_WITHIN
-        self._under_way.add(exchange)
-        starting = self._connections.start(exchange, route.endpoint, ANSWERED_WITHIN)
-        answer: Deferred[Answer] = starting
-        answer.addErrback(
-            lambda failure: self._address.explain(
-                failure,
-                route.verifier,
-                begun=exchange.begun,
-                uploads=True,
-                request_sent=False,
-            )
-        )
-        is_taken = False
-        try:
-            found = await answer
-            if not found.whole and (found.good or found.code in _NEEDS_BODY):
-                raise DestinationDisconnected("its answer broke off", body_sent=False)
-            is_taken = found.good
-        finally:
-            self._under_way.discard(exchange)
-            if body is not None and not is_taken:
-                self.bytes_again += body.bytes_out
-        return found
-
-    def interrupt(self) -> None:
-        """End all that is under way."""
-        for exchange in tuple(self._under_way):
-            exchange.abort(CancelledError())
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._connections.close()
-
-    def _head(self, asked: MoveRequest) -> h11.Request:
-        blocks = asked.blocks
-        length = len(asked.content) if blocks is None else sum(len(block) for block in blocks)
+    def head(self, address: PeerAddress) -> h11.Request:
+        """Return its head, as it is sent to that node."""
+        length = len(self.content) if self.blocks is None else sum(map(len, self.blocks))
         headers = [
-            ("Host", self._address.netloc),
+            ("Host", address.netloc),
             ("User-Agent", f"wingsd/{__version__}"),
-            ("Authorization", asked.authorization),
+            ("Authorization", self.authorization),
         ]
-        if asked.method not in ("GET", "DELETE"):
-            headers += [("Content-Type", asked.content_type), ("Content-Length", str(length))]
-        target = self._address.target(asked.target)
-        return h11.Request(method=asked.method, target=target, headers=headers)
-
-
-class _CountedBody(BlocksBody):
-    """A body whose bytes are counted with all others."""
-
-    def __init__(
-        self, requests: MoveRequests, blocks: Sequence[Block], bucket: TokenBucket | None
-    ) -> None:
-        super().__init__(blocks, bucket, yields=requests.yields)
-        self.bytes_out = 0
-        self._requests = requests
-
-    def _hand_over(self, block: bytes) -> None:
-        self.bytes_out += len(block)
-        self._requests.bytes_out += len(block)
-        super()._hand_over(block)
+        if self.method not in ("GET", "DELETE"):
+            headers += [("Content-Type", self.content_type), ("Content-Length", str(length))]
+        target = address.target(self.target)
+        return h11.Request(method=self.method, target=target, headers=headers)
 
 
 class MoveTrouble:
@@ -250,132 +202,58 @@ class MoveTrouble:
             self._say(f"the move goes on, after {waited:.0f} s")
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Persistence:
-    """How long a request is repeated: `patience` in seconds.
-
-    `only_lost`: any answer of the node itself ends it, unless it is being started anew. `smaller`
-    is asked, with how often its body was cut on its way, whether it is to be made smaller.
-    """
-
-    patience: float
-    only_lost: bool = False
-    smaller: Callable[[int], bool] | None = None
-
-
-class _Attempts:
-    """The attempts at one request, all of which have failed so far."""
-
-    def __init__(self, clock: IReactorTime, persistence: _Persistence) -> None:
-        self._clock = clock
-        self._persistence = persistence
-        self._end = clock.seconds() + persistence.patience
-        self._pauses = iter(PAUSES)
-        self._damages = self._cuts = 0
-
-    def after_cut(self, error: DestinationError) -> None:
-        """A body did not get through to a destination that answers. Raises `MoveSmaller`."""
-        self._cuts += 1
-        smaller = self._persistence.smaller
-        if smaller is not None and smaller(self._cuts):
-            raise MoveSmaller(error, was_cut=True)
-
-    def after_loss(self, error: DestinationError) -> float:
-        """Return the pause after an attempt without an answer; raise `error` after the last."""
-        if self._clock.seconds() >= self._end:
-            raise error
-        return next(self._pauses)
-
-    def after(self, answer: Answer) -> float:
-        """Return the pause after an answer that is none of success.
-
-        Raises what ends it: `ResumeNeeded`, `DestinationRefused`, and `MoveSmaller` for a body
-        that can be made smaller.
-        """
-        error = refusal(answer)
-        reaction_ = reaction(answer)
-        match reaction_:
-            case Reaction.RESUME:
-                raise ResumeNeeded(error, answer_code(answer))
-            case Reaction.SMALLER if self._persistence.smaller is not None:
-                raise MoveSmaller(error)
-            case Reaction.DAMAGED:
-                self._damages += 1
-                if self._damages > DAMAGES:
-                    raise error
-        is_over = self._clock.seconds() >= self._end
-        is_final = reaction_ in (Reaction.FAIL, Reaction.SMALLER)
-        if is_final or is_over or self._is_enough(answer):
-            raise error
-        if reaction_ is Reaction.SOON:
-            return SOON
-        # no longer than this may take: what follows is due then
-        left = self._end - self._clock.seconds()
-        wished = min(seconds_asked_for(answer.header("retry-after")), left)
-        if reaction_ is Reaction.NO_SPACE:
-            return max(wished, NO_SPACE_PAUSE)
-        return wished or next(self._pauses)
-
-    def _is_enough(self, answer: Answer) -> bool:
-        """Return whether the node has said no to a request that is repeated only if it is lost.
-
-        One that is being started anew has said nothing yet.
-        """
-        return self._persistence.only_lost and answer_code(answer) not in _NOT_YET
-
-
 class MoveClient:
-    """A client of one move of `server`, with its `key`.
+    """A client of one move of `server`, with its `key`, at the rate of `bucket`.
 
-    Each method raises `ResumeNeeded` where the destination has to be asked what it holds, else a
+    The node may leave what it is sent unacknowledged for `stall_timeout` seconds. Each method
+    raises `ResumeNeeded` where the destination has to be asked what it holds, else a
     `DestinationError` when the move has failed: at once where it was refused, or after `patience`
     seconds in which this request did not get through.
     """
 
     def __init__(
         self,
-        requests: MoveRequests,
+        address: PeerAddress,
+        clock: IReactorTime,
+        stall_timeout: float,
+        bucket: TokenBucket | None,
         server: str,
         key: str,
-        clock: IReactorTime,
         trouble: MoveTrouble,
         patience: float,
     ) -> None:
-        self._requests = requests
-        self._server = server
-        self._key = key
-        self._clock = clock
-        self._trouble = trouble
         #: Seconds for which a request is repeated that does not get through.
         self.patience = patience
         #: The steps of the destination's work, as it has reported last.
         self.steps = 0
+        #: Those bytes of batches and attachments that were sent and not taken.
+        self.bytes_again = 0
+        #: Whether batches that are begun now leave a part of the rate to others.
+        self.yields = False
+        self._address = address
+        self._clock = clock
+        self._stall_timeout = stall_timeout
+        self._bucket = bucket
+        self._server = server
+        self._key = key
+        self._trouble = trouble
         self._wait = WAIT
         #: When it may be asked again how far it is.
         self._next_progress = 0.0
         self._move = ""
         self._session = ""
+        self._connections = PersistentConnections(clock)
+        self._under_way: dict[HttpExchange, BlocksBody | None] = {}
+        #: Bytes of bodies that are not under way any more.
+        self._bytes_over = 0
         self._sleeping: set[Deferred[None]] = set()
         self._is_aborted = False
 
     @property
     def bytes_out(self) -> int:
         """Bytes of batches and attachments that were handed over for sending."""
-        return self._requests.bytes_out
-
-    @property
-    def bytes_again(self) -> int:
-        """Those of them that were not taken."""
-        return self._requests.bytes_again
-
-    @property
-    def yields(self) -> bool:
-        """Whether batches that are begun now leave a part of the rate to others."""
-        return self._requests.yields
-
-    @yields.setter
-    def yields(self, value: bool) -> None:
-        self._requests.yields = value
+        bodies = [body for body in self._under_way.values() if body is not None]
+        return self._bytes_over + sum(body.bytes_out for body in bodies)
 
     # The requests
 
@@ -393,11 +271,17 @@ class MoveClient:
         this version: the token is unused then.
         """
         content = json.dumps({**order, "key": self._key}).encode()
-        asked = MoveRequest("POST", f"/{self._server}/move", authorization, content)
-        # A node that does not take the server now is not waited for, unless it had begun before.
-        persistence = _Persistence(patience, only_lost=may_differ)
-        passed = is_path_unknown if may_differ else _nothing
-        answer = await self._persist(asked, persistence, passed)
+        asked = _Request(
+            "POST",
+            f"/{self._server}/move",
+            authorization,
+            patience,
+            content,
+            passed=is_path_unknown if may_differ else _nothing,
+            # A node that does not take the server now is not waited for, unless it had begun it.
+            only_lost=may_differ,
+        )
+        answer = await self._persist(asked)
         if not answer.good:
             return None
         begun = fields(answer, BegunAnswer)
@@ -415,8 +299,7 @@ class MoveClient:
 
         None where it is putting the server into place already.
         """
-        asked = self._request("POST", "/resume", {})
-        answer = await self._persist(asked, _Persistence(self.patience), _is_committed)
+        answer = await self._ask("POST", "/resume", {}, passed=_is_committed)
         if not answer.good:
             return None
         resumed = fields(answer, MoveResumed)
@@ -434,8 +317,7 @@ class MoveClient:
     async def page(self, number: int) -> bytes:
         """Return a page of what the destination holds, an index."""
         path = f"/tree?session={self._session}&page={number}"
-        asked = attrs.evolve(self._request("GET", path), is_page=True)
-        return (await self._persist(asked, _Persistence(self.patience), _nothing)).body
+        return (await self._ask("GET", path, is_page=True)).body
 
     async def put(
         self, number: int, blocks: Sequence[Block], smaller: Callable[[int], bool], *, zstd: bool
@@ -447,9 +329,8 @@ class MoveClient:
         """
         path = f"/batches/{number}?session={self._session}"
         kind = ZSTD_CONTENT_TYPE if zstd else CONTENT_TYPE
-        asked = attrs.evolve(self._request("PUT", path), blocks=blocks, content_type=kind)
-        persistence = _Persistence(self.patience, smaller=smaller)
-        return fields(await self._persist(asked, persistence, _nothing), BatchTaken).durable
+        answer = await self._ask("PUT", path, blocks=blocks, content_type=kind, smaller=smaller)
+        return fields(answer, BatchTaken).durable
 
     async def close_round(self, number: int, last: int, root: bytes) -> None:
         """Close a round after batch `last`. Raises `ResumeNeeded` where the root is another."""
@@ -478,10 +359,14 @@ class MoveClient:
         path = f"/attachments/{name}?session={self._session}&offset={offset}"
         if sha256:
             path += f"&sha256={sha256}"
-        kind = "application/octet-stream"
-        asked = attrs.evolve(self._request("PATCH", path), blocks=[block], content_type=kind)
-        persistence = _Persistence(self.patience, smaller=smaller)
-        answer = await self._persist(asked, persistence, _is_offset_wrong)
+        answer = await self._ask(
+            "PATCH",
+            path,
+            blocks=[block],
+            content_type="application/octet-stream",
+            smaller=smaller,
+            passed=_is_offset_wrong,
+        )
         return fields(answer, AttachmentOffset).offset
 
     async def prepare(self, measured: Mapping[str, int], patience: float) -> None:
@@ -489,24 +374,22 @@ class MoveClient:
 
         `measured` is what the server's files take now, as in the order of `begin`.
         """
-        asked = self._request("POST", "/prepare", measured)
-        await self._persist(asked, _Persistence(patience), _nothing)
+        await self._ask("POST", "/prepare", measured, patience=patience)
 
     async def require_room(self, measured: Mapping[str, int]) -> None:
         """Raise `DestinationRefused` where what the server's files take by now does not fit there.
 
         `measured` as of `prepare`. Earlier versions are not asked.
         """
-        asked = self._request("POST", "/room", measured)
-        answer = await self._persist(asked, _Persistence(self.patience), _is_told_or_unknown)
+        answer = await self._ask("POST", "/room", measured, passed=_is_full_or_unknown)
         if answer.code == HTTPStatus.INSUFFICIENT_STORAGE:
             raise refusal(answer)
 
     async def commit(self, number: int, root: bytes, *, running: bool, patience: float) -> None:
         """Ask for the commit of a round that is closed; it may have been asked for before."""
         body = {"round": number, "root": root.hex(), "running": running}
-        asked = self._request("POST", f"/commit?session={self._session}", body)
-        await self._persist(asked, _Persistence(patience), _is_committed)
+        path = f"/commit?session={self._session}"
+        await self._ask("POST", path, body, patience=patience, passed=_is_committed)
 
     async def progress(self, tag: str, patience: float) -> ProgressAnswer:
         """Return how far the destination is, when that is not as with `tag`, or after a while.
@@ -518,8 +401,7 @@ class MoveClient:
         self._next_progress = self._clock.seconds() + PROGRESS_EVERY
         answer = await self._waited(tag) if tag else None
         if answer is None:
-            asked = self._request("GET", "")
-            answer = await self._persist(asked, _Persistence(patience), _nothing)
+            answer = await self._ask("GET", "", patience=patience)
             if tag:  # the destination is there
                 self._wait = max(self._wait // 2, LEAST_WAIT)
         found = progress_of(answer)
@@ -528,95 +410,87 @@ class MoveClient:
 
     async def look(self) -> ProgressAnswer:
         """Return how far the destination is. It is asked once, and trouble is not reported."""
-        asked, once = self._request("GET", ""), _Persistence(0.0)
-        found = progress_of(await self._repeat(asked, once, _nothing))
+        found = progress_of(await self._repeat(self._request("GET", "", patience=0.0)))
         self.steps = found.steps
         return found
 
     async def _waited(self, tag: str) -> Answer | None:
         """Return the answer that waits for a change; None where there was none."""
-        asked = self._request("GET", f"?wait={self._wait}&since={tag}")
         try:
-            return await self._persist(asked, _Persistence(0.0), _nothing)
+            return await self._ask("GET", f"?wait={self._wait}&since={tag}", patience=0.0)
         except DestinationError:
             return None
 
     async def delete(self, *, keep: bool, patience: float) -> None:
         """Tell that the move has failed at this node; with `keep` the partial copy is kept."""
         self._trouble.end()
-        asked = self._request("DELETE", "?keep=1" if keep else "")
-        await self._persist(asked, _Persistence(patience), _nothing)
+        await self._ask("DELETE", "?keep=1" if keep else "", patience=patience)
 
     def interrupt(self) -> None:
         """End everything that is under way, by `CancelledError`. More may follow."""
         for sleeping in tuple(self._sleeping):
             sleeping.cancel()
-        self._requests.interrupt()
+        for exchange in tuple(self._under_way):
+            exchange.abort(CancelledError())
 
     def abort(self) -> None:
         """End everything that is under way or follows, by `CancelledError`."""
         self._is_aborted = True
         self.interrupt()
-        self._requests.close()
+        self._connections.close()
 
     # How they are sent
 
-    def _request(self, method: str, path: str, body: object = None) -> MoveRequest:
+    def _request(self, method: str, path: str, body: object = None, **options: Any) -> _Request:
         content = b"" if body is None else json.dumps(body).encode()
-        return MoveRequest(method, self._move + path, f"Bearer {self._key}", content)
+        given: dict[str, Any] = {"patience": self.patience, "content": content, **options}
+        return _Request(method, self._move + path, f"Bearer {self._key}", **given)
 
-    async def _ask(self, method: str, path: str, body: object = None) -> Answer:
-        return await self._persist(
-            self._request(method, path, body), _Persistence(self.patience), _nothing
-        )
+    async def _ask(self, method: str, path: str, body: object = None, **options: Any) -> Answer:
+        """Send a request of the move until it is answered, with `options` of `_Request`."""
+        return await self._persist(self._request(method, path, body, **options))
 
-    async def _persist(
-        self,
-        asked: MoveRequest,
-        persistence: _Persistence,
-        passed: Callable[[Answer], bool],
-    ) -> Answer:
-        """Send a request until it is answered well, or as `passed` accepts it."""
-        answer = await self._repeat(asked, persistence, passed)
+    async def _persist(self, asked: _Request) -> Answer:
+        answer = await self._repeat(asked)
         self._trouble.over()
         return answer
 
-    async def _repeat(
-        self,
-        asked: MoveRequest,
-        persistence: _Persistence,
-        passed: Callable[[Answer], bool],
-    ) -> Answer:
-        attempts = _Attempts(self._clock, persistence)
+    async def _repeat(self, asked: _Request) -> Answer:
+        """Send a request until it is answered well, or as it accepts."""
+        budget = Budget(self._clock, asked.patience, MOST)
+        pauses, cuts = iter(PAUSES), 0
         while True:
-            self._check()
+            if self._is_aborted:
+                raise CancelledError
+            error: DestinationError
             try:
-                answer = await self._requests.send(asked)
+                answer = await self._send(asked)
             except DestinationError as failure:
+                if budget.is_over:
+                    raise
                 error, is_cut = failure, not isinstance(failure, DestinationUnreachable)
-                pause = attempts.after_loss(error)
+                pause = next(pauses)
                 self._trouble.note(error)
             else:
-                if answer.good or passed(answer):
+                if answer.good or asked.passed(answer):
                     return answer
+                pause = _pause_after(answer, asked, budget, pauses)
                 error, is_cut = refusal(answer), is_of_proxy(answer)
-                pause = attempts.after(answer)
                 if reaction(answer) is not Reaction.SOON:
                     self._trouble.note(error)
             await self._sleep(pause)
             if asked.blocks:
-                await self._check_session(persistence)
-                if is_cut:
-                    attempts.after_cut(error)
+                await self._check_session(asked.patience)
+                cuts += is_cut
+                if is_cut and asked.smaller is not None and asked.smaller(cuts):
+                    raise MoveSmaller(error, was_cut=True)
 
-    async def _check_session(self, persistence: _Persistence) -> None:
+    async def _check_session(self, patience: float) -> None:
         """Return when the destination answers; raise `ResumeNeeded` where it has lost the session.
 
         One that is away, or still starting, is asked without a body that would have to come again.
         """
-        without_body = attrs.evolve(persistence, smaller=None)
-        answer = await self._repeat(self._request("GET", ""), without_body, _nothing)
-        found = progress_of(answer)
+        found = progress_of(await self._repeat(self._request("GET", "", patience=patience)))
         if found.phase == "open" and found.session != self._session:
             lost = DestinationRefused(
                 "the destination node has to be asked what it holds",
@@ -625,9 +499,39 @@ class MoveClient:
             )
             raise ResumeNeeded(lost, "move-resume-needed")
 
-    def _check(self) -> None:
-        if self._is_aborted:
-            raise CancelledError
+    async def _send(self, asked: _Request) -> Answer:
+        """Return the answer to one attempt, whatever its status.
+
+        Raises `DestinationUnreachable`, `DestinationDisconnected` without one, or where it broke
+        off and says nothing without its body, and `CancelledError` after `interrupt`.
+        """
+        body = None
+        if asked.blocks is not None:
+            body = BlocksBody(asked.blocks, self._bucket, yields=self.yields)
+        exchange, answering = self._address.start(
+            asked.head(self._address),
+            ANSWERED_WITHIN,
+            self._connections,
+            body=body,
+            content=asked.content,
+            stall_timeout=self._stall_timeout,
+            taken_within=max(self._stall_timeout, ANSWERED_WITHIN),
+        )
+        if asked.is_page:
+            exchange.max_answer, exchange.answer_within = MAX_PAGE, PAGE_WITHIN
+        self._under_way[exchange] = body
+        is_taken = False
+        try:
+            answer = await answering
+            if not answer.whole and (answer.good or answer.code in _NEEDS_BODY):
+                raise DestinationDisconnected("its answer broke off", body_sent=False)
+            is_taken = answer.good
+        finally:
+            del self._under_way[exchange]
+            if body is not None:
+                self._bytes_over += body.bytes_out
+                self.bytes_again += 0 if is_taken else body.bytes_out
+        return answer
 
     async def _sleep(self, seconds: float) -> None:
         sleeping: Deferred[None] = deferLater(self._clock, seconds)
@@ -638,15 +542,41 @@ class MoveClient:
             self._sleeping.discard(sleeping)
 
 
-def _nothing(_: Answer) -> bool:
-    return False
+def _pause_after(
+    answer: Answer, asked: _Request, budget: Budget[Cause], pauses: Iterator[float]
+) -> float:
+    """Return the pause after an answer that is none of success.
+
+    Raises what ends it: `ResumeNeeded`, `DestinationRefused`, and `MoveSmaller` for a body that
+    can be made smaller.
+    """
+    error, reaction_ = refusal(answer), reaction(answer)
+    match reaction_:
+        case Reaction.RESUME:
+            raise ResumeNeeded(error, answer_code(answer))
+        case Reaction.SMALLER if asked.smaller is not None:
+            raise MoveSmaller(error)
+        case Reaction.DAMAGED:
+            budget.spend(Cause.BATCH_DAMAGED, error)
+    is_final = reaction_ in (Reaction.FAIL, Reaction.SMALLER)
+    # One that is being started again has said nothing yet.
+    is_enough = asked.only_lost and answer_code(answer) not in _NOT_YET
+    if is_final or budget.is_over or is_enough:
+        raise error
+    if reaction_ is Reaction.SOON:
+        return SOON
+    # no longer than this may take: what follows is due then
+    wished = min(seconds_asked_for(answer.header("retry-after")), budget.left)
+    if reaction_ is Reaction.NO_SPACE:
+        return max(wished, NO_SPACE_PAUSE)
+    return wished or next(pauses)
 
 
 def _is_committed(answer: Answer) -> bool:
     return answer_code(answer) == "move-committed"
 
 
-def _is_told_or_unknown(answer: Answer) -> bool:
+def _is_full_or_unknown(answer: Answer) -> bool:
     return answer.code == HTTPStatus.INSUFFICIENT_STORAGE or is_path_unknown(answer)
 
 

@@ -10,7 +10,6 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from wingsd.errors import ConfigError
-from wingsd.threadio import TokenBucket
 from wingsd.transfers.errors import DestinationUnreachable
 from wingsd.util.certificates import (
     EXPIRED,
@@ -23,7 +22,6 @@ from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
     from wingsd.transfers.peer.client import PeerClient
-    from wingsd.transfers.peer.moves import MoveRequests
 
 __all__ = ["PeerTls", "PeerVerifier", "Peers", "peer_tls"]
 
@@ -149,16 +147,3 @@ class Peers:
         from wingsd.transfers.peer.client import PeerClient  # noqa: PLC0415
 
         return PeerClient(url, authorization, self.reactor, self.tls, address_source)
-
-    def move_requests(
-        self, url: str, stall_timeout: float, bucket: TokenBucket | None
-    ) -> MoveRequests:
-        """Return what sends requests of moves to the node at `url`; see `MoveRequests`.
-
-        Raises the errors of `PeerAddress`.
-        """
-        from wingsd.transfers.peer.client import PeerAddress  # noqa: PLC0415 (as above)
-        from wingsd.transfers.peer.moves import MoveRequests  # noqa: PLC0415
-
-        address = PeerAddress(url, self.reactor, self.tls, "in the Panel")
-        return MoveRequests(address, self.reactor, stall_timeout, bucket)
