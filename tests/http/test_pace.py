@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import suppress
+from fcntl import ioctl
 from select import select
+from termios import FIONREAD
 
 import pytest
 from twisted.internet.task import Clock
 
+from tests.transfers.peers import fall_silent
 from wingsd.http.watchdogs import DeliveryWatchdog, RateWatchdog
 
 
@@ -85,6 +89,7 @@ class Downloader:
             self.client = socket.create_connection(listener.getsockname())
             self.server = listener.accept()[0]
         self.server.setblocking(False)
+        self.sent = self.taken = 0
         self.clock = Clock()
         self.faults: list[str] = []
         self.watchdog = DeliveryWatchdog(self.clock, self, rate, 60, self.faults.append)
@@ -104,21 +109,38 @@ class Downloader:
         """Have the kernel buffer as much as it does."""
         with suppress(BlockingIOError):
             while True:
-                self.server.send(bytes(1 << 16))
+                self.send(bytes(1 << 16))
 
-    def take(self, size: int) -> None:
-        """Receive, and wait until the server's kernel knows."""
-        before = self.watchdog.undelivered()
-        while size > 0:
-            size -= len(self.client.recv(min(size, 1 << 16)))
-        while before and self.watchdog.undelivered() >= before:
+    def send(self, data: bytes) -> None:
+        self.sent += self.server.send(data)
+
+    def take(self) -> None:
+        """Receive what there is, and wait until the server's kernel knows."""
+        self.taken += len(self.client.recv(1 << 20))
+        while self.acknowledged < self.taken:
             select([], [], [], 0.001)
+
+    @property
+    def acknowledged(self) -> int:
+        return self.sent - self.watchdog.undelivered()
+
+    def fall_silent(self) -> None:
+        """Have the client acknowledge no more than has arrived, and send it more than that."""
+        fall_silent(self.client)
+        while self.acknowledged < self.taken + self._unread():
+            select([], [], [], 0.001)
+        self.fill()
+
+    def _unread(self) -> int:
+        """Return the bytes that the client's kernel has."""
+        return int.from_bytes(ioctl(self.client.fileno(), FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_client_that_takes_nothing_is_found_though_the_kernel_has_taken_much() -> None:
     with Downloader() as downloader:
         downloader.fill()
-        downloader.take(1 << 20)
+        downloader.take()
+        downloader.fall_silent()
         downloader.clock.advance(60)
         assert downloader.faults == []
         assert downloader.watchdog.undelivered() > 0
@@ -131,8 +153,8 @@ def test_a_client_that_takes_nothing_is_found_though_the_kernel_has_taken_much()
 def test_a_client_that_takes_everything_may_go_on_until_it_is_stopped() -> None:
     with Downloader(rate=0) as downloader:
         for _ in range(10):
-            downloader.server.send(b"x")
-            downloader.take(1)
+            downloader.send(b"x")
+            downloader.take()
             downloader.clock.advance(60)
         assert downloader.faults == []
         assert downloader.watchdog.undelivered() == 0
