@@ -171,70 +171,61 @@ class PartialCopies:
         is kept. `now` is in seconds since the epoch; `is_read` as of `CopyPaths`.
         """
         with self._turn:
-            return self._keep(server, size, now, is_read=is_read)
-
-    def _keep(self, server: str, size: int | None, now: float, *, is_read: bool) -> bool:
-        paths = self._paths(server)
-        kept = [] if _is_whole(paths) else self.kept()  # as in `reopen`
-        is_whole = paths.ledger.exists() and self._staging.holds(server)
-        if is_whole and size is None:
-            size = _allocated(paths.tree)
-            is_whole = size > 0
-        if not is_whole:
-            self.discard(server)
-            return any(each.server == server for each in kept)
-        self._staging.finish(server)
-        home = self._kept / f"{server}.{time_stamp()}{PARTIAL}"
-        with storage_errors(f"{home} cannot be made"):
-            self._kept.mkdir(mode=0o700, exist_ok=True)
-            home.mkdir(mode=0o700)
-            about = {"server": server, "bytes": size, "since": now}
-            replace_file(home / _ABOUT, json.dumps(about).encode(), mode=0o600)
-        self._move(paths.aside, home / _KEPT_ASIDE)
-        self._move(paths.tree, home / _TREE)
-        # Last: see above.
-        self._move(paths.ledger, home / _KEPT_LEDGER)
-        if is_read:
-            self._read_back.add(home.name)
-        self._limit(home.name)
-        return True
+            paths = self._paths(server)
+            kept = [] if _is_whole(paths) else self.kept()  # as in `reopen`
+            is_whole = paths.ledger.exists() and self._staging.holds(server)
+            if is_whole and size is None:
+                size = _allocated(paths.tree)
+                is_whole = size > 0
+            if not is_whole:
+                self.discard(server)
+                return any(each.server == server for each in kept)
+            self._staging.finish(server)
+            home = self._kept / f"{server}.{time_stamp()}{PARTIAL}"
+            with storage_errors(f"{home} cannot be made"):
+                self._kept.mkdir(mode=0o700, exist_ok=True)
+                home.mkdir(mode=0o700)
+                about = {"server": server, "bytes": size, "since": now}
+                replace_file(home / _ABOUT, json.dumps(about).encode(), mode=0o600)
+            self._move(paths.aside, home / _KEPT_ASIDE)
+            self._move(paths.tree, home / _TREE)
+            # Last: see above.
+            self._move(paths.ledger, home / _KEPT_LEDGER)
+            if is_read:
+                self._read_back.add(home.name)
+            self._limit(home.name)
+            return True
 
     def adopt(self, server: str) -> CopyPaths | None:
         """Take the newest copy of the server out of those that are kept, None without any."""
         with self._turn:
-            return self._adopt(server)
-
-    def _adopt(self, server: str) -> CopyPaths | None:
-        found = [each for each in self.kept() if each.server == server]
-        if not found:
-            return None
-        self.discard(server)
-        home, paths = self._kept / found[-1].name, self._paths(server)
-        self._move(home / _KEPT_ASIDE, paths.aside)
-        self._move(home / _TREE, paths.tree)
-        self._move(home / _KEPT_LEDGER, paths.ledger)
-        with suppress(OSError):
-            remove_tree(str(home))
-        self._staging.reopen(server)
-        is_read = found[-1].name in self._read_back
-        self._read_back.discard(found[-1].name)
-        return attrs.evolve(paths, is_read=is_read)
+            found = [each for each in self.kept() if each.server == server]
+            if not found:
+                return None
+            self.discard(server)
+            home, paths = self._kept / found[-1].name, self._paths(server)
+            self._move(home / _KEPT_ASIDE, paths.aside)
+            self._move(home / _TREE, paths.tree)
+            self._move(home / _KEPT_LEDGER, paths.ledger)
+            with suppress(OSError):
+                remove_tree(str(home))
+            self._staging.reopen(server)
+            is_read = found[-1].name in self._read_back
+            self._read_back.discard(found[-1].name)
+            return attrs.evolve(paths, is_read=is_read)
 
     def kept(self) -> list[KeptCopy]:
         """Return the copies that are kept, oldest first; remove what is not whole."""
         with self._turn:
-            return self._found()
-
-    def _found(self) -> list[KeptCopy]:
-        try:
-            with storage_errors(f"{self._kept} cannot be read"):
-                names = os.listdir(self._kept)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return []
-            raise
-        names.sort(key=lambda name: name.split(".", 1)[1:])
-        return [copy for name in names if (copy := self._read(name)) is not None]
+            try:
+                with storage_errors(f"{self._kept} cannot be read"):
+                    names = os.listdir(self._kept)
+            except StorageError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    return []
+                raise
+            names.sort(key=lambda name: name.split(".", 1)[1:])
+            return [copy for name in names if (copy := self._read(name)) is not None]
 
     def forget(self, server: str) -> int:
         """Remove all copies of the server that are kept; return how many there were."""

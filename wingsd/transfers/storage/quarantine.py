@@ -100,13 +100,7 @@ class Quarantine:
         its place meanwhile. With `pooled` only the backups: another node has the same files.
         """
         for take in [self._take_backups] if pooled else [self._take_files, self._take_backups]:
-            try:
-                place = await self._disk.run(take, server, inode)
-            except StorageError as error:
-                self._log.error(
-                    "{server}: not moved to quarantine: {error}", server=server, error=error
-                )
-                continue
+            place = await self._taken(take, server, inode)
             if place is not None:
                 self._log.warn(
                     "{server}: the Panel does not have it on this node; its files are kept for "
@@ -126,13 +120,7 @@ class Quarantine:
 
         With an `inode` only the directory that has it. Where that fails they stay.
         """
-        try:
-            place = await self._disk.run(self._take_moved, server, inode)
-        except StorageError as error:
-            self._log.error(
-                "{server}: not moved to quarantine: {error}", server=server, error=error
-            )
-            return
+        place = await self._taken(self._take_moved, server, inode)
         if place is not None:
             self._log.info(
                 "{server}: has moved to another node; its files are kept here for {days} days in "
@@ -141,6 +129,18 @@ class Quarantine:
                 days=self._days.moved,
                 place=place,
             )
+
+    async def _taken(
+        self, take: Callable[[str, int | None], Path | None], server: str, inode: int | None
+    ) -> Path | None:
+        """Return where something is kept; log why not."""
+        try:
+            return await self._disk.run(take, server, inode)
+        except StorageError as error:
+            self._log.error(
+                "{server}: not moved to quarantine: {error}", server=server, error=error
+            )
+            return None
 
     def _days_of(self, name: str) -> int:
         if name.endswith(PARTIAL):
@@ -181,20 +181,18 @@ class Quarantine:
                 self._backups.discard(server)
 
     def _take_files(self, server: str, inode: int | None) -> Path | None:
-        return _take(server, self._staging.in_place(server, inode), self._staging.quarantine)
+        return self._take(f"{server}.", server, inode)
 
     def _take_moved(self, server: str, inode: int | None) -> Path | None:
+        return self._take(f"{server}{_MOVED}", server, inode)
+
+    def _take(self, prefix: str, server: str, inode: int | None) -> Path | None:
         source = self._staging.in_place(server, inode)
-        if source is None:
-            return None
-        return _keep(f"{server}{_MOVED}", source, self._staging.quarantine)
+        return None if source is None else _keep(prefix, source, self._staging.quarantine)
 
     def _take_backups(self, server: str, _: int | None) -> Path | None:
-        return _take(server, self._backups.retract(server), self._backups.quarantine)
-
-
-def _take(server: str, source: Path | None, directory: Path) -> Path | None:
-    return None if source is None else _keep(f"{server}.", source, directory)
+        source = self._backups.retract(server)
+        return None if source is None else _keep(f"{server}.", source, self._backups.quarantine)
 
 
 def keep_replaced(server: str, source: Path, directory: Path) -> Path:

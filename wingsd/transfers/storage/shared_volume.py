@@ -116,16 +116,12 @@ class Volume:
     def mark(self, server: str) -> str:
         """Leave a mark for the destination of the server's transfer. Raises `StorageError`."""
         self.unmark(server)
-        mark = secrets.token_hex(16)
-        _make(self._path_of(server, mark), "storage pool")
-        return mark
+        return _leave(self._path_of(server, ""), "storage pool")
 
     def mark_backups(self, server: str) -> str:
         """Leave one in the directory of backups. Raises `StorageError`."""
         self.unmark_backups(server)
-        mark = secrets.token_hex(16)
-        _make(self._backups_path_of(server, mark), "directory of backups")
-        return mark
+        return _leave(self._backups_path_of(server, ""), "directory of backups")
 
     def inode(self, server: str) -> int | None:
         """Return that of the server's directory, None where it cannot be found."""
@@ -137,11 +133,11 @@ class Volume:
 
     def unmark(self, server: str, mark: str = "*") -> None:
         """Remove a mark, or all of the server's, as far as possible: they do no harm."""
-        _remove(self._data, self._path_of(server, mark).name)
+        _remove(self._path_of(server, mark))
 
     def unmark_backups(self, server: str) -> None:
         """Remove all of the server's marks there, as far as possible."""
-        _remove(self._backups, self._backups_path_of(server, "*").name)
+        _remove(self._backups_path_of(server, "*"))
 
     # At the destination
 
@@ -226,7 +222,10 @@ def _is_mark(text: str) -> bool:
     return _MARK.fullmatch(text) is not None
 
 
-def _make(path: Path, what: str) -> None:
+def _leave(beginning: Path, what: str) -> str:
+    """Make the file of a new mark; return the mark, by which its name ends."""
+    mark = secrets.token_hex(16)
+    path = beginning.with_name(f"{beginning.name}{mark}")
     try:
         path.touch(mode=0o600, exist_ok=False)
     except OSError as error:
@@ -234,11 +233,12 @@ def _make(path: Path, what: str) -> None:
             f"{path}, by which another node sees that it has the same {what}, cannot be made: "
             f"{disk_advice(error)}"
         ) from error
+    return mark
 
 
-def _remove(directory: Path, pattern: str) -> None:
+def _remove(pattern: Path) -> None:
     with suppress(OSError):
-        for path in directory.glob(pattern):
+        for path in pattern.parent.glob(pattern.name):
             path.unlink()
 
 
