@@ -18,7 +18,7 @@ from wingsd.direct_transfers.servers import DirectServers
 from wingsd.errors import BadRequest, ServersNotLoaded, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers import PowerAction, PowerState
-from wingsd.transfers.incoming.commit import CommitPhase
+from wingsd.transfers.incoming.transfer import IncomingTransfer
 
 
 def token_of(node: NodeInProcess, invitation: Invitation) -> TransferToken:
@@ -160,7 +160,7 @@ async def test_it_is_told_that_a_server_has_not_come_when_no_later_daemon_can_ch
         await going_on
         await report_failure(coordinator, is_known=is_known)
 
-    monkeypatch.setattr(CommitPhase, "_try_or_create", wait)
+    monkeypatch.setattr(IncomingTransfer, "_try_or_create", wait)
     monkeypatch.setattr(DirectReceiving, "report_failure", report)
     await nodes.send(invitation)
     await made

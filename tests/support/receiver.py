@@ -24,7 +24,8 @@ from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
-from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadConsumer
+from wingsd.transfers.incoming.transfer import Extraction
+from wingsd.transfers.incoming.uploads import IncomingUpload, UploadConsumer
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
 

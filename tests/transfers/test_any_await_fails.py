@@ -36,7 +36,7 @@ __all__ = ["_quick", "quick", "source"]
 MEMORY = Path("/dev/shm")
 #: What begins and ends a transfer: no error comes from there.
 ENDS = (
-    "IncomingTransfer.run",
+    "UploadTransfer.run",
     "IncomingTransfer._carry_out",
     "IncomingTransfer._complete",
     "IncomingTransfer._fail",

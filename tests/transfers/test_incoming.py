@@ -26,7 +26,7 @@ from wingsd.filesystem import measure
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome
 from wingsd.transfers.errors import TransferRevoked, UploadTruncated
-from wingsd.transfers.incoming import commit as arrival
+from wingsd.transfers.incoming import transfer as arrival
 from wingsd.transfers.incoming.transfer import HOLD
 from wingsd.transfers.incoming.uploads import UploadConsumer
 from wingsd.util.retry import Backoff

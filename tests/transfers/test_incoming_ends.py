@@ -23,10 +23,10 @@ from wingsd.errors import (
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.statedb import Outcome
 from wingsd.transfers.errors import TooManyTransfers, UploadTruncated
-from wingsd.transfers.incoming.transfer import IncomingTransfer
+from wingsd.transfers.incoming.uploads import UploadTransfer
 
 
-def give_up_at(receiver: Receiver, call: str) -> IncomingTransfer:
+def give_up_at(receiver: Receiver, call: str) -> UploadTransfer:
     transfer = receiver.transfers.open(UUID)
     receiver.before[call] = lambda: transfer.abort(DaemonStopping())
     return transfer

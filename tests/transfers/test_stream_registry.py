@@ -8,7 +8,8 @@ from itertools import permutations
 import pytest
 
 from wingsd.transfers.errors import StreamMismatch, StreamMissing
-from wingsd.transfers.incoming.uploads import StreamRegistry, name_of
+from wingsd.transfers.incoming.multistream import StreamRegistry
+from wingsd.transfers.incoming.uploads import name_of
 
 FIRST = -1
 

@@ -23,8 +23,7 @@ from wingsd.servers.registry import Servers
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import TransferNotActive
-from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
-from wingsd.transfers.incoming.uploads import COUNT, NUMBER
+from wingsd.transfers.incoming.multistream import COUNT, NUMBER, StreamGroup, StreamGroups
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,

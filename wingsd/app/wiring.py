@@ -84,8 +84,7 @@ from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.incoming.transfer import IncomingParts
-from wingsd.transfers.incoming.uploads import Extraction
+from wingsd.transfers.incoming.transfer import Extraction, IncomingParts
 from wingsd.transfers.manager import (
     ArrivedServers,
     IncomingTransfers,

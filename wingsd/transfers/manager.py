@@ -36,6 +36,7 @@ from wingsd.transfers.coordinator import (
 )
 from wingsd.transfers.errors import TooManyTransfers, TransferInProgress, TransferNotActive
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of, request_of
 from wingsd.transfers.outgoing.seed import SeedTransfer
 from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed, seed_of
@@ -67,7 +68,7 @@ DELETION_WITHIN = 600.0
 
 Transfer = TypeVar("Transfer", bound="IncomingTransfer | OutgoingTransfer")
 T = TypeVar("T", bound=IncomingTransfer)
-#: Makes a transfer of a server: `IncomingTransfer`, for one.
+#: Makes a transfer of a server: `UploadTransfer`, for one.
 MakeTransfer = Callable[[str, ReceivingCoordinator, IncomingParts], T]
 
 
@@ -187,9 +188,9 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         server: str,
         coordinator: ReceivingCoordinator | None = None,
         ordered: float | None = None,
-    ) -> IncomingTransfer:
+    ) -> UploadTransfer:
         """Return a new transfer of the server with the UUID `server`; see `open_as`."""
-        return self.open_as(IncomingTransfer, server, coordinator, ordered)
+        return self.open_as(UploadTransfer, server, coordinator, ordered)
 
     def open_as(
         self,
@@ -255,7 +256,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         self, entry: TransferRecord, coordinator: ReceivingCoordinator | None = None
     ) -> None:
         """Complete or roll back what an earlier daemon has left unfinished."""
-        self.resume_as(IncomingTransfer, entry, coordinator)
+        self.resume_as(UploadTransfer, entry, coordinator)
 
     def resume_as(
         self,

@@ -22,15 +22,20 @@ from twisted.logger import Logger
 
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import StreamsConfig
-from wingsd.errors import DaemonStopping, WingsdError
+from wingsd.errors import BadRequest, DaemonStopping, WingsdError
 from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import UploadTruncated
-from wingsd.transfers.incoming.transfer import IncomingTransfer
-from wingsd.transfers.incoming.uploads import IncomingUpload, StreamRegistry, name_of
+from wingsd.transfers.errors import StreamMismatch, StreamMissing, UploadTruncated
+from wingsd.transfers.incoming.uploads import FIRST, IncomingUpload, UploadTransfer, name_of
 from wingsd.transfers.manager import IncomingTransfers
 
-__all__ = ["StreamGroup", "StreamGroups"]
+__all__ = ["COUNT", "NUMBER", "StreamGroup", "StreamGroups", "StreamRegistry"]
+
+
+#: The headers of the first request and of the others.
+COUNT = "Multiplex-Stream-Count"
+NUMBER = "Multiplex-Stream"
+_MOST_DIGITS = 6
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -311,7 +316,7 @@ class StreamGroup:
             self._log.failure("{server}: transfer failed unexpectedly", server=self.token.server)
         await self._end(error)
 
-    async def _receive(self, transfer: IncomingTransfer, upload: IncomingUpload) -> None:
+    async def _receive(self, transfer: UploadTransfer, upload: IncomingUpload) -> None:
         try:
             await transfer.run(upload, self)
         except Exception as error:
@@ -350,3 +355,86 @@ class StreamGroup:
 
 def _internal_error() -> WingsdError:
     return WingsdError("internal error", "see the log of this node")
+
+
+class StreamRegistry:
+    """The streams of one transfer; `most` is how many this node accepts beside the first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._numbers: set[int] = set()
+        #: How many others there are; None until the first has come.
+        self.others: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all are here."""
+        return self.others is not None and len(self._numbers) == self.others
+
+    def first(self, count: str) -> None:
+        """Add the first request, with `count` in its header, which it may leave out.
+
+        Raises `StreamMismatch`.
+        """
+        if self.others is not None:
+            raise StreamMismatch(f"{FIRST} was sent twice; each stream is sent once")
+        # From here on it has come, even if it is refused.
+        self.others = 0
+        others = _number(COUNT, count or "0")
+        if others > self._most:
+            raise StreamMismatch(
+                f"{COUNT} is {others}, and this node accepts at most "
+                f"{self._most} (system.transfers.streams.most)"
+            )
+        self.others = others
+        for number in sorted(self._numbers):
+            self._expect(number)
+
+    def further(self, header: str, count: str = "") -> int:
+        """Add another stream, with `header`; return its number.
+
+        `count` is the value of the first request's header. Raises `StreamMismatch`.
+        """
+        number = _number(NUMBER, header)
+        if count:
+            raise StreamMismatch(f"a request has {COUNT} or {NUMBER}, not both")
+        self._expect(number)
+        if number in self._numbers:
+            raise StreamMismatch(f"{name_of(number)} was sent twice; each stream is sent once")
+        self._numbers.add(number)
+        return number
+
+    def leave(self, number: int) -> None:
+        """Remove a stream whose sender has disconnected before any was read."""
+        self._numbers.discard(number)
+
+    def missing(self, within: float) -> BadRequest:
+        """Return the error of streams that have not come `within` so many seconds."""
+        if self.others is None:
+            what = f"{FIRST}, the one with {COUNT},"
+        else:
+            what = ", ".join(map(name_of, self._absent()))
+        return StreamMissing(
+            f"{what} did not arrive within {within:g} s (system.transfers.streams.within)"
+        )
+
+    def _absent(self) -> Iterator[int]:
+        return (number for number in range(self.others or 0) if number not in self._numbers)
+
+    def _expect(self, number: int) -> None:
+        if self.others is None:
+            if number >= self._most:
+                raise StreamMismatch(
+                    f"{name_of(number)} is beyond the last: this node accepts {self._most} "
+                    f"besides "
+                    "the first, counted from 0 (system.transfers.streams.most)"
+                )
+        elif number >= self.others:
+            known = f"0 to {self.others - 1}" if self.others else "none"
+            raise StreamMismatch(f"{name_of(number)} is not announced: {FIRST} announces {known}")
+
+
+def _number(header: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise StreamMismatch(f"the header {header} is {text[:40]!r}: expected a number")
+    return int(text)

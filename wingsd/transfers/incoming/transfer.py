@@ -1,15 +1,15 @@
-"""Receiving one server: the steps of an incoming transfer, from its upload to the Panel's answer.
+"""The transfer of one server to this node: its steps up to the Panel's answer, and its rollback.
 
-Read `IncomingTransfer._receive` from top to bottom: receive (`receive`), verify, make durable;
-`commit` has the rest. Each step that changes something adds to the rollback how that is undone. An
-error in any step ends in `_fail`: it is reported, rolled back, and raised again for the answer.
+A server arrives as `uploads` and `moves` say. `_commit` then puts a server that is whole
+and durable into place, makes its environment and reports to the Panel. Each step that changes
+something adds to the rollback how that is undone. An error in any step ends in `_fail`: it is
+reported, rolled back, and raised again for the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -17,39 +17,63 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from wingsd.archive.quota import ArchiveLimits
+from wingsd.backups.local import Backup
+from wingsd.callbacks import PendingReport
+from wingsd.config import FormConfig
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
 from wingsd.errors import ServerNotFound, TransferCancelled, WingsdError, error_code
 from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
-from wingsd.servers import Servers
+from wingsd.servers import Server, Servers
+from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import TransferRecord
+from wingsd.threadio import Workers
+from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import DaemonRestarted, UploadTruncated
-from wingsd.transfers.incoming.commit import CommitPhase, Remainder, require_name
-from wingsd.transfers.incoming.receive import ReceivePhase
-from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadGroup
+from wingsd.transfers.errors import (
+    ContainerNameTaken,
+    DaemonRestarted,
+    TransferRevoked,
+    UploadTruncated,
+)
 from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
 from wingsd.util.deferreds import when_fired
+from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["IncomingParts", "IncomingTransfer"]
+__all__ = ["HOLD", "Extraction", "IncomingParts", "IncomingTransfer", "Remainder"]
 
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to this node"
+NOT_REPORTED = "the server has arrived, and the Panel has not heard of it yet"
 #: Seconds between two questions to a Panel that does not answer, after a restart.
 PAUSE = 15.0
+#: Seconds that a sender waits for a Panel that does not answer. The data is safe by then, and the
+#: Panel gets a report.
+PATIENCE = 30.0
+_MIB = 1 << 20
 
 
-class Arrival(Protocol):
-    """How far the bytes of a server have arrived; `size` is how many are expected, or 0."""
+@attrs.frozen(eq=False, repr=False)
+class Extraction:
+    """How archives are extracted: by which threads, for which owner and within which limits."""
 
-    meter: ProgressMeter
-
-    @property
-    def size(self) -> int: ...
+    workers: Workers
+    #: Read back what has arrived of moves, behind that.
+    rereaders: Workers
+    #: As many as `workers` has threads. A transfer without a slot is not read from yet.
+    slots: SharedSlots
+    #: The user and group id of all files.
+    owner: tuple[int, int]
+    #: What one archive may take of this node; a server's own disk limit is added.
+    limits: ArchiveLimits
+    #: Bounds for the parts of an upload.
+    form: FormConfig
+    reactor: ThreadedReactor
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -64,10 +88,23 @@ class IncomingParts:
     reactor: IReactorTime
 
 
+@attrs.frozen(eq=False, repr=False)
+class Remainder:
+    """The work of a transfer that is left after the answer to its sender.
+
+    `done` fires at its end, or fails with the `WingsdError` that the transfer fails with.
+    """
+
+    done: Deferred[None] = attrs.field(factory=lambda: succeed(None))
+
+
 class IncomingTransfer:
-    """The transfer of one server to this node, which arrives by uploads."""
+    """The transfer of one server to this node."""
 
     _log = Logger()
+
+    #: Counts what has arrived.
+    meter: ProgressMeter
 
     def __init__(
         self, server: str, coordinator: ReceivingCoordinator, parts: IncomingParts
@@ -78,43 +115,41 @@ class IncomingTransfer:
         #: Panel hears of a failure is the callback queue's task.
         self.over: Deferred[None] = Deferred()
         self._previous_over: Deferred[None] = succeed(None)
+        self._parts = parts
         self._environment = parts.environment
         self._servers = parts.servers
         self._reactor = parts.reactor
-        self._rollback = rollback = RollbackList(server)
-        self._files = files = ArrivingServer(server, parts.storage, rollback)
-        self._steps = steps = parts.step_logs.receiving(server, coordinator)
-        self._receive_phase = ReceivePhase(server, files, parts.extraction, steps)
-        self._arrival: Arrival = self._receive_phase
-        self._commit_phase = CommitPhase(
-            server,
-            files,
-            coordinator,
-            steps,
-            rollback,
-            parts.environment,
-            parts.servers,
-            parts.reactor,
-        )
+        self._rollback = RollbackList(server)
+        self._files = ArrivingServer(server, parts.storage, self._rollback)
+        self._steps = parts.step_logs.receiving(server, coordinator)
+        self._steps.count = lambda: self.meter.done
         #: Whether staged backups stay after a failure, for the next transfer of the server.
         self._keeps_backups = False
-        self._upload: IncomingUpload | None = None
-        self._group: UploadGroup | None = None
-        steps.count = lambda: self._arrival.meter.done
+        #: Whether the Panel may know that the server is here: nothing is rolled back then.
+        self._may_be_reported = False
+        #: Whether the Panel has answered that it does not want the server here: it needs no report
+        #: of the failure then.
+        self._is_unwanted = False
+        #: Whether there may be a container of the server.
+        self._environment_begun = False
+        #: Whether an earlier daemon has reported the success: what is in place is the server.
+        self._was_reported = False
+        #: Whether it is started when the Panel has accepted it, and a container of it was made on
+        #: trial just now. The start makes that one, with the addresses that it has here.
+        self._is_to_start = False
+        #: What the sender has left in the storage pool.
+        self._mark = ""
+        self._success: PendingReport | None = None
+        self._backups: list[Backup] = []
+
+    @property
+    def size(self) -> int:
+        """How many bytes are expected, 0 where that is not known."""
+        raise NotImplementedError
 
     def begin_after(self, previous: IncomingTransfer) -> None:
         """Begin when `previous`, which has failed, is cleaned up."""
         self._previous_over = when_fired(previous.over)
-
-    async def run(self, upload: IncomingUpload, group: UploadGroup) -> None:
-        """Receive the server by the first upload of `group` and the others in it.
-
-        Raises the `WingsdError` that the sender is to read.
-        """
-        self._upload, self._group = upload, group
-        upload.when_gone(self._on_sender_gone)
-        group.when_failed(self._on_group_failed)
-        await self._carry_out(partial(self._receive, upload, group))
 
     async def resume(self, entry: TransferRecord) -> None:
         """Complete or roll back what an earlier daemon has left unfinished."""
@@ -167,9 +202,6 @@ class IncomingTransfer:
         if not self._steps.lifecycle.before(limit):
             return False
         self._steps.cancel_scope.cancel(reason)
-        if self._upload is not None and self._group is not None:
-            self._upload.stop(reason)
-            self._group.stop(reason)
         return True
 
     def release(self, *, keeps: bool) -> bool:
@@ -186,7 +218,7 @@ class IncomingTransfer:
     @property
     def progress(self) -> ProgressReport:
         """How far it is; its seconds are those in this daemon."""
-        return self._steps.progress(self._arrival.meter, self._arrival.size)
+        return self._steps.progress(self.meter, self.size)
 
     @property
     def is_waiting(self) -> bool:
@@ -221,7 +253,7 @@ class IncomingTransfer:
     @property
     def has_arrived(self) -> bool:
         """Whether the server is here, and only the Panel may not have heard of it."""
-        return self._commit_phase.may_be_reported
+        return self._may_be_reported
 
     @property
     def gives_way(self) -> bool:
@@ -234,19 +266,7 @@ class IncomingTransfer:
     @property
     def is_answered(self) -> bool:
         """Whether the Panel has answered that the server is here, or is not to be."""
-        return self._commit_phase.is_answered
-
-    def _on_sender_gone(self) -> None:
-        # It can no longer be answered, and every sender then keeps the server as its own.
-        self.abort(
-            UploadTruncated("the sender disconnected before the answer", "send the server again"),
-            verified=True,
-        )
-
-    def _on_group_failed(self, error: WingsdError) -> None:
-        # Before, it is raised where the group is awaited, and so reported.
-        if not self._steps.lifecycle.before(ReceiveStep.RECEIVE):
-            self.abort(error, verified=True)
+        return self._success is not None and self._success.is_answered
 
     # The steps
 
@@ -270,53 +290,133 @@ class IncomingTransfer:
         self._rollback.add(self._forget)
         return configuration
 
-    async def _receive(
-        self, upload: IncomingUpload, group: UploadGroup, configuration: Configuration
-    ) -> Remainder:
-        steps, scope = self._steps, self._steps.cancel_scope
-        await self._begin()
-        pooled = await self._is_in_pool(upload)
-        received = await self._receive_phase.receive(
-            upload, group, configuration.settings, pooled=pooled
-        )
-
-        await steps.enter(ReceiveStep.VERIFY)
-        received.verify()
-
-        await steps.enter(ReceiveStep.DURABLE)
-        await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=pooled)))
-        self._receive_phase.log_figures(received)
-
-        server = self._servers.get(self.server)
-        return await self._commit_phase.run(server, configuration, received.unpacked_bytes)
-
     async def _begin(self) -> None:
-        """Record the transfer, and what a later daemon needs; see that the engine can have it."""
+        """Record the transfer, and what a later daemon needs."""
         self.coordinator.begin()
         # First: a move that is recorded is never without what a later daemon needs for it.
         await self.coordinator.save()
         await self._record()
-        await self._steps.cancel_scope.wait(Deferred.fromCoroutine(self._check_engine()))
 
     async def _record(self) -> None:
         await self._steps.begin()
 
-    async def _check_engine(self) -> None:
-        """See `require_name`."""
-        await require_name(self._environment, self.server)
+    async def _require_name(self) -> None:
+        """Raise `ContainerNameTaken` where another node's container on the engine has its name.
 
-    async def _is_in_pool(self, upload: IncomingUpload) -> bool:
-        """Return whether the files are here, in a storage pool that the sender has as well."""
-        if self.coordinator.is_direct:
-            return False
-        if not await self._files.is_in_pool(upload.pool, upload.mark):
-            return False
-        pool = self._files.pool
-        await self._steps.save_terms(pool)
-        self._servers.share(self.server, pool)
-        self._steps.announcer.say(f"its files are here, in the storage pool {pool}")
-        self._commit_phase.mark = upload.mark
-        return True
+        A node of Pterodactyl's or Pelican's keeps its own until all of the server has moved, and
+        this node's could not be made then. Raises `EnvironmentFailed` when the engine is silent.
+        """
+        conflict = await self._environment.name_conflict(self.server)
+        if conflict:
+            raise ContainerNameTaken(
+                "the server cannot have a container on this node",
+                f"{conflict}. Give each node an engine of its own; or stop the server, remove "
+                "that container (docker rm), which its node makes again before a start, and send "
+                "the server again",
+            )
+
+    def _log_received(self, size: int, files: int, backups: int) -> None:
+        """Log how much has arrived, and how fast."""
+        seconds = self.meter.seconds
+        self._log.info(
+            "{server}: received {bytes} bytes, {files} files, {backups} backups, {seconds:.1f} s, "
+            "{rate:.1f} MiB/s",
+            server=self.server,
+            bytes=size,
+            files=files,
+            backups=backups,
+            seconds=seconds,
+            rate=size / _MIB / max(seconds, 0.001),
+        )
+
+    # The commit
+
+    async def _commit(
+        self, server: Server, configuration: Configuration, size: int | None = None
+    ) -> Remainder:
+        """Make the server this node's; return when the sender may have its answer.
+
+        `size` is how many bytes its files have, None where they are to be measured. What is left
+        to do is done when the Panel has heard of it, and fails with `TransferRevoked` when it does
+        not want the server here. Raises `TransferRevoked` too, and whatever a step fails with.
+        """
+        await self._put_into_place()
+        server.files.received(size)
+        await self._make_environment(configuration)
+        return await self._report(server)
+
+    async def _put_into_place(self) -> None:
+        files, pooled = self._files, self._steps.pool != ""
+        if self._steps.lifecycle.before(ReceiveStep.SWAP):
+            if not pooled:
+                # By this a later daemon recognizes the files in the server's place.
+                await self._steps.save_terms(inode=await files.inode())
+            await self._steps.enter(ReceiveStep.SWAP)
+        files.roll_back_backups()
+        if not pooled:
+            await files.swap(None if self._was_reported else self._steps.inode)
+        elif self._steps.lifecycle.before(ReceiveStep.REPORT):
+            # Again: the sender may have taken long to send the attachments.
+            await files.check_pool(self._mark)
+        self._backups = await files.place_backups()
+
+    async def _make_environment(self, configuration: Configuration) -> None:
+        if self._steps.lifecycle.before(ReceiveStep.ENVIRONMENT):
+            await self._steps.enter(ReceiveStep.ENVIRONMENT)
+        # Set before: an engine that is no longer waited for may still make the container.
+        self._environment_begun = True
+        if self._steps.lifecycle.before(ReceiveStep.REPORT):
+            work = self._try_or_create(configuration)
+            await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
+
+    async def _try_or_create(self, configuration: Configuration) -> None:
+        if self._is_to_start:
+            await self._require_name()
+        else:
+            await self._environment.create(configuration.settings)
+
+    async def _report(self, server: Server) -> Remainder:
+        if self._steps.lifecycle.before(ReceiveStep.REPORT):
+            await self._steps.enter(ReceiveStep.REPORT)
+        report = await self.coordinator.report_success(self._backups)
+        self._success = report
+        # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
+        # rolled back, whatever happens, unless the Panel has plainly refused.
+        self._rollback.clear()
+        self._may_be_reported = True
+        self._files.finish()
+        while not await report.answered_within(PATIENCE, self._reactor):
+            # A Panel that denies the transfer does answer: it soon decides.
+            if not self.coordinator.is_denied:
+                break
+        if report.is_answered:
+            await self._conclude(server, report)
+            return Remainder()
+        server.operations.hold = Hold(Operation.TRANSFER_IN, NOT_REPORTED)
+        self._steps.announcer.warn(
+            "the Panel does not answer; the report is sent as soon as it does"
+        )
+        return Remainder(Deferred.fromCoroutine(self._conclude(server, report)))
+
+    async def _conclude(self, server: Server, report: PendingReport) -> None:
+        if not await report.accepted():
+            self._may_be_reported, self._is_unwanted = False, True
+            self._rollback.add(self._files.restore)
+            self._rollback.add(self._store_away)
+            raise TransferRevoked
+        await self._files.publish()
+        self._servers.unshare(self.server)
+        self._steps.advance(ReceiveStep.DONE)
+        self._steps.close()
+        server.release()
+        if not self._is_to_start or self.coordinator.is_direct:
+            # a start asks the Panel, too, for its settings
+            await self.coordinator.complete(server)
+
+    async def _store_away(self) -> None:
+        # The received files are whole, so they are not deleted at once.
+        self._servers.discard(self.server)
+        await self._files.store_away(pooled=self._steps.pool != "", inode=self._steps.inode)
 
     # After a restart
 
@@ -338,7 +438,7 @@ class IncomingTransfer:
     async def _resume(self, entry: TransferRecord) -> None:
         steps, step = self._steps, ReceiveStep[entry.step]
         steps.resume(entry, step)
-        self._commit_phase.environment_begun = not steps.lifecycle.before(ReceiveStep.ENVIRONMENT)
+        self._environment_begun = not steps.lifecycle.before(ReceiveStep.ENVIRONMENT)
         if step is ReceiveStep.FAILED:
             await self._clean_up()
         else:
@@ -361,7 +461,7 @@ class IncomingTransfer:
         is_here, configuration = await self._ask_until_answered()
         if pool and not (is_here or was_queued):
             raise DaemonRestarted
-        self._commit_phase.was_reported = is_here or was_queued
+        self._was_reported = is_here or was_queued
         if is_here:
             server = self._servers.get_or_add(configuration)
         else:
@@ -369,20 +469,20 @@ class IncomingTransfer:
             self._rollback.add(self._forget)
         if pool:
             self._servers.share(self.server, pool)
-        return await self._commit_phase.run(server, configuration)
+        return await self._commit(server, configuration)
 
     # Failure
 
     async def _fail(self, error: Exception) -> Remainder:
         """Report the failure and roll back; return the clean-up that remains."""
-        steps, commit = self._steps, self._commit_phase
+        steps = self._steps
         steps.fail(error)
-        if commit.may_be_reported or steps.lifecycle.over:
+        if self._may_be_reported or steps.lifecycle.over:
             # An internal error: the callback queue continues, and no data is touched.
             return Remainder()
         # Reported first, since the Panel's users wait for it, and a daemon that has to end must
         # not leave it out; the server may be used at its source again in any case.
-        if not commit.is_unwanted:
+        if not self._is_unwanted:
             is_known = steps.cancel_scope.reason is not None or isinstance(error, UploadTruncated)
             self._rollback.add(partial(self.coordinator.report_failure, is_known=is_known))
         await self._rollback.run()
@@ -396,7 +496,7 @@ class IncomingTransfer:
     def _leftovers(self) -> RollbackList:
         """Return what removes what may still be here."""
         leftovers = RollbackList(self.server)
-        if self._commit_phase.environment_begun:
+        if self._environment_begun:
             leftovers.add(lambda: self._environment.remove(self.server))
         leftovers.add(self._files.discard_files)
         if not self._keeps_backups:

@@ -1,48 +1,59 @@
-"""The uploads that a server arrives by: one, or several that are received at the same time.
+"""Servers that arrive by uploads: by one, or by several that are received at the same time.
 
-A server may arrive by several requests. The first has `Multiplex-Stream-Count` with the number of
-the others, itself not counted; each of those has `Multiplex-Stream` with its own number, from 0
-on. They are sent at the same time, so they may come in any order. The source of this is what
-Calagopus' nodes do.
+Read `UploadTransfer._receive` from top to bottom. One thread reads the parts of an upload in their
+order: an archive, which it extracts into the staging area, and attachments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IConsumer, IProducer
 from zope.interface import implementer
 
-from wingsd.archive.extract import Extracted, extract
+from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract, extract_part
+from wingsd.archive.policy import attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Backup
-from wingsd.config import FormConfig
 from wingsd.errors import BadRequest, WingsdError
-from wingsd.threadio import Feed, Workers
-from wingsd.transfers.cancellation import SharedSlots
-from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, StreamMissing
+from wingsd.panel.schemas import Configuration, Settings
+from wingsd.threadio import Feed, relayed
+from wingsd.transfers.cancellation import CancelScope
+from wingsd.transfers.console import ProgressMeter, progress_bar
+from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
+from wingsd.transfers.incoming.transfer import (
+    Extraction,
+    IncomingParts,
+    IncomingTransfer,
+    Remainder,
+)
+from wingsd.transfers.steps import ReceiveStep
 from wingsd.transfers.storage.incoming import ArrivingServer
 from wingsd.transfers.upload_form import Checksums, UploadForm
-from wingsd.util.reactor import ThreadedReactor
 
 __all__ = [
-    "COUNT",
     "FIRST",
-    "NUMBER",
-    "Extraction",
     "FormFeed",
     "IncomingUpload",
-    "ReceivedUpload",
-    "StreamRegistry",
-    "Unpack",
     "UploadConsumer",
     "UploadGroup",
-    "UploadReader",
+    "UploadTransfer",
     "name_of",
 ]
+
+#: The name of the first request in messages.
+FIRST = "the first request"
+_MIB = 1 << 20
+
+
+def name_of(number: int | None) -> str:
+    """Return the name of a stream in messages; the first request has no number."""
+    return FIRST if number is None else f"stream {number}"
 
 
 class UploadConsumer(Protocol):
@@ -107,41 +118,6 @@ class UploadGroup(Protocol):
 
 #: Unpacks the blocks it is given, or discards them; the other function ends that early.
 Unpack = Callable[[Iterator[bytes], Callable[[], None]], "Extracted | None"]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Extraction:
-    """How archives are extracted: by which threads, for which owner and within which limits."""
-
-    workers: Workers
-    #: Read back what has arrived of moves, behind that.
-    rereaders: Workers
-    #: As many as `workers` has threads. A transfer without a slot is not read from yet.
-    slots: SharedSlots
-    #: The user and group id of all files.
-    owner: tuple[int, int]
-    #: What one archive may take of this node; a server's own disk limit is added.
-    limits: ArchiveLimits
-    #: Bounds for the parts of an upload.
-    form: FormConfig
-    reactor: ThreadedReactor
-
-    def form_of(self, upload: IncomingUpload) -> UploadForm:
-        """Return the form of an upload. Raises `InvalidContentType` where it is not a form."""
-        return UploadForm(upload.content_type, upload.user_agent, self.form)
-
-    def unpack_into(
-        self, directory: str, limits: ArchiveLimits, note: Callable[[str], None]
-    ) -> Unpack:
-        """Return what unpacks an archive into a directory.
-
-        `note` gets a line for each member that was left out or written otherwise.
-        """
-
-        def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
-            return extract(blocks, directory, self.owner, note, limits=limits, abort=abort)
-
-        return unpack
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -225,7 +201,7 @@ class UploadReader:
         self.bytes = 0
         self._extraction = extraction
         self._files = files
-        self._form = extraction.form_of(upload)
+        self._form = UploadForm(upload.content_type, upload.user_agent, extraction.form)
 
     async def read(self, unpack: Unpack) -> ReceivedUpload:
         """Read the whole upload. Raises the `WingsdError` that stops it."""
@@ -267,98 +243,281 @@ class UploadReader:
             yield block
 
 
-#: The headers of the first request and of the others.
-COUNT = "Multiplex-Stream-Count"
-NUMBER = "Multiplex-Stream"
-#: The name of the first request in messages.
-FIRST = "the first request"
+@attrs.frozen(eq=False, repr=False)
+class ReceivedServer:
+    """What was received of a server, by one upload or by several."""
 
-_MOST_DIGITS = 6
+    uploads: Sequence[ReceivedUpload]
 
-
-def name_of(number: int | None) -> str:
-    """Return the name of a stream in messages; the first request has no number."""
-    return FIRST if number is None else f"stream {number}"
-
-
-class StreamRegistry:
-    """The streams of one transfer; `most` is how many this node accepts beside the first."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._numbers: set[int] = set()
-        #: How many others there are; None until the first has come.
-        self.others: int | None = None
+    def verify(self) -> None:
+        """Raise `ChecksumMismatch` where anything is not what was sent."""
+        for upload in self.uploads:
+            upload.verify()
 
     @property
-    def is_complete(self) -> bool:
-        """Whether all are here."""
-        return self.others is not None and len(self._numbers) == self.others
+    def _archives(self) -> list[Extracted]:
+        return [upload.archive for upload in self.uploads if upload.archive is not None]
 
-    def first(self, count: str) -> None:
-        """Add the first request, with `count` in its header, which it may leave out.
+    @property
+    def files(self) -> int:
+        """How many files there are, by all their names."""
+        return sum(each.file_count + each.hard_link_count for each in self._archives)
 
-        Raises `StreamMismatch`.
+    @property
+    def archive_bytes(self) -> int:
+        """The bytes of all archives, as they were sent."""
+        return sum(each.archive_bytes for each in self._archives)
+
+    @property
+    def unpacked_bytes(self) -> int | None:
+        """The bytes of all files; None where no archive was unpacked."""
+        archives = self._archives
+        return sum(each.unpacked_bytes for each in archives) if archives else None
+
+    @property
+    def backups(self) -> int:
+        """How many backups there are."""
+        return sum(len(upload.backups) for upload in self.uploads)
+
+
+class ParallelUploads:
+    """Reads all uploads of one server at the same time, in at most as many threads as `slots`."""
+
+    def __init__(
+        self,
+        readers: Sequence[UploadReader],
+        tree: SharedTreeWriter,
+        slots: int,
+        scope: CancelScope,
+    ) -> None:
+        """Take the first upload first."""
+        self._readers = readers
+        self._tree = tree
+        self._slots = DeferredSemaphore(slots)
+        self._scope = scope
+        self._error: Exception | None = None
+
+    async def read(self, note: Callable[[str], None]) -> list[ReceivedUpload]:
+        """Read all of them; raise the error of the first to fail.
+
+        `note` gets a line for each member that was left out or written otherwise.
         """
-        if self.others is not None:
-            raise StreamMismatch(f"{FIRST} was sent twice; each stream is sent once")
-        # From here on it has come, even if it is refused.
-        self.others = 0
-        others = _number(COUNT, count or "0")
-        if others > self._most:
-            raise StreamMismatch(
-                f"{COUNT} is {others}, and this node accepts at most "
-                f"{self._most} (system.transfers.streams.most)"
+        first, *others = self._readers
+        jobs = [Deferred.fromCoroutine(self._read(reader, note)) for reader in others]
+        if self._slots.limit < len(self._readers):
+            # A sender may end its first upload only when the others are complete. It must not
+            # hold a slot that one of them waits for.
+            await DeferredList(jobs)
+        jobs.insert(0, Deferred.fromCoroutine(self._read(first, note)))
+        done = await DeferredList(jobs, consumeErrors=True)
+        if self._error is not None:
+            raise self._error
+        return [received for _, received in done]
+
+    async def _read(self, reader: UploadReader, note: Callable[[str], None]) -> ReceivedUpload:
+        await self._slots.acquire()
+        try:
+            received = await reader.read(
+                lambda blocks, abort: extract_part(blocks, self._tree, note, abort=abort)
             )
-        self.others = others
-        for number in sorted(self._numbers):
-            self._expect(number)
+            # Here already: otherwise the others would be read to their ends in vain.
+            received.verify()
+        except Exception as error:
+            self._fail(reader, error)
+            raise
+        finally:
+            self._slots.release()
+        return received
 
-    def further(self, header: str, count: str = "") -> int:
-        """Add another stream, with `header`; return its number.
+    def _fail(self, reader: UploadReader, error: Exception) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        reason = error if isinstance(error, WingsdError) else WingsdError(str(error))
+        if reason is not self._scope.reason:
+            reason.add_context(reader.name)
+        for each in self._readers:
+            each.upload.stop(reason)
 
-        `count` is the value of the first request's header. Raises `StreamMismatch`.
+
+class UploadTransfer(IncomingTransfer):
+    """The transfer of one server to this node, which arrives by uploads."""
+
+    def __init__(
+        self, server: str, coordinator: ReceivingCoordinator, parts: IncomingParts
+    ) -> None:
+        super().__init__(server, coordinator, parts)
+        self._extraction = parts.extraction
+        self._upload: IncomingUpload | None = None
+        self._group: UploadGroup | None = None
+        self._readers: Sequence[UploadReader] = ()
+        #: Counts the bytes received, those of attachments too.
+        self.meter = ProgressMeter(parts.reactor.seconds, self._count)
+
+    async def run(self, upload: IncomingUpload, group: UploadGroup) -> None:
+        """Receive the server by the first upload of `group` and the others in it.
+
+        Raises the `WingsdError` that the sender is to read.
         """
-        number = _number(NUMBER, header)
-        if count:
-            raise StreamMismatch(f"a request has {COUNT} or {NUMBER}, not both")
-        self._expect(number)
-        if number in self._numbers:
-            raise StreamMismatch(f"{name_of(number)} was sent twice; each stream is sent once")
-        self._numbers.add(number)
-        return number
+        self._upload, self._group = upload, group
+        upload.when_gone(self._on_sender_gone)
+        group.when_failed(self._on_group_failed)
+        await self._carry_out(partial(self._receive, upload, group))
 
-    def leave(self, number: int) -> None:
-        """Remove a stream whose sender has disconnected before any was read."""
-        self._numbers.discard(number)
+    def abort(self, reason: WingsdError, *, verified: bool = False) -> bool:
+        """End the transfer if its archive is not verified yet; with `verified`, also later."""
+        ends = super().abort(reason, verified=verified)
+        if ends and self._upload is not None and self._group is not None:
+            self._upload.stop(reason)
+            self._group.stop(reason)
+        return ends
 
-    def missing(self, within: float) -> BadRequest:
-        """Return the error of streams that have not come `within` so many seconds."""
-        if self.others is None:
-            what = f"{FIRST}, the one with {COUNT},"
-        else:
-            what = ", ".join(map(name_of, self._absent()))
-        return StreamMissing(
-            f"{what} did not arrive within {within:g} s (system.transfers.streams.within)"
+    def _on_sender_gone(self) -> None:
+        # It can no longer be answered, and every sender then keeps the server as its own.
+        self.abort(
+            UploadTruncated("the sender disconnected before the answer", "send the server again"),
+            verified=True,
         )
 
-    def _absent(self) -> Iterator[int]:
-        return (number for number in range(self.others or 0) if number not in self._numbers)
+    def _on_group_failed(self, error: WingsdError) -> None:
+        # Before, it is raised where the group is awaited, and so reported.
+        if not self._steps.lifecycle.before(ReceiveStep.RECEIVE):
+            self.abort(error, verified=True)
 
-    def _expect(self, number: int) -> None:
-        if self.others is None:
-            if number >= self._most:
-                raise StreamMismatch(
-                    f"{name_of(number)} is beyond the last: this node accepts {self._most} "
-                    f"besides "
-                    "the first, counted from 0 (system.transfers.streams.most)"
-                )
-        elif number >= self.others:
-            known = f"0 to {self.others - 1}" if self.others else "none"
-            raise StreamMismatch(f"{name_of(number)} is not announced: {FIRST} announces {known}")
+    async def _receive(
+        self, upload: IncomingUpload, group: UploadGroup, configuration: Configuration
+    ) -> Remainder:
+        steps, scope = self._steps, self._steps.cancel_scope
+        await self._begin()
+        await scope.wait(Deferred.fromCoroutine(self._require_name()))
+        pooled = await self._is_in_pool(upload)
+        received = await self._receive_all(upload, group, configuration.settings, pooled=pooled)
+
+        await steps.enter(ReceiveStep.VERIFY)
+        received.verify()
+
+        await steps.enter(ReceiveStep.DURABLE)
+        await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=pooled)))
+        if not pooled:
+            steps.set_figures(received.archive_bytes, received.files)
+        self._log_received(self.meter.done, received.files, received.backups)
+
+        server = self._servers.get(self.server)
+        return await self._commit(server, configuration, received.unpacked_bytes)
+
+    async def _is_in_pool(self, upload: IncomingUpload) -> bool:
+        """Return whether the files are here, in a storage pool that the sender has as well."""
+        if self.coordinator.is_direct:
+            return False
+        if not await self._files.is_in_pool(upload.pool, upload.mark):
+            return False
+        pool = self._files.pool
+        await self._steps.save_terms(pool)
+        self._servers.share(self.server, pool)
+        self._steps.announcer.say(f"its files are here, in the storage pool {pool}")
+        self._mark = upload.mark
+        return True
+
+    def _count(self) -> int:
+        return sum(reader.bytes for reader in self._readers)
+
+    @property
+    def size(self) -> int:
+        """How many bytes are to be received, 0 where that is not known."""
+        sizes = [reader.upload.size for reader in self._readers]
+        return sum(sizes) if all(sizes) else 0
+
+    async def _receive_all(
+        self, upload: IncomingUpload, group: UploadGroup, settings: Settings, *, pooled: bool
+    ) -> ReceivedServer:
+        """Receive the whole server when a slot is free. Raises the `WingsdError` that stops it.
+
+        The files of a server that is `pooled` are here already: an archive is then read and
+        discarded, for the attachments that follow it.
+        """
+        scope = self._steps.cancel_scope
+        self._readers = self._readers_of(upload, await scope.wait(group.gathered()))
+        if pooled and len(self._readers) > 1:
+            raise StreamMismatch("within a storage pool a server is sent in one request")
+        await self._steps.enter(ReceiveStep.RECEIVE)
+        shared = self._extraction.slots
+        async with shared.held(self.server, len(self._readers), scope) as slots:
+            self.meter.start()
+            try:
+                self._steps.restart_clock()
+                await group.admit()
+                with self._files.writing_back():
+                    return await self._read(settings, slots, pooled=pooled)
+            finally:
+                self.meter.stop()
+
+    def _readers_of(
+        self, upload: IncomingUpload, others: Sequence[IncomingUpload]
+    ) -> list[UploadReader]:
+        names = [FIRST if others else "", *map(name_of, range(len(others)))]
+        readers = []
+        for each, name in zip([upload, *others], names, strict=True):
+            try:
+                readers.append(UploadReader(each, self._extraction, self._files, name))
+            except WingsdError as error:
+                if name != names[0]:
+                    error.add_context(name)
+                raise
+        return readers
+
+    async def _read(self, settings: Settings, slots: int, *, pooled: bool) -> ReceivedServer:
+        files, extraction, announcer = self._files, self._extraction, self._steps.announcer
+        limits, directory = extraction.limits.for_server(settings.build.disk_space), ""
+        if pooled:
+            await files.discard_files()
+            await files.discard_backups()
+            unpack: Unpack = partial(_discard, size=await files.pool_size())
+        else:
+            directory = await files.create()
+
+            def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
+                owner, note = extraction.owner, self._note
+                return extract(blocks, directory, owner, note, limits=limits, abort=abort)
+
+        announcer.show_progress(self._progress)
+        try:
+            if len(self._readers) > 1:
+                return await self._read_in_parallel(directory, limits, slots)
+            (reader,) = self._readers
+            return ReceivedServer([await reader.read(unpack)])
+        finally:
+            announcer.hide_progress()
+
+    async def _read_in_parallel(
+        self, directory: str, limits: ArchiveLimits, slots: int
+    ) -> ReceivedServer:
+        workers, owner = self._extraction.workers, self._extraction.owner
+        tree = await workers.run(SharedTreeWriter, directory, owner, limits, len(self._readers))
+        try:
+            parallel = ParallelUploads(self._readers, tree, slots, self._steps.cancel_scope)
+            received = await parallel.read(self._note)
+            await workers.run(tree.finish)
+            if tree.without_attributes:
+                self._note(attributes_line(tree.without_attributes, NOT_KEPT))
+        finally:
+            await workers.run(tree.close)
+        return ReceivedServer(received)
+
+    @property
+    def _note(self) -> Callable[[str], None]:
+        return relayed(self._extraction.reactor, self._steps.announcer.warn)
+
+    def _progress(self) -> str:
+        return f"Receiving {progress_bar(self.meter.done, self.size)}"
 
 
-def _number(header: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-        raise StreamMismatch(f"the header {header} is {text[:40]!r}: expected a number")
-    return int(text)
+def _discard(blocks: Iterator[bytes], abort: Callable[[], None], size: int) -> None:
+    """Read an archive and discard it, in a thread. Raises `BadRequest` beyond `size` bytes."""
+    left = size
+    for block in blocks:
+        left -= len(block)
+        if left < 0:
+            raise BadRequest(
+                "the archive is larger than the storage pool that its files are in",
+                "send the server again",
+            )

@@ -36,7 +36,8 @@ from wingsd.transfers.incoming.moves.errors import (
     failure_state,
 )
 from wingsd.transfers.incoming.moves.partial_copy import CopySettings, CopyUpkeep, PartialCopy
-from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload
+from wingsd.transfers.incoming.transfer import Extraction
+from wingsd.transfers.incoming.uploads import IncomingUpload
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 from wingsd.util.serialization import structure

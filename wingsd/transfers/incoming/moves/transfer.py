@@ -36,7 +36,6 @@ from wingsd.statedb import Direction, MoveRecord, TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import ContainerNameTaken, SeedAdopted
-from wingsd.transfers.incoming.commit import Remainder
 from wingsd.transfers.incoming.moves.errors import (
     MoveAbandoned,
     MoveBusy,
@@ -50,7 +49,7 @@ from wingsd.transfers.incoming.moves.errors import (
     keeps_copy,
 )
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
-from wingsd.transfers.incoming.transfer import HOLD, IncomingParts, IncomingTransfer
+from wingsd.transfers.incoming.transfer import HOLD, IncomingParts, IncomingTransfer, Remainder
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.text import readable_size
@@ -222,7 +221,6 @@ class MoveTransfer(IncomingTransfer):
         self._storage = parts.storage
         self._extraction = parts.extraction
         self._inbox: Inbox | None = None
-        self._arrival = self
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(parts.reactor.seconds, self._count)
@@ -335,7 +333,7 @@ class MoveTransfer(IncomingTransfer):
     async def _readmit(self, entry: TransferRecord) -> Configuration:
         if self.terms.failure is not None:
             reported = self.terms.database.is_failure_reported(self.server, entry.begun)
-            self._commit_phase.is_unwanted = await reported
+            self._is_unwanted = await reported
             raise self.terms.failure
         self._note(*await self._ask_until_answered())
         self._servers.admit(self._configuration, HOLD)
@@ -358,10 +356,11 @@ class MoveTransfer(IncomingTransfer):
         files = inbox.copy.progress.files
         await inbox.close(MoveCommitted())
         self._storage.copies.left(self.server)
-        self._log_figures(size, files)
-        self._commit_phase.is_to_start = await self._record_start(commit)
+        self._steps.set_figures(size, files)
+        self._log_received(self._arrived(), files, inbox.attachments.backups)
+        self._is_to_start = await self._record_start(commit)
         server = self._servers.get(self.server)
-        await (await self._commit_phase.run(server, self._configuration, size)).done
+        await (await self._commit(server, self._configuration, size)).done
 
     async def _proven(self, inbox: Inbox) -> tuple[Commit, int]:
         """Return the commit, and the bytes of all files, when they are proven and durable."""
@@ -475,11 +474,8 @@ class MoveTransfer(IncomingTransfer):
         return phase, self._steps.step, self._steps.step_text, self._inbox
 
     async def _check_engine(self) -> None:
-        """Do nothing yet: a source on the same engine may have its container until the commit."""
-
-    async def _check_engine_now(self) -> None:
         try:
-            await super()._check_engine()
+            await self._require_name()
         except ContainerNameTaken as error:
             self.abort(error)
         except WingsdError:
@@ -488,7 +484,7 @@ class MoveTransfer(IncomingTransfer):
     def _on_session(self, held: Resumption) -> None:
         inbox, announcer = self.inbox, self._steps.announcer
         if inbox.sessions == 1 and not self.terms.beginning.running:
-            Deferred.fromCoroutine(self._check_engine_now())
+            Deferred.fromCoroutine(self._check_engine())
         if held.bytes:
             total = f" of {readable_size(self.size)}" if self.size else ""
             announcer.say(
@@ -545,14 +541,14 @@ class MoveTransfer(IncomingTransfer):
         self._reason = error
         self.changes.changed()
         recorded = self._steps.entry
-        if recorded is not None and not self._commit_phase.may_be_reported:
+        if recorded is not None and not self._may_be_reported:
             noting = RollbackList(self.server)
             noting.add(partial(self.terms.note_failure, self.server, recorded, error))
             await noting.run()
         if isinstance(error, MoveSuperseded | MoveGivenUp) and not self.coordinator.is_direct:
             # The source tells the Panel. This node's word could come when the next transfer has
             # begun, and would end that.
-            self._commit_phase.is_unwanted = True
+            self._is_unwanted = True
         return await super()._fail(error)
 
     def _keeps_copy(self) -> bool:
@@ -582,20 +578,6 @@ class MoveTransfer(IncomingTransfer):
             copies = self._storage.copies
             leftovers.add(partial(self._storage.long.run, copies.finish, self.server))
         return leftovers
-
-    def _log_figures(self, size: int, files: int) -> None:
-        done, seconds = self._arrived(), self.meter.seconds
-        self._steps.set_figures(size, files)
-        self._log.info(
-            "{server}: received {bytes} bytes, {files} files, {backups} backups, {seconds:.1f} s, "
-            "{rate:.1f} MiB/s",
-            server=self.server,
-            bytes=done,
-            files=files,
-            backups=self.inbox.attachments.backups,
-            seconds=seconds,
-            rate=done / _MIB / max(seconds, 0.001),
-        )
 
 
 class IncomingSeed(MoveTransfer):
