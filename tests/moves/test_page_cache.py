@@ -38,7 +38,7 @@ def read(fd: int) -> None:
     for at in range(0, size, PART):
         keeper.before(at)
         os.pread(fd, PART, at)
-    keeper.close()
+    keeper.give_back()
 
 
 def cached(fd: int) -> list[int]:

@@ -59,6 +59,19 @@ class OpenDirectories:
         self._last_fd = fd
         return fd
 
+    def place(self, path: bytes) -> tuple[int, bytes]:
+        """Return a descriptor of the directory that a path is in, and the last name.
+
+        Nothing is made. Raises as `get`.
+        """
+        *directory, name = path.split(b"/")
+        return self.get(tuple(directory), make=False), name
+
+    def open_file(self, path: bytes) -> int:
+        """Return a new descriptor to read what has a path, by `FILE_FLAGS`. Raises OSError."""
+        parent, name = self.place(path)
+        return os.open(name, FILE_FLAGS, dir_fd=parent)
+
     def close(self) -> None:
         """Close all descriptors but the root's."""
         for fd in self._open.values():

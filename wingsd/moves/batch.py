@@ -55,7 +55,6 @@ __all__ = [
     "BatchReader",
     "BlockRun",
     "Index",
-    "RunningChecksum",
     "Written",
     "WrittenBlocks",
     "checksum",
@@ -303,7 +302,7 @@ class WrittenBlocks:
 Written = WrittenBlocks | ZeroFrame
 
 
-class RunningChecksum:
+class _RunningChecksum:
     """The CRC-32 of consecutive blocks of one file, up to a piece of them at a time."""
 
     def __init__(self) -> None:
@@ -408,7 +407,7 @@ class BatchReader:
         #: The frame whose blocks come next, and how many of its blocks have come.
         self._frame: DataFrame | WholeFrame | None = None
         self._done = 0
-        self._checksum = RunningChecksum()
+        self._checksum = _RunningChecksum()
         self._is_complete = False
 
     def feed(self, data: Bytes) -> Iterator[Index | BlockRun]:
@@ -453,7 +452,7 @@ class BatchReader:
             if run is None:
                 return
             yield run
-            if self._done == _count(self._frame):
+            if self._done == self._frame.count:
                 yield from self._next_frame()
 
     def _check_size(self, size: int) -> None:
@@ -473,7 +472,8 @@ class BatchReader:
             if isinstance(frame, ZeroFrame):
                 yield BlockRun(frame, frame.first, frame.count, _NOTHING)
             elif isinstance(frame, WholeFrame) and not frame.size:
-                self._compare(frame, 0, _NOTHING)
+                if block_digest(b"") != frame.digest:
+                    raise damaged(display(frame.path))
                 yield BlockRun(frame, 0, 1, _NOTHING)
             elif not isinstance(frame, AttributesFrame):
                 self._frame = frame
@@ -483,78 +483,35 @@ class BatchReader:
     def _blocks(
         self, frame: DataFrame | WholeFrame, piece: memoryview
     ) -> tuple[BlockRun | None, memoryview]:
-        """Return the next blocks that are complete, None if no one is, and the rest of a piece."""
-        first = _first(frame) + self._done
+        """Return the next blocks that are complete, None without one, and the rest of a piece."""
+        left = frame.size - self._done * frame.block_size
         if self._kept:
-            self._needed = self._length(frame, self._done)
+            count, self._needed = 1, min(frame.block_size, left)
             piece = self._keep(piece)
             if len(self._kept) < self._needed:
                 return None, piece
-            block, self._kept = memoryview(self._kept), bytearray()
-            summed = self._summed(frame, first, 1, block)
-            self._compare(frame, self._done, block)
-            self._done += 1
-            return BlockRun(frame, first, 1, block, *summed), piece
-        count, size = self._whole_blocks(frame, len(piece))
-        if not count:
-            self._kept += piece
-            return None, piece[:0]
-        summed = self._summed(frame, first, count, piece[:size])
-        if isinstance(frame, WholeFrame):
-            self._compare(frame, 0, piece[:size])
+            blocks, self._kept = memoryview(self._kept), bytearray()
         else:
-            self._compare_many(frame, count, piece[:size])
+            is_rest = len(piece) >= left
+            count = frame.count - self._done if is_rest else len(piece) // frame.block_size
+            if not count:
+                self._kept += piece
+                return None, piece[:0]
+            size = left if is_rest else count * frame.block_size
+            blocks, piece = piece[:size], piece[size:]
+        first = frame.first + self._done
+        summed = self._checksum.add(frame.number, first, count, blocks)
+        self._compare(frame, count, blocks)
         self._done += count
-        return BlockRun(frame, first, count, piece[:size], *summed), piece[size:]
+        return BlockRun(frame, first, count, blocks, *summed), piece
 
-    def _summed(
-        self, frame: DataFrame | WholeFrame, first: int, count: int, blocks: memoryview
-    ) -> tuple[int, int]:
-        """Return from which block on the checksum counts, and the checksum."""
-        number = 0 if isinstance(frame, WholeFrame) else frame.number
-        return self._checksum.add(number, first, count, blocks)
-
-    def _whole_blocks(self, frame: DataFrame | WholeFrame, size: int) -> tuple[int, int]:
-        """Return how many blocks lie in so many bytes as a whole, and their bytes."""
-        if isinstance(frame, WholeFrame):
-            return (1, frame.size) if size >= frame.size else (0, 0)
-        left = frame.count - self._done
-        rest = (left - 1) * frame.block_size + frame.last
-        if size >= rest:
-            return left, rest
-        count = size // frame.block_size
-        return count, count * frame.block_size
-
-    def _compare_many(self, frame: DataFrame, count: int, blocks: memoryview) -> None:
-        """Compare consecutive blocks at once."""
-        at = self._done * DIGEST
-        if block_digests(blocks, frame.block_size) == frame.digests[at : at + count * DIGEST]:
+    def _compare(self, frame: DataFrame | WholeFrame, count: int, blocks: memoryview) -> None:
+        found = block_digests(blocks, frame.block_size)
+        expected = frame.digests[self._done * DIGEST : (self._done + count) * DIGEST]
+        if found == expected:
             return
-        for number in range(count):
-            start = number * frame.block_size
-            self._compare(frame, self._done + number, blocks[start : start + frame.block_size])
-
-    @staticmethod
-    def _length(frame: DataFrame | WholeFrame, number: int) -> int:
-        """Return the bytes of one of the frame's blocks."""
         if isinstance(frame, WholeFrame):
-            return frame.size
-        return frame.last if number == frame.count - 1 else frame.block_size
-
-    @staticmethod
-    def _compare(frame: DataFrame | WholeFrame, number: int, block: Bytes) -> None:
-        if isinstance(frame, WholeFrame):
-            if block_digest(block) != frame.digest:
-                raise damaged(display(frame.path))
-            return
-        at = number * DIGEST
-        if block_digest(block) != frame.digests[at : at + DIGEST]:
-            raise damaged(f"block {frame.first + number} of file {frame.number}")
-
-
-def _count(frame: DataFrame | WholeFrame) -> int:
-    return 1 if isinstance(frame, WholeFrame) else frame.count
-
-
-def _first(frame: DataFrame | WholeFrame) -> int:
-    return 0 if isinstance(frame, WholeFrame) else frame.first
+            raise damaged(display(frame.path))
+        at = next(at for at in range(count * DIGEST) if found[at] != expected[at])
+        number = frame.first + self._done + at // DIGEST
+        raise damaged(f"block {number} of file {frame.number}")

@@ -16,23 +16,22 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Protocol
-
-from attrs import frozen
+from typing import NamedTuple
 
 from wingsd.filesystem.attributes import AttributeReader
-from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
+from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.syscalls import cached_pages
 from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
 from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
+from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.nodes import FileNode, block_count
 from wingsd.moves.plan import FileContent
 from wingsd.moves.scan import stat_stamp
 from wingsd.util.text import display
 
-__all__ = ["REGION", "SEGMENT", "ContentReader", "FramedData", "PageCacheKeeper", "ReadingWatcher"]
+__all__ = ["REGION", "SEGMENT", "ContentReader", "FramedData", "PageCacheKeeper"]
 
 REGION = 32 << 20
 """Bytes that are looked at together, and at least so far ahead of what is read: reading one part
@@ -42,7 +41,7 @@ of a file has the kernel read what follows."""
 class PageCacheKeeper:
     """Reads of one file, from its beginning to its end, in parts of at most `part` bytes.
 
-    Call `before` before each part is read, and `close` after the last one.
+    Call `before` before each part is read, and `give_back` after the last one.
     """
 
     def __init__(self, fd: int, size: int, part: int) -> None:
@@ -60,15 +59,11 @@ class PageCacheKeeper:
         if at + REGION > self._seen and self._seen < self._size:
             self._look(at + 2 * REGION)
         if at != self._end or at not in self._cold or at - self._start >= REGION:
-            self._give_back()
+            self.give_back()
             self._start = self._end = at
         if at in self._cold:
             self._cold.remove(at)
             self._end = min(at + self._part, self._size)
-
-    def close(self) -> None:
-        """Give back the last parts."""
-        self._give_back()
 
     def _look(self, end: int) -> None:
         """Find out which parts before `end` are not in the page cache."""
@@ -78,7 +73,8 @@ class PageCacheKeeper:
             if cached_pages(self._fd, first, self._seen - first) == 0:
                 self._cold.add(first)
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """Give back the last parts that were read."""
         length = self._end - self._start
         if length > 0:
             with suppress(OSError):
@@ -95,18 +91,7 @@ _NOT_TOLD = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _REPLACED = (errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
-class ReadingWatcher(Protocol):
-    """What is told of each file of a running server: `UnchangedFiles`."""
-
-    def before_reading(self, fd: int) -> os.stat_result:
-        """Return the stat result of a file that is to be read, for `after_reading`."""
-
-    def after_reading(self, fd: int, node: FileNode, first: os.stat_result) -> bool:
-        """Note that a file was read as the node says; return whether it is settled."""
-
-
-@frozen(eq=False, repr=False)
-class FramedData:
+class FramedData(NamedTuple):
     """A frame with its bytes, none for a `ZERO` frame.
 
     They are no view of what was read: that would be kept in memory until they are sent.
@@ -136,17 +121,16 @@ class ContentReader:
         """Close every descriptor."""
         self._directories.close()
 
-    def read(
-        self, content: FileContent, watcher: ReadingWatcher | None = None
-    ) -> Iterator[FramedData]:
+    def read(self, content: FileContent, watcher: KnownTree | None = None) -> Iterator[FramedData]:
         """Yield what is to be sent of a file, in the order of its blocks.
 
         Raises SourceFileChanged where the file is not as its node says, and StorageError. With a
         `watcher` the server runs: the file is sent as it is read, with zeros for what it lacks of
         the size in its node; if it is not the one that was seen, the node's stamp becomes empty.
         """
+        is_live = watcher is not None
         try:
-            fd = self._open(content.path, is_live=watcher is not None)
+            fd = self._open(content.path, is_live=is_live)
             try:
                 if watcher is None:
                     found = _checked(fd, content)
@@ -155,7 +139,6 @@ class ContentReader:
                     if not _is_as_seen(found, content.node):
                         # the file that was seen may have another name by which it is settled
                         content.node.stamp = b""
-                is_live = watcher is not None
                 attributes, mode = self._attributes.read(fd, found, content.node.mode)
                 content.node.attributes = attributes
                 kept = PageCacheKeeper(fd, found.st_size, SEGMENT) if is_live else None
@@ -169,7 +152,7 @@ class ContentReader:
                     content.node.mode = mode
                     yield from self._whole(fd, content, kept)
                 if kept is not None:
-                    kept.close()
+                    kept.give_back()
                 if watcher is None:
                     _checked(fd, content)
                 else:
@@ -188,28 +171,24 @@ class ContentReader:
         """
         if not node.mode & stat.S_IRWXG:
             return
-        *parents, name = path.split(b"/")
         try:
-            parent = self._directories.get(tuple(parents), make=False)
-            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            fd = self._directories.open_file(path)
             try:
                 _, node.mode = self._attributes.read(fd, os.fstat(fd), node.mode)
             finally:
                 os.close(fd)
         except OSError as error:
-            if not (gone(error) or error.errno in _REPLACED):
+            if not _is_gone(error):
                 unreadable(path, error)
 
     def _open(self, path: bytes, *, is_live: bool) -> int:
-        *parents, name = path.split(b"/")
         try:
-            parent = self._directories.get(tuple(parents), make=False)
-            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            fd = self._directories.open_file(path)
             if not is_live or stat.S_ISREG(os.fstat(fd).st_mode):
                 return fd
             os.close(fd)
         except OSError as error:
-            if not is_live or not (gone(error) or error.errno in _REPLACED):
+            if not (is_live and _is_gone(error)):
                 raise
         # the next round has what is there now; until then zeros stand for the file
         return os.memfd_create("gone")
@@ -255,6 +234,10 @@ class ContentReader:
             content.tree.trim()
             if digests != (sent := _sent(content, first, count)):
                 yield from _changed(node, first, digests, sent, data)
+
+
+def _is_gone(error: OSError) -> bool:
+    return gone(error) or error.errno in _REPLACED
 
 
 def _checked(fd: int, content: FileContent) -> os.stat_result:

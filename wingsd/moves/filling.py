@@ -95,32 +95,23 @@ class BatchFiller:
         self.round += 1
         each: tuple[Iterable[Frame], ...] = (plan.removals, plan.creations)
         for frames in each:
-            for portion in self._portions(frames):
-                batch = self._batch(BatchKind.SHAPE, portion)
+            for batch in self._filled(BatchKind.SHAPE, ((frame, b"") for frame in frames)):
                 self.shape = batch.index.number
                 yield batch
 
     def data(self, contents: Iterable[FramedData]) -> Iterator[Batch]:
         """Yield batches of contents, which need the shape so far."""
-        filling = _Filling()
-        for content in contents:
-            encoded = content.frame.encode()
-            if filling.frames and self._is_full(filling, len(encoded), len(content.data)):
-                yield self._batch(BatchKind.DATA, filling)
-            filling.add(content.frame, encoded, content.data)
-        if filling.frames:
-            yield self._batch(BatchKind.DATA, filling)
+        return self._filled(BatchKind.DATA, contents)
 
-    def _portions(self, frames: Iterable[Frame]) -> Iterator[_Filling]:
-        """Yield fillings, which are empty when the next one is asked for."""
+    def _filled(self, kind: BatchKind, framed: Iterable[tuple[Frame, bytes]]) -> Iterator[Batch]:
         filling = _Filling()
-        for frame in frames:
+        for frame, data in framed:
             encoded = frame.encode()
-            if filling.frames and self._is_full(filling, len(encoded), 0):
-                yield filling
-            filling.add(frame, encoded, b"")
+            if filling.frames and self._is_full(filling, len(encoded), len(data)):
+                yield self._batch(kind, filling)
+            filling.add(frame, encoded, data)
         if filling.frames:
-            yield filling
+            yield self._batch(kind, filling)
 
     def _is_full(self, filling: _Filling, index: int, data: int) -> bool:
         index += filling.index

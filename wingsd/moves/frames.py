@@ -9,9 +9,10 @@ nanoseconds, sizes in bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from struct import Struct
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from wingsd.archive.policy import MemberRefused, link_text, member_path
 from wingsd.archive.tar_headers import LATEST
@@ -42,7 +43,6 @@ __all__ = [
 MAX_MTIME = LATEST * 1_000_000_000
 """The latest modification time; the earliest is the negative of it."""
 
-_TYPE = Struct("<B")
 _DIR = Struct("<Hq")
 _FILE = Struct("<IHqQI")
 _LINK = Struct("<q")
@@ -154,7 +154,13 @@ class GoneFrame:
 
 @frozen(repr=False)
 class WholeFrame:
-    """`WHOLE`: a file of at most `WHOLE` bytes, written anew; `digest` is that of its bytes."""
+    """`WHOLE`: a file of at most `WHOLE` bytes, written again; `digest` is that of its bytes.
+
+    It has no number, and is one block.
+    """
+
+    number = first = 0
+    count, block_size = 1, WHOLE
 
     path: bytes
     mode: int
@@ -162,6 +168,11 @@ class WholeFrame:
     size: int
     digest: bytes
     attributes: bytes = b""
+
+    @property
+    def digests(self) -> bytes:
+        """The digests of its blocks."""
+        return self.digest
 
     def encode(self) -> bytes:
         """Return the frame's bytes in the index."""
@@ -267,7 +278,7 @@ def decode_frame(data: bytes, at: int) -> tuple[Frame, int]:
     Raises BatchInvalid and FrameRefused.
     """
     cursor = _Cursor(data, at)
-    (kind,) = cursor.unpack(_TYPE)
+    (kind,) = cursor.take(1)
     decode = _DECODERS.get(kind)
     if decode is None:
         raise invalid(f"it has a frame of the unknown type {kind}")
@@ -275,17 +286,12 @@ def decode_frame(data: bytes, at: int) -> tuple[Frame, int]:
     return frame, cursor.at
 
 
-def _directory(cursor: _Cursor) -> DirectoryFrame:
+def _directory(cursor: _Cursor, *, has_attributes: bool = False) -> DirectoryFrame:
     empty = cursor.data[cursor.at : cursor.at + _LENGTH.size] == bytes(_LENGTH.size)
     path = cursor.text() if empty else cursor.path()
     mode, mtime = cursor.unpack(_DIR)
-    return DirectoryFrame(path, _mode(mode, path), _mtime(mtime, path))
-
-
-def _directory_with(cursor: _Cursor) -> DirectoryFrame:
-    frame = _directory(cursor)
-    attributes = _attributes(cursor, frame.path, is_directory=True)
-    return evolve(frame, attributes=_some(attributes, frame.path))
+    meta = (path, _mode(mode, path), _mtime(mtime, path))
+    return DirectoryFrame(*meta, _some(cursor, path, is_directory=True) if has_attributes else b"")
 
 
 def _file(cursor: _Cursor) -> FileFrame:
@@ -310,36 +316,17 @@ def _link(cursor: _Cursor) -> LinkFrame:
     return LinkFrame(path, target, _mtime(mtime, path))
 
 
-def _hard(cursor: _Cursor) -> HardFrame:
-    return HardFrame(cursor.path(), cursor.path())
-
-
-def _take(cursor: _Cursor) -> TakeFrame:
-    return TakeFrame(cursor.path(), *cursor.unpack(_SLOT))
-
-
-def _put(cursor: _Cursor) -> PutFrame:
-    return PutFrame(cursor.path(), *cursor.unpack(_SLOT))
-
-
-def _gone(cursor: _Cursor) -> GoneFrame:
-    return GoneFrame(cursor.path())
-
-
-def _whole(cursor: _Cursor) -> WholeFrame:
+def _whole(cursor: _Cursor, *, has_attributes: bool = False) -> WholeFrame:
     path = cursor.path()
     mode, mtime, size, digest = _WHOLE.unpack(cursor.take(_WHOLE.size))
     if size > WHOLE:
         raise refused(f"{display(path)} has {size} bytes, too many for one frame")
-    return WholeFrame(path, _mode(mode, path), _mtime(mtime, path), size, _known(digest))
+    meta = (path, _mode(mode, path), _mtime(mtime, path), size, _known(digest))
+    return WholeFrame(*meta, _some(cursor, path) if has_attributes else b"")
 
 
-def _whole_with(cursor: _Cursor) -> WholeFrame:
-    frame = _whole(cursor)
-    return evolve(frame, attributes=_some(_attributes(cursor, frame.path), frame.path))
-
-
-def _some(attributes: bytes, path: bytes) -> bytes:
+def _some(cursor: _Cursor, path: bytes, *, is_directory: bool = False) -> bytes:
+    attributes = _attributes(cursor, path, is_directory=is_directory)
     if not attributes:
         raise invalid(f"the attributes of {display(path)} are empty: it has another type then")
     return attributes
@@ -379,15 +366,15 @@ _DECODERS: dict[int, Callable[[_Cursor], Frame]] = {
     0x01: _directory,
     0x02: _file,
     0x03: _link,
-    0x04: _hard,
-    0x05: _take,
-    0x06: _put,
-    0x07: _gone,
-    0x08: _directory_with,
+    0x04: lambda cursor: HardFrame(cursor.path(), cursor.path()),
+    0x05: lambda cursor: TakeFrame(cursor.path(), *cursor.unpack(_SLOT)),
+    0x06: lambda cursor: PutFrame(cursor.path(), *cursor.unpack(_SLOT)),
+    0x07: lambda cursor: GoneFrame(cursor.path()),
+    0x08: partial(_directory, has_attributes=True),
     0x10: _whole,
     0x11: _data,
     0x12: _zero,
-    0x13: _whole_with,
+    0x13: partial(_whole, has_attributes=True),
     0x14: _attributes_of,
 }
 
