@@ -258,10 +258,10 @@ def test_its_steps_change_while_it_scans_plans_and_makes_the_root(
         seen.append(source.steps)
         return look(*args)
 
-    def reading(store: EntryStore, *args: Any) -> list[Row]:
+    def reading(store: EntryStore, *args: Any, **options: Any) -> list[Row]:
         if store is source._now._store:
             seen.append(source.steps)
-        return rows_from(store, *args)
+        return rows_from(store, *args, **options)
 
     monkeypatch.setattr(scan, "stat_results", looking)
     monkeypatch.setattr(EntryStore, "rows_from", reading)

@@ -101,14 +101,14 @@ class TreeApplier:
                 self._move(frame, again)
             case GoneFrame(path):
                 with suppress(FileNotFoundError):
-                    parent, name = self._parent(path)
+                    parent, name = self._directories.place(path)
                     usage = DirectoryUsage(Unlimited())
                     remove(self._opener, parent, name, usage, lambda: False)
                 # descriptors of what is gone
                 self._directories.close()
 
     def _directory(self, path: bytes, again: bool) -> None:
-        parent, name = self._parent(path)
+        parent, name = self._directories.place(path)
         try:
             os.mkdir(name, _OWN, dir_fd=parent)
         except FileExistsError:
@@ -117,17 +117,17 @@ class TreeApplier:
         self._chown(name, parent)
 
     def _link(self, path: bytes, target: bytes, mtime: int) -> None:
-        parent, name = self._parent(path)
+        parent, name = self._directories.place(path)
         _unlink(name, parent)
         os.symlink(target, name, dir_fd=parent)
         self._chown(name, parent)
         os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
 
     def _hard(self, path: bytes, first: bytes) -> None:
-        source, target = self._parent(first)
+        source, target = self._directories.place(first)
         source = os.dup(source)
         try:
-            parent, name = self._parent(path)
+            parent, name = self._directories.place(path)
             _unlink(name, parent)
             os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
@@ -136,7 +136,7 @@ class TreeApplier:
     def _move(self, frame: TakeFrame | PutFrame, again: bool) -> None:
         is_take, slot = isinstance(frame, TakeFrame), (self._aside, b"%d" % frame.slot)
         try:
-            file = self._parent(frame.path)
+            file = self._directories.place(frame.path)
         except FileNotFoundError:
             if again and is_take and _exists(*slot):
                 return  # it was done before, and the directory has gone since
@@ -190,7 +190,7 @@ class TreeApplier:
     def open_file(self, path: bytes) -> int | None:
         """Return a new descriptor to read a file, None where there is no regular file."""
         try:
-            parent, name = self._parent(path)
+            parent, name = self._directories.place(path)
             fd = self._or_permitted(name, parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in _NO_FILE:
@@ -271,7 +271,7 @@ class TreeApplier:
 
     def _open_up(self, path: bytes) -> None:
         if path:
-            parent, name = self._parent(path)
+            parent, name = self._directories.place(path)
             set_mode_at(parent, name, _OWN)
         else:
             os.fchmod(self._root, _OWN)
@@ -292,13 +292,9 @@ class TreeApplier:
     def _inside(self, path: bytes) -> int:
         return self._directories.get(tuple(path.split(b"/")) if path else (), make=False)
 
-    def _parent(self, path: bytes) -> tuple[int, bytes]:
-        directory, _, name = path.rpartition(b"/")
-        return self._inside(directory), name
-
     def _made(self, path: bytes, mode: int = 0o600) -> int:
         """Return a descriptor of a new file, in place of one that has the path."""
-        parent, name = self._parent(path)
+        parent, name = self._directories.place(path)
         try:
             fd = os.open(name, _MAKE, mode, dir_fd=parent)
         except FileExistsError:
@@ -309,7 +305,7 @@ class TreeApplier:
         return fd
 
     def _opened(self, path: bytes) -> int:
-        parent, name = self._parent(path)
+        parent, name = self._directories.place(path)
         return self._or_permitted(name, parent, _WRITE)
 
     @staticmethod

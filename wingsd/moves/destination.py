@@ -8,13 +8,13 @@ stable storage, and is there itself at the end.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
-from typing import Protocol
 
 from attrs import frozen
 
 from wingsd.errors import StorageError
+from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BlockRun, Index, Written, WrittenBlocks
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import UNKNOWN
@@ -24,27 +24,17 @@ from wingsd.moves.frames import (
     Content,
     FileFrame,
     GoneFrame,
-    Shape,
     WholeFrame,
     ZeroFrame,
 )
 from wingsd.moves.ledger import NO_ROOT, LedgerState, RecordType
 from wingsd.moves.ledger_file import LedgerFile, ReceivedBatches, Recovered
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
-from wingsd.moves.rereading import FileOpener, Rereading, forget_differing, is_held
+from wingsd.moves.rereading import Rereading, forget_differing, is_held
 from wingsd.moves.snapshot import held_bytes, parts
 from wingsd.moves.tree import MoveLimits, MoveTree, dirname
 
-__all__ = [
-    "Applier",
-    "MoveDestination",
-    "OpenBatch",
-    "Resumption",
-    "ShapeApplier",
-    "drop_incomplete",
-    "forget_wrong",
-    "overlap",
-]
+__all__ = ["MoveDestination", "OpenBatch", "Resumption", "overlap"]
 
 
 class OpenBatch:
@@ -198,17 +188,7 @@ class Resumption:
     bytes: int
 
 
-class ShapeApplier(FileOpener, Protocol):
-    """Changes the tree on the disk."""
-
-    def shape(self, frame: Shape, *, makes: bool, again: bool) -> None:
-        """Apply a shape frame; `again` where it may have been applied before."""
-
-    def empty_slots(self, kept: Collection[int] = ()) -> None:
-        """Remove the files that wait without a path, but for those in the slots `kept`."""
-
-
-def drop_incomplete(applier: ShapeApplier, tree: MoveTree) -> None:
+def _drop_incomplete(applier: TreeApplier, tree: MoveTree) -> None:
     """Remove files in slots, and those that should have come as a whole and did not."""
     applier.empty_slots()
     tree.drop_slots()
@@ -216,7 +196,7 @@ def drop_incomplete(applier: ShapeApplier, tree: MoveTree) -> None:
     _remove(applier, tree, names)
 
 
-def forget_wrong(applier: ShapeApplier, tree: MoveTree, paths: Iterable[bytes]) -> None:
+def _forget_wrong(applier: TreeApplier, tree: MoveTree, paths: Iterable[bytes]) -> None:
     """Make unknown what a reread has found wrong in some files; their names may have gone."""
     for path in paths:
         node = tree.find(path)
@@ -238,24 +218,11 @@ def forget_wrong(applier: ShapeApplier, tree: MoveTree, paths: Iterable[bytes]) 
         tree.changed(node)
 
 
-def _remove(applier: ShapeApplier, tree: MoveTree, names: Iterable[bytes]) -> None:
+def _remove(applier: TreeApplier, tree: MoveTree, names: Iterable[bytes]) -> None:
     for name in names:
         tree.trim()
         applier.shape(GoneFrame(name), makes=False, again=True)
         tree.remove(name)
-
-
-class Applier(ShapeApplier, Protocol):
-    """What writes the tree: `applier.TreeApplier`."""
-
-    def content(self, run: BlockRun, tree: MoveTree, *, is_new: bool = False) -> None:
-        """Write blocks that have arrived; with `is_new` of a file that was not there."""
-
-    def finish(self, tree: MoveTree) -> None:
-        """Set modes and times."""
-
-    def reopen(self, tree: MoveTree) -> None:
-        """Undo `finish` as far as it is in the way."""
 
 
 class MoveDestination:
@@ -272,7 +239,7 @@ class MoveDestination:
         ledger: LedgerFile,
         ids: tuple[bytes, bytes],
         found: Recovered,
-        applier: Applier,
+        applier: TreeApplier,
         sync: Callable[[], None],
     ) -> None:
         self._ledger = ledger
@@ -300,7 +267,7 @@ class MoveDestination:
         path: str,
         ids: tuple[bytes, bytes],
         limits: MoveLimits,
-        applier: Applier,
+        applier: TreeApplier,
         sync: Callable[[], None],
         write: Callable[[int, bytes], int] = os.write,
         *,
@@ -360,9 +327,7 @@ class MoveDestination:
         if index.number in self._open:
             raise ShapeMissing(f"batch {index.number} is being received already; send it later")
         self._check_open(index)
-        if self._is_finished:
-            self._applier.reopen(self.tree)
-            self._is_finished = False
+        self._reopen()
         if index.kind is BatchKind.SHAPE:
             if self._open:
                 raise ShapeMissing(
@@ -495,13 +460,11 @@ class MoveDestination:
         """
         self._check_usable()
         self._is_partial = True
-        if self._is_finished:
-            self._applier.reopen(self.tree)
-            self._is_finished = False
+        self._reopen()
         for batch in self._open.values():
             batch.abandon()
-        forget_wrong(self._applier, self.tree, wrong)
-        drop_incomplete(self._applier, self.tree)
+        _forget_wrong(self._applier, self.tree, wrong)
+        _drop_incomplete(self._applier, self.tree)
         # what the new ledger does not have is gone, and what it has is on stable storage, before
         self._sync()
         self._open.clear()
@@ -541,17 +504,21 @@ class MoveDestination:
         self._is_finished = True
         self._sync()
 
+    def _reopen(self) -> None:
+        """Undo `finish` as far as it is in the way."""
+        if self._is_finished:
+            self._applier.reopen(self.tree)
+            self._is_finished = False
+
     def _data(self, index: Index) -> None:
         batch = OpenBatch(index, self.tree)
-        if batch.overwritten and overlap(batch.overwritten, self._undurable_writes()):
+        undurable = list(chain.from_iterable(self._undurable.values()))
+        if batch.overwritten and overlap(batch.overwritten, undurable):
             # else a crash could leave two unproven batches, of which one does not fit the disk
             self.checkpoint()
         self._ledger.append(RecordType.BATCH, index.raw, durable=batch.must_be_durable)
         self.received.recorded(index)
         self._open[index.number] = batch
-
-    def _undurable_writes(self) -> list[Written]:
-        return list(chain.from_iterable(self._undurable.values()))
 
     def _shape(self, index: Index) -> None:
         makes = [apply_shape(self.tree, frame) for frame in index.shapes]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from secrets import token_hex
+from typing import Any
 
 from wingsd.errors import StorageError
 from wingsd.moves.digests import DIGEST
@@ -32,15 +33,7 @@ from wingsd.moves.nodes import (
     unpack_shared,
 )
 
-__all__ = [
-    "ALL_KEYS",
-    "SOME_NOT_PLAIN",
-    "SOME_ROWS",
-    "EntryStore",
-    "Row",
-    "is_full",
-    "narrow_walk",
-]
+__all__ = ["EntryStore", "Row", "is_full"]
 
 Row = tuple[bytes, int | None, bytes]
 """A key, then an id, or what is packed of the entry."""
@@ -63,16 +56,13 @@ _MOST_ABSENT = 2048
 #: Rows that are asked for where many may be passed over.
 _SOME = 64
 _SELECT = "SELECT key, id, value FROM entry WHERE key >= ? AND key < ?"
-_ROWS = f"{_SELECT} ORDER BY key LIMIT {_CHUNK}"
+_ROWS = f"{_SELECT} ORDER BY key LIMIT ?"
 _NOT_PLAIN = (
-    f"{_SELECT} AND (id IS NOT NULL OR substr(value, 1, 1) <> x'{FILE:02x}') "
-    f"ORDER BY key LIMIT {_CHUNK}"
+    f"{_SELECT} AND (id IS NOT NULL OR substr(value, 1, 1) <> x'{FILE:02x}') ORDER BY key LIMIT ?"
 )
-SOME_ROWS = _ROWS.replace(str(_CHUNK), str(_SOME))
-SOME_NOT_PLAIN = _NOT_PLAIN.replace(str(_CHUNK), str(_SOME))
+_SHARED = "SELECT id, value FROM shared WHERE id > ? ORDER BY id LIMIT 64"
 _END = b"\xff" * 256
 """After every key: names have at most 255 bytes."""
-ALL_KEYS = (b"", _END)
 
 
 class EntryStore:
@@ -124,15 +114,11 @@ class EntryStore:
         One question for many costs less, and has other threads run less often in between.
         """
         found = {path for path in paths if path not in self._entries}
-        if self._opened is None:
-            return found
         asked = list(found)
         for at in range(0, len(asked), _CHUNK):
             keys = {_key(path): path for path in asked[at : at + _CHUNK]}
             query = _AMONG.replace("?", ",".join("?" * len(keys)))
-            with _errors():
-                rows = self._opened.execute(query, tuple(keys)).fetchall()
-            found.difference_update(keys[row[0]] for row in rows)
+            found.difference_update(keys[row[0]] for row in self._rows(query, *keys))
         return found
 
     def shared(self, of: int) -> Named:
@@ -180,18 +166,14 @@ class EntryStore:
         """Remove a path."""
         self._entries.pop(path, None)
         self._changed.pop(path, None)
-        if self._opened is not None:
-            with _errors():
-                self._opened.execute("DELETE FROM entry WHERE key = ?", (_key(path),))
+        self._rows("DELETE FROM entry WHERE key = ?", _key(path))
 
     def delete_shared(self, of: int) -> None:
         """Remove an id."""
         self._shared.pop(of, None)
         self._changed_shared.pop(of, None)
-        if self._opened is not None:
-            with _errors():
-                self._opened.execute("DELETE FROM shared WHERE id = ?", (of,))
-                self._opened.execute("DELETE FROM page WHERE id = ?", (of,))
+        self._rows("DELETE FROM shared WHERE id = ?", of)
+        self._rows("DELETE FROM page WHERE id = ?", of)
 
     def delete_below(self, path: bytes) -> None:
         """Remove all paths below one."""
@@ -199,10 +181,7 @@ class EntryStore:
         for each in [each for each in self._entries if each.startswith(prefix)]:
             del self._entries[each]
             self._changed.pop(each, None)
-        if self._opened is not None:
-            start, end = _below(path)
-            with _errors():
-                self._opened.execute("DELETE FROM entry WHERE key >= ? AND key < ?", (start, end))
+        self._rows("DELETE FROM entry WHERE key >= ? AND key < ?", *_below(path))
 
     def _weigh(self, node: TreeEntry) -> None:
         """Count an entry with many attributes as several."""
@@ -236,11 +215,12 @@ class EntryStore:
         self._changed_shared.clear()
         self._block_changes = 0
 
-    def rows_from(self, start: bytes, end: bytes = _END, query: str = _ROWS) -> list[Row]:
+    def rows_from(
+        self, start: bytes, end: bytes = _END, *, plain: bool = True, most: int = _CHUNK
+    ) -> list[Row]:
         """Return some of what is stored from one key to another. Call `flush` before."""
         self.steps += 1
-        with _errors():
-            return self._database().execute(query, (start, end)).fetchall()
+        return self._rows(_ROWS if plain else _NOT_PLAIN, start, end, most)
 
     def below(
         self, path: bytes, *, plain: bool = True, start: bytes = b""
@@ -252,12 +232,56 @@ class EntryStore:
         self.flush()
         first, end = _below(path)
         at = max(first, _key(start))
-        while rows := self.rows_from(at, end, _ROWS if plain else _NOT_PLAIN):
+        while rows := self.rows_from(at, end, plain=plain):
             for row in rows:
                 if (entry := self.entry(row)) is not None:
                     yield entry
             self.flush()
             at = rows[-1][0] + b"\0"
+
+    def narrowly(
+        self, directories: Sequence[bytes], *, plain: bool
+    ) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield these directories, as far as they exist, and what is directly in them.
+
+        In the order of a walk, without the root itself; `plain` as in `below`.
+        """
+        wanted = deque(map(_key, directories))
+        while wanted:
+            yield from self._next_wanted(wanted, b"", plain)
+
+    def _next_wanted(
+        self, wanted: deque[bytes], known: bytes, plain: bool
+    ) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield the next wanted directory and what is in it, with others that are below it.
+
+        It is not yielded itself if it has the key `known`.
+        """
+        key = wanted.popleft()
+        path = key.replace(b"\0", b"/")
+        if key != known and isinstance(node := self.get(path), DirectoryNode):
+            yield path, node
+        start, end = _below(path)
+        while start < end:
+            start = yield from self._some(wanted, start, end, plain)
+
+    def _some(
+        self, wanted: deque[bytes], start: bytes, end: bytes, plain: bool
+    ) -> Generator[tuple[bytes, TreeEntry], None, bytes]:
+        """Yield some entries of a directory; return where to go on, `end` at the end of it."""
+        self.flush()
+        rows = self.rows_from(start, end, plain=plain, most=_SOME)
+        for row in rows:
+            key, of, value = row
+            while wanted and wanted[0] < key:
+                wanted.popleft()  # it is not in this tree
+            if (entry := self.entry(row)) is not None:
+                yield entry
+            if of is None and value[0] == DIRECTORY:
+                while wanted and (wanted[0] == key or wanted[0].startswith(key + b"\0")):
+                    yield from self._next_wanted(wanted, key, plain)
+                return key + b"\1"
+        return rows[-1][0] + b"\0" if rows else end
 
     def entry(self, row: Row) -> tuple[bytes, TreeEntry] | None:
         """Return what a row is of, None where that was removed meanwhile."""
@@ -276,15 +300,7 @@ class EntryStore:
         last = 0
         while True:
             self.steps += 1
-            with _errors():
-                found = (
-                    self._database()
-                    .execute(
-                        "SELECT id, value FROM shared WHERE id > ? ORDER BY id LIMIT ?",
-                        (last, _CHUNK // 8),
-                    )
-                    .fetchall()
-                )
+            found = self._rows(_SHARED, last)
             for of, value in found:
                 node = self._shared.get(of) or self._unpack_shared(of, value)
                 if isinstance(node, FileNode):
@@ -301,13 +317,10 @@ class EntryStore:
         return unpack_shared(value, of, partial(self._page, of))
 
     def _shared_value(self, of: int) -> bytes:
-        if self._opened is None:
+        rows = self._rows("SELECT value FROM shared WHERE id = ?", of)
+        if not rows:
             raise KeyError(of)
-        with _errors():
-            row = self._opened.execute("SELECT value FROM shared WHERE id = ?", (of,)).fetchone()
-        if row is None:
-            raise KeyError(of)
-        return bytes(row[0])
+        return bytes(rows[0][0])
 
     def _store_pages(self, database: sqlite3.Connection, of: int, node: FileNode) -> None:
         cut, pages = node.blocks.take_changes()
@@ -324,13 +337,15 @@ class EntryStore:
         node.blocks.were_stored(partial(self._page, of))
 
     def _page(self, of: int, number: int) -> bytes | None:
+        rows = self._rows("SELECT value FROM page WHERE id = ? AND number = ?", of, number)
+        return _long(rows[0][0]) if rows else None
+
+    def _rows(self, query: str, *values: bytes | int) -> list[Any]:
+        """Return the rows that a statement gives, none as long as nothing is stored."""
+        if self._opened is None:
+            return []
         with _errors():
-            row = (
-                self._database()
-                .execute("SELECT value FROM page WHERE id = ? AND number = ?", (of, number))
-                .fetchone()
-            )
-        return None if row is None else _long(row[0])
+            return self._opened.execute(query, values).fetchall()
 
     def _database(self) -> sqlite3.Connection:
         if self._opened is None:
@@ -403,58 +418,3 @@ def _long(stored: bytes) -> bytes:
     if len(stored) == DIGEST + 2:
         return stored[:DIGEST] * int.from_bytes(stored[DIGEST:], "little")
     return stored
-
-
-def narrow_walk(
-    store: EntryStore, directories: Sequence[bytes], *, plain: bool
-) -> Iterator[tuple[bytes, TreeEntry]]:
-    """Yield these directories, as far as they exist, and what is directly in them.
-
-    In the order of a walk, without the root itself; `plain` as in `EntryStore.below`.
-    """
-    wanted = deque(path.replace(b"/", b"\0") for path in directories)
-    walk = _Walk(store, wanted, plain=plain)
-    while wanted:
-        yield from walk.next_wanted(b"")
-
-
-class _Walk:
-    def __init__(self, store: EntryStore, wanted: deque[bytes], *, plain: bool) -> None:
-        self._store = store
-        self._wanted = wanted
-        self._query = SOME_ROWS if plain else SOME_NOT_PLAIN
-
-    def next_wanted(self, known: bytes) -> Iterator[tuple[bytes, TreeEntry]]:
-        """Yield the next wanted directory and what is in it; not itself if it has the key `known`.
-
-        With others that are below it.
-        """
-        key = self._wanted.popleft()
-        if key != known:
-            path = key.replace(b"\0", b"/")
-            node = self._store.get(path)
-            if isinstance(node, DirectoryNode):
-                yield path, node
-        start, end = (key + b"\0", key + b"\1") if key else ALL_KEYS
-        while start < end:
-            start = yield from self._some(start, end)
-
-    def _some(self, start: bytes, end: bytes) -> Generator[tuple[bytes, TreeEntry], None, bytes]:
-        """Yield some entries of a directory; return where to go on, `end` at the end of it."""
-        self._store.flush()
-        rows = self._store.rows_from(start, end, self._query)
-        for row in rows:
-            key, of, value = row
-            while self._wanted and self._wanted[0] < key:
-                self._wanted.popleft()  # it is not in this tree
-            entry = self._store.entry(row)
-            if entry is not None:
-                yield entry
-            if of is None and value[0] == DIRECTORY:
-                below = key + b"\0"
-                while self._wanted and (
-                    self._wanted[0] == key or self._wanted[0].startswith(below)
-                ):
-                    yield from self.next_wanted(key)
-                return key + b"\1"
-        return rows[-1][0] + b"\0" if rows else end

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from zlib import crc32
 
 from attrs import Factory, define
@@ -37,7 +38,7 @@ from wingsd.moves.ledger import (
 )
 from wingsd.moves.snapshot import add_part
 from wingsd.moves.tree import MoveLimits, MoveTree
-from wingsd.util.text import disk_advice
+from wingsd.util.durable import storage_errors, sync_directory
 
 __all__ = ["REMEMBERED", "WINDOW", "LedgerFile", "ReceivedBatches", "Recovered", "recover"]
 
@@ -110,16 +111,12 @@ class ReceivedBatches:
             self.beyond.remove(self.upto)
             self._digests.pop(self.upto - REMEMBERED, None)
 
-    def discard(self, number: int) -> None:
-        """Count a batch as not received."""
+    def forget(self, number: int) -> None:
+        """Count a batch as not received, which may come with other contents."""
         if number <= self.upto:
             self.beyond |= set(range(number + 1, self.upto + 1))
             self.upto = number - 1
         self.beyond.discard(number)
-
-    def forget(self, number: int) -> None:
-        """Let a batch that was not received come with other contents."""
-        self.discard(number)
         self._digests.pop(number, None)
 
     def check_round(self, in_round: int, last: int) -> bool:
@@ -350,10 +347,8 @@ class LedgerFile:
         Raises LedgerDamaged, also for the ledger of another move, and LedgerVersionUnknown. The
         file is not changed then.
         """
-        try:
+        with storage_errors(path):
             fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _failed(path, error) from error
         ledger = cls(path, fd, write=write)
         try:
             return ledger, ledger._recover(move, boot, limits)
@@ -367,18 +362,15 @@ class LedgerFile:
 
         Raises StorageError, LedgerDamaged and LedgerVersionUnknown.
         """
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _failed(path, error) from error
-        try:
-            reader = LedgerReader([os.pread(fd, HEADER.size, 0)])
-        except OSError as error:
-            raise _failed(path, error) from error
-        finally:
-            os.close(fd)
+        with storage_errors(path):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            try:
+                reader = LedgerReader([os.pread(fd, HEADER.size, 0)])
+            finally:
+                os.close(fd)
         reader.header()
         return reader.move
 
@@ -387,11 +379,9 @@ class LedgerFile:
         found = recover(reader, limits, os.path.dirname(self._path) or ".")
         if reader.move not in (None, move):
             raise LedgerDamaged(0, "it is of another move")
-        try:
+        with storage_errors(self._path):
             os.ftruncate(self._fd, reader.end)
             os.lseek(self._fd, reader.end, os.SEEK_SET)
-        except OSError as error:
-            raise _failed(self._path, error) from error
         self.size = self._end = reader.end
         self._flushed = self._marked = reader.flushed
         self._writer = LedgerWriter(reader.chain)
@@ -424,7 +414,7 @@ class LedgerFile:
         """
         new, writer = f"{self._path}.new", LedgerWriter()
         parts: list[tuple[int, int, int]] = []
-        try:
+        with storage_errors(self._path):
             fd = os.open(new, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
                 self._write_all(fd, writer.header(move))
@@ -443,8 +433,6 @@ class LedgerFile:
                 with suppress(OSError):
                     os.unlink(new)
                 raise
-        except OSError as error:
-            raise _failed(self._path, error) from error
         os.close(self._fd)
         self._fd, self._writer, self._parts = fd, writer, parts
         self.size = self._end = size
@@ -461,10 +449,8 @@ class LedgerFile:
         if not 0 < number <= len(self._parts):
             raise LookupError(number)
         at, length, crc = self._parts[number - 1]
-        try:
+        with storage_errors(self._path):
             payload = os.pread(self._fd, length, at)
-        except OSError as error:
-            raise _failed(self._path, error) from error
         if crc32(payload) != crc:
             raise LedgerDamaged(at, "a part of it is not as it was written")
         return payload
@@ -482,10 +468,8 @@ class LedgerFile:
                 "the ledger of the move could not be written before; the move must be resumed"
             )
         self._is_usable = False
-        try:
+        with storage_errors(self._path):
             self._write_all(self._fd, data)
-        except OSError as error:
-            raise _failed(self._path, error) from error
         self._is_usable = True
         self.size += len(data)
         if self.size > self._end:
@@ -508,36 +492,22 @@ class LedgerFile:
 
     def _flush(self) -> None:
         self._is_usable = False
-        try:
+        with storage_errors(self._path):
             if self._flushed > self._marked:
                 # It goes to the disk with this flush, and is true already.
                 os.pwrite(self._fd, self._writer.mark(self._flushed), MARK_AT)
                 self._marked = self._flushed
             os.fdatasync(self._fd)
-        except OSError as error:
-            raise _failed(self._path, error) from error
         self._flushed = self.size
         self._is_usable = True
 
     def _sync_directory(self) -> None:
-        try:
-            fd = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise _failed(self._path, error) from error
+        with storage_errors(self._path):
+            sync_directory(Path(self._path).parent)
 
     def _pieces(self) -> Iterator[bytes]:
         at = 0
-        try:
+        with storage_errors(self._path):
             while piece := os.pread(self._fd, _PIECE, at):
                 at += len(piece)
                 yield piece
-        except OSError as error:
-            raise _failed(self._path, error) from error
-
-
-def _failed(path: str, error: OSError) -> StorageError:
-    return StorageError(f"{path}: {disk_advice(error)}")

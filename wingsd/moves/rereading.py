@@ -14,14 +14,15 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Protocol
+from functools import partial
 
 from attrs import define, frozen
 
 from wingsd.errors import StorageError
-from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
+from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import PIECE, Index, WrittenBlocks, checksum
 from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, block_digest, block_digests, zero_digest
 from wingsd.moves.frames import (
@@ -39,92 +40,49 @@ from wingsd.moves.nodes import FileNode
 from wingsd.moves.tree import MoveTree
 from wingsd.util.text import disk_advice, display
 
-__all__ = [
-    "MOST",
-    "FileOpener",
-    "Piece",
-    "PieceReader",
-    "Rereading",
-    "fits",
-    "forget_differing",
-    "is_as_sent",
-    "is_held",
-]
+__all__ = ["MOST", "Piece", "PieceReader", "Rereading", "forget_differing", "is_held"]
 
 _SEGMENT = 1 << 20
 #: Errors of a disk that has lost what is read; the second one where it has a checksum.
 _LOST = (errno.EIO, errno.EBADMSG)
 
 
-class FileOpener(Protocol):
-    """Opens files of the tree that was written."""
-
-    def open_file(self, path: bytes) -> int | None:
-        """Return a new descriptor to read a file, None where there is no regular file."""
-
-
-def is_held(opener: FileOpener, tree: MoveTree, index: Index) -> bool:
+def is_held(applier: TreeApplier, tree: MoveTree, index: Index) -> bool:
     """Return whether all contents of a data batch are on the disk as it says.
 
     The page cache is passed, as far as it was flushed.
     """
-    return all(_frame_is_held(opener, tree, frame) for frame in index.contents)
+    return all(_frame_is_held(applier, tree, frame) for frame in index.contents)
 
 
-def _frame_is_held(opener: FileOpener, tree: MoveTree, frame: Content) -> bool:
+def _frame_is_held(applier: TreeApplier, tree: MoveTree, frame: Content) -> bool:
     if isinstance(frame, WholeFrame):
-        return _whole_is_held(opener, frame)
+        return _passes(applier, frame.path, partial(_whole_fits, frame))
     if isinstance(frame, AttributesFrame):
         return True  # nothing of it is written yet
     node = tree.numbers[frame.number]
-    at = frame.first * node.block_size
-    length = min(frame.count * node.block_size, node.size - at)
-    fd = opener.open_file(node.names[0])
-    if fd is None:
-        return False
-    done = 0
-    try:
-        _pass_cache(fd)
-        for digests in _digests(fd, at, length, node.block_size):
-            count = len(digests) // DIGEST
-            if digests != _expected(frame, node, done, count):
-                return False
-            done += count
-    except OSError as error:
-        _raise_unless_lost(node.names[0], error)
-        return False
-    finally:
-        os.close(fd)
-    return done == frame.count
+    known = partial(_expected, frame, node)
+    check = partial(_blocks_fit, node, frame.first, frame.count, known)
+    return _passes(applier, node.names[0], check)
 
 
-def _expected(frame: DataFrame | ZeroFrame, node: FileNode, done: int, count: int) -> bytes:
+def _expected(frame: DataFrame | ZeroFrame, node: FileNode, first: int, count: int) -> bytes:
     """Return the digests of some blocks of a frame."""
     if isinstance(frame, DataFrame):
-        return frame.digests[done * DIGEST : (done + count) * DIGEST]
-    last = node.length(frame.first + done, count)
-    return zero_digest(node.block_size) * (count - 1) + zero_digest(last)
+        start = (first - frame.first) * DIGEST
+        return frame.digests[start : start + count * DIGEST]
+    return zero_digest(node.block_size) * (count - 1) + zero_digest(node.length(first, count))
 
 
-def _whole_is_held(opener: FileOpener, frame: WholeFrame) -> bool:
-    fd = opener.open_file(frame.path)
-    if fd is None:
-        return False
-    try:
-        _pass_cache(fd)
-        # one byte more, if it is longer
-        data = os.pread(fd, frame.size + 1, 0)
-        found = os.fstat(fd)
-    except OSError as error:
-        _raise_unless_lost(frame.path, error)
-        return False
-    finally:
-        os.close(fd)
+def _whole_fits(frame: WholeFrame, fd: int) -> bool:
+    # one byte more, if it is longer
+    data = os.pread(fd, frame.size + 1, 0)
+    found = os.fstat(fd)
     is_same = (found.st_mode & 0o7777, found.st_mtime_ns) == (frame.mode, frame.mtime)
     return is_same and block_digest(data) == frame.digest
 
 
-def is_as_sent(opener: FileOpener, path: bytes, node: FileNode, first: int, count: int) -> bool:
+def _is_as_sent(applier: TreeApplier, path: bytes, node: FileNode, first: int, count: int) -> bool:
     """Return whether a file is there under one of its names, and has the size that it should have.
 
     Of its blocks from `first` on, `count` are compared as far as they are known. The page cache is
@@ -132,14 +90,27 @@ def is_as_sent(opener: FileOpener, path: bytes, node: FileNode, first: int, coun
     """
     if not node.number and node.blocks.missing:
         return True
-    fd = opener.open_file(path)
+
+    def check(fd: int) -> bool:
+        if os.fstat(fd).st_size != node.size:
+            return False
+        if not node.number:
+            return block_digest(os.pread(fd, node.size, 0)) == node.blocks.get(0, 1)
+        most = min(count, node.blocks.count - first)
+        return _blocks_fit(node, first, most, node.blocks.get, fd)
+
+    return _passes(applier, path, check)
+
+
+def _passes(applier: TreeApplier, path: bytes, check: Callable[[int], bool]) -> bool:
+    """Return whether a file is there, can be read past the page cache, and passes a check."""
+    fd = applier.open_file(path)
     if fd is None:
         return False
     try:
-        if os.fstat(fd).st_size != node.size:
-            return False
-        _pass_cache(fd)
-        return _blocks_fit(fd, node, first, count)
+        with suppress(OSError):  # it is advice
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return check(fd)
     except OSError as error:
         _raise_unless_lost(path, error)
         return False
@@ -147,22 +118,21 @@ def is_as_sent(opener: FileOpener, path: bytes, node: FileNode, first: int, coun
         os.close(fd)
 
 
-def _blocks_fit(fd: int, node: FileNode, first: int, count: int) -> bool:
-    count = min(count, node.blocks.count - first)
-    if not node.number:
-        known = node.blocks.get(0, 1)
-        return known == UNKNOWN or block_digest(os.pread(fd, node.size, 0)) == known
+def _blocks_fit(
+    node: FileNode, first: int, count: int, known: Callable[[int, int], bytes], fd: int
+) -> bool:
+    """Return whether blocks have the digests that `known` returns for them."""
     at = first * node.block_size
     length = min(count * node.block_size, node.size - at)
     for digests in _digests(fd, at, length, node.block_size):
         found = len(digests) // DIGEST
-        if not fits(digests, node.blocks.get(first, found)):
+        if not _fits(digests, known(first, found)):
             return False
         first, count = first + found, count - found
     return count <= 0
 
 
-def fits(digests: bytes, known: bytes) -> bool:
+def _fits(digests: bytes, known: bytes) -> bool:
     """Return whether blocks have the digests that are known."""
     return digests == known or all(
         known[at : at + DIGEST] in (digests[at : at + DIGEST], UNKNOWN)
@@ -185,11 +155,6 @@ def forget_differing(fd: int, node: FileNode) -> None:
         _raise_unless_lost(node.names[0], error)
     # it may have been truncated meanwhile, or not be read from there on
     node.blocks.forget(first, node.blocks.count - first)
-
-
-def _pass_cache(fd: int) -> None:
-    with suppress(OSError):  # it is advice
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _digests(fd: int, at: int, length: int, block_size: int) -> Iterator[bytes]:
@@ -257,9 +222,9 @@ class _Blocks:
 class Rereading:
     """What of `tree` is still to be read back; at first all of it."""
 
-    def __init__(self, tree: MoveTree, opener: FileOpener) -> None:
+    def __init__(self, tree: MoveTree, applier: TreeApplier) -> None:
         self._tree = tree
-        self._opener = opener
+        self._applier = applier
         #: What was changed, in order; of paths all contents if they came as a whole.
         self._changes: deque[WrittenBlocks | _Blocks | bytes] = deque()
         #: How many these count as.
@@ -290,10 +255,8 @@ class Rereading:
         return not is_left and self._from is None
 
     def skip(self) -> None:
-        """Count all as read: it was, before the tree was opened anew, and nothing has changed."""
-        self._changes.clear()
-        self._size = 0
-        self._renamed.clear()
+        """Count all as read: it was, before the tree was opened again, and nothing has changed."""
+        self.restart()
         self._taken, self._from = [], None
 
     def changed(self, changes: Iterable[Frame | WrittenBlocks]) -> None:
@@ -354,8 +317,13 @@ class Rereading:
         of = change.of if isinstance(change, WrittenBlocks) else change.number
         if isinstance(of, bytes):
             return of
-        node = self._tree.numbers.get(of)
-        return node.names[0] if node is not None and node.names else None
+        node = self._named(of)
+        return None if node is None else node.names[0]
+
+    def _named(self, number: int) -> FileNode | None:
+        """Return the file that has a number, if it has a path."""
+        node = self._tree.numbers.get(number)
+        return node if node is not None and node.names else None
 
     def take(self) -> Sequence[Piece]:
         """Return what is to be read next, the same until `settle`; nothing at the end."""
@@ -383,17 +351,17 @@ class Rereading:
         self._taken = []
         for piece in differing:
             node = self._node(piece)
-            if node is not None and node.names:
+            if node is not None:
                 # a file that came as a whole may have several
                 path = piece.path if piece.path in node.names else node.names[0]
-                if not is_as_sent(self._opener, path, node, piece.first, piece.count):
+                if not _is_as_sent(self._applier, path, node, piece.first, piece.count):
                     self._has_differed = True
                     yield path
 
     def _node(self, piece: Piece) -> FileNode | None:
         """Return the file of a piece, if what is known of it now may be compared with that."""
         if piece.number:
-            return self._tree.numbers.get(piece.number)
+            return self._named(piece.number)
         node = self._tree.find(piece.path)
         return node if isinstance(node, FileNode) and not node.number else None
 
@@ -422,8 +390,8 @@ class Rereading:
                 return None
             known = b"" if node.number else node.blocks.get(0, 1)
             return _piece(node, change, 0, known)
-        held = self._tree.numbers.get(change.number)
-        if held is None or not held.names:
+        held = self._named(change.number)
+        if held is None:
             return None
         first = change.first
         count = min(change.end, held.blocks.count) - first
@@ -438,8 +406,8 @@ class Rereading:
         extent = (change.first, change.count)
         if isinstance(change.of, bytes):
             return Piece(change.of, 0, change.size, *extent, WHOLE, change.size, change.crc)
-        held = self._tree.numbers.get(change.of)
-        if held is None or not held.names:
+        held = self._named(change.of)
+        if held is None:
             return None
         meta = (held.names[0], held.number, held.size)
         return Piece(*meta, *extent, held.block_size, change.size, change.crc)
@@ -490,11 +458,8 @@ class PieceReader:
         return found
 
     def _open(self, piece: Piece) -> int:
-        directory, _, name = piece.path.rpartition(b"/")
         try:
-            path = tuple(directory.split(b"/")) if directory else ()
-            parent = self._directories.get(path, make=False)
-            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            fd = self._directories.open_file(piece.path)
         except OSError:
             return -1
         _advise(fd, piece, os.POSIX_FADV_DONTNEED)
@@ -528,4 +493,4 @@ def _is_equal(fd: int, piece: Piece) -> bool:
     if not piece.number:
         return piece.expected in (UNKNOWN, block_digest(data))
     found = block_digests(data, piece.block_size)
-    return len(found) == len(piece.expected) and fits(found, piece.expected)
+    return len(found) == len(piece.expected) and _fits(found, piece.expected)

@@ -25,7 +25,7 @@ from wingsd.moves.digests import (
     link_entry,
     root_digest,
 )
-from wingsd.moves.entry_store import EntryStore, narrow_walk
+from wingsd.moves.entry_store import EntryStore
 from wingsd.moves.errors import RoundIncomplete, refused
 from wingsd.moves.nodes import (
     DIRECTORY,
@@ -248,7 +248,7 @@ class MoveTree:
         if self._only is None:
             yield from self._store.below(b"", plain=plain, start=start)
         else:
-            yield from narrow_walk(self._store, self._only, plain=plain)
+            yield from self._store.narrowly(self._only, plain=plain)
 
     def absent(self, paths: Sequence[bytes]) -> set[bytes]:
         """Return those of some paths that are not in the tree."""
