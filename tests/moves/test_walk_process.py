@@ -48,8 +48,8 @@ def check(frames: dict[bytes, WalkFrame], root: int) -> None:
     seen = seen_by_walk(root)
     assert frames.keys() == set(PATHS) - set(LEFT)
     for path, frame in frames.items():
-        assert frame.digest == seen.digest(path)
-        assert frame.is_linked == seen.has_linked(path) == (path == b"a")
+        assert frame.digest == seen.digests[path]
+        assert frame.is_linked == (path in seen.linked) == (path == b"a")
         names = [b"linked"] if path == b"a" else []
         assert frame.files == [*names, b"one", b"t\xfdwo"]
     assert [list(frames[path].directories) for path in PATHS[:3]] == [[b"b"], [b"c"], []]

@@ -14,7 +14,7 @@ from tests.unchanged.source import Rounds, Source
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls, MeasuredFileSystems
-from wingsd.moves.unchanged.rule import SeenFile, UnchangedFiles
+from wingsd.moves.unchanged.rule import UnchangedFiles
 
 __all__ = ["NAIVE", "RARE", "Make", "WithoutWaiting"]
 
@@ -31,7 +31,7 @@ class SameSizeAndTime:
     def begin(self, *, is_final: bool = False) -> None:
         """Begin a round."""
 
-    def unchanged(self, before: SeenFile, node: FileNode) -> bool:
+    def unchanged(self, before: FileNode, node: FileNode) -> bool:
         """Return whether size and time are the same."""
         assert isinstance(before, FileNode)
         return (before.size, before.mtime) == (node.size, node.mtime)
@@ -40,7 +40,7 @@ class SameSizeAndTime:
         """Return its stat result."""
         return os.fstat(fd)
 
-    def after_reading(self, fd: int, node: SeenFile, first: os.stat_result) -> bool:
+    def after_reading(self, fd: int, node: FileNode, first: os.stat_result) -> bool:
         """Note nothing."""
         return True
 

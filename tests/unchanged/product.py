@@ -28,8 +28,8 @@ from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.scan import ChangedPart
 from wingsd.moves.source import LiveSource, MoveNumbers, MoveSource
-from wingsd.moves.unchanged.file_systems import KERNEL
-from wingsd.moves.unchanged.rule import FileSystems, UnchangedFiles
+from wingsd.moves.unchanged.file_systems import KERNEL, MeasuredFileSystems
+from wingsd.moves.unchanged.rule import UnchangedFiles
 
 __all__ = ["ForgetfulTree", "HastySource", "ProductSource"]
 
@@ -109,7 +109,7 @@ class ProductSource:
     def __init__(
         self,
         directory: Path,
-        file_systems: FileSystems,
+        file_systems: MeasuredFileSystems,
         log: Callable[[str], None],
         seed: int,
         make_tree: type[CountingTree] = CountingTree,

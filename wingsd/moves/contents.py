@@ -205,8 +205,7 @@ class ContentReader:
         node.blocks.set(0, digest)
         content.tree.changed(node)
         if before is None or _known(before) != _known(node):
-            meta = (node.mode, node.mtime, node.size)
-            frame = WholeFrame(content.path, *meta, digest, node.attributes or b"")
+            frame = WholeFrame(content.path, *node.meta, digest, node.attributes or b"")
             yield FramedData(frame, data)
 
     def _parts(
@@ -275,7 +274,7 @@ def _is_hole(fd: int, at: int, length: int) -> bool:
 
 
 def _known(node: FileNode) -> tuple[int, int, int, bytes, bytes | None]:
-    return node.mode, node.mtime, node.size, node.blocks.get(0, 1), node.attributes
+    return *node.meta, node.blocks.get(0, 1), node.attributes
 
 
 def _sent(content: FileContent, first: int, count: int) -> bytes:

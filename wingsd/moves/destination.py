@@ -210,8 +210,8 @@ def _forget_wrong(applier: TreeApplier, tree: MoveTree, paths: Iterable[bytes]) 
             continue
         try:
             # the size that it should have
-            meta = (node.mode, node.mtime, node.size, node.block_size)
-            applier.shape(FileFrame(node.number, node.names[0], *meta), makes=False, again=True)
+            frame = FileFrame(node.number, node.names[0], *node.meta, node.block_size)
+            applier.shape(frame, makes=False, again=True)
             forget_differing(fd, node)
         finally:
             os.close(fd)

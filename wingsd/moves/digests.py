@@ -86,14 +86,8 @@ def block_digests(data: Bytes, block_size: int) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _full_zero_digest(length: int) -> bytes:
-    return block_digest(bytes(length))
-
-
 def zero_digest(length: int) -> bytes:
     """Return the digest of a block of so many zeros."""
-    if length in BLOCK_SIZES:
-        return _full_zero_digest(length)
     return block_digest(bytes(length))
 
 

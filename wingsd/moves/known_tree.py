@@ -146,5 +146,5 @@ def _beside(root: int, seen: SeenDirectories | None) -> Iterator[FoundBeside]:
     if seen is None or seen.names < LEAST_NAMES or len(os.sched_getaffinity(0)) == 1:
         yield lambda path: None
         return
-    with closing(WalkProcess(root, [path for path in seen if path])) as process:
+    with closing(WalkProcess(root, [path for path in seen.digests if path])) as process:
         yield process.take

@@ -275,11 +275,10 @@ class FileNode:
         self.block_size = WHOLE
         self.blocks = BlockDigests(1)
 
-    def bind(self, number: int, block_size: int) -> None:
-        """Set number and block size; no block is known then."""
-        self.number = number
-        self.block_size = block_size
-        self.blocks = BlockDigests(block_count(self.size, block_size) if number else 1)
+    @property
+    def meta(self) -> tuple[int, int, int]:
+        """Its mode, time and size."""
+        return self.mode, self.mtime, self.size
 
     def length(self, first: int, count: int) -> int:
         """Return the bytes in the last one of some blocks."""
@@ -316,6 +315,11 @@ class DirectoryNode:
         self.attributes = attributes
         self.digest: bytes | None = None
 
+    @property
+    def meta(self) -> tuple[int, int, bytes]:
+        """Its mode, time and attributes."""
+        return self.mode, self.mtime, self.attributes
+
 
 Named = FileNode | LinkNode
 TreeEntry = FileNode | LinkNode | DirectoryNode
@@ -329,9 +333,8 @@ def pack(node: TreeEntry) -> bytes:
         return head + digest + node.attributes
     if isinstance(node, LinkNode):
         return _LINK.pack(LINK, node.mtime) + _packed(node.identity) + node.target
-    meta = (node.mode, node.mtime, node.size)
     digest = node.blocks.get(0, 1)
-    return pack_file(*meta, node.identity, node.stamp, digest, node.attributes or b"")
+    return pack_file(*node.meta, node.identity, node.stamp, digest, node.attributes or b"")
 
 
 def pack_file(
@@ -406,7 +409,7 @@ def pack_shared(node: Named) -> bytes:
     first = blocks.get(0, blocks.count) if blocks.count <= PAGE else b""
     if blocks.missing == blocks.count:
         first = b""
-    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp, node.attributes)
+    meta = (*node.meta, node.identity, node.stamp, node.attributes)
     held = (node.number, node.block_size, blocks.missing, first, node.digest)
     return marshal.dumps((FILE, meta, node.names, node.slots, held))
 

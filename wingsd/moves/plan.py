@@ -222,12 +222,12 @@ class Plan:
     The trees stay as they are until the names were iterated; contents become known meanwhile.
     """
 
-    def __init__(self, sent: MoveTree, now: MoveTree, matches: Matches, unread: int) -> None:
+    def __init__(self, sent: MoveTree, now: MoveTree) -> None:
         #: Bytes of the files that are to be read.
-        self.unread = unread
+        self.unread = 0
         self._sent = sent
         self._now = now
-        self._matches = matches
+        self._matches = Matches(sent, now)
 
     @property
     def removals(self) -> Iterator[Removal]:
@@ -258,43 +258,41 @@ class Plan:
     def creations(self) -> Iterator[Creation]:
         """The frames that make names and set sizes and metadata."""
         for path, sent, now in both(self._sent, self._now, plain=False):
-            if isinstance(now, DirectoryNode):
-                meta = (now.mode, now.mtime, now.attributes)
-                if (
-                    not isinstance(sent, DirectoryNode)
-                    or (sent.mode, sent.mtime, sent.attributes) != meta
-                ):
-                    yield DirectoryFrame(path, *meta)
+            if isinstance(now, DirectoryNode) and not _is_directory_as(sent, now):
+                yield DirectoryFrame(path, *now.meta)
         for path, slot in self._matches.slots.items():
             yield PutFrame(path, slot)
         has_links = False
-        for node, before in self._named(plain=False):
+        for node, before in self.named(plain=False):
             has_links = has_links or len(node.names) > 1
             yield from self._own(node, before)
         if has_links:
-            for node, before in self._named(plain=False):
+            for node, before in self.named(plain=False):
                 yield from self._links(node, before)
 
     @property
     def contents(self) -> Iterator[FileContent]:
         """The files that are to be read."""
-        for node, before in self._named():
+        for node, before in self.named():
             if isinstance(node, FileNode) and (node.blocks.missing or node.attributes is None):
                 held = before if isinstance(before, FileNode) else None
                 yield FileContent(node.names[0], node, held, self._now)
 
-    def _named(self, *, plain: bool = True) -> Iterator[tuple[Named, Named | None]]:
-        """Yield the present files and symlinks, each with what it was."""
-        return _named(self._sent, self._now, self._matches, plain=plain)
+    def named(self, *, plain: bool = True) -> Iterator[tuple[Named, Named | None]]:
+        """Yield the present files and symlinks, each with what it was; `plain` as in `both`."""
+        for path, at, node in both(self._sent, self._now, plain=plain):
+            if is_first(path, node):
+                assert isinstance(node, Named)  # noqa: S101 - by `is_first`
+                yield node, self._matches.before(node, at)
 
     def _own(self, node: Named, before: Named | None) -> Iterator[Creation]:
         if isinstance(node, LinkNode):
             if before is None:
                 yield LinkFrame(node.names[0], node.target, node.mtime)
-        elif node.number and (not isinstance(before, FileNode) or _meta(before) != _meta(node)):
+        elif node.number and (not isinstance(before, FileNode) or before.meta != node.meta):
             # an update names a path that is there already
             path = self._present(node, before)
-            yield FileFrame(node.number, path, *_meta(node), node.block_size)
+            yield FileFrame(node.number, path, *node.meta, node.block_size)
 
     def _present(self, node: Named, before: Named | None) -> bytes:
         """Return the first of a node's names that is there before its hard links are made."""
@@ -328,11 +326,11 @@ def plan(
     the digests that were sent and is not read, if all of its blocks are known. One for which
     `left` is true instead stays in `now` as it was sent, whatever it is.
     """
-    matches = Matches(sent, now)
+    planned = Plan(sent, now)
     last, unread = sent.last_number, 0
     # Where nothing was sent, files with one name that come as a whole are only read.
     is_new = not sent.members
-    for node, before in _named(sent, now, matches, plain=not is_new):
+    for node, before in planned.named(plain=not is_new):
         if not isinstance(node, FileNode):
             continue
         known = before if isinstance(before, FileNode) and not before.blocks.missing else None
@@ -358,13 +356,14 @@ def plan(
             read_mode(node.names[0], node)
             now.changed(node)
     now.last_number = last
-    return Plan(sent, now, matches, now.bytes if is_new else unread)
+    planned.unread = now.bytes if is_new else unread
+    return planned
 
 
 def _leave(now: MoveTree, before: FileNode, node: FileNode) -> None:
     """Have a file be what was sent of it."""
     now.resized(before.size - node.size, node.names[0])
-    node.mode, node.mtime, node.size = before.mode, before.mtime, before.size
+    node.mode, node.mtime, node.size = before.meta
     node.stamp = b""  # it was not read as it is
 
 
@@ -375,19 +374,6 @@ def carry_over(before: FileNode, node: FileNode) -> None:
     for digests in before.blocks.portions():
         node.blocks.set(first, digests)
         first += len(digests) // DIGEST
-
-
-def _named(
-    sent: MoveTree, now: MoveTree, matches: Matches, *, plain: bool = True
-) -> Iterator[tuple[Named, Named | None]]:
-    for path, at, node in both(sent, now, plain=plain):
-        if is_first(path, node):
-            assert isinstance(node, Named)  # noqa: S101 - by `is_first`
-            yield node, matches.before(node, at)
-
-
-def _meta(node: FileNode) -> tuple[int, int, int]:
-    return node.mode, node.mtime, node.size
 
 
 def put_in_place(tree: MoveTree, part: ChangedPart) -> None:
@@ -401,7 +387,8 @@ def put_in_place(tree: MoveTree, part: ChangedPart) -> None:
     for path, old, new in both(tree, part.tree):
         if not path or _is_same(old, new):
             continue
-        if old is not None and not (_is_directory(old) and _is_directory(new)):
+        stays = isinstance(old, DirectoryNode) and isinstance(new, DirectoryNode)
+        if old is not None and not stays:
             removed.append(path)
         if new is not None:
             changed.append(path)
@@ -416,8 +403,8 @@ def put_in_place(tree: MoveTree, part: ChangedPart) -> None:
         part.tree.trim()
         _set(tree, path, part.tree.find(path))
     top = part.tree.top
-    if _of_directory(tree.top) != _of_directory(top):
-        tree.updated(b"", tree.top, *_of_directory(top))
+    if not _is_directory_as(tree.top, top):
+        tree.updated(b"", tree.top, *top.meta)
         tree.touch(b"")
     tree.last_number = part.tree.last_number
 
@@ -426,13 +413,13 @@ def _set(tree: MoveTree, path: bytes, node: TreeEntry | None) -> None:
     if isinstance(node, DirectoryNode):
         there = tree.find(path)
         if isinstance(there, DirectoryNode):
-            tree.updated(path, there, *_of_directory(node))
+            tree.updated(path, there, *node.meta)
         else:
-            tree.add(path, DirectoryNode(*_of_directory(node)))
+            tree.add(path, DirectoryNode(*node.meta))
     elif isinstance(node, LinkNode):
         tree.add(path, LinkNode(node.target, node.mtime, node.identity))
     elif node is not None:
-        file = FileNode(node.mode, node.mtime, node.size, node.identity, node.stamp)
+        file = FileNode(*node.meta, node.identity, node.stamp)
         tree.add(path, file)
         if node.number:
             tree.bind(file, node.number, node.block_size)
@@ -440,8 +427,8 @@ def _set(tree: MoveTree, path: bytes, node: TreeEntry | None) -> None:
         tree.changed(file)
 
 
-def _is_directory(node: TreeEntry | None) -> bool:
-    return isinstance(node, DirectoryNode)
+def _is_directory_as(node: TreeEntry | None, now: DirectoryNode) -> bool:
+    return isinstance(node, DirectoryNode) and node.meta == now.meta
 
 
 def _is_same(old: TreeEntry | None, new: TreeEntry | None) -> bool:
@@ -449,18 +436,12 @@ def _is_same(old: TreeEntry | None, new: TreeEntry | None) -> bool:
         return _of_file(old) == _of_file(new) and old.value() == new.value()
     if isinstance(old, LinkNode) and isinstance(new, LinkNode):
         return _of_link(old) == _of_link(new)
-    if isinstance(old, DirectoryNode) and isinstance(new, DirectoryNode):
-        return _of_directory(old) == _of_directory(new)
-    return False
-
-
-def _of_directory(node: DirectoryNode) -> tuple[int, int, bytes]:
-    return node.mode, node.mtime, node.attributes
+    return isinstance(new, DirectoryNode) and _is_directory_as(old, new)
 
 
 def _of_file(node: FileNode) -> tuple[object, ...]:
-    meta = (node.mode, node.mtime, node.size, node.identity, node.stamp, node.attributes)
-    return (*meta, node.number, node.block_size, node.names)
+    of = (node.identity, node.stamp, node.attributes, node.number, node.block_size, node.names)
+    return (*node.meta, *of)
 
 
 def _of_link(node: LinkNode) -> tuple[object, ...]:

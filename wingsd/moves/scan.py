@@ -139,7 +139,7 @@ class _Scan:
     ) -> None:
         self._warn = warn
         self._attributes = attributes
-        self._seen = seen
+        self._seen = SeenDirectories() if seen is None else seen
         self._tree = MoveTree(directory=scratch)
         #: The first path that was found of what has several names.
         self._linked: dict[Identity, bytes] = {}
@@ -163,8 +163,7 @@ class _Scan:
         return None
 
     def _say(self, line: str) -> None:
-        if self._seen is not None:
-            self._seen.note(self._at)
+        self._seen.noted.add(self._at)
         self._warn(line)
 
     def _skip(self, name: bytes, reason: str) -> None:
@@ -172,8 +171,7 @@ class _Scan:
 
     def _look(self, listing: Listing) -> None:
         entries = stat_results(listing, self._skip)
-        if self._seen is not None:
-            self._seen.add(self._at, listing, entries)
+        self._seen.add(self._at, listing, entries)
         self._add_directory(listing)
         self._add_entries(listing, entries)
 
@@ -270,13 +268,12 @@ class _Scan:
         return mode
 
     def _mtime(self, path: bytes, found: os.stat_result) -> int:
-        mtime = found.st_mtime_ns
-        if -MAX_MTIME <= mtime <= MAX_MTIME:
-            return mtime
-        self._say(
-            f"{display(path)} is sent with another modification time: its own is out of range"
-        )
-        return MAX_MTIME if mtime > 0 else -MAX_MTIME
+        mtime = _mtime(found)
+        if mtime != found.st_mtime_ns:
+            self._say(
+                f"{display(path)} is sent with another modification time: its own is out of range"
+            )
+        return mtime
 
 
 class _Rescan(_Scan):
@@ -289,7 +286,6 @@ class _Rescan(_Scan):
         before: KnownDirectories,
     ) -> None:
         super().__init__(warn, attributes, scratch, seen)
-        self._now = seen
         self._before = before
         self._changed: set[bytes] = set()
 
@@ -298,8 +294,8 @@ class _Rescan(_Scan):
             tree = self.run(root)
         except _Linked:
             return None
-        gone = [path for path in self._before.seen if not self._now.has(path)]
-        if any(map(self._before.seen.has_linked, gone)):
+        gone = self._before.seen.digests.keys() - self._seen.digests.keys()
+        if not gone.isdisjoint(self._before.seen.linked):
             tree.close()
             return None
         paths = sorted({*self._changed, *gone}, key=lambda path: path.split(b"/"))
@@ -309,20 +305,20 @@ class _Rescan(_Scan):
         frame = self._before.found(b"/".join(path)) if path else None
         if frame is None or b"/".join(path[:-1]) in self._changed:
             return None
-        self._now.take(frame)
+        self._seen.take(frame)
         if self._is_changed(frame.path):
-            self._now.discard(frame.path)
+            del self._seen.digests[frame.path]  # it is looked at again
             return None
         self._before.same(frame.path + b"/", frame.files)
         return frame.directories
 
     def _look(self, listing: Listing) -> None:
         path, entries = self._at, stat_results(listing, self._skip)
-        self._now.add(path, listing, entries)
+        self._seen.add(path, listing, entries)
         # what a further listing has is not known with the first one
         if listing.count >= BATCH or self._is_changed(path):
             # a name may go between the looks at two directories that a file is in
-            if self._now.has_linked(path) or self._before.seen.has_linked(path):
+            if path in self._seen.linked or path in self._before.seen.linked:
                 raise _Linked
             self._changed.add(path)
             self._make_parents(path)
@@ -337,7 +333,7 @@ class _Rescan(_Scan):
         return (
             path in self._changed
             or path in self._before.unsettled
-            or not self._now.is_same(path, self._before.seen)
+            or not self._seen.is_same(path, self._before.seen)
         )
 
     def _make_parents(self, path: bytes) -> None:
@@ -420,11 +416,8 @@ def _is_as(found: os.stat_result, node: TreeEntry | None, fd: int, name: bytes) 
         return False
     if isinstance(node, FileNode):
         return node.stamp == stat_stamp(found)
-    return stat.S_ISLNK(found.st_mode) and _is_link_as(found, node, fd, name)
-
-
-def _is_link_as(found: os.stat_result, node: LinkNode, fd: int, name: bytes) -> bool:
-    return node.mtime == _mtime(found) and node.target == os.readlink(name, dir_fd=fd)
+    is_same = stat.S_ISLNK(found.st_mode) and node.mtime == _mtime(found)
+    return is_same and node.target == os.readlink(name, dir_fd=fd)
 
 
 def _is_directory_as(listing: Listing, node: DirectoryNode, attributes: AttributeReader) -> bool:
@@ -433,7 +426,7 @@ def _is_directory_as(listing: Listing, node: DirectoryNode, attributes: Attribut
         value, mode = attributes.read(listing.fd, listing.stat, mode)
     except OSError as error:
         unreadable(b"/".join(listing.path), error)
-    return (node.mode, node.mtime, node.attributes) == (mode, _mtime(listing.stat), value)
+    return node.meta == (mode, _mtime(listing.stat), value)
 
 
 def _mtime(found: os.stat_result) -> int:

@@ -7,14 +7,14 @@ not made just now: in one step of a coarse clock another one may get its inode.
 
 from __future__ import annotations
 
+import marshal
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
 from struct import Struct
-
-from attrs import frozen
+from typing import NamedTuple
 
 from wingsd.filesystem.open_directories import Path
 from wingsd.filesystem.walk import VANISHED, Listing, gone, unreadable, walk
@@ -40,54 +40,37 @@ _ENTRY = Struct("<QQqQqIIIQ")
 #: Times after 2262 need more than 63 bits.
 _WORD = (1 << 64) - 1
 _DIGEST = 16
+#: Before each frame: its bytes.
+_LENGTH = Struct("<I")
 
 
-#: Bytes of the path, the names of files and those of directories; whether a file has several
-#: names; and the digest.
-_FRAME = Struct("<III?16s")
-
-
-@frozen(eq=False, repr=False)
-class WalkFrame:
+class WalkFrame(NamedTuple):
     """A directory that was looked at: its digest in `SeenDirectories`, and what is in it."""
 
     path: bytes
     digest: bytes
     is_linked: bool
-    files: Sequence[bytes]
-    directories: Sequence[bytes]
+    files: list[bytes]
+    directories: list[bytes]
 
     def encode(self) -> bytes:
-        """Return it as bytes."""
-        texts = (self.path, b"\0".join(self.files), b"\0".join(self.directories))
-        return _FRAME.pack(*map(len, texts), self.is_linked, self.digest) + b"".join(texts)
+        """Return it as bytes, for `frames_in`."""
+        data = marshal.dumps(tuple(self))
+        return _LENGTH.pack(len(data)) + data
 
 
 def frames_in(buffer: bytearray) -> Iterator[tuple[WalkFrame, int]]:
     """Take what is whole from the beginning of a buffer; yield frames with their lengths."""
     at = 0
-    while len(buffer) - at >= _FRAME.size:
-        *lengths, is_linked, digest = _FRAME.unpack_from(buffer, at)
-        begin, end = at + _FRAME.size, at + _FRAME.size + sum(lengths)
+    while len(buffer) - at >= _LENGTH.size:
+        begin = at + _LENGTH.size
+        end = begin + _LENGTH.unpack_from(buffer, at)[0]
         if end > len(buffer):
             break
-        files, directories = begin + lengths[0], end - lengths[2]
-        yield (
-            WalkFrame(
-                bytes(buffer[begin:files]),
-                digest,
-                is_linked,
-                _names(buffer[files:directories]),
-                _names(buffer[directories:end]),
-            ),
-            end - at,
-        )
+        frame = marshal.loads(buffer[begin:end])  # noqa: S302 - this program has written it
+        yield WalkFrame(*frame), end - at
         at = end
     del buffer[:at]
-
-
-def _names(text: bytearray) -> list[bytes]:
-    return bytes(text).split(b"\0") if text else []
 
 
 FoundBeside = Callable[[bytes], WalkFrame | None]
@@ -107,36 +90,30 @@ class SeenDirectories:
         self.names = 0
         #: How many directories, or listings of them, were looked at, also by `is_all_of`.
         self.steps = 0
-        self._digests: dict[bytes, bytes] = {}
-        self._noted: set[bytes] = set()
+        #: The digests, as their paths are sorted in the walk.
+        self.digests: dict[bytes, bytes] = {}
+        #: Directories that count as changed, as what was logged of them is to be logged again.
+        self.noted: set[bytes] = set()
         #: Directories with files that have several names.
-        self._linked: set[bytes] = set()
+        self.linked: set[bytes] = set()
         self._is_settled = is_settled
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the paths as they are sorted in the walk."""
-        return iter(self._digests)
-
-    def has(self, path: bytes) -> bool:
-        """Return whether there is such a directory."""
-        return path in self._digests
 
     def add(self, path: bytes, listing: Listing, entries: StatResults) -> None:
         """Add a directory, or the next listing of one with many names."""
         self.steps += 1
-        if len(self._digests) >= MOST and path not in self._digests:
+        if len(self.digests) >= MOST and path not in self.digests:
             self.is_whole = False
             return
         found, pack = listing.stat, _ENTRY.pack
         parts = [
-            self._digests.get(path, b""),
+            self.digests.get(path, b""),
             _DIRECTORY.pack(found.st_mode, found.st_mtime_ns & _WORD, found.st_ctime_ns),
         ]
         for name, each in entries:
             if each.st_nlink > 1:
-                self._linked.add(path)
+                self.linked.add(path)
             if stat.S_ISLNK(each.st_mode) and not self._is_settled(each):
-                self._noted.add(path)
+                self.noted.add(path)
             # a name has no NUL, and what follows it has always the same length
             parts += (
                 name,
@@ -153,42 +130,22 @@ class SeenDirectories:
                 ),
             )
         parts += (b"", *listing.directories)
-        self._digests[path] = blake2b(b"\0".join(parts), digest_size=_DIGEST).digest()
+        self.digests[path] = blake2b(b"\0".join(parts), digest_size=_DIGEST).digest()
         self.names += len(entries)
 
     def take(self, frame: WalkFrame) -> None:
         """Add a directory that another process has looked at."""
         self.steps += 1
-        self._digests[frame.path] = frame.digest
+        self.digests[frame.path] = frame.digest
         self.names += len(frame.files)
         if frame.is_linked:
-            self._linked.add(frame.path)
-
-    def discard(self, path: bytes) -> None:
-        """Remove a directory: it is looked at again."""
-        self._digests.pop(path, None)
-
-    def digest(self, path: bytes) -> bytes:
-        """Return the digest of a directory."""
-        return self._digests[path]
-
-    def has_linked(self, path: bytes) -> bool:
-        """Return whether a directory has a file with several names."""
-        return path in self._linked
-
-    def note(self, path: bytes) -> None:
-        """Have a directory count as changed, as what is said of it, and is to be said again."""
-        self._noted.add(path)
-
-    def is_noted(self, path: bytes) -> bool:
-        """Return whether a directory counts as changed."""
-        return path in self._noted
+            self.linked.add(frame.path)
 
     def is_same(self, path: bytes, before: SeenDirectories) -> bool:
         """Return whether a directory is as it was before, and nothing was noted of it then."""
-        digest = before._digests.get(path)
-        is_equal = digest is not None and digest == self._digests.get(path)
-        return is_equal and path not in before._noted
+        digest = before.digests.get(path)
+        is_equal = digest is not None and digest == self.digests.get(path)
+        return is_equal and path not in before.noted
 
     def is_all_of(self, root: int, found: FoundBeside) -> bool:
         """Walk below `root` again, and return whether all is as it was.
@@ -204,7 +161,7 @@ class SeenDirectories:
 
         def passed(parts: Path) -> Sequence[bytes] | None:
             frame = found(b"/".join(parts))
-            if frame is None or frame.digest != self._digests.get(frame.path):
+            if frame is None or frame.digest != self.digests.get(frame.path):
                 return None
             now.take(frame)
             self.steps += 1
@@ -216,7 +173,7 @@ class SeenDirectories:
                 now.add(b"/".join(listing.path), listing, stat_results(listing, skip))
                 if vanished:
                     return False
-        return self.is_whole and now.is_whole and now._digests == self._digests
+        return self.is_whole and now.is_whole and now.digests == self.digests
 
 
 def stat_results(listing: Listing, skipped: Callable[[bytes, str], object]) -> StatResults:

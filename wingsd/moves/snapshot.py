@@ -55,8 +55,7 @@ def snapshot(tree: MoveTree) -> Iterator[Frame]:
             raise RoundIncomplete(f"blocks of {display(path)} are missing; send them")
     yield from _names(tree)
     for node in tree.numbers.values():
-        meta = (node.mode, node.mtime, node.size, node.block_size)
-        yield FileFrame(node.number, node.names[0], *meta)
+        yield FileFrame(node.number, node.names[0], *node.meta, node.block_size)
     yield from _wholes(tree)
     for node in tree.numbers.values():
         if node.attributes:
@@ -127,7 +126,7 @@ def held_bytes(tree: MoveTree) -> int:
 def _names(tree: MoveTree) -> Iterator[Shape]:
     for path, node in tree.walk():
         if isinstance(node, DirectoryNode):
-            yield DirectoryFrame(path, node.mode, node.mtime, node.attributes)
+            yield DirectoryFrame(path, *node.meta)
         elif isinstance(node, LinkNode) and node.names[0] == path:
             yield LinkFrame(path, node.target, node.mtime)
 
@@ -135,9 +134,8 @@ def _names(tree: MoveTree) -> Iterator[Shape]:
 def _wholes(tree: MoveTree) -> Iterator[WholeFrame]:
     for path, node in tree.walk():
         if isinstance(node, FileNode) and not node.number and node.names[0] == path:
-            digest = node.blocks.get(0, 1)
-            meta = (node.mode, node.mtime, node.size)
-            yield WholeFrame(path, *meta, digest, node.attributes or b"")
+            rest = (node.blocks.get(0, 1), node.attributes or b"")
+            yield WholeFrame(path, *node.meta, *rest)
 
 
 def _blocks(node: FileNode, first: int, digests: bytes) -> DataFrame | ZeroFrame:

@@ -34,8 +34,8 @@ from wingsd.moves.plan import FileContent, plan, put_in_place
 from wingsd.moves.scan import ChangedPart, first_difference
 from wingsd.moves.snapshot import HeldTree, held_limits
 from wingsd.moves.tree import MoveTree
-from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls
-from wingsd.moves.unchanged.rule import FileSystems, UnchangedFiles
+from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls, MeasuredFileSystems
+from wingsd.moves.unchanged.rule import UnchangedFiles
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
 
@@ -69,7 +69,7 @@ class LiveSource:
     `log` gets a line for each reason why files are read that need not be, from any thread.
     """
 
-    file_systems: FileSystems
+    file_systems: MeasuredFileSystems
     log: Callable[[str], None]
     kernel: KernelCalls = KERNEL
 

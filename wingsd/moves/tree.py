@@ -29,11 +29,13 @@ from wingsd.moves.entry_store import EntryStore
 from wingsd.moves.errors import RoundIncomplete, refused
 from wingsd.moves.nodes import (
     DIRECTORY,
+    BlockDigests,
     DirectoryNode,
     FileNode,
     LinkNode,
     Named,
     TreeEntry,
+    block_count,
     file_fields,
     unpack,
 )
@@ -127,8 +129,7 @@ class _Pass:
         if node.digest is None:
             node.value()
             self._store.changed(node)
-        meta = (node.mode, node.mtime, node.size)
-        return file_entry(name, *meta, node.value(), node.attributes or b"")
+        return file_entry(name, *node.meta, node.value(), node.attributes or b"")
 
     def _close(self) -> None:
         closed = self._open.pop()
@@ -343,7 +344,8 @@ class MoveTree:
 
     def bind(self, node: FileNode, number: int, block_size: int) -> None:
         """Give a file of the tree a number and the size of its blocks; none is known then."""
-        node.bind(number, block_size)
+        node.number, node.block_size = number, block_size
+        node.blocks = BlockDigests(block_count(node.size, block_size))
         if node.id:
             self._store.delete_shared(node.id)
             self._changed.discard(node.id)

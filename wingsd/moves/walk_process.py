@@ -112,7 +112,7 @@ def look(root: int, paths: Sequence[bytes], found: BinaryIO) -> None:
             if listing is None or not _is_added(seen, path, listing):
                 continue
             names = listing.files, listing.directories
-            frame = WalkFrame(path, seen.digest(path), seen.has_linked(path), *names)
+            frame = WalkFrame(path, seen.digests[path], path in seen.linked, *names)
             found.write(frame.encode())
             found.flush()
 
@@ -130,4 +130,4 @@ def _is_added(seen: SeenDirectories, path: bytes, listing: Listing) -> bool:
     except StorageError:
         return False
     seen.add(path, listing, entries)
-    return not vanished and not seen.is_noted(path)
+    return not vanished and path not in seen.noted

@@ -8,7 +8,7 @@ from typing import Any
 
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.scan import stat_stamp
-from wingsd.moves.unchanged.file_systems import KernelCalls
+from wingsd.moves.unchanged.file_systems import KernelCalls, MeasuredFileSystems
 
 __all__ = ["DEVICE", "ROOT", "SECOND", "FakeFileSystems", "FakeKernel", "node_of"]
 
@@ -68,10 +68,11 @@ class FakeKernel:
         )
 
 
-class FakeFileSystems:
+class FakeFileSystems(MeasuredFileSystems):
     """One objection for all directories."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.reason = ""
 
     def objection(self, root: int) -> str:

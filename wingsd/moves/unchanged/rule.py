@@ -11,32 +11,23 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from math import log, log1p
 from random import Random
 from threading import Lock
-from typing import Protocol
 
-from wingsd.filesystem.open_directories import FILE_FLAGS, OpenDirectories
+from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.digests import block_digest
-from wingsd.moves.nodes import FileNode
+from wingsd.moves.nodes import FileNode, Identity
 from wingsd.moves.scan import stamp_ctime, stat_stamp
 from wingsd.moves.tree import MoveTree
-from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls
+from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls, MeasuredFileSystems
 from wingsd.moves.unchanged.settled_files import SavedSettledFiles, SettledFiles
 from wingsd.util.text import display
 
-__all__ = [
-    "BLOCKS",
-    "CLOCK_STEP",
-    "MARGIN",
-    "FileSystems",
-    "SeenFile",
-    "SpotCheck",
-    "UnchangedFiles",
-]
+__all__ = ["BLOCKS", "CLOCK_STEP", "MARGIN", "SpotCheck", "UnchangedFiles"]
 
 BLOCKS = 64
 """The most blocks that are read."""
@@ -97,10 +88,8 @@ class SpotCheck:
             return True
         index = self._random.randrange(node.blocks.count)
         length = node.length(index, 1)
-        *parents, name = path.split(b"/")
         try:
-            parent = directories.get(tuple(parents), make=False)
-            fd = os.open(name, FILE_FLAGS, dir_fd=parent)
+            fd = directories.open_file(path)
             try:
                 data = os.pread(fd, length, index * node.block_size)
                 found = os.fstat(fd)
@@ -125,29 +114,6 @@ CLOCK_STEP = 500_000_000
 _NOTHING_SETTLES = -1
 
 
-class SeenFile(Protocol):
-    """A file as a scan has seen it: device and inode number, and the rest of its stat result."""
-
-    @property
-    def identity(self) -> Hashable:
-        """The device and the inode number."""
-
-    @property
-    def stamp(self) -> bytes:
-        """The rest, by `stat_stamp`."""
-
-
-class FileSystems(Protocol):
-    """What `MeasuredFileSystems` knows."""
-
-    def objection(self, root: int) -> str:
-        """Return why nothing is trusted in a directory, empty if the rule holds there."""
-        ...
-
-    def distrust(self, root: int, reason: str) -> None:
-        """Trust nothing on its file system from now on."""
-
-
 class UnchangedFiles:
     """The rule for the files of one server, below the descriptor `root`.
 
@@ -158,7 +124,7 @@ class UnchangedFiles:
     def __init__(
         self,
         root: int,
-        file_systems: FileSystems,
+        file_systems: MeasuredFileSystems,
         log: Callable[[str], None],
         kernel: KernelCalls = KERNEL,
         random: Random | None = None,
@@ -195,12 +161,12 @@ class UnchangedFiles:
         elif not is_final:
             self._flush()
 
-    def unchanged(self, before: SeenFile, node: FileNode) -> bool:
+    def unchanged(self, before: FileNode, node: FileNode) -> bool:
         """Return whether a file is carried over unread, for `plan`."""
         identity = node.identity
         if before.stamp != node.stamp or before.identity != identity:
             return False
-        if not isinstance(identity, tuple) or identity[0] != self._device:
+        if identity is None or identity[0] != self._device:
             return False
         inode, ctime = identity[1], stamp_ctime(node.stamp)
         if not self._settled.has(inode, ctime):
@@ -227,7 +193,7 @@ class UnchangedFiles:
         self._kernel.finish_writes(fd)
         return self._kernel.stat(fd)
 
-    def after_reading(self, fd: int, node: SeenFile, first: os.stat_result) -> bool:
+    def after_reading(self, fd: int, node: FileNode, first: os.stat_result) -> bool:
         """Note that a file was read as the node says; return whether it is settled."""
         seen = (node.identity, node.stamp)
         if seen != _seen(first) or seen != _seen(self._kernel.stat(fd)) or not self.settles(first):
@@ -321,5 +287,5 @@ class UnchangedFiles:
         self._limit = _NOTHING_SETTLES
 
 
-def _seen(found: os.stat_result) -> tuple[Hashable, bytes]:
+def _seen(found: os.stat_result) -> tuple[Identity, bytes]:
     return (found.st_dev, found.st_ino), stat_stamp(found)
