@@ -35,7 +35,7 @@ class UsedUrls(Protocol):
     def use_url(
         self, digest: str, expires: float, most: int, address: str, *, resumes: bool
     ) -> Deferred[bool]:
-        """Count a use; see `TokenRows.use_url`."""
+        """Count a use; see `Store.use_url`."""
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -33,7 +33,7 @@ from wingsd.errors import StorageError
 from wingsd.panel.client import Panel
 from wingsd.panel.http_client import PanelError
 from wingsd.statedb import Outcome, Report, ReportKind, RestoreRecord, StateDatabase
-from wingsd.statedb.restores import restore_report
+from wingsd.statedb.records import restore_report
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 

@@ -4,15 +4,15 @@
 `python -m wingsd.statedb` prints it.
 """
 
-from wingsd.statedb.activity import ActivityEntry
 from wingsd.statedb.async_store import StateDatabase
-from wingsd.statedb.moves import MoveRecord
 from wingsd.statedb.records import (
+    ActivityEntry,
     BackupRecord,
     DirectDestination,
     Direction,
     DroppedBackup,
     InstallationRecord,
+    MoveRecord,
     Outcome,
     Report,
     ReportKind,

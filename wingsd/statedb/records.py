@@ -16,11 +16,13 @@ from wingsd.errors import StorageError
 
 __all__ = [
     "SCHEMAS",
+    "ActivityEntry",
     "BackupRecord",
     "DirectDestination",
     "Direction",
     "DroppedBackup",
     "InstallationRecord",
+    "MoveRecord",
     "Outcome",
     "Report",
     "ReportKind",
@@ -30,6 +32,7 @@ __all__ = [
     "StateDatabaseError",
     "TransferRecord",
     "TransferResult",
+    "restore_report",
 ]
 
 
@@ -441,3 +444,55 @@ CREATE TABLE dropped (
 ) WITHOUT ROWID;
 """,
 )
+
+
+@attrs.frozen(repr=False)
+class ActivityEntry:
+    """An event of the server with the UUID `server`, such as `server:console.command`.
+
+    `metadata` is a JSON object, `user` a UUID and None where no user did it, `ip` the user's
+    address, and `at` seconds since the epoch. `id` is 0 before it is stored.
+    """
+
+    server: str
+    event: str
+    metadata: str
+    user: str | None
+    ip: str | None
+    at: float
+    id: int = 0
+
+
+@attrs.frozen(repr=False)
+class MoveRecord:
+    """A move; `transfer` is the id of its transfer.
+
+    At the source `key` is the move's key, `token` the header `Authorization` for the first
+    request and `url` the destination's address of transfers. At the destination they are the
+    SHA-256 of the key, that of the token, and empty. `move` is empty until the destination has
+    given the id. `family` is that of the other node, if it is known. `request` is a JSON object
+    that never changes, such as what the move was begun with; `state` is one that does.
+    """
+
+    transfer: int
+    server: str
+    direction: Direction = attrs.field(converter=Direction)
+    move: str
+    key: str
+    token: str
+    url: str = ""
+    family: str = ""
+    request: str = "{}"
+    state: str = "{}"
+
+
+def restore_report(record: RestoreRecord, outcome: Outcome, now: float, id_: int = 0) -> Report:
+    """Return the report of a restore's end; without an id it is not in the database."""
+    return Report(
+        id_,
+        record.server,
+        outcome,
+        now,
+        backups=(record.backup,),
+        kind=ReportKind.RESTORE,
+    )

@@ -5,22 +5,28 @@ Blocking, for one thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
-from wingsd.statedb.database import FILE
-from wingsd.statedb.moves import MoveRecord, MoveRows
+from wingsd.statedb.database import FILE, DatabaseFile
 from wingsd.statedb.records import (
+    ActivityEntry,
+    BackupRecord,
     DirectDestination,
     Direction,
+    DroppedBackup,
     InstallationRecord,
+    MoveRecord,
     Outcome,
     Report,
     ReportKind,
+    RestoreRecord,
     ServerDescription,
     TransferRecord,
     TransferResult,
+    restore_report,
 )
 
 __all__ = ["FILE", "Store"]
@@ -40,9 +46,35 @@ _DROP_FAILURES = (
     "UPDATE reports SET settled = ?, answer = 'another transfer has begun'"
     " WHERE server = ? AND kind = 'transfer' AND outcome = 'failure' AND settled IS NULL"
 )
+#: Rows that are deleted at once of those that are too many.
+TRIMMED_AT_ONCE = 10_000
+#: Uses that no token has.
+_UNLIMITED = 1 << 62
+#: The dropped backups whose transfer has moved the server, which no later one brings back.
+_DROPPED_LEFT = """
+    transfer IN (SELECT id FROM transfers WHERE outcome = 'success')
+    AND NOT EXISTS (
+        SELECT 1 FROM transfers WHERE transfers.server = dropped.server AND id > transfer
+        AND outcome IS NOT 'failure'
+    )
+"""
+#: Those whose transfer has failed, and those of servers that came back.
+_DROPPED_KEPT = """
+    transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')
+    OR EXISTS (
+        SELECT 1 FROM transfers WHERE transfers.server = dropped.server AND id > transfer
+        AND outcome = 'success'
+    )
+"""
+#: The states of moves to this node that have not failed: whether the server is to be started.
+_STARTS, _STARTS_NOT = '{"start": true}', "{}"
+_MOVE_FIELDS = "transfer, server, direction, move, key, token, url, family, request, state"
+_INSERT_MOVE = (
+    f"INSERT OR REPLACE INTO moves ({_MOVE_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+)
 
 
-class Store(MoveRows):
+class Store(DatabaseFile):
     """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.
@@ -186,6 +218,75 @@ class Store(MoveRows):
         )
         return [TransferRecord(*row) for row in rows]
 
+    # Moves that resume, in both directions
+
+    def add_move(self, record: MoveRecord) -> None:
+        """Add a move."""
+        self._execute(_INSERT_MOVE, *_values(record))
+
+    def drop_move(self, transfer: int) -> None:
+        """Delete the move of a transfer that goes on as one stream, or has failed."""
+        self._execute("DELETE FROM moves WHERE transfer = ?", transfer)
+
+    def set_move(self, transfer: int, move: str) -> None:
+        """Record the id that the destination has given."""
+        self._execute("UPDATE moves SET move = ? WHERE transfer = ?", move, transfer)
+
+    def set_move_state(self, transfer: int, state: str) -> None:
+        """Record the state of a move, a JSON object."""
+        self._execute("UPDATE moves SET state = ? WHERE transfer = ?", state, transfer)
+
+    def change_move_state(self, transfer: int, changes: Mapping[str, object]) -> None:
+        """Change fields of the state of a move, if it is recorded; the others stay."""
+        record = self.move(transfer)
+        if record is not None:
+            self.set_move_state(transfer, json.dumps({**json.loads(record.state), **changes}))
+
+    def set_start(self, transfer: int, *, starts: bool) -> None:
+        """Record whether the server of a move to this node is to be started at the end."""
+        self.set_move_state(transfer, _STARTS if starts else _STARTS_NOT)
+
+    def starts(self, transfer: int) -> bool:
+        """Return whether that is recorded; False for a transfer as one stream."""
+        move = self.move(transfer)
+        return move is not None and move.direction is Direction.IN and move.state == _STARTS
+
+    def arrived_to_start(self) -> list[MoveRecord]:
+        """Return the moves that have succeeded, and whose servers are still to be started."""
+        return self._moves(
+            "WHERE direction = 'in' AND state = ? AND transfer IN "
+            "(SELECT id FROM transfers WHERE outcome = 'success') ORDER BY transfer",
+            _STARTS,
+        )
+
+    def move(self, transfer: int) -> MoveRecord | None:
+        """Return the move of a transfer, None for a transfer as one stream."""
+        return next(iter(self._moves("WHERE transfer = ?", transfer)), None)
+
+    def open_moves(self) -> list[MoveRecord]:
+        """Return the moves in both directions whose transfers have not ended.
+
+        And those to other nodes that have failed, where these may not have heard of it.
+        """
+        return self._moves(
+            "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL "
+            "OR outcome = 'failure' AND moves.direction = 'out') ORDER BY transfer"
+        )
+
+    def find_move(self, direction: Direction, move: str) -> MoveRecord | None:
+        """Return a move by its id, also when it has ended."""
+        where = "WHERE direction = ? AND move = ? ORDER BY transfer DESC LIMIT 1"
+        return next(iter(self._moves(where, direction.value, move)), None)
+
+    def find_admitted(self, token: str) -> MoveRecord | None:
+        """Return the move to this node that was begun with the token of that SHA-256."""
+        where = "WHERE direction = 'in' AND token = ? ORDER BY transfer DESC LIMIT 1"
+        return next(iter(self._moves(where, token)), None)
+
+    def _moves(self, where: str, *values: object) -> list[MoveRecord]:
+        rows = self._rows(f"SELECT {_MOVE_FIELDS} FROM moves {where}", *values)  # noqa: S608 - constant
+        return [MoveRecord(*row) for row in rows]
+
     # Direct transfers
 
     def add_description(self, server: str, digest: str, description: str) -> None:
@@ -303,6 +404,135 @@ class Store(MoveRows):
         )
         return [InstallationRecord(*row) for row in rows]
 
+    # Backups that are being restored
+
+    def begin_restore(
+        self, now: float, server: str, backup: str, *, truncate: bool
+    ) -> RestoreRecord:
+        """Add a restore, in place of an earlier one of the server."""
+        self._execute(
+            "INSERT OR REPLACE INTO restores (server, backup, begun, truncate)"
+            " VALUES (?, ?, ?, ?)",
+            server,
+            backup,
+            now,
+            truncate,
+        )
+        return RestoreRecord(server, backup, now, truncate)
+
+    def start_after_restore(self, server: str) -> None:
+        """Record that a server is to be started when its backup is restored."""
+        self._execute("UPDATE restores SET start = 1 WHERE server = ?", server)
+
+    def commit_restore(self, server: str, inode: int) -> None:
+        """Record that the new content is whole, in the directory with that inode."""
+        self._execute("UPDATE restores SET inode = ? WHERE server = ?", str(inode), server)
+
+    def restores(self) -> list[RestoreRecord]:
+        """Return the restores under way, oldest first."""
+        rows = self._rows(
+            "SELECT server, backup, begun, truncate, start, inode FROM restores ORDER BY begun"
+        )
+        return [RestoreRecord(*row) for row in rows]
+
+    def end_restore(self, now: float, record: RestoreRecord, outcome: Outcome) -> Report:
+        """Delete a restore and add the report of its end, both or neither.
+
+        If the server is to be started, that is due from then on.
+        """
+        with self._errors(), self._transaction():
+            self._opened.execute(
+                "INSERT OR IGNORE INTO starts (server)"
+                " SELECT server FROM restores WHERE server = ? AND start",
+                (record.server,),
+            )
+            self._opened.execute("DELETE FROM restores WHERE server = ?", (record.server,))
+            cursor = self._opened.execute(
+                "INSERT INTO reports (server, outcome, created, kind, backups)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (record.server, outcome.value, now, ReportKind.RESTORE.value, record.backup),
+            )
+        return restore_report(record, outcome, now, cursor.lastrowid or 0)
+
+    def due_starts(self) -> list[str]:
+        """Return the servers that are to be started again, and were not."""
+        return [server for (server,) in self._rows("SELECT server FROM starts ORDER BY server")]
+
+    def end_start(self, server: str) -> None:
+        """Record that a server was started, or is not to be any more."""
+        self._execute("DELETE FROM starts WHERE server = ?", server)
+
+    # Backups that are being made, or were dropped by the Panel
+
+    def begin_backup(self, now: float, backup: str, server: str, adapter: str, place: str) -> None:
+        """Add a backup, before anything of it is written; see `BackupRecord`."""
+        self._execute(
+            "INSERT OR REPLACE INTO backups (backup, server, adapter, place, begun)"
+            " VALUES (?, ?, ?, ?, ?)",
+            backup,
+            server,
+            adapter,
+            place,
+            now,
+        )
+
+    def backups(self) -> list[BackupRecord]:
+        """Return the backups that are being made, oldest first."""
+        rows = self._rows(
+            "SELECT backup, server, adapter, place, begun FROM backups ORDER BY begun"
+        )
+        return [BackupRecord(*row) for row in rows]
+
+    def add_dropped(self, transfer: int, places: Iterable[str]) -> None:
+        """Add the backups that the Panel drops if a transfer moves their server."""
+        for place in places:
+            self._execute(
+                "INSERT OR REPLACE INTO dropped (place, server, transfer)"
+                " SELECT ?, server, id FROM transfers WHERE id = ?",
+                place,
+                transfer,
+            )
+
+    def dropped(self) -> list[DroppedBackup]:
+        """Return the dropped backups of servers that have moved, and are not coming back."""
+        rows = self._rows(
+            "SELECT place, server, (SELECT changed FROM transfers WHERE id = transfer),"  # noqa: S608 - constant
+            f" age, missed FROM dropped WHERE {_DROPPED_LEFT} ORDER BY place"
+        )
+        return [DroppedBackup(*row) for row in rows]
+
+    def prune_dropped(self) -> None:
+        """Forget those whose transfer has failed, and those of servers that came back."""
+        self._execute(f"DELETE FROM dropped WHERE {_DROPPED_KEPT}")  # noqa: S608
+
+    def age_dropped(self, now: float) -> list[DroppedBackup]:
+        """Count their ages; return them.
+
+        To be called daily: the time between two calls counts, a day at most.
+        """
+        self._execute(
+            "UPDATE dropped SET seen = ?, age = age + max(0, min(? - coalesce(seen, ?), ?))"  # noqa: S608
+            f" WHERE {_DROPPED_LEFT}",
+            now,
+            now,
+            now,
+            _DAY,
+        )
+        return self.dropped()
+
+    def set_missed(self, place: str, *, is_missed: bool) -> None:
+        """Record whether the Panel was without a dropped backup; the first time counts."""
+        self._execute(
+            "UPDATE dropped SET missed = CASE WHEN ? THEN coalesce(missed, age) END"
+            " WHERE place = ?",
+            is_missed,
+            place,
+        )
+
+    def forget_dropped(self, place: str) -> None:
+        """Forget a dropped backup: it stays, or is deleted."""
+        self._execute("DELETE FROM dropped WHERE place = ?", place)
+
     # Reports to the Panel
 
     def add_report(
@@ -402,6 +632,130 @@ class Store(MoveRows):
         )
         return [Report(*row) for row in rows]
 
+    # Tokens that were used, and those that are revoked
+
+    def use_token(self, digest: str, expires: float) -> bool:
+        """Mark a transfer's token as used; return False if it was used, or may have been."""
+        cursor = self._execute(
+            "INSERT OR IGNORE INTO tokens (digest, expires) SELECT ?, ?"
+            " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')",
+            digest,
+            expires,
+            expires,
+        )
+        return cursor.rowcount == 1
+
+    def use_url(
+        self, digest: str, expires: float, most: int, address: str, *, resumes: bool
+    ) -> bool:
+        """Count a use of a signed URL; return False where there were `most` (0: no limit).
+
+        With `resumes` it is not counted, and allowed, from the address of the first use. False as
+        well where it may have been used.
+        """
+        if (
+            resumes
+            and address
+            and self._rows(
+                "SELECT 1 FROM tokens WHERE digest = ? AND address = ?", digest, address
+            )
+        ):
+            return True
+        cursor = self._execute(
+            "INSERT INTO tokens (digest, expires, address) SELECT ?, ?, ?"
+            " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')"
+            " ON CONFLICT (digest) DO UPDATE SET uses = uses + 1 WHERE uses < ?",
+            digest,
+            expires,
+            address,
+            expires,
+            most or _UNLIMITED,
+        )
+        return cursor.rowcount == 1
+
+    def was_used(self, digest: str, expires: float) -> bool:
+        """Return whether a transfer's token was used, or may have been."""
+        found = self._execute(
+            "SELECT 1 FROM tokens WHERE digest = ? UNION ALL"
+            " SELECT 1 FROM forgotten WHERE kind = 'tokens' AND until >= ?",
+            digest,
+            expires,
+        )
+        return found.fetchone() is not None
+
+    def deny(self, now: float, keys: Sequence[str]) -> None:
+        """Add console tokens that the Panel has revoked, by their `jti` or their user's key.
+
+        All or none are added.
+        """
+        # Without the transaction, each row would wait for the disk.
+        with self._errors(), self._transaction():
+            self._opened.executemany(
+                "INSERT INTO denied (jti, at) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
+                [(key, now) for key in keys],
+            )
+
+    def denied(self) -> dict[str, float]:
+        """Return the time at which each `jti`, and each user's key, was revoked."""
+        return dict(self._rows("SELECT jti, at FROM denied"))
+
+    def denied_before(self) -> float:
+        """Return the time up to which revocations have been deleted."""
+        ((until,),) = self._rows("SELECT until FROM forgotten WHERE kind = 'denied'")
+        return float(until)
+
+    # Activity: rows are added at the end and deleted from the beginning, by one comparison with
+    # an id, so that no statement grows with the number of rows
+
+    def add_activity(self, entries: Sequence[ActivityEntry], most: int) -> int:
+        """Add entries, and delete the oldest beyond the last `most`; return how many were deleted.
+
+        All or nothing, in one transaction: any number of entries waits for the disk once.
+        """
+        with self._errors(), self._transaction():
+            self._opened.executemany(
+                "INSERT INTO activity (server, event, metadata, user, ip, at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (one.server, one.event, one.metadata, one.user, one.ip, one.at)
+                    for one in entries
+                ],
+            )
+            return self._opened.execute(
+                "DELETE FROM activity WHERE id <= (SELECT max(id) FROM activity) - ?", (most,)
+            ).rowcount
+
+    def activity(self, after: int, most: int) -> list[ActivityEntry]:
+        """Return the oldest `most` entries with an id above `after`, oldest first."""
+        rows = self._rows(
+            "SELECT server, event, metadata, user, ip, at, id FROM activity WHERE id > ?"
+            " ORDER BY id LIMIT ?",
+            after,
+            most,
+        )
+        return [ActivityEntry(*row) for row in rows]
+
+    def delete_activity(self, last: int) -> int:
+        """Delete the entries with an id up to `last`; return how many there were."""
+        return self._execute("DELETE FROM activity WHERE id <= ?", last).rowcount
+
+    def trim_activity(self, most: int) -> tuple[int, int]:
+        """Delete the oldest entries beyond the last `most`, which may be fewer than before.
+
+        Returns how many are left, and how many were deleted.
+        """
+        deleted = 0
+        while gone := self._execute(
+            "DELETE FROM activity WHERE id <= min((SELECT max(id) FROM activity) - ?,"
+            " (SELECT min(id) FROM activity) + ?)",
+            most,
+            TRIMMED_AT_ONCE - 1,
+        ).rowcount:
+            deleted += gone
+        ((left,),) = self._rows("SELECT count(*) FROM activity")
+        return left, deleted
+
     # Ages and deletion
 
     def ages(self, now: float, names: Collection[str]) -> dict[str, float]:
@@ -450,3 +804,8 @@ class Store(MoveRows):
         # First: if the node dies in between, nothing has been deleted yet.
         self._execute("UPDATE forgotten SET until = max(until, ?) WHERE kind = ?", last, kind)
         self._execute(f"DELETE {old}", before)
+
+
+def _values(record: MoveRecord) -> tuple[object, ...]:
+    values = attrs.astuple(record, recurse=False)
+    return tuple(each.value if isinstance(each, Direction) else each for each in values)
