@@ -19,8 +19,13 @@ from wingsd.config import (
     SystemConfig,
     User,
 )
-from wingsd.docker.environment import DockerEnvironment
-from wingsd.docker.identity import IdentityFile, identity_files, remove_machine_id, write_files
+from wingsd.docker.environment import (
+    DockerEnvironment,
+    IdentityFile,
+    identity_files,
+    remove_machine_id,
+    write_files,
+)
 from wingsd.panel.schemas import Mount
 from wingsd.threadio import Workers
 

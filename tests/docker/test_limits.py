@@ -12,8 +12,12 @@ from tests.docker.watcher import Notes
 from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
 from wingsd.config import CALAGOPUS
-from wingsd.docker.environment import DockerEnvironment
-from wingsd.docker.limits import UNLIMITED_SWAP, limit_changes, update_values
+from wingsd.docker.environment import (
+    UNLIMITED_SWAP,
+    DockerEnvironment,
+    limit_changes,
+    update_values,
+)
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build
 from wingsd.threadio import Workers

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head, turn
 from wingsd.api.routes import InterfaceEndpoint, interface
-from wingsd.http.channel import PIECE, READ_SIZE
+from wingsd.http.site import PIECE, READ_SIZE
 from wingsd.util.tls_records import GATHERED
 
 GET = head("/nothing", method="GET")

@@ -9,8 +9,7 @@ import pytest
 from twisted.web.http_headers import _nameEncoder
 
 from tests.http.talk import Conversation, Taker, head
-from wingsd.http.channel import MAX_ENTRIES, MAX_NAME, MAX_PARTS, MAX_VALUES
-from wingsd.http.site import NodeSite
+from wingsd.http.site import MAX_ENTRIES, MAX_NAME, MAX_PARTS, MAX_VALUES, NodeSite
 
 
 def answer_to(*lines: str, path: str = "/take", version: str = "1.1") -> tuple[int, Conversation]:

@@ -10,8 +10,7 @@ from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head
 from wingsd.config import LimitsConfig
-from wingsd.http.channel import CLOSE_TIMEOUT
-from wingsd.http.site import NodeSite
+from wingsd.http.site import CLOSE_TIMEOUT, NodeSite
 
 
 def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:

@@ -10,7 +10,7 @@ from tests.panel.client_harness import UNKNOWN, UUID, Harness
 from tests.support import Answer, Drop
 from wingsd.panel import client as panel_module
 from wingsd.panel import http_client as httpclient
-from wingsd.panel.answers import MAX_VALUES
+from wingsd.panel.client import MAX_VALUES
 from wingsd.panel.http_client import (
     MAX_BODY,
     PanelError,

@@ -16,10 +16,9 @@ from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem import MAX_SIZE, Entry, ServerPath, ServerRoot
 from wingsd.filesystem.errors import TreeTooLarge
-from wingsd.servers.disk_limit import CHECKING, STOPPING
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.server import Server
+from wingsd.servers.server import CHECKING, STOPPING, Server
 
 MIB = 1 << 20
 

@@ -22,12 +22,11 @@ from wingsd.errors import DiskLimitExceeded, EnvironmentFailed
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
 from wingsd.servers.console import daemon_line
-from wingsd.servers.disk_limit import STOPPING
 from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.installations import Installations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
-from wingsd.servers.server import Server
+from wingsd.servers.server import STOPPING, Server
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers

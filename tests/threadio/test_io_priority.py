@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
 from wingsd.threadio import Workers
-from wingsd.threadio.io_priority import IDLE, io_class
+from wingsd.threadio.workers import IDLE, io_class
 
 
 @pytest.mark.parametrize("is_idle", [True, False])

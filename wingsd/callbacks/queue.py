@@ -1,9 +1,9 @@
 """Callbacks to the Panel: reports of outcomes, queued until the Panel has answered.
 
 They are in the state database, so that they survive a restart. Of each server, and of each backup,
-one report is sent at a time, oldest first. What an answer means depends on the kind of report,
-whose module is `transfers`, `installations`, `restores` or `backups`; what is not settled by it
-is sent again with growing pauses.
+one report is sent at a time, oldest first. What an answer means depends on the kind of report (see
+the classes of deliveries, and `transfers`); what is not settled by it is sent again with growing
+pauses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from http import HTTPStatus
+from types import MappingProxyType
 from typing import Protocol
 
 import attrs
@@ -20,9 +22,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.callbacks.backups import BackupDelivery
-from wingsd.callbacks.installations import InstallDelivery
-from wingsd.callbacks.restores import RestoreDelivery
 from wingsd.callbacks.transfers import (
     MINUTE,
     FirstMinute,
@@ -31,13 +30,119 @@ from wingsd.callbacks.transfers import (
 )
 from wingsd.errors import StorageError
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import PanelError
+from wingsd.panel.http_client import NodeTokenRefused, PanelError, PanelRefused
 from wingsd.statedb import Outcome, Report, ReportKind, RestoreRecord, StateDatabase
 from wingsd.statedb.records import restore_report
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 
 __all__ = ["CallbackQueue", "PendingReport"]
+
+#: Answers by which a Panel has decided nothing.
+TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+@attrs.frozen(eq=False, repr=False)
+class InstallDelivery:
+    """Sends the report of an installation's end.
+
+    A Panel that refuses the report of one server has decided: it has deleted the server, or
+    assigned it to another node. A refused token, a Panel in maintenance or one that is asked too
+    often has decided nothing.
+    """
+
+    _panel: Panel
+    _report: Report
+
+    async def attempt(self) -> tuple[bool, str]:
+        """Send it once; return whether it is accepted, and a text for the log.
+
+        Raises the errors of the Panel after which it is sent again.
+        """
+        report = self._report
+        successful = report.outcome is Outcome.SUCCESS
+        reinstall = report.kind is ReportKind.REINSTALL
+        try:
+            await self._panel.installed(report.server, successful=successful, reinstall=reinstall)
+        except NodeTokenRefused:
+            raise
+        except PanelRefused as error:
+            if error.response_status in TRY_AGAIN:
+                raise
+            return False, f"the Panel refuses the report of its installation: {error.detail}"
+        how = "success" if successful else "failure"
+        return True, f"the {how} of its installation was reported to the Panel"
+
+
+@attrs.frozen(eq=False, repr=False)
+class RestoreDelivery:
+    """Sends the report that a backup was restored, or was not.
+
+    A Panel shows a server as being restored until it has this report. One that refuses it has
+    decided: the server or the backup is deleted, or of another node, or the state has ended
+    otherwise.
+    """
+
+    _panel: Panel
+    _report: Report
+
+    async def attempt(self) -> tuple[bool, str]:
+        """Send it once; return whether it is accepted, and a text for the log.
+
+        Raises the errors of the Panel after which it is sent again.
+        """
+        report = self._report
+        (backup,) = report.backups or ("",)
+        successful = report.outcome is Outcome.SUCCESS
+        try:
+            await self._panel.restored(backup, report.server, successful=successful)
+        except NodeTokenRefused:
+            raise
+        except PanelRefused as error:
+            if error.response_status in TRY_AGAIN:
+                raise
+            return False, f"the Panel refuses the report on restoring {backup}: {error.detail}"
+        how = "restored" if successful else "not restored"
+        return True, f"the Panel knows that the backup {backup} was {how}"
+
+
+#: How the path of each kind of report goes on after that of its backup.
+_PATHS: Mapping[ReportKind, str] = MappingProxyType(
+    {ReportKind.BACKUP: "", ReportKind.BACKUP_DELETION: "/deletion"}
+)
+
+
+@attrs.frozen(eq=False, repr=False)
+class BackupDelivery:
+    """Sends a report about a backup.
+
+    A Panel that refuses one has decided: it has the backup as completed already (400), or it does
+    not know it any more. What was made stays. A refused token, a Panel in maintenance or one that
+    is asked too often has decided nothing.
+    """
+
+    _panel: Panel
+    _report: Report
+
+    async def attempt(self) -> tuple[bool, str]:
+        """Send it once; return whether it is accepted, and a text for the log.
+
+        Raises the errors of the Panel after which it is sent again.
+        """
+        report = self._report
+        path = f"/backups/{report.backup}{_PATHS[report.kind]}"
+        operation = report.kind.value.replace(" ", "_")
+        what = f"the {report.what} of {report.backup}"
+        try:
+            await self._panel.report(operation, path, json.loads(report.body))
+        except NodeTokenRefused:
+            raise
+        except PanelRefused as error:
+            if error.response_status in TRY_AGAIN:
+                raise
+            return False, f"the Panel refuses the report of {what}: {error.detail}"
+        return True, f"{what} was reported to the Panel"
+
 
 #: Seconds between two attempts.
 BACKOFF = Backoff(1.0, 300.0)

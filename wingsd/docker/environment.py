@@ -9,8 +9,18 @@ by the engine itself, which says so in warnings; these are logged.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import posixpath
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
+import attrs
+from docker import APIClient
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -18,30 +28,221 @@ from wingsd.config import Config
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
 from wingsd.docker.container import (
+    HOME,
+    MACHINE_ID,
     ContainerSpec,
     check_mounts,
     container_spec,
+    container_user,
     home_directory,
     rehearsal_name,
     rehearsal_spec,
+    resources,
     with_mounts,
     with_network,
 )
 from wingsd.docker.engine import ContainerState, console_lines, foreign_container
-from wingsd.docker.identity import identity_files, remove_machine_id, write_files
 from wingsd.docker.images import ImagesAndNetworks
-from wingsd.docker.limits import limit_changes, update_container
 from wingsd.docker.network import check_ports
 from wingsd.docker.process import ContainerProcess
 from wingsd.docker.runtime import PullListener, Running, Watcher, engine_address
 from wingsd.docker.streams import ContainerStreams
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Build, Settings
+from wingsd.panel.schemas import Build, Mount, Settings
 from wingsd.threadio import Workers
 from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
+from wingsd.util.text import disk_advice
 
 __all__ = ["DockerEnvironment"]
+
+#: docker-py's names of the limits that an update can change, by those of the Engine API.
+_NAMES = {
+    "Memory": "mem_limit",
+    "MemoryReservation": "mem_reservation",
+    "MemorySwap": "memswap_limit",
+    "BlkioWeight": "blkio_weight",
+    "CpuQuota": "cpu_quota",
+    "CpuPeriod": "cpu_period",
+    "CpuShares": "cpu_shares",
+    "CpusetCpus": "cpuset_cpus",
+}
+#: Bytes of memory and swap that no machine has. The engine takes -1 and does not apply it.
+UNLIMITED_SWAP = 1 << 60
+#: Limits that the engine compares with each other.
+_MEMORY = ("Memory", "MemoryReservation", "MemorySwap")
+
+
+def limit_changes(config: Config, before: Build, after: Build) -> dict[str, Any]:
+    """Return the limits that differ, by their names in the Engine API. One that is lifted is 0."""
+    old, new = resources(config, before), resources(config, after)
+    changed = {name for name in _NAMES if new.get(name) != old.get(name)}
+    if changed.intersection(_MEMORY):
+        changed.update(_MEMORY)
+    return {name: new.get(name) or 0 for name in _NAMES if name in changed}
+
+
+def update_values(changes: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an update that makes these changes.
+
+    In an update the engine takes 0 and an empty text for "as it was", so a limit that is lifted
+    gets the value that stands for none, or what the whole machine has.
+
+    `machine` is the engine's answer to `GET /info`. A weight that is taken away stays as it is
+    until the next start.
+    """
+    lifted = {
+        "Memory": machine["MemTotal"],
+        "MemoryReservation": machine["MemTotal"],
+        "MemorySwap": UNLIMITED_SWAP,
+        "CpuQuota": -1,
+        "CpusetCpus": f"0-{machine['NCPU'] - 1}",
+    }
+    if changes.get("Memory"):
+        # What the engine gives a new container without a limit of swap.
+        lifted["MemorySwap"] = 2 * changes["Memory"]
+    values = {name: value or lifted.get(name) for name, value in changes.items()}
+    if values.get("MemorySwap") == -1:
+        values["MemorySwap"] = UNLIMITED_SWAP
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def update_container(client: APIClient, name: str, changes: Mapping[str, Any]) -> list[str]:
+    """Change limits of a container; return the engine's warnings."""
+    values = update_values(changes, client.info())
+    arguments = {_NAMES[limit]: value for limit, value in values.items()}
+    answer = client.update_container(name, **arguments) if arguments else {}
+    return list(answer.get("Warnings") or ())
+
+
+@attrs.frozen
+class IdentityFile:
+    """A file on the host, its content, and where a container sees it, read-only.
+
+    Such files tell a container the account of its user, and its machine's id: some programs do not
+    run without them (Hytale). Nodes on one machine share the directory of machine ids by default,
+    and a server that moves from one to the other has the same id at both.
+
+    A file that is there is left as it is if one of its lines begins with `entry`: Wings writes
+    other shells and more accounts into it. `mark` is the path of this node's mark, empty for none.
+    """
+
+    path: str
+    content: str
+    target: str
+    entry: str
+    mark: str = ""
+
+    @property
+    def mount(self) -> Mount:
+        """The mount that shows it."""
+        return Mount(self.path, self.target, read_only=True)
+
+
+def identity_files(config: Config, uuid: str) -> list[IdentityFile]:
+    """Return the files of the server's container on the node of `config`."""
+    system, files = config.system, []
+    pelican = system.user.passwd
+    account = (
+        (pelican.enable, pelican.directory)
+        if config.is_pelican
+        else (system.passwd.enabled, system.passwd.directory)
+    )
+    enabled, directory = account
+    if enabled:
+        uid, gid = container_user(config)
+        user, group = f"container:x:{uid}:{gid}:", f"container:x:{gid}:"
+        files += [
+            IdentityFile(
+                posixpath.join(directory, "passwd"),
+                f"{user}:{HOME}:/usr/sbin/nologin\n",
+                "/etc/passwd",
+                user,
+            ),
+            IdentityFile(
+                posixpath.join(directory, "group"), f"{group}container\n", "/etc/group", group
+            ),
+        ]
+    if system.machine_id.enable and system.machine_id.enabled:
+        path = posixpath.join(system.machine_id.directory, uuid)
+        machine_id = uuid.replace("-", "")
+        mark = _mark(config, uuid)
+        files.append(IdentityFile(path, f"{machine_id}\n", MACHINE_ID, machine_id, mark))
+    return files
+
+
+def _mark(config: Config, uuid: str) -> str:
+    node = sha256(config.system.data.encode()).hexdigest()[:12]
+    return posixpath.join(config.system.machine_id.directory, f".{uuid}.{node}")
+
+
+@attrs.frozen
+class WrittenFiles:
+    """The mounts of the files that are there, and an explanation for each that is not."""
+
+    mounts: tuple[Mount, ...]
+    failures: tuple[str, ...]
+
+
+def write_files(files: Sequence[IdentityFile]) -> WrittenFiles:
+    """Write the files, unless they are there. Blocking."""
+    mounts, failures = [], []
+    for file in files:
+        try:
+            os.makedirs(os.path.dirname(file.path), 0o755, exist_ok=True)
+            with _locked(os.path.dirname(file.path)):
+                if file.mark:
+                    Path(file.mark).touch()
+                _write(file)
+        except OSError as error:
+            failures.append(f"{file.path} cannot be written: {disk_advice(error)}")
+        else:
+            mounts.append(file.mount)
+    return WrittenFiles(tuple(mounts), tuple(failures))
+
+
+def _write(file: IdentityFile) -> None:
+    path = Path(file.path)
+    with suppress(FileNotFoundError, UnicodeDecodeError):
+        if any(line.startswith(file.entry) for line in path.read_text().splitlines()):
+            return
+    # Replaced, and not written in place: containers that run show the file.
+    fd, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    try:
+        with open(fd, "w", encoding="utf-8") as out:
+            out.write(file.content)
+            os.fchmod(fd, 0o644)  # The container's user reads it.
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def remove_machine_id(config: Config, uuid: str, shown: str = "") -> None:
+    """Remove the server's machine id, if there is one, unless another node uses it. Blocking.
+
+    One does if its mark is there, or its container shows the file `shown`.
+    """
+    directory = config.system.machine_id.directory
+    path = posixpath.join(directory, uuid)
+    with suppress(OSError), _locked(directory):
+        with suppress(FileNotFoundError):
+            os.unlink(_mark(config, uuid))
+        is_marked = any(name.startswith(f".{uuid}.") for name in os.listdir(directory))
+        if not is_marked and posixpath.normpath(path) != posixpath.normpath(shown):
+            os.unlink(path)
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Keep other nodes from writing or removing files in a directory meanwhile."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
 
 #: Seconds to wait for a container that the engine creates or removes for another client; and
 #: between two attempts.

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -23,7 +24,6 @@ from twisted.web.iweb import IResponse
 from wingsd.config import Config
 from wingsd.config.vendors import PTERODACTYL, family_of_panel, node_agent_of
 from wingsd.errors import InvalidData, ServerNotFound
-from wingsd.panel.answers import NO_REASON, error_text, json_of, server_page, uuid_of
 from wingsd.panel.http_client import (
     AnswerRefused,
     BoundedClient,
@@ -44,8 +44,64 @@ from wingsd.panel.schemas import (
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff, seconds_asked_for
+from wingsd.util.serialization import structure
 
 __all__ = ["Panel"]
+
+#: Lists, maps and values in an answer's JSON: three bytes of JSON may take over sixty in memory.
+MAX_VALUES = 2_000_000
+NO_REASON = "no reason given"
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Meta:
+    last_page: int = 1
+
+
+@attrs.frozen(eq=False, repr=False)
+class ServerPage:
+    """A page of the node's servers, in the Panel's form."""
+
+    data: tuple[Any, ...]
+    meta: _Meta = _Meta()
+
+
+def json_of(body: bytes) -> object:
+    """Return the content of a body. Raises `InvalidData`."""
+    if sum(map(body.count, b",[{")) > MAX_VALUES:
+        raise InvalidData(f"its answer has more than {MAX_VALUES:,} values")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(f"its answer is not JSON but {body[:60]!r}") from error
+
+
+def server_page(answer: object) -> ServerPage:
+    """Return a page, each of whose servers has a UUID. Raises `InvalidData`."""
+    page = structure(answer, ServerPage)
+    if any(uuid_of(entry) is None for entry in page.data):
+        raise InvalidData("its list of servers has an entry without a uuid")
+    return page
+
+
+def uuid_of(entry: object) -> str | None:
+    """Return the UUID of a server in a page."""
+    uuid = entry.get("uuid") if isinstance(entry, dict) else None
+    return uuid if isinstance(uuid, str) else None
+
+
+def error_text(body: bytes) -> str:
+    """Return the messages of a Panel's error answer; `NO_REASON` where it has another form."""
+    try:
+        answer: Any = json_of(body)
+        # Calagopus' Panel has texts there, the others have maps.
+        details = [
+            fault if isinstance(fault, str) else str(fault["detail"]) for fault in answer["errors"]
+        ]
+    except (ValueError, LookupError, TypeError):
+        return NO_REASON
+    return "; ".join(details) or NO_REASON
+
 
 T = TypeVar("T")
 

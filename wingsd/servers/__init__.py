@@ -1,6 +1,6 @@
 """The servers of this node: their configuration, installation, power, console and files.
 
-`registry` holds all servers, `lifecycle` loads them, `installations` installs them, and a `server`
+`registry` loads and holds all servers, `installations` installs them, and a `server`
 is its `runtime` (environment, process, console), its `power` and its `files`. `power_states`,
 `operations` and `console` are rules without a reactor.
 """

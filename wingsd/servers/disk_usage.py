@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from wingsd.filesystem import MAX_SIZE, GivenTree, ServerRoot, UsageCounter, measure
 from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.servers.files import BackgroundTasks, Deleter, ServerStorage
-from wingsd.servers.server_quota import ServerQuota
+from wingsd.servers.quotas import ServerQuota
 from wingsd.threadio import Workers
 
 __all__ = ["LEAST_REQUESTED_AGE", "DiskWalks", "ServerFiles"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -32,15 +32,15 @@ from wingsd.events import (
 )
 from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.console import (
+    LONGEST_MATCHED_LINE,
     Console,
     ConsoleSettings,
     StartupDetector,
     daemon_line,
+    without_ansi,
 )
 from wingsd.servers.crash import ProgramEnd
 from wingsd.servers.disk_usage import ServerFiles
-from wingsd.servers.features import TEXTS_MAX, FeatureMatcher
-from wingsd.servers.pending_restart import PendingRestart
 from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.servers.run import Run
 from wingsd.servers.throttle import Throttle
@@ -48,6 +48,109 @@ from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped
 
 __all__ = ["DiskIo", "NetworkUsage", "ServerDetails", "ServerRuntime", "Utilization"]
+
+
+class PendingRestart:
+    """Compares a server's settings with those of its run: it may wait for a restart.
+
+    Limits are applied to the running container, and are not among them.
+
+    `publish` is called with `true` or `false`, as the event's argument, whenever that changes.
+    """
+
+    def __init__(self, publish: Callable[[str], object]) -> None:
+        self._publish = publish
+        self._launched: Settings | None = None
+        #: Whether a restart would change anything.
+        self.pending = False
+
+    def launched(self, settings: Settings) -> None:
+        """Note the settings with which a run begins, or has been found."""
+        self._launched = settings
+        self._set(pending=False)
+
+    def ended(self) -> None:
+        """Note the end of the run: the next start has the settings of then."""
+        self._launched = None
+        self._set(pending=False)
+
+    def compare(self, settings: Settings) -> None:
+        """Compare the settings that the Panel has now."""
+        run = self._launched
+        self._set(pending=run is not None and _of_start(run) != _of_start(settings))
+
+    def _set(self, *, pending: bool) -> None:
+        if pending is not self.pending:
+            self.pending = pending
+            self._publish("true" if pending else "false")
+
+
+def _of_start(settings: Settings) -> tuple[object, ...]:
+    """Return what only a start can give to a server."""
+    return (
+        settings.invocation,
+        settings.environment,
+        settings.labels,
+        settings.container,
+        settings.allocations,
+        settings.mounts,
+        settings.build.oom_kill_disabled,
+    )
+
+
+#: Texts that are looked for in every line. A console has 1 MiB a second at most, and the worst of
+#: texts is compared with some 250 MiB a second.
+TEXTS_MAX = 50
+
+
+@attrs.frozen(repr=False)
+class FeatureMatch:
+    """What a `feature match` event has: the dialogue's key, the text found, and the line."""
+
+    key: str
+    pattern: str
+    line: str
+
+
+class FeatureMatcher:
+    """Finds texts in lines by `features`, an egg's texts by the key of the dialogue.
+
+    A Panel's page has a dialogue for each. Source: Pelican's Wings, which compares each line and
+    stops at the first text that is found. Case does not matter; with `strip_ansi` neither do
+    colours. What is not in this form is ignored: it comes from an egg, and no server may fail for
+    it. `ignored` is how many texts there are beyond `TEXTS_MAX`, which are not looked for.
+    """
+
+    def __init__(self, features: object = None, *, strip_ansi: bool = False) -> None:
+        found = features.items() if isinstance(features, Mapping) else ()
+        texts = [
+            (str(key), text, text.lower())
+            for key, texts in found
+            for text in (texts if isinstance(texts, list) else ())
+            if isinstance(text, str) and 0 < len(text) <= LONGEST_MATCHED_LINE
+        ]
+        self._texts = texts[:TEXTS_MAX]
+        self._strip_ansi = strip_ansi
+        self.ignored = len(texts) - len(self._texts)
+
+    @classmethod
+    def of(cls, configuration: Configuration) -> FeatureMatcher:
+        """Return the matcher of a server's egg."""
+        strip = configuration.process.startup.strip_ansi
+        return cls(configuration.settings.egg.features, strip_ansi=strip)
+
+    def match(self, line: str) -> FeatureMatch | None:
+        """Return the first text of the egg that the line has."""
+        if not self._texts:
+            return None
+        if self._strip_ansi:
+            line = without_ansi(line)
+        lower = line[:LONGEST_MATCHED_LINE].lower()
+        for key, text, wanted in self._texts:
+            if wanted in lower:
+                return FeatureMatch(key, text, line)
+        return None
+
 
 Amount = Annotated[int, Keywords(minimum=0)]
 

@@ -5,28 +5,388 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.config import SystemConfig
-from wingsd.docker.runtime import ContainerUsage, LayerProgress
+from wingsd.docker.runtime import ConsoleBlocked, ContainerUsage, LayerProgress, Running
 from wingsd.egg_files.rewriters import ServerEggFiles
-from wingsd.errors import NOT_RUNNING, BadRequest, ServerNotRunning, StorageError, WingsdError
+from wingsd.errors import (
+    NOT_RUNNING,
+    BadRequest,
+    Conflict,
+    DiskLimitExceeded,
+    EnvironmentFailed,
+    ServerBusy,
+    ServerNotRunning,
+    StorageError,
+    WingsdError,
+)
 from wingsd.events import SUSPENDED
-from wingsd.panel.schemas import Configuration
+from wingsd.panel.schemas import Build, Configuration
 from wingsd.servers.console import Console
 from wingsd.servers.crash import CrashDetector
-from wingsd.servers.disk_limit import DiskLimit
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.files import BackgroundTasks
-from wingsd.servers.limits import RunningLimits
 from wingsd.servers.operations import Hold, Operation, Operations
-from wingsd.servers.power import PowerControl
-from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.power_states import (
+    PowerAction,
+    PowerEvent,
+    PowerState,
+    StopCommand,
+    StopSignal,
+    stop_method,
+)
+from wingsd.servers.run import Run
 from wingsd.servers.runtime import ServerDetails, ServerRuntime
+from wingsd.util.text import readable_size
 
 __all__ = ["ConfigurationSource", "Server"]
+
+#: Seconds after a kill within which the engine must report the end of the program.
+KILL_TIMEOUT = 30.0
+
+
+class PowerControl:
+    """The power actions of one server; `stop_timeout` is in seconds."""
+
+    def __init__(
+        self,
+        server: Server,
+        runtime: ServerRuntime,
+        reactor: IReactorTime,
+        stop_timeout: float,
+    ) -> None:
+        self._server = server
+        self._runtime = runtime
+        self._reactor = reactor
+        self._stop_timeout = stop_timeout
+        self._lock = DeferredLock()
+        self._starting: Deferred[None] | None = None
+        self._start_cancelled = False
+        #: Whether the engine has answered if a program runs that this node did not start.
+        self._adopted = False
+
+    async def do(self, action: PowerAction, wait_seconds: float) -> None:
+        """Run one action to its end, after waiting at most `wait_seconds` for the previous one.
+
+        Raises `Conflict` when that is not over in time, or the server runs already, and the errors
+        of preparation and of the environment.
+        """
+        if action is PowerAction.KILL:
+            await self._kill()
+            return
+        if action is PowerAction.STOP:
+            self.cancel_start()
+        elif action is PowerAction.START:
+            self._check_startable(PowerState.OFFLINE, PowerState.STOPPING)
+        await self._acquire(wait_seconds)
+        try:
+            if action is not PowerAction.START:
+                await self._stop(self._stop_timeout)
+            if action.starts:
+                await self._start()
+        finally:
+            self._lock.release()
+
+    async def stop_within(self, grace: float) -> None:
+        """Return when the server is offline: stopped, or killed after `grace` seconds.
+
+        Cancels a start, and waits for another action within the same time.
+        """
+        deadline = self._reactor.seconds() + grace
+        self.cancel_start()
+        try:
+            await self._acquire(grace)
+        except Conflict:
+            await self._kill()
+            await self._lock.acquire()
+        try:
+            await self._stop(grace, deadline - self._reactor.seconds())
+        finally:
+            self._lock.release()
+
+    async def stop_gently(self, within: float) -> bool:
+        """Return whether the server is offline within so many seconds, in which it is not killed.
+
+        Cancels a start, and waits for another action within the same time.
+        """
+        deadline = self._reactor.seconds() + within
+        self.cancel_start()
+        try:
+            await self._acquire(within)
+        except Conflict:
+            return False
+        try:
+            return await self._stopped_within(deadline - self._reactor.seconds())
+        finally:
+            self._lock.release()
+
+    async def adopt(self) -> None:
+        """Watch a program that runs already. Raises `EnvironmentFailed`."""
+        await self._lock.acquire()
+        try:
+            await self._adopt()
+        finally:
+            self._lock.release()
+
+    async def _adopt(self) -> None:
+        if not self._adopted:
+            await self._runtime.adopt(self._server.configuration)
+            self._adopted = True
+
+    def cancel_start(self) -> None:
+        """Cancel a start whose program does not run yet, and roll it back."""
+        if self._starting is not None and not self._start_cancelled:
+            self._start_cancelled = True
+            self._starting.cancel()
+
+    async def _acquire(self, seconds: float) -> None:
+        try:
+            await self._lock.acquire().addTimeout(seconds, self._reactor)
+        except DeferredTimeout:
+            raise ServerBusy(
+                "another power action is under way for this server",
+                "wait for it to end, or kill the server",
+            ) from None
+
+    # Starting
+
+    def _check_startable(self, *states: PowerState) -> None:
+        if self._runtime.state not in states:
+            raise Conflict("server is running", "stop it first, or restart it")
+
+    async def _start(self) -> None:
+        self._server.check_power(PowerAction.START)
+        await self._adopt()
+        self._check_startable(PowerState.OFFLINE)
+        self._start_cancelled = False
+        self._starting = Deferred.fromCoroutine(self._launch())
+        try:
+            await self._starting
+        except CancelledError:
+            if not self._start_cancelled:
+                raise
+            raise Conflict("the start was cancelled", "start the server again") from None
+        finally:
+            self._starting = None
+
+    async def _launch(self) -> None:
+        runtime = self._runtime
+        runtime.console.clear()
+        runtime.transition(PowerEvent.START)
+        try:
+            await self._server.prepare()
+            # The Panel's settings may be new, and a transfer may have begun.
+            self._server.check_power(PowerAction.START)
+            await runtime.launch(self._server.configuration)
+        except BaseException:
+            # The program may run all the same: an engine that fails may have started it.
+            self._adopted = False
+            runtime.transition(PowerEvent.END)
+            raise
+
+    # Stopping
+
+    async def _stop(self, timeout: float, left: float | None = None) -> None:
+        """Stop within `timeout` seconds, of which `left` are left; then kill."""
+        if not await self._stopped_within(timeout if left is None else left):
+            self._runtime.say(f"The server has not stopped within {timeout:g} s and is killed.")
+            await self._kill()
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        await self._adopt()
+        run = self._runtime.run
+        if run is None or run.running is None:
+            return True
+        self._runtime.transition(PowerEvent.STOP)
+        run.end_requested = True
+        try:
+            await self._request_stop(run.running)
+        except ConsoleBlocked as error:
+            # The timeout is for servers that hang.
+            self._runtime.say(str(error))
+        except BaseException as error:
+            # Cancelled, the request may have been sent: the end is then no crash.
+            self._stop_failed(run, end_requested=isinstance(error, CancelledError))
+            raise
+        return await run.wait(max(seconds, 0))
+
+    async def stop_by_line(self, line: str) -> None:
+        """Type the egg's stop command into the console for a user, who waits for the end.
+
+        Raises `EnvironmentFailed`.
+        """
+        run = self._runtime.run
+        if run is None or run.running is None:
+            return
+        self._runtime.transition(PowerEvent.STOP)
+        run.end_requested = True
+        try:
+            await run.running.command(line)
+        except BaseException as error:
+            # The line may have been read, or may still be.
+            possible = isinstance(error, CancelledError | ConsoleBlocked)
+            self._stop_failed(run, end_requested=possible)
+            raise
+
+    async def _request_stop(self, running: Running) -> None:
+        match stop_method(self._server.configuration.process.stop):
+            case StopCommand(line):
+                await running.command(line)
+            case StopSignal(name):
+                await running.signal(name)
+            case _:
+                await running.stop()
+
+    async def _kill(self) -> None:
+        if self._starting is not None:
+            self.cancel_start()
+            await self._lock.run(lambda: None)
+            return
+        if not self._adopted:
+            await self.adopt()
+        run = self._runtime.run
+        if run is None or run.running is None:
+            return
+        end_requested, run.end_requested = run.end_requested, True
+        self._runtime.transition(PowerEvent.STOP)
+        try:
+            await run.running.kill()
+        except BaseException:
+            self._stop_failed(run, end_requested=end_requested)
+            raise
+        if not await run.wait(KILL_TIMEOUT):
+            raise EnvironmentFailed(
+                f"the server was killed, and {KILL_TIMEOUT:g} s later the engine has not "
+                f"reported its exit; see the engine's log, and kill the server again"
+            )
+
+    def _stop_failed(self, run: Run, *, end_requested: bool) -> None:
+        if not run.over:
+            run.end_requested = end_requested
+            self._runtime.transition(PowerEvent.STOP_FAILED)
+
+
+#: Seconds that a server may take to stop above its limit; Wings' figure.
+EXCESS_GRACE = 60.0
+CHECKING = "checking server disk space usage, this could take a few seconds..."
+STOPPING = "Server is exceeding the assigned disk space limit, stopping process now."
+
+
+class DiskLimit:
+    """Compares the disk usage of a server with its limit, which its quota gets as well.
+
+    A server is not started above it, and stopped when it grows above it. The limit is
+    `build.disk_space` of its settings, and what counts is `ServerFiles.disk_bytes`. The rules and
+    the texts of console lines are those of Wings.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        runtime: ServerRuntime,
+        files: ServerFiles,
+        tasks: BackgroundTasks,
+    ) -> None:
+        self._server = server
+        self._runtime = runtime
+        self._files = files
+        self._tasks = tasks
+        #: The run that is being stopped, or was: once for each run.
+        self._stopped: Run | None = None
+        runtime.when_measured = self.check
+        files.when_present = self.apply
+        files.limit = lambda: self.bytes
+
+    @property
+    def bytes(self) -> int | None:
+        """The limit in bytes, None for no limit."""
+        return ArchiveLimits.disk_bytes(self._server.configuration.settings.build.disk_space)
+
+    def apply(self) -> None:
+        """Have the file system hold the limit, if it has quotas. Call it when the limit is new."""
+        if self._files.exists:
+            self._files.quota.request(self.bytes)
+
+    async def check_start(self) -> None:
+        """Count the files, and return if the server may be started.
+
+        Without a limit nothing is waited for. Raises `DiskLimitExceeded`, and `StorageError` where
+        a server with a limit cannot be measured.
+        """
+        if not self._files.is_counted:
+            return
+        self._runtime.daemon_line(CHECKING)
+        is_known = self._files.as_received
+        if self.bytes is None:
+            if not is_known:
+                self._files.measure()
+            return
+        try:
+            used = self._files.disk_bytes if is_known else await self._files.measured()
+            self._require(used or 0)
+            # A program that cannot write would damage its files.
+            self._require(await self._files.quota.used(), " on the disk")
+        except StorageError as error:
+            error.add_context("its disk limit cannot be checked")
+            raise
+
+    def _require(self, used: int, where: str = "") -> None:
+        limit = self.bytes
+        if limit is not None and used > limit:
+            taken = f"{readable_size(used)}{where}"
+            raise DiskLimitExceeded(
+                f"the server's files take {taken}, and its disk limit is {readable_size(limit)}; "
+                "delete files, or raise its disk limit in the Panel"
+            )
+
+    def check(self) -> None:
+        """Stop the server in the background if it runs and is above the limit, once for each run.
+
+        Called with each measurement of its usage.
+        """
+        limit, used, run = self.bytes, self._files.disk_bytes, self._runtime.run
+        if limit is None or used is None or used <= limit or run in (None, self._stopped):
+            return
+        self._stopped = run
+        self._runtime.daemon_line(STOPPING)
+        self._tasks.start(
+            "stopping it, since it is above its disk limit",
+            self._server.stop_within(EXCESS_GRACE),
+            self._server.uuid,
+        )
+
+
+class RunningLimits:
+    """Applies changed limits to a running container. What cannot be applied waits for a start."""
+
+    def __init__(self, server: Server, runtime: ServerRuntime, tasks: BackgroundTasks) -> None:
+        self._server = server
+        self._runtime = runtime
+        self._tasks = tasks
+
+    def changed(self, before: Build) -> None:
+        """Apply the present limits in the background, if they differ and the server runs."""
+        after = self._server.configuration.settings.build
+        if after != before and self._runtime.run is not None:
+            applying = self._apply(before, after)
+            self._tasks.start("changing its limits", applying, self._server.uuid)
+
+    async def _apply(self, before: Build, after: Build) -> None:
+        try:
+            warnings = await self._runtime.update(before, after)
+        except EnvironmentFailed as error:
+            self._runtime.say(
+                f"The server's new limits take effect at its next start: {error.detail}"
+            )
+            return
+        for warning in warnings:
+            self._runtime.say(f"A limit is not applied to the running server: {warning}")
+
 
 #: Seconds that a server may take to stop when it is suspended; Wings' figure.
 SUSPENSION_GRACE = 60.0
