@@ -22,7 +22,7 @@ from wingsd.errors import (
 from wingsd.restores import restore
 from wingsd.restores.archives import RestoreArchive
 from wingsd.restores.storage import RestoreStorage
-from wingsd.servers import starting
+from wingsd.servers import running
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.util.retry import Backoff
@@ -253,7 +253,7 @@ async def test_a_daemon_that_ends_before_the_start_leaves_it_to_the_next_one(
 async def test_an_engine_that_is_away_delays_the_start_after_a_restore(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
     await restoring.run()
     faults = restoring.node.environment.faults
     faults["recreate"] = faults["adopt"] = EnvironmentFailed("the engine is away", is_silent=True)

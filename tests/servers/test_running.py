@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -56,7 +57,13 @@ class RestartedNode(FakeNode):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.records, self.due = Records(), Due()
-        self.running = RunningServers(self.records, self.due, self.bus, self.clock)
+        self.running = self.starter()
+
+    def starter(self) -> RunningServers:
+        """Return what starts the servers that ran."""
+        records: Any = self.records
+        due: Any = self.due
+        return RunningServers(records, due, self.bus, self.clock)
 
     def boot_after(self, *ran: str, stopped: tuple[str, ...] = ()) -> Server:
         """Start the node on which these servers ran; return one of them.
@@ -287,7 +294,7 @@ def test_servers_whose_starts_are_repeated_do_not_keep_others_waiting(
     node: RestartedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wingsd.servers.running.CONCURRENT_STARTS", 1)
-    running = RunningServers(node.records, node.due, node.bus, node.clock)
+    running = node.starter()
     node.server()
     other = node.server(configuration(OTHER))
     node.environment.faults["recreate"] = EnvironmentFailed("the port 25565 is taken")

@@ -18,10 +18,10 @@ from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import EnvironmentFailed, ServerNotRunning
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import ConfigurationFile, Replacement
+from wingsd.servers.console import WINDOW
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.runtime import THROTTLING
-from wingsd.servers.throttle import WINDOW
 from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines

@@ -13,9 +13,10 @@ from twisted.internet.defer import Deferred, DeferredLock, execute
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
 from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.servers.disk_usage import ServerQuota
 from wingsd.servers.files import BackgroundTasks, ServerDirectories
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, ServerQuota, project_number
+from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, project_number
 from wingsd.util.project_quota import syscall_number
 
 MIB = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wingsd.config import ThrottlesConfig
-from wingsd.servers.throttle import BYTES, LONGEST_EPISODE, QUIET, SUSTAINED, WINDOW, Throttle
+from wingsd.servers.console import BYTES, LONGEST_EPISODE, QUIET, SUSTAINED, WINDOW, Throttle
 
 LINE = b"x"
 RULES = ThrottlesConfig()

@@ -24,7 +24,7 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.filesystem import Measured, survey
 from wingsd.moves import contents, stop_rule
 from wingsd.panel.http_client import PanelUnreachable
-from wingsd.servers import starting
+from wingsd.servers import running
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
@@ -493,7 +493,7 @@ async def test_a_server_that_its_panel_leaves_here_after_all_is_started_again(
 async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
     power, tries = sender.server.power, iter([True, True])
 
     async def away(action: PowerAction) -> None:

@@ -28,7 +28,7 @@ from tests.transfers.test_outgoing_moves import _quick
 from tests.transfers.test_resumed_moves import stop_at
 from wingsd.errors import EnvironmentFailed, StorageError
 from wingsd.panel.http_client import PanelUnreachable
-from wingsd.servers import starting
+from wingsd.servers import running
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.transfers.coordinator import PanelSending
 from wingsd.transfers.steps import SendStep
@@ -77,7 +77,7 @@ async def test_a_daemon_that_ends_after_the_stop_has_the_next_one_send_the_rest(
 async def test_an_engine_that_is_away_when_the_next_daemon_starts_fails_no_move(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
     await stop_at(sender, node, "rounds", 2)
     sender.faults["adopt"] = EnvironmentFailed("it is away", is_silent=True)
     take_up(sender)
@@ -344,7 +344,7 @@ async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the next daemon starts it, and does not go on with the move."""
-    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
     power, is_away = sender.server.power, True
 
     async def away(action: PowerAction) -> None:
@@ -365,7 +365,7 @@ async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
 async def test_an_engine_that_is_away_delays_the_start_where_the_server_stays(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
     sender.faults["start"] = sender.faults["adopt"] = EnvironmentFailed(
         "it is away", is_silent=True
     )

@@ -23,8 +23,7 @@ from wingsd.restores.leftovers import RestoreLeftovers
 from wingsd.servers import Server
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.running import SENT, RunningServers
-from wingsd.servers.starting import start_when_possible
+from wingsd.servers.running import SENT, RunningServers, start_when_possible
 from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.util.text import readable_time

@@ -22,10 +22,10 @@ from wingsd.docker.runtime import ContainerUsage, Installer, InstallerState
 from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
 from wingsd.panel.schemas import InstallScript, Settings
+from wingsd.servers.console import Throttle
 from wingsd.servers.install_files import InstallDetails, InstallLog, ScriptDirectories
-from wingsd.servers.run import Run
+from wingsd.servers.runtime import Run
 from wingsd.servers.server import Server
-from wingsd.servers.throttle import Throttle
 from wingsd.statedb import InstallationRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff

@@ -17,13 +17,10 @@ from contextlib import closing, contextmanager, suppress
 from threading import Lock
 
 import attrs
-from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import Listing, opened, walk
-from wingsd.servers.files import BackgroundTasks, ServerDirectories
-from wingsd.threadio import Workers
 from wingsd.util.project_quota import (
     Project,
     is_enforced,
@@ -33,62 +30,7 @@ from wingsd.util.project_quota import (
     set_project,
 )
 
-__all__ = ["FIRST_PROJECT", "ProjectQuotas", "ServerQuota", "project_number"]
-
-
-class ServerQuota:
-    """The quota of one server.
-
-    The files of one server at a time get a project, by the lock `assigning`. Limits of servers
-    that have one do not wait for that.
-    """
-
-    def __init__(
-        self,
-        uuid: str,
-        directories: ServerDirectories,
-        disk: Workers,
-        tasks: BackgroundTasks,
-        assigning: DeferredLock,
-    ) -> None:
-        self._uuid = uuid
-        self._directory = directories.path(uuid)
-        self._quotas = directories.quotas
-        self._disk = disk
-        self._tasks = tasks
-        self._assigning = assigning
-        self._limit: int | None = None
-        self._running = False
-        self._renewed = False
-
-    def request(self, limit: int | None) -> None:
-        """Have the directory limited to `limit` bytes, None for no limit."""
-        self._limit, self._renewed = limit, True
-        if self._quotas.active and not self._running:
-            self._tasks.start("setting its project quota", self._run(), self._uuid)
-
-    async def used(self) -> int:
-        """Return the bytes that its blocks take, 0 without quotas. Raises `StorageError`."""
-        if not self._quotas.active:
-            return 0
-        return await self._disk.run(self._quotas.used, self._directory)
-
-    async def _run(self) -> None:
-        self._running = True
-        try:
-            while self._renewed:
-                self._renewed = False
-                if not await self._apply():
-                    await self._assigning.run(
-                        self._disk.run, self._quotas.assign, self._uuid, self._directory
-                    )
-                    await self._apply()
-        finally:
-            self._running = False
-
-    async def _apply(self) -> bool:
-        return await self._disk.run(self._quotas.apply, self._uuid, self._directory, self._limit)
-
+__all__ = ["FIRST_PROJECT", "ProjectQuotas", "project_number"]
 
 #: Above the numbers that administrators choose, and those of Wings, which are ids of its Panel.
 FIRST_PROJECT = 1 << 30

@@ -34,13 +34,12 @@ from wingsd.panel.client import Panel
 from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import ConsoleSettings
-from wingsd.servers.disk_usage import DiskWalks, ServerFiles
+from wingsd.servers.disk_usage import DiskWalks, ServerFiles, ServerQuota
 from wingsd.servers.files import BackgroundTasks, Deleter, ServerStorage
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.installations import INSTALLING, Installations
 from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.quotas import ServerQuota
 from wingsd.servers.runtime import ServerRuntime
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord, StateDatabaseError

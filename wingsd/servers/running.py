@@ -7,24 +7,153 @@ the one of Wings, so each goes on where the other ended.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
+from math import ceil
 from typing import Protocol
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import DeferredSemaphore, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import ServerNotFound, StorageError, WingsdError
+from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError, WingsdError
 from wingsd.events import DELETED, STATUS, STAYS_OFF, Event, EventBus
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.starting import adopt_when_possible, finish_stop, start_when_possible
+from wingsd.servers.states_file import StatesFile
+from wingsd.statedb import StateDatabase
+from wingsd.util.retry import Backoff
 
-__all__ = ["SENT", "RunRecords", "RunningServers", "ServerLookup", "StartRecords"]
+__all__ = [
+    "SENT",
+    "RunningServers",
+    "ServerLookup",
+    "adopt_when_there",
+    "finish_stop",
+    "start_when_possible",
+]
+
+_log = Logger()
+
+#: Seconds between two questions to an engine, or a Panel, that does not answer.
+BACKOFF = Backoff(1.0, 60.0, jitter=True)
+#: The end of an automatic start that has failed.
+_STAYS_OFF = (
+    "The server stays offline, and is not started by itself any more. See why the start failed: "
+    "free its port or give it another one in the Panel, or correct its image; then start it."
+)
+
+
+async def adopt_when_possible(server: Server, clock: IReactorTime) -> None:
+    """Watch a server's program if it runs already; ask an engine again that fails."""
+    for pause in BACKOFF:
+        try:
+            await server.adopt()
+        except EnvironmentFailed:
+            await deferLater(clock, pause)
+        else:
+            return
+
+
+async def adopt_when_there(server: Server, clock: IReactorTime) -> None:
+    """Watch a server's program if it runs already, as soon as the engine answers.
+
+    Raises `EnvironmentFailed` where the answer is that this cannot be done.
+    """
+    for pause in BACKOFF:
+        try:
+            await server.adopt()
+        except EnvironmentFailed as error:
+            if not error.is_silent:
+                raise
+            await deferLater(clock, pause)
+        else:
+            return
+
+
+async def finish_stop(
+    server: Server,
+    stop: Callable[[], Awaitable[object]],
+    clock: IReactorTime,
+    actions: int = 0,
+) -> None:
+    """Have a server end by `stop` that was asked to end before; a failure is logged.
+
+    Not one that somebody has started or stopped since, when it had that many `power_actions`.
+    """
+    for pause in BACKOFF:
+        await adopt_when_possible(server, clock)
+        if server.state is PowerState.OFFLINE or server.power_actions != actions:
+            return
+        try:
+            await stop()
+        except EnvironmentFailed as error:
+            if not error.is_silent:
+                _log.warn(
+                    "{server}: its stop was not finished: {error}", server=server.uuid, error=error
+                )
+                return
+            await deferLater(clock, pause)
+        else:
+            return
+
+
+def _is_repeated(server: Server, repeat_for: float, left: float) -> bool:
+    """Return whether a start that has failed is tried again, and say so."""
+    if not repeat_for:
+        return False
+    if left <= 0:
+        server.say(_STAYS_OFF)
+        return False
+    server.say(f"The start is tried again, for up to {ceil(left / 60)} min.")
+    return True
+
+
+async def start_when_possible(
+    server: Server,
+    clock: IReactorTime,
+    repeat_for: float = 0.0,
+    slots: DeferredSemaphore | None = None,
+) -> None:
+    """Start a server; wait for an engine, or a Panel, that does not answer.
+
+    What else fails is tried again for `repeat_for` seconds, unless it fails for good, and said in
+    the console with what a person can do. Each attempt holds one of the `slots`.
+
+    Raises as `Server.power`. Returns without a start when somebody starts or stops it meanwhile,
+    or it was started although the engine has not answered.
+    """
+    run = maybeDeferred if slots is None else slots.run
+    began, actions = clock.seconds(), server.power_actions
+    server.starts_if_it_stays = slots is not None  # where a transfer takes it before its turn
+
+    async def start() -> None:
+        if server.power_actions == actions:
+            await server.power(PowerAction.START)
+
+    for pause in BACKOFF:
+        try:
+            await run(start)
+        except (EnvironmentFailed, PanelUnreachable) as error:
+            is_silent = isinstance(error, PanelUnreachable) or error.is_silent
+            left = 0.0 if error.is_final else began + repeat_for - clock.seconds()
+            if not is_silent and not _is_repeated(server, repeat_for, left):
+                raise
+            actions = server.power_actions
+            server.starts_if_it_stays = True  # where a transfer takes it meanwhile
+            await deferLater(clock, pause)
+            await adopt_when_possible(server, clock)
+            if server.power_actions != actions or server.state is not PowerState.OFFLINE:
+                server.starts_if_it_stays = False
+                return
+        else:
+            return
+
 
 #: What a server is held for that another node may get.
 SENT = (Operation.TRANSFER_OUT, Operation.FOLLOW)
@@ -37,32 +166,6 @@ STOP_WITHIN = 120.0
 _ENDED, _RESTORED = "when this node ended", "before its backup was restored"
 
 
-class RunRecords(Protocol):
-    """Where it is recorded which servers run: `wingsd.servers.states_file.StatesFile`."""
-
-    async def load(self) -> Mapping[str, str]:
-        """Return the recorded states, by server."""
-
-    def record(self, server: str, state: str | None) -> None:
-        """Record the state of a server, None for one that is gone."""
-
-    async def flush(self) -> None:
-        """Return when that is done."""
-
-
-class StartRecords(Protocol):
-    """Where it is recorded which servers this node has stopped, to start them again.
-
-    Methods raise `StorageError`.
-    """
-
-    def due_starts(self) -> Awaitable[Collection[str]]:
-        """Return those that were not started since."""
-
-    def end_start(self, server: str) -> Awaitable[None]:
-        """Record that this was tried."""
-
-
 class ServerLookup(Protocol):
     """The servers of this node."""
 
@@ -71,12 +174,15 @@ class ServerLookup(Protocol):
 
 
 class RunningServers:
-    """Records by the events on `bus` which servers run. `due` are those that are to be started."""
+    """Records by the events on `bus` which servers run.
+
+    `due` has those that this node has stopped, to start them again.
+    """
 
     _log = Logger()
 
     def __init__(
-        self, records: RunRecords, due: StartRecords, bus: EventBus, reactor: IReactorTime
+        self, records: StatesFile, due: StateDatabase, bus: EventBus, reactor: IReactorTime
     ) -> None:
         self._records = records
         self._due = due

@@ -40,8 +40,7 @@ from wingsd.servers.power_states import (
     StopSignal,
     stop_method,
 )
-from wingsd.servers.run import Run
-from wingsd.servers.runtime import ServerDetails, ServerRuntime
+from wingsd.servers.runtime import Run, ServerDetails, ServerRuntime
 from wingsd.util.text import readable_size
 
 __all__ = ["ConfigurationSource", "Server"]

@@ -14,7 +14,7 @@ from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.starting import adopt_when_there, finish_stop, start_when_possible
+from wingsd.servers.running import adopt_when_there, finish_stop, start_when_possible
 from wingsd.statedb import MoveRecord
 from wingsd.transfers.outgoing.source import FOLLOWED, HOLD
 from wingsd.transfers.step_log import StepLog
