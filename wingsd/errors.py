@@ -136,7 +136,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       PanelError                     500  panel/http_client
         PanelRefused                 500  panel/http_client
           NodeTokenRefused           503  panel/http_client
-        TransferNotCommitted         500  callbacks/transfers
+        TransferNotCommitted         500  callbacks/queue
         PanelUnreachable             503  panel/http_client
       ReadOnly                       500  sftp/server/access
       RestoreFailed                  500  restores/errors

@@ -23,8 +23,7 @@ from wingsd.guarded_http.client import GuardedClient
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.guarded_http.resolver import Resolve, host_resolver
-from wingsd.http.answers import AnswerStyle
-from wingsd.http.site import NodeSite, NotFound
+from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers

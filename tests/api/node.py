@@ -34,8 +34,7 @@ from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork, Lane
-from wingsd.http.answers import AnswerStyle
-from wingsd.http.site import NodeSite, NotFound
+from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.schemas import Configuration, Process, Settings, Stop

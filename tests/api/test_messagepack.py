@@ -11,7 +11,7 @@ import pytest
 from tests.api.node import UUID, ApiNode
 from wingsd.config import CALAGOPUS, Config
 from wingsd.config.vendors import FAMILIES
-from wingsd.http.answers import AnswerStyle
+from wingsd.http.site import AnswerStyle
 
 HOME = f"servers/{UUID}"
 TYPE = "application/msgpack"

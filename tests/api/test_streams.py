@@ -16,7 +16,7 @@ from tests.api.node import api
 from tests.auth.token_values import NODE, bearer
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
-from wingsd.api.upload import UploadStream
+from wingsd.api.transfers import UploadStream
 from wingsd.config import Config, StreamsConfig
 from wingsd.errors import WingsdError
 from wingsd.http.site import NodeSite

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
-from wingsd.api.upload import UploadStream
+from wingsd.api.transfers import UploadStream
 from wingsd.errors import WingsdError
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.threadio import FEED_HIGH_MARK, Feed, TokenBucket

@@ -57,7 +57,6 @@ CALLS = {
     "wingsd.api.servers",
     "wingsd.api.transfers",
     "wingsd.api.update",
-    "wingsd.api.upload",
     "wingsd.backups.adapters",
     "wingsd.backups.checks",
     "wingsd.backups.creation",

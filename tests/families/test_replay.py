@@ -11,7 +11,7 @@ from tests.families.endpoint import Endpoint, chunks_of
 from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording
 from tests.support.sample_server import sha256
 from tests.threadio.reactor import ManualReactor
-from wingsd.api.upload import UploadStream
+from wingsd.api.transfers import UploadStream
 from wingsd.backups.local import AttachedLog
 from wingsd.config import CALAGOPUS
 from wingsd.threadio import Feed

@@ -11,7 +11,7 @@ from tests.http.talk import REFUSAL, Conversation, Taker, head
 from wingsd import __version__
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config
 from wingsd.http import request as request_module
-from wingsd.http.answers import AnswerStyle
+from wingsd.http.site import AnswerStyle
 
 PANEL = "https://panel.example.com"
 EVERY_KIND = [

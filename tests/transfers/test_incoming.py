@@ -12,7 +12,7 @@ from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.archive.policy import ArchiveError
-from wingsd.callbacks import transfers as firstminute
+from wingsd.callbacks import queue as firstminute
 from wingsd.errors import (
     BadRequest,
     Conflict,

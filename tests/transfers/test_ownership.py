@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from wingsd.callbacks.transfers import (
+from wingsd.callbacks.queue import (
     COMMITS_WITHIN,
     FirstMinute,
     TransferDelivery,

@@ -20,8 +20,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import ServerNotRunning
 from wingsd.events import Event, EventBus
-from wingsd.http.answers import AnswerStyle
-from wingsd.http.site import NodeSite, NotFound
+from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.websocket import ConsoleSockets
 

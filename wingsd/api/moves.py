@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.api.resource import Public
-from wingsd.api.upload import UploadStream
+from wingsd.api.transfers import UploadStream
 from wingsd.auth.tokens import TokenInvalid, TransferToken, transfer_token
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers

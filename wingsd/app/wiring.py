@@ -59,9 +59,8 @@ from wingsd.events import EventBus
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.guarded_http.resolver import host_resolver
-from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
-from wingsd.http.site import NodeSite
+from wingsd.http.site import AnswerStyle, NodeSite
 from wingsd.metrics import MovedBytes
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer

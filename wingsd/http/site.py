@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred, succeed
@@ -19,9 +20,9 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from wingsd.config import LimitsConfig
+from wingsd.config import Config, LimitsConfig
+from wingsd.config.vendors import CALAGOPUS, node_agent_of
 from wingsd.errors import WingsdError
-from wingsd.http.answers import AnswerStyle
 from wingsd.http.errors import Error, HeaderTooLong, InvalidHttpRequest, PathNotFound
 from wingsd.http.request import StreamingRequest
 from wingsd.util.media import MediaType, encode
@@ -29,7 +30,51 @@ from wingsd.util.observer import Observer
 from wingsd.util.tls_records import GATHERED
 from wingsd.util.turns import InputScheduler, ReadControl
 
-__all__ = ["NodeSite", "NotFound", "Paths"]
+__all__ = ["AnswerStyle", "NodeSite", "NotFound", "Paths"]
+
+# Those of Wings, letter for letter; pages of the Panel call from a browser, too.
+_CORS: Mapping[str, str] = {
+    "Access-Control-Allow-Credentials": "true",
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": (
+        "Accept, Accept-Encoding, Authorization, Cache-Control, Content-Type, Content-Length, "
+        "Origin, X-Real-IP, X-CSRF-Token"
+    ),
+    "Access-Control-Max-Age": "7200",
+}
+#: Wings sends the first, which is the name of a request's header; browsers look for the second.
+_PRIVATE_NETWORK: Mapping[str, str] = {
+    "Access-Control-Request-Private-Network": "true",
+    "Access-Control-Allow-Private-Network": "true",
+}
+
+
+class AnswerStyle:
+    """The style of all answers of a node with this configuration."""
+
+    def __init__(self, config: Config) -> None:
+        #: Whether an empty answer is an empty map, as Calagopus' Panel expects it.
+        self.empty_maps = config.family == CALAGOPUS
+        self.use(config)
+
+    def use(self, config: Config) -> None:
+        """Answer later requests in the style of another configuration."""
+        self._config = config
+        panel = urlsplit(config.remote)
+        self._panel = f"{panel.scheme}://{panel.netloc}"
+        self._fixed = {
+            "User-Agent": node_agent_of(config.family, config.token_id),
+            # Bodies are JSON or MessagePack by `Accept`.
+            "Vary": "Origin, Accept",
+            **_CORS,
+            **(_PRIVATE_NETWORK if config.allow_cors_private_network else {}),
+        }
+
+    def headers(self, origin: str) -> dict[str, str]:
+        """Return the headers of an answer to a request with this `Origin`, empty for none."""
+        allowed = origin if origin and self._config.allows_origin(origin) else self._panel
+        return {**self._fixed, "Access-Control-Allow-Origin": allowed}
+
 
 #: Seconds for a peer to close its side of a connection that was closed here. Without a limit, a
 #: peer could keep it open over TLS.

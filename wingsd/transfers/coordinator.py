@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from wingsd.backups.local import Backup
 from wingsd.callbacks import CallbackQueue, PendingReport
-from wingsd.callbacks.transfers import COMMITS_WITHIN, FirstMinute, TransferNotCommitted
+from wingsd.callbacks.queue import COMMITS_WITHIN, FirstMinute, TransferNotCommitted
 from wingsd.config import CALAGOPUS
 from wingsd.errors import ServerAlreadyExists, WingsdError
 from wingsd.panel.client import Panel
