@@ -17,8 +17,7 @@ from wingsd.config import LiveMovesConfig, MovesConfig, TransfersConfig
 from wingsd.servers.operations import Operation
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.outgoing import rounds, seed
-from wingsd.transfers.outgoing.seed_order import SeedOrder
-from wingsd.transfers.outgoing.source import TransferRequest
+from wingsd.transfers.outgoing.source import SeedOrder, TransferRequest
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.util.retry import Backoff
 

@@ -31,7 +31,7 @@ from wingsd.servers.operations import Operation
 from wingsd.transfers.errors import TransferInProgress
 from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.outgoing.mover import Mover
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.source import SeedOrder
 
 __all__ = ["nodes", "quick"]
 

@@ -73,7 +73,7 @@ async def third_node(nodes: NodePair) -> AsyncIterator[NodeInProcess]:
 
 async def send_on(node: NodeInProcess, to: NodeInProcess, *, remove: bool) -> None:
     invitation = await to.invite()
-    await node.direct_transfers.outgoing.send(UUID, to.url, invitation.token, remove=remove)
+    await node.direct_transfers.send(UUID, to.url, invitation.token, remove=remove)
     await until(lambda: to.entries() == [("in", "success")])
 
 

@@ -92,7 +92,7 @@ async def test_a_server_can_move_there_and_back(nodes: NodePair) -> None:
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_moved_and_deleted()
     back = await nodes.source.invite()
-    await nodes.destination.direct_transfers.outgoing.send(UUID, nodes.source.url, back.token)
+    await nodes.destination.direct_transfers.send(UUID, nodes.source.url, back.token)
     await nodes.settled()
     assert nodes.source.entries() == [("out", "success"), ("in", "success")]
     assert nodes.source.servers.get(UUID).moved_directly
@@ -124,16 +124,14 @@ async def test_an_unknown_server_is_not_sent(nodes: NodePair) -> None:
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
     nodes.source.servers.loaded = True
     with pytest.raises(ServerNotFound):
-        await nodes.source.direct_transfers.outgoing.send(
-            other, nodes.destination.url, invitation.token
-        )
+        await nodes.source.direct_transfers.send(other, nodes.destination.url, invitation.token)
 
 
 async def test_another_servers_token_is_refused_before_the_stop(nodes: NodePair) -> None:
     await nodes.destination.invite()
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
     token = (await nodes.destination.direct_transfers.incoming.expect(other, seconds=60)).token
-    await nodes.source.direct_transfers.outgoing.send(UUID, nodes.destination.url, token)
+    await nodes.source.direct_transfers.send(UUID, nodes.destination.url, token)
     await nodes.assert_stayed()
     assert "it is not for a direct transfer of this server" in nodes.source.reason
     assert nodes.source.environment.calls == []
@@ -142,12 +140,12 @@ async def test_another_servers_token_is_refused_before_the_stop(nodes: NodePair)
 @pytest.mark.parametrize("url", ["ftp://x", "https://", "https://x:port", "https://x y"])
 async def test_an_invalid_url_is_refused_at_once(nodes: NodePair, url: str) -> None:
     with pytest.raises(BadRequest):
-        await nodes.source.direct_transfers.outgoing.send(UUID, url, "a-token")
+        await nodes.source.direct_transfers.send(UUID, url, "a-token")
     assert nodes.source.entries() == []
 
 
 async def test_the_url_may_have_the_path_of_uploads(nodes: NodePair) -> None:
     invitation = await nodes.destination.invite()
     url = f"{nodes.destination.url}/api/transfers/"
-    await nodes.source.direct_transfers.outgoing.send(UUID, url, invitation.token)
+    await nodes.source.direct_transfers.send(UUID, url, invitation.token)
     await nodes.assert_moved()

@@ -213,9 +213,7 @@ async def test_a_server_that_has_come_back_is_used(nodes: NodePair) -> None:
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_moved_and_deleted()
     invitation = await nodes.source.invite()
-    await nodes.destination.direct_transfers.outgoing.send(
-        UUID, nodes.source.url, invitation.token
-    )
+    await nodes.destination.direct_transfers.send(UUID, nodes.source.url, invitation.token)
     await nodes.settled()
     node = await nodes.restart("source")
     await node.recover()

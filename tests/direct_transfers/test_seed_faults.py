@@ -22,7 +22,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.source import SeedOrder
 
 __all__ = ["nodes", "quick"]
 

@@ -35,7 +35,7 @@ from wingsd.transfers.incoming.moves import transfer
 from wingsd.transfers.incoming.moves.errors import MoveNoSpace
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.outgoing import mover
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.peer import moves
 from wingsd.util.retry import Backoff
 

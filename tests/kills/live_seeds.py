@@ -24,7 +24,7 @@ from tests.support.sample_server import UUID
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.errors import WingsdError
 from wingsd.statedb import Outcome, TransferRecord
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import SendStep
 
 __all__ = ["ADOPTED", "LiveSeed"]
@@ -80,7 +80,7 @@ class LiveSeed:
         return await incoming.expect(UUID, seconds=3600, follow=True)
 
     async def _send(self, invitation: Invitation, stop_at: float | None) -> None:
-        outgoing = self.source.daemon.direct_transfers.outgoing
+        outgoing = self.source.daemon.direct_transfers
         url, order = self.destination.node.address, SeedOrder(stop_at)
         await outgoing.send(UUID, url, invitation.token, remove=True, seed=order)
 

@@ -256,7 +256,7 @@ class NodePair:
         self.source.servers.get_or_add(self.configuration)
 
     async def send(self, invitation: Invitation, **options: Any) -> None:
-        await self.source.direct_transfers.outgoing.send(
+        await self.source.direct_transfers.send(
             UUID, self.destination.url, invitation.token, **options
         )
 

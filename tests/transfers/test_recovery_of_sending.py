@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
-from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
+from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome
@@ -27,7 +27,7 @@ from wingsd.transfers.errors import (
     TransferInProgress,
 )
 from wingsd.transfers.outgoing.mover import Mover
-from wingsd.transfers.recovery import PanelOutcomes
+from wingsd.transfers.recovery import PanelInitiator
 from wingsd.transfers.steps import SendStep
 
 
@@ -49,7 +49,7 @@ def begin(
     sender.store.set_terms(entry, pool, removals, inode)
     recovery = sender.make_recovery(sender.store.unfinished())
     recovery.begin()
-    assert (sender.server.hold, sender.servers.shared) == (PanelOutcomes.hold, pool)
+    assert (sender.server.hold, sender.servers.shared) == (PanelInitiator.hold, pool)
     recovery.resume_outgoing()
 
 
@@ -341,7 +341,7 @@ async def test_a_seed_that_was_adopted_leaves_the_server_to_the_later_transfer(
     recovery.begin()
     recovery.resume_outgoing()
     await until(lambda: [entry.id for entry in sender.store.unfinished()] == [later])
-    assert (sender.server.hold, sender.calls, starter.started) == (PanelOutcomes.hold, [], [])
+    assert (sender.server.hold, sender.calls, starter.started) == (PanelInitiator.hold, [], [])
     answer.callback(True)
     assert await end(sender) is Outcome.FAILURE
     assert (sender.server.hold, sender.calls) == ("", ["restore"])
@@ -353,7 +353,7 @@ async def test_a_server_that_its_destination_may_run_is_not_started(
 ) -> None:
     """A person has cancelled its direct transfer before it was known whether it has moved."""
     unknown = AsyncMock(return_value=None)
-    monkeypatch.setattr(OutgoingDirectTransfers, "has_moved", unknown)
+    monkeypatch.setattr(DirectTransfers, "has_moved", unknown)
     sender.server.starts_if_it_stays = True
     starter = begin_move(sender, SendStep.AWAIT, direct=True, live=True, stopped=True)
     assert await end(sender) is Outcome.FAILURE

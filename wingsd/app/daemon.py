@@ -24,7 +24,7 @@ from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
 from wingsd.control import ControlListener
-from wingsd.direct_transfers import DirectTransfers
+from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
 from wingsd.http.listener import HttpListener

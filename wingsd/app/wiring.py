@@ -42,9 +42,8 @@ from wingsd.config.live import LiveConfig
 from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlApi, ControlListener
-from wingsd.direct_transfers import DirectTransfers
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
-from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
+from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
 from wingsd.docker.installer_spec import installer_environment
 from wingsd.docker.runtime import (
@@ -94,7 +93,7 @@ from wingsd.transfers.outgoing.mover import LiveMoves, Mover
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.peers import Peers, peer_tls
-from wingsd.transfers.recovery import PanelOutcomes, Recovery, UnfinishedMoves
+from wingsd.transfers.recovery import PanelInitiator, Recovery
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.storage.install_log import InstallLogs
@@ -330,12 +329,7 @@ class NodeObjects:
             self.direct_servers, self.receiver, self.database, config, time.time
         )
         live.follow(incoming_direct.use)
-        outgoing_direct = OutgoingDirectTransfers(
-            self.direct_servers, self.servers, self.sender, self.database, self.peers, reactor
-        )
-        self.direct_transfers = DirectTransfers(
-            self.direct_servers, incoming_direct, outgoing_direct
-        )
+        self.direct_transfers = DirectTransfers(self.direct_servers, incoming_direct, self.sender)
 
         # Backups, and restoring them
         self.restores = Later(self._make_restores)
@@ -520,25 +514,13 @@ class NodeObjects:
         """Return what resumes the unfinished transfers of an earlier daemon."""
         return Recovery(
             unfinished,
-            receiver=self.receiver,
-            servers=self.servers,
-            storage=self.source_storage,
-            step_logs=self.step_logs,
-            panel=PanelOutcomes(
-                self.coordinators,
-                self.receiver,
-                self.sender,
-                self.source_servers,
-                self.database,
-            ),
+            moves,
+            panel=PanelInitiator(self.coordinators, self.receiver, self.sender),
             direct=self.direct_transfers,
-            moves=UnfinishedMoves(
-                moves,
-                self.incoming_moves,
-                self.running,
-                self.config.system.transfers.stop_grace,
-                self.sender.give_up,
-            ),
+            receiver=self.receiver,
+            incoming_moves=self.incoming_moves,
+            sender=self.sender,
+            starter=self.running,
         )
 
     # Backups

@@ -22,7 +22,7 @@ from wingsd.control.status import (
     unfinished_transfer,
     waiting_report,
 )
-from wingsd.direct_transfers import DirectTransfers
+from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
@@ -31,7 +31,7 @@ from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.errors import TransferNotActive
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
-from wingsd.transfers.outgoing.seed_order import SeedOrder
+from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.storage.partial_copies import KeptCopy, PartialCopies
 from wingsd.util.text import canonical_uuid
 
@@ -159,7 +159,7 @@ class SendEndpoint(ControlEndpoint):
         if body.stop_at is not None and not body.follow:
             raise BadRequest("stop_at needs follow", "without it the server is sent at once")
         after = await _last_transfer(self._database, server)
-        await self._direct.outgoing.send(
+        await self._direct.send(
             server,
             body.url,
             body.token,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 import attrs
 from twisted.internet.defer import succeed
@@ -31,6 +30,7 @@ from wingsd.errors import (
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Direction, StateDatabase
+from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.manager import IncomingTransfers
 from wingsd.transfers.steps import ReceiveStep
@@ -50,40 +50,32 @@ class TryAgain(WingsdError):
     retry_after = 1.0
 
 
-class DirectReceiving:
+class DirectReceiving(ReceivingCoordinator):
     """The coordinator of an incoming direct transfer.
 
-    `digest` is its token's, empty after a restart. `describe` returns the server's description, if
-    it is known by then. `over` is called at the end, with whether the server has arrived.
+    `expected` is None after a restart: the `digest` of its token is only in the state database.
     """
 
     is_direct = True
-    is_denied = False
-    is_success_queued = False
-    step_texts: ClassVar[Mapping[ReceiveStep, str]] = {
+    step_texts: Mapping[ReceiveStep, str] = {
         ReceiveStep.REPORT: "recording that the server is here"
     }
     _log = Logger()
 
     def __init__(
-        self,
-        server: str,
-        servers: DirectServers,
-        digest: str = "",
-        describe: Callable[[], Description | None] = lambda: None,
-        over: Callable[[bool], None] = lambda _: None,
+        self, server: str, direct: IncomingDirectTransfers, expected: _Expected | None = None
     ) -> None:
-        self.digest = digest
+        self.digest = expected.digest if expected is not None else ""
         self._server = server
-        self._servers = servers
-        self._describe = describe
-        self._over = over
+        self._direct = direct
+        self._servers = direct.servers
+        self._expected = expected
         self._description: Description | None = None
 
     async def admit(self) -> Configuration:
         """Return the configuration. Raises `ServerAlreadyExists`, `BadRequest` without one."""
         await self._servers.check_absent(self._server)
-        self._description = self._describe()
+        self._description = self._expected.description if self._expected is not None else None
         if self._description is None:
             raise BadRequest(
                 "this node does not have the server's settings",
@@ -101,9 +93,6 @@ class DirectReceiving:
             )
         return configuration
 
-    def begin(self) -> None:
-        """Do nothing: earlier transfers have no reports."""
-
     async def save(self) -> None:
         """Record the description: a later daemon has no Panel to ask. Raises `StorageError`."""
         await self._servers.add(self._server, self.digest, self._description)
@@ -118,12 +107,12 @@ class DirectReceiving:
     async def report_success(self, backups: Sequence[Backup]) -> PendingReport:
         """Record that the server is here, which decides it. Raises `StorageError`."""
         await self._servers.set_arrived(self._server)
-        self._over(True)
+        self._direct.on_over(self._server, self._expected, arrived=True)
         return PendingReport(succeed(True))
 
     async def report_failure(self, *, is_known: bool) -> None:
         """Remove the record. The source reads the failure in the answer, or asks."""
-        self._over(False)
+        self._direct.on_over(self._server, self._expected, arrived=False)
         await self._servers.remove(self._server)
 
     async def complete(self, server: Server) -> None:
@@ -168,7 +157,7 @@ class IncomingDirectTransfers:
         config: Config,
         now: Callable[[], float],
     ) -> None:
-        self._servers = servers
+        self.servers = servers
         self._receiver = receiver
         self._database = database
         self.use(config)
@@ -211,7 +200,7 @@ class IncomingDirectTransfers:
                 "this server is being received", in_progress.progress.step_text
             )
         else:
-            await self._servers.check_absent(server)
+            await self.servers.check_absent(server)
         now, config, address = self._now(), self._config, self._config.api.public_url
         self._prune(now)
         token = direct_token(server, config.token, now, now + seconds, address)
@@ -288,19 +277,7 @@ class IncomingDirectTransfers:
                 "this node does not expect a copy that follows the server",
                 "run wingsctl receive there with --follow, or send the server without it",
             )
-        return DirectReceiving(
-            server,
-            self._servers,
-            token.digest,
-            lambda: expected.description,
-            lambda arrived: self._on_over(server, expected, arrived=arrived),
-        )
-
-    def resumed(self, server: str) -> DirectReceiving:
-        """Return the coordinator of a transfer that an earlier daemon left unfinished."""
-        return DirectReceiving(
-            server, self._servers, over=lambda arrived: self._on_over(server, arrived=arrived)
-        )
+        return DirectReceiving(server, self, expected)
 
     async def conclude(self, token: TransferToken) -> bool:
         """Return whether the server has moved here by that token; if not, it never will.
@@ -315,7 +292,7 @@ class IncomingDirectTransfers:
             self.cancel(server)
         if await self._continues(token):
             raise TryAgain("the server is still being received")
-        row = await self._servers.find(server)
+        row = await self.servers.find(server)
         if row is None or row.digest != token.digest:
             # Of a server that was deleted here since, or sent on, this alone is left.
             if await self._database.has_arrived(token.digest):
@@ -324,7 +301,7 @@ class IncomingDirectTransfers:
             return False
         if row.arrived is not None:
             # While that is looked for it may have been deleted.
-            return await self._servers.has_files(server) or await self._has_left(token)
+            return await self.servers.has_files(server) or await self._has_left(token)
         if await self._may_be_resumed(server):
             raise TryAgain("this node is still starting, or has not recorded that it failed")
         return False
@@ -334,7 +311,7 @@ class IncomingDirectTransfers:
 
         It may be an older one than the server: it was replaced or restored since.
         """
-        if token.digest not in self._issued and await self._servers.has_files(token.server):
+        if token.digest not in self._issued and await self.servers.has_files(token.server):
             raise TryAgain(
                 "files of the server are on this node, and its state database does not know how "
                 "they came",
@@ -345,7 +322,7 @@ class IncomingDirectTransfers:
 
     async def _has_left(self, token: TransferToken) -> bool:
         """Return whether a server that was here was deleted since, or sent on."""
-        if await self._servers.find(token.server) is None:
+        if await self.servers.find(token.server) is None:
             # Not so one that a start has just found to be without files.
             return await self._database.has_arrived(token.digest)
         last = await self._database.last_move(token.server)
@@ -362,7 +339,7 @@ class IncomingDirectTransfers:
             return False
         digest = getattr(transfer.coordinator, "digest", None)
         if digest == "":  # of an earlier daemon
-            row = await self._servers.find(token.server)
+            row = await self.servers.find(token.server)
             digest = row.digest if row is not None else None
         if digest != token.digest:
             return False
@@ -385,8 +362,9 @@ class IncomingDirectTransfers:
             )
         return expected
 
-    def _on_over(self, server: str, expected: _Expected | None = None, *, arrived: bool) -> None:
+    def on_over(self, server: str, expected: _Expected | None, *, arrived: bool) -> None:
+        """Expect a server no longer whose transfer has ended."""
         if expected is not None and self._expected.get(server) is expected:
             del self._expected[server]
         if arrived:
-            self._servers.watch(server)
+            self.servers.watch(server)

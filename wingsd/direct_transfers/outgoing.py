@@ -1,19 +1,18 @@
-"""Outgoing direct transfers: sending a server to the node that an operator names."""
+"""Direct transfers from this node, to the one that an operator names, and all of this node."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import ClassVar
 from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from wingsd.direct_transfers.incoming import DirectReceiving, IncomingDirectTransfers
 from wingsd.direct_transfers.servers import (
     Description,
     DirectServers,
@@ -32,20 +31,18 @@ from wingsd.errors import (
 )
 from wingsd.http_upload.exchange import Answer
 from wingsd.panel.schemas import Configuration, Settings
-from wingsd.servers import Server, Servers
-from wingsd.statedb import DirectDestination, StateDatabase, TransferRecord
+from wingsd.servers import Server
+from wingsd.statedb import DirectDestination, MoveRecord, TransferRecord
 from wingsd.transfers.cancellation import CancelScope
-from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
+from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF, Initiator, SendingCoordinator
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed
-from wingsd.transfers.outgoing.source import MOVED, TransferRequest
-from wingsd.transfers.peer.client import PeerClient, plain
-from wingsd.transfers.peer.peers import Peers
+from wingsd.transfers.outgoing.source import MOVED, SeedOrder, TransferRequest, is_seed, seed_of
+from wingsd.transfers.peer.client import plain
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure
 
-__all__ = ["DirectSending", "OutgoingDirectTransfers"]
+__all__ = ["DirectSending", "DirectTransfers"]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -63,17 +60,17 @@ def _moved_in(answer: Answer) -> bool:
     return structure(json.loads(answer.body), _Conclusion).moved
 
 
-class DirectSending:
-    """The coordinator of an outgoing direct transfer, by `destination`, to the node `peer`.
+class DirectSending(SendingCoordinator):
+    """The coordinator of an outgoing direct transfer, by `destination`.
 
-    `transfer` is the number of one that an earlier daemon has recorded.
+    `transfer` is the number of one that an earlier daemon has recorded. With `seed` a copy follows
+    the server first.
     """
 
     is_direct = True
-    orders_deletion = False
-    #: None: the question itself cancels what the destination has not finished.
-    answer_grace = 0.0
-    step_texts: ClassVar[Mapping[SendStep, str]] = {
+    # There is no `answer_grace`: the question itself cancels what the destination has not
+    # finished.
+    step_texts: Mapping[SendStep, str] = {
         SendStep.ASK: "sending the server's settings to the destination",
         SendStep.SETTLE: "asking the destination whether it has the server",
     }
@@ -83,27 +80,24 @@ class DirectSending:
         self,
         server: str,
         destination: DirectDestination,
-        client: PeerClient,
         sender: OutgoingTransfers,
-        database: StateDatabase,
-        servers: Servers,
-        reactor: IReactorTime,
         transfer: int | None = None,
+        seed: SeedOrder | None = None,
     ) -> None:
+        self.seed = seed
+        parts = sender.parts
         self._server = server
         self._destination = destination
-        self._client = client
+        self._client = parts.peers.client(
+            f"{destination.url}/{server}/by-hand", destination.token, "after --to"
+        )
         self._sender = sender
-        self._database = database
-        self._servers = servers
-        self._reactor = reactor
+        self._database, self._servers = parts.servers.database, parts.servers.servers
+        self._reactor = parts.uploader.reactor
         self._transfer = transfer
         self._asking: CancelScope | None = None
         #: Whether a person has cancelled it: nothing of it is kept then.
         self._is_cancelled = False
-
-    def begin(self) -> None:
-        """Do nothing: earlier transfers have no reports."""
 
     async def save(self, entry: int) -> None:
         """Record the destination and the server's description, to go on after a restart."""
@@ -116,16 +110,6 @@ class DirectSending:
         Raises the errors of `PeerClient.ask`.
         """
         await self._client.ask("PUT", self._destination.description.encode())
-
-    async def check(self) -> None:
-        """Do nothing: there is no Panel to ask."""
-
-    async def report_failure(self) -> None:
-        """Do nothing: the destination has seen it, or will when it is asked next."""
-
-    async def seems_moved(self) -> bool:
-        """Return False: the destination alone knows."""
-        return False
 
     async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool | None:
         """Ask the destination until it answers, or `stop_waiting` is called: then return None.
@@ -214,28 +198,24 @@ class DirectSending:
 UPLOADS = "/api/transfers"
 
 
-class OutgoingDirectTransfers:
-    """Direct transfers from this node."""
+class DirectTransfers(Initiator):
+    """The direct transfers of this node: those to it are `incoming`."""
 
     _log = Logger()
-    #: Why a server cannot be started that was being sent when the daemon ended.
     hold = "the server was being moved when this node ended, and its destination is asked about it"
 
     def __init__(
         self,
         direct_servers: DirectServers,
-        servers: Servers,
+        incoming: IncomingDirectTransfers,
         sender: OutgoingTransfers,
-        database: StateDatabase,
-        peers: Peers,
-        reactor: IReactorTime,
     ) -> None:
-        self._direct_servers = direct_servers
-        self._servers = servers
+        self.servers = direct_servers
+        self.incoming = incoming
+        self._servers = sender.parts.servers.servers
         self._sender = sender
-        self._database = database
-        self._peers = peers
-        self._reactor = reactor
+        self._database = sender.parts.servers.database
+        #: Those of an earlier daemon whose destinations are asked.
         self._asked: dict[str, DirectSending] = {}
 
     async def send(
@@ -267,35 +247,16 @@ class OutgoingDirectTransfers:
             remove,
             json.dumps(description or describe(known.configuration)),
         )
-        coordinator = self._coordinator(server, destination)
         request = TransferRequest(destination.url, destination.token)
-        if seed is None:
-            self._sender.start(known, request, coordinator)
-        else:
-            self._sender.seed(known, request, coordinator, seed)
-
-    def _coordinator(
-        self, server: str, destination: DirectDestination, transfer: int | None = None
-    ) -> DirectSending:
-        client = self._peers.client(
-            f"{destination.url}/{server}/by-hand", destination.token, "after --to"
-        )
-        return DirectSending(
-            server,
-            destination,
-            client,
-            self._sender,
-            self._database,
-            self._servers,
-            self._reactor,
-            transfer,
+        self._sender.start(
+            known, request, DirectSending(server, destination, self._sender, seed=seed)
         )
 
     async def _find(self, server: str, description: Description | None) -> Server:
         try:
             return self._servers.get(server)
         except (ServersNotLoaded, ServerNotFound) as error:
-            if not await self._direct_servers.has_files(server):
+            if not await self.servers.has_files(server):
                 if isinstance(error, ServersNotLoaded):
                     raise
                 raise ServerNotFound(
@@ -308,7 +269,7 @@ class OutgoingDirectTransfers:
                 if isinstance(error, ServersNotLoaded)
                 else "its Panel does not have it here"
             )
-            if pool := self._direct_servers.pool:
+            if pool := self.servers.pool:
                 raise Conflict(
                     "the server may belong to another node",
                     f"{why}, and its files are in the storage pool {pool}; send it from the node "
@@ -323,57 +284,54 @@ class OutgoingDirectTransfers:
 
     # After a restart
 
-    def cancel(self, server: str) -> bool:
-        """Ask no longer whether a server has moved that an earlier daemon was sending.
+    async def load(self, unfinished: Sequence[TransferRecord]) -> None:
+        """Make the servers known that direct transfers have brought, and hold those sent away.
 
-        Return whether that was being asked.
+        Raises `StorageError`.
         """
-        coordinator = self._asked.get(server)
-        if coordinator is None:
-            return False
-        coordinator.stop_waiting(TransferCancelled())
-        return True
+        await self.servers.load({entry.server for entry in unfinished if entry.direct})
+        await self.servers.hold_moved({entry.server for entry in unfinished})
 
-    async def go_on(self, entry: TransferRecord) -> bool:
-        """Go on with a move. Without a Panel the server is what was recorded of it."""
-        record = await self._database.move(entry.id)
+    def cancel(self, server: str) -> bool:
+        """Expect a server no longer, nor ask whether one has moved; return whether either was so.
+
+        The one asked about is one that an earlier daemon was sending.
+        """
+        was_expected = self.incoming.cancel(server)
+        coordinator = self._asked.get(server)
+        if coordinator is not None:
+            coordinator.stop_waiting(TransferCancelled())
+        return was_expected or coordinator is not None
+
+    def receiving(self, server: str) -> DirectReceiving:
+        """Return the coordinator of a transfer to this node that an earlier daemon left."""
+        return DirectReceiving(server, self.incoming)
+
+    async def resumed(
+        self, entry: TransferRecord, record: MoveRecord
+    ) -> tuple[Server, DirectSending] | None:
+        """Return the server, without a Panel as it was recorded, and a coordinator."""
         destination = await self._database.destination(entry.id)
-        if record is None or destination is None or not destination.description:
-            return False
-        coordinator = self._coordinator(entry.server, destination, entry.id)
-        try:
-            if is_seed(entry, record):
-                server = self._servers.get(entry.server)  # as its users have it
-            else:
-                described = read_text(destination.description, entry.server)
-                server = self._servers.get_or_add(described)
-            return self._sender.go_on(server, entry, record, coordinator)
-        except (WingsdError, ValueError) as error:
-            self._log.warn(
-                "{server}: its move does not go on: {error}", server=entry.server, error=error
-            )
-            return False
+        if destination is None or not destination.description:
+            return None
+        if is_seed(entry, record):
+            server, seed = self._servers.get(entry.server), seed_of(record)  # as users have it
+        else:
+            described = read_text(destination.description, entry.server)
+            server, seed = self._servers.get_or_add(described), None
+        return server, DirectSending(entry.server, destination, self._sender, entry.id, seed)
 
     async def has_moved(self, entry: TransferRecord) -> bool | None:
-        """Ask the destination whether a server has moved that an earlier daemon was sending.
-
-        None where a person has cancelled that before it was known.
-        """
+        """Ask the destination; see `Initiator`."""
         destination = await self._database.destination(entry.id)
         if destination is None:
             return False
-        coordinator = self._coordinator(entry.server, destination, entry.id)
+        coordinator = DirectSending(entry.server, destination, self._sender, entry.id)
         self._asked[entry.server] = coordinator
         try:
             return await coordinator.has_moved()
         finally:
             del self._asked[entry.server]
-
-    async def report_failure(self, entry: TransferRecord) -> None:
-        """Have the destination of a move hear of it, if it is there now."""
-        record = await self._database.move(entry.id)
-        if record is not None and record.move:
-            self._sender.give_up(record)
 
     async def clean_up(self, entry: TransferRecord) -> None:
         """Delete or keep a server that has moved, as it was ordered."""
@@ -383,7 +341,7 @@ class OutgoingDirectTransfers:
         # A server that is not known, too, can be deleted: that needs no settings.
         server = self._servers.get_or_add(Configuration(Settings(entry.server)))
         server.disown(MOVED)
-        await self._coordinator(entry.server, destination).clean_up(server)
+        await DirectSending(entry.server, destination, self._sender).clean_up(server)
 
 
 def _upload_url(url: str) -> str:

@@ -5,8 +5,9 @@ Usually that is the Panel; `wingsd.direct_transfers` has the coordinators of tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -23,12 +24,15 @@ from wingsd.panel.client import Panel
 from wingsd.panel.http_client import PanelError, ServerNotAssigned
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
-from wingsd.statedb import Outcome
+from wingsd.statedb import MoveRecord, Outcome, TransferRecord
+from wingsd.transfers.outgoing.source import SeedOrder
+from wingsd.transfers.step_log import Coordinator
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.retry import Backoff
 
 __all__ = [
     "OWNERSHIP_BACKOFF",
+    "Initiator",
     "PanelCoordinators",
     "PanelReceiving",
     "PanelSending",
@@ -44,40 +48,35 @@ OWNERSHIP_BACKOFF = Backoff(1.0, 60.0)
 GRACE_BACKOFF = Backoff(0.5, 5.0, factor=1.5, jitter=True)
 
 
-class ReceivingCoordinator(Protocol):
+class ReceivingCoordinator(Coordinator[ReceiveStep], ABC):
     """The coordinator of one incoming transfer."""
 
-    @property
-    def is_direct(self) -> bool:
-        """Whether it is a direct transfer, without a Panel."""
+    #: Whether the last answer to a report was that there is no such transfer.
+    is_denied = False
+    #: Whether an earlier daemon has queued the success, and it is not answered yet.
+    is_success_queued = False
 
-    @property
-    def step_texts(self) -> Mapping[ReceiveStep, str]:
-        """Texts of steps that differ from the usual ones."""
-
+    @abstractmethod
     async def admit(self) -> Configuration:
         """Return the configuration. Raises `ServerAlreadyExists`, or why it is refused."""
 
     def begin(self) -> None:
-        """Called when the transfer begins."""
+        """Drop the reports of earlier transfers, where there may be any."""
 
     async def save(self) -> None:
-        """Save what a later daemon needs to go on. Raises `StorageError`."""
+        """Save what the daemon needs after a restart, and cannot ask for.
 
+        Raises `StorageError`.
+        """
+
+    @abstractmethod
     async def recheck(self) -> tuple[bool, Configuration]:
         """Return, after a restart, whether the server has moved here, and its configuration.
 
         Raises `PanelError` when that is not known yet, and `ServerNotFound`.
         """
 
-    @property
-    def is_denied(self) -> bool:
-        """Whether the last answer to a report was that there is no such transfer."""
-
-    @property
-    def is_success_queued(self) -> bool:
-        """Whether an earlier daemon has queued the success, and it is not answered yet."""
-
+    @abstractmethod
     async def report_success(self, backups: Sequence[Backup]) -> PendingReport:
         """Record that the server is here, durably, and report it.
 
@@ -85,40 +84,31 @@ class ReceivingCoordinator(Protocol):
         reported then.
         """
 
+    @abstractmethod
     async def report_failure(self, *, is_known: bool) -> None:
         """Report that the server stays at its source.
 
         `is_known` is whether the Panel or the source has ended the transfer, which report it too.
         """
 
+    @abstractmethod
     async def complete(self, server: Server) -> None:
         """Called when the success was accepted, and the server is this node's."""
 
 
-class SendingCoordinator(Protocol):
-    """The coordinator of one outgoing transfer."""
+class SendingCoordinator(Coordinator[SendStep], ABC):
+    """The coordinator of one outgoing transfer. A direct one deletes what has moved by itself."""
 
-    @property
-    def is_direct(self) -> bool:
-        """Whether it is a direct transfer, without a Panel."""
-
-    @property
-    def orders_deletion(self) -> bool:
-        """Whether a server that has moved is deleted by its order; else `clean_up` is called."""
-
-    @property
-    def answer_grace(self) -> float:
-        """Seconds for which a destination whose answer was lost may still be at work."""
-
-    @property
-    def step_texts(self) -> Mapping[SendStep, str]:
-        """Texts of steps that differ from the usual ones."""
+    #: Seconds for which a destination whose answer was lost may still be at work.
+    answer_grace = 0.0
+    #: What a seed is ordered by: a copy that follows its server until then. None without one.
+    seed: SeedOrder | None = None
 
     def begin(self) -> None:
-        """Called when the transfer begins."""
+        """Drop the reports of earlier transfers, where there may be any."""
 
     async def save(self, entry: int) -> None:
-        """Save what a later daemon needs, for the transfer `entry` of the state database.
+        """Save what the daemon needs after a restart, for `entry` of the state database.
 
         Raises `StorageError`.
         """
@@ -130,8 +120,9 @@ class SendingCoordinator(Protocol):
         """Return when the Panel has answered something. Raises `PanelError`, `ServerNotFound`."""
 
     async def report_failure(self) -> None:
-        """Report that the server stays here."""
+        """Report that the server stays here, where the destination does not see it."""
 
+    @abstractmethod
     async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool | None:
         """Return whether a server that was sent whole has moved; ask until that is known.
 
@@ -141,23 +132,60 @@ class SendingCoordinator(Protocol):
         """
 
     async def seems_moved(self) -> bool:
-        """Ask once whether a server has moved; return False where that is not known."""
+        """Ask the Panel once whether a server has moved; return False if that is not known."""
+        return False
 
+    @abstractmethod
     def stop_waiting(self, reason: WingsdError) -> None:
         """Have `has_moved` return as soon as possible."""
 
     async def clean_up(self, server: Server) -> None:
-        """Delete or keep a server that has moved."""
+        """Delete or keep a server that has moved, unless the Panel orders its deletion."""
 
 
-class PanelReceiving:
+class Initiator(ABC):
+    """Who may have begun a transfer of an earlier daemon: the Panel, or an operator.
+
+    It knows how such a transfer goes on, or what has become of it.
+    """
+
+    #: Why a server cannot be started until it is known whether it has moved.
+    hold: str
+
+    @abstractmethod
+    def receiving(self, server: str) -> ReceivingCoordinator:
+        """Return the coordinator of a transfer to this node."""
+
+    @abstractmethod
+    async def resumed(
+        self, entry: TransferRecord, record: MoveRecord
+    ) -> tuple[Server, SendingCoordinator] | None:
+        """Return the server and the coordinator of a move that goes on; None if it does not.
+
+        Raises `WingsdError`, `ValueError`.
+        """
+
+    @abstractmethod
+    async def has_moved(self, entry: TransferRecord) -> bool | None:
+        """Return whether a server that may have been sent whole has moved.
+
+        None where a person has cancelled that before it was known.
+        """
+
+    async def report_failure(self, entry: TransferRecord) -> None:  # noqa: B027 - of the Panel
+        """Report that a server stays here which was not sent whole."""
+
+    @abstractmethod
+    async def clean_up(self, entry: TransferRecord) -> None:
+        """Remove a server that has moved."""
+
+
+class PanelReceiving(ReceivingCoordinator):
     """The Panel as the coordinator of an incoming transfer.
 
     It was `ordered` at that time of the Panel's clock; None where that is not known.
     """
 
-    is_direct = False
-    step_texts: ClassVar[Mapping[ReceiveStep, str]] = {}
     _log = Logger()
 
     def __init__(
@@ -201,20 +229,17 @@ class PanelReceiving:
         """Drop the reports of earlier transfers: the Panel has begun another one."""
         self._callbacks.drop(self._server)
 
-    async def save(self) -> None:
-        """Do nothing: the Panel can be asked again."""
-
     async def recheck(self) -> tuple[bool, Configuration]:
         """Return whether the Panel has the server here, and its description."""
         return await self._panel.owns(self._server), await self._panel.describe(self._server)
 
     @property
-    def is_denied(self) -> bool:
+    def is_denied(self) -> bool:  # type: ignore[override]
         """Whether the Panel does not know the transfer; it is sent the report again."""
         return self._callbacks.is_denied(self._server)
 
     @property
-    def is_success_queued(self) -> bool:
+    def is_success_queued(self) -> bool:  # type: ignore[override]
         """Whether the success is queued and not answered yet."""
         return self._callbacks.success_of(self._server) is not None
 
@@ -261,16 +286,13 @@ class PanelReceiving:
             )
 
 
-class PanelSending:
+class PanelSending(SendingCoordinator):
     """The Panel as the coordinator of an outgoing transfer, which began `age` seconds ago.
 
     Only the Panel decides whether a server that was sent whole has moved. Nothing is ever
     concluded from silence.
     """
 
-    is_direct = False
-    orders_deletion = True
-    step_texts: ClassVar[Mapping[SendStep, str]] = {}
     _log = Logger()
 
     def __init__(
@@ -295,12 +317,6 @@ class PanelSending:
         """Drop the reports of earlier transfers: the Panel has begun another one."""
         self._callbacks.drop(self._server)
 
-    async def save(self, entry: int) -> None:
-        """Do nothing: the Panel can be asked again."""
-
-    async def announce(self) -> None:
-        """Do nothing: the destination asks the Panel itself."""
-
     async def check(self) -> None:
         """Ask the Panel for the server's description."""
         await self._panel.describe(self._server)
@@ -317,9 +333,6 @@ class PanelSending:
         self._is_hurried = True
         if self._waiting is not None:
             self._waiting.cancel()
-
-    async def clean_up(self, server: Server) -> None:
-        """Do nothing: the Panel orders the deletion."""
 
     async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool:
         """Ask the Panel until it answers; first for the grace, where the destination is `lost`.

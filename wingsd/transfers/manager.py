@@ -39,13 +39,16 @@ from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
 from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of, request_of
 from wingsd.transfers.outgoing.seed import SeedTransfer
-from wingsd.transfers.outgoing.seed_order import SeedOrder, is_seed, seed_of
-from wingsd.transfers.outgoing.source import SourceServers, SourceStorage, TransferRequest
+from wingsd.transfers.outgoing.source import (
+    SourceServers,
+    SourceStorage,
+    TransferRequest,
+)
 from wingsd.transfers.outgoing.streams import SourcePool, Uploader
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer
 from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.peer.peers import Peers
-from wingsd.transfers.step_log import ProgressReport, SeedFigures, StepLog, StepLogs
+from wingsd.transfers.step_log import ProgressReport, SeedFigures, StepLogs
 from wingsd.transfers.steps import SendStep
 from wingsd.util.deferreds import when_fired
 
@@ -384,16 +387,22 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     ) -> None:
         """Begin to send `server`; its progress and outcome are events.
 
-        Without a `coordinator` it is the Panel, whose order ends a seed of the server. Raises
-        `Conflict` while another transfer of it is in progress, `BadRequest` when the URL of
-        `request` is invalid, and `DaemonStopping` after `stop`.
+        Without a `coordinator` it is the Panel, whose order ends a seed of the server. One of a
+        seed has a copy of it kept up to date at its destination, while the server is used as ever.
+        Raises `Conflict` while another transfer of it is in progress, `ServerBusy` where something
+        has its files for itself, `BadRequest` when the URL of `request` is invalid, or where this
+        node does not send servers that run, and `DaemonStopping` after `stop`.
         """
         seed = self._seeds.get(server.uuid) if coordinator is None else None
         gives_way = seed is not None and seed.gives_way and self.find(server.uuid) is seed
         self._check_free(server, None if gives_way else server.hold)
-        server.operations.check(Operation.TRANSFER_OUT)
         coordinator = coordinator or self._coordinators.sending(server.uuid)
+        is_seed = coordinator.seed is not None
+        server.operations.check(Operation.CHANGE_FILES if is_seed else Operation.TRANSFER_OUT)
         transfer = self._make(server, request, coordinator)
+        if isinstance(transfer, SeedTransfer):
+            self._add_seed(transfer)
+            return
         transfer.take()
         if seed is None:
             self._run(transfer)
@@ -402,22 +411,6 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             self._begin(transfer, transfer.run(seed=seed.hand_over))
             transfer.over.addCallback(seed.drop_left)
             transfer.over.addCallback(self._put_back, seed)
-
-    def seed(
-        self,
-        server: Server,
-        request: TransferRequest,
-        coordinator: SendingCoordinator,
-        order: SeedOrder,
-    ) -> None:
-        """Begin to keep a copy of `server` up to date at its destination; it is used as ever.
-
-        Raises as `start`, `ServerBusy` where something has its files for itself, and `BadRequest`
-        where this node does not send servers that run.
-        """
-        self._check_free(server, server.hold)
-        server.operations.check(Operation.CHANGE_FILES)
-        self._add_seed(self._make_seed(server, request, coordinator, order))
 
     def _check_free(self, server: Server, hold: str | None) -> None:
         """Raise `TransferInProgress` unless a transfer may begin; `hold` is None if one ends."""
@@ -431,9 +424,9 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
     def go_on(
         self,
-        server: Server,
         entry: TransferRecord,
         record: MoveRecord,
+        server: Server,
         coordinator: SendingCoordinator,
     ) -> bool:
         """Go on with the move of an earlier daemon, which holds the server already.
@@ -445,68 +438,40 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             raise DaemonStopping
         if entry.step == SendStep.AWAIT.name and begun_of(record) is None:
             return False
-        resumed, request = ResumedMove(entry, record), request_of(record)
-        if not is_seed(entry, record):
-            self._run(self._make(server, request, coordinator), resumed)
-            return True
-        order = seed_of(record)
-        if order is None or self._in_progress(server.uuid) is not None:
+        if coordinator.seed is not None and self._in_progress(server.uuid) is not None:
             return False  # a transfer of it was ordered before this
-        seed = self._make_seed(server, request, coordinator, order)
-        self._add_seed(seed, resumed)
+        resumed = ResumedMove(entry, record)
+        transfer = self._make(server, request_of(record), coordinator)
+        if isinstance(transfer, SeedTransfer):
+            self._add_seed(transfer, resumed)
+        else:
+            self._run(transfer, resumed)
         return True
 
     def _make(
         self, server: Server, request: TransferRequest, coordinator: SendingCoordinator
     ) -> OutgoingTransfer:
-        parts = self.parts
-        # A direct transfer starts nothing at its destination: its server is stopped first.
-        mover = parts.mover.without_following() if coordinator.is_direct else parts.mover
-        steps, upload = self._make_upload(server, request, coordinator, mover)
-        return OutgoingTransfer(
-            server, coordinator, steps, upload, parts.servers, parts.stop_grace
-        )
-
-    def _make_seed(
-        self,
-        server: Server,
-        request: TransferRequest,
-        coordinator: SendingCoordinator,
-        order: SeedOrder,
-    ) -> SeedTransfer:
-        parts = self.parts
-        if not parts.mover.may_follow:
+        """Return a transfer that has not begun, or a seed. Raises `BadRequest`, see `start`."""
+        parts, order, is_direct = self.parts, coordinator.seed, coordinator.is_direct
+        mover = parts.mover
+        if order is not None and not mover.may_follow:
             raise BadRequest(
                 "this node does not send servers while they run",
                 "system.transfers.moves.enabled or system.transfers.live.enabled is off",
             )
-        steps, upload = self._make_upload(server, request, coordinator, parts.mover)
-        return SeedTransfer(
-            server,
-            coordinator,
-            steps,
-            upload,
-            parts.servers,
-            parts.stop_grace,
-            order,
-            parts.mover,
-        )
-
-    def _make_upload(
-        self,
-        server: Server,
-        request: TransferRequest,
-        coordinator: SendingCoordinator,
-        mover: Mover,
-    ) -> tuple[StepLog[SendStep], OutgoingUpload]:
-        parts = self.parts
+        if is_direct and order is None:
+            # It starts nothing at its destination: its server is stopped first.
+            mover = mover.without_following()
         destination = parts.peers.client(request.url, request.token)
         steps = parts.step_logs.sending(server.uuid, coordinator)
-        pool = SourcePool(server.uuid, request, parts.storage, is_direct=coordinator.is_direct)
+        pool = SourcePool(server.uuid, request, parts.storage, is_direct=is_direct)
         upload = OutgoingUpload(
             server, request, destination, parts.storage, parts.uploader, steps, pool, mover
         )
-        return steps, upload
+        servers, grace = parts.servers, parts.stop_grace
+        if order is None:
+            return OutgoingTransfer(server, coordinator, steps, upload, servers, grace)
+        return SeedTransfer(server, coordinator, steps, upload, servers, grace, order, mover)
 
     def _add_seed(self, seed: SeedTransfer, resumed: ResumedMove | None = None) -> None:
         uuid = seed.server.uuid
@@ -585,6 +550,12 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         """Have the destination of an earlier daemon's move hear that it has failed."""
         Deferred.fromCoroutine(self.parts.mover.give_up(record))
 
+    async def give_up_move(self, entry: TransferRecord) -> None:
+        """Do that for the move of `entry`, if it is one."""
+        record = await self.parts.mover.database.move(entry.id)
+        if record is not None and record.move:
+            self.give_up(record)
+
     async def end_move(self, record: MoveRecord) -> None:
         """Have the destination of a move end it, and keep what has arrived.
 
@@ -604,7 +575,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         if left_behind is not None:
             self._confirm(left_behind)
         while (transfer := self._in_progress(server)) is not None:
-            if transfer.is_sent and transfer.coordinator.orders_deletion:
+            if transfer.is_sent and not transfer.coordinator.is_direct:
                 self._confirm(transfer)
                 return
             transfer.cancel(is_deleted=True)

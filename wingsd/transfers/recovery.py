@@ -13,36 +13,29 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
-from wingsd.servers import Server, Servers
+from wingsd.servers import Server
 from wingsd.servers.operations import Operation
 from wingsd.servers.running import RunningServers
-from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
-from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
+from wingsd.statedb import Direction, MoveRecord, TransferRecord
+from wingsd.transfers.coordinator import (
+    Initiator,
+    PanelCoordinators,
+    ReceivingCoordinator,
+    SendingCoordinator,
+)
 from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
-from wingsd.transfers.outgoing.seed_order import is_seed
-from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
-from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.outgoing.source import is_seed
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
 
-__all__ = [
-    "OutgoingOutcomes",
-    "PanelOutcomes",
-    "Recovery",
-    "UnfinishedMoves",
-    "clear_leftovers",
-    "durable",
-    "open_moves",
-]
+__all__ = ["PanelInitiator", "Recovery", "clear_leftovers", "durable", "open_moves"]
 
 _log = Logger()
 
@@ -99,42 +92,8 @@ def clear_leftovers(
         _log.warn("{server}: removed the files of an interrupted transfer or restore", server=name)
 
 
-class OutgoingOutcomes(Protocol):
-    """What became of unfinished outgoing transfers with one kind of coordinator."""
-
-    @property
-    def hold(self) -> str:
-        """Why the server cannot be started until that is known."""
-
-    async def has_moved(self, entry: TransferRecord) -> bool | None:
-        """Return whether a server that may have been sent whole has moved.
-
-        None where a person has cancelled that before it was known.
-        """
-
-    async def go_on(self, entry: TransferRecord) -> bool:
-        """Go on with the transfer, where that can be done; return whether it goes on."""
-
-    async def report_failure(self, entry: TransferRecord) -> None:
-        """Report that a server stays here which was not sent whole."""
-
-    async def clean_up(self, entry: TransferRecord) -> None:
-        """Remove a server that has moved."""
-
-
-class DirectRecovery(Protocol):
-    """The recovery of direct transfers."""
-
-    @property
-    def outgoing(self) -> OutgoingOutcomes:
-        """The outcomes of outgoing ones."""
-
-    def receiving(self, server: str) -> ReceivingCoordinator:
-        """Return the coordinator of an incoming one."""
-
-
-class PanelOutcomes:
-    """The outcomes of transfers that the Panel has ordered."""
+class PanelInitiator(Initiator):
+    """The Panel, which has ordered transfers."""
 
     hold = "the server was being transferred when this node ended, and the Panel is asked about it"
 
@@ -143,30 +102,26 @@ class PanelOutcomes:
         coordinators: PanelCoordinators,
         receiver: IncomingTransfers,
         sender: OutgoingTransfers,
-        servers: SourceServers,
-        database: StateDatabase,
     ) -> None:
         self._coordinators = coordinators
         self._receiver = receiver
         self._sender = sender
-        self._servers = servers
-        self._database = database
+        self._servers = sender.parts.servers
+        self._database = sender.parts.servers.database
 
-    async def go_on(self, entry: TransferRecord) -> bool:
-        """Go on with a move; the Panel hears of nothing. Not if it was being asked already."""
-        record = await self._database.move(entry.id)
-        if record is None or reached(entry, SendStep.SETTLE):
-            return False
+    def receiving(self, server: str) -> ReceivingCoordinator:
+        """Return the coordinator of a transfer to this node."""
+        return self._coordinators.receiving(server)
+
+    async def resumed(
+        self, entry: TransferRecord, record: MoveRecord
+    ) -> tuple[Server, SendingCoordinator] | None:
+        """Return the server, and a coordinator; None if the Panel was being asked already."""
+        if reached(entry, SendStep.SETTLE):
+            return None
         age = self._database.seconds_since(entry.begun)
         coordinator = self._coordinators.resumed(entry.server, age, 0.0)
-        try:
-            server = self._servers.servers.get(entry.server)
-            return self._sender.go_on(server, entry, record, coordinator)
-        except WingsdError as error:
-            _log.warn(
-                "{server}: its move does not go on: {error}", server=entry.server, error=error
-            )
-            return False
+        return self._servers.servers.get(entry.server), coordinator
 
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Ask the Panel, first for the rest of the grace, where that had begun."""
@@ -177,23 +132,17 @@ class PanelOutcomes:
         coordinator = self._coordinators.resumed(entry.server, age, grace_age)
         moved = await self._sender.has_moved(entry.server, coordinator)
         if not moved:
-            # it may not have heard of the commit, and would wait for its source
-            await self._give_up_move(entry)
+            # The destination may not have heard of the commit, and would wait for its source.
+            await self._sender.give_up_move(entry)
         return moved
 
     async def report_failure(self, entry: TransferRecord) -> None:
-        """Report it to the Panel, and have the destination of a move hear of it.
+        """Report it to the Panel.
 
         Once only: meanwhile the Panel may have begun another transfer, which it would end.
         """
         if not await self._database.is_failure_reported(entry.server, entry.begun):
             await self._coordinators.sending(entry.server).report_failure()
-        await self._give_up_move(entry)
-
-    async def _give_up_move(self, entry: TransferRecord) -> None:
-        record = await self._database.move(entry.id)
-        if record is not None and record.move:
-            self._sender.give_up(record)
 
     async def clean_up(self, entry: TransferRecord) -> None:
         """Put the server into quarantine, and remove its backups."""
@@ -203,75 +152,53 @@ class PanelOutcomes:
         await self._servers.remove_attachments(entry.server, entry.pool, entry.removals)
 
 
-@attrs.frozen(eq=False, repr=False)
-class UnfinishedMoves:
-    """The moves among the unfinished transfers, and what goes on with those to this node.
-
-    `records` has also those that have failed; `give_up` has their destinations hear of it.
-    `starter` starts a server again that was stopped for its move, and stays: within `stop_grace`
-    seconds, where it has not ended yet.
-    """
-
-    records: Sequence[MoveRecord]
-    incoming: IncomingMoves
-    starter: RunningServers
-    stop_grace: float
-    give_up: Callable[[MoveRecord], None]
-
-    def tell_failed(self, entries: Sequence[TransferRecord]) -> None:
-        """Tell the destinations of the moves that are not among the unfinished `entries`."""
-        unfinished = {entry.id for entry in entries}
-        for record in self.records:
-            if record.direction is Direction.OUT and record.transfer not in unfinished:
-                self.give_up(record)
-
-    def were_stopped(self) -> set[int]:
-        """Return the transfers whose servers ran until they were stopped, and not since."""
-        sent = (move for move in self.records if move.direction is Direction.OUT)
-        states = {move.transfer: json.loads(move.state) for move in sent}
-        return {
-            transfer
-            for transfer, state in states.items()
-            if state.get("live") is True and state.get("stopped") is True
-        }
-
-    def seeds(self, entries: Sequence[TransferRecord]) -> set[int]:
-        """Return the transfers whose servers are used as ever: their ends were not due yet."""
-        sent = {move.transfer: move for move in self.records if move.direction is Direction.OUT}
-        return {
-            entry.id for entry in entries if entry.id in sent and is_seed(entry, sent[entry.id])
-        }
-
-
 class Recovery:
-    """The recovery of the unfinished `entries` of the state database."""
+    """The recovery of the unfinished `entries` of the state database, and their `moves`.
+
+    `moves` has also those that have failed: their destinations hear of it. `starter` starts a
+    server again that was stopped for its move, and stays: within `stop_grace` seconds, where it
+    has not ended yet.
+    """
 
     _log = Logger()
 
     def __init__(
         self,
         entries: Sequence[TransferRecord],
+        moves: Sequence[MoveRecord],
         *,
+        panel: Initiator,
+        direct: Initiator,
         receiver: IncomingTransfers,
-        servers: Servers,
-        storage: SourceStorage,
-        step_logs: StepLogs,
-        panel: OutgoingOutcomes,
-        direct: DirectRecovery,
-        moves: UnfinishedMoves,
+        incoming_moves: IncomingMoves,
+        sender: OutgoingTransfers,
+        starter: RunningServers,
     ) -> None:
         self._entries = entries
-        self._moves, self._were_stopped = moves, moves.were_stopped()
-        #: Seeds, and those of them that wait for their servers to be known.
-        self._seeds, self._waiting = moves.seeds(entries), set[int]()
+        sent = {move.transfer: move for move in moves if move.direction is Direction.OUT}
+        self._sent_moves = sent
+        states = {transfer: json.loads(move.state) for transfer, move in sent.items()}
+        #: The transfers whose servers ran until they were stopped, and not since.
+        self._were_stopped = {
+            transfer
+            for transfer, state in states.items()
+            if state.get("live") is True and state.get("stopped") is True
+        }
+        #: Those whose servers are used as ever: their ends were not due yet.
+        self._seeds = {
+            entry.id for entry in entries if entry.id in sent and is_seed(entry, sent[entry.id])
+        }
         self._superseded = superseded(entries)
-        self._open_moves = open_moves(entries, moves.records)
+        self._open_moves = open_moves(entries, moves)
+        #: Those that wait for the servers to be loaded.
+        self._waiting: list[TransferRecord] = []
+        self._panel, self._direct = panel, direct
         self._receiver = receiver
-        self._servers = servers
-        self._storage = storage
-        self._step_logs = step_logs
-        self._panel = panel
-        self._direct = direct
+        self._incoming_moves = incoming_moves
+        self._sender = sender
+        self._parts = sender.parts
+        self._servers = sender.parts.servers.servers
+        self._starter = starter
 
     def begin(self) -> None:
         """Resume incoming transfers, and hold the servers of outgoing ones.
@@ -279,7 +206,10 @@ class Recovery:
         Direct ones are completed at once, the others, and those that have failed, by
         `resume_outgoing`.
         """
-        self._moves.tell_failed(self._entries)
+        unfinished = {entry.id for entry in self._entries}
+        for transfer, record in self._sent_moves.items():
+            if transfer not in unfinished:
+                self._sender.give_up(record)
         for entry in self._entries:
             self._log.warn(
                 "{server}: resuming an unfinished transfer: {way}, at {step}",
@@ -288,65 +218,86 @@ class Recovery:
                 step=entry.step.lower(),
             )
             if entry.direction is Direction.IN:
-                coordinator = self._direct.receiving(entry.server) if entry.direct else None
-                if (record := self._open_moves.get(entry.id)) is not None:
-                    self._moves.incoming.resume(entry, record, coordinator)
-                else:
-                    self._receiver.resume(entry, coordinator)
-            elif entry.id in self._seeds:
-                if self._servers.knows(entry.server):  # where no Panel need list it
-                    self._resume(entry, self._direct.outgoing)
-                else:
-                    self._waiting.add(entry.id)
-            elif entry.id in self._superseded:
-                pass  # the later transfer holds the server
-            elif entry.direct:
-                self._servers.reserve(entry.server, self._direct.outgoing.hold)
-                if not has_failed(entry):
-                    self._resume(entry, self._direct.outgoing)
+                self._receive(entry)
+            elif self._hold(entry):
+                self._resume(entry)
             else:
-                self._servers.reserve(entry.server, self._panel.hold)
-                if entry.pool:
-                    self._servers.share(entry.server, entry.pool)
+                self._waiting.append(entry)
 
     def resume_outgoing(self) -> None:
         """Find out what became of outgoing transfers, once the servers are loaded."""
-        for entry in self._entries:
-            if entry.direction is Direction.OUT and not entry.direct:
-                self._resume(entry, self._panel)
-            elif entry.direction is Direction.OUT and (
-                entry.id in self._waiting or has_failed(entry)
-            ):
-                self._resume(entry, self._direct.outgoing)
+        for entry in self._waiting:
+            self._resume(entry)
 
-    def _resume(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
-        resuming = Deferred.fromCoroutine(self._resume_with(entry, outcomes))
+    def _initiator(self, entry: TransferRecord) -> Initiator:
+        return self._direct if entry.direct else self._panel
+
+    def _receive(self, entry: TransferRecord) -> None:
+        coordinator = self._initiator(entry).receiving(entry.server)
+        if (record := self._open_moves.get(entry.id)) is not None:
+            self._incoming_moves.resume(entry, record, coordinator)
+        else:
+            self._receiver.resume(entry, coordinator)
+
+    def _hold(self, entry: TransferRecord) -> bool:
+        """Hold the server of an outgoing transfer; return whether it is resumed at once."""
+        if entry.id in self._seeds:
+            return self._servers.knows(entry.server)  # where no Panel need list it
+        if entry.id in self._superseded:
+            return False  # the later transfer holds the server
+        self._servers.reserve(entry.server, self._initiator(entry).hold)
+        if entry.pool:
+            self._servers.share(entry.server, entry.pool)
+        return entry.direct and not has_failed(entry)
+
+    def _resume(self, entry: TransferRecord) -> None:
+        resuming = Deferred.fromCoroutine(self._resume_with(entry, self._initiator(entry)))
         resuming.addErrback(
             lambda failure: self._log.failure(
                 "{server}: resuming its unfinished transfer failed", failure, server=entry.server
             )
         )
 
-    async def _resume_with(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
+    async def _resume_with(self, entry: TransferRecord, initiator: Initiator) -> None:
+        step_logs = self._parts.step_logs
         if entry.id in self._superseded:
             # What becomes of the server, and of its hold, is for the later transfer to say.
-            await outcomes.report_failure(entry)
-            await self._step_logs.close_unfinished(entry, moved=False)
+            await self._report_failure(entry, initiator)
+            await step_logs.close_unfinished(entry, moved=False)
             return
-        await self._storage.remove_marks(entry.server)
-        if not has_failed(entry) and await outcomes.go_on(entry):
+        await self._parts.storage.remove_marks(entry.server)
+        if not has_failed(entry) and await self._go_on(entry, initiator):
             return
         # A step is recorded before it is taken: SEND may have been complete, or not begun.
         if reached(entry, SendStep.SEND) and not has_failed(entry):
-            moved = await outcomes.has_moved(entry)
+            moved = await initiator.has_moved(entry)
         else:
             moved = False
-            await outcomes.report_failure(entry)
+            await self._report_failure(entry, initiator)
         if moved:
-            await outcomes.clean_up(entry)
+            await initiator.clean_up(entry)
         else:
             await self._stay(entry, starts=moved is not None)
-        await self._step_logs.close_unfinished(entry, moved=moved is True)
+        await step_logs.close_unfinished(entry, moved=moved is True)
+
+    async def _go_on(self, entry: TransferRecord, initiator: Initiator) -> bool:
+        """Go on with a move; return whether it goes on."""
+        record = await self._parts.servers.database.move(entry.id)
+        if record is None:
+            return False
+        try:
+            found = await initiator.resumed(entry, record)
+            return found is not None and self._sender.go_on(entry, record, *found)
+        except (WingsdError, ValueError) as error:
+            self._log.warn(
+                "{server}: its move does not go on: {error}", server=entry.server, error=error
+            )
+            return False
+
+    async def _report_failure(self, entry: TransferRecord, initiator: Initiator) -> None:
+        """Report that a server stays here; the destination of a move hears of it, too."""
+        await initiator.report_failure(entry)
+        await self._sender.give_up_move(entry)
 
     async def _stay(self, entry: TransferRecord, *, starts: bool) -> None:
         """Release a server; one that ran until it was stopped for this is started, if it `starts`.
@@ -368,7 +319,7 @@ class Recovery:
                 await server.restore_environment()
             if starts and (entry.id in self._were_stopped or server.starts_if_it_stays):
                 stop = self._stop_of(entry, server)
-                await self._moves.starter.start_in_turn(server, _BEFORE, stop)
+                await self._starter.start_in_turn(server, _BEFORE, stop)
 
     def _stop_of(
         self, entry: TransferRecord, server: Server
@@ -378,7 +329,7 @@ class Recovery:
         After a failure in the course of its stop as well.
         """
         if entry.id in self._were_stopped and entry.step in _STOPPING:
-            return partial(server.stop_within, self._moves.stop_grace)
+            return partial(server.stop_within, self._parts.stop_grace)
         return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -19,7 +19,7 @@ from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
 from wingsd.util.deferreds import Changes
 from wingsd.util.observer import Observer
 
-__all__ = ["ProgressReport", "SeedFigures", "StepLog", "StepLogs"]
+__all__ = ["Coordinator", "ProgressReport", "SeedFigures", "StepLog", "StepLogs"]
 
 
 @attrs.frozen(repr=False)
@@ -74,16 +74,13 @@ class ProgressReport:
 S = TypeVar("S", bound=ReceiveStep | SendStep)
 
 
-class _Coordinator(Protocol[S]):
-    """A coordinator, as far as it shows; see `wingsd.transfers.coordinator`."""
+class Coordinator(Generic[S]):
+    """A transfer's coordinator as its log shows it; see `wingsd.transfers.coordinator`."""
 
-    @property
-    def is_direct(self) -> bool:
-        """Whether it is a direct transfer, without a Panel."""
-
-    @property
-    def step_texts(self) -> Mapping[S, str]:
-        """Texts of steps that differ from the usual ones."""
+    #: Whether it is a direct transfer, without a Panel.
+    is_direct = False
+    #: Texts of steps that differ from the usual ones.
+    step_texts: Mapping[S, str] = {}
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -96,12 +93,12 @@ class StepLogs:
     reactor: IReactorTime
 
     def receiving(
-        self, server: str, coordinator: _Coordinator[ReceiveStep]
+        self, server: str, coordinator: Coordinator[ReceiveStep]
     ) -> StepLog[ReceiveStep]:
         """Return the log of a transfer to this node."""
         return StepLog(server, DESTINATION, ReceiveStep, self, coordinator)
 
-    def sending(self, server: str, coordinator: _Coordinator[SendStep]) -> StepLog[SendStep]:
+    def sending(self, server: str, coordinator: Coordinator[SendStep]) -> StepLog[SendStep]:
         """Return the log of a transfer from this node."""
         return StepLog(server, SOURCE, SendStep, self, coordinator)
 
@@ -137,7 +134,7 @@ class StepLog(Generic[S]):
         node: str,
         steps: Iterable[S],
         logs: StepLogs,
-        coordinator: _Coordinator[S],
+        coordinator: Coordinator[S],
     ) -> None:
         self.cancel_scope = CancelScope()
         self.lifecycle = Lifecycle(steps)

@@ -26,14 +26,15 @@ from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.move import AttachedFile, MoveOrder, MoveSending
-from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,
     MOVES,
     MOVES_ATTRIBUTES,
+    SeedOrder,
     SourceStorage,
     Subject,
     TransferRequest,
+    seed_of,
 )
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.client import PeerAddress

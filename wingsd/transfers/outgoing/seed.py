@@ -21,9 +21,8 @@ from wingsd.transfers.errors import DestinationRefused, SeedAdopted
 from wingsd.transfers.outgoing.followed import SentServer
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.transfers.outgoing.rounds import SeedRounds
-from wingsd.transfers.outgoing.seed_order import SeedOrder, SeedRead
-from wingsd.transfers.outgoing.source import SourceServers
-from wingsd.transfers.outgoing.transfer import OutgoingTransfer
+from wingsd.transfers.outgoing.source import SeedOrder, SourceServers
+from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SeedRead
 from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import SendStep

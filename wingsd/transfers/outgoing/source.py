@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
@@ -17,10 +18,9 @@ from wingsd.docker import Environment
 from wingsd.errors import WingsdError
 from wingsd.filesystem import Measured, survey
 from wingsd.servers import Server, Servers
-from wingsd.statedb import StateDatabase
+from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.console import ProgressMeter
-from wingsd.transfers.outgoing.seed_order import SeedOrder
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.transfers.storage.install_log import InstallLogs
@@ -40,11 +40,14 @@ __all__ = [
     "MOVED",
     "MOVES",
     "MOVES_ATTRIBUTES",
+    "SeedOrder",
     "SourceServers",
     "SourceStorage",
     "Subject",
     "TransferRequest",
     "UploadFormat",
+    "is_seed",
+    "seed_of",
     "streams_of",
     "upload_format",
 ]
@@ -60,6 +63,8 @@ MOVES_ATTRIBUTES = "move-2"
 #: That of one that keeps the copy of a seed, and starts the server when it has moved.
 FOLLOWS = "follow-1"
 
+#: The key of a seed's order in the state of its move.
+_SEED = "seed"
 _Choice = TypeVar("_Choice", bound=Enum)
 
 
@@ -86,6 +91,32 @@ class TransferRequest:
         """The family of the destination: only Calagopus' Panel requests a format."""
         form = self.archive_format or self.compression_level or self.streams
         return CALAGOPUS if form or self.delete_backups else PELICAN
+
+
+@attrs.frozen(repr=False)
+class SeedOrder:
+    """The order of a seed, kept across restarts.
+
+    `stop_at` is when the server is moved, in seconds since the epoch; None if it is not.
+    """
+
+    stop_at: float | None = None
+
+    def state(self) -> dict[str, object]:
+        """Return what the state of its move has of it."""
+        return {_SEED: attrs.asdict(self)}
+
+
+def seed_of(record: MoveRecord) -> SeedOrder | None:
+    """Return what a seed was ordered by; None for another move."""
+    found = json.loads(record.state).get(_SEED)
+    return None if found is None else SeedOrder(found.get("stop_at"))
+
+
+def is_seed(entry: TransferRecord, record: MoveRecord) -> bool:
+    """Return whether a transfer is a seed whose end was not due yet: its server is not held."""
+    before = (SendStep.ASK.name, SendStep.SEED.name)
+    return entry.step in before and seed_of(record) is not None
 
 
 @attrs.frozen(eq=False, repr=False)

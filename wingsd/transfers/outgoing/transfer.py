@@ -8,9 +8,9 @@ files are only read. They are deleted when the Panel orders it, and never before
 from __future__ import annotations
 
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,21 +18,23 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.errors import TransferCancelled, WingsdError
+from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationError, FinalPassStalled, is_refusal
 from wingsd.transfers.outgoing.followed import SentServer
 from wingsd.transfers.outgoing.mover import ResumedMove
-from wingsd.transfers.outgoing.seed_order import SeedRead
 from wingsd.transfers.outgoing.source import MOVED, SourceServers
 from wingsd.transfers.outgoing.upload import OutgoingUpload
 from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import RollbackList, SendStep
 from wingsd.util.deferreds import beside
 
-__all__ = ["OutgoingTransfer"]
+__all__ = ["OutgoingTransfer", "SeedRead"]
 
+#: Ends a seed, and returns what it has read of its server's files.
+SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | None]]"
 #: How often the last round of a server that ran may come to a halt.
 HALTS = 3
 
@@ -417,8 +419,8 @@ class OutgoingTransfer:
         self._sent.tell_downtime()
         self._steps.advance(SendStep.DONE)
         self.server.disown(MOVED)
-        self.is_left_behind = self.coordinator.orders_deletion
-        if not self.coordinator.orders_deletion:
+        self.is_left_behind = not self.coordinator.is_direct
+        if self.coordinator.is_direct:
             self._in_background(self._clean_up())
 
     async def _clean_up(self) -> None:

@@ -24,11 +24,12 @@ from wingsd.transfers.errors import FinalPassStalled
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.mover import Mover, begun_of
 from wingsd.transfers.outgoing.rounds import LiveRounds, RoundReporter
-from wingsd.transfers.outgoing.seed_order import SeedOrder, seed_of
 from wingsd.transfers.outgoing.source import (
+    SeedOrder,
     SourceStorage,
     Subject,
     TransferRequest,
+    seed_of,
     streams_of,
 )
 from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, Uploader, size_limit
