@@ -29,7 +29,6 @@ from wingsd.servers.operations import Operations
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
-from wingsd.util.later import Later
 
 __all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode", "FakeGameServer"]
 
@@ -101,9 +100,7 @@ class BackupNode:
         }
         self.terms = ArchiveTerms(**usual | terms)
         self.concurrent = concurrent
-        self.adapters: dict[str, Later[Adapter]] = {
-            "wings": Later(lambda: LocalAdapter(self.store, self.workers))
-        }
+        self.adapters: dict[str, Adapter] = {"wings": LocalAdapter(self.store, self.workers)}
         self.made = self._backups()
         self.deletion = BackupDeletion(
             self.store, self.made, self.workers, self.callbacks, self.bus
@@ -128,7 +125,7 @@ class BackupNode:
     async def restart(self) -> None:
         """Be the next daemon."""
         self.made = self._backups()
-        recovery = Later(lambda: BackupRecovery(self.parts(), self.adapters, self.made))
+        recovery = BackupRecovery(self.parts(), self.adapters, self.made)
         left = LeftBackups(self.store.directory, self.database, self.workers, recovery)
         await left.settle()
 

@@ -20,16 +20,15 @@ from tests.callbacks.queue_harness import DOWN
 from tests.support.reactor import until
 from wingsd.archive import ArchiveFormat
 from wingsd.backups import making
-from wingsd.backups.adapters import Adapter, AdapterUnknown, LocalAdapter
+from wingsd.backups.adapters import AdapterUnknown, LocalAdapter
 from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.creation import BackupExists
 from wingsd.backups.making import MadeArchive, NoSpaceForBackup
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.errors import ServerBusy, StorageError, WingsdError
+from wingsd.errors import ServerBusy, StorageError
 from wingsd.filesystem import OpenFile
 from wingsd.filesystem.directory import open_regular
 from wingsd.servers.operations import Hold, Operation
-from wingsd.util.later import Later
 
 FAILED = {"checksum": "", "checksum_type": "sha1", "size": 0, "successful": False, "parts": None}
 PLACE = f"{BACKUP}.tar.gz"
@@ -344,7 +343,7 @@ async def test_an_unforeseen_error_is_reported_as_a_failure(
             os.unlink(made.path)
             raise StorageError("its store is gone", "the backup could not be kept")
 
-    node.adapters["wings"] = Later(lambda: Broken(node.store, node.workers))
+    node.adapters["wings"] = Broken(node.store, node.workers)
     assert await node.make() == FAILED
     assert "its store is gone" in node.server.said[-1]
 
@@ -388,23 +387,6 @@ async def test_a_catalogue_without_its_archive_is_removed_after_a_restart(
     await node.restart()
     assert node.panel.bodies[-1] == FAILED
     assert node.left() == []
-
-
-async def test_an_adapter_that_cannot_be_imported_fails_its_calls_only(node: BackupNode) -> None:
-    usual = node.adapters["wings"]
-
-    def fails() -> Adapter:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    node.adapters["wings"] = Later(fails)
-    with pytest.raises(WingsdError, match="could not be prepared"):
-        await node.begin()
-    node.database_store.begin_backup(1.0, BACKUP, SERVER, "wings", PLACE)
-    await node.restart()
-    assert (node.panel.calls, node.records()) == ([], [BACKUP])
-    node.adapters["wings"] = usual
-    await node.restart()
-    assert node.panel.bodies == [FAILED]
 
 
 async def test_a_stopped_node_leaves_the_report_to_the_next(make_node: Make) -> None:

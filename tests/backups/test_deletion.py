@@ -19,7 +19,6 @@ from wingsd.config import PELICAN
 from wingsd.errors import StorageError
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.statedb import Direction, Outcome
-from wingsd.util.later import Later
 
 STRANGER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 
@@ -151,12 +150,12 @@ async def left_by(make_node: Make) -> Left:
     fake = made
     node.database.now = lambda: made.now
     made.dropped = DroppedBackups(
-        Later(lambda: node.store),
+        node.store,
         node.database,
         fake,
         fake,
         node.workers,
-        lambda: made.lock,
+        made.lock,
         days=2,
         deletes=True,
     )

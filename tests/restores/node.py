@@ -133,16 +133,16 @@ class RestoreHarness:
         async def opened() -> RestoreArchive:
             return given or archive(self.directory)
 
-        await self.node.restores.get().begin(self.server, BACKUP, opened, truncate=truncate)
+        await self.node.restores.begin(self.server, BACKUP, opened, truncate=truncate)
 
     async def ended(self) -> None:
         """Return when the Panel has heard of it, and the page."""
-        await until(lambda: self.reports and not self.node.restores.get().servers)
+        await until(lambda: self.reports and not self.node.restores.servers)
         await until(lambda: self.told("install completed", "backup restore completed"))
 
     async def settled(self) -> None:
         """Return when nothing is done any more for a restore, such as its server's start."""
-        tasks = self.node.restores.get()._tasks
+        tasks = self.node.restores._tasks
         await until(lambda: not tasks._running)
 
     async def restore(
@@ -170,6 +170,6 @@ class RestoreHarness:
         return {str(path.relative_to(self.home)): path.read_bytes() for path in files}
 
     async def close(self) -> None:
-        await self.node.restores.get().stop()
+        await self.node.restores.stop()
         await self.node.close()
         self.workers.stop()

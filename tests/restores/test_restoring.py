@@ -160,7 +160,7 @@ async def test_a_change_of_files_is_cancelled_and_waited_for(restoring: RestoreH
 async def test_a_restore_ends_when_the_server_is_deleted(restoring: RestoreHarness) -> None:
     held = HeldArchive(packed_backup(BEFORE))
     await restoring.begin(held)
-    await restoring.node.restores.get().release(UUID)
+    await restoring.node.restores.release(UUID)
     await restoring.node.servers.delete(UUID)
     await until(lambda: restoring.reports == [False])
     assert held.is_closed
@@ -171,7 +171,7 @@ async def test_a_restore_ends_when_the_server_is_deleted(restoring: RestoreHarne
 async def test_the_nodes_end_leaves_it_to_the_next_daemon(restoring: RestoreHarness) -> None:
     await restoring.run()
     await restoring.begin(HeldArchive(packed_backup(BEFORE)))
-    await restoring.node.restores.get().stop()
+    await restoring.node.restores.stop()
     assert restoring.reports == []
     assert len(restoring.node.store.restores()) == 1
     assert restoring.server.state is PowerState.RUNNING
@@ -186,8 +186,8 @@ async def test_what_an_earlier_daemon_stopped_is_to_be_started_again(
     restoring.node.store.start_after_restore(UUID)
     records = restoring.node.store.restores()
     restoring.node.panel.restored = lambda *_, **__: Deferred()
-    assert await restoring.node.restores.get().settle(records) == [UUID]
-    restoring.node.restores.get().announce_settled()
+    assert await restoring.node.restores.settle(records) == [UUID]
+    restoring.node.restores.announce_settled()
     assert "this node was restarted" in restoring.told("daemon message")[-1]
     assert restoring.node.store.restores() == []
 
@@ -205,7 +205,7 @@ async def test_an_archive_that_cannot_be_opened_changes_and_reports_nothing(
         raise Conflict("no")
 
     with pytest.raises(Conflict):
-        await restoring.node.restores.get().begin(restoring.server, "x", fails, truncate=True)
+        await restoring.node.restores.begin(restoring.server, "x", fails, truncate=True)
     assert restoring.node.store.restores() == []
     assert (restoring.server.hold, restoring.events) == ("", [])
 
@@ -213,7 +213,7 @@ async def test_an_archive_that_cannot_be_opened_changes_and_reports_nothing(
 async def test_the_nodes_end_after_the_exchange_loses_no_report(restoring: RestoreHarness) -> None:
     await restoring.begin()
     await until(lambda: restoring.content() == RESTORED)
-    await restoring.node.restores.get().stop()
+    await restoring.node.restores.stop()
     assert restoring.node.store.restores() == []
     assert restoring.reports == [True]
 
@@ -227,12 +227,12 @@ async def test_files_that_are_out_of_place_are_left_to_the_next_daemon(
 
     monkeypatch.setattr(RestoreStorage, "put_into_place", fails)
     await restoring.begin()
-    await until(lambda: not restoring.node.restores.get().servers)
+    await until(lambda: not restoring.node.restores.servers)
     monkeypatch.undo()
     assert restoring.reports == []
     assert restoring.server.hold
     records = restoring.node.store.restores()
-    restoring.node.restores.get().recover(records)
+    restoring.node.restores.recover(records)
     assert restoring.content() == RESTORED
 
 
@@ -245,7 +245,7 @@ async def test_a_daemon_that_ends_before_the_start_leaves_it_to_the_next_one(
     await restoring.run()
     await restoring.begin()
     await until(lambda: restoring.node.store.restores() == [])
-    await restoring.node.restores.get().stop()
+    await restoring.node.restores.stop()
     assert restoring.server.state is PowerState.OFFLINE
     assert restoring.node.store.due_starts() == [UUID]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wingsd.api.later import LaterEndpoint
+from wingsd.backups.creation import Backups
+from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
 from wingsd.servers.registry import Servers
-from wingsd.util.later import Later
-
-if TYPE_CHECKING:
-    from wingsd.backups.creation import Backups
-    from wingsd.backups.deletion import BackupDeletion
 
 __all__ = ["BACKUP_PATHS", "endpoints"]
 
@@ -27,7 +24,7 @@ BACKUP_PATHS: Mapping[str, LaterEndpoint] = {"/api/servers/{uuid}/backup": _MAKI
 
 
 def endpoints(
-    config: Config, servers: Servers, backups: Later[Backups], deletion: Later[BackupDeletion]
+    config: Config, servers: Servers, backups: Backups, deletion: BackupDeletion
 ) -> list[partial[Any]]:
     """Return the endpoints of backups."""
     return [

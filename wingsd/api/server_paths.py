@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.revocations import Revocations
+from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config
+from wingsd.restores.manager import Restores
 from wingsd.servers.installations import Installations
 from wingsd.servers.registry import Servers
 from wingsd.sftp.listener import SftpListener
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
-from wingsd.util.later import Later
 
 if TYPE_CHECKING:
     from wingsd.api.consoles import ConsoleResources
-    from wingsd.backups.deletion import BackupDeletion
-    from wingsd.restores.manager import Restores
 
 __all__ = ["SERVER_PATHS", "endpoints", "install_endpoints", "server_endpoint"]
 
@@ -77,8 +76,8 @@ def server_endpoint(
     servers: Servers,
     receiver: IncomingTransfers,
     sender: OutgoingTransfers,
-    restores: Later[Restores],
-    backups: Later[BackupDeletion],
+    restores: Restores,
+    backups: BackupDeletion,
 ) -> partial[Any]:
     """Return the endpoint of one server, by which it is deleted."""
     return partial(_SERVER, config, servers, receiver, sender, restores, backups)

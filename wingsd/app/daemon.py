@@ -19,6 +19,10 @@ from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
 from wingsd.app.reports import PanelReports
 from wingsd.auth.tokens import DenyList
+from wingsd.backups.checks import BackupChecks
+from wingsd.backups.creation import Backups
+from wingsd.backups.deletion import DroppedBackups
+from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.left import LeftBackups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
@@ -29,6 +33,7 @@ from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
 from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, MovedBytes
+from wingsd.restores.manager import Restores
 from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
@@ -52,13 +57,8 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
-    from wingsd.backups.checks import BackupChecks
-    from wingsd.backups.creation import Backups
-    from wingsd.backups.deletion import DroppedBackups
-    from wingsd.backups.for_wings import BackupRewrites
     from wingsd.files.pulls import Pulls
     from wingsd.node.engine import OrphanedContainers
-    from wingsd.restores.manager import Restores
 
 __all__ = ["Listeners", "Node", "NodeServers", "NodeStorage", "NodeTransfers", "summary"]
 
@@ -117,7 +117,7 @@ class NodeStorage:
     staging: Staging
     backups: ReceivedBackups
     quarantine: Quarantine
-    restores: Later[Restores]
+    restores: Restores
     denied: DenyList
 
     def open(self) -> Unfinished:
@@ -131,10 +131,10 @@ class NodeStorage:
         self.denied.restore(self.store.denied())
         self.denied.refuse_before(self.store.denied_before())
         left = Unfinished(self.store.unfinished(), self.store.open_moves(), self.store.restores())
-        names = self.restores.get().names(left.restores) if left.restores else []
+        names = self.restores.names(left.restores) if left.restores else []
         clear_leftovers(left.transfers, self.staging, self.backups, names, left.moves)
         if left.restores:
-            self.restores.get().recover(left.restores)
+            self.restores.recover(left.restores)
         return left
 
 
@@ -148,11 +148,11 @@ class NodeServers:
     registry: Servers
     reports: PanelReports
     pulls: Later[Pulls]
-    backups: Later[Backups]
-    checks: Later[BackupChecks]
-    rewrites: Later[BackupRewrites]
+    backups: Backups
+    checks: BackupChecks
+    rewrites: BackupRewrites
     left_backups: LeftBackups
-    dropped_backups: Later[DroppedBackups]
+    dropped_backups: DroppedBackups
     orphans: OrphanedContainers | None
 
 
@@ -238,7 +238,7 @@ class Node(Service):
         )
         self._daily.start(DAY)
         if self._config.system.backups.check_interval:
-            self._checks.get().start()
+            self._checks.start()
         self.booted = Deferred.fromCoroutine(self._boot(unfinished))
         # Cancelled when the node stops.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
@@ -257,14 +257,14 @@ class Node(Service):
         await self._settle_backups()
         await self._reports.load()
         ran = await self._storage.running.load()
-        stopped = await restores.get().settle(left.restores) if left.restores else []
+        stopped = await restores.settle(left.restores) if left.restores else []
         await transfers.direct.load(left.transfers)
         await transfers.arrived.load()
         recovery.begin()
         await self._servers.boot()
         recovery.resume_outgoing()
         if left.restores:
-            restores.get().announce_settled()
+            restores.announce_settled()
         self._storage.running.start({*ran, *stopped}, self._servers, stopped)
         transfers.arrived.start_left()
         self._reports.report_states(self._servers)
@@ -317,7 +317,7 @@ class Node(Service):
     async def _clear_dropped(self) -> None:
         try:
             if await self._storage.database.dropped():
-                await self._dropped_backups.get().clear()
+                await self._dropped_backups.clear()
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
 
@@ -359,19 +359,18 @@ class Node(Service):
         transfers.arrived.stop()
         if self._orphans is not None:
             self._orphans.stop()
-        if self._backups.made is not None:
-            self._backups.made.stop()
-        if self._checks.made is not None:
-            self._checks.made.stop()
-        if self._rewrites.made is not None:
-            self._rewrites.made.stop()
+        self._backups.stop()
+        self._checks.stop()
+        self._rewrites.stop()
         sftp = Deferred.fromCoroutine(listeners.sftp.stop())
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
         transfers.streams.stop()
-        made = (self._storage.restores.made, self._pulls.made)
-        others = [Deferred.fromCoroutine(each.stop()) for each in made if each is not None]
-        await DeferredList([transfers.receiver.stop(), transfers.sender.stop(), *others, sftp])
+        ending = [transfers.receiver.stop(), transfers.sender.stop(), sftp]
+        ending.append(Deferred.fromCoroutine(self._storage.restores.stop()))
+        if self._pulls.made is not None:
+            ending.append(Deferred.fromCoroutine(self._pulls.made.stop()))
+        await DeferredList(ending)
         await listeners.control.close()
         await listeners.http.close()
         stopping = Deferred.fromCoroutine(self._reports.stop(REPORT_TIMEOUT))

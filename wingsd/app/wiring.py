@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,20 @@ from wingsd.app.reports import PanelReports
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
+from wingsd.backups.adapters import Adapter, LocalAdapter
+from wingsd.backups.checks import BackupChecks, CheckSchedule
+from wingsd.backups.creation import BackupParts, Backups
+from wingsd.backups.deletion import BackupDeletion, DroppedBackups
+from wingsd.backups.dialect import checksum_type_of
+from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.left import LeftBackups
 from wingsd.backups.local import Removal
+from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
+from wingsd.backups.recovery import BackupRecovery
+from wingsd.backups.s3.adapter import S3Adapter, S3Terms
+from wingsd.backups.s3.parts import StoreLimits
+from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.callbacks.container_status import ContainerStatuses
 from wingsd.config import CALAGOPUS, PELICAN, Config
@@ -42,6 +53,8 @@ from wingsd.config.live import LiveConfig
 from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlApi, ControlListener
+from wingsd.control.status import Activity, Probes
+from wingsd.control.transfers import KeptCopies, TransferList
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
@@ -65,6 +78,12 @@ from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.panel.client import Panel
+from wingsd.restores.content import ContentParts
+from wingsd.restores.leftovers import RestoreLeftovers
+from wingsd.restores.links import RestoreLinks
+from wingsd.restores.manager import Restores
+from wingsd.restores.restore import RestoreReporting
+from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.install_files import InstallLog, ScriptDirectories
@@ -106,25 +125,12 @@ from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
 if TYPE_CHECKING:
-    from wingsd.backups.adapters import Adapter
-    from wingsd.backups.checks import BackupChecks
-    from wingsd.backups.creation import BackupParts, Backups
-    from wingsd.backups.deletion import BackupDeletion, DroppedBackups
-    from wingsd.backups.for_wings import BackupRewrites
-    from wingsd.backups.making import ArchiveTerms
-    from wingsd.backups.recovery import BackupRecovery
-    from wingsd.backups.s3.adapter import S3Adapter
-    from wingsd.backups.store import BackupStore
-    from wingsd.control.status import Activity, Probes
-    from wingsd.control.transfers import TransferList
     from wingsd.files.pulls import Pulls
     from wingsd.guarded_http.client import GuardedClient
     from wingsd.metrics.exposition import Exposition
     from wingsd.metrics.recorder import Recorder
     from wingsd.node.engine import NodeEngine, OrphanedContainers
     from wingsd.node.figures import NodeFigures
-    from wingsd.restores.links import RestoreLinks
-    from wingsd.restores.manager import Restores
     from wingsd.sftp.service import SftpService
 
 __all__ = ["NodeContainers", "NodeObjects"]
@@ -332,16 +338,72 @@ class NodeObjects:
         self.direct_transfers = DirectTransfers(self.direct_servers, incoming_direct, self.sender)
 
         # Backups, and restoring them
-        self.restores = Later(self._make_restores)
-        self.restore_links = Later(self._make_restore_links)
-        self.backup_store = Later(self._make_backup_store)
-        self.made_backups = Later(self._make_backups)
-        self.backup_deletion = Later(self._make_backup_deletion)
-        self.dropped_backups = Later(self._make_dropped_backups)
-        self.backup_checks = Later(self._make_backup_checks)
-        self.backup_rewrites = Later(self._make_backup_rewrites)
-        self.left_backups = LeftBackups(
-            system.backup_directory, self.database, pools.disk, Later(self._make_backup_recovery)
+        restore_storage = RestoreStorage(
+            self.staging, Path(system.data), self.owner, self.quotas, transfers.durable
+        )
+        self.restores = Restores(
+            self.servers,
+            ContentParts(
+                storage=restore_storage,
+                workers=pools.restorers,
+                slots=DeferredSemaphore(RESTORERS),
+                disk=pools.disk,
+                long=pools.long,
+                limits=ArchiveLimits.configured(transfers),
+            ),
+            RestoreLeftovers(restore_storage, pools.long, system.backups.quarantine_days),
+            RestoreReporting(self.database, self.callbacks, self.running, reactor),
+            for_calagopus=config.family == CALAGOPUS,
+        )
+        self.restore_links = RestoreLinks.configured(
+            reactor,
+            system.backups.restore_host_allowlist,
+            f"wingsd/{__version__}",
+            self.resolve,
+            trusts_panel=not config.is_pelican,
+        )
+        self.backup_store = BackupStore(system.backup_directory, config.family)
+        adapters = self._make_backup_adapters()
+        backup_parts = BackupParts(
+            family=config.family,
+            store=self.backup_store,
+            terms=self._archive_terms(),
+            database=self.database,
+            callbacks=self.callbacks,
+            bus=self.bus,
+            workers=pools.backups,
+            disk=pools.disk,
+            reactor=reactor,
+        )
+        self.made_backups = Backups(backup_parts, adapters, system.backups.concurrent)
+        self.backup_deletion = BackupDeletion(
+            self.backup_store, self.made_backups, pools.long, self.callbacks, self.bus
+        )
+        self.backup_checks = BackupChecks(
+            self.backup_store,
+            CheckSchedule(system.backups.check_interval, system.backups.check_limit * MIB),
+            pools.backups,
+            pools.disk,
+            reactor,
+            time.time,
+        )
+        lock = self.backup_checks.lock
+        dropped_backups = DroppedBackups(
+            self.backup_store,
+            self.database,
+            self.panel,
+            self.servers,
+            pools.long,
+            lock,
+            transfers.live.keep_source_days,
+            config.deletes_dropped_backups,
+        )
+        self.backup_rewrites = BackupRewrites(backup_parts, self.made_backups, self.servers, lock)
+        left_backups = LeftBackups(
+            system.backup_directory,
+            self.database,
+            pools.disk,
+            BackupRecovery(backup_parts, adapters, self.made_backups),
         )
 
         # The node itself
@@ -407,8 +469,8 @@ class NodeObjects:
                 self.made_backups,
                 self.backup_checks,
                 self.backup_rewrites,
-                self.left_backups,
-                self.dropped_backups,
+                left_backups,
+                dropped_backups,
                 self.orphans,
             ),
             NodeTransfers(
@@ -424,13 +486,6 @@ class NodeObjects:
             self.observer,
             reactor,
         )
-
-    def _follow_once_made(self, later: Later[Any]) -> None:
-        def use(config: Config) -> None:
-            if later.made is not None:
-                later.made.use(config)
-
-        self.live.follow(use)
 
     def _bucket(self, limit: int, yielded: float = 1.0) -> TokenBucket | None:
         return TokenBucket(self.reactor, limit * MIB, yielded) if limit > 0 else None
@@ -525,77 +580,20 @@ class NodeObjects:
 
     # Backups
 
-    def _make_restores(self) -> Restores:
-        # Here, like those below, since a node without backups saves what these import.
-        from wingsd.restores.content import ContentParts  # noqa: PLC0415
-        from wingsd.restores.leftovers import RestoreLeftovers  # noqa: PLC0415
-        from wingsd.restores.manager import Restores  # noqa: PLC0415
-        from wingsd.restores.restore import RestoreReporting  # noqa: PLC0415
-        from wingsd.restores.storage import RestoreStorage  # noqa: PLC0415
-
-        system, pools = self.config.system, self.pools
-        storage = RestoreStorage(
-            self.staging, Path(system.data), self.owner, self.quotas, system.transfers.durable
-        )
-        parts = ContentParts(
-            storage=storage,
-            workers=pools.restorers,
-            slots=DeferredSemaphore(RESTORERS),
-            disk=pools.disk,
-            long=pools.long,
-            limits=ArchiveLimits.configured(system.transfers),
-        )
-        return Restores(
-            self.servers,
-            parts,
-            RestoreLeftovers(storage, pools.long, system.backups.quarantine_days),
-            RestoreReporting(self.database, self.callbacks, self.running, self.reactor),
-            for_calagopus=self.config.family == CALAGOPUS,
-        )
-
-    def _make_restore_links(self) -> RestoreLinks:
-        from wingsd.restores.links import RestoreLinks  # noqa: PLC0415
-
-        allowlist = self.config.system.backups.restore_host_allowlist
-        return RestoreLinks.configured(
+    def _make_backup_adapters(self) -> dict[str, Adapter]:
+        """Return what makes and restores backups, by the name that a Panel uses."""
+        settings, disk = self.config.system.backups.s3, self.pools.disk
+        limits = StoreLimits(part=settings.part_upload_timeout)
+        s3 = S3Adapter(
+            self.panel,
+            self.backup_store,
+            self.pools.uploads,
             self.reactor,
-            allowlist,
-            f"wingsd/{__version__}",
-            self.resolve,
-            trusts_panel=not self.config.is_pelican,
+            S3Terms(self.config.family, settings.retry_limit, limits),
         )
-
-    def _make_backup_store(self) -> BackupStore:
-        from wingsd.backups.store import BackupStore  # noqa: PLC0415
-
-        return BackupStore(self.config.system.backup_directory, self.config.family)
-
-    def _make_backups(self) -> Backups:
-        from wingsd.backups.creation import Backups  # noqa: PLC0415
-
-        concurrent = self.config.system.backups.concurrent
-        return Backups(self._backup_parts, self._backup_adapters, concurrent)
-
-    @cached_property
-    def _backup_parts(self) -> BackupParts:
-        from wingsd.backups.creation import BackupParts  # noqa: PLC0415
-
-        return BackupParts(
-            family=self.config.family,
-            store=self.backup_store.get(),
-            terms=self._archive_terms(),
-            database=self.database,
-            callbacks=self.callbacks,
-            bus=self.bus,
-            workers=self.pools.backups,
-            disk=self.pools.disk,
-            reactor=self.reactor,
-        )
+        return {"wings": LocalAdapter(self.backup_store, disk), "s3": s3}
 
     def _archive_terms(self) -> ArchiveTerms:
-        from wingsd.backups.dialect import checksum_type_of  # noqa: PLC0415
-        from wingsd.backups.making import ArchiveTerms  # noqa: PLC0415
-
         system, family = self.config.system, self.config.family
         form = ArchiveFormat.TAR_GZ
         if family == CALAGOPUS:
@@ -608,67 +606,6 @@ class NodeObjects:
             write_limit=system.backups.write_limit * MIB,
             reserve=ArchiveLimits.configured(system.transfers).reserve,
         )
-
-    @cached_property
-    def _backup_adapters(self) -> dict[str, Later[Adapter]]:
-        """The adapters that make and restore backups, by the name that a Panel uses."""
-        from wingsd.backups.adapters import LocalAdapter  # noqa: PLC0415
-
-        local = LocalAdapter(self.backup_store.get(), self.pools.disk)
-        return {"wings": Later(lambda: local), "s3": Later(self._make_s3_adapter)}
-
-    def _make_s3_adapter(self) -> S3Adapter:
-        from wingsd.backups.s3.adapter import S3Adapter, S3Terms  # noqa: PLC0415
-        from wingsd.backups.s3.parts import StoreLimits  # noqa: PLC0415
-
-        settings = self.config.system.backups.s3
-        limits = StoreLimits(part=settings.part_upload_timeout)
-        return S3Adapter(
-            self.panel,
-            self.backup_store.get(),
-            self.pools.uploads,
-            self.reactor,
-            S3Terms(self.config.family, settings.retry_limit, limits),
-        )
-
-    def _make_backup_deletion(self) -> BackupDeletion:
-        from wingsd.backups.deletion import BackupDeletion  # noqa: PLC0415
-
-        store, backups = self.backup_store.get(), self.made_backups.get()
-        return BackupDeletion(store, backups, self.pools.long, self.callbacks, self.bus)
-
-    def _make_dropped_backups(self) -> DroppedBackups:
-        from wingsd.backups.deletion import DroppedBackups  # noqa: PLC0415
-
-        return DroppedBackups(
-            self.backup_store,
-            self.database,
-            self.panel,
-            self.servers,
-            self.pools.long,
-            lambda: self.backup_checks.get().lock,
-            self.config.system.transfers.live.keep_source_days,
-            self.config.deletes_dropped_backups,
-        )
-
-    def _make_backup_checks(self) -> BackupChecks:
-        from wingsd.backups.checks import BackupChecks, CheckSchedule  # noqa: PLC0415
-
-        settings, pools = self.config.system.backups, self.pools
-        schedule = CheckSchedule(settings.check_interval, settings.check_limit * MIB)
-        store = self.backup_store.get()
-        return BackupChecks(store, schedule, pools.backups, pools.disk, self.reactor, time.time)
-
-    def _make_backup_rewrites(self) -> BackupRewrites:
-        from wingsd.backups.for_wings import BackupRewrites  # noqa: PLC0415
-
-        backups, lock = self.made_backups.get(), self.backup_checks.get().lock
-        return BackupRewrites(self._backup_parts, backups, self.servers, lock)
-
-    def _make_backup_recovery(self) -> BackupRecovery:
-        from wingsd.backups.recovery import BackupRecovery  # noqa: PLC0415
-
-        return BackupRecovery(self._backup_parts, self._backup_adapters, self.made_backups.get())
 
     # The node itself
 
@@ -771,9 +708,7 @@ class NodeObjects:
             server_paths.server_endpoint(
                 config, servers, self.receiver, self.sender, self.restores, deletion
             ),
-            partial(
-                RESTORE, config, servers, self.restores, self.restore_links.get, self.pools.disk
-            ),
+            partial(RESTORE, config, servers, self.restores, self.restore_links, self.pools.disk),
             *server_paths.install_endpoints(config, servers, self.installations),
             *file_paths.signed_endpoints(config, urls, self.file_work, archives, activity),
             *backup_paths.endpoints(config, servers, self.made_backups, deletion),
@@ -798,7 +733,7 @@ class NodeObjects:
             return None
         from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
 
-        activity, checks = self.reports.activity, self.backup_checks.get()
+        activity, checks = self.reports.activity, self.backup_checks
         sources = Sources(self.receiver, self.sender, self.callbacks, activity, checks, self.sftp)
         # What is counted waits while a kept copy is removed.
         disk, data = self.pools.long, self.config.system.data
@@ -810,7 +745,10 @@ class NodeObjects:
 
     def _make_control(self) -> ControlListener:
         config, database, direct = self.config, self.database, self.direct_transfers
-        transfers = self._transfer_list()
+        kept = KeptCopies(self.partial_copies, self.backups, self.pools.long)
+        transfers = TransferList(
+            database, self.receiver, self.sender, direct, kept, started=time.time()
+        )
         api = ControlApi(
             {
                 "/v1/status": self.status_collaborators(),
@@ -837,38 +775,22 @@ class NodeObjects:
     def _address(self) -> str:
         return self.http.address
 
-    def _transfer_list(self) -> Later[TransferList]:
-        started = time.time()
-
-        def make() -> TransferList:
-            # Here, like those below, since a node without `wingsctl` saves what they import.
-            from wingsd.control.transfers import KeptCopies, TransferList  # noqa: PLC0415
-
-            direct = self.direct_transfers
-            kept = KeptCopies(self.partial_copies, self.backups, self.pools.long)
-            return TransferList(self.database, self.receiver, self.sender, direct, kept, started)
-
-        return Later(make)
-
     def status_collaborators(self) -> Sequence[Any]:
         """Return the collaborators of the control socket's endpoint for the node's status."""
-        start = self.reactor.seconds()
-        probes, activity = Later(self._make_probes), Later(self._make_status_activity)
-        self._follow_once_made(probes)
+        start, ask, disk = self.reactor.seconds(), self.containers.ask_engine, self.pools.disk
+        probes = Probes(
+            self.live.current, self.panel, ask, self.orphans, disk, self.staging, self.reactor
+        )
+        self.live.follow(probes.use)
+        activity = Activity(
+            self.servers,
+            self.receiver,
+            self.sender,
+            self.direct_transfers.incoming,
+            self.callbacks,
+        )
 
         def uptime() -> float:
             return self.reactor.seconds() - start
 
         return (self.config, self._address, uptime, probes, activity)
-
-    def _make_probes(self) -> Probes:
-        from wingsd.control.status import Probes  # noqa: PLC0415
-
-        config, ask, disk = self.live.current, self.containers.ask_engine, self.pools.disk
-        return Probes(config, self.panel, ask, self.orphans, disk, self.staging, self.reactor)
-
-    def _make_status_activity(self) -> Activity:
-        from wingsd.control.status import Activity  # noqa: PLC0415
-
-        incoming = self.direct_transfers.incoming
-        return Activity(self.servers, self.receiver, self.sender, incoming, self.callbacks)

@@ -14,7 +14,6 @@ from wingsd.backups.store import BackupStore
 from wingsd.errors import BadRequest
 from wingsd.statedb import BackupRecord
 from wingsd.threadio import Workers
-from wingsd.util.later import Later
 
 if TYPE_CHECKING:
     from wingsd.backups.s3.growing import GrowingArchive
@@ -101,12 +100,9 @@ class LocalAdapter:
         """Nothing: it stays in its place."""
 
 
-def adapter_of(name: str, adapters: Mapping[str, Later[Adapter]]) -> Adapter:
-    """Return the adapter of a kind of backups.
-
-    Raises AdapterUnknown, and another WingsdError where its modules cannot be imported.
-    """
+def adapter_of(name: str, adapters: Mapping[str, Adapter]) -> Adapter:
+    """Return the adapter of a kind of backups. Raises AdapterUnknown."""
     found = adapters.get(name)
     if found is None:
         raise AdapterUnknown(name, adapters)
-    return found.get()
+    return found

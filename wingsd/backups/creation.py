@@ -40,7 +40,6 @@ from wingsd.statedb import BackupRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import storage_errors
-from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
@@ -153,7 +152,7 @@ class Backups:
     _log = Logger()
 
     def __init__(
-        self, parts: BackupParts, adapters: Mapping[str, Later[Adapter]], concurrent: int
+        self, parts: BackupParts, adapters: Mapping[str, Adapter], concurrent: int
     ) -> None:
         self._parts = parts
         self._adapters = adapters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -19,7 +19,6 @@ from wingsd.panel.http_client import PanelError
 from wingsd.servers.registry import Servers
 from wingsd.statedb import DroppedBackup, Outcome, ReportKind, StateDatabase
 from wingsd.threadio import Workers
-from wingsd.util.later import Later
 from wingsd.util.text import readable_size
 
 __all__ = ["BackupDeletion", "DroppedBackups"]
@@ -133,15 +132,15 @@ class DroppedBackups:
     node that the server leaves. Each is deleted `days` after a transfer that has moved the server,
     when the Panel has answered twice, on different days, that it has no record of it. It stays for
     good where the server is here again, and as long as the configuration has none deleted:
-    `deletes`. `lock` returns that of what reads backups at rest.
+    `deletes`. `lock` is that of what reads backups at rest.
     """
 
-    store: Later[BackupStore]
+    store: BackupStore
     database: StateDatabase
     panel: Panel
     servers: Servers
     disk: Workers
-    lock: Callable[[], DeferredLock]
+    lock: DeferredLock
     days: int
     deletes: bool
 
@@ -173,7 +172,7 @@ class DroppedBackups:
 
     async def _settle(self, dropped: DroppedBackup) -> None:
         place, backup = dropped.place, backup_at(dropped.place)
-        found = await self.disk.run(self.store.get().at, place)
+        found = await self.disk.run(self.store.at, place)
         if backup is None or found is None or self.servers.knows(dropped.server):
             await self.database.forget_dropped(place)
             return
@@ -182,7 +181,7 @@ class DroppedBackups:
         if not is_missed or dropped.missed is None:
             return
         if dropped.age >= self.days * _DAY and dropped.age - dropped.missed >= _APART:
-            await self.lock().run(lambda: Deferred.fromCoroutine(self._delete(dropped, found)))
+            await self.lock.run(lambda: Deferred.fromCoroutine(self._delete(dropped, found)))
 
     async def _delete(self, dropped: DroppedBackup, found: StoredBackup) -> None:
         # Not of a server that is coming back since, or is here again.
@@ -190,7 +189,7 @@ class DroppedBackups:
             return
         if self.servers.knows(dropped.server):
             return
-        await self.disk.run(self.store.get().remove, found)
+        await self.disk.run(self.store.remove, found)
         await self.database.forget_dropped(dropped.place)
         _log.warn(
             "{server}: backup {backup} ({size}) deleted: the server has moved to another node "

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from twisted.logger import Logger
 
 from wingsd.backups.left_parts import left_parts
+from wingsd.backups.recovery import BackupRecovery
 from wingsd.errors import StorageError
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
-from wingsd.util.later import Later
-
-if TYPE_CHECKING:
-    from wingsd.backups.recovery import BackupRecovery
 
 __all__ = ["LeftBackups"]
 
 
 class LeftBackups:
-    """The records and parts of backups in `directory`. What settles them is made where there are.
+    """The records and parts of backups in `directory`.
 
     `disk` are threads for short work.
     """
@@ -31,7 +26,7 @@ class LeftBackups:
         directory: str,
         database: StateDatabase,
         disk: Workers,
-        recovery: Later[BackupRecovery],
+        recovery: BackupRecovery,
     ) -> None:
         self._directory = directory
         self._database = database
@@ -42,7 +37,7 @@ class LeftBackups:
         """Settle the backups that were being made. A failure is logged."""
         records = await self._database.backups()
         if records or await self._has_parts():
-            await self._recovery.get().recover(records)
+            await self._recovery.recover(records)
 
     async def _has_parts(self) -> bool:
         try:

@@ -20,7 +20,6 @@ from wingsd.backups.parts import remove_parts
 from wingsd.errors import StorageError, WingsdError
 from wingsd.statedb import BackupRecord, Outcome
 from wingsd.util.deferreds import when_fired
-from wingsd.util.later import Later
 
 __all__ = ["BackupRecovery"]
 
@@ -31,7 +30,7 @@ class BackupRecovery:
     _log = Logger()
 
     def __init__(
-        self, parts: BackupParts, adapters: Mapping[str, Later[Adapter]], backups: Backups
+        self, parts: BackupParts, adapters: Mapping[str, Adapter], backups: Backups
     ) -> None:
         self._parts = parts
         self._adapters = adapters
@@ -74,7 +73,7 @@ class BackupRecovery:
 
     async def _settle(self, record: BackupRecord) -> None:
         adapter = self._adapters.get(record.adapter)
-        made = None if adapter is None else await adapter.get().left_by(record)
+        made = None if adapter is None else await adapter.left_by(record)
         if made is not None:
             self._log.info(
                 "{server}: backup {backup} goes on", server=record.server, backup=record.backup
