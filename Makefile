@@ -2,6 +2,7 @@
 #
 # PYTHON=/path/to/python3   another interpreter; each version has its own environment in .venv/
 # FLOOR=1                   the oldest supported versions of everything, those of Debian 13
+# VERSIONS=1                only the tests that depend on versions of Python and of libraries
 # KEEP=1                    leave the demo running
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
@@ -42,6 +43,20 @@ BIN := $(VENV)/bin
 # Named one by one: the document's examples in docs/http.md keep their form.
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
+# Tests of whole daemons that VERSIONS=1 keeps: between them they use each library in a daemon.
+DAEMONS := clients decompress egg_files ending engine metrics move pages pulls receiving s3_backups \
+	sftp sftp_clients starting
+# What VERSIONS=1 leaves out, since no version of Python or of a library decides it: kills, losses of
+# power, races and the kernel's own figures; system calls and formats of this project; documents. A
+# test that is not named here runs.
+ANY_VERSION := \
+	kills lines power quota_vm races unchanged ways wire transfers/test_any_await_fails.py \
+	filesystem fuzz moves archive/hostile archive/test_any_tree.py archive/test_disks.py \
+	archive/test_extract.py archive/test_hostile.py archive/test_pack.py \
+	archive/test_partition.py archive/test_quota.py archive/test_shared_tree.py \
+	archive/test_sparse.py archive/test_tree_writer.py handbook test_code_blocks.py \
+	test_documents.py test_troubleshooting.py \
+	$(filter-out $(DAEMONS:%=daemon/test_%.py),$(patsubst tests/%,%,$(wildcard tests/daemon/test_*.py)))
 
 .PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure ways wire updates openapi clean
 
@@ -57,6 +72,7 @@ demo: ## move a real game server from one node to another and show what happened
 test: ## run all tests
 	@$(PREPARE) test
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses=$$((2 * $$(nproc))) --dist=worksteal \
+	  $(if $(VERSIONS),$(ANY_VERSION:%=--ignore=tests/%)) \
 	  $(if $(COVERAGE),--cov=wingsd --cov-report=term) $(ARGS)
 
 browser: ## download and upload files of a server with Chromium

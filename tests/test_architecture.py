@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import wingsd
@@ -23,3 +24,9 @@ def test_threads_are_started_by_one_package_on_the_reactors_side() -> None:
 def test_the_product_imports_nothing_of_the_tests() -> None:
     for path in HOME.rglob("*.py"):
         assert "from tests" not in path.read_text()
+
+
+def test_each_module_can_be_imported() -> None:
+    for path in HOME.rglob("*.py"):
+        parts = path.relative_to(HOME.parent).with_suffix("").parts
+        import_module(".".join(parts).removesuffix(".__init__"))

@@ -77,3 +77,13 @@ def test_the_tests_that_the_packages_build_leaves_out_are_there() -> None:
     names = listed.replace("\\\n", " ").split()
     assert names
     assert [name for name in names if not (HOME / "tests" / name).exists()] == []
+
+
+def test_the_tests_that_ci_leaves_out_with_the_newest_versions_are_there() -> None:
+    made = (HOME / "Makefile").read_text()
+    listed = made.partition("\nANY_VERSION := \\\n")[2].partition("$(")[0]
+    names = listed.replace("\\\n", " ").split()
+    sample = made.partition("\nDAEMONS := ")[2].partition("\n#")[0].replace("\\\n", " ").split()
+    names += [f"daemon/test_{name}.py" for name in sample]
+    assert len(names) > 30
+    assert [name for name in names if not (HOME / "tests" / name).exists()] == []
