@@ -91,7 +91,7 @@ def working_thread(turns: Turns) -> Iterator[None]:
 
     thread = Thread(target=turns.work, args=(hang,))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     try:
         yield
     finally:
@@ -106,7 +106,7 @@ def test_one_that_hangs_holds_up_the_others_for_a_moment() -> None:
     begun = time.monotonic()
     with working_thread(machine.turns):
         machine.turns.work(lambda: None)
-        assert 0.2 < time.monotonic() - begun < 10
+        assert 0.2 < time.monotonic() - begun < 60
 
 
 def test_the_time_of_a_process_grows_with_what_it_does() -> None:
