@@ -230,7 +230,7 @@ def _run(top: str, batches: list[tuple[Index, bytes]]) -> list[object] | None:
         applier = TreeApplier(fds[0], fds[1], None, OpenatOpener())
         stack.enter_context(closing(applier))
         ledger = f"{top}/ledger"
-        move = MoveDestination.open(ledger, _IDS, _LIMITS, applier, lambda: None)
+        move = MoveDestination(ledger, _IDS, _LIMITS, applier, lambda: None)
         stack.enter_context(closing(move))
         try:
             for index, data in batches:

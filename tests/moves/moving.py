@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from unittest import mock
 
 from tests.support.attributes import reading
 from wingsd.filesystem import OpenatOpener
@@ -16,6 +17,7 @@ from wingsd.moves.contents import ContentReader
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.errors import ShapeMissing
 from wingsd.moves.filling import Batch, BatchFiller, deflated
+from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
 from wingsd.moves.rereading import PieceReader
@@ -114,9 +116,11 @@ class Opened:
             applier = self._stack.enter_context(
                 closing(TreeApplier(fds[0], fds[1], None, OpenatOpener()))
             )
-            opened = MoveDestination.open(
-                str(of.place / "ledger"), (of.move, of.boot), of.limits, applier, of.sync, of.write
-            )
+            if of.write is not os.write:
+                patched = mock.patch.object(LedgerFile, "_write", staticmethod(of.write))
+                self._stack.enter_context(patched)
+            ids = (of.move, of.boot)
+            opened = MoveDestination(str(of.place / "ledger"), ids, of.limits, applier, of.sync)
             self.of = self._stack.enter_context(closing(opened))
         except BaseException:
             self._stack.close()

@@ -181,7 +181,9 @@ def test_records_that_make_no_sense_are_refused(story: list[tuple[RecordType, by
         recover(LedgerReader([data]), LIMITS)
 
 
-def test_after_a_failed_write_nothing_more_is_appended(tmp_path: Path) -> None:
+def test_after_a_failed_write_nothing_more_is_appended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     destination = Destination(tmp_path)
 
     def full(fd: int, data: bytes) -> int:
@@ -191,7 +193,8 @@ def test_after_a_failed_write_nothing_more_is_appended(tmp_path: Path) -> None:
     size = ledger.size
     ledger.close()
     fd = os.open(tmp_path / "ledger", os.O_RDWR)
-    broken = LedgerFile(str(tmp_path / "ledger"), fd, write=full)
+    broken = LedgerFile(str(tmp_path / "ledger"), fd)
+    monkeypatch.setattr(broken, "_write", full)
     with pytest.raises(StorageError, match="the disk is full"):
         broken.append(RecordType.DONE, bytes(8))
     with pytest.raises(StorageError, match="must be resumed"):

@@ -99,7 +99,7 @@ _CONTENT = (*_OF_NUMBERS, WholeFrame)
 
 
 class BatchKind(Enum):
-    """Whether a batch has shape or data frames."""
+    """The kinds of batches: of shape or data frames."""
 
     SHAPE = 1
     DATA = 2
@@ -217,7 +217,7 @@ def decode_index(raw: bytes, digest: bytes | None = None, *, most_data: int = MA
 
 
 class _Checks:
-    """What the frames of one batch may not be together."""
+    """Checks of the frames of one batch together."""
 
     def __init__(self, kind: BatchKind, most_data: int) -> None:
         self._is_data = kind is BatchKind.DATA

@@ -1,4 +1,4 @@
-"""What each frame means for a tree: `apply_shape`, and for contents `begin` and `done`.
+"""The meaning of each frame for a tree: `apply_shape`, and for contents `begin` and `done`.
 
 Between `begin` and `done` the blocks of a frame are unknown: they may be written, in part or not.
 All raise FrameRefused for frames that do not fit the tree.

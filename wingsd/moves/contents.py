@@ -2,7 +2,7 @@
 
 Blocking. Each byte is read and hashed once; the digests go to the file's node on the way.
 
-A reader of all files of a running server would fill the page cache with those that nobody else
+A reader of all files of a running server would fill the page cache with those that nothing else
 reads, and the kernel would take pages for them that the game needs. So what was not there before
 is given back behind the reader. What was there is left alone: somebody has read it. This is by
 cachestat(2), which Linux has since 6.5; without it, and where it is refused, nothing is

@@ -84,14 +84,14 @@ class OpenBatch:
 
     @property
     def must_be_durable(self) -> bool:
-        """Whether the ledger would be wrong without the batch once some of it is written.
+        """True if the ledger would be wrong without the batch once some of it is written.
 
-        Of blocks that were unknown it tells nothing; but it has to know of each new name.
+        Of blocks that were unknown it says nothing; but it has to know of each new name.
         """
         return bool(self._new or self.overwritten)
 
     def is_new(self, run: BlockRun) -> bool:
-        """Whether blocks are of a file that comes as a whole and was not there."""
+        """Return whether blocks are of a file that comes as a whole and was not there."""
         return isinstance(run.frame, WholeFrame) and run.frame.path in self._new
 
     def note(self, run: BlockRun) -> None:
@@ -178,7 +178,7 @@ def _ranges(
 
 @frozen(repr=False)
 class Resumption:
-    """Where a source goes on: the fields of the answer to `resume`, see docs/moves.md."""
+    """The state from which a source goes on: the answer to `resume`, see docs/moves.md."""
 
     round: int
     next: int
@@ -236,13 +236,21 @@ class MoveDestination:
 
     def __init__(
         self,
-        ledger: LedgerFile,
+        path: str,
         ids: tuple[bytes, bytes],
-        found: Recovered,
+        limits: MoveLimits,
         applier: TreeApplier,
         sync: Callable[[], None],
+        *,
+        loses: bool = False,
     ) -> None:
-        self._ledger = ledger
+        """Begin a move, or go on with it. `ids` are those of the move and of the present boot.
+
+        What a crash has left unproven is read back; batches that are not held count as not
+        received. With `loses`, after a flush that has failed, all that is unproven does. Raises
+        LedgerDamaged, LedgerVersionUnknown and StorageError.
+        """
+        self._ledger, found = LedgerFile.open(path, *ids, limits)
         self._ids = ids
         self._applier = applier
         self._sync = sync
@@ -260,34 +268,12 @@ class MoveDestination:
         self._is_finished = False
         #: Whether a batch was applied in part, so that the tree is not what the ledger says.
         self._is_partial = False
-
-    @classmethod
-    def open(
-        cls,
-        path: str,
-        ids: tuple[bytes, bytes],
-        limits: MoveLimits,
-        applier: TreeApplier,
-        sync: Callable[[], None],
-        write: Callable[[int, bytes], int] = os.write,
-        *,
-        loses: bool = False,
-    ) -> MoveDestination:
-        """Begin a move, or go on with it. `ids` are those of the move and of the present boot.
-
-        What a crash has left unproven is read back; batches that are not held count as not
-        received. With `loses`, after a flush that has failed, all that is unproven does. Raises
-        LedgerDamaged, LedgerVersionUnknown and StorageError.
-        """
-        ledger, found = LedgerFile.open(path, *ids, limits, write=write)
-        made = cls(ledger, ids, found, applier, sync)
         try:
             applier.reopen(found.tree)
-            made._resume(found, loses=loses)
+            self._resume(found, loses=loses)
         except BaseException:
-            made.close()
+            self.close()
             raise
-        return made
 
     def close(self) -> None:
         """Close the ledger, and the file of the tree."""
@@ -307,7 +293,7 @@ class MoveDestination:
 
     @property
     def is_between_rounds(self) -> bool:
-        """Whether nothing of a round has come since the last one was closed.
+        """True if nothing of a round has come since the last one was closed.
 
         Of a batch that was given up some may be on the disk.
         """
@@ -409,7 +395,7 @@ class MoveDestination:
     def close_round(self, in_round: int, last: int, root: bytes) -> None:
         """Close a round whose last batch is `last`; doing so twice is allowed.
 
-        Raises RootMismatch where the root is another one, RoundIncomplete and BatchConflict.
+        Raises RootMismatch where the root is not the same, RoundIncomplete and BatchConflict.
         """
         self._check_usable()
         if not self.received.check_round(in_round, last):
@@ -430,7 +416,7 @@ class MoveDestination:
         self.roots = {in_round: root}
 
     def compact(self) -> None:
-        """Write the ledger anew, without what a closed round has made obsolete.
+        """Replace the ledger by one without what a closed round has made obsolete.
 
         Raises BatchConflict within a round.
         """
@@ -454,8 +440,8 @@ class MoveDestination:
 
         Batches that have not ended are lost, and files that are in slots, or should have come as a
         whole and did not, are removed. Of the files with the paths `wrong`, which `rereading`
-        has found, the blocks that are not as they should be become unknown. The ledger is written
-        anew, with `move` as the id of the move; after a crash it is the old or the new one.
+        has found, the blocks that are not as they should be become unknown. The ledger is
+        replaced, with `move` as the id of the move; after a crash it is the old or the new one.
         Raises StorageError; the move must be opened again then.
         """
         self._check_usable()

@@ -1,7 +1,7 @@
 """The entries of a tree in a database, a file without a name: memory does not grow with them.
 
 Entries that were looked up or changed are in memory until `trim`. What they have then is stored,
-and an object that was handed out before is the entry no more, unless it is told as changed.
+and an object that was handed out before is the entry no more, unless it is reported as changed.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class EntryStore:
             self.set(node.names[0], node)
 
     def share(self, node: Named, of: int = 0) -> None:
-        """Give a file or symlink an id, a negative one if it is not told."""
+        """Give a file or symlink an id, a negative one if none is given."""
         if not of:
             self._last_id -= 1
         node.id = of or self._last_id

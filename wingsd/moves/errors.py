@@ -97,7 +97,7 @@ class RoundIncomplete(Conflict):
 
 
 class RootMismatch(Conflict):
-    """What was received is not what the source has read (409)."""
+    """The trees of source and destination differ (409)."""
 
     code = "move-root-mismatch"
 
@@ -145,7 +145,7 @@ class SourceFileChanged(StorageError):
 
 
 class HeldTreeInvalid(WingsdError):
-    """The destination tells that it holds what it cannot: there is no going on with that (502)."""
+    """The destination says that it holds what it cannot: the move cannot go on with that (502)."""
 
     code = "move-held-tree-invalid"
     status = 502

@@ -61,7 +61,7 @@ class _Filling:
         self.index = self.bytes = 0
 
     def emptied(self) -> list[bytes]:
-        """Return the bytes, and begin anew."""
+        """Return the bytes, and forget everything."""
         data, self.data = self.data, []
         self.frames, self.encoded = [], []
         self.index = self.bytes = 0
@@ -83,7 +83,7 @@ class BatchFiller:
     `size` is the most bytes of a batch, before it is compressed, and may be changed at any time.
     """
 
-    def __init__(self, size: int, *, number: int = 0, in_round: int = 0, shape: int = 0) -> None:
+    def __init__(self, size: int, number: int = 0, in_round: int = 0, shape: int = 0) -> None:
         self.size = size
         #: The number of the last batch, the present round, and the last shape batch.
         self.number = number
@@ -131,7 +131,7 @@ class BatchFiller:
 
 @frozen(eq=False, repr=False)
 class BatchBody:
-    """What is sent of a batch, and whether it is compressed; `data` are its bytes of files."""
+    """The body of a request with a batch; `data` are its bytes of files."""
 
     number: int
     data: int

@@ -1,4 +1,4 @@
-"""What the source of a running server's move knows of the tree since its last round.
+"""The knowledge of the tree since the last round, at the source of a running server's move.
 
 Of directories that are as they were then, all files are settled but for those that it names: so
 only the others have to be scanned again.
@@ -28,7 +28,7 @@ LEAST_NAMES = 100_000
 class KnownTree:
     """Begins rounds by `scan` or `rescan`; without a `rule` each one is a `scan`.
 
-    It is what is told of each file that is read while the server runs.
+    It is called for each file that is read while the server runs.
     """
 
     def __init__(self, rule: UnchangedFiles | None, attributes: AttributeReader) -> None:
@@ -121,11 +121,11 @@ class KnownTree:
             self._seen = None
 
     def forget(self) -> None:
-        """Have all be scanned in the next round."""
+        """Make the next round scan everything."""
         self._seen = None
 
     def end_round(self, *, is_final: bool) -> None:
-        """Have what was read of the round be settled."""
+        """Settle what was read of the round."""
         if self._rule is not None and not (self._is_part and is_final):
             self._rule.end(keeps=self._is_part)
 
@@ -142,7 +142,7 @@ class KnownTree:
 
 @contextmanager
 def _beside(root: int, seen: SeenDirectories | None) -> Iterator[FoundBeside]:
-    """Have another process look at directories that were seen, where there is much in them."""
+    """Start a process that looks at directories that were seen, where there is much in them."""
     if seen is None or seen.names < LEAST_NAMES or len(os.sched_getaffinity(0)) == 1:
         yield lambda path: None
         return

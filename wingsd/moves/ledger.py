@@ -1,7 +1,7 @@
 """The records of a ledger: what the destination of a move holds. Encoded and decoded, pure.
 
 A record has a head (length of its payload, type, CRC of both), the payload and its CRC. Each CRC
-goes on from the one before, so records cannot be dropped or exchanged unseen. The header tells how
+goes on from the one before, so records cannot be dropped or exchanged unseen. The header says how
 much of the file was flushed: from there on a crash may leave anything, before that it is damage.
 """
 
@@ -43,7 +43,7 @@ HEADER = Struct("<8sHH16sIQI")
 """The file's header: magic, version, two zero bytes, the move's id, the CRC of these, the mark."""
 
 MARK_AT = 32
-"""Where in the header the mark is: the bytes of the file that were flushed, and their CRC."""
+"""The mark's place in the header: the bytes of the file that were flushed, and their CRC."""
 
 NO_ROOT = bytes(32)
 """Stands for the root of a round that was given up."""
@@ -61,7 +61,7 @@ _MAX_PAYLOAD = MAX_INDEX
 
 
 class RecordType(Enum):
-    """What a record says."""
+    """The kinds of records."""
 
     OPENED = 1  #: a boot's id: the records that follow were written in this boot
     BATCH = 2  #: the index of a batch, before any of it is written
@@ -76,7 +76,7 @@ class RecordType(Enum):
 
 @frozen(repr=False)
 class LedgerState:
-    """What was, after a round, when the ledger was written anew: numbers, and the round's root."""
+    """The numbers after a round when the ledger was written again, and the round's root."""
 
     round: int
     batch: int
@@ -131,7 +131,7 @@ class Record:
 
 
 class LedgerWriter:
-    """Encodes records one after the other. Begins anew, or goes on behind a reader's last one."""
+    """Encodes records one after the other, from the first one or behind a reader's last one."""
 
     def __init__(self, chain: int = 0) -> None:
         self._chain = chain

@@ -43,7 +43,7 @@ from wingsd.util.durable import storage_errors, sync_directory
 __all__ = ["REMEMBERED", "WINDOW", "LedgerFile", "ReceivedBatches", "Recovered", "recover"]
 
 WINDOW = 64
-"""How far above the highest contiguous number a batch may be."""
+"""The most by which a batch is above the highest contiguous number."""
 
 REMEMBERED = 1024
 """Numbers below the highest contiguous one whose contents are compared when they come again."""
@@ -153,7 +153,7 @@ class ReceivedBatches:
 
 @define(eq=False, repr=False)
 class Recovered:
-    """What a ledger says.
+    """The state that a ledger proves.
 
     `unproven` are data batches in the order of their records, which are to be read back.
     `unfinished` is a shape batch to be applied once more, with whether each frame makes a name.
@@ -317,30 +317,23 @@ class LedgerFile:
     After an error nothing more can be appended: the file must be opened again.
     """
 
-    def __init__(
-        self, path: str, fd: int, *, write: Callable[[int, bytes], int] = os.write
-    ) -> None:
+    _write: Callable[[int, bytes], int] = staticmethod(os.write)
+
+    def __init__(self, path: str, fd: int) -> None:
         self._path = path
         self._fd = fd
-        self._write = write
         self._writer = LedgerWriter()
         self._is_usable = True
         #: Bytes of the records, and of the file: zeros follow.
         self.size = self._end = 0
-        #: Bytes of it that were flushed, and how many its header tells.
+        #: Bytes of it that were flushed, and how many its header says.
         self._flushed = self._marked = 0
         #: The PART records of the last `replace`: position of the payload, length, CRC.
         self._parts: list[tuple[int, int, int]] = []
 
     @classmethod
     def open(
-        cls,
-        path: str,
-        move: bytes,
-        boot: bytes,
-        limits: MoveLimits,
-        *,
-        write: Callable[[int, bytes], int] = os.write,
+        cls, path: str, move: bytes, boot: bytes, limits: MoveLimits
     ) -> tuple[LedgerFile, Recovered]:
         """Open the ledger of the move with the id `move`, or make it; return what it proves.
 
@@ -349,7 +342,7 @@ class LedgerFile:
         """
         with storage_errors(path):
             fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
-        ledger = cls(path, fd, write=write)
+        ledger = cls(path, fd)
         try:
             return ledger, ledger._recover(move, boot, limits)
         except BaseException:
@@ -408,7 +401,7 @@ class LedgerFile:
         self._flush()
 
     def replace(self, move: bytes, records: Iterable[tuple[RecordType, bytes]]) -> None:
-        """Write the file anew, for the move with the id `move`: records of types and payloads.
+        """Replace the file, for the move with the id `move`: records of types and payloads.
 
         The old file stays until the new one is whole and on stable storage.
         """

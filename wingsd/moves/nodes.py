@@ -79,14 +79,14 @@ class BlockDigests:
     def take_changes(self) -> tuple[int | None, list[tuple[int, bytes | None]]]:
         """Return pages that were changed since they were stored, to be stored now.
 
-        The first number tells from which page on those that are stored are void.
+        From the page with the first number on, those that are stored are void.
         """
         cut = None if self._cut == _NO_CUT else self._cut
         found = [(n, None if page is None else bytes(page)) for n, page in self._pages.items()]
         return cut, found
 
     def were_stored(self, stored: Callable[[int], bytes | None]) -> None:
-        """Have memory of changes no more: they can be read by `stored`."""
+        """Forget the changes: they can be read by `stored` now."""
         self._pages.clear()
         self._stored, self._cut = stored, _NO_CUT
 
@@ -229,8 +229,8 @@ _IDENTITY = Struct("<QQ")
 class FileNode:
     """A regular file: its metadata, its names and the digests of its blocks.
 
-    `number` is 0 for one that is sent as a whole. At the source `identity` tells whether two
-    catalogues mean the same file, and `stamp` whether its stat result is the same. `id` is 0 for
+    `number` is 0 for one that is sent as a whole. At the source two catalogues mean the same
+    file by the same `identity`, and its stat result is the same by the same `stamp`. `id` is 0 for
     what has one name and no number, but at the source not for files that are to get one.
 
     `attributes` are as `filesystem.attributes` has them; None at the source until they are read

@@ -84,7 +84,7 @@ def is_first(path: bytes, node: TreeEntry | None) -> bool:
 
 
 class Matches:
-    """Which files of `now` go on with which ones of `sent`."""
+    """Pairs of files of `now` and of `sent`, of which the former go on with the latter."""
 
     def __init__(self, sent: MoveTree, now: MoveTree) -> None:
         self._sent = sent
@@ -189,7 +189,7 @@ def _key(path: bytes) -> bytes:
 def _fits(node: Named, before: Named) -> bool:
     """Return whether a file can go on with what was sent of `before`."""
     if isinstance(node, LinkNode):
-        # symlinks are small: one that gets another name is made anew
+        # symlinks are small: one that gets another name is made again
         return (
             isinstance(before, LinkNode)
             and (node.target, node.mtime) == (before.target, before.mtime)
@@ -361,7 +361,7 @@ def plan(
 
 
 def _leave(now: MoveTree, before: FileNode, node: FileNode) -> None:
-    """Have a file be what was sent of it."""
+    """Make a file what was sent of it."""
     now.resized(before.size - node.size, node.names[0])
     node.mode, node.mtime, node.size = before.meta
     node.stamp = b""  # it was not read as it is

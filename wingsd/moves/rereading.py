@@ -206,7 +206,7 @@ class Piece:
 
     @property
     def at(self) -> int:
-        """Where it begins."""
+        """The position of its first byte."""
         return self.first * self.block_size
 
 
@@ -220,7 +220,7 @@ class _Blocks:
 
 
 class Rereading:
-    """What of `tree` is still to be read back; at first all of it."""
+    """The parts of `tree` that are still to be read back; at first all of it."""
 
     def __init__(self, tree: MoveTree, applier: TreeApplier) -> None:
         self._tree = tree
@@ -242,7 +242,7 @@ class Rereading:
             self.restart()
 
     def restart(self) -> None:
-        """Have all of the tree read back."""
+        """Begin to read back all of the tree."""
         self._changes.clear()
         self._size = 0
         self._renamed.clear()
@@ -250,7 +250,7 @@ class Rereading:
 
     @property
     def is_over(self) -> bool:
-        """Whether all was read back that is on stable storage."""
+        """True if all was read back that is on stable storage."""
         is_left = self._changes or self._taken or self._renamed
         return not is_left and self._from is None
 
@@ -260,7 +260,7 @@ class Rereading:
         self._taken, self._from = [], None
 
     def changed(self, changes: Iterable[Frame | WrittenBlocks]) -> None:
-        """Have contents read back that are on stable storage now, and files under new names."""
+        """Add contents that are on stable storage now, and files under new names."""
         for change in changes:
             match change:
                 case WrittenBlocks():
@@ -479,7 +479,7 @@ def _advise(fd: int, piece: Piece, advice: int) -> None:
 def _is_equal(fd: int, piece: Piece) -> bool:
     """Return whether the blocks that are known are as they should be."""
     try:
-        # Both fail for what is no file. One byte more of a whole file tells whether it is longer.
+        # Both fail for what is no file. One byte more of a whole file shows whether it is longer.
         is_whole = not piece.number
         if not is_whole and os.lseek(fd, 0, os.SEEK_END) != piece.size:
             return False

@@ -63,7 +63,7 @@ _CTIME_AT = 16
 
 @frozen(eq=False, repr=False)
 class ChangedPart:
-    """What was changed since another scan.
+    """The part of a tree that was changed since another scan.
 
     Of the directories with these paths, as they are sorted in a walk, `tree` has all that is in
     them, but not what is below; those of them that it has not are gone. Of others it may have
@@ -74,14 +74,14 @@ class ChangedPart:
     directories: list[bytes]
 
     def narrow(self, other: MoveTree) -> None:
-        """Have walks through this tree and another one yield only these directories."""
+        """Limit walks through this tree and another one to these directories."""
         self.tree.narrow(self.directories)
         other.narrow(self.directories)
 
 
 @frozen(eq=False, repr=False)
 class KnownDirectories:
-    """What the last scan has seen, and the directories that have files to be read in any case.
+    """The directories that the last scan has seen, and those with files to be read in any case.
 
     `same` is called with the prefix and the files of each directory that is as it was.
     """
@@ -337,7 +337,7 @@ class _Rescan(_Scan):
         )
 
     def _make_parents(self, path: bytes) -> None:
-        """Have the tree have the directories above a path, whatever is said of them."""
+        """Add the directories above a path to the tree, whatever is said of them."""
         missing = []
         while (path := dirname(path)) and self._tree.find(path) is None:
             missing.append(path)

@@ -1,4 +1,4 @@
-"""A digest of each directory that a walk has seen: by it the next walk tells which are the same.
+"""A digest of each directory that a walk has seen, by which the next walk finds those unchanged.
 
 It has the directory's own mode and times, all names in it, and the stat results of what is no
 directory, but for the time of the last access. Of a symlink these tell its target only if it was

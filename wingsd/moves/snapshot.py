@@ -170,7 +170,7 @@ def held_limits(now: MoveTree) -> MoveLimits:
 class HeldTree:
     """Makes a tree of pages, whose file is in `scratch`. After an error it is of no use.
 
-    All methods raise HeldTreeInvalid for what no destination tells, or more than `limits`.
+    All methods raise HeldTreeInvalid for what no destination sends, or more than `limits`.
     """
 
     def __init__(self, limits: MoveLimits, scratch: str | None = None) -> None:

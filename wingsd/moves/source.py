@@ -44,14 +44,13 @@ __all__ = ["LiveSource", "MoveNumbers", "MoveSource", "SourceStopped"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NOT_KEPT = "the destination does not keep them"
 #: How often the names of a running server are read that change too fast to make a tree.
 _SCANS = 5
 
 
 @frozen(repr=False)
 class MoveNumbers:
-    """Where a destination goes on: the round, the first batch of it, the last shape batch.
+    """Numbers with which a destination goes on: round, first batch of it, last shape batch.
 
     `file` is the highest number of a file.
     """
@@ -64,7 +63,7 @@ class MoveNumbers:
 
 @frozen(eq=False, repr=False)
 class LiveSource:
-    """What a move of a running server needs: where files prove to be unchanged, and the log.
+    """The parts that a move of a running server needs: file systems that are trusted, and the log.
 
     `log` gets a line for each reason why files are read that need not be, from any thread.
     """
@@ -89,7 +88,7 @@ class HotFiles:
         """Begin a round; `leave` is whether hot files are left out of it."""
         self._changed, self._is_leaving, self.left = set(), leave, 0
 
-    def is_left(self, before: FileNode, node: FileNode) -> bool:
+    def leave(self, before: FileNode, node: FileNode) -> bool:
         """Note a file that is to be read; return whether it is left as it was sent."""
         number = before.number
         if not number or before.stamp == node.stamp:
@@ -112,7 +111,7 @@ class SourceStopped(Exception):
 def _in_turn(
     method: Callable[Concatenate[MoveSource, P], T],
 ) -> Callable[Concatenate[MoveSource, P], T]:
-    """Wait for a call that nobody waits for any more: it goes on in its thread until it ends."""
+    """Wait for an abandoned call: it goes on in its thread until it ends."""
 
     @wraps(method)
     def alone(self: MoveSource, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -195,7 +194,7 @@ class MoveSource:
         self._root = -1  # nothing is opened below another descriptor with its number
 
     def stop(self) -> None:
-        """Have what is being read fail soon, by SourceStopped. From any thread."""
+        """Make the present reading fail soon, by SourceStopped. From any thread."""
         self._is_stopped = True
 
     @_in_turn
@@ -234,7 +233,7 @@ class MoveSource:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether the destination has the last tree, so that a plan needs no pages."""
+        """True if the destination has the last tree, so that a plan needs no pages."""
         return self._is_closed
 
     @_in_turn
@@ -294,25 +293,20 @@ class MoveSource:
         """
         if numbers is None:
             last, held = self._filler, self._last
-            numbers = MoveNumbers(last.round + 1, last.number + 1, last.shape, held.last_number)
+            counts = (last.number, last.round, last.shape)
             is_unchanged: Callable[[FileNode, FileNode], bool] = self._is_unchanged
         else:
             assert self._held is not None  # noqa: S101 - by `scan`
             held, is_unchanged = self._held.finish(numbers.file), self._is_held
+            counts = (numbers.next - 1, numbers.round - 1, numbers.shape)
             self._is_closed = False
         self._held, self._before = None, held
         began = time.monotonic()
         self._hot.begin(leave=leave_hot)
         if self._part is not None:
             self._part.narrow(held)
-        read_mode = self._reader.read_mode
-        planned = plan(held, self._now, is_unchanged, self._is_left, read_mode)
-        self._next_filler = BatchFiller(
-            self.size,
-            number=numbers.next - 1,
-            in_round=numbers.round - 1,
-            shape=numbers.shape,
-        )
+        planned = plan(held, self._now, is_unchanged, self._leave, self._reader.read_mode)
+        self._next_filler = BatchFiller(self.size, *counts)
         self.unread, self.left = planned.unread, self._hot.left
         self.total = max(self.total, planned.unread)  # of a part, that of the tree before it
         self.read = self.total - planned.unread
@@ -355,10 +349,9 @@ class MoveSource:
         if not count:
             return
         kept = self._attributes.kept
-        reason = "they have too many" if kept.user and kept.acls else _NOT_KEPT
-        line = attributes_line(count, reason)
-        if count == MOST:
-            line = f"at least {line}"
+        is_kept = kept.user and kept.acls
+        reason = "they have too many" if is_kept else "the destination does not keep them"
+        line = ("at least " if count == MOST else "") + attributes_line(count, reason)
         if line != self._line:
             self._line = line
             self._tell(line)
@@ -397,7 +390,7 @@ class MoveSource:
         return display(path) if path else "its directory"
 
     def _found_writer(self) -> None:
-        """Have the next final passes read all that is not settled: the writer may go on."""
+        """Make the next final passes read all that is not settled: the writer may go on."""
         self._is_written, self._is_quiet = True, False
 
     def _begin_sending(self) -> None:
@@ -448,11 +441,11 @@ class MoveSource:
                 self._known.not_settled(content.path)
             self.files += 1
 
-    def _is_left(self, before: FileNode, node: FileNode) -> bool:
-        if not self._hot.is_left(before, node):
-            return False
-        self._known.not_settled(node.names[0])
-        return True
+    def _leave(self, before: FileNode, node: FileNode) -> bool:
+        is_left = self._hot.leave(before, node)
+        if is_left:
+            self._known.not_settled(node.names[0])
+        return is_left
 
     def _is_held(self, held: FileNode, node: FileNode) -> bool:
         """Return whether the destination holds what was read of a file that is as it was then."""

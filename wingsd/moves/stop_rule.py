@@ -1,4 +1,4 @@
-"""When the rounds of a running server end: how long it would be down, and whether to go on.
+"""The rule by which the rounds of a running server end: from how long it would be down.
 
 After each walk of the tree it is known how much has to be read once more, and from the rounds
 before how fast that goes. The server is stopped when the last round would take less than the
@@ -17,12 +17,12 @@ __all__ = ["ALL_EVERY", "RoundFigures", "StopDecision", "StopLimits", "StopReaso
 ALL_EVERY = 10
 """Rounds of a server that is followed for long of which one also has its hot files."""
 
-#: Seconds of a last round that no figure tells: the commit, and what the stop itself writes.
+#: Seconds of a last round that no figure shows: the commit, and what the stop itself writes.
 FIXED = 0.5
 #: Rounds after which the prediction must still get better, and by how much within two rounds.
 CONVERGES_AFTER = 3
 CONVERGES_BY = 0.8
-#: Bytes by which a round tells a rate: with fewer it says how long a request takes.
+#: Bytes by which a round shows a rate: with fewer it says how long a request takes.
 ENOUGH = 16 << 20
 
 

@@ -199,7 +199,7 @@ class MoveTree:
     """A tree below one directory. Paths are as in frames.
 
     An entry may be changed until `trim` is called, which moves what is in memory to the file, in
-    `directory`; it is told by `changed`, or `touch`. Methods that add raise FrameRefused for a
+    `directory`; it is reported by `changed`, or `touch`. Methods that add raise FrameRefused for a
     path that is in use or leads through something else than directories, and for more than the
     limits; DiskLimitExceeded for more bytes. All raise StorageError.
     """
@@ -256,7 +256,7 @@ class MoveTree:
         return self._store.absent(paths)
 
     def narrow(self, directories: Sequence[bytes] | None) -> None:
-        """Have `walk` yield only these directories and what is directly in them; all with None.
+        """Limit `walk` to these directories and what is directly in them; None is no limit.
 
         They are in the order of a walk.
         """
@@ -339,7 +339,7 @@ class MoveTree:
             self.changed(node)
 
     def share(self, node: FileNode) -> None:
-        """Have a file of the tree be no plain one, whatever its names: it is to get a number."""
+        """Give a file of the tree an id, whatever its names: it is to get a number."""
         self._store.share(node)
 
     def bind(self, node: FileNode, number: int, block_size: int) -> None:

@@ -58,7 +58,7 @@ def _boot_id() -> bytes:
 
 
 def _finish_writes(fd: int) -> None:
-    """Have the file's inode locked once, as write(2) does from its ctime to its last byte.
+    """Wait for the lock of the file's inode, which write(2) holds from its ctime to its last byte.
 
     ext4 and btrfs lock it to look for a hole, but not to read; XFS locks it to read.
     """
@@ -155,7 +155,7 @@ _EXCLUDED = frozenset(
 
 
 def file_system_type(fd: int) -> str:
-    """Return the name of the type of an open file's file system, empty if nothing tells it."""
+    """Return the name of the type of an open file's file system, empty if it is not known."""
     mount = ""
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines():
         if line.startswith("mnt_id:"):

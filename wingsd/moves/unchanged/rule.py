@@ -46,7 +46,7 @@ class SpotCheck:
         self._weight = 1.0
 
     def offer(self, prefix: bytes, names: Sequence[bytes]) -> None:
-        """Have files take part that are carried over: all of a directory together."""
+        """Add files that are carried over: all of a directory together."""
         at = self._passed
         while at < len(names):
             if len(self._chosen) < BLOCKS:
@@ -117,7 +117,7 @@ _NOTHING_SETTLES = -1
 class UnchangedFiles:
     """The rule for the files of one server, below the descriptor `root`.
 
-    `root` stays open for the whole move: a failure to write is told once for each descriptor.
+    `root` stays open for the whole move: a failure to write is reported once for each descriptor.
     `log` gets a line for each reason why files are read that need not be.
     """
 
@@ -146,7 +146,7 @@ class UnchangedFiles:
         #: Wall time less monotonic time since files are settled.
         self._offset: int | None = None
         self._sample: SpotCheck | None = None
-        self._told = ""
+        self._logged = ""
         self._lock = Lock()
 
     def begin(self, *, is_final: bool = False) -> None:
@@ -278,9 +278,9 @@ class UnchangedFiles:
         return self._kernel.wall_time() - self._kernel.monotonic()
 
     def _forget(self, reason: str) -> None:
-        if reason != self._told:
+        if reason != self._logged:
             self.log(reason)
-            self._told = reason
+            self._logged = reason
         self.forgotten += 1
         self._settled = SettledFiles()
         self._next = SettledFiles()

@@ -503,7 +503,7 @@ class PartialCopy:
             applier = TreeApplier(fds[0], fds[1], settings.owner, directory_opener("auto"))
             stack.callback(applier.close)
             ids = (move, self._boot)
-            destination = MoveDestination.open(
+            destination = MoveDestination(
                 str(paths.ledger), ids, settings.limits, applier, sync, loses=self._is_lost
             )
             stack.callback(destination.close)
