@@ -149,12 +149,11 @@ def done(tree: MoveTree, frame: Content) -> None:
         node = tree.find(frame.path)
         assert isinstance(node, FileNode)  # noqa: S101 - by `begin`
         node.blocks.set(0, frame.digest)
-    elif isinstance(frame, AttributesFrame):
-        node = _of_number(tree, frame.number)
-        tree.set_attributes(node, frame.attributes)
     else:
-        node = _numbered(tree, frame)
-        if isinstance(frame, DataFrame):
+        node = tree.numbers[frame.number]  # which fits, by `begin`
+        if isinstance(frame, AttributesFrame):
+            tree.set_attributes(node, frame.attributes)
+        elif isinstance(frame, DataFrame):
             node.blocks.set(frame.first, frame.digests)
         else:
             last = node.length(frame.first, frame.count)

@@ -77,9 +77,8 @@ class OpenBatch:
     def _reserve(self, frames: list[WholeFrame]) -> None:
         self._added.append(frames)
         self._tree.trim()
-        size, more = (
-            sum(each) for each in zip(*((f.size, len(f.attributes)) for f in frames), strict=True)
-        )
+        size = sum(frame.size for frame in frames)
+        more = sum(len(frame.attributes) for frame in frames)
         self._tree.reserve(frames[0].path, len(frames), size, more)
 
     @property
@@ -100,8 +99,7 @@ class OpenBatch:
         if isinstance(frame, ZeroFrame):
             written.append(frame)
             return
-        of = frame.path if isinstance(frame, WholeFrame) else frame.number
-        last = written[-1] if written else None
+        of, last = _file(frame), written[-1] if written else None
         if isinstance(last, WrittenBlocks) and (last.of, last.first) == (of, run.since):
             last.count += run.count
             last.size += len(run.data)
@@ -169,10 +167,9 @@ def _ranges(
     for part in parts:
         if (file := _file(part)) in files:
             if isinstance(part, AttributesFrame):
-                first, count = -1, 1
+                found.append((repr(file), -1, 0))
             else:
-                first, count = (0, 1) if isinstance(part, WholeFrame) else (part.first, part.count)
-            found.append((repr(file), first, first + count))
+                found.append((repr(file), part.first, part.first + part.count))
     return sorted(found)
 
 

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.moves.errors import FrameRefused
 from wingsd.moves.nodes import FileNode
-from wingsd.moves.scan import ChangedPart, KnownDirectories, rescan, scan
+from wingsd.moves.scan import ChangedPart, KnownDirectories, Rescan, scan
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
 from wingsd.moves.tree import MoveTree, dirname
 from wingsd.moves.unchanged.rule import UnchangedFiles
@@ -26,7 +26,7 @@ LEAST_NAMES = 100_000
 
 
 class KnownTree:
-    """Begins rounds by `scan` or `rescan`; without a `rule` each one is a `scan`.
+    """Begins rounds by `scan` or `Rescan`; without a `rule` each one is a `scan`.
 
     It is called for each file that is read while the server runs.
     """
@@ -75,7 +75,7 @@ class KnownTree:
         try:
             with _beside(root, seen if is_final else None) as found:
                 known = KnownDirectories(seen, self._unsettled, same, found)
-                part = rescan(root, warn, self._attributes, scratch, now, known)
+                part = Rescan(warn, self._attributes, scratch, now, known).changed(root)
         except FrameRefused:  # a directory was seen twice, or as something else
             return None
         if part is not None and not now.is_whole:

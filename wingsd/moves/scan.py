@@ -1,6 +1,6 @@
 """Reads names and metadata of a directory into a tree: the source's catalogue. Blocking.
 
-`rescan` reads only what was changed since another scan, for which it looks at all of it as well.
+`Rescan` reads only what was changed since another scan, for which it looks at all of it as well.
 Left out is what archives leave out: sockets, FIFOs and devices, and set-id bits of modes. What
 vanishes meanwhile is left out with a warning. `first_difference` walks once more through a stopped
 server's files, and compares names and stat results only.
@@ -45,8 +45,8 @@ from wingsd.util.text import display
 __all__ = [
     "ChangedPart",
     "KnownDirectories",
+    "Rescan",
     "first_difference",
-    "rescan",
     "scan",
     "stamp_ctime",
     "stat_stamp",
@@ -107,22 +107,6 @@ def scan(
     paths that are too long or too deep.
     """
     return _Scan(warn, attributes, scratch, seen).run(root)
-
-
-def rescan(
-    root: int,
-    warn: Callable[[str], None],
-    attributes: AttributeReader,
-    scratch: str | None,
-    seen: SeenDirectories,
-    before: KnownDirectories,
-) -> ChangedPart | None:
-    """Return what is not as it was `before`.
-
-    None where that does not tell: files with several names may be in unchanged directories as
-    well. Raises as `scan`.
-    """
-    return _Rescan(warn, attributes, scratch, seen, before).changed(root)
 
 
 class _Linked(Exception):
@@ -276,7 +260,9 @@ class _Scan:
         return mtime
 
 
-class _Rescan(_Scan):
+class Rescan(_Scan):
+    """Reads what is not as it was `before`; `seen` gets all directories."""
+
     def __init__(
         self,
         warn: Callable[[str], None],
@@ -290,6 +276,11 @@ class _Rescan(_Scan):
         self._changed: set[bytes] = set()
 
     def changed(self, root: int) -> ChangedPart | None:
+        """Return what was changed below the descriptor `root`.
+
+        None where that does not tell: files with several names may be in unchanged directories as
+        well. Raises as `scan`.
+        """
         try:
             tree = self.run(root)
         except _Linked:
