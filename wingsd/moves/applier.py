@@ -36,6 +36,7 @@ from wingsd.moves.frames import (
 )
 from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.tree import MoveTree
+from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice, display
 
 __all__ = ["TreeApplier"]
@@ -190,8 +191,7 @@ class TreeApplier:
     def open_file(self, path: bytes) -> int | None:
         """Return a new descriptor to read a file, None where there is no regular file."""
         try:
-            parent, name = self._directories.place(path)
-            fd = self._or_permitted(name, parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = self._opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in _NO_FILE:
                 return None
@@ -204,14 +204,10 @@ class TreeApplier:
     def empty_slots(self, kept: Collection[int] = ()) -> None:
         """Remove the files that wait without a path, but for those in the slots `kept`."""
         names = {str(slot) for slot in kept}
-        try:
+        with storage_errors("files taken out of the tree could not be removed"):
             for name in os.listdir(self._aside):
                 if name not in names:
                     os.unlink(name, dir_fd=self._aside)
-        except OSError as error:
-            raise StorageError(
-                f"files taken out of the tree could not be removed: {disk_advice(error)}"
-            ) from error
 
     def finish(self, tree: MoveTree) -> None:
         """Give files and directories what is still missing, the deepest directories first.
@@ -304,13 +300,9 @@ class TreeApplier:
             os.fchown(fd, *self._owner)
         return fd
 
-    def _opened(self, path: bytes) -> int:
-        parent, name = self._directories.place(path)
-        return self._or_permitted(name, parent, _WRITE)
-
-    @staticmethod
-    def _or_permitted(name: bytes, parent: int, flags: int) -> int:
+    def _opened(self, path: bytes, flags: int = _WRITE) -> int:
         """Open a file; if necessary it has permissions for that meanwhile."""
+        parent, name = self._directories.place(path)
         try:
             return os.open(name, flags, dir_fd=parent)
         except PermissionError:

@@ -41,14 +41,14 @@ class KnownTree:
         #: How often the rule had forgotten all files then.
         self._forgotten = 0
         #: The same of this round, and whether it is one of what was changed.
-        self._next: SeenDirectories | None = None
+        self._next = SeenDirectories()
         self._next_unsettled: set[bytes] = set()
         self._is_part = False
 
     @property
     def steps(self) -> int:
         """Grows while directories are looked at. From any thread."""
-        return self._next.steps if self._next is not None else 0
+        return self._next.steps
 
     def scan(self, root: int, warn: Callable[[str], None], scratch: str | None) -> MoveTree:
         """Scan all of it. Raises as `scan.scan`."""
@@ -85,10 +85,9 @@ class KnownTree:
 
     def _begin(self, *, is_part: bool) -> SeenDirectories:
         rule = self._rule
-        now = SeenDirectories() if rule is None else SeenDirectories(rule.settles)
-        self._next = now
+        self._next = SeenDirectories() if rule is None else SeenDirectories(rule.settles)
         self._next_unsettled, self._is_part = set(), is_part
-        return now
+        return self._next
 
     # While files are read
 
@@ -113,9 +112,8 @@ class KnownTree:
 
     def read_all(self) -> None:
         """Note that the tree of the last round is now what this one has scanned and read."""
-        seen = self._next
-        if self._rule is not None and seen is not None and seen.is_whole:
-            self._seen, self._unsettled = seen, self._next_unsettled
+        if self._rule is not None and self._next.is_whole:
+            self._seen, self._unsettled = self._next, self._next_unsettled
             self._forgotten = self._rule.forgotten
         else:
             self._seen = None
@@ -137,7 +135,7 @@ class KnownTree:
         """
         seen = self._next
         with _beside(root, None if self._rule is None else seen) as found:
-            return seen is not None and seen.is_all_of(root, found)
+            return seen.is_all_of(root, found)
 
 
 @contextmanager

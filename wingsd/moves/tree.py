@@ -8,8 +8,10 @@ are kept; a root is made in one pass over what has none. Most of a tree is in a 
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from attrs import frozen
 
@@ -46,35 +48,21 @@ __all__ = [
     "MoveTree",
     "NumberedFiles",
     "dirname",
-    "tree_root",
 ]
 
 
-def tree_root(store: EntryStore, top: DirectoryNode) -> bytes:
-    """Return the root. Raises RoundIncomplete where blocks are unknown.
-
-    What is in memory of the store may be forgotten.
-    """
-    if top.digest is None:
-        _Pass(store, top).run()
-    return root_digest(top.mode, top.mtime, top.digest or b"", top.attributes)
-
-
-class _OpenDirectory:
+class _OpenDirectory(NamedTuple):
     """A directory whose entries are being looked at."""
 
-    __slots__ = ("hash", "key", "node")
-
-    def __init__(self, key: bytes, node: DirectoryNode) -> None:
-        self.key = key
-        self.node = node
-        self.hash = directory_hash()
+    key: bytes
+    node: DirectoryNode
+    hash: hashlib._Hash
 
 
 class _Pass:
     def __init__(self, store: EntryStore, top: DirectoryNode) -> None:
         self._store = store
-        self._open = [_OpenDirectory(b"", top)]
+        self._open = [_OpenDirectory(b"", top, directory_hash())]
         #: Keys below this one are in a directory that has its digest.
         self._skipped = b""
 
@@ -102,7 +90,7 @@ class _Pass:
             node = self._store.get(path)
             assert isinstance(node, DirectoryNode)  # noqa: S101 - as it is stored
             if node.digest is None:
-                self._open.append(_OpenDirectory(key, node))
+                self._open.append(_OpenDirectory(key, node, directory_hash()))
                 return b""
             self._skipped = key + b"\1"
             return directory_entry(name, node.mode, node.mtime, node.digest, node.attributes)
@@ -470,13 +458,19 @@ class MoveTree:
                 yield path, node
 
     def root(self) -> bytes:
-        """Return the root. Raises RoundIncomplete where blocks are unknown."""
+        """Return the root. Raises RoundIncomplete where blocks are unknown.
+
+        What is in memory may be forgotten.
+        """
         for of in self._changed:
             for name in self._store.shared(of).names:
                 self.touch(dirname(name))
             self._store.trim()
         self._changed.clear()
-        return tree_root(self._store, self.top)
+        top = self.top
+        if top.digest is None:
+            _Pass(self._store, top).run()
+        return root_digest(top.mode, top.mtime, top.digest or b"", top.attributes)
 
     def _place(self, path: bytes) -> None:
         """Drop the digests above a path, which must be of directories."""
