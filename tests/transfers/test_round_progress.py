@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import Mock
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -12,7 +15,7 @@ from wingsd.moves.stop_rule import RoundFigures
 from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
-from wingsd.transfers.outgoing.rounds import LiveRounds, RoundReporter
+from wingsd.transfers.outgoing.rounds import LivePolicy
 
 MIB = 1 << 20
 FIGURES = RoundFigures(8 * MIB, 1.0, 8 * MIB, 8.0)
@@ -22,6 +25,18 @@ class Runs:
     state = PowerState.RUNNING
     restart_seconds = 1.5
     operations = Operations()
+
+
+def policy(
+    move: Any, config: LiveMovesConfig, observer: RecordingObserver, said: list[str]
+) -> LivePolicy:
+    """Return the rounds of a double of a move, to which they also announce the stop."""
+    steps: Any = Mock(clock=move.clock, seconds=move.clock.seconds, observer=observer)
+    steps.announcer.say = said.append
+    server: Any = Runs()
+    rounds = LivePolicy(move, server, steps, config, Mock())
+    rounds._announce = move.announce  # type: ignore[method-assign]
+    return rounds
 
 
 class Shown:
@@ -37,12 +52,11 @@ class Shown:
         self.leaves: list[bool] = []
         self.said: list[str] = []
         self.heard = RecordingObserver()
-        reporter = RoundReporter(self.said.append, lambda text: None, self.heard, self._announce)
         config = LiveMovesConfig(target_downtime=5)
         self.clock = Clock()
         #: The round and the predicted downtime that programs get.
         self.shown: list[tuple[int, float | None]] = []
-        self.rounds = LiveRounds(self, Runs(), config, self.clock, reporter, self._may_stop)
+        self.rounds = policy(self, config, self.heard, self.said)
 
     async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
         self.lines.append(self.rounds.progress)
@@ -58,11 +72,11 @@ class Shown:
         self.shown.append((self.rounds.round, self.rounds.downtime))
         return ClosedRound(1, b"", FIGURES)
 
-    async def _may_stop(self) -> bool:
+    async def may_be_stopped(self, _: object) -> bool:
         self.container_seconds = 0.75
         return True
 
-    async def _announce(self, seconds: float) -> None:
+    async def announce(self, seconds: float) -> None:
         self.told.append(seconds)
 
 
@@ -113,11 +127,8 @@ class Game:
         self.announced = self.container_seconds = 0.0
         self.sent_at: float | None = None
         self.planned = PlannedRound(0.0, 0, 0)
-        reporter = RoundReporter(
-            lambda text: None, lambda text: None, RecordingObserver(), self._announce
-        )
         config = LiveMovesConfig(target_downtime=1, max_downtime=max_downtime)
-        rounds = LiveRounds(self, Runs(), config, self.clock, reporter, self._may_stop)
+        rounds = policy(self, config, RecordingObserver(), [])
         self.running = Deferred.fromCoroutine(rounds.run())
 
     def play(self, minutes: int) -> bool:
@@ -156,10 +167,10 @@ class Game:
         figures = RoundFigures(read, reading, int(sent), sending)
         return ClosedRound(self.rounds, b"", figures)
 
-    async def _may_stop(self) -> bool:
+    async def may_be_stopped(self, _: object) -> bool:
         return True
 
-    async def _announce(self, seconds: float) -> None:
+    async def announce(self, seconds: float) -> None:
         self.announced = seconds
 
 

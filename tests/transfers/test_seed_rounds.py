@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -21,7 +22,7 @@ from wingsd.transfers.errors import (
 )
 from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
-from wingsd.transfers.outgoing.rounds import SeedRounds
+from wingsd.transfers.outgoing.rounds import SeedPolicy
 from wingsd.util.retry import Backoff
 
 MIB = 1 << 20
@@ -96,9 +97,10 @@ class Seed:
         def now() -> float:
             return self.clock.seconds() + self.is_set_by
 
-        self.rounds = SeedRounds(
-            Copied(), self.move, 60.0, until, self.clock, now, self.said.append, self.heard
-        )
+        steps: Any = Mock(clock=self.clock, seconds=self.clock.seconds, observer=self.heard)
+        steps.announcer.say = self.said.append
+        move, server = cast(Any, self.move), cast(Any, Copied())
+        self.rounds = SeedPolicy(move, server, steps, 60.0, until, now)
         self.running: Deferred[None] = Deferred()
 
     def run(self) -> None:

@@ -1,37 +1,36 @@
-"""The rounds of servers that run: of a move until the moment to stop it, and of a seed, for days.
+"""Rounds of a server that runs: of a move, until the moment to stop it, and of a seed, for days.
 
-Read `LiveRounds.run` from top to bottom: plan a round, decide, send it. A server that a seed
-follows is used as ever. A round of its that fails is tried again after a growing pause, by a fault
-of this program too; only the destination's word that it has no such move any more ends them, for
-which it is asked in pauses as well.
+`RoundLoop.run` plans each round and sends it; its policy says when, and what follows. A server
+that a seed follows is used as ever. A round that fails is tried again after a growing pause, by a
+fault of this program too; only the destination's word that it has no such move any more ends them,
+for which it is asked in pauses as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Protocol
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import LiveMovesConfig
 from wingsd.errors import WingsdError
 from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopLimits, StopReason, StopRule
-from wingsd.servers.operations import Operations
+from wingsd.servers import Server
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
 from wingsd.transfers.errors import DestinationError, DestinationRefused
-from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
-from wingsd.transfers.step_log import SeedFigures
-from wingsd.util.observer import Observer
+from wingsd.transfers.outgoing.move import MoveSending
+from wingsd.transfers.outgoing.move_round import PlannedRound
+from wingsd.transfers.step_log import SeedFigures, StepLog
+from wingsd.transfers.steps import SendStep
 from wingsd.util.retry import Backoff
 from wingsd.util.text import readable_size, readable_time
 
-__all__ = ["FollowedServer", "LiveRounds", "RoundReporter", "SeedRounds"]
+__all__ = ["LivePolicy", "RoundLoop", "SeedPolicy"]
 
 #: Seconds for which a server that is starting is waited for before it is stopped.
 STARTING_WITHIN = 60.0
@@ -39,215 +38,282 @@ STARTING_WITHIN = 60.0
 ROUND_EVERY = 60.0
 #: Seconds between two questions to a destination that is not ready for the server.
 READY_EVERY = 10.0
-#: Seconds after which a plan is made anew before the server is stopped.
+#: Seconds after which a plan is made again before the server is stopped.
 STALE_AFTER = 2.0
 #: Seconds between two looks at the server's state.
 LOOK_EVERY = 0.5
+#: Stands for the predicted downtime in a command: whole seconds, rounded up.
+_SECONDS = "{seconds}"
 
 
-class FollowedServer(Protocol):
-    """The server that runs."""
+class RoundLoop:
+    """The rounds of the `server` that `move` sends, and the figures of them."""
+
+    def __init__(
+        self, move: MoveSending, server: Server, steps: StepLog[SendStep], limits: StopLimits
+    ) -> None:
+        self.move = move
+        self.server = server
+        self.steps = steps
+        self.rule = StopRule(limits)
+        #: How many were sent.
+        self.rounds = 0
+        #: The one that was planned last.
+        self.planned: PlannedRound | None = None
+        #: When the last one began, by the clock.
+        self.began = 0.0
+        #: The seconds of downtime that were predicted last; None before.
+        self.downtime: float | None = None
+        #: The bytes that were read, or need not be, before the round that is sent now; None
+        #: between two rounds.
+        self._before: int | None = None
+        #: The bytes that were missing when the last round ended that was planned.
+        self._left: int | None = None
+
+    async def run(self, policy: LivePolicy | SeedPolicy) -> None:
+        """Send rounds until the policy ends them. Raises what it does not go on after."""
+        while not policy.is_over:
+            self.began = self.steps.seconds()
+            try:
+                await policy.begin()
+                leave_hot = policy.leaves_hot
+                planned = self.planned = await self.move.plan_round(leave_hot=leave_hot)
+                is_due = policy.is_due(planned)
+                if is_due:
+                    await self._send(planned, leave_hot=leave_hot)
+            except Exception as error:
+                await policy.failed(error)
+            else:
+                await policy.passed(was_sent=is_due)
+
+    async def _send(self, planned: PlannedRound, *, leave_hot: bool) -> None:
+        self._before = self.move.read
+        try:
+            closed = await self.move.send_round(leave_hot=leave_hot)
+            self._left = planned.left
+        except Exception:
+            self._left = self.missing
+            raise
+        finally:
+            self._before = None
+        self.rule.add(closed.figures)
+        self.steps.observer.round_sent(closed.figures.sent_bytes, is_first=not self.rounds)
+        self.rounds += 1
 
     @property
-    def state(self) -> PowerState:
-        """The state of its program."""
+    def is_sending(self) -> bool:
+        """Whether a round is sent now."""
+        return self._before is not None
 
     @property
-    def restart_seconds(self) -> float:
-        """How long its program took to stop and to start the last time; 0 if not known."""
+    def done(self) -> int:
+        """The bytes of the round that is sent now that have been read; 0 between two rounds."""
+        if self.planned is None or self._before is None:
+            return 0
+        return min(max(self.move.read - self._before, 0), self.planned.unread)
 
     @property
-    def operations(self) -> Operations:
-        """What is being done with it."""
+    def missing(self) -> int | None:
+        """The bytes of the last planned round that are to be sent; None before the first."""
+        planned = self.planned
+        if planned is None or not self.is_sending:
+            return self._left
+        return planned.left + planned.unread - self.done
+
+    def predict(self, seconds: float) -> float:
+        """Note that the rest takes so long; return the downtime, its stop and start included."""
+        self.downtime = seconds + self.server.restart_seconds + self.move.container_seconds
+        self.steps.observer.downtime_predicted(self.downtime)
+        return self.downtime
 
 
-class Rounds(Protocol):
-    """What sends rounds: `OutgoingMove`."""
+class LivePolicy:
+    """Follows a server that runs until the moment to stop it, within what `config` says.
 
-    async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
-        """Find out what the destination lacks."""
-
-    async def send_round(self, *, leave_hot: bool) -> ClosedRound:
-        """Send it."""
-
-    @property
-    def container_seconds(self) -> float:
-        """How long making its container takes at the destination; 0 if not known yet."""
-
-    @property
-    def read(self) -> int:
-        """The bytes that have been read of the planned round, and those that need not be."""
-
-
-@attrs.frozen(eq=False, repr=False)
-class RoundReporter:
-    """Whom the rounds are told to: `say` gets lines for people, `note` how far they are.
-
-    `announce` tells the players that the server will be down for so many seconds.
-    """
-
-    say: Callable[[str], None]
-    note: Callable[[str], None]
-    observer: Observer
-    announce: Callable[[float], Awaitable[None]]
-
-
-class LiveRounds:
-    """The rounds of one server's move, within what `config` says.
-
-    `may_stop` returns whether the server could run at the destination, and tells why not: without
-    that it is not stopped.
+    It is not stopped before it could run at the destination, for which `ask_panel` asks this
+    node's Panel.
     """
 
     def __init__(
         self,
-        move: Rounds,
-        server: FollowedServer,
+        move: MoveSending,
+        server: Server,
+        steps: StepLog[SendStep],
         config: LiveMovesConfig,
-        clock: IReactorTime,
-        reporter: RoundReporter,
-        may_stop: Callable[[], Awaitable[bool]],
+        ask_panel: Callable[[], Awaitable[None]],
     ) -> None:
+        limits = StopLimits(
+            config.target_downtime, config.max_downtime, config.max_rounds, config.max_seconds
+        )
+        self._loop = RoundLoop(move, server, steps, limits)
         self._move = move
         self._server = server
-        self._clock = clock
-        self._reporter = reporter
-        self._may_be_stopped = may_stop
-        self._rule = StopRule(
-            StopLimits(
-                config.target_downtime,
-                config.max_downtime,
-                config.max_rounds,
-                config.max_seconds,
-            )
-        )
-        self._rounds = 0
+        self._steps = steps
+        self._config = config
+        self._ask_panel = ask_panel
+        self._meter = ProgressMeter(steps.seconds, lambda: self._loop.done)
+        #: Why the server is to be stopped; None before.
+        self._reason: StopReason | None = None
         #: When the first round ended, and when the last one began.
         self._since: float | None = None
         self._began = 0.0
         self._starting_until: float | None = None
-        #: The bytes that were read before the round that is sent, and those it reads; None
-        #: between two rounds.
-        self._reads: tuple[int, int] | None = None
-        self._meter = ProgressMeter(clock.seconds, lambda: self._done)
-        #: The seconds of downtime that were predicted last; None before.
-        self.downtime: float | None = None
+        self._decision: StopDecision | None = None
         self._predicted = ""
+        #: Whether the last round has left out files that change all the time, and whether the next
+        #: one has them, whatever is decided.
+        self._is_left = self._is_forced = False
+        #: Whether the next one has all files, as the first one has, also of a kept copy; and the
+        #: seconds of the last one that had. More follow each other while each takes half as long.
+        self._is_complete, self._took = True, 0.0
+        #: Where the server would be down for too long: pauses so far, and whether the next is due.
+        self._paused, self._pauses = 0, True
+
+    async def run(self) -> StopReason:
+        """Send rounds; return why the server is to be stopped now, or that it has ended."""
+        await self._loop.run(self)
+        return self._reason or StopReason.ENDED
 
     @property
     def round(self) -> int:
         """The round that is sent, or was sent last; 0 before the first."""
-        return self._rounds
+        return self._loop.rounds + self._loop.is_sending
 
     @property
-    def _done(self) -> int:
-        """The bytes of this round that have been read."""
-        before, size = self._reads or (0, 0)
-        return min(max(self._move.read - before, 0), size)
+    def downtime(self) -> float | None:
+        """The seconds of downtime that were predicted last; None before."""
+        return self._loop.downtime
 
     @property
     def progress(self) -> str:
         """How far it is, for people."""
-        if self._reads is None:
-            after = f" after round {self._rounds}" if self._rounds else ""
+        planned = self._loop.planned
+        if planned is None or not self._loop.is_sending:
+            after = f" after round {self.round}" if self.round else ""
             return f"Following: looking for what has to be sent{after}"
-        done, (_, size) = self._done, self._reads
-        if self._rounds == 1:  # which may take hours
+        done, size = self._loop.done, planned.unread
+        if self.round == 1:  # which may take hours
             return f"Following {progress_bar(done, size)} in round 1{self._meter.pace(size)}"
         bar, left = filled_bar(done, size), readable_size(size - done)
-        return f"Following {bar} round {self._rounds}, {left} left{self._predicted}"
+        return f"Following {bar} round {self.round}, {left} left{self._predicted}"
 
     @property
     def has_ended(self) -> bool:
         """Whether the server does not run, and is not being started or restarted."""
         return self._server.state is PowerState.OFFLINE and not self._server.operations.starts
 
-    async def run(self) -> StopReason:
-        """Send rounds; return why the server is to be stopped now, or that it has ended."""
-        is_left = False  # whether the last round has left out files that change all the time
-        # Whether the next one has all files, as the first one has, also of a kept copy; and the
-        # seconds of the last one that had. More follow each other while each takes half as long.
-        complete, took = True, 0.0
-        # Where the server would be down for too long: pauses so far, and whether the next is due.
-        paused, pauses = 0, True
-        while not self.has_ended:
-            self._began = self._clock.seconds()
-            planned = await self._move.plan_round(leave_hot=not complete)
-            decision = self._decide(planned)
-            if decision is None or decision.reason is None:
-                await self._send(planned, decision, leave_hot=not complete)
-                is_left = planned.left > 0
-                if complete:
-                    before, took = took, self._clock.seconds() - self._began
-                    complete = took < before / 2
-                elif decision is not None and decision.is_too_long:
-                    # A round that follows a pause has more to send than one that follows a round.
-                    if pauses:
-                        await self._wait_for_next()
-                        paused += 1
-                        complete, took = paused % ALL_EVERY == 0, inf
-                    pauses = not pauses
-            elif is_left and not self.has_ended:
-                # This one also has what was changed while they were left out. If that is too much,
-                # further ones have what is changed in the time of a round.
-                planned = await self._move.plan_round(leave_hot=False)
-                await self._send(planned, decision, leave_hot=False)
-                is_left, complete = False, True
-                took = self._clock.seconds() - self._began
-            elif await self._may_stop():
-                await self._announce_stop(self._downtime(decision), decision.reason)
-                return decision.reason
-        return StopReason.ENDED
+    # As the loop asks
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server is to be stopped, or has ended."""
+        return self._reason is not None or self.has_ended
+
+    @property
+    def leaves_hot(self) -> bool:
+        """Whether the next round leaves out what changes all the time."""
+        return not (self._is_complete or self._is_forced)
+
+    async def begin(self) -> None:
+        """Begin a round."""
+        if not self._is_forced:
+            self._began = self._loop.began
+
+    def is_due(self, planned: PlannedRound) -> bool:
+        """Return whether the round is to be sent: else the server may be stopped."""
+        if not self._is_forced:
+            self._decision = self._decide(planned)
+            if self._decision is not None and self._decision.reason is not None:
+                return False
+        self._tell(planned)
+        self._meter.start()
+        return True
+
+    async def failed(self, error: Exception) -> None:
+        """Give the move up."""
+        raise error
+
+    async def passed(self, *, was_sent: bool) -> None:
+        """Find out what the next round is, once it is due, or stop the server."""
+        decision, now = self._decision, self._steps.seconds()
+        if was_sent and self._since is None:
+            self._since = now
+        if self._is_forced:
+            self._is_forced = self._is_left = False
+            self._is_complete, self._took = True, now - self._began
+        elif was_sent:
+            planned = self._loop.planned
+            self._is_left = planned is not None and planned.left > 0
+            if self._is_complete:
+                before, self._took = self._took, now - self._began
+                self._is_complete = self._took < before / 2
+            elif decision is not None and decision.is_too_long:
+                # A round that follows a pause has more to send than one that follows a round.
+                if self._pauses:
+                    await self._wait_for_next()
+                    self._paused += 1
+                    self._is_complete, self._took = self._paused % ALL_EVERY == 0, inf
+                self._pauses = not self._pauses
+        elif self._is_left and not self.has_ended:
+            # The next one also has what was changed while they were left out. If that is too much,
+            # further ones have what is changed in the time of a round.
+            self._is_forced = True
+        elif decision is not None and await self._may_stop():
+            self._reason = decision.reason
+            await self._announce_stop(decision)
+
+    # Its parts
 
     def _decide(self, planned: PlannedRound) -> StopDecision | None:
         if self._since is None:
             return None
-        decision = self._rule.decide(
+        decision = self._loop.rule.decide(
             planned.seconds,
             planned.unread + planned.left,
-            self._clock.seconds() - self._since,
+            self._steps.seconds() - self._since,
             has_ended=self.has_ended,
         )
-        self.downtime = self._downtime(decision)
-        self._reporter.observer.downtime_predicted(self.downtime)
+        self._loop.predict(decision.downtime)
         return decision
 
-    def _downtime(self, decision: StopDecision) -> float:
-        """Return the seconds without a playable server, its stop and start included."""
-        return decision.downtime + self._server.restart_seconds + self._move.container_seconds
-
-    async def _send(
-        self, planned: PlannedRound, decision: StopDecision | None, *, leave_hot: bool
-    ) -> None:
-        self._rounds += 1
-        self._predicted = ""
+    def _tell(self, planned: PlannedRound) -> None:
+        decision, self._predicted = self._decision, ""
+        text = f"round {self.round + 1}: {readable_size(planned.unread + planned.left)} to read"
         if decision is not None:
             self._predicted = f", about {self._downtime(decision):.1f} s of downtime"
-        text = f"round {self._rounds}: {readable_size(planned.unread + planned.left)} to read"
-        text += self._predicted
+            text += self._predicted
         if decision is not None and decision.is_too_long:
             text += (
                 f", {decision.downtime:.1f} s of it to send the rest, which is more than "
                 "system.transfers.live.max_downtime: the server runs on"
             )
-        self._reporter.note(text)
-        self._reporter.say(text)
-        self._reads = self._move.read, planned.unread
-        self._meter.start()
-        closed = await self._move.send_round(leave_hot=leave_hot)
-        self._reads = None
-        self._rule.add(closed.figures)
-        self._reporter.observer.round_sent(closed.figures.sent_bytes, is_first=self._rounds == 1)
-        if self._since is None:
-            self._since = self._clock.seconds()
+        self._steps.detail = text
+        self._steps.announcer.say(text)
 
-    async def _announce_stop(self, downtime: float, reason: StopReason) -> None:
-        self.downtime = downtime
-        text = f"{reason.value}: about {downtime:.1f} s of downtime"
-        self._reporter.observer.downtime_predicted(downtime)
-        self._reporter.note("")
-        self._reporter.say(text)
-        await self._reporter.announce(downtime)
+    def _downtime(self, decision: StopDecision) -> float:
+        restart = self._server.restart_seconds
+        return decision.downtime + restart + self._move.container_seconds
+
+    async def _announce_stop(self, decision: StopDecision) -> None:
+        downtime = self._loop.predict(decision.downtime)
+        assert decision.reason is not None  # noqa: S101 - by `is_due`
+        text = f"{decision.reason.value}: about {downtime:.1f} s of downtime"
+        self._steps.detail = ""
+        self._steps.announcer.say(text)
+        await self._announce(downtime)
+
+    async def _announce(self, downtime: float) -> None:
+        """Announce to the players that the server will be down for so many seconds.
+
+        A console that does not take the line does not stop the move.
+        """
+        command = self._config.announce
+        if not command:
+            return
+        try:
+            await self._server.command(command.replace(_SECONDS, str(max(math.ceil(downtime), 1))))
+        except WingsdError as error:
+            self._steps.announcer.say(f"the move could not be announced to its players: {error}")
 
     async def _may_stop(self) -> bool:
         """Return whether the server may be stopped now; else wait for a while."""
@@ -255,9 +321,9 @@ class LiveRounds:
             while self._is_starting:
                 await self._pause(LOOK_EVERY)
             return False
-        asked = self._clock.seconds()
-        is_ready = await self._may_be_stopped()
-        if is_ready and self._clock.seconds() - asked < STALE_AFTER:
+        asked = self._steps.seconds()
+        is_ready = await self._move.may_be_stopped(self._ask_panel)
+        if is_ready and self._steps.seconds() - asked < STALE_AFTER:
             return True
         if not is_ready:
             await self._pause(READY_EVERY)
@@ -270,7 +336,7 @@ class LiveRounds:
         if server.state is not PowerState.STARTING and not server.operations.starts:
             self._starting_until = None
             return False
-        now = self._clock.seconds()
+        now = self._steps.seconds()
         if self._starting_until is None:
             self._starting_until = now + STARTING_WITHIN
         return now < self._starting_until
@@ -278,11 +344,11 @@ class LiveRounds:
     async def _wait_for_next(self) -> None:
         """Wait until the next round is due, or the server has ended."""
         end = self._began + ROUND_EVERY
-        while self._clock.seconds() < end and not self.has_ended:
+        while self._steps.seconds() < end and not self.has_ended:
             await self._pause(LOOK_EVERY)
 
     def _pause(self, seconds: float) -> Deferred[None]:
-        pausing: Deferred[None] = deferLater(self._clock, seconds)
+        pausing: Deferred[None] = deferLater(self._steps.clock, seconds)
         return pausing
 
 
@@ -298,86 +364,34 @@ ASKED_EVERY = 10.0
 TOLD_EVERY = 3600.0
 
 
-class CopiedServer(Protocol):
-    """The server that is copied."""
+class SeedPolicy:
+    """Keeps the copy of a server up to date until `until`, in seconds since the epoch by `now`.
 
-    uuid: str
-
-    @property
-    def restart_seconds(self) -> float:
-        """How long its program took to stop and to start the last time; 0 if not known."""
-
-
-class SeedMove(Protocol):
-    """What sends rounds: `OutgoingMove`."""
-
-    async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
-        """Find out what the destination lacks."""
-
-    async def send_round(self, *, leave_hot: bool) -> ClosedRound:
-        """Send it."""
-
-    async def look_again(self, *, has_failed: bool, starts_over: bool) -> None:
-        """Look, before a round, whether the server has another directory now.
-
-        With `starts_over` nothing counts that is known of its files.
-        """
-
-    async def ended(self) -> DestinationError | None:
-        """Return why the destination has ended the move; None where it has not said so."""
-
-    def wait_for(self, seconds: float | None) -> None:
-        """Repeat each request for so many seconds; None for the usual patience."""
-
-    @property
-    def container_seconds(self) -> float:
-        """How long making its container takes at the destination; 0 if not known yet."""
-
-    @property
-    def read(self) -> int:
-        """The bytes that have been read of the planned round, and those that need not be."""
-
-
-class SeedRounds:
-    """The rounds of the copy of a server.
-
-    One begins `every` seconds, or later, so that half the time is free.
-
-    They are over at `until`, in seconds since the epoch by `now`, or when they are stopped. `say`
-    gets lines for the log.
+    A round begins `every` seconds, or later, so that half the time is free. Without `until` they
+    are over when they are stopped.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        server: CopiedServer,
-        move: SeedMove,
+        move: MoveSending,
+        server: Server,
+        steps: StepLog[SendStep],
         every: float,
         until: float | None,
-        clock: IReactorTime,
         now: Callable[[], float],
-        say: Callable[[str], None],
-        observer: Observer,
     ) -> None:
-        self._server = server
+        self._loop = RoundLoop(move, server, steps, StopLimits())
         self._move = move
+        self._server = server
+        self._steps = steps
         self._every = every
         self._until = until
-        self._clock = clock
         self._now = now
-        self._say = say
-        self._observer = observer
-        self._rule = StopRule(StopLimits())
-        self._rounds = 0
+        self.is_over = False
         #: When the last round began that is whole, by the clock.
         self._whole: float | None = None
-        self._planned: PlannedRound | None = None
-        #: The bytes that were read, or need not be, when the round was planned that is sent now.
-        self._before: int | None = None
-        #: The bytes that were missing when the last round had ended that was planned.
-        self._left: int | None = None
-        self._downtime: float | None = None
         self._trouble, self._retries = "", iter(RETRIES)
         #: Whether the last round has failed by a fault of this program.
         self._is_faulty = False
@@ -388,23 +402,16 @@ class SeedRounds:
     @property
     def figures(self) -> SeedFigures:
         """How far the copy is."""
-        planned = self._planned
+        planned, loop = self._loop.planned, self._loop
         return SeedFigures(
-            rounds=self._rounds,
+            rounds=loop.rounds,
             changed=0 if planned is None else planned.unread + planned.left,
-            missing=self._missing,
-            age=None if self._whole is None else self._clock.seconds() - self._whole,
-            downtime=self._downtime,
+            missing=loop.missing,
+            age=None if self._whole is None else self._steps.seconds() - self._whole,
+            downtime=loop.downtime,
             until=self._until,
             trouble=self._trouble,
         )
-
-    @property
-    def _missing(self) -> int | None:
-        planned = self._planned
-        if planned is None or self._before is None:
-            return self._left
-        return planned.left + max(planned.unread - max(self._move.read - self._before, 0), 0)
 
     async def run(self) -> None:
         """Send rounds; return after the first whole one from `until` on.
@@ -412,13 +419,9 @@ class SeedRounds:
         Raises the reason of `stop`, and why the destination has ended the move.
         """
         self._move.wait_for(PATIENCE)
+        self.is_over = False
         try:
-            while True:
-                began = self._clock.seconds()
-                pause = await self._attempt(began)
-                if self._is_due and not self._trouble:
-                    return
-                await self.pause(pause)
+            await self._loop.run(self)
         except CancelledError:
             if self._stopped is None:
                 raise
@@ -434,10 +437,10 @@ class SeedRounds:
 
     async def pause(self, seconds: float) -> None:
         """Wait, at most until `until` comes. Raises as `run`."""
-        end = self._clock.seconds() + seconds
-        was_due = self._is_due
+        end = self._steps.seconds() + seconds
+        was_due = self._has_come
         while True:
-            left = end - self._clock.seconds()
+            left = end - self._steps.seconds()
             if self._until is not None and not was_due:
                 left = min(left, self._until - self._now())
             await self._sleep(min(max(left, 0.0), ASKED_EVERY))
@@ -449,7 +452,7 @@ class SeedRounds:
     async def _sleep(self, seconds: float) -> None:
         if self._stopped is not None:
             raise self._stopped
-        pausing: Deferred[None] = deferLater(self._clock, seconds)
+        pausing: Deferred[None] = deferLater(self._steps.clock, seconds)
         self._pausing = pausing
         try:
             await pausing
@@ -457,49 +460,39 @@ class SeedRounds:
             self._pausing = None
 
     @property
-    def _is_due(self) -> bool:
+    def _has_come(self) -> bool:
         return self._until is not None and self._now() >= self._until
 
-    async def _attempt(self, began: float) -> float:
-        """Send a round that begins now; return the seconds until the next one."""
-        is_first = self._whole is None
+    # As the loop asks
+
+    @property
+    def leaves_hot(self) -> bool:
+        """Whether the next round leaves out what changes all the time.
+
+        The second one tells how much of that is changed between two rounds.
+        """
+        return self._loop.rounds % ALL_EVERY > 1
+
+    async def begin(self) -> None:
+        """Look whether the server has another directory now, and whether all is read again."""
         faulty, self._is_faulty = self._is_faulty, False
-        try:
-            await self._move.look_again(has_failed=self._trouble != "", starts_over=faulty)
-            await self._round()
-        except WingsdError as error:
-            return await self._failed(error)
-        except CancelledError:
-            raise
-        except Exception:
+        await self._move.look_again(has_failed=self._trouble != "", starts_over=faulty)
+
+    def is_due(self, planned: PlannedRound) -> bool:
+        """Return True, and predict the downtime: each round is sent."""
+        if self._loop.rounds:
+            to_read = planned.unread + planned.left
+            self._loop.predict(self._loop.rule.predict(planned.seconds, to_read))
+        return True
+
+    async def failed(self, error: Exception) -> None:
+        """Try it again later. Raises why the move is over."""
+        if isinstance(error, CancelledError):
+            raise error
+        if not isinstance(error, WingsdError):
             self._log.failure("{server}: a round of its copy failed", server=self._server.uuid)
             self._is_faulty = True
-            return await self._failed(WingsdError("internal error", "see the log of this node"))
-        finally:
-            self._left, self._before = self._missing, None
-        took = self._clock.seconds() - began
-        self._rounds += 1
-        self._whole = began
-        self._over(is_first=is_first)
-        return self._every if is_first else max(self._every - took, min(took, LONGEST_REST))
-
-    async def _round(self) -> None:
-        # The second one tells how much of these files is changed between two rounds.
-        leaves = self._rounds % ALL_EVERY > 1
-        planned = self._planned = await self._move.plan_round(leave_hot=leaves)
-        if self._rounds:
-            rest = self._rule.predict(planned.seconds, planned.unread + planned.left)
-            made, restart = self._move.container_seconds, self._server.restart_seconds
-            self._downtime = rest + made + restart
-            self._observer.downtime_predicted(self._downtime)
-        self._before = self._move.read
-        closed = await self._move.send_round(leave_hot=leaves)
-        self._left, self._before = planned.left, None
-        self._rule.add(closed.figures)
-        self._observer.round_sent(closed.figures.sent_bytes, is_first=not self._rounds)
-
-    async def _failed(self, error: WingsdError) -> float:
-        """Tell that a round has failed; return the pause. Raises why the move is over."""
+            error = WingsdError("internal error", "see the log of this node")
         if self._stopped is not None:
             raise self._stopped
         ended = await self._ended() if isinstance(error, DestinationRefused) else None
@@ -509,8 +502,21 @@ class SeedRounds:
         self._trouble = f"{error.code}: {error}"
         age, wait = self.figures.age, readable_time(pause)
         since = "was not seen whole yet" if age is None else f"is {readable_time(age)} old"
-        self._say(f"the copy {since}, and follows the server again in {wait}: {self._trouble}")
-        return pause
+        self._steps.announcer.say(
+            f"the copy {since}, and follows the server again in {wait}: {self._trouble}"
+        )
+        await self.pause(pause)
+
+    async def passed(self, *, was_sent: bool) -> None:
+        """End, or wait until the next round is due."""
+        is_first, began = self._whole is None, self._loop.began
+        self._whole, took = began, self._steps.seconds() - began
+        self._tell(is_first=is_first)
+        if self._has_come:
+            self.is_over = True
+            return
+        rest = max(self._every - took, min(took, LONGEST_REST))
+        await self.pause(self._every if is_first else rest)
 
     async def _ended(self) -> DestinationError | None:
         """Return why the destination has ended the move; None where that is not known."""
@@ -522,18 +528,18 @@ class SeedRounds:
             self._log.failure("{server}: asking its destination failed", server=self._server.uuid)
             return None
 
-    def _over(self, *, is_first: bool) -> None:
+    def _tell(self, *, is_first: bool) -> None:
         """Tell that a round is whole, if people are to hear of that."""
-        now, was_in_trouble = self._clock.seconds(), self._trouble != ""
+        now, was_in_trouble = self._steps.seconds(), self._trouble != ""
         self._trouble, self._retries = "", iter(RETRIES)
         if not (is_first or was_in_trouble or now >= self._told + TOLD_EVERY):
             return
         self._told = now
         text = "the destination has a whole copy, which follows the server"
-        if self._downtime is not None:
-            changed = readable_size(self.figures.changed)
+        figures = self.figures
+        if figures.downtime is not None:
             text += (
-                f": round {self._rounds} had {changed} to read, and a move would take about "
-                f"{self._downtime:.1f} s of downtime"
+                f": round {figures.rounds} had {readable_size(figures.changed)} to read, and a "
+                f"move would take about {figures.downtime:.1f} s of downtime"
             )
-        self._say(text)
+        self._steps.announcer.say(text)

@@ -20,7 +20,7 @@ from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationRefused, SeedAdopted
 from wingsd.transfers.outgoing.followed import SentServer
 from wingsd.transfers.outgoing.mover import Mover
-from wingsd.transfers.outgoing.rounds import SeedRounds
+from wingsd.transfers.outgoing.rounds import SeedPolicy
 from wingsd.transfers.outgoing.source import SeedOrder, SourceServers
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SeedRead
 from wingsd.transfers.outgoing.upload import OutgoingUpload
@@ -87,7 +87,7 @@ class SeedTransfer(OutgoingTransfer):
         self._order, self._mover = order, mover
         upload.seed = order
         steps.announcer.is_quiet = True
-        self._rounds: SeedRounds | None = None
+        self._rounds: SeedPolicy | None = None
         self._gives_way = False
         #: Whether that transfer still waits for what was read.
         self._is_wanted = True
@@ -156,19 +156,17 @@ class SeedTransfer(OutgoingTransfer):
 
     async def _seed(self) -> None:
         """Keep the copy up to date until the end is due, and take the server then."""
-        announcer, move = self._steps.announcer, self._upload.move
+        move = self._upload.move
         assert move is not None  # noqa: S101 - by `_ask`
         await self._wait(self._mover.measure_file_system())
         database = self._mover.database
-        rounds = self._rounds = SeedRounds(
-            self.server,
+        rounds = self._rounds = SeedPolicy(
             move,
+            self.server,
+            self._steps,
             self._mover.live.config.follow_every,
             self._order.stop_at,
-            self._steps.clock,
             partial(database.seconds_since, 0.0),
-            announcer.say,
-            self._steps.observer,
         )
         self._steps.count = lambda: move.bytes_out
         self._upload.meter.start()
@@ -184,7 +182,7 @@ class SeedTransfer(OutgoingTransfer):
         if not self._sent.follows:
             await self._wait(self._upload.note_running(runs=False))
 
-    async def _take(self, rounds: SeedRounds) -> None:
+    async def _take(self, rounds: SeedPolicy) -> None:
         """Take the server as soon as nothing else keeps it busy."""
         announcer, is_told = self._steps.announcer, False
         while True:

@@ -5,7 +5,6 @@ A destination that takes moves which resume gets one, any other streams.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from twisted.internet.defer import Deferred
 
 from wingsd.backups.local import LocalBackup
-from wingsd.errors import DiskLimitExceeded, WingsdError
+from wingsd.errors import DiskLimitExceeded
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
@@ -23,7 +22,7 @@ from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.errors import FinalPassStalled
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.mover import Mover, begun_of
-from wingsd.transfers.outgoing.rounds import LiveRounds, RoundReporter
+from wingsd.transfers.outgoing.rounds import LivePolicy
 from wingsd.transfers.outgoing.source import (
     SeedOrder,
     SourceStorage,
@@ -44,9 +43,6 @@ __all__ = ["OutgoingUpload", "Sending"]
 
 #: How a server is sent, with one interface.
 Sending: TypeAlias = StreamSending | MoveSending
-
-#: Stands for the predicted downtime in a command: whole seconds, rounded up.
-_SECONDS = "{seconds}"
 
 
 class OutgoingUpload:
@@ -84,7 +80,7 @@ class OutgoingUpload:
         self._sending: Sending | None = None
         self._is_recorded = False
         #: The rounds of a server that runs, or did when it was followed; None without any.
-        self.rounds: LiveRounds | None = None
+        self.rounds: LivePolicy | None = None
         #: Whether an earlier daemon may have asked for the commit.
         self._was_asked = False
 
@@ -271,18 +267,8 @@ class OutgoingUpload:
         announcer, move, mover = self._steps.announcer, self.move, self._mover
         assert move is not None  # noqa: S101 - only moves follow servers
         assert mover is not None  # noqa: S101 - it has made the move
-
-        def note(text: str) -> None:
-            self._steps.detail = text
-
-        config = mover.live.config
-        rounds = self.rounds = LiveRounds(
-            move,
-            self._server,
-            config,
-            self._uploader.reactor,
-            RoundReporter(announcer.say, note, self._steps.observer, self._announce),
-            lambda: move.may_be_stopped(ask_panel),
+        rounds = self.rounds = LivePolicy(
+            move, self._server, self._steps, mover.live.config, ask_panel
         )
         self._server.files.measure_if_stale()
         self._steps.count = lambda: move.bytes_out
@@ -294,20 +280,6 @@ class OutgoingUpload:
         finally:
             self.meter.stop()
             announcer.hide_progress()
-
-    async def _announce(self, downtime: float) -> None:
-        """Announce to the players that the server will be down for so many seconds.
-
-        A console that does not take the line does not stop the move.
-        """
-        assert self._mover is not None  # noqa: S101 - by `follow`
-        command = self._mover.live.config.announce
-        if not command:
-            return
-        try:
-            await self._server.command(command.replace(_SECONDS, str(max(math.ceil(downtime), 1))))
-        except WingsdError as error:
-            self._steps.announcer.say(f"the move could not be announced to its players: {error}")
 
     async def note_running(self, *, runs: bool) -> None:
         """Record whether the server runs, which is stopped next. Raises `StorageError`."""
