@@ -16,7 +16,7 @@ from tests.support.tokens import signed
 from wingsd.config import LiveMovesConfig, MovesConfig, TransfersConfig
 from wingsd.servers.operations import Operation
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
-from wingsd.transfers.outgoing import rounds, seed
+from wingsd.transfers.outgoing import rounds, transfer
 from wingsd.transfers.outgoing.source import SeedOrder, TransferRequest
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.util.retry import Backoff
@@ -30,7 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "RETRIES", Backoff(0.05, 0.2))
     monkeypatch.setattr(rounds, "PATIENCE", 0.2)
     monkeypatch.setattr(rounds, "ASKED_EVERY", 0.05)
-    monkeypatch.setattr(seed, "TAKEN_EVERY", 0.05)
+    monkeypatch.setattr(transfer, "TAKEN_EVERY", 0.05)
 
 
 def settings(follow_every: float = 0.05, **moves: Any) -> TransfersConfig:

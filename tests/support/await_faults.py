@@ -13,8 +13,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from tests.support.harness import Harness
 from tests.support.workers import CutOffWorkers
-from wingsd.transfers.incoming.moves.manager import IncomingMoves
-from wingsd.transfers.manager import ArrivedServers, TransferTable
+from wingsd.transfers.manager import ArrivedServers, IncomingMoves, TransferTable
 
 #: The packages whose coroutines are awaited, and the fakes beside them.
 _PACKAGES = (

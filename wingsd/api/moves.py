@@ -34,8 +34,8 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveRequestInvalid,
 )
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
-from wingsd.transfers.incoming.moves.manager import EndedMove, IncomingMoves
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
+from wingsd.transfers.manager import EndedMove, IncomingMoves
 from wingsd.util.serialization import Keywords
 
 __all__ = [

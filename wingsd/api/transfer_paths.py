@@ -14,9 +14,8 @@ from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
+from wingsd.transfers.manager import IncomingMoves, IncomingTransfers, OutgoingTransfers
 
 __all__ = ["TRANSFER_PATHS", "direct_endpoint", "endpoints", "move_endpoints"]
 

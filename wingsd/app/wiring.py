@@ -99,11 +99,11 @@ from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
-from wingsd.transfers.incoming.moves.manager import IncomingMoves
 from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.incoming.transfer import Extraction, IncomingParts
 from wingsd.transfers.manager import (
     ArrivedServers,
+    IncomingMoves,
     IncomingTransfers,
     OutgoingParts,
     OutgoingTransfers,

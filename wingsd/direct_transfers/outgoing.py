@@ -185,14 +185,6 @@ class DirectSending(SendingCoordinator):
                 answer.code,
             ) from error
 
-    def _log_unknown(self, error: WingsdError, pause: float) -> None:
-        self._log.warn(
-            "{server}: not known yet whether it has moved, asking again in {pause:.0f} s: {error}",
-            server=self._server,
-            pause=pause,
-            error=error,
-        )
-
 
 #: The path of a node's uploads, below its address.
 UPLOADS = "/api/transfers"

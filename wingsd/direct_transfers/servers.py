@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -258,18 +259,13 @@ class DirectServers:
     async def release_to_panel(self) -> None:
         """Leave to the Panel the servers that it has here by now. An error is logged."""
         try:
-            await self._release_to_panel()
+            for row in await self._database.descriptions():
+                with suppress(ServerNotFound):
+                    known = self._servers.get(row.server)
+                    if row.description and row.arrived is not None and not known.moved_directly:
+                        await self._database.clear_description(row.server)
         except StorageError as error:
             self._log.error("{error}", error=error)
-
-    async def _release_to_panel(self) -> None:
-        for row in await self._database.descriptions():
-            try:
-                known = self._servers.get(row.server)
-            except ServerNotFound:
-                continue
-            if row.description and row.arrived is not None and not known.moved_directly:
-                await self._database.clear_description(row.server)
 
     def watch(self, server: str) -> None:
         """Remove the server's record when it is deleted."""

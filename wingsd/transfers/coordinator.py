@@ -99,6 +99,8 @@ class ReceivingCoordinator(Coordinator[ReceiveStep], ABC):
 class SendingCoordinator(Coordinator[SendStep], ABC):
     """The coordinator of one outgoing transfer. A direct one deletes what has moved by itself."""
 
+    _log = Logger()
+    _server: str
     #: Seconds for which a destination whose answer was lost may still be at work.
     answer_grace = 0.0
     #: What a seed is ordered by: a copy that follows its server until then. None without one.
@@ -141,6 +143,14 @@ class SendingCoordinator(Coordinator[SendStep], ABC):
 
     async def clean_up(self, server: Server) -> None:
         """Delete or keep a server that has moved, unless the Panel orders its deletion."""
+
+    def _log_unknown(self, error: WingsdError, pause: float) -> None:
+        self._log.warn(
+            "{server}: not known yet whether it has moved, asking again in {pause:.0f} s: {error}",
+            server=self._server,
+            pause=pause,
+            error=error,
+        )
 
 
 class Initiator(ABC):
@@ -348,11 +358,8 @@ class PanelSending(SendingCoordinator):
         while True:
             try:
                 return await self._report_and_ask(refused=refused)
-            except TransferNotCommitted as error:
-                self._log_unknown(error, error.pause)
-                await deferLater(self._reactor, error.pause)
             except PanelError as error:
-                pause = next(pauses)
+                pause = error.pause if isinstance(error, TransferNotCommitted) else next(pauses)
                 self._log_unknown(error, pause)
                 await deferLater(self._reactor, pause)
 
@@ -413,14 +420,6 @@ class PanelSending(SendingCoordinator):
             return None
         finally:
             self._waiting = None
-
-    def _log_unknown(self, error: PanelError, pause: float) -> None:
-        self._log.warn(
-            "{server}: not known yet whether it has moved, asking again in {pause:.0f} s: {error}",
-            server=self._server,
-            pause=pause,
-            error=error,
-        )
 
 
 @attrs.frozen(eq=False, repr=False)

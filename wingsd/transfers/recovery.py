@@ -29,8 +29,7 @@ from wingsd.transfers.coordinator import (
     ReceivingCoordinator,
     SendingCoordinator,
 )
-from wingsd.transfers.incoming.moves.manager import IncomingMoves
-from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
+from wingsd.transfers.manager import IncomingMoves, IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import is_seed
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
