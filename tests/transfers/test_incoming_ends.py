@@ -157,7 +157,8 @@ async def test_a_second_transfer_during_the_report_is_refused(receiver: Receiver
     receiver.before["success"] = next_one
     await receiver.transfers.open(UUID).run(Source(), SINGLE)
     assert re.fullmatch(
-        r"the transfer under way began \d+ s ago and is reporting to the Panel; wait for it to end",
+        r"the transfer under way began \d+ s ago and is reporting to the Panel; "
+        "wait for it to end",
         refused[0].detail,
     )
 
