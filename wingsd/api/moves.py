@@ -18,6 +18,7 @@ from wingsd.api.transfers import UploadStream
 from wingsd.auth.tokens import TokenInvalid, TransferToken, transfer_token
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.errors import WingsdError
 from wingsd.http.errors import PathNotFound
 from wingsd.http.operations import Access, Call, Repeated, Success, Topic, TreePage, call
 from wingsd.http.request import BodyReader, StreamingRequest
@@ -25,7 +26,7 @@ from wingsd.moves.batch import ZSTD_CONTENT_TYPE
 from wingsd.moves.errors import MoveVersionUnknown
 from wingsd.statedb import Outcome
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.incoming.moves.attachments import AnnouncedBackup
+from wingsd.transfers.incoming.moves.attachments import MovedBackup
 from wingsd.transfers.incoming.moves.errors import (
     MoveCommitted,
     MoveGivenUp,
@@ -34,6 +35,7 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveRequestInvalid,
 )
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
+from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.manager import EndedMove, IncomingMoves
 from wingsd.util.serialization import Keywords
@@ -72,15 +74,6 @@ _MOVE_FAILS = (
 
 Number = Annotated[int, Keywords(minimum=0)]
 Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[0-9a-f]{64}$")]
-
-
-@attrs.frozen(eq=False, repr=False)
-class MovedBackup:
-    """A local backup that comes with the server; `path` is its path among the backups."""
-
-    uuid: Annotated[str, Keywords(format="uuid")]
-    path: str
-    bytes: Number
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -345,9 +338,7 @@ class MovesEndpoint(Public):
                 bytes=max(body.bytes, 0),
                 disk_bytes=max(body.disk_bytes, 0),
                 files=max(body.files, 0),
-                backups=tuple(
-                    AnnouncedBackup(each.uuid, each.path, each.bytes) for each in body.backups
-                ),
+                backups=body.backups,
                 log=body.log,
                 running=body.running,
                 follow=body.follow and token.direct,
@@ -662,38 +653,39 @@ def _number(text: str, name: str) -> int:
 
 def _status(transfer: MoveTransfer) -> MoveStatus:
     phase, step, text, inbox = transfer.status
-    setback = inbox.setback if inbox is not None else None
     session = inbox.session if inbox is not None else ""
-    progress = inbox.copy.progress if inbox is not None else None
-    in_round = progress.round if progress is not None else 0
-    code = setback.code if setback is not None else ""
+    progress = inbox.copy.progress if inbox is not None else MoveProgress(round=0)
+    message, detail, code = _words(inbox.setback if inbox is not None else None)
     preparation, tried = None, transfer.preparation
     if tried.count:
-        error = tried.error
         preparation = PreparationStatus(
-            state=tried.state.value,
-            error=error.message if error is not None else "",
-            detail=error.detail if error is not None else "",
-            code=error.code if error is not None else "",
-            final=error is not None and error.is_final,
+            tried.state.value,
+            *_words(tried.error),
+            final=tried.error is not None and tried.error.is_final,
             container_seconds=tried.container_seconds,
         )
+    tried_so = f"{tried.count}{tried.state.value}"
     return MoveStatus(
         phase=phase,
         step=step,
         text=text,
-        tag=_tag(phase, step, session, str(in_round), code, f"{tried.count}{tried.state.value}"),
+        tag=_tag(phase, step, session, str(progress.round), code, tried_so),
         session=session or None,
-        round=in_round,
-        received=progress.received if progress is not None else 0,
-        durable=progress.durable if progress is not None else 0,
+        round=progress.round,
+        received=progress.received,
+        durable=progress.durable,
         steps=inbox.copy.steps if inbox is not None else 0,
         preparation=preparation,
         outcome=None,
-        error=setback.message if setback is not None else "",
-        detail=setback.detail if setback is not None else "",
+        error=message,
+        detail=detail,
         code=code,
     )
+
+
+def _words(error: WingsdError | None) -> tuple[str, str, str]:
+    """Return the message, the detail and the code of an error, empty without one."""
+    return ("", "", "") if error is None else (error.message, error.detail, error.code)
 
 
 def _ended_status(ended: EndedMove) -> MoveStatus:

@@ -114,8 +114,7 @@ from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.peers import Peers, peer_tls
 from wingsd.transfers.recovery import PanelInitiator, Recovery
 from wingsd.transfers.step_log import StepLogs
-from wingsd.transfers.storage.incoming import IncomingStorage
-from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
 from wingsd.transfers.storage.shared_volume import Volume

@@ -50,7 +50,7 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveNotFound,
     recorded_failure,
 )
-from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveIdentity, MoveTerms
+from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveTerms
 from wingsd.transfers.incoming.moves.transfer import IncomingSeed, MoveTransfer
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
 from wingsd.transfers.incoming.uploads import UploadTransfer
@@ -445,12 +445,19 @@ class IncomingMoves:
             raise ServerAlreadyExists(
                 "this move is being begun already", "it was asked for by several requests at once"
             )
-        identity = MoveIdentity(
-            secrets.token_hex(16), key_digest(key), token.digest, token.expires
+        record = MoveRecord(
+            transfer=0,
+            server=token.server,
+            direction=Direction.IN,
+            move=secrets.token_hex(16),
+            key=key_digest(key),
+            token=token.digest,
+            family=beginning.family,
+            request=beginning.encode(),
         )
-        self._beginning[token.digest] = mine = _Beginning(identity.key)
+        self._beginning[token.digest] = mine = _Beginning(record.key)
         try:
-            make = partial(self._make, identity, beginning)
+            make = partial(self._make, record, beginning, expires=token.expires)
             transfer = self._receiver.open_as(make, token.server, coordinator(), token.issued)
             await transfer.begin()
         except TransferCancelled:
@@ -460,7 +467,7 @@ class IncomingMoves:
         finally:
             del self._beginning[token.digest]
             mine.over.callback(None)
-        return identity.move
+        return record.move
 
     async def withdraw(self, token: TransferToken, key: str) -> str:
         """Use up a token, so that no move can be begun with it; return the id of one that was.
@@ -477,15 +484,14 @@ class IncomingMoves:
         self, entry: TransferRecord, record: MoveRecord, coordinator: ReceivingCoordinator | None
     ) -> None:
         """Go on with a move that an earlier daemon has left open."""
-        identity = MoveIdentity(record.move, record.key, record.token)
         beginning, failure = MoveBeginning.decode(record.request), recorded_failure(record.state)
-        make = partial(self._make, identity, beginning, failure=failure)
+        make = partial(self._make, record, beginning, failure=failure)
         self._receiver.resume_as(make, entry, coordinator)
 
     def find(self, server: str, move: str) -> MoveTransfer | None:
         """Return a move that has not ended."""
         transfer = self._receiver.find(server)
-        if isinstance(transfer, MoveTransfer) and transfer.terms.identity.move == move:
+        if isinstance(transfer, MoveTransfer) and transfer.terms.record.move == move:
             return transfer
         return None
 
@@ -493,7 +499,7 @@ class IncomingMoves:
         """Return a move that has not ended, for its source. Raises `MoveKeyInvalid`."""
         transfer = self.find(server, move)
         if transfer is not None:
-            if not compare_digest(key_digest(key), transfer.terms.identity.key):
+            if not compare_digest(key_digest(key), transfer.terms.record.key):
                 raise MoveKeyInvalid
             transfer.hear()
         return transfer
@@ -529,19 +535,26 @@ class IncomingMoves:
 
     def _make(
         self,
-        identity: MoveIdentity,
+        record: MoveRecord,
         beginning: MoveBeginning,
         server: str,
         coordinator: ReceivingCoordinator,
         parts: IncomingParts,
         *,
+        expires: float = 0.0,
         failure: WingsdError | None = None,
     ) -> MoveTransfer:
         kind = IncomingSeed if beginning.follow else MoveTransfer
         # A server that a direct transfer brings is not started, unless a seed had followed it.
         starts = self._starts and (beginning.follow or not coordinator.is_direct)
         terms = MoveTerms(
-            identity, beginning, self.settings, starts, self._database, failure=failure
+            record,
+            beginning,
+            self.settings,
+            starts,
+            self._database,
+            expires=expires,
+            failure=failure,
         )
         return kind(server, coordinator, parts, terms)
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
-from wingsd.transfers.storage import install_log as installlog
-from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage import incoming as installlog
+from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.staging import Staging
 
 
@@ -44,7 +44,7 @@ def test_a_log_is_read_to_its_end(logs: InstallLogs, place: Path, size: int) -> 
 def test_no_more_of_a_log_is_read_than_is_kept(
     logs: InstallLogs, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installlog, "LIMIT", 300_000)
+    monkeypatch.setattr(installlog, "LOG_LIMIT", 300_000)
     data = os.urandom(600_000)
     place.write_bytes(data)
     assert read(logs) == data[:300_000]

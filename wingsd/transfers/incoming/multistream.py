@@ -59,23 +59,21 @@ class StreamGroups:
         limits: StreamsConfig,
         reactor: IReactorTime,
     ) -> None:
-        self._receiver = receiver
-        self._database = database
-        self._limits = limits
-        self._reactor = reactor
+        self.receiver = receiver
+        self.database = database
+        self.limits = limits
+        self.reactor = reactor
         self._open: dict[str, StreamGroup] = {}
 
     def of(self, token: TransferToken) -> StreamGroup:
         """Return the group of the requests with this token."""
         group = self._open.get(token.digest)
         if group is None:
-            group = StreamGroup(
-                token, self._receiver, self._database, self._limits, self._reactor, self._discard
-            )
-            self._open[token.digest] = group
+            group = self._open[token.digest] = StreamGroup(token, self)
         return group
 
-    def _discard(self, group: StreamGroup) -> None:
+    def discard(self, group: StreamGroup) -> None:
+        """Forget a group, all of whose requests have ended or are read."""
         if self._open.get(group.token.digest) is group:
             del self._open[group.token.digest]
 
@@ -90,22 +88,10 @@ class StreamGroup:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        token: TransferToken,
-        receiver: IncomingTransfers,
-        database: StateDatabase,
-        limits: StreamsConfig,
-        reactor: IReactorTime,
-        discard: Callable[[StreamGroup], None],
-    ) -> None:
+    def __init__(self, token: TransferToken, groups: StreamGroups) -> None:
         self.token = token
-        self._receiver = receiver
-        self._database = database
-        self._within = limits.within
-        self._reactor = reactor
-        self._discard = discard
-        self._registry = StreamRegistry(limits.most)
+        self._groups = groups
+        self._registry = StreamRegistry(groups.limits.most)
         self._others: dict[int, IncomingUpload] = {}
         self._outcomes: list[Deferred[None]] = []
         #: The first request, when it has come, or the request that fails in its place.
@@ -127,15 +113,12 @@ class StreamGroup:
 
         Raises `Unauthorized` where it was used before.
         """
-        await self._admitting.acquire()
-        try:
+        async with self._admitting:
             if not self._admitted:
                 token = self.token
-                if not await self._database.use_token(token.digest, token.expires):
+                if not await self._groups.database.use_token(token.digest, token.expires):
                     raise token_was_used()
                 self._admitted = True
-        finally:
-            self._admitting.release()
 
     async def open(
         self,
@@ -154,7 +137,8 @@ class StreamGroup:
             try:
                 await self._refuse_used()
                 self._refuse_second(count)
-                transfer = self._receiver.open(self.token.server, coordinator(), self.token.issued)
+                token, receiver = self.token, self._groups.receiver
+                transfer = receiver.open(token.server, coordinator(), token.issued)
             except WingsdError as error:
                 self.refuse_waiting(error)
                 raise
@@ -213,7 +197,7 @@ class StreamGroup:
     async def _refuse_used(self) -> None:
         # Before there is a transfer: a request with a used token says nothing about the server,
         # and is not reported to the Panel.
-        if await self._database.was_used(self.token.digest, self.token.expires):
+        if await self._groups.database.was_used(self.token.digest, self.token.expires):
             raise token_was_used()
 
     def _refuse_second(self, count: str) -> None:
@@ -253,8 +237,8 @@ class StreamGroup:
             if gathering is not None and not gathering.called:
                 gathering.callback(self._in_order())
         elif self._timer is None:
-            within = self._within
-            self._timer = self._reactor.callLater(within, self._on_timeout)
+            within = self._groups.limits.within
+            self._timer = self._groups.reactor.callLater(within, self._on_timeout)
 
     def _in_order(self) -> list[IncomingUpload]:
         return [self._others[number] for number in sorted(self._others)]
@@ -274,7 +258,7 @@ class StreamGroup:
 
     def _on_timeout(self) -> None:
         self._timer = None
-        error = self._registry.missing(self._within)
+        error = self._registry.missing(self._groups.limits.within)
         if self._first is not None:
             self._fail(error)
         elif self.token.direct:
@@ -305,7 +289,7 @@ class StreamGroup:
         # The upload is not read: the transfer meets the error first.
         self._first = upload = self._others[min(self._others)]
         try:
-            transfer = self._receiver.open(self.token.server, ordered=self.token.issued)
+            transfer = self._groups.receiver.open(self.token.server, ordered=self.token.issued)
             await transfer.run(upload, self)
         except WingsdError as failure:
             if failure is not error:
@@ -345,7 +329,7 @@ class StreamGroup:
 
     def _close(self) -> None:
         self._stop_timer()
-        self._discard(self)
+        self._groups.discard(self)
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None

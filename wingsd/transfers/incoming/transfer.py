@@ -346,11 +346,12 @@ class IncomingTransfer:
         return await self._report(server)
 
     async def _put_into_place(self) -> None:
-        files, pooled = self._files, self._steps.pool != ""
+        files, storage, pooled = self._files, self._parts.storage, self._steps.pool != ""
         if self._steps.lifecycle.before(ReceiveStep.SWAP):
             if not pooled:
                 # By this a later daemon recognizes the files in the server's place.
-                await self._steps.save_terms(inode=await files.inode())
+                inode = await storage.disk.run(storage.staging.inode, self.server)
+                await self._steps.save_terms(inode=inode)
             await self._steps.enter(ReceiveStep.SWAP)
         files.roll_back_backups()
         if not pooled:
@@ -358,7 +359,8 @@ class IncomingTransfer:
         elif self._steps.lifecycle.before(ReceiveStep.REPORT):
             # Again: the sender may have taken long to send the attachments.
             await files.check_pool(self._mark)
-        self._backups = await files.place_backups()
+        # Raises `Conflict` where others are in their places.
+        self._backups = await storage.disk.run(storage.backups.place, self.server)
 
     async def _make_environment(self, configuration: Configuration) -> None:
         if self._steps.lifecycle.before(ReceiveStep.ENVIRONMENT):
@@ -449,13 +451,13 @@ class IncomingTransfer:
         if lifecycle.before(ReceiveStep.SWAP):
             raise DaemonRestarted
         if not pool:
-            self._files.roll_back_files()
+            self._rollback.add(self._files.withdraw)
         self._files.roll_back_backups()
         if pool and lifecycle.before(ReceiveStep.REPORT):
             # A Pelican source whose connection has ended takes the files as its own again, and
             # deletes them when the Panel then hears of a success.
             raise DaemonRestarted
-        self._rollback.add(self._vacate)
+        self._rollback.add(partial(self._files.vacate, pooled=pool != "", inode=self._steps.inode))
         # Looked for first: it may be reported, and forgotten, while the Panel is asked.
         was_queued = self.coordinator.is_success_queued
         is_here, configuration = await self._ask_until_answered()
@@ -489,9 +491,6 @@ class IncomingTransfer:
         # From here on what is left must not be taken for a server; a later daemon removes it too.
         await steps.enter_if_open(ReceiveStep.FAILED)
         return Remainder(Deferred.fromCoroutine(self._clean_up()))
-
-    async def _vacate(self) -> None:
-        await self._files.vacate(pooled=self._steps.pool != "", inode=self._steps.inode)
 
     def _leftovers(self) -> RollbackList:
         """Return what removes what may still be here."""

@@ -27,13 +27,11 @@ from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
 from wingsd.transfers.incoming.transfer import (
-    Extraction,
     IncomingParts,
     IncomingTransfer,
     Remainder,
 )
 from wingsd.transfers.steps import ReceiveStep
-from wingsd.transfers.storage.incoming import ArrivingServer
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
 __all__ = [
@@ -190,8 +188,8 @@ class UploadReader:
     def __init__(
         self,
         upload: IncomingUpload,
-        extraction: Extraction,
-        files: ArrivingServer,
+        server: str,
+        parts: IncomingParts,
         name: str = "",
     ) -> None:
         """Raise `InvalidContentType` where the upload is not a form."""
@@ -199,9 +197,10 @@ class UploadReader:
         self.upload = upload
         #: How many bytes of the parts have been received so far.
         self.bytes = 0
-        self._extraction = extraction
-        self._files = files
-        self._form = UploadForm(upload.content_type, upload.user_agent, extraction.form)
+        self._server = server
+        self._storage = parts.storage
+        self._extraction = parts.extraction
+        self._form = UploadForm(upload.content_type, upload.user_agent, parts.extraction.form)
 
     async def read(self, unpack: Unpack) -> ReceivedUpload:
         """Read the whole upload. Raises the `WingsdError` that stops it."""
@@ -231,9 +230,10 @@ class UploadReader:
                 )
             blocks = self._counted(feed)
             if isinstance(attachment, Backup):
-                backups[attachment.uuid] = self._files.store_backup(attachment, blocks)
+                store = self._storage.backups.store
+                backups[attachment.uuid] = store(self._server, attachment, blocks)
             else:
-                self._files.store_log(blocks)
+                self._storage.logs.store(self._server, blocks)
         return archive, backups
 
     def _counted(self, feed: Feed) -> Iterator[bytes]:
@@ -411,7 +411,7 @@ class UploadTransfer(IncomingTransfer):
             return False
         if not await self._files.is_in_pool(upload.pool, upload.mark):
             return False
-        pool = self._files.pool
+        pool = self._parts.storage.volume.pool
         await self._steps.save_terms(pool)
         self._servers.share(self.server, pool)
         self._steps.announcer.say(f"its files are here, in the storage pool {pool}")
@@ -446,7 +446,7 @@ class UploadTransfer(IncomingTransfer):
             try:
                 self._steps.restart_clock()
                 await group.admit()
-                with self._files.writing_back():
+                with self._parts.storage.write_back.during():
                     return await self._read(settings, slots, pooled=pooled)
             finally:
                 self.meter.stop()
@@ -458,7 +458,7 @@ class UploadTransfer(IncomingTransfer):
         readers = []
         for each, name in zip([upload, *others], names, strict=True):
             try:
-                readers.append(UploadReader(each, self._extraction, self._files, name))
+                readers.append(UploadReader(each, self.server, self._parts, name))
             except WingsdError as error:
                 if name != names[0]:
                     error.add_context(name)
@@ -471,7 +471,9 @@ class UploadTransfer(IncomingTransfer):
         if pooled:
             await files.discard_files()
             await files.discard_backups()
-            unpack: Unpack = partial(_discard, size=await files.pool_size())
+            storage = self._parts.storage
+            size = await storage.disk.run(storage.volume.size)
+            unpack: Unpack = partial(_discard, size=size)
         else:
             directory = await files.create()
 

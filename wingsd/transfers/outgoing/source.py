@@ -23,7 +23,7 @@ from wingsd.threadio import Workers
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
-from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.util.deferreds import beside

@@ -38,7 +38,7 @@ from wingsd.transfers.outgoing.source import (
     UploadFormat,
     upload_format,
 )
-from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.shared_volume import (
     BACKUPS_MARK,
     SHARED_BACKUPS,

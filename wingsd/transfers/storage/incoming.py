@@ -1,12 +1,19 @@
 """The storage of arriving servers: staged files, backups and logs, put into place and taken back.
 
-All work on the disk is done in a thread.
+`ArrivingServer` and `IncomingStorage` do all work on the disk in a thread. Installation logs of
+servers are sent with them, and kept for operators to read; their methods are blocking. A log that
+was received is staged beside the server's files and put into place when the transfer is over,
+which does not fail because of it.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import attrs
@@ -15,23 +22,35 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.backups.local import Backup
-from wingsd.backups.received import ReceivedBackups
+from wingsd.archive.quota import ArchiveLimits
+from wingsd.backups.received import ReceivedBackups, write_file
+from wingsd.config import SystemConfig
 from wingsd.errors import StorageError
 from wingsd.threadio import Workers
 from wingsd.transfers.errors import DaemonRestarted, StoragePoolConflict
 from wingsd.transfers.steps import RollbackList
-from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume, is_same_pool
 from wingsd.transfers.storage.staging import Staging
+from wingsd.util.text import disk_advice
 
-__all__ = ["WRITE_BACK_EVERY", "ArrivingServer", "IncomingStorage", "WriteBack"]
+__all__ = [
+    "LOG_LIMIT",
+    "WRITE_BACK_EVERY",
+    "ArrivingServer",
+    "IncomingStorage",
+    "InstallLogs",
+    "OpenLog",
+    "WriteBack",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: Bytes of an installation log that are kept, and sent.
+LOG_LIMIT = 64 << 20
+_LOG_PIECE = 240 << 10
 #: Seconds from the end of one write-back to the next.
 WRITE_BACK_EVERY = 0.5
 
@@ -68,6 +87,112 @@ class WriteBack:
         while await deferLater(self._reactor, WRITE_BACK_EVERY, lambda: self._arriving):
             await self._write_back()
         self._running = False
+
+
+class InstallLogs:
+    """The logs in `install` of `system.log_directory`, where Go nodes keep them.
+
+    Every method raises `StorageError`.
+    """
+
+    def __init__(self, log_directory: str, staging: Staging, *, reserve: int) -> None:
+        self._directory = Path(log_directory) / "install"
+        self._staging = staging
+        self._reserve = reserve
+
+    @classmethod
+    def configured(cls, system: SystemConfig, staging: Staging) -> InstallLogs:
+        """Return a node's."""
+        limits = ArchiveLimits.configured(system.transfers)
+        return cls(system.log_directory, staging, reserve=limits.reserve)
+
+    def store(self, server: str, blocks: Iterable[bytes]) -> None:
+        """Stage the first `LOG_LIMIT` bytes of the server's log; take all of `blocks`."""
+        path = self._staging.log(server)
+        write_file(path, _beginning(blocks), reserve=self._reserve, durable=False)
+
+    def open(self, server: str) -> OpenLog | None:
+        """Return the log of a server of this node, opened; None where there is none."""
+        path = self._place(server)
+        # Without O_NONBLOCK, opening a FIFO would block.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unread(path, error.strerror) from error
+        log = OpenLog(path, descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            log.close()
+            raise _unread(path, "it is not a file")
+        return log
+
+    def measure(self, server: str) -> tuple[str, int] | None:
+        """Return the path and the bytes of the server's log, at most `LOG_LIMIT`; or None."""
+        log = self.open(server)
+        if log is None:
+            return None
+        try:
+            return log.path, min(log.size, LOG_LIMIT)
+        finally:
+            log.close()
+
+    def publish(self, server: str) -> str | None:
+        """Put the staged log into place, over an older one; return its path, None without any."""
+        staged = self._staging.log(server)
+        if not staged.exists():
+            return None
+        place = self._place(server)
+        # It may be another filesystem, and a reader must not see half a log.
+        growing = self._directory / f".{server}.log.part"
+        try:
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                growing.unlink()
+            shutil.copyfile(staged, growing)
+            growing.chmod(0o600)
+            growing.replace(place)
+            staged.unlink()
+        except OSError as error:
+            why = disk_advice(error)
+            raise StorageError(f"the installation log {place} cannot be written: {why}") from error
+        return str(place)
+
+    def _place(self, server: str) -> Path:
+        return self._directory / f"{server}.log"
+
+
+class OpenLog:
+    """A log that is being read. Close it."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return str(self._path)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its first `LOG_LIMIT` bytes. Raises `StorageError`."""
+        left = LOG_LIMIT
+        try:
+            while left and (block := os.read(self._descriptor, min(_LOG_PIECE, left))):
+                left -= len(block)
+                yield block
+        except OSError as error:
+            raise _unread(self._path, error.strerror) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -155,15 +280,6 @@ class ArrivingServer:
         """Raise `StorageError` unless the files in the storage pool are there and sound."""
         await self._run(self._storage.volume.check, mark)
 
-    @property
-    def pool(self) -> str:
-        """The storage pool of this node; empty without."""
-        return self._storage.volume.pool
-
-    async def pool_size(self) -> int:
-        """Return how many bytes the storage pool has in all."""
-        return await self._storage.disk.run(self._storage.volume.size)
-
     # Receiving
 
     async def create(self) -> str:
@@ -172,10 +288,14 @@ class ArrivingServer:
         What is kept of a move of the server is worth nothing from now on.
         """
         await self._run_long(self._storage.copies.forget)
-        self._rollback.add(lambda: self._run_long(self._storage.staging.withdraw))
+        self._rollback.add(self.withdraw)
         directory = await self._run_long(self._storage.staging.create)
         await self.discard_backups()
         return directory
+
+    async def withdraw(self) -> None:
+        """Take the staged files out of use, until they are deleted."""
+        await self._run_long(self._storage.staging.withdraw)
 
     async def discard_files(self) -> None:
         """Delete the files and the log that are staged and withdrawn."""
@@ -185,18 +305,6 @@ class ArrivingServer:
         """Delete the backups that are staged."""
         await self._run_long(self._storage.backups.discard)
 
-    def writing_back(self) -> AbstractContextManager[None]:
-        """Return the context in which the server is received."""
-        return self._storage.write_back.during()
-
-    def store_backup(self, backup: Backup, blocks: Iterable[bytes]) -> str:
-        """Stage a backup; return its SHA-256. Blocking: call it in a thread."""
-        return self._storage.backups.store(self._server, backup, blocks)
-
-    def store_log(self, blocks: Iterable[bytes]) -> None:
-        """Stage the installation log. Blocking: call it in a thread."""
-        self._storage.logs.store(self._server, blocks)
-
     async def flush(self, *, pooled: bool) -> None:
         """Return when all that is staged is on stable storage; `pooled` files are not staged."""
         if not pooled:
@@ -204,10 +312,6 @@ class ArrivingServer:
         await self._run_long(self._storage.backups.flush)
 
     # Into place
-
-    async def inode(self) -> int:
-        """Return that of the staged directory, which it keeps in the server's place."""
-        return await self._run(self._storage.staging.inode)
 
     async def swap(self, inode: int | None) -> None:
         """Put the files into place; an earlier daemon may have done so, with that `inode`.
@@ -246,10 +350,6 @@ class ArrivingServer:
         if self._aside is not None:
             await self._run(self._storage.staging.restore, self._aside)
 
-    async def place_backups(self) -> list[Backup]:
-        """Put the backups into place. Raises `Conflict` where others are in their places."""
-        return await self._run(self._storage.backups.place)
-
     def finish(self) -> None:
         """Note that the files stay in place."""
         self._storage.staging.finish(self._server)
@@ -273,10 +373,6 @@ class ArrivingServer:
 
     # Out of place
 
-    def roll_back_files(self) -> None:
-        """On failure, withdraw the files that an earlier daemon has staged."""
-        self._rollback.add(lambda: self._run_long(self._storage.staging.withdraw))
-
     def roll_back_backups(self) -> None:
         """On failure, take back the backups that this daemon or an earlier one puts into place."""
         self._rollback.add(lambda: self._run(self._storage.backups.take_back))
@@ -294,3 +390,14 @@ class ArrivingServer:
             return
         if await self._run(self._storage.staging.is_in_place, inode):
             await self.store_away(pooled=pooled, inode=inode)
+
+
+def _unread(path: Path, why: object) -> StorageError:
+    return StorageError(f"the server is sent without its installation log {path}: {why}")
+
+
+def _beginning(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    left = LOG_LIMIT
+    for block in blocks:
+        yield block[:left]
+        left = max(0, left - len(block))

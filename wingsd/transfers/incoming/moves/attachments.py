@@ -10,25 +10,25 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import attrs
 
 from wingsd.archive.quota import require_free_space
 from wingsd.backups.local import Backup, backup_at
 from wingsd.backups.received import ReceivedBackups
-from wingsd.errors import StorageError
 from wingsd.transfers.incoming.moves.errors import (
     AttachmentMissing,
     AttachmentOffsetWrong,
-    MoveNoSpace,
     MoveRequestInvalid,
+    room_errors,
 )
-from wingsd.transfers.storage.install_log import LIMIT
+from wingsd.transfers.storage.incoming import LOG_LIMIT
 from wingsd.util.durable import storage_errors
+from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["LOG", "AnnouncedBackup", "Attachments", "check_announced"]
+__all__ = ["LOG", "Attachments", "MovedBackup", "check_announced"]
 
 #: The name of the installation log.
 LOG = "install.log"
@@ -38,15 +38,15 @@ _PIECE = 1 << 20
 
 
 @attrs.frozen(eq=False, repr=False)
-class AnnouncedBackup:
-    """A backup that comes with the server, as the first request of a move has it."""
+class MovedBackup:
+    """A local backup that comes with the server; `path` is its path among the backups."""
 
-    uuid: str
+    uuid: Annotated[str, Keywords(format="uuid")]
     path: str
-    bytes: int
+    bytes: Annotated[int, Keywords(minimum=0)]
 
 
-def check_announced(announced: Sequence[AnnouncedBackup], log: int | None) -> None:
+def check_announced(announced: Sequence[MovedBackup], log: int | None) -> None:
     """Raise `MoveRequestInvalid` for attachments that this node cannot take."""
     if len(announced) > _MOST:
         raise MoveRequestInvalid(f"it announces more than {_MOST} backups")
@@ -56,8 +56,8 @@ def check_announced(announced: Sequence[AnnouncedBackup], log: int | None) -> No
         if uuid in known:
             raise MoveRequestInvalid(f"the backup {uuid} is announced twice")
         known.add(uuid)
-    if log is not None and not 0 <= log <= LIMIT:
-        raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LIMIT} are taken")
+    if log is not None and not 0 <= log <= LOG_LIMIT:
+        raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LOG_LIMIT} are taken")
 
 
 class _Place(Protocol):
@@ -118,7 +118,7 @@ class Attachments:
     def __init__(
         self,
         server: str,
-        announced: Sequence[AnnouncedBackup],
+        announced: Sequence[MovedBackup],
         log: int | None,
         backups: ReceivedBackups,
         log_paths: tuple[Path, Path],
@@ -290,13 +290,11 @@ class Attachments:
 
 
 def _require_space(found: os.statvfs_result, reserve: int, name: str, size: int) -> None:
-    try:
+    with room_errors():
         require_free_space(found, reserve, name, size)
-    except StorageError as error:
-        raise MoveNoSpace(error.detail) from error
 
 
-def _backup(announced: AnnouncedBackup) -> Backup:
+def _backup(announced: MovedBackup) -> Backup:
     """Return the backup that is announced. Raises `MoveRequestInvalid`."""
     backup = backup_at(announced.path)
     if backup is None or canonical_uuid(announced.uuid) != backup.uuid or announced.bytes < 0:

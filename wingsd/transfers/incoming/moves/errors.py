@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 
 from wingsd.errors import (
@@ -38,6 +40,7 @@ __all__ = [
     "failure_state",
     "keeps_copy",
     "recorded_failure",
+    "room_errors",
     "space_error",
 ]
 
@@ -251,3 +254,12 @@ def space_error(error: StorageError) -> StorageError:
     if is_no_space or is_full(cause):
         return MoveNoSpace(error.detail)
     return error
+
+
+@contextmanager
+def room_errors() -> Iterator[None]:
+    """Raise a `StorageError`, that of a look for space, as `MoveNoSpace`."""
+    try:
+        yield
+    except StorageError as error:
+        raise MoveNoSpace(error.detail) from error

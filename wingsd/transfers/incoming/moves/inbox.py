@@ -20,20 +20,19 @@ from twisted.internet.interfaces import IProducer, IReactorTime
 from twisted.logger import Logger
 
 from wingsd.config import MovesConfig
-from wingsd.errors import StorageError, WingsdError
+from wingsd.errors import WingsdError
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.destination import Resumption
 from wingsd.moves.errors import MoveBatchTooLarge
 from wingsd.moves.tree import MoveLimits
-from wingsd.statedb import StateDatabase
+from wingsd.statedb import MoveRecord, StateDatabase
 from wingsd.threadio import Feed
-from wingsd.transfers.incoming.moves.attachments import AnnouncedBackup, Attachments
+from wingsd.transfers.incoming.moves.attachments import Attachments, MovedBackup
 from wingsd.transfers.incoming.moves.errors import (
     AttachmentsIncomplete,
     MoveBusy,
     MoveCommitted,
     MoveResumeNeeded,
-    failure_state,
 )
 from wingsd.transfers.incoming.moves.partial_copy import CopySettings, CopyUpkeep, PartialCopy
 from wingsd.transfers.incoming.transfer import Extraction
@@ -42,7 +41,7 @@ from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 from wingsd.util.serialization import structure
 
-__all__ = ["Commit", "Inbox", "MoveBeginning", "MoveIdentity", "MoveTerms", "Phase"]
+__all__ = ["Commit", "Inbox", "MoveBeginning", "MoveTerms", "Phase"]
 
 T = TypeVar("T")
 
@@ -69,7 +68,7 @@ class MoveBeginning:
     bytes: int = 0
     disk_bytes: int = 0
     files: int = 0
-    backups: tuple[AnnouncedBackup, ...] = ()
+    backups: tuple[MovedBackup, ...] = ()
     log: int | None = None
     running: bool = False
     follow: bool = False
@@ -85,38 +84,25 @@ class MoveBeginning:
         return structure(json.loads(text), cls)
 
 
-@attrs.frozen(repr=False)
-class MoveIdentity:
-    """What a move is known by: its id, and the SHA-256 of its key and of its token.
-
-    While it is begun, also when the token `expires`, in seconds since the epoch.
-    """
-
-    move: str
-    key: str
-    token: str
-    expires: float = 0.0
-
-
 @attrs.frozen(eq=False, repr=False)
 class MoveTerms:
-    """What a move is: its identity, what it was begun with, and the settings of moves.
+    """The terms of a move: its record, what it was begun with, and the settings of moves.
 
-    `starts` is whether a server that was running is started here, `is_following` whether it is a
-    seed whose source has begun a session: before that the source may have had no answer to its
-    first request, and have given up. `failure` is why it has failed, where an earlier daemon ended
-    before all was rolled back.
+    Before it is recorded, `record` has no transfer, and the token `expires`, in seconds since the
+    epoch. `starts` is whether a server that was running is started here, `is_following` whether it
+    is a seed whose source has begun a session: before that the source may have had no answer to
+    its first request, and have given up. `failure` is why it has failed, where an earlier daemon
+    ended before all was rolled back.
     """
 
-    identity: MoveIdentity
+    record: MoveRecord
     beginning: MoveBeginning
     settings: MovesConfig
     starts: bool
     database: StateDatabase
+    expires: float = 0.0
     is_following: bool = False
     failure: WingsdError | None = None
-
-    _log = Logger()
 
     @property
     def silence(self) -> float:
@@ -124,13 +110,6 @@ class MoveTerms:
         if self.is_following and self.settings.keep_days:
             return max(self.settings.keep_days * _DAY, self.settings.patience)
         return self.settings.patience
-
-    async def note_failure(self, server: str, entry: int, error: Exception) -> None:
-        """Record what the source is answered that asks for the outcome; log why not."""
-        try:
-            await self.database.set_move_state(entry, failure_state(error))
-        except StorageError as failure:
-            self._log.error("{server}: {error}", server=server, error=failure)
 
 
 class Phase:
@@ -235,14 +214,18 @@ class Inbox:
         storage: IncomingStorage,
         extraction: Extraction,
         changes: Changes,
+        on_session: Callable[[Resumption], object],
     ) -> None:
-        """`disk_space` is the server's limit in MiB, as the Panel has it."""
+        """`disk_space` is the server's limit in MiB, as the Panel has it.
+
+        `on_session` is called when a session begins, with what is held.
+        """
         settings, beginning = terms.settings, terms.beginning
         limits, copies = extraction.limits.for_server(disk_space), storage.copies
         size = limits.disk if limits.disk is not None else _UNLIMITED
         self.copy = PartialCopy(
             server,
-            bytes.fromhex(terms.identity.move),
+            bytes.fromhex(terms.record.move),
             copies,
             CopySettings(
                 MoveLimits(limits.members, size),
@@ -275,8 +258,6 @@ class Inbox:
         self.sessions = 0
         #: Why the last commit came to nothing, until the next session.
         self.setback: WingsdError | None = None
-        #: Called when a session begins, with what is held.
-        self.on_session: Callable[[Resumption], object] = lambda _: None
         self._server = server
         self._extraction = extraction
         self._disk = storage.long
@@ -285,6 +266,7 @@ class Inbox:
         #: How many bytes a batch may have, and how many bodies may be under way at once.
         self._most, self._streams = settings.batch * _MIB, settings.streams
         self._changes = changes
+        self._on_session = on_session
         self._bodies: dict[str, _ArrivingBody] = {}
         self._resuming: _KeptWork[Resumption] = _KeptWork(extraction.reactor)
         #: The request that began a session last, or is about to.
@@ -343,7 +325,7 @@ class Inbox:
         self.sessions += 1
         attached = await self._disk.run(self._attached)
         self._held = held.bytes + attached - self.arrived
-        self.on_session(held)
+        self._on_session(held)
         self._changes.changed()
         return session, held
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from time import time
 from typing import Any, TypeVar
 from uuid import UUID
@@ -48,6 +48,7 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveNoSpace,
     MoveRequestInvalid,
     MoveResumeNeeded,
+    room_errors,
     space_error,
 )
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
@@ -129,7 +130,7 @@ class PartialCopy:
         self._move = move
         self._boot = _boot_id()
         self._paths: CopyPaths | None = None
-        self._lock = Lock()
+        self._lock = RLock()
         self._open = ExitStack()
         self._destination: MoveDestination | None = None
         self._applier: TreeApplier | None = None
@@ -165,36 +166,35 @@ class PartialCopy:
         `MoveNoSpace` where there is no space to read it.
         """
         with self._lock:
-            return self._begin()
+            self._close()
+            why: StorageError | None = None
+            self._paths = self._copies.adopt(self._server)
+            if self._paths is not None:
+                try:
+                    return self._adopt(self._paths.ledger, is_read=self._paths.is_read)
+                except LedgerVersionUnknown:
+                    self._copies.keep(self._server, 0, time())
+                except StorageError as error:
+                    self._close()
+                    if isinstance(full := space_error(error), MoveNoSpace):
+                        raise full from error
+                    why = error
+            self._create(why)
+            return 0
 
-    def _begin(self) -> int:
-        self._close()
-        why: StorageError | None = None
-        self._paths = self._copies.adopt(self._server)
-        if self._paths is not None:
-            try:
-                return self._adopt(str(self._paths.ledger), is_read=self._paths.is_read)
-            except LedgerVersionUnknown:
-                self._copies.keep(self._server, 0, time())
-            except StorageError as error:
-                self._close()
-                if isinstance(full := space_error(error), MoveNoSpace):
-                    raise full from error
-                why = error
+    def _create(self, why: Exception | None) -> MoveDestination:
         self._paths = self._copies.create(self._server, why)
-        self._open_ledger(self._move)
-        return 0
+        return self._open_ledger(self._move)
 
-    def _adopt(self, ledger: str, *, is_read: bool = False) -> int:
+    def _adopt(self, ledger: Path, *, is_read: bool = False) -> int:
         """Open a ledger that may be of an earlier move; return how many bytes are held.
 
         With `is_read` nothing of it need be read back again.
         """
-        self._open_ledger(LedgerFile.move_of(ledger) or self._move)
-        assert self._destination is not None  # noqa: S101 - it is open
-        held = self._destination.rebase(self._move).bytes
+        destination = self._open_ledger(LedgerFile.move_of(str(ledger)) or self._move)
+        held = destination.rebase(self._move).bytes
         if is_read:
-            self._destination.rereading.skip()
+            destination.rereading.skip()
         return held
 
     def reopen(self) -> int:
@@ -207,19 +207,15 @@ class PartialCopy:
             self._close()
             self._paths = self._copies.reopen(self._server)
             if self._paths is None:
-                return self._begin()
-            ledger = str(self._paths.ledger)
+                return self.begin()
             try:
-                if LedgerFile.move_of(ledger) in (None, self._move):
-                    self._open_ledger(self._move)
-                else:
+                if LedgerFile.move_of(str(self._paths.ledger)) not in (None, self._move):
                     # An earlier daemon has just adopted it.
-                    self._adopt(ledger)
+                    return self._adopt(self._paths.ledger)
+                destination = self._open_ledger(self._move)
             except LedgerDamaged as error:
-                self._paths = self._copies.create(self._server, error)
-                self._open_ledger(self._move)
-            assert self._destination is not None  # noqa: S101 - it is open
-            return held_bytes(self._destination.tree)
+                destination = self._create(error)
+            return held_bytes(destination.tree)
 
     def close(self) -> None:
         """Close all files, after a last checkpoint where that is possible.
@@ -437,10 +433,8 @@ class PartialCopy:
 
     def _require_space(self, size: int, files: int) -> None:
         settings = self._settings
-        try:
+        with room_errors():
             self._copies.make_room(settings.reserve, settings.inode_reserve, size, files)
-        except StorageError as error:
-            raise MoveNoSpace(error.detail) from error
 
     @contextmanager
     def _used(
@@ -456,10 +450,7 @@ class PartialCopy:
             self._note_failure()
             if self._is_lost and not renew:
                 raise MoveResumeNeeded("the disk has lost what was written to it; resume the move")
-            if self._destination is None:
-                self._open_again(renew=renew)
-            destination = self._destination
-            assert destination is not None  # noqa: S101 - for mypy
+            destination = self._destination or self._open_again(renew=renew)
             try:
                 yield destination
             except StorageError as error:
@@ -479,16 +470,15 @@ class PartialCopy:
                 *numbers, destination.tree.bytes, destination.tree.members
             )
 
-    def _open_again(self, *, renew: bool) -> None:
+    def _open_again(self, *, renew: bool) -> MoveDestination:
         try:
-            self._open_ledger(self._move)
+            return self._open_ledger(self._move)
         except (FileNotFoundError, LedgerDamaged) as error:
             if not renew:
                 raise MoveResumeNeeded("the copy is gone; resume the move") from None
-            self._paths = self._copies.create(self._server, error)
-            self._open_ledger(self._move)
+            return self._create(error)
 
-    def _open_ledger(self, move: bytes) -> None:
+    def _open_ledger(self, move: bytes) -> MoveDestination:
         paths = self._paths
         assert paths is not None  # noqa: S101 - for mypy
         settings = self._settings
@@ -514,6 +504,7 @@ class PartialCopy:
         tree = destination.tree
         self.progress = attrs.evolve(self.progress, bytes=tree.bytes, files=tree.members)
         self._compacted = destination.ledger_size
+        return destination
 
     def _close(self) -> None:
         self._destination = None

@@ -32,7 +32,7 @@ from wingsd.errors import (
 from wingsd.moves.destination import Resumption
 from wingsd.moves.errors import RootMismatch
 from wingsd.panel.schemas import Configuration
-from wingsd.statedb import Direction, MoveRecord, TransferRecord
+from wingsd.statedb import TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import ContainerNameTaken, SeedAdopted
@@ -41,12 +41,13 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveBusy,
     MoveCommitted,
     MoveGivenUp,
-    MoveNoSpace,
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
     SeedForgotten,
+    failure_state,
     keeps_copy,
+    room_errors,
 )
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
 from wingsd.transfers.incoming.transfer import HOLD, IncomingParts, IncomingTransfer, Remainder
@@ -281,19 +282,8 @@ class MoveTransfer(IncomingTransfer):
         self._is_recorded = True
 
     async def _record_move(self, step: str) -> int:
-        identity, direct = self.terms.identity, self.coordinator.is_direct
-        record = MoveRecord(
-            transfer=0,
-            server=self.server,
-            direction=Direction.IN,
-            move=identity.move,
-            key=identity.key,
-            token=identity.token,
-            family=self.terms.beginning.family,
-            request=self.terms.beginning.encode(),
-        )
-        admit = self.terms.database.admit_move
-        entry = await admit(record, step, identity.expires, direct=direct)
+        terms, direct = self.terms, self.coordinator.is_direct
+        entry = await terms.database.admit_move(terms.record, step, terms.expires, direct=direct)
         if entry is None:
             raise token_was_used()
         return entry
@@ -301,15 +291,19 @@ class MoveTransfer(IncomingTransfer):
     async def _open(self, configuration: Configuration, *, is_new: bool = True) -> int:
         """Open the copy; return how many bytes of an earlier move it has."""
         self._configuration = configuration
-        disk_space = configuration.settings.build.disk_space
         inbox = Inbox(
-            self.server, self.terms, disk_space, self._storage, self._extraction, self.changes
+            self.server,
+            self.terms,
+            configuration.settings.build.disk_space,
+            self._storage,
+            self._extraction,
+            self.changes,
+            self._on_session,
         )
         if is_new:
             self._rollback.add(self._put_away)
         self._rollback.add(partial(inbox.close, MoveOver()))
         held = await self._extraction.workers.run(partial(inbox.open, is_new=is_new))
-        inbox.on_session = self._on_session
         self._inbox = inbox
         if is_new:
             await self.require_room()
@@ -438,12 +432,10 @@ class MoveTransfer(IncomingTransfer):
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk. Blocking."""
         limits, inbox = self._extraction.limits, self.inbox
         inbox.attachments.require_room()
-        try:
+        with room_errors():
             self._storage.copies.admit(
                 self.server, inbox.to_come, limits.reserve, limits.inode_reserve
             )
-        except StorageError as error:
-            raise MoveNoSpace(error.detail) from error
 
     async def _rehearse(self) -> None:
         seconds = await self._environment.rehearse(self._configuration.settings)
@@ -542,9 +534,12 @@ class MoveTransfer(IncomingTransfer):
         self.changes.changed()
         recorded = self._steps.entry
         if recorded is not None and not self._may_be_reported:
-            noting = RollbackList(self.server)
-            noting.add(partial(self.terms.note_failure, self.server, recorded, error))
-            await noting.run()
+            try:  # for its source, which asks for the outcome
+                await self.terms.database.set_move_state(recorded, failure_state(error))
+            except StorageError as failure:
+                self._log.error("{server}: {error}", server=self.server, error=failure)
+            except Exception:
+                self._log.failure("{server}: rollback failed", server=self.server)
         if isinstance(error, MoveSuperseded | MoveGivenUp) and not self.coordinator.is_direct:
             # The source tells the Panel. This node's word could come when the next transfer has
             # begun, and would end that.
