@@ -28,7 +28,6 @@ from wingsd.errors import (
     ServerAlreadyExists,
     ServerNotFound,
     TransferCancelled,
-    WingsdError,
 )
 from wingsd.filesystem.attributes import NOTHING, AttributesKept
 from wingsd.servers import Server
@@ -457,8 +456,12 @@ class IncomingMoves:
         )
         self._beginning[token.digest] = mine = _Beginning(record.key)
         try:
-            make = partial(self._make, record, beginning, expires=token.expires)
-            transfer = self._receiver.open_as(make, token.server, coordinator(), token.issued)
+            terms = MoveTerms(
+                record, beginning, self.settings, self._starts, self._database, token.expires
+            )
+            transfer = self._receiver.open_as(
+                _maker(terms), token.server, coordinator(), token.issued
+            )
             await transfer.begin()
         except TransferCancelled:
             # The source may have sent the request twice: the second one must not begin it again.
@@ -485,8 +488,10 @@ class IncomingMoves:
     ) -> None:
         """Go on with a move that an earlier daemon has left open."""
         beginning, failure = MoveBeginning.decode(record.request), recorded_failure(record.state)
-        make = partial(self._make, record, beginning, failure=failure)
-        self._receiver.resume_as(make, entry, coordinator)
+        terms = MoveTerms(
+            record, beginning, self.settings, self._starts, self._database, failure=failure
+        )
+        self._receiver.resume_as(_maker(terms), entry, coordinator)
 
     def find(self, server: str, move: str) -> MoveTransfer | None:
         """Return a move that has not ended."""
@@ -533,30 +538,10 @@ class IncomingMoves:
             state.get("code", "internal-error"),
         )
 
-    def _make(
-        self,
-        record: MoveRecord,
-        beginning: MoveBeginning,
-        server: str,
-        coordinator: ReceivingCoordinator,
-        parts: IncomingParts,
-        *,
-        expires: float = 0.0,
-        failure: WingsdError | None = None,
-    ) -> MoveTransfer:
-        kind = IncomingSeed if beginning.follow else MoveTransfer
-        # A server that a direct transfer brings is not started, unless a seed had followed it.
-        starts = self._starts and (beginning.follow or not coordinator.is_direct)
-        terms = MoveTerms(
-            record,
-            beginning,
-            self.settings,
-            starts,
-            self._database,
-            expires=expires,
-            failure=failure,
-        )
-        return kind(server, coordinator, parts, terms)
+
+def _maker(terms: MoveTerms) -> MakeTransfer[MoveTransfer]:
+    kind = IncomingSeed if terms.beginning.follow else MoveTransfer
+    return partial(kind, terms=terms)
 
 
 def _check_key(found: str, expected: str) -> None:

@@ -17,7 +17,6 @@ from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
 from wingsd.transfers.incoming.moves import inbox, partial_copy
 from wingsd.transfers.incoming.moves.attachments import Attachments
-from wingsd.transfers.incoming.moves.inbox import Inbox
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.staging import Staging
 
@@ -88,15 +87,15 @@ async def test_a_request_is_told_the_session_that_it_has_begun_and_no_later_one(
     client = node.client(source)
     await client.begin()
     looking, going_on = threading.Event(), threading.Event()
-    attached = Inbox._attached
+    here = Attachments.here
 
-    def slow(inbox: Inbox) -> int:
+    def slow(attachments: Attachments) -> int:
         if not looking.is_set():
             looking.set()
             going_on.wait(30)
-        return attached(inbox)
+        return here(attachments)
 
-    monkeypatch.setattr(Inbox, "_attached", slow)
+    monkeypatch.setattr(Attachments, "here", slow)
     first = Deferred.fromCoroutine(client.ask("POST", "/resume", json={}))
     await until(looking.is_set)
     second = await client.ask("POST", "/resume", json={})

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import attrs
 
@@ -34,7 +35,6 @@ __all__ = ["LOG", "Attachments", "MovedBackup", "check_announced"]
 LOG = "install.log"
 #: Attachments of one move.
 _MOST = 4096
-_PIECE = 1 << 20
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -60,52 +60,137 @@ def check_announced(announced: Sequence[MovedBackup], log: int | None) -> None:
         raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LOG_LIMIT} are taken")
 
 
-class _Place(Protocol):
-    """Where one attachment is staged."""
+class _Attachment(ABC):
+    """One attachment, of `size` bytes, which grows in a file until it is whole."""
 
-    def part(self) -> Path: ...
-    def whole(self) -> Path | None: ...
-    def complete(self, sha256: str) -> None: ...
-    def drop(self) -> None: ...
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        #: How many bytes of it have arrived here; other threads only look at it.
+        self.arrived = 0
+        #: The SHA-256 of the whole, empty before; and the hash of so many bytes, where all of
+        #: these have arrived in order here.
+        self._sha256 = ""
+        self._hash: tuple[int, hashlib._Hash] | None = None
+
+    @abstractmethod
+    def part(self) -> Path:
+        """Return the file in which it grows."""
+
+    @abstractmethod
+    def whole(self) -> Path | None:
+        """Return the file that is whole, None before."""
+
+    @abstractmethod
+    def complete(self, sha256: str) -> None:
+        """Stage the part, which is whole."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Delete what is here."""
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are here."""
+        if self.whole() is not None:
+            return self.size
+        try:
+            return self.part().stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def write(self, at: int, blocks: Iterator[bytes], reserve: int) -> int:
+        """Append a piece that begins `at` the end; return how many bytes are here."""
+        known = self._hash if at else (0, hashlib.sha256())
+        hasher = known[1] if known is not None and known[0] == at else None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        path = self.part()
+        with storage_errors(f"{path} cannot be written"):
+            fd = os.open(path, flags, 0o600)
+        try:
+            for block in blocks:
+                if at + len(block) > self.size:
+                    raise MoveRequestInvalid(
+                        f"{self.name} was announced with {self.size} bytes, and has more"
+                    )
+                if reserve:
+                    _require_space(os.fstatvfs(fd), reserve, self.name, len(block))
+                with storage_errors(f"{path} cannot be written"):
+                    _write_all(fd, block)
+                at += len(block)
+                self.arrived += len(block)
+                if hasher is not None:
+                    hasher.update(block)
+                    self._hash = (at, hasher)
+        finally:
+            os.close(fd)
+        return at
+
+    def finish(self, here: int, sha256: str) -> None:
+        """Stage what is here, if it has that SHA-256, and delete it otherwise."""
+        if here != self.size:
+            raise MoveRequestInvalid(
+                f"{self.name} was announced with {self.size} bytes, and ends at {here}"
+            )
+        part, whole = self.part(), self.whole()
+        if (self._sha256 or self._read(whole or part)) != sha256:
+            self.drop()
+            self._sha256 = ""
+            raise AttachmentOffsetWrong(0, f"{self.name} does not fit its SHA-256; send it again")
+        if whole is None:
+            with storage_errors(f"{part} cannot be written"), open(part, "rb") as file:
+                os.fsync(file.fileno())
+            self.complete(sha256)
+        self._sha256 = sha256
+
+    def _read(self, path: Path) -> str:
+        """Return the SHA-256 of all that has arrived."""
+        known, self._hash = self._hash, None
+        with storage_errors(f"{path} cannot be read"):
+            if known is not None and known[0] == path.stat().st_size:
+                return known[1].hexdigest()
+            with open(path, "rb", buffering=0) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@attrs.frozen(eq=False, repr=False)
-class _BackupPlace:
-    server: str
-    backup: Backup
-    backups: ReceivedBackups
+class _BackupAttachment(_Attachment):
+    def __init__(self, server: str, backup: Backup, size: int, backups: ReceivedBackups) -> None:
+        super().__init__(backup.uuid, size)
+        self._of = (server, backup)
+        self._backups = backups
 
     def part(self) -> Path:
-        return self.backups.part(self.server, self.backup)
+        return self._backups.part(*self._of)
 
     def whole(self) -> Path | None:
-        return self.backups.whole(self.server, self.backup)
+        return self._backups.whole(*self._of)
 
     def complete(self, sha256: str) -> None:
-        self.backups.complete(self.server, self.backup, sha256)
+        self._backups.complete(*self._of, sha256)
 
     def drop(self) -> None:
-        self.backups.drop(self.server, self.backup)
+        self._backups.drop(*self._of)
 
 
-@attrs.frozen(eq=False, repr=False)
-class _LogPlace:
-    growing: Path
-    staged: Path
+class _LogAttachment(_Attachment):
+    def __init__(self, size: int, growing: Path, staged: Path) -> None:
+        super().__init__(LOG, size)
+        self._growing = growing
+        self._staged = staged
 
     def part(self) -> Path:
-        return self.growing
+        return self._growing
 
     def whole(self) -> Path | None:
-        return self.staged if self.staged.exists() else None
+        return self._staged if self._staged.exists() else None
 
     def complete(self, sha256: str) -> None:
-        with storage_errors(f"{self.staged} cannot be written"):
-            self.growing.rename(self.staged)
+        with storage_errors(f"{self._staged} cannot be written"):
+            self._growing.rename(self._staged)
 
     def drop(self) -> None:
-        with storage_errors(f"{self.staged} cannot be removed"):
-            for path in (self.growing, self.staged):
+        with storage_errors(f"{self._staged} cannot be removed"):
+            for path in (self._growing, self._staged):
                 path.unlink(missing_ok=True)
 
 
@@ -132,35 +217,24 @@ class Attachments:
         self._server, self._backups, self._log_paths = server, backups, log_paths
         self._announced = tuple(map(_backup, announced))
         self._reserve = reserve
-        self._sizes: dict[str, int] = {}
-        self._places: dict[str, _Place] = {}
-        for each, backup in zip(announced, self._announced, strict=True):
-            self._sizes[backup.uuid] = each.bytes
-            self._places[backup.uuid] = _BackupPlace(server, backup, backups)
+        every: list[_Attachment] = [
+            _BackupAttachment(server, backup, each.bytes, backups)
+            for each, backup in zip(announced, self._announced, strict=True)
+        ]
         if log is not None:
-            self._sizes[LOG] = log
-            self._places[LOG] = _LogPlace(*log_paths)
-        #: How many bytes of each have arrived here, which other threads only look at.
-        self._arrived = dict.fromkeys(self._places, 0)
-        #: The SHA-256 of those that are whole.
-        self._whole: dict[str, str] = {}
-        #: The hash of what has arrived so far of each, where all of it has arrived in order here.
-        self._hashes: dict[str, tuple[int, hashlib._Hash]] = {}
-
-    @property
-    def size(self) -> int:
-        """The bytes of all."""
-        return sum(self._sizes.values())
+            every.append(_LogAttachment(log, *log_paths))
+        self._attachments = {each.name: each for each in every}
+        #: The bytes of all.
+        self.size = sum(each.size for each in every)
 
     @property
     def arrived(self) -> int:
         """How many bytes have arrived here."""
-        return sum(self._arrived.values())
+        return sum(each.arrived for each in self._attachments.values())
 
-    @property
-    def names(self) -> list[str]:
-        """Their names."""
-        return list(self._places)
+    def here(self) -> int:
+        """Return how many bytes of all are here."""
+        return sum(each.offset for each in self._attachments.values())
 
     @property
     def backups(self) -> int:
@@ -173,36 +247,25 @@ class Attachments:
         All that is staged is put into place with the server.
         """
         self._backups.retain(self._server, self._announced)
-        most = self._sizes.get(LOG, -1)
+        log = self._attachments.get(LOG)
         for path in self._log_paths:
             with storage_errors(f"{path} cannot be removed"):
-                if path.exists() and path.stat().st_size > most:
+                if path.exists() and (log is None or path.stat().st_size > log.size):
                     path.unlink()
 
     def offset(self, name: str) -> int:
         """Return how many bytes of an attachment are here."""
-        place = self._place(name)
-        if place.whole() is not None:
-            return self._sizes[name]
-        try:
-            return place.part().stat().st_size
-        except FileNotFoundError:
-            return 0
+        return self._attachment(name).offset
 
     def missing(self) -> list[str]:
         """Return the names of those that are not whole."""
-        return [name for name, place in self._places.items() if place.whole() is None]
-
-    @property
-    def to_come(self) -> int:
-        """The bytes of all that are not here yet."""
-        return sum(self._sizes[name] - self.offset(name) for name in self._places)
+        return [name for name, each in self._attachments.items() if each.whole() is None]
 
     def require_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk."""
-        rest = self.to_come
+        rest = self.size - self.here()
         if self._reserve and rest > 0:
-            directory = next(iter(self._places.values())).part().parent
+            directory = next(iter(self._attachments.values())).part().parent
             with storage_errors(directory):
                 found = os.statvfs(directory)
             _require_space(found, self._reserve, "the server's backups", rest)
@@ -213,78 +276,22 @@ class Attachments:
         With `sha256` it is the last one, and the whole is compared. What has arrived of a piece
         that breaks off stays. Raises `AttachmentOffsetWrong`, and what `blocks` raises.
         """
-        place = self._place(name)
-        here = self.offset(name)
+        attachment = self._attachment(name)
+        here = attachment.offset
         if offset != here:
             raise AttachmentOffsetWrong(here)
-        if place.whole() is None:
-            here = self._write(name, place.part(), here, blocks)
+        if attachment.whole() is None:
+            here = attachment.write(here, blocks, self._reserve)
         else:
             for _ in blocks:
                 raise MoveRequestInvalid(f"{name} is complete, and the piece has more of it")
         if sha256:
-            self._complete(name, place, here, sha256)
+            attachment.finish(here, sha256)
         return here
 
-    def _write(self, name: str, path: Path, at: int, blocks: Iterator[bytes]) -> int:
-        hasher = self._hasher(name, at)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        with storage_errors(f"{path} cannot be written"):
-            fd = os.open(path, flags, 0o600)
+    def _attachment(self, name: str) -> _Attachment:
         try:
-            for block in blocks:
-                if at + len(block) > self._sizes[name]:
-                    raise MoveRequestInvalid(
-                        f"{name} was announced with {self._sizes[name]} bytes, and has more"
-                    )
-                if self._reserve:
-                    _require_space(os.fstatvfs(fd), self._reserve, name, len(block))
-                with storage_errors(f"{path} cannot be written"):
-                    _write_all(fd, block)
-                at += len(block)
-                self._arrived[name] += len(block)
-                if hasher is not None:
-                    hasher.update(block)
-                    self._hashes[name] = (at, hasher)
-        finally:
-            os.close(fd)
-        return at
-
-    def _complete(self, name: str, place: _Place, here: int, sha256: str) -> None:
-        if here != self._sizes[name]:
-            raise MoveRequestInvalid(
-                f"{name} was announced with {self._sizes[name]} bytes, and ends at {here}"
-            )
-        whole = place.whole()
-        found = self._whole.get(name) or self._read(name, whole or place.part())
-        if found != sha256:
-            place.drop()
-            self._whole.pop(name, None)
-            raise AttachmentOffsetWrong(0, f"{name} does not fit its SHA-256; send it again")
-        if whole is None:
-            with storage_errors(f"{place.part()} cannot be written"):
-                _flush(place.part())
-            place.complete(sha256)
-        self._whole[name] = sha256
-
-    def _read(self, name: str, path: Path) -> str:
-        """Return the SHA-256 of all that has arrived."""
-        known = self._hashes.pop(name, None)
-        with storage_errors(f"{path} cannot be read"):
-            size = path.stat().st_size
-            if known is not None and known[0] == size:
-                return known[1].hexdigest()
-            return _sha256(path)
-
-    def _hasher(self, name: str, at: int) -> hashlib._Hash | None:
-        if not at:
-            return hashlib.sha256()
-        known = self._hashes.get(name)
-        return known[1] if known is not None and known[0] == at else None
-
-    def _place(self, name: str) -> _Place:
-        try:
-            return self._places[name]
+            return self._attachments[name]
         except KeyError:
             raise AttachmentMissing from None
 
@@ -308,19 +315,3 @@ def _write_all(fd: int, block: bytes) -> None:
     rest = memoryview(block)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

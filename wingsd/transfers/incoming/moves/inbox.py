@@ -300,7 +300,7 @@ class Inbox:
 
     def to_come(self) -> tuple[int, int]:
         """Return how many bytes of files are not here yet, and how many files. Blocking."""
-        here = max(self.held - self._attached(), 0)
+        here = max(self.held - self.attachments.here(), 0)
         return max(self.disk_bytes - here, 0), max(self.disk_files - self.copy.progress.files, 0)
 
     # Requests of the source
@@ -323,7 +323,7 @@ class Inbox:
         self.setback = None
         self.phase = Phase.OPEN
         self.sessions += 1
-        attached = await self._disk.run(self._attached)
+        attached = await self._disk.run(self.attachments.here)
         self._held = held.bytes + attached - self.arrived
         self._on_session(held)
         self._changes.changed()
@@ -537,10 +537,6 @@ class Inbox:
             body = next(iter(self._bodies.values()))
             body.stop(error)
             await when_fired(body.over)
-
-    def _attached(self) -> int:
-        attachments = self.attachments
-        return sum(map(attachments.offset, attachments.names))
 
     # Checks
 

@@ -378,7 +378,9 @@ class MoveTransfer(IncomingTransfer):
 
     async def _record_start(self, commit: Commit) -> bool:
         """Record whether it is started at its end; return whether it is, and was prepared."""
-        starts = commit.running and self.terms.starts
+        # A server that a direct transfer brings is not started, unless a seed had followed it.
+        follows, is_direct = self.terms.beginning.follow, self.coordinator.is_direct
+        starts = commit.running and self.terms.starts and (follows or not is_direct)
         if (entry := self._steps.entry) is not None:
             await self.terms.database.set_start(entry, starts=starts)
         return starts and self.preparation.is_ready
