@@ -352,7 +352,7 @@ class StreamRegistry:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all are here."""
+        """True when all are here."""
         return self.others is not None and len(self._numbers) == self.others
 
     def first(self, count: str) -> None:

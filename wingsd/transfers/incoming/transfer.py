@@ -78,7 +78,7 @@ class Extraction:
 
 @attrs.frozen(eq=False, repr=False)
 class IncomingParts:
-    """What transfers to this node are made of: they are extracted and put into `storage`."""
+    """The parts of transfers to this node: they are extracted and put into `storage`."""
 
     step_logs: StepLogs
     storage: IncomingStorage
@@ -222,17 +222,17 @@ class IncomingTransfer:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a slot."""
+        """True while it waits for a slot."""
         return self._steps.cancel_scope.is_waiting
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has failed; it may still be cleaning up."""
+        """True if it has failed; it may still be cleaning up."""
         return self._steps.lifecycle.step is ReceiveStep.FAILED
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether the server is here, and the Panel has accepted that."""
+        """True if the server is here, and the Panel has accepted that."""
         return self._steps.lifecycle.step is ReceiveStep.DONE
 
     @property
@@ -242,22 +242,22 @@ class IncomingTransfer:
 
     @property
     def is_receiving(self) -> bool:
-        """Whether its archive is still to be received, in whole or in part."""
+        """True while its archive is still to be received, in whole or in part."""
         return self._steps.lifecycle.before(ReceiveStep.VERIFY)
 
     @property
     def takes_a_place(self) -> bool:
-        """Whether it is one of those of which a node takes so many at a time."""
+        """True while it counts among the transfers that a node limits."""
         return self.is_receiving
 
     @property
     def has_arrived(self) -> bool:
-        """Whether the server is here, and only the Panel may not have heard of it."""
+        """True if the server is here, and only the Panel may not have heard of it."""
         return self._may_be_reported
 
     @property
     def gives_way(self) -> bool:
-        """Whether it ends for a later transfer of the server, and without a report."""
+        """True if it ends for a later transfer of the server, and without a report."""
         return False
 
     def give_way(self) -> None:
@@ -265,7 +265,7 @@ class IncomingTransfer:
 
     @property
     def is_answered(self) -> bool:
-        """Whether the Panel has answered that the server is here, or is not to be."""
+        """True if the Panel has answered that the server is here, or is not to be."""
         return self._success is not None and self._success.is_answered
 
     # The steps

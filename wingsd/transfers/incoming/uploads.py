@@ -12,8 +12,7 @@ from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
-from twisted.internet.interfaces import IConsumer, IProducer
-from zope.interface import implementer
+from twisted.internet.interfaces import IProducer
 
 from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract, extract_part
 from wingsd.archive.policy import attributes_line
@@ -83,7 +82,7 @@ class IncomingUpload(Protocol):
     mark: str
 
     def deliver(self, consumer: UploadConsumer) -> None:
-        """Have the body written to `consumer`. Raises what `stop` was given before."""
+        """Write the body to `consumer` from now on. Raises what `stop` was given before."""
 
     def stop(self, error: WingsdError) -> None:
         """Read no further, for the reason `error`."""
@@ -120,7 +119,7 @@ Unpack = Callable[[Iterator[bytes], Callable[[], None]], "Extracted | None"]
 
 @attrs.frozen(eq=False, repr=False)
 class ReceivedUpload:
-    """What was received by one upload, and the checksums that it should have."""
+    """The archive and backups of one upload, and the checksums that they should have."""
 
     #: None where the files were here already.
     archive: Extracted | None
@@ -139,7 +138,6 @@ class ReceivedUpload:
                 raise ChecksumMismatch(sent.backups[uuid], checksum, what)
 
 
-@implementer(IConsumer)
 class FormFeed:
     """Divides the body of an upload into its parts, and feeds them to a thread."""
 
@@ -150,12 +148,8 @@ class FormFeed:
         self.checksums: Deferred[Checksums] = Deferred()
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Have `producer` paused while the thread cannot keep up."""
+        """Pause `producer` while the thread cannot keep up."""
         self._feed.registerProducer(producer, streaming)
-
-    def unregisterProducer(self) -> None:
-        """Drop the reference to the producer."""
-        self._feed.unregisterProducer()
 
     def write(self, data: bytes) -> None:
         """Take a piece of the body. Raises `BadRequest` where it is not a valid form."""
@@ -245,7 +239,7 @@ class UploadReader:
 
 @attrs.frozen(eq=False, repr=False)
 class ReceivedServer:
-    """What was received of a server, by one upload or by several."""
+    """A server as it was received, by one upload or by several."""
 
     uploads: Sequence[ReceivedUpload]
 

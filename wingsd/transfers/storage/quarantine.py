@@ -38,7 +38,7 @@ _MOVED = ".moved."
 
 @frozen(repr=False)
 class KeptDays:
-    """How many days what is kept stays.
+    """The days for which what is kept stays.
 
     That is what the Panel does not want here, what a restored backup has replaced, what has
     arrived of a failed move, and what is left of a server that was moved while it ran.
@@ -112,7 +112,7 @@ class Quarantine:
 
     @property
     def keeps_moved(self) -> bool:
-        """Whether the files of servers are kept that were moved while they ran."""
+        """True if the files of servers are kept that were moved while they ran."""
         return self._days.moved > 0
 
     async def keep_moved(self, server: str, inode: int | None) -> None:

@@ -54,7 +54,7 @@ SEEN = "shared-volume"
 
 
 class Sharing(Enum):
-    """What is known of the files at the destination before a server is sent."""
+    """The relation of the files of both nodes, as it is known before a server is sent."""
 
     #: It gets a copy of its own.
     COPIED = "copied"

@@ -34,7 +34,7 @@ _LOCK = ".lock"
 _CLEARED = ".cleared"
 _DISCARDED = ".discarded"
 #: Errors that say that nothing may be made beside `system.data`: its parent directory belongs to
-#: somebody else, or a service's sandbox forbids it.
+#: another user, or a service's sandbox forbids it.
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

@@ -229,21 +229,21 @@ def failure_state(error: Exception) -> str:
     message, detail = "internal error", "see the log of this node"
     if isinstance(error, WingsdError):
         message, detail = error.message, error.detail
-    told = {"error": message, "detail": detail, "code": error_code(error)}
-    return json.dumps(told | {"keeps": keeps_copy(error)})
+    found = {"error": message, "detail": detail, "code": error_code(error)}
+    return json.dumps(found | {"keeps": keeps_copy(error)})
 
 
 def recorded_failure(state: str) -> WingsdError | None:
     """Return the error that an earlier daemon has recorded as `failure_state`, None without."""
-    told = json.loads(state)
-    if "error" not in told:
+    found = json.loads(state)
+    if "error" not in found:
         return None
-    kind = next((each for each in _DECISIVE if each.code == told["code"]), WingsdError)
+    kind = next((each for each in _DECISIVE if each.code == found["code"]), WingsdError)
     error = kind.__new__(kind)
-    WingsdError.__init__(error, told["error"], told["detail"])
-    error.code = told["code"]
+    WingsdError.__init__(error, found["error"], found["detail"])
+    error.code = found["code"]
     if isinstance(error, MoveGivenUp):
-        error.keeps = told.get("keeps", True)
+        error.keeps = found.get("keeps", True)
     return error
 
 

@@ -138,7 +138,7 @@ class _BoundedFeed:
         self._arrived = arrived
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Have `producer` paused while the thread cannot keep up."""
+        """Pause `producer` while the thread cannot keep up."""
         self._feed.registerProducer(producer, streaming)
 
     def write(self, data: bytes) -> None:
@@ -384,7 +384,7 @@ class Inbox:
             return await self._read(name, session, stream, receive)
 
     async def commit(self, session: str, commit: Commit) -> None:
-        """Have the server put into place. Doing so twice is allowed."""
+        """Ask for the server to be put into place. Doing so twice is allowed."""
         if self._committed == commit:
             return  # also when it has gone on since: the answer was lost
         self._check_open()
@@ -627,7 +627,7 @@ class _KeptWork(Generic[T]):
 
 
 def _kept(work: Deferred[T]) -> Deferred[Callable[[], T]]:
-    """Have some work fire with a function that returns its result, or raises its error."""
+    """Make some work fire with a function that returns its result, or raises its error."""
     kept: Deferred[Any] = work
     kept.addCallbacks(lambda result: lambda: result, lambda failure: failure.raiseException)
     return kept

@@ -309,7 +309,7 @@ class PartialCopy:
                     self._close()
 
     def checkpoint(self, least: int = 0, writing: Callable[[], object] = lambda: None) -> int:
-        """Have all that has ended on stable storage; return up to which number.
+        """Bring all that has ended to stable storage; return up to which number.
 
         Other calls are made while the disk writes, from when `writing` was called, but not this
         one. Nothing is flushed where less than `least` bytes have to be, as after the call that
@@ -655,7 +655,7 @@ class CopyUpkeep:
     # Reading back
 
     def read_behind(self) -> None:
-        """Have what is durable read back, unless that is under way, or not wanted now."""
+        """Begin to read back what is durable, unless that is under way, or not wanted now."""
         if self.reads_behind:
             self._go_on()
 

@@ -106,7 +106,7 @@ class Preparation:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all has succeeded when it was tried last."""
+        """True if all has succeeded when it was tried last."""
         return self.state == PreparationState.READY
 
     def begin(self) -> None:
@@ -448,7 +448,7 @@ class MoveTransfer(IncomingTransfer):
 
     @property
     def inbox(self) -> Inbox:
-        """What takes its requests. Raises `MoveBusy` before and after, `MoveOver` at the end."""
+        """The inbox of its requests. Raises `MoveBusy` before and after, `MoveOver` at the end."""
         if self._reason is not None:
             raise MoveOver
         if self._inbox is None:
@@ -516,11 +516,11 @@ class MoveTransfer(IncomingTransfer):
 
     @property
     def gives_way(self) -> bool:
-        """Whether it is not put into place yet: the Panel has ended it, and begun another."""
+        """True before it is put into place: the Panel has ended it, and begun another."""
         return self._steps.lifecycle.before(ReceiveStep.SWAP)
 
     def give_way(self) -> None:
-        """End it, and keep what is here. The Panel is not told: it would end the other one."""
+        """End it, and keep what is here. The Panel gets no report, which would end the other."""
         self.abort(MoveSuperseded())
 
     async def _fail(self, error: Exception) -> Remainder:
