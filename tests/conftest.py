@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -58,7 +59,13 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = _open_below(tmp_path_factory.getbasetemp())
     yield
     gc.collect()
-    assert _open_below(tmp_path_factory.getbasetemp()) - before == set()
+    # A pool of threads that is stopped does not wait for those that work.
+    end = time.monotonic() + 60
+    while (
+        left := _open_below(tmp_path_factory.getbasetemp()) - before
+    ) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert left == set()
 
 
 def _open_below(directory: Path) -> set[str]:
