@@ -120,7 +120,7 @@ class FileNode(ApiNode):
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])
         client = GuardedClient(clock, policy, agent, names or host_resolver(self.workers))
         self.pulls: Pulls = Pulls(
-            self.file_work, self.file_tasks, self.bus, options, lambda: client, lambda: 0.0
+            self.file_work, self.file_tasks, self.bus, options, client, lambda: 0.0
         )
         self.files = FileServer(self, home)
         self.servers.known[UUID] = self.files

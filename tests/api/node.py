@@ -264,7 +264,7 @@ def node_parts(config: Config, used: Mapping[str, Any]) -> api_node.NodeParts:
     log.source = used["log_source"]
     diagnostics = Diagnostics(lambda: config, used["node_engine"], log)
     return api_node.NodeParts(
-        figures=lambda: figures,
+        figures=figures,
         workers=workers,
         diagnostics=diagnostics,
         log=log,

@@ -69,8 +69,6 @@ CALLS = {
     "wingsd.files.uploads",
     "wingsd.http.long_lists",
     "wingsd.http.openapi",
-    "wingsd.node.counters",
-    "wingsd.node.disks",
     "wingsd.node.log_files",
     "wingsd.node.redaction",
     "wingsd.sftp.logins",

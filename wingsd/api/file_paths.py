@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wingsd.activity import ActivityRecorder
 from wingsd.api.later import LaterEndpoint
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.config import Config
+from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.servers.registry import Servers
-from wingsd.util.later import Later
-
-if TYPE_CHECKING:
-    from wingsd.files.pulls import Pulls
 
 __all__ = ["FILE_PATHS", "SIGNED_PATHS", "endpoints", "signed_endpoints"]
 
@@ -65,7 +62,7 @@ SIGNED_PATHS: Mapping[str, LaterEndpoint] = {
 
 
 def endpoints(
-    config: Config, servers: Servers, work: FileWork, tasks: FileTasks, pulls: Later[Pulls]
+    config: Config, servers: Servers, work: FileWork, tasks: FileTasks, pulls: Pulls
 ) -> list[partial[Any]]:
     """Return the endpoints of the files of a server."""
     return [

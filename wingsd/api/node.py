@@ -13,12 +13,12 @@ from wingsd.api.later import LaterEndpoint
 from wingsd.api.system import AskEngine, SystemEndpoint
 from wingsd.config import Config
 from wingsd.node.diagnostics import Diagnostics, OwnLog
+from wingsd.node.figures import NodeFigures
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
 
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
-    from wingsd.node.figures import NodeFigures
 
 __all__ = ["NodeParts", "endpoints"]
 
@@ -41,12 +41,12 @@ UPGRADE = LaterEndpoint("node_overview", "UpgradeEndpoint")
 class NodeParts:
     """What the node is asked of: its figures, its diagnostics, and its engine, if it has one.
 
-    `figures` returns always the same. `ask_engine` asks the engine for its version. `workers` are
+    `ask_engine` asks the engine for its version. `workers` are
     threads that no disk blocks. `current` returns the configuration in force, `path` is its file,
     empty without one.
     """
 
-    figures: Callable[[], NodeFigures]
+    figures: NodeFigures
     workers: Workers
     diagnostics: Diagnostics
     log: OwnLog

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
@@ -60,10 +60,10 @@ class FiguresEndpoint(Endpoint):
     topic = Topic.NODE
 
     def __init__(
-        self, config: Config, figures: Callable[[], NodeFigures], parts: Mapping[str, bytes] = {}
+        self, config: Config, figures: NodeFigures, parts: Mapping[str, bytes] = {}
     ) -> None:
         super().__init__(config, parts)
-        self._figures = figures()
+        self._figures = figures
 
 
 class UtilizationEndpoint(FiguresEndpoint):

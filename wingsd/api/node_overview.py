@@ -96,12 +96,12 @@ class OverviewEndpoint(Endpoint):
     def __init__(
         self,
         config: Config,
-        figures: Callable[[], NodeFigures],
+        figures: NodeFigures,
         servers: Servers,
         parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, parts)
-        self._figures = figures()
+        self._figures = figures
         self._servers = servers
 
     @call(

@@ -31,6 +31,7 @@ from wingsd.control import ControlListener
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
+from wingsd.files.pulls import Pulls
 from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, MovedBytes
 from wingsd.restores.manager import Restores
@@ -52,12 +53,10 @@ from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.deferreds import fires_within
-from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
-    from wingsd.files.pulls import Pulls
     from wingsd.node.engine import OrphanedContainers
 
 __all__ = ["Listeners", "Node", "NodeServers", "NodeStorage", "NodeTransfers", "summary"]
@@ -147,7 +146,7 @@ class NodeServers:
 
     registry: Servers
     reports: PanelReports
-    pulls: Later[Pulls]
+    pulls: Pulls
     backups: Backups
     checks: BackupChecks
     rewrites: BackupRewrites
@@ -368,8 +367,7 @@ class Node(Service):
         transfers.streams.stop()
         ending = [transfers.receiver.stop(), transfers.sender.stop(), sftp]
         ending.append(Deferred.fromCoroutine(self._storage.restores.stop()))
-        if self._pulls.made is not None:
-            ending.append(Deferred.fromCoroutine(self._pulls.made.stop()))
+        ending.append(Deferred.fromCoroutine(self._pulls.stop()))
         await DeferredList(ending)
         await listeners.control.close()
         await listeners.http.close()

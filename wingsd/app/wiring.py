@@ -68,8 +68,12 @@ from wingsd.docker.runtime import (
     engine_address,
 )
 from wingsd.events import EventBus
+from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
+from wingsd.guarded_http.client import GuardedClient
+from wingsd.guarded_http.limits import FetchLimits
+from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.guarded_http.resolver import host_resolver
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import AnswerStyle, NodeSite
@@ -77,6 +81,7 @@ from wingsd.metrics import MovedBytes
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
+from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
 from wingsd.restores.content import ContentParts
 from wingsd.restores.leftovers import RestoreLeftovers
@@ -124,12 +129,9 @@ from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
 if TYPE_CHECKING:
-    from wingsd.files.pulls import Pulls
-    from wingsd.guarded_http.client import GuardedClient
     from wingsd.metrics.exposition import Exposition
     from wingsd.metrics.recorder import Recorder
     from wingsd.node.engine import NodeEngine, OrphanedContainers
-    from wingsd.node.figures import NodeFigures
     from wingsd.sftp.service import SftpService
 
 __all__ = ["NodeContainers", "NodeObjects"]
@@ -412,7 +414,7 @@ class NodeObjects:
             lambda: live.current, self.containers.engine, self.own_log, self.orphans
         )
         self.node_parts = NodeParts(
-            figures=Later(self._make_figures).get,
+            figures=NodeFigures(config, pools.figures, pools.filesystems, reactor),
             workers=pools.figures,
             diagnostics=self.diagnostics,
             log=self.own_log,
@@ -439,7 +441,18 @@ class NodeObjects:
             writes=Lane(pools.files, each=8, waiting=1024),
         )
         self.file_tasks = FileTasks(self.file_work, lanes, reactor, time.time)
-        self.pulls = Later(self._make_pulls)
+        downloads = config.api.remote_download
+        client = GuardedClient(
+            reactor,
+            AddressPolicy.of(downloads.host_allowlist, config.api.remote_download_blocked_cidrs),
+            user_agent_of(config.family),
+            self.resolve,
+        )
+        options = PullOptions(
+            config.api.server_remote_download_limit,
+            FetchLimits(redirects=downloads.max_redirects),
+        )
+        self.pulls = Pulls(self.file_work, self.file_tasks, self.bus, options, client, time.time)
 
         # The interfaces of the Panel and of browsers, of Prometheus, and of `wingsctl`
         self.http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
@@ -618,13 +631,6 @@ class NodeObjects:
             engine, self.config, self.servers, self.database, self.panel, self.reactor
         )
 
-    def _make_figures(self) -> NodeFigures:
-        # Here, since a node that sends no figures saves a quarter of a MiB and 5 ms.
-        from wingsd.node.figures import NodeFigures  # noqa: PLC0415
-
-        pools = self.pools
-        return NodeFigures(self.config, pools.figures, pools.filesystems, self.reactor)
-
     # Files
 
     def _make_sftp_service(self) -> SftpService:
@@ -639,28 +645,6 @@ class NodeObjects:
             config, self.servers, logins, denied, self.reports.activity, self.bus, reactor
         )
         return SftpService(config, logins, sessions, self.pools.disk, reactor)
-
-    def _make_pulls(self) -> Pulls:
-        # Here, like those below, since a node at rest saves what they import.
-        from wingsd.files.pulls import PullOptions, Pulls  # noqa: PLC0415
-        from wingsd.guarded_http.limits import FetchLimits  # noqa: PLC0415
-
-        api = self.config.api
-        limits = FetchLimits(redirects=api.remote_download.max_redirects)
-        options = PullOptions(api.server_remote_download_limit, limits)
-        client = Later(self._make_guarded_client)
-        return Pulls(self.file_work, self.file_tasks, self.bus, options, client.get, time.time)
-
-    def _make_guarded_client(self) -> GuardedClient:
-        # Here, since h11 and what checks certificates take 1 MiB.
-        from wingsd.guarded_http.client import GuardedClient  # noqa: PLC0415
-        from wingsd.guarded_http.policy import AddressPolicy  # noqa: PLC0415
-
-        api = self.config.api
-        allowed, blocked = api.remote_download.host_allowlist, api.remote_download_blocked_cidrs
-        policy = AddressPolicy.of(allowed, blocked)
-        agent = user_agent_of(self.config.family)
-        return GuardedClient(self.reactor, policy, agent, self.resolve)
 
     # The HTTP interface
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -24,6 +24,8 @@ from wingsd.files.tasks import FileTask, FileTasks
 from wingsd.files.work import FilesBusy, FileWork
 from wingsd.filesystem import Entry, NewFile, NewFileOptions, ServerPath, ServerRoot
 from wingsd.filesystem.errors import PathInvalid
+from wingsd.guarded_http.blocks import BodyBlocks
+from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
 from wingsd.guarded_http.errors import DownloadFailed
 from wingsd.guarded_http.file_names import disposition_name, plain_name
 from wingsd.guarded_http.limits import FetchLimits
@@ -31,9 +33,6 @@ from wingsd.guarded_http.urls import WebUrl
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.util.text import escaped
-
-if TYPE_CHECKING:
-    from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
 
 __all__ = ["Pull", "PullOptions", "PullTarget", "Pulls", "TooManyPulls"]
 
@@ -123,7 +122,7 @@ class Pull(FileTask[Entry]):
 
 
 class Pulls:
-    """The downloads of all servers. `client` makes what requests them, when it is needed."""
+    """The downloads of all servers, by `client`."""
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ class Pulls:
         tasks: FileTasks,
         bus: EventBus,
         options: PullOptions,
-        client: Callable[[], GuardedClient],
+        client: GuardedClient,
         now: Callable[[], float],
     ) -> None:
         """`now` is Unix time."""
@@ -181,7 +180,7 @@ class Pulls:
         """
         self._check_count(server)
         with self._counted(server):
-            answer = await self._client().get(text, self._options.limits)
+            answer = await self._client.get(text, self._options.limits)
             answer.close()
         _check_status(answer)
         return answer
@@ -232,7 +231,7 @@ class Pulls:
             pull.end()
 
     async def _pull(self, pull: Pull, url: str, target: PullTarget) -> Entry:
-        answer = await pull.wait_for(lambda: self._client().get(url, self._options.limits))
+        answer = await pull.wait_for(lambda: self._client.get(url, self._options.limits))
         try:
             _check_status(answer)
             if not answer.length:
@@ -268,9 +267,6 @@ class Pulls:
     async def _received(
         self, pull: Pull, answer: GuardedAnswer, file: NewFile, path: ServerPath
     ) -> Entry:
-        # Here, since a node at rest does without the client.
-        from wingsd.guarded_http.blocks import BodyBlocks  # noqa: PLC0415
-
         blocks = BodyBlocks(answer)
         run = self._tasks.lanes.writes.workers.run
         # What writes is not cancelled: the file is closed when no thread uses it any more.
