@@ -193,10 +193,8 @@ class MeasuredFileSystems:
 
         What was distrusted stays so.
         """
-        if not self._is_allowed:
-            return self.objection(directory)
         device = os.fstat(directory).st_dev
-        if not self._objections.get(device):
+        if self._is_allowed and not self._objections.get(device):
             found = self._excluded(directory) or measure(directory, self._kernel)
             self._objections[device] = found
         return self.objection(directory)
