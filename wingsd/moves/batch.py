@@ -97,6 +97,11 @@ _BLOCKS = (DataFrame, ZeroFrame)
 _OF_NUMBERS = (*_BLOCKS, AttributesFrame)
 _CONTENT = (*_OF_NUMBERS, WholeFrame)
 
+PIECE = 1 << 20
+"""Bytes that are read back at a time."""
+
+_NOTHING = memoryview(b"")
+
 
 class BatchKind(Enum):
     """The kinds of batches: of shape or data frames."""
@@ -274,10 +279,6 @@ class _Checks:
         self._end = frame.first + frame.count
 
 
-PIECE = 1 << 20
-"""Bytes that are read back at a time."""
-
-
 def checksum(data: bytes | memoryview, before: int = 0) -> int:
     """Return the CRC-32 of some bytes behind those that have the CRC-32 `before`."""
     found: int = crc32(data, before)
@@ -384,9 +385,6 @@ class BlockRun:
     data: memoryview
     since: int = 0
     crc: int = 0
-
-
-_NOTHING = memoryview(b"")
 
 
 class BatchReader:

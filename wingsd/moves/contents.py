@@ -37,6 +37,15 @@ REGION = 32 << 20
 """Bytes that are looked at together, and at least so far ahead of what is read: reading one part
 of a file has the kernel read what follows."""
 
+SEGMENT = 128 << 10
+"""Bytes read at a time, and the most of one frame. A multiple of every block size."""
+
+_SECTOR = 512
+#: Errors of file systems that do not know where a file has data.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+#: Errors of opening a file whose place something of another kind has taken.
+_REPLACED = (errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+
 
 class PageCacheKeeper:
     """Reads of one file, from its beginning to its end, in parts of at most `part` bytes.
@@ -79,16 +88,6 @@ class PageCacheKeeper:
         if length > 0:
             with suppress(OSError):
                 os.posix_fadvise(self._fd, self._start, length, os.POSIX_FADV_DONTNEED)
-
-
-SEGMENT = 128 << 10
-"""Bytes read at a time, and the most of one frame. A multiple of every block size."""
-
-_SECTOR = 512
-#: What a file system says that does not tell where a file has data.
-_NOT_TOLD = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-#: What opening a file gives that another kind of file has taken the place of.
-_REPLACED = (errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
 class FramedData(NamedTuple):
@@ -268,7 +267,7 @@ def _is_hole(fd: int, at: int, length: int) -> bool:
     except OSError as error:
         if error.errno == errno.ENXIO:  # no data follows
             return True
-        if error.errno in _NOT_TOLD:
+        if error.errno in _UNSUPPORTED:
             return False
         raise  # zeros for data that cannot be found would be sent as what is there
 

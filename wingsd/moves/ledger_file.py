@@ -48,6 +48,11 @@ WINDOW = 64
 REMEMBERED = 1024
 """Numbers below the highest contiguous one whose contents are compared when they come again."""
 
+_PIECE = 1 << 20
+#: Zeros that are written ahead, for the records that follow.
+_AHEAD = bytes(1 << 20)
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class ReceivedBatches:
     """The batches of one move, from 1, and its rounds, from 1."""
@@ -303,12 +308,6 @@ class _Replay:
         if state.root != NO_ROOT:
             self._found.roots = {state.round: state.root}
         self._state = None
-
-
-_PIECE = 1 << 20
-#: Zeros that are written ahead, for the records that follow.
-_AHEAD = bytes(1 << 20)
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LedgerFile:

@@ -38,6 +38,18 @@ PAGE = 256
 
 _NO_CUT = 1 << 62
 
+Identity = tuple[int, int]
+"""Device and inode number."""
+
+FILE, LINK, DIRECTORY, FILE_WITH_ATTRIBUTES = 1, 2, 3, 4
+"""The first byte of what is packed of an entry."""
+
+_FILE = Struct("<BHqQ16s")
+_LINK = Struct("<Bq")
+_DIRECTORY = Struct("<BHqB")
+_LENGTH = Struct("<H")
+_IDENTITY = Struct("<QQ")
+
 
 def block_count(size: int, block_size: int) -> int:
     """Return the number of blocks of a file."""
@@ -211,19 +223,6 @@ def _known(digests: bytes | bytearray | None) -> int:
     if UNKNOWN not in digests:
         return count
     return sum(digests[n : n + DIGEST] != UNKNOWN for n in range(0, len(digests), DIGEST))
-
-
-Identity = tuple[int, int]
-"""Device and inode number."""
-
-FILE, LINK, DIRECTORY, FILE_WITH_ATTRIBUTES = 1, 2, 3, 4
-"""The first byte of what is packed of an entry."""
-
-_FILE = Struct("<BHqQ16s")
-_LINK = Struct("<Bq")
-_DIRECTORY = Struct("<BHqB")
-_LENGTH = Struct("<H")
-_IDENTITY = Struct("<QQ")
 
 
 class FileNode:

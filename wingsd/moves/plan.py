@@ -49,6 +49,10 @@ __all__ = [
 
 _TRIM = 64
 
+Removal = TakeFrame | GoneFrame
+
+Creation = DirectoryFrame | PutFrame | FileFrame | LinkFrame | HardFrame
+
 
 def both(
     sent: MoveTree, now: MoveTree, *, plain: bool = True
@@ -200,10 +204,6 @@ def _fits(node: Named, before: Named) -> bool:
     if before.number:
         return block_count(node.size, before.block_size) <= MAX_BLOCKS
     return node.size <= WHOLE
-
-
-Removal = TakeFrame | GoneFrame
-Creation = DirectoryFrame | PutFrame | FileFrame | LinkFrame | HardFrame
 
 
 @frozen(eq=False, repr=False)

@@ -45,6 +45,12 @@ __all__ = ["MOST", "Piece", "PieceReader", "Rereading", "forget_differing", "is_
 _SEGMENT = 1 << 20
 #: Errors of a disk that has lost what is read; the second one where it has a checksum.
 _LOST = (errno.EIO, errno.EBADMSG)
+#: Files that are open at a time, and bytes that are read then.
+FILES = 128
+BYTES = 8 << 20
+#: Changes that are remembered; of more, all paths from theirs on are read. One with a long path
+#: counts as several, for so many bytes each.
+MOST, PATH = 32_768, 256
 
 
 def is_held(applier: TreeApplier, tree: MoveTree, index: Index) -> bool:
@@ -177,14 +183,6 @@ def _raise_unless_lost(path: bytes, error: OSError) -> None:
     if error.errno not in _LOST:
         message = f"{display(path)} could not be read back: {disk_advice(error)}"
         raise StorageError.reading(message) from error
-
-
-#: Files that are open at a time, and bytes that are read then.
-FILES = 128
-BYTES = 8 << 20
-#: Changes that are remembered; of more, all paths from theirs on are read. One with a long path
-#: counts as several, for so many bytes each.
-MOST, PATH = 32_768, 256
 
 
 @frozen(eq=False, repr=False)

@@ -41,6 +41,17 @@ MAX_PART = 4 << 20
 
 _PART = 1 << 20
 _MOST_DATA = 1 << 63
+#: What a destination may hold beside twice the server: members, and bytes.
+_MEMBERS = 100_000
+_BYTES = 64 << 30
+_MAX_NUMBER = 1 << 31
+#: Bytes for each path and each block of so many bytes, and some more.
+_PATH = 512
+_BLOCK = 4096
+_FRAME = 20
+_PAGES = 16 << 20
+# smaller ones count as that: a destination has few
+_LEAST_PAGE = 64 << 10
 
 
 def snapshot(tree: MoveTree) -> Iterator[Frame]:
@@ -149,17 +160,6 @@ def _links(tree: MoveTree) -> Iterator[HardFrame]:
     for path, node in tree.walk():
         if not isinstance(node, DirectoryNode) and node.names[0] != path:
             yield HardFrame(path, node.names[0])
-
-
-_MEMBERS = 100_000
-_BYTES = 64 << 30
-_MAX_NUMBER = 1 << 31
-_PATH = 512
-_BLOCK = 4096
-_FRAME = 20
-_PAGES = 16 << 20
-# smaller ones count as that: a destination has few
-_LEAST_PAGE = 64 << 10
 
 
 def held_limits(now: MoveTree) -> MoveLimits:

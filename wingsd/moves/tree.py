@@ -50,6 +50,9 @@ __all__ = [
     "dirname",
 ]
 
+#: Bytes that the attributes of any tree may have, and bytes of files for which it may be one more.
+_ATTRIBUTES, _BYTES_FOR_ATTRIBUTE = 64 << 20, 16
+
 
 class _OpenDirectory(NamedTuple):
     """A directory whose entries are being looked at."""
@@ -146,8 +149,6 @@ class MoveLimits:
     bytes: int
 
 
-#: Bytes that the attributes of any tree may have, and bytes of files for which it may be one more.
-_ATTRIBUTES, _BYTES_FOR_ATTRIBUTE = 64 << 20, 16
 _UNLIMITED = MoveLimits(1 << 62, 1 << 62)
 
 

@@ -35,6 +35,24 @@ __all__ = [
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
+PROBE_NAME = b".wingsd-ctime"
+"""The file that is made in the directory and removed again."""
+
+_PAGE = mmap.PAGESIZE
+#: Seconds between changes. Before Linux 6.13 ctime moves in steps of 1 to 10 ms.
+_PAUSE = 0.03
+#: Nanoseconds by which ctime may differ from the clock of this node.
+_CLOCK = 1_000_000_000
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+#: On these others than this kernel change files, or a file is one of another file system.
+_EXCLUDED = frozenset(
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse", "fuseblk", "virtiofs", "overlay"),
+        *("9p", "afs", "coda", "gfs2", "gpfs", "lustre", "ocfs2", "orangefs", "vboxsf"),
+        *("aufs", "ecryptfs", "hostfs"),
+    )
+)
+
 
 @frozen(eq=False, repr=False)
 class KernelCalls:
@@ -77,17 +95,6 @@ KERNEL = KernelCalls(
     finish_writes=_finish_writes,
 )
 """The kernel that runs."""
-
-
-PROBE_NAME = b".wingsd-ctime"
-"""The file that is made in the directory and removed again."""
-
-_PAGE = mmap.PAGESIZE
-#: Seconds between changes. Before Linux 6.13 ctime moves in steps of 1 to 10 ms.
-_PAUSE = 0.03
-#: Nanoseconds by which ctime may differ from the clock of this node.
-_CLOCK = 1_000_000_000
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 def measure(directory: int, kernel: KernelCalls) -> str:
@@ -142,16 +149,6 @@ def _measured(fd: int, mapping: mmap.mmap, kernel: KernelCalls) -> str:
         if abs(kernel.wall_time() - ctime) > _CLOCK:
             return f"{what} sets a ctime that is not the time of this node's clock"
     return ""
-
-
-#: On these others than this kernel change files, or a file is one of another file system.
-_EXCLUDED = frozenset(
-    (
-        *("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse", "fuseblk", "virtiofs", "overlay"),
-        *("9p", "afs", "coda", "gfs2", "gpfs", "lustre", "ocfs2", "orangefs", "vboxsf"),
-        *("aufs", "ecryptfs", "hostfs"),
-    )
-)
 
 
 def file_system_type(fd: int) -> str:

@@ -34,6 +34,15 @@ BLOCKS = 64
 
 _NANOSECONDS = 1_000_000_000
 
+MARGIN = 2_000_000_000
+"""Nanoseconds by which a settled file's ctime is older than the round in which it was read: for
+coarse clocks, direct I/O that is under way, and page faults that wait for the disk."""
+
+CLOCK_STEP = 500_000_000
+"""Nanoseconds by which the wall clock may move against the monotonic one."""
+
+_NOTHING_SETTLES = -1
+
 
 class SpotCheck:
     """A random choice of files, each equally likely, and of one block of each."""
@@ -102,16 +111,6 @@ class SpotCheck:
         if (found.st_dev, found.st_ino) != node.identity or stat_stamp(found) != node.stamp:
             return True
         return block_digest(data) == node.blocks.get(index, 1)
-
-
-MARGIN = 2_000_000_000
-"""Nanoseconds by which a settled file's ctime is older than the round in which it was read: for
-coarse clocks, direct I/O that is under way, and page faults that wait for the disk."""
-
-CLOCK_STEP = 500_000_000
-"""Nanoseconds by which the wall clock may move against the monotonic one."""
-
-_NOTHING_SETTLES = -1
 
 
 class UnchangedFiles:
