@@ -82,7 +82,7 @@ async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
     monkeypatch.setattr(Rereading, "skip", note)
     await begin(nodes)
     panel = OrderingPanel(nodes)
-    await received(nodes).inbox.read_behind()
+    await received(nodes).inbox.upkeep.catch_up()
     write(nodes, "since")
     if moment == "in a round":
         asked = len(nodes.destination.asked)

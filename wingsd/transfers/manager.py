@@ -506,7 +506,7 @@ class IncomingMoves:
         if transfer is not None:
             if not compare_digest(key_digest(key), transfer.terms.record.key):
                 raise MoveKeyInvalid
-            transfer.hear()
+            transfer.silence.hear()
         return transfer
 
     async def ended(self, server: str, move: str, key: str) -> EndedMove:

@@ -28,7 +28,7 @@ def close_copies(receiver: IncomingTransfers) -> None:
     for transfer in receiver._open.values():
         inbox = getattr(transfer, "_inbox", None)
         if inbox is not None:
-            inbox._upkeep.stop()
+            inbox.upkeep.stop()
             inbox.copy._paths = None
             inbox.copy._close()
 

@@ -237,7 +237,7 @@ class Inbox:
             partial(storage.staging.sync, server),
         )
         rereaders = extraction.rereaders if settings.reread else None
-        self._upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, extraction.reactor)
+        self.upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, extraction.reactor)
         self.attachments = Attachments(
             server,
             beginning.backups,
@@ -312,7 +312,7 @@ class Inbox:
             raise MoveCommitted
         self._resumer = mine = object()
         self.session, self._committed = "", None
-        self._upkeep.reads_behind = True
+        self.upkeep.reads_behind = True
         held = await self._resuming.result("resume", self._rebased)
         self._check_open()
         if self._resumer is not mine:
@@ -350,8 +350,8 @@ class Inbox:
             return self.copy.receive(number, reader, pieces)
 
         durable = await self._read(f"batch {number}", session, stream, receive)
-        self._upkeep.flush_soon()
-        self._upkeep.read_behind()
+        self.upkeep.flush_soon()
+        self.upkeep.read_behind()
         return durable
 
     async def close_round(self, session: str, in_round: int, last: int, root: bytes) -> None:
@@ -362,7 +362,7 @@ class Inbox:
         self._closing.forget()
 
     async def _closed_round(self, in_round: int, last: int, root: bytes) -> None:
-        await self._upkeep.prepare_root()
+        await self.upkeep.prepare_root()
         await self._disk.run(self.copy.close_round, in_round, last, root)
         self._changes.changed()
 
@@ -397,7 +397,7 @@ class Inbox:
             return
         self._check(session)
         self._committed, self.phase = commit, Phase.COMMIT
-        self._upkeep.reads_behind = False
+        self.upkeep.reads_behind = False
         self._changes.changed()
         if self._commit is not None:
             asked, self._commit = self._commit, None
@@ -421,7 +421,7 @@ class Inbox:
         if not self.is_withdrawn(commit):
             self.session, self._committed, self.setback = "", None, error
             self.phase = Phase.OPEN
-            self._upkeep.reads_behind = self._closed is None
+            self.upkeep.reads_behind = self._closed is None
             self._changes.changed()
 
     async def verify(self, commit: Commit) -> None:
@@ -432,20 +432,13 @@ class Inbox:
         def is_stopped() -> bool:
             return self._closed is not None or self.is_withdrawn(commit)
 
-        await self._upkeep.end_reading()
+        await self.upkeep.end_reading()
         await self._disk.run(self.copy.checkpoint)
         async with self._turn(None):
-            await self._upkeep.read_back(self._extraction.workers, is_stopped)
+            await self.upkeep.read_back(self._extraction.workers, is_stopped)
         if is_stopped():
             raise MoveResumeNeeded
         self.copy.check_read_back()
-
-    async def read_behind(self) -> None:
-        """Return when what has arrived by now was read back, so that little is left at the end.
-
-        An error is found again then.
-        """
-        await self._upkeep.catch_up()
 
     async def finish(self) -> int:
         """Set modes and times; return the bytes of all files when they are durable."""
@@ -463,9 +456,9 @@ class Inbox:
         self._closed = self._closed or error
         self.session = ""
         self._changes.changed()
-        self._upkeep.stop()
+        self.upkeep.stop()
         await self._end_bodies(error)
-        await self._upkeep.end_reading()
+        await self.upkeep.end_reading()
         await self._resuming.ended()
         try:
             await self._disk.run(self.copy.close)

@@ -464,11 +464,9 @@ class PartialCopy:
                 raise
             if renew:
                 self._is_lost = False
-            received = destination.received
+            received, tree = destination.received, destination.tree
             numbers = (received.round, received.upto, destination.durable)
-            self.progress = MoveProgress(
-                *numbers, destination.tree.bytes, destination.tree.members
-            )
+            self.progress = MoveProgress(*numbers, tree.bytes, tree.members)
 
     def _open_again(self, *, renew: bool) -> MoveDestination:
         try:

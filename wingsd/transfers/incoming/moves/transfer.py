@@ -225,7 +225,7 @@ class MoveTransfer(IncomingTransfer):
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(parts.reactor.seconds, self._count)
-        self._silence = SilenceWatch(
+        self.silence = SilenceWatch(
             parts.reactor,
             lambda: not self._steps.lifecycle.before(ReceiveStep.VERIFY),
             lambda seconds: self.abort(MoveAbandoned(seconds)),
@@ -339,11 +339,11 @@ class MoveTransfer(IncomingTransfer):
     async def _receive_move(self) -> None:
         inbox = self.inbox
         self.meter.start()
-        self._silence.start(self.terms.silence + LONGER)
+        self.silence.start(self.terms.silence + LONGER)
         try:
             commit, size = await self._proven(inbox)
         finally:
-            self._silence.stop()
+            self.silence.stop()
             self.preparation.stop()
             self.meter.stop()
             self._steps.announcer.hide_progress()
@@ -442,7 +442,7 @@ class MoveTransfer(IncomingTransfer):
     async def _rehearse(self) -> None:
         seconds = await self._environment.rehearse(self._configuration.settings)
         self.preparation.container_seconds = seconds
-        await self.inbox.read_behind()  # else the server would be down for that
+        await self.inbox.upkeep.catch_up()  # else the server would be down for that
 
     # What the requests of the source ask
 
@@ -454,10 +454,6 @@ class MoveTransfer(IncomingTransfer):
         if self._inbox is None:
             raise MoveBusy("this node asks its Panel about the server; send it again")
         return self._inbox
-
-    def hear(self) -> None:
-        """Note that the source has asked something."""
-        self._silence.hear()
 
     @property
     def status(self) -> tuple[str, str, str, Inbox | None]:
@@ -524,7 +520,7 @@ class MoveTransfer(IncomingTransfer):
         self.abort(MoveSuperseded())
 
     async def _fail(self, error: Exception) -> Remainder:
-        self._silence.stop()
+        self.silence.stop()
         self._storage.copies.left(self.server)
         goes_on = self._is_recorded and self._steps.lifecycle.before(ReceiveStep.SWAP)
         if isinstance(error, DaemonStopping) and goes_on:
@@ -596,7 +592,7 @@ class IncomingSeed(MoveTransfer):
         if self.terms.is_following or entry is None:
             return
         self.terms = attrs.evolve(self.terms, is_following=True)
-        self._silence.start(self.terms.silence + LONGER)
+        self.silence.start(self.terms.silence + LONGER)
         noting = self.terms.database.set_move_state(entry, json.dumps({_FOLLOWS: True}))
         noting.addErrback(self._not_recorded)
 
