@@ -33,7 +33,7 @@ from wingsd.config import parse
 from wingsd.errors import ConfigError
 
 #: Seconds that a line of the log is waited for.
-TIMEOUT = 60
+TIMEOUT = 180
 #: Bytes a second through a node's proxy: at the slow rate, an archive of some MiB takes long.
 SLOW, FAST = 256 * 1024.0, float("inf")
 #: Options of the daemon: a free port of loopback.

@@ -27,7 +27,7 @@ __all__ = ["Call", "Node", "NodeError", "Panel"]
 #: Whom console tokens are for, unless another user is named.
 _USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
 #: Seconds that a call is waited for, unless the caller says another time.
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @attrs.define(eq=False)

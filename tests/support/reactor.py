@@ -21,10 +21,10 @@ class ClockedReactor(Clock):
 
 
 def until(condition: Callable[[], object]) -> Deferred[None]:
-    """Return what fires when a condition holds; it fails after about a minute."""
+    """Return what fires when a condition holds; it fails after about three minutes."""
 
     async def wait() -> None:
-        for _ in range(12_000):
+        for _ in range(36_000):
             if condition():
                 return
             await deferLater(reactor, 0.005)
