@@ -57,8 +57,8 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 
 @pytest.fixture
 def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    live = LiveMovesConfig(**{"final_patience": 60, **getattr(request, "param", {})})
-    moves = MovesConfig(patience=20)
+    live = LiveMovesConfig(**{"final_patience": 600, **getattr(request, "param", {})})
+    moves = MovesConfig(patience=600)
     for harness in sending(tmp_path, destination=node, moves=moves):
         harness.follow(live)
         for number in range(3):

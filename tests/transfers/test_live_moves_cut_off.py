@@ -240,7 +240,7 @@ async def test_a_server_that_cannot_be_started_waits_with_the_next_daemon_for_th
     def be_away(kind: str, count: int) -> Fault:
         if kind == "begin" and count < begun + 30:
             return refused(503, "it starts")
-        live.final_patience = 60
+        live.final_patience = 600
         return None
 
     node.fault = be_away
@@ -261,7 +261,7 @@ async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
     def away_until_it_runs(kind: str, count: int) -> Fault:
         if sender.server.state is PowerState.OFFLINE and kind == "begin":
             return SILENT
-        live.final_patience = 60
+        live.final_patience = 600
         return None
 
     node.fault = away_until_it_runs

@@ -33,7 +33,7 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 @pytest.fixture
 def sender(tmp_path: Path, node: MoveNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
     monkeypatch.setattr(move_round, "FIRST", 2 * MIB)
-    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=60)):
+    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=600)):
         (harness.tree / "large").write_bytes(os.urandom(5 * MIB))
         yield harness
 

@@ -56,7 +56,7 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 
 @pytest.fixture
 def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    config = MovesConfig(**{"patience": 60, **getattr(request, "param", {})})
+    config = MovesConfig(**{"patience": 600, **getattr(request, "param", {})})
     for harness in sending(tmp_path, destination=node, moves=config):
         for number in range(3):
             (harness.tree / f"region{number}").write_bytes(os.urandom(900_000))

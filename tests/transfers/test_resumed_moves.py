@@ -32,7 +32,7 @@ def node(tmp_path: Path) -> Iterator[MoveNode]:
 
 @pytest.fixture
 def sender(tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=60)):
+    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=600)):
         for number in range(3):
             (harness.tree / f"region{number}").write_bytes(bytes(range(256)) * 3_000)
         yield harness
