@@ -116,13 +116,13 @@ class DirectReceiving(ReceivingCoordinator):
         await self._servers.remove(self._server)
 
     async def complete(self, server: Server) -> None:
-        """Have the server keep the settings that came with it."""
+        """Let the server keep the settings that came with it."""
         server.moved_directly = True
 
 
 @attrs.frozen(eq=False, repr=False)
 class Invitation:
-    """What a source needs to send a server here. `expires` is in seconds since the epoch."""
+    """A token to send a server here. `expires` is in seconds since the epoch."""
 
     token: str = attrs.field(repr=False)
     expires: float

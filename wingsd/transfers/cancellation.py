@@ -36,7 +36,7 @@ class CancelScope:
         return next((n for n, turn in enumerate(self.queue, 1) if turn is self.turn), 0)
 
     def cancel(self, reason: WingsdError) -> None:
-        """Have `wait` and `check` raise `reason` from now on."""
+        """Make `wait` and `check` raise `reason` from now on."""
         self.reason = reason
         if self._waiting is not None:
             self._waiting.cancel()

@@ -1,4 +1,4 @@
-"""What a transfer prints in the console of its server: its steps, warnings and progress."""
+"""Lines of a transfer in the console of its server: its steps, warnings and progress."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class Announcer:
             self._print(text)
 
     def speak(self) -> None:
-        """Have everybody hear of it from now on, the present state with the next step."""
+        """Announce it to everybody from now on, the present state with the next step."""
         self.is_quiet, self._state = False, None
 
     def say(self, text: str) -> None:
@@ -267,7 +267,7 @@ class Announcer:
         self._repeat(show, WAITING_EVERY)
 
     def show_grace(self, seconds: float) -> None:
-        """Tell for how long the Panel is asked; show that it is, once a minute."""
+        """Say for how long the Panel is asked; show that it is, once a minute."""
         self.say(
             f"the destination may still be working: for {readable_time(seconds)} the Panel is "
             "asked whether the server has moved; cancel the transfer to stop waiting"

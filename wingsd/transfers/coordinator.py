@@ -1,4 +1,4 @@
-"""Coordinators of transfers: who says what a server is and where it belongs.
+"""Coordinators of transfers: they know what a server is, and where it belongs.
 
 Usually that is the Panel; `wingsd.direct_transfers` has the coordinators of transfers without one.
 """
@@ -139,7 +139,7 @@ class SendingCoordinator(Coordinator[SendStep], ABC):
 
     @abstractmethod
     def stop_waiting(self, reason: WingsdError) -> None:
-        """Have `has_moved` return as soon as possible."""
+        """Let `has_moved` return as soon as possible."""
 
     async def clean_up(self, server: Server) -> None:
         """Delete or keep a server that has moved, unless the Panel orders its deletion."""
@@ -245,12 +245,12 @@ class PanelReceiving(ReceivingCoordinator):
 
     @property
     def is_denied(self) -> bool:  # type: ignore[override]
-        """Whether the Panel does not know the transfer; it is sent the report again."""
+        """True while the Panel does not know the transfer; it is sent the report again."""
         return self._callbacks.is_denied(self._server)
 
     @property
     def is_success_queued(self) -> bool:  # type: ignore[override]
-        """Whether the success is queued and not answered yet."""
+        """True while the success is queued and not answered yet."""
         return self._callbacks.success_of(self._server) is not None
 
     async def report_success(self, backups: Sequence[Backup]) -> PendingReport:

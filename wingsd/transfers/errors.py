@@ -131,7 +131,7 @@ class UploadPartMissing(BadRequest):
 
 
 class ChecksumMismatch(BadRequest):
-    """What arrived is not what was sent."""
+    """The digest of the bytes that arrived is not the one that was sent."""
 
     code = "checksum-mismatch"
 
@@ -198,12 +198,12 @@ class DestinationError(WingsdError):
 
     @property
     def cause(self) -> str:
-        """What has happened, without what is to be done when the transfer has failed by it."""
+        """The event alone, without the advice for a transfer that has failed by it."""
         return str(self)
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it is certain by this that the destination never has the server."""
+        """True if it is certain by this that the destination never has the server."""
         return False
 
 
@@ -236,7 +236,7 @@ class DestinationRefused(DestinationError):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the node itself has refused the server."""
+        """True if the node itself has refused the server."""
         return not (self.may_complete or self.is_temporary or self.is_foreign)
 
 

@@ -551,7 +551,7 @@ def _check_key(found: str, expected: str) -> None:
 
 @attrs.frozen(eq=False, repr=False)
 class OutgoingParts:
-    """What transfers from this node are made of. A server has `stop_grace` seconds to stop."""
+    """The parts that transfers from this node share. A server has `stop_grace` seconds to stop."""
 
     peers: Peers
     step_logs: StepLogs
@@ -753,7 +753,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             self._asked.pop(server, None)
 
     def give_up(self, record: MoveRecord) -> None:
-        """Have the destination of an earlier daemon's move hear that it has failed."""
+        """Report to the destination of an earlier daemon's move that it has failed."""
         Deferred.fromCoroutine(self.parts.mover.give_up(record))
 
     async def give_up_move(self, entry: TransferRecord) -> None:
@@ -763,7 +763,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             self.give_up(record)
 
     async def end_move(self, record: MoveRecord) -> None:
-        """Have the destination of a move end it, and keep what has arrived.
+        """Ask the destination of a move to end it, and to keep what has arrived.
 
         It is asked once. Raises `DestinationError` where it gives no answer.
         """

@@ -175,14 +175,14 @@ class StepLog(Generic[S]):
 
     @property
     def step_text(self) -> str:
-        """What is done in this step, for people."""
+        """The work of this step, for people."""
         step = self.lifecycle.step
         text = self._coordinator.step_texts.get(step, step.text)
         return f"{text}, {self.detail}" if self.detail else text
 
     @property
     def _current_text(self) -> str:
-        """What is done in this step, and why it makes no progress."""
+        """The work of this step, and why it makes no progress."""
         text = self.step_text
         if place := self.cancel_scope.place:
             text = f"{text}; waiting for a slot, at place {place} in the queue"

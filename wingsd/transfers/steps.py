@@ -31,7 +31,7 @@ class State(Enum):
 
     @property
     def is_end(self) -> bool:
-        """Whether no other state follows."""
+        """True if no other state follows."""
         return self in (State.SUCCESS, State.FAILURE)
 
 
@@ -111,7 +111,7 @@ class Lifecycle(Generic[S]):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can happen."""
+        """True when nothing more can happen."""
         return self.step.state.is_end
 
 
