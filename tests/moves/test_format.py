@@ -21,6 +21,7 @@ from wingsd.moves.frames import (
     HardFrame,
     LinkFrame,
     PutFrame,
+    Shape,
     TakeFrame,
     WholeFrame,
     ZeroFrame,
@@ -92,7 +93,7 @@ def test_the_root_of_an_empty_directory() -> None:
 def test_the_root_of_a_tree_with_everything() -> None:
     tree = MoveTree()
     data, small = b"x" * 70_000, b"small"
-    shapes: list[Frame] = [
+    shapes: list[Shape] = [
         DirectoryFrame(b"", 0o750, 1),
         DirectoryFrame(b"d", 0o700, 2),
         FileFrame(1, b"d/big", 0o644, 3, 70_000, 4096),

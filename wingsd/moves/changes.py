@@ -14,11 +14,11 @@ from wingsd.moves.frames import (
     DataFrame,
     DirectoryFrame,
     FileFrame,
-    Frame,
     GoneFrame,
     HardFrame,
     LinkFrame,
     PutFrame,
+    Shape,
     TakeFrame,
     WholeFrame,
     ZeroFrame,
@@ -30,7 +30,7 @@ from wingsd.util.text import display
 __all__ = ["apply_shape", "begin", "done"]
 
 
-def apply_shape(tree: MoveTree, frame: Frame) -> bool:
+def apply_shape(tree: MoveTree, frame: Shape) -> bool:
     """Change names, kinds, sizes and metadata by a shape frame; return whether it makes a name."""
     tree.trim()
     match frame:
@@ -50,8 +50,6 @@ def apply_shape(tree: MoveTree, frame: Frame) -> bool:
         case GoneFrame(path):
             tree.remove(path)
             return False
-        case _:
-            raise refused("a content is no change of shape")
     return True
 
 

@@ -61,9 +61,6 @@ def snapshot(tree: MoveTree) -> Iterator[Frame]:
     """
     if tree.slots:
         raise RoundIncomplete(f"{len(tree.slots)} files were taken and not put; send the rest")
-    for path, node in tree.missing():
-        if not node.number:
-            raise RoundIncomplete(f"blocks of {display(path)} are missing; send them")
     yield from _names(tree)
     for node in tree.numbers.values():
         yield FileFrame(node.number, node.names[0], *node.meta, node.block_size)
@@ -145,6 +142,8 @@ def _names(tree: MoveTree) -> Iterator[Shape]:
 def _wholes(tree: MoveTree) -> Iterator[WholeFrame]:
     for path, node in tree.walk():
         if isinstance(node, FileNode) and not node.number and node.names[0] == path:
+            if node.blocks.missing:
+                raise RoundIncomplete(f"blocks of {display(path)} are missing; send them")
             rest = (node.blocks.get(0, 1), node.attributes or b"")
             yield WholeFrame(path, *node.meta, *rest)
 

@@ -54,18 +54,13 @@ class WalkProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._output.close()
+            _output(self._process).close()
             self._process = None
-
-    @property
-    def _output(self) -> IO[bytes]:
-        assert self._process is not None  # noqa: S101 - by the callers
-        return cast("IO[bytes]", self._process.stdout)
 
     def _receive(self) -> None:
         while self._process is not None and self._waiting < _MOST:
             try:
-                data = os.read(self._output.fileno(), _PIPE)
+                data = os.read(_output(self._process).fileno(), _PIPE)
             except BlockingIOError:
                 return
             if not data:
@@ -87,11 +82,15 @@ def _started(root: int, paths: bytes) -> subprocess.Popen[bytes]:
         process = launch.start(program, subprocess.DEVNULL, (root, file))
     finally:
         os.close(file)
-    output = cast("IO[bytes]", process.stdout).fileno()
+    output = _output(process).fileno()
     os.set_blocking(output, False)
     with suppress(OSError):  # above what users may have in all pipes
         fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE)
     return process
+
+
+def _output(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    return cast("IO[bytes]", process.stdout)
 
 
 def main(root: int, paths: int) -> None:
