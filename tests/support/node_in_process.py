@@ -228,10 +228,10 @@ class NodeInProcess(Harness):
     async def _close_moves(self) -> None:
         """Close the files of moves that are under way."""
         for sent in tuple(self.sender._open.values()):
-            if sent._upload.is_move:
+            if sent._is_move:
                 sent._is_left = True
                 sent._cancel(DaemonStopping())
-                await sent._upload.close()
+                await sent._close()
         for received in self.receiver._open.values():
             if isinstance(received, MoveTransfer) and received._inbox is not None:
                 await received._inbox.close(DaemonStopping())

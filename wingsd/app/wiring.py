@@ -110,12 +110,12 @@ from wingsd.transfers.manager import (
     ArrivedServers,
     IncomingMoves,
     IncomingTransfers,
-    OutgoingParts,
     OutgoingTransfers,
 )
 from wingsd.transfers.outgoing.mover import LiveMoves, Mover
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
+from wingsd.transfers.outgoing.transfer import OutgoingParts
 from wingsd.transfers.peer.peers import Peers, peer_tls
 from wingsd.transfers.recovery import PanelInitiator, Recovery
 from wingsd.transfers.step_log import StepLogs

@@ -23,7 +23,6 @@ from twisted.internet.task import deferLater
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import MovesConfig, TransfersConfig
 from wingsd.errors import (
-    BadRequest,
     DaemonStopping,
     ServerAlreadyExists,
     ServerNotFound,
@@ -53,17 +52,12 @@ from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveTerms
 from wingsd.transfers.incoming.moves.transfer import IncomingSeed, MoveTransfer
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
 from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of, request_of
+from wingsd.transfers.outgoing.mover import ResumedMove, begun_of, request_of
 from wingsd.transfers.outgoing.source import (
-    SourceServers,
-    SourceStorage,
     TransferRequest,
 )
-from wingsd.transfers.outgoing.streams import SourcePool, Uploader
-from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SeedTransfer
-from wingsd.transfers.outgoing.upload import OutgoingUpload
-from wingsd.transfers.peer.peers import Peers
-from wingsd.transfers.step_log import ProgressReport, SeedFigures, StepLogs
+from wingsd.transfers.outgoing.transfer import OutgoingParts, OutgoingTransfer, SeedTransfer
+from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import SendStep
 from wingsd.util.deferreds import when_fired
 
@@ -72,7 +66,6 @@ __all__ = [
     "EndedMove",
     "IncomingMoves",
     "IncomingTransfers",
-    "OutgoingParts",
     "OutgoingTransfers",
     "TransferTable",
     "key_digest",
@@ -549,19 +542,6 @@ def _check_key(found: str, expected: str) -> None:
         raise token_was_used()
 
 
-@attrs.frozen(eq=False, repr=False)
-class OutgoingParts:
-    """The parts that transfers from this node share. A server has `stop_grace` seconds to stop."""
-
-    peers: Peers
-    step_logs: StepLogs
-    servers: SourceServers
-    storage: SourceStorage
-    uploader: Uploader
-    stop_grace: float
-    mover: Mover
-
-
 class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     """All transfers from this node, at most one for each server."""
 
@@ -658,26 +638,8 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         self, server: Server, request: TransferRequest, coordinator: SendingCoordinator
     ) -> OutgoingTransfer:
         """Return a transfer that has not begun, or a seed. Raises `BadRequest`, see `start`."""
-        parts, order, is_direct = self.parts, coordinator.seed, coordinator.is_direct
-        mover = parts.mover
-        if order is not None and not mover.may_follow:
-            raise BadRequest(
-                "this node does not send servers while they run",
-                "system.transfers.moves.enabled or system.transfers.live.enabled is off",
-            )
-        if is_direct and order is None:
-            # It starts nothing at its destination: its server is stopped first.
-            mover = mover.without_following()
-        destination = parts.peers.client(request.url, request.token)
-        steps = parts.step_logs.sending(server.uuid, coordinator)
-        pool = SourcePool(server.uuid, request, parts.storage, is_direct=is_direct)
-        upload = OutgoingUpload(
-            server, request, destination, parts.storage, parts.uploader, steps, pool, mover
-        )
-        servers, grace = parts.servers, parts.stop_grace
-        if order is None:
-            return OutgoingTransfer(server, coordinator, steps, upload, servers, grace)
-        return SeedTransfer(server, coordinator, steps, upload, servers, grace, order, mover)
+        kind = OutgoingTransfer if coordinator.seed is None else SeedTransfer
+        return kind(server, request, coordinator, self.parts)
 
     def _add_seed(self, seed: SeedTransfer, resumed: ResumedMove | None = None) -> None:
         uuid = seed.server.uuid

@@ -20,7 +20,7 @@ from wingsd.transfers.outgoing.source import FOLLOWED, HOLD
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep, State
 
-__all__ = ["SentServer"]
+__all__ = ["SeededServer", "SentServer"]
 
 
 class SentServer:
@@ -263,3 +263,37 @@ class SentServer:
                 f"the destination has the server, {seconds:.1f} s after it was stopped here"
             )
             self._steps.observer.downtime_measured(seconds)
+
+
+class SeededServer(SentServer):
+    """A server that is used as ever until `take_now`."""
+
+    #: Whether it was taken: else another transfer may have taken it, in the place of this.
+    _is_taken = False
+
+    def take(self, *, may_follow: bool) -> None:
+        """Do not take it yet."""
+        self.follows = True
+
+    def take_now(self) -> None:
+        """Take it for its transfer, while it runs if it does. Raises `ServerBusy`."""
+        self.follows = False
+        super().take(may_follow=True)
+        self._is_taken = True
+
+    def recall(self, record: MoveRecord) -> None:
+        """Know that an earlier daemon has begun it."""
+        self.follows = True
+
+    async def take_over(self) -> None:
+        """Do not take it yet."""
+
+    def release(self) -> None:
+        """Release it, if it was taken."""
+        if self._is_taken:
+            super().release()
+
+    async def start_again(self) -> None:
+        """Start it if it was stopped for this."""
+        if self._is_taken:
+            await super().start_again()

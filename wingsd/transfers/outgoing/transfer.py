@@ -11,17 +11,21 @@ import itertools
 from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
-from attrs import evolve
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.errors import ServerBusy, TransferCancelled, WingsdError
+from wingsd.backups.local import LocalBackup
+from wingsd.errors import BadRequest, DiskLimitExceeded, ServerBusy, TransferCancelled, WingsdError
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
+from wingsd.threadio import relayed
+from wingsd.transfers.cancellation import slots_held
+from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import (
     DestinationError,
@@ -30,16 +34,30 @@ from wingsd.transfers.errors import (
     SeedAdopted,
     is_refusal,
 )
-from wingsd.transfers.outgoing.followed import SentServer
-from wingsd.transfers.outgoing.mover import Mover, ResumedMove
-from wingsd.transfers.outgoing.rounds import SeedPolicy
-from wingsd.transfers.outgoing.source import MOVED, SeedOrder, SourceServers
-from wingsd.transfers.outgoing.upload import OutgoingUpload
-from wingsd.transfers.step_log import ProgressReport, StepLog
+from wingsd.transfers.outgoing.followed import SeededServer, SentServer
+from wingsd.transfers.outgoing.move import MoveSending
+from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of
+from wingsd.transfers.outgoing.rounds import LivePolicy, SeedPolicy
+from wingsd.transfers.outgoing.source import (
+    MOVED,
+    SourceServers,
+    SourceStorage,
+    Subject,
+    TransferRequest,
+    seed_of,
+    streams_of,
+)
+from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, Uploader, size_limit
+from wingsd.transfers.peer.peers import Peers
+from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.steps import RollbackList, SendStep
 from wingsd.util.deferreds import beside, when_fired
+from wingsd.util.text import readable_size
 
-__all__ = ["OutgoingTransfer", "SeedRead", "SeedTransfer", "SeededServer"]
+__all__ = ["OutgoingParts", "OutgoingTransfer", "SeedRead", "SeedTransfer"]
+
+#: How a server is sent: two classes with the same interface.
+Sending: TypeAlias = StreamSending | MoveSending
 
 #: Ends a seed, and returns what it has read of its server's files.
 SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | None]]"
@@ -49,21 +67,35 @@ HALTS = 3
 TAKEN_EVERY = 10.0
 
 
+@attrs.frozen(eq=False, repr=False)
+class OutgoingParts:
+    """What transfers from this node are made of. A server has `stop_grace` seconds to stop."""
+
+    peers: Peers
+    step_logs: StepLogs
+    servers: SourceServers
+    storage: SourceStorage
+    uploader: Uploader
+    stop_grace: float
+    mover: Mover
+
+
 class OutgoingTransfer:
-    """The transfer of one server from this node."""
+    """The transfer of one server from this node, as it was requested.
+
+    A destination that takes moves which resume gets one, any other streams.
+    """
 
     _log = Logger()
 
     def __init__(
         self,
         server: Server,
+        request: TransferRequest,
         coordinator: SendingCoordinator,
-        steps: StepLog[SendStep],
-        upload: OutgoingUpload,
-        servers: SourceServers,
-        stop_grace: float,
+        parts: OutgoingParts,
     ) -> None:
-        """Let the server have `stop_grace` seconds to stop."""
+        """Raise `BadRequest` when the URL of `request` is invalid."""
         self.server = server
         self.coordinator = coordinator
         #: Fires when the transfer is over, whatever its outcome. The Panel is then sure to get
@@ -71,14 +103,36 @@ class OutgoingTransfer:
         self.over: Deferred[None] = Deferred()
         #: Whether the server has moved, and the Panel has not had it deleted here yet.
         self.is_left_behind = False
-        self._steps = steps
-        self._upload = upload
-        self._pool = upload.pool
-        self._servers = servers
+        # A direct transfer starts nothing at its destination: its server is stopped first.
+        is_stopped = coordinator.is_direct and coordinator.seed is None
+        self._mover = parts.mover.without_following() if is_stopped else parts.mover
+        self._uploader = parts.uploader
+        self._servers, self._storage = parts.servers, parts.storage
+        self._request = request
+        self._destination = parts.peers.client(request.url, request.token)
+        self._steps = parts.step_logs.sending(server.uuid, coordinator)
+        self._pool = SourcePool(
+            server.uuid, request, parts.storage, is_direct=coordinator.is_direct
+        )
+        #: Counts the bytes that are read of files and backups.
+        self._meter = ProgressMeter(self._steps.seconds, self._count)
+        self._backups: tuple[LocalBackup, ...] = ()
+        #: What a seed is ordered by, and what one has read that this goes on with.
+        self._order = coordinator.seed
+        self._kept: MoveSource | None = None
+        self._features: frozenset[str] = frozenset()
+        #: The streams beside the first.
+        self._further = 0
+        #: None until it is known how it is sent.
+        self._sending: Sending | None = None
+        #: Whether a move is recorded, and an earlier daemon may have asked for its commit.
+        self._is_recorded = self._was_asked = False
+        #: The rounds of a server that runs, or did when it was followed; None without any.
+        self._followed: LivePolicy | None = None
         self._removals: tuple[str, ...] = ()
         self._retired = False
         self._is_left = False
-        self._sent = SentServer(server, steps, stop_grace, upload.note_started)
+        self._sent = SentServer(server, self._steps, parts.stop_grace, self._note_started)
         self._settling: Deferred[bool | None] | None = None
 
     async def run(self, resumed: ResumedMove | None = None, seed: SeedRead | None = None) -> None:
@@ -99,7 +153,7 @@ class OutgoingTransfer:
                 self._steps.leave_open()  # unless it has an outcome
                 leftovers = RollbackList(self.server.uuid)
                 leftovers.add(self._pool.remove_marks)
-                leftovers.add(self._upload.close)
+                leftovers.add(self._close)
                 await leftovers.run()
             finally:
                 self.over.callback(None)
@@ -115,8 +169,8 @@ class OutgoingTransfer:
                 self._sent.recall(resumed.record)
                 self._removals = resumed.entry.removals
                 self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
-                was_asked = not self._steps.lifecycle.before(SendStep.AWAIT)
-                self._upload.recall(resumed.record, was_asked=was_asked)
+                self._is_recorded, self._order = True, seed_of(resumed.record)
+                self._was_asked = not self._steps.lifecycle.before(SendStep.AWAIT)
                 await self._wait(self._sent.take_over())
                 await self._go_on(resumed.record)
             await self._send()
@@ -127,7 +181,7 @@ class OutgoingTransfer:
 
     def take(self) -> None:
         """Take the server: one that runs may be used until it is stopped. Raises `ServerBusy`."""
-        self._sent.take(may_follow=self._upload.may_follow)
+        self._sent.take(may_follow=self._mover.may_follow)
 
     def cancel(self, *, is_deleted: bool = False) -> None:
         """Cancel the transfer in any step; `is_deleted` when the server is to be deleted next."""
@@ -142,10 +196,11 @@ class OutgoingTransfer:
         being asked already, the next daemon continues with that. It also goes on with a move, but
         for one that is being committed there: its end is waited for.
         """
-        if self._upload.may_go_on:
+        is_awaited = self._sending is not None and self._sending.is_asked
+        if self._is_recorded and not is_awaited:
             self._is_left = True
             self._cancel(reason)
-        elif not self._upload.body_sent and self._settling is None:
+        elif not self._body_sent and self._settling is None:
             self._cancel(reason)
         elif self._settling is not None and not self.coordinator.is_direct:
             self._settling.cancel()
@@ -156,8 +211,8 @@ class OutgoingTransfer:
         self.is_left_behind = False
         if self._settling is not None:
             self._settling.cancel()
-        if self._upload.is_move or not self._upload.body_sent:
-            self._upload.abort()  # of what it has already
+        if self._is_move or not self._body_sent:
+            self._abort_sending()  # of what it has already
 
     def finish(self) -> None:
         """Clean up: the server's files are out of place, so a later daemon has nothing to do."""
@@ -166,11 +221,11 @@ class OutgoingTransfer:
     @property
     def progress(self) -> ProgressReport:
         """How far it is."""
-        found = self._steps.progress(self._upload.meter, self._upload.total)
-        rounds = self._upload.rounds
+        found = self._steps.progress(self._meter, self._total)
+        rounds = self._followed
         if rounds is None:
             return found
-        return evolve(found, round=rounds.round, downtime=rounds.downtime)
+        return attrs.evolve(found, round=rounds.round, downtime=rounds.downtime)
 
     @property
     def is_waiting(self) -> bool:
@@ -180,12 +235,14 @@ class OutgoingTransfer:
     @property
     def is_sent(self) -> bool:
         """Whether the destination may have everything; of a pooled server, from the start."""
-        return self._upload.is_sent
+        is_begun = self._sending is not None and self._sending.begun
+        return self._body_sent or (self._pool.name != "" and is_begun)
 
     @property
     def keeps_files(self) -> bool:
         """Whether its files are kept here for a while when it has moved."""
-        return self._upload.is_live and self._servers.quarantine.keeps_moved
+        is_live = self._sending is not None and self._sending.is_live
+        return is_live and self._servers.quarantine.keeps_moved
 
     async def put_away(self) -> None:
         """Keep its files out of the server's place."""
@@ -199,36 +256,37 @@ class OutgoingTransfer:
     def _cancel(self, reason: WingsdError) -> None:
         self._steps.cancel_scope.cancel(reason)
         self.coordinator.stop_waiting(reason)
-        self._upload.abort()
+        self._abort_sending()
 
     # The steps
 
     async def _ask(self, seed: SeedRead | None = None) -> None:
         # First: no server is stopped for a destination that is away, or would refuse it.
         await self._wait(self.coordinator.announce())
-        await self._wait(self._upload.query_destination())
+        await self._wait(self._query_destination())
         if seed is not None:  # which goes on where the destination is away
             reading = Deferred.fromCoroutine(seed())
-            self._upload.kept = await self._steps.cancel_scope.wait(reading)
-        await self._wait(self._upload.check())
+            self._kept = await self._steps.cancel_scope.wait(reading)
+        await self._wait(self._check())
         await self._save_terms()
-        await self._wait(self._upload.begin(follows=self._sent.follows))
-        self._sent.follows = self._sent.follows and self._upload.is_move
+        await self._wait(self._begin(follows=self._sent.follows))
+        self._sent.follows = self._sent.follows and self._is_move
 
     async def _go_on(self, record: MoveRecord) -> None:
         try:
-            await self._wait(self._upload.go_on(record, gives_up=self._sent.is_down))
+            await self._wait(self._take_up(record, gives_up=self._sent.is_down))
         except FinalPassStalled as error:
             await self._run_again(error)
-            await self._wait(self._upload.go_on(record))
+            await self._wait(self._take_up(record))
 
     async def _send(self) -> None:
         """Send all, and have it committed; after a halt, once more."""
         for halts in itertools.count(1):
             try:
                 await self._deliver()
-                gives_up, has_moved = self._sent.starts_again, self.coordinator.seems_moved
-                await self._upload.answered(has_moved, gives_up=gives_up)
+                assert self._sending is not None  # noqa: S101 - it was delivered by that
+                has_moved = self.coordinator.seems_moved
+                await self._sending.answered(has_moved, self._patience)
                 break
             except FinalPassStalled as error:
                 if halts == HALTS:
@@ -238,15 +296,16 @@ class OutgoingTransfer:
     async def _deliver(self) -> None:
         if self._steps.lifecycle.before(SendStep.AWAIT):
             # First: no stopped server waits for transfers that hold the slots.
-            async with self._upload.slots_held():
+            slots = 1 + (0 if self._is_move else self._further)
+            async with slots_held(self._uploader.slots, slots, self._steps.cancel_scope):
                 if self._sent.follows:
                     await self._deliver_live()
                 else:
                     await self._stop()
                     await self._enter(SendStep.SEND)
                     self._steps.restart_clock()
-                    await self._upload.send()
-        if self._upload.is_move:
+                    await self._upload()
+        if self._is_move:
             # Recorded before the destination is asked for the commit.
             await self._enter(SendStep.AWAIT)
         elif not self._steps.lifecycle.over:  # The Panel may have confirmed it before.
@@ -258,8 +317,8 @@ class OutgoingTransfer:
     async def _stop(self) -> None:
         """Stop the server, and remove its container."""
         if self._steps.lifecycle.before(SendStep.SEND):
-            if self._sent.needs_rehearsal:
-                await self._wait(self._upload.rehearse(self.coordinator.check))
+            if self._sent.needs_rehearsal and self._sending is not None:
+                await self._wait(self._sending.rehearse(self.coordinator.check))
             await self._enter(SendStep.STOP)
             await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
@@ -275,15 +334,15 @@ class OutgoingTransfer:
         """Follow it, stop it, send the rest and remove its container."""
         if self._steps.lifecycle.before(SendStep.STOP):
             await self._enter(SendStep.FOLLOW)
-            await self._wait(self._upload.follow(self.coordinator.check))
+            await self._wait(self._follow())
             while self._sent.note_state():  # it may be used while that is recorded
-                await self._wait(self._upload.note_running(runs=self._sent.ran))
+                await self._wait(self._note_running(runs=self._sent.ran))
                 await self._enter(SendStep.STOP)
         await self._stop()
         await self._enter(SendStep.SEND)
         self._steps.restart_clock()
         async with beside(self._servers.retire(self.server.uuid)) as retiring:
-            await self._upload.send(gives_up=self._sent.starts_again)
+            await self._upload()
         await self._steps.cancel_scope.wait(retiring)
 
     async def _run_again(self, error: FinalPassStalled) -> None:
@@ -291,7 +350,8 @@ class OutgoingTransfer:
         self._steps.announcer.hide_progress()
         self._steps.announcer.warn(f"{error}; the server is started again, and the move goes on")
         await self._steps.go_back(SendStep.FOLLOW)
-        self._upload.was_started()
+        if self._move is not None:
+            self._move.was_started()
         await self._wait(self._sent.run_again())
         self._retired = False
 
@@ -302,13 +362,13 @@ class OutgoingTransfer:
 
     async def _save_terms(self) -> None:
         """Save what a later daemon must know of this transfer."""
-        request, pool = self._upload.request, self._pool.name
+        request, pool = self._request, self._pool.name
         if request.delete_backups and not pool and self._pool.shares_backups:
             self._steps.announcer.warn(
                 "the destination has the same system.backup_directory: no backup is removed"
             )
         elif request.delete_backups and not pool:
-            self._removals = tuple(backup.place for backup in self._upload.backups)
+            self._removals = tuple(backup.place for backup in self._backups)
         await self._save_directory()
         if pool:
             self._servers.share(self.server.uuid, pool)
@@ -316,12 +376,219 @@ class OutgoingTransfer:
 
     async def _save_directory(self) -> None:
         # A restore may put another one in its place until the server is held.
-        inode = None if self._pool.name else await self._upload.inode()
-        dropped = await self._upload.find_dropped()
+        storage, server = self._storage, self.server.uuid
+        inode = None if self._pool.name else await storage.inode(server)
+        dropped = await storage.find_dropped(server, self._request)
         await self._steps.save_terms(self._pool.name, self._removals, inode, dropped)
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
         await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
+
+    # What is sent, and how far it is
+
+    @property
+    def _body_sent(self) -> bool:
+        """Whether all of it is on its way."""
+        return self._was_asked if self._sending is None else self._sending.body_sent
+
+    @property
+    def _is_move(self) -> bool:
+        """Whether it is a move that resumes."""
+        return self._sending is not None and self._sending.is_move
+
+    @property
+    def _move(self) -> MoveSending | None:
+        """The move that resumes; None for streams."""
+        return self._sending if isinstance(self._sending, MoveSending) else None
+
+    @property
+    def _total(self) -> int:
+        """The bytes there are to read; 0 while the server is not measured."""
+        backups = sum(backup.size for backup in self._backups)
+        if self._pool.has_files:
+            return backups
+        measured = self.server.disk_bytes
+        return 0 if measured is None else measured + backups
+
+    def _count(self) -> int:
+        return self._sending.read if self._sending is not None else 0
+
+    async def _query_destination(self) -> None:
+        """Query what the destination supports. Raises why it cannot be asked, or would do harm."""
+        self._features = await self._pool.query(self._destination.features)
+        self._further = streams_of(
+            self._request, self._uploader.max_streams, self._features, self._steps.announcer.warn
+        )
+
+    async def _check(self) -> None:
+        """Find the backups, and check the size of the files.
+
+        Raises `StorageError` where a backup is missing or the files cannot be measured,
+        `DiskLimitExceeded` where the server has more than it may have: no node would accept it.
+        """
+        await self._find_backups()
+        limit, known = size_limit(self.server), self.server.disk_bytes
+        # Measured where the last figure is too large: files may have been deleted since.
+        if limit is None or self._pool.has_files or (known is not None and known <= limit):
+            return
+        found = await self._storage.survey(self.server.uuid)
+        if found.size > limit:
+            raise DiskLimitExceeded(
+                f"the server's files have {readable_size(found.size)}, and its disk limit is "
+                f"{readable_size(limit)}; the largest is {found.shown} with "
+                f"{readable_size(found.largest_size)}. Holes of sparse files count. Raise its "
+                "disk limit in the Panel, or delete files, and transfer it again"
+            )
+
+    async def _find_backups(self) -> None:
+        if self._request.backups:
+            self._backups = await self._storage.find_backups(self.server.uuid, self._request)
+
+    async def _begin(self, *, follows: bool) -> None:
+        """Begin a move, where the destination takes those; else do nothing.
+
+        `follows` is whether the server is sent while it runs. Raises why it refuses the server, or
+        cannot be asked.
+        """
+        mover, subject = self._mover, self._subject()
+        move: MoveSending | None = None
+        if not self._pool.name and mover.is_for(self._features, self._order):
+            self._is_recorded = True
+            move = await mover.begin(subject, self._features, follows=follows)
+            self._is_recorded = move is not None
+            if move is None:
+                self._steps.announcer.warn(
+                    "the destination does not take this kind of move: it is sent as one stream"
+                )
+        self._sending = move or StreamSending(
+            subject,
+            self._destination,
+            self._uploader,
+            self._storage,
+            self._pool,
+            self._features,
+            self._further,
+        )
+
+    async def _take_up(self, record: MoveRecord, *, gives_up: bool = False) -> None:
+        """Go on with that move. Raises as `_check` and `_begin`.
+
+        With `gives_up` it raises `FinalPassStalled` where the destination does not answer for as
+        long as in `send`.
+        """
+        mover = self._mover
+        if self._was_asked:
+            await self._find_backups()
+            self._sending = await mover.go_on_waiting(record, self._subject())
+            return
+        await self._check()
+        going = Deferred.fromCoroutine(mover.go_on(record, self._subject()))
+        if gives_up and (within := float(mover.live.config.final_patience)):
+            going.addTimeout(within, self._uploader.reactor, _stalled)
+        self._sending = await going
+
+    def _subject(self) -> Subject:
+        return Subject(
+            self.server,
+            self._request,
+            self._backups,
+            self._steps,
+            self._meter,
+            self._order,
+            self._kept,
+        )
+
+    async def _follow(self) -> None:
+        """Send what changes of a server that runs, until the moment to stop it, or it has ended.
+
+        Raises as `_upload` and `MoveSending.rehearse`.
+        """
+        announcer, move, mover = self._steps.announcer, self._move, self._mover
+        assert move is not None  # noqa: S101 - only moves follow servers
+        rounds = self._followed = LivePolicy(
+            move, self.server, self._steps, mover.live.config, self.coordinator.check
+        )
+        self.server.files.measure_if_stale()
+        self._steps.count = lambda: move.bytes_out
+        announcer.show_progress(lambda: rounds.progress, figures=self._figures)
+        self._meter.start()
+        try:
+            await mover.measure_file_system()
+            await rounds.run()
+        finally:
+            self._meter.stop()
+            announcer.hide_progress()
+
+    async def _note_running(self, *, runs: bool) -> None:
+        """Record whether the server runs, which is stopped next. Raises `StorageError`."""
+        move, mover, entry = self._move, self._mover, self._steps.entry
+        if move is not None and entry is not None:
+            move.running = runs
+            await mover.note_running(entry, runs=runs)
+
+    async def _note_started(self) -> None:
+        """Record that the server was started again, or used since. Raises `StorageError`."""
+        mover, entry = self._mover, self._steps.entry
+        if entry is not None:
+            await mover.note_started(entry)
+
+    async def _upload(self) -> None:
+        """Send all; return when the last bytes are on their way, or only a commit is missing.
+
+        Raises `FinalPassStalled` where a move comes to a halt whose server is started again then.
+        """
+        announcer, sending = self._steps.announcer, self._sending
+        assert sending is not None  # noqa: S101 - by `begin` or `go_on`
+        # Only for the progress bar, which does not wait for it.
+        self.server.files.measure_if_stale()
+        self._steps.count = lambda: sending.bytes_out
+        announcer.show_progress(self._progress_text, figures=self._figures)
+        self._meter.start()
+        try:
+            warn = relayed(self._uploader.reactor, announcer.warn)
+            await sending.send(warn, self._patience)
+        finally:
+            self._meter.stop()
+            announcer.hide_progress()
+        sending.log_sent()
+
+    @property
+    def _patience(self) -> float:
+        """The seconds without progress after which a move gives up; 0 for never.
+
+        It does where the server was stopped for it, and is started again.
+        """
+        return float(self._mover.live.config.final_patience) if self._sent.starts_again else 0.0
+
+    def _abort_sending(self) -> None:
+        """Close the connections at once, where there are any."""
+        if self._sending is not None:
+            self._sending.abort()
+
+    async def _close(self) -> None:
+        """Let go of what a move needs."""
+        if self._sending is not None:
+            await self._sending.close()
+        elif self._kept is not None:
+            await self._uploader.packers.run(self._kept.close)
+
+    async def _discard(self, *, keep: bool) -> None:
+        """Tell the destination of a move that it has failed; `keep` what has arrived there."""
+        if self._sending is not None:
+            await self._sending.discard(keep=keep)
+        elif self._is_recorded:
+            await self._mover.withdraw(self._subject(), keep=keep)
+
+    def _progress_text(self) -> str:
+        text = f"Uploading {progress_bar(self._meter.done, self._total)}"
+        return text + self._meter.pace(self._total) if self._is_move else text
+
+    def _figures(self) -> UploadFigures | None:
+        sending = self._sending
+        if sending is None:
+            return None
+        done = self._meter.done
+        return UploadFigures(done, sending.bytes_out, max(self._total, done), sending.files)
 
     # The end
 
@@ -406,7 +673,7 @@ class OutgoingTransfer:
     def keeps_copy(self) -> bool:
         """Whether what has arrived stays at the destination; not if cancelled, but of a seed."""
         if isinstance(self._steps.cancel_scope.reason, TransferCancelled):
-            return self._upload.seed is not None and not self._sent.is_deleted
+            return self._order is not None and not self._sent.is_deleted
         return True
 
     async def _restore(self) -> None:
@@ -416,7 +683,7 @@ class OutgoingTransfer:
             restoring.add(self.server.restore_environment)
             await restoring.run()
         starting = self._in_background(self._sent.start_again())
-        restoring.add(partial(self._upload.discard, keep=self.keeps_copy))
+        restoring.add(partial(self._discard, keep=self.keeps_copy))
         restoring.add(self._pool.remove_marks)
         await restoring.run()
         await starting
@@ -483,64 +750,32 @@ class OutgoingTransfer:
             self._in_background(self._restore())
 
 
-class SeededServer(SentServer):
-    """A server that is used as ever until `take_now`."""
-
-    #: Whether it was taken: else another transfer may have taken it, in the place of this.
-    _is_taken = False
-
-    def take(self, *, may_follow: bool) -> None:
-        """Do not take it yet."""
-        self.follows = True
-
-    def take_now(self) -> None:
-        """Take it for its transfer, while it runs if it does. Raises `ServerBusy`."""
-        self.follows = False
-        super().take(may_follow=True)
-        self._is_taken = True
-
-    def recall(self, record: MoveRecord) -> None:
-        """Know that an earlier daemon has begun it."""
-        self.follows = True
-
-    async def take_over(self) -> None:
-        """Do not take it yet."""
-
-    def release(self) -> None:
-        """Release it, if it was taken."""
-        if self._is_taken:
-            super().release()
-
-    async def start_again(self) -> None:
-        """Start it if it was stopped for this."""
-        if self._is_taken:
-            await super().start_again()
-
-
 class SeedTransfer(OutgoingTransfer):
     """A copy of a server that is kept up to date at another node, before a transfer is ordered.
 
     It is a direct transfer that holds nothing until it is due: then it goes on as one of a server
     that runs. A transfer that is ordered meanwhile takes its place: it goes on with the copy, and
-    with what this node knows of the files. `mover` has made its move.
+    with what this node knows of the files.
     """
 
     def __init__(
         self,
         server: Server,
+        request: TransferRequest,
         coordinator: SendingCoordinator,
-        steps: StepLog[SendStep],
-        upload: OutgoingUpload,
-        servers: SourceServers,
-        stop_grace: float,
-        order: SeedOrder,
-        mover: Mover,
+        parts: OutgoingParts,
     ) -> None:
-        super().__init__(server, coordinator, steps, upload, servers, stop_grace)
-        self._sent = self._seeded = SeededServer(server, steps, stop_grace, upload.note_started)
-        self._order, self._mover = order, mover
-        upload.seed = order
-        steps.announcer.is_quiet = True
+        """Raise `BadRequest` also where this node does not send servers that run."""
+        if not parts.mover.may_follow:
+            raise BadRequest(
+                "this node does not send servers while they run",
+                "system.transfers.moves.enabled or system.transfers.live.enabled is off",
+            )
+        super().__init__(server, request, coordinator, parts)
+        self._sent = self._seeded = SeededServer(
+            server, self._steps, parts.stop_grace, self._note_started
+        )
+        self._steps.announcer.is_quiet = True
         self._rounds: SeedPolicy | None = None
         self._gives_way = False
         #: Whether that transfer still waits for what was read.
@@ -551,8 +786,8 @@ class SeedTransfer(OutgoingTransfer):
     def progress(self) -> ProgressReport:
         """How far it is."""
         return self._steps.progress(
-            self._upload.meter,
-            self._upload.total,
+            self._meter,
+            self._total,
             None if self._rounds is None else self._rounds.figures,
         )
 
@@ -568,7 +803,7 @@ class SeedTransfer(OutgoingTransfer):
             return
         # Not cancelled: nothing is to be under way in a thread when it is over.
         self._rounds.stop(SeedAdopted())
-        self._upload.abort()
+        self._abort_sending()
 
     async def hand_over(self) -> MoveSource | None:
         """End it, and return what was read, for the transfer that takes the place of this."""
@@ -591,7 +826,7 @@ class SeedTransfer(OutgoingTransfer):
 
     async def _ask(self, seed: SeedRead | None = None) -> None:
         await super()._ask(seed)
-        if self._upload.move is None:
+        if self._move is None:
             raise DestinationRefused(
                 "the destination node cannot follow a server",
                 "it needs wingsd of this version or newer with system.transfers.moves.enabled, "
@@ -599,8 +834,13 @@ class SeedTransfer(OutgoingTransfer):
                 HTTPStatus.NOT_IMPLEMENTED,
             )
 
-    async def _go_on(self, record: MoveRecord) -> None:
-        await self._wait(self._upload.go_on_later(record))
+    async def _take_up(self, record: MoveRecord, *, gives_up: bool = False) -> None:
+        """Go on with the move of an earlier daemon; the destination need not be there now."""
+        if begun_of(record) is None:
+            await super()._take_up(record)
+        else:
+            subject = self._subject()
+            self._sending = await self._mover.go_on_waiting(record, subject, is_asked=False)
 
     async def _send(self) -> None:
         if self._steps.lifecycle.before(SendStep.FOLLOW):
@@ -610,7 +850,7 @@ class SeedTransfer(OutgoingTransfer):
 
     async def _seed(self) -> None:
         """Keep the copy up to date until the end is due, and take the server then."""
-        move = self._upload.move
+        move = self._move
         assert move is not None  # noqa: S101 - by `_ask`
         await self._wait(self._mover.measure_file_system())
         database = self._mover.database
@@ -619,22 +859,22 @@ class SeedTransfer(OutgoingTransfer):
             self.server,
             self._steps,
             self._mover.live.config.follow_every,
-            self._order.stop_at,
+            self._order.stop_at if self._order is not None else None,
             partial(database.seconds_since, 0.0),
         )
         self._steps.count = lambda: move.bytes_out
-        self._upload.meter.start()
+        self._meter.start()
         self.server.files.measure_if_stale()
         try:
             await self._wait(rounds.run())
             await self._wait(self._take(rounds))
         finally:
             self._rounds = None
-            self._upload.meter.stop()
+            self._meter.stop()
             if self._gives_way and self._is_wanted:
                 self._left = move.hand_over()
         if not self._sent.follows:
-            await self._wait(self._upload.note_running(runs=False))
+            await self._wait(self._note_running(runs=False))
 
     async def _take(self, rounds: SeedPolicy) -> None:
         """Take the server as soon as nothing else keeps it busy."""
@@ -651,3 +891,7 @@ class SeedTransfer(OutgoingTransfer):
             else:
                 announcer.speak()
                 return
+
+
+def _stalled(_: object, seconds: float) -> NoReturn:
+    raise FinalPassStalled(seconds)
