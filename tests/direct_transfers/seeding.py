@@ -27,8 +27,8 @@ __all__ = ["nodes", "quick"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have little be waited for after a failure."""
-    monkeypatch.setattr(rounds, "RETRIES", Backoff(0.05, 0.2))
-    monkeypatch.setattr(rounds, "PATIENCE", 0.2)
+    monkeypatch.setattr(rounds, "ROUND_PAUSES", Backoff(0.05, 0.2))
+    monkeypatch.setattr(rounds, "ROUND_PATIENCE", 0.2)
     monkeypatch.setattr(rounds, "ASKED_EVERY", 0.05)
     monkeypatch.setattr(transfer, "TAKEN_EVERY", 0.05)
 

@@ -23,6 +23,7 @@ from wingsd.transfers.errors import (
 from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
 from wingsd.transfers.outgoing.rounds import SeedPolicy
+from wingsd.transfers.peer.moves import ROUND_PATIENCE
 from wingsd.util.retry import Backoff
 
 MIB = 1 << 20
@@ -31,7 +32,7 @@ GONE = DestinationUnreachable("the destination cannot be reached", "connection r
 
 @pytest.fixture(autouse=True)
 def _without_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "RETRIES", Backoff(60.0, 3600.0))
+    monkeypatch.setattr(rounds, "ROUND_PAUSES", Backoff(60.0, 3600.0))
 
 
 class Move:
@@ -255,7 +256,7 @@ def test_only_the_destinations_word_ends_it(seed: Seed) -> None:
     seed.advance(60)
     assert "the copy is gone" in str(seed.failure(DestinationRefused))
     # The usual patience counts again, for whatever follows.
-    assert seed.move.patience == [rounds.PATIENCE, None]
+    assert seed.move.patience == [ROUND_PATIENCE, None]
 
 
 def test_the_destinations_word_ends_it_in_a_pause(seed: Seed) -> None:

@@ -45,7 +45,18 @@ from wingsd.transfers.peer.move_answers import (
     ResumeNeeded,
     failure_of,
 )
-from wingsd.transfers.peer.moves import MOST, Cause, MoveClient
+from wingsd.transfers.peer.moves import (
+    ASKED_AT_MOST,
+    ASKED_WITHIN,
+    LOST,
+    MOST,
+    PREPARE_PAUSE,
+    PREPARED_WITHIN,
+    REHEARSE_EVERY,
+    RESUME_AFTER,
+    Cause,
+    MoveClient,
+)
 from wingsd.util.retry import Budget, Watch
 from wingsd.util.text import readable_size
 
@@ -126,10 +137,6 @@ def _exactly(descriptor: int, offset: int, size: int) -> bytes:
 GOOD_FOR = 60.0
 #: Seconds between two lines about what is in the way.
 LINE_EVERY = 300.0
-#: Seconds for each of the requests.
-PREPARED_WITHIN = 30.0
-#: Seconds between two questions to a destination that answers at once.
-PREPARE_PAUSE = 1.0
 #: The most seconds that a destination is believed to need to make a container.
 LONGEST_MAKING = 600.0
 #: Answers after which there is no move any more that could be prepared.
@@ -235,12 +242,6 @@ T = TypeVar("T")
 
 #: Seconds between two looks whether a stopped server's last round makes progress.
 LOOK_EVERY = 1.0
-#: Seconds before a destination is asked again.
-RESUME_AFTER = 1.0
-#: Seconds for which it is tried to learn why a destination has ended the move.
-ASKED_WITHIN = 3.0
-#: How often it is asked for that, though it tells something new each time.
-ASKED_AT_MOST = 20
 #: Bytes of a piece of an attachment.
 PIECE = 4 << 20
 LEAST_PIECE = 64 << 10
@@ -273,12 +274,8 @@ class MoveOrder:
     discard_within: float
 
 
-#: Seconds for which a request is repeated after the commit, before others are asked as well.
-LOST = 3.0
 #: Bytes to read of a round before which the room for it is looked for.
 MUCH = 64 << 20
-#: Seconds after which it is tried again whether the server may be stopped.
-REHEARSE_EVERY = 10.0
 #: What it says where there is none any more.
 _ENDED_CODES = frozenset({"move-not-found", "move-key-invalid", "move-over"})
 

@@ -39,7 +39,13 @@ from wingsd.transfers.outgoing.source import (
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.client import PeerAddress
 from wingsd.transfers.peer.move_answers import BegunAnswer, ResumeNeeded
-from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
+from wingsd.transfers.peer.moves import (
+    BEGIN_WITHIN,
+    DISCARD_WITHIN,
+    WITHDRAW_WITHIN,
+    MoveClient,
+    MoveTrouble,
+)
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
@@ -51,13 +57,6 @@ __all__ = ["LiveMoves", "Mover", "ResumedMove", "begun_of", "request_of"]
 VERSION, WITH_ATTRIBUTES = 1, 2
 #: The name that the installation log is sent by.
 LOG = "install.log"
-#: Seconds for which the first request is repeated that gets no answer, at least: as long as its
-#: token is good, the destination may have begun the move.
-BEGIN_WITHIN = 30.0
-#: Seconds for the destination to hear that a move has failed, which else finds out by itself.
-DISCARD_WITHIN = 30.0
-#: Seconds for each of the requests that end a move which may have begun.
-WITHDRAW_WITHIN = 10.0
 _MIB = 1 << 20
 #: Where the state of a move has what the destination has answered to the first request.
 _BEGUN = "begun"

@@ -25,9 +25,9 @@ from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import PlannedRound
+from wingsd.transfers.peer.moves import ROUND_PATIENCE, ROUND_PAUSES
 from wingsd.transfers.step_log import SeedFigures, StepLog
 from wingsd.transfers.steps import SendStep
-from wingsd.util.retry import Backoff
 from wingsd.util.text import readable_size, readable_time
 
 __all__ = ["LivePolicy", "RoundLoop", "SeedPolicy"]
@@ -352,10 +352,6 @@ class LivePolicy:
         return pausing
 
 
-#: Seconds for which a request is repeated that does not get through, before the round has failed.
-PATIENCE = 60.0
-#: Seconds between two rounds of which the first has failed.
-RETRIES = Backoff(60.0, 3600.0, jitter=True)
 #: Seconds that a pause has at most because the round before it has taken as long.
 LONGEST_REST = 3600.0
 #: Seconds in a pause after which the destination is asked whether it has ended the move.
@@ -392,7 +388,7 @@ class SeedPolicy:
         self.is_over = False
         #: When the last round began that is whole, by the clock.
         self._whole: float | None = None
-        self._trouble, self._retries = "", iter(RETRIES)
+        self._trouble, self._retries = "", iter(ROUND_PAUSES)
         #: Whether the last round has failed by a fault of this program.
         self._is_faulty = False
         self._told = 0.0
@@ -418,7 +414,7 @@ class SeedPolicy:
 
         Raises the reason of `stop`, and why the destination has ended the move.
         """
-        self._move.wait_for(PATIENCE)
+        self._move.wait_for(ROUND_PATIENCE)
         self.is_over = False
         try:
             await self._loop.run(self)
@@ -531,7 +527,7 @@ class SeedPolicy:
     def _tell(self, *, is_first: bool) -> None:
         """Tell that a round is whole, if people are to hear of that."""
         now, was_in_trouble = self._steps.seconds(), self._trouble != ""
-        self._trouble, self._retries = "", iter(RETRIES)
+        self._trouble, self._retries = "", iter(ROUND_PAUSES)
         if not (is_first or was_in_trouble or now >= self._told + TOLD_EVERY):
             return
         self._told = now

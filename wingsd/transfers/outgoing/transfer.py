@@ -7,7 +7,6 @@ files are only read. They are deleted when the Panel orders it, and never before
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
@@ -48,28 +47,27 @@ from wingsd.transfers.outgoing.source import (
     streams_of,
 )
 from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, Uploader, size_limit
+from wingsd.transfers.peer.moves import MOST, Cause
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.steps import RollbackList, SendStep
 from wingsd.util.deferreds import beside, when_fired
+from wingsd.util.retry import Budget
 from wingsd.util.text import readable_size
 
 __all__ = ["OutgoingParts", "OutgoingTransfer", "SeedRead", "SeedTransfer"]
 
 #: How a server is sent: two classes with the same interface.
 Sending: TypeAlias = StreamSending | MoveSending
-
 #: Ends a seed, and returns what it has read of its server's files.
 SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | None]]"
-#: How often the last round of a server that ran may come to a halt.
-HALTS = 3
 #: Seconds after which it is tried again to take a server that is busy.
 TAKEN_EVERY = 10.0
 
 
 @attrs.frozen(eq=False, repr=False)
 class OutgoingParts:
-    """What transfers from this node are made of. A server has `stop_grace` seconds to stop."""
+    """The parts that transfers from this node share. A server has `stop_grace` seconds to stop."""
 
     peers: Peers
     step_logs: StepLogs
@@ -281,17 +279,18 @@ class OutgoingTransfer:
 
     async def _send(self) -> None:
         """Send all, and have it committed; after a halt, once more."""
-        for halts in itertools.count(1):
+        halts = Budget(self._steps.clock, most=MOST)
+        while True:
             try:
                 await self._deliver()
                 assert self._sending is not None  # noqa: S101 - it was delivered by that
                 has_moved = self.coordinator.seems_moved
                 await self._sending.answered(has_moved, self._patience)
-                break
             except FinalPassStalled as error:
-                if halts == HALTS:
-                    raise
+                halts.spend(Cause.HALTED, error)
                 await self._run_again(error)
+            else:
+                return
 
     async def _deliver(self) -> None:
         if self._steps.lifecycle.before(SendStep.AWAIT):
@@ -445,7 +444,7 @@ class OutgoingTransfer:
             self._backups = await self._storage.find_backups(self.server.uuid, self._request)
 
     async def _begin(self, *, follows: bool) -> None:
-        """Begin a move, where the destination takes those; else do nothing.
+        """Begin a move, where the destination takes those; else choose streams.
 
         `follows` is whether the server is sent while it runs. Raises why it refuses the server, or
         cannot be asked.
@@ -471,10 +470,10 @@ class OutgoingTransfer:
         )
 
     async def _take_up(self, record: MoveRecord, *, gives_up: bool = False) -> None:
-        """Go on with that move. Raises as `_check` and `_begin`.
+        """Go on with the move of an earlier daemon. Raises as `_check` and `_begin`.
 
         With `gives_up` it raises `FinalPassStalled` where the destination does not answer for as
-        long as in `send`.
+        long as in `_upload`.
         """
         mover = self._mover
         if self._was_asked:
@@ -538,7 +537,7 @@ class OutgoingTransfer:
         Raises `FinalPassStalled` where a move comes to a halt whose server is started again then.
         """
         announcer, sending = self._steps.announcer, self._sending
-        assert sending is not None  # noqa: S101 - by `begin` or `go_on`
+        assert sending is not None  # noqa: S101 - by `_begin` or `_take_up`
         # Only for the progress bar, which does not wait for it.
         self.server.files.measure_if_stale()
         self._steps.count = lambda: sending.bytes_out

@@ -82,6 +82,8 @@ class Cause(Enum):
     SENT_AFTER_COMMIT = auto()
     #: A rehearsal has failed, in a row, until a person changes something.
     REHEARSAL_FAILED = auto()
+    #: The last round came to a halt, and the server was started again.
+    HALTED = auto()
 
 
 #: How often each may be: of one request, of a rehearsal or, the others, of a move.
@@ -95,11 +97,32 @@ MOST: dict[Cause, int] = {
     Cause.NOT_COMMITTED: 5,
     Cause.SENT_AFTER_COMMIT: 20,
     Cause.REHEARSAL_FAILED: 2,
+    Cause.HALTED: 2,
 }
 #: Seconds between two attempts at a request.
 PAUSES = Backoff(0.5, 30.0, jitter=True)
 #: Seconds after which a batch comes again that was too early, and one for which there was no room.
 SOON, NO_SPACE_PAUSE = 1.0, 30.0
+#: Seconds for which the first request is repeated that gets no answer, at least: as long as its
+#: token is good, the destination may have begun the move.
+BEGIN_WITHIN = 30.0
+#: Seconds before a destination is asked again what it holds, or whether it has committed.
+RESUME_AFTER = 1.0
+#: Seconds for which a request is repeated after the commit, before others are asked as well.
+LOST = 3.0
+#: Seconds for which it is tried to learn why a destination has ended the move, and how often it is
+#: asked for that, though it tells something new each time.
+ASKED_WITHIN, ASKED_AT_MOST = 3.0, 20
+#: Seconds for the destination to hear that a move has failed, which else finds out by itself, and
+#: for each of the requests that end a move which may have begun.
+DISCARD_WITHIN, WITHDRAW_WITHIN = 30.0, 10.0
+#: Seconds for each request of a rehearsal, and between two questions how far it is.
+PREPARED_WITHIN, PREPARE_PAUSE = 30.0, 1.0
+#: Seconds after which it is tried again whether the server may be stopped.
+REHEARSE_EVERY = 10.0
+#: Seconds for which a request of a seed's round is repeated before the round has failed, and
+#: between two rounds of which the first has failed.
+ROUND_PATIENCE, ROUND_PAUSES = 60.0, Backoff(60.0, 3600.0, jitter=True)
 #: Seconds that the destination may wait for a change before it tells how far it is.
 WAIT, LEAST_WAIT = 25, 1
 #: Seconds between two such questions, at least: a destination may tell something new each time.
