@@ -51,7 +51,7 @@ class RestoreEndpoint(Endpoint, ServerResource):
         config: Config,
         servers: Servers,
         restores: Restores,
-        links: Callable[[], RestoreLinks],
+        links: RestoreLinks,
         disk: Workers,
         parts: Mapping[str, bytes] = {},
     ) -> None:
@@ -91,7 +91,7 @@ class RestoreEndpoint(Endpoint, ServerResource):
             raise BadRequest(
                 "The download_url field is required when the backup adapter is set to S3."
             )
-        return lambda: self._links().open(url)
+        return lambda: self._links.open(url)
 
     async def _open_local(self, backup: str) -> RestoreArchive:
         """Open a local backup. Raises `BackupMissing`, `StorageError`."""
