@@ -155,8 +155,8 @@ class Recovery:
     """The recovery of the unfinished `entries` of the state database, and their `moves`.
 
     `moves` has also those that have failed: their destinations hear of it. `starter` starts a
-    server again that was stopped for its move, and stays: within `stop_grace` seconds, where it
-    has not ended yet.
+    server again that was stopped for its move, and stays; first it is stopped, where it has not
+    ended yet.
     """
 
     _log = Logger()
