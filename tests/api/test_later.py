@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.api.node import UUID, ApiNode
-from wingsd.api import later
+from wingsd.api import resource
 
 PATH = f"servers/{UUID}/files/delete"
 
@@ -27,7 +27,7 @@ async def test_a_call_that_cannot_be_imported_fails_and_the_next_one_is_answered
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(later, "import_module", refuse)
+        patched.setattr(resource, "import_module", refuse)
         refused = await node.call("POST", PATH, {"root": "/", "files": ["a"]})
     assert (refused.status, refused.json["code"]) == (500, "internal-error")
     assert advice in refused.json["detail"]

@@ -16,10 +16,10 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import daemon_line
-from wingsd.servers.crash import FAILED, LINE_MAX, CrashDecision, ProgramEnd, crash_lines, decide
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.server import Server
+from wingsd.servers.runtime import ProgramEnd
+from wingsd.servers.server import FAILED, LINE_MAX, CrashDecision, Server, crash_lines, decide
 
 DETECTED = "---------- Detected server process in a crashed state! ----------"
 DISABLED = "Aborting automatic restart, crash detection is disabled for this instance."

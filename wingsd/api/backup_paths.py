@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from wingsd.api.later import LaterEndpoint
+from wingsd.api.resource import LaterEndpoint
 from wingsd.backups.creation import Backups
 from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config

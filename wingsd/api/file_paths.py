@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from wingsd.activity import ActivityRecorder
-from wingsd.api.later import LaterEndpoint
+from wingsd.api.resource import LaterEndpoint
 from wingsd.api.signed_urls import SignedUrls
 from wingsd.config import Config
 from wingsd.files.pulls import Pulls

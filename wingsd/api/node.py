@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.api.later import LaterEndpoint
+from wingsd.api.resource import LaterEndpoint
 from wingsd.api.system import AskEngine, SystemEndpoint
 from wingsd.config import Config
 from wingsd.node.diagnostics import Diagnostics, OwnLog

@@ -16,8 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 from wingsd.api import node, system
 from wingsd.api.backup_paths import BACKUP_PATHS
 from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
-from wingsd.api.later import LaterEndpoint
-from wingsd.api.resource import Public
+from wingsd.api.resource import LaterEndpoint, Public
 from wingsd.api.server_paths import SERVER_PATHS
 from wingsd.api.transfer_paths import TRANSFER_PATHS
 from wingsd.config import Config, Ssl

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wingsd.api.later import LaterEndpoint
+from wingsd.api.resource import LaterEndpoint
 from wingsd.api.revocations import Revocations
 from wingsd.backups.deletion import BackupDeletion
 from wingsd.config import Config

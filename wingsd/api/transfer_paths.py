@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.api.later import LaterEndpoint
+from wingsd.api.resource import LaterEndpoint
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.servers.registry import Servers

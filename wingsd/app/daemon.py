@@ -33,7 +33,6 @@ from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
 from wingsd.files.pulls import Pulls
 from wingsd.http.listener import HttpListener
-from wingsd.metrics import DIRECTIONS, MovedBytes
 from wingsd.restores.manager import Restores
 from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
@@ -53,6 +52,7 @@ from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.deferreds import fires_within
+from wingsd.util.observer import DIRECTIONS, MovedBytes
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 

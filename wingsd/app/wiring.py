@@ -77,7 +77,6 @@ from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.guarded_http.resolver import host_resolver
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import AnswerStyle, NodeSite
-from wingsd.metrics import MovedBytes
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -125,6 +124,7 @@ from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.later import Later
+from wingsd.util.observer import MovedBytes
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 

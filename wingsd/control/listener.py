@@ -15,7 +15,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from wingsd.api.later import LaterEndpoint
+from wingsd.api.resource import LaterEndpoint
 from wingsd.config import Control
 from wingsd.http.site import NodeSite, Paths
 from wingsd.util.net import limit_accepts

@@ -28,12 +28,12 @@ from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.errors import StorageError
-from wingsd.metrics.moved import DIRECTIONS
 from wingsd.metrics.recorder import Recorder
 from wingsd.metrics.seeds import of_seeds
 from wingsd.threadio import Workers
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
+from wingsd.util.observer import DIRECTIONS
 from wingsd.util.text import reading_advice
 
 __all__ = ["DiskState", "Exposition", "Gauges", "Sources"]

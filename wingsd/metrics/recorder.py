@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError
 
 from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.metrics.moved import DIRECTIONS, MovedBytes
-from wingsd.util.observer import ENGINE, PANEL, Passage
+from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, MovedBytes, Passage
 
 __all__ = ["REASONS", "UNFORESEEN", "Recorder", "reason"]
 

@@ -45,13 +45,37 @@ from wingsd.servers.console import (
     text,
     without_ansi,
 )
-from wingsd.servers.crash import ProgramEnd
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped
 
-__all__ = ["DiskIo", "NetworkUsage", "Run", "ServerDetails", "ServerRuntime", "Utilization"]
+__all__ = [
+    "DiskIo",
+    "NetworkUsage",
+    "ProgramEnd",
+    "Run",
+    "ServerDetails",
+    "ServerRuntime",
+    "Utilization",
+]
+
+
+#: The exit code of a program whose container is gone.
+GONE = 1
+
+
+@attrs.frozen(repr=False)
+class ProgramEnd:
+    """The end of a program."""
+
+    exit_code: int
+    out_of_memory: bool = False
+
+    @classmethod
+    def of(cls, status: int | None, *, out_of_memory: bool) -> ProgramEnd:
+        """Return the end with an exit status, None where the engine does not know it."""
+        return cls(GONE if status is None else status, out_of_memory)
 
 
 class RunListener(Protocol):
