@@ -339,7 +339,7 @@ class _Inflater:
         self._begin = b""
 
     def feed(self, data: Bytes) -> Iterator[bytes]:
-        """Yield the output for a piece of input, in pieces of at most 256 KiB bytes.
+        """Yield the output for a piece of input, in pieces of at most 256 KiB.
 
         Raises BatchInvalid for what is not zstd, for a window above 8 MiB, for a skippable frame
         and for bytes after the frame's end.

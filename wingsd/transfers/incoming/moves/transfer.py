@@ -550,7 +550,7 @@ class MoveTransfer(IncomingTransfer):
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
         long, copies, inbox = self._storage.long, self._storage.copies, self._inbox
-        # without a inbox what an earlier move or daemon has left was not opened
+        # without an inbox what an earlier move or daemon has left was not opened
         size = None if inbox is None else inbox.held
         if self.terms.settings.keep_days and self._keeps_copy() and size != 0:
             is_read = inbox is not None and inbox.copy.is_read
