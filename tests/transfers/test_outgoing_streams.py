@@ -26,6 +26,7 @@ from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.local import Backup
 from wingsd.errors import StorageError
+from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.outgoing import streams as outgoingstreams
 from wingsd.transfers.outgoing.streams import Payload
 from wingsd.transfers.upload_form import Checksums
@@ -139,6 +140,27 @@ async def test_all_streams_have_the_server(sender: Sender, tmp_path: Path, other
     sizes = [len(taken.archive) for taken in streams.taken.values()]
     assert sender.heard.over[0][2] is not None
     assert sender.heard.over[0][2] >= sum(sizes)
+
+
+async def test_the_time_to_divide_a_server_is_not_of_its_rate(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen_in_turn: list[str] = []
+    start = ProgressMeter.start
+
+    def divide(*args: Any) -> list[Any]:
+        seen_in_turn.append("divided")
+        return split(*args)
+
+    def begin(meter: ProgressMeter) -> None:
+        seen_in_turn.append("begun")
+        start(meter)
+
+    monkeypatch.setattr(outgoingstreams, "split", divide)
+    monkeypatch.setattr(ProgressMeter, "start", begin)
+    use_streams(sender, JOINING, 1)
+    await sender.start(streams=1)
+    assert seen_in_turn[-2:] == ["divided", "begun"]
 
 
 async def test_backups_come_with_the_first(sender: Sender, tmp_path: Path) -> None:

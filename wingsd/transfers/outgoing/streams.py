@@ -444,6 +444,7 @@ class StreamSending:
         """
         payloads, pool = await self._payloads(), self._pool.headers
         self._subject.steps.cancel_scope.check()
+        self._subject.meter.start()  # again, without the seconds that dividing the server took
         others = len(payloads) - 1
         self._is_joined = JOINS_STREAMS in self._features or not others
         destination, uploader = self._destination, self._uploader
