@@ -69,7 +69,7 @@ RECORD = (
 @pytest.fixture(autouse=True)
 def _live(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(rounds, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(rounds, "READY_EVERY", 0.01)
+    monkeypatch.setattr(rounds, "REHEARSE_EVERY", 0.01)
     monkeypatch.setattr(rounds, "ROUND_EVERY", 0.01)
     yield
     gc.unfreeze()

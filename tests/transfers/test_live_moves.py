@@ -42,7 +42,7 @@ ROUNDS = 4
 def _slow_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop_rule, "FIXED", 1000.0)
     monkeypatch.setattr(rounds, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(rounds, "READY_EVERY", 0.01)
+    monkeypatch.setattr(rounds, "REHEARSE_EVERY", 0.01)
     monkeypatch.setattr(rounds, "ROUND_EVERY", 0.05)
     monkeypatch.setattr(move, "LOOK_EVERY", 0.05)
     monkeypatch.setattr(move, "Budget", KnownBudget)

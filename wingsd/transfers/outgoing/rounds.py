@@ -25,7 +25,7 @@ from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
 from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import PlannedRound
-from wingsd.transfers.peer.moves import ROUND_PATIENCE, ROUND_PAUSES
+from wingsd.transfers.peer.moves import REHEARSE_EVERY, ROUND_PATIENCE, ROUND_PAUSES
 from wingsd.transfers.step_log import SeedFigures, StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.util.text import readable_size, readable_time
@@ -36,8 +36,6 @@ __all__ = ["LivePolicy", "RoundLoop", "SeedPolicy"]
 STARTING_WITHIN = 60.0
 #: Seconds between two rounds of a server that would be down for too long.
 ROUND_EVERY = 60.0
-#: Seconds between two questions to a destination that is not ready for the server.
-READY_EVERY = 10.0
 #: Seconds after which a plan is made again before the server is stopped.
 STALE_AFTER = 2.0
 #: Seconds between two looks at the server's state.
@@ -326,7 +324,7 @@ class LivePolicy:
         if is_ready and self._steps.seconds() - asked < STALE_AFTER:
             return True
         if not is_ready:
-            await self._pause(READY_EVERY)
+            await self._pause(REHEARSE_EVERY)
         return False
 
     @property
