@@ -405,6 +405,8 @@ class Machine:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+            # Closed alone, it would stay with a process that was begun in this moment.
+            fcntl.flock(file, fcntl.LOCK_UN)
         return True
 
     def left(self) -> list[str]:
