@@ -66,8 +66,10 @@ async def test_it_can_be_asked_for_while_it_is_under_way_and_again(
     for _ in range(2):
         assert (await client.ask("POST", "/prepare")).status == 202
     assert (await client.status()).json["preparation"]["state"] == "under way"
+    move = node.incoming_moves.find(UUID, client.id)
+    assert move is not None
     answer.callback(None)
-    await until(lambda: ("rehearse", UUID) in node.environment.calls)
+    await until(lambda: move.preparation.is_ready)
     assert (await prepared(client))["state"] == "ready"
     assert node.environment.calls.count(("rehearse", UUID)) == 2
 
