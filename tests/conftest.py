@@ -65,6 +65,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         left := _open_below(tmp_path_factory.getbasetemp()) - before
     ) and time.monotonic() < end:
         time.sleep(0.01)
+        gc.collect()
     assert left == set()
 
 

@@ -334,10 +334,14 @@ async def test_an_operator_has_backups_rewritten_for_wings_over_a_kill(
     server: BackedUpServer, tmp_path: Path
 ) -> None:
     server.fill()
-    (server.home / "large").write_bytes(os.urandom(1 << 20))
+    (server.home / "large").write_bytes(os.urandom(16 << 20))
+    await server.daemon.start_loaded()
+    await server.made()
+    await server.daemon.kill()
+    await server.daemon.ended()
+    # It is killed long before it has rewritten 16 MiB.
     changes: dict[str, Any] = {"system": {"backups": {"write_limit": 1}}}
     await server.daemon.start_loaded(**changes)
-    await server.made()
     archive = server.backups / PLACES[PTERODACTYL]
     with pytest.raises(GoRestoreFailed):
         restored(archive.read_bytes(), tmp_path)
