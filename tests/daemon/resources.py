@@ -1,4 +1,4 @@
-"""What the kernel tells of a running daemon."""
+"""Figures of a running daemon from the kernel: its memory and open files."""
 
 from __future__ import annotations
 

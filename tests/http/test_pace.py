@@ -125,7 +125,7 @@ class Downloader:
         return self.sent - self.watchdog.undelivered()
 
     def fall_silent(self) -> None:
-        """Have the client acknowledge no more than has arrived, and send it more than that."""
+        """Stop the client's acknowledgements, and send it more than its kernel has taken."""
         fall_silent(self.client)
         while self.acknowledged < self.taken + self._unread():
             select([], [], [], 0.001)

@@ -85,7 +85,7 @@ async def ask(
 ) -> tuple[int, Any]:
     """Return a node's answer, whatever it is: status, and body (decoded when it is JSON).
 
-    Raises `NodeError` when there is none within a minute.
+    Raises `NodeError` after a minute without one.
     """
     asking = Deferred.fromCoroutine(_exchange(reactor, node, method, path, body))
     try:

@@ -335,7 +335,7 @@ class Sender(Harness):
         self._port = _listen(self._site)
 
     def send_with(self, **changes: Any) -> None:
-        """Have other `OutgoingParts` for later transfers."""
+        """Replace fields of the `OutgoingParts` that later transfers get."""
         self.sender.parts = attrs.evolve(self.sender.parts, **changes)
 
     @property

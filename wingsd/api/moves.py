@@ -78,7 +78,7 @@ Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[
 
 @attrs.frozen(eq=False, repr=False)
 class MoveBegin:
-    """What a move is."""
+    """The state of a move."""
 
     version: Annotated[int, "The version of these requests: 1 or 2."]
     key: Annotated[
@@ -169,7 +169,7 @@ class Offset:
 
 @attrs.frozen(eq=False, repr=False)
 class MoveCommit:
-    """What is to be put into place."""
+    """The content to be put into place."""
 
     round: Annotated[int, "The round that was closed last."]
     root: Digest
@@ -244,7 +244,7 @@ class PieceQuery:
 
 @attrs.frozen(eq=False, repr=False)
 class WaitQuery:
-    """Whether to wait for a change."""
+    """A wait for the next change."""
 
     wait: Annotated[str, "Seconds to wait for a change, 30 at most."] = "0"
     since: Annotated[str, "The `tag` of the state that is known."] = ""
@@ -252,7 +252,7 @@ class WaitQuery:
 
 @attrs.frozen(eq=False, repr=False)
 class KeepQuery:
-    """Whether what has arrived is kept."""
+    """The choice to keep what has arrived."""
 
     keep: Annotated[str, "`1` keeps it for the next transfer of the server."] = ""
 

@@ -81,7 +81,7 @@ class UploadStream:
     # What the transfer calls
 
     def deliver(self, consumer: UploadConsumer) -> None:
-        """Have the body written to `consumer`. Raises what `stop` was given before."""
+        """Begin to write the body to `consumer`. Raises what `stop` was given before."""
         if self._stopped is not None:
             raise self._stopped
         self._consumer = consumer

@@ -592,13 +592,13 @@ class _Connection(Protocol):
         self._pool = pool
 
     def connectionMade(self) -> None:
-        """Have the first exchange begin."""
+        """Begin the first exchange."""
         exchange: Any = self.exchange
         if exchange is not None:
             exchange.makeConnection(self.transport)
 
     def handshakeCompleted(self) -> None:
-        """Have it verify the peer."""
+        """Set it up to verify the peer."""
         if self.exchange is not None:
             self.exchange.handshakeCompleted()
 

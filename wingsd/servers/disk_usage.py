@@ -49,7 +49,7 @@ class ServerQuota:
         self._renewed = False
 
     def request(self, limit: int | None) -> None:
-        """Have the directory limited to `limit` bytes, None for no limit."""
+        """Request a limit of `limit` bytes for the directory, None for no limit."""
         self._limit, self._renewed = limit, True
         if self._quotas.active and not self._running:
             self._tasks.start("setting its project quota", self._run(), self._uuid)

@@ -458,7 +458,7 @@ class DiskLimit:
         return ArchiveLimits.disk_bytes(self._server.configuration.settings.build.disk_space)
 
     def apply(self) -> None:
-        """Have the file system hold the limit, if it has quotas. Call it when the limit is new."""
+        """Set the limit in the file system, if it has quotas. Call it when the limit is new."""
         if self._files.exists:
             self._files.quota.request(self.bytes)
 

@@ -88,7 +88,7 @@ class Budget(Generic[Cause]):
 
     @property
     def is_over(self) -> bool:
-        """Whether no time is left."""
+        """True if no time is left."""
         return self._clock.seconds() >= self._since + self.seconds
 
     def progressed(self) -> None:

@@ -100,7 +100,7 @@ class RoundLoop:
 
     @property
     def is_sending(self) -> bool:
-        """Whether a round is sent now."""
+        """True while a round is sent."""
         return self._before is not None
 
     @property
@@ -204,7 +204,7 @@ class LivePolicy:
 
     @property
     def is_over(self) -> bool:
-        """Whether the server is to be stopped, or has ended."""
+        """True if the server is to be stopped, or has ended."""
         return self._reason is not None or self.has_ended
 
     @property
@@ -424,7 +424,7 @@ class SeedPolicy:
             self._move.wait_for(None)
 
     def stop(self, reason: WingsdError) -> None:
-        """Have `run` raise `reason` soon; what it waits for at the destination is to be ended."""
+        """Let `run` raise `reason` soon; what it waits for at the destination is to be ended."""
         self._stopped = reason
         if self._pausing is not None:
             self._pausing.cancel()

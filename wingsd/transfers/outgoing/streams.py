@@ -268,7 +268,7 @@ class SourcePool:
 
     @property
     def has_files(self) -> bool:
-        """Whether the destination is known to have the files, so that none are sent."""
+        """True if the destination is known to have the files, so that none are sent."""
         return self.sharing is Sharing.POOLED
 
     @property

@@ -387,12 +387,12 @@ class OutgoingTransfer:
 
     @property
     def _body_sent(self) -> bool:
-        """Whether all of it is on its way."""
+        """True once all of it is on its way."""
         return self._was_asked if self._sending is None else self._sending.body_sent
 
     @property
     def _is_move(self) -> bool:
-        """Whether it is a move that resumes."""
+        """True for a move that resumes."""
         return self._sending is not None and self._sending.is_move
 
     @property
