@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -302,9 +303,9 @@ async def send_names(client: MoveClient, number: int, first: int = 0) -> Answer:
     return await client.put_bytes(number, b"".join(deflated([body])), headers=ZSTD)
 
 
-def ledger(node: MovingNode) -> int:
+def ledger(node: MovingNode) -> os.stat_result:
     inbox: Any = getattr(node.receiver.find(UUID), "_inbox")  # noqa: B009
-    return Path(inbox.copy._paths.ledger).stat().st_size
+    return Path(inbox.copy._paths.ledger).stat()
 
 
 async def test_the_same_files_again_and_again_do_not_grow_the_ledger(
@@ -314,7 +315,7 @@ async def test_the_same_files_again_and_again_do_not_grow_the_ledger(
     client = await opened(node, source)
     answer, number, resumed = await send_names(client, 1), 2, 0
     for _ in range(12):
-        assert ledger(node) < 4 << 20
+        assert ledger(node).st_size < 4 << 20
         if answer.status == 200:
             number += 1
         else:
@@ -322,7 +323,7 @@ async def test_the_same_files_again_and_again_do_not_grow_the_ledger(
             assert (await client.resume()).status == 200
             number, resumed = client.held["next"], resumed + 1
             # it is written anew, with each file once
-            assert ledger(node) < 1 << 20
+            assert ledger(node).st_size < 1 << 20
         answer = await send_names(client, number)
     assert resumed > 1
 
@@ -335,12 +336,35 @@ async def test_names_may_not_take_more_than_the_files(
     answer, number = await send_names(client, 1), 2
     while answer.status == 200:
         number += 1
-        assert ledger(node) < 4 << 20
+        assert ledger(node).st_size < 4 << 20
         answer = await send_names(client, number, 80 * number)
     assert refused(answer) == (409, "move-resume-needed")
     answer = await client.resume()
     assert refused(answer) == (400, "disk-limit-exceeded")
     assert "the names of" in answer.json["detail"]
+
+
+async def test_the_ledger_is_written_again_only_when_much_of_it_is_obsolete(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_copy, "LEDGER_GROWS", 64 << 10)
+    client, written = await opened(node, source), set()
+    files = [source / f"{number:0200}" for number in range(500)]
+    for file in files:
+        file.write_bytes(b"data")
+    await client.put_all(client.round())
+    first = ledger(node).st_ino
+    assert (await client.close()).status == 200
+    # all names are new in the first round: they would take as much in a new ledger
+    assert ledger(node).st_ino == first
+    assert ledger(node).st_size > 64 << 10
+    for changed in range(3):
+        for file in files:
+            file.write_bytes(b"data %d" % changed)
+        await client.put_all(client.round())
+        assert (await client.close()).status == 200
+        written.add(ledger(node).st_ino)
+    assert len(written) > 1
 
 
 async def test_only_some_questions_are_waited_with(node: MovingNode, source: Path) -> None:

@@ -357,9 +357,11 @@ class PartialCopy:
         """Close a round. Raises `RootMismatch` also for what was read back and is wrong."""
         with self._used() as destination:
             self.check_read_back()
+            is_first = not destination.roots
             destination.close_round(in_round, last, root)
             if destination.ledger_size > 2 * self._compacted + LEDGER_GROWS:
-                destination.compact()
+                if not is_first:  # all is new in the first round: a new ledger would be as large
+                    destination.compact()
                 self._compacted = destination.ledger_size
 
     # The end
