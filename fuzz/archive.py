@@ -19,8 +19,7 @@ import pyzstd
 from fuzz.findings import Finding, pieces
 from tests.support.archives import END, header, member, pax
 from wingsd.archive.extract import extract
-from wingsd.archive.policy import ArchiveError
-from wingsd.errors import StorageError
+from wingsd.errors import ArchiveError, StorageError
 
 __all__ = ["WORDS", "one", "seeds"]
 

@@ -17,7 +17,7 @@ import pyzstd
 
 from fuzz.findings import Finding, pieces
 from tests.support.attributes import OWN, acl
-from wingsd.errors import WingsdError
+from wingsd.errors import RoundIncomplete, WingsdError
 from wingsd.filesystem import OpenatOpener
 from wingsd.filesystem.attributes import encode_attributes, read_attributes
 from wingsd.moves.applier import TreeApplier
@@ -32,7 +32,6 @@ from wingsd.moves.batch import (
 )
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.errors import RoundIncomplete
 from wingsd.moves.frames import (
     AttributesFrame,
     DataFrame,

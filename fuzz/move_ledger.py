@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from struct import Struct
 
 from fuzz.findings import Finding, fields, pieces
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import DiskLimitExceeded, LedgerDamaged, LedgerVersionUnknown, RoundIncomplete
 from wingsd.moves.batch import BatchKind, make_index
 from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown, RoundIncomplete
 from wingsd.moves.frames import (
     DataFrame,
     DirectoryFrame,

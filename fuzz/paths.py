@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fuzz.findings import Finding, fields
+from wingsd.errors import NameTooLong, PathInvalid
 from wingsd.filesystem import (
     DirectoryOpener,
     Openat2Opener,
@@ -20,7 +21,6 @@ from wingsd.filesystem import (
     name_from_text,
     name_text,
 )
-from wingsd.filesystem.errors import NameTooLong, PathInvalid
 
 __all__ = ["WORDS", "one", "seeds"]
 

@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fuzz.findings import Finding
-from wingsd.errors import WingsdError
+from wingsd.errors import ArchiveNotParsed, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.extraction import Extracting, extract
-from wingsd.files.extraction_errors import ArchiveNotParsed
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener

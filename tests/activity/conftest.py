@@ -13,8 +13,7 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from tests.support.state import is_activity
 from wingsd.activity import ActivityLog, ActivitySender
-from wingsd.errors import StorageError
-from wingsd.panel.http_client import PanelRefused
+from wingsd.errors import PanelRefused, StorageError
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 

@@ -30,7 +30,13 @@ from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config, MovesConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
-from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
+from wingsd.errors import (
+    ServerNotFound,
+    ServerNotRunning,
+    ServersNotLoaded,
+    TransferInProgress,
+    TransferNotActive,
+)
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork, Lane
@@ -40,7 +46,6 @@ from wingsd.node.figures import NodeFigures
 from wingsd.panel.schemas import Configuration, Process, Settings, Stop
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
-from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.source import TransferRequest
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"

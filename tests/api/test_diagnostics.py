@@ -12,8 +12,8 @@ from tests.api.node import TOKEN, ApiNode
 from wingsd import __version__
 from wingsd.config import DockerConfig, Registry
 from wingsd.docker.runtime import RunningContainer
+from wingsd.errors import EngineUnavailable
 from wingsd.node import diagnostics
-from wingsd.node.errors import EngineUnavailable
 from wingsd.node.own_log import LogUnavailable
 
 LINES = [

@@ -18,9 +18,8 @@ from tests.api.node import TOKEN, UUID, ApiNode, reactor
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from wingsd.api.routes import paths
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.http.operations import Access
-from wingsd.panel.http_client import PanelUnreachable
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -15,8 +15,8 @@ from twisted.web.client import ResponseNeverReceived
 
 from tests.api.file_server import FILES, FileServer, get, serving_files
 from tests.api.node import ApiNode, reactor
+from wingsd.errors import FileWorkCancelled
 from wingsd.filesystem import ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.threadio import Workers
 
 

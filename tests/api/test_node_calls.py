@@ -17,8 +17,8 @@ from tests.api.file_node import Make
 from tests.api.node import UUID, ApiNode
 from wingsd.config import CALAGOPUS, DockerConfig
 from wingsd.docker.runtime import EngineDisk
+from wingsd.errors import PruneInProgress
 from wingsd.node import counters, figures
-from wingsd.node.errors import PruneInProgress
 from wingsd.panel.schemas import Allocations, Configuration, Process, Settings, Stop
 
 

@@ -14,9 +14,8 @@ from tests.api.node import Reply
 from tests.api.signed_site import SignedSite, signed_site
 from tests.support.signed_urls import USER
 from wingsd.config import CALAGOPUS, PTERODACTYL
+from wingsd.errors import FileTypeRefused, UploadInProgress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener
-from wingsd.filesystem.errors import FileTypeRefused
-from wingsd.filesystem.partial_file import UploadInProgress
 
 MIB = 1 << 20
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"

@@ -12,9 +12,10 @@ from tests.api.node import TOKEN, UUID, ApiNode
 from tests.api.signed_site import SignedSite, signed_site
 from tests.support.signed_urls import BACKUP, panel_tokens
 from wingsd.api.routes import paths
-from wingsd.auth.tokens import TokenInvalid, console_token, transfer_token
+from wingsd.auth.tokens import console_token, transfer_token
 from wingsd.config import CALAGOPUS, PTERODACTYL
 from wingsd.config.vendors import FAMILIES
+from wingsd.errors import TokenInvalid
 from wingsd.http.operations import Access
 
 #: What a path of signed URLs is opened by.

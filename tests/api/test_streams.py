@@ -18,10 +18,9 @@ from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
 from wingsd.api.transfers import UploadStream
 from wingsd.config import Config, StreamsConfig
-from wingsd.errors import WingsdError
+from wingsd.errors import StreamMismatch, WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.threadio import Feed
-from wingsd.transfers.errors import StreamMismatch
 from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.incoming.uploads import FormFeed, UploadGroup
 from wingsd.transfers.upload_form import UploadForm

@@ -12,10 +12,9 @@ from twisted.python.failure import Failure
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
 from wingsd.api.transfers import UploadStream
-from wingsd.errors import WingsdError
+from wingsd.errors import UploadTruncated, WingsdError
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.threadio import FEED_HIGH_MARK, Feed, TokenBucket
-from wingsd.transfers.errors import UploadTruncated
 from wingsd.transfers.incoming.uploads import FormFeed
 from wingsd.transfers.upload_form import Checksums, UploadForm
 

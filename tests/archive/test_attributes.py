@@ -15,8 +15,8 @@ from tests.archive.test_regular_files import Stored, rewritten
 from tests.support.archives import END, header, in_blocks, member, pax
 from tests.support.attributes import ACCESS, DEFAULT, acl, entries
 from wingsd.archive.extract import SharedTreeWriter, extract_part
-from wingsd.archive.policy import ArchiveError
 from wingsd.archive.quota import DEFAULT as LIMITS
+from wingsd.errors import ArchiveError
 from wingsd.filesystem.attributes import MAX_COUNT
 
 MIB = 1 << 20

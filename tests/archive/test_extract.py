@@ -25,7 +25,7 @@ from tests.support.archives import (
     sparse_file,
 )
 from wingsd.archive.extract import MAX_WARNINGS, extract
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 RANDOM = random.Random("extract")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from wingsd.archive.directories import DirectoryMetadata
-from wingsd.archive.policy import ArchiveError
 from wingsd.archive.quota import DEFAULT
 from wingsd.archive.tree_writer import TreeWriter
+from wingsd.errors import ArchiveError
 
 MIB = 1 << 20
 

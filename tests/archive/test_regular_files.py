@@ -18,8 +18,8 @@ from tests.support.archives import END, member
 from tests.support.go_restore import GoRestoreFailed, restore_as_go
 from wingsd.archive import Compression, Part
 from wingsd.archive.pack import pack
-from wingsd.archive.policy import ArchiveError
 from wingsd.archive.regular_files import NotKept, RegularFiles, has_only_files
+from wingsd.errors import ArchiveError
 
 MIB = 1 << 20
 

@@ -20,9 +20,8 @@ from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
 from wingsd.archive.pack import Packed
 from wingsd.archive.pack import pack as pack_tree
 from wingsd.archive.partition import split
-from wingsd.archive.policy import ArchiveError
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
-from wingsd.errors import DiskLimitExceeded, WingsdError
+from wingsd.errors import ArchiveError, DiskLimitExceeded, WingsdError
 from wingsd.filesystem import walk
 
 

@@ -10,18 +10,11 @@ import pytest
 
 from tests.auth.token_values import NODE, UUID
 from tests.support.signed_urls import BACKUP, USER, signed_url_token
-from wingsd.auth.signed_urls import SignedToken, SignedUrlVoid, signed_token
-from wingsd.auth.tokens import (
-    DenyList,
-    TokenExpired,
-    TokenInvalid,
-    TokenKind,
-    TokenMissing,
-    user_key,
-)
+from wingsd.auth.signed_urls import SignedToken, signed_token
+from wingsd.auth.tokens import DenyList, TokenKind, user_key
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.vendors import FAMILIES
-from wingsd.errors import WingsdError
+from wingsd.errors import SignedUrlVoid, TokenExpired, TokenInvalid, TokenMissing, WingsdError
 
 NOW = int(time.time())
 DAY = 86400

@@ -15,8 +15,8 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
 from wingsd.backups.catalogue import COMPLETE, DAMAGED
 from wingsd.backups.checks import BackupChecks, CheckSchedule
-from wingsd.backups.store import BackupMissing, StoredBackup
-from wingsd.errors import StorageError
+from wingsd.backups.store import StoredBackup
+from wingsd.errors import BackupMissing, StorageError
 from wingsd.filesystem import OpenFile
 
 DAY = 24 * 3600.0

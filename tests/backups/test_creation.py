@@ -20,12 +20,11 @@ from tests.callbacks.queue_harness import DOWN
 from tests.support.reactor import until
 from wingsd.archive import ArchiveFormat
 from wingsd.backups import making
-from wingsd.backups.adapters import AdapterUnknown, LocalAdapter
+from wingsd.backups.adapters import LocalAdapter
 from wingsd.backups.catalogue import COMPLETE
-from wingsd.backups.creation import BackupExists
-from wingsd.backups.making import MadeArchive, NoSpaceForBackup
+from wingsd.backups.making import MadeArchive
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.errors import ServerBusy, StorageError
+from wingsd.errors import AdapterUnknown, BackupExists, NoSpaceForBackup, ServerBusy, StorageError
 from wingsd.filesystem import OpenFile
 from wingsd.filesystem.directory import open_regular
 from wingsd.servers.operations import Hold, Operation

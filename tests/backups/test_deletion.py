@@ -14,10 +14,9 @@ from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from wingsd.backups.deletion import DroppedBackups
-from wingsd.backups.store import BackupMissing, StoredBackup
+from wingsd.backups.store import StoredBackup
 from wingsd.config import PELICAN
-from wingsd.errors import StorageError
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import BackupMissing, PanelUnreachable, StorageError
 from wingsd.statedb import Direction, Outcome
 
 STRANGER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"

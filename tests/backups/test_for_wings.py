@@ -16,11 +16,11 @@ from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.go_restore import GoRestoreFailed, restore_as_go
 from tests.support.reactor import until
 from wingsd.backups import for_wings
-from wingsd.backups.for_wings import BackupNotForWings, BackupRewrites, Rewrite
+from wingsd.backups.for_wings import BackupRewrites, Rewrite
 from wingsd.backups.parts import remove_parts
-from wingsd.backups.store import BackupMissing, StoredBackup
+from wingsd.backups.store import StoredBackup
 from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.errors import ServerBusy
+from wingsd.errors import BackupMissing, BackupNotForWings, ServerBusy
 from wingsd.files.progress import Progress
 from wingsd.servers.operations import Operation
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.archive.packing import packed, unpacked
-from wingsd.archive.policy import MAX_DEPTH, MemberRefused
+from wingsd.archive.policy import MAX_DEPTH
 from wingsd.backups.ignore import (
     MAX_IGNORE_FILE,
     IgnoreList,
     ignore_lines,
 )
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.errors import MemberRefused, TreeTooLarge
 from wingsd.files.denylist import Denylist
 from wingsd.filesystem import ServerRoot, directory_opener
-from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.filesystem.walk import opened, walk
 
 FILES = (

@@ -17,8 +17,8 @@ from wingsd.backups.catalogue import COMPLETE, DAMAGED
 from wingsd.backups.store import BackupStore
 from wingsd.backups.verification import VerifiedBackup, verified_catalogue, verify_archive
 from wingsd.config import PTERODACTYL
+from wingsd.errors import FileWorkCancelled
 from wingsd.files.progress import Progress
-from wingsd.filesystem.errors import FileWorkCancelled
 
 GOOD = archive(300_000)
 PLACE = f"{BACKUP}.tar.gz"

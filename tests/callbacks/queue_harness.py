@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
 from wingsd.callbacks.queue import CallbackQueue
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable, ServerNotAssigned
+from wingsd.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
 

@@ -10,8 +10,8 @@ from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from wingsd.callbacks.container_status import BACKOFF, CONCURRENT, ContainerStatuses
+from wingsd.errors import NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.events import DELETED, STATUS, Event, EventBus
-from wingsd.panel.http_client import NodeTokenRefused, PanelRefused, PanelUnreachable
 
 A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 DOWN = PanelUnreachable("the Panel gave no usable answer", "connection refused")

@@ -17,8 +17,8 @@ from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config, load
 from wingsd.config_file import saving
 from wingsd.config_file.panel_settings import NodeSettings, taken_over, values
 from wingsd.config_file.replacing import replace_file
-from wingsd.config_file.saving import Saved, SettingsNotSaved, save
-from wingsd.errors import Conflict, Unprocessable, WingsdError
+from wingsd.config_file.saving import Saved, save
+from wingsd.errors import Conflict, SettingsNotSaved, Unprocessable, WingsdError
 from wingsd.util.serialization import structure, unknown_keys
 
 FILE = """\

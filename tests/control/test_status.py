@@ -13,8 +13,7 @@ from tests.support.node_in_process import NodePair
 from wingsd import __version__
 from wingsd.control import status as module
 from wingsd.docker.runtime import EngineInformation
-from wingsd.errors import EnvironmentFailed
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
 
 ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 

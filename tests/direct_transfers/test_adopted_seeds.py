@@ -24,11 +24,10 @@ from tests.support.logged_errors import Logged
 from tests.support.node_in_process import NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError
+from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferInProgress
 from wingsd.moves.rereading import Rereading
 from wingsd.moves.source import MoveSource
 from wingsd.servers.operations import Operation
-from wingsd.transfers.errors import TransferInProgress
 from wingsd.transfers.manager import IncomingMoves
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.transfers.outgoing.source import SeedOrder

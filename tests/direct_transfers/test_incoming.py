@@ -13,9 +13,9 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.direct_transfers import incoming
-from wingsd.direct_transfers.incoming import DirectReceiving, Invitation, TryAgain
+from wingsd.direct_transfers.incoming import DirectReceiving, Invitation
 from wingsd.direct_transfers.servers import DirectServers
-from wingsd.errors import BadRequest, ServersNotLoaded, Unauthorized
+from wingsd.errors import BadRequest, ServersNotLoaded, TryAgain, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers import PowerAction, PowerState
 from wingsd.transfers.incoming.transfer import IncomingTransfer

@@ -17,10 +17,15 @@ from tests.support.node_in_process import STREAMING, NodeInProcess, NodePair, ru
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.direct_transfers import outgoing as sending
-from wingsd.errors import EnvironmentFailed, ServerAlreadyExists, StorageError, WingsdError
+from wingsd.errors import (
+    DaemonRestarted,
+    EnvironmentFailed,
+    ServerAlreadyExists,
+    StorageError,
+    WingsdError,
+)
 from wingsd.http.request import StreamingRequest
 from wingsd.http_upload.exchange import Answer
-from wingsd.transfers.errors import DaemonRestarted
 from wingsd.transfers.peer.client import PeerClient, judge
 
 

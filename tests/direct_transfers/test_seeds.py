@@ -27,12 +27,10 @@ from tests.support.node_in_process import LEVEL, NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import LiveMovesConfig, TransfersConfig
-from wingsd.errors import BadRequest, ServerBusy
+from wingsd.errors import BadRequest, MoveNoSpace, ServerBusy, TransferInProgress
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.transfers.errors import TransferInProgress
 from wingsd.transfers.incoming.moves import transfer
-from wingsd.transfers.incoming.moves.errors import MoveNoSpace
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.outgoing import mover
 from wingsd.transfers.outgoing.source import SeedOrder

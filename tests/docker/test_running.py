@@ -17,8 +17,7 @@ from wingsd.config import Config
 from wingsd.docker import Running, async_engine
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.environment import DockerEnvironment
-from wingsd.docker.runtime import ConsoleBlocked
-from wingsd.errors import EnvironmentFailed, ServerNotRunning
+from wingsd.errors import ConsoleBlocked, EnvironmentFailed, ServerNotRunning
 from wingsd.panel.schemas import Image, Settings
 from wingsd.threadio import Workers
 

@@ -19,20 +19,21 @@ import pyzstd
 from tests.files.conftest import guard, plant, plant_special, tree
 from tests.support.owner import OWNER
 from wingsd.archive import Compression
-from wingsd.errors import BadRequest, DiskLimitExceeded
-from wingsd.files import archives, members
-from wingsd.files.archive_names import (
+from wingsd.errors import (
     ArchiveFormatUnsupported,
-    default_name,
-    kind_of_extension,
-    kind_of_format,
+    BadRequest,
+    DiskLimitExceeded,
+    FileDenied,
+    FileMissing,
+    FileWorkCancelled,
 )
+from wingsd.files import archives, members
+from wingsd.files.archive_names import default_name, kind_of_extension, kind_of_format
 from wingsd.files.archives import Compressing, compress
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Openat2Opener, OpenFile, ServerPath, ServerRoot, UsageCounter
 from wingsd.filesystem.directory import open_regular
-from wingsd.filesystem.errors import FileDenied, FileMissing, FileWorkCancelled
 
 p = ServerPath.parse
 FORMATS = ["tar", "tar_gz", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd", "zip"]

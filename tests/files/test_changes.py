@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.files.conftest import guard, plant, plant_special, tree
-from wingsd.errors import BadRequest, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    FileDenied,
+    FileMissing,
+    FileTypeRefused,
+    FileWorkCancelled,
+    InvalidMode,
+    NameConflict,
+    PathInvalid,
+    WingsdError,
+)
 from wingsd.files import guard as guards
 from wingsd.files.changes import (
-    InvalidMode,
     Mode,
     Renaming,
     create_directory,
@@ -24,14 +33,6 @@ from wingsd.files.changes import (
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
-from wingsd.filesystem.errors import (
-    FileDenied,
-    FileMissing,
-    FileTypeRefused,
-    FileWorkCancelled,
-    NameConflict,
-    PathInvalid,
-)
 
 p = ServerPath.parse
 

@@ -10,12 +10,8 @@ import pytest
 
 from tests.files.conftest import guard, plant, plant_special, tree
 from tests.support.owner import OWNER
-from wingsd.errors import DiskLimitExceeded
-from wingsd.files.copies import copy, copy_names, divided
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
-from wingsd.filesystem.errors import (
+from wingsd.errors import (
+    DiskLimitExceeded,
     FileDenied,
     FileMissing,
     FileWorkCancelled,
@@ -23,6 +19,10 @@ from wingsd.filesystem.errors import (
     NameTooLong,
     PathInvalid,
 )
+from wingsd.files.copies import copy, copy_names, divided
+from wingsd.files.guard import Guard
+from wingsd.files.progress import Progress
+from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
 
 p = ServerPath.parse
 

@@ -9,9 +9,9 @@ from weakref import ref
 import pytest
 
 from tests.support.logged_errors import Logged
+from wingsd.errors import FileDenied
 from wingsd.files.denylist import Denylist, Denylists, denylist_lines
 from wingsd.filesystem import ServerPath
-from wingsd.filesystem.errors import FileDenied
 
 
 def denied(path: str, *lines: str) -> bool:

@@ -15,15 +15,22 @@ from tests.support.archives import END, member, pax
 from tests.support.owner import OWNER
 from tests.support.user_archives import ParsedHere, ZipMember, zipped
 from tests.user_archives.hostile import CORPUS, UserArchive, tar
-from wingsd.errors import DiskLimitExceeded, WingsdError
+from wingsd.errors import (
+    ArchiveMethodUnsupported,
+    DiskLimitExceeded,
+    FileDenied,
+    FileInUse,
+    FileMissing,
+    FileWorkCancelled,
+    OverwritesFileInUse,
+    WingsdError,
+)
 from wingsd.files import extraction
 from wingsd.files.extraction import Extracted, Extracting, extract
-from wingsd.files.extraction_errors import ArchiveMethodUnsupported, OverwritesFileInUse
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
 from wingsd.filesystem import root as root_module
-from wingsd.filesystem.errors import FileDenied, FileInUse, FileMissing, FileWorkCancelled
 
 p = ServerPath.parse
 

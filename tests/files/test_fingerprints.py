@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from wingsd.errors import FileWorkCancelled
 from wingsd.files.fingerprints import Algorithm, fingerprint
 from wingsd.filesystem import ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
 
 CONTENT = b"The quick brown fox\n" * 1000
 

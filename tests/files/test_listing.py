@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from wingsd.errors import DirectoryMissing, FileWorkCancelled
 from wingsd.files import listing as listing_module
 from wingsd.files.denylist import Denylist
 from wingsd.files.listing import FileListing, Page, Sort, list_directory
 from wingsd.files.mime import BINARY, DIRECTORY, TEXT
 from wingsd.filesystem import Entry, ServerPath, ServerRoot
-from wingsd.filesystem.errors import DirectoryMissing, FileWorkCancelled
 
 ALL = Page()
 

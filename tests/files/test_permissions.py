@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.errors import StorageError
+from wingsd.errors import FileNotPermitted, StorageError
 from wingsd.files.copies import copy
 from wingsd.files.guard import Guard
 from wingsd.files.members import Chosen, Selection
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Openat2Opener, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileNotPermitted, file_error
+from wingsd.filesystem.errors import file_error
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wingsd.errors import DirectoryMissing, FileWorkCancelled
 from wingsd.files import search
 from wingsd.files.denylist import Denylist
 from wingsd.files.search import (
@@ -20,7 +21,6 @@ from wingsd.files.search import (
     name_search,
 )
 from wingsd.filesystem import ServerPath, ServerRoot
-from wingsd.filesystem.errors import DirectoryMissing, FileWorkCancelled
 
 
 @pytest.fixture

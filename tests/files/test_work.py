@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from wingsd.files.work import FilesBusy, Lane
+from wingsd.errors import FilesBusy
+from wingsd.files.work import Lane
 
 
 class Worker:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.archives import run
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import DiskLimitExceeded, PathInvalid
 from wingsd.filesystem import (
     NewFileOptions,
     Openat2Opener,
@@ -19,7 +19,6 @@ from wingsd.filesystem import (
     ServerRoot,
     UsageCounter,
 )
-from wingsd.filesystem.errors import PathInvalid
 
 p = ServerPath.parse
 

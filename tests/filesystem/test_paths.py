@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wingsd.errors import NameTooLong, PathInvalid
 from wingsd.filesystem import ServerPath, name_from_text, name_text
-from wingsd.filesystem.errors import NameTooLong, PathInvalid
 
 #: Texts in which what matters of paths is frequent.
 TEXTS = st.lists(

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.filesystem.places import names, p, special
-from wingsd.filesystem import (
-    Entry,
-    ServerRoot,
-)
-from wingsd.filesystem.errors import (
+from wingsd.errors import (
     DirectoryMissing,
     FileInUse,
     FileMissing,
     FileTypeRefused,
     IsDirectory,
     NameTooLong,
+)
+from wingsd.filesystem import (
+    Entry,
+    ServerRoot,
 )
 
 

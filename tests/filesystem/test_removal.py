@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from wingsd.errors import FileMissing, FileWorkCancelled, PathInvalid
 from wingsd.filesystem import DirectoryOpener, ServerPath, ServerRoot, UsageCounter, removal
-from wingsd.filesystem.errors import FileMissing, FileWorkCancelled, PathInvalid
 
 p = ServerPath.parse
 

@@ -10,20 +10,21 @@ import pytest
 
 from tests.filesystem.places import mode, names, owner, p, special
 from tests.support.owner import OWNER
-from wingsd.errors import StorageError, WingsdError
-from wingsd.filesystem import (
-    NewFileOptions,
-    OpenatOpener,
-    ServerPath,
-    ServerRoot,
-)
-from wingsd.filesystem.errors import (
+from wingsd.errors import (
     FileMissing,
     FileTypeRefused,
     NameConflict,
     NameTooLong,
     NotDirectory,
     PathInvalid,
+    StorageError,
+    WingsdError,
+)
+from wingsd.filesystem import (
+    NewFileOptions,
+    OpenatOpener,
+    ServerPath,
+    ServerRoot,
 )
 
 KEEP = NewFileOptions(replace=False)

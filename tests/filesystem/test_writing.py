@@ -12,13 +12,8 @@ import pytest
 
 from tests.filesystem.places import mode, names, owner, p, special
 from tests.support.owner import OWNER
-from wingsd.errors import DiskLimitExceeded
-from wingsd.filesystem import (
-    NewFileOptions,
-    ServerRoot,
-    UsageCounter,
-)
-from wingsd.filesystem.errors import (
+from wingsd.errors import (
+    DiskLimitExceeded,
     FileMissing,
     FileTypeRefused,
     FileWorkCancelled,
@@ -26,8 +21,13 @@ from wingsd.filesystem.errors import (
     NameConflict,
     NotDirectory,
     PathInvalid,
+    UploadInProgress,
 )
-from wingsd.filesystem.partial_file import UploadInProgress
+from wingsd.filesystem import (
+    NewFileOptions,
+    ServerRoot,
+    UsageCounter,
+)
 from wingsd.filesystem.writable_file import OpenFiles
 
 KEEP = NewFileOptions(replace=False)

@@ -11,7 +11,7 @@ import trustme
 from tests.guarded_http.fetching import OK, Names, fetch, make_client, url_of
 from tests.guarded_http.test_client import says
 from tests.transfers.peers import Peer, pem, server_context
-from wingsd.guarded_http.errors import DownloadFailed
+from wingsd.errors import DownloadFailed
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)

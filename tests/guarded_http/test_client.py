@@ -29,7 +29,7 @@ from tests.guarded_http.fetching import (
 )
 from tests.support.reactor import ClockedReactor, reactor, until
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, closed_port, goes_on, read_head
-from wingsd.guarded_http.errors import AddressBlocked, DownloadFailed, UrlInvalid
+from wingsd.errors import AddressBlocked, DownloadFailed, UrlInvalid
 from wingsd.guarded_http.exchange import LEAST_PACE, MAX_HEAD, MAX_INTERIM, GuardedExchange
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.util.net import FREE_PIECES

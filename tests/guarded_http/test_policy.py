@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from wingsd.guarded_http.errors import AddressBlocked
+from wingsd.errors import AddressBlocked
 from wingsd.guarded_http.policy import AddressPolicy, is_of_this_host, is_public
 
 #: The first and the last address of each network, or one in it.

@@ -8,7 +8,7 @@ import pytest
 from tests.guarded_http.fetching import LIMITS, OK, Names, fetch, make_client, url_of
 from tests.guarded_http.test_client import says
 from tests.transfers.peers import Peer
-from wingsd.guarded_http.errors import AddressBlocked, DownloadFailed, TooManyRedirects
+from wingsd.errors import AddressBlocked, DownloadFailed, TooManyRedirects
 
 
 def leads_to(location: str, status: int = 302) -> Peer:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.guarded_http.errors import UrlInvalid, UrlSchemeRefused
+from wingsd.errors import UrlInvalid, UrlSchemeRefused
 from wingsd.guarded_http.urls import MAX_URL, WebUrl
 
 

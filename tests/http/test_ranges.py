@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.http.ranges import RangeNotSatisfiable, Validators, requested_range
+from wingsd.errors import RangeNotSatisfiable
+from wingsd.http.ranges import Validators, requested_range
 
 FILE = Validators(size=1000, modified=1_700_000_000_123_456_789)
 

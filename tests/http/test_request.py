@@ -11,9 +11,9 @@ from twisted.python.failure import Failure
 from tests.http.talk import REFUSAL, Conversation, ManyBodies, Taker, head
 from tests.support.logged_errors import Logged
 from tests.support.recording_observer import RecordingObserver
+from wingsd.errors import TooManyTransfers
 from wingsd.http import request as request_module
 from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.transfers.errors import TooManyTransfers
 
 
 def test_the_body_comes_as_it_arrives_and_nothing_is_stored() -> None:

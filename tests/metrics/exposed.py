@@ -12,12 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
-from wingsd.errors import StorageError, TransferCancelled
+from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
 from wingsd.metrics.exposition import Exposition, Sources
 from wingsd.metrics.recorder import Recorder
-from wingsd.panel.http_client import PanelRefused
 from wingsd.sftp.counts import SftpCounts
-from wingsd.transfers.errors import TooManyTransfers
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.observer import ENGINE, PANEL

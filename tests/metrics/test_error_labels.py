@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 
 from tests.test_errors import classes
-from wingsd.errors import StorageError, WingsdError
+from wingsd.errors import ChecksumMismatch, PanelUnreachable, StorageError, WingsdError
 from wingsd.metrics.recorder import REASONS, UNFORESEEN, reason
-from wingsd.panel.http_client import PanelUnreachable
-from wingsd.transfers.errors import ChecksumMismatch
 
 
 def test_every_class_has_a_label() -> None:

@@ -11,10 +11,14 @@ from prometheus_client import REGISTRY, generate_latest
 from twisted.internet.defer import CancelledError
 
 from tests.metrics.exposed import FakePassage, Samples, told
-from wingsd.archive.policy import ArchiveError
-from wingsd.errors import EnvironmentFailed, TransferCancelled, Unauthorized
+from wingsd.errors import (
+    ArchiveError,
+    EnvironmentFailed,
+    PanelRefused,
+    TransferCancelled,
+    Unauthorized,
+)
 from wingsd.metrics.recorder import REASONS, Recorder
-from wingsd.panel.http_client import PanelRefused
 from wingsd.util.observer import ENGINE, PANEL
 
 

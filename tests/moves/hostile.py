@@ -17,13 +17,8 @@ from tests.moves.hostile_batch import (
     whole,
 )
 from tests.moves.hostile_fields import FIELDS, HEADS, NAMES, NUMBERS
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import BatchConflict, BatchDamaged, DiskLimitExceeded, ShapeMissing
 from wingsd.moves.digests import block_digest
-from wingsd.moves.errors import (
-    BatchConflict,
-    BatchDamaged,
-    ShapeMissing,
-)
 from wingsd.moves.frames import (
     DataFrame,
     DirectoryFrame,

@@ -8,13 +8,9 @@ from struct import pack
 
 from attrs import field, frozen
 
-from wingsd.errors import WingsdError
+from wingsd.errors import BatchInvalid, FrameRefused, WingsdError
 from wingsd.moves.batch import HEAD, BatchKind, encode_batch, make_index
 from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.errors import (
-    BatchInvalid,
-    FrameRefused,
-)
 from wingsd.moves.frames import (
     DataFrame,
     DirectoryFrame,

@@ -21,11 +21,8 @@ from tests.moves.hostile_batch import (
     whole,
 )
 from tests.support.attributes import acl
+from wingsd.errors import BatchDamaged, MoveVersionUnknown
 from wingsd.moves.batch import HEAD
-from wingsd.moves.errors import (
-    BatchDamaged,
-    MoveVersionUnknown,
-)
 from wingsd.moves.frames import (
     AttributesFrame,
     DataFrame,

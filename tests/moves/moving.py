@@ -10,12 +10,12 @@ from pathlib import Path
 from unittest import mock
 
 from tests.support.attributes import reading
+from wingsd.errors import ShapeMissing
 from wingsd.filesystem import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.contents import ContentReader
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.errors import ShapeMissing
 from wingsd.moves.filling import Batch, BatchFiller, deflated
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.nodes import FileNode

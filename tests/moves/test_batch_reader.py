@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wingsd.errors import BatchInvalid
 from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
 from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.errors import BatchInvalid
 from wingsd.moves.filling import deflated, shrinks
 from wingsd.moves.frames import DataFrame, Frame, WholeFrame, ZeroFrame
 

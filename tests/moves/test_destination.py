@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from tests.moves.moving import LIMITS, Destination, Source, differing, feed
-from wingsd.errors import StorageError
-from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
-from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.errors import (
+from wingsd.errors import (
     BatchConflict,
     FrameRefused,
     RootMismatch,
     RoundIncomplete,
     ShapeMissing,
+    StorageError,
 )
+from wingsd.moves.applier import TreeApplier
+from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
+from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.frames import (
     DataFrame,
     DirectoryFrame,

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from wingsd.errors import HeldTreeInvalid
 from wingsd.moves.batch import BatchKind, make_index
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import block_digest
-from wingsd.moves.errors import HeldTreeInvalid
 from wingsd.moves.frames import (
     DataFrame,
     DirectoryFrame,

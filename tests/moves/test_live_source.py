@@ -14,11 +14,10 @@ import pytest
 
 from tests.moves.moving import Destination, feed
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
-from wingsd.errors import StorageError
+from wingsd.errors import SourceFileChanged, StorageError
 from wingsd.filesystem.walk import Listing
 from wingsd.moves import scan
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.seen_directories import StatResults, stat_results

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from tests.moves.changing import Changes, change
 from tests.moves.moving import Destination, Source, differing, feed, resume
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import DiskLimitExceeded, RoundIncomplete, ShapeMissing, StorageError
 from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
 from wingsd.moves.changes import done
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import UNKNOWN, block_digest
 from wingsd.moves.entry_store import EntryStore
-from wingsd.moves.errors import RoundIncomplete, ShapeMissing
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import DirectoryFrame, Frame, WholeFrame
 from wingsd.moves.ledger import LedgerReader

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.moves.moving import Source
-from wingsd.filesystem.errors import TreeTooLarge
+from wingsd.errors import SourceFileChanged, TreeTooLarge
 from wingsd.moves.batch import frame_bytes
-from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import (
     DataFrame,

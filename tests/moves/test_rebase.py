@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from tests.moves.changing import Changes, change
 from tests.moves.moving import MOVE, Destination, Source, differing, feed, resume
 from tests.support.archives import seen
-from wingsd.errors import WingsdError
+from wingsd.errors import BatchConflict, RootMismatch, ShapeMissing, WingsdError
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import block_digest
-from wingsd.moves.errors import BatchConflict, RootMismatch, ShapeMissing
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import DataFrame, WholeFrame
 from wingsd.moves.ledger_file import LedgerFile

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.attributes import reading
+from wingsd.errors import FrameRefused
 from wingsd.filesystem.walk import Listing, opened
 from wingsd.moves.digests import WHOLE
-from wingsd.moves.errors import FrameRefused
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
 from wingsd.moves.scan import scan, stat_stamp
 from wingsd.moves.tree import MoveLimits, MoveTree

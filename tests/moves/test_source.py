@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from tests.moves.moving import Destination, feed
-from wingsd.errors import StorageError
+from wingsd.errors import HeldTreeInvalid, SourceFileChanged, StorageError
 from wingsd.moves import scan
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.entry_store import _CHUNK, EntryStore, Row
-from wingsd.moves.errors import HeldTreeInvalid, SourceFileChanged
 from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.source import MoveNumbers, MoveSource, SourceStopped

@@ -7,10 +7,9 @@ import hashlib
 import pytest
 
 from tests.moves.moving import LIMITS
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import DiskLimitExceeded, FrameRefused, RoundIncomplete
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import block_digest, directory_hash
-from wingsd.moves.errors import FrameRefused, RoundIncomplete
 from wingsd.moves.frames import (
     DirectoryFrame,
     FileFrame,

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from wingsd.config import Config
+from wingsd.errors import FiguresUnavailable
 from wingsd.node.addresses import host_addresses, used_ports
-from wingsd.node.errors import FiguresUnavailable
 from wingsd.panel.schemas import Allocations
 
 #: Ports by address, by the server.

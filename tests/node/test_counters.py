@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
+from wingsd.errors import FiguresUnavailable
 from wingsd.node.counters import Counters, Rates, memory, processor, read_counters
-from wingsd.node.errors import FiguresUnavailable
 
 NOTHING = Counters(0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0)
 

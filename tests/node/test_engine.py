@@ -25,10 +25,8 @@ from wingsd.docker.engine import DockerClient
 from wingsd.docker.installer_spec import installer_spec
 from wingsd.docker.runtime import ServerContainer, engine_address
 from wingsd.docker.usage import engine_disk, prune_images, running_containers
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import EngineUnavailable, EnvironmentFailed, PanelUnreachable, PruneInProgress
 from wingsd.node.engine import HOUR, PATIENCE, NodeEngine, OrphanedContainers
-from wingsd.node.errors import EngineUnavailable, PruneInProgress
-from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import InstallScript
 from wingsd.threadio import Workers
 

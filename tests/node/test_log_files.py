@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.errors import BadRequest, StorageError
+from wingsd.errors import BadRequest, LogFileNotFound, StorageError
 from wingsd.node import log_files
-from wingsd.node.log_files import LogFileNotFound, read_log, stored_logs
+from wingsd.node.log_files import read_log, stored_logs
 
 
 @pytest.fixture

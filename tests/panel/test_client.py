@@ -13,15 +13,15 @@ from tests.support import Answer, Drop, server_settings
 from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.errors import ServerNotFound
-from wingsd.panel.client import Panel
-from wingsd.panel.http_client import (
+from wingsd.errors import (
     NodeTokenRefused,
     PanelError,
     PanelRefused,
     PanelUnreachable,
     ServerNotAssigned,
+    ServerNotFound,
 )
+from wingsd.panel.client import Panel
 
 
 async def test_a_server_is_described(harness: Harness) -> None:

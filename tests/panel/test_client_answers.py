@@ -8,15 +8,11 @@ import pytest
 
 from tests.panel.client_harness import UNKNOWN, UUID, Harness
 from tests.support import Answer, Drop
+from wingsd.errors import PanelError, PanelRefused, PanelUnreachable
 from wingsd.panel import client as panel_module
 from wingsd.panel import http_client as httpclient
 from wingsd.panel.client import MAX_VALUES
-from wingsd.panel.http_client import (
-    MAX_BODY,
-    PanelError,
-    PanelRefused,
-    PanelUnreachable,
-)
+from wingsd.panel.http_client import MAX_BODY
 
 FAULTS = [
     Answer(500),

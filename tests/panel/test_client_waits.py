@@ -17,8 +17,9 @@ from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.transfers.peers import Peer, read_head
 from wingsd.config import Config
+from wingsd.errors import PanelRefused, PanelUnreachable
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import BoundedClient, PanelRefused, PanelUnreachable
+from wingsd.panel.http_client import BoundedClient
 from wingsd.util.observer import PANEL, Observer
 
 

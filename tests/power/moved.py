@@ -15,9 +15,9 @@ from attrs import Factory, define, frozen
 from tests.moves.changing import NAMES, Changes
 from tests.moves.moving import Destination, Source, differing, feed, resume
 from tests.support.archives import Tree, seen
+from wingsd.errors import ShapeMissing
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.errors import ShapeMissing
 from wingsd.moves.filling import Batch
 
 __all__ = ["Broken", "Promises", "Round", "Run", "disturbed", "make_rounds"]

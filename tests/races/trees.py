@@ -9,14 +9,12 @@ from tests.races.actions import DIRECTORIES, OWNER, PATHS, Action, Actor
 from tests.races.scene import MARK, OUTSIDE_SIZE, Touched
 from wingsd.archive import Compression
 from wingsd.archive.pack import pack
-from wingsd.archive.policy import ArchiveError
 from wingsd.archive.tree_writer import TreeWriter
 from wingsd.egg_files.changes import Change
 from wingsd.egg_files.formats import Rewritten
 from wingsd.egg_files.rewrite import rewrite
-from wingsd.errors import StorageError
+from wingsd.errors import ArchiveError, FileMissing, StorageError
 from wingsd.filesystem import ServerPath, give_tree, survey
-from wingsd.filesystem.errors import FileMissing
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 
 __all__ = ["TREES"]

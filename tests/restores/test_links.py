@@ -15,8 +15,7 @@ from tests.support.backup_store import BackupStore
 from tests.support.node_process import NodeProcess
 from tests.support.panel import Panel
 from tests.support.reactor import reactor
-from wingsd.errors import DaemonStopping
-from wingsd.guarded_http.errors import DownloadFailed
+from wingsd.errors import DaemonStopping, DownloadFailed
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.restores.links import DownloadedArchive, RestoreLinks
 

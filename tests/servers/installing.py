@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.servers.harness import UUID, FakeNode, Outcome
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import PanelUnreachable
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.server import Server
 

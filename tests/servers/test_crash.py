@@ -12,8 +12,7 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, running
 from tests.support.logged_errors import Logged
 from wingsd.config import CrashDetectionConfig
-from wingsd.errors import EnvironmentFailed
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import daemon_line
 from wingsd.servers.operations import Operation

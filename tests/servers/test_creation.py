@@ -11,8 +11,14 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
 from tests.support.logged_errors import Logged
-from wingsd.errors import Conflict, EnvironmentFailed, ServerNotFound, StorageError
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.errors import (
+    Conflict,
+    EnvironmentFailed,
+    PanelRefused,
+    PanelUnreachable,
+    ServerNotFound,
+    StorageError,
+)
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerState

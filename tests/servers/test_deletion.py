@@ -16,10 +16,10 @@ from wingsd.config import StoragePool
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,
+    PanelUnreachable,
     ServerNotFound,
     StorageError,
 )
-from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction

@@ -13,9 +13,8 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import ContainerUsage
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError, TreeTooLarge
 from wingsd.filesystem import MAX_SIZE, Entry, ServerPath, ServerRoot
-from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import CHECKING, STOPPING, Server

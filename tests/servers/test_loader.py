@@ -8,8 +8,13 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
 from tests.support.logged_errors import Logged
-from wingsd.errors import EnvironmentFailed, ServerNotFound, ServersNotLoaded
-from wingsd.panel.http_client import NodeTokenRefused, PanelUnreachable
+from wingsd.errors import (
+    EnvironmentFailed,
+    NodeTokenRefused,
+    PanelUnreachable,
+    ServerNotFound,
+    ServersNotLoaded,
+)
 from wingsd.servers.power_states import PowerState
 
 DOWN = PanelUnreachable("down", "x")

@@ -12,8 +12,13 @@ from tests.support import FakeEnvironment
 from tests.support.environment import FakeProcess
 from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import ContainerUsage, LayerProgress, Watcher
-from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    EnvironmentFailed,
+    PanelUnreachable,
+    ServerNotRunning,
+)
 from wingsd.panel.schemas import Stop
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import KILL_TIMEOUT

@@ -11,8 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do, running
-from wingsd.errors import EnvironmentFailed
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.running import RunningServers

@@ -15,8 +15,7 @@ from tests.support.logged_errors import Logged
 from wingsd.config import Registry, ThrottlesConfig
 from wingsd.docker.runtime import ContainerUsage
 from wingsd.egg_files.rewriters import public_configuration
-from wingsd.errors import EnvironmentFailed, ServerNotRunning
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import EnvironmentFailed, PanelUnreachable, ServerNotRunning
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.servers.console import WINDOW
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE

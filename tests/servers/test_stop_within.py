@@ -7,8 +7,7 @@ from twisted.internet.defer import CancelledError
 
 from tests.servers.harness import UUID, FakeNode, Outcome, do, running
 from tests.support import Hang
-from wingsd.docker.runtime import ConsoleBlocked
-from wingsd.errors import Conflict
+from wingsd.errors import Conflict, ConsoleBlocked
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 

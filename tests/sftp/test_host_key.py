@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from wingsd.sftp.host_key import HostKeyUnusable, host_key_path, load_host_key
+from wingsd.errors import HostKeyUnusable
+from wingsd.sftp.host_key import host_key_path, load_host_key
 
 
 def written(data: Path, content: bytes, mode: int = 0o600) -> Path:

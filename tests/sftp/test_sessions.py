@@ -16,9 +16,8 @@ from tests.support.recorded_activity import RecordedActivity
 from tests.support.sftp_users import WRONG
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config.sftp import SftpActivityConfig, SftpConfig, SftpLimits
-from wingsd.errors import InvalidData
+from wingsd.errors import InvalidData, NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.events import SUSPENDED, Event
-from wingsd.panel.http_client import NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Hold, Operation
 from wingsd.sftp.logins import GrantedLogin, SftpLogins

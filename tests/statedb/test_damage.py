@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from wingsd.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb import (
     Direction,
     Outcome,
     TransferResult,
 )
 from wingsd.statedb.__main__ import main
-from wingsd.statedb.records import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.store import FILE, Store
 
 DAY = 24 * 3600.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wingsd.errors import StateDatabaseError
 from wingsd.statedb import (
     DirectDestination,
     Direction,
@@ -22,7 +23,7 @@ from wingsd.statedb import (
     TransferRecord,
     TransferResult,
 )
-from wingsd.statedb.records import SCHEMAS, StateDatabaseError
+from wingsd.statedb.records import SCHEMAS
 from wingsd.statedb.store import FILE, KEPT, TOKENS_KEPT, Store
 
 DAY = 24 * 3600.0

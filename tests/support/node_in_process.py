@@ -25,9 +25,8 @@ from wingsd.control import ControlListener
 from wingsd.control.listener import PATHS
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.runtime import EngineInformation
-from wingsd.errors import DaemonStopping, ServerNotFound, ServersNotLoaded
+from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
 from wingsd.http.request import StreamingRequest
-from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers

@@ -18,8 +18,7 @@ from tests.support.sample_server import UUID, sha256
 from tests.support.sample_server import archive as packed
 from wingsd.backups.local import Attachment, Backup
 from wingsd.config import PELICAN, PTERODACTYL, TransfersConfig
-from wingsd.errors import WingsdError
-from wingsd.panel.http_client import PanelRefused, ServerNotAssigned
+from wingsd.errors import PanelRefused, ServerNotAssigned, WingsdError
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers

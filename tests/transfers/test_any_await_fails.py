@@ -22,12 +22,11 @@ from tests.support.sender import Sender
 from tests.transfers.incoming.moving_node import MovingNode, source
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import EnvironmentFailed, TransferNotActive
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
 from wingsd.threadio import Workers
-from wingsd.transfers.errors import TransferNotActive
 from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.storage.staging import Staging
 

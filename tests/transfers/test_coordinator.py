@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from wingsd.config import PTERODACTYL
-from wingsd.errors import ServerNotFound, WingsdError
-from wingsd.panel.http_client import NodeTokenRefused, ServerNotAssigned
+from wingsd.errors import NodeTokenRefused, ServerNotAssigned, ServerNotFound, WingsdError
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.transfers.coordinator import PanelReceiving
 

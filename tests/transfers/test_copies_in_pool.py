@@ -7,10 +7,8 @@ import pytest
 from tests.support.reactor import until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
-from wingsd.errors import Conflict
-from wingsd.panel.http_client import PanelRefused
+from wingsd.errors import Conflict, PanelRefused, TransferRevoked
 from wingsd.statedb import Direction
-from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.steps import ReceiveStep
 
 

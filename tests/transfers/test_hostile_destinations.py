@@ -11,8 +11,8 @@ import pytest
 from tests.support.move_node import Fault, MoveNode, refused
 from tests.support.sender import BACKUPS, Sender
 from tests.transfers.test_outgoing_moves import _quick, node, sender
+from wingsd.errors import DestinationRefused
 from wingsd.servers.power_states import PowerState
-from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing import move
 from wingsd.transfers.peer.move_answers import ProgressAnswer
 from wingsd.transfers.peer.moves import MOST, Cause

@@ -11,21 +11,23 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
-from wingsd.archive.policy import ArchiveError
 from wingsd.callbacks import queue as firstminute
 from wingsd.errors import (
+    ArchiveError,
     BadRequest,
     Conflict,
     EnvironmentFailed,
+    PanelRefused,
+    PanelUnreachable,
     ServerAlreadyExists,
     ServerNotFound,
     StorageError,
+    TransferRevoked,
+    UploadTruncated,
     WingsdError,
 )
 from wingsd.filesystem import measure
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome
-from wingsd.transfers.errors import TransferRevoked, UploadTruncated
 from wingsd.transfers.incoming import transfer as arrival
 from wingsd.transfers.incoming.transfer import HOLD
 from wingsd.transfers.incoming.uploads import UploadConsumer

@@ -17,13 +17,14 @@ from wingsd.errors import (
     Conflict,
     DaemonStopping,
     EnvironmentFailed,
+    PanelUnreachable,
     ServerAlreadyExists,
+    TooManyTransfers,
     TransferCancelled,
+    UploadTruncated,
     WingsdError,
 )
-from wingsd.panel.http_client import PanelUnreachable
 from wingsd.statedb import Outcome
-from wingsd.transfers.errors import TooManyTransfers, UploadTruncated
 from wingsd.transfers.incoming.uploads import UploadTransfer
 
 

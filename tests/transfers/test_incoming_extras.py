@@ -16,13 +16,13 @@ from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,
+    PanelRefused,
     ServerNotFound,
     StorageError,
+    TransferRevoked,
     WingsdError,
 )
-from wingsd.panel.http_client import PanelRefused
 from wingsd.statedb import Direction
-from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 

@@ -15,10 +15,17 @@ from tests.support.receiver import RECORDED, SINGLE, Receiver, SingleUpload, Sou
 from tests.support.sample_server import UUID
 from wingsd.backups.local import AttachedLog, Backup
 from wingsd.config import PELICAN
-from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
-from wingsd.panel.http_client import PanelRefused
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    EnvironmentFailed,
+    PanelRefused,
+    StorageError,
+    StreamMismatch,
+    TransferRevoked,
+    UploadTruncated,
+)
 from wingsd.statedb import Direction, Outcome
-from wingsd.transfers.errors import StreamMismatch, TransferRevoked, UploadTruncated
 from wingsd.transfers.incoming.uploads import IncomingUpload
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep

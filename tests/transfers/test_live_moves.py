@@ -20,10 +20,9 @@ from tests.support.sample_server import UUID
 from tests.support.sender import KnownBudget, Sender, sending
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.filesystem import Measured, survey
 from wingsd.moves import contents, stop_rule
-from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers import running
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState

@@ -26,8 +26,7 @@ from tests.transfers.test_live_moves import (
 )
 from tests.transfers.test_outgoing_moves import _quick
 from tests.transfers.test_resumed_moves import stop_at
-from wingsd.errors import EnvironmentFailed, StorageError
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import EnvironmentFailed, PanelUnreachable, StorageError
 from wingsd.servers import running
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.transfers.coordinator import PanelSending

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.task import Clock
 
-from wingsd.transfers.errors import DestinationUnreachable, FinalPassStalled
+from wingsd.errors import DestinationUnreachable, FinalPassStalled
 from wingsd.transfers.outgoing import move_round
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import BatchSize, RoundSender

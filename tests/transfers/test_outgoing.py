@@ -16,12 +16,17 @@ from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_answer, at_stop, sending
 from tests.transfers.peers import closed_port
 from wingsd.archive.extract import extract
-from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    DaemonStopping,
+    DestinationRefused,
+    EnvironmentFailed,
+    PanelUnreachable,
+)
 from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.operations import Operation
 from wingsd.transfers.console import Announcer, UploadFigures
-from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing import source
 from wingsd.transfers.outgoing.source import MOVED, TransferRequest
 from wingsd.transfers.steps import SendStep

@@ -14,7 +14,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, sending
 from wingsd.config import MovesConfig
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import PanelUnreachable
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing import move
 from wingsd.transfers.peer import moves

@@ -8,14 +8,8 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from wingsd.callbacks.queue import (
-    COMMITS_WITHIN,
-    FirstMinute,
-    TransferDelivery,
-    TransferNotCommitted,
-)
-from wingsd.errors import TransferCancelled
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.callbacks.queue import COMMITS_WITHIN, FirstMinute, TransferDelivery
+from wingsd.errors import PanelRefused, PanelUnreachable, TransferCancelled, TransferNotCommitted
 from wingsd.statedb import Outcome, Report
 from wingsd.transfers.coordinator import PanelSending
 

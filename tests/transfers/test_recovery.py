@@ -13,10 +13,14 @@ from twisted.internet.defer import Deferred
 from tests.support.reactor import until
 from tests.support.receiver import RECORDED, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
-from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
-from wingsd.panel.http_client import PanelRefused
+from wingsd.errors import (
+    EnvironmentFailed,
+    PanelRefused,
+    ServerNotFound,
+    StorageError,
+    TransferRevoked,
+)
 from wingsd.statedb import Direction, Outcome, Report, TransferRecord
-from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers, durable
 from wingsd.transfers.steps import ReceiveStep
 

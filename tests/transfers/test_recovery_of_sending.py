@@ -18,14 +18,10 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
 from wingsd.direct_transfers.outgoing import DirectTransfers
+from wingsd.errors import DaemonRestarted, DestinationUnreachable, TransferInProgress
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome
-from wingsd.transfers.errors import (
-    DaemonRestarted,
-    DestinationUnreachable,
-    TransferInProgress,
-)
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.transfers.recovery import PanelInitiator
 from wingsd.transfers.steps import SendStep

@@ -14,10 +14,9 @@ from tests.support.sample_server import UUID
 from tests.support.sender import Sender, sending
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import MovesConfig
-from wingsd.errors import DaemonStopping
+from wingsd.errors import DaemonStopping, DestinationRefused
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
-from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing import move
 
 __all__ = ["_quick"]

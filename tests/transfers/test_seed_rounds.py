@@ -12,14 +12,14 @@ from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from tests.support.recording_observer import RecordingObserver
-from wingsd.errors import StorageError
-from wingsd.moves.stop_rule import RoundFigures
-from wingsd.transfers.errors import (
+from wingsd.errors import (
     DestinationError,
     DestinationRefused,
     DestinationUnreachable,
     SeedAdopted,
+    StorageError,
 )
+from wingsd.moves.stop_rule import RoundFigures
 from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound
 from wingsd.transfers.outgoing.rounds import SeedPolicy

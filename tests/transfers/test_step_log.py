@@ -15,11 +15,17 @@ from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
-from wingsd.archive.policy import ArchiveError
-from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferCancelled
+from wingsd.errors import (
+    ArchiveError,
+    ChecksumMismatch,
+    DaemonStopping,
+    DestinationDisconnected,
+    ServerAlreadyExists,
+    StorageError,
+    TransferCancelled,
+)
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, TransferRecord
-from wingsd.transfers.errors import ChecksumMismatch, DestinationDisconnected
 from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 

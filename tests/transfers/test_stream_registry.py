@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from wingsd.transfers.errors import StreamMismatch, StreamMissing
+from wingsd.errors import StreamMismatch, StreamMissing
 from wingsd.transfers.incoming.multistream import StreamRegistry
 from wingsd.transfers.incoming.uploads import name_of
 

@@ -12,8 +12,15 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID, sha256
 from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.backups.local import AttachedLog, Backup
-from wingsd.errors import BadRequest, StorageError, Unauthorized, WingsdError
-from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
+from wingsd.errors import (
+    BadRequest,
+    ChecksumMismatch,
+    StorageError,
+    StreamMismatch,
+    Unauthorized,
+    UploadTruncated,
+    WingsdError,
+)
 
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
 

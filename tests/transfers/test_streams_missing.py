@@ -7,8 +7,14 @@ from twisted.internet.defer import gatherResults
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.requests import Held, Stream, UploadRequests
-from wingsd.errors import DaemonStopping, TransferCancelled, Unauthorized
-from wingsd.transfers.errors import StreamMissing, TooManyTransfers, UploadTruncated
+from wingsd.errors import (
+    DaemonStopping,
+    StreamMissing,
+    TooManyTransfers,
+    TransferCancelled,
+    Unauthorized,
+    UploadTruncated,
+)
 
 
 async def test_a_missing_stream_fails_all(requests: UploadRequests) -> None:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from wingsd.backups.local import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
-from wingsd.errors import BadRequest, WingsdError
-from wingsd.transfers.errors import (
+from wingsd.errors import (
     ArchiveNotFirst,
+    BadRequest,
     InvalidForm,
     UploadPartMissing,
     UploadTruncated,
+    WingsdError,
 )
 from wingsd.transfers.upload_form import Checksums, UploadForm
 

@@ -14,8 +14,8 @@ from typing import Protocol
 import attrs
 
 from tests.support.attributes import reading
+from wingsd.errors import FrameRefused
 from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.errors import FrameRefused
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import FileContent, plan
 from wingsd.moves.scan import first_difference, scan, stat_stamp

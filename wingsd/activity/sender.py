@@ -18,8 +18,7 @@ from twisted.logger import Logger
 
 from wingsd.activity.entries import merge
 from wingsd.activity.log import REFUSED, ActivityLog
-from wingsd.errors import StorageError
-from wingsd.panel.http_client import PanelError, PanelRefused
+from wingsd.errors import PanelError, PanelRefused, StorageError
 from wingsd.statedb import ActivityEntry
 from wingsd.util.deferreds import fires_within, when_fired
 

@@ -19,6 +19,7 @@ from wingsd.api.signed_urls import SignedPath, SignedUrls
 from wingsd.archive import Compression
 from wingsd.auth.signed_urls import SignedToken
 from wingsd.config import Config
+from wingsd.errors import DirectoryMissing
 from wingsd.files.archive_names import ArchiveKind, default_name, kind_of_format
 from wingsd.files.archives import Compressing, check_packing, pack_into
 from wingsd.files.denylist import Denylist
@@ -27,7 +28,6 @@ from wingsd.files.progress import Progress
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem import ServerRoot, name_text
-from wingsd.filesystem.errors import DirectoryMissing
 from wingsd.http.operations import Success, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http.streamed_body import StreamedBody

@@ -9,9 +9,9 @@ from typing import Annotated
 import attrs
 
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.backups.store import BackupMissing, BackupStore
+from wingsd.backups.store import BackupStore
 from wingsd.config import Config
-from wingsd.errors import BadRequest
+from wingsd.errors import BackupMissing, BadRequest
 from wingsd.http.operations import INVALID, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.restores.archives import LocalArchive, RestoreArchive

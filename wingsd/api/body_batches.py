@@ -8,8 +8,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from wingsd.errors import UploadTruncated
 from wingsd.http.request import StreamingRequest
-from wingsd.transfers.errors import UploadTruncated
 
 __all__ = ["BodyBatches"]
 

@@ -9,15 +9,10 @@ from typing import Annotated, Any, ClassVar
 import attrs
 
 from wingsd.api.resource import Public
-from wingsd.auth.tokens import (
-    RENEW_DIRECT,
-    TokenInvalid,
-    TransferToken,
-    token_was_used,
-    transfer_token,
-)
+from wingsd.auth.tokens import RENEW_DIRECT, TransferToken, token_was_used, transfer_token
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.errors import TokenInvalid
 from wingsd.http.operations import Access, Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.statedb import StateDatabase

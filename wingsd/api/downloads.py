@@ -11,17 +11,17 @@ import attrs
 from wingsd.api.files import attachment
 from wingsd.api.signed_urls import SignedPath, SignedUrls
 from wingsd.auth.signed_urls import SignedToken
-from wingsd.backups.store import BackupMissing, BackupStore
+from wingsd.backups.store import BackupStore
 from wingsd.config import Config
+from wingsd.errors import BackupMissing, FileMissing, IsDirectory, RangeNotSatisfiable
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.work import FileWork
 from wingsd.filesystem import OpenFile, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
-from wingsd.filesystem.errors import FileMissing, IsDirectory
 from wingsd.http.file_body import FileBody
 from wingsd.http.operations import Success, call
-from wingsd.http.ranges import RangeNotSatisfiable, Validators, requested_range
+from wingsd.http.ranges import Validators, requested_range
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
 

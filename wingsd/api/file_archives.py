@@ -14,7 +14,13 @@ import attrs
 
 from wingsd.api.file_changes import ChangePath, MovedFile, Started, described
 from wingsd.archive import Compression
-from wingsd.errors import Conflict, Unprocessable
+from wingsd.errors import (
+    FileMissing,
+    NameConflict,
+    NoSpaceToCompress,
+    PathInvalid,
+    Unprocessable,
+)
 from wingsd.files.archive_names import ArchiveKind, default_name, kind_of_extension, kind_of_format
 from wingsd.files.archives import Compressing, compress
 from wingsd.files.copies import copy, copy_names
@@ -23,28 +29,14 @@ from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.files.tasks import FileTask
 from wingsd.filesystem import Entry, ServerPath, ServerRoot, name_from_text
-from wingsd.filesystem.errors import FileMissing, NameConflict, PathInvalid
 from wingsd.http.operations import Accepted, Success, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.serialization import Keywords
 
-__all__ = ["CompressEndpoint", "CopyManyEndpoint", "CreateSymlinkEndpoint", "NoSpaceToCompress"]
+__all__ = ["CompressEndpoint", "CopyManyEndpoint", "CreateSymlinkEndpoint"]
 
 #: Files of a change whose names are in Calagopus' events about it.
 _NAMED = 100
-
-
-class NoSpaceToCompress(Conflict):
-    """The server is above its disk limit already (409)."""
-
-    code = "no-space-to-compress"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This server does not have enough available disk space to generate a compressed "
-            "archive.",
-            "delete files, or raise its disk limit in the Panel",
-        )
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -12,7 +12,7 @@ import attrs
 from wingsd.api.files import FilesPath
 from wingsd.config import Config
 from wingsd.config.vendors import CALAGOPUS
-from wingsd.errors import Unprocessable
+from wingsd.errors import FileMissing, PathInvalid, Unprocessable
 from wingsd.files.changes import (
     Mode,
     Renaming,
@@ -30,7 +30,6 @@ from wingsd.files.progress import Progress
 from wingsd.files.tasks import FileTask, FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import Entry, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileMissing, PathInvalid
 from wingsd.http.operations import Accepted, Success, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation

@@ -10,7 +10,7 @@ import attrs
 
 from wingsd.api.file_changes import ChangePath, Started, described
 from wingsd.config import Config
-from wingsd.errors import BadRequest
+from wingsd.errors import BadRequest, RemoteDownloadDisabled
 from wingsd.files.entries import FileEntry
 from wingsd.files.pulls import Pull, Pulls, PullTarget
 from wingsd.files.tasks import FileTasks
@@ -24,21 +24,9 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.util.serialization import Keywords
 
-__all__ = ["PullEndpoint", "PullQueryEndpoint", "PullsEndpoint", "RemoteDownloadDisabled"]
+__all__ = ["PullEndpoint", "PullQueryEndpoint", "PullsEndpoint"]
 
 _Url = Annotated[str, "The URL, of http or https."]
-
-
-class RemoteDownloadDisabled(BadRequest):
-    """Downloads from a URL are disabled on this node (400, with Wings' message)."""
-
-    code = "remote-download-disabled"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This functionality is not currently enabled on this instance.",
-            "see api.disable_remote_download of the node",
-        )
 
 
 class PullPath(ChangePath):

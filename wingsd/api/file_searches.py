@@ -8,7 +8,7 @@ from typing import Annotated
 import attrs
 
 from wingsd.api.files import FilesPath, hidden_by
-from wingsd.errors import BadRequest, WingsdError
+from wingsd.errors import BadRequest, FileWorkCancelled, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry
 from wingsd.files.fingerprints import Algorithm, fingerprint
@@ -23,7 +23,6 @@ from wingsd.files.search import (
     name_search,
 )
 from wingsd.filesystem import ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.http.long_lists import encoded
 from wingsd.http.operations import INVALID, Encoded, Success, call
 from wingsd.http.request import StreamingRequest

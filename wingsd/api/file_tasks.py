@@ -8,22 +8,12 @@ from typing import Annotated, Any
 import attrs
 
 from wingsd.api.file_changes import ChangePath
-from wingsd.errors import WingsdError
+from wingsd.errors import FileTaskMissing
 from wingsd.http.operations import Success, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
 
-__all__ = ["FileTaskEndpoint", "FileTaskMissing", "FileTasksEndpoint"]
-
-
-class FileTaskMissing(WingsdError):
-    """No change of files has this identifier, or it is over (404)."""
-
-    code = "file-task-missing"
-    status = HTTPStatus.NOT_FOUND
-
-    def __init__(self) -> None:
-        super().__init__("operation not found")
+__all__ = ["FileTaskEndpoint", "FileTasksEndpoint"]
 
 
 @attrs.frozen(eq=False, repr=False)

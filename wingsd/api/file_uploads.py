@@ -17,13 +17,12 @@ from wingsd.api.files import whole_number
 from wingsd.api.signed_urls import SignedPath, SignedUrls, client_address
 from wingsd.auth.signed_urls import SignedToken
 from wingsd.config import CALAGOPUS, Config
-from wingsd.errors import BadRequest, Conflict
+from wingsd.errors import BadRequest, FileMissing, PathInvalid, UploadOffsetWrong
 from wingsd.files.denylist import Denylist
 from wingsd.files.uploads import FileRules, FormUpload
 from wingsd.files.work import FileWork
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem import ServerRoot, name_text
-from wingsd.filesystem.errors import FileMissing, PathInvalid
 from wingsd.filesystem.partial_file import PartialFile
 from wingsd.http.operations import INVALID, Success, call
 from wingsd.http.request import BodyReader, StreamingRequest
@@ -41,18 +40,6 @@ FORM_OVERHEAD = 64 << 10
 #: No file has a size with more digits.
 _DIGITS = 18
 _OFFSET = {"Upload-Offset": "How many bytes of the file are here."}
-
-
-class UploadOffsetWrong(Conflict):
-    """A part does not begin where the one before it has ended (409)."""
-
-    code = "upload-offset-wrong"
-
-    def __init__(self, size: int) -> None:
-        super().__init__(
-            "upload offset does not match the current file length",
-            f"{size} bytes of the file are here",
-        )
 
 
 @attrs.frozen

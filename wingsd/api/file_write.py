@@ -10,11 +10,10 @@ from twisted.internet.defer import Deferred
 
 from wingsd.api.file_changes import ChangePath
 from wingsd.api.raw_body import RawBody
-from wingsd.errors import BadRequest
+from wingsd.errors import BadRequest, FileWorkCancelled
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.filesystem import NewFile, NewFileOptions, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.http.operations import Success, call
 from wingsd.http.request import BodyReader, StreamingRequest
 

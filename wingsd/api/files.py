@@ -13,7 +13,16 @@ import attrs
 from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.config import Config
 from wingsd.config.vendors import CALAGOPUS
-from wingsd.errors import BadRequest, Conflict, Unprocessable, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    FileDenied,
+    FileMissing,
+    FileNotPermitted,
+    FileTooLarge,
+    Unprocessable,
+    WingsdError,
+)
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import head_of
 from wingsd.files.guard import Guard
@@ -21,13 +30,7 @@ from wingsd.files.mime import mime_of
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import OpenFile, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
-from wingsd.filesystem.errors import (
-    FileDenied,
-    FileMissing,
-    FileNotPermitted,
-    FileTooLarge,
-    file_error,
-)
+from wingsd.filesystem.errors import file_error
 from wingsd.http.file_body import FileBody
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.ranges import Validators

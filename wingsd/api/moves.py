@@ -15,25 +15,26 @@ from twisted.internet.interfaces import IReactorTime
 
 from wingsd.api.resource import Public
 from wingsd.api.transfers import UploadStream
-from wingsd.auth.tokens import TokenInvalid, TransferToken, transfer_token
+from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
-from wingsd.errors import WingsdError
-from wingsd.http.errors import PathNotFound
-from wingsd.http.operations import Access, Call, Repeated, Success, Topic, TreePage, call
-from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.moves.batch import ZSTD_CONTENT_TYPE
-from wingsd.moves.errors import MoveVersionUnknown
-from wingsd.statedb import Outcome
-from wingsd.threadio import TokenBucket
-from wingsd.transfers.incoming.moves.attachments import MovedBackup
-from wingsd.transfers.incoming.moves.errors import (
+from wingsd.errors import (
     MoveCommitted,
     MoveGivenUp,
     MoveKeyInvalid,
     MoveOver,
     MoveRequestInvalid,
+    MoveVersionUnknown,
+    PathNotFound,
+    TokenInvalid,
+    WingsdError,
 )
+from wingsd.http.operations import Access, Call, Repeated, Success, Topic, TreePage, call
+from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.moves.batch import ZSTD_CONTENT_TYPE
+from wingsd.statedb import Outcome
+from wingsd.threadio import TokenBucket
+from wingsd.transfers.incoming.moves.attachments import MovedBackup
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
 from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer

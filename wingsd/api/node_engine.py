@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config
 from wingsd.docker.runtime import EngineDisk
+from wingsd.errors import EngineUnavailable
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.node.errors import EngineUnavailable
 
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine

@@ -11,11 +11,11 @@ import attrs
 
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config
-from wingsd.errors import BadRequest
+from wingsd.errors import BadRequest, LogFileNotFound
 from wingsd.http.operations import PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.node.diagnostics import OwnLog
-from wingsd.node.log_files import LogFileNotFound, StoredLog, read_log, stored_logs
+from wingsd.node.log_files import StoredLog, read_log, stored_logs
 from wingsd.node.own_log import MAX_LINES, LogUnavailable
 from wingsd.node.redaction import Redaction
 from wingsd.threadio import Workers

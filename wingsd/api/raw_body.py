@@ -11,21 +11,12 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
-from wingsd.errors import BadRequest, WingsdError
+from wingsd.errors import BodyIncomplete, WingsdError
 
-__all__ = ["BLOCK", "BodyIncomplete", "RawBody"]
+__all__ = ["BLOCK", "RawBody"]
 
 #: Bytes of a block that is handed on, and of what waits when the client is paused.
 BLOCK = 256 << 10
-
-
-class BodyIncomplete(BadRequest):
-    """The client has gone, or its body ended, before its announced length (400)."""
-
-    code = "body-incomplete"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("Request aborted by client.", reason)
 
 
 class PausableRequest(Protocol):

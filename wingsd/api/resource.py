@@ -21,8 +21,13 @@ from twisted.web.server import NOT_DONE_YET
 
 from wingsd.auth.tokens import authorize_panel
 from wingsd.config import Config
-from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError, error_code
-from wingsd.http.errors import MethodNotAllowed
+from wingsd.errors import (
+    MethodNotAllowed,
+    ServerNotFound,
+    ServerNotRunning,
+    WingsdError,
+    error_code,
+)
 from wingsd.http.file_body import FileBody
 from wingsd.http.operations import Accepted, Access, Call, Repeated, Topic, declared, parse
 from wingsd.http.request import StreamingRequest

@@ -20,7 +20,7 @@ from wingsd.api.resource import LaterEndpoint, Public
 from wingsd.api.server_paths import SERVER_PATHS
 from wingsd.api.transfer_paths import TRANSFER_PATHS
 from wingsd.config import Config, Ssl
-from wingsd.http.errors import MethodNotAllowed
+from wingsd.errors import MethodNotAllowed
 from wingsd.http.listener import HttpListener, tcp_endpoint
 from wingsd.http.operations import EncodedObject, Success, Topic, call
 from wingsd.http.request import StreamingRequest

@@ -13,11 +13,10 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from wingsd.api.resource import Public
-from wingsd.auth.signed_urls import SIGNED_URLS, SignedToken, SignedUrlVoid, signed_token
+from wingsd.auth.signed_urls import SIGNED_URLS, SignedToken, signed_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import CALAGOPUS, Config
-from wingsd.errors import Forbidden, ServerNotFound
-from wingsd.http.errors import PathNotFound
+from wingsd.errors import Forbidden, PathNotFound, ServerNotFound, SignedUrlVoid
 from wingsd.http.operations import Access, Topic
 from wingsd.http.proxies import TrustedProxies
 from wingsd.http.request import StreamingRequest

@@ -19,13 +19,12 @@ from wingsd.api.resource import Endpoint, Public, ServerResource
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
-from wingsd.errors import BadRequest, WingsdError, error_code
+from wingsd.errors import BadRequest, TransferNotActive, UploadTruncated, WingsdError, error_code
 from wingsd.http.operations import INVALID, Access, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Share, TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import TransferNotActive, UploadTruncated
 from wingsd.transfers.incoming.multistream import COUNT, NUMBER, StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import UploadConsumer
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers

@@ -12,7 +12,7 @@ from wingsd.api.resource import Endpoint
 from wingsd.config import Config
 from wingsd.config_file.panel_settings import NodeSettings
 from wingsd.config_file.updates import PanelUpdates
-from wingsd.http.errors import BodyTooLarge
+from wingsd.errors import BodyTooLarge
 from wingsd.http.operations import Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.media import decode

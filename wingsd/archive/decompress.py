@@ -19,8 +19,8 @@ from attrs import frozen
 from isal import igzip_lib
 
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.policy import ArchiveError
 from wingsd.archive.tar_headers import BLOCK, is_header
+from wingsd.errors import ArchiveError
 
 __all__ = [
     "BZIP2",

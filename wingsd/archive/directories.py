@@ -17,7 +17,7 @@ from struct import Struct
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 from wingsd.filesystem.open_directories import (
     FILE_FLAGS,
     REPLACED,

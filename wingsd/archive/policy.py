@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from wingsd.errors import WingsdError
+from wingsd.errors import MemberRefused
 from wingsd.filesystem.walk import MAX_NAME
 from wingsd.util.text import display
 
@@ -19,9 +19,7 @@ __all__ = [
     "MAX_LINK_TEXT",
     "MAX_NAME",
     "MAX_WARNINGS",
-    "ArchiveError",
     "Kind",
-    "MemberRefused",
     "WarningLimiter",
     "attributes_line",
     "display",
@@ -31,15 +29,6 @@ __all__ = [
     "member_path",
     "type_name",
 ]
-
-
-class ArchiveError(WingsdError):
-    """The archive cannot be extracted: damaged, of an unknown kind, or with a refused member."""
-
-    code = "archive-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the archive could not be extracted", detail)
 
 
 MAX_WARNINGS = 10_000
@@ -82,15 +71,6 @@ def attributes_line(count: int, reason: str) -> str:
 
 
 _SPECIAL = frozenset((b"", b".", b".."))
-
-
-class MemberRefused(ArchiveError):
-    """A member that is never written: the whole archive is refused."""
-
-    code = "archive-member-refused"
-
-    def __init__(self, name: bytes, reason: str) -> None:
-        super().__init__(f"{display(name)} is refused: {reason}")
 
 
 class Kind(Enum):
@@ -143,23 +123,25 @@ def member_path(name: bytes) -> tuple[bytes, ...]:
     if not _SPECIAL.isdisjoint(parts):
         parts = _without_dots(name, parts)
     if len(parts) > MAX_DEPTH:
-        raise MemberRefused(name, f"it is nested more than {MAX_DEPTH} directories deep")
+        raise MemberRefused(display(name), f"it is nested more than {MAX_DEPTH} directories deep")
     if len(name) > MAX_COMPONENT and max(map(len, parts), default=0) > MAX_COMPONENT:
-        raise MemberRefused(name, f"a part of its name is longer than {MAX_COMPONENT} bytes")
+        raise MemberRefused(
+            display(name), f"a part of its name is longer than {MAX_COMPONENT} bytes"
+        )
     if len(name) > MAX_NAME:
-        raise MemberRefused(name, f"its name is longer than {MAX_NAME} bytes")
+        raise MemberRefused(display(name), f"its name is longer than {MAX_NAME} bytes")
     if b"\0" in name:
-        raise MemberRefused(name, "its name contains a NUL byte")
+        raise MemberRefused(display(name), "its name contains a NUL byte")
     return parts
 
 
 def _without_dots(name: bytes, parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
     if not name:
-        raise MemberRefused(name, "it has no name")
+        raise MemberRefused(display(name), "it has no name")
     if name.startswith(b"/"):
-        raise MemberRefused(name, "its name is absolute")
+        raise MemberRefused(display(name), "its name is absolute")
     if b".." in parts:
-        raise MemberRefused(name, 'its name contains ".."')
+        raise MemberRefused(display(name), 'its name contains ".."')
     return tuple(part for part in parts if part not in _SPECIAL)
 
 
@@ -172,10 +154,10 @@ def member_kind(typeflag: bytes, name: bytes, size: int = 0) -> Kind:
     """
     kind = _KINDS.get(typeflag)
     if kind is None:
-        raise MemberRefused(name, f"it is {type_name(typeflag)}")
+        raise MemberRefused(display(name), f"it is {type_name(typeflag)}")
     if kind is Kind.FILE and typeflag in b"\x000" and name.endswith(b"/"):
         if size:
-            raise MemberRefused(name, "it has a directory's name and a file's data")
+            raise MemberRefused(display(name), "it has a directory's name and a file's data")
         return Kind.DIRECTORY
     return kind
 
@@ -191,9 +173,11 @@ def link_text(text: bytes, name: bytes) -> bytes:
     Raises MemberRefused where no file system could store it.
     """
     if not text:
-        raise MemberRefused(name, "it is a symlink without a text")
+        raise MemberRefused(display(name), "it is a symlink without a text")
     if b"\0" in text:
-        raise MemberRefused(name, "its symlink text contains a NUL byte")
+        raise MemberRefused(display(name), "its symlink text contains a NUL byte")
     if len(text) > MAX_LINK_TEXT:
-        raise MemberRefused(name, f"its symlink text is longer than {MAX_LINK_TEXT} bytes")
+        raise MemberRefused(
+            display(name), f"its symlink text is longer than {MAX_LINK_TEXT} bytes"
+        )
     return text

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from attrs import evolve, frozen
 
-from wingsd.archive.policy import ArchiveError, display
+from wingsd.archive.policy import display
 from wingsd.config import TransfersConfig
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
 from wingsd.filesystem.disk_size import FREE_ENTRIES, counted_entries
 
 __all__ = [

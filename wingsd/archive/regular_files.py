@@ -21,12 +21,13 @@ import attrs
 from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.decompress import decompressed
 from wingsd.archive.pipeline import Blocks, read_ahead
-from wingsd.archive.policy import Kind, MemberRefused, member_kind, member_mode, member_path
+from wingsd.archive.policy import Kind, member_kind, member_mode, member_path
 from wingsd.archive.sparse import sparse_header
 from wingsd.archive.tar_headers import END, FILE, Member, member_header, padding
 from wingsd.archive.tar_reader import TarReader
 from wingsd.archive.tar_writer import STEP
-from wingsd.util.text import readable_size
+from wingsd.errors import MemberRefused
+from wingsd.util.text import display, readable_size
 
 __all__ = ["NotKept", "RegularFiles", "has_only_files"]
 
@@ -191,7 +192,7 @@ class RegularFiles:
     ) -> Iterator[bytes | memoryview]:
         """Yield one member with its data, and holes where it has them."""
         if not name:
-            raise MemberRefused(member.name, "it has no name")
+            raise MemberRefused(display(member.name), "it has no name")
         self.files += 1
         mode = member_mode(member.mode)[0]
         segments = _segments(member)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.policy import ArchiveError, display
+from wingsd.archive.policy import display
 from wingsd.archive.tar_headers import (
     ACL_KEYS,
     ATTRIBUTE,
@@ -32,6 +32,7 @@ from wingsd.archive.tar_headers import (
     sparse_number,
     verify_segments,
 )
+from wingsd.errors import ArchiveError
 from wingsd.filesystem.attributes import (
     ACL_NAMES,
     acl_from_kernel,

@@ -19,9 +19,9 @@ from threading import Lock
 from typing import NoReturn
 
 from wingsd.archive.directories import DirectoryMetadata
-from wingsd.archive.policy import ArchiveError, MemberRefused, display
+from wingsd.archive.policy import display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
-from wingsd.errors import StorageError
+from wingsd.errors import ArchiveError, MemberRefused, StorageError
 from wingsd.filesystem.attributes import write_attributes
 from wingsd.filesystem.modes import is_own, process_umask
 from wingsd.filesystem.open_directories import OpenDirectories, Path
@@ -296,11 +296,13 @@ class TreeWriter:
 
     def _make_hard_link(self, path: Path, target: Path) -> None:
         if not target:
-            raise MemberRefused(b"/".join(path), "it is a hard link to the root directory")
+            raise MemberRefused(
+                display(b"/".join(path)), "it is a hard link to the root directory"
+            )
         source = self._directories.get(target[:-1], make=False)
         found = os.stat(target[-1], dir_fd=source, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            raise MemberRefused(b"/".join(path), "it is a hard link to a directory")
+            raise MemberRefused(display(b"/".join(path)), "it is a hard link to a directory")
         if path == target:
             return
         parent = self._parent_keeping(path, source)

@@ -14,9 +14,7 @@ import attrs
 
 from wingsd.auth.tokens import (
     NOT_VALID,
-    TokenInvalid,
     TokenKind,
-    TokenMissing,
     check_kind,
     decode_claims,
     seconds_claim,
@@ -24,10 +22,10 @@ from wingsd.auth.tokens import (
     user_key,
 )
 from wingsd.config.vendors import CALAGOPUS, FAMILIES
-from wingsd.errors import WingsdError
+from wingsd.errors import SignedUrlVoid, TokenInvalid, TokenMissing
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["SIGNED_URLS", "SignedToken", "SignedUrlVoid", "signed_token"]
+__all__ = ["SIGNED_URLS", "SignedToken", "signed_token"]
 
 #: The one kind of token that opens a path, and the families whose nodes have the path.
 SIGNED_URLS: Mapping[str, tuple[TokenKind, Collection[str]]] = {
@@ -39,18 +37,6 @@ SIGNED_URLS: Mapping[str, tuple[TokenKind, Collection[str]]] = {
 }
 
 _AGAIN = "start it again on the page of the server for a new address"
-
-
-class SignedUrlVoid(WingsdError):
-    """The token is for something else, was used, or is revoked (404, with Wings' message)."""
-
-    code = "signed-url-void"
-    status = 404
-
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            "The requested resource was not found on this server.", f"{why}; {_AGAIN}"
-        )
 
 
 @attrs.frozen(eq=False, repr=False)

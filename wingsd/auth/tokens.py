@@ -23,7 +23,14 @@ import attrs
 import jwt
 
 from wingsd.config.vendors import CALAGOPUS, PELICAN
-from wingsd.errors import Forbidden, Unauthorized, WingsdError
+from wingsd.errors import (
+    Forbidden,
+    TokenExpired,
+    TokenInvalid,
+    TokenMissing,
+    TokenUsed,
+    WingsdError,
+)
 from wingsd.util.text import canonical_uuid, origin
 
 __all__ = [
@@ -33,11 +40,7 @@ __all__ = [
     "ConsoleToken",
     "DenyList",
     "RevocableToken",
-    "TokenExpired",
-    "TokenInvalid",
     "TokenKind",
-    "TokenMissing",
-    "TokenUsed",
     "TransferToken",
     "authorize_panel",
     "check_kind",
@@ -87,30 +90,6 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.MissingRequiredClaimError, "{error}"),
     (Exception, "it cannot be read ({error}); {again}"),
 )
-
-
-class TokenMissing(Unauthorized):
-    """The request has no token (401)."""
-
-    code = "token-missing"
-
-
-class TokenInvalid(Unauthorized):
-    """The token cannot be read, or is for something else (401)."""
-
-    code = "token-invalid"
-
-
-class TokenExpired(TokenInvalid):
-    """The token has expired (401)."""
-
-    code = "token-expired"
-
-
-class TokenUsed(TokenInvalid):
-    """The token was used for a previous transfer (401)."""
-
-    code = "token-used"
 
 
 class TokenKind(Enum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -11,26 +11,14 @@ from wingsd.archive import ArchiveFormat
 from wingsd.backups.dialect import UploadedPart
 from wingsd.backups.making import MadeArchive
 from wingsd.backups.store import BackupStore
-from wingsd.errors import BadRequest
+from wingsd.errors import AdapterUnknown
 from wingsd.statedb import BackupRecord
 from wingsd.threadio import Workers
 
 if TYPE_CHECKING:
     from wingsd.backups.s3.growing import GrowingArchive
 
-__all__ = ["Adapter", "AdapterUnknown", "LocalAdapter", "adapter_of"]
-
-
-class AdapterUnknown(BadRequest):
-    """Backups of the kind that the Panel asks for cannot be made on this node (400)."""
-
-    code = "backup-adapter-unknown"
-
-    def __init__(self, name: str, known: Collection[str]) -> None:
-        super().__init__(
-            f"This node cannot make backups of the kind {name[:40]!r}.",
-            f"choose another kind in the Panel's settings; this node has {', '.join(known)}",
-        )
+__all__ = ["Adapter", "LocalAdapter", "adapter_of"]
 
 
 class Adapter(Protocol):

@@ -12,11 +12,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.backups.catalogue import DAMAGED
-from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
-from wingsd.errors import StorageError
+from wingsd.backups.store import BackupStore, StoredBackup
+from wingsd.errors import BackupMissing, FileWorkCancelled, StorageError
 from wingsd.files.progress import Progress
 from wingsd.filesystem import OpenFile
-from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.threadio import Workers
 
 __all__ = ["BackupCheck", "BackupChecks", "CheckResult", "CheckSchedule"]

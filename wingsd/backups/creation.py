@@ -28,12 +28,11 @@ from wingsd.backups.parts import part_path
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS
-from wingsd.errors import Conflict, WingsdError
+from wingsd.errors import BackupExists, FileWorkCancelled, WingsdError
 from wingsd.events import BACKUP_STARTED, EventBus
 from wingsd.files.denylist import Denylist, denylist_lines
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.operations import Operation, Operations
 from wingsd.statedb import BackupRecord, Outcome, StateDatabase
@@ -43,7 +42,7 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
-__all__ = ["BackupExists", "BackupParts", "BackupServer", "Backups", "NewBackup", "ToldServer"]
+__all__ = ["BackupParts", "BackupServer", "Backups", "NewBackup", "ToldServer"]
 
 #: Seconds between two events of progress, as Calagopus' nodes send them, and between two messages
 #: in the console.
@@ -52,15 +51,6 @@ _PROGRESS_EVERY, _MESSAGE_EVERY = 1.0, 60.0
 ANSWER_PATIENCE = 10.0
 #: Lines about files that the console shows of one backup; the log has all.
 _SHOWN_WARNINGS = 3
-
-
-class BackupExists(Conflict):
-    """There is a backup of that UUID on this node, or it is being made (409)."""
-
-    code = "backup-exists"
-
-    def __init__(self) -> None:
-        super().__init__("backup already exists", "each backup needs a UUID of its own")
 
 
 class ServerFilesRunner(Protocol):

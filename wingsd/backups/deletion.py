@@ -10,12 +10,11 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from wingsd.backups.local import backup_at
-from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
+from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.callbacks import CallbackQueue
-from wingsd.errors import StorageError
+from wingsd.errors import BackupMissing, PanelError, StorageError
 from wingsd.events import BACKUP_DELETED, Event, EventBus
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import PanelError
 from wingsd.servers.registry import Servers
 from wingsd.statedb import DroppedBackup, Outcome, ReportKind, StateDatabase
 from wingsd.threadio import Workers

@@ -22,36 +22,32 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.archive import ArchiveFormat
-from wingsd.archive.policy import ArchiveError
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.catalogue import COMPLETE, Catalogue
 from wingsd.backups.creation import BackupParts, Backups
 from wingsd.backups.making import ArchiveTerms, NewArchiveFile
 from wingsd.backups.parts import part_path
-from wingsd.backups.store import BackupMissing, BackupStore, StoredBackup
+from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.config import CALAGOPUS
-from wingsd.errors import Conflict, StorageError, WingsdError
+from wingsd.errors import (
+    ArchiveError,
+    BackupMissing,
+    BackupNotForWings,
+    FileWorkCancelled,
+    StorageError,
+    WingsdError,
+)
 from wingsd.files.progress import Progress
 from wingsd.filesystem import OpenFile
-from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 
-__all__ = ["BackupNotForWings", "BackupRewrites", "Rewrite"]
+__all__ = ["BackupRewrites", "Rewrite"]
 
 #: Rewrites that have ended and are kept in memory.
 _KEPT = 100
 _BLOCK = 240 << 10
-
-
-class BackupNotForWings(Conflict):
-    """A backup is not rewritten for Wings, and stays as it is (409)."""
-
-    code = "backup-not-for-wings"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the backup is not rewritten for Wings", detail)
 
 
 @attrs.define(eq=False)

@@ -15,9 +15,9 @@ import attrs
 
 from wingsd.archive.policy import MAX_DEPTH
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.errors import FileMissing, FileTypeRefused, IsDirectory, TreeTooLarge
 from wingsd.files.denylist import Denylist
 from wingsd.filesystem import ServerPath, ServerRoot, name_text
-from wingsd.filesystem.errors import FileMissing, FileTypeRefused, IsDirectory, TreeTooLarge
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.walk import Listing
 from wingsd.util.text import display

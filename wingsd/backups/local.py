@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from wingsd.backups.catalogue import catalogue_name
 from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.errors import BadRequest, StorageError
+from wingsd.errors import InvalidBackupName, StorageError
 from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.threadio import Workers
 from wingsd.util.durable import sync_directory
@@ -48,12 +48,6 @@ LOG_PARTS: Mapping[str, str] = MappingProxyType(
 WINGS = "backup/wings"
 
 _FILE = re.compile(rf"([0-9A-Fa-f-]{{36}})\.({'|'.join(map(re.escape, SUFFIXES))})")
-
-
-class InvalidBackupName(BadRequest):
-    """A part of the upload is not named as a backup is (400)."""
-
-    code = "backup-name-invalid"
 
 
 @attrs.frozen(repr=False)

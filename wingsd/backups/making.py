@@ -21,7 +21,11 @@ from wingsd.archive.policy import attributes_line
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
 from wingsd.backups.ignore import IgnoreList
 from wingsd.backups.store import BackupStore, part_name
-from wingsd.errors import BadRequest, Conflict, StorageError
+from wingsd.errors import (
+    BackupIgnoresEverything,
+    NoSpaceForBackup,
+    StorageError,
+)
 from wingsd.files.progress import Progress
 from wingsd.filesystem.walk import opened, walk
 from wingsd.util.text import disk_advice
@@ -29,15 +33,7 @@ from wingsd.util.text import disk_advice
 if TYPE_CHECKING:
     from wingsd.archive.pack import Packed
 
-__all__ = [
-    "ArchiveTerms",
-    "BackupIgnoresEverything",
-    "MadeArchive",
-    "NewArchiveFile",
-    "NoSpaceForBackup",
-    "check_space",
-    "make_archive",
-]
+__all__ = ["ArchiveTerms", "MadeArchive", "NewArchiveFile", "check_space", "make_archive"]
 
 _MIB = 1 << 20
 #: Bytes after which the file system is asked how much is free.
@@ -45,33 +41,6 @@ _STEP = 8 << 20
 #: The reserve is at most this part of the file system, as that of transfers.
 _SHARE = 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class NoSpaceForBackup(Conflict):
-    """The disk of the backups has not enough free space (409)."""
-
-    code = "no-space-for-backup"
-
-    def __init__(self, free: int, needed: int, reserve: int) -> None:
-        super().__init__(
-            "There is not enough disk space on this node for the backup.",
-            f"{free // _MIB} MiB are free where backups are kept, of which {reserve // _MIB} MiB "
-            f"must stay free (system.transfers.disk_reserve), and it takes at least "
-            f"{-(-needed // _MIB)} MiB more: delete backups, or free space on this node",
-        )
-
-
-class BackupIgnoresEverything(BadRequest):
-    """The ignore list leaves nothing to be kept of a server that has files (400)."""
-
-    code = "backup-ignores-everything"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The backup was not made: its list of ignored files leaves nothing of the server.",
-            "what is in an ignored directory cannot be named again with `!`; the lines `/*` and "
-            "`!/world/` keep one directory, `/*`, `!/a/`, `/a/*` and `!/a/b/` one further down",
-        )
 
 
 @attrs.frozen(repr=False)

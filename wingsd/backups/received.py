@@ -23,7 +23,7 @@ from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
 from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig
-from wingsd.errors import Conflict, InvalidData, StorageError
+from wingsd.errors import BackupConflict, InvalidData, StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.util.durable import storage_errors, sync_directory
 
@@ -34,12 +34,6 @@ QUARANTINE = ".quarantine"
 
 #: Bytes after which the filesystem is asked how much is free.
 _STEP = 8 << 20
-
-
-class BackupConflict(Conflict):
-    """A different backup of the same name is on this node (409)."""
-
-    code = "backup-conflict"
 
 
 def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bool) -> str:

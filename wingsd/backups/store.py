@@ -20,31 +20,23 @@ from twisted.logger import Logger
 
 from wingsd.backups.catalogue import Catalogue, CatalogueFiles
 from wingsd.backups.local import SUFFIXES, Backup, backup_at
-from wingsd.errors import InvalidData, StorageError, WingsdError
+from wingsd.errors import (
+    BackupMissing,
+    FileTypeRefused,
+    InvalidData,
+    IsDirectory,
+    StorageError,
+)
 from wingsd.filesystem import OpenFile
 from wingsd.filesystem.directory import Entry, entry_at, open_regular
-from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
 
-__all__ = ["BackupMissing", "BackupStore", "StoredBackup", "backup_uuid", "part_name"]
+__all__ = ["BackupStore", "StoredBackup", "backup_uuid", "part_name"]
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NANO = 1_000_000_000
 _BLOCK = 1 << 20
-
-
-class BackupMissing(WingsdError):
-    """The server has no local backup with this UUID (404, with Wings' message)."""
-
-    code = "backup-missing"
-    status = 404
-
-    def __init__(self, uuid: str) -> None:
-        super().__init__(
-            "The requested backup was not found on this server.",
-            f"system.backup_directory has no file of the backup {uuid} of this server",
-        )
 
 
 def backup_uuid(text: str) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import attrs
 
-from wingsd.archive.policy import ArchiveError, Kind, link_text, member_kind, member_path
+from wingsd.archive.policy import Kind, link_text, member_kind, member_path
 from wingsd.backups.catalogue import COMPLETE, DAMAGED, VERSION, Catalogue
 from wingsd.backups.store import StoredBackup
+from wingsd.errors import ArchiveError
 from wingsd.files.progress import Progress
 from wingsd.filesystem import OpenFile
 from wingsd.util.text import reading_advice

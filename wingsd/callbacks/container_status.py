@@ -16,8 +16,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wingsd.errors import PanelError
 from wingsd.events import DELETED, STATUS, Event, EventBus
-from wingsd.panel.http_client import PanelError
 from wingsd.util.retry import Backoff
 
 __all__ = ["ContainerStatuses", "StatusPanel"]

@@ -21,21 +21,21 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.errors import ServerNotFound, StorageError
+from wingsd.errors import (
+    NodeTokenRefused,
+    PanelError,
+    PanelRefused,
+    ServerNotFound,
+    StorageError,
+    TransferNotCommitted,
+)
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import NodeTokenRefused, PanelError, PanelRefused
 from wingsd.statedb import Outcome, Report, ReportKind, RestoreRecord, StateDatabase
 from wingsd.statedb.records import restore_report
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 
-__all__ = [
-    "COMMITS_WITHIN",
-    "CallbackQueue",
-    "FirstMinute",
-    "PendingReport",
-    "TransferNotCommitted",
-]
+__all__ = ["COMMITS_WITHIN", "CallbackQueue", "FirstMinute", "PendingReport"]
 
 #: Seconds after its beginning in which a transfer that the Panel denies may still be committed.
 MINUTE = 60.0
@@ -45,19 +45,6 @@ COMMITS_WITHIN = 10.0
 MINUTE_BACKOFF = Backoff(0.5, 15.0, jitter=True)
 #: Answers by which the Panel says that no such transfer is open.
 _NOT_OPEN = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
-
-
-class TransferNotCommitted(PanelError):
-    """The Panel denies a transfer that it may still be about to commit.
-
-    It is to be asked again in `pause` seconds.
-    """
-
-    code = "transfer-not-committed"
-
-    def __init__(self, pause: float) -> None:
-        super().__init__("the Panel does not know this transfer yet")
-        self.pause = pause
 
 
 class FirstMinute:

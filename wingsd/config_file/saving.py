@@ -18,25 +18,22 @@ from wingsd.config.loader import read_yaml
 from wingsd.config_file.editing import Value, edited
 from wingsd.config_file.panel_settings import NodeSettings, taken_over, values
 from wingsd.config_file.replacing import FileChanged, replace_file
-from wingsd.errors import ConfigError, Conflict, InvalidData, Unprocessable, WingsdError
+from wingsd.errors import (
+    ConfigError,
+    Conflict,
+    InvalidData,
+    SettingsNotSaved,
+    Unprocessable,
+)
 from wingsd.util.net import ServerCertificate
 from wingsd.util.text import disk_advice
 
-__all__ = ["Saved", "SettingsNotSaved", "save"]
+__all__ = ["Saved", "save"]
 
 _INVALID = "The data provided in the request could not be validated."
 #: What a Panel sends when no other paths were named to it: the node's own stay.
 _PANELS_CERTIFICATE = "/etc/letsencrypt/live/"
 _ATTEMPTS = 3
-
-
-class SettingsNotSaved(WingsdError):
-    """The configuration's file could not be read, changed or written (500)."""
-
-    code = "settings-not-saved"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the node's settings could not be saved", detail)
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from wingsd.config.live import APPLIED, LiveConfig, value_at
-from wingsd.errors import WingsdError
+from wingsd.errors import SettingsNotSaved, WingsdError
 from wingsd.threadio import Workers
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PanelUpdates:
         """
         # Here, since a node at rest saves 5 ms of its start and half a MiB without it.
         from wingsd.config_file.panel_settings import values  # noqa: PLC0415
-        from wingsd.config_file.saving import SettingsNotSaved, save  # noqa: PLC0415
+        from wingsd.config_file.saving import save  # noqa: PLC0415
 
         if not self._live.path:
             raise SettingsNotSaved("this node was started without a configuration file")

@@ -22,11 +22,10 @@ from wingsd.api.system import AskEngine
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
-from wingsd.errors import ServersNotLoaded, WingsdError
+from wingsd.errors import PanelRefused, ServersNotLoaded, WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import PanelRefused
 from wingsd.servers import PowerState
 from wingsd.servers.registry import Servers
 from wingsd.statedb.records import Direction, Report, TransferRecord

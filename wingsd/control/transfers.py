@@ -23,13 +23,12 @@ from wingsd.control.status import (
     waiting_report,
 )
 from wingsd.direct_transfers.outgoing import DirectTransfers
-from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded
+from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded, TransferNotActive
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.errors import TransferNotActive
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.storage.partial_copies import KeptCopy, PartialCopies

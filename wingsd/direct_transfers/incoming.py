@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
-from wingsd.auth.tokens import TokenInvalid, TransferToken, direct_token, transfer_token
+from wingsd.auth.tokens import TransferToken, direct_token, transfer_token
 from wingsd.backups.local import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import Config
@@ -24,8 +24,9 @@ from wingsd.errors import (
     BadRequest,
     ServerAlreadyExists,
     ServerNotFound,
+    TokenInvalid,
     TransferCancelled,
-    WingsdError,
+    TryAgain,
 )
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
@@ -35,19 +36,11 @@ from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.manager import IncomingTransfers
 from wingsd.transfers.steps import ReceiveStep
 
-__all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation", "TryAgain"]
+__all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation"]
 
 
 #: Seconds after a token has expired in which its source may still ask what became of the server.
 ASKED_FOR = 30 * 24 * 3600.0
-
-
-class TryAgain(WingsdError):
-    """The answer is not decided yet (503)."""
-
-    code = "try-again"
-    status = 503
-    retry_after = 1.0
 
 
 class DirectReceiving(ReceivingCoordinator):

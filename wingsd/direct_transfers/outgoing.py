@@ -23,6 +23,8 @@ from wingsd.direct_transfers.servers import (
 from wingsd.errors import (
     BadRequest,
     Conflict,
+    DestinationError,
+    DestinationRefused,
     ServerNotFound,
     ServersNotLoaded,
     StorageError,
@@ -35,7 +37,6 @@ from wingsd.servers import Server
 from wingsd.statedb import DirectDestination, MoveRecord, TransferRecord
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF, Initiator, SendingCoordinator
-from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.source import MOVED, SeedOrder, TransferRequest, is_seed, seed_of
 from wingsd.transfers.peer.client import plain

@@ -19,14 +19,13 @@ import re
 import reprlib
 from collections.abc import Sequence
 from hashlib import sha256
-from http import HTTPStatus
 from typing import Any
 
 import attrs
 
 from wingsd.config import CALAGOPUS, Config, Overhead
 from wingsd.docker.network import network_mode, port_bindings, reachable
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import EnvironmentFailed, SettingsInvalid
 from wingsd.panel.schemas import Build, Mount, Settings
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "CheckedMounts",
     "ContainerSpec",
     "ImageSource",
-    "SettingsInvalid",
     "check_mounts",
     "check_variables",
     "container_spec",
@@ -98,14 +96,6 @@ class ContainerSpec:
 
     name: str
     body: dict[str, Any]
-
-
-class SettingsInvalid(EnvironmentFailed):
-    """No container can have the server's settings, which the Panel has (422)."""
-
-    code = "server-settings-invalid"
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    is_final = True
 
 
 def container_spec(config: Config, server: Settings) -> ContainerSpec:

@@ -31,8 +31,8 @@ from docker.utils import kwargs_from_env
 
 from wingsd.docker.container import HOME, INSTALLED, MACHINE_ID, ContainerSpec
 from wingsd.docker.network import NetworkSpec, advice_against
-from wingsd.docker.runtime import ConsoleBlocked, EngineInformation
-from wingsd.errors import NOT_RUNNING, EnvironmentFailed, ServerNotRunning
+from wingsd.docker.runtime import EngineInformation
+from wingsd.errors import NOT_RUNNING, ConsoleBlocked, EnvironmentFailed, ServerNotRunning
 from wingsd.util.observer import ENGINE, Observer
 
 __all__ = [

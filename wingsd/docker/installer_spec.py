@@ -14,7 +14,6 @@ from wingsd.config import Config
 from wingsd.docker.container import (
     INSTALLED,
     ContainerSpec,
-    SettingsInvalid,
     check_variables,
     container_user,
     environment,
@@ -26,6 +25,7 @@ from wingsd.docker.container import (
     service_label,
 )
 from wingsd.docker.network import network_mode
+from wingsd.errors import SettingsInvalid
 from wingsd.panel.schemas import Build, InstallScript, Mount, Settings
 
 __all__ = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Protocol
 
 import attrs
@@ -17,7 +16,6 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, InstallScript, Settings
 
 __all__ = [
-    "ConsoleBlocked",
     "ContainerUsage",
     "EngineDisk",
     "EngineInformation",
@@ -34,14 +32,6 @@ __all__ = [
     "Watcher",
     "engine_address",
 ]
-
-
-class ConsoleBlocked(EnvironmentFailed):
-    """The server does not take what is typed into its console; it may still do so (409)."""
-
-    code = "console-blocked"
-    # Not a failure of the node: the server's users can mend it.
-    status = HTTPStatus.CONFLICT
 
 
 @attrs.frozen(repr=False)

@@ -16,9 +16,8 @@ import attrs
 
 from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.formats import Rewritten, format_of, quoted
-from wingsd.errors import StorageError, WingsdError
+from wingsd.errors import FileMissing, FileTypeRefused, IsDirectory, StorageError, WingsdError
 from wingsd.filesystem import ServerPath, ServerRoot, name_from_text
-from wingsd.filesystem.errors import FileMissing, FileTypeRefused, IsDirectory
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.util.text import display
 

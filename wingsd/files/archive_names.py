@@ -8,28 +8,10 @@ from enum import Enum
 import attrs
 
 from wingsd.archive import ArchiveFormat
-from wingsd.errors import BadRequest
+from wingsd.errors import ArchiveFormatUnsupported
 from wingsd.files.copies import rfc_3339
 
-__all__ = [
-    "ArchiveFormatUnsupported",
-    "ArchiveKind",
-    "default_name",
-    "kind_of_extension",
-    "kind_of_format",
-]
-
-
-class ArchiveFormatUnsupported(BadRequest):
-    """No archives of this format are made here (400)."""
-
-    code = "archive-format-unsupported"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            "This node does not make archives of that format.",
-            f"{name[:40]!r} is none of {', '.join(sorted(_FORMATS))}",
-        )
+__all__ = ["ArchiveKind", "default_name", "kind_of_extension", "kind_of_format"]
 
 
 class _Type(Enum):
@@ -84,7 +66,7 @@ def kind_of_format(name: str) -> ArchiveKind:
     try:
         return _FORMATS[name]
     except KeyError:
-        raise ArchiveFormatUnsupported(name) from None
+        raise ArchiveFormatUnsupported(name, _FORMATS) from None
 
 
 def kind_of_extension(extension: str) -> ArchiveKind:

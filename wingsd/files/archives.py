@@ -26,13 +26,12 @@ from wingsd.archive.tar_headers import (
     member_header,
     padding,
 )
-from wingsd.errors import BadRequest
+from wingsd.errors import BadRequest, FileDenied, FileMissing
 from wingsd.files.archive_names import ArchiveKind
 from wingsd.files.guard import Guard
 from wingsd.files.members import Chosen, FileMember, Selection
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot, name_text
-from wingsd.filesystem.errors import FileDenied, FileMissing
 
 __all__ = [
     "MAX_ZIP_MEMBERS",

@@ -8,33 +8,14 @@ from contextlib import suppress
 
 import attrs
 
-from wingsd.errors import BadRequest
+from wingsd.errors import FileDenied, FileMissing, FileTypeRefused, InvalidMode
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileDenied, FileMissing, FileTypeRefused
 from wingsd.filesystem.modes import set_mode_at
 from wingsd.filesystem.walk import Listing
 
-__all__ = [
-    "InvalidMode",
-    "Mode",
-    "Renaming",
-    "create_directory",
-    "delete",
-    "parse_mode",
-    "rename",
-    "set_modes",
-]
-
-
-class InvalidMode(BadRequest):
-    """A file's mode is not octal (400)."""
-
-    code = "file-mode-invalid"
-
-    def __init__(self, mode: str) -> None:
-        super().__init__("Invalid file mode.", f"{mode[:20]!r} is not octal, such as 644")
+__all__ = ["Mode", "Renaming", "create_directory", "delete", "parse_mode", "rename", "set_modes"]
 
 
 @attrs.frozen

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import attrs
 
+from wingsd.errors import FileMissing, NameConflict, PathInvalid
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileMissing, NameConflict, PathInvalid
 from wingsd.filesystem.walk import Listing
 
 __all__ = ["copy", "copy_names", "divided", "free_names", "rfc_3339"]

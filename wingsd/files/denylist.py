@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 import attrs
 from twisted.logger import Logger
 
+from wingsd.errors import FileDenied
 from wingsd.filesystem import ServerPath
-from wingsd.filesystem.errors import FileDenied
 
 __all__ = ["MAX_LINES", "MAX_LINE_LENGTH", "Denylist", "Denylists", "denylist_lines"]
 

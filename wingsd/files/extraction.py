@@ -16,32 +16,62 @@ from typing import Protocol
 import attrs
 
 from wingsd.archive.policy import MAX_DEPTH
-from wingsd.errors import StorageError
-from wingsd.files.extraction_errors import ArchiveNotParsed, OverwritesFileInUse, archive_error
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
-from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
-from wingsd.filesystem.errors import (
+from wingsd.errors import (
+    ArchiveDamaged,
+    ArchiveEncrypted,
+    ArchiveExcessive,
+    ArchiveFormatUnknown,
+    ArchiveInParts,
+    ArchiveMethodUnsupported,
+    ArchiveNotParsed,
+    BadRequest,
     FileInUse,
     FileMissing,
     FileTypeRefused,
     IsDirectory,
     NameConflict,
     NameTooLong,
+    OverwritesFileInUse,
     PathInvalid,
+    StorageError,
 )
+from wingsd.files.guard import Guard
+from wingsd.files.progress import Progress
+from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,
     MemberKind,
     ParsedArchive,
+    Reason,
     Refusal,
 )
 from wingsd.user_archives.kinds import is_part_name, name_hint, single_name
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
 
-__all__ = ["ArchiveContents", "Extracted", "Extracting", "extract"]
+__all__ = ["ArchiveContents", "Extracted", "Extracting", "archive_error", "extract"]
+
+
+def archive_error(refusal: Refusal, *, is_part: bool) -> BadRequest:
+    """Return the error of a refusal; `is_part` tells that the name is that of one part."""
+    reason, detail = refusal.reason, refusal.detail
+    if is_part and reason in (Reason.UNKNOWN_FORMAT, Reason.DAMAGED):
+        return ArchiveInParts(detail)
+    errors = {
+        Reason.UNKNOWN_FORMAT: ArchiveFormatUnknown,
+        Reason.ENCRYPTED: ArchiveEncrypted,
+    }
+    if reason in errors:
+        return errors[reason]()
+    with_detail = {
+        Reason.DAMAGED: ArchiveDamaged,
+        Reason.UNSUPPORTED: ArchiveMethodUnsupported,
+        Reason.EXCESSIVE: ArchiveExcessive,
+        Reason.LONG_NAME: NameTooLong,
+    }
+    return with_detail[reason](detail)
+
 
 #: Directories whose modes and times are kept, and symlinks that are made, wait in memory: so many
 #: of each, and of all their paths and texts so many bytes.
@@ -100,7 +130,7 @@ def extract(
     files of which the archive has only what was written so far. Nothing is written where the sizes
     in the archive exceed the disk limit. After a later failure the files that were whole stay.
 
-    Raises FileMissing, FileDenied, the errors of `extraction_errors`, DiskLimitExceeded,
+    Raises FileMissing, FileDenied, those of `archive_error`, DiskLimitExceeded,
     NameConflict, FileTypeRefused, FileWorkCancelled and StorageError.
     """
     guard.check(asked.archive)

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from enum import Enum
 
+from wingsd.errors import FileWorkCancelled
 from wingsd.filesystem import OpenFile
-from wingsd.filesystem.errors import FileWorkCancelled
 
 __all__ = ["Algorithm", "fingerprint"]
 

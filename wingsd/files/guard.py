@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from wingsd.errors import BadRequest
+from wingsd.errors import BadRequest, DirectoryMissing, FileDenied, FileWorkCancelled
 from wingsd.files.denylist import Denylist
 from wingsd.filesystem import ServerPath, ServerRoot
-from wingsd.filesystem.errors import DirectoryMissing, FileDenied, FileWorkCancelled
 from wingsd.filesystem.walk import Listing
 
 __all__ = ["MAX_KEPT", "MAX_KEPT_NAMES", "Guard"]

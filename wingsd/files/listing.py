@@ -16,11 +16,10 @@ from typing import Any, overload
 
 import attrs
 
-from wingsd.errors import WingsdError
+from wingsd.errors import FileWorkCancelled, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import entry_data, mime_of_entry
 from wingsd.filesystem import Directory, Entry, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
 
 __all__ = [
     "MAX_ENTRIES",

@@ -15,10 +15,10 @@ from typing import Any
 
 import attrs
 
+from wingsd.errors import FileTypeRefused, IsDirectory
 from wingsd.files.guard import Guard
 from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.filesystem.directory import open_regular
-from wingsd.filesystem.errors import FileTypeRefused, IsDirectory
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.walk import Listing, gone, unreadable_for_user
 

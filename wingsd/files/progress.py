@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from threading import Event
 
+from wingsd.errors import FileWorkCancelled
 from wingsd.filesystem import ServerPath
-from wingsd.filesystem.errors import FileWorkCancelled
 
 __all__ = ["Progress"]
 

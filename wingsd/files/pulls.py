@@ -16,17 +16,15 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from wingsd.errors import BadRequest
+from wingsd.errors import DownloadFailed, FilesBusy, PathInvalid, TooManyPulls
 from wingsd.events import SUSPENDED, Event, EventBus
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.tasks import FileTask, FileTasks
-from wingsd.files.work import FilesBusy, FileWork
+from wingsd.files.work import FileWork
 from wingsd.filesystem import Entry, NewFile, NewFileOptions, ServerPath, ServerRoot
-from wingsd.filesystem.errors import PathInvalid
 from wingsd.guarded_http.blocks import BodyBlocks
 from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
-from wingsd.guarded_http.errors import DownloadFailed
 from wingsd.guarded_http.file_names import disposition_name, plain_name
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.urls import WebUrl
@@ -34,23 +32,11 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.util.text import escaped
 
-__all__ = ["Pull", "PullOptions", "PullTarget", "Pulls", "TooManyPulls"]
+__all__ = ["Pull", "PullOptions", "PullTarget", "Pulls"]
 
 T = TypeVar("T")
 #: Downloads of all servers at a time: each takes two descriptors and up to 1 MiB.
 _ON_NODE = 100
-
-
-class TooManyPulls(BadRequest):
-    """The server has as many downloads as it may have (400, with Wings' message)."""
-
-    code = "too-many-pulls"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"This server has reached its limit of {limit} simultaneous remote file downloads at "
-            "once. Please wait for one to complete before trying again."
-        )
 
 
 @attrs.frozen

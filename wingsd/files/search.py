@@ -14,11 +14,10 @@ from typing import Any
 
 import attrs
 
-from wingsd.errors import WingsdError
+from wingsd.errors import FileWorkCancelled, NameTooLong, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import entry_data, head_of, mime_of_entry
 from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled, NameTooLong
 from wingsd.filesystem.paths import MAX_PATH_BYTES
 
 __all__ = [

@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.errors import Conflict, WingsdError
+from wingsd.errors import FileWorkCancelled, TooManyFileTasks, WingsdError
 from wingsd.events import (
     OPERATION_ABORTED,
     OPERATION_COMPLETED,
@@ -28,18 +28,10 @@ from wingsd.events import (
 from wingsd.files.progress import Progress
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import ServerRoot
-from wingsd.filesystem.errors import FileWorkCancelled
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 
-__all__ = [
-    "MAX_TASKS",
-    "PATIENCE",
-    "ChangeLanes",
-    "FileTask",
-    "FileTasks",
-    "TooManyFileTasks",
-]
+__all__ = ["MAX_TASKS", "PATIENCE", "ChangeLanes", "FileTask", "FileTasks"]
 
 T = TypeVar("T")
 
@@ -50,19 +42,6 @@ MAX_TASKS = 16
 #: Seconds between two events of progress, as Calagopus' nodes send them.
 _PROGRESS_EVERY = 1.0
 _NANO = 1_000_000_000
-
-
-class TooManyFileTasks(Conflict):
-    """Too many changes of the server's files are under way (409)."""
-
-    code = "too-many-file-tasks"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "too many concurrent operations",
-            f"{MAX_TASKS} changes of this server's files are under way; try again when one has "
-            "ended",
-        )
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -169,7 +148,7 @@ class FileTasks:
         """
         server.operations.check(Operation.CHANGE_FILES)
         if len(self._of(server.uuid)) >= MAX_TASKS:
-            raise TooManyFileTasks
+            raise TooManyFileTasks(MAX_TASKS)
         task: FileTask[T] = FileTask(server, title, details, self._now())
         self._tasks[task.identifier] = task
         Deferred.fromCoroutine(self._run(task, lane, change))

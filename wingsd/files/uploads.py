@@ -11,20 +11,19 @@ from collections.abc import Sequence
 import attrs
 from multipart import MultipartError, MultipartSegment
 
-from wingsd.errors import BadRequest
+from wingsd.errors import (
+    FileMissing,
+    NoFilesUploaded,
+    PathInvalid,
+    UploadFormInvalid,
+    UploadTooLarge,
+)
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.filesystem import NewFile, NewFileOptions, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileMissing, PathInvalid
 from wingsd.util.multipart_form import FormParts, form_boundary
 
-__all__ = [
-    "FileRules",
-    "FormUpload",
-    "NoFilesUploaded",
-    "UploadFormInvalid",
-    "UploadTooLarge",
-]
+__all__ = ["FileRules", "FormUpload"]
 
 _MIB = 1 << 20
 
@@ -36,38 +35,6 @@ class _Bounds:
     parts: int = 1000
     headers: int = 16
     header_bytes: int = 16384
-
-
-class UploadFormInvalid(BadRequest):
-    """The body is not a form, or ends before it is complete (400, with Wings' message)."""
-
-    code = "upload-form-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("Failed to get multipart form data from request.", detail)
-
-
-class NoFilesUploaded(BadRequest):
-    """The form has no file (400, with Wings' message)."""
-
-    code = "no-files-uploaded"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "No files were found on the request body.", "send each file in a field named files"
-        )
-
-
-class UploadTooLarge(BadRequest):
-    """A file is larger than uploads may be (400, with Wings' message)."""
-
-    code = "upload-too-large"
-
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(
-            f"File {name} is larger than the maximum file upload size of {limit} MB.",
-            "the limit is api.upload_limit of the node",
-        )
 
 
 @attrs.frozen

@@ -14,28 +14,15 @@ from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from wingsd.errors import WingsdError
+from wingsd.errors import FilesBusy
 from wingsd.files.denylist import Denylist, Denylists
 from wingsd.filesystem import ServerRoot
 from wingsd.servers.server import Server
 from wingsd.threadio import Workers
 
-__all__ = ["FileWork", "FilesBusy", "Lane"]
+__all__ = ["FileWork", "Lane"]
 
 T = TypeVar("T")
-
-
-class FilesBusy(WingsdError):
-    """Too much work on files waits already (503)."""
-
-    code = "files-busy"
-    status = 503
-    retry_after = 5.0
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this node is busy with the files of its servers", "try again in a few seconds"
-        )
 
 
 class Lane:

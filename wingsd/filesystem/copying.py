@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Callable
 
-from wingsd.filesystem.errors import FileWorkCancelled
+from wingsd.errors import FileWorkCancelled
 
 __all__ = ["copy_data"]
 

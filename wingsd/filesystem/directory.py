@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 
 import attrs
 
-from wingsd.filesystem.errors import FileInUse, FileTypeRefused, IsDirectory, file_error
+from wingsd.errors import FileInUse, FileTypeRefused, IsDirectory
+from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.new_file import TEMPORARY, remove_left_over
 from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.paths import ServerPath, name_text

@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Callable
 
-from wingsd.filesystem.errors import NotDirectory, file_error
+from wingsd.errors import NotDirectory
+from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath

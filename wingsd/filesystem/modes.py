@@ -9,7 +9,7 @@ import os
 import stat
 from contextlib import suppress
 
-from wingsd.filesystem.errors import FileTypeRefused
+from wingsd.errors import FileTypeRefused
 from wingsd.util.text import display
 
 __all__ = ["is_own", "process_umask", "set_mode_at"]

@@ -17,7 +17,8 @@ from contextlib import ExitStack, suppress
 
 import attrs
 
-from wingsd.filesystem.errors import FileTypeRefused, NameConflict, PathInvalid, file_error
+from wingsd.errors import FileTypeRefused, NameConflict, PathInvalid
+from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import DirectoryUsage

@@ -15,27 +15,18 @@ from hashlib import sha256
 from types import TracebackType
 from typing import Self
 
-from wingsd.errors import Conflict
-from wingsd.filesystem.errors import FileTypeRefused, NameConflict, file_error
+from wingsd.errors import FileTypeRefused, NameConflict, UploadInProgress
+from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.new_file import Owner, check_new_name
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
 
-__all__ = ["PartialFile", "UploadInProgress"]
+__all__ = ["PartialFile"]
 
 #: A program with a lease of the file is not waited for, fcntl(2).
 _OPEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
 _MAKE = _OPEN | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _MODE = 0o644
-
-
-class UploadInProgress(Conflict):
-    """Another request is writing the same file for the same user (409)."""
-
-    code = "upload-in-progress"
-
-    def __init__(self) -> None:
-        super().__init__("this file is being uploaded by another request", "wait for it to end")
 
 
 class PartialFile:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from wingsd.filesystem.errors import NameTooLong, PathInvalid
+from wingsd.errors import NameTooLong, PathInvalid
 
 __all__ = ["MAX_NAME_BYTES", "MAX_PATH_BYTES", "ServerPath", "name_from_text", "name_text"]
 

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable
 from itertools import islice
 
-from wingsd.filesystem.errors import FileWorkCancelled
+from wingsd.errors import FileWorkCancelled
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.usage import DirectoryUsage

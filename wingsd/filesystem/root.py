@@ -18,7 +18,16 @@ from contextlib import contextmanager, suppress
 
 from attrs import evolve
 
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import (
+    DirectoryMissing,
+    DiskLimitExceeded,
+    FileMissing,
+    FileTypeRefused,
+    NameConflict,
+    NotDirectory,
+    PathInvalid,
+    StorageError,
+)
 from wingsd.filesystem.copying import copy_data
 from wingsd.filesystem.directory import (
     Directory,
@@ -29,15 +38,7 @@ from wingsd.filesystem.directory import (
     open_regular,
 )
 from wingsd.filesystem.disk_size import ENTRY_SIZE, FREE_ENTRIES
-from wingsd.filesystem.errors import (
-    DirectoryMissing,
-    FileMissing,
-    FileTypeRefused,
-    NameConflict,
-    NotDirectory,
-    PathInvalid,
-    file_error,
-)
+from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.made_directories import made_directory
 from wingsd.filesystem.modes import set_mode_at
 from wingsd.filesystem.new_file import (

@@ -18,8 +18,8 @@ from typing import NoReturn
 
 from attrs import Factory, define, frozen
 
-from wingsd.errors import StorageError
-from wingsd.filesystem.errors import TreeTooLarge, file_error
+from wingsd.errors import StorageError, TreeTooLarge
+from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.open_directories import REPLACED, OpenDirectories, Path
 from wingsd.util.text import display, reading_advice
 

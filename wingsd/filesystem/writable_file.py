@@ -16,8 +16,9 @@ from threading import Lock
 
 import attrs
 
+from wingsd.errors import FileInUse, FileTypeRefused, NameConflict
 from wingsd.filesystem.directory import Entry
-from wingsd.filesystem.errors import FileInUse, FileTypeRefused, NameConflict, file_error
+from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.new_file import Owner, check_new_name
 from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.usage import DirectoryUsage

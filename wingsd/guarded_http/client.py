@@ -24,12 +24,7 @@ from twisted.internet.interfaces import IConsumer, IDelayedCall, IStreamClientEn
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from wingsd.guarded_http.errors import (
-    AddressBlocked,
-    DownloadFailed,
-    TooManyRedirects,
-    UrlInvalid,
-)
+from wingsd.errors import AddressBlocked, DownloadFailed, TooManyRedirects, UrlInvalid
 from wingsd.guarded_http.exchange import GuardedExchange
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy

@@ -23,7 +23,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wingsd.guarded_http.errors import DownloadFailed
+from wingsd.errors import DownloadFailed
 from wingsd.guarded_http.tls import CertificateCheck
 from wingsd.util.net import are_too_small, keep_alive
 from wingsd.util.text import readable_time

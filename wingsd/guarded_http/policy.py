@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from wingsd.guarded_http.errors import AddressBlocked
+from wingsd.errors import AddressBlocked
 from wingsd.util.addresses import Address, Network, parse_network
 
 __all__ = ["AddressPolicy", "is_of_this_host", "is_public"]

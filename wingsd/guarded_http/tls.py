@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from wingsd.guarded_http.errors import DownloadFailed
+from wingsd.errors import DownloadFailed
 from wingsd.util.certificates import EXPIRED, NOT_YET_VALID, UNTRUSTED, CertificateVerifier
 
 __all__ = ["CertificateCheck"]

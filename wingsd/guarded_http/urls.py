@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 
 import attrs
 
-from wingsd.guarded_http.errors import UrlInvalid, UrlSchemeRefused
+from wingsd.errors import UrlInvalid, UrlSchemeRefused
 from wingsd.util.text import escaped
 
 __all__ = ["MAX_URL", "WebUrl", "text_of"]

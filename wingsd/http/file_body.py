@@ -16,8 +16,9 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from wingsd.errors import RangeNotSatisfiable
 from wingsd.http.body_sender import BodyRequest, BodySender
-from wingsd.http.ranges import RangeNotSatisfiable, Validators, requested_range
+from wingsd.http.ranges import Validators, requested_range
 from wingsd.threadio import Workers
 
 __all__ = [

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import re
 from email.utils import formatdate
-from http import HTTPStatus
 
 import attrs
 
-from wingsd.errors import WingsdError
+from wingsd.errors import RangeNotSatisfiable
 
-__all__ = ["RangeNotSatisfiable", "Validators", "requested_range"]
+__all__ = ["Validators", "requested_range"]
 
 #: More digits than the size of any file has are not converted.
 _RANGE = re.compile(r"bytes=\s*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\s*")
 
 #: The first and the last second of the years that a date can have, 1 to 9999.
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799
-
-
-class RangeNotSatisfiable(WingsdError):
-    """The file ends before the requested range begins (416)."""
-
-    code = "range-not-satisfiable"
-    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-
-    def __init__(self, size: int) -> None:
-        super().__init__(
-            "the file ends before the requested range", f"it has {size} bytes; download it again"
-        )
 
 
 @attrs.frozen(eq=False, repr=False)

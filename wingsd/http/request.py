@@ -20,12 +20,11 @@ from twisted.python.failure import Failure
 from twisted.web.http import parse_qs
 from twisted.web.server import Request
 
-from wingsd.errors import WingsdError
+from wingsd.errors import BodyTooLarge, RangeNotSatisfiable, WingsdError
 from wingsd.http.body_sender import LONG, BytesSender
-from wingsd.http.errors import BodyTooLarge, Error
+from wingsd.http.errors import Error
 from wingsd.http.file_body import FileBody, send_file
 from wingsd.http.operations import Encoded, EncodedObject, PlainText, TreePage
-from wingsd.http.ranges import RangeNotSatisfiable
 from wingsd.http.streamed_body import StreamedBody, send_stream
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 from wingsd.util.media import MediaType, accepted, content_type, encode

@@ -24,8 +24,14 @@ from attrs import define, frozen
 from isal.isal_zlib import crc32
 
 from wingsd.archive.decompress import MAX_WINDOW
+from wingsd.errors import (
+    BatchDamaged,
+    BatchInvalid,
+    FrameRefused,
+    MoveBatchTooLarge,
+    MoveVersionUnknown,
+)
 from wingsd.moves.digests import DIGEST, Bytes, block_digest, block_digests
-from wingsd.moves.errors import MoveBatchTooLarge, MoveVersionUnknown, damaged, invalid, refused
 from wingsd.moves.frames import (
     AttributesFrame,
     Content,
@@ -179,13 +185,13 @@ def index_length(head: bytes) -> tuple[int, bytes]:
     """
     magic, version, reserved, length, digest = HEAD.unpack(head)
     if magic != _MAGIC:
-        raise invalid("it does not begin as a batch does")
+        raise BatchInvalid("it does not begin as a batch does")
     if version != VERSION:
         raise MoveVersionUnknown(version, VERSION)
     if reserved:
-        raise invalid("its head has bits of no meaning")
+        raise BatchInvalid("its head has bits of no meaning")
     if not _INDEX.size < length <= MAX_INDEX:
-        raise invalid(f"its index has {length} bytes")
+        raise BatchInvalid(f"its index has {length} bytes")
     return length, digest
 
 
@@ -198,16 +204,16 @@ def decode_index(raw: bytes, digest: bytes | None = None, *, most_data: int = MA
     """
     found = sha256(raw).digest()
     if digest is not None and found != digest:
-        raise damaged("the index")
+        raise BatchDamaged("the index")
     if len(raw) < _INDEX.size:
-        raise invalid(f"its index has {len(raw)} bytes")
+        raise BatchInvalid(f"its index has {len(raw)} bytes")
     number, in_round, kind_value, needs, count = _INDEX.unpack_from(raw)
     if kind_value not in (BatchKind.SHAPE.value, BatchKind.DATA.value):
-        raise invalid(f"it is of the unknown kind {kind_value}")
+        raise BatchInvalid(f"it is of the unknown kind {kind_value}")
     if not number or not in_round or needs >= number:
-        raise invalid(f"it has number {number}, round {in_round} and needs {needs}")
+        raise BatchInvalid(f"it has number {number}, round {in_round} and needs {needs}")
     if not 0 < count <= MAX_FRAMES:
-        raise invalid(f"it has {count} frames")
+        raise BatchInvalid(f"it has {count} frames")
     kind = BatchKind(kind_value)
     checks = _Checks(kind, most_data)
     frames: list[Frame] = []
@@ -217,7 +223,7 @@ def decode_index(raw: bytes, digest: bytes | None = None, *, most_data: int = MA
         checks.add(frame)
         frames.append(frame)
     if at != len(raw):
-        raise invalid("its index has more than its frames")
+        raise BatchInvalid("its index has more than its frames")
     return Index(kind, number, in_round, needs, tuple(frames), raw, found)
 
 
@@ -236,46 +242,48 @@ class _Checks:
     def add(self, frame: Frame) -> None:
         """Check one more frame."""
         if isinstance(frame, _CONTENT) is not self._is_data:
-            raise invalid("it mixes shape and data")
+            raise BatchInvalid("it mixes shape and data")
         if isinstance(frame, _OF_NUMBERS):
             self._add_blocks(frame)
         else:
             self._add_path(frame)
         self._bytes += frame_bytes(frame)
         if self._bytes > self._most_data:
-            raise invalid(f"it has more than {self._most_data} bytes")
+            raise BatchInvalid(f"it has more than {self._most_data} bytes")
 
     def _add_path(self, frame: Shape | WholeFrame) -> None:
         path = frame.path
         if not isinstance(frame, PutFrame):  # its metadata may follow
             if path in self._paths:
-                raise refused(f"the path {display(path)} comes twice")
+                raise FrameRefused(f"the path {display(path)} comes twice")
             self._paths.add(path)
         if self._is_data:
             return
         is_removal = isinstance(frame, _REMOVAL)
         if self._phase is not None and is_removal is not self._phase:
-            raise refused("it both removes and makes names")
+            raise FrameRefused("it both removes and makes names")
         self._phase = is_removal
         if isinstance(frame, TakeFrame | PutFrame):
             if frame.slot in self._slots:
-                raise refused(f"slot {frame.slot} comes twice")
+                raise FrameRefused(f"slot {frame.slot} comes twice")
             self._slots.add(frame.slot)
         if isinstance(frame, HardFrame) and frame.first == path:
-            raise refused(f"{display(path)} is a hard link to itself")
+            raise FrameRefused(f"{display(path)} is a hard link to itself")
 
     def _add_blocks(self, frame: DataFrame | ZeroFrame | AttributesFrame) -> None:
         if frame.number != self._number:
             if frame.number in self._numbers:
-                raise refused(f"the blocks of file {frame.number} are not together")
+                raise FrameRefused(f"the blocks of file {frame.number} are not together")
             self._numbers.add(frame.number)
             self._number, self._end = frame.number, 0
         elif isinstance(frame, AttributesFrame):
-            raise refused(f"the attributes of file {frame.number} do not come before its blocks")
+            raise FrameRefused(
+                f"the attributes of file {frame.number} do not come before its blocks"
+            )
         if isinstance(frame, AttributesFrame):
             return
         if frame.first < self._end:
-            raise refused(f"blocks of file {frame.number} come twice, or not in order")
+            raise FrameRefused(f"blocks of file {frame.number} come twice, or not in order")
         self._end = frame.first + frame.count
 
 
@@ -347,18 +355,18 @@ class _Inflater:
         if len(self._begin) < len(_ZSTD_MAGIC):
             self._begin += bytes(data[: len(_ZSTD_MAGIC) - len(self._begin)])
             if not _ZSTD_MAGIC.startswith(self._begin):
-                raise invalid("it does not begin as zstd does")
+                raise BatchInvalid("it does not begin as zstd does")
         decompressor = self._decompressor
         rest: Bytes = data
         while rest or not decompressor.needs_input:
             if decompressor.eof:
                 if not rest:
                     return
-                raise invalid("it goes on after the end of its zstd frame")
+                raise BatchInvalid("it goes on after the end of its zstd frame")
             try:
                 plain = decompressor.decompress(rest, _STEP)
             except self._error as error:
-                raise invalid(f"its zstd data is wrong ({error})") from error
+                raise BatchInvalid(f"its zstd data is wrong ({error})") from error
             rest = b""
             if plain:
                 yield plain
@@ -368,7 +376,7 @@ class _Inflater:
     def finish(self) -> None:
         """Raise BatchInvalid where the frame has not ended."""
         if not self._decompressor.eof:
-            raise invalid("it ends in the middle of its zstd frame")
+            raise BatchInvalid("it ends in the middle of its zstd frame")
 
 
 @frozen(eq=False, repr=False)
@@ -422,7 +430,7 @@ class BatchReader:
     def finish(self) -> Index:
         """Return the index at the end of the bytes. Raises BatchInvalid where some are missing."""
         if self.index is None or not self._is_complete:
-            raise invalid("it ends in the middle")
+            raise BatchInvalid("it ends in the middle")
         if self._inflater is not None:
             self._inflater.finish()
         return self.index
@@ -445,7 +453,7 @@ class BatchReader:
             yield from self._next_frame()
         while piece:
             if self._frame is None:
-                raise invalid("it goes on after its last block")
+                raise BatchInvalid("it goes on after its last block")
             run, piece = self._blocks(self._frame, piece)
             if run is None:
                 return
@@ -471,7 +479,7 @@ class BatchReader:
                 yield BlockRun(frame, frame.first, frame.count, _NOTHING)
             elif isinstance(frame, WholeFrame) and not frame.size:
                 if block_digest(b"") != frame.digest:
-                    raise damaged(display(frame.path))
+                    raise BatchDamaged(display(frame.path))
                 yield BlockRun(frame, 0, 1, _NOTHING)
             elif not isinstance(frame, AttributesFrame):
                 self._frame = frame
@@ -509,7 +517,7 @@ class BatchReader:
         if found == expected:
             return
         if isinstance(frame, WholeFrame):
-            raise damaged(display(frame.path))
+            raise BatchDamaged(display(frame.path))
         at = next(at for at in range(count * DIGEST) if found[at] != expected[at])
         number = frame.first + self._done + at // DIGEST
-        raise damaged(f"block {number} of file {frame.number}")
+        raise BatchDamaged(f"block {number} of file {frame.number}")

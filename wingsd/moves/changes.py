@@ -6,8 +6,8 @@ All raise FrameRefused for frames that do not fit the tree.
 
 from __future__ import annotations
 
+from wingsd.errors import FrameRefused
 from wingsd.moves.digests import UNKNOWN
-from wingsd.moves.errors import refused
 from wingsd.moves.frames import (
     AttributesFrame,
     Content,
@@ -59,7 +59,7 @@ def _directory(tree: MoveTree, frame: DirectoryFrame) -> bool:
         tree.add(frame.path, DirectoryNode(frame.mode, frame.mtime, frame.attributes))
         return True
     if not isinstance(node, DirectoryNode):
-        raise refused(f"{display(frame.path)} is there already, and no directory")
+        raise FrameRefused(f"{display(frame.path)} is there already, and no directory")
     tree.updated(frame.path, node, frame.mode, frame.mtime, frame.attributes)
     return False
 
@@ -70,9 +70,9 @@ def _file(tree: MoveTree, frame: FileFrame) -> bool:
         _new_file(tree, frame)
         return True
     if not isinstance(node, FileNode) or node.number != frame.number:
-        raise refused(f"{display(frame.path)} is there already, and not file {frame.number}")
+        raise FrameRefused(f"{display(frame.path)} is there already, and not file {frame.number}")
     if node.block_size != frame.block_size:
-        raise refused(f"the blocks of file {frame.number} cannot change their size")
+        raise FrameRefused(f"the blocks of file {frame.number} cannot change their size")
     if node.size != frame.size:
         # what was the last block is shorter or longer now
         kept = min(node.size, frame.size) // node.block_size
@@ -86,7 +86,7 @@ def _file(tree: MoveTree, frame: FileFrame) -> bool:
 
 def _new_file(tree: MoveTree, frame: FileFrame) -> None:
     if frame.number <= tree.last_number:
-        raise refused(f"the number {frame.number} of {display(frame.path)} was given before")
+        raise FrameRefused(f"the number {frame.number} of {display(frame.path)} was given before")
     node = FileNode(frame.mode, frame.mtime, frame.size)
     tree.add(frame.path, node)
     tree.bind(node, frame.number, frame.block_size)
@@ -96,26 +96,28 @@ def _new_file(tree: MoveTree, frame: FileFrame) -> None:
 def _hard(tree: MoveTree, path: bytes, first: bytes) -> None:
     node = tree.find(first)
     if node is None or isinstance(node, DirectoryNode):
-        raise refused(f"{display(path)} is a hard link to {display(first)}, which is no file")
+        raise FrameRefused(f"{display(path)} is a hard link to {display(first)}, which is no file")
     if isinstance(node, FileNode) and not node.number and node.blocks.missing:
-        raise refused(f"{display(path)} is a hard link to {display(first)}, which has not come")
+        raise FrameRefused(
+            f"{display(path)} is a hard link to {display(first)}, which has not come"
+        )
     tree.add(path, node)
 
 
 def _put(tree: MoveTree, path: bytes, slot: int) -> None:
     if slot not in tree.slots:
-        raise refused(f"{display(path)} is to come from slot {slot}, which is empty")
+        raise FrameRefused(f"{display(path)} is to come from slot {slot}, which is empty")
     tree.put(path, slot)
 
 
 def _take(tree: MoveTree, path: bytes, slot: int) -> None:
     node = tree.find(path)
     if not isinstance(node, FileNode):
-        raise refused(f"{display(path)} is to be moved and is no file")
+        raise FrameRefused(f"{display(path)} is to be moved and is no file")
     if not node.number and node.blocks.missing:
-        raise refused(f"{display(path)} is to be moved and has not come")
+        raise FrameRefused(f"{display(path)} is to be moved and has not come")
     if slot in tree.slots:
-        raise refused(f"slot {slot} is in use")
+        raise FrameRefused(f"slot {slot} is in use")
     tree.take(path, node, slot)
 
 
@@ -166,7 +168,9 @@ def _whole(tree: MoveTree, frame: WholeFrame) -> None:
         tree.add(frame.path, FileNode(*meta, attributes=frame.attributes))
         return
     if not isinstance(node, FileNode) or node.number:
-        raise refused(f"{display(frame.path)} is there already, and no file that comes as a whole")
+        raise FrameRefused(
+            f"{display(frame.path)} is there already, and no file that comes as a whole"
+        )
     tree.resized(frame.size - node.size, frame.path)
     node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
     node.blocks.set(0, UNKNOWN)
@@ -177,17 +181,19 @@ def _whole(tree: MoveTree, frame: WholeFrame) -> None:
 def _of_number(tree: MoveTree, number: int) -> FileNode:
     node = tree.numbers.get(number)
     if node is None or not node.names:
-        raise refused(f"no file has the number {number}")
+        raise FrameRefused(f"no file has the number {number}")
     return node
 
 
 def _numbered(tree: MoveTree, frame: DataFrame | ZeroFrame) -> FileNode:
     node = _of_number(tree, frame.number)
     if frame.first + frame.count > node.blocks.count:
-        raise refused(f"blocks of file {frame.number} are beyond its end")
+        raise FrameRefused(f"blocks of file {frame.number} are beyond its end")
     if isinstance(frame, DataFrame):
         if frame.block_size != node.block_size:
-            raise refused(f"file {frame.number} has blocks of {node.block_size} bytes")
+            raise FrameRefused(f"file {frame.number} has blocks of {node.block_size} bytes")
         if frame.last != node.length(frame.first, frame.count):
-            raise refused(f"the last block of file {frame.number} is not as long as it must be")
+            raise FrameRefused(
+                f"the last block of file {frame.number} is not as long as it must be"
+            )
     return node

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from wingsd.errors import SourceFileChanged
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.syscalls import cached_pages
 from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
-from wingsd.moves.errors import SourceFileChanged
 from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.nodes import FileNode, block_count

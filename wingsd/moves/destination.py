@@ -13,12 +13,11 @@ from itertools import chain, groupby
 
 from attrs import frozen
 
-from wingsd.errors import StorageError
+from wingsd.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing, StorageError
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BlockRun, Index, Written, WrittenBlocks
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import UNKNOWN
-from wingsd.moves.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing
 from wingsd.moves.frames import (
     AttributesFrame,
     Content,

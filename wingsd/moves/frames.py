@@ -14,11 +14,11 @@ from struct import Struct
 
 from attrs import frozen
 
-from wingsd.archive.policy import MemberRefused, link_text, member_path
+from wingsd.archive.policy import link_text, member_path
 from wingsd.archive.tar_headers import LATEST
+from wingsd.errors import BatchInvalid, FrameRefused, MemberRefused
 from wingsd.filesystem.attributes import decode_attributes
 from wingsd.moves.digests import BLOCK_SIZES, DIGEST, MAX_BLOCKS, UNKNOWN, WHOLE
-from wingsd.moves.errors import invalid, refused
 from wingsd.util.text import display
 
 __all__ = [
@@ -258,7 +258,7 @@ class _Cursor:
         """Go on by so many bytes; return where they are."""
         start, self.at = self.at, self.at + size
         if self.at > len(self.data):
-            raise invalid("its index ends in the middle of a frame")
+            raise BatchInvalid("its index ends in the middle of a frame")
         return start
 
     def path(self) -> bytes:
@@ -266,9 +266,9 @@ class _Cursor:
         try:
             parts = member_path(path)
         except MemberRefused as error:
-            raise refused(error.detail) from None
+            raise FrameRefused(error.detail) from None
         if b"/".join(parts) != path:
-            raise refused(f"the path {display(path)} is not in its one spelling")
+            raise FrameRefused(f"the path {display(path)} is not in its one spelling")
         return path
 
 
@@ -281,7 +281,7 @@ def decode_frame(data: bytes, at: int) -> tuple[Frame, int]:
     (kind,) = cursor.take(1)
     decode = _DECODERS.get(kind)
     if decode is None:
-        raise invalid(f"it has a frame of the unknown type {kind}")
+        raise BatchInvalid(f"it has a frame of the unknown type {kind}")
     frame = decode(cursor)
     return frame, cursor.at
 
@@ -298,11 +298,11 @@ def _file(cursor: _Cursor) -> FileFrame:
     path = cursor.path()
     number, mode, mtime, size, block_size = cursor.unpack(_FILE)
     if not number:
-        raise refused(f"{display(path)} has the number 0")
+        raise FrameRefused(f"{display(path)} has the number 0")
     if block_size not in BLOCK_SIZES:
-        raise refused(f"{display(path)} has blocks of {block_size} bytes")
+        raise FrameRefused(f"{display(path)} has blocks of {block_size} bytes")
     if size > min(_MAX_SIZE, MAX_BLOCKS * block_size):
-        raise refused(f"{display(path)} has {size} bytes, too many for its blocks")
+        raise FrameRefused(f"{display(path)} has {size} bytes, too many for its blocks")
     return FileFrame(number, path, _mode(mode, path), _mtime(mtime, path), size, block_size)
 
 
@@ -311,7 +311,7 @@ def _link(cursor: _Cursor) -> LinkFrame:
     try:
         link_text(target, path)
     except MemberRefused as error:
-        raise refused(error.detail) from None
+        raise FrameRefused(error.detail) from None
     (mtime,) = cursor.unpack(_LINK)
     return LinkFrame(path, target, _mtime(mtime, path))
 
@@ -320,7 +320,7 @@ def _whole(cursor: _Cursor, *, has_attributes: bool = False) -> WholeFrame:
     path = cursor.path()
     mode, mtime, size, digest = _WHOLE.unpack(cursor.take(_WHOLE.size))
     if size > WHOLE:
-        raise refused(f"{display(path)} has {size} bytes, too many for one frame")
+        raise FrameRefused(f"{display(path)} has {size} bytes, too many for one frame")
     meta = (path, _mode(mode, path), _mtime(mtime, path), size, _known(digest))
     return WholeFrame(*meta, _some(cursor, path) if has_attributes else b"")
 
@@ -328,7 +328,9 @@ def _whole(cursor: _Cursor, *, has_attributes: bool = False) -> WholeFrame:
 def _some(cursor: _Cursor, path: bytes, *, is_directory: bool = False) -> bytes:
     attributes = _attributes(cursor, path, is_directory=is_directory)
     if not attributes:
-        raise invalid(f"the attributes of {display(path)} are empty: it has another type then")
+        raise BatchInvalid(
+            f"the attributes of {display(path)} are empty: it has another type then"
+        )
     return attributes
 
 
@@ -342,16 +344,16 @@ def _attributes(cursor: _Cursor, path: bytes, *, is_directory: bool = False) -> 
     try:
         decode_attributes(value, is_directory=is_directory)
     except ValueError as error:
-        raise refused(f"{display(path)} is refused: {error}") from None
+        raise FrameRefused(f"{display(path)} is refused: {error}") from None
     return value
 
 
 def _data(cursor: _Cursor) -> DataFrame:
     number, first, count, block_size, last = cursor.unpack(_DATA)
     if block_size not in BLOCK_SIZES:
-        raise refused(f"file {number} has blocks of {block_size} bytes")
+        raise FrameRefused(f"file {number} has blocks of {block_size} bytes")
     if not 0 < last <= block_size:
-        raise invalid(f"the last block of file {number} has {last} bytes")
+        raise BatchInvalid(f"the last block of file {number} has {last} bytes")
     _check_range(number, first, count)
     return DataFrame(number, first, block_size, last, _known(cursor.take(count * DIGEST)))
 
@@ -381,26 +383,26 @@ _DECODERS: dict[int, Callable[[_Cursor], Frame]] = {
 
 def _check_range(number: int, first: int, count: int) -> None:
     if not count:
-        raise invalid(f"a frame of file {number} has no blocks")
+        raise BatchInvalid(f"a frame of file {number} has no blocks")
     if first + count > MAX_BLOCKS:
-        raise refused(f"file {number} has more than {MAX_BLOCKS} blocks")
+        raise FrameRefused(f"file {number} has more than {MAX_BLOCKS} blocks")
 
 
 def _known(digests: bytes) -> bytes:
     if UNKNOWN in digests:
         for at in range(0, len(digests), DIGEST):
             if digests[at : at + DIGEST] == UNKNOWN:
-                raise invalid("a digest has only zeros")
+                raise BatchInvalid("a digest has only zeros")
     return digests
 
 
 def _mode(mode: int, path: bytes) -> int:
     if mode > _MAX_MODE:
-        raise refused(f"{display(path)} has the mode {mode:o}")
+        raise FrameRefused(f"{display(path)} has the mode {mode:o}")
     return mode
 
 
 def _mtime(mtime: int, path: bytes) -> int:
     if not -MAX_MTIME <= mtime <= MAX_MTIME:
-        raise refused(f"the modification time of {display(path)} is out of range")
+        raise FrameRefused(f"the modification time of {display(path)} is out of range")
     return mtime

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+from wingsd.errors import FrameRefused
 from wingsd.filesystem.attributes import AttributeReader
-from wingsd.moves.errors import FrameRefused
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.scan import ChangedPart, KnownDirectories, Rescan, scan
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories

@@ -14,8 +14,8 @@ from zlib import crc32
 
 from attrs import astuple, frozen
 
+from wingsd.errors import LedgerDamaged, LedgerVersionUnknown
 from wingsd.moves.batch import MAX_INDEX
-from wingsd.moves.errors import LedgerDamaged, LedgerVersionUnknown
 
 __all__ = [
     "HEADER",

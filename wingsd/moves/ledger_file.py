@@ -16,16 +16,17 @@ from zlib import crc32
 
 from attrs import Factory, define
 
-from wingsd.errors import Conflict, StorageError
-from wingsd.moves.batch import BatchKind, Index, decode_index
-from wingsd.moves.changes import apply_shape, begin, done
-from wingsd.moves.errors import (
+from wingsd.errors import (
     BatchConflict,
     BatchInvalid,
+    Conflict,
     LedgerDamaged,
     RoundIncomplete,
     ShapeMissing,
+    StorageError,
 )
+from wingsd.moves.batch import BatchKind, Index, decode_index
+from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.ledger import (
     HEADER,
     MARK_AT,

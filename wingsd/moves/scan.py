@@ -19,8 +19,8 @@ from attrs import frozen
 
 from wingsd.archive.policy import MAX_DEPTH, MAX_NAME, member_mode
 from wingsd.archive.tar_writer import check_owner
+from wingsd.errors import TreeTooLarge
 from wingsd.filesystem.attributes import AttributeReader
-from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.filesystem.open_directories import Path, file_type_name
 from wingsd.filesystem.walk import BATCH, VANISHED, Listing, gone, unreadable, walk
 from wingsd.moves.digests import WHOLE

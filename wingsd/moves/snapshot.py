@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import BatchInvalid, DiskLimitExceeded, HeldTreeInvalid, RoundIncomplete
 from wingsd.moves.batch import MAX_FRAMES, BatchKind, decode_index, make_index
 from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import DIGEST, UNKNOWN, zero_digest
-from wingsd.moves.errors import BatchInvalid, HeldTreeInvalid, RoundIncomplete, invalid
 from wingsd.moves.frames import (
     AttributesFrame,
     Content,
@@ -104,13 +103,13 @@ def add_part(tree: MoveTree, part: bytes) -> None:
     """
     index = decode_index(part, most_data=_MOST_DATA)
     if (index.number, index.round, index.needs) != (1, 1, 0):
-        raise invalid("it is no part of a tree")
+        raise BatchInvalid("it is no part of a tree")
     for frame in index.frames:
         if isinstance(frame, Content):
             begin(tree, frame)
             done(tree, frame)
         elif isinstance(frame, TakeFrame | PutFrame | GoneFrame):
-            raise invalid("a part of a tree removes names")
+            raise BatchInvalid("a part of a tree removes names")
         else:
             apply_shape(tree, frame)
 

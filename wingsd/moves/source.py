@@ -23,10 +23,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 from attrs import frozen
 
 from wingsd.archive.policy import attributes_line
+from wingsd.errors import FrameRefused, SourceFileChanged
 from wingsd.filesystem.attributes import EVERYTHING, MOST, AttributeReader, AttributesKept
 from wingsd.filesystem.walk import opened, opened_again
 from wingsd.moves.contents import ContentReader, FramedData
-from wingsd.moves.errors import FrameRefused, SourceFileChanged
 from wingsd.moves.filling import Batch, BatchFiller
 from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.nodes import FileNode

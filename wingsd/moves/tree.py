@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from attrs import frozen
 
-from wingsd.errors import DiskLimitExceeded
+from wingsd.errors import DiskLimitExceeded, FrameRefused, RoundIncomplete
 from wingsd.moves.digests import (
     UNKNOWN,
     WHOLE,
@@ -28,7 +28,6 @@ from wingsd.moves.digests import (
     root_digest,
 )
 from wingsd.moves.entry_store import EntryStore
-from wingsd.moves.errors import RoundIncomplete, refused
 from wingsd.moves.nodes import (
     DIRECTORY,
     BlockDigests,
@@ -259,7 +258,7 @@ class MoveTree:
         """Add a directory, or a name of a file or symlink."""
         self._place(path)
         if self._store.get(path) is not None:
-            raise refused(f"{display(path)} is there already")
+            raise FrameRefused(f"{display(path)} is there already")
         self._count(1)
         self._store.set(path, node)
         if isinstance(node, DirectoryNode):
@@ -306,7 +305,7 @@ class MoveTree:
     def _count(self, more: int) -> None:
         self.members += more
         if self.members + len(self.slots) > self._limits.members:
-            raise refused(
+            raise FrameRefused(
                 f"there are more than {self._limits.members} files, directories and links; raise "
                 "system.transfers.max_members on this node if they are to be received"
             )
@@ -346,7 +345,7 @@ class MoveTree:
         self._place(path)
         node = self._store.get(path)
         if node is None:
-            raise refused(f"{display(path)} does not exist")
+            raise FrameRefused(f"{display(path)} does not exist")
         self._store.delete(path)
         self.members -= 1
         if not isinstance(node, DirectoryNode):
@@ -476,10 +475,10 @@ class MoveTree:
     def _place(self, path: bytes) -> None:
         """Drop the digests above a path, which must be of directories."""
         if not path:
-            raise refused("the root is no file and stays")
+            raise FrameRefused("the root is no file and stays")
         parent = dirname(path)
         node = self._store.get(parent) if parent else self.top
         if not isinstance(node, DirectoryNode):
-            raise refused(f"{display(path)} leads through what is no directory")
+            raise FrameRefused(f"{display(path)} leads through what is no directory")
         if node.digest is not None:
             self.touch(parent)

@@ -16,8 +16,7 @@ import attrs
 
 from wingsd.config import Config
 from wingsd.docker.network import port_bindings, reachable
-from wingsd.errors import BadRequest
-from wingsd.node.errors import FiguresUnavailable
+from wingsd.errors import BadRequest, FiguresUnavailable
 from wingsd.panel.schemas import Allocations
 from wingsd.util.addresses import Address, parse_address
 

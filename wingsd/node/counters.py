@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from wingsd.node.errors import FiguresUnavailable
+from wingsd.errors import FiguresUnavailable
 
 __all__ = [
     "Counters",

@@ -29,11 +29,15 @@ from wingsd.docker.usage import (
     running_containers,
     server_containers,
 )
-from wingsd.errors import EnvironmentFailed, StorageError
+from wingsd.errors import (
+    EngineUnavailable,
+    EnvironmentFailed,
+    PanelError,
+    PruneInProgress,
+    StorageError,
+)
 from wingsd.node.answers import SharedAnswer
-from wingsd.node.errors import EngineUnavailable, PruneInProgress
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import PanelError
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.util.text import canonical_uuid

@@ -18,10 +18,10 @@ from typing import IO, cast
 
 import attrs
 
-from wingsd.errors import BadRequest, StorageError, WingsdError
+from wingsd.errors import BadRequest, LogFileNotFound, StorageError
 from wingsd.node.own_log import MAX_BYTES, tail_of
 
-__all__ = ["LogFileNotFound", "StoredLog", "read_log", "stored_logs"]
+__all__ = ["StoredLog", "read_log", "stored_logs"]
 
 #: Files in a list, the latest; and bytes of a compressed file that are looked through.
 MAX_FILES = 1000
@@ -41,17 +41,6 @@ _READERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
 }
-
-
-class LogFileNotFound(WingsdError):
-    """There is no such log file (404)."""
-
-    code = "log-file-not-found"
-    status = 404
-
-    def __init__(self) -> None:
-        # As in Calagopus' nodes.
-        super().__init__("log file not found")
 
 
 @attrs.frozen

@@ -23,16 +23,15 @@ from twisted.web.iweb import IResponse
 
 from wingsd.config import Config
 from wingsd.config.vendors import PTERODACTYL, family_of_panel, node_agent_of
-from wingsd.errors import InvalidData, ServerNotFound
-from wingsd.panel.http_client import (
-    AnswerRefused,
-    BoundedClient,
+from wingsd.errors import (
+    InvalidData,
     NodeTokenRefused,
     PanelRefused,
     PanelUnreachable,
     ServerNotAssigned,
-    treq_reader,
+    ServerNotFound,
 )
+from wingsd.panel.http_client import AnswerRefused, BoundedClient, treq_reader
 from wingsd.panel.schemas import (
     Configuration,
     InstallScript,

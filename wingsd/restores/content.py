@@ -15,11 +15,10 @@ from twisted.logger import Logger
 
 from wingsd.archive.extract import Extracted, extract
 from wingsd.archive.quota import ArchiveLimits
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import BackupChecksumMismatch, DiskLimitExceeded, StorageError
 from wingsd.filesystem.disk_size import measure
 from wingsd.restores.announcements import ReadProgress
 from wingsd.restores.archives import LocalArchive, RestoreArchive
-from wingsd.restores.errors import BackupChecksumMismatch
 from wingsd.restores.overlay import kept_size, overlay
 from wingsd.restores.storage import RestoreStorage
 from wingsd.threadio import Workers

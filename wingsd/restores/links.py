@@ -19,19 +19,19 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 
-from wingsd.errors import WingsdError
-from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
-from wingsd.guarded_http.errors import (
+from wingsd.errors import (
     AddressBlocked,
+    BackupLinkRefused,
     DownloadFailed,
     TooManyRedirects,
     UrlInvalid,
     UrlSchemeRefused,
+    WingsdError,
 )
+from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
 from wingsd.guarded_http.limits import FetchLimits
 from wingsd.guarded_http.policy import AddressPolicy
 from wingsd.guarded_http.resolver import Resolve
-from wingsd.restores.errors import BackupLinkRefused
 from wingsd.threadio import Feed
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import escaped

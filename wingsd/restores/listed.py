@@ -17,11 +17,11 @@ from typing import NoReturn
 import attrs
 
 from wingsd.archive.extract import Extracted
-from wingsd.archive.policy import ArchiveError, display, link_text, member_mode, member_path
+from wingsd.archive.policy import display, link_text, member_mode, member_path
 from wingsd.archive.quota import ArchiveLimits, ArchiveQuota
 from wingsd.archive.tree_writer import TreeWriter
-from wingsd.errors import StorageError
-from wingsd.files.extraction_errors import archive_error
+from wingsd.errors import ArchiveError, StorageError
+from wingsd.files.extraction import archive_error
 from wingsd.user_archives.frames import (
     UNKNOWN,
     ArchiveMember,
@@ -74,7 +74,7 @@ def extract_listed(
 ) -> Extracted:
     """Extract an archive into the existing `directory`; `blocks` are those of its file.
 
-    Raises what `archive.extract` does, and the errors of `files.extraction_errors`.
+    Raises what `archive.extract` does, and those of `files.extraction.archive_error`.
     """
     if os.pread(archive.descriptor, len(_ZIP), 0) == _ZIP and not _has_zip_end(archive):
         raise ArchiveError("the archive ends in the middle: its list is missing")

@@ -13,11 +13,10 @@ from contextlib import suppress
 from twisted.internet.defer import DeferredList
 
 from wingsd.callbacks import PendingReport
-from wingsd.errors import DaemonStopping, ServerBusy, ServerNotFound
+from wingsd.errors import DaemonStopping, RestoreFailed, ServerBusy, ServerNotFound
 from wingsd.restores.announcements import Announcements
 from wingsd.restores.archives import RestoreArchive
 from wingsd.restores.content import ContentParts, RestoredContent
-from wingsd.restores.errors import RestoreFailed
 from wingsd.restores.leftovers import RestoreLeftovers
 from wingsd.restores.restore import ANSWER_PATIENCE, Restore, RestoreReporting
 from wingsd.servers import Server, Servers

@@ -15,10 +15,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.callbacks import CallbackQueue
-from wingsd.errors import DaemonStopping, ServerBusy, WingsdError
+from wingsd.errors import DaemonStopping, RestoreFailed, ServerBusy, WingsdError
 from wingsd.restores.announcements import Announcements
 from wingsd.restores.content import RestoredContent
-from wingsd.restores.errors import RestoreFailed
 from wingsd.restores.leftovers import RestoreLeftovers
 from wingsd.servers import Server
 from wingsd.servers.operations import Operation

@@ -15,8 +15,8 @@ from typing import TypeVar
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
+from wingsd.errors import TreeTooLarge
 from wingsd.filesystem import MAX_SIZE, GivenTree, ServerRoot, UsageCounter, measure
-from wingsd.filesystem.errors import TreeTooLarge
 from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories, ServerStorage
 from wingsd.threadio import Workers
 

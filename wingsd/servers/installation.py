@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from wingsd.config import ThrottlesConfig
 from wingsd.docker.runtime import ContainerUsage, Installer, InstallerState
-from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
+from wingsd.errors import EnvironmentFailed, InstallationFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
 from wingsd.panel.schemas import InstallScript, Settings
 from wingsd.servers.console import Throttle
@@ -32,14 +32,7 @@ from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
 from wingsd.util.text import escaped, readable_time
 
-__all__ = [
-    "BACKOFF",
-    "InstallOptions",
-    "InstallParts",
-    "Installation",
-    "InstallationFailed",
-    "ScriptSource",
-]
+__all__ = ["BACKOFF", "InstallOptions", "InstallParts", "Installation", "ScriptSource"]
 
 #: Seconds that a running server may take to stop before a reinstallation; Wings' figure.
 STOP_GRACE = 10.0
@@ -58,15 +51,6 @@ GONE = (
     "its container is gone, which ran when this node ended, so it is not known how far the script "
     "came; install the server again"
 )
-
-
-class InstallationFailed(WingsdError):
-    """The installation script did not run to its end."""
-
-    code = "installation-failed"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the server was not installed", detail)
 
 
 class ScriptSource(Protocol):

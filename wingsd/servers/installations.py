@@ -24,15 +24,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.callbacks import CallbackQueue
-from wingsd.errors import Conflict, EnvironmentFailed, ServerBusy, StorageError, WingsdError
-from wingsd.events import INSTALL_COMPLETED, STATUS
-from wingsd.servers.installation import (
-    BACKOFF,
-    Installation,
+from wingsd.errors import (
+    Conflict,
+    EnvironmentFailed,
     InstallationFailed,
-    InstallOptions,
-    InstallParts,
+    ServerBusy,
+    StorageError,
+    WingsdError,
 )
+from wingsd.events import INSTALL_COMPLETED, STATUS
+from wingsd.servers.installation import BACKOFF, Installation, InstallOptions, InstallParts
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server

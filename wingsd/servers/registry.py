@@ -23,6 +23,7 @@ from wingsd.docker.runtime import Environment
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
     EnvironmentFailed,
+    PanelError,
     ServerAlreadyExists,
     ServerBusy,
     ServerNotFound,
@@ -31,7 +32,6 @@ from wingsd.errors import (
 )
 from wingsd.events import DELETED, STAYS_OFF, Event, EventBus
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import ConsoleSettings
 from wingsd.servers.disk_usage import DiskWalks, ServerFiles, ServerQuota

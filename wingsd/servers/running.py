@@ -18,9 +18,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError, WingsdError
+from wingsd.errors import (
+    EnvironmentFailed,
+    PanelUnreachable,
+    ServerNotFound,
+    StorageError,
+    WingsdError,
+)
 from wingsd.events import DELETED, STATUS, STAYS_OFF, Event, EventBus
-from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState

@@ -14,12 +14,13 @@ from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.config import CrashDetectionConfig, SystemConfig
-from wingsd.docker.runtime import ConsoleBlocked, ContainerUsage, LayerProgress, Running
+from wingsd.docker.runtime import ContainerUsage, LayerProgress, Running
 from wingsd.egg_files.rewriters import ServerEggFiles
 from wingsd.errors import (
     NOT_RUNNING,
     BadRequest,
     Conflict,
+    ConsoleBlocked,
     DiskLimitExceeded,
     EnvironmentFailed,
     ServerBusy,

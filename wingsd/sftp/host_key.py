@@ -22,25 +22,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from wingsd.errors import WingsdError
+from wingsd.errors import HostKeyUnusable
 from wingsd.util.durable import replace_file, sync_directory, time_stamp
 from wingsd.util.text import disk_advice
 
-__all__ = ["HostKey", "HostKeyUnusable", "host_key_path", "load_host_key"]
+__all__ = ["HostKey", "host_key_path", "load_host_key"]
 
 _MAX_BYTES = 64 << 10
 _DIRECTORY_MODE = 0o755
 _MODE = 0o600
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
-
-
-class HostKeyUnusable(WingsdError):
-    """The SFTP server has no host key, so it does not run."""
-
-    code = "sftp-host-key-unusable"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("SFTP is off: the host key cannot be used", detail)
 
 
 @attrs.frozen(repr=False)

@@ -19,9 +19,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.config import Config
-from wingsd.errors import WingsdError
+from wingsd.errors import HostKeyUnusable, WingsdError
 from wingsd.sftp.counts import SftpCounts
-from wingsd.sftp.host_key import HostKey, HostKeyUnusable, load_host_key
+from wingsd.sftp.host_key import HostKey, load_host_key
 from wingsd.threadio import Workers
 from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor

@@ -20,10 +20,15 @@ from twisted.logger import Logger
 
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config import CALAGOPUS, Config
-from wingsd.errors import Forbidden, StorageError, WingsdError
+from wingsd.errors import (
+    LoginRefused,
+    NodeTokenRefused,
+    PanelRefused,
+    StorageError,
+    TreeTooLarge,
+    WingsdError,
+)
 from wingsd.files.denylist import denylist_lines
-from wingsd.filesystem.errors import TreeTooLarge
-from wingsd.panel.http_client import NodeTokenRefused, PanelRefused
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
@@ -33,7 +38,7 @@ from wingsd.sftp.tries import LoginTries
 from wingsd.util.addresses import address_block, parse_address
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["GrantedLogin", "LoginPanel", "LoginRefused", "SftpLogins", "check_server"]
+__all__ = ["GrantedLogin", "LoginPanel", "SftpLogins", "check_server"]
 
 #: Calls of the Panel at a time, and those of one address; and logins that are checked at a time.
 _CALLS, _CALLS_OF_ADDRESS = 8, 4
@@ -51,15 +56,6 @@ _NO_ACCESS = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, _WRONG_STATUS)
 _SHOWN = 64
 #: What a Calagopus' Panel does not check: with one of these a user may log in.
 _SFTP_PERMISSIONS = frozenset(("*", "file.sftp", "files.sftp"))
-
-
-class LoginRefused(Forbidden):
-    """The login is refused by this node."""
-
-    code = "sftp-login-refused"
-
-    def __init__(self, why: str) -> None:
-        super().__init__("the login is refused", why)
 
 
 class LoginPanel(Protocol):

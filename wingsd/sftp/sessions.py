@@ -21,13 +21,19 @@ from twisted.python.failure import Failure
 from wingsd.activity import ActivityRecorder
 from wingsd.auth.tokens import DenyList
 from wingsd.config import PELICAN, Config
-from wingsd.errors import InvalidData, ServerNotFound, ServersNotLoaded, WingsdError
+from wingsd.errors import (
+    InvalidData,
+    LoginRefused,
+    PanelError,
+    ServerNotFound,
+    ServersNotLoaded,
+    WingsdError,
+)
 from wingsd.events import DELETED, SUSPENDED, Event, EventBus
-from wingsd.panel.http_client import PanelError
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
-from wingsd.sftp.logins import GrantedLogin, LoginRefused, SftpLogins, check_server
+from wingsd.sftp.logins import GrantedLogin, SftpLogins, check_server
 from wingsd.sftp.messages import Begun, Disconnect, FileEvent, Message, ServerState
 
 __all__ = ["SftpSessions"]

@@ -4,6 +4,7 @@
 `python -m wingsd.statedb` prints it.
 """
 
+from wingsd.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.async_store import StateDatabase
 from wingsd.statedb.records import (
     ActivityEntry,
@@ -18,8 +19,6 @@ from wingsd.statedb.records import (
     ReportKind,
     RestoreRecord,
     ServerDescription,
-    StateDatabaseDamaged,
-    StateDatabaseError,
     TransferRecord,
     TransferResult,
 )

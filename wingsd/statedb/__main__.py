@@ -8,8 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 from wingsd.config import find, load
-from wingsd.errors import ConfigError
-from wingsd.statedb.records import StateDatabaseError
+from wingsd.errors import ConfigError, StateDatabaseError
 from wingsd.statedb.store import Store
 from wingsd.util.text import escaped
 

@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from wingsd.statedb.records import SCHEMAS, StateDatabaseDamaged, StateDatabaseError
+from wingsd.errors import StateDatabaseDamaged, StateDatabaseError
+from wingsd.statedb.records import SCHEMAS
 from wingsd.util.durable import sync_directory
 
 __all__ = ["FILE", "DatabaseFile"]

@@ -17,11 +17,16 @@ from twisted.logger import Logger
 
 from wingsd.backups.local import Backup
 from wingsd.callbacks import CallbackQueue, PendingReport
-from wingsd.callbacks.queue import COMMITS_WITHIN, FirstMinute, TransferNotCommitted
+from wingsd.callbacks.queue import COMMITS_WITHIN, FirstMinute
 from wingsd.config import CALAGOPUS
-from wingsd.errors import ServerAlreadyExists, WingsdError
+from wingsd.errors import (
+    PanelError,
+    ServerAlreadyExists,
+    ServerNotAssigned,
+    TransferNotCommitted,
+    WingsdError,
+)
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import PanelError, ServerNotAssigned
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord, Outcome, TransferRecord

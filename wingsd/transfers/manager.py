@@ -24,9 +24,15 @@ from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import MovesConfig, TransfersConfig
 from wingsd.errors import (
     DaemonStopping,
+    MoveBusy,
+    MoveKeyInvalid,
+    MoveNotFound,
     ServerAlreadyExists,
     ServerNotFound,
+    TooManyTransfers,
     TransferCancelled,
+    TransferInProgress,
+    TransferNotActive,
 )
 from wingsd.filesystem.attributes import NOTHING, AttributesKept
 from wingsd.servers import Server
@@ -40,14 +46,8 @@ from wingsd.transfers.coordinator import (
     ReceivingCoordinator,
     SendingCoordinator,
 )
-from wingsd.transfers.errors import TooManyTransfers, TransferInProgress, TransferNotActive
 from wingsd.transfers.incoming.moves.attachments import check_announced
-from wingsd.transfers.incoming.moves.errors import (
-    MoveBusy,
-    MoveKeyInvalid,
-    MoveNotFound,
-    recorded_failure,
-)
+from wingsd.transfers.incoming.moves.errors import recorded_failure
 from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveTerms
 from wingsd.transfers.incoming.moves.transfer import IncomingSeed, MoveTransfer
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer

@@ -9,12 +9,11 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd.errors import WingsdError, error_code
+from wingsd.errors import DaemonRestarted, SeedAdopted, WingsdError, error_code
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, Outcome, StateDatabase, TransferRecord, TransferResult
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.console import DESTINATION, SOURCE, Announcer, ProgressMeter
-from wingsd.transfers.errors import DaemonRestarted, SeedAdopted
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
 from wingsd.util.deferreds import Changes
 from wingsd.util.observer import Observer

@@ -23,7 +23,7 @@ from wingsd.backups.local import (
     attachment_of,
 )
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
-from wingsd.transfers.errors import (
+from wingsd.errors import (
     ArchiveNotFirst,
     InvalidContentType,
     InvalidForm,

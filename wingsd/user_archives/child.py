@@ -17,8 +17,9 @@ from typing import Protocol
 from zlib import crc32
 
 from wingsd.archive.decompress import is_skippable, passed_over
-from wingsd.archive.policy import MAX_DEPTH, ArchiveError
+from wingsd.archive.policy import MAX_DEPTH
 from wingsd.archive.tar_headers import BLOCK
+from wingsd.errors import ArchiveError
 from wingsd.sandbox.confinement import confine, limit_resources
 from wingsd.user_archives import listed, zip_deflate64
 from wingsd.user_archives.frames import (

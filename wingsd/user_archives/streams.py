@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from wingsd.archive.decompress import ENDS, MAX_DICTIONARY, STEP, Piece, StreamFormat
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 __all__ = ["BROTLI", "LZIP", "SNAPPY", "snappy_checksum"]
 

@@ -7,7 +7,6 @@ client that does not read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -17,7 +16,7 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from wingsd.config import CALAGOPUS
-from wingsd.errors import WingsdError
+from wingsd.errors import InvalidHandshake
 from wingsd.util.reactor import Reactor
 from wingsd.websocket.rate_limits import RateLimit
 
@@ -42,17 +41,6 @@ CLOSE_TIMEOUT = 2
 POLICY_VIOLATION = 1008
 # Not 1001, "going away": on that, the Panel's page would not come back by itself.
 SERVICE_RESTART = 1012
-
-
-class InvalidHandshake(WingsdError):
-    """The opening handshake of a WebSocket is not that of RFC 6455."""
-
-    code = "websocket-handshake-invalid"
-    status = HTTPStatus.BAD_REQUEST
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = HTTPStatus(status)
 
 
 class MessageReceiver(Protocol):

@@ -15,9 +15,14 @@ from twisted.web.server import NOT_DONE_YET
 from wingsd.activity import ActivityRecorder
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
-from wingsd.errors import BadRequest, Forbidden, WingsdError
+from wingsd.errors import (
+    Forbidden,
+    MethodNotAllowed,
+    TooManyWebSockets,
+    UpgradeRequired,
+    WingsdError,
+)
 from wingsd.events import EventBus
-from wingsd.http.errors import MethodNotAllowed, UpgradeRequired
 from wingsd.http.proxies import TrustedProxies
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
@@ -39,12 +44,6 @@ SOCKETS_MAX = 30
 WAITING_MAX = 256
 #: Addresses whose WebSockets have shown no token, and the seconds for which that is remembered.
 REMEMBERED, REMEMBERED_FOR = 1024, 60.0
-
-
-class TooManyWebSockets(BadRequest):
-    """As many WebSockets of one server are open as may be, or wait for a token (400)."""
-
-    code = "too-many-websockets"
 
 
 class ConsoleSockets:

@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from wingsd.auth.tokens import (
-    EXPIRED,
-    ConsoleToken,
-    DenyList,
+from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token
+from wingsd.config import CALAGOPUS
+from wingsd.errors import (
+    BadRequest,
+    PermissionMissing,
+    ServerMoved,
+    ServerNotRunning,
     TokenExpired,
     TokenInvalid,
-    console_token,
+    Unauthorized,
+    WingsdError,
 )
-from wingsd.config import CALAGOPUS
-from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, WingsdError
 from wingsd.events import (
     CRASHED,
     DAEMON_MESSAGE,
@@ -65,13 +67,7 @@ from wingsd.websocket.steps import (
 )
 from wingsd.websocket.visibility import may_read_console, may_see
 
-__all__ = [
-    "CHECK_INTERVAL",
-    "POLICY_VIOLATION",
-    "LastTransfer",
-    "Session",
-    "WatchedServer",
-]
+__all__ = ["CHECK_INTERVAL", "POLICY_VIOLATION", "LastTransfer", "Session", "WatchedServer"]
 
 #: Seconds between two calls of `Session.check`.
 CHECK_INTERVAL = 30.0
@@ -103,18 +99,6 @@ _NO_CONSOLE = (
     "You are missing the `control.read-console` permission to view server logs and console output."
 )
 _GONE = "the server is not on this node any more"
-
-
-class PermissionMissing(BadRequest):
-    """The console's user lacks a permission (400)."""
-
-    code = "permission-missing"
-
-
-class ServerMoved(Conflict):
-    """The server has moved to another node (409)."""
-
-    code = "server-moved"
 
 
 class WatchedServer(Protocol):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.archive.decompression.formats import PACKERS, PLAIN, SIZES, SMALL, unpacked
 from tests.support.archives import END, member, run
 from wingsd.archive.decompress import STEP, decompressed
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 WHOLE = {name: pack(PLAIN) for name, pack in PACKERS.items()}
 each_format = pytest.mark.parametrize("name", PACKERS)

@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from tests.archive.decompression.formats import PLAIN, unpacked
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 GZIP = gzip.compress(PLAIN, 1)
 

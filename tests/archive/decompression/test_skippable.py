@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.archive.decompression.formats import PACKERS, PLAIN, SIZES, unpacked
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 both = pytest.mark.parametrize("name", ["zstd", "lz4"])
 

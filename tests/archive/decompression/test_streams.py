@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 
 from wingsd.archive.decompress import STEP, Piece, StreamFormat
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 BLOCK = 496 << 10
 

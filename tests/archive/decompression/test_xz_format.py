@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from tests.archive.decompression.formats import PACKERS, SIZES, SMALL, unpacked
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 #: Where the first block's header has the size of its dictionary, and where its CRC-32 is.
 DICTIONARY = 16

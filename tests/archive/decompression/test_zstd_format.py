@@ -8,7 +8,7 @@ import pytest
 import pyzstd
 
 from tests.archive.decompression.formats import PLAIN, unpacked
-from wingsd.archive.policy import ArchiveError
+from wingsd.errors import ArchiveError
 
 
 def test_a_window_beyond_the_bound_is_refused_with_advice() -> None:

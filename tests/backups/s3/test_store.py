@@ -16,10 +16,10 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
 from tests.support.s3_store import S3Store, Stall
-from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent
+from wingsd.backups.s3.errors import PartNotSent
 from wingsd.backups.s3.parts import Range, StoreLimits
 from wingsd.backups.s3.store import Store
-from wingsd.errors import StorageError
+from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.threadio import Workers
 
 reactor: Any = installed_reactor

@@ -22,12 +22,12 @@ from tests.support.s3_store import (
     StoreAs,
 )
 from wingsd.backups.s3 import upload as uploading
-from wingsd.backups.s3.errors import BackupUploadFailed
 from wingsd.backups.s3.growing import GrowingArchive
 from wingsd.backups.s3.parts import StoreLimits
 from wingsd.backups.s3.store import Store
 from wingsd.backups.s3.upload import MultipartUpload, WholeArchive
 from wingsd.backups.s3.urls import PartUrls, SignedParts, part_url
+from wingsd.errors import BackupUploadFailed
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
 

@@ -9,7 +9,6 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from wingsd.backups.s3.errors import BackupSettled, BackupUploadFailed
 from wingsd.backups.s3.urls import (
     MARGIN,
     PANEL_PATIENCE,
@@ -18,8 +17,13 @@ from wingsd.backups.s3.urls import (
     parts_of_size,
     parts_onwards,
 )
-from wingsd.errors import InvalidData
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.errors import (
+    BackupSettled,
+    BackupUploadFailed,
+    InvalidData,
+    PanelRefused,
+    PanelUnreachable,
+)
 
 URL = "https://store/bucket/b.tar.gz?partNumber={}&uploadId=up&X-Amz-Expires=3600"
 

@@ -10,10 +10,9 @@ import pytest
 
 from tests.moves.moving import LIMITS, MOVE, Source
 from tests.support.sample_server import UUID
-from wingsd.errors import StorageError
+from wingsd.errors import MoveNoSpace, MoveResumeNeeded, StorageError
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.filling import BatchFiller
-from wingsd.transfers.incoming.moves.errors import MoveNoSpace, MoveResumeNeeded
 from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import Staging

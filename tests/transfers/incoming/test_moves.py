@@ -22,8 +22,8 @@ from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
 from wingsd.api import moves
 from wingsd.api.moves import MoveStatus
+from wingsd.errors import ServerNotAssigned
 from wingsd.filesystem import attributes
-from wingsd.panel.http_client import ServerNotAssigned
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer

@@ -20,9 +20,14 @@ from tests.transfers.incoming.moving_node import (
     kept,
     rest,
 )
-from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.panel.http_client import PanelUnreachable, ServerNotAssigned
-from wingsd.transfers.incoming.moves.errors import MoveAbandoned, MoveGivenUp
+from wingsd.errors import (
+    MoveAbandoned,
+    MoveGivenUp,
+    PanelUnreachable,
+    ServerNotAssigned,
+    TransferCancelled,
+    WingsdError,
+)
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 
 

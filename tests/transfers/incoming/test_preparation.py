@@ -15,10 +15,14 @@ from tests.support.move_client import MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.running_node import RunningNode, RunningNodes
-from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
-from wingsd.panel.http_client import PanelUnreachable
+from wingsd.errors import (
+    EnvironmentFailed,
+    MoveNoSpace,
+    PanelUnreachable,
+    StorageError,
+    WingsdError,
+)
 from wingsd.transfers.incoming.moves.attachments import Attachments
-from wingsd.transfers.incoming.moves.errors import MoveNoSpace
 
 BACKUP = {"uuid": UUID, "path": f"{UUID}.tar.gz", "bytes": 1000}
 

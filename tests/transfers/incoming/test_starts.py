@@ -12,8 +12,7 @@ from tests.support.move_client import MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.running_node import RunningNode, RunningNodes
-from wingsd.errors import EnvironmentFailed, ServerNotFound
-from wingsd.panel.http_client import PanelRefused, PanelUnreachable
+from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable, ServerNotFound
 from wingsd.servers.power_states import PowerAction
 
 

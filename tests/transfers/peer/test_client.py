@@ -17,15 +17,16 @@ from twisted.web.resource import Resource
 
 from tests.transfers.peers import Peer, closed_port
 from tests.transfers.uploading import PIECE, TYPE, Sending, reactor
-from wingsd.errors import BadRequest, StorageError
-from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.http.site import NodeSite, NotFound
-from wingsd.threadio import Outflow
-from wingsd.transfers.errors import (
+from wingsd.errors import (
+    BadRequest,
     DestinationDisconnected,
     DestinationRefused,
     DestinationUnreachable,
+    StorageError,
 )
+from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.http.site import NodeSite, NotFound
+from wingsd.threadio import Outflow
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.peers import PeerTls
 from wingsd.transfers.upload_form import FormFrame, UploadForm

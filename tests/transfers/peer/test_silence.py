@@ -15,10 +15,10 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from tests.transfers.peers import Peer, chunks, fall_silent, read_head
+from wingsd.errors import DestinationDisconnected
 from wingsd.http_upload import exchange as silence
 from wingsd.http_upload.exchange import CHECKS, AckWatchdog
 from wingsd.threadio import Outflow, OutflowClosed
-from wingsd.transfers.errors import DestinationDisconnected
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerUpload
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble

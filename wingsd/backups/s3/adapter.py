@@ -17,14 +17,13 @@ from wingsd.archive import ArchiveFormat
 from wingsd.backups.dialect import UploadedPart
 from wingsd.backups.making import MadeArchive
 from wingsd.backups.parts import made_before
-from wingsd.backups.s3.errors import BackupUploadFailed
 from wingsd.backups.s3.growing import GrowingArchive
 from wingsd.backups.s3.parts import StoreLimits
 from wingsd.backups.s3.upload import Archive, MultipartUpload, WholeArchive
 from wingsd.backups.s3.urls import PartUrls, parts_of_size, parts_onwards
 from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS
-from wingsd.errors import StorageError
+from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.panel.client import Panel
 from wingsd.statedb import BackupRecord

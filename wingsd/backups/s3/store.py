@@ -28,10 +28,10 @@ from twisted.internet.interfaces import (
 from twisted.internet.ssl import optionsForClientTLS, platformTrust
 
 from wingsd import __version__
-from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent, UrlRefused
+from wingsd.backups.s3.errors import PartNotSent, UrlRefused
 from wingsd.backups.s3.file_range import FileRange
 from wingsd.backups.s3.parts import Range, StoreLimits
-from wingsd.errors import StorageError
+from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.http_upload.exchange import Answer, HttpExchange
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor

@@ -17,9 +17,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.backups.dialect import UploadedPart
-from wingsd.backups.s3.errors import BackupUploadFailed, PartNotSent, UrlRefused
+from wingsd.backups.s3.errors import PartNotSent, UrlRefused
 from wingsd.backups.s3.parts import Range
 from wingsd.backups.s3.urls import PartUrls, SignedParts
+from wingsd.errors import BackupUploadFailed
 from wingsd.util.retry import Backoff
 
 __all__ = ["Archive", "MultipartUpload", "WholeArchive"]

@@ -19,15 +19,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.backups.s3.errors import BackupSettled, BackupUploadFailed
-from wingsd.errors import InvalidData
-from wingsd.panel.client import Panel
-from wingsd.panel.http_client import (
+from wingsd.errors import (
+    BackupSettled,
+    BackupUploadFailed,
+    InvalidData,
     NodeTokenRefused,
     PanelError,
     PanelRefused,
     PanelUnreachable,
 )
+from wingsd.panel.client import Panel
 from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
 

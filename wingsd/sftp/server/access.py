@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from wingsd.errors import Forbidden, WingsdError
+from wingsd.errors import (
+    FileDenied,
+    FileMissing,
+    Forbidden,
+    ReadOnly,
+    SftpPermissionMissing,
+)
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.filesystem import Directory, DirectoryOpener, Entry, Owner, ServerPath, ServerRoot
-from wingsd.filesystem.errors import FileDenied, FileMissing
 from wingsd.sftp.messages import Granted
 from wingsd.sftp.server.usage import ServerUsage
 
@@ -19,9 +24,7 @@ __all__ = [
     "LIST_FILES",
     "READ_FILES",
     "UPDATE_FILES",
-    "ReadOnly",
     "SessionAccess",
-    "SftpPermissionMissing",
     "SiteFiles",
 ]
 
@@ -31,28 +34,6 @@ READ_FILES = "file.read-content"
 UPDATE_FILES = "file.update"
 CREATE_FILES = "file.create"
 DELETE_FILES = "file.delete"
-
-
-class SftpPermissionMissing(Forbidden):
-    """The user has not the permission for this operation."""
-
-    code = "sftp-permission-missing"
-
-    def __init__(self, permission: str) -> None:
-        super().__init__(
-            "you are not allowed to do this",
-            f"it takes the permission {permission}, which the server's owner can give in the "
-            "Panel",
-        )
-
-
-class ReadOnly(WingsdError):
-    """`system.sftp.read_only` is set."""
-
-    code = "sftp-read-only"
-
-    def __init__(self) -> None:
-        super().__init__("SFTP is read-only on this node", "use the Panel's file manager")
 
 
 class SiteFiles:

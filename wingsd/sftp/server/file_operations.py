@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from wingsd.errors import FileMissing
 from wingsd.filesystem import Entry, ServerPath
-from wingsd.filesystem.errors import FileMissing
 from wingsd.filesystem.writable_file import MAX_FILE_SIZE, WritableFile
 from wingsd.sftp.server import answers, packets
 from wingsd.sftp.server.access import (

@@ -9,33 +9,13 @@ from typing import TypeVar
 
 import attrs
 
-from wingsd.errors import WingsdError
+from wingsd.errors import HandleInvalid, TooManyHandles
 from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath
 from wingsd.filesystem.writable_file import OpenFiles, WritableFile
 
-__all__ = ["HandleBudget", "HandleInvalid", "Handles", "ListedDirectory", "TooManyHandles"]
+__all__ = ["HandleBudget", "Handles", "ListedDirectory"]
 
 T = TypeVar("T")
-
-
-class TooManyHandles(WingsdError):
-    """The channel, or all of them together, has as many files open as it may."""
-
-    code = "sftp-too-many-handles"
-
-    def __init__(self, most: int) -> None:
-        super().__init__(
-            "too many files are open", f"{most} are allowed; close some, or use fewer at once"
-        )
-
-
-class HandleInvalid(WingsdError):
-    """No file or directory of this kind is open by that handle."""
-
-    code = "sftp-handle-invalid"
-
-    def __init__(self) -> None:
-        super().__init__("the handle is not that of an open file of this kind")
 
 
 class HandleBudget:

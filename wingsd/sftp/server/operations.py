@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wingsd.errors import DiskLimitExceeded, Forbidden, WingsdError
-from wingsd.filesystem.errors import DirectoryMissing, FileMissing
+from wingsd.errors import (
+    DirectoryMissing,
+    DiskLimitExceeded,
+    FileMissing,
+    Forbidden,
+    ReadOnly,
+    WingsdError,
+)
 from wingsd.sftp.server import answers
-from wingsd.sftp.server.access import ReadOnly, SessionAccess
+from wingsd.sftp.server.access import SessionAccess
 from wingsd.sftp.server.file_operations import FileOperations
 from wingsd.sftp.server.handles import HandleBudget, Handles
 from wingsd.sftp.server.packets import EXTENDED, Extended, Request

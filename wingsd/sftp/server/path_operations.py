@@ -11,16 +11,10 @@ from itertools import chain, islice
 
 import attrs
 
+from wingsd.errors import DirectoryMissing, FileMissing, IsDirectory, NameConflict, NotDirectory
 from wingsd.files.changes import delete
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Directory, ServerPath, ServerRoot
-from wingsd.filesystem.errors import (
-    DirectoryMissing,
-    FileMissing,
-    IsDirectory,
-    NameConflict,
-    NotDirectory,
-)
 from wingsd.sftp.server import answers, packets
 from wingsd.sftp.server.access import (
     CREATE_FILES,

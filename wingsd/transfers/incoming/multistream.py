@@ -22,10 +22,16 @@ from twisted.logger import Logger
 
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import StreamsConfig
-from wingsd.errors import BadRequest, DaemonStopping, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    DaemonStopping,
+    StreamMismatch,
+    StreamMissing,
+    UploadTruncated,
+    WingsdError,
+)
 from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import StreamMismatch, StreamMissing, UploadTruncated
 from wingsd.transfers.incoming.uploads import FIRST, IncomingUpload, UploadTransfer, name_of
 from wingsd.transfers.manager import IncomingTransfers
 

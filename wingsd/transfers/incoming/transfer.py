@@ -23,8 +23,17 @@ from wingsd.callbacks import PendingReport
 from wingsd.config import FormConfig
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
-from wingsd.errors import ServerNotFound, TransferCancelled, WingsdError, error_code
-from wingsd.panel.http_client import PanelError
+from wingsd.errors import (
+    ContainerNameTaken,
+    DaemonRestarted,
+    PanelError,
+    ServerNotFound,
+    TransferCancelled,
+    TransferRevoked,
+    UploadTruncated,
+    WingsdError,
+    error_code,
+)
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server, Servers
 from wingsd.servers.operations import Hold, Operation
@@ -33,12 +42,6 @@ from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import (
-    ContainerNameTaken,
-    DaemonRestarted,
-    TransferRevoked,
-    UploadTruncated,
-)
 from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage

@@ -18,13 +18,18 @@ from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extrac
 from wingsd.archive.policy import attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Backup
-from wingsd.errors import BadRequest, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    ChecksumMismatch,
+    StreamMismatch,
+    UploadTruncated,
+    WingsdError,
+)
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.threadio import Feed, relayed
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
 from wingsd.transfers.incoming.transfer import (
     IncomingParts,
     IncomingTransfer,

@@ -16,20 +16,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import StorageError, WingsdError
-from wingsd.filesystem.attributes import AttributesKept
-from wingsd.filesystem.open_directories import FILE_FLAGS
-from wingsd.moves.errors import SourceFileChanged
-from wingsd.moves.source import LiveSource, MoveSource, SourceStopped
-from wingsd.threadio import relayed
-from wingsd.transfers.errors import (
+from wingsd.errors import (
     DestinationDisconnected,
     DestinationError,
     DestinationRefused,
     DestinationTimeout,
     DestinationUnreachable,
     FinalPassStalled,
+    SourceFileChanged,
+    StorageError,
+    WingsdError,
 )
+from wingsd.filesystem.attributes import AttributesKept
+from wingsd.filesystem.open_directories import FILE_FLAGS
+from wingsd.moves.source import LiveSource, MoveSource, SourceStopped
+from wingsd.threadio import relayed
 from wingsd.transfers.outgoing.move_round import (
     BatchSize,
     ClosedRound,

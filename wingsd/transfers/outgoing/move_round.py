@@ -13,12 +13,11 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.internet.defer import DeferredSemaphore as Semaphore
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.errors import WingsdError
+from wingsd.errors import DestinationError, WingsdError
 from wingsd.moves.filling import LEAST_SIZE, Batch, BatchBody, batch_body
 from wingsd.moves.source import MoveNumbers, MoveSource
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.threadio import Workers
-from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.peer.move_answers import MoveResumed, MoveSmaller, ResumeNeeded
 from wingsd.transfers.peer.moves import MoveClient
 from wingsd.util.retry import Watch

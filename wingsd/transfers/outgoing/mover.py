@@ -17,14 +17,13 @@ from twisted.internet.defer import CancelledError, DeferredLock
 
 from wingsd.auth.tokens import expiry_of
 from wingsd.config import LiveMovesConfig, MovesConfig
-from wingsd.errors import InvalidData, StorageError
+from wingsd.errors import DestinationError, DestinationRefused, InvalidData, StorageError
 from wingsd.filesystem.attributes import AttributesKept
 from wingsd.moves.source import LiveSource
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import relayed
-from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.move import AttachedFile, MoveOrder, MoveSending
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,

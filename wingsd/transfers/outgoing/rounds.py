@@ -17,12 +17,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import LiveMovesConfig
-from wingsd.errors import WingsdError
+from wingsd.errors import DestinationError, DestinationRefused, WingsdError
 from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopLimits, StopReason, StopRule
 from wingsd.servers import Server
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
-from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import PlannedRound
 from wingsd.transfers.peer.moves import REHEARSE_EVERY, ROUND_PATIENCE, ROUND_PAUSES

@@ -21,14 +21,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.archive import Part, split
-from wingsd.archive.policy import ArchiveError, attributes_line
+from wingsd.archive.policy import attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import LocalBackup
 from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.errors import StorageError
+from wingsd.errors import ArchiveError, DestinationTimeout, StorageError
 from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
-from wingsd.transfers.errors import DestinationTimeout
 from wingsd.transfers.outgoing.source import (
     JOINS_STREAMS,
     KEEPS_ATTRIBUTES,

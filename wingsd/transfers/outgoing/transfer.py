@@ -18,7 +18,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.backups.local import LocalBackup
-from wingsd.errors import BadRequest, DiskLimitExceeded, ServerBusy, TransferCancelled, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    DestinationError,
+    DestinationRefused,
+    DiskLimitExceeded,
+    FinalPassStalled,
+    SeedAdopted,
+    ServerBusy,
+    TransferCancelled,
+    WingsdError,
+)
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord
@@ -26,13 +36,6 @@ from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.coordinator import SendingCoordinator
-from wingsd.transfers.errors import (
-    DestinationError,
-    DestinationRefused,
-    FinalPassStalled,
-    SeedAdopted,
-    is_refusal,
-)
 from wingsd.transfers.outgoing.followed import SeededServer, SentServer
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of
@@ -631,7 +634,9 @@ class OutgoingTransfer:
             self._steps.advance(SendStep.SETTLE)
         if self._steps.lifecycle.over:
             return  # The Panel has deleted the server here meanwhile.
-        asking = self.coordinator.has_moved(lost=lost, refused=is_refusal(error))
+        asking = self.coordinator.has_moved(
+            lost=lost, refused=isinstance(error, DestinationError) and error.is_refusal
+        )
         self._settling = Deferred.fromCoroutine(asking)
         try:
             moved = await self._settling

@@ -1,6 +1,6 @@
 """A client of another node: its address, requests and uploads to it, and errors of its answers.
 
-Each request is one `HttpExchange`; each way it can fail is a class in `wingsd.transfers.errors`.
+Each request is one `HttpExchange`; each way it can fail is a class in `wingsd.errors`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from wingsd import __version__
-from wingsd.http_upload.exchange import Answer, HttpExchange, PersistentConnections
-from wingsd.panel.http_client import MAX_HEAD
-from wingsd.threadio import Outflow
-from wingsd.transfers.errors import (
+from wingsd.errors import (
     DestinationDisconnected,
     DestinationRefused,
     DestinationUnreachable,
     InvalidDestination,
 )
+from wingsd.http_upload.exchange import Answer, HttpExchange, PersistentConnections
+from wingsd.panel.http_client import MAX_HEAD
+from wingsd.threadio import Outflow
 from wingsd.transfers.peer.peers import PeerTls, PeerVerifier
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for

@@ -12,9 +12,8 @@ from typing import TypeVar
 
 import attrs
 
-from wingsd.errors import InvalidData
+from wingsd.errors import DestinationError, DestinationRefused, InvalidData
 from wingsd.http_upload.exchange import Answer
-from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.peer.client import judge, plain
 from wingsd.util.serialization import structure
 

@@ -21,6 +21,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from wingsd import __version__
+from wingsd.errors import (
+    DestinationDisconnected,
+    DestinationError,
+    DestinationRefused,
+    DestinationUnreachable,
+)
 from wingsd.http_upload.exchange import (
     Answer,
     Block,
@@ -31,12 +37,6 @@ from wingsd.http_upload.exchange import (
 from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
 from wingsd.moves.snapshot import MAX_PART
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.errors import (
-    DestinationDisconnected,
-    DestinationError,
-    DestinationRefused,
-    DestinationUnreachable,
-)
 from wingsd.transfers.peer.client import PeerAddress
 from wingsd.transfers.peer.move_answers import (
     AttachmentOffset,

@@ -9,8 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
-from wingsd.errors import ConfigError
-from wingsd.transfers.errors import DestinationUnreachable
+from wingsd.errors import ConfigError, DestinationUnreachable
 from wingsd.util.certificates import (
     EXPIRED,
     NOT_YET_VALID,

@@ -25,9 +25,8 @@ from twisted.logger import Logger
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.received import ReceivedBackups, write_file
 from wingsd.config import SystemConfig
-from wingsd.errors import StorageError
+from wingsd.errors import DaemonRestarted, StorageError, StoragePoolConflict
 from wingsd.threadio import Workers
-from wingsd.transfers.errors import DaemonRestarted, StoragePoolConflict
 from wingsd.transfers.steps import RollbackList
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine

@@ -23,8 +23,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from wingsd.errors import StorageError
-from wingsd.transfers.errors import StoragePoolConflict
+from wingsd.errors import StorageError, StoragePoolConflict
 from wingsd.util.text import disk_advice
 
 __all__ = [

@@ -18,12 +18,8 @@ import attrs
 from wingsd.archive.quota import require_free_space
 from wingsd.backups.local import Backup, backup_at
 from wingsd.backups.received import ReceivedBackups
-from wingsd.transfers.incoming.moves.errors import (
-    AttachmentMissing,
-    AttachmentOffsetWrong,
-    MoveRequestInvalid,
-    room_errors,
-)
+from wingsd.errors import AttachmentMissing, AttachmentOffsetWrong, MoveRequestInvalid
+from wingsd.transfers.incoming.moves.errors import room_errors
 from wingsd.transfers.storage.incoming import LOG_LIMIT
 from wingsd.util.durable import storage_errors
 from wingsd.util.serialization import Keywords

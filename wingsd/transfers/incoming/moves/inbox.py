@@ -20,20 +20,20 @@ from twisted.internet.interfaces import IProducer, IReactorTime
 from twisted.logger import Logger
 
 from wingsd.config import MovesConfig
-from wingsd.errors import WingsdError
+from wingsd.errors import (
+    AttachmentsIncomplete,
+    MoveBatchTooLarge,
+    MoveBusy,
+    MoveCommitted,
+    MoveResumeNeeded,
+    WingsdError,
+)
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.destination import Resumption
-from wingsd.moves.errors import MoveBatchTooLarge
 from wingsd.moves.tree import MoveLimits
 from wingsd.statedb import MoveRecord, StateDatabase
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.attachments import Attachments, MovedBackup
-from wingsd.transfers.incoming.moves.errors import (
-    AttachmentsIncomplete,
-    MoveBusy,
-    MoveCommitted,
-    MoveResumeNeeded,
-)
 from wingsd.transfers.incoming.moves.partial_copy import CopySettings, CopyUpkeep, PartialCopy
 from wingsd.transfers.incoming.transfer import Extraction
 from wingsd.transfers.incoming.uploads import IncomingUpload

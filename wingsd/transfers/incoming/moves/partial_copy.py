@@ -26,17 +26,23 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.errors import Conflict, DiskLimitExceeded, StorageError, WingsdError
+from wingsd.errors import (
+    Conflict,
+    DiskLimitExceeded,
+    LedgerDamaged,
+    LedgerVersionUnknown,
+    MoveNoSpace,
+    MoveRequestInvalid,
+    MoveResumeNeeded,
+    RootMismatch,
+    RoundIncomplete,
+    StorageError,
+    WingsdError,
+)
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, frame_bytes
 from wingsd.moves.destination import MoveDestination, Resumption
-from wingsd.moves.errors import (
-    LedgerDamaged,
-    LedgerVersionUnknown,
-    RootMismatch,
-    RoundIncomplete,
-)
 from wingsd.moves.frames import DirectoryFrame, FileFrame, LinkFrame, WholeFrame
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.rereading import MOST as MOST_CHANGES
@@ -44,13 +50,7 @@ from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import held_bytes
 from wingsd.moves.tree import MoveLimits
 from wingsd.threadio import Workers, relayed
-from wingsd.transfers.incoming.moves.errors import (
-    MoveNoSpace,
-    MoveRequestInvalid,
-    MoveResumeNeeded,
-    room_errors,
-    space_error,
-)
+from wingsd.transfers.incoming.moves.errors import room_errors, space_error
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor

@@ -23,20 +23,8 @@ from wingsd.archive.policy import attributes_line
 from wingsd.auth.tokens import token_was_used
 from wingsd.docker.container import check_variables
 from wingsd.errors import (
+    ContainerNameTaken,
     DaemonStopping,
-    ServerAlreadyExists,
-    StorageError,
-    TransferCancelled,
-    WingsdError,
-)
-from wingsd.moves.destination import Resumption
-from wingsd.moves.errors import RootMismatch
-from wingsd.panel.schemas import Configuration
-from wingsd.statedb import TransferRecord
-from wingsd.transfers.console import ProgressMeter, progress_bar
-from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import ContainerNameTaken, SeedAdopted
-from wingsd.transfers.incoming.moves.errors import (
     MoveAbandoned,
     MoveBusy,
     MoveCommitted,
@@ -44,11 +32,20 @@ from wingsd.transfers.incoming.moves.errors import (
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
+    RootMismatch,
+    SeedAdopted,
     SeedForgotten,
-    failure_state,
-    keeps_copy,
-    room_errors,
+    ServerAlreadyExists,
+    StorageError,
+    TransferCancelled,
+    WingsdError,
 )
+from wingsd.moves.destination import Resumption
+from wingsd.panel.schemas import Configuration
+from wingsd.statedb import TransferRecord
+from wingsd.transfers.console import ProgressMeter, progress_bar
+from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.incoming.moves.errors import failure_state, keeps_copy, room_errors
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
 from wingsd.transfers.incoming.transfer import HOLD, IncomingParts, IncomingTransfer, Remainder
 from wingsd.transfers.steps import ReceiveStep, RollbackList
