@@ -12,13 +12,16 @@ from tests.callbacks.queue_harness import ScriptedPanel
 from tests.support import SynchronousWorkers
 from tests.support.reactor import reactor, until
 from wingsd.archive import ArchiveFormat, Compression
-from wingsd.backups.adapters import Adapter, LocalAdapter
-from wingsd.backups.creation import BackupParts, Backups, NewBackup
+from wingsd.backups.creation import (
+    Adapter,
+    BackupParts,
+    Backups,
+    LocalAdapter,
+    NewBackup,
+    checksum_type_of,
+)
 from wingsd.backups.deletion import BackupDeletion
-from wingsd.backups.dialect import checksum_type_of
-from wingsd.backups.left import LeftBackups
 from wingsd.backups.making import ArchiveTerms
-from wingsd.backups.recovery import BackupRecovery
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import PTERODACTYL
@@ -125,9 +128,7 @@ class BackupNode:
     async def restart(self) -> None:
         """Be the next daemon."""
         self.made = self._backups()
-        recovery = BackupRecovery(self.parts(), self.adapters, self.made)
-        left = LeftBackups(self.store.directory, self.database, self.workers, recovery)
-        await left.settle()
+        await self.made.settle()
 
     def close(self) -> None:
         self.made.stop()
@@ -136,7 +137,8 @@ class BackupNode:
         self.database_store.close()
 
     async def begin(self, backup: str = BACKUP, ignore: str = "", adapter: str = "wings") -> None:
-        await self.made.begin(self.server, NewBackup(backup, adapter, ignore))
+        server: Any = self.server
+        await self.made.begin(server, NewBackup(backup, adapter, ignore))
 
     async def over(self) -> None:
         await until(lambda: not self.made.making)

@@ -20,9 +20,9 @@ from tests.callbacks.queue_harness import DOWN
 from tests.support.reactor import until
 from wingsd.archive import ArchiveFormat
 from wingsd.backups import making
-from wingsd.backups.adapters import LocalAdapter
 from wingsd.backups.catalogue import COMPLETE
-from wingsd.backups.making import MadeArchive
+from wingsd.backups.creation import LocalAdapter
+from wingsd.backups.store import MadeArchive
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import AdapterUnknown, BackupExists, NoSpaceForBackup, ServerBusy, StorageError
 from wingsd.filesystem import OpenFile

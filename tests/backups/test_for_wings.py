@@ -17,7 +17,6 @@ from tests.support.go_restore import GoRestoreFailed, restore_as_go
 from tests.support.reactor import until
 from wingsd.backups import for_wings
 from wingsd.backups.for_wings import BackupRewrites, Rewrite
-from wingsd.backups.parts import remove_parts
 from wingsd.backups.store import StoredBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BackupMissing, BackupNotForWings, ServerBusy
@@ -272,7 +271,7 @@ async def test_after_a_kill_at_any_moment_there_is_one_whole_archive(
             else:
                 break
         # The next daemon's start.
-        remove_parts(node.store, lambda backup: False)
+        node.store.remove_parts(lambda backup: False)
         outcomes.append("old" if path.read_bytes() == old else "new")
         assert is_whole(node), disk.names
         assert node.left() == [SERVER, f"{SERVER}/{BACKUP}.catalogue.json", found.place]

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
-from wingsd.backups.parts import made_before, part_path, remove_parts
 from wingsd.backups.store import BackupStore
 from wingsd.config import PELICAN, PTERODACTYL
 from wingsd.statedb import BackupRecord
@@ -20,7 +19,7 @@ def part_in(directory: Path, family: str, size: int = 7) -> BackupRecord:
     """Write a part of seven bytes, and the catalogue of an archive of `size` bytes."""
     store = BackupStore(str(directory), family)
     place = store.place(SERVER, BACKUP, "tar.gz")
-    path = Path(part_path(store, place))
+    path = Path(store.part_path(place))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"archive")
     catalogue = Catalogue(
@@ -47,7 +46,7 @@ def left(directory: Path) -> list[str]:
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
 def test_a_complete_archive_is_found_again(tmp_path: Path, family: str) -> None:
     record = part_in(tmp_path, family)
-    made = made_before(BackupStore(str(tmp_path), family), record)
+    made = BackupStore(str(tmp_path), family).made_before(record.place, BACKUP)
     assert made is not None
     assert Path(made.path).read_bytes() == b"archive"
     assert (made.place, made.catalogue.backup) == (record.place, BACKUP)
@@ -58,13 +57,13 @@ def test_what_is_not_complete_is_removed(tmp_path: Path, family: str) -> None:
     record = part_in(tmp_path, family, size=8)
     unfinished = Path(tmp_path / record.place).with_name(f".{BACKUP}.0a1b2c3d.json")
     unfinished.write_text("{")
-    assert made_before(BackupStore(str(tmp_path), family), record) is None
+    assert BackupStore(str(tmp_path), family).made_before(record.place, BACKUP) is None
     assert left(tmp_path) == []
 
 
 def test_nothing_is_made_where_nothing_is(tmp_path: Path) -> None:
     record = BackupRecord(BACKUP, SERVER, "s3", f"{SERVER}/{BACKUP}.tar.gz", 0.0)
-    assert made_before(BackupStore(str(tmp_path), PELICAN), record) is None
+    assert BackupStore(str(tmp_path), PELICAN).made_before(record.place, BACKUP) is None
 
 
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
@@ -72,13 +71,13 @@ def test_only_parts_that_nothing_needs_are_removed(tmp_path: Path, family: str) 
     part_in(tmp_path, family)
     (tmp_path / f"{BACKUP}.tar.gz").write_bytes(b"a local backup")
     store = BackupStore(str(tmp_path), family)
-    remove_parts(store, lambda backup: backup == BACKUP)
+    store.remove_parts(lambda backup: backup == BACKUP)
     assert len(left(tmp_path)) == 3
-    remove_parts(store, lambda backup: False)
+    store.remove_parts(lambda backup: False)
     # A catalogue beside an archive is of that one, whatever becomes of a part.
     catalogue = [] if family == PELICAN else [f"{BACKUP}.catalogue.json"]
     assert sorted(left(tmp_path)) == [*catalogue, f"{BACKUP}.tar.gz"]
-    remove_parts(BackupStore(str(tmp_path / "missing"), family), lambda backup: False)
+    BackupStore(str(tmp_path / "missing"), family).remove_parts(lambda backup: False)
 
 
 def test_a_removal_that_ends_in_between_is_finished_by_the_next(
@@ -94,5 +93,5 @@ def test_a_removal_that_ends_in_between_is_finished_by_the_next(
         patched.setattr(CatalogueFiles, "remove", die)
         with pytest.raises(KeyboardInterrupt):
             store.remove_leftovers(record.place, BACKUP)
-    remove_parts(store, lambda backup: False)
+    store.remove_parts(lambda backup: False)
     assert left(tmp_path) == []

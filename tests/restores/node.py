@@ -17,7 +17,7 @@ from wingsd.errors import WingsdError
 from wingsd.events import Event
 from wingsd.filesystem.directory import open_regular
 from wingsd.panel.schemas import configuration_from_panel
-from wingsd.restores.archives import LocalArchive, RestoreArchive
+from wingsd.restores.content import LocalArchive, RestoreArchive
 from wingsd.servers import Server
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Workers

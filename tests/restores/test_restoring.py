@@ -19,8 +19,8 @@ from wingsd.errors import (
     ServerBusy,
     StorageError,
 )
-from wingsd.restores import restore
-from wingsd.restores.archives import RestoreArchive
+from wingsd.restores import manager
+from wingsd.restores.content import RestoreArchive
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import running
 from wingsd.servers.operations import Operation
@@ -67,7 +67,7 @@ async def test_a_server_that_crashes_while_its_backup_is_read_is_started_after_i
 async def test_a_server_that_does_not_stop_is_not_killed_and_keeps_its_files(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "STOP_WITHIN", 0.1)
+    monkeypatch.setattr(manager, "STOP_WITHIN", 0.1)
     await restoring.run(stubborn=True)
     assert await restoring.restore() is False
     assert restoring.content() == BROKEN
@@ -239,7 +239,7 @@ async def test_files_that_are_out_of_place_are_left_to_the_next_daemon(
 async def test_a_daemon_that_ends_before_the_start_leaves_it_to_the_next_one(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "ANSWER_PATIENCE", 60.0)
+    monkeypatch.setattr(manager, "ANSWER_PATIENCE", 60.0)
     unanswered: Deferred[None] = Deferred()
     restoring.node.panel.restored = lambda *_, **__: unanswered
     await restoring.run()

@@ -14,7 +14,7 @@ from wingsd.config import Config
 from wingsd.errors import BackupMissing, BadRequest
 from wingsd.http.operations import INVALID, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.restores.archives import LocalArchive, RestoreArchive
+from wingsd.restores.content import LocalArchive, RestoreArchive
 from wingsd.restores.links import RestoreLinks
 from wingsd.restores.manager import Restores
 from wingsd.servers.registry import Servers

@@ -23,7 +23,6 @@ from wingsd.backups.checks import BackupChecks
 from wingsd.backups.creation import Backups
 from wingsd.backups.deletion import DroppedBackups
 from wingsd.backups.for_wings import BackupRewrites
-from wingsd.backups.left import LeftBackups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
@@ -150,7 +149,6 @@ class NodeServers:
     backups: Backups
     checks: BackupChecks
     rewrites: BackupRewrites
-    left_backups: LeftBackups
     dropped_backups: DroppedBackups
     orphans: OrphanedContainers | None
 
@@ -200,7 +198,7 @@ class Node(Service):
         self._servers = servers.registry
         self._reports = servers.reports
         self._pulls = servers.pulls
-        self._backups, self._left_backups = servers.backups, servers.left_backups
+        self._backups = servers.backups
         self._checks, self._rewrites = servers.checks, servers.rewrites
         self._dropped_backups = servers.dropped_backups
         self._orphans = servers.orphans
@@ -277,7 +275,7 @@ class Node(Service):
 
     async def _settle_backups(self) -> None:
         """Settle what was being made, before the Panel hears of the restart, unless disks hang."""
-        settling = Deferred.fromCoroutine(self._left_backups.settle())
+        settling = Deferred.fromCoroutine(self._backups.settle())
         settling.addErrback(lambda failure: self._log.failure("backups not settled", failure))
         await fires_within(settling, SETTLE_TIMEOUT, self._reactor)
 

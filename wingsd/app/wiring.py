@@ -32,17 +32,13 @@ from wingsd.app.reports import PanelReports
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
-from wingsd.backups.adapters import Adapter, LocalAdapter
 from wingsd.backups.checks import BackupChecks, CheckSchedule
-from wingsd.backups.creation import BackupParts, Backups
+from wingsd.backups.creation import Adapter, BackupParts, Backups, LocalAdapter, checksum_type_of
 from wingsd.backups.deletion import BackupDeletion, DroppedBackups
-from wingsd.backups.dialect import checksum_type_of
 from wingsd.backups.for_wings import BackupRewrites
-from wingsd.backups.left import LeftBackups
 from wingsd.backups.local import Removal
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
-from wingsd.backups.recovery import BackupRecovery
 from wingsd.backups.s3.adapter import S3Adapter, S3Terms
 from wingsd.backups.s3.parts import StoreLimits
 from wingsd.backups.store import BackupStore
@@ -83,10 +79,8 @@ from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
 from wingsd.restores.content import ContentParts
-from wingsd.restores.leftovers import RestoreLeftovers
 from wingsd.restores.links import RestoreLinks
-from wingsd.restores.manager import Restores
-from wingsd.restores.restore import RestoreReporting
+from wingsd.restores.manager import RestoreReporting, Restores
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
@@ -352,9 +346,10 @@ class NodeObjects:
                 long=pools.long,
                 limits=ArchiveLimits.configured(transfers),
             ),
-            RestoreLeftovers(restore_storage, pools.long, system.backups.quarantine_days),
-            RestoreReporting(self.database, self.callbacks, self.running, reactor),
-            for_calagopus=config.family == CALAGOPUS,
+            RestoreReporting(
+                self.database, self.callbacks, self.running, reactor, config.family == CALAGOPUS
+            ),
+            system.backups.quarantine_days,
         )
         self.restore_links = RestoreLinks.configured(
             reactor,
@@ -364,7 +359,6 @@ class NodeObjects:
             trusts_panel=not config.is_pelican,
         )
         self.backup_store = BackupStore(system.backup_directory, config.family)
-        adapters = self._make_backup_adapters()
         backup_parts = BackupParts(
             family=config.family,
             store=self.backup_store,
@@ -376,7 +370,9 @@ class NodeObjects:
             disk=pools.disk,
             reactor=reactor,
         )
-        self.made_backups = Backups(backup_parts, adapters, system.backups.concurrent)
+        self.made_backups = Backups(
+            backup_parts, self._make_backup_adapters(), system.backups.concurrent
+        )
         self.backup_deletion = BackupDeletion(
             self.backup_store, self.made_backups, pools.long, self.callbacks, self.bus
         )
@@ -400,12 +396,6 @@ class NodeObjects:
             config.deletes_dropped_backups,
         )
         self.backup_rewrites = BackupRewrites(backup_parts, self.made_backups, self.servers, lock)
-        left_backups = LeftBackups(
-            system.backup_directory,
-            self.database,
-            pools.disk,
-            BackupRecovery(backup_parts, adapters, self.made_backups),
-        )
 
         # The node itself
         self.orphans = self._make_orphans()
@@ -481,7 +471,6 @@ class NodeObjects:
                 self.made_backups,
                 self.backup_checks,
                 self.backup_rewrites,
-                left_backups,
                 dropped_backups,
                 self.orphans,
             ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterator
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -11,29 +13,51 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.backups.catalogue import DAMAGED
+from wingsd.archive.decompress import decompressed
+from wingsd.archive.pipeline import Blocks
+from wingsd.archive.policy import Kind, link_text, member_kind, member_path
+from wingsd.archive.tar_reader import TarReader
+from wingsd.backups.catalogue import COMPLETE, DAMAGED, VERSION, Catalogue
+from wingsd.backups.making import keep_pace
 from wingsd.backups.store import BackupStore, StoredBackup
-from wingsd.errors import BackupMissing, FileWorkCancelled, StorageError
+from wingsd.errors import ArchiveError, BackupMissing, FileWorkCancelled, StorageError
 from wingsd.files.progress import Progress
 from wingsd.filesystem import OpenFile
 from wingsd.threadio import Workers
+from wingsd.util.text import reading_advice
 
-__all__ = ["BackupCheck", "BackupChecks", "CheckResult", "CheckSchedule"]
+__all__ = [
+    "UNREAD",
+    "BackupCheck",
+    "BackupChecks",
+    "CheckSchedule",
+    "VerifiedBackup",
+    "verified_catalogue",
+    "verify_archive",
+]
 
 #: Seconds between two looks for a backup that is due.
 HOUR = 3600.0
 _DAY = 24 * HOUR
+#: The suffixes of formats of which only the checksum is verified here.
+UNREAD = ("tar.lz", "zip", "7z")
+_BLOCK = 240 << 10
 #: Checks that have ended and are kept in memory.
 _KEPT = 100
 
 
 @attrs.frozen
-class CheckResult:
-    """What a check has found; an empty `fault` is none. `files` is None where they are unread."""
+class VerifiedBackup:
+    """What an archive is: its bytes, SHA-256 and regular files, and its `fault`.
 
+    `files` is None where the members were not read. An empty `fault` is none: the archive can be
+    extracted, and is what its catalogue says, if there is one.
+    """
+
+    bytes: int
     sha256: str
     files: int | None
-    fault: str
+    fault: str = ""
 
 
 @attrs.define(eq=False)
@@ -42,7 +66,7 @@ class BackupCheck:
 
     found: StoredBackup
     progress: Progress = attrs.field(factory=Progress)
-    result: CheckResult | None = None
+    result: VerifiedBackup | None = None
 
 
 @attrs.frozen
@@ -134,7 +158,7 @@ class BackupChecks:
         try:
             await self.lock.run(self._check, check, limit)
         except StorageError as error:
-            check.result = CheckResult("", None, f"it cannot be read: {error}")
+            check.result = VerifiedBackup(0, "", None, f"it cannot be read: {error}")
             raise
         finally:
             self._checks.pop(backup, None)
@@ -148,7 +172,7 @@ class BackupChecks:
     async def _do_check(self, check: BackupCheck, limit: int) -> None:
         opened = await self._disk.run(self._store.open, check.found.server, check.found.uuid)
         if opened is None:
-            check.result = CheckResult("", None, "it was deleted meanwhile")
+            check.result = VerifiedBackup(0, "", None, "it was deleted meanwhile")
             return
         check.result = await self._workers.run(self._verify, *opened, check.progress, limit)
         self.count += 1
@@ -156,21 +180,15 @@ class BackupChecks:
 
     def _verify(
         self, found: StoredBackup, file: OpenFile, progress: Progress, limit: int
-    ) -> CheckResult:
-        # Here, since a node at rest verifies nothing.
-        from wingsd.backups.verification import (  # noqa: PLC0415
-            verified_catalogue,
-            verify_archive,
-        )
-
+    ) -> VerifiedBackup:
         with file:
             verified = verify_archive(found, file, progress, limit)
         catalogue = verified_catalogue(found, verified)
         if catalogue is not None and self._store.at(found.place) is not None:
             self._store.write_catalogue(found.place, catalogue)
-        return CheckResult(verified.sha256, verified.files, verified.fault)
+        return verified
 
-    def _note(self, found: StoredBackup, result: CheckResult) -> None:
+    def _note(self, found: StoredBackup, result: VerifiedBackup) -> None:
         if not result.fault:
             self._damaged.discard(found.uuid)
             self._log.info("backup {backup}: verified, it is whole", backup=found.uuid)
@@ -224,3 +242,108 @@ class BackupChecks:
         made = found.catalogue
         last = 0.0 if made is None else max(made.checked, made.made)
         return max(last, self._failures.get(found.uuid, 0.0))
+
+
+# In a thread
+
+
+class _Reader:
+    """Reads a file from its start to its end, hashed, at most `limit` bytes a second (0: any)."""
+
+    def __init__(self, file: OpenFile, progress: Progress, limit: int) -> None:
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+        self._file = file
+        self._progress = progress
+        self._limit = limit
+        self._began = time.monotonic()
+
+    def blocks(self) -> Iterator[bytes]:
+        while block := self._file.read(_BLOCK):
+            self.size += len(block)
+            self.sha256.update(block)
+            self._progress.bytes_done = self.size
+            self._progress.check()
+            keep_pace(self._began, self.size, self._limit, self._progress)
+            yield block
+
+
+def verify_archive(
+    found: StoredBackup, file: OpenFile, progress: Progress, limit: int = 0
+) -> VerifiedBackup:
+    """Read an open backup to its end; return what it is.
+
+    Raises FileWorkCancelled.
+    """
+    progress.bytes_total = found.size
+    reader = _Reader(file, progress, limit)
+    files, fault = None, ""
+    try:
+        if found.suffix in UNREAD:
+            for _ in reader.blocks():
+                pass
+        else:
+            files = _count_files(reader.blocks())
+    except ArchiveError as error:
+        fault = error.detail
+    except OSError as error:
+        fault = f"it cannot be read: {reading_advice(error)}"
+    return VerifiedBackup(
+        reader.size, reader.sha256.hexdigest(), files, _different(found, reader) or fault
+    )
+
+
+def _count_files(blocks: Iterator[bytes]) -> int:
+    """Return the number of regular files in an archive. Raises ArchiveError."""
+    reader = TarReader(Blocks(decompressed(blocks)))
+    files = 0
+    while (member := reader.next_member()) is not None:
+        kind = member_kind(member.typeflag, member.name, member.size)
+        member_path(member.name)
+        if kind is Kind.FILE:
+            files += 1
+        elif kind is Kind.SYMLINK:
+            link_text(member.link, member.name)
+        elif kind is Kind.HARD_LINK:
+            member_path(member.link)
+    reader.drain()
+    for _ in blocks:
+        pass
+    return files
+
+
+def _different(found: StoredBackup, reader: _Reader) -> str:
+    """Return how an archive differs from its catalogue, as far as it was read."""
+    made = found.catalogue
+    if made is None:
+        return ""
+    if found.size != made.bytes:
+        return f"it has {found.size} bytes, and had {made.bytes} when it was made"
+    if reader.size == made.bytes and reader.sha256.hexdigest() != made.sha256:
+        return "its checksum is not that of the archive that was made"
+    return ""
+
+
+def verified_catalogue(found: StoredBackup, verified: VerifiedBackup) -> Catalogue | None:
+    """Return the catalogue of a backup after it was verified.
+
+    None where nothing tells whose it is, or where it was damaged before it had a catalogue.
+    """
+    now = time.time()
+    if found.catalogue is not None:
+        state = DAMAGED if verified.fault else COMPLETE
+        return attrs.evolve(found.catalogue, state=state, checked=now, fault=verified.fault[:1000])
+    if not found.server or verified.fault:
+        return None
+    return Catalogue(
+        version=VERSION,
+        backup=found.uuid,
+        server=found.server,
+        state=COMPLETE,
+        archive=f"{found.uuid}.{found.suffix}",
+        bytes=verified.bytes,
+        sha256=verified.sha256,
+        made=found.modified,
+        files=verified.files,
+        checked=now,
+    )

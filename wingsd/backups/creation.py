@@ -9,9 +9,11 @@ made for ever, and no archive is removed because its report was not heard.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -19,22 +21,37 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.backups.adapters import Adapter, adapter_of
-from wingsd.backups.dialect import BackupResult, UploadedPart, progress_event
-from wingsd.backups.ignore import IgnoreList, ignore_lines
-from wingsd.backups.left_server import LeftServer
-from wingsd.backups.making import ArchiveTerms, MadeArchive, check_space, make_archive
-from wingsd.backups.parts import part_path
-from wingsd.backups.store import BackupStore
+from wingsd.archive import ArchiveFormat
+from wingsd.backups.catalogue import Catalogue
+from wingsd.backups.making import (
+    ArchiveTerms,
+    IgnoreList,
+    check_space,
+    ignore_lines,
+    make_archive,
+)
+from wingsd.backups.store import BackupStore, MadeArchive
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS
-from wingsd.errors import BackupExists, FileWorkCancelled, WingsdError
-from wingsd.events import BACKUP_STARTED, EventBus
+from wingsd.errors import (
+    AdapterUnknown,
+    BackupExists,
+    FileWorkCancelled,
+    StorageError,
+    WingsdError,
+)
+from wingsd.events import (
+    BACKUP_COMPLETED,
+    BACKUP_PROGRESS,
+    BACKUP_STARTED,
+    DAEMON_MESSAGE,
+    Event,
+    EventBus,
+)
 from wingsd.files.denylist import Denylist, denylist_lines
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerRoot
-from wingsd.panel.schemas import Configuration
 from wingsd.servers.operations import Operation, Operations
+from wingsd.servers.server import Server
 from wingsd.statedb import BackupRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import when_fired
@@ -42,7 +59,19 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
-__all__ = ["BackupParts", "BackupServer", "Backups", "NewBackup", "ToldServer"]
+if TYPE_CHECKING:
+    from wingsd.backups.s3.growing import GrowingArchive
+
+__all__ = [
+    "Adapter",
+    "BackupParts",
+    "BackupResult",
+    "Backups",
+    "LocalAdapter",
+    "NewBackup",
+    "UploadedPart",
+    "checksum_type_of",
+]
 
 #: Seconds between two events of progress, as Calagopus' nodes send them, and between two messages
 #: in the console.
@@ -53,43 +82,137 @@ ANSWER_PATIENCE = 10.0
 _SHOWN_WARNINGS = 3
 
 
-class ServerFilesRunner(Protocol):
-    """The files of a server."""
-
-    async def run(self, work: Callable[[ServerRoot], tuple[str, ...]]) -> tuple[str, ...]:
-        """Call `work` with the open directory in a thread."""
+def checksum_type_of(family: str) -> str:
+    """Return the checksum that a family's Panel is told."""
+    return "sha256" if family == CALAGOPUS else "sha1"
 
 
-class ToldServer(Protocol):
-    """A server that is told of its backup."""
+@attrs.frozen
+class UploadedPart:
+    """A part of a backup that a store has, by the ETag that it has answered."""
+
+    etag: str
+    part_number: int
+
+
+@attrs.frozen
+class BackupResult:
+    """How a backup has ended. `catalogue` is None for a failure, `parts` for a local backup."""
+
+    family: str
+    backup: str
+    catalogue: Catalogue | None = None
+    parts: Sequence[UploadedPart] | None = None
+
+    def report(self) -> dict[str, object]:
+        """Return the body of the call to the Panel; each of its keys must be there."""
+        made = self.catalogue
+        body: dict[str, object] = {
+            "checksum": "" if made is None else made.checksum,
+            "checksum_type": checksum_type_of(self.family) if made is None else made.checksum_type,
+            "size": 0 if made is None else made.bytes,
+            "successful": made is not None,
+            "parts": None if self.parts is None else [attrs.asdict(each) for each in self.parts],
+        }
+        if self.family == CALAGOPUS:
+            files = 0 if made is None else made.files or 0
+            body |= {"files": files, "browsable": False, "streaming": False}
+        return body
+
+    def events(self) -> Iterator[tuple[str, ...]]:
+        """Yield the events of the end: their names and arguments.
+
+        Of the families but Calagopus, pages wait for the name with the backup's UUID, and others
+        for the name alone.
+        """
+        told = self.report()
+        if self.family == CALAGOPUS:
+            del told["parts"]
+            yield BACKUP_COMPLETED, self.backup, json.dumps(told)
+            return
+        data = json.dumps(
+            {
+                "uuid": self.backup,
+                "is_successful": told["successful"],
+                "checksum": told["checksum"],
+                "checksum_type": told["checksum_type"],
+                "file_size": told["size"],
+            }
+        )
+        yield f"{BACKUP_COMPLETED}:{self.backup}", data
+        yield BACKUP_COMPLETED, data
+
+
+def progress_event(backup: str, done: int, total: int) -> tuple[str, ...]:
+    """Return Calagopus' event of how many bytes of files are packed."""
+    return BACKUP_PROGRESS, backup, json.dumps({"progress": done, "total": max(done, total)})
+
+
+class Adapter(Protocol):
+    """Takes over archives that are made."""
 
     @property
-    def uuid(self) -> str:
-        """Its UUID."""
+    def form(self) -> ArchiveFormat | None:
+        """The format of its archives; None for that of the node."""
 
-    @property
-    def operations(self) -> Operations:
-        """What is done with it."""
+    def begin(self, server: str, backup: str, path: str) -> GrowingArchive | None:
+        """Begin with an archive that will be made at `path`; return what is told how it grows.
 
-    def say(self, message: str) -> None:
-        """Show a message in the console, and log it."""
+        None where it is not taken before it is complete.
+        """
 
-    def publish(self, event: str, *args: str) -> None:
-        """Publish an event."""
+    def abandon(self, backup: str) -> None:
+        """End what was begun of an archive that could not be made."""
+
+    async def keep(self, server: str, made: MadeArchive) -> Sequence[UploadedPart] | None:
+        """Keep an archive; return its parts where a store has it, None for a local one.
+
+        After an error the part of the archive is not there any more; else it is in its place, or
+        stays for `discard`, and after the CancelledError of `interrupt` for `left_by`. Raises
+        `WingsdError`.
+        """
+
+    def interrupt(self, backup: str) -> None:
+        """Have `keep` of a backup end soon, with CancelledError, where it takes long."""
+
+    async def left_by(self, record: BackupRecord) -> MadeArchive | None:
+        """Return the archive that an earlier daemon has made, and which is to be kept yet."""
+
+    async def discard(self, place: str, backup: str) -> None:
+        """Remove what stayed of an archive that a store has."""
 
 
-class BackupServer(ToldServer, Protocol):
-    """A server of which a backup is made."""
+@attrs.frozen(eq=False, repr=False)
+class LocalAdapter:
+    """Keeps archives in `system.backup_directory`; the kind `wings`."""
 
-    configuration: Configuration
+    store: BackupStore
+    disk: Workers
+    form: ArchiveFormat | None = None
 
-    @property
-    def directory(self) -> str:
-        """The path of its files."""
+    def begin(self, server: str, backup: str, path: str) -> None:
+        """Nothing: an archive gets its place when it is complete."""
 
-    @property
-    def files(self) -> ServerFilesRunner:
-        """Its files."""
+    def abandon(self, backup: str) -> None:
+        """Nothing was begun."""
+
+    async def keep(self, server: str, made: MadeArchive) -> None:
+        """Put an archive into its place."""
+        try:
+            await self.disk.run(self.store.put_into_place, made.place, made.catalogue)
+        except BaseException:
+            backup = made.catalogue.backup
+            await self.disk.run(self.store.remove_leftovers, made.place, backup, archive=True)
+            raise
+
+    def interrupt(self, backup: str) -> None:
+        """Nothing: it is soon in its place."""
+
+    async def left_by(self, record: BackupRecord) -> None:
+        """None: an archive is in its place when it is made."""
+
+    async def discard(self, place: str, backup: str) -> None:
+        """Nothing: it stays in its place."""
 
 
 @attrs.frozen(repr=False)
@@ -116,11 +239,32 @@ class BackupParts:
     reactor: Reactor
 
 
+class _LeftServer:
+    """A server by its UUID: it may not be loaded yet, or not be of this node any more."""
+
+    _log = Logger()
+
+    def __init__(self, uuid: str, bus: EventBus) -> None:
+        self.uuid = uuid
+        self._bus = bus
+        #: Its files are in the archive: nothing that is done with them excludes the rest.
+        self.operations = Operations()
+
+    def say(self, message: str) -> None:
+        """Show a message in the console, if it is open, and log it."""
+        self._log.info("{server}: {message}", server=self.uuid, message=message)
+        self.publish(DAEMON_MESSAGE, message)
+
+    def publish(self, event: str, *args: str) -> None:
+        """Publish an event."""
+        self._bus.publish(Event(self.uuid, event, args))
+
+
 @attrs.define(eq=False)
 class _Making:
     """A backup that is being made, of the files in `directory`."""
 
-    server: ToldServer
+    server: Server | _LeftServer
     directory: str
     asked: NewBackup
     adapter: Adapter
@@ -157,13 +301,14 @@ class Backups:
         """The servers of the backups that are being made, by the backup's UUID."""
         return {uuid: making.server.uuid for uuid, making in self._making.items()}
 
-    async def begin(self, server: BackupServer, asked: NewBackup) -> None:
+    async def begin(self, server: Server, asked: NewBackup) -> None:
         """Record a backup, and make it in the background.
 
-        Raises AdapterUnknown, ServerBusy, BackupExists, NoSpaceForBackup, StorageError, and what
-        `adapter_of` raises.
+        Raises AdapterUnknown, ServerBusy, BackupExists, NoSpaceForBackup, StorageError.
         """
-        adapter = adapter_of(asked.adapter, self._adapters)
+        adapter = self._adapters.get(asked.adapter)
+        if adapter is None:
+            raise AdapterUnknown(asked.adapter, self._adapters)
         server.operations.check(Operation.BACKUP)
         if asked.uuid in self._making or self._stopped:
             raise BackupExists
@@ -185,7 +330,7 @@ class Backups:
         place = self._place(making)
         await self._parts.database.begin_backup(asked.uuid, server, asked.adapter, place)
 
-    async def _ignore_list(self, server: BackupServer, asked: NewBackup) -> IgnoreList:
+    async def _ignore_list(self, server: Server, asked: NewBackup) -> IgnoreList:
         family = self._parts.family
         unused: list[str] = []
         lines = await server.files.run(
@@ -234,14 +379,84 @@ class Backups:
         for making in self._making.values():
             making.cancel()
 
-    def go_on(self, record: BackupRecord, made: MadeArchive) -> None:
-        """Go on with an archive that an earlier daemon has made, and not kept yet."""
-        server = LeftServer(record.server, self._parts.bus)
-        asked = NewBackup(record.backup, record.adapter)
-        making = _Making(server, "", asked, adapter_of(record.adapter, self._adapters), _nothing())
-        self._making[record.backup] = making
-        going_on = Deferred.fromCoroutine(self._run(making, made))
-        going_on.addErrback(self._broke_off, making)
+    # After a restart
+
+    async def settle(self) -> None:
+        """Settle the backups that an earlier daemon was making. A failure is logged.
+
+        Those in this node's directory are complete or are removed, and are reported. An archive
+        that is for a store is uploaded when it is complete.
+        """
+        records = await self._parts.database.backups()
+        await self._remove_parts({record.backup for record in records})
+        for record in records:
+            try:
+                await self._settle(record)
+            except WingsdError as error:
+                self._log.error(
+                    "{server}: backup {backup} is not settled, the next start tries again: "
+                    "{error}",
+                    server=record.server,
+                    backup=record.backup,
+                    error=error,
+                )
+
+    async def _remove_parts(self, recorded: Collection[str]) -> None:
+        """Remove what stays of archives that stores have; of some, when the Panel has answered."""
+        unanswered = self._parts.callbacks.unanswered_backups()
+
+        def is_wanted(backup: str) -> bool:
+            return backup in recorded or backup in unanswered or backup in self._making
+
+        async def remove(is_wanted: Callable[[str], bool]) -> Collection[str]:
+            try:
+                return await self._parts.disk.run(self._parts.store.remove_parts, is_wanted)
+            except StorageError as error:
+                self._log.error("parts of backups not removed: {error}", error=error)
+                return ()
+
+        def remove_one(answered: str, _: object) -> Deferred[Collection[str]]:
+            return Deferred.fromCoroutine(remove(lambda backup: backup != answered))
+
+        kept = await remove(is_wanted)
+        for backup in unanswered.keys() & kept:
+            when_fired(unanswered[backup].answer).addCallback(partial(remove_one, backup))
+
+    async def _settle(self, record: BackupRecord) -> None:
+        adapter = self._adapters.get(record.adapter)
+        made = None if adapter is None else await adapter.left_by(record)
+        if adapter is not None and made is not None:
+            self._log.info(
+                "{server}: backup {backup} goes on", server=record.server, backup=record.backup
+            )
+            asked = NewBackup(record.backup, record.adapter)
+            server = _LeftServer(record.server, self._parts.bus)
+            making = _Making(server, "", asked, adapter, _nothing())
+            self._making[record.backup] = making
+            Deferred.fromCoroutine(self._run(making, made)).addErrback(self._broke_off, making)
+            return
+        catalogue = await self._parts.disk.run(self._left_by, record)
+        result = BackupResult(self._parts.family, record.backup, catalogue)
+        outcome = Outcome.FAILURE if catalogue is None else Outcome.SUCCESS
+        self._log.info(
+            "{server}: backup {backup} {how} when the node was stopped",
+            server=record.server,
+            backup=record.backup,
+            how="was not complete, and is removed," if catalogue is None else "was complete",
+        )
+        await self._parts.callbacks.add_backup(
+            record.server, record.backup, outcome, result.report()
+        )
+
+    def _left_by(self, record: BackupRecord) -> Catalogue | None:
+        """Return the catalogue of a backup that is complete; remove what is left of another."""
+        store = self._parts.store
+        found = store.at(record.place)
+        made = None if found is None else found.catalogue
+        if found is not None and made is not None and found.size == made.bytes:
+            return made
+        store.remove_leftovers(record.place, record.backup)
+        return None
 
     # Make
 
@@ -324,7 +539,7 @@ class Backups:
         def warn(line: str) -> None:
             self._warn(making, line)
 
-        growing = adapter.begin(server, uuid, part_path(parts.store, self._place(making)))
+        growing = adapter.begin(server, uuid, parts.store.part_path(self._place(making)))
         try:
             return await parts.workers.run(
                 make_archive,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
-
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from wingsd.backups.creation import Backups
 from wingsd.backups.local import backup_at
 from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.callbacks import CallbackQueue
@@ -29,23 +27,12 @@ _APART = _DAY / 2
 _log = Logger()
 
 
-class BackupMaker(Protocol):
-    """The backups that are being made."""
-
-    @property
-    def making(self) -> Mapping[str, str]:
-        """Their servers by the backup's UUID."""
-
-    async def cancel(self, backup: str) -> bool:
-        """Cancel one; return, when it has ended, whether it was being made."""
-
-
 @attrs.frozen(eq=False, repr=False)
 class BackupDeletion:
     """Deletes the backups in `store`. One that is being made is cancelled."""
 
     store: BackupStore
-    made: BackupMaker
+    made: Backups
     disk: Workers
     callbacks: CallbackQueue
     bus: EventBus

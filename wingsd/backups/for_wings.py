@@ -23,10 +23,10 @@ from twisted.python.failure import Failure
 
 from wingsd.archive import ArchiveFormat
 from wingsd.archive.quota import ArchiveLimits
+from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.backups.catalogue import COMPLETE, Catalogue
 from wingsd.backups.creation import BackupParts, Backups
 from wingsd.backups.making import ArchiveTerms, NewArchiveFile
-from wingsd.backups.parts import part_path
 from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
@@ -212,9 +212,6 @@ def _new_archive(
     None where it has that form. After an error nothing is left of it. Raises FileWorkCancelled,
     NoSpaceForBackup, StorageError, BackupNotForWings where the old one is damaged.
     """
-    # Here, since a node at rest rewrites nothing.
-    from wingsd.archive.regular_files import RegularFiles, has_only_files  # noqa: PLC0415
-
     progress.bytes_total = found.size
     digest, new = hashlib.sha256(), hashlib.sha256()
     readings = 0
@@ -233,7 +230,7 @@ def _new_archive(
                 digest.update(block)
             yield block
 
-    path = part_path(store, found.place)
+    path = store.part_path(found.place)
     files = RegularFiles(blocks, limit)
     try:
         with file:
@@ -286,6 +283,6 @@ def _put_into_place(store: BackupStore, found: StoredBackup, new: _NewArchive) -
     finally:
         if not is_replaced:
             with suppress(OSError):
-                os.unlink(part_path(store, new.place))
+                os.unlink(store.part_path(new.place))
     if not is_replaced:
         raise BackupNotForWings("it was deleted meanwhile")

@@ -2,7 +2,12 @@
 
 The part has a name of its own until the archive is complete and its catalogue is written, so a
 file with the name of a backup is always a whole one. The program of the server goes on meanwhile:
-what changes while it is read is handled as GNU tar does. Blocking.
+what changes while it is read is handled as GNU tar does.
+
+A backup leaves out files that are being written, and those of an ignore list with git's rules. The
+list is the Panel's; where that is empty, a file in the server's directory: `.pteroignore`, with
+Pelican `.pelicanignore`, with Calagopus both. Calagopus' backups leave out what the egg's denylist
+has as well, since its users cannot see that. Blocking.
 """
 
 from __future__ import annotations
@@ -10,36 +15,59 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from types import MappingProxyType
 
 import attrs
 
 from wingsd.archive import ArchiveFormat, Compression, Part
-from wingsd.archive.policy import attributes_line
+from wingsd.archive.pack import Packed, pack
+from wingsd.archive.policy import MAX_DEPTH, attributes_line
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
-from wingsd.backups.ignore import IgnoreList
-from wingsd.backups.store import BackupStore, part_name
+from wingsd.backups.store import BackupStore, MadeArchive
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import (
     BackupIgnoresEverything,
+    FileMissing,
+    FileTypeRefused,
+    IsDirectory,
     NoSpaceForBackup,
     StorageError,
+    TreeTooLarge,
 )
+from wingsd.files.denylist import Denylist
 from wingsd.files.progress import Progress
-from wingsd.filesystem.walk import opened, walk
-from wingsd.util.text import disk_advice
+from wingsd.filesystem import ServerPath, ServerRoot, name_text
+from wingsd.filesystem.new_file import TEMPORARY
+from wingsd.filesystem.walk import Listing, opened, walk
+from wingsd.util.text import disk_advice, display
 
-if TYPE_CHECKING:
-    from wingsd.archive.pack import Packed
-
-__all__ = ["ArchiveTerms", "MadeArchive", "NewArchiveFile", "check_space", "make_archive"]
+__all__ = [
+    "MAX_IGNORE_FILE",
+    "ArchiveTerms",
+    "IgnoreList",
+    "NewArchiveFile",
+    "check_space",
+    "ignore_lines",
+    "keep_pace",
+    "make_archive",
+]
 
 _MIB = 1 << 20
 #: Bytes after which the file system is asked how much is free.
 _STEP = 8 << 20
 #: The reserve is at most this part of the file system, as that of transfers.
 _SHARE = 20
+#: Bytes of an ignore file at most, as in Wings.
+MAX_IGNORE_FILE = 32 << 10
+_FILES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        PTERODACTYL: (".pteroignore",),
+        PELICAN: (".pelicanignore",),
+        CALAGOPUS: (".pteroignore", ".pelicanignore"),
+    }
+)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -58,25 +86,22 @@ class ArchiveTerms:
     reserve: int
 
 
-@attrs.frozen(repr=False)
-class MadeArchive:
-    """A complete archive at `path`, which is not in its `place` yet, and its catalogue.
-
-    `warnings` is how many files were left out, or changed while they were read.
-    """
-
-    path: str
-    place: str
-    catalogue: Catalogue
-    warnings: int
-
-
 def check_space(found: os.statvfs_result, reserve: int, needed: int) -> None:
     """Raise NoSpaceForBackup where `needed` more bytes do not leave `reserve` bytes free."""
     free = found.f_bavail * found.f_frsize
     reserve = min(reserve, found.f_blocks * found.f_frsize // _SHARE)
     if reserve and free - needed < reserve:
         raise NoSpaceForBackup(free, needed, reserve)
+
+
+def keep_pace(began: float, done: int, limit: int, progress: Progress) -> None:
+    """Sleep where `done` bytes since `began` are more than `limit` a second; 0 is no limit.
+
+    Raises FileWorkCancelled.
+    """
+    while limit and (left := began + done / limit - time.monotonic()) > 0:
+        progress.check()
+        time.sleep(min(left, 0.1))
 
 
 class NewArchiveFile:
@@ -128,7 +153,7 @@ class NewArchiveFile:
         self._written += len(block)
         if self._grew is not None:
             self._grew(self._written)
-        self._keep_pace()
+        keep_pace(self._began, self._written, self._terms.write_limit, self._progress)
 
     @property
     def size(self) -> int:
@@ -142,19 +167,90 @@ class NewArchiveFile:
         except OSError as error:
             raise _unwritable(self._path, error) from error
 
-    def _keep_pace(self) -> None:
-        if not self._terms.write_limit:
-            return
-        due = self._began + self._written / self._terms.write_limit
-        while (left := due - time.monotonic()) > 0:
-            self._progress.check()
-            time.sleep(min(left, 0.1))
-
 
 def _unwritable(path: str, error: OSError) -> StorageError:
     # `disk_advice` is about servers that are sent.
     advice = disk_advice(error).partition(";")[0]
     return StorageError(f"{path}: {advice}", "the backup could not be written")
+
+
+def ignore_lines(
+    root: ServerRoot, given: str, family: str, warn: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Return the lines of the ignore list `given` by the Panel, else of the server's files.
+
+    `warn` gets a line for each file that is not used: links are not followed. Raises StorageError
+    where one cannot be read.
+    """
+    if given.strip():
+        return tuple(given.splitlines())
+    lines: list[str] = []
+    for name in _FILES[family]:
+        with suppress(FileMissing):
+            lines += _read(root, name, warn).splitlines()
+    return tuple(lines)
+
+
+def _read(root: ServerRoot, name: str, warn: Callable[[str], None]) -> str:
+    try:
+        with root.open_file(ServerPath.parse(name)) as file:
+            if file.entry.size <= MAX_IGNORE_FILE:
+                return file.read_at(0, MAX_IGNORE_FILE).decode("utf-8", "replace")
+            reason = "is too large"
+    except (FileTypeRefused, IsDirectory):
+        reason = "is not a regular file"
+    warn(
+        f"{name} {reason}, and is not used: the backup leaves out nothing that it lists; make it "
+        f"a file of at most {MAX_IGNORE_FILE >> 10} KiB, or delete it"
+    )
+    return ""
+
+
+@attrs.define
+class IgnoreList:
+    """Files that are left out of one backup: those in `ignored` and in `denied`.
+
+    `dropped` counts the names that were left out; what is in a directory is not counted.
+    """
+
+    ignored: Denylist
+    denied: Denylist
+    dropped: int = 0
+
+    def select(self, listing: Listing) -> Listing:
+        """Return what a backup has of a directory; a directory that is dropped is not entered.
+
+        Raises TreeTooLarge for what is so deep that it could not be restored.
+        """
+        kept = self._selected(listing)
+        if len(kept.path) + bool(kept.count) > MAX_DEPTH:
+            raise TreeTooLarge.reading(
+                f"{display(b'/'.join(kept.path))} is nested too deeply: a backup could not be "
+                f"restored with more than {MAX_DEPTH} directories in each other; move it up, "
+                "delete it, or add it to the ignore list"
+            )
+        return kept
+
+    def _selected(self, listing: Listing) -> Listing:
+        prefix = name_text(listing.prefix)
+        files = [name for name in listing.files if not TEMPORARY.fullmatch(name)]
+        if self.ignored.is_empty and self.denied.is_empty:
+            return attrs.evolve(listing, files=files)
+        return attrs.evolve(
+            listing,
+            files=self._kept(prefix, files),
+            symlinks=self._kept(prefix, listing.symlinks),
+            others=self._kept(prefix, listing.others),
+            directories=self._kept(prefix, listing.directories, "/"),
+        )
+
+    def _kept(self, prefix: str, names: list[bytes], end: str = "") -> list[bytes]:
+        kept = [name for name in names if not self._is_left_out(f"{prefix}{name_text(name)}{end}")]
+        self.dropped += len(names) - len(kept)
+        return kept
+
+    def _is_left_out(self, path: str) -> bool:
+        return self.ignored.matches(path) or self.denied.matches(path)
 
 
 def make_archive(
@@ -174,9 +270,6 @@ def make_archive(
     that some are written. After an error nothing is left. Raises
     NoSpaceForBackup, BackupIgnoresEverything, FileWorkCancelled, and StorageError.
     """
-    # Here, since a node at rest makes no archives.
-    from wingsd.archive.pack import pack  # noqa: PLC0415
-
     server, backup = owner
     place = store.place(server, backup, terms.form.suffix)
     path = _part(store, place)
@@ -228,7 +321,7 @@ def make_archive(
 
 def _part(store: BackupStore, place: str) -> str:
     """Return the path of the part of a new archive, whose directory is made."""
-    path = store.path(place)
+    path = store.part_path(place)
     directory = os.path.dirname(path)
     try:
         os.makedirs(store.directory, exist_ok=True)
@@ -237,7 +330,7 @@ def _part(store: BackupStore, place: str) -> str:
                 os.mkdir(directory, 0o700)
     except OSError as error:
         raise _unwritable(directory, error) from error
-    return os.path.join(directory, part_name(place))
+    return path
 
 
 def _require_content(packed: Packed, ignore: IgnoreList) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -32,11 +33,12 @@ from wingsd.filesystem.directory import Entry, entry_at, open_regular
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
 
-__all__ = ["BackupStore", "StoredBackup", "backup_uuid", "part_name"]
+__all__ = ["BackupStore", "MadeArchive", "StoredBackup", "backup_uuid", "part_name"]
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NANO = 1_000_000_000
 _BLOCK = 1 << 20
+_PART = re.compile(r"\.([0-9a-f-]{36})\.[a-z0-9.]+\.part")
 
 
 def backup_uuid(text: str) -> str:
@@ -69,6 +71,19 @@ class StoredBackup:
     catalogue: Catalogue | None = None
 
 
+@attrs.frozen(repr=False)
+class MadeArchive:
+    """A complete archive at `path`, which is not in its `place` yet, and its catalogue.
+
+    `warnings` is how many files were left out, or changed while they were read.
+    """
+
+    path: str
+    place: str
+    catalogue: Catalogue
+    warnings: int = 0
+
+
 class BackupStore:
     """The backups in one `system.backup_directory`. Methods raise StorageError."""
 
@@ -89,6 +104,10 @@ class BackupStore:
     def path(self, place: str) -> str:
         """Return the whole path of a place."""
         return os.path.join(self.directory, place)
+
+    def part_path(self, place: str) -> str:
+        """Return the path of the part of the archive that is to be at a place."""
+        return os.path.join(os.path.dirname(self.path(place)), part_name(place))
 
     def find(self, server: str, uuid: str) -> StoredBackup | None:
         """Return a backup of a server; None where there is none. See `open`."""
@@ -236,6 +255,56 @@ class BackupStore:
                 with suppress(FileNotFoundError):
                     os.unlink(part_name(place), dir_fd=directory)
             self._remove_empty(place)
+
+    # Parts that a daemon has left
+
+    def made_before(self, place: str, uuid: str) -> MadeArchive | None:
+        """Return the complete archive whose part an earlier daemon has left, None without one.
+
+        An incomplete part is removed.
+        """
+        try:
+            with self._opened_directory(place) as directory, suppress(InvalidData, OSError):
+                catalogue = CatalogueFiles(directory).read(uuid)
+                status = os.stat(part_name(place), dir_fd=directory, follow_symlinks=False)
+                if catalogue is not None and status.st_size == catalogue.bytes:
+                    return MadeArchive(self.part_path(place), place, catalogue)
+        except OSError:
+            return None
+        self.remove_leftovers(place, uuid)
+        return None
+
+    def remove_parts(self, is_wanted: Callable[[str], bool]) -> list[str]:
+        """Remove the parts of all backups but the wanted ones; return the UUIDs of these.
+
+        A part beside its archive, which was to replace that, is settled.
+        """
+        kept = []
+        for place, backup in tuple(self._parts()):
+            if is_wanted(backup):
+                kept.append(backup)
+            elif self.at(place) is not None:
+                self.settle_part(place, backup)
+            else:
+                self.remove_leftovers(place, backup)
+        return kept
+
+    def _parts(self) -> Iterator[tuple[str, str]]:
+        """Yield the place and the backup of each part."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(
+                f"{self.directory}: {error.strerror}", "the backups could not be read"
+            ) from error
+        for directory in (*(name for name in names if canonical_uuid(name) == name), ""):
+            with suppress(OSError):
+                inner = os.listdir(os.path.join(self.directory, directory)) if directory else names
+                for found in filter(None, map(_PART.fullmatch, inner)):
+                    name = found[0].removeprefix(".").removesuffix(".part")
+                    yield os.path.join(directory, name), found[1]
 
     def _remove_empty(self, place: str) -> None:
         """Remove the directory of one server if nothing is in it."""

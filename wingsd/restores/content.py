@@ -1,34 +1,173 @@
 """The content of one backup, from its archive to the server's place.
 
-Read `RestoredContent` from top to bottom: `stage` reads and verifies the whole archive beside the
-server's files, `lay_over` adds the present files that stay, `put_into_place` exchanges both. Until
-then nothing of the server is changed.
+An archive is opened before anything else is done, so that one which is missing is told in the
+answer to the request. Its blocks are then read by a thread. Read `RestoredContent` from top to
+bottom: `stage` reads and verifies the whole archive beside the server's files, `lay_over` adds the
+present files that stay, `put_into_place` exchanges both. Until then nothing of the server is
+changed.
+
+Archives in formats with a list, zip and 7z, and by lzip, are parsed by a process without rights.
+What that process sends counts as hostile, and is judged and written like the members of a tar: by
+`archive.policy`, `archive.quota` and `archive.tree_writer`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import NoReturn, Protocol
 
 import attrs
 from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
 from wingsd.archive.extract import Extracted, extract
-from wingsd.archive.quota import ArchiveLimits
-from wingsd.errors import BackupChecksumMismatch, DiskLimitExceeded, StorageError
+from wingsd.archive.policy import link_text, member_mode, member_path
+from wingsd.archive.quota import ArchiveLimits, ArchiveQuota
+from wingsd.archive.tree_writer import TreeWriter
+from wingsd.errors import (
+    ArchiveError,
+    BackupChecksumMismatch,
+    DiskLimitExceeded,
+    StorageError,
+    WingsdError,
+)
+from wingsd.files.extraction import archive_error
+from wingsd.filesystem import OpenFile
 from wingsd.filesystem.disk_size import measure
-from wingsd.restores.announcements import ReadProgress
-from wingsd.restores.archives import LocalArchive, RestoreArchive
 from wingsd.restores.overlay import kept_size, overlay
 from wingsd.restores.storage import RestoreStorage
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import CancelScope, slots_held
+from wingsd.user_archives.frames import (
+    UNKNOWN,
+    ArchiveMember,
+    ArchivePlan,
+    MemberKind,
+    ParsedArchive,
+    Refusal,
+)
+from wingsd.user_archives.kinds import CONTAINERS, NameHint
+from wingsd.user_archives.process import ArchiveProcess, ParserFailed
+from wingsd.util.text import display, reading_advice
 
-__all__ = ["ContentParts", "RestoredContent"]
+__all__ = ["ContentParts", "LocalArchive", "ReadProgress", "RestoreArchive", "RestoredContent"]
 
 _MIB = 1 << 20
+_PIECE = 256 << 10
 #: Bytes by which the format of an archive is told.
 _HEAD = 16
+_MAGICS = (*(magic for magic, _ in CONTAINERS), b"LZIP")
+_ZIP = b"PK\x03\x04"
+#: The end of a zip's list, with the length of a comment behind it: APPNOTE 4.3.16.
+_ZIP_END = struct.Struct("<4s4H2LH")
+_MAX_COMMENT = 0xFFFF
+_LINKS = {MemberKind.HARD_LINK: b"1", MemberKind.SYMLINK: b"2"}
+
+
+class RestoreArchive(Protocol):
+    """An archive that is open. `size` is its bytes, 0 where that is not known."""
+
+    size: int
+    #: The SHA-256 that it must have, in hexadecimal; empty where that is not known.
+    sha256: str
+    #: What Wings calls it: `local backup` or `S3 backup`.
+    kind: str
+
+    def begin(self) -> None:
+        """Have it read, from the reactor."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its bytes, in a thread. Raises `WingsdError`."""
+
+    def abort(self, error: WingsdError) -> None:
+        """Have `blocks` raise `error` soon; to be called from the reactor."""
+
+    def interrupt(self) -> None:
+        """Have `blocks` return or raise soon; to be called from any thread."""
+
+    def close(self) -> None:
+        """Close it, when its blocks are read no more."""
+
+
+class LocalArchive:
+    """A local backup: an open file, and the checksum that its catalogue has."""
+
+    kind = "local backup"
+
+    def __init__(self, file: OpenFile, sha256: str = "") -> None:
+        self.size = file.entry.size
+        self.sha256 = sha256
+        self._file = file
+        self._error: WingsdError | None = None
+
+    def begin(self) -> None:
+        """Nothing: a file is read by the thread alone."""
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the file."""
+        return self._file.fileno()
+
+    def head(self, size: int) -> bytes:
+        """Return the first bytes. Raises `StorageError`."""
+        try:
+            return self._file.read_at(0, size)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def check(self) -> None:
+        """Raise what `abort` was given."""
+        if self._error is not None:
+            raise self._error
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its bytes. Raises `StorageError`, and what `abort` was given."""
+        try:
+            while block := self._file.read(_PIECE):
+                self.check()
+                yield block
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def abort(self, error: WingsdError) -> None:
+        """Have `blocks` raise `error` at its next block."""
+        self._error = error
+
+    def interrupt(self) -> None:
+        """Nothing: a read of a file does not wait for anybody."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _unreadable(error: OSError) -> StorageError:
+    return StorageError(f"its file: {reading_advice(error)}", "the backup could not be read")
+
+
+@attrs.define(eq=False)
+class ReadProgress:
+    """How far an archive was read; written by its thread, read by the reactor."""
+
+    size: int = 0
+    files: int = 0
+    name: bytes = b""
+
+    def counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass on the blocks of the archive."""
+        for block in blocks:
+            self.size += len(block)
+            yield block
+
+    def note(self, name: bytes) -> None:
+        """Note the member that is read now."""
+        self.files += 1
+        self.name = name
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -131,26 +270,10 @@ class RestoredContent:
     def _extract(self) -> Extracted:
         storage, archive = self._parts.storage, self.archive
         limits = self._parts.limits.for_server(self._disk_space)
-        if isinstance(archive, LocalArchive):
-            # Here, since such archives are rare, and their libraries take some MiB.
-            from wingsd.restores.listed import (  # noqa: PLC0415
-                ListedArchive,
-                extract_listed,
-                is_listed,
+        if isinstance(archive, LocalArchive) and archive.head(_HEAD).startswith(_MAGICS):
+            return _extract_listed(
+                archive, self.progress, self._warn, self._path, storage.owner, limits
             )
-
-            if is_listed(archive.head(_HEAD)):
-                progress = self.progress
-                listed = ListedArchive(
-                    archive.descriptor,
-                    archive.size,
-                    archive.check,
-                    progress.note,
-                    self._warn,
-                    progress.counted,
-                )
-                blocks = archive.blocks()
-                return extract_listed(listed, blocks, self._path, storage.owner, limits)
         return extract(
             self.progress.counted(archive.blocks()),
             self._path,
@@ -178,3 +301,151 @@ class RestoredContent:
                 f"MiB, its disk limit is {limit // _MIB} MiB; raise its disk limit, delete files, "
                 "or have the backup replace all files"
             )
+
+
+# Archives in formats with a list
+
+
+def _extract_listed(
+    archive: LocalArchive,
+    progress: ReadProgress,
+    warn: Callable[[str], None],
+    directory: str,
+    owner: tuple[int, int],
+    limits: ArchiveLimits,
+) -> Extracted:
+    """Extract an archive into the existing `directory`.
+
+    `warn` gets a line for each member that is left out or changed. Raises what `archive.extract`
+    does, and the errors of `files.extraction`.
+    """
+    if os.pread(archive.descriptor, len(_ZIP), 0) == _ZIP and not _has_zip_end(archive):
+        raise ArchiveError("the archive ends in the middle: its list is missing")
+    digest = hashlib.sha256()
+    for block in progress.counted(archive.blocks()):
+        digest.update(block)
+    os.lseek(archive.descriptor, 0, os.SEEK_SET)  # The process reads from there.
+    process = ArchiveProcess(
+        archive.descriptor, archive.size, NameHint.TAR, limits.disk, archive.check
+    )
+    with closing(TreeWriter(directory, owner, limits)) as writer:
+        quota = ArchiveQuota(limits, writer.file_system)
+        found = process.contents()
+        try:
+            with closing(found):  # type: ignore[type-var]
+                extraction = _Extraction(archive, progress, warn, writer, quota, found)
+                extraction.run()
+        except ParserFailed as error:
+            raise ArchiveError(str(error)) from error
+        except OSError as error:
+            raise StorageError(f"no process can be started: {error.strerror}") from error
+        quota.end(writer.directories)
+        writer.finish()
+    return extraction.result(digest.hexdigest())
+
+
+@attrs.frozen
+class _Counted:
+    """A member as a quota counts it."""
+
+    name: bytes
+    size: int
+    typeflag: bytes
+    segments: None = None
+
+
+@attrs.define(eq=False, repr=False)
+class _Extraction:
+    _archive: LocalArchive
+    _progress: ReadProgress
+    _warn: Callable[[str], None]
+    _writer: TreeWriter
+    _quota: ArchiveQuota
+    _found: Iterator[ParsedArchive]
+    _counts: dict[MemberKind, int] = attrs.Factory(lambda: dict.fromkeys(MemberKind, 0))
+    _unpacked: int = 0
+
+    def run(self) -> None:
+        for part in self._found:
+            match part:
+                case ArchiveMember():
+                    self._member(part)
+                case Refusal():
+                    raise archive_error(part, is_part=False)
+                case ArchivePlan():
+                    pass
+                case _:
+                    _broken()
+
+    def result(self, sha256: str) -> Extracted:
+        counts = self._counts
+        return Extracted(
+            sha256=sha256,
+            archive_bytes=self._archive.size,
+            unpacked_bytes=self._unpacked,
+            file_count=counts[MemberKind.FILE],
+            directory_count=counts[MemberKind.DIRECTORY],
+            symlink_count=counts[MemberKind.SYMLINK],
+            hard_link_count=counts[MemberKind.HARD_LINK],
+            skipped_count=counts[MemberKind.OTHER],
+        )
+
+    def _member(self, member: ArchiveMember) -> None:
+        if not member.name:
+            raise ArchiveError("it is a single compressed file, and no archive of a server")
+        if member.size == UNKNOWN and member.kind is MemberKind.FILE:
+            raise ArchiveError(f"{display(member.name)} has no size in the archive")
+        counted = _Counted(member.name, max(member.size, 0), _LINKS.get(member.kind, b"0"))
+        self._quota.reserve(counted, self._writer.directories)
+        self._progress.note(member.name)
+        self._counts[member.kind] += 1
+        path, mode = member_path(member.name), self._mode(member)
+        mtime = time.time_ns() if member.modified is None else member.modified
+        match member.kind:
+            case MemberKind.FILE:
+                data = self._quota.watched(counted, self._data())
+                self._writer.file(path, mode, mtime, data)
+                self._unpacked += member.size
+                return
+            case MemberKind.DIRECTORY:
+                self._writer.directory(path, mode, mtime)
+            case MemberKind.SYMLINK:
+                self._writer.symlink(path, mtime, link_text(member.link, member.name))
+            case MemberKind.HARD_LINK:
+                self._writer.hard_link(path, member_path(member.link))
+            case MemberKind.OTHER:
+                self._warn(f"{display(member.name)} is left out: it is no file")
+        for _ in self._data():
+            _broken()
+
+    def _mode(self, member: ArchiveMember) -> int:
+        mode, stripped = member_mode(member.mode)
+        if stripped:
+            self._warn(f"{display(member.name)} lost its set-user-id or set-group-id bit")
+        return mode
+
+    def _data(self) -> Iterator[memoryview]:
+        for part in self._found:
+            if part is None:
+                return
+            if isinstance(part, Refusal):
+                raise archive_error(part, is_part=False)
+            if not isinstance(part, bytes):
+                _broken()
+            yield memoryview(part)
+        _broken()
+
+
+def _has_zip_end(archive: LocalArchive) -> bool:
+    """Return whether a zip has its end: without it, libarchive reads as far as there is data."""
+    start = max(archive.size - _ZIP_END.size - _MAX_COMMENT, 0)
+    tail = os.pread(archive.descriptor, archive.size - start, start)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < _ZIP_END.size:
+        return False
+    *_, comment = _ZIP_END.unpack_from(tail, at)
+    return bool(at + _ZIP_END.size + comment == len(tail))
+
+
+def _broken() -> NoReturn:
+    raise ArchiveError("a file in it has no end")

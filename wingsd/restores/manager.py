@@ -1,5 +1,10 @@
 """The backups of this node that are being restored: begun, cancelled, and settled after a restart.
 
+Nothing of the server is changed, and it is not stopped, before the whole archive is read and
+verified. Then it is stopped as its egg says, not killed, and the new content put into its place at
+once. A server that crashes while its backup is read is started at the end, as one that was
+stopped.
+
 A daemon that dies leaves the server with its old content or, from when the new one was recorded as
 whole, with the new one: the next daemon completes that at its start, before it does anything else.
 It then reports how the restore has ended, and starts the server if it was stopped for it.
@@ -7,47 +12,385 @@ It then reports how the restore has ended, and starts the server if it was stopp
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+import json
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from twisted.internet.defer import DeferredList
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
 
-from wingsd.callbacks import PendingReport
-from wingsd.errors import DaemonStopping, RestoreFailed, ServerBusy, ServerNotFound
-from wingsd.restores.announcements import Announcements
-from wingsd.restores.archives import RestoreArchive
-from wingsd.restores.content import ContentParts, RestoredContent
-from wingsd.restores.leftovers import RestoreLeftovers
-from wingsd.restores.restore import ANSWER_PATIENCE, Restore, RestoreReporting
+from wingsd.callbacks import CallbackQueue, PendingReport
+from wingsd.errors import (
+    DaemonStopping,
+    RestoreFailed,
+    ServerBusy,
+    ServerNotFound,
+    StorageError,
+    WingsdError,
+)
+from wingsd.events import (
+    BACKUP_RESTORE_COMPLETED,
+    BACKUP_RESTORE_PROGRESS,
+    BACKUP_RESTORE_STARTED,
+    DAEMON_MESSAGE,
+    INSTALL_COMPLETED,
+)
+from wingsd.restores.content import ContentParts, ReadProgress, RestoreArchive, RestoredContent
+from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Server, Servers
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation, refusal
-from wingsd.statedb import Outcome, RestoreRecord
+from wingsd.servers.power_states import PowerState
+from wingsd.servers.running import SENT, RunningServers, start_when_possible
+from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
+from wingsd.threadio import Workers
+from wingsd.transfers.cancellation import CancelScope
 from wingsd.util.deferreds import when_fired
+from wingsd.util.text import escaped, readable_time
 
-__all__ = ["Restores"]
+__all__ = ["Restore", "RestoreReporting", "Restores"]
 
+#: Seconds that a running server may take to stop; Wings' figure.
+STOP_WITHIN = 120.0
+#: Seconds to wait for the Panel's answer before the event by which pages load the server again.
+ANSWER_PATIENCE = 10.0
+#: Seconds after the answer to the request in which its end is not reported: a Panel commits that
+#: the server is being restored only when it has the answer, and a report before is without effect.
+FIRST_MOMENT = 0.5
+#: Seconds between two messages about the progress.
+PROGRESS_EVERY = 1.0
 RESTORING = "a backup of the server is being restored"
 _RESTARTED = "this node was restarted meanwhile; restore the backup again"
 
 
+@attrs.frozen(eq=False, repr=False)
+class RestoreReporting:
+    """Where a restore is recorded, and its end reported.
+
+    `running` has the servers that a transfer is to start. `for_calagopus` is whether pages are
+    those of its Panel.
+    """
+
+    database: StateDatabase
+    callbacks: CallbackQueue
+    running: RunningServers
+    reactor: IReactorTime
+    for_calagopus: bool
+
+
+class _Leftovers:
+    """Replaced files, kept in quarantine or deleted, and failed content, in `storage`.
+
+    They are renamed at once, so that another restore of the server does not meet them, and deleted
+    in the background, of one server at a time. What the daemon's end interrupts is deleted at its
+    next start. Replaced files are kept for `days`, where all were to be replaced; 0 for none.
+    """
+
+    _log = Logger()
+
+    def __init__(self, storage: RestoreStorage, disk: Workers, days: int) -> None:
+        self._storage = storage
+        self._disk = disk
+        self._days = days
+        self._tasks = BackgroundTasks()
+        self._lock = DeferredLock()
+
+    async def retire(self, record: RestoreRecord) -> None:
+        """Take the replaced files away. A failure is logged: the next daemon deletes them."""
+        keep = self._keeps(record)
+        try:
+            kept = await self._disk.run(self._storage.retire, record.server, keep=keep)
+        except StorageError as error:
+            self._log.error(
+                "{server}: the files that its backup has replaced stay until the next start of "
+                "this node: {error}",
+                server=record.server,
+                error=error,
+            )
+        else:
+            self._log_kept(record.server, kept)
+
+    async def withdraw(self, server: str) -> None:
+        """Take what is staged of a failed restore away. A failure is logged."""
+        try:
+            await self._disk.run(self._storage.withdraw, server)
+        except StorageError as error:
+            self._log.error(
+                "{server}: what was read of its backup stays until the next start of this node: "
+                "{error}",
+                server=server,
+                error=error,
+            )
+
+    def delete(self, server: str) -> None:
+        """Delete in the background what was taken away, and is not kept."""
+        self._tasks.start("deleting what a restore has left", self._delete(server), server)
+
+    async def _delete(self, server: str) -> None:
+        deleting: Deferred[None] = self._lock.run(self._disk.run, self._storage.discard, server)
+        await deleting
+
+    def recover(self, record: RestoreRecord) -> None:
+        """Complete what an earlier daemon has begun to put into place.
+
+        Blocking, at the daemon's start. Raises `StorageError`.
+        """
+        kept = self._storage.recover(record, keep=self._keeps(record))
+        self._log_kept(record.server, kept)
+
+    def stop(self) -> None:
+        """Delete nothing more."""
+        self._tasks.stop()
+
+    def _keeps(self, record: RestoreRecord) -> bool:
+        return record.truncate and self._days > 0
+
+    def _log_kept(self, server: str, kept: str | None) -> None:
+        if kept is not None:
+            self._log.info(
+                "{server}: the files that its backup has replaced are kept for {days} days in "
+                "{place}",
+                server=server,
+                days=self._days,
+                place=kept,
+            )
+
+
+def _say_failed(server: Server, error: WingsdError | None) -> None:
+    """Tell users that the backup is not restored, and why; None for an internal error."""
+    why = str(error) if error is not None else "an unexpected error; see the node's log"
+    server.say(
+        f"The backup was not restored, and the server's files are as before: {why}", keep=True
+    )
+
+
+def _publish_end(server: Server, outcome: Outcome, *, for_calagopus: bool) -> None:
+    """Have pages show the server as it is: the Panel has heard the outcome.
+
+    The page of Pterodactyl and Pelican shows a server as being restored until `backup restore
+    completed`, which it takes for a success. After a failure it gets `install completed` in its
+    place, by which it asks the Panel for the server's state. Calagopus' page reads from the first
+    whether it was a success.
+    """
+    if for_calagopus:
+        successful = "true" if outcome is Outcome.SUCCESS else "false"
+        server.publish(BACKUP_RESTORE_COMPLETED, successful)
+    elif outcome is Outcome.SUCCESS:
+        server.publish(BACKUP_RESTORE_COMPLETED, "")
+    else:
+        server.publish(INSTALL_COMPLETED, "")
+
+
+def _progress(progress: ReadProgress, total: int) -> str:
+    """Return the JSON of Calagopus' event: with the names of 2025's pages, and of those after."""
+    return json.dumps(
+        {
+            "progress": progress.size,
+            "total": total,
+            "bytes_processed": progress.size,
+            "bytes_total": total,
+            "files_processed": progress.files,
+        }
+    )
+
+
+class Restore:
+    """The restoring of a backup for `server`, as recorded; `run` does it."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: Server,
+        record: RestoreRecord,
+        content: RestoredContent,
+        leftovers: _Leftovers,
+        reporting: RestoreReporting,
+    ) -> None:
+        self.server = server
+        self.record = record
+        #: Fires when nothing more is done with the server's files, before the Panel has heard it.
+        self.over: Deferred[None] = Deferred()
+        self._content = content
+        self._leftovers = leftovers
+        self._reporting = reporting
+        self._scope = CancelScope()
+        self._was_stopped = False
+        self._moment: Deferred[None] = succeed(None)
+
+    async def run(self) -> None:
+        """Restore the backup, and report how that has ended."""
+        self._moment = deferLater(self._reporting.reactor, FIRST_MOMENT)
+        self.server.restart_later = self._restart_later
+        outcome = await self._attempt()
+        if outcome is None:
+            self.over.callback(None)
+        else:
+            await self._end(outcome)
+
+    async def _attempt(self) -> Outcome | None:
+        """Return how it has ended, None where that is left to the next daemon."""
+        try:
+            await self._restore()
+        except CancelledError:
+            raise
+        except WingsdError as error:
+            if isinstance(self._scope.reason, DaemonStopping):
+                return None
+            if await self._content.is_undecided():
+                self._log.critical(
+                    "{server}: its files are out of place until this node is started again: "
+                    "{error}",
+                    server=self.server.uuid,
+                    error=error,
+                )
+                return None
+            _say_failed(self.server, error)
+        except Exception:
+            self._log.failure("{server}: its backup was not restored", server=self.server.uuid)
+            _say_failed(self.server, None)
+        else:
+            return Outcome.SUCCESS
+        finally:
+            self._content.close()
+        return Outcome.FAILURE
+
+    def cancel(self, reason: WingsdError) -> None:
+        """Have it fail for this reason, unless the content is being put into place already."""
+        self._scope.cancel(reason)
+        self._content.archive.abort(reason)
+
+    # The steps
+
+    async def _restore(self) -> None:
+        content, scope, server = self._content, self._scope, self.server
+        self._log.info(
+            "{server}: restoring the backup {backup}: it is read and verified",
+            server=server.uuid,
+            backup=self.record.backup,
+        )
+        with self._shown(content.progress, content.archive.size):
+            await content.stage(scope, keep_present=not self.record.truncate)
+        await self._stop()
+        await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
+        if not self.record.truncate:
+            await content.lay_over()
+        inode = await content.flush()
+        scope.check()
+        await self._reporting.database.commit_restore(server.uuid, inode)
+        await content.put_into_place(inode)
+        server.say(f"Completed server restoration from {content.archive.kind}.")
+        await self._leftovers.retire(self.record)
+
+    @contextmanager
+    def _shown(self, progress: ReadProgress, total: int) -> Iterator[None]:
+        """Tell the beginning, and now and then what is read of `total` bytes, 0 if unknown."""
+        self.server.publish(BACKUP_RESTORE_STARTED)
+        shown = ReadProgress()
+
+        def show() -> None:
+            if progress.files != shown.files:
+                shown.files = progress.files
+                name = escaped(progress.name.decode(errors="replace"))
+                self.server.publish(DAEMON_MESSAGE, f"(restoring): {name}")
+            if progress.size != shown.size:
+                shown.size = progress.size
+                self.server.publish(BACKUP_RESTORE_PROGRESS, _progress(progress, total))
+
+        repeating = LoopingCall(show)
+        repeating.clock = self._reporting.reactor
+        repeating.start(PROGRESS_EVERY, now=False)
+        try:
+            yield
+        finally:
+            repeating.stop()
+            show()
+
+    async def _stop(self) -> None:
+        """Stop the server if it runs. Raises `RestoreFailed` when it does not stop in time."""
+        server, scope = self.server, self._scope
+        scope.check()
+        if server.state is PowerState.OFFLINE:
+            # An engine that has not answered yet may have it running.
+            await scope.wait(Deferred.fromCoroutine(server.adopt()))
+        if server.state is PowerState.OFFLINE:
+            return
+        await self._reporting.database.start_after_restore(server.uuid)
+        self._was_stopped = True
+        server.say("The backup is verified. The server is stopped to put it into place.")
+        stopping = Deferred.fromCoroutine(server.stop_gently(STOP_WITHIN))
+        if not await scope.wait(stopping):
+            raise RestoreFailed(
+                f"the server has not stopped within {readable_time(STOP_WITHIN)}; stop it, or "
+                "kill it, and restore the backup again"
+            )
+
+    def _restart_later(self) -> None:
+        """Have the server be started at the end, which has crashed."""
+        self._was_stopped = True
+        self.server.say("The server is started again when its backup is restored.")
+        noting = self._reporting.database.start_after_restore(self.server.uuid)
+        noting.addErrback(
+            lambda failure: self._log.error(
+                "{server}: a later daemon would not start it: {error}",
+                server=self.server.uuid,
+                error=failure.value,
+            )
+        )
+
+    async def _end(self, outcome: Outcome) -> None:
+        server, reporting = self.server, self._reporting
+        await self._leftovers.withdraw(server.uuid)
+        await self._moment
+        report = await reporting.callbacks.add_restore(self.record, outcome)
+        is_due = self._was_stopped and not isinstance(self._scope.reason, ServerBusy)
+        # A transfer may take it before it is started here, and starts it then where it ends.
+        server.starts_if_it_stays = is_due and server.state is PowerState.OFFLINE
+        server.operations.release(Operation.RESTORE)
+        server.restart_later = None
+        if outcome is Outcome.SUCCESS:
+            server.files.received(None)
+        self._leftovers.delete(server.uuid)
+        self.over.callback(None)
+        await report.answered_within(ANSWER_PATIENCE, reporting.reactor)
+        _publish_end(server, outcome, for_calagopus=reporting.for_calagopus)
+        if self._was_stopped:
+            await self._start()
+
+    async def _start(self) -> None:
+        """Start the server again, which ran before, unless somebody was faster.
+
+        Until this has returned, a later daemon would start it.
+        """
+        server, reporting = self.server, self._reporting
+        if server.starts_if_it_stays and server.state is PowerState.OFFLINE:
+            try:
+                await start_when_possible(server, reporting.reactor)
+            except WingsdError:  # It is shown in the console, and logged.
+                if server.operations.runs(*SENT):
+                    await reporting.running.leave_to_transfer(server)
+                    return
+        server.starts_if_it_stays = False
+        await reporting.database.end_start(server.uuid)
+
+
 class Restores:
-    """All restores under way. `for_calagopus` is whether pages are those of its Panel."""
+    """All restores under way. Replaced files are kept for `days`."""
 
     def __init__(
         self,
         servers: Servers,
         parts: ContentParts,
-        leftovers: RestoreLeftovers,
         reporting: RestoreReporting,
-        *,
-        for_calagopus: bool,
+        days: int,
     ) -> None:
         self._servers = servers
         self._parts = parts
         self._reporting = reporting
-        self._leftovers = leftovers
-        self._for_calagopus = for_calagopus
+        self._leftovers = _Leftovers(parts.storage, parts.long, days)
         self._running: dict[str, Restore] = {}
         self._settled: list[tuple[RestoreRecord, PendingReport]] = []
         self._tasks = BackgroundTasks()
@@ -108,14 +451,10 @@ class Restores:
         uuid = server.uuid
         build = server.configuration.settings.build
         content = RestoredContent(uuid, server.directory, build.disk_space, archive, self._parts)
-        announcements = self._announcements(server, archive.kind)
-        restore = Restore(server, record, content, self._leftovers, announcements, self._reporting)
+        restore = Restore(server, record, content, self._leftovers, self._reporting)
         self._running[uuid] = restore
         restore.over.addCallback(self._over, restore)
         self._tasks.start("restoring its backup", restore.run(), uuid)
-
-    def _announcements(self, server: Server, kind: str = "") -> Announcements:
-        return Announcements(server, kind, self._for_calagopus, self._reporting.reactor)
 
     def _over(self, _: None, restore: Restore) -> None:
         del self._running[restore.server.uuid]
@@ -172,18 +511,16 @@ class Restores:
         self._settled.clear()
 
     def _announce(self, server: Server, record: RestoreRecord, report: PendingReport) -> None:
-        announcements = self._announcements(server)
         if _outcome(record) is Outcome.SUCCESS:
             server.say("The backup is restored. This node was restarted meanwhile.", keep=True)
         else:
-            announcements.failed(RestoreFailed(_RESTARTED))
-        self._tasks.start("showing its state", self._end(announcements, record, report))
+            _say_failed(server, RestoreFailed(_RESTARTED))
+        self._tasks.start("showing its state", self._end(server, record, report))
 
-    async def _end(
-        self, announcements: Announcements, record: RestoreRecord, report: PendingReport
-    ) -> None:
-        await report.answered_within(ANSWER_PATIENCE, self._reporting.reactor)
-        announcements.ended(_outcome(record))
+    async def _end(self, server: Server, record: RestoreRecord, report: PendingReport) -> None:
+        reporting = self._reporting
+        await report.answered_within(ANSWER_PATIENCE, reporting.reactor)
+        _publish_end(server, _outcome(record), for_calagopus=reporting.for_calagopus)
 
 
 def _outcome(record: RestoreRecord) -> Outcome:

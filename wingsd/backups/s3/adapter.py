@@ -14,14 +14,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from wingsd.archive import ArchiveFormat
-from wingsd.backups.dialect import UploadedPart
-from wingsd.backups.making import MadeArchive
-from wingsd.backups.parts import made_before
+from wingsd.backups.creation import UploadedPart
 from wingsd.backups.s3.growing import GrowingArchive
 from wingsd.backups.s3.parts import StoreLimits
 from wingsd.backups.s3.upload import Archive, MultipartUpload, WholeArchive
 from wingsd.backups.s3.urls import PartUrls, parts_of_size, parts_onwards
-from wingsd.backups.store import BackupStore
+from wingsd.backups.store import BackupStore, MadeArchive
 from wingsd.config import CALAGOPUS
 from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.filesystem.open_directories import FILE_FLAGS
@@ -119,7 +117,7 @@ class S3Adapter:
 
         What is left of any other is removed. Raises `StorageError`.
         """
-        return await self._readers.run(made_before, self._store, record)
+        return await self._readers.run(self._store.made_before, record.place, record.backup)
 
     async def discard(self, place: str, backup: str) -> None:
         """Remove the part of an archive. A failure is logged: the next start tries again."""

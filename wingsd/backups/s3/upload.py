@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.backups.dialect import UploadedPart
+from wingsd.backups.creation import UploadedPart
 from wingsd.backups.s3.errors import PartNotSent, UrlRefused
 from wingsd.backups.s3.parts import Range
 from wingsd.backups.s3.urls import PartUrls, SignedParts
