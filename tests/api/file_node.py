@@ -46,6 +46,7 @@ class CountedFiles:
     def disk_bytes(self) -> int | None:
         return self.usage.used
 
+    @property
     def limit(self) -> int | None:
         return self.usage.limit
 

@@ -16,9 +16,9 @@ from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import daemon_line
 from wingsd.servers.operations import Operation
+from wingsd.servers.power import FAILED, LINE_MAX, CrashDecision, ProgramEnd, crash_lines, decide
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.runtime import ProgramEnd
-from wingsd.servers.server import FAILED, LINE_MAX, CrashDecision, Server, crash_lines, decide
+from wingsd.servers.server import Server
 
 DETECTED = "---------- Detected server process in a crashed state! ----------"
 DISABLED = "Aborting automatic restart, crash detection is disabled for this instance."
@@ -82,13 +82,14 @@ def test_the_lines_are_those_of_wings(
     assert crash_lines(decision, end, 60) == lines
 
 
-def test_a_container_that_is_gone_counts_as_exit_code_1() -> None:
-    assert ProgramEnd.of(None, out_of_memory=False) == ProgramEnd(1)
-
-
 @pytest.fixture
 def server(node: FakeNode) -> Server:
     return running(node)
+
+
+def test_a_container_that_is_gone_counts_as_exit_code_1(node: FakeNode, server: Server) -> None:
+    node.process().end(None)
+    assert any("Exit code: 1" in line for line in node.daemon_lines)
 
 
 def test_a_crashed_server_is_started_again(node: FakeNode, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import DiskLimitExceeded, StorageError, TreeTooLarge
 from wingsd.filesystem import MAX_SIZE, Entry, ServerPath, ServerRoot
-from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
+from wingsd.servers.files import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import CHECKING, STOPPING, Server
 
@@ -205,7 +206,7 @@ def test_a_start_does_not_wait_for_the_walks_of_other_servers(
 ) -> None:
     server = limited(node)
     threads = WalksOnDemand()
-    monkeypatch.setattr(node.servers._walks, "_disk", threads)
+    monkeypatch.setattr(server.files._walks, "_disk", threads)
     server.files.measure()
     starting = do(server, PowerAction.START)
     background, fresh = threads.begun
@@ -228,8 +229,7 @@ def test_a_file_that_would_exceed_the_limit_is_refused_and_what_is_deleted_count
 ) -> None:
     server = limited(node, MIB - 10)
     files, path = server.files, ServerPath.parse
-    changed: list[int | None] = []
-    server.files.when_changed = lambda: changed.append(server.disk_bytes)
+    node.events.clear()
 
     def write(size: int) -> Outcome:
         def work(root: ServerRoot) -> Entry:
@@ -246,6 +246,7 @@ def test_a_file_that_would_exceed_the_limit_is_refused_and_what_is_deleted_count
     Outcome.of(server.sync()).value()
     write(2 * MIB).value()
     assert server.disk_bytes == 2 * MIB
+    changed = [json.loads(stats)["disk_bytes"] for stats in node.told("stats")]
     assert changed == [MIB, 10, 2 * MIB]
     assert Outcome.of(files.run(lambda root: root.stat(path("new")))).value().size == 2 * MIB
 

@@ -7,8 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from wingsd.errors import StorageError
-from wingsd.servers.disk_usage import DiskWalks
-from wingsd.servers.files import BackgroundTasks
+from wingsd.servers.files import BackgroundTasks, DiskWalks
 
 
 class SlowWorkers:

@@ -9,9 +9,13 @@ import pytest
 
 from tests.servers.harness import FakeNode, Outcome, configuration
 from wingsd.panel.schemas import Configuration, Egg, Process, Startup
-from wingsd.servers.console import LONGEST_MATCHED_LINE
+from wingsd.servers.console import (
+    LONGEST_MATCHED_LINE,
+    TEXTS_MAX,
+    FeatureMatch,
+    FeatureMatcher,
+)
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.runtime import TEXTS_MAX, FeatureMatch, FeatureMatcher
 
 FEATURES = {"eula": ["agree to the EULA", "eula.txt"], "java": ["UnsupportedClassVersion"]}
 

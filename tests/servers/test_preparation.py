@@ -16,8 +16,7 @@ from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do
 from wingsd.config import Rootless, User
 from wingsd.errors import StorageError
 from wingsd.filesystem import GivenTree
-from wingsd.servers.disk_usage import ServerFiles
-from wingsd.servers.files import ServerDirectories, ServerStorage
+from wingsd.servers.files import ServerDirectories, ServerFiles, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
 
 DISK = "checking server disk space usage, this could take a few seconds..."
@@ -118,7 +117,7 @@ def test_the_thread_that_changes_owners_ends_with_the_start(tmp_path: Path) -> N
     deleter: Any = None
     directories = ServerDirectories(str(tmp_path), (1, 1))
     storage = ServerStorage(directories, walks, workers)  # walking a tree is long work
-    files = ServerFiles(UUID, storage, walks, deleter, Clock(), 150, quota)
+    files = ServerFiles(UUID, storage, walks, deleter, Clock(), 150, quota, print)
     giving = Outcome.of(files.give_to_user())
     assert not workers.stops[0]()
     giving.deferred.cancel()

@@ -18,9 +18,9 @@ from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import EnvironmentFailed, PanelUnreachable, ServerNotRunning
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.servers.console import WINDOW
-from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
+from wingsd.servers.files import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.runtime import THROTTLING
+from wingsd.servers.server import THROTTLING
 from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines
@@ -174,6 +174,15 @@ def test_a_missing_container_is_created_again(node: FakeNode) -> None:
     assert node.environment.containers[UUID] == server.configuration.settings
 
 
+def test_files_are_measured_again_after_a_removal_that_is_rolled_back(node: FakeNode) -> None:
+    server = node.server()
+    Outcome.of(server.remove_environment()).value()
+    Outcome.of(server.restore_environment()).value()
+    (node.data / UUID / "world").write_bytes(bytes(700))
+    server.files.measure()
+    assert server.disk_bytes == 700
+
+
 def test_a_container_that_cannot_be_restored_is_logged(node: FakeNode, logged: Logged) -> None:
     node.environment.faults["create"] = EnvironmentFailed("no image")
     Outcome.of(node.server().restore_environment()).value()
@@ -277,7 +286,7 @@ def test_a_server_that_takes_long_to_measure_is_measured_less_often(
 ) -> None:
     server = node.server()
     workers = LateWorkers()
-    monkeypatch.setattr(node.servers._walks, "_disk", workers)
+    monkeypatch.setattr(server.files._walks, "_disk", workers)
     server.files.measure()
     node.clock.advance(0.1)
     server.details()

@@ -13,8 +13,7 @@ from twisted.internet.defer import Deferred, DeferredLock, execute
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
 from wingsd.errors import DiskLimitExceeded, StorageError
-from wingsd.servers.disk_usage import ServerQuota
-from wingsd.servers.files import BackgroundTasks, ServerDirectories
+from wingsd.servers.files import BackgroundTasks, ServerDirectories, ServerQuota
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, project_number
 from wingsd.util.project_quota import syscall_number
@@ -122,7 +121,7 @@ def test_a_server_that_arrives_is_limited_when_it_is_in_place(
 ) -> None:
     boot(node).value()
     server = node.servers.admit(configuration(disk_space=5), "it is being received")
-    server.disk_limit.apply()
+    server.files.apply_limit()
     assert quotas.limits == {}
     server.files.received(10)
     assert quotas.limits == {UUID: 5 * MIB}

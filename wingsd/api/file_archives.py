@@ -80,7 +80,7 @@ class CompressEndpoint(ChangePath):
         """
         if not body.files and not self.is_calagopus:
             raise Unprocessable("No files were passed through to be compressed.")
-        limit, used = self.game_server.files.limit(), self.game_server.files.disk_bytes
+        limit, used = self.game_server.files.limit, self.game_server.files.disk_bytes
         if limit is not None and used is not None and used > limit:
             raise NoSpaceToCompress
         by_format = self.is_calagopus

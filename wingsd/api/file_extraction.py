@@ -48,7 +48,7 @@ class DecompressEndpoint(ChangePath):
         """
         top, archive = ServerPath.parse(body.root), below(body.root, body.file)
         server = self.game_server
-        limit, used = server.files.limit(), server.files.disk_bytes
+        limit, used = server.files.limit, server.files.disk_bytes
         left = None if limit is None or used is None else limit - used
         asked = Extracting(archive, top, left)
 

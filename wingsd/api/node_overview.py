@@ -25,7 +25,7 @@ from wingsd.node.figures import NodeFigures
 from wingsd.node.redaction import Redaction
 from wingsd.servers import PowerState
 from wingsd.servers.registry import Servers
-from wingsd.servers.runtime import Utilization
+from wingsd.servers.server import Utilization
 from wingsd.threadio import Workers
 from wingsd.util.serialization import Keywords
 

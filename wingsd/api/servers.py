@@ -26,7 +26,7 @@ from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.restores.manager import Restores
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.registry import Servers
-from wingsd.servers.runtime import ServerDetails
+from wingsd.servers.server import ServerDetails
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid

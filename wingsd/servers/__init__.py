@@ -1,8 +1,8 @@
 """The servers of this node: their configuration, installation, power, console and files.
 
-`registry` loads and holds all servers, `installations` installs them, and a `server`
-is its `runtime` (environment, process, console), its `power` and its `files`. `power_states`,
-`operations` and `console` are rules without a reactor.
+`registry` loads and holds all servers, `installations` installs them. A `server` has its `files`,
+its `power` and, while its program runs, a `run`. `power_states`, `operations` and `console` are
+rules without a reactor.
 """
 
 from wingsd.servers.power_states import PowerAction, PowerState

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,10 +20,11 @@ from wingsd.config import ThrottlesConfig
 from wingsd.docker.runtime import ContainerUsage, Installer, InstallerState
 from wingsd.errors import EnvironmentFailed, InstallationFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
+from wingsd.panel.client import Panel
 from wingsd.panel.schemas import InstallScript, Settings
 from wingsd.servers.console import Throttle
 from wingsd.servers.install_files import InstallDetails, InstallLog, ScriptDirectories
-from wingsd.servers.runtime import Run
+from wingsd.servers.run import Run
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers
@@ -32,7 +32,7 @@ from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
 from wingsd.util.text import escaped, readable_time
 
-__all__ = ["BACKOFF", "InstallOptions", "InstallParts", "Installation", "ScriptSource"]
+__all__ = ["BACKOFF", "InstallOptions", "InstallParts", "Installation"]
 
 #: Seconds that a running server may take to stop before a reinstallation; Wings' figure.
 STOP_GRACE = 10.0
@@ -53,11 +53,6 @@ GONE = (
 )
 
 
-class ScriptSource(Protocol):
-    """The Panel, as the source of installation scripts."""
-
-    async def install_script(self, uuid: str) -> InstallScript:
-        """Return the script of a server. Raises `PanelRefused`, `PanelUnreachable`."""
 
 
 @attrs.frozen(repr=False)
@@ -76,7 +71,7 @@ class InstallOptions:
 class InstallParts:
     """The collaborators of installations. `limit` is in seconds, 0 for none."""
 
-    panel: ScriptSource
+    panel: Panel
     installer: Installer
     scripts: ScriptDirectories
     log: Callable[[str], InstallLog]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import (
@@ -20,7 +19,7 @@ from twisted.python.failure import Failure
 
 from wingsd.config import Config
 from wingsd.docker.runtime import Environment
-from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
+from wingsd.egg_files.rewriters import Rewriters
 from wingsd.errors import (
     EnvironmentFailed,
     PanelError,
@@ -33,15 +32,12 @@ from wingsd.errors import (
 from wingsd.events import DELETED, STAYS_OFF, Event, EventBus
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.console import ConsoleSettings
-from wingsd.servers.disk_usage import DiskWalks, ServerFiles, ServerQuota
-from wingsd.servers.files import BackgroundTasks, Deleter, ServerStorage
+from wingsd.servers.files import BackgroundTasks, Deleter, DiskWalks, Presence, ServerStorage
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.installations import INSTALLING, Installations
 from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.runtime import ServerRuntime
-from wingsd.servers.server import Server
+from wingsd.servers.server import Server, ServerParts
 from wingsd.statedb import InstallationRecord, StateDatabaseError
 from wingsd.util.retry import Backoff
 
@@ -56,29 +52,98 @@ CONCURRENT_LOOKUPS = 4
 BACKOFF = Backoff(1.0, 60.0, jitter=True)
 
 
-class Loader:
-    """The steps of a node's start. Each is repeated until it has succeeded or is cancelled."""
+DELETING = "the server is being deleted"
+
+
+class Servers:
+    """The servers of a node. `loaded` says whether the Panel has listed them.
+
+    `rewriters` are threads of their own, as parsing egg files takes as long as the servers' users
+    make it take, within bounds.
+    """
 
     _log = Logger()
 
-    def __init__(self, panel: Panel, reactor: IReactorTime) -> None:
-        self._panel = panel
-        self._reactor = reactor
-
-    async def load(self) -> list[Configuration]:
-        """Return this node's servers, as the Panel lists them."""
-        return await self._retry("list the servers of this node", self._panel.servers)
-
-    async def reset(
-        self, when_idle: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+    def __init__(
+        self,
+        config: Config,
+        panel: Panel,
+        environment: Environment,
+        bus: EventBus,
+        installations: Installations,
+        *,
+        storage: ServerStorage,
+        rewriters: Rewriters,
+        reactor: IReactorTime,
     ) -> None:
-        """Report the node's restart to the Panel, which ends unfinished server states.
+        self.loaded = False
+        self._panel = panel
+        self._bus = bus
+        self._installations = installations
+        self._storage = storage
+        self._reactor = reactor
+        self._servers: dict[str, Server] = {}
+        self._reserved: dict[str, Hold] = {}
+        self._shared: dict[str, str] = {}
+        self._tasks = tasks = BackgroundTasks()
+        self._directories = storage.directories
+        self._deleter = Deleter(storage, tasks)
+        self._parts = ServerParts(
+            config,
+            panel,
+            environment,
+            bus,
+            storage,
+            rewriters,
+            reactor,
+            tasks,
+            DiskWalks(storage.long, tasks),
+            self._deleter,
+            DeferredLock(),
+        )
+        self._booting: Deferred[None] | None = None
+        self._stopped = False
+        self._creating: dict[str, Deferred[None]] = {}
+        self._deleting: set[str] = set()
 
-        Each attempt is passed to `when_idle`, which makes it when it may be made.
+    # The node's start and end
+
+    async def boot(self) -> None:
+        """Load the servers, report the restart to the Panel, and watch the programs that run.
+
+        Requests to the Panel are repeated until they succeed. Programs that the engine fails for
+        are looked up again in the background. Returns early when the node ends.
         """
-        await self._retry("note the restart of this node", lambda: when_idle(self._panel.reset))
+        self._booting = Deferred.fromCoroutine(self._boot())
+        try:
+            await self._booting
+        except CancelledError:
+            if not self._stopped:
+                raise
 
-    async def adopt(self, servers: Sequence[Server]) -> list[Server]:
+    async def _boot(self) -> None:
+        self._tasks.start("finishing previous deletions", self._deleter.finish())
+        installing = await self._installations.recorded()
+        for record in installing:
+            self._reserved[record.server] = Hold(Operation.INSTALL, INSTALLING)
+        request = "list the servers of this node"
+        for configuration in await self._retry(request, self._panel.servers):
+            self._add_assigned(configuration)
+        # First: the sizes of the servers do not depend on an engine that may not answer.
+        for server in self._servers.values():
+            # One that is being installed is counted then, and may have no directory yet.
+            if not server.operations.runs(Operation.INSTALL):
+                server.files.measure()
+                server.files.apply_limit()
+        self.loaded = True
+        self._log.info("{count} servers loaded", count=len(self._servers))
+        self._resume_installations(installing)
+        self._tasks.start("reporting the restart to the Panel", self._report_restart())
+        unknown = await self._adopt(tuple(self._servers.values()))
+        if unknown:
+            self._tasks.start("finding out which servers run", self._adopt_later(unknown))
+
+    async def _adopt(self, servers: Sequence[Server]) -> list[Server]:
         """Watch the programs of servers that run; return the servers the engine failed for."""
         slots = DeferredSemaphore(CONCURRENT_LOOKUPS)
         failed: list[Server] = []
@@ -108,14 +173,13 @@ class Loader:
             )
         return failed
 
-    async def adopt_later(
-        self, servers: Sequence[Server], is_known: Callable[[Server], bool]
-    ) -> None:
-        """Repeat `adopt` for servers that are still known, until the engine has answered."""
+    async def _adopt_later(self, servers: Sequence[Server]) -> None:
+        """Repeat `_adopt` for servers that are still known, until the engine has answered."""
         pauses = iter(BACKOFF)
         while servers:
             await deferLater(self._reactor, next(pauses))
-            servers = await self.adopt([server for server in servers if is_known(server)])
+            known = [each for each in servers if self._servers.get(each.uuid) is each]
+            servers = await self._adopt(known)
 
     async def _retry(self, request: str, call: Callable[[], Awaitable[T]]) -> T:
         pauses = iter(BACKOFF)
@@ -129,94 +193,6 @@ class Loader:
                     error=error,
                 )
             await deferLater(self._reactor, next(pauses))
-
-
-DELETING = "the server is being deleted"
-
-
-class Servers:
-    """The servers of a node. `loaded` says whether the Panel has listed them.
-
-    `rewriters` are threads of their own, as parsing egg files takes as long as the servers' users
-    make it take, within bounds.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        config: Config,
-        panel: Panel,
-        environment: Environment,
-        bus: EventBus,
-        installations: Installations,
-        *,
-        storage: ServerStorage,
-        rewriters: Rewriters,
-        reactor: IReactorTime,
-    ) -> None:
-        self.loaded = False
-        self._config = config
-        self._panel = panel
-        self._environment = environment
-        self._bus = bus
-        self._installations = installations
-        self._storage = storage
-        self._rewriters = rewriters
-        self._reactor = reactor
-        self._servers: dict[str, Server] = {}
-        self._reserved: dict[str, Hold] = {}
-        self._shared: dict[str, str] = {}
-        self._tasks = BackgroundTasks()
-        self._quota_lock = DeferredLock()
-        self._walks = DiskWalks(storage.long, self._tasks)
-        self._directories = storage.directories
-        self._deleter = Deleter(storage, self._tasks)
-        self._loader = Loader(panel, reactor)
-        self._console_settings = ConsoleSettings(
-            config.system.websocket_log_count, config.app_name, config.throttles
-        )
-        self._booting: Deferred[None] | None = None
-        self._stopped = False
-        self._creating: dict[str, Deferred[None]] = {}
-        self._deleting: set[str] = set()
-
-    # The node's start and end
-
-    async def boot(self) -> None:
-        """Load the servers, report the restart to the Panel, and watch the programs that run.
-
-        Requests to the Panel are repeated until they succeed. Programs that the engine fails for
-        are looked up again in the background. Returns early when the node ends.
-        """
-        self._booting = Deferred.fromCoroutine(self._boot())
-        try:
-            await self._booting
-        except CancelledError:
-            if not self._stopped:
-                raise
-
-    async def _boot(self) -> None:
-        self._tasks.start("finishing previous deletions", self._deleter.finish())
-        installing = await self._installations.recorded()
-        for record in installing:
-            self._reserved[record.server] = Hold(Operation.INSTALL, INSTALLING)
-        for configuration in await self._loader.load():
-            self._add_assigned(configuration)
-        # First: the sizes of the servers do not depend on an engine that may not answer.
-        for server in self._servers.values():
-            # One that is being installed is counted then, and may have no directory yet.
-            if not server.operations.runs(Operation.INSTALL):
-                server.files.measure()
-                server.disk_limit.apply()
-        self.loaded = True
-        self._log.info("{count} servers loaded", count=len(self._servers))
-        self._resume_installations(installing)
-        self._tasks.start("reporting the restart to the Panel", self._report_restart())
-        unknown = await self._loader.adopt(tuple(self._servers.values()))
-        if unknown:
-            retrying = self._loader.adopt_later(unknown, self._has)
-            self._tasks.start("finding out which servers run", retrying)
 
     def _resume_installations(self, records: Sequence[InstallationRecord]) -> None:
         if records:
@@ -236,7 +212,10 @@ class Servers:
     async def _report_restart(self) -> None:
         # The report ends the Panel's state "installing", also of what Wings was installing.
         await self._installations.settle_unrecorded(self._servers.get)
-        await self._loader.reset(self._installations.when_idle)
+        await self._retry(
+            "note the restart of this node",
+            lambda: self._installations.when_idle(self._panel.reset),
+        )
 
     def _add_assigned(self, configuration: Configuration) -> None:
         """Add a server that the Panel has assigned to this node, or update its configuration."""
@@ -297,7 +276,7 @@ class Servers:
             known.disown(hold)  # WebSockets that watch it must not start it beside the new one.
         server = self._add(configuration)
         server.operations.hold = Hold(Operation.TRANSFER_IN, hold)
-        server.files.exists = False
+        server.files.presence = Presence.ABSENT
         self.unshare(uuid)
         return server
 
@@ -345,13 +324,12 @@ class Servers:
         for server in servers:
             server.moved_directly = True
             server.files.measure()
-            server.disk_limit.apply()
+            server.files.apply_limit()
         if servers:
-            self._tasks.start("finding out which servers run", self._adopt(servers))
+            self._tasks.start("finding out which servers run", self._adopt_moved(servers))
 
-    async def _adopt(self, servers: Sequence[Server]) -> None:
-        unknown = await self._loader.adopt(servers)
-        await self._loader.adopt_later(unknown, self._has)
+    async def _adopt_moved(self, servers: Sequence[Server]) -> None:
+        await self._adopt_later(await self._adopt(servers))
 
     def discard(self, uuid: str) -> None:
         """Remove a server from the registry; its files and environment stay."""
@@ -360,44 +338,11 @@ class Servers:
             server.close()
 
     def _add(self, configuration: Configuration) -> Server:
-        uuid = configuration.settings.uuid
-        system = self._config.system
-        files = ServerFiles(
-            uuid,
-            self._storage,
-            self._walks,
-            self._deleter,
-            self._reactor,
-            system.disk_check_interval,
-            ServerQuota(
-                uuid, self._directories, self._storage.long, self._tasks, self._quota_lock
-            ),
-        )
-        server = Server(
-            configuration,
-            panel=self._panel,
-            runtime=ServerRuntime(
-                uuid,
-                self._environment,
-                self._bus,
-                files,
-                self._reactor,
-                self._console_settings,
-            ),
-            files=files,
-            egg_files=ServerEggFiles(
-                self._rewriters, partial(self._directories.root, uuid), self._config, files.add
-            ),
-            tasks=self._tasks,
-            reactor=self._reactor,
-            system=system,
-        )
+        server = Server(configuration, self._parts)
+        uuid = server.uuid
         server.operations.hold = self._reserved.pop(uuid, None)
         self._servers[uuid] = server
         return server
-
-    def _has(self, server: Server) -> bool:
-        return self._servers.get(server.uuid) is server
 
     # Creation and deletion
 
@@ -439,7 +384,7 @@ class Servers:
             raise
         recorded.callback(None)
         server = self._add(await self._panel.describe(record.server))
-        server.files.exists = False
+        server.files.presence = Presence.ABSENT
         self._installations.begin(server, record)
 
     def _not_created(self, failure: Failure, uuid: str) -> None:

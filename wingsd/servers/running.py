@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
 from math import ceil
-from typing import Protocol
 
 from twisted.internet.defer import DeferredSemaphore, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -29,6 +28,7 @@ from wingsd.events import DELETED, STATUS, STAYS_OFF, Event, EventBus
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.servers.states_file import StatesFile
 from wingsd.statedb import StateDatabase
@@ -37,7 +37,6 @@ from wingsd.util.retry import Backoff
 __all__ = [
     "SENT",
     "RunningServers",
-    "ServerLookup",
     "adopt_when_there",
     "finish_stop",
     "start_when_possible",
@@ -171,13 +170,6 @@ STOP_WITHIN = 120.0
 _ENDED, _RESTORED = "when this node ended", "before its backup was restored"
 
 
-class ServerLookup(Protocol):
-    """The servers of this node."""
-
-    def get(self, uuid: str) -> Server:
-        """Return a server. Raises `ServerNotFound`."""
-
-
 class RunningServers:
     """Records by the events on `bus` which servers run.
 
@@ -210,7 +202,7 @@ class RunningServers:
         return (*self._restored, *(each for each, state in states.items() if state in _RUNS))
 
     def start(
-        self, uuids: Collection[str], servers: ServerLookup, stopped: Collection[str] = ()
+        self, uuids: Collection[str], servers: Servers, stopped: Collection[str] = ()
     ) -> None:
         """Start those of `uuids` that do not run, in the background.
 

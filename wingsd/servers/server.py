@@ -1,546 +1,135 @@
-"""One server of this node: its configuration, its state, and the operations on it."""
+"""One server of this node: its configuration, its program, its console, and operations on it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from enum import Enum
-from typing import Protocol
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Annotated, Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+import attrs
+from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits
-from wingsd.config import CrashDetectionConfig, SystemConfig
-from wingsd.docker.runtime import ContainerUsage, LayerProgress, Running
-from wingsd.egg_files.rewriters import ServerEggFiles
+from wingsd.config import Config
+from wingsd.docker.runtime import ContainerUsage, Environment, LayerProgress
+from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
     NOT_RUNNING,
     BadRequest,
-    Conflict,
-    ConsoleBlocked,
     DiskLimitExceeded,
     EnvironmentFailed,
-    ServerBusy,
     ServerNotRunning,
     StorageError,
     WingsdError,
 )
-from wingsd.events import CRASHED, SUSPENDED
-from wingsd.panel.schemas import Build, Configuration
-from wingsd.servers.console import Console
-from wingsd.servers.disk_usage import ServerFiles
-from wingsd.servers.files import BackgroundTasks
-from wingsd.servers.operations import Hold, Operation, Operations
-from wingsd.servers.power_states import (
-    PowerAction,
-    PowerEvent,
-    PowerState,
-    StopCommand,
-    StopSignal,
-    stop_method,
+from wingsd.events import (
+    CONSOLE_OUTPUT,
+    DAEMON_MESSAGE,
+    FEATURE_MATCH,
+    IMAGE_PULL_COMPLETED,
+    IMAGE_PULL_PROGRESS,
+    INSTALL_OUTPUT,
+    PENDING_RESTART,
+    STATS,
+    STATUS,
+    SUSPENDED,
+    Event,
+    EventBus,
 )
-from wingsd.servers.runtime import ProgramEnd, Run, ServerDetails, ServerRuntime
-from wingsd.util.text import readable_size
+from wingsd.panel.client import Panel
+from wingsd.panel.schemas import Build, Configuration, Settings
+from wingsd.servers.console import (
+    TEXTS_MAX,
+    Console,
+    FeatureMatcher,
+    StartupDetector,
+    Throttle,
+    daemon_line,
+)
+from wingsd.servers.files import (
+    BackgroundTasks,
+    Deleter,
+    DiskWalks,
+    Presence,
+    ServerFiles,
+    ServerQuota,
+    ServerStorage,
+)
+from wingsd.servers.operations import Hold, Operation, Operations
+from wingsd.servers.power import CrashDetector, PowerControl, ProgramEnd
+from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
+from wingsd.servers.run import Run
+from wingsd.util.serialization import Keywords, unstructure
+from wingsd.util.text import escaped, readable_size
 
-__all__ = ["ConfigurationSource", "Server"]
+__all__ = ["DiskIo", "NetworkUsage", "Server", "ServerDetails", "ServerParts", "Utilization"]
 
-#: Lines of the console that are published of a crash, and characters of each.
-LINES_MAX, LINE_MAX = 50, 256
-FAILED = "Server crash was detected but an error occurred while handling it."
-
-
-class CrashDecision(Enum):
-    """Whether a server is started again, and why not; the values are for the log."""
-
-    RESTART = "it is started again"
-    DISABLED = "it stays offline: crash detection is disabled for it"
-    CLEAN = (
-        "it stays offline: an exit code of 0 is no crash, by "
-        "system.crash_detection.detect_clean_exit_as_crash"
-    )
-    TOO_SOON = (
-        "it stays offline: its last restart after a crash is less than "
-        "system.crash_detection.timeout ago"
-    )
-
-    @property
-    def is_crash(self) -> bool:
-        """Whether the end counts as a crash."""
-        return self in (CrashDecision.RESTART, CrashDecision.TOO_SOON)
-
-
-def decide(
-    rules: CrashDetectionConfig,
-    *,
-    enabled: bool | None,
-    end: ProgramEnd,
-    since_restart: float | None,
-) -> CrashDecision:
-    """Return what follows from the end of a program that was not requested.
-
-    `enabled` is the server's own setting, None where it has none; `since_restart` are the seconds
-    since it was last started again after a crash, None if it never was.
-    """
-    if not (rules.enabled if enabled is None else enabled):
-        return CrashDecision.DISABLED
-    if end == ProgramEnd(0) and not rules.detect_clean_exit_as_crash:
-        return CrashDecision.CLEAN
-    if rules.timeout and since_restart is not None and since_restart < rules.timeout:
-        return CrashDecision.TOO_SOON
-    return CrashDecision.RESTART
+Amount = Annotated[int, Keywords(minimum=0)]
 
 
-def crash_lines(decision: CrashDecision, end: ProgramEnd, timeout: float) -> list[str]:
-    """Return what the console shows of a decision; `timeout` in seconds, as configured."""
-    if decision is CrashDecision.DISABLED:
-        return ["Aborting automatic restart, crash detection is disabled for this instance."]
-    lines = []
-    if decision.is_crash:
-        lines += [
-            "---------- Detected server process in a crashed state! ----------",
-            f"Exit code: {end.exit_code}",
-            f"Out of memory: {str(end.out_of_memory).lower()}",
-        ]
-    if decision is CrashDecision.TOO_SOON:
-        lines.append(
-            f"Aborting automatic restart, last crash occurred less than {timeout:g} seconds ago."
-        )
-    return lines
+@attrs.frozen(eq=False, repr=False)
+class NetworkUsage:
+    """Bytes and packets received and sent since the server's start."""
+
+    rx_bytes: Amount
+    tx_bytes: Amount
+    rx_packets: Amount
+    tx_packets: Amount
 
 
-class CrashDetector:
-    """Starts one server again whose program has ended by itself. The rules and lines are Wings'.
+@attrs.frozen(eq=False, repr=False)
+class DiskIo:
+    """Bytes read from and written to disks since the server's start."""
 
-    The time of the last such start is kept in memory: for a daemon that is started again the
-    next crash is the first one, as for Wings. Each crash is published, with so many
-    `activity_lines` of the console.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        server: Server,
-        rules: CrashDetectionConfig,
-        clock: IReactorTime,
-        tasks: BackgroundTasks,
-        activity_lines: int,
-    ) -> None:
-        self._server = server
-        self._rules = rules
-        self._clock = clock
-        self._tasks = tasks
-        self._activity_lines = activity_lines
-        self._last_restart: float | None = None
-
-    def ended(self, end: ProgramEnd) -> None:
-        """Start the server again, in the background, if the rules say so after this end."""
-        server, now = self._server, self._clock.seconds()
-        last = self._last_restart
-        decision = decide(
-            self._rules,
-            enabled=server.configuration.settings.crash_detection_enabled,
-            end=end,
-            since_restart=None if last is None else now - last,
-        )
-        if decision.is_crash:
-            self._publish(end, restarted=decision is CrashDecision.RESTART)
-        for line in crash_lines(decision, end, self._rules.timeout):
-            server.daemon_line(line, keep=True)
-        self._log.info(
-            "{server}: its program ended by itself, exit code {code}{memory}: {decision}",
-            server=server.uuid,
-            code=end.exit_code,
-            memory=", out of memory" if end.out_of_memory else "",
-            decision=decision.value,
-        )
-        if decision is not CrashDecision.RESTART:
-            return
-        if server.restart_later is not None:
-            self._last_restart = now
-            server.restart_later()
-        elif self._may_start():
-            self._last_restart = now
-            self._tasks.start("the restart after its crash", self._restart(), server.uuid)
-
-    def _publish(self, end: ProgramEnd, *, restarted: bool) -> None:
-        lines = self._server.console.lines(min(self._activity_lines, LINES_MAX))
-        crash = {
-            "exit_code": end.exit_code,
-            "out_of_memory": end.out_of_memory,
-            "restarted": restarted,
-            "lines": [line[:LINE_MAX] for line in lines],
-        }
-        self._server.publish(CRASHED, json.dumps(crash))
-
-    def _may_start(self) -> bool:
-        """Return whether nothing forbids a start; say what does."""
-        try:
-            self._server.check_power(PowerAction.START)
-        except WingsdError as error:
-            self._server.say(f"The server is not started again after its crash: {error}")
-            self._server.daemon_line(FAILED, keep=True)
-            return False
-        return True
-
-    async def _restart(self) -> None:
-        try:
-            await self._server.power(PowerAction.START)
-        except CancelledError:
-            raise
-        except Exception:  # `power` has logged it.
-            # Someone may have been faster; and a stop cancels the start.
-            if self._server.state is PowerState.OFFLINE:
-                self._server.daemon_line(FAILED, keep=True)
+    read_bytes: Amount
+    write_bytes: Amount
 
 
-#: Seconds after a kill within which the engine must report the end of the program.
-KILL_TIMEOUT = 30.0
+@attrs.frozen(eq=False, repr=False)
+class Utilization:
+    """What a server uses."""
+
+    memory_bytes: Amount
+    memory_limit_bytes: Annotated[Amount, "0 is no limit."]
+    cpu_absolute: Annotated[float, Keywords(minimum=0), "Percent of one core."]
+    cpu_limit_absolute: Annotated[
+        Amount, "The limit of the same; that of all cores where the server has none."
+    ]
+    network: NetworkUsage
+    disk_io: DiskIo
+    uptime: Annotated[Amount, "Milliseconds since its start."]
+    state: PowerState
+    disk_bytes: Annotated[Amount, "What its files use, as last measured; 0 before that was done."]
 
 
-class PowerControl:
-    """The power actions of one server; `stop_timeout` is in seconds."""
+@attrs.frozen(eq=False, repr=False)
+class ServerDetails:
+    """A server: what it is and does."""
 
-    def __init__(
-        self,
-        server: Server,
-        runtime: ServerRuntime,
-        reactor: IReactorTime,
-        stop_timeout: float,
-    ) -> None:
-        self._server = server
-        self._runtime = runtime
-        self._reactor = reactor
-        self._stop_timeout = stop_timeout
-        self._lock = DeferredLock()
-        self._starting: Deferred[None] | None = None
-        self._start_cancelled = False
-        #: Whether the engine has answered if a program runs that this node did not start.
-        self._adopted = False
-
-    async def do(self, action: PowerAction, wait_seconds: float) -> None:
-        """Run one action to its end, after waiting at most `wait_seconds` for the previous one.
-
-        Raises `Conflict` when that is not over in time, or the server runs already, and the errors
-        of preparation and of the environment.
-        """
-        if action is PowerAction.KILL:
-            await self._kill()
-            return
-        if action is PowerAction.STOP:
-            self.cancel_start()
-        elif action is PowerAction.START:
-            self._check_startable(PowerState.OFFLINE, PowerState.STOPPING)
-        await self._acquire(wait_seconds)
-        try:
-            if action is not PowerAction.START:
-                await self._stop(self._stop_timeout)
-            if action.starts:
-                await self._start()
-        finally:
-            self._lock.release()
-
-    async def stop_within(self, grace: float) -> None:
-        """Return when the server is offline: stopped, or killed after `grace` seconds.
-
-        Cancels a start, and waits for another action within the same time.
-        """
-        deadline = self._reactor.seconds() + grace
-        self.cancel_start()
-        try:
-            await self._acquire(grace)
-        except Conflict:
-            await self._kill()
-            await self._lock.acquire()
-        try:
-            await self._stop(grace, deadline - self._reactor.seconds())
-        finally:
-            self._lock.release()
-
-    async def stop_gently(self, within: float) -> bool:
-        """Return whether the server is offline within so many seconds, in which it is not killed.
-
-        Cancels a start, and waits for another action within the same time.
-        """
-        deadline = self._reactor.seconds() + within
-        self.cancel_start()
-        try:
-            await self._acquire(within)
-        except Conflict:
-            return False
-        try:
-            return await self._stopped_within(deadline - self._reactor.seconds())
-        finally:
-            self._lock.release()
-
-    async def adopt(self) -> None:
-        """Watch a program that runs already. Raises `EnvironmentFailed`."""
-        await self._lock.acquire()
-        try:
-            await self._adopt()
-        finally:
-            self._lock.release()
-
-    async def _adopt(self) -> None:
-        if not self._adopted:
-            await self._runtime.adopt(self._server.configuration)
-            self._adopted = True
-
-    def cancel_start(self) -> None:
-        """Cancel a start whose program does not run yet, and roll it back."""
-        if self._starting is not None and not self._start_cancelled:
-            self._start_cancelled = True
-            self._starting.cancel()
-
-    async def _acquire(self, seconds: float) -> None:
-        try:
-            await self._lock.acquire().addTimeout(seconds, self._reactor)
-        except DeferredTimeout:
-            raise ServerBusy(
-                "another power action is under way for this server",
-                "wait for it to end, or kill the server",
-            ) from None
-
-    # Starting
-
-    def _check_startable(self, *states: PowerState) -> None:
-        if self._runtime.state not in states:
-            raise Conflict("server is running", "stop it first, or restart it")
-
-    async def _start(self) -> None:
-        self._server.check_power(PowerAction.START)
-        await self._adopt()
-        self._check_startable(PowerState.OFFLINE)
-        self._start_cancelled = False
-        self._starting = Deferred.fromCoroutine(self._launch())
-        try:
-            await self._starting
-        except CancelledError:
-            if not self._start_cancelled:
-                raise
-            raise Conflict("the start was cancelled", "start the server again") from None
-        finally:
-            self._starting = None
-
-    async def _launch(self) -> None:
-        runtime = self._runtime
-        runtime.console.clear()
-        runtime.transition(PowerEvent.START)
-        try:
-            await self._server.prepare()
-            # The Panel's settings may be new, and a transfer may have begun.
-            self._server.check_power(PowerAction.START)
-            await runtime.launch(self._server.configuration)
-        except BaseException:
-            # The program may run all the same: an engine that fails may have started it.
-            self._adopted = False
-            runtime.transition(PowerEvent.END)
-            raise
-
-    # Stopping
-
-    async def _stop(self, timeout: float, left: float | None = None) -> None:
-        """Stop within `timeout` seconds, of which `left` are left; then kill."""
-        if not await self._stopped_within(timeout if left is None else left):
-            self._runtime.say(f"The server has not stopped within {timeout:g} s and is killed.")
-            await self._kill()
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        await self._adopt()
-        run = self._runtime.run
-        if run is None or run.running is None:
-            return True
-        self._runtime.transition(PowerEvent.STOP)
-        run.end_requested = True
-        try:
-            await self._request_stop(run.running)
-        except ConsoleBlocked as error:
-            # The timeout is for servers that hang.
-            self._runtime.say(str(error))
-        except BaseException as error:
-            # Cancelled, the request may have been sent: the end is then no crash.
-            self._stop_failed(run, end_requested=isinstance(error, CancelledError))
-            raise
-        return await run.wait(max(seconds, 0))
-
-    async def stop_by_line(self, line: str) -> None:
-        """Type the egg's stop command into the console for a user, who waits for the end.
-
-        Raises `EnvironmentFailed`.
-        """
-        run = self._runtime.run
-        if run is None or run.running is None:
-            return
-        self._runtime.transition(PowerEvent.STOP)
-        run.end_requested = True
-        try:
-            await run.running.command(line)
-        except BaseException as error:
-            # The line may have been read, or may still be.
-            possible = isinstance(error, CancelledError | ConsoleBlocked)
-            self._stop_failed(run, end_requested=possible)
-            raise
-
-    async def _request_stop(self, running: Running) -> None:
-        match stop_method(self._server.configuration.process.stop):
-            case StopCommand(line):
-                await running.command(line)
-            case StopSignal(name):
-                await running.signal(name)
-            case _:
-                await running.stop()
-
-    async def _kill(self) -> None:
-        if self._starting is not None:
-            self.cancel_start()
-            await self._lock.run(lambda: None)
-            return
-        if not self._adopted:
-            await self.adopt()
-        run = self._runtime.run
-        if run is None or run.running is None:
-            return
-        end_requested, run.end_requested = run.end_requested, True
-        self._runtime.transition(PowerEvent.STOP)
-        try:
-            await run.running.kill()
-        except BaseException:
-            self._stop_failed(run, end_requested=end_requested)
-            raise
-        if not await run.wait(KILL_TIMEOUT):
-            raise EnvironmentFailed(
-                f"the server was killed, and {KILL_TIMEOUT:g} s later the engine has not "
-                f"reported its exit; see the engine's log, and kill the server again"
-            )
-
-    def _stop_failed(self, run: Run, *, end_requested: bool) -> None:
-        if not run.over:
-            run.end_requested = end_requested
-            self._runtime.transition(PowerEvent.STOP_FAILED)
+    state: PowerState
+    is_suspended: bool
+    utilization: Utilization
+    configuration: Annotated[dict[str, Any], "The settings, as the Panel gave them."]
 
 
-#: Seconds that a server may take to stop above its limit; Wings' figure.
-EXCESS_GRACE = 60.0
+#: The lines of a console that Wings returns at most over its API; the WebSocket's figure is
+#: configured.
+LEAST_KEPT = 100
+PULLING = "Pulling Docker container image, this could take a few minutes to complete..."
+PULLED = "Finished pulling Docker container image"
+THROTTLING = "Server is outputting console data too quickly -- throttling..."
 CHECKING = "checking server disk space usage, this could take a few seconds..."
 STOPPING = "Server is exceeding the assigned disk space limit, stopping process now."
-
-
-class DiskLimit:
-    """Compares the disk usage of a server with its limit, which its quota gets as well.
-
-    A server is not started above it, and stopped when it grows above it. The limit is
-    `build.disk_space` of its settings, and what counts is `ServerFiles.disk_bytes`. The rules and
-    the texts of console lines are those of Wings.
-    """
-
-    def __init__(
-        self,
-        server: Server,
-        runtime: ServerRuntime,
-        files: ServerFiles,
-        tasks: BackgroundTasks,
-    ) -> None:
-        self._server = server
-        self._runtime = runtime
-        self._files = files
-        self._tasks = tasks
-        #: The run that is being stopped, or was: once for each run.
-        self._stopped: Run | None = None
-        runtime.when_measured = self.check
-        files.when_present = self.apply
-        files.limit = lambda: self.bytes
-
-    @property
-    def bytes(self) -> int | None:
-        """The limit in bytes, None for no limit."""
-        return ArchiveLimits.disk_bytes(self._server.configuration.settings.build.disk_space)
-
-    def apply(self) -> None:
-        """Set the limit in the file system, if it has quotas. Call it when the limit is new."""
-        if self._files.exists:
-            self._files.quota.request(self.bytes)
-
-    async def check_start(self) -> None:
-        """Count the files, and return if the server may be started.
-
-        Without a limit nothing is waited for. Raises `DiskLimitExceeded`, and `StorageError` where
-        a server with a limit cannot be measured.
-        """
-        if not self._files.is_counted:
-            return
-        self._runtime.daemon_line(CHECKING)
-        is_known = self._files.as_received
-        if self.bytes is None:
-            if not is_known:
-                self._files.measure()
-            return
-        try:
-            used = self._files.disk_bytes if is_known else await self._files.measured()
-            self._require(used or 0)
-            # A program that cannot write would damage its files.
-            self._require(await self._files.quota.used(), " on the disk")
-        except StorageError as error:
-            error.add_context("its disk limit cannot be checked")
-            raise
-
-    def _require(self, used: int, where: str = "") -> None:
-        limit = self.bytes
-        if limit is not None and used > limit:
-            taken = f"{readable_size(used)}{where}"
-            raise DiskLimitExceeded(
-                f"the server's files take {taken}, and its disk limit is {readable_size(limit)}; "
-                "delete files, or raise its disk limit in the Panel"
-            )
-
-    def check(self) -> None:
-        """Stop the server in the background if it runs and is above the limit, once for each run.
-
-        Called with each measurement of its usage.
-        """
-        limit, used, run = self.bytes, self._files.disk_bytes, self._runtime.run
-        if limit is None or used is None or used <= limit or run in (None, self._stopped):
-            return
-        self._stopped = run
-        self._runtime.daemon_line(STOPPING)
-        self._tasks.start(
-            "stopping it, since it is above its disk limit",
-            self._server.stop_within(EXCESS_GRACE),
-            self._server.uuid,
-        )
-
-
-class RunningLimits:
-    """Applies changed limits to a running container. What cannot be applied waits for a start."""
-
-    def __init__(self, server: Server, runtime: ServerRuntime, tasks: BackgroundTasks) -> None:
-        self._server = server
-        self._runtime = runtime
-        self._tasks = tasks
-
-    def changed(self, before: Build) -> None:
-        """Apply the present limits in the background, if they differ and the server runs."""
-        after = self._server.configuration.settings.build
-        if after != before and self._runtime.run is not None:
-            applying = self._apply(before, after)
-            self._tasks.start("changing its limits", applying, self._server.uuid)
-
-    async def _apply(self, before: Build, after: Build) -> None:
-        try:
-            warnings = await self._runtime.update(before, after)
-        except EnvironmentFailed as error:
-            self._runtime.say(
-                f"The server's new limits take effect at its next start: {error.detail}"
-            )
-            return
-        for warning in warnings:
-            self._runtime.say(f"A limit is not applied to the running server: {warning}")
-
-
-#: Seconds that a server may take to stop when it is suspended; Wings' figure.
+#: Seconds that a server may take to stop above its disk limit, and when it is suspended; Wings'
+#: figures.
+EXCESS_GRACE = 60.0
 SUSPENSION_GRACE = 60.0
+#: The exit code of a program whose container is gone.
+GONE = 1
 
 _OPERATIONS = {
     PowerAction.START: Operation.START,
@@ -550,39 +139,68 @@ _OPERATIONS = {
 }
 
 
-class ConfigurationSource(Protocol):
-    """The Panel, as the source of servers' configurations.
+def _of_start(settings: Settings) -> tuple[object, ...]:
+    """Return what only a start can give to a server."""
+    return (
+        settings.invocation,
+        settings.environment,
+        settings.labels,
+        settings.container,
+        settings.allocations,
+        settings.mounts,
+        settings.build.oom_kill_disabled,
+    )
 
-    Methods raise `ServerNotFound`, `PanelRefused` and `PanelUnreachable`.
+
+@attrs.frozen(eq=False, repr=False)
+class ServerParts:
+    """The collaborators that the servers of a node share.
+
+    `assigning` is the lock by which one server at a time gets its project.
     """
 
-    async def describe(self, uuid: str) -> Configuration:
-        """Return the server's configuration."""
-
-    async def owns(self, uuid: str) -> bool:
-        """Return whether the server belongs to this node."""
+    config: Config
+    panel: Panel
+    environment: Environment
+    bus: EventBus
+    storage: ServerStorage
+    rewriters: Rewriters
+    reactor: IReactorTime
+    tasks: BackgroundTasks
+    walks: DiskWalks
+    deleter: Deleter
+    assigning: DeferredLock
 
 
 class Server:
-    """A server. `configuration` is the Panel's as last fetched; `runtime` is what it runs in."""
+    """A server of this node. Each change of its state is published on the event bus.
+
+    `configuration` is the Panel's as last fetched. Its `files` are measured after each run, and
+    while its program runs. It is not started above its disk limit, and stopped when it grows above
+    it; these rules and the texts of console lines are those of Wings.
+    """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        configuration: Configuration,
-        *,
-        panel: ConfigurationSource,
-        runtime: ServerRuntime,
-        files: ServerFiles,
-        egg_files: ServerEggFiles,
-        tasks: BackgroundTasks,
-        reactor: IReactorTime,
-        system: SystemConfig,
-    ) -> None:
+    def __init__(self, configuration: Configuration, parts: ServerParts) -> None:
         self.uuid = configuration.settings.uuid
+        self.files = ServerFiles(
+            self.uuid,
+            parts.storage,
+            parts.walks,
+            parts.deleter,
+            parts.reactor,
+            parts.config.system.disk_check_interval,
+            ServerQuota(
+                self.uuid,
+                parts.storage.directories,
+                parts.storage.long,
+                parts.tasks,
+                parts.assigning,
+            ),
+            self._disk_usage_changed,
+        )
         self.configuration = configuration
-        self.files = files
         #: What is being done with it.
         self.operations = Operations()
         #: Whether a direct transfer has moved it here, and the Panel has not yet assigned it to
@@ -595,26 +213,49 @@ class Server:
         self.starts_if_it_stays = False
         #: Called at a crash of its program, where what holds the server starts it in the end.
         self.restart_later: Callable[[], None] | None = None
-        self._panel = panel
-        self._runtime = runtime
-        self._egg_files = egg_files
-        self._tasks = tasks
-        # The ids of files on the host are unknown when the engine runs without root.
-        self._checks_owner = system.check_permissions_on_boot and not system.user.rootless.enabled
-        self._power = PowerControl(self, runtime, reactor, system.stop_timeout)
-        self.disk_limit = DiskLimit(self, runtime, files, tasks)
-        crash_lines = system.crash_detection_activity_lines
-        crashes = CrashDetector(self, system.crash_detection, reactor, tasks, crash_lines)
-        runtime.when_crashed = crashes.ended
-        self._limits = RunningLimits(self, runtime, tasks)
-        runtime.cpu_limit = lambda: self.configuration.settings.build.cpu_limit
+        self.state = PowerState.OFFLINE
+        #: What its program uses, as last measured; zero when it is offline.
+        self.usage = ContainerUsage()
+        #: The last lines of this run.
+        self.console = Console(max(parts.config.system.websocket_log_count, LEAST_KEPT))
+        #: The current run of its program, from before its start to its end.
+        self.run: Run | None = None
+        #: Whether it runs with other settings than the Panel has now.
+        self.pending_restart = False
+        #: The settings of the current run.
+        self._launched: Settings | None = None
+        #: Whether the run was found running, so that the console lacks its beginning.
+        self._joined_late = False
+        #: Seconds from the last stop's request to the end, and from the last launch of the program
+        #: until it was ready; 0 where this daemon has seen none.
+        self._stop_seconds = self._start_seconds = 0.0
+        #: When what of these is under way has begun.
+        self._since: float | None = None
+        #: The run that is being stopped as it is above the disk limit, or was: once for each run.
+        self._stopped: Run | None = None
+        self._features = FeatureMatcher()
+        self._config = parts.config
+        self._panel = parts.panel
+        self._environment = parts.environment
+        self._bus = parts.bus
+        self._tasks = parts.tasks
+        self._reactor = parts.reactor
+        root = partial(parts.storage.directories.root, self.uuid)
+        self._egg_files = ServerEggFiles(parts.rewriters, root, parts.config, self.files.add)
+        self._power = PowerControl(self, parts.reactor, parts.config.system.stop_timeout)
+        self._crashes = CrashDetector(self, parts.config.system, parts.reactor, parts.tasks)
 
     # State
 
     @property
-    def state(self) -> PowerState:
-        """The state of its program."""
-        return self._runtime.state
+    def configuration(self) -> Configuration:
+        """The settings, as last fetched from the Panel."""
+        return self._configuration
+
+    @configuration.setter
+    def configuration(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self.files.limit = ArchiveLimits.disk_bytes(configuration.settings.build.disk_space)
 
     @property
     def suspended(self) -> bool:
@@ -622,24 +263,9 @@ class Server:
         return self.configuration.settings.suspended
 
     @property
-    def pending_restart(self) -> bool:
-        """Whether it runs with other settings than the Panel has now."""
-        return self._runtime.pending_restart.pending
-
-    @property
-    def console(self) -> Console:
-        """The last lines of this run."""
-        return self._runtime.console
-
-    @property
-    def usage(self) -> ContainerUsage:
-        """What its program uses, as last measured; zero when it is offline."""
-        return self._runtime.usage
-
-    @property
     def restart_seconds(self) -> float:
-        """How long its program took to stop and to start the last time; see `ServerRuntime`."""
-        return self._runtime.stop_seconds + self._runtime.start_seconds
+        """How long its program took to stop and to start the last time, as far as seen."""
+        return self._stop_seconds + self._start_seconds
 
     @property
     def directory(self) -> str:
@@ -657,40 +283,196 @@ class Server:
         return ServerDetails(
             state=self.state,
             is_suspended=self.suspended,
-            utilization=self._runtime.utilization(),
+            utilization=self._utilization(),
             configuration=self.configuration.raw,
         )
 
     def stats(self) -> str:
         """Return the JSON of a `stats` event; measure its files for the next one."""
         self.files.measure_on_request()
-        return self._runtime.stats()
+        return self._stats()
+
+    def _stats(self) -> str:
+        return json.dumps(unstructure(self._utilization()), separators=(",", ":"))
+
+    def _utilization(self) -> Utilization:
+        """Return its usage, in the Panel's form."""
+        usage, cpu_limit = self.usage, self.configuration.settings.build.cpu_limit
+        return Utilization(
+            memory_bytes=usage.memory_bytes,
+            memory_limit_bytes=usage.memory_limit_bytes,
+            cpu_absolute=usage.cpu_absolute,
+            cpu_limit_absolute=max(cpu_limit, 0) or 100 * (os.cpu_count() or 1),
+            network=NetworkUsage(
+                usage.rx_bytes, usage.tx_bytes, usage.rx_packets, usage.tx_packets
+            ),
+            disk_io=DiskIo(usage.disk_read_bytes, usage.disk_written_bytes),
+            uptime=usage.uptime,
+            state=self.state,
+            disk_bytes=self.disk_bytes or 0,  # Panels read a number
+        )
 
     async def logs(self, lines: int) -> list[str]:
-        """Return the last lines of the console."""
-        return await self._runtime.logs(lines)
+        """Return the last lines of the console.
+
+        The engine is asked for those that this node has not seen; its failure is logged.
+        """
+        seen = self.console.lines(lines)
+        if seen and (len(seen) >= lines or not self._joined_late):
+            return seen
+        try:
+            return await self._environment.logs(self.uuid, lines) or seen
+        except EnvironmentFailed as error:
+            self._log.warn(
+                "{server}: its old console lines cannot be read: {error}",
+                server=self.uuid,
+                error=error,
+            )
+            return seen
+
+    def transition(self, event: PowerEvent) -> None:
+        """Enter the next state. Raises `ValueError` for an impossible event."""
+        previous, self.state = self.state, next_state(self.state, event)
+        if self.state is previous:
+            return
+        self._time(previous)
+        self._log.info("{server}: {state}", server=self.uuid, state=self.state.value)
+        self.publish(STATUS, self.state.value)
+        if self.state is PowerState.OFFLINE:
+            self._compare_settings(None)
+            self.usage = ContainerUsage()
+            self.publish(STATS, self._stats())
+            self.files.measure()
+
+    def _time(self, previous: PowerState) -> None:
+        """Measure how long its starts and stops take, at each change of the state."""
+        now, since, self._since = self._reactor.seconds(), self._since, None
+        match previous, self.state:
+            case PowerState.RUNNING, PowerState.STOPPING:
+                self._since = now
+            case PowerState.STARTING, PowerState.RUNNING if since is not None:
+                self._start_seconds = now - since
+            case PowerState.STOPPING, PowerState.OFFLINE if since is not None:
+                self._stop_seconds = now - since
+
+    def _compare_settings(self, launched: Settings | None) -> None:
+        """Publish whether a restart would change settings of its run, when that has changed.
+
+        `launched` are those with which the run has begun, None where there is none: the next start
+        has the settings of then. Limits are applied to the running container, and do not count.
+        """
+        self._launched, now = launched, self.configuration.settings
+        pending = launched is not None and _of_start(launched) != _of_start(now)
+        if pending is not self.pending_restart:
+            self.pending_restart = pending
+            self.publish(PENDING_RESTART, "true" if pending else "false")
+
+    # What users see
 
     def publish(self, event: str, *args: str) -> None:
         """Publish an event of this server."""
-        self._runtime.publish(event, *args)
+        self._bus.publish(Event(self.uuid, event, args))
 
     def say(self, message: str, *, keep: bool = False) -> None:
         """Show a message of the node in the console, and log it.
 
         With `keep`, consoles that are opened later show it too, until the next start.
         """
-        self._runtime.say(message, keep=keep)
+        self._log.info("{server}: {message}", server=self.uuid, message=message)
+        # It may quote the engine, a registry or another node, and ends up in a terminal.
+        shown = escaped(message)
+        if keep:
+            self.console.add(f"[wingsd] {shown}")
+        self.publish(DAEMON_MESSAGE, shown)
 
     def daemon_line(self, message: str, *, keep: bool = False) -> None:
         """Show a line of the node in the console, in Wings' form, and log it.
 
         With `keep`, consoles that are opened later show it too, until the next start.
         """
-        self._runtime.daemon_line(message, keep=keep)
+        self._log.info("{server}: {message}", server=self.uuid, message=message)
+        line = daemon_line(self._config.app_name, message)
+        if keep:
+            self.console.add(line)
+        self.publish(CONSOLE_OUTPUT, line)
 
     def show_pull(self, news: str | LayerProgress | None) -> None:
-        """Show the progress of an image's pull; see `ServerRuntime.show_pull`."""
-        self._runtime.show_pull(news)
+        """Show a pull: its lines, "" at the beginning, None at the end, and its layers' progress.
+
+        The lines are the event of Wings for them, also where nothing is being installed.
+        """
+        if news is None:
+            self.daemon_line(PULLED)
+        elif isinstance(news, LayerProgress):
+            self._show_layer(news)
+        elif not news:
+            self.daemon_line(PULLING)
+        else:
+            self.publish(INSTALL_OUTPUT, escaped(news))
+
+    def _show_layer(self, layer: LayerProgress) -> None:
+        """Publish Calagopus' events: with the names of 2026's nodes, and of those before."""
+        if not layer.status:
+            self.publish(IMAGE_PULL_COMPLETED, layer.layer)
+            return
+        progress = {
+            "status": layer.status,
+            "bytes_processed": layer.done,
+            "bytes_total": layer.total,
+            "progress": layer.done,
+            "total": layer.total,
+        }
+        self.publish(IMAGE_PULL_PROGRESS, layer.layer, json.dumps(progress))
+
+    def _disk_usage_changed(self) -> None:
+        # A server that runs publishes its usage every second.
+        if self.state is PowerState.OFFLINE:
+            self.publish(STATS, self._stats())
+
+    # Events of its run
+
+    def on_line(self, line: str) -> None:
+        """Keep and publish a console line, and what the egg has a dialogue for."""
+        self.console.add(line)
+        self.publish(CONSOLE_OUTPUT, line)
+        found = self._features.match(line)
+        if found is not None:
+            self.publish(FEATURE_MATCH, json.dumps(attrs.asdict(found), ensure_ascii=False))
+
+    def on_flood(self) -> None:
+        """Say that lines are left out."""
+        self.daemon_line(THROTTLING, keep=True)
+
+    def on_ready(self) -> None:
+        """Enter the state `running`, unless the engine has not yet confirmed the start."""
+        if self.run is not None and self.run.running is not None:
+            self.transition(PowerEvent.READY)
+
+    def on_usage(self, usage: ContainerUsage) -> None:
+        """Publish its program's usage; stop it, once for each run, above its disk limit."""
+        self.usage = usage
+        self.files.measure_if_stale()
+        self.publish(STATS, self._stats())
+        limit, used = self.files.limit, self.disk_bytes
+        if limit is None or used is None or used <= limit or self.run in (None, self._stopped):
+            return
+        self._stopped = self.run
+        self.daemon_line(STOPPING)
+        self._tasks.start(
+            "stopping it, since it is above its disk limit",
+            self.stop_within(EXCESS_GRACE),
+            self.uuid,
+        )
+
+    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
+        """Enter the state `offline`; an end that was not requested may be a crash."""
+        if run is not self.run:
+            return
+        self.run = None
+        crashed = self.state is not PowerState.STOPPING and not run.end_requested
+        self.transition(PowerEvent.END)
+        if crashed:
+            self._crashes.ended(ProgramEnd(GONE if status is None else status, out_of_memory))
 
     # Holds
 
@@ -718,7 +500,7 @@ class Server:
         self.operations.hold = Hold(Operation.MOVED, why)
 
     def leave_off(self) -> None:
-        """Have it not be started but by a person: not by what waits to start it, either."""
+        """Cancel any automatic start. Only a user may start the server now."""
         self.power_actions += 1
         self.starts_if_it_stays = False
 
@@ -773,14 +555,13 @@ class Server:
 
         The egg's stop command makes the state `stopping`, so that the end is no crash.
         """
-        run = self._runtime.run
-        if run is None or run.running is None:
+        if self.run is None or self.run.running is None:
             raise ServerNotRunning(NOT_RUNNING)
         stop = self.configuration.process.stop
         if stop.type == "command" and line.strip() == stop.value.strip():
             await self._power.stop_by_line(line)
         else:
-            await run.running.command(line)
+            await self.run.running.command(line)
 
     async def sync(self, given: Configuration | None = None) -> None:
         """Fetch the settings again, or take over those that the Panel has `given`.
@@ -796,16 +577,26 @@ class Server:
         else:
             self._configure(given)
         self.stop_if_suspended()
-        self._limits.changed(before)
+        after = self.configuration.settings.build
+        if after != before and self.run is not None:
+            self._tasks.start("changing its limits", self._change_limits(before, after), self.uuid)
+
+    async def _change_limits(self, before: Build, after: Build) -> None:
+        """Apply changed limits to its running container; the others wait for a start."""
+        try:
+            warnings = await self._environment.update(self.uuid, before, after)
+        except EnvironmentFailed as error:
+            self.say(f"The server's new limits take effect at its next start: {error.detail}")
+            return
+        for warning in warnings:
+            self.say(f"A limit is not applied to the running server: {warning}")
 
     def stop_if_suspended(self) -> None:
         """Stop it in the background if it runs and is suspended."""
         if self.suspended and self.state is not PowerState.OFFLINE:
             self.say("The server is suspended and is stopped.")
             self._tasks.start(
-                "stopping it, since it is suspended",
-                self._power.stop_within(SUSPENSION_GRACE),
-                self.uuid,
+                "stopping it, since it is suspended", self.stop_within(SUSPENSION_GRACE), self.uuid
             )
 
     async def fetch(self) -> None:
@@ -815,10 +606,12 @@ class Server:
 
     def _configure(self, configuration: Configuration) -> None:
         self.configuration = configuration
-        self.disk_limit.apply()
-        self._runtime.pending_restart.compare(configuration.settings)
+        self.files.apply_limit()
+        self._compare_settings(self._launched)
         if self.suspended:
             self.publish(SUSPENDED)
+
+    # Its start
 
     async def prepare(self) -> None:
         """Do what comes before every start, from fetching its settings to its files' owner.
@@ -828,15 +621,52 @@ class Server:
         """
         await self.fetch()
         self.check_power(PowerAction.START)
-        if not self.files.exists:
-            await self.files.make()
-        await self.disk_limit.check_start()
+        files, user = self.files, self._config.system.user
+        if not files.exists:
+            await files.make()
+        await self._check_disk()
         self.daemon_line("Updating process configuration files...")
         for line in await self._egg_files.rewrite(self.configuration):
             self.say(line)
-        if self._checks_owner and not self.files.as_received:
+        # The ids of files on the host are unknown when the engine runs without root.
+        checks_owner = self._config.system.check_permissions_on_boot and not user.rootless.enabled
+        if files.presence is Presence.RECEIVED:
+            files.presence = Presence.PRESENT
+        elif checks_owner:
             await self._give_files_to_user()
-        self.files.as_received = False
+
+    async def _check_disk(self) -> None:
+        """Count the files, and return if the server may be started.
+
+        Without a limit nothing is waited for. Raises `DiskLimitExceeded`, and `StorageError` where
+        a server with a limit cannot be measured.
+        """
+        files = self.files
+        if not files.is_counted:
+            return
+        self.daemon_line(CHECKING)
+        is_known = files.presence is Presence.RECEIVED
+        if files.limit is None:
+            if not is_known:
+                files.measure()
+            return
+        try:
+            used = files.disk_bytes if is_known else await files.measured()
+            self._require(used or 0)
+            # A program that cannot write would damage its files.
+            self._require(await files.quota.used(), " on the disk")
+        except StorageError as error:
+            error.add_context("its disk limit cannot be checked")
+            raise
+
+    def _require(self, used: int, where: str = "") -> None:
+        limit = self.files.limit
+        if limit is not None and used > limit:
+            taken = f"{readable_size(used)}{where}"
+            raise DiskLimitExceeded(
+                f"the server's files take {taken}, and its disk limit is {readable_size(limit)}; "
+                "delete files, or raise its disk limit in the Panel"
+            )
 
     async def _give_files_to_user(self) -> None:
         self.daemon_line(
@@ -853,6 +683,75 @@ class Server:
                 f"{given.example} for example: {given.why}"
             )
 
+    async def launch(self) -> None:
+        """Make the environment from the present settings, and start the program.
+
+        Raises `EnvironmentFailed`; then nothing runs.
+        """
+        configuration = self.configuration
+        self._compare_settings(configuration.settings)
+        try:
+            left_out = await self._environment.recreate(configuration.settings, self.show_pull)
+            await self._run_program(configuration, left_out)
+        except BaseException:
+            # As with Wings: `stopping` before `offline` says that this is no crash.
+            if self.state is PowerState.STARTING:
+                self.transition(PowerEvent.STOP)
+            raise
+
+    async def _run_program(self, configuration: Configuration, left_out: Iterable[str]) -> None:
+        detector = StartupDetector(configuration.process.startup)
+        for error in detector.errors:
+            self.say(error)
+        self._features = FeatureMatcher.of(configuration)
+        if self._features.ignored:
+            self.say(
+                f"The egg has {TEXTS_MAX + self._features.ignored} texts that the page has "
+                f"dialogues for; only the first {TEXTS_MAX} are looked for."
+            )
+        self._since = self._reactor.seconds()
+        run = self.run = self._new_run(detector or None)
+        self._joined_late = False
+        for line in left_out:
+            self.say(line, keep=True)
+        try:
+            run.running = await self._environment.start(self.uuid, run)
+        except BaseException:
+            run.end_requested = True
+            # It may run all the same: the engine may have started it before it failed to answer.
+            await self._remove_failed()
+            run.detach()
+            self.run = None
+            raise
+        if run.ready and not run.over:
+            self.transition(PowerEvent.READY)
+
+    async def _remove_failed(self) -> None:
+        try:
+            await self._environment.remove(self.uuid)
+        except EnvironmentFailed as error:
+            self._log.error(
+                "{server}: the container of a failed start was not removed: {error}",
+                server=self.uuid,
+                error=error,
+            )
+
+    def _new_run(self, startup: StartupDetector | None = None) -> Run:
+        return Run(self, self._reactor, Throttle(self._config.throttles), startup)
+
+    async def join_program(self) -> None:
+        """Watch its program from now on if it runs already. Raises `EnvironmentFailed`."""
+        configuration = self.configuration
+        self._features = FeatureMatcher.of(configuration)
+        run = self._new_run()
+        running = await self._environment.adopt(self.uuid, run)
+        if running is None or run.over:
+            return
+        run.running, self.run = running, run
+        self._joined_late = True
+        self._compare_settings(configuration.settings)
+        self.transition(PowerEvent.ADOPTED)
+
     # For the registry, and for transfers
 
     async def adopt(self) -> None:
@@ -864,20 +763,34 @@ class Server:
         """Remove its environment, which kills it. Raises `EnvironmentFailed`."""
         self._power.cancel_start()
         # Its files are deleted next: they are not measured after this end.
-        self.files.measurable = False
+        before, self.files.presence = self.files.presence, Presence.LEAVING
+        if self.run is not None:
+            self.run.end_requested = True
         try:
-            await self._runtime.remove()
+            await self._environment.remove(self.uuid)
         except BaseException:
-            self.files.measurable = True
+            self.files.presence = before
             raise
 
     async def restore_environment(self) -> None:
-        """Make its environment again after a removal that is rolled back."""
-        await self._runtime.restore(self.configuration.settings)
+        """Make its environment again after a removal that is rolled back.
+
+        A failure is only logged: the next start makes the environment in any case.
+        """
+        self.files.presence = Presence.PRESENT
+        try:
+            await self._environment.create(self.configuration.settings)
+        except EnvironmentFailed as error:
+            self._log.warn(
+                "{server}: its container was not created again, the next start does it: {error}",
+                server=self.uuid,
+                error=error,
+            )
 
     def detach(self) -> None:
         """Stop listening to its program, which continues to run."""
-        self._runtime.detach()
+        if self.run is not None:
+            self.run.detach()
 
     def close(self) -> None:
         """Let go of a server that has left this node."""

@@ -246,7 +246,7 @@ class SftpLogins:
 
     async def _measure(self, server: Server) -> None:
         """Have the files counted before something is written, if they have a limit."""
-        if server.disk_limit.bytes is None or server.disk_bytes is not None:
+        if server.files.limit is None or server.disk_bytes is not None:
             return
         try:
             await server.files.measured()

@@ -334,7 +334,7 @@ class SftpSessions:
 
     def _tell_state(self, server: Server) -> None:
         figures = self._figures.setdefault(server.uuid, _ServerFigures())
-        state = (figures.total, server.disk_bytes, server.disk_limit.bytes)
+        state = (figures.total, server.disk_bytes, server.files.limit)
         if state != figures.told:
             figures.told = state
             self.send(ServerState(server.uuid, *state))

@@ -38,7 +38,8 @@ from wingsd.filesystem.attributes import NOTHING, AttributesKept
 from wingsd.servers import Server
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation
-from wingsd.servers.running import RunningServers, ServerLookup
+from wingsd.servers.registry import Servers
+from wingsd.servers.running import RunningServers
 from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import (
     PanelCoordinators,
@@ -133,9 +134,7 @@ class ArrivedServers:
     tried: the daemon after a restart starts those that this one does not.
     """
 
-    def __init__(
-        self, database: StateDatabase, starter: RunningServers, servers: ServerLookup
-    ) -> None:
+    def __init__(self, database: StateDatabase, starter: RunningServers, servers: Servers) -> None:
         self._database = database
         self._starter = starter
         self._servers = servers
