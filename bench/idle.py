@@ -59,7 +59,7 @@ _LIBRARIES = {
     "urllib3": "urllib3",
     "requests": "requests",
     "docker-py": "docker",
-    "wingsd's modules for it": "wingsd.docker.environment wingsd.docker.installer",
+    "wingsd's modules for it": "wingsd.docker.containers",
 }
 #: Prints the pages in memory at first, and after the modules of each argument.
 _IMPORTS = """

@@ -15,7 +15,7 @@ from tests.support.recording_observer import RecordingObserver
 from wingsd.docker import async_engine as calls_module
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.async_engine import AsyncEngine
-from wingsd.docker.environment import DockerEnvironment
+from wingsd.docker.containers import DockerContainers
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 from wingsd.util.observer import ENGINE
@@ -128,7 +128,7 @@ async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
 
     monkeypatch.setattr(engine_calls, "create_container", slowly)
     server = engine.server()
-    environment = DockerEnvironment(engine.config_without_network(), workers, reactor)
+    environment = DockerContainers(engine.config_without_network(), workers, reactor)
     creating = Deferred.fromCoroutine(environment.create(server))
     await gate.entered
     creating.cancel()

@@ -1,4 +1,4 @@
-"""Tests for `wingsd.docker.environment` against a real engine."""
+"""Tests for `wingsd.docker.containers` against a real engine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.support.image import image_tar
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from wingsd.config import Config, Interfaces, Registry
-from wingsd.docker import Environment
 from wingsd.docker import engine as engine_calls
+from wingsd.docker.containers import DockerContainers
 from wingsd.docker.engine import ContainerState, container_state
-from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.network import FORMER_DEFAULTS
+from wingsd.docker.runtime import Containers
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount, Settings
 from wingsd.threadio import Workers
@@ -49,7 +49,7 @@ async def both(first: Awaitable[T], second: Awaitable[T]) -> list[T]:
     return list(await gatherResults(operations, consumeErrors=True))
 
 
-async def refusal(environment: Environment, server: Settings) -> str:
+async def refusal(environment: Containers, server: Settings) -> str:
     """Return the detail of the error that creating the container of `server` ends in."""
     with pytest.raises(EnvironmentFailed) as failed:
         await environment.create(server)
@@ -66,7 +66,7 @@ async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) ->
         build=attrs.evolve(server.build, threads="0", swap=128, oom_disabled=True),
         allocations=attrs.evolve(server.allocations, mappings={"127.0.0.1": (25565,)}),
     )
-    assert await DockerEnvironment(config, workers, reactor).create(server)
+    assert await DockerContainers(config, workers, reactor).create(server)
 
     made = engine.client.inspect_container(server.uuid)
     settings, host = made["Config"], made["HostConfig"]
@@ -110,7 +110,7 @@ async def test_a_container_starts_and_writes_its_files(engine: Engine, workers: 
     )
     allocations = attrs.evolve(server.allocations, mappings={"127.0.0.1": (25565,)})
     server = attrs.evolve(server, allocations=allocations)
-    await DockerEnvironment(engine.config(), workers, reactor).create(server)
+    await DockerContainers(engine.config(), workers, reactor).create(server)
 
     status, output = engine.run(server)
     assert status == 7
@@ -121,7 +121,7 @@ async def test_a_container_starts_and_writes_its_files(engine: Engine, workers: 
 
 
 async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers) -> None:
-    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
+    environment, server = DockerContainers(engine.config(), workers, reactor), engine.server()
     assert await environment.create(server)
     before = engine.client.inspect_container(server.uuid)["Id"]
     other = attrs.evolve(server, invocation="exit 1")
@@ -130,7 +130,7 @@ async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers)
 
 
 async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers: Workers) -> None:
-    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
+    environment, server = DockerContainers(engine.config(), workers, reactor), engine.server()
     made = await both(environment.create(server), environment.create(server))
     assert sorted(made) == [False, True]
 
@@ -140,7 +140,7 @@ async def test_a_container_that_is_being_made_is_used(engine: Engine, workers: W
 
     async def create() -> str:
         # Each knows nothing of the other, as a daemon of its own.
-        await DockerEnvironment(config, workers, reactor).create(server)
+        await DockerContainers(config, workers, reactor).create(server)
         found: str = engine.client.inspect_container(server.uuid)["Id"]
         return found
 
@@ -152,7 +152,7 @@ async def test_a_container_that_is_being_made_is_used(engine: Engine, workers: W
 async def test_a_container_that_the_engine_is_removing_is_made_again(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
+    environment, server = DockerContainers(engine.config(), workers, reactor), engine.server()
     assert await environment.create(server)
     look = engine_calls.look
 
@@ -172,15 +172,15 @@ async def test_a_container_that_the_engine_is_removing_is_made_again(
 async def test_a_taken_name_is_logged(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wingsd.docker.environment.CREATE_TIMEOUT", 0.3)
+    monkeypatch.setattr("wingsd.docker.containers.CREATE_TIMEOUT", 0.3)
     monkeypatch.setattr("wingsd.docker.engine.create_container", lambda *_: None)
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerContainers(engine.config(), workers, reactor)
     assert "neither made nor removed" in await refusal(environment, engine.server())
 
 
 async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: Workers) -> None:
     config = engine.config()
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     made = await both(environment.create(engine.server()), environment.create(engine.server()))
     assert made == [True, True]
     name = config.docker.network.name
@@ -197,7 +197,7 @@ async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: 
 
 
 async def test_removing_what_runs_and_what_is_gone(engine: Engine, workers: Workers) -> None:
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerContainers(engine.config(), workers, reactor)
     server = engine.server("while read line; do :; done")
     await environment.create(server)
     engine.client.start(server.uuid)
@@ -212,7 +212,7 @@ async def test_a_forced_outgoing_address_gets_its_bridge(engine: Engine, workers
     ip = config.docker.network.interface
     name = engine.will_make_network("ip-" + ip.replace(".", "-"))
     forced = attrs.evolve(server, allocations=Allocations(True, Default(ip, 25565)))
-    assert await DockerEnvironment(config, workers, reactor).create(forced)
+    assert await DockerContainers(config, workers, reactor).create(forced)
     host = engine.client.inspect_container(server.uuid)["HostConfig"]
     assert host["NetworkMode"] == name
     options = engine.client.inspect_network(name)["Options"]
@@ -235,7 +235,7 @@ async def test_allowed_mounts_are_made(engine: Engine, workers: Workers, logged:
         ),
     )
     config = attrs.evolve(engine.config(), allowed_mounts=(str(engine.volumes),))
-    left_out = await DockerEnvironment(config, workers, reactor).recreate(server)
+    left_out = await DockerContainers(config, workers, reactor).recreate(server)
     _, output = engine.run(server)
     assert "of the node" in output
     places = [line.partition(" is left out: ")[0] for line in left_out]
@@ -252,7 +252,7 @@ async def test_allowed_mounts_are_made(engine: Engine, workers: Workers, logged:
 
 
 async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerContainers(engine.config(), workers, reactor)
     detail = await refusal(environment, engine.server(image="~wingsd-test/none:1"))
     assert "no image wingsd-test/none:1 on this node" in detail
     assert "leading ~" in detail
@@ -260,7 +260,7 @@ async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
 
 async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers: Workers) -> None:
     image = f"{NO_REGISTRY}/wingsd-test/none:1"
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerContainers(engine.config(), workers, reactor)
     detail = await refusal(environment, engine.server(image=image))
     assert image in detail
     assert "connection refused" in detail
@@ -271,7 +271,7 @@ async def test_a_failed_pull_uses_what_is_here(
 ) -> None:
     image = engine.tag(f"{NO_REGISTRY}/wingsd-test/busybox:1")
     server = engine.server("echo works", image=image)
-    assert await DockerEnvironment(engine.config(), workers, reactor).create(server)
+    assert await DockerContainers(engine.config(), workers, reactor).create(server)
     assert engine.run(server) == (0, "works\r\n")
     assert any("the local image is used" in line for line in logged.lines)
 
@@ -284,10 +284,10 @@ async def test_an_image_is_pulled_with_the_registrys_credentials(
         image = engine.will_have_image(f"{registry.host}/group/busybox:latest")
         server = attrs.evolve(engine.server(image=image))
         config = engine.config()
-        anonymous = DockerEnvironment(config, workers, reactor)
+        anonymous = DockerContainers(config, workers, reactor)
         assert "no basic auth credentials" in await refusal(anonymous, server)
         registries = {registry.host: Registry("the user", "the password")}
-        known = DockerEnvironment(with_docker(config, registries=registries), workers, reactor)
+        known = DockerContainers(with_docker(config, registries=registries), workers, reactor)
         # An image without a command: the engine refuses the container only after the pull.
         assert "no command specified" in await refusal(known, server)
     finally:
@@ -299,7 +299,7 @@ async def test_an_image_is_pulled_with_the_registrys_credentials(
 @pytest.mark.parametrize("socket", ["/nonexistent/docker.sock", "tcp://127.0.0.1:1", "what://"])
 async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> None:
     config = Config(token_id="id", token="secret", remote="http://panel")
-    environment = DockerEnvironment(with_docker(config, socket=socket), workers, reactor)
+    environment = DockerContainers(with_docker(config, socket=socket), workers, reactor)
     server = Settings("6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4")
     server = attrs.evolve(server, container=attrs.evolve(server.container, image="any"))
     assert socket in await refusal(environment, server)
@@ -323,9 +323,9 @@ async def test_a_network_of_the_former_default_is_used_on(
         former, name=name if written else "games", network_mode=name, bridge_name="wt-later"
     )
     server, added, third = engine.server(), engine.server(), engine.server()
-    await DockerEnvironment(former, workers, reactor).create(server)
+    await DockerContainers(former, workers, reactor).create(server)
 
-    environment = DockerEnvironment(later, workers, reactor)
+    environment = DockerContainers(later, workers, reactor)
     await environment.recreate(server)
     await environment.create(added)
     await environment.rehearse(third)
@@ -344,11 +344,11 @@ async def test_without_a_network_of_the_former_default_one_of_todays_is_made(
     config, server = engine.config(), engine.server()
     name = config.docker.network.name
     monkeypatch.setitem(FORMER_DEFAULTS, name, f"{name}-former")
-    await DockerEnvironment(config, workers, reactor).create(server)
+    await DockerContainers(config, workers, reactor).create(server)
     assert engine.client.inspect_container(server.uuid)["HostConfig"]["NetworkMode"] == name
     # Where both are there, it is today's.
     engine.client.create_network(engine.will_make_network(f"{name}-former"))
-    await DockerEnvironment(config, workers, reactor).recreate(server)
+    await DockerContainers(config, workers, reactor).recreate(server)
     assert engine.client.inspect_container(server.uuid)["HostConfig"]["NetworkMode"] == name
 
 
@@ -358,7 +358,7 @@ async def test_a_network_in_the_way_is_named_with_what_both_have(
 ) -> None:
     config = engine.config()
     theirs = config.docker.network
-    await DockerEnvironment(config, workers, reactor).create(engine.server())
+    await DockerContainers(config, workers, reactor).create(engine.server())
     free = attrs.evolve(engine, token=uuid4().hex, subnet=None).config().docker.network
     v4, v6 = free.interfaces.v4, free.interfaces.v6
     match what:
@@ -376,7 +376,7 @@ async def test_a_network_in_the_way_is_named_with_what_both_have(
             key = "docker.network.bridge_name"
     mine = attrs.evolve(free, interfaces=Interfaces(v4, v6))
     detail = await refusal(
-        DockerEnvironment(with_docker(config, network=mine), workers, reactor), engine.server()
+        DockerContainers(with_docker(config, network=mine), workers, reactor), engine.server()
     )
     assert detail.startswith(f"the network {mine.name} could not be created: ")
     assert f"the network {theirs.name} is in its way with {given} ({key} asks for " in detail
@@ -386,19 +386,19 @@ async def test_a_network_in_the_way_is_named_with_what_both_have(
 
 async def test_an_interface_in_a_networks_way_is_named(engine: Engine, workers: Workers) -> None:
     config = with_network(engine.config(), bridge_name="lo")
-    detail = await refusal(DockerEnvironment(config, workers, reactor), engine.server())
+    detail = await refusal(DockerContainers(config, workers, reactor), engine.server())
     assert "existing interface lo is not a bridge" in detail
     assert "the bridge lo (docker.network.bridge_name)" in detail
 
 
 async def test_an_administrators_network_that_is_missing(engine: Engine, workers: Workers) -> None:
     config = with_network(engine.config(), network_mode="wingsd-test-none")
-    detail = await refusal(DockerEnvironment(config, workers, reactor), engine.server())
+    detail = await refusal(DockerContainers(config, workers, reactor), engine.server())
     assert "names the network wingsd-test-none, which does not exist" in detail
 
 
 async def test_the_engines_explanation_is_passed_on(engine: Engine, workers: Workers) -> None:
     server = engine.server()
     server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))
-    detail = await refusal(DockerEnvironment(engine.config(), workers, reactor), server)
+    detail = await refusal(DockerContainers(engine.config(), workers, reactor), server)
     assert "Docker refuses: Requested CPUs are not available" in detail

@@ -19,8 +19,8 @@ from wingsd.config import (
     SystemConfig,
     User,
 )
-from wingsd.docker.environment import (
-    DockerEnvironment,
+from wingsd.docker.containers import (
+    DockerContainers,
     IdentityFile,
     identity_files,
     remove_machine_id,
@@ -147,7 +147,7 @@ async def test_a_container_sees_them_and_cannot_change_them(
         "/bin/busybox cat /etc/machine-id /etc/passwd /etc/group; echo x > /etc/machine-id"
     )
     config = enabled(engine.config_without_network(), tmp_path)
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     await environment.create(server)
     _, output = engine.run(server)
     lines = output.splitlines()
@@ -163,12 +163,12 @@ async def test_a_machine_id_is_removed_also_where_another_node_has_the_container
     engine: Engine, workers: Workers, tmp_path: Path
 ) -> None:
     config, server = engine.config_without_network(), engine.server()
-    await DockerEnvironment(config, workers, reactor).create(server)
+    await DockerContainers(config, workers, reactor).create(server)
     elsewhere = attrs.evolve(config.system, data="/var/lib/other")
 
     async def remove(system: SystemConfig) -> None:
         other = attrs.evolve(config, system=system)
-        await DockerEnvironment(other, workers, reactor).remove(server.uuid)
+        await DockerContainers(other, workers, reactor).remove(server.uuid)
 
     # Both nodes use the same directory of machine ids: the container shows this file.
     await remove(elsewhere)
@@ -193,7 +193,7 @@ async def test_a_mount_of_the_server_comes_before_them(
     server = engine.server("/bin/busybox cat /etc/machine-id")
     mount = Mount(str(own), "/etc/machine-id", read_only=True)
     server = attrs.evolve(server, mounts=(mount,))
-    await DockerEnvironment(config, workers, reactor).create(server)
+    await DockerContainers(config, workers, reactor).create(server)
     assert engine.run(server) == (0, "of the server\r\n")
 
 
@@ -205,6 +205,6 @@ async def test_without_the_file_there_is_a_container_all_the_same(
     machine_id = MachineIdConfig(directory=str(tmp_path / "file"))
     config = attrs.evolve(config, system=attrs.evolve(config.system, machine_id=machine_id))
     server = engine.server("echo up")
-    await DockerEnvironment(config, workers, reactor).create(server)
+    await DockerContainers(config, workers, reactor).create(server)
     assert engine.run(server) == (0, "up\r\n")
     assert any("cannot be written" in line for line in logged.lines)

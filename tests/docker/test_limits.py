@@ -12,9 +12,9 @@ from tests.docker.watcher import Notes
 from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
 from wingsd.config import CALAGOPUS
-from wingsd.docker.environment import (
+from wingsd.docker.containers import (
     UNLIMITED_SWAP,
-    DockerEnvironment,
+    DockerContainers,
     limit_changes,
     update_values,
 )
@@ -67,7 +67,7 @@ def test_the_update_has_what_has_changed(
 async def test_changed_limits_reach_the_running_container(
     engine: Engine, workers: Workers
 ) -> None:
-    environment = DockerEnvironment(engine.config_without_network(), workers, reactor)
+    environment = DockerContainers(engine.config_without_network(), workers, reactor)
     server = engine.server("sleep 600")
     before = server.build
     after = Build(memory_limit=128, swap=-1, cpu_limit=20)
@@ -105,7 +105,7 @@ async def test_a_changed_limit_leaves_calagopus_servers_the_engines_default_of_s
     engine: Engine, workers: Workers
 ) -> None:
     config = attrs.evolve(engine.config_without_network(), family=CALAGOPUS)
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     server = engine.server("sleep 600")
     before, after = Build(memory_limit=100), Build(memory_limit=200)
     await environment.create(attrs.evolve(server, build=before))
@@ -124,12 +124,12 @@ async def test_the_container_of_another_node_keeps_its_limits(
     engine: Engine, workers: Workers
 ) -> None:
     config = engine.config_without_network()
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     server = engine.server("sleep 600")
     await environment.create(server)
     running = await environment.start(server.uuid, Notes())
     system = attrs.evolve(config.system, data="/var/lib/other")
-    other = DockerEnvironment(attrs.evolve(config, system=system), workers, reactor)
+    other = DockerContainers(attrs.evolve(config, system=system), workers, reactor)
     try:
         assert await other.update(server.uuid, server.build, Build(cpu_limit=10)) == []
         assert limits(engine, server.uuid)["CpuQuota"] == 50_000

@@ -14,10 +14,10 @@ from twisted.internet.task import Clock
 from tests.docker.watcher import Notes
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import Logged
-from wingsd.docker import ContainerUsage, engine
+from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine
-from wingsd.docker.process import BACKOFF, ContainerProcess
-from wingsd.docker.streams import ContainerStreams, Stream
+from wingsd.docker.process import BACKOFF, ContainerProcess, ContainerStreams, Stream
+from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import EnvironmentFailed
 
 RUNNING = {"Running": True, "StartedAt": "2026-01-01T00:00:00Z"}

@@ -12,7 +12,7 @@ from tests.support.docker_engine import NO_REGISTRY, Engine
 from tests.support.reactor import reactor
 from wingsd.docker import images
 from wingsd.docker.container import rehearsal_spec
-from wingsd.docker.environment import DockerEnvironment
+from wingsd.docker.containers import DockerContainers
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, Image
 from wingsd.threadio import Workers
@@ -26,7 +26,7 @@ def containers(engine: Engine, server: str) -> list[str]:
 
 async def test_nothing_is_left_but_the_network(engine: Engine, workers: Workers) -> None:
     config, server = engine.config(), engine.server()
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     await environment.rehearse(server)
     assert containers(engine, server.uuid) == []
     assert engine.client.networks(names=[config.docker.network.name])
@@ -35,7 +35,7 @@ async def test_nothing_is_left_but_the_network(engine: Engine, workers: Workers)
 
 async def test_the_servers_own_container_runs_on(engine: Engine, workers: Workers) -> None:
     config, server = engine.config(), engine.server("sleep 60")
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     await environment.create(server)
     engine.client.start(server.uuid)
     await environment.rehearse(server)
@@ -47,7 +47,7 @@ async def test_what_an_earlier_daemon_has_left_is_removed(
     engine: Engine, workers: Workers
 ) -> None:
     config, server = engine.config(), engine.server()
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     await environment.rehearse(server)
     spec = rehearsal_spec(config, server)
     name = engine.will_make_container(spec.name)
@@ -66,7 +66,7 @@ async def test_a_port_that_is_taken_is_told_with_its_number(
 ) -> None:
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     config, server = engine.config_without_network(), engine.server("sleep 60")
-    environment = DockerEnvironment(config, workers, reactor)
+    environment = DockerContainers(config, workers, reactor)
     with socket.socket(socket.AF_INET, kind) as program:
         program.bind(("127.0.0.2", 0))
         if protocol == "tcp":
@@ -90,7 +90,7 @@ async def test_a_port_that_is_taken_is_told_with_its_number(
 async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None:
     server = engine.server(image="~wingsd-test/none")
     with pytest.raises(EnvironmentFailed, match="there is no image wingsd-test/none") as raised:
-        await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+        await DockerContainers(engine.config(), workers, reactor).rehearse(server)
     assert raised.value.is_final
 
 
@@ -114,7 +114,7 @@ async def test_it_is_told_whether_a_pull_fails_for_good(
     monkeypatch.setattr(images.ImagesAndNetworks, "_pull", fails)
     server = engine.server(image="wingsd-test/none")
     with pytest.raises(EnvironmentFailed, match="could not be pulled") as raised:
-        await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+        await DockerContainers(engine.config(), workers, reactor).rehearse(server)
     assert raised.value.is_final is is_final
 
 
@@ -123,7 +123,7 @@ async def test_what_the_engine_refuses_is_told_and_left_nowhere(
 ) -> None:
     server = attrs.evolve(engine.server(), build=Build(memory_limit=64, threads="no-cpu"))
     with pytest.raises(EnvironmentFailed) as raised:
-        await DockerEnvironment(engine.config(), workers, reactor).rehearse(server)
+        await DockerContainers(engine.config(), workers, reactor).rehearse(server)
     assert raised.value.is_final
     assert containers(engine, server.uuid) == []
 
@@ -133,7 +133,7 @@ async def test_a_rehearsed_image_is_not_pulled_again_soon(
 ) -> None:
     name = engine.tag(f"{NO_REGISTRY}/busybox:latest")
     server = attrs.evolve(engine.server(), container=Image(name))
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerContainers(engine.config(), workers, reactor)
     pulled: list[str] = []
     pull = images.ImagesAndNetworks._pull
 
@@ -156,7 +156,7 @@ async def test_a_rehearsed_image_that_was_removed_is_pulled(
 ) -> None:
     name = engine.tag(f"{NO_REGISTRY}/gone:latest")
     server = attrs.evolve(engine.server(), container=Image(name))
-    environment = DockerEnvironment(engine.config(), workers, reactor)
+    environment = DockerContainers(engine.config(), workers, reactor)
     await environment.rehearse(server)
     engine.client.remove_image(name)
     with pytest.raises(ImageNotFound):

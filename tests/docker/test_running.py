@@ -14,9 +14,10 @@ from tests.docker.watcher import Notes
 from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
 from wingsd.config import Config
-from wingsd.docker import Running, async_engine
+from wingsd.docker import async_engine
 from wingsd.docker import engine as engine_calls
-from wingsd.docker.environment import DockerEnvironment
+from wingsd.docker.containers import DockerContainers
+from wingsd.docker.runtime import Running
 from wingsd.errors import ConsoleBlocked, EnvironmentFailed, ServerNotRunning
 from wingsd.panel.schemas import Image, Settings
 from wingsd.threadio import Workers
@@ -38,13 +39,13 @@ class EngineNode:
     workers: Workers
 
     @property
-    def environment(self) -> DockerEnvironment:
-        return DockerEnvironment(self.config, self.workers, reactor)
+    def environment(self) -> DockerContainers:
+        return DockerContainers(self.config, self.workers, reactor)
 
     @property
-    def other(self) -> DockerEnvironment:
+    def other(self) -> DockerContainers:
         system = attrs.evolve(self.config.system, data="/var/lib/other")
-        return DockerEnvironment(attrs.evolve(self.config, system=system), self.workers, reactor)
+        return DockerContainers(attrs.evolve(self.config, system=system), self.workers, reactor)
 
     async def start(self, invocation: str, **changes: Any) -> tuple[Settings, Notes, Running]:
         """Return a server that was started, who watches it, and its process."""

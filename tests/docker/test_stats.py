@@ -1,4 +1,4 @@
-"""Tests for `wingsd.docker.streams`: the engine's figures, and those of its command line."""
+"""Tests for `wingsd.docker.process`: the engine's figures, and those of its command line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wingsd.docker.process import MAX_SAMPLE, Samples, usage
 from wingsd.docker.runtime import ContainerUsage
-from wingsd.docker.streams import MAX_SAMPLE, Samples, usage
 
 STARTED = datetime(2026, 11, 25, 9, 16, 0, tzinfo=UTC)
 SAMPLE: dict[str, Any] = json.loads(Path(__file__).with_name("stats.json").read_text())

@@ -27,8 +27,8 @@ from tests.docker.watcher import Notes
 from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
 from wingsd.config import Config
-from wingsd.docker.environment import DockerEnvironment
-from wingsd.docker.streams import TIMEOUT, ContainerStreams
+from wingsd.docker.containers import DockerContainers
+from wingsd.docker.process import TIMEOUT, ContainerStreams
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 
@@ -68,7 +68,7 @@ class _TLSServer:
         return self._context
 
 
-async def lives(engine: Engine, environment: DockerEnvironment) -> None:
+async def lives(engine: Engine, environment: DockerContainers) -> None:
     """See a server start, answer, be measured, and end."""
     server, notes = engine.server(PARROT), Notes()
     await environment.create(server)
@@ -84,7 +84,7 @@ async def lives(engine: Engine, environment: DockerEnvironment) -> None:
 async def test_an_engine_on_a_tcp_port(engine: Engine, workers: Workers, relay: Relay) -> None:
     host = await relay.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
     config = through(engine.config_without_network(), f"tcp://127.0.0.1:{host.port}")
-    await lives(engine, DockerEnvironment(config, workers, reactor))
+    await lives(engine, DockerContainers(config, workers, reactor))
 
 
 @pytest.mark.parametrize("verify", ["1", ""])
@@ -111,7 +111,7 @@ async def test_an_engine_behind_tls(
     server = _TLSServer(authority, theirs)
     host = await relay.listen(SSL4ServerEndpoint(reactor, 0, server, interface="127.0.0.1"))
     config = through(engine.config_without_network(), f"tcp://127.0.0.1:{host.port}")
-    await lives(engine, DockerEnvironment(config, workers, reactor))
+    await lives(engine, DockerContainers(config, workers, reactor))
 
 
 async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
@@ -119,7 +119,7 @@ async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
 ) -> None:
     address = str(tmp_path / "relay.sock")
     await relay.listen(UNIXServerEndpoint(reactor, address))
-    environment = DockerEnvironment(
+    environment = DockerContainers(
         through(engine.config_without_network(), address), workers, reactor
     )
     server, notes = engine.server(PARROT), Notes()
@@ -146,7 +146,7 @@ async def test_detaching_closes_the_connections(
 ) -> None:
     address = str(tmp_path / "relay.sock")
     await relay.listen(UNIXServerEndpoint(reactor, address))
-    environment = DockerEnvironment(
+    environment = DockerContainers(
         through(engine.config_without_network(), address), workers, reactor
     )
     server, notes = engine.server(PARROT), Notes()

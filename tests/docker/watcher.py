@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.docker import ContainerUsage
+from wingsd.docker.runtime import ContainerUsage
 
 
 @attrs.define(eq=False)

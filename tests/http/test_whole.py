@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.support import FakeEnvironment, server_settings
+from tests.support import FakeContainers, server_settings
 from tests.support import Panel as FakePanel
 from tests.support.browser import Browser
 from tests.support.fixtures import workers
@@ -31,7 +31,7 @@ class WholeNode(Harness):
     """A node that listens, and its Panel, which can call it."""
 
     def __init__(self, directory: Path, workers: Workers, panel: FakePanel) -> None:
-        self.fake, self.environment = panel, FakeEnvironment()
+        self.fake, self.environment = panel, FakeContainers()
         self.here = panel.add_node("")
         config = node_config(
             directory,
@@ -52,8 +52,10 @@ class WholeNode(Harness):
 
     async def create(self, **settings: Any) -> None:
         await self.fake.create_server_on(self.here, server_settings(UUID, **settings))
-        await until(lambda: UUID in self.installer.scripts and self.installer.scripts[UUID].runs)
-        self.installer.scripts[UUID].end()
+        await until(
+            lambda: UUID in self.environment.scripts and self.environment.scripts[UUID].runs
+        )
+        self.environment.scripts[UUID].end()
         await until(lambda: self.fake.installed(UUID) is not None)
         server = self.servers.get(UUID)
         await until(lambda: not server.hold)
@@ -123,7 +125,7 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(whole: WholeNode) 
 
 
 async def test_a_browser_sees_why_an_installation_has_failed(whole: WholeNode) -> None:
-    whole.installer.faults["create"] = EnvironmentFailed("no such image")
+    whole.environment.faults["create_installer"] = EnvironmentFailed("no such image")
     await whole.fake.create_server_on(whole.here, server_settings(UUID))
     await whole.fake.called("/install", 2)
     await until(lambda: whole.fake.installed(UUID) is False)
@@ -133,14 +135,14 @@ async def test_a_browser_sees_why_an_installation_has_failed(whole: WholeNode) -
     browser = await whole.browser(permissions=("*", "admin.websocket.install"))
     browser.send("send logs")
     await browser.wait_for("console output", "[wingsd] The installation failed: no such image")
-    whole.installer.faults.clear()
+    whole.environment.faults.clear()
     await until(lambda: not whole.servers.get(UUID).hold)
     assert await whole.ask("POST", "/reinstall") == (202, None)
     await browser.wait_for("install started", "")
-    await until(lambda: UUID in whole.installer.scripts and whole.installer.scripts[UUID].runs)
+    await until(lambda: UUID in whole.environment.scripts and whole.environment.scripts[UUID].runs)
     status, error = await whole.ask("POST", "/reinstall")
     assert (status, error["error"]) == (409, "server is currently installing")
-    whole.installer.scripts[UUID].say(b"unpacking\r\n")
+    whole.environment.scripts[UUID].say(b"unpacking\r\n")
     await browser.wait_for("install output", "unpacking")
     assert await whole.ask("POST", "/install/abort") == (202, None)
     await browser.wait_for("install completed", "")

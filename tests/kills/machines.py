@@ -25,9 +25,8 @@ from tests.kills.jumping_clock import JumpingClock
 from tests.kills.mortal_reactor import MortalEnvironment, MortalPools, MortalReactor
 from tests.moves.changing import NAMES, Changes
 from tests.support.archives import seen
-from tests.support.environment import FakeEnvironment, FakeProcess
+from tests.support.environment import FakeContainers, FakeProcess
 from tests.support.harness import node_config
-from tests.support.installer import FakeInstaller
 from tests.support.node_process import without_mark
 from tests.support.panel import Panel
 from tests.support.reactor import reactor
@@ -181,7 +180,7 @@ class _Program(FakeProcess):
 
 
 @attrs.define(eq=False)
-class _Engine(FakeEnvironment):
+class _Engine(FakeContainers):
     """A machine's engine."""
 
     machine: Machine = attrs.field(kw_only=True)
@@ -207,7 +206,7 @@ class _Daemon(NodeObjects):
             f"tcp:{PORT}:interface={machine.host}",
             mortal,
             pools=pools,
-            containers=NodeContainers(environment, FakeInstaller()),
+            containers=NodeContainers(environment),
         )
         self.service: Any = self.node
         vars(self.service)["_log_shortcomings"] = lambda: None

@@ -21,7 +21,7 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from tests.kills.fault_points import Life, outside
 from tests.kills.jumping_clock import JumpingClock
-from tests.support.environment import FakeEnvironment, FakeProcess
+from tests.support.environment import FakeContainers, FakeProcess
 from tests.support.reactor import reactor
 from wingsd.docker.runtime import ContainerUsage, Watcher
 from wingsd.egg_files.rewriters import Rewriters
@@ -261,7 +261,7 @@ class _MortalWatcher:
 class MortalEnvironment:
     """A daemon's way to an engine: each request is a point before it and after it."""
 
-    def __init__(self, environment: FakeEnvironment, life: Life) -> None:
+    def __init__(self, environment: FakeContainers, life: Life) -> None:
         self._environment = environment
         self._life = life
 

@@ -20,11 +20,9 @@ from tests.support.reactor import reactor
 from wingsd.config import Config
 from wingsd.config.transfers import StoragePool
 from wingsd.docker.async_engine import AsyncEngine
-from wingsd.docker.container import ContainerSpec, container_spec, rehearsal_spec
-from wingsd.docker.engine import DockerClient
-from wingsd.docker.installer_spec import installer_spec
+from wingsd.docker.container import ContainerSpec, container_spec, installer_spec, rehearsal_spec
+from wingsd.docker.engine import DockerClient, engine_disk, prune_images, running_containers
 from wingsd.docker.runtime import ServerContainer, engine_address
-from wingsd.docker.usage import engine_disk, prune_images, running_containers
 from wingsd.errors import EngineUnavailable, EnvironmentFailed, PanelUnreachable, PruneInProgress
 from wingsd.node.engine import HOUR, PATIENCE, NodeEngine, OrphanedContainers
 from wingsd.panel.schemas import InstallScript

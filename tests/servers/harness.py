@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.support import FakeEnvironment, SynchronousWorkers
+from tests.support import FakeContainers, SynchronousWorkers
 from tests.support.environment import FakeProcess
-from tests.support.installer import FakeInstaller, fake_installations
+from tests.support.installer import fake_installations
 from wingsd.config import Config, CrashDetectionConfig, SystemConfig, User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
@@ -153,7 +153,7 @@ class FakeNode:
         self.clock = Clock()
         self.panel = PanelInMemory()
         self.store: Store | None = None
-        self.environment = FakeEnvironment()
+        self.environment = FakeContainers()
         self.events: list[tuple[str, ...]] = []
         self.bus = EventBus()
         for uuid in (UUID, OTHER):
@@ -175,7 +175,6 @@ class FakeNode:
         )
         self.owner = (os.getuid(), os.getgid())
         self.quotas = ProjectQuotas(str(self.data), enabled=False)
-        self.installer = FakeInstaller()
         self.restart()
 
     def restart(self) -> None:
@@ -188,7 +187,7 @@ class FakeNode:
         disk: Any = SynchronousWorkers()
         database = StateDatabase(self.store, disk, self.clock.seconds)
         self.installations = fake_installations(
-            self.config, self.panel, database, disk, self.clock, self.installer
+            self.config, self.panel, database, disk, self.clock, self.environment
         )
         self.servers = self.make_servers()
 

@@ -32,5 +32,5 @@ def ended(node: FakeNode, *, successful: bool) -> None:
     reports = [call for call in node.panel.calls if call[0] == "reinstalled"]
     assert reports[-1] == ("reinstalled", UUID, successful)
     assert node.told("install completed") == [""]
-    assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
+    assert (node.environment.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
     assert node.servers.get(UUID).hold == ""

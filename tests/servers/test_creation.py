@@ -44,7 +44,7 @@ def created(node: FakeNode, *, start: bool = False) -> Server:
     """Return a server that has been created, and whose script has ended."""
     empty(node)
     create(node, start=start).value()
-    node.installer.scripts[UUID].end()
+    node.environment.scripts[UUID].end()
     return node.servers.get(UUID)
 
 
@@ -81,14 +81,14 @@ def test_a_script_that_is_not_wanted_is_not_run(node: FakeNode, how: str) -> Non
         options = InstallOptions(skip_script=True)
     create(node, start=True, options=options).value()
     assert node.panel.calls[:2] == [("describe", UUID), ("installed", UUID, True)]
-    assert (node.installer.scripts, node.told("install started")) == ({}, [])
+    assert (node.environment.scripts, node.told("install started")) == ({}, [])
     assert (node.data / UUID).is_dir()
     assert node.servers.get(UUID).state is PowerState.STARTING
 
 
 def test_without_docker_nothing_is_installed_and_the_console_says_so(node: FakeNode) -> None:
     empty(node)
-    node.installer.enabled = False
+    node.environment.enabled = False
     create(node).value()
     assert node.panel.calls[-1] == ("installed", UUID, True)
     assert "Nothing was installed" in node.told("daemon message")[0]
@@ -98,9 +98,9 @@ def test_a_second_creation_is_refused_with_conflict(node: FakeNode) -> None:
     empty(node)
     create(node).value()
     create(node).error(Conflict)
-    node.installer.scripts[UUID].end()
+    node.environment.scripts[UUID].end()
     create(node).error(Conflict)
-    assert node.installer.calls.count("create") == 1
+    assert node.called("create_installer") == ["create_installer"]
 
 
 def test_a_creation_that_cannot_be_recorded_is_refused(
@@ -155,19 +155,21 @@ def test_a_server_whose_directory_cannot_be_made_is_here_and_not_installed(
     assert node.servers.get(UUID).hold == ""
 
 
-@pytest.mark.parametrize("where", ["describe", "install_script", "create", "start"])
+@pytest.mark.parametrize(
+    "where", ["describe", "install_script", "create_installer", "start_installer"]
+)
 def test_a_server_can_be_deleted_while_it_is_being_created(node: FakeNode, where: str) -> None:
     empty(node)
-    if where in ("create", "start"):
-        node.installer.faults[where] = Hang()
+    if where.endswith("_installer"):
+        node.environment.faults[where] = Hang()
     else:
         node.panel.faults[where] = Deferred()
     create(node).value()
     Outcome.of(node.servers.delete(UUID)).value()
     assert os.listdir(node.data) == []
-    assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
+    assert (node.environment.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
     assert not [call for call in node.panel.calls if call[0] == "installed"]
     assert node.told("deleted") == [""]
-    node.installer.faults.clear()
+    node.environment.faults.clear()
     node.panel.faults.clear()
     create(node).value()

@@ -15,8 +15,7 @@ from tests.support.docker_engine import Engine
 from tests.support.installer import fake_installations
 from tests.support.reactor import reactor
 from wingsd.config import User
-from wingsd.docker.environment import DockerEnvironment
-from wingsd.docker.installer import DockerInstaller
+from wingsd.docker.containers import DockerContainers
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.errors import DiskLimitExceeded, EnvironmentFailed
 from wingsd.events import Event, EventBus
@@ -81,7 +80,7 @@ class EngineNode:
         return Servers(
             self.config,
             self.panel,  # type: ignore[arg-type]
-            DockerEnvironment(self.config, self.workers, reactor),
+            DockerContainers(self.config, self.workers, reactor),
             self.bus,
             self.make_installations(),
             storage=ServerStorage(
@@ -95,9 +94,9 @@ class EngineNode:
 
     def make_installations(self) -> Installations:
         database = StateDatabase(self.store, self.workers, time.time)
-        installer = DockerInstaller(self.config, self.workers, reactor)
+        containers = DockerContainers(self.config, self.workers, reactor)
         self.installations = fake_installations(
-            self.config, self.panel, database, self.workers, reactor, installer
+            self.config, self.panel, database, self.workers, reactor, containers
         )
         return self.installations
 

@@ -26,7 +26,7 @@ def test_a_script_runs_with_the_line_ends_of_unix_where_any_user_can_read_it(
 ) -> None:
     server = installing(node)
     directory = node.data.parent / "tmp" / UUID
-    assert node.installer.scripts[UUID].directory == str(directory)
+    assert node.environment.scripts[UUID].directory == str(directory)
     assert (directory / "install.sh").read_bytes() == b"echo hello\necho there\n"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
     assert stat.S_IMODE((directory / "install.sh").stat().st_mode) == 0o644
@@ -35,7 +35,7 @@ def test_a_script_runs_with_the_line_ends_of_unix_where_any_user_can_read_it(
 
 def test_users_see_what_happens(node: FakeNode) -> None:
     installing(node)
-    script = node.installer.scripts[UUID]
+    script = node.environment.scripts[UUID]
     script.say(b"one\r\nt")
     script.say(b"wo\r\nlast")
     script.end()
@@ -53,7 +53,7 @@ def test_users_see_what_happens(node: FakeNode) -> None:
 
 
 def test_the_beginning_is_announced_before_the_first_line_of_the_script(node: FakeNode) -> None:
-    node.installer.first_output = b"first\n"
+    node.environment.first_output = b"first\n"
     installing(node)
     shown = [text for name, text in node.events if name in ("daemon message", "install output")]
     starting = "Starting installation process, this could take a few minutes..."
@@ -63,7 +63,7 @@ def test_the_beginning_is_announced_before_the_first_line_of_the_script(node: Fa
 def test_the_log_has_everything_and_only_its_owner_reads_it(node: FakeNode) -> None:
     node.panel.script = InstallScript("img:1", "ash", "x", {"secret": "s3cret"})
     installing(node)
-    script = node.installer.scripts[UUID]
+    script = node.environment.scripts[UUID]
     script.say(b"one\r\ntwo\r\n")
     script.end(3)
     path = node.data.parent / "logs" / "install" / f"{UUID}.log"
@@ -84,7 +84,7 @@ def test_the_log_has_everything_and_only_its_owner_reads_it(node: FakeNode) -> N
 
 def test_another_exit_code_than_0_is_a_warning(node: FakeNode) -> None:
     installing(node)
-    node.installer.scripts[UUID].end(7)
+    node.environment.scripts[UUID].end(7)
     assert any("exit code 7" in line for line in node.told("daemon message"))
     assert any("exit code 7" in line for line in node.told("install output"))
     ended(node, successful=True)
@@ -92,7 +92,7 @@ def test_another_exit_code_than_0_is_a_warning(node: FakeNode) -> None:
 
 def test_memory_that_ran_out_is_named(node: FakeNode) -> None:
     installing(node)
-    node.installer.scripts[UUID].end(137, out_of_memory=True)
+    node.environment.scripts[UUID].end(137, out_of_memory=True)
     assert any("since memory ran out" in line for line in node.told("daemon message"))
     ended(node, successful=True)
 
@@ -100,7 +100,7 @@ def test_memory_that_ran_out_is_named(node: FakeNode) -> None:
 @pytest.mark.parametrize("how", ["removed", "engine", "limit", "aborted"])
 def test_a_script_that_does_not_come_to_its_end_has_failed(node: FakeNode, how: str) -> None:
     installing(node)
-    script = node.installer.scripts[UUID]
+    script = node.environment.scripts[UUID]
     script.say(b"begun\n")
     match how:
         case "removed":
@@ -129,18 +129,18 @@ def test_an_engine_that_was_away_does_not_fail_a_script_that_ended_by_itself(
     node: FakeNode,
 ) -> None:
     installing(node)
-    node.installer.scripts[UUID].was_lost = True
-    node.installer.scripts[UUID].end(1)
+    node.environment.scripts[UUID].was_lost = True
+    node.environment.scripts[UUID].end(1)
     ended(node, successful=True)
 
 
-@pytest.mark.parametrize("where", ["create", "start"])
+@pytest.mark.parametrize("where", ["create_installer", "start_installer"])
 def test_what_the_engine_refuses_is_shown_and_reported(node: FakeNode, where: str) -> None:
-    node.installer.faults[where] = EnvironmentFailed("Docker refuses: no such image")
+    node.environment.faults[where] = EnvironmentFailed("Docker refuses: no such image")
     installing(node)
     begun = ["Starting installation process, this could take a few minutes..."]
     assert node.told("daemon message") == [
-        *(begun if where == "start" else ()),
+        *(begun if where == "start_installer" else ()),
         "The installation failed: Docker refuses: no such image",
     ]
     assert "no such image" in log(node)
@@ -177,7 +177,7 @@ def test_a_script_that_is_no_text_is_refused(node: FakeNode, script: str, why: s
     node.panel.script = InstallScript("img\udfff:1", "ash", script)
     installing(node)
     assert why in node.told("daemon message")[0]
-    assert "create" not in node.installer.calls
+    assert node.called("create_installer") == []
     ended(node, successful=False)
 
 
@@ -191,7 +191,7 @@ def test_a_directory_of_somebody_else_gets_no_script(node: FakeNode) -> None:
 
 
 def test_a_fault_of_the_node_itself_is_in_its_log_only(node: FakeNode, logged: Logged) -> None:
-    node.installer.faults["create"] = RuntimeError("secret")  # type: ignore[assignment]
+    node.environment.faults["create_installer"] = RuntimeError("secret")  # type: ignore[assignment]
     installing(node)
     assert "secret" not in " ".join(node.told("daemon message"))
     assert logged.take(RuntimeError)
@@ -203,7 +203,7 @@ def test_a_log_that_cannot_be_written_does_not_fail_the_installation(
 ) -> None:
     (node.data.parent / "logs").write_text("not a directory")
     installing(node)
-    node.installer.scripts[UUID].end()
+    node.environment.scripts[UUID].end()
     assert any("installation log" in line for line in logged.lines)
     ended(node, successful=True)
 
@@ -219,7 +219,7 @@ def test_a_running_server_is_stopped_and_its_settings_are_fetched(node: FakeNode
     assert server.state is PowerState.OFFLINE
     assert node.panel.calls == [("describe", UUID), ("install_script", UUID)]
     assert server.configuration.settings.environment == {"version": "2"}
-    node.installer.scripts[UUID].end()
+    node.environment.scripts[UUID].end()
     ended(node, successful=True)
 
 
@@ -228,9 +228,9 @@ def test_a_server_that_does_not_stop_is_killed_after_10_seconds(node: FakeNode) 
     node.environment.stubborn.add(UUID)
     reinstall(node, server).value()
     node.clock.advance(9)
-    assert UUID not in node.installer.scripts
+    assert UUID not in node.environment.scripts
     node.clock.advance(1)
-    assert node.installer.scripts[UUID].runs
+    assert node.environment.scripts[UUID].runs
 
 
 def test_during_a_power_action_it_is_refused_with_the_text_of_wings(node: FakeNode) -> None:
@@ -274,7 +274,7 @@ def test_a_script_that_is_given_runs_in_place_of_the_eggs(node: FakeNode) -> Non
     server = node.server()
     given = InstallScript("img:2", "ash", "given")
     reinstall(node, server, InstallOptions(script=given)).value()
-    assert node.installer.scripts[UUID].script == given
+    assert node.environment.scripts[UUID].script == given
     assert ("install_script", UUID) not in node.panel.calls
 
 
@@ -293,7 +293,7 @@ def test_a_server_that_is_deleted_before_it_begins_is_not_installed(node: FakeNo
         Outcome.of(node.servers.delete(UUID)).value()
         recording.callback(None)
     asked.error(ServerBusy)
-    assert (node.installer.scripts, node.unfinished()) == ({}, [])
+    assert (node.environment.scripts, node.unfinished()) == ({}, [])
 
 
 def test_only_what_is_being_installed_can_be_aborted(node: FakeNode) -> None:

@@ -16,7 +16,7 @@ from wingsd.servers.power_states import PowerAction
 
 def test_a_script_that_runs_on_is_watched_by_the_next_node(node: FakeNode) -> None:
     installing(node)
-    script = node.installer.scripts[UUID]
+    script = node.environment.scripts[UUID]
     script.say(b"one\n")
     node.restart()
     script.say(b"two\n")
@@ -38,7 +38,7 @@ def test_the_restart_is_reported_when_its_installations_have_ended(node: FakeNod
     node.restart()
     node.panel.calls.clear()
     boot(node).value()
-    node.installer.scripts[UUID].end()
+    node.environment.scripts[UUID].end()
     node.clock.advance(20)
     assert ("reset",) not in node.panel.calls
     node.panel.faults.clear()
@@ -72,33 +72,37 @@ def test_a_script_that_ended_meanwhile_is_reported(
     node: FakeNode, status: int, successful: bool
 ) -> None:
     installing(node)
-    script = node.installer.scripts[UUID]
+    script = node.environment.scripts[UUID]
     node.restart()
     script.say(b"all of it\n")
     script.end(status)
     boot(node).value()
     assert log(node).startswith("all of it\n")
     assert ("reinstalled", UUID, successful) in node.panel.calls
-    assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
+    assert (node.environment.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
 
 
 def test_a_script_is_resumed_when_the_engine_answers_again(node: FakeNode) -> None:
     installing(node)
     node.restart()
-    node.installer.faults["find"] = EnvironmentFailed("the Docker engine does not answer")
+    node.environment.faults["find_installer"] = EnvironmentFailed(
+        "the Docker engine does not answer"
+    )
     boot(node).value()
     node.clock.pump([20] * 5)
     assert node.unfinished() == [UUID]
-    node.installer.faults.clear()
+    node.environment.faults.clear()
     node.clock.advance(60)
-    node.installer.scripts[UUID].end()
+    node.environment.scripts[UUID].end()
     ended(node, successful=True)
 
 
 def test_an_installation_can_be_aborted_while_the_engine_does_not_answer(node: FakeNode) -> None:
     installing(node)
     node.restart()
-    node.installer.faults["find"] = EnvironmentFailed("the Docker engine does not answer")
+    node.environment.faults["find_installer"] = EnvironmentFailed(
+        "the Docker engine does not answer"
+    )
     boot(node).value()
     node.installations.abort(UUID)
     ended(node, successful=False)
@@ -108,19 +112,19 @@ def test_an_abort_holds_when_the_node_ends_before_the_engine_has_answered(
     node: FakeNode,
 ) -> None:
     installing(node)
-    hang = node.installer.faults["copy_output"] = Hang()
+    hang = node.environment.faults["copy_output"] = Hang()
     node.installations.abort(UUID)
     node.restart()
-    node.installer.faults.clear()
+    node.environment.faults.clear()
     boot(node).value()
     assert ("reinstalled", UUID, False) in node.panel.calls
-    assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
+    assert (node.environment.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
     hang.release()
 
 
 def test_a_script_whose_container_is_gone_has_failed(node: FakeNode) -> None:
     installing(node)
-    node.installer.scripts.clear()
+    node.environment.scripts.clear()
     node.restart()
     boot(node).value()
     assert "its container is gone" in node.told("daemon message")[-1]
@@ -129,18 +133,18 @@ def test_a_script_whose_container_is_gone_has_failed(node: FakeNode) -> None:
     assert node.unfinished() == []
 
 
-@pytest.mark.parametrize("where", ["create", "start"])
+@pytest.mark.parametrize("where", ["create_installer", "start_installer"])
 def test_a_script_that_did_not_run_yet_is_begun_again(node: FakeNode, where: str) -> None:
     server = node.server()
-    hang = node.installer.faults[where] = Hang()
+    hang = node.environment.faults[where] = Hang()
     given = InstallScript("img:2", "ash", "given")
     reinstall(node, server, InstallOptions(script=given)).value()
     node.restart()
-    node.installer.faults.clear()
+    node.environment.faults.clear()
     boot(node).value()
-    assert node.installer.scripts[UUID].runs
-    assert node.installer.scripts[UUID].script == given
-    node.installer.scripts[UUID].end()
+    assert node.environment.scripts[UUID].runs
+    assert node.environment.scripts[UUID].script == given
+    node.environment.scripts[UUID].end()
     assert ("reinstalled", UUID, True) in node.panel.calls
     hang.release()
 
@@ -159,11 +163,11 @@ def test_a_restart_does_not_prolong_the_limit(node: FakeNode) -> None:
 
 def test_a_node_that_ends_while_it_cleans_up_reports_what_was_decided(node: FakeNode) -> None:
     installing(node)
-    hang = node.installer.faults["remove"] = Hang()
-    node.installer.scripts[UUID].end()
+    hang = node.environment.faults["remove_installer"] = Hang()
+    node.environment.scripts[UUID].end()
     node.restart()
-    node.installer.faults.clear()
-    node.installer.scripts.clear()
+    node.environment.faults.clear()
+    node.environment.scripts.clear()
     boot(node).value()
     assert ("reinstalled", UUID, True) in node.panel.calls
     assert (node.unfinished(), node.scripts()) == ([], [])
@@ -175,27 +179,27 @@ def test_a_server_that_the_panel_deleted_meanwhile_leaves_nothing(node: FakeNode
     node.panel.known.clear()
     node.restart()
     boot(node).value()
-    assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
+    assert (node.environment.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
     assert ("reset",) in node.panel.calls
 
 
 def test_an_installer_without_an_installation_is_removed(node: FakeNode) -> None:
     installing(node)
-    script = node.installer.scripts[UUID]
+    script = node.environment.scripts[UUID]
     script.end()
-    node.installer.scripts[OTHER] = script
+    node.environment.scripts[OTHER] = script
     node.restart()
     boot(node).value()
-    assert node.installer.scripts == {}
+    assert node.environment.scripts == {}
 
 
 def test_a_container_that_the_engine_keeps_is_removed_later(node: FakeNode) -> None:
     installing(node)
-    node.installer.faults["remove"] = EnvironmentFailed("the engine is away")
-    node.installer.scripts[UUID].end()
+    node.environment.faults["remove_installer"] = EnvironmentFailed("the engine is away")
+    node.environment.scripts[UUID].end()
     assert node.panel.calls[-1] == ("reinstalled", UUID, True)
-    assert UUID in node.installer.scripts
+    assert UUID in node.environment.scripts
     node.clock.pump([1, 2])
-    node.installer.faults.clear()
+    node.environment.faults.clear()
     node.clock.pump([4, 8])
     ended(node, successful=True)

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, running
-from tests.support import FakeEnvironment
+from tests.support import FakeContainers
 from tests.support.environment import FakeProcess
 from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import ContainerUsage, LayerProgress, Watcher
@@ -20,8 +20,8 @@ from wingsd.errors import (
     ServerNotRunning,
 )
 from wingsd.panel.schemas import Stop
-from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.power import KILL_TIMEOUT
+from wingsd.servers.power_states import PowerAction, PowerState
 
 
 def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: FakeNode) -> None:
@@ -145,17 +145,17 @@ def test_it_may_end_before_the_engine_answers(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = node.server(configuration(done=()))
-    start = FakeEnvironment.start
+    start = FakeContainers.start
 
     async def start_and_end(
-        environment: FakeEnvironment, uuid: str, watcher: Watcher
+        environment: FakeContainers, uuid: str, watcher: Watcher
     ) -> FakeProcess:
         process = await start(environment, uuid, watcher)
         process.say(b"no such file\n")
         process.end(127)
         return process
 
-    monkeypatch.setattr(FakeEnvironment, "start", start_and_end)
+    monkeypatch.setattr(FakeContainers, "start", start_and_end)
     do(server, PowerAction.START).value()
     # It crashed, and so did the program that was started again.
     assert node.told("status") == ["starting", "offline", "starting", "offline"]
@@ -179,11 +179,11 @@ def test_late_events_are_ignored(node: FakeNode, monkeypatch: pytest.MonkeyPatch
     server = node.server()
     watchers: list[Watcher] = []
 
-    async def fail(_: FakeEnvironment, uuid: str, watcher: Watcher) -> FakeProcess:
+    async def fail(_: FakeContainers, uuid: str, watcher: Watcher) -> FakeProcess:
         watchers.append(watcher)
         raise EnvironmentFailed("no port")
 
-    monkeypatch.setattr(FakeEnvironment, "start", fail)
+    monkeypatch.setattr(FakeContainers, "start", fail)
     do(server, PowerAction.START).error(EnvironmentFailed)
     node.events.clear()
     watchers[0].output(b"up\n")
@@ -300,15 +300,15 @@ def test_one_that_is_up_before_the_engine_says_that_it_runs_can_be_spoken_to(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = node.server()
-    start, answer = FakeEnvironment.start, Deferred[None]()
+    start, answer = FakeContainers.start, Deferred[None]()
 
-    async def slow_answer(fake: FakeEnvironment, uuid: str, watcher: Watcher) -> FakeProcess:
+    async def slow_answer(fake: FakeContainers, uuid: str, watcher: Watcher) -> FakeProcess:
         process = await start(fake, uuid, watcher)
         process.say(b"up\n")
         await answer
         return process
 
-    monkeypatch.setattr(FakeEnvironment, "start", slow_answer)
+    monkeypatch.setattr(FakeContainers, "start", slow_answer)
     starting = do(server, PowerAction.START)
     assert node.told("status") == ["starting"]
     answer.callback(None)

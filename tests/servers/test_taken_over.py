@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers.harness import OTHER, UUID, FakeNode, boot, configuration, do
 from tests.servers.installing import log
-from tests.support.installer import FakeScript
+from tests.support.environment import FakeScript
 from wingsd.errors import EnvironmentFailed, ServerBusy
 from wingsd.panel.schemas import InstallScript
 from wingsd.servers.power_states import PowerAction
@@ -36,7 +36,7 @@ def begun_by_wings(node: FakeNode, output: bytes = b"") -> FakeScript:
         has_started=True,
         is_foreign=True,
     )
-    node.installer.scripts[UUID] = script
+    node.environment.scripts[UUID] = script
     return script
 
 
@@ -56,7 +56,7 @@ def test_its_script_runs_on_and_is_reported_before_the_restart(node: FakeNode) -
     assert reported(node) == [("installed", UUID, True), ("reset",)]
     assert log(node) == "one\ntwo\n"
     assert "Container Image:      egg/image" in log(node, output=False)
-    assert (node.installer.scripts, node.servers.get(UUID).hold) == ({}, "")
+    assert (node.environment.scripts, node.servers.get(UUID).hold) == ({}, "")
 
 
 def test_the_log_of_an_earlier_one_tells_a_reinstallation(node: FakeNode) -> None:
@@ -86,22 +86,22 @@ def test_one_that_ended_meanwhile_leaves_its_log_and_counts_as_installed(node: F
     script.end()
     boot(node).value()
     assert reported(node) == [("reset",)]
-    assert (log(node), node.installer.scripts) == ("all done\n", {})
+    assert (log(node), node.environment.scripts) == ("all done\n", {})
 
 
 def test_one_of_a_server_that_is_not_this_nodes_any_more_is_removed(node: FakeNode) -> None:
     begun_by_wings(node)
     node.panel.known.clear()
     boot(node).value()
-    assert (node.installer.scripts, reported(node)) == ({}, [("reset",)])
+    assert (node.environment.scripts, reported(node)) == ({}, [("reset",)])
 
 
 def test_an_engine_that_does_not_answer_is_asked_again(node: FakeNode) -> None:
     script = begun_by_wings(node)
-    node.installer.faults["all"] = EnvironmentFailed("the engine is away")
+    node.environment.faults["installers"] = EnvironmentFailed("the engine is away")
     boot(node).value()
     node.clock.advance(2)
-    node.installer.faults.clear()
+    node.environment.faults.clear()
     node.clock.pump([2, 4])
     script.end()
     assert reported(node) == [("reset",), ("installed", UUID, True)]

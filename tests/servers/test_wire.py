@@ -15,13 +15,13 @@ from tests.servers.harness import UUID
 from tests.support import (
     Answer,
     Call,
-    FakeEnvironment,
+    FakeContainers,
     SynchronousWorkers,
     process_configuration,
     server_settings,
 )
 from tests.support import Panel as FakePanel
-from tests.support.installer import FakeInstaller, fake_installations
+from tests.support.installer import fake_installations
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
 from wingsd.config import Config, RemoteQuery, SystemConfig, User
@@ -47,8 +47,7 @@ class NodeWithPanel:
         self.data.mkdir()
         self.panel = FakePanel()
         self.registered = self.panel.add_node("https://here.invalid:8080")
-        self.environment = FakeEnvironment()
-        self.installer = FakeInstaller()
+        self.environment = FakeContainers()
         self.disk = Workers(reactor, "disk", 2)
         self.servers: Servers
 
@@ -74,7 +73,7 @@ class NodeWithPanel:
             panel,
             self.environment,
             EventBus(),
-            fake_installations(config, panel, database, self.disk, reactor, self.installer),
+            fake_installations(config, panel, database, self.disk, reactor, self.environment),
             storage=ServerStorage(
                 ServerDirectories(str(self.data), (os.getuid(), os.getgid())),
                 self.disk,
@@ -119,8 +118,8 @@ async def test_a_server_is_created_started_and_deleted(node: NodeWithPanel) -> N
         server_settings(UUID), node.registered, process_configuration(startup={"done": ["ready"]})
     )
     await node.servers.create(UUID)
-    await until(lambda: UUID in node.installer.scripts and node.installer.scripts[UUID].runs)
-    node.installer.scripts[UUID].end()
+    await until(lambda: UUID in node.environment.scripts and node.environment.scripts[UUID].runs)
+    node.environment.scripts[UUID].end()
     await until(lambda: node.panel.installed(UUID) is not None)
     server = node.servers.get(UUID)
     await until(lambda: not server.hold)

@@ -1,6 +1,6 @@
 """Public fakes of what surrounds wingsd, for its own tests, its demo, and other people's tests."""
 
-from tests.support.environment import FakeEnvironment, FakeProcess
+from tests.support.environment import FakeContainers, FakeProcess
 from tests.support.faults import Answer, Drop, Fault, Hang
 from tests.support.panel import Call, Node, NodeError, Panel
 from tests.support.settings import process_configuration, server_settings
@@ -10,7 +10,7 @@ __all__ = [
     "Answer",
     "Call",
     "Drop",
-    "FakeEnvironment",
+    "FakeContainers",
     "FakeProcess",
     "Fault",
     "Hang",

@@ -1,21 +1,28 @@
 """What servers run in, in memory: for tests that want containers without an engine.
 
-`FakeEnvironment` keeps what a real one would, and records what it is asked. The processes in it
+`FakeContainers` keeps what a real one would, and records what it is asked. The processes in it
 do nothing by themselves: the test says what they write, use and end with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
 from tests.support.faults import Hang
 from wingsd.docker.container import check_variables
 from wingsd.docker.engine import console_lines
-from wingsd.docker.runtime import ContainerUsage, LayerProgress, PullListener, Watcher
+from wingsd.docker.runtime import (
+    Containers,
+    ContainerUsage,
+    InstallerState,
+    LayerProgress,
+    PullListener,
+    Watcher,
+)
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Build, Settings
+from wingsd.panel.schemas import Build, InstallScript, Settings
 
 #: The exit status of a process that was killed, 128 + SIGKILL.
 KILLED = 137
@@ -23,10 +30,10 @@ KILLED = 137
 
 @attrs.define(eq=False)
 class FakeProcess:
-    """A process that runs in a `FakeEnvironment`; also the `Running` that wingsd holds of it."""
+    """A process that runs in a `FakeContainers`; also the `Running` that wingsd holds of it."""
 
     uuid: str
-    _environment: FakeEnvironment
+    _environment: FakeContainers
     #: None when nobody watches: detached, or ended.
     watcher: Watcher | None
     was_lost: bool = attrs.field(default=False, init=False)
@@ -86,12 +93,63 @@ class FakeProcess:
 
 
 @attrs.define(eq=False)
-class FakeEnvironment:
-    """An `Environment` in memory.
+class FakeScript:
+    """An installer's container, and the `Running` that wingsd holds of it."""
+
+    uuid: str
+    script: InstallScript
+    #: The host's directory with the script.
+    directory: str
+    #: What it has written.
+    output: bytes = b""
+    watcher: Watcher | None = None
+    status: int | None = None
+    out_of_memory: bool = False
+    has_started: bool = False
+    #: Whether Wings made it.
+    is_foreign: bool = False
+    was_lost: bool = False
+
+    @property
+    def runs(self) -> bool:
+        return self.has_started and self.status is None
+
+    def say(self, data: bytes) -> None:
+        self.output += data
+        if self.watcher is not None:
+            self.watcher.output(data)
+
+    def end(self, status: int | None = 0, *, out_of_memory: bool = False) -> None:
+        """End by itself; None is a container that somebody has removed."""
+        self.status = -1 if status is None else status
+        self.out_of_memory = out_of_memory
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            watcher.ended(status, out_of_memory=out_of_memory)
+
+    def detach(self) -> None:
+        self.watcher = None
+
+    async def command(self, line: str) -> None:
+        raise NotImplementedError
+
+    signal = command
+
+    async def stop(self) -> None:
+        raise NotImplementedError
+
+    kill = stop
+
+
+@attrs.define(eq=False)
+class FakeContainers(Containers):
+    """`Containers` in memory. Scripts do nothing by themselves.
 
     `calls` has one tuple for every call, refused ones included: the method's name, the server's
     UUID, and a command's line or a signal's name, those of a `Running` among them.
     """
+
+    enabled: bool = attrs.field(default=True, init=False)
 
     calls: list[tuple[str, ...]] = attrs.field(factory=list, init=False)
     #: The containers by server, each with the settings it was made from.
@@ -112,6 +170,14 @@ class FakeEnvironment:
     pull_lines: Sequence[str | LayerProgress | None] = attrs.field(default=(), init=False)
     #: Console lines that end a process which is not stubborn.
     quit_commands: Collection[str] = attrs.field(default=("stop", "end", "quit"), init=False)
+    #: The installers, by server.
+    scripts: dict[str, FakeScript] = attrs.field(factory=dict, init=False)
+    #: What a script has written before `start_installer` returns.
+    first_output: bytes = attrs.field(default=b"", init=False)
+    #: The lines of each pull of an installer's image.
+    pulls: tuple[str | None, ...] = attrs.field(
+        default=("", "Downloading [=>] 1 MB/2 MB", None), init=False
+    )
     #: What a method, by name, meets until it is taken out: raised, or waited for before it acts.
     faults: dict[str, EnvironmentFailed | Hang] = attrs.field(factory=dict, init=False)
 
@@ -123,6 +189,9 @@ class FakeEnvironment:
 
     async def called(self, name: str, uuid: str, *more: str) -> None:
         self.calls.append((name, uuid, *more))
+        await self._meet(name)
+
+    async def _meet(self, name: str) -> None:
         fault = self.faults.get(name)
         if isinstance(fault, Hang):
             await fault.wait()
@@ -197,6 +266,60 @@ class FakeEnvironment:
     async def logs(self, uuid: str, lines: int) -> list[str]:
         await self.called("logs", uuid)
         return console_lines(self.consoles.get(uuid, b""))[-lines:] if lines > 0 else []
+
+    async def create_installer(
+        self, settings: Settings, script: InstallScript, directory: str, listener: PullListener
+    ) -> None:
+        await self.called("create_installer", settings.uuid)
+        for line in self.pulls:
+            listener(line)
+        self.scripts[settings.uuid] = FakeScript(settings.uuid, script, directory)
+
+    async def start_installer(self, uuid: str, watcher: Watcher) -> FakeScript:
+        await self.called("start_installer", uuid)
+        script = self.scripts[uuid]
+        script.has_started, script.watcher = True, watcher
+        if self.first_output:
+            script.say(self.first_output)
+        return script
+
+    async def find_installer(self, uuid: str) -> InstallerState | None:
+        await self.called("find_installer", uuid)
+        script = self.scripts.get(uuid)
+        if script is None:
+            return None
+        return InstallerState(
+            script.has_started,
+            script.runs,
+            script.status,
+            script.out_of_memory,
+            is_foreign=script.is_foreign,
+            image=script.script.container_image,
+            entrypoint=script.script.entrypoint,
+        )
+
+    async def adopt_installer(self, uuid: str, watcher: Watcher) -> FakeScript | None:
+        await self.called("adopt_installer", uuid)
+        script = self.scripts.get(uuid)
+        if script is None or not script.runs:
+            return None
+        script.watcher = watcher
+        return script
+
+    async def copy_output(self, uuid: str, write: Callable[[bytes], object]) -> None:
+        await self.called("copy_output", uuid)
+        if uuid in self.scripts:
+            write(self.scripts[uuid].output)
+
+    async def remove_installer(self, uuid: str) -> None:
+        await self.called("remove_installer", uuid)
+        script = self.scripts.pop(uuid, None)
+        if script is not None and script.runs:
+            script.end(137)
+
+    async def installers(self) -> list[str]:
+        await self._meet("installers")
+        return [*self.scripts]
 
     def _make(self, settings: Settings) -> None:
         self.containers[settings.uuid] = settings

@@ -10,7 +10,6 @@ from typing import Any, cast
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from tests.support.installer import FakeInstaller
 from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
@@ -130,7 +129,7 @@ class Harness(NodeObjects):
     ) -> None:
         heard: Any = RecordingObserver()
         pools: Any = _OnePool(workers)
-        self.heard, self.installer = heard, FakeInstaller()
+        self.heard = heard
         super().__init__(
             config,
             f"tcp:{port}:interface=127.0.0.1",
@@ -138,7 +137,7 @@ class Harness(NodeObjects):
             pools=pools,
             observer=heard,
             panel=panel,
-            containers=NodeContainers(environment, self.installer),
+            containers=NodeContainers(environment),
             servers=servers,
         )
         self.store.open()

@@ -15,7 +15,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 
-from tests.support.environment import FakeEnvironment
+from tests.support.environment import FakeContainers
 from tests.support.harness import Harness, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
@@ -110,7 +110,7 @@ class NodeInProcess(Harness):
         """`system` is more of the configuration's `system`."""
         self.directory = directory
         self.panel: Any = self.panel_kind()
-        self.environment = FakeEnvironment()
+        self.environment = FakeContainers()
         self.config = node_config(
             directory,
             attrs.evolve(transfers or TransfersConfig(), concurrent=1, waiting=2, durable=False),

@@ -54,15 +54,8 @@ from wingsd.control.transfers import KeptCopies, TransferList
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
-from wingsd.docker.installer_spec import installer_environment
-from wingsd.docker.runtime import (
-    EngineInformation,
-    Environment,
-    Installer,
-    NoEnvironment,
-    NoInstaller,
-    engine_address,
-)
+from wingsd.docker.container import installer_environment
+from wingsd.docker.runtime import Containers, EngineInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import ChangeLanes, FileTasks
@@ -139,8 +132,7 @@ INFORMATION_KEPT = 1.0
 class NodeContainers:
     """The containers of servers and of installers, and their engine, None without one."""
 
-    environment: Environment
-    installer: Installer
+    containers: Containers
     ask_engine: AskEngine | None = None
     engine: NodeEngine | None = None
 
@@ -201,7 +193,7 @@ class NodeObjects:
         self.servers = servers or Servers(
             config,
             self.panel,
-            self.containers.environment,
+            self.containers.containers,
             self.bus,
             self.installations,
             storage=ServerStorage(directories, pools.disk, pools.long),
@@ -261,7 +253,7 @@ class NodeObjects:
                 form=transfers.form,
                 reactor=reactor,
             ),
-            environment=self.containers.environment,
+            environment=self.containers.containers,
             servers=self.servers,
             reactor=reactor,
         )
@@ -285,7 +277,7 @@ class NodeObjects:
         )
         self.source_servers = SourceServers(
             servers=self.servers,
-            environment=self.containers.environment,
+            environment=self.containers.containers,
             quarantine=self.quarantine,
             backups=Removal(system.backup_directory, pools.long),
             database=self.database,
@@ -522,12 +514,11 @@ class NodeObjects:
     def _make_containers(self) -> NodeContainers:
         config, pool, reactor = self.config, self.pools.engine, self.reactor
         if not config.docker.enabled:
-            return NodeContainers(NoEnvironment(), NoInstaller())
+            return NodeContainers(Containers())
         # Here, since docker-py and its libraries take 8 MiB, which a node without Docker saves.
         from wingsd.docker import engine  # noqa: PLC0415
         from wingsd.docker.async_engine import AsyncEngine  # noqa: PLC0415
-        from wingsd.docker.environment import DockerEnvironment  # noqa: PLC0415
-        from wingsd.docker.installer import DockerInstaller  # noqa: PLC0415
+        from wingsd.docker.containers import DockerContainers  # noqa: PLC0415
         from wingsd.node.engine import NodeEngine  # noqa: PLC0415
 
         address = engine_address(config.docker.socket, os.environ)
@@ -535,11 +526,10 @@ class NodeObjects:
         def ask() -> Deferred[EngineInformation]:
             return pool.run(engine.information, address, self.observer)
 
-        environment = DockerEnvironment(config, pool, reactor, self.observer)
-        self.live.follow(environment.use)
+        containers = DockerContainers(config, pool, reactor, self.observer)
+        self.live.follow(containers.use)
         return NodeContainers(
-            environment,
-            DockerInstaller(config, pool, reactor, self.observer),
+            containers,
             SharedAnswer(ask, reactor, keep=INFORMATION_KEPT).get,
             NodeEngine(AsyncEngine(pool, address, self.observer), reactor),
         )
@@ -548,7 +538,7 @@ class NodeObjects:
         config = self.config
         parts = InstallParts(
             panel=self.panel,
-            installer=self.containers.installer,
+            containers=self.containers.containers,
             scripts=ScriptDirectories(config.system.tmp_directory),
             log=partial(InstallLog.configured, config),
             variables=partial(installer_environment, config),

@@ -15,7 +15,7 @@ import posixpath
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import datetime
 from http import HTTPStatus
@@ -29,9 +29,21 @@ from docker.errors import APIError, DockerException, NotFound, StreamParseError
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
-from wingsd.docker.container import HOME, INSTALLED, MACHINE_ID, ContainerSpec
+from wingsd.docker.container import (
+    HOME,
+    INSTALLED,
+    MACHINE_ID,
+    NODE_LABEL,
+    SERVER_LABELS,
+    ContainerSpec,
+)
 from wingsd.docker.network import NetworkSpec, advice_against
-from wingsd.docker.runtime import EngineInformation
+from wingsd.docker.runtime import (
+    EngineDisk,
+    EngineInformation,
+    RunningContainer,
+    ServerContainer,
+)
 from wingsd.errors import NOT_RUNNING, ConsoleBlocked, EnvironmentFailed, ServerNotRunning
 from wingsd.util.observer import ENGINE, Observer
 
@@ -44,6 +56,8 @@ __all__ = [
     "container_state",
     "copy_output",
     "create_container",
+    "engine_disk",
+    "engine_report",
     "ensure_network",
     "explain",
     "foreign_container",
@@ -54,10 +68,13 @@ __all__ = [
     "names_with_labels",
     "network_exists",
     "parse_time",
+    "prune_images",
     "pull_lines",
     "remove_container",
     "resolved_home",
+    "running_containers",
     "send_signal",
+    "server_containers",
     "start_container",
     "stop_container",
     "tls_config",
@@ -432,3 +449,77 @@ def _information(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineI
         filesystem=storage.get("Backing Filesystem", ""),
         runc=(info.get("RuncCommit") or {}).get("ID", ""),
     )
+
+
+#: Seconds that the engine may take to add up sizes, or to remove images.
+COUNT_TIMEOUT = 120
+PRUNE_TIMEOUT = 3600
+#: Characters of an identifier that are shown.
+_SHORT = 12
+
+
+def engine_disk(client: DockerClient) -> EngineDisk:
+    """Return what the engine keeps on its disk. It adds up the sizes, which takes its time."""
+    client.timeout = COUNT_TIMEOUT
+    found = client.df()
+    images, containers = found.get("Images") or (), found.get("Containers") or ()
+    caches = found.get("BuildCache") or ()
+    return EngineDisk(
+        containers_size=sum(_sizes(containers, "SizeRootFs")),
+        images_total=len(images),
+        images_active=sum(1 for image in images if (image.get("Containers") or 0) > 0),
+        images_size=found.get("LayersSize") or 0,
+        build_cache_size=sum(_sizes((each for each in caches if not each.get("Shared")), "Size")),
+    )
+
+
+def _sizes(things: Iterable[Mapping[str, Any]], key: str) -> Iterable[int]:
+    return (thing.get(key) or 0 for thing in things)
+
+
+def prune_images(client: DockerClient, filters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Remove images without a name and a container; return what the engine says of it.
+
+    `filters` are the engine's, such as a label that an image must have. This may take minutes.
+    """
+    client.timeout = PRUNE_TIMEOUT
+    unannotated: Any = client
+    removed: dict[str, Any] = unannotated.prune_images(dict(filters or {}))
+    return removed
+
+
+def running_containers(client: DockerClient) -> list[RunningContainer]:
+    """Return the containers that run."""
+    return [
+        RunningContainer(
+            id=str(found.get("Id", ""))[:_SHORT],
+            name=", ".join(name.lstrip("/") for name in found.get("Names") or ()),
+            image=found.get("Image", ""),
+            status=found.get("Status", ""),
+        )
+        for found in client.containers()
+    ]
+
+
+def server_containers(client: DockerClient) -> list[ServerContainer]:
+    """Return the containers of servers, of any node, running or not."""
+    wanted = [f"{key}={value}" for key, value in SERVER_LABELS.items()]
+    found = client.containers(all=True, filters={"label": wanted})
+    return [
+        ServerContainer(
+            name=str(next(iter(each.get("Names") or ()), each["Id"])).lstrip("/"),
+            home=resolved_home(mount["Source"]),
+            status=each.get("Status") or "",
+            image=each.get("Image") or "",
+            node=(each.get("Labels") or {}).get(NODE_LABEL, ""),
+        )
+        for each in found
+        for mount in each.get("Mounts") or ()
+        if mount.get("Destination") == HOME and mount.get("Source")
+    ]
+
+
+def engine_report(client: DockerClient) -> dict[str, Any]:
+    """Return what the engine reports about itself."""
+    info: dict[str, Any] = client.info()
+    return info

@@ -1,7 +1,7 @@
-"""The interface to servers' environments, and the environment of a node that runs no servers.
+"""The interface to the containers of a node, which is that of a node that runs no servers.
 
-An `Environment` creates, starts and removes; a `Running` is a started process; a `Watcher` gets
-the events of a process.
+`Containers` creates, starts and removes; a `Running` is a started process; a `Watcher` gets the
+events of a process.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from wingsd.panel.schemas import Build, InstallScript, Settings
 
 __all__ = [
     "ContainerUsage",
+    "Containers",
     "EngineDisk",
     "EngineInformation",
-    "Environment",
-    "Installer",
     "InstallerState",
     "LayerProgress",
-    "NoEnvironment",
-    "NoInstaller",
     "PullListener",
     "Running",
     "RunningContainer",
@@ -96,108 +93,6 @@ class Running(Protocol):
         """Stop watching; the process continues to run."""
 
 
-class Environment(Protocol):
-    """The environments of servers.
-
-    Methods raise `EnvironmentFailed`. Environments of another node on the same engine are never
-    touched: where one has the same name, that is a failure.
-    """
-
-    async def create(self, settings: Settings) -> bool:
-        """Make the environment of a server; return whether this call made it.
-
-        An existing one of this node is kept.
-        """
-
-    async def name_conflict(self, uuid: str) -> str:
-        """Describe an environment of another node that has this server's name; empty if none."""
-
-    async def rehearse(self, settings: Settings) -> float:
-        """Try whether an environment with these settings can be made; leave nothing but its image.
-
-        Return the seconds that this took once the image was there. The environment of the server,
-        and one of another node with its name, are not touched. For some minutes the image counts
-        as the newest.
-        """
-
-    async def end_rehearsal(self, uuid: str) -> None:
-        """Remove what an earlier daemon has left that died during a rehearsal."""
-
-    async def recreate(
-        self, settings: Settings, listener: PullListener | None = None
-    ) -> list[str]:
-        """Replace the environment by one with these settings; the old one must not run.
-
-        `listener` gets the lines of its image's pull. Return what to say to users of what is left
-        out.
-        """
-
-    async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
-        """Change the limits of a running environment; return warnings on what is not applied."""
-
-    async def remove(self, uuid: str) -> None:
-        """Remove the environment, running or not; ignore a missing one, or another node's."""
-
-    async def start(self, uuid: str, watcher: Watcher) -> Running:
-        """Start the server; `watcher` gets all its events."""
-
-    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
-        """Watch a process that runs already; None when none of this node runs."""
-
-    async def logs(self, uuid: str, lines: int) -> list[str]:
-        """Return the last lines of the console, also of a stopped server."""
-
-
-_DISABLED = (
-    "Docker is disabled on this node, so no server can be started: set docker.enabled to true in "
-    "its configuration"
-)
-
-
-class NoEnvironment:
-    """The `Environment` of a node with `docker.enabled: false`."""
-
-    async def create(self, settings: Settings) -> bool:
-        """Do nothing; return False."""
-        return False
-
-    async def name_conflict(self, uuid: str) -> str:
-        """Return an empty text: there is no engine."""
-        return ""
-
-    async def rehearse(self, settings: Settings) -> float:
-        """Return 0: there is nothing to make."""
-        return 0.0
-
-    async def end_rehearsal(self, uuid: str) -> None:
-        """Do nothing."""
-
-    async def recreate(
-        self, settings: Settings, listener: PullListener | None = None
-    ) -> list[str]:
-        """Do nothing."""
-        return []
-
-    async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
-        """Do nothing."""
-        return []
-
-    async def remove(self, uuid: str) -> None:
-        """Do nothing."""
-
-    async def start(self, uuid: str, watcher: Watcher) -> Running:
-        """Raise `EnvironmentFailed`: no servers run here."""
-        raise EnvironmentFailed(_DISABLED)
-
-    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
-        """Return None: no servers run here."""
-        return None
-
-    async def logs(self, uuid: str, lines: int) -> list[str]:
-        """Return no lines."""
-        return []
-
-
 @attrs.frozen(repr=False)
 class LayerProgress:
     """The progress of one layer of an image's pull, in bytes; a total of 0 is not known.
@@ -231,73 +126,106 @@ class InstallerState:
     environment: Mapping[str, str] = attrs.field(factory=dict)
 
 
-class Installer(Protocol):
-    """The containers that run eggs' installation scripts, at most one for each server.
+_DISABLED = (
+    "Docker is disabled on this node, so no server can be started: set docker.enabled to true in "
+    "its configuration"
+)
 
-    Methods raise `EnvironmentFailed`. Those of another node on the same engine are never touched.
-    `enabled` is whether this node can run scripts.
+
+class Containers:
+    """The containers of servers, and those that install them, at most one of each for a server.
+
+    This is a node with `docker.enabled: false`, which has none; `DockerContainers` overrides all.
+    Methods raise `EnvironmentFailed`. Containers of another node on the same engine are never
+    touched: where one has the name of a server's, that is a failure.
     """
 
-    enabled: bool
+    #: Whether this node can run programs of servers, and scripts that install them.
+    enabled = False
 
-    async def create(
+    async def create(self, settings: Settings) -> bool:
+        """Make the container of a server; return whether this call made it.
+
+        An existing one of this node is kept.
+        """
+        return False
+
+    async def name_conflict(self, uuid: str) -> str:
+        """Describe a container of another node that has this server's name; empty if none."""
+        return ""
+
+    async def rehearse(self, settings: Settings) -> float:
+        """Try whether a container with these settings can be made; leave nothing but its image.
+
+        Return the seconds that this took once the image was there. The container of the server,
+        and one of another node with its name, are not touched. For some minutes the image counts
+        as the newest.
+        """
+        return 0.0
+
+    async def end_rehearsal(self, uuid: str) -> None:
+        """Remove what an earlier daemon has left that died during a rehearsal."""
+
+    async def recreate(
+        self, settings: Settings, listener: PullListener | None = None
+    ) -> list[str]:
+        """Replace the container by one with these settings; the old one must not run.
+
+        `listener` gets the lines of its image's pull. Return what to say to users of what is left
+        out.
+        """
+        return []
+
+    async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
+        """Change the limits of a running container; return warnings on what is not applied."""
+        return []
+
+    async def remove(self, uuid: str) -> None:
+        """Remove the container, running or not; ignore a missing one, or another node's."""
+
+    async def start(self, uuid: str, watcher: Watcher) -> Running:
+        """Start the server; `watcher` gets all its events."""
+        raise EnvironmentFailed(_DISABLED)
+
+    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
+        """Watch a process that runs already; None when none of this node runs."""
+        return None
+
+    async def logs(self, uuid: str, lines: int) -> list[str]:
+        """Return the last lines of the console, also of a stopped server."""
+        return []
+
+    # Installers
+
+    async def create_installer(
         self, settings: Settings, script: InstallScript, directory: str, listener: PullListener
     ) -> None:
         """Pull the image and create the installer, in place of one that is left over.
 
-        `directory` has the script, as `wingsd.docker.installer_spec.SCRIPT`.
+        `directory` has the script, as `wingsd.docker.container.SCRIPT`.
         """
+        raise EnvironmentFailed(_DISABLED)
 
-    async def start(self, uuid: str, watcher: Watcher) -> Running:
+    async def start_installer(self, uuid: str, watcher: Watcher) -> Running:
         """Start the created installer; `watcher` gets its output from the first byte."""
+        raise EnvironmentFailed(_DISABLED)
 
-    async def find(self, uuid: str) -> InstallerState | None:
+    async def find_installer(self, uuid: str) -> InstallerState | None:
         """Return the state of a server's installer, None when there is none."""
+        return None
 
-    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
+    async def adopt_installer(self, uuid: str, watcher: Watcher) -> Running | None:
         """Watch an installer from now on; None when it does not run."""
+        return None
 
     async def copy_output(self, uuid: str, write: Callable[[bytes], object]) -> None:
         """Call `write`, in a thread, with all that an installer has written so far."""
 
-    async def remove(self, uuid: str) -> None:
-        """Remove a server's installer, running or not; ignore a missing one."""
+    async def remove_installer(self, uuid: str) -> None:
+        """Remove a server's installer, running or not; ignore a missing one, or another node's."""
 
-    async def all(self) -> list[str]:
+    async def installers(self) -> list[str]:
         """Return the servers of this node that have an installer."""
-
-
-class NoInstaller:
-    """The `Installer` of a node with `docker.enabled: false`."""
-
-    enabled = False
-
-    async def create(
-        self, settings: Settings, script: InstallScript, directory: str, listener: PullListener
-    ) -> None:
-        """Raise `EnvironmentFailed`: no containers run here."""
-        raise EnvironmentFailed(_DISABLED)
-
-    async def start(self, uuid: str, watcher: Watcher) -> Running:
-        """Raise `EnvironmentFailed`: no containers run here."""
-        raise EnvironmentFailed(_DISABLED)
-
-    async def find(self, uuid: str) -> InstallerState | None:
-        """Return None."""
-        return None
-
-    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
-        """Return None."""
-        return None
-
-    async def copy_output(self, uuid: str, write: Callable[[bytes], object]) -> None:
-        """Do nothing."""
-
-    async def remove(self, uuid: str) -> None:
-        """Do nothing."""
-
-    async def all(self) -> list[str]:
-        """Return nothing."""
         return []
 
 

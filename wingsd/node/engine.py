@@ -20,15 +20,15 @@ from twisted.python.failure import Failure
 
 from wingsd.config import Config
 from wingsd.docker.async_engine import AsyncEngine
-from wingsd.docker.engine import DockerClient
-from wingsd.docker.runtime import EngineDisk, RunningContainer, ServerContainer
-from wingsd.docker.usage import (
+from wingsd.docker.engine import (
+    DockerClient,
     engine_disk,
     engine_report,
     prune_images,
     running_containers,
     server_containers,
 )
+from wingsd.docker.runtime import EngineDisk, RunningContainer, ServerContainer
 from wingsd.errors import (
     EngineUnavailable,
     EnvironmentFailed,

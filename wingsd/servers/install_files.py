@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 
 from wingsd.config import CALAGOPUS, Config
-from wingsd.docker.installer_spec import SCRIPT
+from wingsd.docker.container import SCRIPT
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.util.text import disk_advice

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import ThrottlesConfig
-from wingsd.docker.runtime import ContainerUsage, Installer, InstallerState
+from wingsd.docker.runtime import Containers, ContainerUsage, InstallerState
 from wingsd.errors import EnvironmentFailed, InstallationFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
 from wingsd.panel.client import Panel
@@ -53,8 +53,6 @@ GONE = (
 )
 
 
-
-
 @attrs.frozen(repr=False)
 class InstallOptions:
     """What is asked for with an installation."""
@@ -72,7 +70,7 @@ class InstallParts:
     """The collaborators of installations. `limit` is in seconds, 0 for none."""
 
     panel: Panel
-    installer: Installer
+    containers: Containers
     scripts: ScriptDirectories
     log: Callable[[str], InstallLog]
     #: The variables of a server's installer.
@@ -195,7 +193,7 @@ class Installation:
         pauses = iter(BACKOFF)
         while True:
             try:
-                return await self._parts.installer.find(self.server.uuid)
+                return await self._parts.containers.find_installer(self.server.uuid)
             except EnvironmentFailed as error:
                 pause = next(pauses)
                 self._log.warn(
@@ -216,7 +214,7 @@ class Installation:
         options = self.options
         if options.skip_script or server.configuration.settings.skip_egg_scripts:
             return Outcome.SUCCESS
-        if not self._parts.installer.enabled:
+        if not self._parts.containers.enabled:
             server.say(NOT_INSTALLED, keep=True)
             return Outcome.SUCCESS
         self.is_shown = True
@@ -226,11 +224,15 @@ class Installation:
             await server.files.empty()
         directory = await self._write(script)
         settings = server.configuration.settings
-        await self._parts.installer.create(settings, script, directory, server.show_pull)
+        await self._parts.containers.create_installer(
+            settings, script, directory, server.show_pull
+        )
         await self._parts.database.run_installation(server.uuid)
         watched = self._watch()
         server.say(STARTING)
-        watched.run.running = await self._parts.installer.start(server.uuid, watched.run)
+        watched.run.running = await self._parts.containers.start_installer(
+            server.uuid, watched.run
+        )
         return await self._await_end(watched, self._parts.limit)
 
     async def _write(self, script: InstallScript) -> str:
@@ -259,16 +261,16 @@ class Installation:
 
     async def _resume(self, state: InstallerState, ran: float) -> Outcome:
         """Go on with an installer that an earlier daemon has started."""
-        server, installer = self.server, self._parts.installer
+        server, containers = self.server, self._parts.containers
         if state.is_running:
             self._log.info("{server}: its installation goes on", server=server.uuid)
             watched = self._watch()
-            watched.run.running = await installer.adopt(server.uuid, watched.run)
+            watched.run.running = await containers.adopt_installer(server.uuid, watched.run)
             if watched.run.running is not None:
                 age = max(self._parts.database.seconds_since(ran), 0.0)
                 limit = self._parts.limit and max(self._parts.limit - age, 1.0)
                 return await self._await_end(watched, limit)
-            found = await installer.find(server.uuid)
+            found = await containers.find_installer(server.uuid)
             if found is None:
                 raise InstallationFailed(GONE)
             state = found

@@ -196,7 +196,7 @@ class Installations:
                 return
 
     async def _settle_all(self, find: Callable[[str], Server | None]) -> None:
-        for uuid in await self._parts.installer.all():
+        for uuid in await self._parts.containers.installers():
             await self._settle(uuid, find(uuid))
 
     async def _settle(self, uuid: str, server: Server | None) -> None:
@@ -300,7 +300,7 @@ class Installations:
             return
         uuid = installation.server.uuid
         log = self._parts.log(uuid)
-        await self._or_logged(uuid, self._parts.installer.copy_output(uuid, log.write))
+        await self._or_logged(uuid, self._parts.containers.copy_output(uuid, log.write))
         for note in installation.notes:
             await self._or_logged(uuid, self._parts.disk.run(log.note, note))
 
@@ -315,7 +315,7 @@ class Installations:
     async def _clean(self, uuid: str) -> None:
         """Remove container and script, the container later where the engine does not."""
         try:
-            await self._parts.installer.remove(uuid)
+            await self._parts.containers.remove_installer(uuid)
         except EnvironmentFailed as error:
             self._log.error(
                 "{server}: its installer is not removed yet: {error}", server=uuid, error=error
@@ -332,7 +332,7 @@ class Installations:
             if uuid in self._tasks:
                 return  # Another installation removes it itself.
             try:
-                await self._parts.installer.remove(uuid)
+                await self._parts.containers.remove_installer(uuid)
             except EnvironmentFailed:
                 continue
             return

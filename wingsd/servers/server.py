@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.config import Config
-from wingsd.docker.runtime import ContainerUsage, Environment, LayerProgress
+from wingsd.docker.runtime import Containers, ContainerUsage, LayerProgress
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
     NOT_RUNNING,
@@ -161,7 +161,7 @@ class ServerParts:
 
     config: Config
     panel: Panel
-    environment: Environment
+    containers: Containers
     bus: EventBus
     storage: ServerStorage
     rewriters: Rewriters
@@ -236,7 +236,7 @@ class Server:
         self._features = FeatureMatcher()
         self._config = parts.config
         self._panel = parts.panel
-        self._environment = parts.environment
+        self._containers = parts.containers
         self._bus = parts.bus
         self._tasks = parts.tasks
         self._reactor = parts.reactor
@@ -321,7 +321,7 @@ class Server:
         if seen and (len(seen) >= lines or not self._joined_late):
             return seen
         try:
-            return await self._environment.logs(self.uuid, lines) or seen
+            return await self._containers.logs(self.uuid, lines) or seen
         except EnvironmentFailed as error:
             self._log.warn(
                 "{server}: its old console lines cannot be read: {error}",
@@ -584,7 +584,7 @@ class Server:
     async def _change_limits(self, before: Build, after: Build) -> None:
         """Apply changed limits to its running container; the others wait for a start."""
         try:
-            warnings = await self._environment.update(self.uuid, before, after)
+            warnings = await self._containers.update(self.uuid, before, after)
         except EnvironmentFailed as error:
             self.say(f"The server's new limits take effect at its next start: {error.detail}")
             return
@@ -691,7 +691,7 @@ class Server:
         configuration = self.configuration
         self._compare_settings(configuration.settings)
         try:
-            left_out = await self._environment.recreate(configuration.settings, self.show_pull)
+            left_out = await self._containers.recreate(configuration.settings, self.show_pull)
             await self._run_program(configuration, left_out)
         except BaseException:
             # As with Wings: `stopping` before `offline` says that this is no crash.
@@ -715,7 +715,7 @@ class Server:
         for line in left_out:
             self.say(line, keep=True)
         try:
-            run.running = await self._environment.start(self.uuid, run)
+            run.running = await self._containers.start(self.uuid, run)
         except BaseException:
             run.end_requested = True
             # It may run all the same: the engine may have started it before it failed to answer.
@@ -728,7 +728,7 @@ class Server:
 
     async def _remove_failed(self) -> None:
         try:
-            await self._environment.remove(self.uuid)
+            await self._containers.remove(self.uuid)
         except EnvironmentFailed as error:
             self._log.error(
                 "{server}: the container of a failed start was not removed: {error}",
@@ -744,7 +744,7 @@ class Server:
         configuration = self.configuration
         self._features = FeatureMatcher.of(configuration)
         run = self._new_run()
-        running = await self._environment.adopt(self.uuid, run)
+        running = await self._containers.adopt(self.uuid, run)
         if running is None or run.over:
             return
         run.running, self.run = running, run
@@ -767,7 +767,7 @@ class Server:
         if self.run is not None:
             self.run.end_requested = True
         try:
-            await self._environment.remove(self.uuid)
+            await self._containers.remove(self.uuid)
         except BaseException:
             self.files.presence = before
             raise
@@ -779,7 +779,7 @@ class Server:
         """
         self.files.presence = Presence.PRESENT
         try:
-            await self._environment.create(self.configuration.settings)
+            await self._containers.create(self.configuration.settings)
         except EnvironmentFailed as error:
             self._log.warn(
                 "{server}: its container was not created again, the next start does it: {error}",

@@ -71,7 +71,7 @@ class TakenOver:
         None where there is no such script. The output of one that has ended is in the log then,
         and its installer is to be removed. Raises `EnvironmentFailed`, `StorageError`.
         """
-        state = await self._parts.installer.find(uuid)
+        state = await self._parts.containers.find_installer(uuid)
         if state is None or not state.is_foreign or not state.has_started:
             return None
         reinstall = await self._take_record(uuid)
@@ -90,7 +90,7 @@ class TakenOver:
             status=state.exit_status,
         )
         await self._begin_log(uuid, state)
-        await self._parts.installer.copy_output(uuid, self._parts.log(uuid).write)
+        await self._parts.containers.copy_output(uuid, self._parts.log(uuid).write)
         return None
 
     async def _take_record(self, uuid: str) -> bool:

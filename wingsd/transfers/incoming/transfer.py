@@ -21,8 +21,8 @@ from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import FormConfig
-from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
+from wingsd.docker.runtime import Containers
 from wingsd.errors import (
     ContainerNameTaken,
     DaemonRestarted,
@@ -86,7 +86,7 @@ class IncomingParts:
     step_logs: StepLogs
     storage: IncomingStorage
     extraction: Extraction
-    environment: Environment
+    environment: Containers
     servers: Servers
     reactor: IReactorTime
 

@@ -14,7 +14,7 @@ from wingsd.activity import ActivitySender
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
 from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.docker import Environment
+from wingsd.docker.runtime import Containers
 from wingsd.errors import WingsdError
 from wingsd.filesystem import Measured, survey
 from wingsd.servers import Server, Servers
@@ -200,7 +200,7 @@ class SourceServers:
     """The servers of this node as their source: retired, shared in a pool, cleared when moved."""
 
     servers: Servers
-    environment: Environment
+    environment: Containers
     quarantine: Quarantine
     backups: Removal
     database: StateDatabase

@@ -1,4 +1,4 @@
-"""The servers' containers on a Docker engine: created, removed, started and adopted.
+"""Containers of servers, and of their installers, on a Docker engine.
 
 Calls to the engine run in threads (`async_engine`); decisions and logging are on the reactor.
 Failures are `EnvironmentFailed`, with the engine's explanation in the detail.
@@ -13,7 +13,7 @@ import fcntl
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -29,12 +29,17 @@ from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
 from wingsd.docker.container import (
     HOME,
+    INSTALLER_LABELS,
     MACHINE_ID,
+    OWN_LABELS,
     ContainerSpec,
     check_mounts,
     container_spec,
     container_user,
     home_directory,
+    image_named,
+    installer_name,
+    installer_spec,
     rehearsal_name,
     rehearsal_spec,
     resources,
@@ -44,17 +49,23 @@ from wingsd.docker.container import (
 from wingsd.docker.engine import ContainerState, console_lines, foreign_container
 from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.network import check_ports
-from wingsd.docker.process import ContainerProcess
-from wingsd.docker.runtime import PullListener, Running, Watcher, engine_address
-from wingsd.docker.streams import ContainerStreams
+from wingsd.docker.process import ContainerProcess, ContainerStreams
+from wingsd.docker.runtime import (
+    Containers,
+    InstallerState,
+    PullListener,
+    Running,
+    Watcher,
+    engine_address,
+)
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Build, Mount, Settings
+from wingsd.panel.schemas import Build, InstallScript, Mount, Settings
 from wingsd.threadio import Workers
 from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
-from wingsd.util.text import disk_advice
+from wingsd.util.text import canonical_uuid, disk_advice
 
-__all__ = ["DockerEnvironment"]
+__all__ = ["DockerContainers"]
 
 #: docker-py's names of the limits that an update can change, by those of the Engine API.
 _NAMES = {
@@ -250,14 +261,15 @@ CREATE_TIMEOUT = 30.0
 PAUSE = 0.1
 
 
-class DockerEnvironment:
-    """The `Environment` of containers on the engine named by `config.docker.socket`.
+class DockerContainers(Containers):
+    """The `Containers` on the engine named by `config.docker.socket`.
 
-    Operations on one server run in the order of their calls. After a cancelled one, the next
+    Operations on one container run in the order of their calls. After a cancelled one, the next
     begins when the engine has finished it; so `remove` after a cancelled `create` leaves nothing,
     and a container that a cancelled `start` started can be adopted.
     """
 
+    enabled = True
     _log = Logger()
 
     def __init__(
@@ -409,11 +421,7 @@ class DockerEnvironment:
         async with self._engine.exclusive_session(uuid) as session:
             own = await self._own_container(session, uuid)
             self._check_stopped(own, uuid)
-            if own is None:
-                raise EnvironmentFailed(f"there is no container {uuid} that could be started")
-            process = self._process(own, uuid, watcher)
-            await process.start(session)
-        process.follow()
+            process = await self._started(session, own, uuid, uuid, watcher)
         self._log.info("{server}: container started", server=uuid)
         return process
 
@@ -424,13 +432,11 @@ class DockerEnvironment:
         """
         async with self._engine.exclusive_session(uuid) as session:
             state = await self._look(session, uuid)
-            if state is None or not state.running or self._foreign_reason(state, uuid):
+            if state is not None and self._foreign_reason(state, uuid):
                 return None
-            process = self._process(state, uuid, watcher)
-            if not await process.join(session):
-                return None
-        process.follow()
-        self._log.info("{server}: its container runs already and is watched", server=uuid)
+            process = await self._joined(session, state, uuid, watcher)
+        if process is not None:
+            self._log.info("{server}: its container runs already and is watched", server=uuid)
         return process
 
     async def logs(self, uuid: str, lines: int) -> list[str]:
@@ -454,9 +460,6 @@ class DockerEnvironment:
             return await session.call(engine.look_by_end, f".{uuid}")
         return state
 
-    def _foreign_reason(self, state: ContainerState, uuid: str) -> str:
-        return foreign_container(state, uuid, home_directory(self._config, uuid))
-
     async def _own_container(self, session: EngineSession, uuid: str) -> ContainerState | None:
         """Return the server's container or None. Raises `EnvironmentFailed` for another node's.
 
@@ -478,11 +481,6 @@ class DockerEnvironment:
     def _check_stopped(self, state: ContainerState | None, uuid: str) -> None:
         if state is not None and state.running:
             raise EnvironmentFailed(f"the container {uuid} is running; stop the server first")
-
-    def _process(self, state: ContainerState, uuid: str, watcher: Watcher) -> ContainerProcess:
-        return ContainerProcess(
-            uuid, state.id, watcher, self._engine, self._streams, self._reactor
-        )
 
     async def _with_mounts(
         self, spec: ContainerSpec, settings: Settings
@@ -530,28 +528,178 @@ class DockerEnvironment:
         return with_mounts(spec, written.mounts)
 
     async def _create(self, session: EngineSession, spec: ContainerSpec) -> bool:
-        warnings = await self._create_or_wait(session, spec)
-        if warnings is None:
+        async def exists() -> bool:
+            return await self._own_container(session, spec.name) is not None
+
+        if not await self._create_or_wait(session, spec, exists):
             self._log.info("{server}: its container exists and is kept", server=spec.name)
             return False
-        for warning in warnings:
-            self._log.info("{server}: Docker: {warning}", server=spec.name, warning=warning)
         self._log.info("{server}: container created", server=spec.name)
         return True
 
+    # Installers
+
+    async def create_installer(
+        self, settings: Settings, script: InstallScript, directory: str, listener: PullListener
+    ) -> None:
+        """Pull the image and create the container, in place of one that is left over.
+
+        `directory` has the script. Raises `EnvironmentFailed`.
+        """
+        spec = installer_spec(self._config, settings, script, directory)
+        async with self._engine.exclusive_session(spec.name) as session:
+            state = await session.call(engine.look, spec.name)
+            if why_not := state and self._foreign_reason(state, settings.uuid, spec.name):
+                raise EnvironmentFailed(f"{why_not}; give each node an engine of its own")
+
+            async def remove() -> bool:
+                await self._remove_installer(session, settings.uuid)
+                return False
+
+            await remove()
+            image = image_named(script.container_image)
+            network = await self._images.ensure(session, settings, image, listener)
+            await self._create_or_wait(session, with_network(spec, network), remove)
+
+    async def start_installer(self, uuid: str, watcher: Watcher) -> Running:
+        """Start the created container; `watcher` gets its output from the first byte.
+
+        Raises `EnvironmentFailed`.
+        """
+        name = installer_name(uuid)
+        async with self._engine.exclusive_session(name) as session:
+            state = await self._own_installer(session, uuid)
+            return await self._started(session, state, name, uuid, watcher)
+
+    async def find_installer(self, uuid: str) -> InstallerState | None:
+        """Return the state of the server's installer, None when this node has none.
+
+        Raises `EnvironmentFailed`.
+        """
+        async with self._engine.exclusive_session(installer_name(uuid)) as session:
+            state = await self._own_installer(session, uuid)
+        if state is None:
+            return None
+        return InstallerState(
+            has_started=state.started is not None,
+            is_running=state.running,
+            exit_status=state.exit_status,
+            out_of_memory=state.out_of_memory,
+            is_foreign=not OWN_LABELS.items() <= state.labels.items(),
+            image=state.image,
+            entrypoint=next(iter(state.command), ""),
+            environment=dict(map(_variable, state.environment)),
+        )
+
+    async def adopt_installer(self, uuid: str, watcher: Watcher) -> Running | None:
+        """Watch the server's installer from now on, None when it does not run.
+
+        Raises `EnvironmentFailed`.
+        """
+        async with self._engine.exclusive_session(installer_name(uuid)) as session:
+            state = await self._own_installer(session, uuid)
+            return await self._joined(session, state, uuid, watcher)
+
+    async def copy_output(self, uuid: str, write: Callable[[bytes], object]) -> None:
+        """Call `write`, in a thread, with all that the installer has written so far.
+
+        Raises `EnvironmentFailed`, and what `write` raises.
+        """
+        async with self._engine.session() as session:
+            state = await self._own_installer(session, uuid)
+            if state is not None:
+                await session.call(engine.copy_output, state.id, write)
+
+    async def remove_installer(self, uuid: str) -> None:
+        """Remove the server's installer with its volumes, killing it if it runs.
+
+        A missing one is ignored, and another node's stays. Raises `EnvironmentFailed`.
+        """
+        async with self._engine.exclusive_session(installer_name(uuid)) as session:
+            await self._remove_installer(session, uuid)
+
+    async def installers(self) -> list[str]:
+        """Return the servers of this node that have an installer. Raises `EnvironmentFailed`."""
+        async with self._engine.session() as session:
+            names = await session.call(engine.names_with_labels, INSTALLER_LABELS)
+            found = [canonical_uuid(name.removesuffix("_installer")) for name in names]
+            return [
+                uuid
+                for uuid in filter(None, found)
+                if await self._own_installer(session, uuid) is not None
+            ]
+
+    async def _remove_installer(self, session: EngineSession, uuid: str) -> None:
+        state = await self._own_installer(session, uuid)
+        if state is not None:
+            await session.call(engine.remove_container, state.id, force=True)
+            self._log.info("{server}: installer removed", server=uuid)
+
+    async def _own_installer(self, session: EngineSession, uuid: str) -> ContainerState | None:
+        """Return the installer of a server, None where this node has none."""
+        name = installer_name(uuid)
+        state = await session.call(engine.look, name)
+        is_own = state is not None and not self._foreign_reason(state, uuid, name)
+        return state if is_own else None
+
+    # What containers of servers and installers have in common
+
     async def _create_or_wait(
-        self, session: EngineSession, spec: ContainerSpec
-    ) -> list[str] | None:
-        """Return the engine's warnings, None where the container exists already."""
+        self, session: EngineSession, spec: ContainerSpec, settle: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        """Create a container; return False where `settle` says that one exists already.
+
+        `settle` is called while the name is taken: without a container of that name, the engine is
+        still creating or removing one for another node, or for a daemon that died.
+        """
         deadline = self._reactor.seconds() + CREATE_TIMEOUT
         while self._reactor.seconds() < deadline:
             warnings = await session.call(engine.create_container, spec)
-            if warnings is not None or await self._own_container(session, spec.name):
-                return warnings
-            # The name is taken, but no container has it: the engine is still creating or removing
-            # one for another node, or for a daemon that died.
+            for warning in warnings or ():
+                self._log.info("{server}: Docker: {warning}", server=spec.name, warning=warning)
+            if warnings is not None or await settle():
+                return warnings is not None
             await deferLater(self._reactor, PAUSE)
         raise EnvironmentFailed(
             f"the name {spec.name} is taken on this Docker engine, which in {CREATE_TIMEOUT:g} s "
             "has neither made nor removed a container of it: see the engine's log, and restart it"
         )
+
+    async def _started(
+        self,
+        session: EngineSession,
+        state: ContainerState | None,
+        name: str,
+        uuid: str,
+        watcher: Watcher,
+    ) -> ContainerProcess:
+        if state is None:
+            raise EnvironmentFailed(f"there is no container {name} that could be started")
+        process = self._process(state, uuid, watcher)
+        await process.start(session)
+        process.follow()
+        return process
+
+    async def _joined(
+        self, session: EngineSession, state: ContainerState | None, uuid: str, watcher: Watcher
+    ) -> ContainerProcess | None:
+        if state is None or not state.running:
+            return None
+        process = self._process(state, uuid, watcher)
+        if not await process.join(session):
+            return None
+        process.follow()
+        return process
+
+    def _process(self, state: ContainerState, uuid: str, watcher: Watcher) -> ContainerProcess:
+        return ContainerProcess(
+            uuid, state.id, watcher, self._engine, self._streams, self._reactor
+        )
+
+    def _foreign_reason(self, state: ContainerState, uuid: str, name: str = "") -> str:
+        return foreign_container(state, name or uuid, home_directory(self._config, uuid))
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
