@@ -14,13 +14,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from fuzz.findings import Finding, fields, pieces
-from tests.http_upload.wire import Endpoint
+from tests.http_client.wire import Endpoint
 from wingsd.errors import DownloadFailed, UrlInvalid
-from wingsd.guarded_http.blocks import BodyBlocks
-from wingsd.guarded_http.client import GuardedAnswer
-from wingsd.guarded_http.exchange import GuardedExchange
-from wingsd.guarded_http.file_names import disposition_name, plain_name
-from wingsd.guarded_http.urls import WebUrl
+from wingsd.http_client.download import BodyBlocks, GuardedAnswer, GuardedExchange
+from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 
 __all__ = ["WORDS", "one", "seeds"]
 

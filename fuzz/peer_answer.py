@@ -12,10 +12,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from fuzz.findings import Finding, pieces
-from tests.http_upload.wire import Endpoint
+from tests.http_client.wire import Endpoint
 from wingsd.errors import DestinationRefused
-from wingsd.http_upload.exchange import Answer, HttpExchange
-from wingsd.panel.http_client import AnswerRefused
+from wingsd.http_client.exchange import Answer, AnswerRefused, HttpExchange
 from wingsd.transfers.peer.client import PeerUpload
 
 __all__ = ["WORDS", "one", "seeds"]

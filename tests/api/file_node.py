@@ -19,11 +19,9 @@ from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
-from wingsd.guarded_http.client import GuardedClient
-from wingsd.guarded_http.limits import FetchLimits
-from wingsd.guarded_http.policy import AddressPolicy
-from wingsd.guarded_http.resolver import Resolve, host_resolver
 from wingsd.http.site import AnswerStyle, NodeSite, NotFound
+from wingsd.http_client.download import FetchLimits, GuardedClient
+from wingsd.http_client.policy import AddressPolicy, Resolve, host_resolver
 from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers

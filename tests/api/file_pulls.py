@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.api.file_node import FileNode
 from tests.api.node import UUID
-from tests.guarded_http.test_client import says
+from tests.http_client.test_download import says
 from tests.support.reactor import until
 from tests.transfers.peers import Peer, read_head
 

@@ -19,9 +19,9 @@ from tests.api.file_pulls import (
     url_of,
 )
 from tests.api.node import UUID
-from tests.guarded_http.fetching import Names
-from tests.guarded_http.test_client import says
-from tests.guarded_http.test_redirects import leads_to
+from tests.http_client.fetching import Names
+from tests.http_client.test_download import says
+from tests.http_client.test_redirects import leads_to
 from tests.support.owner import OWNER
 from tests.support.reactor import until
 from tests.transfers.peers import Peer

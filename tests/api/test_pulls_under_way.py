@@ -19,13 +19,13 @@ from tests.api.file_pulls import (
     url_of,
 )
 from tests.api.node import UUID
-from tests.guarded_http.test_client import says
-from tests.guarded_http.test_redirects import leads_to
+from tests.http_client.test_download import says
+from tests.http_client.test_redirects import leads_to
 from tests.support.reactor import ClockedReactor, until
 from tests.transfers.peers import Peer, read_head
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.events import SUSPENDED, Event
-from wingsd.guarded_http.limits import FetchLimits
+from wingsd.http_client.download import FetchLimits
 from wingsd.servers.operations import Hold, Operation
 
 ALL = [PTERODACTYL, PELICAN, CALAGOPUS]

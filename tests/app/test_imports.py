@@ -23,11 +23,9 @@ LATER = {
     "psutil",
     "pyzstd",
     "re2",
-    "requests",
     "ruamel",
     "snappy",
     "tomlkit",
-    "treq",
     "twisted.application.internet",
 }
 #: Modules of its own: most calls, and what they do.
@@ -96,9 +94,7 @@ print(*sys.modules, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize(
-    ("docker", "needed"), [("false", set()), ("true", {"brotli", "docker", "requests"})]
-)
+@pytest.mark.parametrize(("docker", "needed"), [("false", set()), ("true", {"brotli", "docker"})])
 def test_a_node_is_made_without_what_it_may_never_need(
     tmp_path: Path, docker: str, needed: set[str]
 ) -> None:

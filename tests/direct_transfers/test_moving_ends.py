@@ -25,7 +25,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.http.request import StreamingRequest
-from wingsd.http_upload.exchange import Answer
+from wingsd.http_client.exchange import Answer
 from wingsd.transfers.peer.client import PeerClient, judge
 
 

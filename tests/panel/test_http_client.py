@@ -19,15 +19,14 @@ from twisted.web.iweb import IResponse
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, goes_on, pem, read_head, server_context
+from wingsd.http_client.exchange import MAX_HEAD, AnswerRefused
 from wingsd.panel import http_client as httpclient
 from wingsd.panel.http_client import (
     MAX_BODY,
-    MAX_HEAD,
     MAX_HEADERS,
     MAX_INTERIM,
-    AnswerRefused,
     BoundedClient,
-    treq_reader,
+    body_of,
 )
 
 #: In place of `MAX_BODY`, so that a body past the bound is still a small part of ENDLESS.
@@ -35,19 +34,15 @@ SMALL_BODY = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def ask(
-    peer: Peer, content: bytes | None = None, scheme: str = "http", read: Any = None
-) -> Deferred[Any]:
+def ask(peer: Peer, content: bytes | None = None, scheme: str = "http") -> Deferred[Any]:
     url = f"{scheme}://127.0.0.1:{peer.port}/api/remote/servers?page=1"
     headers = Headers({"User-Agent": ["test"]})
     method = "GET" if content is None else "POST"
-    asking = BoundedClient(reactor, read).request(method, url, headers, content)
+    asking = BoundedClient(reactor).request(method, url, headers, content)
     return Deferred.fromCoroutine(asking)
 
 
-async def answered(
-    data: bytes, pieces: int = 1 << 20, read: Any = None
-) -> tuple[IResponse, bytes]:
+async def answered(data: bytes, pieces: int = 1 << 20) -> tuple[IResponse, bytes]:
     """Return what becomes of the answer `data`, sent in pieces of so many bytes."""
 
     def script(connection: socket.socket) -> None:
@@ -57,7 +52,7 @@ async def answered(
 
     peer = Peer(script)
     try:
-        found: tuple[IResponse, bytes] = await ask(peer, read=read)
+        found: tuple[IResponse, bytes] = await ask(peer)
         return found
     finally:
         await peer.outcome
@@ -105,12 +100,6 @@ async def test_interim_answers_are_left_out(rest: bytes, body: bytes, pieces: in
     assert not response.headers.hasHeader("Link")
 
 
-@pytest.mark.parametrize("head", [b"Content-Length: 4\r\n\r\n", b"\r\n"])
-async def test_the_answer_to_a_callback_is_read_by_treq(head: bytes) -> None:
-    _, content = await answered(OK + head + b"body", read=treq_reader)
-    assert content == b"body"
-
-
 async def test_an_answer_may_be_as_long_as_each_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(httpclient, "MAX_BODY", SMALL_BODY)
     headers = b"".join(b"X-%d: 1\r\n" % number for number in range(MAX_HEADERS - 2))
@@ -124,13 +113,19 @@ async def test_an_answer_may_be_as_long_as_each_bound(monkeypatch: pytest.Monkey
 
 async def test_the_body_of_an_answer_takes_its_own_size_in_memory() -> None:
     piece, pieces = bytes(64 << 10), MAX_BODY // (64 << 10)
+
+    class Response:
+        length = MAX_BODY
+
+        def deliverBody(self, body: Any) -> None:
+            for _ in range(pieces):
+                body.dataReceived(piece)
+            body.connectionLost(Failure(ResponseDone()))
+
+    response: Any = Response()
     tracemalloc.start()
     try:
-        body = httpclient._Body()
-        for _ in range(pieces):
-            body.dataReceived(piece)
-        body.connectionLost(Failure(ResponseDone()))
-        assert len(await body.complete) == MAX_BODY == 16 << 20
+        assert len(await body_of(response)) == MAX_BODY == 16 << 20
         assert tracemalloc.get_traced_memory()[1] < MAX_BODY * 5 // 4
     finally:
         tracemalloc.stop()

@@ -10,13 +10,13 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.guarded_http.fetching import make_client
+from tests.http_client.fetching import make_client
 from tests.support.backup_store import BackupStore
 from tests.support.node_process import NodeProcess
 from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from wingsd.errors import DaemonStopping, DownloadFailed
-from wingsd.guarded_http.limits import FetchLimits
+from wingsd.http_client.download import FetchLimits
 from wingsd.restores.links import DownloadedArchive, RestoreLinks
 
 DATA = bytes(range(256)) * 400

@@ -18,7 +18,7 @@ from tests.support.sender import KnownBudget, Sender, at_stop, sending
 from tests.transfers.test_live_moves import _slow_to_settle, check_moved, check_runs_on
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
-from wingsd.http_upload.exchange import Answer
+from wingsd.http_client.exchange import Answer
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing import move_round
 from wingsd.transfers.peer import moves

@@ -17,8 +17,7 @@ from tests.transfers.peers import closed_port
 from wingsd.backups.local import Backup
 from wingsd.config import PELICAN
 from wingsd.statedb import Outcome
-from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.peers import PeerTls
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 
 POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 

@@ -15,8 +15,7 @@ from twisted.internet.threads import deferToThread
 from tests.threadio.reactor import Waits
 from tests.transfers.peers import pem
 from wingsd.threadio import Outflow, OutflowClosed
-from wingsd.transfers.peer.client import PeerClient, PeerUpload
-from wingsd.transfers.peer.peers import PeerTls
+from wingsd.transfers.peer.client import PeerClient, PeerTls, PeerUpload
 from wingsd.util.net import ServerCertificate
 
 reactor: Any = installed_reactor

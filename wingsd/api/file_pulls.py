@@ -16,10 +16,9 @@ from wingsd.files.pulls import Pull, Pulls, PullTarget
 from wingsd.files.tasks import FileTasks
 from wingsd.files.work import FileWork
 from wingsd.filesystem import ServerPath
-from wingsd.guarded_http.file_names import disposition_name, plain_name
-from wingsd.guarded_http.urls import WebUrl
 from wingsd.http.operations import INVALID, Accepted, Success, call
 from wingsd.http.request import StreamingRequest
+from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.util.serialization import Keywords

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wingsd.config import TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
-from wingsd.guarded_http.resolver import LOOKUPS
+from wingsd.http_client.policy import LOOKUPS
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 

@@ -40,7 +40,7 @@ from wingsd.backups.local import Removal
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.s3.adapter import S3Adapter, S3Terms
-from wingsd.backups.s3.parts import StoreLimits
+from wingsd.backups.s3.store import StoreLimits
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.callbacks.container_status import ContainerStatuses
@@ -60,12 +60,10 @@ from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import ChangeLanes, FileTasks
 from wingsd.files.work import FileWork, Lane
-from wingsd.guarded_http.client import GuardedClient
-from wingsd.guarded_http.limits import FetchLimits
-from wingsd.guarded_http.policy import AddressPolicy
-from wingsd.guarded_http.resolver import host_resolver
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import AnswerStyle, NodeSite
+from wingsd.http_client.download import FetchLimits, GuardedClient
+from wingsd.http_client.policy import AddressPolicy, host_resolver
 from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -102,7 +100,7 @@ from wingsd.transfers.outgoing.mover import LiveMoves, Mover
 from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.outgoing.transfer import OutgoingParts
-from wingsd.transfers.peer.peers import Peers, peer_tls
+from wingsd.transfers.peer.client import Peers, peer_tls
 from wingsd.transfers.recovery import PanelInitiator, Recovery
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs

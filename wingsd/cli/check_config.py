@@ -24,7 +24,7 @@ from wingsd.cli.takeover import (
 )
 from wingsd.config import ApiConfig, Config, find, load
 from wingsd.errors import ConfigError
-from wingsd.transfers.peer.peers import peer_tls
+from wingsd.transfers.peer.client import peer_tls
 from wingsd.util.net import ServerCertificate
 
 __all__ = ["Finding", "check", "check_certificates", "check_config"]

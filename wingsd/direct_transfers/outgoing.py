@@ -31,7 +31,7 @@ from wingsd.errors import (
     TransferCancelled,
     WingsdError,
 )
-from wingsd.http_upload.exchange import Answer
+from wingsd.http_client.exchange import Answer, plain
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers import Server
 from wingsd.statedb import DirectDestination, MoveRecord, TransferRecord
@@ -39,7 +39,6 @@ from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF, Initiator, SendingCoordinator
 from wingsd.transfers.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.source import MOVED, SeedOrder, TransferRequest, is_seed, seed_of
-from wingsd.transfers.peer.client import plain
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure
 

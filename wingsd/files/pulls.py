@@ -23,11 +23,8 @@ from wingsd.files.guard import Guard
 from wingsd.files.tasks import FileTask, FileTasks
 from wingsd.files.work import FileWork
 from wingsd.filesystem import Entry, NewFile, NewFileOptions, ServerPath, ServerRoot
-from wingsd.guarded_http.blocks import BodyBlocks
-from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
-from wingsd.guarded_http.file_names import disposition_name, plain_name
-from wingsd.guarded_http.limits import FetchLimits
-from wingsd.guarded_http.urls import WebUrl
+from wingsd.http_client.download import BodyBlocks, FetchLimits, GuardedAnswer, GuardedClient
+from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.util.text import escaped

@@ -31,7 +31,8 @@ from wingsd.errors import (
     ServerNotAssigned,
     ServerNotFound,
 )
-from wingsd.panel.http_client import AnswerRefused, BoundedClient, treq_reader
+from wingsd.http_client.exchange import AnswerRefused
+from wingsd.panel.http_client import BoundedClient
 from wingsd.panel.schemas import (
     Configuration,
     InstallScript,
@@ -115,8 +116,6 @@ SUCCESS_TIMEOUT = 120
 #: Calls that a Panel allows every node whose token it accepts.
 _NODE_PATHS = ("/servers?", "/servers/reset")
 _ANY_SERVER = "/servers?page=1&per_page=1"
-#: How the paths of callbacks end. They are made with treq.
-_CALLBACKS = ("/transfer/success", "/transfer/failure")
 
 
 class _BadAnswer(InvalidData):
@@ -155,7 +154,6 @@ class Panel:
         #: where that did not say.
         self.date: float | None = None
         self._http = http or BoundedClient(reactor)
-        self._callbacks = http or BoundedClient(reactor, treq_reader)
 
     def use(self, config: Config) -> None:
         """Make later calls to the Panel, and by the token, of another configuration."""
@@ -460,10 +458,9 @@ class Panel:
         self, method: str, path: str, read: Callable[[object], T] | None, sent: object
     ) -> Any:
         content = None if sent is None else json.dumps(sent).encode()
-        http = self._callbacks if path.endswith(_CALLBACKS) else self._http
         # Redirects are not followed: that could leak the token.
         try:
-            response, body = await http.request(
+            response, body = await self._http.request(
                 method, self._base + path, headers=self._headers, content=content
             )
         except AnswerRefused as error:

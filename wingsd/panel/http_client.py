@@ -8,10 +8,11 @@ connection, below the parser, and encoded answers are neither asked for nor acce
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from io import BytesIO
-from typing import Any, cast
+from typing import Any
 
+import treq
 from hyperlink import EncodedURL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -20,31 +21,20 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from wingsd.errors import InvalidData
+from wingsd.http_client.exchange import MAX_HEAD, AnswerRefused
 from wingsd.util.reactor import Reactor
 
-__all__ = [
-    "MAX_BODY",
-    "MAX_HEAD",
-    "MAX_HEADERS",
-    "MAX_INTERIM",
-    "AnswerRefused",
-    "BoundedClient",
-    "treq_reader",
-]
+__all__ = ["MAX_BODY", "MAX_HEADERS", "MAX_INTERIM", "BoundedClient", "body_of"]
 
 
-#: Bytes of a status line with its headers: as many as h11 and most proxies take.
-MAX_HEAD = 16 * 1024
 #: Header lines of one answer.
 MAX_HEADERS = 128
 #: Interim answers (1xx) before the final one.
@@ -58,24 +48,11 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 _PROTOCOL = b"HTTP/"
 
 
-#: Returns the body of an answer.
-BodyReader = Callable[[IResponse], Deferred[bytes]]
-
-
-class AnswerRefused(InvalidData):
-    """An answer beyond one of the bounds; the text names the bound."""
-
-
 class BoundedClient:
-    """An HTTP/1.1 client that makes one connection for each request, and follows no redirect.
+    """An HTTP/1.1 client that makes one connection for each request, and follows no redirect."""
 
-    `reader` returns what reads the body of an answer. It is called before each request: what it
-    imports needs descriptors, and without any no request is sent whose answer is then lost.
-    """
-
-    def __init__(self, reactor: Reactor, reader: Callable[[], BodyReader] | None = None) -> None:
+    def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        self._reader = reader or _plain_reader
 
     async def request(
         self, method: str, url: str, headers: Headers, content: bytes | None = None
@@ -85,7 +62,6 @@ class BoundedClient:
         `content` is the request's body. Raises `AnswerRefused`, and what twisted.web's Agent does.
         A cancelled request ends at once; the caller sets time limits.
         """
-        read = self._reader()
         pool = _Pool(self._reactor)
         asked = headers.copy()
         asked.setRawHeaders("Accept-Encoding", ["identity"])
@@ -95,7 +71,7 @@ class BoundedClient:
             agent = Agent(self._reactor, pool=pool)
             response = await agent.request(method.encode("ascii"), _encoded(url), asked, producer)
             _check(response)
-            body = await read(response)
+            body = await body_of(response)
             complete = pool.refusal is None
         except Exception as error:
             if pool.refusal is None:
@@ -109,43 +85,15 @@ class BoundedClient:
         return response, body
 
 
-class _Body(Protocol):
-    """Collects the body of an answer.
+async def body_of(response: IResponse) -> bytes:
+    """Return the body of an answer, in one buffer: its pieces may be of a few bytes each."""
+    received = BytesIO()
 
-    Not `twisted.web.client.readBody`, which warns of the client's own connection.
-    """
+    def keep(piece: bytes) -> None:
+        received.write(piece)
 
-    def __init__(self) -> None:
-        self.complete: Deferred[bytes] = Deferred()
-        self._received = BytesIO()
-
-    def dataReceived(self, data: bytes) -> None:
-        self._received.write(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # The second is the end of a body without a length.
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.complete.callback(self._received.getvalue())
-        else:
-            self.complete.errback(reason)
-
-
-def _body_of(response: IResponse) -> Deferred[bytes]:
-    """Return the body of an answer."""
-    body = _Body()
-    response.deliverBody(body)
-    return body.complete
-
-
-def _plain_reader() -> BodyReader:
-    return _body_of
-
-
-def treq_reader() -> BodyReader:
-    """Return treq's reader of a body; its first call imports treq."""
-    import treq  # noqa: PLC0415 (requests comes with it: 5 MiB and a tenth of a second)
-
-    return cast(BodyReader, treq.content)
+    await treq.collect(response, keep)
+    return received.getvalue()
 
 
 def _encoded(url: str) -> bytes:

@@ -28,10 +28,8 @@ from wingsd.errors import (
     UrlSchemeRefused,
     WingsdError,
 )
-from wingsd.guarded_http.client import GuardedAnswer, GuardedClient
-from wingsd.guarded_http.limits import FetchLimits
-from wingsd.guarded_http.policy import AddressPolicy
-from wingsd.guarded_http.resolver import Resolve
+from wingsd.http_client.download import FetchLimits, GuardedAnswer, GuardedClient
+from wingsd.http_client.policy import AddressPolicy, Resolve
 from wingsd.threadio import Feed
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import escaped

@@ -16,9 +16,7 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
 from tests.support.s3_store import S3Store, Stall
-from wingsd.backups.s3.errors import PartNotSent
-from wingsd.backups.s3.parts import Range, StoreLimits
-from wingsd.backups.s3.store import Store
+from wingsd.backups.s3.store import PartNotSent, Range, Store, StoreLimits
 from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.threadio import Workers
 

@@ -22,10 +22,8 @@ from tests.support.s3_store import (
     StoreAs,
 )
 from wingsd.backups.s3 import upload as uploading
-from wingsd.backups.s3.growing import GrowingArchive
-from wingsd.backups.s3.parts import StoreLimits
-from wingsd.backups.s3.store import Store
-from wingsd.backups.s3.upload import MultipartUpload, WholeArchive
+from wingsd.backups.s3.store import Store, StoreLimits
+from wingsd.backups.s3.upload import GrowingArchive, MultipartUpload
 from wingsd.backups.s3.urls import PartUrls, SignedParts, part_url
 from wingsd.errors import BackupUploadFailed
 from wingsd.threadio import Workers
@@ -67,12 +65,15 @@ class Site:
     def upload(
         self,
         ask: Callable[[int], Awaitable[SignedParts]] | None = None,
-        archive: uploading.Archive | None = None,
+        archive: GrowingArchive | None = None,
         limits: StoreLimits = StoreLimits(),  # noqa: B008 - frozen
     ) -> MultipartUpload:
         urls = PartUrls(ask or self.all_parts, reactor, "b")
         store = Store(reactor, self.disk, self.file.fileno(), "application/x-gzip", limits)
-        return MultipartUpload(reactor, urls, archive or WholeArchive(SIZE), store, "b", 3)
+        if archive is None:
+            archive = GrowingArchive()
+            archive.complete(SIZE)
+        return MultipartUpload(reactor, urls, archive, store, "b", 3)
 
 
 @pytest_twisted.async_yield_fixture

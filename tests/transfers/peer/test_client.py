@@ -27,8 +27,7 @@ from wingsd.errors import (
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.threadio import Outflow
-from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.peers import PeerTls
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.transfers.upload_form import FormFrame, UploadForm
 from wingsd.util.net import ServerCertificate
 

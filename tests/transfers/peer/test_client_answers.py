@@ -17,8 +17,7 @@ from tests.transfers.peers import BUFFERS, Peer, Script, chunks, goes_on, read_h
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.errors import DestinationDisconnected, DestinationRefused
 from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
-from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.peers import PeerTls
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.net import ServerCertificate
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from wingsd.http_upload.exchange import Answer
+from wingsd.http_client.exchange import Answer
 from wingsd.transfers.peer.move_answers import failure_of, progress_of
 
 

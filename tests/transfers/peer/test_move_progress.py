@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from wingsd.http_upload.exchange import Answer
+from wingsd.http_client.exchange import Answer
 from wingsd.transfers.peer.moves import PROGRESS_EVERY, MoveClient, MoveTrouble
 
 MOST = 1000

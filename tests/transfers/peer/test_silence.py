@@ -16,13 +16,12 @@ from twisted.internet.threads import deferToThread
 
 from tests.transfers.peers import Peer, chunks, fall_silent, read_head
 from wingsd.errors import DestinationDisconnected
-from wingsd.http_upload import exchange as silence
-from wingsd.http_upload.exchange import CHECKS, AckWatchdog
+from wingsd.http_client import exchange as silence
+from wingsd.http_client.exchange import CHECKS, AckWatchdog
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.peer import moves
-from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerUpload
+from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerTls, PeerUpload
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
-from wingsd.transfers.peer.peers import PeerTls
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
 reactor: Any = installed_reactor

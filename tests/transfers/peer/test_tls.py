@@ -14,8 +14,7 @@ from twisted.python.failure import Failure
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.errors import DestinationUnreachable
-from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.peer.peers import PeerTls
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)

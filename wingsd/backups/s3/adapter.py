@@ -15,9 +15,8 @@ from twisted.logger import Logger
 
 from wingsd.archive import ArchiveFormat
 from wingsd.backups.creation import UploadedPart
-from wingsd.backups.s3.growing import GrowingArchive
-from wingsd.backups.s3.parts import StoreLimits
-from wingsd.backups.s3.upload import Archive, MultipartUpload, WholeArchive
+from wingsd.backups.s3.store import Store, StoreLimits
+from wingsd.backups.s3.upload import GrowingArchive, MultipartUpload
 from wingsd.backups.s3.urls import PartUrls, parts_of_size, parts_onwards
 from wingsd.backups.store import BackupStore, MadeArchive
 from wingsd.config import CALAGOPUS
@@ -142,7 +141,9 @@ class S3Adapter:
         backup = made.catalogue.backup
         ask = parts_of_size(self._panel, backup, size, self._reactor)
         urls = PartUrls(ask, self._reactor, backup)
-        sending = self._send(server, backup, made.path, urls, WholeArchive(size))
+        whole = GrowingArchive()
+        whole.complete(size)
+        sending = self._send(server, backup, made.path, urls, whole)
         upload.running = Deferred.fromCoroutine(sending)
         sent = await upload.running
         assert sent is not None  # noqa: S101 - only `_stream` returns None
@@ -165,11 +166,8 @@ class S3Adapter:
         return await self._send(server, backup, path, urls, archive)
 
     async def _send(
-        self, server: str, backup: str, path: str, urls: PartUrls, archive: Archive
+        self, server: str, backup: str, path: str, urls: PartUrls, archive: GrowingArchive
     ) -> Sequence[UploadedPart]:
-        # Here, since a node without backups in S3 saves what its libraries take.
-        from wingsd.backups.s3.store import Store  # noqa: PLC0415
-
         name = f"{server}: backup {backup}"
         self._log.info("{name}: its upload begins", name=name)
         began = self._reactor.seconds()

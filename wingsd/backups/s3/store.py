@@ -7,51 +7,174 @@ the store, and many are beside the node.
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Callable
+from functools import cache
 from http import HTTPStatus
 from typing import NoReturn
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
+import attrs
 import h11
 from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as TimedOut
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IOpenSSLClientConnectionCreator,
-    IStreamClientEndpoint,
-)
-from twisted.internet.ssl import optionsForClientTLS, platformTrust
+from twisted.python.failure import Failure
 
-from wingsd import __version__
-from wingsd.backups.s3.errors import PartNotSent, UrlRefused
-from wingsd.backups.s3.file_range import FileRange
-from wingsd.backups.s3.parts import Range, StoreLimits
 from wingsd.errors import BackupUploadFailed, StorageError
-from wingsd.http_upload.exchange import Answer, HttpExchange
+from wingsd.http_client.certificates import OTHER_NAME, CertificateRefused, system_trust
+from wingsd.http_client.exchange import (
+    CONNECT_WITHIN,
+    Answer,
+    HttpExchange,
+    HttpServer,
+    plain,
+    reason_of,
+    tls_reason,
+)
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
-from wingsd.util.retry import seconds_asked_for
+from wingsd.util.retry import Budget, Watch, seconds_asked_for
 
-__all__ = ["Store"]
+__all__ = ["PartNotSent", "Range", "Store", "StoreLimits", "UrlRefused"]
 
-#: Seconds to connect in, TLS included.
-CONNECT_WITHIN = 30.0
+#: Bytes of one piece: all that is in memory of a part, beside what the connection holds.
+PIECE = 256 * 1024
 #: Seconds for which the store may acknowledge nothing of what it is sent.
 SILENT_FOR = 120.0
 #: Characters that are quoted from an answer.
 MAX_QUOTE = 300
 #: Bytes of an ETag: S3's have 34.
 MAX_ETAG = 1024
-PORTS = {"http": 80, "https": 443}
 #: Statuses and S3's own codes after which a part is sent again.
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _TRY_AGAIN_CODES = ("RequestTimeout", "SlowDown", "InternalError", "OperationAborted")
 _EXPIRED = re.compile("expired", re.IGNORECASE)
+_NOT_READ = "the backup's archive could not be read"
+
+
+class PartNotSent(Exception):
+    """One part was not taken, and is to be sent again after `retry_after` seconds or more."""
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class UrlRefused(Exception):
+    """The store does not accept the URL of a part (403); `is_expired` where that is why."""
+
+    def __init__(self, reason: str, *, is_expired: bool) -> None:
+        super().__init__(reason)
+        self.is_expired = is_expired
+
+
+@attrs.frozen
+class Range:
+    """The part `number` of an archive: its first byte, and how many bytes it has."""
+
+    number: int
+    start: int
+    size: int
+
+
+@attrs.frozen
+class StoreLimits:
+    """Seconds for a whole part, and for which nothing of it may move on."""
+
+    part: float = 7200.0
+    stall: float = 300.0
+
+
+class FileRange:
+    """The `size` bytes from `start` on of an open file; `failed` gets the error of reading them.
+
+    The next piece is read when the connection has taken the last one. The file may be closed
+    before the range is.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        start: int,
+        size: int,
+        disk: Workers,
+        failed: Callable[[Exception], object],
+    ) -> None:
+        self._descriptor = os.dup(descriptor)
+        self._at = start
+        self._end = start + size
+        self._disk = disk
+        self._failed = failed
+        self._consumer: Callable[[bytes], None] | None = None
+        self._finished: Callable[[], None] | None = None
+        self._running = True
+        self._reading = False
+        self._closed = False
+        #: Bytes delivered so far.
+        self.bytes_out = 0
+
+    def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
+        """Deliver the range to `consumer`; right after the last bytes call `finished`."""
+        self._consumer, self._finished = consumer, finished
+        self._read()
+
+    def pauseProducing(self) -> None:
+        """Pause delivery."""
+        self._running = False
+
+    def resumeProducing(self) -> None:
+        """Resume delivery."""
+        self._running = True
+        self._read()
+
+    def close(self) -> None:
+        """Deliver nothing more. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._consumer = self._finished = None
+        if not self._reading:
+            os.close(self._descriptor)
+
+    def _read(self) -> None:
+        if self._reading or not self._running or self._consumer is None:
+            return
+        self._reading = True
+        size = min(PIECE, self._end - self._at)
+        reading = self._disk.run(os.pread, self._descriptor, size, self._at)
+        reading.addCallbacks(self._deliver, self._not_read)
+
+    def _deliver(self, piece: bytes) -> None:
+        if not self._read_ended():
+            return
+        if not piece:
+            self._failed(StorageError("it is shorter than it was", _NOT_READ))
+            return
+        self._at += len(piece)
+        self.bytes_out += len(piece)
+        consumer, finished = self._consumer, self._finished
+        assert consumer is not None and finished is not None  # noqa: S101, PT018 - not closed
+        if self._at < self._end:
+            consumer(piece)
+            self._read()
+        else:
+            self.close()
+            consumer(piece)
+            finished()
+
+    def _not_read(self, failure: Failure) -> None:
+        if self._read_ended():
+            self._failed(StorageError(failure.getErrorMessage(), _NOT_READ))
+
+    def _read_ended(self) -> bool:
+        """Return whether what was read is still wanted."""
+        self._reading = False
+        if self._closed:
+            os.close(self._descriptor)
+        return not self._closed
 
 
 class Store:
@@ -73,8 +196,7 @@ class Store:
         self._descriptor = descriptor
         self._content_type = content_type
         self._limits = limits
-        #: By host: the authorities that are trusted take 10 ms to read.
-        self._tls: dict[str, IOpenSSLClientConnectionCreator] = {}
+        self._trust = cache(system_trust)  # reading them takes 10 ms
 
     async def put(self, url: str, part: Range) -> str:
         """Send a part from its beginning; return the ETag that the store gives it, as it is.
@@ -82,116 +204,57 @@ class Store:
         Raises `UrlRefused`, `PartNotSent` where it may be sent again, `BackupUploadFailed` where
         that is of no use, `StorageError` when the archive cannot be read.
         """
-        target = urlsplit(url)
+        server = HttpServer(url, self._reactor, self._trust)
+        headers = [
+            ("Content-Type", self._content_type),
+            ("Content-Length", str(part.size)),
+            ("Connection", "close"),
+        ]
 
         def abort(error: Exception) -> None:
             exchange.abort(error)
 
         body = FileRange(self._descriptor, part.start, part.size, self._disk, abort)
-        exchange = HttpExchange(
-            self._reactor,
-            self._request(target, part.size),
-            body,
-            _trusted if target.scheme == "https" else None,
-            SILENT_FOR,
+        exchange, answering = server.send(
+            server.request("PUT", headers), body=body, stall_timeout=SILENT_FOR
         )
-        watch = _Progress(self._reactor, self._limits, lambda: body.bytes_out, abort)
         try:
-            answer = await exchange.start(self._endpoint(target), CONNECT_WITHIN)
+            with self._watched(exchange, body):
+                answer = await answering
         except (CancelledError, StorageError):
             raise
         except Exception as error:
-            _explain(error, target.netloc)
+            _explain(error, server.netloc)
         finally:
-            watch.stop()
             body.close()
-        return _etag(answer, target.netloc)
+        return _etag(answer, server.netloc)
 
-    def _request(self, target: SplitResult, size: int) -> h11.Request:
-        path = (target.path or "/") + (f"?{target.query}" if target.query else "")
-        headers = [
-            ("Host", target.netloc),
-            ("User-Agent", f"wingsd/{__version__}"),
-            ("Content-Type", self._content_type),
-            ("Content-Length", str(size)),
-            ("Connection", "close"),
-        ]
-        return h11.Request(method="PUT", target=path, headers=headers)
+    def _watched(self, exchange: HttpExchange, body: FileRange) -> Watch:
+        """Abort an upload that takes too long, or of which nothing moves on."""
+        limits, clock = self._limits, self._reactor
+        whole, moving = Budget[None](clock, limits.part), Budget[None](clock, limits.stall)
+        moving.compare(0)
 
-    def _endpoint(self, target: SplitResult) -> IStreamClientEndpoint:
-        host = target.hostname or ""
-        port = target.port or PORTS[target.scheme]
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(
-            self._reactor, host, port, CONNECT_WITHIN
-        )
-        if target.scheme == "https":
-            if host not in self._tls:
-                self._tls[host] = optionsForClientTLS(host, trustRoot=platformTrust())
-            endpoint = wrapClientTLS(self._tls[host], endpoint)
-        return endpoint
+        def check() -> None:
+            moving.compare(body.bytes_out)
+            if whole.is_over:
+                exchange.abort(TimeoutError(f"it took more than {limits.part:g} s"))
+            elif moving.is_over:
+                exchange.abort(TimeoutError(f"nothing moved on for {limits.stall:g} s"))
 
-
-def _trusted(_: object) -> None:
-    """Do nothing: Twisted has verified the store's certificate in the handshake."""
-
-
-class _Progress:
-    """Ends the upload of a part that takes too long, or of which nothing moves on."""
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        limits: StoreLimits,
-        moved: Callable[[], int],
-        abort: Callable[[Exception], object],
-    ) -> None:
-        self._reactor = reactor
-        self._limits = limits
-        self._moved = moved
-        self._abort = abort
-        self._began = self._since = reactor.seconds()
-        self._last = 0
-        self._next: IDelayedCall = self._schedule()
-
-    def stop(self) -> None:
-        """Stop watching."""
-        if self._next.active():
-            self._next.cancel()
-
-    def _schedule(self) -> IDelayedCall:
-        later: IDelayedCall = self._reactor.callLater(self._limits.stall / 8, self._check)
-        return later
-
-    def _check(self) -> None:
-        now, moved = self._reactor.seconds(), self._moved()
-        if moved != self._last:
-            self._last, self._since = moved, now
-        if now - self._began >= self._limits.part:
-            self._abort(TimeoutError(f"it took more than {self._limits.part:g} s"))
-        elif now - self._since >= self._limits.stall:
-            self._abort(TimeoutError(f"nothing moved on for {self._limits.stall:g} s"))
-        else:
-            self._next = self._schedule()
+        return Watch(clock, limits.stall / 8, check, "watching a part failed")
 
 
 def _explain(error: Exception, host: str) -> NoReturn:
     """Raise the error for the reason that there is no answer."""
-    if isinstance(error, VerificationError) or _is_untrusted(error):
+    if isinstance(error, CertificateRefused):
+        is_chain_valid = error.code == OTHER_NAME
+        fault = "it is for another name" if is_chain_valid else "certificate verify failed"
         raise BackupUploadFailed(
-            f"the certificate of {host} is not valid for this node: {_tls_reason(error)}; install "
+            f"the certificate of {host} is not valid for this node: {fault}; install "
             "a valid one there, or add its authority to those that this node's system trusts"
         ) from error
     raise PartNotSent(f"{host}: {_network_reason(error)}") from error
-
-
-def _is_untrusted(error: Exception) -> bool:
-    return isinstance(error, SSL.Error) and "certificate verify failed" in _tls_reason(error)
-
-
-def _tls_reason(error: Exception) -> str:
-    if isinstance(error, SSL.Error):
-        return "; ".join(each[-1] for each in error.args[0]) if error.args else "no reason"
-    return "it is for another name"
 
 
 def _network_reason(error: Exception) -> str:
@@ -203,10 +266,10 @@ def _network_reason(error: Exception) -> str:
         case ConnectionDone() | ConnectionLost():
             return "it closed the connection without an answer"
         case SSL.Error():
-            return f"there is no TLS that this node can speak ({_tls_reason(error)})"
+            return f"there is no TLS that this node can speak ({tls_reason(error)})"
         case h11.RemoteProtocolError():
             return f"what it says is not HTTP ({error})"
-    return _plain(str(error)) or type(error).__name__
+    return reason_of(error)
 
 
 def _etag(answer: Answer, host: str) -> str:
@@ -234,7 +297,7 @@ def _etag(answer: Answer, host: str) -> str:
 def _redirected(answer: Answer) -> str:
     """Return the host that a redirect leads to; its path may be a secret."""
     try:
-        return _plain(urlsplit(answer.header("location")).netloc) or "nowhere"
+        return plain(urlsplit(answer.header("location")).netloc, MAX_QUOTE) or "nowhere"
     except ValueError:
         return "an invalid URL"
 
@@ -249,16 +312,9 @@ def _fault(answer: Answer) -> tuple[str, str]:
 def _element(text: str, name: str) -> str:
     """Return the text of the first XML element of that name."""
     found = re.search(f"<{name}>([^<]*)</{name}>", text)
-    return _plain(html.unescape(found[1])) if found else ""
+    return plain(html.unescape(found[1]), MAX_QUOTE) if found else ""
 
 
 def _quote(answer: Answer) -> str:
     text = answer.body[: 4 * MAX_QUOTE].decode("utf-8", "replace")
-    return _plain(text) or _plain(answer.reason) or "nothing more"
-
-
-def _plain(text: str) -> str:
-    """Return the beginning of `text` as one line without control characters."""
-    printable = "".join(each if each.isprintable() else " " for each in text[: 4 * MAX_QUOTE])
-    line = " ".join(printable.split())
-    return line if len(line) <= MAX_QUOTE else f"{line[:MAX_QUOTE]}…"
+    return plain(text, MAX_QUOTE) or plain(answer.reason, MAX_QUOTE) or "nothing more"

@@ -7,9 +7,8 @@ are of the same upload, and else begins anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
@@ -17,13 +16,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.backups.creation import UploadedPart
-from wingsd.backups.s3.errors import PartNotSent, UrlRefused
-from wingsd.backups.s3.parts import Range
+from wingsd.backups.s3.store import PartNotSent, Range, Store, UrlRefused
 from wingsd.backups.s3.urls import PartUrls, SignedParts
 from wingsd.errors import BackupUploadFailed
 from wingsd.util.retry import Backoff
 
-__all__ = ["Archive", "MultipartUpload", "WholeArchive"]
+__all__ = ["GrowingArchive", "MultipartUpload"]
 
 #: Seconds before a part is sent again.
 BACKOFF = Backoff(1.0, 60.0)
@@ -36,29 +34,45 @@ BEGINNINGS = 3
 LAST_CALL, LAST_AT_ONCE = 90.0, 64
 
 
-class Archive(Protocol):
-    """The archive, which may still be being made."""
+class GrowingArchive:
+    """An archive, and how far it has been written to its file; for the reactor alone.
+
+    Its maker calls `grew` when bytes are in the file, and `complete` at the end.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._is_complete = False
+        self._waiting: list[tuple[int, Deferred[None]]] = []
+
+    def grew(self, size: int) -> None:
+        """Tell that the file has `size` bytes that do not change any more."""
+        self._size = size
+        self._wake()
+
+    def complete(self, size: int) -> None:
+        """Tell that it is made, with `size` bytes."""
+        self._size, self._is_complete = size, True
+        self._wake()
 
     async def reach(self, size: int) -> int:
         """Wait until it has so many bytes, or is complete; return how many it has."""
+        while not self._has(size):
+            grown: Deferred[None] = Deferred()
+            self._waiting.append((size, grown))
+            await grown
+        return self._size
 
+    def _has(self, size: int) -> bool:
+        return self._size >= size or self._is_complete
 
-@attrs.frozen
-class WholeArchive:
-    """An archive of `size` bytes that is made."""
-
-    size: int
-
-    async def reach(self, size: int) -> int:
-        """Return how many bytes it has."""
-        return self.size
-
-
-class Parts(Protocol):
-    """What parts are sent by."""
-
-    async def put(self, url: str, part: Range) -> str:
-        """Send a part from its beginning; return its ETag; see `Store`."""
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for size, grown in waiting:
+            if not self._has(size):
+                self._waiting.append((size, grown))
+            elif not grown.called:  # it was cancelled
+                grown.callback(None)
 
 
 class _UploadReplaced(Exception):
@@ -77,8 +91,8 @@ class MultipartUpload:
         self,
         reactor: IReactorTime,
         urls: PartUrls,
-        archive: Archive,
-        store: Parts,
+        archive: GrowingArchive,
+        store: Store,
         name: str,
         attempts: int,
     ) -> None:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import attrs
 from twisted.internet.defer import DeferredLock
@@ -28,6 +28,7 @@ from wingsd.errors import (
     PanelRefused,
     PanelUnreachable,
 )
+from wingsd.http_client.exchange import parse_url
 from wingsd.panel.client import Panel
 from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
@@ -223,29 +224,20 @@ def _signed(answer: object, first: int, now: float) -> SignedParts:
 
 def part_url(url: str, now: float) -> PartUrl:
     """Read the URL of a part. Raises `InvalidData`, which does not quote it: it is a secret."""
-    try:
-        parts = urlsplit(url)
-        fault = _fault(url, parts, parts.port)
-    except ValueError as error:  # of brackets or of the port
-        fault = str(error)
+    fault = ""
+    if not url.isascii() or not url.isprintable() or " " in url or len(url) > MAX_URL:
+        fault = f"it must be of printable ASCII, and at most {MAX_URL} bytes long"
+    else:
+        try:
+            parts = parse_url(url)
+        except ValueError as error:
+            fault = str(error)
     if fault:
         raise InvalidData(f"parts: the URL of a part is invalid: {fault}")
     query = {name.lower(): values[0] for name, values in parse_qs(parts.query).items()}
     lifetime = _lifetime(query)
     margin = min(MARGIN, lifetime / 10)
     return PartUrl(url, query.get("uploadid", ""), now + lifetime - margin)
-
-
-def _fault(url: str, parts: SplitResult, port: int | None) -> str:
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return "it must be an http or https URL with a host"
-    if port == 0:
-        return "nothing listens at port 0"
-    if parts.username is not None:
-        return "it must not have a user in it"
-    if not url.isascii() or not url.isprintable() or " " in url or len(url) > MAX_URL:
-        return f"it must be of printable ASCII, and at most {MAX_URL} bytes long"
-    return ""
 
 
 def _lifetime(query: dict[str, str]) -> float:

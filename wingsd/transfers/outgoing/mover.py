@@ -36,7 +36,7 @@ from wingsd.transfers.outgoing.source import (
     seed_of,
 )
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.client import PeerAddress
+from wingsd.transfers.peer.client import PeerAddress, Peers
 from wingsd.transfers.peer.move_answers import BegunAnswer, ResumeNeeded
 from wingsd.transfers.peer.moves import (
     BEGIN_WITHIN,
@@ -45,7 +45,6 @@ from wingsd.transfers.peer.moves import (
     MoveClient,
     MoveTrouble,
 )
-from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure

@@ -50,8 +50,8 @@ from wingsd.transfers.outgoing.source import (
     streams_of,
 )
 from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, Uploader, size_limit
+from wingsd.transfers.peer.client import Peers
 from wingsd.transfers.peer.moves import MOST, Cause
-from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import ProgressReport, StepLogs
 from wingsd.transfers.steps import RollbackList, SendStep
 from wingsd.util.deferreds import beside, when_fired

@@ -10,46 +10,63 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from math import ceil
 from typing import Any, NoReturn
-from urllib.parse import SplitResult, urlsplit
 
+import attrs
 import h11
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import TimeoutError as TimedOut
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from wingsd import __version__
 from wingsd.errors import (
+    ConfigError,
     DestinationDisconnected,
     DestinationRefused,
     DestinationUnreachable,
     InvalidDestination,
 )
-from wingsd.http_upload.exchange import Answer, HttpExchange, PersistentConnections
-from wingsd.panel.http_client import MAX_HEAD
+from wingsd.http_client.certificates import (
+    EXPIRED,
+    NOT_YET_VALID,
+    OTHER_NAME,
+    UNTRUSTED,
+    CertificateRefused,
+    system_trust,
+)
+from wingsd.http_client.exchange import (
+    CONNECT_WITHIN,
+    MAX_HEAD,
+    MAX_QUOTE,
+    Answer,
+    HttpExchange,
+    HttpServer,
+    PersistentConnections,
+    plain,
+    reason_of,
+    tls_reason,
+)
 from wingsd.threadio import Outflow
-from wingsd.transfers.peer.peers import PeerTls, PeerVerifier
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for
 
 __all__ = [
-    "CONNECT_WITHIN",
     "GATEWAYS",
-    "MAX_QUOTE",
     "PeerAddress",
     "PeerClient",
+    "PeerTls",
     "PeerUpload",
+    "Peers",
     "explanation",
     "judge",
-    "plain",
+    "peer_tls",
 ]
 
-#: Characters that are quoted from an answer.
-MAX_QUOTE = 500
+#: Names of a certificate in an error.
+MAX_NAMES = 5
 #: Statuses of a proxy that has no answer of the node's, which may still be at work. 520 to 524 are
 #: Cloudflare's.
 GATEWAYS = frozenset({408, 502, 503, 504, *range(520, 525)})
@@ -108,16 +125,6 @@ def explanation(body: bytes, status: str) -> tuple[str, str]:
     return plain(answer["error"]), plain(detail) if isinstance(detail, str) else ""
 
 
-def plain(text: str) -> str:
-    """Return the beginning of `text` as one line without control characters."""
-    printable = "".join(each if each.isprintable() else " " for each in text)
-    line = " ".join(printable.split())
-    return line if len(line) <= MAX_QUOTE else f"{line[:MAX_QUOTE]}…"
-
-
-#: Seconds to connect in, TLS included; for a question, to be answered in.
-CONNECT_WITHIN = 30
-PORTS = {"http": 80, "https": 443}
 #: What to do when there is no connection.
 HINTS: tuple[tuple[type[Exception], str], ...] = (
     (DNSLookupError, "the name {host} is not known; correct it {there}, or this node's DNS"),
@@ -129,7 +136,56 @@ HINTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-class PeerAddress:
+@attrs.frozen(eq=False)
+class PeerTls:
+    """The trusted certificate authorities.
+
+    These are the system's (of `SSL_CERT_FILE` and `SSL_CERT_DIR`, where they are set) and those in
+    `ca_file`, if it is not empty: PEM, `system.transfers.ca_file`.
+    """
+
+    ca_file: str = ""
+
+    def context(self) -> SSL.Context:
+        """Return an OpenSSL context for connections of TLS 1.2 and above, by AEAD suites alone.
+
+        Raises `DestinationUnreachable` when `ca_file` cannot be used.
+        """
+        context = system_trust()
+        if self.ca_file:
+            _trust(context, self.ca_file)
+        return context
+
+
+def _trust(context: SSL.Context, ca_file: str) -> None:
+    """Raise `DestinationUnreachable` when `ca_file` cannot be used."""
+    try:
+        with open(ca_file, "rb"):  # OpenSSL does not say why it cannot
+            context.load_verify_locations(ca_file)
+    except (OSError, SSL.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        why = reason or "it holds no certificate in PEM form"
+        raise DestinationUnreachable(
+            "the destination node's certificate cannot be verified",
+            f"system.transfers.ca_file: {ca_file} cannot be used: {why}",
+        ) from error
+
+
+def peer_tls(ca_file: str) -> PeerTls:
+    """Return the TLS settings with `ca_file`. Raises `ConfigError` when it cannot be used.
+
+    So that is known when the node starts, and not with its first transfer.
+    """
+    if ca_file:
+        try:
+            # Without the system's authorities, which take 10 ms to read.
+            _trust(SSL.Context(SSL.TLS_METHOD), ca_file)
+        except DestinationUnreachable as error:
+            raise ConfigError(error.detail) from error
+    return PeerTls(ca_file)
+
+
+class PeerAddress(HttpServer):
     """The node at `url`. `source` is where the address was given, and can be corrected."""
 
     def __init__(self, url: str, reactor: Reactor, tls: PeerTls, source: str) -> None:
@@ -137,97 +193,52 @@ class PeerAddress:
 
         Raises `DestinationUnreachable` when the certificates to trust cannot be read.
         """
-        self._url = _parse(url)
-        self._host = self._url.hostname or ""
-        self._reactor = reactor
+        try:
+            super().__init__(url, reactor, tls.context)
+        except ValueError as error:
+            raise InvalidDestination(
+                "the destination's URL is invalid", f"{url[:MAX_QUOTE]!r}: {error}"
+            ) from error
         self._source = source
-        self._context = tls.context() if self._url.scheme == "https" else None
 
-    @property
-    def netloc(self) -> str:
-        """Host and port, as in the URL."""
-        return self._url.netloc
-
-    def target(self, below: str = "") -> str:
-        """Return the target of a request: the URL's path with its query, or what is below it."""
-        path = self._url.path
-        if below:
-            return path.rstrip("/") + below
-        return (path or "/") + (f"?{self._url.query}" if self._url.query else "")
-
-    def start(
+    def send(
         self,
         request: h11.Request,
-        timeout: float,
+        timeout: float = CONNECT_WITHIN,
         connections: PersistentConnections | None = None,
         **options: Any,
     ) -> tuple[HttpExchange, Deferred[Answer]]:
-        """Begin to send a request, with the `options` of its `HttpExchange`; see its `start`.
+        """Begin to send a request; see `HttpServer.send`.
 
         Requests of moves are sent on `connections`. Without an answer there is an error of
         `DestinationUnreachable`, `DestinationDisconnected`, or `CancelledError` after an abort.
         """
-        port = self._url.port or PORTS[self._url.scheme]
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(
-            self._reactor, self._host, port, CONNECT_WITHIN
-        )
-        verifier = None
-        if self._context is not None:
-            verifier = PeerVerifier(self._context, self._host)
-            endpoint = wrapClientTLS(verifier, endpoint)
-            options["verify"] = verifier.verify_name
-        exchange = HttpExchange(self._reactor, request, **options)
-        if connections is None:
-            answer = exchange.start(endpoint, timeout)
-        else:
-            answer = connections.start(exchange, endpoint, timeout)
+        exchange, answer = super().send(request, timeout, connections, **options)
         is_upload = options.get("body") is not None
         is_question = self._context is None and connections is None and not is_upload
 
         def explain(failure: Failure) -> NoReturn:
             error = failure.value
-            if isinstance(error, CancelledError | DestinationUnreachable):
+            if isinstance(error, CancelledError):
                 raise error
+            if isinstance(error, CertificateRefused):
+                raise DestinationUnreachable(
+                    "the destination node's certificate is invalid",
+                    _certificate_fault(error, self.host),
+                ) from error
             if exchange.begun:
                 reason = _ending(error)
                 if is_question:
                     reason += "; if it serves TLS, its address begins with https://"
                 sent = is_upload and connections is None and exchange.request_sent
                 raise DestinationDisconnected(reason, body_sent=sent) from error
-            if verifier is not None and verifier.fault is not None:
-                raise verifier.fault from error
             raise DestinationUnreachable(
                 "the destination node cannot be reached",
-                _why_unreachable(error, self._host, self._url.netloc, self._source),
+                _why_unreachable(error, self.host, self.netloc, self._source),
             ) from error
 
         answer.addErrback(explain)
         return exchange, answer
-
-
-def _parse(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        fault = _fault(url, parts, parts.port)
-    except ValueError as error:  # of brackets or of the port
-        fault = str(error)
-    if fault:
-        raise InvalidDestination(
-            "the destination's URL is invalid", f"{url[:MAX_QUOTE]!r}: {fault}"
-        )
-    return parts
-
-
-def _fault(url: str, parts: SplitResult, port: int | None) -> str:
-    if parts.scheme not in PORTS or not parts.hostname:
-        return "it must be an http or https URL with a host"
-    if port == 0:
-        return "nothing listens at port 0"
-    if parts.username is not None:
-        return "it must not have a user in it"
-    if not url.isascii() or not url.isprintable() or " " in url:
-        return "write it in ASCII alone, an international name in its xn-- form"
-    return ""
 
 
 def _ending(error: object) -> str:
@@ -242,20 +253,62 @@ def _ending(error: object) -> str:
             return f"the headers of its answer are longer than {MAX_HEAD // 1024} KiB"
         case h11.RemoteProtocolError():
             return f"what it said is not HTTP ({error})"
-    return plain(str(error)) or type(error).__name__
+    return reason_of(error)
 
 
 def _why_unreachable(error: object, host: str, address: str, source: str) -> str:
     if isinstance(error, SSL.Error):
-        reason = "; ".join(each[-1] for each in error.args[0]) if error.args else ""
         return (
-            f"there is no TLS at {address} that this node can speak ({reason or 'no reason'}); "
+            f"there is no TLS at {address} that this node can speak ({tls_reason(error)}); "
             "see whether that is the node's port, and whether it serves HTTPS there"
         )
     for kind, hint in HINTS:
         if isinstance(error, kind):
             return hint.format(host=host, address=address, error=error, there=source)
-    return f"{address}: {plain(str(error)) or type(error).__name__}"
+    return f"{address}: {reason_of(error)}"
+
+
+def _certificate_fault(error: CertificateRefused, host: str) -> str:
+    """Return what is wrong with a certificate, and what to do."""
+    code, certificate = error.code, error.certificate
+    if code == OTHER_NAME:
+        names = ", ".join(_names(certificate)) or "no name at all"
+        return (
+            f"it is for {names}, and the Panel calls that node {host}; install a "
+            f"certificate for that name, or correct the node's address in the Panel"
+        )
+    if code == EXPIRED:
+        end = certificate.not_valid_after_utc
+        return f"it expired on {end:%Y-%m-%d at %H:%M} UTC; renew it on {host}"
+    if code == NOT_YET_VALID:
+        begin = certificate.not_valid_before_utc
+        return (
+            f"it is not valid before {begin:%Y-%m-%d, %H:%M} UTC, which this node's clock has not "
+            "reached; set the clocks of both nodes"
+        )
+    if code in UNTRUSTED:
+        return (
+            f"{host} shows one issued by {_common_name(certificate.issuer)}, which this node does "
+            "not trust; for a private authority, let system.transfers.ca_file in this node's "
+            "configuration name a file with its certificate, else use one of a public authority"
+        )
+    return f"OpenSSL refuses that of {host} (verification error {code}); get a new one there"
+
+
+def _common_name(name: x509.Name) -> str:
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return f'"{found[0].value!s}"' if found else f'"{name.rfc4514_string()}"'
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    """Return the names and addresses that the certificate is for, the first of them."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    names = extension.value.get_values_for_type(x509.DNSName)
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return [*names, *map(str, addresses)][:MAX_NAMES]
 
 
 class PeerClient:
@@ -277,12 +330,7 @@ class PeerClient:
         Raises `DestinationUnreachable` when the certificates to trust cannot be read.
         """
         self._address = PeerAddress(url, reactor, tls, address_source)
-        self._headers = [
-            ("Host", self._address.netloc),
-            ("User-Agent", f"wingsd/{__version__}"),
-            ("Authorization", authorization),
-            ("Connection", "close"),
-        ]
+        self._headers = [("Authorization", authorization), ("Connection", "close")]
         try:
             self._request("OPTIONS")
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
@@ -299,7 +347,7 @@ class PeerClient:
         Raises `DestinationUnreachable`, `DestinationDisconnected` without an answer, and
         `DestinationRefused` for that of a proxy which has none of the node's: it may have any.
         """
-        answer = await self._address.start(self._request("OPTIONS", headers), CONNECT_WITHIN)[1]
+        answer = await self._address.send(self._request("OPTIONS", headers))[1]
         if answer.code in (*GATEWAYS, HTTPStatus.TOO_MANY_REQUESTS):
             judge(answer)
         if not answer.good:
@@ -315,7 +363,7 @@ class PeerClient:
         """
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         request = self._request(method, headers)
-        answer = await self._address.start(request, CONNECT_WITHIN, content=content)[1]
+        answer = await self._address.send(request, content=content)[1]
         judge(answer)
         return answer
 
@@ -335,14 +383,11 @@ class PeerClient:
         """
         usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
         request = self._request("POST", [*usual, *headers])
-        exchange, answer = self._address.start(
-            request, CONNECT_WITHIN, body=body, stall_timeout=stall_timeout
-        )
+        exchange, answer = self._address.send(request, body=body, stall_timeout=stall_timeout)
         return PeerUpload(exchange, answer, may_be_early=may_be_early)
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
-        target = self._address.target()
-        return h11.Request(method=method, target=target, headers=[*self._headers, *headers])
+        return self._address.request(method, [*self._headers, *headers])
 
 
 class PeerUpload:
@@ -385,3 +430,17 @@ def _listed(body: bytes) -> list[str]:
     if not isinstance(listed, list):
         return []
     return [each for each in listed if isinstance(each, str)]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Peers:
+    """The other nodes, connected to by this reactor and verified by `tls`."""
+
+    reactor: Reactor
+    tls: PeerTls
+
+    def client(
+        self, url: str, authorization: str, address_source: str = "in the Panel"
+    ) -> PeerClient:
+        """Return a client of the node at `url`. Raises the errors of `PeerClient`."""
+        return PeerClient(url, authorization, self.reactor, self.tls, address_source)

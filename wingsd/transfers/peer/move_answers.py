@@ -13,8 +13,8 @@ from typing import TypeVar
 import attrs
 
 from wingsd.errors import DestinationError, DestinationRefused, InvalidData
-from wingsd.http_upload.exchange import Answer
-from wingsd.transfers.peer.client import judge, plain
+from wingsd.http_client.exchange import Answer, plain
+from wingsd.transfers.peer.client import judge
 from wingsd.util.serialization import structure
 
 __all__ = [

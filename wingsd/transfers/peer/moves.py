@@ -20,14 +20,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from wingsd import __version__
 from wingsd.errors import (
     DestinationDisconnected,
     DestinationError,
     DestinationRefused,
     DestinationUnreachable,
 )
-from wingsd.http_upload.exchange import (
+from wingsd.http_client.exchange import (
     Answer,
     Block,
     BlocksBody,
@@ -172,15 +171,10 @@ class _Request:
     def head(self, address: PeerAddress) -> h11.Request:
         """Return its head, as it is sent to that node."""
         length = len(self.content) if self.blocks is None else sum(map(len, self.blocks))
-        headers = [
-            ("Host", address.netloc),
-            ("User-Agent", f"wingsd/{__version__}"),
-            ("Authorization", self.authorization),
-        ]
+        headers = [("Authorization", self.authorization)]
         if self.method not in ("GET", "DELETE"):
             headers += [("Content-Type", self.content_type), ("Content-Length", str(length))]
-        target = address.target(self.target)
-        return h11.Request(method=self.method, target=target, headers=headers)
+        return address.request(self.method, headers, self.target)
 
 
 class MoveTrouble:
@@ -531,7 +525,7 @@ class MoveClient:
         body = None
         if asked.blocks is not None:
             body = BlocksBody(asked.blocks, self._bucket, yields=self.yields)
-        exchange, answering = self._address.start(
+        exchange, answering = self._address.send(
             asked.head(self._address),
             ANSWERED_WITHIN,
             self._connections,

@@ -6,8 +6,6 @@ authority it says the same.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
@@ -21,9 +19,19 @@ from zope.interface import implementer
 
 from wingsd.util.net import tls_options
 
-__all__ = ["EXPIRED", "NOT_YET_VALID", "UNTRUSTED", "CertificateVerifier", "system_trust"]
+__all__ = [
+    "EXPIRED",
+    "NOT_YET_VALID",
+    "OTHER_NAME",
+    "UNTRUSTED",
+    "CertificateRefused",
+    "CertificateVerifier",
+    "system_trust",
+]
 
-# OpenSSL's numbers (x509_vfy.h); the last are those of chains without a trusted root.
+# OpenSSL's numbers (x509_vfy.h); the last are those of chains without a trusted root. The first is
+# that of a chain without fault.
+OTHER_NAME = 0
 NOT_YET_VALID = 9
 EXPIRED = 10
 UNTRUSTED = frozenset({2, 18, 19, 20, 21})
@@ -39,8 +47,17 @@ def system_trust() -> SSL.Context:
     return context
 
 
+class CertificateRefused(Exception):
+    """A certificate is not to be trusted: `code` is OpenSSL's number, or `OTHER_NAME`."""
+
+    def __init__(self, certificate: x509.Certificate, code: int = OTHER_NAME) -> None:
+        super().__init__(f"the certificate is refused (verification error {code})")
+        self.certificate = certificate
+        self.code = code
+
+
 @implementer(IOpenSSLClientConnectionCreator)
-class CertificateVerifier(ABC):
+class CertificateVerifier:
     """Makes one TLS connection, and verifies that the certificate is one of `host`."""
 
     def __init__(self, context: SSL.Context, host: str) -> None:
@@ -49,15 +66,7 @@ class CertificateVerifier(ABC):
         self._host = host
         self._by_address = isIPAddress(host) or isIPv6Address(host)
         #: What OpenSSL found wrong with the certificate, if it did.
-        self.fault: Exception | None = None
-
-    @abstractmethod
-    def chain_error(self, certificate: x509.Certificate, code: int) -> Exception:
-        """Return the error for a certificate that OpenSSL does not accept, by its number."""
-
-    @abstractmethod
-    def name_error(self, certificate: x509.Certificate) -> Exception:
-        """Return the error for a certificate that is one of another host."""
+        self.fault: CertificateRefused | None = None
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the connection. OpenSSL fails its handshake when the chain is not valid."""
@@ -69,7 +78,7 @@ class CertificateVerifier(ABC):
         return connection
 
     def verify_name(self, connection: SSL.Connection) -> None:
-        """Raise `name_error` when the certificate, of a valid chain, is not one of `host`.
+        """Raise `CertificateRefused` when the certificate, of a valid chain, is not one of `host`.
 
         To be called when the handshake is complete, before anything is sent.
         """
@@ -80,9 +89,9 @@ class CertificateVerifier(ABC):
             # service-identity 24 raises ValueError for a wildcard and a host without a dot.
             certificate = connection.get_peer_certificate()
             assert certificate is not None  # noqa: S101 - it was verified
-            raise self.name_error(certificate.to_cryptography()) from error
+            raise CertificateRefused(certificate.to_cryptography()) from error
 
     def _note(self, _: SSL.Connection, certificate: X509, code: int, depth: int, ok: int) -> bool:
         if not ok and self.fault is None:
-            self.fault = self.chain_error(certificate.to_cryptography(), code)
+            self.fault = CertificateRefused(certificate.to_cryptography(), code)
         return bool(ok)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import UrlInvalid, UrlSchemeRefused
-from wingsd.guarded_http.urls import MAX_URL, WebUrl
+from wingsd.http_client.urls import MAX_URL, WebUrl
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from tests.guarded_http.fetching import LIMITS, OK, Names, fetch, make_client, url_of
-from tests.guarded_http.test_client import says
+from tests.http_client.fetching import LIMITS, OK, Names, fetch, make_client, url_of
+from tests.http_client.test_download import says
 from tests.transfers.peers import Peer
 from wingsd.errors import AddressBlocked, DownloadFailed, TooManyRedirects
 

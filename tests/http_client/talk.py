@@ -7,9 +7,9 @@ from typing import Any
 import h11
 from twisted.python.failure import Failure
 
-from tests.http_upload.wire import Endpoint
+from tests.http_client.wire import Endpoint
 from tests.threadio.reactor import ManualReactor
-from wingsd.http_upload.exchange import Answer, HttpExchange
+from wingsd.http_client.exchange import Answer, HttpExchange
 from wingsd.threadio import Outflow, OutflowClosed
 
 HEAD = b"POST /up HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -11,10 +11,15 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import TimeoutError as TimedOut
 
-from tests.http_upload.talk import OK, REFUSAL, Talk
-from tests.http_upload.wire import Endpoint
-from wingsd.http_upload.exchange import ANSWER_WITHIN, INTERIM_WITHIN, MAX_INTERIM
-from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
+from tests.http_client.talk import OK, REFUSAL, Talk
+from tests.http_client.wire import Endpoint
+from wingsd.http_client.exchange import (
+    ANSWER_WITHIN,
+    INTERIM_WITHIN,
+    MAX_HEAD,
+    MAX_INTERIM,
+    AnswerRefused,
+)
 from wingsd.threadio.streams import STEP
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.guarded_http.file_names import disposition_name, plain_name
+from wingsd.http_client.urls import disposition_name, plain_name
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """One HTTP/1.1 request and its answer on one connection, in both directions at the same time.
 
+`HttpServer` makes the requests to other nodes and to stores. The bodies of its answers are short
+and kept; `download` is for those that are streamed.
+
 HTTP is parsed by h11. twisted.web's Agent cannot be used for an upload: it gives no answer before
 it has sent the whole body, and a node that refuses an upload answers at once.
 
@@ -16,14 +19,18 @@ repeated are sent on these, and their bodies are in memory.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
 from typing import Any
 from typing import Protocol as Interface
+from urllib.parse import SplitResult, urlsplit
 
 import attrs
 import h11
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -36,21 +43,33 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
+from wingsd import __version__
+from wingsd.errors import InvalidData
+from wingsd.http_client.certificates import CertificateVerifier
 from wingsd.threadio import Share, TokenBucket
 from wingsd.util.net import PROBES, are_too_small, keep_alive, tcp_info
+from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Watch
 
 __all__ = [
+    "CONNECT_WITHIN",
+    "MAX_HEAD",
+    "MAX_QUOTE",
     "AckWatchdog",
     "Answer",
+    "AnswerRefused",
     "Block",
     "BlocksBody",
     "FlowWatchdog",
     "HttpExchange",
+    "HttpServer",
     "PersistentConnections",
     "RequestBody",
+    "parse_url",
+    "plain",
+    "reason_of",
     "silence",
+    "tls_reason",
 ]
 
 #: The number of checks in the time that a peer may be silent.
@@ -144,6 +163,10 @@ class FlowWatchdog(Watch):
         self._on_halt(TimeoutError(what))
 
 
+#: Seconds to connect in, TLS included; for a question, to be answered in.
+CONNECT_WITHIN = 30
+#: Bytes of a status line with its headers: as many as h11 and most proxies take.
+MAX_HEAD = 16 * 1024
 #: Interim answers (1xx) before the final one. A node may send one every 20 s while at work.
 MAX_INTERIM = 1000
 #: Seconds for which they may come when the whole request was sent.
@@ -157,6 +180,12 @@ CLOSE_WITHIN = 10
 #: On a persistent connection: seconds from a body's end to the beginning of the answer, and those
 #: to take a whole body in, of which only those count in which there was more than was taken.
 BEGUN_WITHIN, BODY_WITHIN = 90.0, 3600.0
+#: Characters that are quoted from an answer.
+MAX_QUOTE = 500
+
+
+class AnswerRefused(InvalidData):
+    """An answer beyond one of the bounds; the text names the bound."""
 
 
 @attrs.frozen
@@ -209,10 +238,10 @@ class RequestBody(Interface):
 class HttpExchange(Protocol):
     """A request and its answer, on a connection of its own or a persistent one.
 
-    `verify` is called with the TLS connection before anything is sent on it, and raises when it is
-    not to be trusted; without it the connection is plain TCP. The request's body is `content`, or
-    `body`, which is closed when the exchange ends before it does. The peer may leave data of
-    `body` unacknowledged for `stall_timeout` seconds, without that for as long as TCP does. With
+    `certificate` verifies that of the peer; without it the connection is plain TCP. The request's
+    body is `content`, or `body`, which is closed when the exchange ends before it does. The peer
+    may leave data of `body` unacknowledged for `stall_timeout` seconds, without that for as long
+    as TCP does. With
     `taken_within` it also has to take something of it in so many seconds, when it was sent more.
     """
 
@@ -223,7 +252,7 @@ class HttpExchange(Protocol):
         reactor: IReactorTime,
         request: h11.Request,
         body: RequestBody | None = None,
-        verify: Callable[[Any], None] | None = None,
+        certificate: CertificateVerifier | None = None,
         stall_timeout: float | None = None,
         content: bytes = b"",
         taken_within: float | None = None,
@@ -232,11 +261,11 @@ class HttpExchange(Protocol):
         self._request = request
         self._content = content
         self._body = body
-        self._verify = verify
+        self._certificate = certificate
         self._stall_timeout = stall_timeout
         self._taken_within = taken_within
         self._http = h11.Connection(h11.CLIENT, MAX_HEAD)
-        self._answer: Deferred[Answer] = Deferred(lambda _: self.abort(CancelledError()))
+        self._answer: Deferred[Any] = Deferred(lambda _: self.abort(CancelledError()))
         self._connecting: Deferred[Any] | None = None
         self._limit: IDelayedCall | None = None
         self._watchdogs: list[Watch] = []
@@ -250,6 +279,10 @@ class HttpExchange(Protocol):
         self._interim_since: float | None = None
         self._text = bytearray()
         self._pieces = 0
+        #: Whether nothing more of the answer is wanted for now, and whether it is being parsed.
+        self._paused = self._reading = False
+        #: Why the connection has ended.
+        self._lost: Failure | None = None
         self._over = False
         #: Bytes that are read of the answer's body, and the seconds that it may take from its head
         #: to its end.
@@ -262,19 +295,22 @@ class HttpExchange(Protocol):
     def start(
         self,
         endpoint: IStreamClientEndpoint,
-        timeout: float,
+        timeout: float | None,
         connections: PersistentConnections | None = None,
-    ) -> Deferred[Answer]:
+    ) -> Deferred[Any]:
         """Connect, send and read; keep the connection among `connections`, where it can be.
 
         The Deferred gives the answer.
 
-        It fails with the reason when there is none, `TimeoutError` of Twisted's when the peer
-        could not be connected to within `timeout` seconds (a request without a body: when it was
-        not answered), `AnswerRefused` when interim answers come without end, `CancelledError`
-        when it is cancelled.
+        It fails with the reason when there is none, `CertificateRefused` among them,
+        `TimeoutError` of Twisted's when the peer could not be connected to within `timeout`
+        seconds (a request without a body: when it was not answered), `AnswerRefused` when interim
+        answers come without end, `CancelledError` when it is cancelled.
         """
-        self._set_limit(timeout, lambda: self.abort(silence(timeout)))
+        if timeout is not None:
+            self._set_limit(timeout, lambda: self.abort(silence(timeout)))
+        if self._certificate is not None:
+            endpoint = wrapClientTLS(self._certificate, endpoint)
         protocol: Protocol = self
         if connections is not None:
             protocol = self._persistent = _Connection(connections, self)
@@ -295,24 +331,24 @@ class HttpExchange(Protocol):
     def abort(self, reason: Exception) -> None:
         """Close at once; the answer, if it is not there yet, fails with `reason`."""
         self._fail(Failure(reason))
-        if self._connecting is not None:
-            self._connecting.cancel()
         if self.connected:
             self.transport.abortConnection()
+        elif self._connecting is not None:
+            self._connecting.cancel()
 
     # What the transport calls
 
     def connectionMade(self) -> None:
         """Begin, unless TLS is to be set up before."""
         keep_alive(self._socket())
-        if self._verify is None:
+        if self._certificate is None:
             self._begin()
 
     def handshakeCompleted(self) -> None:
         """Begin, if the peer is verified. TLS has been set up."""
-        assert self._verify is not None  # noqa: S101 - else there is no TLS
+        assert self._certificate is not None  # noqa: S101 - else there is no TLS
         try:
-            self._verify(self.transport.getHandle())
+            self._certificate.verify_name(self.transport.getHandle())
         except Exception as error:
             self.abort(error)
         else:
@@ -326,10 +362,12 @@ class HttpExchange(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Conclude with the answer read so far, or fail with the reason."""
         self.connected = 0
+        fault = self._certificate.fault if self._certificate is not None else None
+        self._lost = reason if fault is None else Failure(fault)
         if not self._over:
             self._read(b"")  # the end of an answer that does not tell its length
         if not self._over:
-            self._conclude() if self._head is not None else self._fail(reason)
+            self._conclude() if self._head is not None else self._fail(self._lost)
         self._clear_limit()
 
     def pauseProducing(self) -> None:
@@ -396,22 +434,32 @@ class HttpExchange(Protocol):
 
     # Reading
 
-    def _read(self, data: bytes) -> None:
-        try:
+    def _read(self, data: bytes | None = None) -> None:
+        """Parse what has been received, with `data`, until the answer's consumer pauses this."""
+        if data is not None:
             self._http.receive_data(data)
-            while not self._over:
+        if self._reading:  # called by the consumer, of which one call is under way
+            return
+        self._reading = True
+        try:
+            while not (self._over or self._paused):
                 event = self._http.next_event()
                 if event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
                     return
                 self._take(event)
         except h11.RemoteProtocolError as error:
-            # Whatever follows a head may be malformed; the head is the answer.
-            if self._head is not None:
-                self._conclude()
-            elif self.connected:
-                self.abort(error)
+            self._refuse(error)
         except ValueError:  # of h11 0.14, for a length with more digits than Python converts
-            self.abort(h11.RemoteProtocolError("bad Content-Length"))
+            self._refuse(h11.RemoteProtocolError("bad Content-Length"))
+        finally:
+            self._reading = False
+
+    def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        # Whatever follows a head may be malformed; the head is the answer.
+        if self._head is not None:
+            self._conclude()
+        elif self.connected:
+            self.abort(error)
 
     def _take(self, event: object) -> None:
         match event:
@@ -498,10 +546,11 @@ class HttpExchange(Protocol):
     def _clear_limit(self) -> None:
         if self._limit is not None and self._limit.active():
             self._limit.cancel()
+        self._limit = None
 
     def _tcp(self) -> Any:
         """Return the TCP transport, below TLS where there is TLS."""
-        return self.transport if self._verify is None else self.transport.transport
+        return self.transport if self._certificate is None else self.transport.transport
 
     def _socket(self) -> socket.socket:
         handle: socket.socket = self._tcp().getHandle()
@@ -663,3 +712,80 @@ class PersistentConnections:
         for connection in tuple(self._resting):
             connection.transport.abortConnection()
         self._resting.clear()
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def parse_url(url: str) -> SplitResult:
+    """Return the parts of an http or https URL. Raises `ValueError` with what is wrong with it."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("it must be an http or https URL with a host")
+    if parts.port == 0:
+        raise ValueError("nothing listens at port 0")
+    if parts.username is not None:
+        raise ValueError("it must not have a user in it")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("write it in ASCII alone, an international name in its xn-- form")
+    return parts
+
+
+class HttpServer:
+    """The server of a URL; with https it is verified by the authorities that `trust` returns."""
+
+    def __init__(self, url: str, reactor: Reactor, trust: Callable[[], SSL.Context]) -> None:
+        """Raise `ValueError` with what is wrong with the URL, and what `trust` does."""
+        self._url = parse_url(url)
+        self._reactor = reactor
+        self._context = trust() if self._url.scheme == "https" else None
+        self.host = self._url.hostname or ""
+        #: Host and port, as in the URL.
+        self.netloc = self._url.netloc
+
+    def request(
+        self, method: str, headers: Iterable[tuple[str, str]], below: str = ""
+    ) -> h11.Request:
+        """Return a request to the URL, or to what is `below` its path."""
+        path = self._url.path
+        if below:
+            target = path.rstrip("/") + below
+        else:
+            target = (path or "/") + (f"?{self._url.query}" if self._url.query else "")
+        usual = [("Host", self.netloc), ("User-Agent", f"wingsd/{__version__}")]
+        return h11.Request(method=method, target=target, headers=[*usual, *headers])
+
+    def send(
+        self,
+        request: h11.Request,
+        timeout: float = CONNECT_WITHIN,
+        connections: PersistentConnections | None = None,
+        **options: Any,
+    ) -> tuple[HttpExchange, Deferred[Answer]]:
+        """Begin to send a request, with the `options` of its `HttpExchange`; see its `start`."""
+        certificate = (
+            CertificateVerifier(self._context, self.host) if self._context is not None else None
+        )
+        exchange = HttpExchange(self._reactor, request, certificate=certificate, **options)
+        port = self._url.port or _PORTS[self._url.scheme]
+        endpoint = HostnameEndpoint(self._reactor, self.host, port, CONNECT_WITHIN)
+        start = exchange.start if connections is None else partial(connections.start, exchange)
+        return exchange, start(endpoint, timeout)
+
+
+def plain(text: str, most: int = MAX_QUOTE) -> str:
+    """Return the beginning of `text` as one line without control characters."""
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
+def reason_of(error: object) -> str:
+    """Return the text of an error, or else its name."""
+    return plain(str(error)) or type(error).__name__
+
+
+def tls_reason(error: SSL.Error) -> str:
+    """Return OpenSSL's reasons."""
+    reasons = error.args[0] if error.args else ()
+    return "; ".join(each[-1] for each in reasons) or "no reason"

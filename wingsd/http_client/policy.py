@@ -2,21 +2,37 @@
 
 The address that is judged is the one that is connected to, not a name: the answers of a name
 server change.
+
+The system's resolver waits for a silent name server for ten seconds and more, and cannot be
+cancelled. Users choose the names, so threads of their own look them up: neither the node's own
+connections nor its end wait for these.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from wingsd.errors import AddressBlocked
+from wingsd.threadio import Workers
 from wingsd.util.addresses import Address, Network, parse_network
 
-__all__ = ["AddressPolicy", "is_of_this_host", "is_public"]
+__all__ = [
+    "LOOKUPS",
+    "MAX_ADDRESSES",
+    "AddressPolicy",
+    "Resolve",
+    "host_resolver",
+    "is_of_this_host",
+    "is_public",
+]
 
 #: Networks of IPv4 that are not on the public Internet, of IANA's registry of special addresses:
 #: this network, private ones, those of providers (RFC 6598), loopback, link-local, of protocols
@@ -133,3 +149,47 @@ class AddressPolicy:
         """Raise `AddressBlocked` unless the host may be connected to at an address."""
         if not self.allows(host, text):
             raise AddressBlocked(host)
+
+
+T = TypeVar("T")
+#: Names that are looked up at a time; others wait for their turn.
+LOOKUPS = 8
+#: Addresses of one name that are returned: an answer may have thousands, and each is judged.
+MAX_ADDRESSES = 64
+
+Resolve = Callable[[str, int], Deferred[list[str]]]
+"""Returns the addresses of a name for connections to a port; none where it is not known."""
+
+
+def host_resolver(workers: Workers) -> Resolve:
+    """Return a resolver that asks the system's in these threads.
+
+    A lookup that is cancelled keeps its turn until the system's resolver returns.
+    """
+    turns = DeferredSemaphore(LOOKUPS)
+
+    def resolve(host: str, port: int) -> Deferred[list[str]]:
+        return turns.acquire().addCallback(lambda _: look_up(host, port))
+
+    def look_up(host: str, port: int) -> Deferred[list[str]]:
+        found: Deferred[list[str]] = Deferred()
+        looked_up = workers.run(_addresses, host, port)
+        looked_up.addBoth(end)
+        looked_up.chainDeferred(found)
+        return found
+
+    def end(result: T) -> T:
+        turns.release()
+        return result
+
+    return resolve
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a name, each once. Blocking."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    each_once = dict.fromkeys(str(each[4][0]).partition("%")[0] for each in found)
+    return list(islice(each_once, MAX_ADDRESSES))

@@ -12,8 +12,8 @@ from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.http_upload.wire import Endpoint
-from wingsd.http_upload.exchange import (
+from tests.http_client.wire import Endpoint
+from wingsd.http_client.exchange import (
     REST,
     Answer,
     BlocksBody,

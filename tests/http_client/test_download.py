@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
-from tests.guarded_http.fetching import (
+from tests.http_client.fetching import (
     ALLOWED,
     LIMITS,
     OK,
@@ -30,8 +30,8 @@ from tests.guarded_http.fetching import (
 from tests.support.reactor import ClockedReactor, reactor, until
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, closed_port, goes_on, read_head
 from wingsd.errors import AddressBlocked, DownloadFailed, UrlInvalid
-from wingsd.guarded_http.exchange import LEAST_PACE, MAX_HEAD, MAX_INTERIM, GuardedExchange
-from wingsd.guarded_http.limits import FetchLimits
+from wingsd.http_client.download import LEAST_PACE, MAX_INTERIM, FetchLimits, GuardedExchange
+from wingsd.http_client.exchange import MAX_HEAD
 from wingsd.util.net import FREE_PIECES
 
 

@@ -12,9 +12,8 @@ from zope.interface import implementer
 
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer
-from wingsd.guarded_http.client import GuardedClient
-from wingsd.guarded_http.limits import FetchLimits
-from wingsd.guarded_http.policy import AddressPolicy
+from wingsd.http_client.download import FetchLimits, GuardedClient
+from wingsd.http_client.policy import AddressPolicy
 
 #: The address that tests allow; all others of loopback are refused as usual.
 ALLOWED = "127.0.0.1"

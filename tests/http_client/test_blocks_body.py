@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 
-from wingsd.http_upload.exchange import BlocksBody
+from wingsd.http_client.exchange import BlocksBody
 
 
 class _Blocks(list[bytes]):

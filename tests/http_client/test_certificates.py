@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.guarded_http.fetching import OK, Names, fetch, make_client, url_of
-from tests.guarded_http.test_client import says
+from tests.http_client.fetching import OK, Names, fetch, make_client, url_of
+from tests.http_client.test_download import says
 from tests.transfers.peers import Peer, pem, server_context
 from wingsd.errors import DownloadFailed
 

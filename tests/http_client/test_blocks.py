@@ -7,8 +7,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 
-from wingsd.guarded_http.blocks import BLOCK, BodyBlocks
-from wingsd.guarded_http.client import GuardedAnswer
+from wingsd.http_client.download import BLOCK, BodyBlocks, GuardedAnswer
 
 
 class TinyPieces:

@@ -9,10 +9,10 @@ import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 
-from tests.http_upload.talk import HEAD, OK, REFUSAL, Talk, upload
-from tests.http_upload.wire import Endpoint
+from tests.http_client.talk import HEAD, OK, REFUSAL, Talk, upload
+from tests.http_client.wire import Endpoint
 from tests.threadio.reactor import ManualReactor
-from wingsd.http_upload.exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpExchange
+from wingsd.http_client.exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpExchange
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.threadio.streams import STEP
 from wingsd.util.net import FREE_PIECES

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from twisted.internet.task import Clock
 
-from wingsd.http_upload.exchange import CHECKS, FlowWatchdog
+from wingsd.http_client.exchange import CHECKS, FlowWatchdog
 
 LIMIT, MOST = 120, 3600
 

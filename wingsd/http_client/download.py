@@ -1,0 +1,552 @@
+"""Downloads from addresses that users give: what is connected to, and how much is received.
+
+Of each URL, those of redirects included, the name is resolved once, and the addresses that the
+policy allows are connected to: no second answer of a name server counts. A request has no
+credentials, no proxy and no cookie, and its answer no encoding. Nothing of its body is read ahead
+of the consumer but what the transport has read already, so that one of any length takes little
+memory and no thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any
+
+import attrs
+import h11
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.error import TimeoutError as TimedOut
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wingsd.errors import AddressBlocked, DownloadFailed, TooManyRedirects, UrlInvalid
+from wingsd.http_client.certificates import (
+    EXPIRED,
+    NOT_YET_VALID,
+    OTHER_NAME,
+    UNTRUSTED,
+    CertificateRefused,
+    CertificateVerifier,
+    system_trust,
+)
+from wingsd.http_client.exchange import MAX_HEAD, HttpExchange
+from wingsd.http_client.policy import AddressPolicy, Resolve
+from wingsd.http_client.urls import WebUrl, text_of
+from wingsd.util.net import are_too_small
+from wingsd.util.reactor import Reactor
+from wingsd.util.text import escaped, readable_time
+
+__all__ = [
+    "BLOCK",
+    "LEAST_PACE",
+    "MAX_INTERIM",
+    "BodyBlocks",
+    "FetchLimits",
+    "GuardedAnswer",
+    "GuardedClient",
+    "GuardedExchange",
+]
+
+#: Interim answers (1xx) before the final one.
+MAX_INTERIM = 16
+#: Bytes a second of a body, on average over the time that may pass between two pieces: who sends
+#: less would hold one of few turns for days.
+LEAST_PACE = 512
+#: Bytes of a block, and of what waits when the other server is held back.
+BLOCK = 256 << 10
+#: Addresses of one name that are tried.
+_TRIED = 4
+_WITHOUT_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+_REDIRECTS = frozenset(
+    {
+        HTTPStatus.MOVED_PERMANENTLY,
+        HTTPStatus.FOUND,
+        HTTPStatus.SEE_OTHER,
+        HTTPStatus.TEMPORARY_REDIRECT,
+        HTTPStatus.PERMANENT_REDIRECT,
+    }
+)
+#: The faults of certificates.
+_FAULTS = {
+    NOT_YET_VALID: "is not valid yet",
+    EXPIRED: "has expired",
+    **dict.fromkeys(UNTRUSTED, "is of an authority that this node does not trust"),
+}
+
+
+@attrs.frozen
+class FetchLimits:
+    """Limits of one download, in seconds and bytes.
+
+    `connect` is for each address, `answer` from the beginning to the head of the final answer,
+    `idle` between two pieces of the body, `total` for all of it. `redirects` are followed at most.
+    `body` are the most bytes of a body, None for those that the answer announces.
+    """
+
+    connect: float = 10
+    answer: float = 60
+    idle: float = 60
+    total: float = 12 * 3600
+    redirects: int = 10
+    body: int | None = None
+
+
+@implementer(IPushProducer)
+class GuardedExchange(HttpExchange):
+    """A request without a body, and an answer whose body goes to a consumer; `head` is its head.
+
+    `check_peer` is called with the address that was connected to, before anything is sent, and
+    raises where it may not be. Between two pieces of the body `idle` seconds may pass, in which
+    `LEAST_PACE` is held; its consumer's time does not count.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        request: h11.Request,
+        check_peer: Callable[[str], None],
+        certificate: CertificateVerifier | None,
+        idle: float,
+    ) -> None:
+        super().__init__(reactor, request, certificate=certificate)
+        self.head: Deferred[h11.Response] = self._answer
+        self._check_peer = check_peer
+        self._idle = idle
+        self._consumer: Any = None
+        self._delivery: Deferred[None] | None = None
+        self._most: int | None = None
+        self._received = 0
+        self._failure: Failure | None = None
+        #: Bytes since the time of silence was begun.
+        self._heard = 0
+
+    def deliver(self, consumer: IConsumer, most: int | None) -> Deferred[None]:
+        """Write the body to `consumer`; the Deferred fires at its end.
+
+        Fails with `DownloadFailed`, also for a body of more than `most` bytes.
+        """
+        if self._failure is not None:
+            return fail(self._failure)
+        delivery = self._delivery = Deferred(lambda _: self.abort(CancelledError()))
+        self._consumer, self._most = consumer, most
+        consumer.registerProducer(self, True)
+        self.resumeProducing()
+        return delivery
+
+    # What the transport calls
+
+    def connectionMade(self) -> None:
+        """Begin, where the address may be connected to."""
+        try:
+            self._check_peer(self.transport.getPeer().host)
+        except Exception as error:
+            self.abort(error)
+        else:
+            super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Parse more of the answer."""
+        self._heard += len(data)
+        if self._limit is not None and self._heard >= self._least:
+            self._expect_data()
+        super().dataReceived(data)
+
+    # What the consumer calls
+
+    def pauseProducing(self) -> None:
+        """Hand on nothing more for now."""
+        self._paused = True
+        self._clear_limit()
+        if self.connected:
+            self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Hand on more."""
+        self._paused = False
+        self._expect_data()
+        if self.connected:
+            self.transport.resumeProducing()
+        self._read()
+
+    def stopProducing(self) -> None:
+        """Close at once."""
+        self.abort(CancelledError())
+
+    # Sending and reading
+
+    def _begin(self) -> None:
+        # Not as a producer of the transport: this is one of what is received.
+        self._send(self._request)
+        self._end_request()
+
+    def _take(self, event: object) -> None:
+        match event:
+            case h11.InformationalResponse():
+                self._interim += 1
+                if self._interim > MAX_INTERIM:
+                    what = f"it sent more than {MAX_INTERIM} interim answers (1xx)"
+                    self.abort(DownloadFailed(what))
+            case h11.Response():
+                self._head = event
+                self.pauseProducing()
+                self.head.callback(event)
+            case h11.Data():
+                self._received += len(event.data)
+                self._pieces += 1
+                if are_too_small(self._pieces, self._received):
+                    self.abort(DownloadFailed("it is sent in pieces of a few bytes"))
+                elif self._most is not None and self._received > self._most:
+                    self.abort(DownloadFailed(f"it sent more than {self._most} bytes"))
+                else:
+                    self._consumer.write(bytes(event.data))
+            case h11.EndOfMessage():
+                self._finish(None)
+
+    def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            what = f"the headers of its answer are longer than {MAX_HEAD // 1024} KiB"
+        elif self._lost is None:
+            what = f"its answer is not HTTP ({error})"
+        elif self._head is None:
+            what = "it closed the connection without an answer of HTTP"
+        else:
+            what = "the connection ended before the file did"
+        self.abort(DownloadFailed(what))
+
+    # Ending
+
+    def _conclude(self, *, whole: bool = False) -> None:
+        """Leave what has been received to the consumer, which has paused this."""
+
+    def _fail(self, reason: Failure) -> None:
+        self._finish(reason)
+
+    def _finish(self, failure: Failure | None) -> None:
+        """Close, and tell whoever waits: None is the end of the body."""
+        if self._over:
+            return
+        self._failure = failure
+        self._end()
+        if failure is None and self.connected:
+            self.transport.abortConnection()
+        if self._consumer is not None:
+            self._consumer.unregisterProducer()
+        waiting: Deferred[Any] | None = self._delivery if self._head is not None else self.head
+        if waiting is not None and not waiting.called:
+            waiting.callback(None) if failure is None else waiting.errback(failure)
+
+    def _expect_data(self) -> None:
+        self._heard = 0
+        if not self._over:
+            self._set_limit(self._idle, self._time_out)
+
+    def _time_out(self) -> None:
+        within = readable_time(self._idle)
+        if self._heard:
+            what = f"it sent less than {self._least / 1024:.0f} KiB in {within}"
+        else:
+            what = f"it sent nothing for {within}"
+        self.abort(DownloadFailed(what))
+
+    @property
+    def _least(self) -> float:
+        return LEAST_PACE * self._idle
+
+
+class GuardedAnswer:
+    """An answer: its head, and its body once it is asked for. To be closed.
+
+    `url` is the one that has answered. `length` are the bytes of the body, None if unknown.
+    """
+
+    def __init__(
+        self, url: WebUrl, head: h11.Response, exchange: GuardedExchange, most: int | None
+    ) -> None:
+        self.url = url
+        self.status = head.status_code
+        #: Names in lower case, with values.
+        self.headers = [(name.decode("latin-1"), text_of(value)) for name, value in head.headers]
+        length = self.header("content-length")
+        self.length = int(length) if length.isdigit() else None
+        if self.header("transfer-encoding"):  # it counts, and not the length, RFC 9112, 6.3
+            self.length = None
+        if head.status_code in _WITHOUT_BODY:  # whatever their headers say
+            self.length = 0
+        self._exchange = exchange
+        self._most = most
+        self._timer: IDelayedCall | None = None
+
+    def header(self, name: str) -> str:
+        """Return the value of the header of that name (in lower case), empty without it."""
+        return ", ".join(value for each, value in self.headers if each == name)
+
+    async def deliver(self, consumer: IConsumer) -> None:
+        """Write the body to `consumer`, which may pause it. Raises `DownloadFailed`."""
+        await self._exchange.deliver(consumer, self._most)
+
+    def close(self) -> None:
+        """Close the connection; a body that is being delivered fails."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._exchange.abort(CancelledError())
+
+    def close_within(self, reactor: Reactor, seconds: float, limit: float) -> None:
+        """Have the body fail in `seconds`, where the limit of the whole is `limit` seconds."""
+        error = DownloadFailed(f"it took longer than {readable_time(limit)}")
+        self._timer = reactor.callLater(max(seconds, 0), self._exchange.abort, error)
+
+
+@implementer(IConsumer)
+class BodyBlocks:
+    """The body of one answer."""
+
+    def __init__(self, answer: GuardedAnswer) -> None:
+        self._answer = answer
+        self._producer: Any = None
+        # One buffer: pieces may be of two bytes each, which take 20 times as much as objects.
+        self._waiting = bytearray()
+        self._began = self._complete = False
+        self._failure: Failure | None = None
+        self._asked: Deferred[bytes] | None = None
+
+    def next(self) -> Deferred[bytes]:
+        """Return the next block, empty at the end; it may be cancelled.
+
+        Raises `DownloadFailed`.
+        """
+        if self._failure is not None:
+            return fail(self._failure)
+        if len(self._waiting) >= BLOCK or self._complete:
+            return succeed(self._taken())
+        asked: Deferred[bytes] = Deferred(lambda _: self._forget())
+        self._asked = asked
+        if not self._began:
+            self._began = True
+            Deferred.fromCoroutine(self._answer.deliver(self)).addCallbacks(self._end, self._fail)
+        elif self._producer is not None:
+            self._producer.resumeProducing()
+        return asked
+
+    # What the answer calls
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Take what is paused."""
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """Forget it."""
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        self._waiting += data
+        if len(self._waiting) >= BLOCK:
+            self._producer.pauseProducing()
+            self._hand_on()
+
+    def _end(self, _: None) -> None:
+        self._complete = True
+        self._hand_on()
+
+    def _fail(self, failure: Failure) -> None:
+        self._failure = failure
+        asked = self._asked
+        if asked is not None:
+            self._forget()
+            asked.errback(failure)
+
+    def _hand_on(self) -> None:
+        asked = self._asked
+        if asked is not None:
+            self._forget()
+            asked.callback(self._taken())
+
+    def _forget(self) -> None:
+        self._asked = None
+
+    def _taken(self) -> bytes:
+        data = bytes(self._waiting)
+        self._waiting.clear()
+        return data
+
+
+class GuardedClient:
+    """Requests files from addresses that users give."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        policy: AddressPolicy,
+        user_agent: str,
+        resolve: Resolve,
+    ) -> None:
+        self._reactor = reactor
+        self._policy = policy
+        self._user_agent = user_agent
+        self._resolve = resolve
+        self._trust = cache(system_trust)  # reading them takes 10 ms
+
+    async def get(
+        self, url: str, limits: FetchLimits, *, is_trusted: bool = False
+    ) -> GuardedAnswer:
+        """Return the answer to GET, after redirects. The caller is to close it.
+
+        The host of a URL that `is_trusted` may have any address; those that it redirects to are
+        judged by the policy. The status is any but that of a redirect. Raises `UrlInvalid`,
+        `AddressBlocked`, `DownloadFailed` and `TooManyRedirects`.
+        """
+        begun = self._reactor.seconds()
+        following = self._follow(url, limits, is_trusted)
+        asked: Deferred[GuardedAnswer] = Deferred.fromCoroutine(following)
+        limit = min(limits.answer, limits.total)
+        asked.addTimeout(limit, self._reactor)
+        try:
+            answer = await asked
+        except DeferredTimeout as error:
+            raise DownloadFailed(f"there was no answer within {readable_time(limit)}") from error
+        left = begun + limits.total - self._reactor.seconds()
+        answer.close_within(self._reactor, left, limits.total)
+        return answer
+
+    async def _follow(self, text: str, limits: FetchLimits, is_trusted: bool) -> GuardedAnswer:
+        url, policy = WebUrl.parse(text), self._policy
+        if is_trusted:
+            policy = attrs.evolve(policy, hosts=policy.hosts | {url.host})
+        seen: set[WebUrl] = set()
+        while True:
+            if url in seen:
+                raise TooManyRedirects(f"its redirects lead back to {escaped(str(url))}")
+            seen.add(url)
+            answer = await self._ask(url, policy, limits)
+            if answer.status not in _REDIRECTS or not answer.header("location"):
+                return answer
+            answer.close()
+            if len(seen) > limits.redirects:
+                raise TooManyRedirects(
+                    f"it redirects more than {limits.redirects} times"
+                    if limits.redirects
+                    else "it redirects to another URL, and this node follows no redirects"
+                )
+            url, policy = self._next(url, answer.header("location")), self._policy
+
+    def _next(self, url: WebUrl, location: str) -> WebUrl:
+        """Return where a redirect leads. Raises `DownloadFailed`."""
+        try:
+            found = url.joined(location)
+        except UrlInvalid as error:
+            raise DownloadFailed(f"it redirects to an invalid URL: {error.reason}") from error
+        if url.is_tls and not found.is_tls:
+            raise DownloadFailed(
+                "it redirects from https to http, where nothing proves that the file is the right "
+                "one; use an http URL if you trust the way to it"
+            )
+        return found
+
+    async def _ask(self, url: WebUrl, policy: AddressPolicy, limits: FetchLimits) -> GuardedAnswer:
+        if not (url.has_usual_port or policy.names(url.host)):
+            raise UrlInvalid(f"port {url.port} is not one of files; use 80, 443 or one from 1024")
+        addresses = await self._addresses(url, policy)
+        exchange, head = await self._exchange(url, policy, addresses, limits)
+        answer = GuardedAnswer(url, head, exchange, limits.body)
+        if answer.header("content-encoding").strip().lower() not in ("", "identity"):
+            answer.close()
+            coding = escaped(answer.header("content-encoding")[:60])
+            raise DownloadFailed(f"it is sent encoded with {coding}, which was not asked for")
+        return answer
+
+    async def _addresses(self, url: WebUrl, policy: AddressPolicy) -> list[str]:
+        """Return the addresses of the host that may be connected to. Raises `AddressBlocked`."""
+        found = [url.host] if _is_address(url.host) else await self._resolve(url.host, url.port)
+        if not found:
+            raise DownloadFailed(f"no name server knows {url.host}")
+        allowed = [each for each in found if policy.allows(url.host, each)]
+        if not allowed:
+            self._log.info(
+                "download refused: {host} is at {addresses}, to which users may not connect "
+                "through this node",
+                host=url.host,
+                addresses=", ".join(found[:_TRIED]),
+            )
+            raise AddressBlocked(url.host)
+        return allowed[:_TRIED]
+
+    async def _exchange(
+        self, url: WebUrl, policy: AddressPolicy, addresses: Iterable[str], limits: FetchLimits
+    ) -> tuple[GuardedExchange, h11.Response]:
+        """Return the first connection that an address accepts, and the answer's head."""
+        fault: Exception | None = None
+        for address in addresses:
+            certificate = CertificateVerifier(self._trust(), url.host) if url.is_tls else None
+            exchange = GuardedExchange(
+                self._reactor,
+                self._request(url),
+                lambda peer: policy.check(url.host, peer),
+                certificate,
+                limits.idle,
+            )
+            kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+            endpoint: IStreamClientEndpoint = kind(
+                self._reactor, address, url.port, limits.connect
+            )
+            try:
+                return exchange, await exchange.start(endpoint, None)
+            except ConnectError as error:
+                fault = error
+            except (CertificateRefused, SSL.Error, ConnectionDone, ConnectionLost) as error:
+                raise DownloadFailed(_why_unanswered(error, url)) from error
+        raise DownloadFailed(_unreachable(fault, url.authority)) from fault
+
+    def _request(self, url: WebUrl) -> h11.Request:
+        headers = [
+            ("Host", url.authority),
+            ("User-Agent", self._user_agent),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
+            ("Connection", "close"),
+        ]
+        return h11.Request(method="GET", target=url.target, headers=headers)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _unreachable(error: Exception | None, where: str) -> str:
+    if isinstance(error, Refused):
+        return f"no server listens at {where}"
+    if isinstance(error, TimedOut):
+        return f"{where} does not answer"
+    return f"this node has no route to {where}"
+
+
+def _why_unanswered(error: Exception, url: WebUrl) -> str:
+    if isinstance(error, CertificateRefused):
+        if error.code == OTHER_NAME:
+            return f"the certificate of {url.host} is for another name"
+        unknown = f"is refused by OpenSSL (verification error {error.code})"
+        return f"the certificate of {url.host} {_FAULTS.get(error.code, unknown)}"
+    if isinstance(error, SSL.Error):
+        return f"TLS could not be set up with {url.authority}"
+    return "it closed the connection unanswered"

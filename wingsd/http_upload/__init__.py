@@ -1,1 +1,0 @@
-"""Uploads over HTTP: one request with its body, whose answer may come before the body's end."""
