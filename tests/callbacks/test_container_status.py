@@ -30,7 +30,8 @@ class StatusNode:
         #: What the calls of a server meet.
         self.faults: dict[str, Exception | Deferred[None]] = {}
         self.under_way = self.most_under_way = 0
-        self.statuses = ContainerStatuses(self, self.bus, self.clock)
+        panel: Any = self
+        self.statuses = ContainerStatuses(panel, self.bus, self.clock)
 
     async def post_once(self, operation: str, path: str, body: Any) -> None:
         assert operation == "container_status"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
@@ -18,9 +17,10 @@ from twisted.python.failure import Failure
 
 from wingsd.errors import PanelError
 from wingsd.events import DELETED, STATUS, Event, EventBus
+from wingsd.panel.client import Panel
 from wingsd.util.retry import Backoff
 
-__all__ = ["ContainerStatuses", "StatusPanel"]
+__all__ = ["ContainerStatuses"]
 
 #: Reports at a time.
 CONCURRENT = 4
@@ -30,19 +30,12 @@ BACKOFF = Backoff(1.0, 120.0, jitter=True)
 _OFFLINE = "offline"
 
 
-class StatusPanel(Protocol):
-    """The Panel."""
-
-    async def post_once(self, operation: str, path: str, body: object) -> None:
-        """Send `body` as JSON, once. Raises `PanelRefused` and `PanelUnreachable`."""
-
-
 class ContainerStatuses:
     """Reports each state that is published on `bus`."""
 
     _log = Logger()
 
-    def __init__(self, panel: StatusPanel, bus: EventBus, reactor: IReactorTime) -> None:
+    def __init__(self, panel: Panel, bus: EventBus, reactor: IReactorTime) -> None:
         self._panel = panel
         self._reactor = reactor
         self._slots = DeferredSemaphore(CONCURRENT)

@@ -2,17 +2,17 @@
 
 They are in the state database, so that they survive a restart. Of each server, and of each backup,
 one report is sent at a time, oldest first. What an answer means depends on the kind of report (see
-the classes of deliveries); what is not settled by it is sent again with growing pauses.
+`TransferDelivery` and `_deliver`); what is not settled by it is sent again with growing pauses.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -138,120 +138,52 @@ class TransferDelivery:
 TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
-@attrs.frozen(eq=False, repr=False)
-class InstallDelivery:
-    """Sends the report of an installation's end.
-
-    A Panel that refuses the report of one server has decided: it has deleted the server, or
-    assigned it to another node. A refused token, a Panel in maintenance or one that is asked too
-    often has decided nothing.
-    """
-
-    _panel: Panel
-    _report: Report
-
-    async def attempt(self) -> tuple[bool, str]:
-        """Send it once; return whether it is accepted, and a text for the log.
-
-        Raises the errors of the Panel after which it is sent again.
-        """
-        report = self._report
-        successful = report.outcome is Outcome.SUCCESS
-        reinstall = report.kind is ReportKind.REINSTALL
-        try:
-            await self._panel.installed(report.server, successful=successful, reinstall=reinstall)
-        except NodeTokenRefused:
-            raise
-        except PanelRefused as error:
-            if error.response_status in TRY_AGAIN:
-                raise
-            return False, f"the Panel refuses the report of its installation: {error.detail}"
-        how = "success" if successful else "failure"
-        return True, f"the {how} of its installation was reported to the Panel"
-
-
-@attrs.frozen(eq=False, repr=False)
-class RestoreDelivery:
-    """Sends the report that a backup was restored, or was not.
-
-    A Panel shows a server as being restored until it has this report. One that refuses it has
-    decided: the server or the backup is deleted, or of another node, or the state has ended
-    otherwise.
-    """
-
-    _panel: Panel
-    _report: Report
-
-    async def attempt(self) -> tuple[bool, str]:
-        """Send it once; return whether it is accepted, and a text for the log.
-
-        Raises the errors of the Panel after which it is sent again.
-        """
-        report = self._report
-        (backup,) = report.backups or ("",)
-        successful = report.outcome is Outcome.SUCCESS
-        try:
-            await self._panel.restored(backup, report.server, successful=successful)
-        except NodeTokenRefused:
-            raise
-        except PanelRefused as error:
-            if error.response_status in TRY_AGAIN:
-                raise
-            return False, f"the Panel refuses the report on restoring {backup}: {error.detail}"
-        how = "restored" if successful else "not restored"
-        return True, f"the Panel knows that the backup {backup} was {how}"
-
-
-#: How the path of each kind of report goes on after that of its backup.
+#: How the path of each kind of report about a backup goes on after that of the backup.
 _PATHS: Mapping[ReportKind, str] = MappingProxyType(
     {ReportKind.BACKUP: "", ReportKind.BACKUP_DELETION: "/deletion"}
 )
 
 
-@attrs.frozen(eq=False, repr=False)
-class BackupDelivery:
-    """Sends a report about a backup.
+async def _deliver(panel: Panel, report: Report) -> tuple[bool, str]:
+    """Send the report of an installation, a restore or a backup once; see `TransferDelivery`.
 
-    A Panel that refuses one has decided: it has the backup as completed already (400), or it does
-    not know it any more. What was made stays. A refused token, a Panel in maintenance or one that
-    is asked too often has decided nothing.
+    A Panel that refuses one has decided: it has deleted the server or the backup, assigned the
+    server to another node, or has the backup as completed already. What was made stays. A refused
+    token, a Panel in maintenance or one that is asked too often has decided nothing.
     """
-
-    _panel: Panel
-    _report: Report
-
-    async def attempt(self) -> tuple[bool, str]:
-        """Send it once; return whether it is accepted, and a text for the log.
-
-        Raises the errors of the Panel after which it is sent again.
-        """
-        report = self._report
+    successful = report.outcome is Outcome.SUCCESS
+    if report.kind.is_installation:
+        what = f"the {'success' if successful else 'failure'} of its installation"
+        refused, accepted = "of its installation", f"{what} was reported to the Panel"
+        reinstall = report.kind is ReportKind.REINSTALL
+        sending = panel.installed(report.server, successful=successful, reinstall=reinstall)
+    elif report.kind is ReportKind.RESTORE:
+        (backup,) = report.backups or ("",)
+        how = "restored" if successful else "not restored"
+        refused, accepted = (
+            f"on restoring {backup}",
+            f"the Panel knows that the backup {backup} was {how}",
+        )
+        sending = panel.restored(backup, report.server, successful=successful)
+    else:
+        what = f"the {report.what} of {report.backup}"
+        refused, accepted = f"of {what}", f"{what} was reported to the Panel"
         path = f"/backups/{report.backup}{_PATHS[report.kind]}"
         operation = report.kind.value.replace(" ", "_")
-        what = f"the {report.what} of {report.backup}"
-        try:
-            await self._panel.report(operation, path, json.loads(report.body))
-        except NodeTokenRefused:
+        sending = panel.report(operation, path, json.loads(report.body))
+    try:
+        await sending
+    except NodeTokenRefused:
+        raise
+    except PanelRefused as error:
+        if error.response_status in TRY_AGAIN:
             raise
-        except PanelRefused as error:
-            if error.response_status in TRY_AGAIN:
-                raise
-            return False, f"the Panel refuses the report of {what}: {error.detail}"
-        return True, f"{what} was reported to the Panel"
+        return False, f"the Panel refuses the report {refused}: {error.detail}"
+    return True, accepted
 
 
 #: Seconds between two attempts.
 BACKOFF = Backoff(1.0, 300.0)
-
-
-class ReportDelivery(Protocol):
-    """How one report is sent."""
-
-    async def attempt(self) -> tuple[bool, str]:
-        """Send it once; return whether it is accepted, and a text for the log.
-
-        Raises `TransferNotCommitted`, and the errors of the Panel after which it is sent again.
-        """
 
 
 @attrs.frozen(repr=False)
@@ -281,7 +213,8 @@ class PendingReport:
 @attrs.define(eq=False)
 class _QueuedReport:
     report: Report
-    delivery: ReportDelivery
+    #: Sends it once, as `TransferDelivery.attempt`.
+    attempt: Callable[[], Awaitable[tuple[bool, str]]]
     answer: Deferred[bool] = attrs.field(factory=Deferred)
     #: Why it is not to be sent any more; empty as long as it is.
     dropped: str = ""
@@ -453,7 +386,7 @@ class CallbackQueue:
             loop.cancel()
 
     def _queue(self, report: Report) -> Deferred[bool]:
-        queued = _QueuedReport(report, self._delivery(report))
+        queued = _QueuedReport(report, self._attempt(report))
         queue = self._queues.setdefault(report.queue, [])
         queue.append(queued)
         if len(queue) == 1:
@@ -465,16 +398,12 @@ class CallbackQueue:
     def _log_unrecorded(self, server: str, error: Exception) -> None:
         self._log.error("{server}: report not recorded: {error}", server=server, error=error)
 
-    def _delivery(self, report: Report) -> ReportDelivery:
-        if report.kind.is_installation:
-            return InstallDelivery(self._panel, report)
-        if report.kind is ReportKind.RESTORE:
-            return RestoreDelivery(self._panel, report)
+    def _attempt(self, report: Report) -> Callable[[], Awaitable[tuple[bool, str]]]:
         if not report.kind.is_transfer:
-            return BackupDelivery(self._panel, report)
+            return partial(_deliver, self._panel, report)
         age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
         first = FirstMinute(self._reactor, age, report.commits_within)
-        return TransferDelivery(self._panel, report, first)
+        return TransferDelivery(self._panel, report, first).attempt
 
     def _log_broken(self, failure: Failure, server: str) -> None:
         if not failure.check(CancelledError):
@@ -496,7 +425,7 @@ class CallbackQueue:
         report, pauses = queued.report, iter(BACKOFF)
         while not queued.dropped:
             try:
-                accepted, answer = await queued.delivery.attempt()
+                accepted, answer = await queued.attempt()
             except CancelledError:
                 raise
             except TransferNotCommitted as error:
