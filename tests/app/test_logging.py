@@ -17,6 +17,7 @@ from twisted.python.syslog import SyslogObserver
 
 from tests.systemd.journal import Journal
 from wingsd.app.logging import EscapingObserver, LogOutput
+from wingsd.errors import ConfigError, StorageError
 from wingsd.systemd import Journald, JournalObserver
 
 USUAL = {"logfile": None, "logger": None, "nodaemon": 1, "prefix": "twisted", "syslog": 0}
@@ -94,6 +95,38 @@ def test_a_long_value_is_cut_and_what_follows_stays(capsys: pytest.CaptureFixtur
     (line,) = lines_of(capsys.readouterr().out)
     assert line.endswith("xx…: too long")
     assert len(line) < 3000
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"error": StorageError("no room")}, "storage-failed"),
+        ({"why": ConfigError("no room")}, "invalid-configuration"),
+        ({"error": StorageError("no room"), "code": "internal-error"}, "internal-error"),
+    ],
+)
+def test_a_line_about_an_error_ends_with_its_code(
+    capsys: pytest.CaptureFixture[str], values: dict[str, Any], code: str
+) -> None:
+    log(LogOutput(debug=False)).warn("not stored: no room", **values)
+    (line,) = lines_of(capsys.readouterr().out)
+    assert line.endswith(f"] not stored: no room ({code})")
+
+
+def test_a_number_by_the_name_of_a_code_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    log(LogOutput(debug=False)).info("its program ended, exit code {code}", code=1)
+    (line,) = lines_of(capsys.readouterr().out)
+    assert line.endswith("] its program ended, exit code 1")
+
+
+def test_the_code_of_an_error_is_a_field_of_the_journal(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        observer = EscapingObserver(JournalObserver(Journald(journal.address)))
+        error = StorageError("no room")
+        Logger("wingsd.some.Place", observer=observer).warn("{error}", error=error)
+        entry = journal.read()
+    assert entry["WINGSD_CODE"] == "storage-failed"
+    assert entry["MESSAGE"].endswith("no room (storage-failed)")
 
 
 def failed() -> Failure:

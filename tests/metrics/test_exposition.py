@@ -91,7 +91,7 @@ def test_every_step_of_a_running_transfer_is_counted() -> None:
 def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
     seeds = (
         SeedFigures(7, 900, 300, 40.0, 1.5, None, ""),
-        SeedFigures(2, 80, 80, 7200.0, None, 1e9, "destination-unreachable: it is gone"),
+        SeedFigures(2, 80, 80, 7200.0, None, 1e9, "it is gone (destination-unreachable)"),
         SeedFigures(0, 0, None, None, None, None, ""),
     )
     sources = Sources(Queue(), Queue(0, seeds), Reports(), Activity(), Checks(), Sftp())

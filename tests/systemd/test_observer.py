@@ -40,6 +40,7 @@ def test_an_event_comes_with_what_it_is_about(journal: Journal, log: Logger) -> 
         count=2,
         rate=0.5,
         error=StorageError("no room"),
+        code="storage-failed",
         other=object(),
     )
     entry = journal.read()

@@ -231,7 +231,7 @@ def test_a_fault_of_the_program_does_not_end_it(seed: Seed, logged: Logged) -> N
     seed.run()
     seed.move.faults = [KeyError("a fault")]
     seed.advance(60)
-    trouble = "internal-error: internal error: see the log of this node"
+    trouble = "internal error: see the log of this node (internal-error)"
     assert seed.rounds.figures.trouble == trouble
     assert "follows the server again in 1 min" in seed.said[-1]
     assert any("s: a round of its copy failed" in line for line in logged.lines)

@@ -140,7 +140,7 @@ class Public(Resource):
 
     def _log_failure(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(
-            "{method} {path} failed (request {number}): {code}: {error}",
+            "{method} {path} failed (request {number}): {error}",
             method=request.method.decode("latin-1"),
             path=request.path.decode("latin-1"),
             number=request.request_id,

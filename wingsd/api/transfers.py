@@ -353,7 +353,7 @@ class TransfersEndpoint(Public):
 
     def _log_refused(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(
-            "upload from {peer} refused: {code}: {error}",
+            "upload from {peer} refused: {error}",
             peer=request.peer,
             code=error_code(error),
             error=error,

@@ -4,8 +4,9 @@ twistd's options name the destination. By default it is standard output, or syst
 the journal's own protocol, where standard output is connected to it.
 
 Values in events may come from outside: headers, paths, errors of other programs.
-`EscapingObserver` is the only place that escapes them, so that none can forge a line. Only
-tracebacks have several lines; each destination marks all but the first.
+`EscapingObserver` is the only place that escapes them, so that none can forge a line, and that
+ends a line about an error with its code. Only tracebacks have several lines; each destination
+marks all but the first.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from twisted.python.logfile import LogFile
 from twisted.python.syslog import SyslogObserver
 from zope.interface import implementer
 
+from wingsd.errors import ConfigError, InvalidData, WingsdError
 from wingsd.node.own_log import JournalSource, LogFileSource
 from wingsd.systemd import JournalObserver, is_journal
 from wingsd.threadio import relayed
@@ -98,7 +100,10 @@ def log_source(twistd: Mapping[str, Any]) -> Callable[[int], list[str]] | None:
 
 @implementer(ILogObserver)
 class EscapingObserver:
-    """Formats events, with each value `escaped`, for the observer `destination`."""
+    """Formats events, with each value `escaped`, for the observer `destination`.
+
+    The code of an error that an event has is a field, and the end of its message.
+    """
 
     def __init__(self, destination: ILogObserver) -> None:
         self._destination = destination
@@ -108,8 +113,21 @@ class EscapingObserver:
         fields = {key: _plain(value) for key, value in event.items() if key not in _TEXT_KEYS}
         if isinstance(fields.get("message"), tuple):
             del fields["message"]  # an event of `twisted.python.log`
-        text = "\n".join(_texts(event))
+        code = _code(event)
+        text, *traceback = _texts(event)
+        if code:
+            fields["code"] = code
+            text = f"{text} ({escaped(code)})"
+        text = "\n".join((text, *traceback))
         self._destination(fields | {"log_format": "{log_text}", "log_text": text})
+
+
+def _code(event: LogEvent) -> str:
+    """Return the code of the first error among an event's values, empty without one."""
+    if isinstance(code := event.get("code"), str):
+        return code
+    coded = (WingsdError, ConfigError, InvalidData)
+    return next((each.code for each in event.values() if isinstance(each, coded)), "")
 
 
 def _plain(value: Any) -> Any:

@@ -83,7 +83,7 @@ def _engine(engine: Json) -> str:
 def _error(part: Json) -> str:
     """Return a part's error with its code, which an older daemon does not send."""
     code = part.get("code")
-    return f"{code}: {part['error']}" if code else str(part["error"])
+    return f"{part['error']} ({code})" if code else str(part["error"])
 
 
 def _servers(servers: Json) -> str:

@@ -174,7 +174,7 @@ class SftpListener:
         try:
             key = await self._disk.run(load_host_key, self._system.data)
         except HostKeyUnusable as error:
-            self._log.error("sftp: no host key: {code}: {error}", code=error.code, error=error)
+            self._log.error("sftp: no host key: {error}", error=error)
             return None
         if key.replaced:
             self._log.error(

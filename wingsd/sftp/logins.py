@@ -191,7 +191,7 @@ class SftpLogins:
 
     def _log_refusal(self, login: Login, code: str, why: str) -> None:
         self._log.info(
-            "sftp: login of {user!r} from {ip} with a {kind} refused: {code}: {why}",
+            "sftp: login of {user!r} from {ip} with a {kind} refused: {why}",
             user=login.username[:_SHOWN],
             ip=login.ip,
             kind=login.kind.replace("_", " "),

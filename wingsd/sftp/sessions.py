@@ -149,8 +149,7 @@ class SftpSessions:
 
     def _refuse(self, connection: int, error: WingsdError) -> None:
         self._log.info(
-            "sftp: a session is refused after its login: {code}: {error}",
-            code=error.code,
+            "sftp: a session is refused after its login: {error}",
             error=error,
         )
         self.send(Disconnect(connection, str(error)))

@@ -19,8 +19,6 @@ from typing import Any
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-from wingsd.errors import WingsdError
-
 __all__ = ["SOCKET", "JournalObserver", "Journald", "entry", "is_journal", "own_field"]
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -170,9 +168,6 @@ class JournalObserver:
 def _own_fields(event: LogEvent) -> Iterator[tuple[str, str]]:
     if not str(event.get("log_namespace")).startswith("wingsd."):
         return  # Twisted's events hold all kinds of objects.
-    error = event.get("error")
-    if "code" not in event and isinstance(error, WingsdError):
-        yield "WINGSD_CODE", error.code
     for key, value in event.items():
         if key.startswith("log_") or not isinstance(value, str | int | float | Exception):
             continue

@@ -228,7 +228,7 @@ class Announcer:
         """Print a line as `say` does, and log it as a warning; `code` is that of an error."""
         fields = self._fields | ({"code": code} if code else {})
         self._log.warn("{server}: {text}", text=text, **fields)
-        self._print(text)
+        self._print(f"{text} ({code})" if code else text)
 
     def show_progress(
         self,

@@ -311,7 +311,7 @@ class StepLog(Generic[S]):
         if isinstance(error, SeedAdopted):
             self.announcer.say(f"the copy no longer follows the server: {error}")
             return
-        self.announcer.warn(f"transfer failed while {text}: {code}: {error}", code)
+        self.announcer.warn(f"transfer failed while {text}: {error}", code)
 
     # Its figures
 

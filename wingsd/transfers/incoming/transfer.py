@@ -284,7 +284,7 @@ class IncomingTransfer:
             self._servers.admit(configuration, HOLD)
         except Exception as error:
             self._log.warn(
-                "{server}: transfer refused: {code}: {error}",
+                "{server}: transfer refused: {error}",
                 server=self.server,
                 code=error_code(error),
                 error=error,

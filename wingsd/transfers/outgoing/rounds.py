@@ -492,7 +492,7 @@ class SeedPolicy:
         if ended is not None:
             raise ended
         pause = next(self._retries)
-        self._trouble = f"{error.code}: {error}"
+        self._trouble = f"{error} ({error.code})"
         age, wait = self.figures.age, readable_time(pause)
         since = "was not seen whole yet" if age is None else f"is {readable_time(age)} old"
         self._steps.announcer.say(

@@ -386,7 +386,7 @@ class MoveTransfer(IncomingTransfer):
         scope = self._steps.cancel_scope
         scope.check()
         if isinstance(error, RootMismatch):
-            self._steps.announcer.warn(f"{error.code}: {error}", error.code)
+            self._steps.announcer.warn(str(error), error.code)
         inbox.reject(commit, error)
         await self._steps.go_back(ReceiveStep.RECEIVE)
 
