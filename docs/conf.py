@@ -1,5 +1,8 @@
 """How Sphinx makes the site of these pages: `make docs`."""
 
+from typing import Any
+
+from handbook.troubleshooting import entries
 from wingsd import __version__
 
 project = "wingsd"
@@ -8,7 +11,7 @@ language = "en"
 
 extensions = ["myst_parser"]
 exclude_patterns = ["benchmarks"]
-# As deep as the keys of the configuration and the messages of troubleshooting.
+# As deep as the keys of the configuration and the codes of troubleshooting.
 myst_heading_anchors = 3
 nitpicky = True
 
@@ -16,3 +19,14 @@ html_theme = "furo"
 html_title = "wingsd"
 html_copy_source = False
 html_show_copyright = False
+
+
+def add_entries(_app: object, name: str, source: list[str]) -> None:
+    """Add the explanations of all errors, which are in their classes, to the page about them."""
+    if name == "troubleshooting":
+        source[0] = f"{source[0]}\n{entries()}"
+
+
+def setup(app: Any) -> None:
+    """Have Sphinx call it for each page."""
+    app.connect("source-read", add_entries)

@@ -9,7 +9,7 @@ import re
 import yaml
 
 import wingsd
-from tests.support.documents import HOME, page
+from tests.support.documents import HOME
 from wingsd.errors import ConfigError, InvalidData, WingsdError, error_codes
 
 
@@ -33,15 +33,6 @@ def test_each_class_has_a_code_of_its_own() -> None:
     codes = [*(kind.code for kind in classes()), ConfigError.code, InvalidData.code]
     assert sorted(set(codes)) == sorted(codes)
     assert [code for code in codes if not re.fullmatch("[a-z]+(-[a-z]+)+|[a-z]+", code)] == []
-
-
-def test_troubleshooting_explains_each_code_with_its_status() -> None:
-    text = page("docs/troubleshooting.md").text
-    rows = re.findall(r"^\| `([a-z-]+)` \| (\d{3}|–) \|", text, re.MULTILINE)
-    statuses = {kind.code: str(kind.status) for kind in classes()}
-    without_answer = {kind.code: "–" for kind in (ConfigError, InvalidData)}
-    assert dict(rows) == statuses | without_answer
-    assert len(rows) == len(dict(rows))
 
 
 def test_the_openapi_document_lists_each_code() -> None:

@@ -1,43 +1,87 @@
-"""The errors of wingsd, each with a code, the status of its answer, and its messages."""
+"""The errors of wingsd, each with a code, the status of its answer, and its messages.
+
+The docstring of a class is for people who meet the error, in Markdown: a title, the cause, the
+remedy. `wingsctl explain` prints it, and the page of troubleshooting is made of all of them.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
+from typing import NamedTuple
 
 _MIB = 1024 * 1024
 
 
 class InvalidData(ValueError):
-    """Invalid data from a file or from the Panel.
+    """A file, or an answer of the Panel, is not in the expected form.
 
-    The message has one line per fault: the path of the key, what was expected, what was found.
+    Cause: each line that follows in the log has the path of a value and what is expected there.
+
+    Remedy: correct the value, in the file or in the Panel.
     """
 
+    # The message has one line per fault: the path of the key, what was expected and what found.
     code = "invalid-data"
 
 
 class ConfigError(Exception):
-    """The configuration is invalid. The message names the file, the key and the expected value."""
+    """The configuration is invalid.
+
+    The daemon writes the reason in one line, `wingsd: …`, and does not start. At a reload it keeps
+    the previous configuration.
+
+    Cause: the message names the file, the key and the value that is expected there. Usual reasons
+    for a file that is not YAML: a tab in the indentation, a colon or a `#` in a value without
+    quotes, half of a pasted file.
+
+    Remedy: correct the file, or paste the contents of the node's *Configuration* tab in the Panel
+    again, and check it with `wingsctl check-config`.
+
+    - `is missing and has no default`: `token_id`, `token` or `remote` is not there.
+    - `expected …, found …`: text that looks like a number needs quotes; numbers, `true` and
+      `false` must have none. 0 means "no limit" only where the reference of the configuration says
+      so.
+    - `system.openat_mode`: the kernel is older than 5.6, or a sandbox forbids `openat2`. `auto`
+      uses `openat` there.
+    - a PEM file cannot be used: the directories `live` and `archive` of certbot are readable by
+      root only. The package's service reads them; any other daemon's group needs access.
+    - `cannot listen on …`: with `Address already in use`, `ss -ltnp` shows which program has the
+      port, often Wings, which must not run beside wingsd. Ports below 1024 need
+      `CAP_NET_BIND_SERVICE`, or a socket of systemd.
+    - `another wingsd is running`: to run two on one machine, give each its own `system.data` and
+      `system.root_directory`.
+    """
 
     code = "invalid-configuration"
 
 
 class WingsdError(Exception):
-    """An error with an HTTP answer.
+    """An error in wingsd.
 
-    `code` names the kind of error and never changes; `message` is the answer's `error`; `detail`
-    says why and what to do, and may be empty; `retry_after` is in seconds, 0 if unknown. One that
-    `is_final` comes again until a person has changed something.
+    Cause: the log of the node has it with a traceback. A transfer fails by it, and a server that
+    was being sent stays on the source.
+
+    Remedy: report it in the repository's issues, with the traceback; SECURITY.md says how to
+    report what should stay private. Where the log says that the next start completes something,
+    restart the daemon when no transfer is under way.
     """
 
+    # The base of all errors with an HTTP answer.
+
+    #: The kind of error, which never changes.
     code = "internal-error"
     status = 500
+    #: Seconds after which the request may be sent again, 0 if unknown.
     retry_after: float = 0.0
+    #: Whether it comes again until a person has changed something.
     is_final = False
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message, detail)
+        #: The answer's `error`.
         self.message = message
+        #: The reason and what to do; may be empty.
         self.detail = detail
 
     def __str__(self) -> str:
@@ -54,36 +98,93 @@ def error_code(error: BaseException) -> str:
 
 
 def error_codes() -> tuple[str, ...]:
-    """Return the codes of all errors that an answer may have, sorted. They are stable."""
-    found: list[type[WingsdError]] = [WingsdError]
+    """Return the codes of all errors that an answer may have, sorted."""
+    return tuple(sorted(kind.code for kind in _kinds()))
+
+
+class Explanation(NamedTuple):
+    """The explanation of the errors with a code, in Markdown; `text` is the whole.
+
+    `status` is that of the answer, None for an error that no request is answered with.
+    """
+
+    code: str
+    status: int | None
+    title: str
+    cause: str
+    remedy: str
+    text: str
+
+    @classmethod
+    def of(cls, kind: type[WingsdError | ConfigError | InvalidData]) -> Explanation:
+        """Read the docstring of a class."""
+        text = inspect.cleandoc(kind.__doc__ or "")
+        title, *paragraphs = (" ".join(each.split()) for each in text.split("\n\n"))
+        found = dict(each.split(": ", 1) for each in paragraphs if ": " in each)
+        status = getattr(kind, "status", None)
+        return cls(kind.code, status, title, found.get("Cause", ""), found.get("Remedy", ""), text)
+
+
+def explanations() -> dict[str, Explanation]:
+    """Return the explanations of all errors by their codes, sorted."""
+    found = map(Explanation.of, (*_kinds(), ConfigError, InvalidData))
+    return {each.code: each for each in sorted(found)}
+
+
+def _kinds() -> list[type[WingsdError]]:
+    found = [WingsdError]
     for kind in found:
         found += kind.__subclasses__()
-    return tuple(sorted(kind.code for kind in found))
+    return found
 
 
 class Unauthorized(WingsdError):
-    """The token is missing or invalid (401)."""
+    """The token of the request is missing or invalid.
+
+    Cause: `token` in this node's configuration is not the one of the Panel, or another node's.
+
+    Remedy: compare it with the node's *Configuration* tab in the Panel, and restart the node.
+    """
 
     code = "unauthorized"
     status = 401
 
 
 class Forbidden(WingsdError):
-    """The token, or the web page, does not give access to this (403)."""
+    """The token, or the origin of the web page, does not allow this.
+
+    Cause: the Panel's request has another token than this node's configuration, which is an old
+    one or another node's. Of a web page: its origin is neither that of `remote` nor in
+    `allowed_origins`.
+
+    Remedy: copy the node's configuration from the Panel again, and restart the node. Where the
+    Panel is opened under another name, correct `remote`, or add the origin to `allowed_origins`.
+    """
 
     code = "forbidden"
     status = 403
 
 
 class ServerNotFound(WingsdError):
-    """The server is unknown to this node, or to the Panel (404)."""
+    """The server is unknown to this node, or to the Panel.
+
+    Cause: it was deleted, it has moved, or the request was sent to another node than its own.
+
+    Remedy: look in the Panel which node the server belongs to.
+    """
 
     code = "server-not-found"
     status = 404
 
 
 class ServersNotLoaded(WingsdError):
-    """The list of servers has not been received from the Panel yet (503)."""
+    """The node has not loaded its servers yet.
+
+    Cause: it has just started, and is requesting its servers from the Panel.
+
+    Remedy: try again in a minute. If it lasts, `wingsctl status` says whether the Panel answers,
+    and why not.
+    """
 
     code = "servers-not-loaded"
     status = 503
@@ -97,7 +198,12 @@ class ServersNotLoaded(WingsdError):
 
 
 class Unprocessable(WingsdError):
-    """A value in the request is invalid (422)."""
+    """A value in the request is invalid.
+
+    Cause: the detail names the value, and what is expected there.
+
+    Remedy: correct the value.
+    """
 
     code = "unprocessable"
     status = 422
@@ -108,34 +214,66 @@ NOT_RUNNING = "Cannot send commands to a stopped server instance."
 
 
 class ServerNotRunning(WingsdError):
-    """The server is not running (502, as in Wings; by it Panels tell what is the matter)."""
+    """The server is not running.
+
+    Cause: a command was sent to it, or asked for something that only a running server has.
+
+    Remedy: start it.
+    """
 
     code = "server-not-running"
     status = 502
 
 
 class Conflict(WingsdError):
-    """The request conflicts with the state of the server or node (409)."""
+    """The request conflicts with what the server or the node is doing.
+
+    Cause: the message names it.
+
+    Remedy: wait for that to end, or follow the detail.
+    """
 
     code = "conflict"
     status = 409
 
 
 class ServerAlreadyExists(Conflict):
-    """The server is on this node, or is being received (409)."""
+    """The server is on this node, or is being received.
+
+    Nothing on this node was changed.
+
+    Cause: the Panel lists the server as one of this node's, or it runs here: a transfer would
+    overwrite it. Or a transfer of it is under way; since when, and its step, are in the detail.
+
+    Remedy: look in the Panel which node it belongs to. A transfer whose source has failed ends
+    after `system.transfers.stall_timeout` seconds without data; or cancel it in the Panel. A
+    server that the Panel is to create here must be deleted here first.
+    """
 
     code = "server-already-exists"
     is_final = True
 
 
 class ServerBusy(Conflict):
-    """Something else is being done with the server, or prevents its start (409)."""
+    """Another action on the server is under way.
+
+    Cause: the message names what excludes the request, such as an installation, a transfer, a
+    restore or a power action.
+
+    Remedy: try again when it has ended.
+    """
 
     code = "server-busy"
 
 
 class TransferCancelled(Conflict):
-    """The transfer was cancelled by a person (409)."""
+    """The transfer was cancelled.
+
+    Cause: a person cancelled it in the Panel, or by `wingsctl cancel`. The server stays on the
+    source.
+
+    Remedy: start it again if it was cancelled by mistake.
+    """
 
     code = "transfer-cancelled"
 
@@ -144,14 +282,27 @@ class TransferCancelled(Conflict):
 
 
 class BadRequest(WingsdError):
-    """The request is invalid (400)."""
+    """The request has an invalid value or part.
+
+    Cause: the message or the detail names it.
+
+    Remedy: correct the request.
+    """
 
     code = "bad-request"
     status = 400
 
 
 class DiskLimitExceeded(BadRequest):
-    """The server may not have as much disk as this takes, in Wings' own words."""
+    """The server is larger than its disk limit in the Panel.
+
+    Cause: the detail has both figures, or the file that could not be written: `the disk is full`
+    or `the disk quota is used up`. The lengths of files count, so a sparse file counts with its
+    holes; `du --apparent-size` shows them. The node's own disk is not meant: that is
+    `storage-failed`.
+
+    Remedy: raise the limit in the Panel, or delete files; then start or transfer the server again.
+    """
 
     code = "disk-limit-exceeded"
 
@@ -162,7 +313,35 @@ class DiskLimitExceeded(BadRequest):
 
 
 class StorageError(WingsdError):
-    """Reading or writing failed on this node's disk: full, read-only, or not permitted."""
+    """Reading or writing failed on this node's disk.
+
+    Cause: the detail has the file and the reason of the operating system.
+
+    Remedy: follow the detail; what it leaves open is here.
+
+    - `the disk is full: … MiB more`: `system.transfers.disk_reserve`, and what other moves will
+      bring, are kept free, so the disk counts as full while some space is left. `inodes are free`:
+      too many small files; delete some, or recreate the filesystem with more inodes.
+    - `read-only`, `the disk failed`, `could not be synced`, `the disk has lost what was written to
+      it`: look into the kernel's log (`dmesg`), and copy the data to another disk.
+    - `permission denied`, `not permitted`: docs/privileges.md says what the daemon must be
+      allowed.
+    - `larger than the file system or a limit of this process allows`: `LimitFSIZE=` of the
+      service. `too many open files`: `LimitNOFILE=`.
+    - `does not support hard links`: use another filesystem for `system.backup_directory`, or leave
+      the backups out of the transfer.
+    - `belongs to user …, and it has … hard links`: it may be a file from outside the server, to
+      which a user made a hard link. If it is the server's, give it to the owner of the server's
+      directory with `chown`; else delete that name.
+    - `more than … of its files have several hard links`, `holds too many directories`: the node
+      keeps these in memory. Delete some, or put them into directories of their own.
+    - `a backup that is to be sent with the server is not on this node`, or `is damaged`: the
+      server was not stopped. Delete the backup in the Panel, or leave it out of the transfer.
+
+    In a storage pool, `the server's files in the storage pool cannot be used`: the volume is not
+    mounted at `system.data`, a different one is there, or `system.user` differs between the
+    nodes. Nothing was changed.
+    """
 
     code = "storage-failed"
 
@@ -180,19 +359,47 @@ class StorageError(WingsdError):
 class EnvironmentFailed(WingsdError):
     """Docker failed to create, start or control the server's container.
 
-    `is_silent` is whether the engine does not answer.
+    Cause: the detail has it, often in the words of the Docker engine: a port that another program
+    has, a mount that is not there, or a limit that this kernel lacks.
+
+    Remedy: follow the detail, and see the log of the Docker engine.
+
+    - `the Docker engine at … does not answer`: start the engine, correct `docker.socket`, or let
+      the daemon's user use the socket.
+    - `the image … could not be pulled, and this node has no image of that name`: the name is
+      wrong, the registry wants credentials (`docker.registries`), or cannot be reached. A name
+      that begins with `~` is never pulled: load the image here.
+    - `the network … could not be created`: another network of this engine has the subnet or the
+      bridge that the node's network is to have. Choose others by the keys that the message names,
+      or remove that network if nothing uses it.
+    - `the mount of … cannot be made`: the directory is missing, or the service cannot see it. The
+      package's service sees nothing of `/home` and `/tmp`: use another directory, or show it to
+      the service with `BindPaths=`.
+    - `the name … is taken on this Docker engine`: the engine hangs in making or removing a
+      container; see its log, and restart it.
+    - `a container named … is on this Docker engine already, and it is not this node's`: two nodes
+      that share an engine cannot both have a server. If `system.data` was moved, the container has
+      the files at the old place: stop its program, and remove it with `docker rm -f UUID`.
+    - `the server was killed, and … s later the engine has not reported its exit`: look at the
+      engine, and kill the server again.
     """
 
     code = "environment-failed"
 
     def __init__(self, detail: str, *, is_silent: bool = False, is_final: bool = False) -> None:
         super().__init__("the server's environment could not be configured", detail)
+        #: Whether the engine does not answer.
         self.is_silent = is_silent
         self.is_final = self.is_final or is_final
 
 
 class DaemonStopping(WingsdError):
-    """The daemon is shutting down (503)."""
+    """The daemon is shutting down.
+
+    Cause: it was stopped, or is being restarted.
+
+    Remedy: send the request, or the server, again when it has restarted.
+    """
 
     code = "daemon-stopping"
     status = 503
@@ -207,7 +414,14 @@ class DaemonStopping(WingsdError):
 
 
 class InvalidHttpRequest(WingsdError):
-    """The bytes received are not an HTTP request."""
+    """The bytes received are not an HTTP request that this node takes.
+
+    Cause: `https` was sent to a port of plain HTTP, or the reverse; or the head of the request has
+    more, or other, than this node parses, which the message names.
+
+    Remedy: send `http` to a plain port and `https` to a TLS port. No client of a Panel needs as
+    many headers, values or parts of a path: find out what sends them.
+    """
 
     code = "http-request-invalid"
     status = 400
@@ -217,7 +431,14 @@ class InvalidHttpRequest(WingsdError):
 
 
 class PathNotFound(WingsdError):
-    """The interface has no such path."""
+    """The interface has no such path.
+
+    Cause: the request is not one of this node's, or it is of a page of another family's Panel;
+    then the detail names the families that have it.
+
+    Remedy: correct the path. If this node's Panel is of another family, set `family` in the
+    configuration.
+    """
 
     code = "path-not-found"
     status = 404
@@ -227,14 +448,24 @@ class PathNotFound(WingsdError):
 
 
 class MethodNotAllowed(WingsdError):
-    """The path does not have the request's method."""
+    """The path does not support the method.
+
+    Cause: the request has another method than those of the path.
+
+    Remedy: use one of those in the header `Allow`.
+    """
 
     code = "method-not-allowed"
     status = 405
 
 
 class BodyTooLarge(WingsdError):
-    """The request's body is longer than `limit` bytes."""
+    """The body of the request is longer than this node takes.
+
+    Cause: all but uploads have at most the number of bytes in the detail.
+
+    Remedy: send less; an upload of a server goes to `/api/transfers`.
+    """
 
     code = "body-too-large"
     status = 413
@@ -247,7 +478,13 @@ class BodyTooLarge(WingsdError):
 
 
 class UpgradeRequired(WingsdError):
-    """The path is a WebSocket, and the request does not ask for one."""
+    """The path is a WebSocket.
+
+    Cause: the request does not ask for an upgrade, or a proxy has removed the headers `Upgrade`
+    and `Connection`.
+
+    Remedy: open it as a WebSocket (RFC 6455); have the proxy pass these headers on.
+    """
 
     code = "upgrade-required"
     status = 426
@@ -257,7 +494,12 @@ class UpgradeRequired(WingsdError):
 
 
 class HeaderTooLong(WingsdError):
-    """A line of the request's headers is too long."""
+    """A header line is over 16 KiB.
+
+    Cause: the client, or a proxy, sends longer headers than this node takes.
+
+    Remedy: send shorter headers.
+    """
 
     code = "header-too-long"
     status = 431
@@ -267,7 +509,12 @@ class HeaderTooLong(WingsdError):
 
 
 class RangeNotSatisfiable(WingsdError):
-    """The file ends before the requested range begins (416)."""
+    """The file ends before the requested range.
+
+    Cause: a download is continued, and the file has become shorter since it began.
+
+    Remedy: download it again from its beginning.
+    """
 
     code = "range-not-satisfiable"
     status = 416
@@ -279,7 +526,12 @@ class RangeNotSatisfiable(WingsdError):
 
 
 class BodyIncomplete(BadRequest):
-    """The client has gone, or its body ended, before its announced length (400)."""
+    """The client disconnected before the whole body was received.
+
+    Cause: it went away, or its connection broke. The file is as it was.
+
+    Remedy: send it again.
+    """
 
     code = "body-incomplete"
 
@@ -291,31 +543,71 @@ class BodyIncomplete(BadRequest):
 
 
 class TokenMissing(Unauthorized):
-    """The request has no token (401)."""
+    """The request has no token.
+
+    Cause: there is no header `Authorization: Bearer …`. If the Panel or the node sent it, a proxy
+    in front of this node drops it.
+
+    Remedy: send the header; correct the proxy.
+    """
 
     code = "token-missing"
 
 
 class TokenInvalid(Unauthorized):
-    """The token cannot be read, or is for something else (401)."""
+    """The token cannot be read, was signed with another key, or is for another purpose.
+
+    Cause: the reason is in the message.
+
+    Remedy: depends on the reason.
+
+    - `it was not signed with this node's key`: the configuration here is not this node's, so
+      compare `token` with the Panel's; or the address of the node in the Panel is another node's.
+      Of a direct transfer: the token is another node's, or not all of it was copied; run `wingsctl
+      receive` at the destination again.
+    - `it is not valid yet`: this node's clock is more than 5 minutes behind the Panel's.
+    - `it is not for this node`: the node's address in the Panel and `api.public_url` differ. Make
+      them the same, or leave `api.public_url` empty.
+    - `it has no scope`: the Panel is older than scopes: update it. Or this node's Panel is of
+      another family: set `family` in its configuration.
+    """
 
     code = "token-invalid"
 
 
 class TokenExpired(TokenInvalid):
-    """The token has expired (401)."""
+    """The token has expired.
+
+    Cause: 15 minutes passed before the transfer began, or the clocks of the Panel and the node
+    differ.
+
+    Remedy: start the transfer again, and synchronize the clocks of both machines.
+    """
 
     code = "token-expired"
 
 
 class TokenUsed(TokenInvalid):
-    """The token was used for a previous transfer (401)."""
+    """The token was used for a transfer before.
+
+    Cause: a token is good for one transfer.
+
+    Remedy: start the transfer again in the Panel, which issues a new token; a direct transfer,
+    with `wingsctl receive`.
+    """
 
     code = "token-used"
 
 
 class SignedUrlVoid(WingsdError):
-    """The token is for something else, was used, or is revoked (404, with Wings' message)."""
+    """The address of a download or upload is not valid any more.
+
+    Cause: it was used before, is for something else, its server is not on this node, or the access
+    of its user was changed since. A program that fetches each address as well, such as a virus
+    scanner of the browser, uses it up.
+
+    Remedy: start the download or upload again on the page of the server: it gets a new address.
+    """
 
     code = "signed-url-void"
     status = 404
@@ -328,7 +620,12 @@ class SignedUrlVoid(WingsdError):
 
 
 class InvalidHandshake(WingsdError):
-    """The opening handshake of a WebSocket is not that of RFC 6455."""
+    """The handshake of a WebSocket is not that of RFC 6455.
+
+    Cause: a proxy in front of this node does not pass it on, or the client is no browser.
+
+    Remedy: have the proxy pass `Upgrade`, `Connection` and `Sec-WebSocket-*` on.
+    """
 
     code = "websocket-handshake-invalid"
     status = 400
@@ -339,19 +636,35 @@ class InvalidHandshake(WingsdError):
 
 
 class TooManyWebSockets(BadRequest):
-    """As many WebSockets of one server are open as may be, or wait for a token (400)."""
+    """The server has as many open consoles as it may have.
+
+    Cause: 30 consoles of it are open, or very many wait for their user's token.
+
+    Remedy: close some pages, or try again.
+    """
 
     code = "too-many-websockets"
 
 
 class PermissionMissing(BadRequest):
-    """The console's user lacks a permission (400)."""
+    """The user lacks a permission for the server.
+
+    Cause: the message names the permission.
+
+    Remedy: give it to the user in the Panel.
+    """
 
     code = "permission-missing"
 
 
 class ServerMoved(Conflict):
-    """The server has moved to another node (409)."""
+    """The server has moved to another node.
+
+    Cause: the page is still connected to the previous node of the server. After `wingsctl send`
+    the Panel may not know the new node yet.
+
+    Remedy: reload the page, or change the server's node in the Panel.
+    """
 
     code = "server-moved"
 
@@ -360,15 +673,28 @@ class ServerMoved(Conflict):
 
 
 class PathInvalid(BadRequest):
-    """No file can have this path, or the action cannot be done with the file that has it (400)."""
+    """No file can have this path, or the action cannot be done with it.
+
+    Cause: the message says which: the name is empty, is not Unicode, has a zero byte or a slash,
+    or is one that is used for files that are being written; or the path is the server's own
+    directory, a mount point, or lies in the directory that is to be moved.
+
+    Remedy: use another path. Where a file system is mounted in the server's directory, copy the
+    file and delete it, or have an administrator unmount it. Where files are created in a directory
+    while it is deleted, stop the server first.
+    """
 
     code = "file-path-invalid"
 
 
 class NameTooLong(BadRequest):
-    """A component of the path, or the whole path, is longer than Linux allows (400).
+    """The name or the path of a file is too long.
 
-    In an archive that is extracted, a path is also one of too many directories.
+    Cause: a name has more than 255 bytes, or a path more than 4095; letters outside of ASCII take
+    several. In an archive, a path may also have at most 256 directories.
+
+    Remedy: use a shorter name; make the archive again without that directory, or extract it higher
+    up.
     """
 
     code = "file-name-too-long"
@@ -378,7 +704,13 @@ class NameTooLong(BadRequest):
 
 
 class FileTypeRefused(BadRequest):
-    """It is a symlink, a FIFO, a socket or a device (400)."""
+    """The file is a symlink, a FIFO, a socket or a device.
+
+    Cause: only regular files are opened, and no symlink at the end of a path is followed. Other
+    files have no mode of their own that could be changed.
+
+    Remedy: open the file that is meant.
+    """
 
     code = "file-type-refused"
 
@@ -387,7 +719,12 @@ class FileTypeRefused(BadRequest):
 
 
 class FileInUse(BadRequest):
-    """A program has a lease of the file, or runs it (400)."""
+    """A program has a lease of the file, or runs it.
+
+    Cause: most often the server itself.
+
+    Remedy: stop the server, then try again.
+    """
 
     code = "file-in-use"
 
@@ -396,7 +733,12 @@ class FileInUse(BadRequest):
 
 
 class IsDirectory(BadRequest):
-    """A file is required, and this is a directory (400)."""
+    """The path is that of a directory, where a file is required.
+
+    Cause: a directory cannot be read, written or downloaded as a file.
+
+    Remedy: name a file, or pack the directory first.
+    """
 
     code = "file-is-directory"
 
@@ -405,7 +747,12 @@ class IsDirectory(BadRequest):
 
 
 class NotDirectory(BadRequest):
-    """A directory cannot be made, since its path leads through a file (400)."""
+    """A directory cannot be made below a file.
+
+    Cause: a file, or a symlink that leads nowhere, is in the way.
+
+    Remedy: use another path.
+    """
 
     code = "file-not-directory"
 
@@ -414,7 +761,12 @@ class NotDirectory(BadRequest):
 
 
 class FileTooLarge(WingsdError):
-    """The file is larger than the Panel wants it (413)."""
+    """The file is larger than the Panel's page shows.
+
+    Cause: the editor of the page has a limit.
+
+    Remedy: download it.
+    """
 
     code = "file-too-large"
     status = 413
@@ -424,7 +776,12 @@ class FileTooLarge(WingsdError):
 
 
 class NameConflict(BadRequest):
-    """The name is in use (400). Wings has a message for each action."""
+    """The name is in use.
+
+    Cause: a file or directory of that name exists; the message says what was to be done with it.
+
+    Remedy: use another name, or delete or rename what has it.
+    """
 
     code = "file-name-conflict"
 
@@ -451,7 +808,12 @@ class NameConflict(BadRequest):
 
 
 class FileDenied(Forbidden):
-    """The egg's denylist has the file (403)."""
+    """The egg's denylist has the file.
+
+    Cause: the egg protects this file from changes by users.
+
+    Remedy: an administrator can change it on the node.
+    """
 
     code = "file-denied"
 
@@ -460,10 +822,14 @@ class FileDenied(Forbidden):
 
 
 class FileNotPermitted(Forbidden):
-    """The operating system does not let the node do this with the file (403).
+    """The operating system does not let this node do this with the file.
 
-    It happens to a daemon without root: users take permissions away by chmod, also from a server's
-    program, and that may run as another user.
+    Cause: its permissions do not let its owner do this, such as 000 after a chmod; or it is
+    immutable, or belongs to another user. A daemon that runs as root meets only the latter.
+
+    Remedy: set the permissions of the file first, or of the directories that it is in: 644 for a
+    file and 755 for a directory are usual. An administrator of the node can use `chattr -i` or
+    `chown`.
     """
 
     code = "file-not-permitted"
@@ -473,7 +839,13 @@ class FileNotPermitted(Forbidden):
 
 
 class FileMissing(WingsdError):
-    """The file does not exist, or its path leads out of the server's directory (404)."""
+    """The file does not exist, or its path leads out of the server's directory.
+
+    Cause: it was deleted or moved, or a symlink in its path leads out of the server's directory or
+    is absolute, which the daemon does not follow.
+
+    Remedy: correct the path; make the symlink relative.
+    """
 
     code = "file-missing"
     status = 404
@@ -483,7 +855,12 @@ class FileMissing(WingsdError):
 
 
 class DirectoryMissing(WingsdError):
-    """The directory does not exist, or is something else (404)."""
+    """The directory does not exist, or is something else.
+
+    Cause: it was deleted or moved; a symlink to a directory is not opened as one.
+
+    Remedy: correct the path.
+    """
 
     code = "directory-missing"
     status = 404
@@ -493,7 +870,12 @@ class DirectoryMissing(WingsdError):
 
 
 class FileWorkCancelled(Conflict):
-    """Work on files was cancelled before its end (409)."""
+    """Long work on the server's files was cancelled.
+
+    Cause: a user has cancelled it, the server was deleted, or the node stops.
+
+    Remedy: start it again; what was done stays.
+    """
 
     code = "file-work-cancelled"
 
@@ -502,14 +884,25 @@ class FileWorkCancelled(Conflict):
 
 
 class TreeTooLarge(StorageError):
-    """The files are nested too deeply, or too many in some way, to be counted or sent (400)."""
+    """The server's files are too many or nested too deeply to be counted or sent.
+
+    Cause: the directories are nested too deeply, or too many directories or hard links are side by
+    side.
+
+    Remedy: delete what the detail names; until then the server is above any disk limit.
+    """
 
     code = "tree-too-large"
     status = 400
 
 
 class UploadInProgress(Conflict):
-    """Another request is writing the same file for the same user (409)."""
+    """Another request is writing the same part of the file for the same user.
+
+    Cause: the user uploads the file in two windows.
+
+    Remedy: wait for one to end.
+    """
 
     code = "upload-in-progress"
 
@@ -518,7 +911,12 @@ class UploadInProgress(Conflict):
 
 
 class InvalidMode(BadRequest):
-    """A file's mode is not octal (400)."""
+    """The mode of a file is not octal.
+
+    Cause: the request has another text than such as `644` or `755`.
+
+    Remedy: send an octal mode.
+    """
 
     code = "file-mode-invalid"
 
@@ -527,7 +925,12 @@ class InvalidMode(BadRequest):
 
 
 class TooManyFileTasks(Conflict):
-    """Too many changes of the server's files are under way (409)."""
+    """Too many changes of the server's files are under way.
+
+    Cause: copies, archives and deletions that take long go on behind their answers.
+
+    Remedy: try again when one has ended; the server's console says so.
+    """
 
     code = "too-many-file-tasks"
 
@@ -539,7 +942,13 @@ class TooManyFileTasks(Conflict):
 
 
 class UploadFormInvalid(BadRequest):
-    """The body is not a form, or ends before it is complete (400, with Wings' message)."""
+    """The upload is not a form, or is not complete.
+
+    Cause: the browser or a proxy has cut the upload, its connection broke or was slower than
+    `system.transfers.least_rate`, or something else was sent. The detail says which.
+
+    Remedy: upload it again.
+    """
 
     code = "upload-form-invalid"
 
@@ -548,7 +957,12 @@ class UploadFormInvalid(BadRequest):
 
 
 class NoFilesUploaded(BadRequest):
-    """The form has no file (400, with Wings' message)."""
+    """The form of the upload has no file.
+
+    Cause: the client names its fields otherwise than the Panels do.
+
+    Remedy: send each file in a field named `files`.
+    """
 
     code = "no-files-uploaded"
 
@@ -559,7 +973,13 @@ class NoFilesUploaded(BadRequest):
 
 
 class UploadTooLarge(BadRequest):
-    """A file is larger than uploads may be (400, with Wings' message)."""
+    """The uploaded file is larger than this node allows.
+
+    Cause: `api.upload_limit` is the limit, which the Panel has as the node's upload size.
+
+    Remedy: use SFTP, which has no limit, or let an administrator raise it in the Panel's settings
+    of the node.
+    """
 
     code = "upload-too-large"
 
@@ -571,7 +991,13 @@ class UploadTooLarge(BadRequest):
 
 
 class FilesBusy(WingsdError):
-    """Too much work on files waits already (503)."""
+    """Too many requests for files wait already.
+
+    Cause: a user opens hundreds of pages at once, or the disk is slow. A server's users wait for
+    each other, and not for those of others.
+
+    Remedy: try again in a few seconds.
+    """
 
     code = "files-busy"
     status = 503
@@ -584,7 +1010,12 @@ class FilesBusy(WingsdError):
 
 
 class NoSpaceToCompress(Conflict):
-    """The server is above its disk limit already (409)."""
+    """The server is above its disk limit, so no archive of its files is made.
+
+    Cause: its files take more than its disk limit in the Panel.
+
+    Remedy: delete files, or raise its disk limit in the Panel.
+    """
 
     code = "no-space-to-compress"
 
@@ -597,7 +1028,12 @@ class NoSpaceToCompress(Conflict):
 
 
 class FileTaskMissing(WingsdError):
-    """No change of files has this identifier, or it is over (404)."""
+    """No change of files with this identifier is under way.
+
+    Cause: it has ended.
+
+    Remedy: see the server's console, which says how.
+    """
 
     code = "file-task-missing"
     status = 404
@@ -607,7 +1043,12 @@ class FileTaskMissing(WingsdError):
 
 
 class UploadOffsetWrong(Conflict):
-    """A part does not begin where the one before it has ended (409)."""
+    """The part of the uploaded file does not begin where the last one ended.
+
+    Cause: a part was lost or sent twice.
+
+    Remedy: ask by HEAD where to continue, as pages that upload in parts do.
+    """
 
     code = "upload-offset-wrong"
 
@@ -622,7 +1063,23 @@ class UploadOffsetWrong(Conflict):
 
 
 class ArchiveError(WingsdError):
-    """The archive cannot be extracted: damaged, of an unknown kind, or with a refused member."""
+    """The archive cannot be extracted.
+
+    Cause: it is damaged, truncated, empty, of an unknown format, or beyond a limit; the detail
+    says which. Nothing of the server stays at the destination of a transfer, and the server stays
+    on the source.
+
+    Remedy: depends on the detail.
+
+    - `the archive is damaged`: if the checksum was right, the source made the archive so. Send it
+      again, and check that node's memory and disk.
+    - `the archive is empty`: the source sent nothing; see its log.
+    - `more than … files, directories and links`: raise `system.transfers.max_members`.
+    - `too many directories come after their contents`: write the archive with directories first,
+      as tar does, or raise `system.transfers.directory_memory`.
+    - `comes more than once`: a file is in two of the archives that the server came in. Transfer it
+      without additional streams.
+    """
 
     code = "archive-invalid"
 
@@ -631,7 +1088,15 @@ class ArchiveError(WingsdError):
 
 
 class MemberRefused(ArchiveError):
-    """A member that is never written: the whole archive is refused."""
+    """A member of the archive may not be written, so none is.
+
+    Cause: the detail has its name and the reason: its name is too long, absolute or has `..`, it
+    is nested too deeply, or its type cannot be extracted. Nodes make no such archives, but a user
+    can make such files: then the source has them.
+
+    Remedy: rename, move or delete the file at the source. An archive with absolute names was made
+    by another program.
+    """
 
     code = "archive-member-refused"
 
@@ -640,7 +1105,12 @@ class MemberRefused(ArchiveError):
 
 
 class ArchiveFormatUnsupported(BadRequest):
-    """No archives of this format are made here (400)."""
+    """Archives of that format are not made here.
+
+    Cause: the node makes zip and tar archives only.
+
+    Remedy: choose one of those that the detail names.
+    """
 
     code = "archive-format-unsupported"
 
@@ -652,7 +1122,13 @@ class ArchiveFormatUnsupported(BadRequest):
 
 
 class ArchiveFormatUnknown(BadRequest):
-    """The file is no archive that can be extracted here (400)."""
+    """The file is no archive that can be extracted here.
+
+    Cause: neither its first bytes nor its name are those of a zip, tar, 7z or RAR, or of a file
+    compressed by gzip, bzip2, xz, zstd, lz4, lzip, Brotli or Snappy.
+
+    Remedy: extract it elsewhere, and upload the files.
+    """
 
     code = "archive-format-unknown"
 
@@ -661,7 +1137,12 @@ class ArchiveFormatUnknown(BadRequest):
 
 
 class OverwritesFileInUse(BadRequest):
-    """A file that is to be replaced is in use (400)."""
+    """A file that the archive would replace is in use.
+
+    Cause: the server runs it, or has a lease of it.
+
+    Remedy: stop the server, then try again.
+    """
 
     code = "archive-overwrites-file-in-use"
 
@@ -674,7 +1155,15 @@ class OverwritesFileInUse(BadRequest):
 
 
 class ArchiveDamaged(BadRequest):
-    """The archive's bytes are not what its format demands (400)."""
+    """The archive's bytes are not what its format demands.
+
+    Cause: the detail has what was found, often in the words of the library: a part is missing, or
+    it was changed on its way. An archive that lies about its sizes or checksums is refused by
+    this, too. Files that were whole before the error stay.
+
+    Remedy: upload it again. If it was changed while it was read, extract it again when the program
+    or upload that writes to it has ended.
+    """
 
     code = "archive-damaged"
 
@@ -683,7 +1172,12 @@ class ArchiveDamaged(BadRequest):
 
 
 class ArchiveEncrypted(BadRequest):
-    """The archive needs a password (400)."""
+    """The archive needs a password.
+
+    Cause: this node knows none.
+
+    Remedy: upload it without one.
+    """
 
     code = "archive-encrypted"
 
@@ -694,7 +1188,12 @@ class ArchiveEncrypted(BadRequest):
 
 
 class ArchiveInParts(BadRequest):
-    """The file is one part of an archive that was divided (400)."""
+    """The file is one part of an archive that was divided.
+
+    Cause: its name is such as `x.7z.001`, `x.part1.rar` or `x.z01`.
+
+    Remedy: put the archive together, and upload it whole.
+    """
 
     code = "archive-in-parts"
 
@@ -705,7 +1204,14 @@ class ArchiveInParts(BadRequest):
 
 
 class ArchiveMethodUnsupported(BadRequest):
-    """The archive is compressed in a way that cannot be read here (400)."""
+    """The archive is compressed by a method that this node does not have.
+
+    Cause: the detail has the method. With `a library is missing on this node`, wingsd was not
+    installed as a package.
+
+    Remedy: make it a zip, a 7z or a tar.gz by the usual methods; an administrator can install
+    `libarchive13t64`.
+    """
 
     code = "archive-method-unsupported"
 
@@ -718,7 +1224,13 @@ class ArchiveMethodUnsupported(BadRequest):
 
 
 class ArchiveExcessive(BadRequest):
-    """The archive has too many members, or takes too much memory or time (400)."""
+    """The archive takes more than this node gives to one.
+
+    Cause: one archive has at most 1,000,000 members, and the process that parses it 512 MiB of
+    memory and 5 minutes of CPU time, with one second more for each MiB.
+
+    Remedy: divide it, or make it with a dictionary of at most 64 MiB.
+    """
 
     code = "archive-excessive"
 
@@ -731,7 +1243,13 @@ class ArchiveExcessive(BadRequest):
 
 
 class ArchiveNotParsed(WingsdError):
-    """The process that parses the archive has failed (500)."""
+    """The process that parses archives could not be started, or has ended.
+
+    Cause: the detail says how it ended. When the machine is short of memory or processes, the
+    kernel ends this process first.
+
+    Remedy: try again. If it fails again, report it with the archive.
+    """
 
     code = "archive-not-parsed"
 
@@ -743,7 +1261,13 @@ class ArchiveNotParsed(WingsdError):
 
 
 class UrlInvalid(BadRequest):
-    """The URL cannot be requested (400, with Wings' message)."""
+    """The URL of the download is not one that is requested here.
+
+    Cause: the message has the reason: it has a user, a password, a control character or no host,
+    its address is not in the usual form, or its port below 1024 is not 80 or 443.
+
+    Remedy: correct the URL.
+    """
 
     code = "url-invalid"
 
@@ -753,7 +1277,12 @@ class UrlInvalid(BadRequest):
 
 
 class UrlSchemeRefused(UrlInvalid):
-    """The URL is of neither http nor https (400)."""
+    """The URL of the download is of neither http nor https.
+
+    Cause: other protocols are not downloaded from.
+
+    Remedy: use an address that begins with `http://` or `https://`.
+    """
 
     code = "url-scheme-refused"
 
@@ -762,7 +1291,14 @@ class UrlSchemeRefused(UrlInvalid):
 
 
 class AddressBlocked(BadRequest):
-    """The host is in a network that users may not reach through this node (400)."""
+    """The URL of the download leads to an address that is not on the public Internet.
+
+    Cause: the name, or a redirect, leads to an address of a private or reserved network, or of the
+    node itself. The log has the address.
+
+    Remedy: if users may download from there, an administrator adds the host to
+    `api.remote_download.host_allowlist`.
+    """
 
     code = "address-blocked"
 
@@ -775,7 +1311,21 @@ class AddressBlocked(BadRequest):
 
 
 class DownloadFailed(BadRequest):
-    """The other server did not send the file (400)."""
+    """The other server did not send the file.
+
+    Cause: the detail says what it did: it does not answer, has another certificate, or sends an
+    error, no length, or more than a node accepts.
+
+    Remedy: correct the URL, or try again later.
+
+    - `the other server answers with status …`: 401 and 403 mean that it wants a login.
+    - `TLS could not be set up`: it does not speak TLS 1.2 or above; use an `http` URL if it has
+      one.
+    - `it does not tell the length of the file`, `it is sent encoded with …`: its owner can correct
+      that.
+    - `it redirects from https to http`: a file that was to come by TLS would come without. Use an
+      `http` URL if you trust the way to it.
+    """
 
     code = "download-failed"
 
@@ -784,13 +1334,23 @@ class DownloadFailed(BadRequest):
 
 
 class TooManyRedirects(DownloadFailed):
-    """Its redirects are too many, or lead back to where one has been (400)."""
+    """The URL of the download redirects too often, or in a circle.
+
+    Cause: the other server is not set up well.
+
+    Remedy: use the URL that it leads to.
+    """
 
     code = "too-many-redirects"
 
 
 class TooManyPulls(BadRequest):
-    """The server has as many downloads as it may have (400, with Wings' message)."""
+    """The server has as many downloads from URLs as it may have.
+
+    Cause: `api.server_remote_download_limit` is the limit.
+
+    Remedy: wait for one to end, or cancel one.
+    """
 
     code = "too-many-pulls"
 
@@ -802,7 +1362,12 @@ class TooManyPulls(BadRequest):
 
 
 class RemoteDownloadDisabled(BadRequest):
-    """Downloads from a URL are disabled on this node (400, with Wings' message)."""
+    """The node does not download from URLs.
+
+    Cause: `api.disable_remote_download` is set.
+
+    Remedy: an administrator can allow it.
+    """
 
     code = "remote-download-disabled"
 
@@ -817,28 +1382,43 @@ class RemoteDownloadDisabled(BadRequest):
 
 
 class ServerNotAssigned(ServerNotFound):
-    """The Panel knows the server, but of no transfer that brings it to this node (404)."""
+    """The Panel has no transfer of the server to this node.
+
+    Cause: the token was valid, but the source belongs to another Panel, or the server was deleted,
+    or the transfer closed, in the meantime.
+
+    Remedy: check in the Panel that the server exists, and start the transfer again there.
+    """
 
     code = "server-not-assigned"
 
 
 class PanelError(WingsdError):
-    """The Panel did not do what was asked of it.
+    """A request to the Panel failed.
 
-    `retry_after` is the seconds it asks to be left alone for, 0 when it does not.
+    Cause: the detail has it.
+
+    Remedy: follow the detail, and see the Panel's log.
     """
 
     code = "panel-failed"
 
     def __init__(self, message: str, detail: str = "", retry_after: float = 0.0) -> None:
         super().__init__(message, detail)
+        #: Seconds that the Panel asks to be left alone for, 0 when it does not.
         self.retry_after = retry_after
 
 
 class PanelRefused(PanelError):
-    """The Panel answered, and the answer was no (a 4xx in `response_status`).
+    """The Panel refused this node's request.
 
-    `is_own` is whether it is in the form of the Panel's errors, and not a page of a proxy.
+    Cause: the detail has the status. With 403 the Panel does not give this node access to this
+    server. With 429 the node sends too many requests: it repeats them for 30 s, with the pauses
+    that the Panel asks for. A login by SFTP is refused with 403 for a wrong password or key, and
+    with 409 while the server is installed, restored or moved.
+
+    Remedy: look in the Panel which node the server belongs to; for other statuses, see the Panel's
+    log.
     """
 
     code = "panel-refused"
@@ -854,13 +1434,21 @@ class PanelRefused(PanelError):
     ) -> None:
         super().__init__(message, detail, retry_after)
         self.response_status = response_status
+        #: Whether the answer is in the form of the Panel's errors, and not a page of a proxy.
         self.is_own = is_own
 
 
 class NodeTokenRefused(PanelRefused):
-    """The Panel refuses this node's own token (503): it has said nothing of any server.
+    """The Panel does not accept this node's own token.
 
-    `answer` is what it said, with its status in `response_status`.
+    Until that is corrected, nothing is decided about any server: uploads are refused with 503,
+    reports on transfers are kept, and nothing is deleted or moved to quarantine.
+
+    Cause: `token_id` and `token` belong to another node or have been replaced, or `remote` is
+    another Panel. The requested address is in the message.
+
+    Remedy: copy the node's configuration from the Panel's *Configuration* tab again, and restart
+    the node.
     """
 
     code = "node-token-refused"
@@ -877,7 +1465,20 @@ class NodeTokenRefused(PanelRefused):
 
 
 class PanelUnreachable(PanelError):
-    """The Panel gave no answer that could be used: down, too slow, a 5xx, or nonsense (503)."""
+    """The Panel gives no usable answer.
+
+    What needed the answer fails; a report on a transfer is kept and sent later. A single line in
+    the log about an attempt that failed needs no attention.
+
+    Cause: the Panel is down, too slow, or answers 5xx; the last reason is in the detail. Where the
+    answer is not JSON, not HTTP, encoded or beyond a limit, something answers in the Panel's
+    place: a maintenance page, a proxy, or `remote` is wrong.
+
+    Remedy: see the Panel's own log, and ask the Panel from this machine with `curl -i`, at the
+    address in the message. If its answer is too long, request fewer servers at a time:
+    `remote_query.boot_servers_per_page`. If it describes another server than the requested one, a
+    cache or a proxy mixes up requests.
+    """
 
     code = "panel-unreachable"
     status = 503
@@ -887,7 +1488,14 @@ class PanelUnreachable(PanelError):
 
 
 class SettingsInvalid(EnvironmentFailed):
-    """No container can have the server's settings, which the Panel has (422)."""
+    """No container can have the server's settings.
+
+    Cause: the detail names the image or the variable: a name that is empty or has `=`, a control
+    character or a line break in it, or a value with a NUL character. Until it is corrected, the
+    server gets no container, is not started and is not received.
+
+    Remedy: correct it in the server's settings in the Panel.
+    """
 
     code = "server-settings-invalid"
     status = 422
@@ -895,7 +1503,12 @@ class SettingsInvalid(EnvironmentFailed):
 
 
 class ConsoleBlocked(EnvironmentFailed):
-    """The server does not take what is typed into its console; it may still do so (409)."""
+    """The server does not read its console input.
+
+    Cause: its program hangs, or is busy.
+
+    Remedy: send the command again, or restart the server.
+    """
 
     code = "console-blocked"
     # Not a failure of the node: the server's users can mend it.
@@ -903,7 +1516,25 @@ class ConsoleBlocked(EnvironmentFailed):
 
 
 class InstallationFailed(WingsdError):
-    """The installation script did not run to its end."""
+    """The installation script did not run to its end.
+
+    Cause: the detail has it. A container, a volume or a script is never left behind. The
+    installation log, `install/UUID.log` in `system.log_directory`, has the script's lines.
+
+    Remedy: correct the cause, and install the server again in the Panel.
+
+    - `the script has not ended within …`: it hangs, for example since it waits for input, or needs
+      longer; raise `docker.installer_limits.timeout`. If memory ran out, raise
+      `docker.installer_limits.memory`.
+    - `its container was removed while the script ran`, `is gone`: something removed it, such as
+      `docker rm` or a cleanup.
+    - `the script was killed`: the engine or the machine was stopped. With `live-restore` a
+      restarted engine does not end containers.
+    - `half of a surrogate pair`: a character was cut in two when the script was stored; delete
+      what is left of it.
+    - `the installation script cannot be written`: free the disk, or choose another
+      `system.tmp_directory` that the engine sees under the same path.
+    """
 
     code = "installation-failed"
 
@@ -915,7 +1546,14 @@ class InstallationFailed(WingsdError):
 
 
 class EngineUnavailable(Conflict):
-    """The Docker engine is disabled, does not answer, or refuses (409)."""
+    """The Docker engine cannot be asked about this node.
+
+    Cause: Docker is disabled (`docker.enabled`), does not answer, or refuses; the detail says
+    which.
+
+    Remedy: start the engine and see its log, correct `docker.socket`, or let the daemon's user use
+    the socket.
+    """
 
     code = "engine-unavailable"
 
@@ -924,7 +1562,12 @@ class EngineUnavailable(Conflict):
 
 
 class PruneInProgress(Conflict):
-    """Unused images are still being removed (409)."""
+    """Unused images are still being removed.
+
+    Cause: the Docker engine takes long for it; this node goes on with it.
+
+    Remedy: ask again in some minutes for what was removed.
+    """
 
     code = "prune-in-progress"
 
@@ -936,7 +1579,13 @@ class PruneInProgress(Conflict):
 
 
 class FiguresUnavailable(WingsdError):
-    """The system does not show its figures to this daemon (500)."""
+    """The system hides its figures from the daemon.
+
+    Cause: a setting of the service's unit, such as `ProcSubset=` or `RestrictAddressFamilies=`,
+    keeps the daemon from reading them. The package's unit hides none.
+
+    Remedy: change the unit as the detail says.
+    """
 
     code = "figures-unavailable"
 
@@ -945,7 +1594,12 @@ class FiguresUnavailable(WingsdError):
 
 
 class LogFileNotFound(WingsdError):
-    """There is no such log file (404)."""
+    """There is no such log file on this node.
+
+    Cause: only the files of `system.log_directory` are shown, or it was deleted.
+
+    Remedy: list the files first.
+    """
 
     code = "log-file-not-found"
     status = 404
@@ -956,7 +1610,26 @@ class LogFileNotFound(WingsdError):
 
 
 class SettingsNotSaved(WingsdError):
-    """The configuration's file could not be read, changed or written (500)."""
+    """The Panel's settings of this node could not be written to its configuration.
+
+    The Panel has saved them, the node goes on with its old ones, and its configuration is as it
+    was.
+
+    Cause: the detail says why.
+
+    Remedy: remove the cause, and save the settings in the Panel again. If the node's token was
+    reset there, the Panel's calls are refused until both are the same: copy `token_id` and `token`
+    from the node's *Configuration* tab into the file, then `systemctl reload wingsd`.
+
+    - `cannot be replaced`: the daemon needs to write to the file's directory; with the package,
+      the usual directories are in `ReadWritePaths=` of its unit. A file that is a mount of its
+      own, as in a container, cannot be replaced: mount its directory.
+    - `it shares values between …`: one value is in several places, by a YAML anchor. Write it in
+      each of them.
+    - `is being changed by somebody else`: a program keeps rewriting the file; end it.
+    - `this node's token is not in its configuration`: the file names a variable or another file
+      for it. Put the Panel's new token there.
+    """
 
     code = "settings-not-saved"
 
@@ -965,7 +1638,16 @@ class SettingsNotSaved(WingsdError):
 
 
 class StateDatabaseError(StorageError):
-    """The state database cannot be opened, read or written."""
+    """The state database cannot be opened, read or written.
+
+    Cause: the detail has the reason of SQLite: the disk is full or read-only, or `wingsd.db` in
+    `system.root_directory` belongs to another user. Or it was written by another version of
+    wingsd.
+
+    Remedy: free space, or correct the owner and mode of the file. Of a newer wingsd, install that
+    version again, or move the file away as a damaged one (`state-database-damaged`); of an earlier
+    one, the daemon updates it when it starts. While the daemon starts or stops, try again.
+    """
 
     code = "state-database-failed"
 
@@ -974,7 +1656,25 @@ class StateDatabaseError(StorageError):
 
 
 class StateDatabaseDamaged(StateDatabaseError):
-    """The file of the state database is damaged, cut short, or not a database."""
+    """The state database is damaged.
+
+    Cause: a damaged page, a truncated or empty file, or another file. Look into the kernel's log
+    (`dmesg`) and the disk's health (`smartctl`) for the reason first.
+
+    Remedy: have wingsd make a new one.
+
+    1. Stop wingsd, and keep a copy of `wingsd.db`, `wingsd.db-wal` and `wingsd.db-shm`.
+    2. Move all three out of `system.root_directory`. Do not restore a backup: with an old database
+       the daemon continues transfers that have long ended.
+    3. Wait until the tokens that were issued have expired (15 minutes for those of a Panel), since
+       the new database does not contain which of them were used.
+    4. Start wingsd. It makes a new database.
+
+    These are lost with the old one: unfinished transfers (cancel them in the Panel; complete
+    copies of their servers are at the sources or in `.volumes.staging`), reports that the Panel
+    has not received, and the settings of servers that came by a direct transfer and that no Panel
+    has on this node (their files stay; transfer them again).
+    """
 
     code = "state-database-damaged"
 
@@ -986,7 +1686,13 @@ class StateDatabaseDamaged(StateDatabaseError):
 
 
 class AdapterUnknown(BadRequest):
-    """Backups of the kind that the Panel asks for cannot be made on this node (400)."""
+    """The Panel keeps backups in a way that this node does not have.
+
+    Cause: the driver of backups in the Panel's settings is another than those that the message
+    names.
+
+    Remedy: choose one of these in the Panel.
+    """
 
     code = "backup-adapter-unknown"
 
@@ -998,7 +1704,12 @@ class AdapterUnknown(BadRequest):
 
 
 class BackupExists(Conflict):
-    """There is a backup of that UUID on this node, or it is being made (409)."""
+    """The node has a backup of this UUID, or is making it.
+
+    Cause: the request was sent twice.
+
+    Remedy: nothing; each backup needs a UUID of its own.
+    """
 
     code = "backup-exists"
 
@@ -1007,7 +1718,15 @@ class BackupExists(Conflict):
 
 
 class BackupNotForWings(Conflict):
-    """A backup is not rewritten for Wings, and stays as it is (409)."""
+    """The backup is not rewritten for Wings, and stays as it is.
+
+    Cause: the detail says why. Wings knows only a tar.gz, and a backup that is being made, is
+    damaged or was deleted cannot be rewritten. A node of Calagopus restores directories and
+    symlinks, so nothing is rewritten there.
+
+    Remedy: wait until the backup is complete. One of another format is restored here first, and
+    made again. Of a damaged one, `wingsctl verify` says more.
+    """
 
     code = "backup-not-for-wings"
 
@@ -1016,13 +1735,24 @@ class BackupNotForWings(Conflict):
 
 
 class InvalidBackupName(BadRequest):
-    """A part of the upload is not named as a backup is (400)."""
+    """A part of the upload has a name that no backup can have.
+
+    Cause: it is not a UUID with a suffix of backups.
+
+    Remedy: transfer the server without that backup.
+    """
 
     code = "backup-name-invalid"
 
 
 class NoSpaceForBackup(Conflict):
-    """The disk of the backups has not enough free space (409)."""
+    """The disk of `system.backup_directory` has not enough free space.
+
+    Cause: `system.transfers.disk_reserve` must stay free, also with a backup as large as the last
+    one of the server.
+
+    Remedy: delete backups, or free space on the node.
+    """
 
     code = "no-space-for-backup"
 
@@ -1036,7 +1766,14 @@ class NoSpaceForBackup(Conflict):
 
 
 class BackupIgnoresEverything(BadRequest):
-    """The ignore list leaves nothing to be kept of a server that has files (400)."""
+    """The list of ignored files leaves nothing of the server.
+
+    Cause: as in git, `!` does not bring back what is in a directory that is ignored: `*` and
+    `!world/` ignore everything.
+
+    Remedy: write `/*` and `!/world/`; for a directory further down `/*`, `!/a/`, `/a/*` and
+    `!/a/b/`.
+    """
 
     code = "backup-ignores-everything"
 
@@ -1049,13 +1786,24 @@ class BackupIgnoresEverything(BadRequest):
 
 
 class BackupConflict(Conflict):
-    """A different backup of the same name is on this node (409)."""
+    """A different backup of the same name is on this node.
+
+    Cause: `system.backup_directory` has a file of the backup's name with other contents. It is
+    never overwritten.
+
+    Remedy: move that file away, or transfer the server without that backup.
+    """
 
     code = "backup-conflict"
 
 
 class BackupMissing(WingsdError):
-    """The server has no local backup with this UUID (404, with Wings' message)."""
+    """The node has no file of the backup.
+
+    Cause: it was removed from `system.backup_directory`, or is in another store.
+
+    Remedy: delete the backup in the Panel; of one in S3 the Panel itself gives the address.
+    """
 
     code = "backup-missing"
     status = 404
@@ -1068,9 +1816,31 @@ class BackupMissing(WingsdError):
 
 
 class BackupUploadFailed(WingsdError):
-    """The backup cannot be uploaded; trying again is of no use (502).
+    """The backup could not be uploaded to its store.
 
-    With `is_unknown_call`, as the Panel does not have the call for its URLs.
+    The Panel shows the backup as failed, and its archive is removed.
+
+    Cause: the detail says what the Panel or the store has answered.
+
+    Remedy: depends on the detail.
+
+    - `see the settings of the store in the Panel`: the store does not accept what the Panel has
+      signed. 403 with `SignatureDoesNotMatch`, `InvalidAccessKeyId` or `AccessDenied`: the key,
+      the region or the address; 404 with `NoSuchBucket`: the bucket; with `NoSuchUpload`:
+      something has removed the unfinished upload, such as a rule of the bucket. A store that
+      redirects is in another region, or has another address.
+    - `part … was sent … times`: the store, or the way to it, failed for minutes
+      (`system.backups.s3.retry_limit`). Without a valid ETag: a proxy, or something that is no
+      store, answers. If it took too long, let the Panel make smaller parts, or raise
+      `system.backups.s3.part_upload_timeout`.
+    - `the signed URLs expire before all parts are sent`: let the Panel sign them for a longer time
+      (Pterodactyl: `BACKUP_PRESIGNED_URL_LIFESPAN`, in minutes), or make larger parts.
+    - `is not valid for this node`: install a valid certificate at the store, or add its authority
+      to those of this node's system.
+    - `the Panel signs no URLs for it`: the backup is not known, not of this node, or not of S3.
+    - `the Panel has signed no URLs for … h`: the Panel could not be reached, or could not reach
+      the store, for hours; see its log.
+    - `it has more than … parts`: a store takes no more; let the Panel make larger parts.
     """
 
     code = "backup-upload-failed"
@@ -1078,11 +1848,18 @@ class BackupUploadFailed(WingsdError):
 
     def __init__(self, detail: str, *, is_unknown_call: bool = False) -> None:
         super().__init__("the backup could not be uploaded", detail)
+        #: Whether the Panel does not have the call for the URLs of backups.
         self.is_unknown_call = is_unknown_call
 
 
 class BackupSettled(Conflict):
-    """The Panel has the backup as completed or failed already: it takes no more of it (409)."""
+    """The Panel shows the backup as completed or failed already.
+
+    Cause: it was settled while the backup was still being uploaded. Nothing more is uploaded or
+    reported, and what was made of it is removed.
+
+    Remedy: make a new backup if this one is missing.
+    """
 
     code = "backup-settled"
 
@@ -1091,13 +1868,32 @@ class BackupSettled(Conflict):
 
 
 class BackupLinkRefused(BadRequest):
-    """The link to a backup cannot be used (400)."""
+    """The link to a backup in S3 cannot be used.
+
+    Cause: the message says why.
+
+    Remedy: correct the endpoint of the backups' store in the Panel, if the link is not a valid
+    URL, is of neither http nor https, or redirects too often.
+
+    - `resolves to a blocked address`: the store is in a private network, or is this node: with
+      Pelican the link itself, with the other families what it redirects to. Add its host, address
+      or network to `system.backups.restore_host_allowlist`, and restart the daemon.
+    - `an invalid response status`: with 403 the link has expired, or the clocks of Panel and store
+      differ; restore the backup again. With 404 the store has no such backup.
+    - `is not a supported content type`: the store, or a proxy, has sent something else than a
+      backup, such as a page with an error.
+    """
 
     code = "backup-link-refused"
 
 
 class BackupChecksumMismatch(WingsdError):
-    """A backup is not what was made."""
+    """The backup is not the one that was made.
+
+    Cause: the file differs from its catalogue: it was changed, or its disk has lost data.
+
+    Remedy: restore another backup, and check the disk.
+    """
 
     code = "backup-checksum-mismatch"
 
@@ -1110,7 +1906,24 @@ class BackupChecksumMismatch(WingsdError):
 
 
 class RestoreFailed(WingsdError):
-    """A backup could not be restored; the server's files are as before."""
+    """The backup was not restored; the server's files are as before.
+
+    Until a backup is read and verified to its end, nothing of the server is changed.
+
+    Cause: the detail says why.
+
+    Remedy: depends on the detail.
+
+    - `the server has not stopped within …`: a restore does not kill a server, which might lose
+      what it has not saved. Kill it if it hangs, and restore the backup again.
+    - `is on another file system than the server's directory`: unmount it, or have the backup
+      replace all files.
+    - `was changed while the backup was laid over it`: something outside of this node changes the
+      server's files. Restore the backup again.
+    - `its connection failed`: restore the backup again.
+    - `has no size in the archive`: a zip that was made in an unusual way. Extract it and pack it
+      again.
+    """
 
     code = "restore-failed"
 
@@ -1122,7 +1935,15 @@ class RestoreFailed(WingsdError):
 
 
 class HostKeyUnusable(WingsdError):
-    """The SFTP server has no host key, so it does not run."""
+    """The host key of SFTP is damaged or cannot be read, so SFTP is off.
+
+    Cause: the key in `system.data` at `.sftp/id_ed25519` is damaged, has a passphrase, is not an
+    ed25519 key, or is not a regular file.
+
+    Remedy: restore it from a backup, and restart the node. Without a backup, delete it and
+    restart: a new key is made, and the clients of all users warn of a changed key once. A key with
+    a passphrase must be stored without.
+    """
 
     code = "sftp-host-key-unusable"
 
@@ -1131,7 +1952,19 @@ class HostKeyUnusable(WingsdError):
 
 
 class LoginRefused(Forbidden):
-    """The login is refused by this node."""
+    """A login by SFTP is refused by this node.
+
+    The client is not shown the reason; only the log has it.
+
+    Cause: the reason is in the message: the user name is not the one on the server's page, such as
+    `anna.5b0c7a6e`; the server is suspended; the user's access was revoked; or there are too many
+    logins or connections.
+
+    Remedy: depends on the reason. With `too many logins wait for the Panel's answer`, somebody
+    tries passwords, or the Panel is slow: see from which addresses, and block them in the
+    firewall. With `the user has … connections already`, set the client to use fewer at once, or
+    raise `system.sftp.limits`.
+    """
 
     code = "sftp-login-refused"
 
@@ -1140,7 +1973,12 @@ class LoginRefused(Forbidden):
 
 
 class SftpPermissionMissing(Forbidden):
-    """The user has not the permission for this operation."""
+    """An operation of SFTP takes a permission that the user does not have.
+
+    Cause: the text names the permission.
+
+    Remedy: the owner gives it on the page of the server's users.
+    """
 
     code = "sftp-permission-missing"
 
@@ -1153,7 +1991,12 @@ class SftpPermissionMissing(Forbidden):
 
 
 class ReadOnly(WingsdError):
-    """`system.sftp.read_only` is set."""
+    """SFTP is read-only on this node.
+
+    Cause: `system.sftp.read_only` is set.
+
+    Remedy: use the Panel's file manager.
+    """
 
     code = "sftp-read-only"
 
@@ -1162,7 +2005,12 @@ class ReadOnly(WingsdError):
 
 
 class TooManyHandles(WingsdError):
-    """The channel, or all of them together, has as many files open as it may."""
+    """A client of SFTP, or all of them together, have too many files open.
+
+    Cause: `system.sftp.limits` is how many may be open.
+
+    Remedy: set the client to fewer transfers at once, or raise the limit.
+    """
 
     code = "sftp-too-many-handles"
 
@@ -1173,7 +2021,12 @@ class TooManyHandles(WingsdError):
 
 
 class HandleInvalid(WingsdError):
-    """No file or directory of this kind is open by that handle."""
+    """A client of SFTP names a file that is not open.
+
+    Cause: the client has a fault.
+
+    Remedy: use another client, or a newer version of it.
+    """
 
     code = "sftp-handle-invalid"
 
@@ -1185,19 +2038,38 @@ class HandleInvalid(WingsdError):
 
 
 class TransferInProgress(ServerBusy):
-    """A transfer of the server from this node is under way (409)."""
+    """The server is already being sent.
+
+    Cause: a transfer of it from this node is under way.
+
+    Remedy: wait for that transfer to end, or cancel it.
+    """
 
     code = "transfer-in-progress"
 
 
 class TransferNotActive(Conflict):
-    """The server has no transfer that could be cancelled (409)."""
+    """The server has no transfer that can be cancelled.
+
+    Cause: it was not begun, it has ended, or its success was reported, so that it can only be
+    completed.
+
+    Remedy: nothing.
+    """
 
     code = "transfer-not-active"
 
 
 class SeedAdopted(TransferCancelled):
-    """A transfer of the server has taken the place of its seed, and goes on with the copy."""
+    """A transfer of the server has taken the place of the copy that followed it.
+
+    The server is used as ever; `wingsctl transfers` lists the copy as taken over.
+
+    Cause: the Panel has ordered a transfer. To the same node it goes on with the copy; with an
+    order to another node the copy is kept for `system.transfers.moves.keep_days`.
+
+    Remedy: nothing. If that transfer fails, begin another copy: it goes on with what is kept.
+    """
 
     code = "seed-adopted"
 
@@ -1208,31 +2080,70 @@ class SeedAdopted(TransferCancelled):
 
 
 class ContainerNameTaken(Conflict):
-    """Another node's container on the same engine has the server's name (409)."""
+    """Both nodes use one Docker engine.
+
+    Cause: another node's container on the same engine has the server's name. The nodes of
+    Pterodactyl and Pelican remove a container only after the transfer. Nothing was received.
+
+    Remedy: give each node an engine of its own, or do what the detail says.
+    """
 
     code = "container-name-taken"
 
 
 class StoragePoolConflict(Conflict):
-    """The storage pools of the two nodes do not fit each other (409)."""
+    """The storage pools of the two nodes do not fit each other.
+
+    Nothing was changed.
+
+    Cause: the message says which setting.
+
+    Remedy: depends on the message.
+
+    - `both nodes have the same volume, but not the same storage pool`: the destination would
+      overwrite the files with a copy. Set `system.transfers.storage_pool` there as here.
+    - `the server's directory is already in the storage pool`: an ordinary transfer would replace a
+      directory that may be the source's own. If both nodes have the volume, configure the same
+      pool on both. If the directory is a rest of a transfer to a node without the volume, move it
+      away.
+    - `this node no longer has the storage pool of the other node`: the configuration was changed
+      during the transfer. Transfer the server again.
+    """
 
     code = "storage-pool-conflict"
 
 
 class InvalidForm(BadRequest):
-    """The upload is not valid multipart/form-data, or one of its parts is invalid."""
+    """The upload is not valid `multipart/form-data`, or one of its parts is invalid.
+
+    Cause: the detail has it. An invalid client fails each time; otherwise a proxy cut the body.
+
+    Remedy: transfer the server again; correct the client. If the detail names a configuration key,
+    it is a limit of this node: raise it if the client is right.
+    """
 
     code = "form-invalid"
 
 
 class InvalidDestination(BadRequest):
-    """The destination's URL or token is invalid."""
+    """The destination's URL or token is invalid.
+
+    Cause: the Panel has an invalid address of the destination; the reason is in the detail.
+
+    Remedy: correct the address of that node in the Panel.
+    """
 
     code = "destination-invalid"
 
 
 class InvalidContentType(BadRequest):
-    """Not multipart/form-data with a boundary."""
+    """The request is not an upload.
+
+    Cause: its header `Content-Type` is not `multipart/form-data` with a boundary: the client is
+    not a node, or a proxy changes the header.
+
+    Remedy: correct the client or the proxy.
+    """
 
     code = "content-type-invalid"
 
@@ -1241,7 +2152,12 @@ class InvalidContentType(BadRequest):
 
 
 class ArchiveNotFirst(BadRequest):
-    """The checksum came first, so nothing could be hashed against it; or another part did."""
+    """Another part of the upload came before the archive.
+
+    Cause: the client sent the parts in another order.
+
+    Remedy: send the archive first.
+    """
 
     code = "archive-not-first"
 
@@ -1253,7 +2169,17 @@ class ArchiveNotFirst(BadRequest):
 
 
 class StreamMismatch(BadRequest):
-    """One of several requests with one server is not one that belongs to the others."""
+    """One of the requests that a server is sent in does not belong to the others.
+
+    If it came after the first, only that request is refused; a source to which that happens ends
+    the transfer. The server stays on the source.
+
+    Cause: the detail has it. The source, or a proxy that repeats requests, sent one again; the
+    numbers of the requests do not fit; or there are more than this node accepts.
+
+    Remedy: transfer the server again, with fewer additional streams, or raise
+    `system.transfers.streams.most` here. Have the proxy repeat no requests.
+    """
 
     code = "stream-mismatch"
 
@@ -1262,7 +2188,14 @@ class StreamMismatch(BadRequest):
 
 
 class StreamMissing(BadRequest):
-    """Not all of the requests have come that one server is sent in."""
+    """Not all of the requests that a server is sent in came in time.
+
+    Cause: the source lost a connection, or something between the nodes limits the number of
+    connections.
+
+    Remedy: transfer the server again, with fewer additional streams or none. On a slow line, raise
+    `system.transfers.streams.within`.
+    """
 
     code = "stream-missing"
 
@@ -1271,7 +2204,13 @@ class StreamMissing(BadRequest):
 
 
 class UploadPartMissing(BadRequest):
-    """The body is complete, but one of the parts that must be there is not in it."""
+    """The upload is complete, and lacks a part.
+
+    Cause: the detail names the part. The source stopped in the middle, or the client is not a
+    node.
+
+    Remedy: transfer the server again; correct the client.
+    """
 
     code = "upload-part-missing"
 
@@ -1280,7 +2219,12 @@ class UploadPartMissing(BadRequest):
 
 
 class ChecksumMismatch(BadRequest):
-    """The digest of the bytes that arrived is not the one that was sent."""
+    """The data received is not the data sent.
+
+    Cause: something between the nodes changes bodies, such as a proxy or a broken network card.
+
+    Remedy: transfer the server again. If it happens again, do so without the proxy.
+    """
 
     code = "checksum-mismatch"
 
@@ -1293,13 +2237,25 @@ class ChecksumMismatch(BadRequest):
 
 
 class UploadTruncated(BadRequest):
-    """The connection or the body ended before the upload was complete."""
+    """The connection or the body ended before the upload was complete.
+
+    Cause: the connection broke, or the source ended.
+
+    Remedy: transfer the server again. If it breaks each time after the same time or the same
+    number of bytes, a proxy cuts it: raise the proxy's limits for bodies and for time, or let the
+    nodes reach each other directly.
+    """
 
     code = "upload-truncated"
 
 
 class TooManyTransfers(WingsdError):
-    """As many servers as this node takes are on their way to it (503)."""
+    """The node is already receiving as many servers as it may.
+
+    Cause: the limits `system.transfers.concurrent` and `system.transfers.waiting` are reached.
+
+    Remedy: try again in some minutes, or raise the limits.
+    """
 
     code = "too-many-transfers"
     status = 503
@@ -1314,7 +2270,15 @@ class TooManyTransfers(WingsdError):
 
 
 class TransferRevoked(Conflict):
-    """The Panel says that no transfer brings the server to this node (409)."""
+    """The Panel closed the transfer before it was complete.
+
+    The server is complete on this node, but the Panel has it on the source. What was received is
+    in quarantine.
+
+    Cause: the transfer was cancelled, or the source reported a failure, in the meantime.
+
+    Remedy: start the transfer again.
+    """
 
     code = "transfer-revoked"
 
@@ -1327,7 +2291,13 @@ class TransferRevoked(Conflict):
 
 
 class DaemonRestarted(WingsdError):
-    """The daemon ended in the middle of it."""
+    """The daemon ended during the transfer.
+
+    Cause: it was restarted before the server was complete on this node. The server stays on the
+    source.
+
+    Remedy: start the transfer again.
+    """
 
     code = "daemon-restarted"
 
@@ -1336,13 +2306,16 @@ class DaemonRestarted(WingsdError):
 
 
 class DestinationError(WingsdError):
-    """The node a server is sent to did not take it (502).
+    """The destination failed to receive the server.
 
-    `may_complete` tells that it may still be at work, and have the server in the end.
+    Cause: the detail has it.
+
+    Remedy: follow the detail, and see the log of that node.
     """
 
     code = "destination-failed"
     status = 502
+    #: Whether the destination may still be at work, and have the server in the end.
     may_complete = False
 
     @property
@@ -1357,14 +2330,46 @@ class DestinationError(WingsdError):
 
 
 class DestinationUnreachable(DestinationError):
-    """Nothing could be sent to it: there is no connection, or its certificate is no good."""
+    """There is no connection to the destination, or its certificate is invalid.
+
+    The server stays on the source.
+
+    Cause: the detail says which.
+
+    Remedy: depends on the detail.
+
+    - `the name … is not known`: correct the node's address in the Panel, or this node's DNS.
+    - `nothing listens at …`: start the daemon there, or correct its port in the Panel.
+    - `is silent`: allow this node in the firewall of the destination.
+    - `closed the connection before anything could be sent`: a proxy without a backend, or no TLS
+      where TLS is expected.
+    - `there is no TLS at …`: the Panel says `https` for a node that speaks plain HTTP, the port is
+      not the node's, or the other end has neither TLS 1.3 nor an AEAD suite of TLS 1.2.
+    - `it expired on …`, `it is not valid before …`: renew the certificate, or set the clocks of
+      both nodes.
+    - `which this node does not trust`: use a certificate of a public authority, or name the
+      private authority's in `system.transfers.ca_file` here.
+    - `it is for …, and the Panel calls that node …`: make the name in the certificate and the
+      node's name in the Panel the same.
+    - `certificate cannot be verified`: `system.transfers.ca_file` of this node cannot be used.
+    """
 
     code = "destination-unreachable"
     is_refusal = True
 
 
 class DestinationRefused(DestinationError):
-    """It answered, and the answer was no: its status in `response_status`, its words in ours."""
+    """The destination, or something at its address, answered with an error.
+
+    Cause: `says: …` is followed by that node's own message: if wingsd runs there, its code is
+    explained there. Wings does not send the reason but a `request_id`, which its log has.
+    `answered …` has the status of a server that is not a node.
+
+    Remedy: see the log of that node, or of a proxy in front of it. With 413, a proxy limits the
+    size of a request. With a redirect, correct the address of that node in the Panel, most often
+    to `https`. If it answered before it had received everything, or its answer is invalid, a proxy
+    answers in its place, or it is not a node.
+    """
 
     code = "destination-refused"
 
@@ -1390,9 +2395,18 @@ class DestinationRefused(DestinationError):
 
 
 class DestinationDisconnected(DestinationError):
-    """The connection to it ended without an answer.
+    """The connection to the destination ended without an answer.
 
-    With `body_sent` it may have everything, and may even have reported it to the Panel.
+    If everything had been sent, this node asks the Panel which node has the server before it
+    decides anything, for `system.transfers.answer_grace` at most.
+
+    Cause: the daemon there ended or was killed, or a proxy closed the connection, most often since
+    its time limit is shorter than the destination's work, such as pulling an image. With interim
+    answers or too long headers, the server at that address is not a node.
+
+    Remedy: see the log of that node, and wait for the answer of the Panel. If the destination is
+    known to have failed, cancel the transfer: the server can be started at once. To avoid it,
+    raise the time limit of the proxy in front of the destination.
     """
 
     code = "destination-disconnected"
@@ -1405,6 +2419,7 @@ class DestinationDisconnected(DestinationError):
             else "it had not received everything; transfer the server again"
         )
         super().__init__("the destination node did not answer", f"{reason}; {sent}")
+        #: Whether the destination may have everything, and even have reported it to the Panel.
         self.body_sent = body_sent
         self._reason = reason
 
@@ -1415,7 +2430,14 @@ class DestinationDisconnected(DestinationError):
 
 
 class DestinationTimeout(DestinationDisconnected):
-    """It had everything, and gave no answer for as long as this node waits for one."""
+    """The destination received everything and did not answer in time.
+
+    Cause: the connection lasted for all of `system.transfers.answer_timeout`, in which the
+    destination verifies what it has received, makes the container and reports to the Panel.
+
+    Remedy: see the log of that node. This node asks the Panel which node has the server before it
+    decides anything.
+    """
 
     code = "destination-timeout"
     may_complete = False
@@ -1425,7 +2447,16 @@ class DestinationTimeout(DestinationDisconnected):
 
 
 class FinalPassStalled(DestinationError):
-    """It took nothing of the last round of a server that was stopped for its move."""
+    """The destination took nothing of the last round of a server that was stopped for its move.
+
+    The server was started again at its node each time. After the third time the transfer has
+    failed. What has arrived is kept there.
+
+    Cause: the disk of the destination or the line to it stood still for
+    `system.transfers.live.final_patience` seconds.
+
+    Remedy: see the destination's log, its disk and the line to it, and transfer the server again.
+    """
 
     code = "final-pass-stalled"
 
@@ -1437,20 +2468,31 @@ class FinalPassStalled(DestinationError):
 
 
 class TransferNotCommitted(PanelError):
-    """The Panel denies a transfer that it may still be about to commit.
+    """The Panel does not know the transfer yet.
 
-    It is to be asked again in `pause` seconds.
+    Cause: a Panel commits a transfer only after its source has begun it, and may deny it in the
+    first minute. The second of two nodes that report a failure gets the same answer.
+
+    Remedy: nothing; the node repeats its report. A server whose transfer was cancelled when the
+    destination may have had everything is held meanwhile, until that minute is over at most.
     """
 
     code = "transfer-not-committed"
 
     def __init__(self, pause: float) -> None:
         super().__init__("the Panel does not know this transfer yet")
+        #: Seconds after which the Panel is asked again.
         self.pause = pause
 
 
 class TryAgain(WingsdError):
-    """The answer is not decided yet (503)."""
+    """The answer is not known yet.
+
+    Cause: a server that came by a direct transfer is still being received or sent on, or the node
+    is still starting.
+
+    Remedy: nothing: the source asks again, after `Retry-After` seconds.
+    """
 
     code = "try-again"
     status = 503
@@ -1461,7 +2503,13 @@ class TryAgain(WingsdError):
 
 
 class BatchInvalid(BadRequest):
-    """The batch is not one: cut short, with lying lengths or counts, or not canonical (400)."""
+    """A batch of a move is not one that a node makes.
+
+    Cause: it was cut short by a proxy, or the two nodes have different versions of wingsd. The
+    reason is in the detail.
+
+    Remedy: nothing at first, since the source sends it again. If that fails, update both nodes.
+    """
 
     code = "move-batch-invalid"
     _advice = "; send the batch again, and update both nodes if that fails"
@@ -1471,21 +2519,40 @@ class BatchInvalid(BadRequest):
 
 
 class BatchDamaged(BatchInvalid):
-    """A digest does not fit: the bytes were changed on the way, or while they were read (400)."""
+    """Bytes of a batch do not fit their digest.
+
+    Cause: they were changed on the way, or the source's memory or disk is faulty.
+
+    Remedy: nothing at first, since the source sends them again. If it is repeated, check the
+    source's memory and disk, and the line.
+    """
 
     code = "move-batch-damaged"
     _advice = " does not fit its digest; send the batch again"
 
 
 class FrameRefused(BatchInvalid):
-    """A frame names a path or a number that it may not, or is beyond the limits (400)."""
+    """A batch of a move names a path or number that it may not, or is beyond a limit.
+
+    Cause: the detail has it. Of paths the reasons are those of archives
+    (`archive-member-refused`).
+
+    Remedy: rename, move or delete the file at the source. Where there are too many files, raise
+    `system.transfers.max_members` on this node; where they are too large, raise the server's disk
+    limit in the Panel.
+    """
 
     code = "move-frame-refused"
     _advice = "; the batch of the move is refused"
 
 
 class MoveVersionUnknown(BadRequest):
-    """The move or the batch is of a version that this node does not know (400)."""
+    """The two nodes have different versions of the format of moves.
+
+    Cause: their wingsd are of different versions.
+
+    Remedy: update the older node.
+    """
 
     code = "move-version-unknown"
 
@@ -1497,7 +2564,12 @@ class MoveVersionUnknown(BadRequest):
 
 
 class MoveBatchTooLarge(WingsdError):
-    """The body is longer than this node takes (413)."""
+    """A batch is longer than `system.transfers.moves.batch` of this node.
+
+    Cause: the setting was lowered during the move.
+
+    Remedy: nothing: the source sends less. If it is repeated, update both nodes.
+    """
 
     code = "move-batch-too-large"
     status = 413
@@ -1507,7 +2579,12 @@ class MoveBatchTooLarge(WingsdError):
 
 
 class BatchConflict(Conflict):
-    """The batch does not fit what was received: sending it again does not help (409)."""
+    """A batch of a move does not fit what was received.
+
+    Cause: the source has lost track of the move.
+
+    Remedy: transfer the server again; if it is repeated, update both nodes.
+    """
 
     code = "move-batch-conflict"
 
@@ -1516,7 +2593,12 @@ class BatchConflict(Conflict):
 
 
 class ShapeMissing(Conflict):
-    """Another batch comes before this one; it may be sent again after that (409)."""
+    """A batch of a move comes too early.
+
+    Cause: another batch must be received before it.
+
+    Remedy: nothing: the source sends it again.
+    """
 
     code = "move-shape-missing"
 
@@ -1525,7 +2607,12 @@ class ShapeMissing(Conflict):
 
 
 class RoundIncomplete(Conflict):
-    """The round cannot be closed: some of it is missing (409)."""
+    """A round of a move is to be closed, and batches are missing.
+
+    Cause: they are still being received, or were lost.
+
+    Remedy: nothing: the source sends them.
+    """
 
     code = "move-round-incomplete"
 
@@ -1534,7 +2621,13 @@ class RoundIncomplete(Conflict):
 
 
 class RootMismatch(Conflict):
-    """The trees of source and destination differ (409)."""
+    """After a round the two nodes have different trees.
+
+    Cause: a file changed while it was read, or memory or a disk is faulty.
+
+    Remedy: nothing at first, since the source compares the directories and sends what differs. If
+    it is repeated, check memory and disk of both nodes.
+    """
 
     code = "move-root-mismatch"
 
@@ -1543,7 +2636,13 @@ class RootMismatch(Conflict):
 
 
 class LedgerDamaged(StorageError):
-    """The ledger of a partial copy is damaged: it proves nothing."""
+    """The record of what was received is damaged.
+
+    Cause: this node's disk or memory has changed it: the detail says where. What it says is not
+    trusted.
+
+    Remedy: check this node's disk and memory, remove the partial copy, and move the server again.
+    """
 
     code = "move-ledger-damaged"
 
@@ -1556,7 +2655,12 @@ class LedgerDamaged(StorageError):
 
 
 class LedgerVersionUnknown(StorageError):
-    """The ledger of a partial copy was written by another version of wingsd. It is left alone."""
+    """The record of what was received is of another version of wingsd.
+
+    Cause: it was written by a newer wingsd. It is kept as it is.
+
+    Remedy: update wingsd, or remove the partial copy.
+    """
 
     code = "move-ledger-version-unknown"
 
@@ -1569,7 +2673,13 @@ class LedgerVersionUnknown(StorageError):
 
 
 class SourceFileChanged(StorageError):
-    """A file was changed, replaced or deleted while it was read for a move."""
+    """A file of a stopped server was changed while it was read.
+
+    Cause: a program on the source writes to it, such as a container or a mount that has its
+    directory.
+
+    Remedy: find out what writes to it, and move the server again.
+    """
 
     code = "move-file-changed"
 
@@ -1582,7 +2692,13 @@ class SourceFileChanged(StorageError):
 
 
 class HeldTreeInvalid(WingsdError):
-    """The destination says that it holds what it cannot: the move cannot go on with that (502)."""
+    """The destination's description of its partial copy is invalid.
+
+    Cause: the destination is faulty, or its copy is several times larger than the server is now.
+
+    Remedy: remove that copy there (`wingsctl forget`), update both nodes, and move the server
+    again.
+    """
 
     code = "move-held-tree-invalid"
     status = 502
@@ -1596,7 +2712,12 @@ class HeldTreeInvalid(WingsdError):
 
 
 class MoveKeyInvalid(Unauthorized):
-    """The key is not that of the move (401)."""
+    """A request of a move has another key than the move.
+
+    Cause: another program asks, or the source has lost its key.
+
+    Remedy: transfer the server again.
+    """
 
     code = "move-key-invalid"
 
@@ -1608,7 +2729,13 @@ class MoveKeyInvalid(Unauthorized):
 
 
 class MoveNotFound(WingsdError):
-    """There is no such move on this node (404)."""
+    """The node has no such move.
+
+    Cause: it ended more than 90 days ago, was never begun here, or the state database was
+    replaced.
+
+    Remedy: transfer the server again.
+    """
 
     code = "move-not-found"
     status = 404
@@ -1621,7 +2748,12 @@ class MoveNotFound(WingsdError):
 
 
 class MoveOver(WingsdError):
-    """The move has ended (410)."""
+    """The move has ended.
+
+    Cause: it was completed, cancelled or given up, and the source has not heard of it.
+
+    Remedy: nothing: the source asks for its outcome.
+    """
 
     code = "move-over"
     status = 410
@@ -1631,7 +2763,14 @@ class MoveOver(WingsdError):
 
 
 class MoveResumeNeeded(Conflict):
-    """The request is of an earlier session, or of none (409)."""
+    """A request of a move is of an earlier session.
+
+    Cause: the node was restarted, the source has begun another session, or the copy was opened
+    again after an error of the disk, which stands before it in the log.
+
+    Remedy: nothing: the source resumes. Where the request has no session, let the proxy pass
+    requests to `/api/transfers` on with their queries.
+    """
 
     code = "move-resume-needed"
 
@@ -1640,7 +2779,12 @@ class MoveResumeNeeded(Conflict):
 
 
 class MoveCommitted(Conflict):
-    """The server is being put into place: nothing of the move can be changed (409)."""
+    """A request of a move comes after its commit.
+
+    Cause: the server is being put into place.
+
+    Remedy: nothing: the source asks for the outcome.
+    """
 
     code = "move-committed"
 
@@ -1649,7 +2793,12 @@ class MoveCommitted(Conflict):
 
 
 class AttachmentOffsetWrong(Conflict):
-    """The piece does not begin where the attachment ends; the answer has `offset` (409)."""
+    """A piece of a backup or log does not begin where the last one ended.
+
+    Cause: a piece was lost or repeated, or its bytes did not fit their digest.
+
+    Remedy: nothing: the source goes on at the offset in the answer.
+    """
 
     code = "move-offset-wrong"
 
@@ -1662,7 +2811,12 @@ class AttachmentOffsetWrong(Conflict):
 
 
 class AttachmentMissing(WingsdError):
-    """The move was begun without an attachment of that name (404)."""
+    """The move was begun without that backup or log.
+
+    Cause: the source has a fault, or has begun the move otherwise.
+
+    Remedy: transfer the server again.
+    """
 
     code = "move-attachment-unknown"
     status = 404
@@ -1674,7 +2828,12 @@ class AttachmentMissing(WingsdError):
 
 
 class AttachmentsIncomplete(Conflict):
-    """The commit was asked for before all attachments are here (409)."""
+    """A commit was requested before all backups are here.
+
+    Cause: the source has a fault.
+
+    Remedy: nothing at first, since the source sends them. If it is repeated, update both nodes.
+    """
 
     code = "move-attachments-incomplete"
 
@@ -1683,7 +2842,13 @@ class AttachmentsIncomplete(Conflict):
 
 
 class MoveBusy(WingsdError):
-    """The node is busy with others, or not ready yet (503)."""
+    """The node cannot take a request of a move now.
+
+    Cause: other servers arrive and all slots (`system.transfers.concurrent`) are in use, the node
+    is still starting or asking its Panel, or its disk is slow.
+
+    Remedy: nothing: the source sends it again.
+    """
 
     code = "move-busy"
     status = 503
@@ -1694,7 +2859,12 @@ class MoveBusy(WingsdError):
 
 
 class MoveNoSpace(StorageError):
-    """There is no space on the disk now; what has arrived is kept (507)."""
+    """There is no space on the disk for a batch of a move.
+
+    Cause: the disk of the staging directory is full. What has arrived is kept.
+
+    Remedy: free space: the move goes on by itself.
+    """
 
     code = "move-no-space"
     status = 507
@@ -1702,7 +2872,13 @@ class MoveNoSpace(StorageError):
 
 
 class MoveAbandoned(WingsdError):
-    """Nothing was heard of the source for a long time."""
+    """Nothing was heard of the source of a move for a long time.
+
+    Cause: its node, or the line, is down for longer than `system.transfers.moves.patience`. What
+    has arrived is kept.
+
+    Remedy: transfer the server again, which goes on with what is kept.
+    """
 
     code = "move-abandoned"
 
@@ -1715,17 +2891,30 @@ class MoveAbandoned(WingsdError):
 
 
 class MoveGivenUp(WingsdError):
-    """The source says that the move has failed; `keeps` is whether what is here stays."""
+    """The source has ended the move.
+
+    Cause: the move has failed there.
+
+    Remedy: see the log of the source.
+    """
 
     code = "move-given-up"
 
     def __init__(self, *, keeps: bool) -> None:
         super().__init__("the source has ended the move", "its own log says why")
+        #: Whether what has arrived stays.
         self.keeps = keeps
 
 
 class SeedForgotten(MoveGivenUp):
-    """Somebody has removed the copy of a seed at this node."""
+    """The copy that followed the server was removed at the other node.
+
+    The server is used as ever.
+
+    Cause: `wingsctl forget` was run there.
+
+    Remedy: nothing; for another copy run `wingsctl receive` with `--follow`.
+    """
 
     code = "seed-forgotten"
 
@@ -1739,7 +2928,12 @@ class SeedForgotten(MoveGivenUp):
 
 
 class MoveSuperseded(Conflict):
-    """A later transfer of the server has taken the place of the move (409)."""
+    """A later transfer of the server has taken the place of the move.
+
+    Cause: the server was transferred again. It goes on with what has arrived.
+
+    Remedy: nothing.
+    """
 
     code = "move-superseded"
 
@@ -1750,7 +2944,14 @@ class MoveSuperseded(Conflict):
 
 
 class MoveRequestInvalid(BadRequest):
-    """A part of a request of a move is not valid (400)."""
+    """A request of a move has a part that is not valid.
+
+    Cause: the detail has it. A backup that was announced has grown or become shorter since, a
+    proxy has dropped the query of an address, or the source has a fault.
+
+    Remedy: move the server again; with too many backups, with fewer. If it is repeated, update
+    both nodes.
+    """
 
     code = "move-request-invalid"
 

@@ -19,6 +19,7 @@ _MODULES = {
     "check-config": "check_config",
     "configure": "configure",
     "diagnostics": "diagnostics",
+    "explain": "diagnostics",
     "forget": "status",
     "receive": "move",
     "send": "move",

@@ -1,16 +1,58 @@
-"""`wingsctl diagnostics`: a report on the node for those who help, without secrets."""
+"""Commands for when something is wrong.
+
+`wingsctl explain` prints what an error means, and `wingsctl diagnostics` a report on the node for
+those who help, without secrets.
+"""
 
 from __future__ import annotations
+
+from difflib import get_close_matches
 
 import click
 
 from wingsd.cli.client import CtlError, Exit
-from wingsd.cli.output import json_option, print_json
+from wingsd.cli.output import facts, json_option, print_json, show
 from wingsd.cli.parameters import client_of
 from wingsd.config.loader import find, load
-from wingsd.errors import ConfigError
+from wingsd.errors import ConfigError, explanations
 
-__all__ = ["diagnostics"]
+__all__ = ["diagnostics", "explain"]
+
+
+@click.command()
+@click.argument(
+    "code",
+    required=False,
+    shell_complete=lambda _, __, typed: [
+        each for each in explanations() if each.startswith(typed)
+    ],
+)
+@json_option
+def explain(*, code: str | None, as_json: bool) -> None:
+    """Explain an error by its code: its cause, and what to do.
+
+    The code is at the end of a line of the log, and in each answer with an error. Without one,
+    all codes are listed. The daemon does not need to run.
+    """
+    found = explanations()
+    if code is None:
+        if as_json:
+            print_json([each._asdict() for each in found.values()])
+        else:
+            show(facts((each.code, each.title) for each in found.values()))
+        return
+    if code not in found:
+        close = ", ".join(get_close_matches(code, found))
+        advice = f"is it one of {close}? " if close else ""
+        raise CtlError(
+            f"no error has the code {code}",
+            f"{advice}wingsctl explain lists all codes",
+            Exit.UNKNOWN,
+        )
+    if as_json:
+        print_json(found[code]._asdict())
+    else:
+        click.echo(found[code].text)
 
 
 @click.command()
