@@ -1,8 +1,10 @@
-"""The table of compatibility: one cell for each family of nodes, each direction, and each item.
+"""The tables of compatibility: of transfers, and of the calls of Panels.
 
-It is the only source: `tests/families/test_matrix.py` tests every cell, and the documents show the
+Of transfers there is one cell for each family of nodes, each direction, and each item. It is the
+only source: `tests/families/test_matrix.py` tests every cell, and the documents show the
 table. A new item is a member of `Thing`, its six cells, and their tests in
-`tests/families/receiving.py` and `sending.py`, without which the suite fails.
+`tests/families/receiving.py` and `sending.py`, without which the suite fails. The calls are those
+of the table of routes; here is what is to be said of them.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from enum import Enum
 
 import attrs
 
+from wingsd.api.routes import ROUTES, Route
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
-__all__ = ["MATRIX", "Cell", "Fate", "Thing", "Way", "cell", "details", "overview"]
+__all__ = ["MATRIX", "Cell", "Fate", "Thing", "Way", "calls", "cell", "details", "overview"]
 
 
 class Way(Enum):
@@ -228,3 +231,129 @@ def _code(text: str) -> str:
 
 def _row(fields: list[str]) -> str:
     return f"| {' | '.join(fields)} |"
+
+
+_LETTERS = {PTERODACTYL: "P", PELICAN: "PE", CALAGOPUS: "C"}
+#: The tokens of calls, by the names that the OpenAPI document has for them.
+_TOKENS = {
+    "panel": "the node's",
+    "transfer": "of the transfer",
+    "hand": "of the direct transfer",
+    "move": "the move's key",
+    "signed": "of the signed URL",
+    "public": "none",
+}
+_USUAL = "as its node"
+_FILES = "as its node: [files](http.md#changes-of-files)"
+_PULLS = "[as its node](http.md#downloads-from-a-url)"
+_SIGNED = "[as its node](http.md#signed-urls)"
+_TRANSFER = "as its node: [protocol](protocol.md)"
+_BACKUPS = "see [backups](#backups)"
+_ABOVE = "see above"
+_MOVE = "[moves that resume](moves.md)"
+_DIRECT = "[direct transfers](protocol.md)"
+#: What is to be said of a call; of others `_USUAL`.
+_REMARKS: Mapping[str, str] = {
+    "GET /api/diagnostics": "text with the same parts. Secrets are left out of all of it, and "
+    "without `include_endpoints` hosts and addresses, also in the log. An invalid query is 400",
+    "GET /api/ports/used": "for each `ip` of the query, the ports of this node's servers, with "
+    "their UUIDs and also while they are stopped, and those at which another program of the "
+    "machine receives, by TCP or UDP. Sockets of all addresses count for each, and `127.0.0.1` is "
+    "the interface of Docker's network, as for servers. Where the servers are not known yet it is "
+    "503, and the Panel chooses no port",
+    "GET /api/system": "as its node; with `v=2`, which Pterodactyl's and Pelican's Panels send, "
+    "`docker` is left out where Docker is disabled or does not answer within 5 s, instead of an "
+    "error",
+    "POST /api/update": _ABOVE,
+    "GET /api/system/docker/disk": "as its node; an answer is kept for 5 s",
+    "DELETE /api/system/docker/image/prune": "as its node. When it takes longer than 12 s, 409 "
+    "`prune-in-progress`: it goes on, a second click joins it, and the next call after its end "
+    "gets the result",
+    "GET /api/system/ips": "as its node: `ip_addresses` for Pelican, `ips` for Calagopus; with "
+    "`docker.system_ips` in both",
+    "GET /api/system/config": "the configuration in force with the keys of its file that are not "
+    "used here; secrets are empty. Its Panel demands every key of its own nodes: on a "
+    "configuration that they have not written, its page for settings fails",
+    "GET /api/system/logs": "as its node; regular files of `system.log_directory` only. "
+    "`wingsd.log` is the node's own log, also where that is in the journal",
+    "GET /api/system/logs/{file}": "the same, without the node's secrets",
+    "GET /api/system/overview": "as its node; `container_type` is `none` or `unknown`",
+    "GET /api/system/stats": "as its node, in bytes; traffic within the machine is not counted; "
+    "rates are since the last question",
+    "POST /api/system/upgrade": "409: packages upgrade a node. The Panel's own pages do not "
+    "use it",
+    "GET /api/system/utilization": "as its node, within a second. `memory_used` is what programs "
+    "could not get. Each device is shown once; a share is shown where the node keeps something on "
+    "it. A disk that hangs shows its last figures. Under a service, disks that its sandbox hides "
+    "(`/home`, `/boot`, Docker's own) are not shown",
+    "POST /api/deauthorize-user": _ABOVE,
+    "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here already",
+    "POST /api/servers/power": "as its node; `affected` counts what can be begun now",
+    "GET /api/servers/{uuid}/logs": "as its node; 100 lines at most",
+    "POST /api/servers/{uuid}/power": "as its node; 409 with the reason where its node answers "
+    "202 and does nothing",
+    "DELETE /api/servers/{uuid}": "as its node; [backups](#backups) of a server that has moved "
+    "stay",
+    "POST /api/servers/{uuid}/backup": _BACKUPS,
+    "DELETE /api/backups/{backup}": _BACKUPS,
+    "DELETE /api/servers/{uuid}/backup/{backup}": _BACKUPS,
+    "DELETE /api/servers/{uuid}/deleteAllBackups": _BACKUPS,
+    "POST /api/servers/{uuid}/backup/{backup}/restore": _BACKUPS,
+    **{
+        f"{method} /api/servers/{{uuid}}/files/{name}": _FILES
+        for method, names in (
+            ("GET", "contents list-directory"),
+            ("PUT", "rename"),
+            ("POST", "chmod compress copy create-directory decompress delete write"),
+        )
+        for name in names.split()
+    },
+    "GET /api/servers/{uuid}/files/pull": _PULLS,
+    "POST /api/servers/{uuid}/files/pull": _PULLS,
+    "POST /api/servers/{uuid}/files/pull/query": _PULLS,
+    "DELETE /api/servers/{uuid}/files/pull/{identifier}": _PULLS,
+    "POST /api/servers/{uuid}/transfer": _TRANSFER,
+    "DELETE /api/servers/{uuid}/transfer": _TRANSFER,
+    "DELETE /api/transfer": "204, also when the transfer has ended; its own node has no such path",
+    "POST /api/transfers": _TRANSFER,
+    "OPTIONS /api/transfers": "the features of this node: [protocol](protocol.md)",
+    "DELETE /api/transfers/{uuid}": _TRANSFER,
+    "GET /download/backup": f"{_SIGNED}, with `Range` for all; a backup in the directory of "
+    "another server is not found. `archive_format`: left out, since every backup here is an "
+    "archive",
+    "GET /download/directory": f"{_SIGNED}, but for `tar_lzip` and `seven_zip`; symlinks are "
+    "stored as such",
+    "GET /download/file": f"{_SIGNED}, with `Range`, `If-Range` and HEAD for all",
+    "GET /download/files": f"{_SIGNED}, but for `tar_lzip` and `seven_zip`; symlinks are stored "
+    "as such",
+    "POST /upload/file": f"{_SIGNED}; a file that is too large is refused at the beginning. "
+    "Statuses and texts are those of Go's nodes",
+    "HEAD /upload/file": _SIGNED,
+    "PATCH /upload/file": _SIGNED,
+    "DELETE /upload/file": _SIGNED,
+    "GET /openapi.json": "[this interface](http.md), as OpenAPI 3.1",
+}
+
+
+def calls() -> str:
+    """Return a table of all calls. Raises `LookupError` where a remark is on none of them."""
+    remarks = dict(_REMARKS)
+    rows = [
+        _row([_code(call), _panels(route), _TOKENS[route.access.scheme], _remark(remarks, call)])
+        for route in ROUTES
+        for call in (f"{method} {route.path}" for method in route.methods.split())
+    ]
+    if remarks:
+        raise LookupError(f"no such calls: {', '.join(remarks)}")
+    return "\n".join([_row(["call", "Panel", "token", "wingsd"]), _row(["---"] * 4), *rows])
+
+
+def _panels(route: Route) -> str:
+    return ", ".join(_LETTERS[family] for family in route.families) or "wingsd's own"
+
+
+def _remark(remarks: dict[str, str], call: str) -> str:
+    """Take the remark on a call."""
+    if "/move" in call:
+        return _MOVE
+    return remarks.pop(call, _DIRECT if call.endswith("/by-hand") else _USUAL)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from handbook.compatibility import details, overview
+from handbook.compatibility import calls, details, overview
 from handbook.configuration import markdown
 from handbook.exclusions import exclusions
 from handbook.keys import sections
@@ -30,6 +30,7 @@ def made() -> dict[Path, str]:
     parts = {
         "families": overview(),
         "families_in_full": details(),
+        "calls": calls(),
         "keys": markdown(keys),
         "folders": folders(),
         "layers": layers(),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from urllib.parse import urljoin
 
@@ -14,20 +12,18 @@ import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, execute, succeed
-from twisted.internet.task import Clock
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
 from wingsd.activity import ActivityRecorder
-from wingsd.api import backup_paths, file_paths, server_paths, transfer_paths
-from wingsd.api import node as api_node
-from wingsd.api.revocations import Revocations
-from wingsd.api.routes import RESTORE, UPDATE, ApiRoot, InterfaceEndpoint
-from wingsd.api.signed_urls import SignedUrls
+from wingsd.api.context import NodeContext
+from wingsd.api.routes import root
 from wingsd.auth.tokens import TransferToken
+from wingsd.backups.store import BackupStore
 from wingsd.config import Config, MovesConfig
+from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import (
@@ -261,26 +257,6 @@ class Reply:
         return json.loads(self.text) if self.text else None
 
 
-def node_parts(config: Config, used: Mapping[str, Any]) -> api_node.NodeParts:
-    """Return what the node is asked of, with real figures."""
-    workers: Any = SynchronousWorkers()
-    figures = NodeFigures(config, workers, workers, reactor)
-    log = OwnLog(workers, reactor)
-    log.source = used["log_source"]
-    diagnostics = Diagnostics(lambda: config, used["node_engine"], log)
-    return api_node.NodeParts(
-        figures=figures,
-        workers=workers,
-        diagnostics=diagnostics,
-        log=log,
-        disk=workers,
-        current=lambda: config,
-        path=used["path"] or "",
-        engine=used["node_engine"],
-        ask_engine=used["engine"],
-    )
-
-
 class NoSessions:
     """The SFTP sessions of a node where nobody is connected."""
 
@@ -295,44 +271,27 @@ class NoSessions:
         return 0
 
 
-def api(config: Config, **collaborators: Any) -> ApiRoot:
-    """Return the root of a site that has these collaborators, and None for the others."""
-    used: dict[str, Any] = defaultdict(lambda: None, collaborators)
-    servers, receiver, sender = used["servers"], used["receiver"], used["sender"]
-    streams, sockets, denied = used["streams"], used["sockets"], used["denied"]
-    direct, database, installations = used["direct"], used["database"], used["installations"]
-    sftp: Any = used["sftp"] or NoSessions()
-    moves: Any = FakeMoves()
-    now = collaborators.get("now", time.time)
-    return ApiRoot(
-        [
-            partial(InterfaceEndpoint, config),
-            partial(UPDATE, config, used["updates"]),
-            partial(RESTORE, config, servers, used["restores"], None, None),
-            *api_node.endpoints(config, node_parts(config, used), servers, reactor),
-            *server_paths.endpoints(
-                config,
-                servers,
-                sockets,
-                Revocations(denied, database, now),
-                sftp,
-            ),
-            server_paths.server_endpoint(
-                config, servers, receiver, sender, used["restores"], used["deletion"]
-            ),
-            *backup_paths.endpoints(config, servers, used["backups"], used["deletion"]),
-            *server_paths.install_endpoints(config, servers, installations),
-            *file_paths.signed_endpoints(
-                config, used["urls"], used["files"], used["archives"], used["activity"]
-            ),
-            *file_paths.endpoints(
-                config, servers, used["files"], used["file_tasks"], used["pulls"]
-            ),
-            *transfer_paths.endpoints(config, servers, receiver, sender, streams, direct),
-            transfer_paths.direct_endpoint(config, direct, database),
-            *transfer_paths.move_endpoints(config, moves, direct, Clock()),
-        ]
-    )
+def context(live: LiveConfig, **collaborators: Any) -> NodeContext:
+    """Return a context of these collaborators, None for the others, with real figures."""
+    workers: Any = SynchronousWorkers()
+    log = OwnLog(workers, reactor)
+    log.source = collaborators.pop("log_source", None)
+    system = live.current.system
+    usual: dict[str, Any] = {
+        "live": live,
+        "reactor": reactor,
+        "now": time.time,
+        "disk": workers,
+        "workers": workers,
+        "moves": FakeMoves(),
+        "backup_store": BackupStore(system.backup_directory, live.current.family),
+        "figures": NodeFigures(live.current, workers, workers, reactor),
+        "diagnostics": Diagnostics(lambda: live.current, collaborators.get("engine"), log),
+        "own_log": log,
+    }
+    fields = [field.name for field in attrs.fields(NodeContext) if field.init]
+    given: dict[str, Any] = {**dict.fromkeys(fields), **usual, **collaborators}
+    return NodeContext(**given)
 
 
 class ApiNode:
@@ -344,12 +303,11 @@ class ApiNode:
         self.receiver = FakeTransfers("in", self.calls)
         self.restores = FakeRestores(self.calls)
         self.direct_transfers = FakeDirectTransfers(self.calls)
-        self.database = FakeDatabase(self.calls)
+        self.database: Any = FakeDatabase(self.calls)
+        self.denied: Any = FakeDenyList(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         #: What runs the work on files, where a test has files.
         self.file_work: FileWork | None = None
-        #: What judges signed URLs, where a test has some.
-        self.urls: SignedUrls | None = None
         self.archives: Lane | None = None
         #: Records what users do.
         self.activity: ActivityRecorder | None = None
@@ -359,6 +317,8 @@ class ApiNode:
         self.log_source: Callable[[int], list[str]] | None = None
         #: The file of the configuration.
         self.config_file = ""
+        #: The configuration in force, from the start on.
+        self.live: Any = None
         #: A `NodeEngine`.
         self.node_engine: Any = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
@@ -386,30 +346,30 @@ class ApiNode:
         return self.servers.known[UUID]
 
     def start(self) -> None:
-        fakes: Any = self
-        self.site.resource = api(
-            self.config,
-            servers=self.servers,
-            receiver=self.receiver,
-            sender=self.sender,
-            restores=self.restores,
-            sockets=fakes,
-            sftp=self.sftp,
-            denied=FakeDenyList(self.calls),
-            direct=self.direct_transfers,
-            database=self.database,
-            engine=self.engine,
-            files=self.file_work,
-            urls=self.urls,
-            archives=self.archives,
-            activity=self.activity,
-            file_tasks=self.file_tasks,
-            pulls=self.pulls,
-            updates=self.updates,
-            node_engine=self.node_engine,
-            log_source=self.log_source,
-            path=self.config_file,
-            now=lambda: NOW,
+        self.live = self.live or LiveConfig(self.config, self.config_file)
+        self.site.resource = root(
+            context(
+                self.live,
+                now=lambda: NOW,
+                servers=self.servers,
+                receiver=self.receiver,
+                sender=self.sender,
+                restores=self.restores,
+                sockets=self,
+                sftp=self.sftp,
+                denied=self.denied,
+                direct=self.direct_transfers,
+                database=self.database,
+                ask_engine=self.engine,
+                files=self.file_work,
+                archives=self.archives,
+                activity=self.activity,
+                file_tasks=self.file_tasks,
+                pulls=self.pulls,
+                updates=self.updates,
+                engine=self.node_engine,
+                log_source=self.log_source,
+            )
         )
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port = self._listening.getHost().port

@@ -17,7 +17,6 @@ from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
 from tests.support.recorded_activity import RecordedActivity
 from tests.support.signed_urls import signed_url_token
 from tests.support.workers import SynchronousWorkers
-from wingsd.api.signed_urls import SignedUrls
 from wingsd.auth.tokens import DenyList
 from wingsd.files.work import FileWork, Lane
 from wingsd.statedb import StateDatabase
@@ -91,8 +90,7 @@ def signed_site(directory: Path, family: str, **api: Any) -> Iterator[SignedSite
     store.open()
     database: Any = SynchronousWorkers()
     denied = DenyList(booted=time.time())
-    servers: Any = node.servers
-    node.urls = SignedUrls(servers, denied, StateDatabase(store, database, time.time))
+    node.denied, node.database = denied, StateDatabase(store, database, time.time)
     node.activity = activity = RecordedActivity(UUID)
     workers = Workers(reactor, "files", 2)
     workers.start()

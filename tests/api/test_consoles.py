@@ -10,10 +10,12 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.api.node import NOW, UUID, ApiNode
+from tests.api.node import NOW, TOKEN, UUID, ApiNode, context
 from tests.support.workers import SynchronousWorkers
-from wingsd.api.revocations import Revocations
+from wingsd.api.consoles import revoke
 from wingsd.auth.tokens import ConsoleToken, DenyList, user_key
+from wingsd.config import Config
+from wingsd.config.live import LiveConfig
 from wingsd.errors import StorageError
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
@@ -93,8 +95,9 @@ async def test_void_tokens_stay_void_after_a_restart(tmp_path: Path) -> None:
     store.open()
     workers: Any = SynchronousWorkers()
     database = StateDatabase(store, workers, time.time)
-    revocations = Revocations(DenyList(NOW), database, time.time)
-    await Deferred.fromCoroutine(revocations.revoke((user_key(USER, UUID),)))
+    live = LiveConfig(Config("id", TOKEN, "https://panel.example.com"))
+    node = context(live, denied=DenyList(NOW), database=database)
+    await Deferred.fromCoroutine(revoke(node, (user_key(USER, UUID),)))
     store.close()
 
     again = Store(str(tmp_path))

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from tests.api.node import TOKEN, UUID, ApiNode, reactor
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from wingsd.api.routes import paths
+from wingsd.api.routes import CALLS
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.http.operations import Access
 
@@ -34,16 +34,16 @@ class _OnUnixSocket:
 
 
 PARTS = {"file": "a.log", **dict.fromkeys(("uuid", "operation", "identifier", "backup"), UUID)}
-CALLS = [
+CALLS_OF_PANELS = [
     (method, path.format_map(PARTS))
-    for path, endpoint in paths().items()
-    for method, made in endpoint.calls.items()
+    for path, calls in CALLS.items()
+    for method, made in calls.items()
     if made.access is Access.PANEL
 ]
 
 
 async def test_every_route_needs_the_panels_token(node: ApiNode) -> None:
-    for method, path in CALLS:
+    for method, path in CALLS_OF_PANELS:
         reply = await node.call(method, path, {}, Authorization=None)
         found = (reply.status, reply.headers["www-authenticate"], reply.json["code"])
         assert found == (401, "Bearer", "token-missing"), (method, path)

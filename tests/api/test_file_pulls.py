@@ -167,9 +167,8 @@ async def test_a_url_is_refused_at_once(make: Make, url: str, message: str) -> N
 @pytest.mark.parametrize(("family", "status"), [(PTERODACTYL, 400), (CALAGOPUS, 417)])
 async def test_downloads_may_be_disabled(make: Make, family: str, status: int) -> None:
     node = make(family)
-    root: Any = node.site.resource
-    root.use(
-        attrs.evolve(node.config, api=attrs.evolve(node.config.api, disable_remote_download=True))
+    node.live.current = attrs.evolve(
+        node.config, api=attrs.evolve(node.config.api, disable_remote_download=True)
     )
     for call in ("pull", "pull/query"):
         reply = await node.post(call, {"root": "/", "url": "http://example.com/a"})

@@ -22,7 +22,6 @@ from tests.support.signed_urls import USER
 from tests.support.workers import SynchronousWorkers
 from wingsd.app.reload import Reload
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.config.live import LiveConfig
 from wingsd.config_file.panel_settings import NodeSettings
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.errors import WingsdError
@@ -106,9 +105,8 @@ async def test_a_size_that_the_panel_changes_counts_at_once(
         f"{{token_id: {config.token_id}, token: {config.token}, remote: '{config.remote}',"
         " api: {upload_limit: 1}}\n"
     )
-    live, workers = LiveConfig(config, str(path)), SynchronousWorkers()
-    root: Any = node.site.resource
-    live.follow(root.use)
+    live, workers = node.live, SynchronousWorkers()
+    live.path = str(path)
     updates = PanelUpdates(live, cast("Workers", workers), Reload(live, lambda ssl: False))
     body = form(part(bytes((1 << 20) + 1)))
     assert (await upload(site, body)).status == 400

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import attrs
@@ -232,8 +231,7 @@ async def test_what_is_no_directory_is_not_listed(
 async def test_pelicans_page_gets_its_own_message(node: ApiNode) -> None:
     ours = await get(node, "list-directory?directory=missing")
     assert ours.json["error"] == "The requested directory does not exist."
-    root: Any = node.site.resource
-    root.use(attrs.evolve(node.config, family=PELICAN))
+    node.live.current = attrs.evolve(node.config, family=PELICAN)
     pelicans = await get(node, "list-directory?directory=missing")
     assert pelicans.json["error"] == "The requested directory was not found on the server."
 

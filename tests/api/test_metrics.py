@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.metrics.exposed import Samples, exposition, told
 from tests.support.logged_errors import Logged
-from wingsd.api.routes import MetricsListener
+from wingsd.app.daemon import MetricsListener
 from wingsd.config import Config, Metrics
 
 reactor: Any = installed_reactor

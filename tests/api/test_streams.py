@@ -12,12 +12,14 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.api.node import api
+from tests.api.node import context
 from tests.auth.token_values import NODE, bearer
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
+from wingsd.api.routes import root
 from wingsd.api.transfers import UploadStream
 from wingsd.config import Config, StreamsConfig
+from wingsd.config.live import LiveConfig
 from wingsd.errors import StreamMismatch, WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.threadio import Feed
@@ -90,8 +92,8 @@ class StreamNode:
         database: Any = self.database
         streams = StreamGroups(receiver, database, StreamsConfig(most=4, within=60), self.clock)
         config = Config(token_id="id", token=NODE.token, remote="https://panel.example.com")
-        root = api(config, receiver=receiver, streams=streams, database=database)
-        self.site = NodeSite(root, reactor=self.clock, timeout=300)
+        node = context(LiveConfig(config), receiver=receiver, streams=streams, database=database)
+        self.site = NodeSite(root(node), reactor=self.clock, timeout=300)
 
     @property
     def transfer(self) -> Transfer:

@@ -21,7 +21,6 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.workers import SynchronousWorkers
 from tests.transfers.peers import closed_port
-from wingsd.api.routes import ApiRoot
 from wingsd.api.update import MAX_SETTINGS
 from wingsd.app.reload import Reload
 from wingsd.config import Config, load
@@ -55,9 +54,6 @@ class UpdatedNode(ApiNode):
         self.reload = Reload(self.live, lambda ssl: False)
         self.updates = PanelUpdates(self.live, workers, partial(self.reload, only_new=True))
         self.start()
-        root: Any = self.site.resource
-        assert isinstance(root, ApiRoot)
-        self.live.follow(root.use)
 
     async def status(self, token: str) -> int:
         return (await self.call("GET", "system", Authorization=f"Bearer {token}")).status

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -13,12 +11,9 @@ from twisted.internet.task import Clock
 
 from tests.metrics.exposed import FakePassage
 from tests.support.logged_errors import Logged
-from wingsd.api.resource import LaterEndpoint
 from wingsd.app.daemon import DAY, Node, summary
 from wingsd.app.wiring import NodeObjects
 from wingsd.config import Config, DockerConfig, SystemConfig
-from wingsd.node.engine import NodeEngine
-from wingsd.util.later import Later
 
 
 @pytest.fixture
@@ -37,27 +32,6 @@ def objects(tmp_path: Path, clock: Any) -> NodeObjects:
 @pytest.fixture
 def node(objects: NodeObjects) -> Node:
     return objects.node
-
-
-def test_each_endpoint_gets_what_it_is_made_of(objects: NodeObjects) -> None:
-    """No type checker sees that: most endpoints are imported by their first request."""
-    control: Any = objects.control
-    tables = [objects._make_site().resource, control._site.resource]
-    found = [make for table in tables for _, make in table._paths]
-    assert len(found) > 80
-    for made in found:
-        kind = made.func.load() if isinstance(made.func, LaterEndpoint) else made.func
-        hints = get_type_hints(kind.__init__, localns={"NodeEngine": NodeEngine})
-        given = inspect.signature(kind).bind_partial(*made.args).arguments
-        wrong = [name for name, value in given.items() if not fits(value, hints[name])]
-        assert (kind, wrong) == (kind, [])
-
-
-def fits(value: object, hint: Any) -> bool:
-    if get_origin(hint) is Callable:
-        return callable(value)
-    is_checked = inspect.isclass(hint) and not getattr(hint, "_is_protocol", False)
-    return not is_checked or isinstance(value, hint | Later)
 
 
 def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:

@@ -20,7 +20,7 @@ ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 
 async def gathered(nodes: NodePair) -> dict[str, Any]:
     request: Any = None
-    found: dict[str, Any] = await nodes.source.status()().get_status(request)
+    found: dict[str, Any] = await nodes.source.status().get_status(request)
     return found
 
 
@@ -51,7 +51,7 @@ async def test_arriving_servers_are_shown_where_they_are_received(
     monkeypatch.setattr(staging, "_is_same_filesystem", lambda: False)
     staging.prepare()
     request: Any = None
-    found = await asked().get_status(request)
+    found = await asked.get_status(request)
     (arriving,) = [disk for disk in found["disks"] if disk["purpose"] == "arriving"]
     assert arriving["path"] == str(nodes.source.data / ".staging")
 

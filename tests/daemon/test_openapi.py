@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from twisted.internet.threads import deferToThread
 
 from tests.support.receiving_node import ReceivingNode
-from wingsd.api.routes import interface, paths
+from wingsd.api.routes import CALLS, interface
 from wingsd.http.operations import parse
 
 #: Requests of each call, good ones and bad ones. `make fuzz` makes them for as long as one likes.
@@ -25,8 +25,8 @@ SEED = 20
 METHODS = {"get", "post", "put", "patch", "delete", "options"}
 ORDERED = [
     (path, method)
-    for path, endpoint in paths().items()
-    for method, made in endpoint.calls.items()
+    for path, calls in CALLS.items()
+    for method, made in calls.items()
     if made.body is not None
 ]
 
@@ -70,7 +70,7 @@ def test_a_body_that_the_document_allows_can_be_read(path: str, method: str) -> 
     from schemathesis import GenerationMode  # noqa: PLC0415
     from schemathesis.core import NotSet  # noqa: PLC0415
 
-    made = paths()[path].calls[method]
+    made = CALLS[path][method]
     cases = described()[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE)
 
     @settings(

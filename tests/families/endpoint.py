@@ -14,14 +14,16 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.api.node import api
+from tests.api.node import context
 from tests.families.recordings import Recording
 from tests.http.talk import Transport
 from tests.support import Panel
 from tests.support.reactor import until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
+from wingsd.api.routes import root
 from wingsd.config import PTERODACTYL, Config, StreamsConfig
+from wingsd.config.live import LiveConfig
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.multistream import StreamGroups
 
@@ -161,7 +163,9 @@ class Endpoint:
 
 def site(config: Config, **collaborators: Any) -> NodeSite:
     """Return the site of a node that has only these collaborators."""
-    return NodeSite(api(config, **collaborators), reactor=Clock(), timeout=60)
+    return NodeSite(
+        root(context(LiveConfig(config), **collaborators)), reactor=Clock(), timeout=60
+    )
 
 
 def files_in(directory: Path) -> dict[str, bytes]:

@@ -20,7 +20,6 @@ class Order:
 
 
 class Common:
-    access = Access.PANEL
     fails: tuple[HTTPStatus, ...] = (HTTPStatus.FORBIDDEN,)
     topic = Topic.CONSOLE
 
@@ -44,7 +43,7 @@ class Path(Common):
         """Tell what is done."""
         return []
 
-    @call("PUT", DONE, form=Order, access=Access.TRANSFER)
+    @call("PUT", DONE, form=Order)
     def take(self, request: Any) -> int:
         """Take it as it comes."""
         return 0
@@ -83,16 +82,12 @@ def test_the_docstring_is_what_people_read() -> None:
     assert declared(Path)["GET"].description == ""
 
 
-def test_a_class_says_who_may_call_unless_the_call_does() -> None:
-    assert [made.access for made in declared(Path).values()] == [
-        Access.PANEL,
-        Access.PANEL,
-        Access.TRANSFER,
-    ]
+def test_a_class_says_what_its_calls_are_about() -> None:
     assert declared(Path)["GET"].topic is Topic.CONSOLE
 
 
 def test_refusals_are_those_of_the_call_of_its_classes_and_of_any_body() -> None:
-    calls = declared(Path)
+    calls = declared(Path, Access.MOVE)
     assert calls["GET"].fails == (403, 409)
     assert calls["POST"].fails == (400, 403, 404, 409, 413)
+    assert declared(Path)["GET"].fails == (401, 403, 409)

@@ -6,7 +6,6 @@ A node can be stopped as if it were killed, and another one take its place in th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 from wingsd.config import Control, MovesConfig, TransfersConfig
 from wingsd.control import ControlListener
-from wingsd.control.listener import PATHS
+from wingsd.control.status import StatusEndpoint
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
+from wingsd.http.operations import Access, declared
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
@@ -151,14 +151,13 @@ class NodeInProcess(Harness):
 
     def set_engine(self, engine: Callable[[], Awaitable[EngineInformation]]) -> None:
         """Have an engine that is asked for its version by `engine`."""
-        self.containers = attrs.evolve(self.containers, ask_engine=engine)
+        self.context = attrs.evolve(self.context, ask_engine=engine)
 
-    def status(self) -> partial[Any]:
-        return partial(PATHS["/v1/status"], *self.status_collaborators())
+    def status(self) -> StatusEndpoint:
+        return StatusEndpoint(self.context, declared(StatusEndpoint, Access.CONTROL))
 
     def control_socket(self, settings: Control) -> ControlListener:
-        self.config = attrs.evolve(self.config, control=settings)
-        return self._make_control()
+        return ControlListener(settings, self.context)
 
     def die_at(self, last: str) -> None:
         """Have every transfer end without a word once a step is recorded, as if it were killed."""

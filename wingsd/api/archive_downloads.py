@@ -6,7 +6,7 @@ They are calls of Calagopus' pages.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated
@@ -15,20 +15,18 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from wingsd.api.downloads import download_headers
-from wingsd.api.signed_urls import SignedPath, SignedUrls
+from wingsd.api.signed_urls import SignedPath
 from wingsd.archive import Compression
-from wingsd.auth.signed_urls import SignedToken
-from wingsd.config import Config
-from wingsd.errors import DirectoryMissing
+from wingsd.config import CALAGOPUS
+from wingsd.errors import DirectoryMissing, PathNotFound
 from wingsd.files.archive_names import ArchiveKind, default_name, kind_of_format
 from wingsd.files.archives import Compressing, check_packing, pack_into
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.files.work import FileWork, Lane
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem import ServerRoot, name_text
-from wingsd.http.operations import Success, call
+from wingsd.http.operations import Access, Success, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http.streamed_body import StreamedBody
 from wingsd.servers.operations import Operation
@@ -67,29 +65,26 @@ class _Output:
 
 
 class _ArchivePath(SignedPath):
-    def __init__(
-        self,
-        config: Config,
-        urls: SignedUrls,
-        work: FileWork,
-        archives: Lane,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, urls, parts)
-        self._work = work
-        self._archives = archives
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
+        """Check the token, on nodes of Calagopus; the others do not have the path."""
+        if self._config.family != CALAGOPUS:
+            raise PathNotFound(
+                request.path.decode("latin-1"),
+                f"nodes of {CALAGOPUS} have it; when this node's Panel is of that family, say so "
+                "by `family` in its configuration",
+            )
+        super().authorize(request, access)
 
     async def archive(
         self,
         request: StreamingRequest,
-        token: SignedToken,
         kind: ArchiveKind,
         files: Sequence[FilePath],
         name: str,
     ) -> StreamedBody:
         """Return the answer with an archive of files in the directory of a token."""
-        server = self._urls.server(token, Operation.READ_FILES)
-        denylist, ignored = self._work.denylist(server), Denylist(token.ignored)
+        token, server = self.token, self.server_for(Operation.READ_FILES)
+        denylist, ignored = self._node.files.denylist(server), Denylist(token.ignored)
         level = self._config.system.backups.compression_level
         asked = Compressing(
             FilePath.parse(token.file), files, kind, Compression(level), skip_missing=True
@@ -108,20 +103,18 @@ class _ArchivePath(SignedPath):
             outflow.finish()
 
         def produce(outflow: Outflow) -> Deferred[None]:
-            work = self._work.run(self._archives, server, partial(pack, outflow))
+            work = self._node.files.run(self._node.archives, server, partial(pack, outflow))
             return Deferred.fromCoroutine(work)
 
-        await self._work.run(self._work.short, server, check)
+        await self._node.files.run(self._node.files.short, server, check)
         if request.method != b"HEAD":
-            await self._urls.use(self._config, request, token, resumes=False)
+            await self.use(request, resumes=False)
         headers = {**download_headers(name), "Content-Type": kind.mime}
         return StreamedBody(produce, f"{server.uuid}: {asked.top}", headers)
 
 
 class DirectoryDownloadEndpoint(_ArchivePath):
     """`/download/directory`."""
-
-    path = "/download/directory"
 
     @call("GET", _ARCHIVE)
     async def download_directory(
@@ -131,23 +124,19 @@ class DirectoryDownloadEndpoint(_ArchivePath):
 
         Where a file cannot be read the connection is closed before the end.
         """
-        token = self.token(request)
         kind = kind_of_format(query.archive_format or "tar_gz")
-        name = name_text(FilePath.parse(token.file).name) or "server"
+        name = name_text(FilePath.parse(self.token.file).name) or "server"
         files = (FilePath(),)
-        return await self.archive(request, token, kind, files, f"{name}.{kind.suffix}")
+        return await self.archive(request, kind, files, f"{name}.{kind.suffix}")
 
 
 class FilesDownloadEndpoint(_ArchivePath):
     """`/download/files`."""
 
-    path = "/download/files"
-
     @call("GET", _ARCHIVE)
     async def download_files(self, request: StreamingRequest, query: ArchiveQuery) -> StreamedBody:
         """Download files and directories of one directory as an archive; as for a directory."""
-        token = self.token(request)
         kind = kind_of_format(query.archive_format or "tar_gz")
-        files = tuple(map(FilePath.parse, token.files))
+        files = tuple(map(FilePath.parse, self.token.files))
         name = f"{name_text(default_name(time.time()))}.{kind.suffix}"
-        return await self.archive(request, token, kind, files, name)
+        return await self.archive(request, kind, files, name)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
-from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.backups.store import BackupStore
-from wingsd.config import Config
+from wingsd.api.resource import ServerResource
 from wingsd.errors import BackupMissing, BadRequest
 from wingsd.http.operations import INVALID, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.restores.content import LocalArchive, RestoreArchive
-from wingsd.restores.links import RestoreLinks
-from wingsd.restores.manager import Restores
-from wingsd.servers.registry import Servers
-from wingsd.threadio import Workers
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
@@ -41,24 +35,10 @@ class RestoreRequest:
     ] = None
 
 
-class RestoreEndpoint(Endpoint, ServerResource):
+class RestoreEndpoint(ServerResource):
     """`/api/servers/{uuid}/backup/{backup}/restore`."""
 
     topic = Topic.SERVERS
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        restores: Restores,
-        links: RestoreLinks,
-        disk: Workers,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, parts)
-        self._restores = restores
-        self._links = links
-        self._disk = disk
 
     @call(
         "POST",
@@ -71,10 +51,10 @@ class RestoreEndpoint(Endpoint, ServerResource):
         Its archive is opened, or requested, before the answer; all of it is then read and verified
         before the server is stopped. The end is reported to the Panel.
         """
-        backup = canonical_uuid(self._parts["backup"].decode("latin-1"))
+        backup = canonical_uuid(self.part("backup"))
         if backup is None:
             raise BadRequest("The backup identifier must be a valid UUID.")
-        await self._restores.begin(
+        await self._node.restores.begin(
             self.game_server, backup, self._opener(backup, body), truncate=body.truncate_directory
         )
 
@@ -91,12 +71,11 @@ class RestoreEndpoint(Endpoint, ServerResource):
             raise BadRequest(
                 "The download_url field is required when the backup adapter is set to S3."
             )
-        return lambda: self._links.open(url)
+        return lambda: self._node.restore_links.open(url)
 
     async def _open_local(self, backup: str) -> RestoreArchive:
         """Open a local backup. Raises `BackupMissing`, `StorageError`."""
-        store = BackupStore(self._config.system.backup_directory, self._config.family)
-        opened = await self._disk.run(store.open, self.uuid, backup)
+        opened = await self._node.disk.run(self._node.backup_store.open, self.uuid, backup)
         if opened is None:
             raise BackupMissing(backup)
         found, file = opened

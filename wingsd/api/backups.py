@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
@@ -11,15 +10,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.backups.creation import Backups, NewBackup
-from wingsd.backups.deletion import BackupDeletion
+from wingsd.backups.creation import NewBackup
 from wingsd.backups.store import backup_uuid
-from wingsd.config import Config
 from wingsd.errors import BadRequest, ServerBusy
 from wingsd.http.operations import INVALID, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation, Operations, refusal
-from wingsd.servers.registry import Servers
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
@@ -66,20 +62,10 @@ class BackupRequest:
     ] = ""
 
 
-class BackupsEndpoint(Endpoint, ServerResource):
+class BackupsEndpoint(ServerResource):
     """`/api/servers/{uuid}/backup`."""
 
     topic = Topic.BACKUPS
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        backups: Backups,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, parts)
-        self._backups = backups
 
     @call("POST", Success(HTTPStatus.ACCEPTED, "The backup is being made."), fails=_CONFLICT)
     async def make_backup(self, request: StreamingRequest, body: BackupRequest) -> None:
@@ -89,30 +75,20 @@ class BackupsEndpoint(Endpoint, ServerResource):
         server's console.
         """
         asked = NewBackup(_backup(body.uuid), body.adapter, body.ignore)
-        await self._backups.begin(self.game_server, asked)
+        await self._node.backups.begin(self.game_server, asked)
 
 
 class _DeletionPath(ServerResource):
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        deletion: BackupDeletion,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, parts)
-        self._deletion = deletion
+    topic = Topic.BACKUPS
 
     @property
     def backup(self) -> str:
         """The UUID of the backup in the path. Raises `BackupMissing` when it is invalid."""
-        return backup_uuid(self._parts["backup"].decode("latin-1"))
+        return backup_uuid(self.part("backup"))
 
 
-class BackupEndpoint(Endpoint, _DeletionPath):
+class BackupEndpoint(_DeletionPath):
     """`/api/servers/{uuid}/backup/{backup}`."""
-
-    topic = Topic.BACKUPS
 
     @call("DELETE", Success(HTTPStatus.NO_CONTENT, "The backup is deleted."), fails=_CONFLICT)
     async def delete_backup(self, request: StreamingRequest) -> None:
@@ -121,13 +97,11 @@ class BackupEndpoint(Endpoint, _DeletionPath):
         One that is being made is cancelled. A download of it that is under way goes on to its end.
         """
         _check_unused(self.game_server.operations)
-        await self._deletion.delete(self.uuid, self.backup)
+        await self._node.backup_deletion.delete(self.uuid, self.backup)
 
 
-class AllBackupsEndpoint(Endpoint, _DeletionPath):
+class AllBackupsEndpoint(_DeletionPath):
     """`/api/servers/{uuid}/deleteAllBackups`, for Pelican's Panel."""
-
-    topic = Topic.BACKUPS
 
     @call("DELETE", Success(HTTPStatus.NO_CONTENT, "They are deleted."), fails=_CONFLICT)
     async def delete_all_backups(self, request: StreamingRequest) -> None:
@@ -136,7 +110,7 @@ class AllBackupsEndpoint(Endpoint, _DeletionPath):
         Backups of which nothing tells whose they are stay.
         """
         _check_unused(self.game_server.operations)
-        await self._deletion.delete_all(self.uuid)
+        await self._node.backup_deletion.delete_all(self.uuid)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -154,17 +128,6 @@ class BackupDeletionEndpoint(Endpoint):
     topic = Topic.BACKUPS
     _log = Logger()
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        deletion: BackupDeletion,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._servers = servers
-        self._deletion = deletion
-
     @call(
         "DELETE",
         Success(HTTPStatus.ACCEPTED, "The backup is being deleted."),
@@ -177,16 +140,18 @@ class BackupDeletionEndpoint(Endpoint):
         asked = body or DeletedBackup()
         if asked.adapter != "wings":
             raise BadRequest(INVALID, "adapter: this node has only backups of the kind wings")
-        backup = _backup(self._parts["backup"].decode("latin-1"))
+        backup = _backup(self.part("backup"))
         server = "" if asked.server is None else canonical_uuid(asked.server)
         if server is None:
             raise BadRequest(INVALID, "server: expected the UUID of a server")
-        server = await self._deletion.owner(server, backup)
-        for known in self._servers.all():
+        server = await self._node.backup_deletion.owner(server, backup)
+        for known in self._node.servers.all():
             # Where nothing tells whose it is, any server may be using it.
             if server in ("", known.uuid):
                 _check_unused(known.operations)
-        deleting = Deferred.fromCoroutine(self._deletion.delete_and_report(server, backup))
+        deleting = Deferred.fromCoroutine(
+            self._node.backup_deletion.delete_and_report(server, backup)
+        )
         deleting.addErrback(
             lambda failure: self._log.failure(
                 "backup {backup}: its deletion failed", failure, backup=backup

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from http import HTTPStatus
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import attrs
 from twisted.logger import Logger
-from twisted.web.resource import IResource
 
+from wingsd.api.context import NodeContext
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.api.revocations import Revocations, UserSessions
-from wingsd.config import Config
+from wingsd.auth.tokens import user_key
 from wingsd.errors import BadRequest, ServerNotFound, Unprocessable
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.servers.registry import Servers
-from wingsd.servers.server import Server
-from wingsd.sftp.listener import SftpListener
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid, canonical_uuids
 
 __all__ = [
-    "ConsoleResources",
     "DeauthorizeEndpoint",
     "DenyEndpoint",
     "PermissionsEndpoint",
@@ -33,33 +28,10 @@ __all__ = [
 Uuid = Annotated[str, Keywords(format="uuid")]
 
 
-class ConsoleResources(Protocol):
-    """The WebSockets of servers, and the resources that open them."""
-
-    def resource(self, server: Server) -> IResource:
-        """Return the resource of a server."""
-
-    def resource_of_moved(self, server: str) -> IResource | None:
-        """Return the resource of a server that has just left this node; None for others."""
-
-    def close_user(self, user: str, servers: Collection[str]) -> int:
-        """Close a user's WebSockets of these servers, of all when there are none."""
-
-
 class SocketEndpoint(ServerResource):
     """`/api/servers/{uuid}/ws`: for browsers, which send their token in the first message."""
 
     topic = Topic.CONSOLE
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        sockets: ConsoleResources,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, parts)
-        self._sockets = sockets
 
     @call(
         "GET",
@@ -76,32 +48,46 @@ class SocketEndpoint(ServerResource):
         For a minute after the server was transferred to another node the WebSocket can still be
         opened; it sends the end of the transfer and accepts nothing else.
         """
-        request.render(self._sockets.resource(self.game_server))
+        request.render(self._node.sockets.resource(self.game_server))
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run the call. Raises `ServerNotFound`, `ServersNotLoaded`."""
         try:
             await super().handle(request, call)
         except ServerNotFound:
-            moved = self._sockets.resource_of_moved(self.uuid)
+            moved = self._node.sockets.resource_of_moved(self.uuid)
             if moved is None:
                 raise
             request.render(moved)
 
 
-class _RevokingPath(Endpoint):
-    topic = Topic.CONSOLE
+async def revoke(node: NodeContext, keys: tuple[str, ...]) -> None:
+    """Refuse tokens that were issued until now, by their `jti` or by `user_key`.
 
-    def __init__(
-        self,
-        config: Config,
-        revocations: Revocations,
-        sftp: SftpListener,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._revocations = revocations
-        self._sftp = sftp
+    Raises `StorageError` where that cannot be recorded.
+    """
+    node.denied.deny(keys, node.now())
+    # After the answer the Panel relies on it, also when this process is restarted.
+    await node.database.deny(keys)
+
+
+async def revoke_users(
+    node: NodeContext,
+    users: Collection[str],
+    servers: Collection[str],
+    close: Callable[[str, Collection[str]], int],
+) -> int:
+    """Refuse the tokens of users for these servers, of all when there are none.
+
+    Close what they have open there, and return how many. Raises `StorageError`.
+    """
+    names = [(user, server) for user in users for server in (servers or ("",))]
+    try:
+        await revoke(node, tuple(user_key(*each) for each in names))
+    finally:
+        # Also where the disk fails: the tokens are refused as long as this daemon runs.
+        closed = sum(close(user, servers) for user in users)
+    return closed
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -111,8 +97,10 @@ class DeniedTokens:
     jtis: tuple[str, ...]
 
 
-class DenyEndpoint(_RevokingPath):
+class DenyEndpoint(Endpoint):
     """`/api/servers/{uuid}/ws/deny`."""
+
+    topic = Topic.CONSOLE
 
     @call(
         "POST",
@@ -126,8 +114,8 @@ class DenyEndpoint(_RevokingPath):
         the Panel is asked five seconds later whether the users of the server's SFTP sessions may
         go on.
         """
-        self._sftp.check_server(self.uuid)
-        await self._revocations.revoke(body.jtis)
+        self._node.sftp.check_server(self.uuid)
+        await revoke(self._node, body.jtis)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -146,8 +134,10 @@ class ChangedPermissions:
     user_permissions: tuple[UserPermissions, ...]
 
 
-class PermissionsEndpoint(_RevokingPath):
+class PermissionsEndpoint(Endpoint):
     """`/api/servers/{uuid}/ws/permissions`, for Calagopus' Panel."""
+
+    topic = Topic.CONSOLE
 
     @call(
         "POST",
@@ -163,7 +153,7 @@ class PermissionsEndpoint(_RevokingPath):
         sessions are closed.
         """
         users = [_user(each.user, "user_permissions.user") for each in body.user_permissions]
-        await self._revocations.revoke_users(users, (self.uuid,), self._sftp)
+        await revoke_users(self._node, users, (self.uuid,), self._node.sftp.close_user)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -185,21 +175,11 @@ class DeauthorizedUser:
     ] = None
 
 
-class DeauthorizeEndpoint(_RevokingPath):
+class DeauthorizeEndpoint(Endpoint):
     """`/api/deauthorize-user`."""
 
+    topic = Topic.CONSOLE
     _log = Logger()
-
-    def __init__(
-        self,
-        config: Config,
-        revocations: Revocations,
-        sftp: SftpListener,
-        sockets: UserSessions,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, revocations, sftp, parts)
-        self._sockets = sockets
 
     @call(
         "POST",
@@ -217,8 +197,8 @@ class DeauthorizeEndpoint(_RevokingPath):
         user, servers = _user(given.user, "user"), canonical_uuids(given.servers)
         if servers is None:
             raise Unprocessable(INVALID, "servers: expected the UUIDs of servers")
-        sftp = self._sftp.close_user(user, servers)
-        closed = await self._revocations.revoke_users((user,), servers, self._sockets)
+        sftp = self._node.sftp.close_user(user, servers)
+        closed = await revoke_users(self._node, (user,), servers, self._node.sockets.close_user)
         self._log.info(
             "user {user} deauthorized for {servers}: {closed} WebSockets and {sftp} SFTP sessions "
             "closed",

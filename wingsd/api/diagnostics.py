@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
 from wingsd.api.resource import Endpoint
-from wingsd.config import Config
 from wingsd.errors import BadRequest
 from wingsd.http.operations import PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.node.diagnostics import Diagnostics, ReportOptions
+from wingsd.node.diagnostics import ReportOptions
 from wingsd.node.own_log import MAX_LINES
 
 __all__ = ["DiagnosticsEndpoint", "DiagnosticsQuery", "report_options"]
@@ -54,12 +52,6 @@ class DiagnosticsEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    def __init__(
-        self, config: Config, diagnostics: Diagnostics, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._diagnostics = diagnostics
-
     @call("GET", Success(HTTPStatus.OK, "The report."), fails=(HTTPStatus.BAD_REQUEST,))
     async def get_diagnostics(
         self, request: StreamingRequest, query: DiagnosticsQuery
@@ -68,4 +60,4 @@ class DiagnosticsEndpoint(Endpoint):
 
         Secrets are left out in any case, hosts and addresses unless they are asked for.
         """
-        return PlainText(await self._diagnostics.report(report_options(query)))
+        return PlainText(await self._node.diagnostics.report(report_options(query)))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
 import attrs
 
-from wingsd.api.resource import Public
-from wingsd.auth.tokens import RENEW_DIRECT, TransferToken, token_was_used, transfer_token
-from wingsd.config import Config
-from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.api.resource import Endpoint
+from wingsd.auth.tokens import RENEW_DIRECT, TransferToken, token_was_used
 from wingsd.errors import TokenInvalid
-from wingsd.http.operations import Access, Call, Success, Topic, call
+from wingsd.http.operations import Access, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.statedb import StateDatabase
 
 __all__ = ["DirectTransferEndpoint"]
 
@@ -41,14 +37,13 @@ class Moved:
     ]
 
 
-class DirectTransferEndpoint(Public):
+class DirectTransferEndpoint(Endpoint):
     """`/api/transfers/{uuid}/by-hand`: for the source of a direct transfer.
 
     The source has a token that this node has issued. It sends the server's configuration before
     the upload, and asks for the result when the upload was not answered.
     """
 
-    access = Access.DIRECT_TRANSFER
     topic = Topic.TRANSFERS
     fails: ClassVar[tuple[HTTPStatus, ...]] = (
         HTTPStatus.UNAUTHORIZED,
@@ -57,25 +52,10 @@ class DirectTransferEndpoint(Public):
     )
     _token: TransferToken
 
-    def __init__(
-        self,
-        config: Config,
-        direct: IncomingDirectTransfers,
-        database: StateDatabase,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._direct = direct
-        self._database = database
-
-    def authorize(self, request: StreamingRequest) -> None:
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
         """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
-        config = self._config
-        self._token = transfer_token(
-            request.header("Authorization"),
-            config.token,
-            config.family,
-            config.api.public_url,
+        self._token = self.transfer_token(
+            request,
             # The result may be asked for long after the transfer.
             accept_expired=request.method == b"DELETE",
             again=RENEW_DIRECT,
@@ -87,19 +67,14 @@ class DirectTransferEndpoint(Public):
                 "receive",
             )
 
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
-        self.authorize(request)
-        await super().handle(request, call)
-
     @call("PUT", Success(HTTPStatus.NO_CONTENT, "The server may be sent."))
     async def describe_server(self, request: StreamingRequest, body: Description) -> None:
         """Send the configuration of a server before its direct transfer to this node."""
         token = self._token
-        if await self._database.was_used(token.digest, token.expires):
+        if await self._node.database.was_used(token.digest, token.expires):
             raise token_was_used(RENEW_DIRECT)
         described = attrs.asdict(body, filter=lambda _, value: value is not None)
-        self._direct.describe(token, described)
+        self._node.direct.incoming.describe(token, described)
 
     @call(
         "DELETE",
@@ -111,4 +86,4 @@ class DirectTransferEndpoint(Public):
 
         An expired token is accepted.
         """
-        return Moved(await self._direct.conclude(self._token))
+        return Moved(await self._node.direct.incoming.conclude(self._token))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
 from wingsd.api.files import attachment
-from wingsd.api.signed_urls import SignedPath, SignedUrls
-from wingsd.auth.signed_urls import SignedToken
-from wingsd.backups.store import BackupStore
-from wingsd.config import Config
+from wingsd.api.signed_urls import SignedPath
 from wingsd.errors import BackupMissing, FileMissing, IsDirectory, RangeNotSatisfiable
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
-from wingsd.files.work import FileWork
 from wingsd.filesystem import OpenFile, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.http.file_body import FileBody
@@ -56,30 +51,18 @@ def download_headers(name: str) -> dict[str, str]:
 
 
 class _DownloadPath(SignedPath):
-    def __init__(
-        self,
-        config: Config,
-        urls: SignedUrls,
-        work: FileWork,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, urls, parts)
-        self._work = work
-
-    async def sent(
-        self, request: StreamingRequest, token: SignedToken, file: OpenFile, name: str
-    ) -> FileBody:
-        """Return the answer with an open file, by a token that is counted unless none is sent."""
+    async def sent(self, request: StreamingRequest, file: OpenFile, name: str) -> FileBody:
+        """Return the answer with an open file; the token is counted unless none is sent."""
         validators = Validators(file.entry.size, file.entry.modified)
         try:
             if request.method != b"HEAD" and _is_satisfiable(request, validators):
                 resumes = bool(request.header("Range"))
-                await self._urls.use(self._config, request, token, resumes=resumes)
+                await self.use(request, resumes=resumes)
         except BaseException:
             file.close()
             raise
         headers = download_headers(file.entry.text)
-        return FileBody(file, validators, self._work.reads, name, headers)
+        return FileBody(file, validators, self._node.files.reads, name, headers)
 
 
 def _is_satisfiable(request: StreamingRequest, validators: Validators) -> bool:
@@ -93,8 +76,6 @@ def _is_satisfiable(request: StreamingRequest, validators: Validators) -> bool:
 class FileDownloadEndpoint(_DownloadPath):
     """`/download/file`."""
 
-    path = "/download/file"
-
     @call("GET", _FILE, fails=_NO_RANGE)
     async def download_file(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
         """Download a file of a server, or with `Range` a part of it (206).
@@ -103,10 +84,10 @@ class FileDownloadEndpoint(_DownloadPath):
         from the address that used it first is answered again until it expires, so that browsers
         resume. HEAD does not use it, and neither does a request that is refused.
         """
-        token = self.token(request)
-        server = self._urls.server(token, Operation.READ_FILES)
+        token = self.token
+        server = self.server_for(Operation.READ_FILES)
         path = FilePath.parse(token.file)
-        denylist, ignored = self._work.denylist(server), Denylist(token.ignored)
+        denylist, ignored = self._node.files.denylist(server), Denylist(token.ignored)
 
         def open_file(root: ServerRoot) -> OpenFile:
             Guard(root, denylist).check(path)
@@ -117,14 +98,12 @@ class FileDownloadEndpoint(_DownloadPath):
             except IsDirectory as error:
                 raise FileMissing(str(path)) from error
 
-        file = await self._work.run(self._work.short, server, open_file)
-        return await self.sent(request, token, file, f"{server.uuid}: {path}")
+        file = await self._node.files.run(self._node.files.short, server, open_file)
+        return await self.sent(request, file, f"{server.uuid}: {path}")
 
 
 class BackupDownloadEndpoint(_DownloadPath):
     """`/download/backup`."""
-
-    path = "/download/backup"
 
     @call("GET", _FILE, fails=_NO_RANGE)
     async def download_backup(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
@@ -132,11 +111,12 @@ class BackupDownloadEndpoint(_DownloadPath):
 
         Its token is used up as that of a file.
         """
-        token = self.token(request)
+        token = self.token
         if token.server:
-            self._urls.server(token, Operation.READ_FILES)
-        store = BackupStore(self._config.system.backup_directory, self._config.family)
-        opened = await self._work.short.workers.run(store.open, token.server, token.backup)
+            self.server_for(Operation.READ_FILES)
+        opened = await self._node.files.short.workers.run(
+            self._node.backup_store.open, token.server, token.backup
+        )
         if opened is None:
             raise BackupMissing(token.backup)
-        return await self.sent(request, token, opened[1], f"backup {token.backup}")
+        return await self.sent(request, opened[1], f"backup {token.backup}")

@@ -87,9 +87,9 @@ class CompressEndpoint(ChangePath):
         kind = kind_of_format(body.format) if by_format else kind_of_extension(body.extension)
         task = self._begin(body, kind)
         if by_format and not body.foreground:
-            self._tasks.detach(task)
+            self._node.file_tasks.detach(task)
             return self.started(task)
-        if await self._tasks.wait(task) and task.value is not None:
+        if await self._node.file_tasks.wait(task) and task.value is not None:
             return task.value
         return self.started(task) if by_format else Accepted(self._so_far(task, kind))
 
@@ -122,7 +122,7 @@ class CompressEndpoint(ChangePath):
             f"Compressing files of /{top}",
             details,
             ignored=body.ignored,
-            lane=self._tasks.lanes.archives,
+            lane=self._node.file_tasks.lanes.archives,
         )
 
     def _targets(
@@ -226,9 +226,9 @@ class CopyManyEndpoint(ChangePath):
         names = [{"from": f"/{each.source}", "to": f"/{each.target}"} for each in files[:_NAMED]]
         details = {"type": "copy_many", "path": f"/{top}", "files": names}
         task = self.begin(change, f"Copying {len(files)} files", details, ignored=body.ignored)
-        if body.foreground and await self._tasks.wait(task):
+        if body.foreground and await self._node.file_tasks.wait(task):
             return Copied(task.value or 0, tuple(skipped))
-        self._tasks.detach(task)
+        self._node.file_tasks.detach(task)
         return Accepted(CopiesStarted(task.identifier, ()))
 
 
@@ -267,5 +267,5 @@ class CreateSymlinkEndpoint(ChangePath):
             root.make_symlink(link, text)
 
         title = f"Making the symlink {link}"
-        task = self.begin(change, title, ignored=body.ignored, lane=self._work.short)
-        await self._tasks.wait(task)
+        task = self.begin(change, title, ignored=body.ignored, lane=self._node.files.short)
+        await self._node.file_tasks.wait(task)

@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeVar
 import attrs
 
 from wingsd.api.files import FilesPath
-from wingsd.config import Config
 from wingsd.config.vendors import CALAGOPUS
 from wingsd.errors import FileMissing, PathInvalid, Unprocessable
 from wingsd.files.changes import (
@@ -27,13 +26,12 @@ from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry, entry_data, mime_of_entry
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.files.tasks import FileTask, FileTasks
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.tasks import FileTask
+from wingsd.files.work import Lane
 from wingsd.filesystem import Entry, ServerPath, ServerRoot
 from wingsd.http.operations import Accepted, Success, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
-from wingsd.servers.registry import Servers
 
 __all__ = [
     "ChangePath",
@@ -63,20 +61,9 @@ class Started:
 
 
 class ChangePath(FilesPath):
-    """A path by which a server's files are changed. `tasks` are the changes under way."""
+    """A path by which a server's files are changed."""
 
     operation = Operation.CHANGE_FILES
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        work: FileWork,
-        tasks: FileTasks,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, work, parts)
-        self._tasks = tasks
 
     @property
     def is_calagopus(self) -> bool:
@@ -98,15 +85,15 @@ class ChangePath(FilesPath):
         def work(root: ServerRoot, progress: Progress) -> T:
             return change(root, Guard(root, *denylists), progress)
 
-        return self._tasks.start(
-            self.game_server, lane or self._tasks.lanes.changes, work, title, details
+        return self._node.file_tasks.start(
+            self.game_server, lane or self._node.file_tasks.lanes.changes, work, title, details
         )
 
     async def counted(
         self, task: FileTask[int], form: Callable[[int], T]
     ) -> T | Accepted[Started] | None:
         """Return the answer to a change of several files: how many, for Calagopus' Panel."""
-        if not await self._tasks.wait(task):
+        if not await self._node.file_tasks.wait(task):
             return self.started(task)
         return form(task.value or 0) if self.is_calagopus else None
 
@@ -203,7 +190,7 @@ class RenameEndpoint(ChangePath):
             lambda root, guard, progress: rename(root, guard, files, progress),
             f"Renaming {files_text(len(files))}",
             ignored=body.ignored,
-            lane=self._tasks.lanes.renames,
+            lane=self._node.file_tasks.lanes.renames,
         )
         return await self.counted(task, Renamed)
 
@@ -258,9 +245,9 @@ class CopyEndpoint(ChangePath):
         details = {"type": "copy", "path": f"/{source}", "destination_path": shown}
         task = self.begin(change, f"Copying {source}", details, ignored=body.ignored)
         if self.is_calagopus and not body.foreground:
-            self._tasks.detach(task)
+            self._node.file_tasks.detach(task)
             return self.started(task)
-        if not await self._tasks.wait(task):
+        if not await self._node.file_tasks.wait(task):
             return self.started(task)
         return task.value if self.is_calagopus else None
 
@@ -330,9 +317,9 @@ class CreateDirectoryEndpoint(ChangePath):
             lambda root, guard, progress: create_directory(root, guard, path),
             f"Making the directory {path}",
             ignored=body.ignored,
-            lane=self._work.short,
+            lane=self._node.files.short,
         )
-        await self._tasks.wait(task)
+        await self._node.file_tasks.wait(task)
 
 
 @attrs.frozen(eq=False, repr=False)

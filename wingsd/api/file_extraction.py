@@ -66,13 +66,13 @@ class DecompressEndpoint(ChangePath):
             f"Extracting {archive}",
             details,
             ignored=body.ignored,
-            lane=self._tasks.lanes.archives,
+            lane=self._node.file_tasks.lanes.archives,
         )
         task.over().addCallback(lambda _: self._tell(task.value))
         if self.is_calagopus and not body.foreground:
-            self._tasks.detach(task)
+            self._node.file_tasks.detach(task)
             return self.started(task)
-        return None if await self._tasks.wait(task) else self.started(task)
+        return None if await self._node.file_tasks.wait(task) else self.started(task)
 
     def _tell(self, extracted: Extracted | None) -> None:
         """Say in the console what was left out."""

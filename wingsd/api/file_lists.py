@@ -67,9 +67,9 @@ class _ListPath(FilesPath):
     async def _listed(self, work: Callable[[ServerRoot, bool], T]) -> T:
         """Call `work` for a small directory, and for a large one when it is its turn."""
         try:
-            return await self.run(self._work.short, lambda root: work(root, True))
+            return await self.run(self._node.files.short, lambda root: work(root, True))
         except DirectoryLarge:
-            return await self.run(self._work.large, lambda root: work(root, False))
+            return await self.run(self._node.files.large, lambda root: work(root, False))
 
     def _warn(self, path: ServerPath, is_complete: bool) -> None:
         if not is_complete:

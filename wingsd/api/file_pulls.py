@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
 from wingsd.api.file_changes import ChangePath, Started, described
-from wingsd.config import Config
 from wingsd.errors import BadRequest, RemoteDownloadDisabled
 from wingsd.files.entries import FileEntry
-from wingsd.files.pulls import Pull, Pulls, PullTarget
-from wingsd.files.tasks import FileTasks
-from wingsd.files.work import FileWork
+from wingsd.files.pulls import Pull, PullTarget
 from wingsd.filesystem import ServerPath
 from wingsd.http.operations import INVALID, Accepted, Success, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 from wingsd.servers.operations import Operation
-from wingsd.servers.registry import Servers
 from wingsd.util.serialization import Keywords
 
 __all__ = ["PullEndpoint", "PullQueryEndpoint", "PullsEndpoint"]
@@ -29,21 +24,9 @@ _Url = Annotated[str, "The URL, of http or https."]
 
 
 class PullPath(ChangePath):
-    """A path for downloads. `pulls` are those under way."""
+    """A path for downloads."""
 
     operation = Operation.READ_FILES
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        work: FileWork,
-        tasks: FileTasks,
-        pulls: Pulls,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, work, tasks, parts)
-        self._pulls = pulls
 
     def check_enabled(self) -> None:
         """Raise `RemoteDownloadDisabled`."""
@@ -113,8 +96,8 @@ class PullsEndpoint(PullPath):
         name = body.file_name or ""
         target = PullTarget(ServerPath.parse(top), name, body.use_header, body.ignored)
         server, waits = self.game_server, body.foreground
-        pull = self._pulls.start(server, body.url, target, detached=not waits)
-        if waits and await self._tasks.wait(pull):
+        pull = self._node.pulls.start(server, body.url, target, detached=not waits)
+        if waits and await self._node.file_tasks.wait(pull):
             return await self._entry(pull)
         return Accepted(Started(pull.identifier))
 
@@ -122,12 +105,12 @@ class PullsEndpoint(PullPath):
         path, entry = pull.progress.target, pull.value
         assert path is not None  # noqa: S101 - it has ended well
         assert entry is not None  # noqa: S101 - the same
-        return await self.run(self._work.short, lambda root: described(root, path, entry))
+        return await self.run(self._node.files.short, lambda root: described(root, path, entry))
 
     @call("GET", Success(HTTPStatus.OK, "The downloads."))
     async def list_pulls(self, request: StreamingRequest) -> PullList:
         """Return the downloads of a server that are under way, and how far they are."""
-        pulls = self._pulls.of(self.game_server.uuid)
+        pulls = self._node.pulls.of(self.game_server.uuid)
         if self.is_calagopus:
             return PullList([_for_calagopus(pull) for pull in pulls])
         return PullList([_for_go(pull) for pull in pulls] or None)
@@ -139,8 +122,8 @@ class PullEndpoint(PullPath):
     @call("DELETE", Success(HTTPStatus.NO_CONTENT, "It ends soon, or there is none."))
     async def cancel_pull(self, request: StreamingRequest) -> None:
         """Cancel a download; nothing is left of its file."""
-        identifier = self._parts["identifier"].decode("latin-1")
-        self._pulls.cancel(self.game_server.uuid, identifier)
+        identifier = self.part("identifier")
+        self._node.pulls.cancel(self.game_server.uuid, identifier)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -168,7 +151,7 @@ class PullQueryEndpoint(PullPath):
         """Return what a URL leads to, by the same rules as a download; nothing is stored."""
         self.check_enabled()
         url = WebUrl.parse(body.url)
-        answer = await self._pulls.describe(self.game_server, body.url)
+        answer = await self._node.pulls.describe(self.game_server, body.url)
         name = disposition_name(answer.header("content-disposition"))
         headers: dict[str, str] = {}
         for key, value in answer.headers:

@@ -129,7 +129,7 @@ class SearchEndpoint(FilesPath):
                 each["name"] = f"{prefix}/{each['name']}"
             return encoded(found, media)
 
-        return await self.run(self._work.long, work)
+        return await self.run(self._node.files.long, work)
 
     @call("POST", Success(HTTPStatus.OK, "The regular files, whose names are paths below `root`."))
     async def search_files(
@@ -149,7 +149,7 @@ class SearchEndpoint(FilesPath):
             found = content_search(root, start, wanted, hidden, limits, self._gone.is_set)
             return encoded(found, media, {}, "results")
 
-        return await self.run(self._work.long, work)
+        return await self.run(self._node.files.long, work)
 
 
 def search_filter(body: FileSearch) -> tuple[FileFilter, int]:
@@ -239,4 +239,4 @@ class FingerprintsEndpoint(FilesPath):
                     continue
             return found
 
-        return Fingerprints(await self.run(self._work.long, work))
+        return Fingerprints(await self.run(self._node.files.long, work))

@@ -37,7 +37,7 @@ class FileTasksEndpoint(ChangePath):
         return FileTaskList(
             [
                 {"identifier": task.identifier, **task.data()}
-                for task in self._tasks.of(self.game_server.uuid)
+                for task in self._node.file_tasks.of(self.game_server.uuid)
             ]
         )
 
@@ -54,6 +54,6 @@ class FileTaskEndpoint(ChangePath):
     )
     async def cancel_file_operation(self, request: StreamingRequest) -> None:
         """Cancel a change of files. Nothing is left of a copy or an archive."""
-        identifier = self._parts["operation"].decode("latin-1")
-        if not self._tasks.cancel(self.game_server.uuid, identifier):
+        identifier = self.part("operation")
+        if not self._node.file_tasks.cancel(self.game_server.uuid, identifier):
             raise FileTaskMissing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from http import HTTPStatus
@@ -11,20 +11,17 @@ from typing import Annotated, Any, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.activity import ActivityRecorder
 from wingsd.api.body_batches import BodyBatches
 from wingsd.api.files import whole_number
-from wingsd.api.signed_urls import SignedPath, SignedUrls, client_address
-from wingsd.auth.signed_urls import SignedToken
-from wingsd.config import CALAGOPUS, Config
+from wingsd.api.signed_urls import SignedPath, client_address
+from wingsd.config import CALAGOPUS
 from wingsd.errors import BadRequest, FileMissing, PathInvalid, UploadOffsetWrong
 from wingsd.files.denylist import Denylist
 from wingsd.files.uploads import FileRules, FormUpload
-from wingsd.files.work import FileWork
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem import ServerRoot, name_text
 from wingsd.filesystem.partial_file import PartialFile
-from wingsd.http.operations import INVALID, Success, call
+from wingsd.http.operations import INVALID, Access, Success, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
@@ -87,20 +84,7 @@ class UploadQuery:
 class FileUploadEndpoint(SignedPath):
     """`/upload/file`."""
 
-    path = "/upload/file"
     streamed_methods = frozenset({b"POST", b"PATCH"})
-
-    def __init__(
-        self,
-        config: Config,
-        urls: SignedUrls,
-        work: FileWork,
-        activity: ActivityRecorder,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, urls, parts)
-        self._work = work
-        self._activity = activity
 
     def render(self, request: Any) -> int:
         """Start the call; see `Public`."""
@@ -114,10 +98,9 @@ class FileUploadEndpoint(SignedPath):
         Each is written as it arrives, and replaces an existing file when it is whole. A file
         above `api.upload_limit` is refused as soon as that is known. Those before it are kept.
         """
-        token = self.token(request)
-        server = self._urls.server(token, Operation.CHANGE_FILES)
+        server = self.server_for(Operation.CHANGE_FILES)
         batches = BodyBatches(request)
-        storing = Deferred.fromCoroutine(self._store_form(request, batches, token, server))
+        storing = Deferred.fromCoroutine(self._store_form(request, batches, server))
         storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
         storing.addErrback(partial(self.failed, request))
         return batches
@@ -125,6 +108,7 @@ class FileUploadEndpoint(SignedPath):
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Begin to read the body of a request."""
         _share_headers_of_parts(request)
+        self.authorize(request, Access.FILE_UPLOAD)
         if request.method == b"PATCH":
             return self.continue_upload(request, PartQuery())
         return self.upload_files(request, UploadQuery())
@@ -132,27 +116,27 @@ class FileUploadEndpoint(SignedPath):
     @call("HEAD", Success(HTTPStatus.OK, "The part is known.", _OFFSET))
     async def get_upload_offset(self, request: StreamingRequest, query: PartQuery) -> None:
         """Return how much of a file was uploaded by PATCH; 0 where nothing was."""
-        token, server, path = self._part(request)
+        server, path = self._part(request)
 
         def size(root: ServerRoot) -> int:
             try:
-                with root.partial_file(path, token.user, make=False) as part:
+                with root.partial_file(path, self.token.user, make=False) as part:
                     return part.size
             except FileMissing:
                 return 0
 
-        found = await self._work.run(self._work.short, server, size)
+        found = await self._node.files.run(self._node.files.short, server, size)
         request.setHeader("Upload-Offset", str(found))
 
     @call("DELETE", Success(HTTPStatus.OK, "Nothing of it is left."))
     async def discard_upload(self, request: StreamingRequest, query: PartQuery) -> None:
         """Delete what was uploaded of a file by PATCH."""
-        token, server, path = self._part(request)
+        server, path = self._part(request)
 
         def discard(root: ServerRoot) -> None:
             with (
                 suppress(FileMissing),
-                root.partial_file(path, token.user, make=False) as part,
+                root.partial_file(path, self.token.user, make=False) as part,
             ):
                 part.discard()
 
@@ -170,43 +154,41 @@ class FileUploadEndpoint(SignedPath):
         What has arrived stays when the connection breaks, for a day; HEAD tells how much it is. It
         belongs to the user of the token.
         """
-        token, server, path = self._part(request)
+        server, path = self._part(request)
         batches = BodyBatches(request)
-        storing = Deferred.fromCoroutine(self._store_part(request, batches, token, server, path))
+        storing = Deferred.fromCoroutine(self._store_part(request, batches, server, path))
         storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
         storing.addErrback(partial(self.failed, request))
         return batches
 
-    def _part(self, request: StreamingRequest) -> tuple[SignedToken, Server, FilePath]:
-        """Return token, server and path of a request for a part of a file."""
-        token = self.token(request)
-        server = self._urls.server(token, Operation.CHANGE_FILES)
+    def _part(self, request: StreamingRequest) -> tuple[Server, FilePath]:
+        """Return server and path of a request for a part of a file."""
+        server = self.server_for(Operation.CHANGE_FILES)
         directory = FilePath.parse(request.argument("directory"))
         path = directory.joined(request.argument("file"))
         if path.contains(directory):
             raise PathInvalid("Cannot perform that action: the file has no name.")
-        return token, server, path
+        return server, path
 
     async def _store_part(
         self,
         request: StreamingRequest,
         batches: BodyBatches,
-        token: SignedToken,
         server: Server,
         path: FilePath,
     ) -> None:
-        rules, name = self._rules(token, server), name_text(path.name)
+        rules, name = self._rules(server), name_text(path.name)
         offset = whole_number("Upload-Offset", request.header("Upload-Offset"))
         total = whole_number("Upload-Length", request.header("Upload-Length"))
         if offset is None:
             raise BadRequest(INVALID, "Upload-Offset: expected how much was uploaded before")
         rules.check_size(name, total or 0)
-        await self._urls.use(self._config, request, token, resumes=True)
+        await self.use(request, resumes=True)
 
         def open_part(root: ServerRoot) -> PartialFile:
             rules.check_path(root, path)
             with ExitStack() as failing:
-                part = failing.enter_context(root.partial_file(path, token.user))
+                part = failing.enter_context(root.partial_file(path, self.token.user))
                 root.check_space(max((total or 0) - part.size, 0))
                 failing.pop_all()
             return part
@@ -230,18 +212,17 @@ class FileUploadEndpoint(SignedPath):
                         "The upload is not complete.", f"{part.size} of {total} bytes are here"
                     )
                 await self._write(server, lambda root: part.commit())
-                self._record(request, token, path)
+                self._record(request, path)
         finally:
-            await self._work.short.workers.run(part.close)
+            await self._node.files.short.workers.run(part.close)
 
     async def _store_form(
         self,
         request: StreamingRequest,
         batches: BodyBatches,
-        token: SignedToken,
         server: Server,
     ) -> None:
-        rules, expected = self._rules(token, server), self._expected(request)
+        rules, expected = self._rules(server), self._expected(request)
         upload = FormUpload(
             request.header("Content-Type"),
             FilePath.parse(request.argument("directory")),
@@ -250,25 +231,25 @@ class FileUploadEndpoint(SignedPath):
             expected=expected,
         )
         if not rules.is_too_large(expected):  # else refused when its name is known
-            await self._urls.use(self._config, request, token, resumes=False)
+            await self.use(request, resumes=False)
         try:
             while pieces := await batches.next():
                 try:
                     await self._write(server, partial(upload.receive, pieces=pieces))
                 finally:
                     while upload.whole:
-                        self._record(request, token, upload.whole.pop(0))
+                        self._record(request, upload.whole.pop(0))
             upload.close()
         finally:
-            await self._work.short.workers.run(upload.abort)
+            await self._node.files.short.workers.run(upload.abort)
 
     @property
     def _is_calagopus(self) -> bool:
         return self._config.family == CALAGOPUS
 
-    def _rules(self, token: SignedToken, server: Server) -> FileRules:
+    def _rules(self, server: Server) -> FileRules:
         limit = self._config.api.upload_limit
-        return FileRules(limit, self._work.denylist(server), Denylist(token.ignored))
+        return FileRules(limit, self._node.files.denylist(server), Denylist(self.token.ignored))
 
     def _expected(self, request: StreamingRequest) -> int:
         """Return how many bytes the file of a form has at least, 0 where that is not known.
@@ -287,16 +268,16 @@ class FileUploadEndpoint(SignedPath):
         # Each time, since a transfer may begin meanwhile, for one; it waits for what is written.
         server.operations.check(Operation.CHANGE_FILES)
         with server.operations.during(Operation.CHANGE_FILES):
-            return await self._work.run(self._work.short, server, work, writes=True)
+            return await self._node.files.run(self._node.files.short, server, work, writes=True)
 
-    def _record(self, request: StreamingRequest, token: SignedToken, path: FilePath) -> None:
+    def _record(self, request: StreamingRequest, path: FilePath) -> None:
         name, directory = name_text(path.name), f"/{path.parent}"
         files = {"files": [name]} if self._is_calagopus else {"file": name}
-        self._activity.record(
-            token.server,
+        self._node.activity.record(
+            self.token.server,
             "server:file.uploaded",
             {**files, "directory": directory},
-            token.user,
+            self.token.user,
             client_address(self._config, request) or None,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from threading import Event
 from typing import Annotated, ClassVar, TypeVar
@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 import attrs
 
-from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.config import Config
+from wingsd.api.resource import ServerResource
 from wingsd.config.vendors import CALAGOPUS
 from wingsd.errors import (
     BadRequest,
@@ -27,7 +26,7 @@ from wingsd.files.denylist import Denylist
 from wingsd.files.entries import head_of
 from wingsd.files.guard import Guard
 from wingsd.files.mime import mime_of
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.work import Lane
 from wingsd.filesystem import OpenFile, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem.errors import file_error
@@ -36,7 +35,6 @@ from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.ranges import Validators
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
-from wingsd.servers.registry import Servers
 
 __all__ = ["ContentsEndpoint", "FilesPath", "attachment", "hidden_by", "whole_number"]
 
@@ -48,10 +46,10 @@ _SHOWN_AS_417 = (BadRequest, Conflict, FileDenied, FileNotPermitted, Unprocessab
 _DIGITS = 15
 
 
-class FilesPath(Endpoint, ServerResource):
+class FilesPath(ServerResource):
     """A path for the files of one server, which may be read by `operation`.
 
-    `work` runs what blocks; it is cancelled when the client goes.
+    What runs for it in a thread is cancelled when the client goes.
     """
 
     topic = Topic.FILES
@@ -63,15 +61,9 @@ class FilesPath(Endpoint, ServerResource):
     )
     operation = Operation.READ_FILES
 
-    def __init__(
-        self, config: Config, servers: Servers, work: FileWork, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, servers, parts)
-        self._work = work
-        self._gone = Event()
-
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run a call. Raises `ServerBusy` where what is under way excludes it."""
+        self._gone = Event()
         request.notifyFinish().addErrback(lambda _: self._gone.set())
         try:
             await super().handle(request, call)
@@ -83,12 +75,12 @@ class FilesPath(Endpoint, ServerResource):
     async def run(self, lane: Lane, work: Callable[[ServerRoot], T]) -> T:
         """Call `work` with the server's directory in a thread; return its result."""
         self.game_server.operations.check(self.operation)
-        return await self._work.run(lane, self.game_server, work)
+        return await self._node.files.run(lane, self.game_server, work)
 
     @property
     def denylist(self) -> Denylist:
         """What the server's egg denies."""
-        return self._work.denylist(self.game_server)
+        return self._node.files.denylist(self.game_server)
 
 
 @attrs.frozen
@@ -135,14 +127,14 @@ class ContentsEndpoint(FilesPath):
                 raise FileMissing(str(path))
             return _opened(root, path, most)
 
-        file, mime = await self.run(self._work.short, open_file)
+        file, mime = await self.run(self._node.files.short, open_file)
         headers = {"X-Mime-Type": mime, "Content-Type": mime}
         if query.download and query.download.lower() not in ("0", "false"):
             headers["Content-Type"] = "application/octet-stream"
             headers["Content-Disposition"] = attachment(file.entry.text)
         name = f"{self.game_server.uuid}: {path}"
         validators = Validators(file.entry.size, file.entry.modified)
-        return FileBody(file, validators, self._work.reads, name, headers)
+        return FileBody(file, validators, self._node.files.reads, name, headers)
 
 
 def _opened(root: ServerRoot, path: FilePath, most: int | None) -> tuple[OpenFile, str]:

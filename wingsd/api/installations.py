@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
-from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.config import Config
+from wingsd.api.resource import ServerResource
 from wingsd.errors import BadRequest, StorageError
 from wingsd.http.operations import INVALID, PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import InstallScript
 from wingsd.servers.installation import InstallOptions
-from wingsd.servers.installations import Installations
-from wingsd.servers.registry import Servers
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -33,22 +29,12 @@ _STARTED = "The installation has started."
 _CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-class _InstallPath(Endpoint, ServerResource):
+class _InstallPath(ServerResource):
     topic = Topic.SERVERS
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        installations: Installations,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, parts)
-        self._installations = installations
 
     async def log(self, *, output: bool) -> str:
         """Return the log of the last installation. Raises `StorageError`."""
-        text = await self._installations.log(self.uuid, output=output)
+        text = await self._node.installations.log(self.uuid, output=output)
         if text is None:
             raise StorageError(
                 "there is none: the server was not installed on this node",
@@ -66,7 +52,7 @@ class InstallEndpoint(_InstallPath):
 
         The result is reported to the Panel as that of a first installation.
         """
-        await self._installations.repeat(self.game_server, reinstall=False)
+        await self._node.installations.repeat(self.game_server, reinstall=False)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -94,7 +80,7 @@ class ReinstallEndpoint(_InstallPath):
         options = InstallOptions(
             truncate=asked.truncate_directory, script=asked.installation_script
         )
-        await self._installations.repeat(self.game_server, options, reinstall=True)
+        await self._node.installations.repeat(self.game_server, options, reinstall=True)
 
 
 class AbortEndpoint(_InstallPath):
@@ -107,7 +93,7 @@ class AbortEndpoint(_InstallPath):
     )
     async def abort_installation(self, request: StreamingRequest) -> None:
         """Stop an installation, which is then reported to the Panel as failed."""
-        self._installations.abort(self.uuid)
+        self._node.installations.abort(self.uuid)
 
 
 @attrs.frozen(eq=False, repr=False)

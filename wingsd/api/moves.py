@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Annotated, ClassVar
@@ -11,13 +10,10 @@ from typing import Annotated, ClassVar
 import attrs
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
-from wingsd.api.resource import Public
+from wingsd.api.resource import Endpoint
 from wingsd.api.transfers import UploadStream
-from wingsd.auth.tokens import TransferToken, transfer_token
-from wingsd.config import Config
-from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.auth.tokens import TransferToken
 from wingsd.errors import (
     MoveCommitted,
     MoveGivenUp,
@@ -33,12 +29,11 @@ from wingsd.http.operations import Access, Call, Repeated, Success, Topic, TreeP
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.moves.batch import ZSTD_CONTENT_TYPE
 from wingsd.statedb import Outcome
-from wingsd.threadio import TokenBucket
 from wingsd.transfers.incoming.moves.attachments import MovedBackup
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
 from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
-from wingsd.transfers.manager import EndedMove, IncomingMoves
+from wingsd.transfers.manager import EndedMove
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -258,47 +253,20 @@ class KeepQuery:
     keep: Annotated[str, "`1` keeps it for the next transfer of the server."] = ""
 
 
-class MovesEndpoint(Public):
+class MovesEndpoint(Endpoint):
     """`/api/transfers/{uuid}/move`."""
 
-    access = Access.TRANSFER
     topic = Topic.TRANSFERS
     _token: TransferToken
 
-    def __init__(
-        self,
-        config: Config,
-        moves: IncomingMoves,
-        direct: IncomingDirectTransfers,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._moves = moves
-        self._direct = direct
-
-    def authorize(self, request: StreamingRequest) -> None:
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
         """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
-        if not self._moves.settings.enabled:
+        if not self._node.moves.settings.enabled:
             raise PathNotFound(request.path.decode("latin-1"))
         # The first answer may have been lost: an old token is good for the same move.
-        self._token = self._parsed(request, accept_expired=True)
+        self._token = self.transfer_token(request, accept_expired=True)
         if self._token.server != self.uuid:
             raise TokenInvalid("The token is not valid", "it is for another server")
-
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
-        self.authorize(request)
-        await super().handle(request, call)
-
-    def _parsed(self, request: StreamingRequest, *, accept_expired: bool) -> TransferToken:
-        config = self._config
-        return transfer_token(
-            request.header("Authorization"),
-            config.token,
-            config.family,
-            config.api.public_url,
-            accept_expired=accept_expired,
-        )
 
     @call(
         "POST",
@@ -323,15 +291,15 @@ class MovesEndpoint(Public):
             raise MoveVersionUnknown(body.version, VERSIONS[-1])
         if not _KEY.fullmatch(body.key):
             raise MoveRequestInvalid("the key is not 64 hexadecimal digits")
-        token, direct = self._token, self._direct
-        known = await self._moves.begun(token, body.key)
+        token, direct = self._token, self._node.direct.incoming
+        known = await self._node.moves.begun(token, body.key)
         if known is not None:
             return Repeated(await self._answer(known, body))
-        token = self._parsed(request, accept_expired=False)
+        token = self.transfer_token(request)
         if body.only_known:
-            known = await self._moves.withdraw(token, body.key)
+            known = await self._node.moves.withdraw(token, body.key)
             return Repeated(await self._answer(known, body))
-        move = await self._moves.begin(
+        move = await self._node.moves.begin(
             token,
             body.key,
             MoveBeginning(
@@ -350,52 +318,37 @@ class MovesEndpoint(Public):
         return await self._answer(move, body)
 
     async def _answer(self, move: str, body: MoveBegin) -> MoveBegun:
-        settings = self._moves.settings
+        settings = self._node.moves.settings
         return MoveBegun(
             id=move,
             version=body.version,
-            attributes=(await self._moves.attributes_kept(body.version)).names,
+            attributes=(await self._node.moves.attributes_kept(body.version)).names,
             batch=settings.batch * _MIB,
             streams=settings.streams,
             encodings=["zstd"] if "zstd" in body.encodings else [],
         )
 
 
-class _MovePath(Public):
+class _MovePath(Endpoint):
     """A path of one move, for its source."""
 
-    access = Access.MOVE
     topic = Topic.TRANSFERS
     fails: ClassVar[tuple[HTTPStatus, ...]] = _MOVE_FAILS
+    _key: str
+    _transfer: MoveTransfer | None
 
-    def __init__(
-        self,
-        config: Config,
-        moves: IncomingMoves,
-        reactor: IReactorTime,
-        bucket: TokenBucket | None,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._moves = moves
-        self._reactor = reactor
-        self._bucket = bucket
-        self._key = ""
-        self._transfer: MoveTransfer | None = None
-
-    def authorize(self, request: StreamingRequest) -> None:
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
         """Check the key, if the move has not ended. Raises `Unauthorized`, `ServerNotFound`."""
         scheme, _, key = request.header("Authorization").strip().partition(" ")
         if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
             raise MoveKeyInvalid
         self._key = key.strip()
-        self._transfer = self._moves.authorized(self.uuid, self._part("move"), self._key)
+        self._transfer = self._node.moves.authorized(self.uuid, self.part("move"), self._key)
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
         # How far a move is, told once more by a proxy, would be taken for the present state.
         request.setHeader("Cache-Control", "no-store")
-        self.authorize(request)
         await super().handle(request, call)
 
     async def _ended(self) -> EndedMove | None:
@@ -406,7 +359,7 @@ class _MovePath(Public):
         transfer = self._transfer
         if transfer is not None and not (transfer.has_failed or transfer.over.called):
             return None
-        return await self._moves.ended(self.uuid, self._part("move"), self._key)
+        return await self._node.moves.ended(self.uuid, self.part("move"), self._key)
 
     async def _open(self) -> MoveTransfer:
         """Return the move. Raises `MoveOver` where it has ended."""
@@ -418,11 +371,8 @@ class _MovePath(Public):
         """Return what takes the requests. Raises `MoveOver` at the end."""
         return (await self._open()).inbox
 
-    def _part(self, name: str) -> str:
-        return self._parts[name].decode("latin-1")
-
     def _number(self) -> int:
-        return _number(self._part("number"), "the number in the path")
+        return _number(self.part("number"), "the number in the path")
 
 
 class MoveEndpoint(_MovePath):
@@ -435,15 +385,15 @@ class MoveEndpoint(_MovePath):
         status, transfer = await self._status(), self._transfer
         if transfer is None or transfer.waiting >= MOST_WAITING:
             return status
-        end = self._reactor.seconds() + wait
+        end = self._node.reactor.seconds() + wait
         transfer.waiting += 1
         try:
-            while status.tag == query.since and (left := end - self._reactor.seconds()) > 0:
+            while status.tag == query.since and (left := end - self._node.reactor.seconds()) > 0:
                 try:
-                    await transfer.changes.next().addTimeout(left, self._reactor)
+                    await transfer.changes.next().addTimeout(left, self._node.reactor)
                 except defer.TimeoutError:
                     break
-                self._transfer = self._moves.find(self.uuid, self._part("move"))
+                self._transfer = self._node.moves.find(self.uuid, self.part("move"))
                 status = await self._status()
         finally:
             transfer.waiting -= 1
@@ -508,8 +458,8 @@ class _BodyPath(_MovePath):
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Return the reader of a body, which the call asks for in its turn."""
-        self.authorize(request)
-        self._stream = UploadStream(request, self._bucket)
+        self.authorize(request, Access.MOVE)
+        self._stream = UploadStream(request, self._node.bucket)
         Deferred.fromCoroutine(self._respond(request))
         return self._stream
 
@@ -565,7 +515,7 @@ class MoveAttachmentEndpoint(_BodyPath):
     async def get_attachment(self, request: StreamingRequest, query: SessionQuery) -> Offset:
         """Return how much of an attachment is here."""
         inbox = await self._inbox()
-        return Offset(await inbox.offset(query.session, self._part("name")))
+        return Offset(await inbox.offset(query.session, self.part("name")))
 
     @call(
         "PATCH",
@@ -584,7 +534,7 @@ class MoveAttachmentEndpoint(_BodyPath):
             raise MoveRequestInvalid("sha256 is not 64 hexadecimal digits")
         inbox = await self._inbox()
         offset = _number(query.offset, "offset")
-        name = self._part("name")
+        name = self.part("name")
         return Offset(await inbox.receive_piece(query.session, name, offset, sha, self._stream))
 
 

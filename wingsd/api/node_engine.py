@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 from wingsd.api.resource import Endpoint
-from wingsd.config import Config
 from wingsd.docker.runtime import EngineDisk
 from wingsd.errors import EngineUnavailable
 from wingsd.http.operations import Success, Topic, call
@@ -25,18 +23,12 @@ class EngineEndpoint(Endpoint):
     topic = Topic.NODE
     fails = (HTTPStatus.CONFLICT,)
 
-    def __init__(
-        self, config: Config, engine: NodeEngine | None, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._asked = engine
-
     @property
     def engine(self) -> NodeEngine:
         """The engine. Raises `EngineUnavailable` on a node without one."""
-        if self._asked is None:
+        if self._node.engine is None:
             raise EngineUnavailable("docker.enabled is false in its configuration")
-        return self._asked
+        return self._node.engine
 
 
 class EngineDiskEndpoint(EngineEndpoint):

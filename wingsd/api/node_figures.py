@@ -13,13 +13,10 @@ from wingsd.config import CALAGOPUS, Config
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.node.addresses import UsedPort, host_addresses, used_ports
-from wingsd.node.figures import NodeFigures
 from wingsd.panel.schemas import Allocations
-from wingsd.servers.registry import Servers
-from wingsd.threadio import Workers
 from wingsd.util.serialization import Keywords
 
-__all__ = ["AddressesEndpoint", "FiguresEndpoint", "UsedPortsEndpoint", "UtilizationEndpoint"]
+__all__ = ["AddressesEndpoint", "UsedPortsEndpoint", "UtilizationEndpoint"]
 
 Amount = Annotated[int, Keywords(minimum=0)]
 Average = Annotated[float, Keywords(minimum=0)]
@@ -54,20 +51,10 @@ class NodeUtilization:
     disk_details: list[DiskDetails]
 
 
-class FiguresEndpoint(Endpoint):
-    """A path that answers with figures of the machine."""
+class UtilizationEndpoint(Endpoint):
+    """`/api/system/utilization`."""
 
     topic = Topic.NODE
-
-    def __init__(
-        self, config: Config, figures: NodeFigures, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._figures = figures
-
-
-class UtilizationEndpoint(FiguresEndpoint):
-    """`/api/system/utilization`."""
 
     @call(
         "GET",
@@ -79,7 +66,7 @@ class UtilizationEndpoint(FiguresEndpoint):
 
         It answers within a second. A disk that does not answer shows its last figures.
         """
-        now = await self._figures.now()
+        now = await self._node.figures.now()
         used = now.memory
         return NodeUtilization(
             memory_total=used.total,
@@ -118,10 +105,6 @@ class AddressesEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    def __init__(self, config: Config, workers: Workers, parts: Mapping[str, bytes] = {}) -> None:
-        super().__init__(config, parts)
-        self._workers = workers
-
     @call(
         "GET",
         Success(HTTPStatus.OK, "The addresses."),
@@ -134,9 +117,9 @@ class AddressesEndpoint(Endpoint):
         interfaces.
         """
         if self._config.family == CALAGOPUS:
-            return AssignableAddresses(await self._workers.run(_assignable, self._config))
+            return AssignableAddresses(await self._node.workers.run(_assignable, self._config))
         more = self._config.docker.system_ips
-        return IpAddresses(await self._workers.run(host_addresses, more))
+        return IpAddresses(await self._node.workers.run(host_addresses, more))
 
 
 def _assignable(config: Config) -> list[str]:
@@ -165,13 +148,6 @@ class UsedPortsEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    def __init__(
-        self, config: Config, workers: Workers, servers: Servers, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._workers = workers
-        self._servers = servers
-
     @call(
         "GET",
         Success(HTTPStatus.OK, "The ports."),
@@ -189,9 +165,9 @@ class UsedPortsEndpoint(Endpoint):
         """
         servers = {
             server.uuid: server.configuration.settings.allocations
-            for server in self._servers.all()
+            for server in self._node.servers.all()
         }
-        return UsedPorts(await self._workers.run(self._find, query.ip, servers))
+        return UsedPorts(await self._node.workers.run(self._find, query.ip, servers))
 
     def _find(
         self, ips: tuple[str, ...], servers: Mapping[str, Allocations]

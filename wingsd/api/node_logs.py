@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
 from wingsd.api.resource import Endpoint
-from wingsd.config import Config
 from wingsd.errors import BadRequest, LogFileNotFound
 from wingsd.http.operations import PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.node.diagnostics import OwnLog
 from wingsd.node.log_files import StoredLog, read_log, stored_logs
 from wingsd.node.own_log import MAX_LINES, LogUnavailable
 from wingsd.node.redaction import Redaction
-from wingsd.threadio import Workers
 
 __all__ = ["LogFileEndpoint", "LogFilesEndpoint"]
 
@@ -40,13 +37,6 @@ class LogsEndpointBase(Endpoint):
 
     topic = Topic.NODE
 
-    def __init__(
-        self, config: Config, log: OwnLog, disk: Workers, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._own_log = log
-        self._disk = disk
-
     @property
     def directory(self) -> str:
         """The directory of the log files."""
@@ -67,8 +57,8 @@ class LogFilesEndpoint(LogsEndpointBase):
         `wingsd.log` is the daemon's own log, also where it is in systemd's journal; its size is 0
         then.
         """
-        found = await self._disk.run(stored_logs, self.directory)
-        if self._own_log.source is not None and OWN_LOG not in [each.name for each in found]:
+        found = await self._node.disk.run(stored_logs, self.directory)
+        if self._node.own_log.source is not None and OWN_LOG not in [each.name for each in found]:
             found.append(StoredLog.written_at(OWN_LOG, 0, time.time()))
         return LogFiles(found)
 
@@ -95,9 +85,9 @@ class LogFileEndpoint(LogsEndpointBase):
         """
         name, lines = self._parts["file"].decode("utf-8", "surrogateescape"), _lines(query.lines)
         try:
-            found = await self._disk.run(self._redacted, lambda: self._read(name, lines))
+            found = await self._node.disk.run(self._redacted, lambda: self._read(name, lines))
         except LogFileNotFound:
-            if name != OWN_LOG or self._own_log.source is None:
+            if name != OWN_LOG or self._node.own_log.source is None:
                 raise
             found = await self._own(lines)
         return PlainText("".join(f"{line}\n" for line in found))
@@ -111,10 +101,10 @@ class LogFileEndpoint(LogsEndpointBase):
 
     async def _own(self, lines: int) -> list[str]:
         try:
-            found = await self._own_log.last(min(lines, MAX_LINES))
+            found = await self._node.own_log.last(min(lines, MAX_LINES))
         except LogUnavailable as error:
             raise BadRequest("the log of this node cannot be read back", str(error)) from error
-        return await self._disk.run(self._redacted, lambda: found)
+        return await self._node.disk.run(self._redacted, lambda: found)
 
 
 def _lines(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -12,21 +12,16 @@ from typing import Annotated, Any
 
 import attrs
 
-from wingsd.api.node_figures import FiguresEndpoint
 from wingsd.api.resource import Endpoint
 from wingsd.api.system import machine
-from wingsd.config import Config
 from wingsd.config.loader import read_yaml
 from wingsd.config.vendors import version_for
 from wingsd.errors import Conflict, InvalidData
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.node.figures import NodeFigures
 from wingsd.node.redaction import Redaction
 from wingsd.servers import PowerState
-from wingsd.servers.registry import Servers
 from wingsd.servers.server import Utilization
-from wingsd.threadio import Workers
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -93,17 +88,6 @@ class OverviewEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    def __init__(
-        self,
-        config: Config,
-        figures: NodeFigures,
-        servers: Servers,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._figures = figures
-        self._servers = servers
-
     @call(
         "GET",
         Success(HTTPStatus.OK, "The node."),
@@ -111,9 +95,9 @@ class OverviewEndpoint(Endpoint):
     )
     async def get_overview(self, request: StreamingRequest) -> NodeOverview:
         """Return the machine, and how many servers it has."""
-        states = [server.state for server in self._servers.all()]
+        states = [server.state for server in self._node.servers.all()]
         online = sum(state is not PowerState.OFFLINE for state in states)
-        processor, used = await self._figures.processor(), await self._figures.memory()
+        processor, used = await self._node.figures.processor(), await self._node.figures.memory()
         here = machine()
         inside = any(map(os.path.exists, _CONTAINER_MARKS))
         return NodeOverview(
@@ -195,8 +179,10 @@ class NodeStats:
     stats: MachineStats
 
 
-class StatsEndpoint(FiguresEndpoint):
+class StatsEndpoint(Endpoint):
     """`/api/system/stats`."""
+
+    topic = Topic.NODE
 
     @call(
         "GET",
@@ -208,7 +194,7 @@ class StatsEndpoint(FiguresEndpoint):
 
         Averages are since the last question.
         """
-        now, processor = await self._figures.now(), await self._figures.processor()
+        now, processor = await self._node.figures.now(), await self._node.figures.processor()
         counted, rates, disk = now.counters, now.rates, now.data_disk
         return NodeStats(
             MachineStats(
@@ -242,33 +228,16 @@ class ServersUtilizationEndpoint(Endpoint):
     topic = Topic.SERVERS
     fails = (HTTPStatus.SERVICE_UNAVAILABLE,)
 
-    def __init__(self, config: Config, servers: Servers, parts: Mapping[str, bytes] = {}) -> None:
-        super().__init__(config, parts)
-        self._servers = servers
-
     @call("GET", Success(HTTPStatus.OK, "What each server uses, by its UUID."))
     async def get_servers_utilization(self, request: StreamingRequest) -> dict[str, Utilization]:
         """Return what the servers use, by their UUIDs."""
-        return {server.uuid: server.details().utilization for server in self._servers.all()}
+        return {server.uuid: server.details().utilization for server in self._node.servers.all()}
 
 
 class ConfigEndpoint(Endpoint):
-    """`/api/system/config`. `current` returns the configuration in force, `path` is its file."""
+    """`/api/system/config`."""
 
     topic = Topic.NODE
-
-    def __init__(
-        self,
-        config: Config,
-        current: Callable[[], Config],
-        path: str,
-        disk: Workers,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._current = current
-        self._path = path
-        self._disk = disk
 
     @call("GET", Success(HTTPStatus.OK, "The configuration."))
     async def get_config(
@@ -278,8 +247,9 @@ class ConfigEndpoint(Endpoint):
 
         Secrets are empty.
         """
-        written = await self._disk.run(_written, self._path) if self._path else {}
-        values = _merged(written, attrs.asdict(self._current()))
+        path = self._node.live.path
+        written = await self._node.disk.run(_written, path) if path else {}
+        values = _merged(written, attrs.asdict(self._node.config))
         return Redaction(values, endpoints=True).tree(values)
 
 

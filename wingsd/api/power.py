@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -10,12 +9,10 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.config import Config
 from wingsd.errors import BadRequest, Unprocessable, WingsdError
 from wingsd.http.operations import INVALID, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuids
@@ -38,7 +35,7 @@ class PowerRequest:
     wait_seconds: Wait = DEFAULT_WAIT
 
 
-class PowerEndpoint(Endpoint, ServerResource):
+class PowerEndpoint(ServerResource):
     """`/api/servers/{uuid}/power`."""
 
     topic = Topic.SERVERS
@@ -85,10 +82,6 @@ class AllPowerEndpoint(Endpoint):
     topic = Topic.SERVERS
     fails = (HTTPStatus.SERVICE_UNAVAILABLE,)
 
-    def __init__(self, config: Config, servers: Servers, parts: Mapping[str, bytes] = {}) -> None:
-        super().__init__(config, parts)
-        self._servers = servers
-
     @call(
         "POST",
         Success(HTTPStatus.ACCEPTED, "The actions have started."),
@@ -103,7 +96,7 @@ class AllPowerEndpoint(Endpoint):
         """
         action, selected = _action(body.action), _selected(body.servers)
         affected = 0
-        for server in self._servers.all():
+        for server in self._node.servers.all():
             if selected is None or server.uuid in selected:
                 try:
                     _check(server, action)

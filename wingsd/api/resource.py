@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from importlib import import_module
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -19,8 +18,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.auth.tokens import authorize_panel
-from wingsd.config import Config
+from wingsd.api.context import NodeContext
+from wingsd.auth.tokens import TransferToken, authorize_panel, transfer_token
 from wingsd.errors import (
     MethodNotAllowed,
     ServerNotFound,
@@ -28,16 +27,12 @@ from wingsd.errors import (
     WingsdError,
     error_code,
 )
-from wingsd.http.file_body import FileBody
-from wingsd.http.operations import Accepted, Access, Call, Repeated, Topic, declared, parse
+from wingsd.http.operations import Accepted, Access, Call, Repeated, Topic, parse
 from wingsd.http.request import StreamingRequest
-from wingsd.http.streamed_body import StreamedBody
-from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
-from wingsd.util.later import Later, not_prepared
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["Endpoint", "LaterEndpoint", "Public", "ServerResource"]
+__all__ = ["Endpoint", "ServerResource"]
 
 
 def _is_node_failure(error: Exception) -> bool:
@@ -49,45 +44,72 @@ def _is_node_failure(error: Exception) -> bool:
     )
 
 
-class Public(Resource):
-    """A path without authentication. An instance is made for each request.
+class Endpoint(Resource):
+    """A path of the interface. An instance is made for each request.
 
-    `parts` are the variable parts of the path by name. OPTIONS is answered on every path.
+    `calls` are its methods, with the kind of token that each needs. `parts` are the variable parts
+    of the path by name. OPTIONS is answered on every path.
     """
 
     isLeaf = True
-    access: ClassVar = Access.PUBLIC
     topic: ClassVar[Topic]
     #: Statuses of the errors that all calls of the path have in common.
     fails: ClassVar[tuple[HTTPStatus, ...]] = ()
-    calls: ClassVar[Mapping[str, Call]] = {}
-    #: The same by the methods that are accepted: HEAD of a file is its GET.
-    _methods: ClassVar[Mapping[str, Call]] = {}
     _log = Logger()
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.calls = declared(cls)
-        get = cls.calls.get("GET")
-        given = (get.content, *get_args(get.content)) if get is not None else ()
-        sends_file = FileBody in given or StreamedBody in given
-        cls._methods = {**cls.calls, **({"HEAD": get} if sends_file and get else {})}
-
-    def __init__(self, config: Config, parts: Mapping[str, bytes] = {}) -> None:
+    def __init__(
+        self, node: NodeContext, calls: Mapping[str, Call], parts: Mapping[str, bytes] = {}
+    ) -> None:
         super().__init__()
-        self._config = config
+        self._node = node
+        #: That in force when the request has arrived.
+        self._config = node.config
+        self._calls = calls
         self._parts = parts
+
+    def part(self, name: str) -> str:
+        """Return a variable part of the path."""
+        return self._parts[name].decode("latin-1")
 
     @property
     def uuid(self) -> str:
         """The UUID in the path. Raises `ServerNotFound` when it is invalid."""
-        uuid = canonical_uuid(self._parts["uuid"].decode("latin-1"))
+        uuid = canonical_uuid(self.part("uuid"))
         if uuid is None:
             raise ServerNotFound(
                 "The requested resource does not exist on this instance.",
                 "a server is identified by its UUID",
             )
         return uuid
+
+    def transfer_token(self, request: StreamingRequest, **options: Any) -> TransferToken:
+        """Return the token of a transfer that a request has; `options` are of `transfer_token`."""
+        config = self._config
+        return transfer_token(
+            request.header("Authorization"),
+            config.token,
+            config.family,
+            config.api.public_url,
+            **options,
+        )
+
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
+        """Check the token of a request. Paths with other tokens than the Panel's override this.
+
+        Raises `Unauthorized`, `Forbidden`.
+        """
+        authorize_panel(request.header("Authorization"), self._config.token)
+
+    def admits_body(self, request: StreamingRequest) -> bool:
+        """Return whether the body of a request is stored: that of an authorized client is.
+
+        Raises what `authorize` does.
+        """
+        call = self._call(request)
+        if call is None or not call.access.admits_body:
+            return False
+        self.authorize(request, call.access)
+        return True
 
     def render(self, request: Any) -> int:
         """Start the call; the answer follows when its coroutine has ended."""
@@ -97,10 +119,15 @@ class Public(Resource):
     @property
     def methods(self) -> str:
         """The methods of this path, as the header `Allow` lists them."""
-        return ", ".join(sorted({"OPTIONS", *self._methods}))
+        get = self._calls.get("GET")
+        heads = {"HEAD"} if get is not None and get.sends_file else set()
+        return ", ".join(sorted({"OPTIONS", *self._calls, *heads}))
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Run a call. Subclasses check here what must hold before the body is parsed."""
+        """Run a call."""
+        if call.access is not Access.PUBLIC:
+            self.authorize(request, call.access)
+        self.prepare()
         content = await call.handler(self, request, **_arguments(request, call))
         status = call.success.status
         if isinstance(content, Accepted):
@@ -111,6 +138,9 @@ class Public(Resource):
             status = HTTPStatus.OK
         if status is not HTTPStatus.SWITCHING_PROTOCOLS:
             request.respond(status, content)
+
+    def prepare(self) -> None:
+        """Check what must hold before the body is parsed."""
 
     async def _respond(self, request: StreamingRequest) -> None:
         try:
@@ -124,18 +154,26 @@ class Public(Resource):
             self._log_failure(request, failure.value)
         request.fail(failure)
 
-    async def _dispatch(self, request: StreamingRequest) -> None:
+    def _call(self, request: StreamingRequest) -> Call | None:
+        """Return what the method of a request does; HEAD of a file is its GET."""
         method = request.method.decode("latin-1")
-        call = self._methods.get(method)
-        if call is None or method == "OPTIONS":
+        get = self._calls.get("GET")
+        if method == "HEAD" and get is not None and get.sends_file:
+            return get
+        return self._calls.get(method)
+
+    async def _dispatch(self, request: StreamingRequest) -> None:
+        method, call = request.method, self._call(request)
+        if call is None or method == b"OPTIONS":
             request.setHeader("Allow", self.methods)
         if call is not None:
             await self.handle(request, call)
-        elif method == "OPTIONS":
+        elif method == b"OPTIONS":
             request.answer(HTTPStatus.NO_CONTENT)
         else:
+            name = method.decode("latin-1")
             request.refuse(
-                MethodNotAllowed(f"{method} is not allowed for this path", f"use {self.methods}")
+                MethodNotAllowed(f"{name} is not allowed for this path", f"use {self.methods}")
             )
 
     def _log_failure(self, request: StreamingRequest, error: Exception) -> None:
@@ -167,23 +205,7 @@ def _arguments(request: StreamingRequest, call: Call) -> dict[str, Any]:
     return arguments
 
 
-class Endpoint(Public):
-    """A path for the Panel, which authenticates with the node's token."""
-
-    access = Access.PANEL
-    fails: ClassVar[tuple[HTTPStatus, ...]] = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-
-    def authorize(self, request: StreamingRequest) -> None:
-        """Check the token. Raises `Unauthorized`, `Forbidden`."""
-        authorize_panel(request.header("Authorization"), self._config.token)
-
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Run a call. Raises `Unauthorized`, `Forbidden`."""
-        self.authorize(request)
-        await super().handle(request, call)
-
-
-class ServerResource(Public):
+class ServerResource(Endpoint):
     """A path of one server, `game_server`, whose UUID is in it."""
 
     fails: ClassVar[tuple[HTTPStatus, ...]] = (
@@ -192,65 +214,6 @@ class ServerResource(Public):
     )
     game_server: Server
 
-    def __init__(self, config: Config, servers: Servers, parts: Mapping[str, bytes] = {}) -> None:
-        super().__init__(config, parts)
-        self._servers = servers
-
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Run a call. Raises `ServerNotFound`, `ServersNotLoaded`."""
-        self.game_server = self._servers.get(self.uuid)
-        await super().handle(request, call)
-
-
-@attrs.frozen(repr=False)
-class LaterEndpoint:
-    """An endpoint class, by the name of its module in `package` and its own; called like it.
-
-    The module is imported by the first request, when its headers have arrived, before its body is
-    read or anything is changed: a node at rest does without most calls, whose modules take 3 MiB
-    and 60 ms of CPU time.
-    """
-
-    module: str
-    name: str
-    package: str = "wingsd.api"
-
-    def load(self) -> type[Public]:
-        """Return the class. Raises `OSError`, `ImportError` when its module cannot be read."""
-        loaded: type[Public] = getattr(import_module(f"{self.package}.{self.module}"), self.name)
-        return loaded
-
-    def __call__(self, *args: Any) -> Resource:
-        """Return the resource of a request, or one that answers with why there is none.
-
-        What is made `Later` is made for it.
-        """
-        try:
-            endpoint = self.load()
-            made = [each.get() if isinstance(each, Later) else each for each in args]
-        except (OSError, ImportError) as error:
-            return _NotImported(not_prepared(error))
-        except WingsdError as error:
-            return _NotImported(error)
-        return endpoint(*made)
-
-
-class _NotImported(Resource):
-    """A path whose module could not be imported; the next request tries it again."""
-
-    isLeaf = True
-    _log = Logger()
-
-    def __init__(self, error: WingsdError) -> None:
-        super().__init__()
-        self._error = error
-
-    def render(self, request: Any) -> int:
-        """Answer 500."""
-        self._log.warn(
-            "{path} failed: {error}",
-            path=request.path.decode("latin-1"),
-            error=self._error,
-        )
-        request.refuse(self._error)
-        return NOT_DONE_YET
+    def prepare(self) -> None:
+        """Find the server. Raises `ServerNotFound`, `ServersNotLoaded`."""
+        self.game_server = self._node.servers.get(self.uuid)

@@ -1,49 +1,109 @@
-"""The paths of the HTTP interface in one table, its document, and the listener for metrics."""
+"""The routes of the HTTP interface in one table, and what follows from it.
+
+Requests are dispatched by it, it says which token a call needs, and the OpenAPI document and the
+list of calls in docs/families.md are made of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
+import attrs
 
-from wingsd.api import node, system
-from wingsd.api.backup_paths import BACKUP_PATHS
-from wingsd.api.file_paths import FILE_PATHS, SIGNED_PATHS
-from wingsd.api.resource import LaterEndpoint, Public
-from wingsd.api.server_paths import SERVER_PATHS
-from wingsd.api.transfer_paths import TRANSFER_PATHS
-from wingsd.config import Config, Ssl
-from wingsd.errors import MethodNotAllowed
-from wingsd.http.listener import HttpListener, tcp_endpoint
-from wingsd.http.operations import EncodedObject, Success, Topic, call
+from wingsd.api.archive_downloads import DirectoryDownloadEndpoint, FilesDownloadEndpoint
+from wingsd.api.backup_restores import RestoreEndpoint
+from wingsd.api.backups import (
+    AllBackupsEndpoint,
+    BackupDeletionEndpoint,
+    BackupEndpoint,
+    BackupsEndpoint,
+)
+from wingsd.api.consoles import (
+    DeauthorizeEndpoint,
+    DenyEndpoint,
+    PermissionsEndpoint,
+    SocketEndpoint,
+)
+from wingsd.api.context import NodeContext
+from wingsd.api.diagnostics import DiagnosticsEndpoint
+from wingsd.api.direct_transfers import DirectTransferEndpoint
+from wingsd.api.downloads import BackupDownloadEndpoint, FileDownloadEndpoint
+from wingsd.api.file_archives import CompressEndpoint, CopyManyEndpoint, CreateSymlinkEndpoint
+from wingsd.api.file_changes import (
+    ChmodEndpoint,
+    CopyEndpoint,
+    CreateDirectoryEndpoint,
+    DeleteEndpoint,
+    RenameEndpoint,
+)
+from wingsd.api.file_extraction import DecompressEndpoint
+from wingsd.api.file_lists import DirectoryListEndpoint, PagedListEndpoint
+from wingsd.api.file_pulls import PullEndpoint, PullQueryEndpoint, PullsEndpoint
+from wingsd.api.file_searches import FingerprintsEndpoint, SearchEndpoint
+from wingsd.api.file_tasks import FileTaskEndpoint, FileTasksEndpoint
+from wingsd.api.file_uploads import FileUploadEndpoint
+from wingsd.api.file_write import WriteEndpoint
+from wingsd.api.files import ContentsEndpoint
+from wingsd.api.installations import (
+    AbortEndpoint,
+    InstallEndpoint,
+    InstallLogEndpoint,
+    InstallOutputEndpoint,
+    ReinstallEndpoint,
+)
+from wingsd.api.moves import (
+    MoveAttachmentEndpoint,
+    MoveBatchEndpoint,
+    MoveCommitEndpoint,
+    MoveEndpoint,
+    MovePrepareEndpoint,
+    MoveResumeEndpoint,
+    MoveRoomEndpoint,
+    MoveRoundEndpoint,
+    MovesEndpoint,
+    MoveTreeEndpoint,
+)
+from wingsd.api.node_engine import EngineDiskEndpoint, PruneEndpoint
+from wingsd.api.node_figures import AddressesEndpoint, UsedPortsEndpoint, UtilizationEndpoint
+from wingsd.api.node_logs import LogFileEndpoint, LogFilesEndpoint
+from wingsd.api.node_overview import (
+    ConfigEndpoint,
+    OverviewEndpoint,
+    ServersUtilizationEndpoint,
+    StatsEndpoint,
+    UpgradeEndpoint,
+)
+from wingsd.api.power import AllPowerEndpoint, PowerEndpoint
+from wingsd.api.resource import Endpoint
+from wingsd.api.servers import (
+    CommandsEndpoint,
+    LogsEndpoint,
+    ServerEndpoint,
+    ServersEndpoint,
+    SyncEndpoint,
+)
+from wingsd.api.system import SystemEndpoint
+from wingsd.api.transfers import (
+    CancelledTransferEndpoint,
+    IncomingEndpoint,
+    OutgoingEndpoint,
+    TransfersEndpoint,
+)
+from wingsd.api.update import UpdateEndpoint
+from wingsd.config.vendors import CALAGOPUS, FAMILIES, PELICAN
+from wingsd.http.openapi import document
+from wingsd.http.operations import Access, Call, EncodedObject, Success, Topic, call, declared
 from wingsd.http.request import StreamingRequest
-from wingsd.http.site import NodeSite, NotFound, Paths
+from wingsd.http.site import Paths
 from wingsd.util.media import MediaType, encode
-from wingsd.util.reactor import Reactor
-from wingsd.util.text import host_and_port
 
-if TYPE_CHECKING:
-    from wingsd.metrics.exposition import Exposition
-
-__all__ = [
-    "RESTORE",
-    "UPDATE",
-    "ApiRoot",
-    "InterfaceEndpoint",
-    "MetricsListener",
-    "interface",
-    "paths",
-]
+__all__ = ["CALLS", "ROUTES", "InterfaceEndpoint", "Route", "interface", "root"]
 
 
-class InterfaceEndpoint(Public):
+class InterfaceEndpoint(Endpoint):
     """`/openapi.json`, without authentication.
 
     It is the same on every node of a version and contains nothing of this node. Tools that read
@@ -58,127 +118,149 @@ class InterfaceEndpoint(Public):
         return _encoded_interface()
 
 
-UPDATE = LaterEndpoint("update", "UpdateEndpoint")
-RESTORE = LaterEndpoint("backup_restores", "RestoreEndpoint")
-_PATHS: Mapping[str, type[Public] | LaterEndpoint] = {
-    "/api/diagnostics": node.DIAGNOSTICS,
-    "/api/ports/used": node.USED_PORTS,
-    "/api/system": system.SystemEndpoint,
-    "/api/update": UPDATE,
-    "/api/system/docker/disk": node.ENGINE_DISK,
-    "/api/system/docker/image/prune": node.PRUNE,
-    "/api/system/ips": node.ADDRESSES,
-    "/api/system/config": node.CONFIG,
-    "/api/system/logs": node.LOG_FILES,
-    "/api/system/logs/{file}": node.LOG_FILE,
-    "/api/system/overview": node.OVERVIEW,
-    "/api/system/stats": node.STATS,
-    "/api/system/upgrade": node.UPGRADE,
-    "/api/system/utilization": node.UTILIZATION,
-    # Before the paths of one server.
-    "/api/servers/utilization": node.SERVERS_UTILIZATION,
-    **SERVER_PATHS,
-    **BACKUP_PATHS,
-    **FILE_PATHS,
-    "/api/servers/{uuid}/backup/{backup}/restore": RESTORE,
-    **TRANSFER_PATHS,
-    **SIGNED_PATHS,
-    "/openapi.json": InterfaceEndpoint,
-}
+@attrs.frozen
+class Route:
+    """Methods of one path: who answers them, whose Panels call them, and by which token.
+
+    Names in braces are variable parts of the path. A call without families is wingsd's own.
+    """
+
+    path: str
+    methods: str
+    endpoint: type[Endpoint]
+    families: tuple[str, ...] = FAMILIES
+    access: Access = Access.PANEL
 
 
-def paths() -> dict[str, type[Public]]:
-    """Return the endpoints of all paths; their modules are imported."""
-    return {
-        path: endpoint.load() if isinstance(endpoint, LaterEndpoint) else endpoint
-        for path, endpoint in _PATHS.items()
-    }
+_SERVER = "/api/servers/{uuid}"
+_FILES = f"{_SERVER}/files"
+_TRANSFER = "/api/transfers/{uuid}"
+_MOVE = f"{_TRANSFER}/move"
+_P, _C, _PC, _OWN = (PELICAN,), (CALAGOPUS,), (PELICAN, CALAGOPUS), ()
+
+#: Of two paths that both match the first one counts.
+ROUTES = (
+    Route("/api/diagnostics", "GET", DiagnosticsEndpoint, _P),
+    Route("/api/ports/used", "GET", UsedPortsEndpoint, _C),
+    Route("/api/system", "GET", SystemEndpoint),
+    Route("/api/update", "POST", UpdateEndpoint),
+    Route("/api/system/docker/disk", "GET", EngineDiskEndpoint, _P),
+    Route("/api/system/docker/image/prune", "DELETE", PruneEndpoint, _P),
+    Route("/api/system/ips", "GET", AddressesEndpoint, _PC),
+    Route("/api/system/config", "GET", ConfigEndpoint, _C),
+    Route("/api/system/logs", "GET", LogFilesEndpoint, _C),
+    Route("/api/system/logs/{file}", "GET", LogFileEndpoint, _C),
+    Route("/api/system/overview", "GET", OverviewEndpoint, _C),
+    Route("/api/system/stats", "GET", StatsEndpoint, _C),
+    Route("/api/system/upgrade", "POST", UpgradeEndpoint, _C),
+    Route("/api/system/utilization", "GET", UtilizationEndpoint, _P),
+    Route("/api/servers/utilization", "GET", ServersUtilizationEndpoint, _C),
+    Route("/api/deauthorize-user", "POST", DeauthorizeEndpoint),
+    Route("/api/servers", "GET POST", ServersEndpoint),
+    Route("/api/servers/power", "POST", AllPowerEndpoint, _C),
+    Route(f"{_SERVER}/commands", "POST", CommandsEndpoint),
+    Route(f"{_SERVER}/logs", "GET", LogsEndpoint),
+    Route(f"{_SERVER}/power", "POST", PowerEndpoint),
+    Route(f"{_SERVER}/sync", "POST", SyncEndpoint),
+    Route(_SERVER, "GET DELETE", ServerEndpoint),
+    Route(f"{_SERVER}/install", "POST", InstallEndpoint),
+    Route(f"{_SERVER}/install/abort", "POST", AbortEndpoint, _C),
+    Route(f"{_SERVER}/install-logs", "GET", InstallOutputEndpoint, _P),
+    Route(f"{_SERVER}/logs/install", "GET", InstallLogEndpoint, _C),
+    Route(f"{_SERVER}/reinstall", "POST", ReinstallEndpoint),
+    # Browsers send their token in the first message.
+    Route(f"{_SERVER}/ws", "GET", SocketEndpoint, access=Access.PUBLIC),
+    Route(f"{_SERVER}/ws/deny", "POST", DenyEndpoint),
+    Route(f"{_SERVER}/ws/permissions", "POST", PermissionsEndpoint, _C),
+    Route(f"{_SERVER}/backup", "POST", BackupsEndpoint),
+    Route("/api/backups/{backup}", "DELETE", BackupDeletionEndpoint, _C),
+    Route(f"{_SERVER}/backup/{{backup}}", "DELETE", BackupEndpoint),
+    Route(f"{_SERVER}/deleteAllBackups", "DELETE", AllBackupsEndpoint, _P),
+    Route(f"{_FILES}/contents", "GET", ContentsEndpoint),
+    Route(f"{_FILES}/fingerprints", "GET", FingerprintsEndpoint, _C),
+    Route(f"{_FILES}/list", "GET", PagedListEndpoint, _C),
+    Route(f"{_FILES}/list-directory", "GET", DirectoryListEndpoint),
+    Route(f"{_FILES}/search", "GET", SearchEndpoint, _P),
+    Route(f"{_FILES}/search", "POST", SearchEndpoint, _C),
+    Route(f"{_FILES}/chmod", "POST", ChmodEndpoint),
+    Route(f"{_FILES}/compress", "POST", CompressEndpoint),
+    Route(f"{_FILES}/copy", "POST", CopyEndpoint),
+    Route(f"{_FILES}/copy-many", "POST", CopyManyEndpoint, _C),
+    Route(f"{_FILES}/create-directory", "POST", CreateDirectoryEndpoint),
+    Route(f"{_FILES}/create-symlink", "POST", CreateSymlinkEndpoint, _C),
+    Route(f"{_FILES}/decompress", "POST", DecompressEndpoint),
+    Route(f"{_FILES}/delete", "POST", DeleteEndpoint),
+    Route(f"{_FILES}/operations", "GET", FileTasksEndpoint, _C),
+    Route(f"{_FILES}/operations/{{operation}}", "DELETE", FileTaskEndpoint, _C),
+    Route(f"{_FILES}/rename", "PUT", RenameEndpoint),
+    Route(f"{_FILES}/write", "POST", WriteEndpoint),
+    Route(f"{_FILES}/pull", "GET POST", PullsEndpoint),
+    Route(f"{_FILES}/pull/query", "POST", PullQueryEndpoint, _C),
+    Route(f"{_FILES}/pull/{{identifier}}", "DELETE", PullEndpoint),
+    Route(f"{_SERVER}/backup/{{backup}}/restore", "POST", RestoreEndpoint),
+    Route(f"{_SERVER}/transfer", "POST DELETE", OutgoingEndpoint),
+    Route("/api/transfer", "DELETE", CancelledTransferEndpoint, _P),
+    Route("/api/transfers", "POST", TransfersEndpoint, access=Access.TRANSFER),
+    Route("/api/transfers", "OPTIONS", TransfersEndpoint, _OWN, Access.PUBLIC),
+    Route(_TRANSFER, "DELETE", IncomingEndpoint),
+    Route(
+        f"{_TRANSFER}/by-hand", "PUT DELETE", DirectTransferEndpoint, _OWN, Access.DIRECT_TRANSFER
+    ),
+    Route(_MOVE, "POST", MovesEndpoint, _OWN, Access.TRANSFER),
+    Route(f"{_MOVE}/{{move}}", "GET DELETE", MoveEndpoint, _OWN, Access.MOVE),
+    Route(f"{_MOVE}/{{move}}/resume", "POST", MoveResumeEndpoint, _OWN, Access.MOVE),
+    Route(f"{_MOVE}/{{move}}/tree", "GET", MoveTreeEndpoint, _OWN, Access.MOVE),
+    Route(f"{_MOVE}/{{move}}/batches/{{number}}", "PUT", MoveBatchEndpoint, _OWN, Access.MOVE),
+    Route(f"{_MOVE}/{{move}}/rounds/{{number}}", "POST", MoveRoundEndpoint, _OWN, Access.MOVE),
+    Route(
+        f"{_MOVE}/{{move}}/attachments/{{name}}",
+        "GET PATCH",
+        MoveAttachmentEndpoint,
+        _OWN,
+        Access.MOVE,
+    ),
+    Route(f"{_MOVE}/{{move}}/prepare", "POST", MovePrepareEndpoint, _OWN, Access.MOVE),
+    Route(f"{_MOVE}/{{move}}/room", "POST", MoveRoomEndpoint, _OWN, Access.MOVE),
+    Route(f"{_MOVE}/{{move}}/commit", "POST", MoveCommitEndpoint, _OWN, Access.MOVE),
+    Route("/download/backup", "GET", BackupDownloadEndpoint, access=Access.BACKUP_DOWNLOAD),
+    Route("/download/directory", "GET", DirectoryDownloadEndpoint, _C, Access.FILE_DOWNLOAD),
+    Route("/download/file", "GET", FileDownloadEndpoint, access=Access.FILE_DOWNLOAD),
+    Route("/download/files", "GET", FilesDownloadEndpoint, _C, Access.FILES_DOWNLOAD),
+    Route("/upload/file", "POST", FileUploadEndpoint, access=Access.FILE_UPLOAD),
+    Route("/upload/file", "HEAD PATCH DELETE", FileUploadEndpoint, _C, Access.FILE_UPLOAD),
+    Route("/openapi.json", "GET", InterfaceEndpoint, _OWN, Access.PUBLIC),
+)
+
+
+def _calls() -> Mapping[str, Mapping[str, Call]]:
+    found: dict[str, dict[str, Call]] = {}
+    for route in ROUTES:
+        calls = declared(route.endpoint, route.access)
+        named = {method: calls[method] for method in route.methods.split()}
+        known = found.get(route.path, {}) | named
+        # In the order in which the class has them.
+        found[route.path] = {method: known[method] for method in calls if method in known}
+    return found
+
+
+#: The calls of each path by their methods.
+CALLS = _calls()
+
+
+def root(node: NodeContext) -> Paths:
+    """Return the root of the site of a node."""
+    return Paths(
+        {route.path: partial(route.endpoint, node, CALLS[route.path]) for route in ROUTES}
+    )
 
 
 @cache
 def interface() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of all paths."""
-    # Here, since few ask for it: it takes half a MiB and 3 ms.
-    from wingsd.http.openapi import document  # noqa: PLC0415
-
-    return document({path: endpoint.calls for path, endpoint in paths().items()})
+    return document(CALLS)
 
 
 @cache
 def _encoded_interface() -> EncodedObject:
     # Encoded once: it takes milliseconds, and the path needs no authentication.
     return EncodedObject(encode(interface(), MediaType.JSON))
-
-
-class ApiRoot(Paths):
-    """The root of the API's site.
-
-    `endpoints` are those of all paths with their collaborators, of which the configuration is
-    the first.
-    """
-
-    def __init__(self, endpoints: Iterable[partial[Any]]) -> None:
-        self._endpoints = {endpoint.func: endpoint for endpoint in endpoints}
-        super().__init__({path: self._endpoints[cls] for path, cls in _PATHS.items()})
-
-    def use(self, config: Config) -> None:
-        """Answer later requests by another configuration."""
-        self._endpoints = {
-            cls: partial(cls, config, *made.args[1:], **made.keywords)
-            for cls, made in self._endpoints.items()
-        }
-        self.set_paths({path: self._endpoints[cls] for path, cls in _PATHS.items()})
-
-
-class MetricsListener:
-    """Serves `GET /metrics` for Prometheus at `metrics.address`; closed when that is empty."""
-
-    _log = Logger()
-
-    def __init__(self, config: Config, exposition: Exposition | None, reactor: Reactor) -> None:
-        """`exposition` is None without an address."""
-        self._listener: HttpListener | None = None
-        if exposition is None:
-            return
-        root = NotFound()
-        root.putChild(b"metrics", _MetricsResource(exposition))
-        limits = config.api.limits
-        site = NodeSite(root, reactor=reactor, timeout=limits.request_timeout, limits=limits)
-        endpoint = tcp_endpoint(*host_and_port(config.metrics.address))
-        # Without TLS: access is limited by the address.
-        self._listener = HttpListener(Ssl(), endpoint, site, reactor)
-
-    def open(self) -> None:
-        """Listen. Raises `SystemExit` with one line when that fails."""
-        if self._listener is not None:
-            self._listener.open()
-            self._log.info("metrics: listening at {where}/metrics", where=self._listener.address)
-
-    async def close(self) -> None:
-        """Stop listening and close all connections."""
-        if self._listener is not None:
-            await self._listener.close()
-            await self._listener.drain(0)
-
-
-class _MetricsResource(Resource):
-    """`/metrics`."""
-
-    def __init__(self, exposition: Exposition) -> None:
-        super().__init__()
-        self._exposition = exposition
-
-    def render(self, request: Any) -> int:
-        """Answer GET and HEAD with the exposition."""
-        if request.method not in (b"GET", b"HEAD"):
-            request.refuse(MethodNotAllowed("metrics are read-only"), {"Allow": "GET, HEAD"})
-            return NOT_DONE_YET
-        Deferred.fromCoroutine(self._respond(request))
-        return NOT_DONE_YET
-
-    async def _respond(self, request: StreamingRequest) -> None:
-        try:
-            body, content_type = await self._exposition.render(request.header("Accept"))
-            request.answer(HTTPStatus.OK, body, {"Content-Type": content_type})
-        except Exception:
-            request.fail(Failure())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -11,8 +10,7 @@ import attrs
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, ServerResource
-from wingsd.backups.deletion import BackupDeletion
-from wingsd.config import CALAGOPUS, Config
+from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     BadRequest,
     InvalidData,
@@ -23,11 +21,8 @@ from wingsd.errors import (
 from wingsd.http.operations import INVALID, PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, configuration_from_panel
-from wingsd.restores.manager import Restores
 from wingsd.servers.installation import InstallOptions
-from wingsd.servers.registry import Servers
 from wingsd.servers.server import ServerDetails
-from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
@@ -59,14 +54,10 @@ class ServersEndpoint(Endpoint):
     fails = (_NOT_LOADED,)
     _log = Logger()
 
-    def __init__(self, config: Config, servers: Servers, parts: Mapping[str, bytes] = {}) -> None:
-        super().__init__(config, parts)
-        self._servers = servers
-
     @call("GET", Success(HTTPStatus.OK, "The servers."))
     async def list_servers(self, request: StreamingRequest) -> list[ServerDetails]:
         """List all servers with their configuration and state."""
-        return [server.details() for server in self._servers.all()]
+        return [server.details() for server in self._node.servers.all()]
 
     @call(
         "POST",
@@ -88,9 +79,9 @@ class ServersEndpoint(Endpoint):
         if uuid is None:
             raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
         with suppress(ServerNotFound):
-            self._servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
+            self._node.servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
             raise ServerAlreadyExists("This server is already on this node.", "delete it first")
-        await self._servers.create(
+        await self._node.servers.create(
             uuid,
             start_on_completion=body.start_on_completion,
             options=InstallOptions(skip_script=body.skip_scripts),
@@ -103,27 +94,10 @@ class ServerEndpoint(Endpoint):
     topic = Topic.SERVERS
     fails = (HTTPStatus.NOT_FOUND, _NOT_LOADED)
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        receiver: IncomingTransfers,
-        sender: OutgoingTransfers,
-        restores: Restores,
-        backups: BackupDeletion,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._servers = servers
-        self._receiver = receiver
-        self._sender = sender
-        self._restores = restores
-        self._backups = backups
-
     @call("GET", Success(HTTPStatus.OK, "The server."))
     async def get_server(self, request: StreamingRequest) -> ServerDetails:
         """Return a server's configuration and state."""
-        return self._servers.get(self.uuid).details()
+        return self._node.servers.get(self.uuid).details()
 
     # Not a `ServerResource`: a server being received is not in the registry yet.
     @call(
@@ -140,28 +114,28 @@ class ServerEndpoint(Endpoint):
         # After a transfer that has sent everything, the Panel makes this call before it answers
         # the destination: it must return quickly.
         uuid = self.uuid
-        is_incoming = uuid in self._receiver.servers
-        moves = is_incoming or uuid in self._sender.servers or self._is_disowned(uuid)
-        await self._sender.release(uuid)
-        await self._receiver.release(uuid, keeps=self._config.family == CALAGOPUS)
-        await self._restores.release(uuid)
+        is_incoming = uuid in self._node.receiver.servers
+        moves = is_incoming or uuid in self._node.sender.servers or self._is_disowned(uuid)
+        await self._node.sender.release(uuid)
+        await self._node.receiver.release(uuid, keeps=self._config.family == CALAGOPUS)
+        await self._node.restores.release(uuid)
         try:
-            await self._servers.delete(uuid, self._sender.put_away(uuid))
+            await self._node.servers.delete(uuid, self._node.sender.put_away(uuid))
         except ServerNotFound:
-            self._sender.deleted(uuid)
+            self._node.sender.deleted(uuid)
             # The cancelled transfer to this node has removed the server.
             if not is_incoming:
                 raise
         else:
-            self._sender.deleted(uuid)
+            self._node.sender.deleted(uuid)
         keeps = not self._config.system.backups.remove_backups_on_server_delete
         if self._config.is_pelican and not moves and not keeps:
-            await self._backups.delete_with_server(uuid)
+            await self._node.backup_deletion.delete_with_server(uuid)
 
     def _is_disowned(self, uuid: str) -> bool:
         """Return whether the Panel has the server on another node, or may have."""
         try:
-            return self._servers.get(uuid).disowned
+            return self._node.servers.get(uuid).disowned
         except ServerNotFound:
             return False
 
@@ -177,7 +151,7 @@ class Commands:
     commands: tuple[str, ...]
 
 
-class CommandsEndpoint(Endpoint, ServerResource):
+class CommandsEndpoint(ServerResource):
     """`/api/servers/{uuid}/commands`."""
 
     topic = Topic.SERVERS
@@ -216,7 +190,7 @@ class ConsoleLines:
     data: Annotated[list[str], Keywords(maxItems=MAX_LINES)]
 
 
-class LogsEndpoint(Endpoint, ServerResource):
+class LogsEndpoint(ServerResource):
     """`/api/servers/{uuid}/logs`."""
 
     topic = Topic.SERVERS
@@ -257,7 +231,7 @@ class SyncedServer:
     ] = None
 
 
-class SyncEndpoint(Endpoint, ServerResource):
+class SyncEndpoint(ServerResource):
     """`/api/servers/{uuid}/sync`."""
 
     topic = Topic.SERVERS

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated, NoReturn
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint
-from wingsd.config import Config
 from wingsd.config.vendors import version_for
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed, WingsdError
@@ -23,10 +20,7 @@ from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.serialization import Keywords
 
-__all__ = ["AskEngine", "SystemEndpoint", "machine"]
-
-#: Returns what the Docker engine reports about itself. Raises `WingsdError`.
-AskEngine = Callable[[], Awaitable[EngineInformation]]
+__all__ = ["SystemEndpoint", "machine"]
 
 #: Seconds to wait for the engine: a Panel waits for 15 in all.
 ENGINE_PATIENCE = 5.0
@@ -129,21 +123,10 @@ class SystemQuery:
 
 
 class SystemEndpoint(Endpoint):
-    """`/api/system`. `engine` asks the Docker engine; None without one."""
+    """`/api/system`."""
 
     topic = Topic.NODE
     _log = Logger()
-
-    def __init__(
-        self,
-        config: Config,
-        engine: AskEngine | None,
-        reactor: IReactorTime,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._engine = engine
-        self._reactor = reactor
 
     @call("GET", Success(HTTPStatus.OK, "The node."))
     async def get_system(
@@ -163,20 +146,23 @@ class SystemEndpoint(Endpoint):
         )
 
     async def _docker(self) -> DockerInformation | None:
-        if self._engine is None:
+        ask = self._node.ask_engine
+        if ask is None:
             return None
-        asking = Deferred.fromCoroutine(_answer(self._engine))
+
+        async def asked() -> EngineInformation:
+            return await ask()
+
+        asking = Deferred.fromCoroutine(asked())
         try:
-            return _described(await asking.addTimeout(ENGINE_PATIENCE, self._reactor, _timed_out))
+            return _described(
+                await asking.addTimeout(ENGINE_PATIENCE, self._node.reactor, _timed_out)
+            )
         except WingsdError as error:
             self._log.warn(
                 "the Docker engine did not report its version and containers: {error}", error=error
             )
             return None
-
-
-async def _answer(ask: AskEngine) -> EngineInformation:
-    return await ask()
 
 
 def _timed_out(_: object, seconds: float) -> NoReturn:

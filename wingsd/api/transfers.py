@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated
@@ -15,19 +15,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wingsd.api.resource import Endpoint, Public, ServerResource
-from wingsd.auth.tokens import TransferToken, transfer_token
-from wingsd.config import Config
-from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.api.resource import Endpoint, ServerResource
+from wingsd.auth.tokens import TransferToken
 from wingsd.errors import BadRequest, TransferNotActive, UploadTruncated, WingsdError, error_code
-from wingsd.http.operations import INVALID, Access, Success, Topic, call
+from wingsd.http.operations import INVALID, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.servers.registry import Servers
 from wingsd.threadio import Share, TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.incoming.multistream import COUNT, NUMBER, StreamGroup, StreamGroups
+from wingsd.transfers.incoming.multistream import COUNT, NUMBER, StreamGroup
 from wingsd.transfers.incoming.uploads import UploadConsumer
-from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,
     KEEPS_ATTRIBUTES,
@@ -214,7 +210,7 @@ class StreamHeaders:
     ] = ""
 
 
-class TransfersEndpoint(Public):
+class TransfersEndpoint(Endpoint):
     """`/api/transfers`: each POST with a valid token starts a transfer.
 
     A token is valid once: it is marked as used when the body is read. Further requests with it
@@ -224,25 +220,9 @@ class TransfersEndpoint(Public):
     topic = Topic.TRANSFERS
     _log = Logger()
 
-    def __init__(
-        self,
-        config: Config,
-        receiver: IncomingTransfers,
-        streams: StreamGroups,
-        direct: IncomingDirectTransfers,
-        bucket: TokenBucket | None,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._receiver = receiver
-        self._streams = streams
-        self._direct = direct
-        self._bucket = bucket
-
     @call(
         "POST",
         Success(HTTPStatus.OK, "The server is received, and the Panel has confirmed it."),
-        access=Access.TRANSFER,
         form=UploadParts,
         headers=StreamHeaders,
         fails=(
@@ -275,12 +255,12 @@ class TransfersEndpoint(Public):
         is_wingsd = request.header("User-Agent").startswith("wingsd/")
         request.reads_status = is_wingsd or not is_numbered
         try:
-            token = self._token(request)
+            token = self.transfer_token(request)
         except WingsdError as error:
             self._log_refused(request, error)
             raise
-        group = self._streams.of(token)
-        upload = UploadStream(request, self._bucket)
+        group = self._node.streams.of(token)
+        upload = UploadStream(request, self._node.bucket)
         result = Deferred.fromCoroutine(self._receive(request, group, upload))
         result.addCallbacks(lambda _: request.answer(HTTPStatus.OK), request.fail)
         return upload
@@ -317,22 +297,17 @@ class TransfersEndpoint(Public):
         if self._config.system.transfers.moves.enabled:
             features += [MOVES, MOVES_ATTRIBUTES, FOLLOWS]
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
-            features += await self._features_for(self._token(request), request)
+            features += await self._features_for(self.transfer_token(request), request)
         request.setHeader("Transfer-Features", ", ".join(features))
         return TransferFeatures(features)
 
     async def _features_for(self, token: TransferToken, request: StreamingRequest) -> list[str]:
         if not token.direct:
-            self._receiver.expect(token.server)
+            self._node.receiver.expect(token.server)
         marks = request.header(MARK), request.header(BACKUPS_MARK)
         if not any(marks):
             return []
-        return await self._receiver.pool_features(token.server, request.header(POOL), *marks)
-
-    def _token(self, request: StreamingRequest) -> TransferToken:
-        config = self._config
-        header, address = request.header("Authorization"), config.api.public_url
-        return transfer_token(header, config.token, config.family, address)
+        return await self._node.receiver.pool_features(token.server, request.header(POOL), *marks)
 
     async def _receive(
         self, request: StreamingRequest, group: StreamGroup, upload: UploadStream
@@ -349,7 +324,7 @@ class TransfersEndpoint(Public):
         await accepted.outcome
 
     def _coordinator(self, token: TransferToken) -> ReceivingCoordinator | None:
-        return self._direct.coordinator(token) if token.direct else None
+        return self._node.direct.incoming.coordinator(token) if token.direct else None
 
     def _log_refused(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(
@@ -365,12 +340,6 @@ class IncomingEndpoint(Endpoint):
 
     topic = Topic.TRANSFERS
 
-    def __init__(
-        self, config: Config, receiver: IncomingTransfers, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._receiver = receiver
-
     @call(
         "DELETE",
         Success(HTTPStatus.ACCEPTED, "The transfer is being cancelled."),
@@ -378,7 +347,7 @@ class IncomingEndpoint(Endpoint):
     )
     async def cancel_receiving(self, request: StreamingRequest) -> None:
         """Cancel a transfer to this node."""
-        self._receiver.cancel(self.uuid)
+        self._node.receiver.cancel(self.uuid)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -393,12 +362,6 @@ class CancelledTransferEndpoint(Endpoint):
 
     topic = Topic.TRANSFERS
 
-    def __init__(
-        self, config: Config, receiver: IncomingTransfers, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._receiver = receiver
-
     @call("DELETE", Success(HTTPStatus.NO_CONTENT, "There is no such transfer, or no longer."))
     async def cancel_by_panel(self, request: StreamingRequest, body: CancelledTransfer) -> None:
         """Cancel a transfer to this node that may have ended, since its source was asked first."""
@@ -406,7 +369,7 @@ class CancelledTransferEndpoint(Endpoint):
         if server is None:
             raise BadRequest(INVALID, "server_id: expected the UUID of a server")
         with suppress(TransferNotActive):
-            self._receiver.cancel(server)
+            self._node.receiver.cancel(server)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -450,20 +413,10 @@ class TransferDestination:
     ] = 0
 
 
-class OutgoingEndpoint(Endpoint, ServerResource):
+class OutgoingEndpoint(ServerResource):
     """`/api/servers/{uuid}/transfer`: a transfer from this node."""
 
     topic = Topic.TRANSFERS
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        sender: OutgoingTransfers,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, servers, parts)
-        self._sender = sender
 
     @call(
         "POST",
@@ -477,7 +430,7 @@ class OutgoingEndpoint(Endpoint, ServerResource):
             raise BadRequest(INVALID, "server.uuid: expected the UUID in the path")
         if body.multiplex_streams < 0:
             raise BadRequest(INVALID, "multiplex_streams: expected 0 or more")
-        self._sender.start(
+        self._node.sender.start(
             self.game_server,
             TransferRequest(
                 url=body.url,
@@ -497,7 +450,7 @@ class OutgoingEndpoint(Endpoint, ServerResource):
     )
     async def cancel_sending(self, request: StreamingRequest) -> None:
         """Cancel a transfer from this node; the server stays here."""
-        self._sender.cancel(self.game_server.uuid)
+        self._node.sender.cancel(self.game_server.uuid)
 
 
 def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:

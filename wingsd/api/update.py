@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
 from wingsd.api.resource import Endpoint
-from wingsd.config import Config
 from wingsd.config_file.panel_settings import NodeSettings
-from wingsd.config_file.updates import PanelUpdates
 from wingsd.errors import BodyTooLarge
 from wingsd.http.operations import Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
@@ -40,12 +37,6 @@ class UpdateEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    def __init__(
-        self, config: Config, updates: PanelUpdates, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._updates = updates
-
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run the call, and put the settings in force when it is answered.
 
@@ -53,7 +44,7 @@ class UpdateEndpoint(Endpoint):
         `Forbidden`.
         """
         await super().handle(request, call)
-        self._updates.apply()
+        self._node.updates.apply()
 
     @call(
         "POST",
@@ -78,5 +69,5 @@ class UpdateEndpoint(Endpoint):
         if len(content) > MAX_SETTINGS:
             raise BodyTooLarge(MAX_SETTINGS)
         sent = decode(content, request.media)
-        waiting = await self._updates.save(body, unknown_keys(sent, NodeSettings))
+        waiting = await self._node.updates.save(body, unknown_keys(sent, NodeSettings))
         return Update(applied=waiting is not None, restart=list(waiting or ()) or None)

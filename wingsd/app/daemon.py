@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.application.service import Service
@@ -12,9 +13,10 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, succe
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from wingsd import __version__
-from wingsd.api.routes import MetricsListener
 from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
 from wingsd.app.reports import PanelReports
@@ -25,25 +27,21 @@ from wingsd.backups.deletion import DroppedBackups
 from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
-from wingsd.config import Config
+from wingsd.config import Config, Ssl
 from wingsd.control import ControlListener
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.docker.runtime import engine_address
-from wingsd.errors import StorageError
+from wingsd.errors import MethodNotAllowed, StateDatabaseError, StorageError
 from wingsd.files.pulls import Pulls
-from wingsd.http.listener import HttpListener
+from wingsd.http.listener import HttpListener, tcp_endpoint
+from wingsd.http.request import StreamingRequest
+from wingsd.http.site import NodeSite, NotFound
 from wingsd.restores.manager import Restores
 from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
 from wingsd.sftp.listener import SftpListener
-from wingsd.statedb import (
-    MoveRecord,
-    RestoreRecord,
-    StateDatabase,
-    StateDatabaseError,
-    TransferRecord,
-)
+from wingsd.statedb import MoveRecord, RestoreRecord, StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.manager import ArrivedServers, IncomingTransfers, OutgoingTransfers
@@ -53,12 +51,21 @@ from wingsd.transfers.storage.staging import Staging
 from wingsd.util.deferreds import fires_within
 from wingsd.util.observer import DIRECTIONS, MovedBytes
 from wingsd.util.reactor import Reactor
-from wingsd.util.text import readable_size
+from wingsd.util.text import host_and_port, readable_size
 
 if TYPE_CHECKING:
+    from wingsd.metrics.exposition import Exposition
     from wingsd.node.engine import OrphanedContainers
 
-__all__ = ["Listeners", "Node", "NodeServers", "NodeStorage", "NodeTransfers", "summary"]
+__all__ = [
+    "Listeners",
+    "MetricsListener",
+    "Node",
+    "NodeServers",
+    "NodeStorage",
+    "NodeTransfers",
+    "summary",
+]
 
 # Seconds at the daemon's end: until verified transfers are aborted as well, so that reports reach
 # the Panel (the next daemon sends the others); for these reports; for clients to read answers;
@@ -72,6 +79,60 @@ CLOSE_TIMEOUT = 1.0
 SETTLE_TIMEOUT = 10.0
 #: Seconds between two cleanups of what was kept long enough.
 DAY = 24 * 3600.0
+
+
+class MetricsListener:
+    """Serves `GET /metrics` for Prometheus at `metrics.address`; closed when that is empty."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, exposition: Exposition | None, reactor: Reactor) -> None:
+        """`exposition` is None without an address."""
+        self._listener: HttpListener | None = None
+        if exposition is None:
+            return
+        root = NotFound()
+        root.putChild(b"metrics", _MetricsResource(exposition))
+        limits = config.api.limits
+        site = NodeSite(root, reactor=reactor, timeout=limits.request_timeout, limits=limits)
+        endpoint = tcp_endpoint(*host_and_port(config.metrics.address))
+        # Without TLS: access is limited by the address.
+        self._listener = HttpListener(Ssl(), endpoint, site, reactor)
+
+    def open(self) -> None:
+        """Listen. Raises `SystemExit` with one line when that fails."""
+        if self._listener is not None:
+            self._listener.open()
+            self._log.info("metrics: listening at {where}/metrics", where=self._listener.address)
+
+    async def close(self) -> None:
+        """Stop listening and close all connections."""
+        if self._listener is not None:
+            await self._listener.close()
+            await self._listener.drain(0)
+
+
+class _MetricsResource(Resource):
+    """`/metrics`."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        super().__init__()
+        self._exposition = exposition
+
+    def render(self, request: Any) -> int:
+        """Answer GET and HEAD with the exposition."""
+        if request.method not in (b"GET", b"HEAD"):
+            request.refuse(MethodNotAllowed("metrics are read-only"), {"Allow": "GET, HEAD"})
+            return NOT_DONE_YET
+        Deferred.fromCoroutine(self._respond(request))
+        return NOT_DONE_YET
+
+    async def _respond(self, request: StreamingRequest) -> None:
+        try:
+            body, content_type = await self._exposition.render(request.header("Accept"))
+            request.answer(HTTPStatus.OK, body, {"Content-Type": content_type})
+        except Exception:
+            request.fail(Failure())
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from wingsd import __version__
 from wingsd.activity import ActivityLog, ActivitySender, CrashActivity
-from wingsd.api import backup_paths, file_paths, server_paths, transfer_paths
-from wingsd.api import node as api_node
-from wingsd.api.node import NodeParts
-from wingsd.api.revocations import Revocations
-from wingsd.api.routes import RESTORE, UPDATE, ApiRoot, InterfaceEndpoint, MetricsListener
-from wingsd.api.signed_urls import SignedUrls
-from wingsd.api.system import AskEngine
-from wingsd.app.daemon import Listeners, Node, NodeServers, NodeStorage, NodeTransfers
+from wingsd.api.context import NodeContext
+from wingsd.api.routes import root
+from wingsd.app.daemon import (
+    Listeners,
+    MetricsListener,
+    Node,
+    NodeServers,
+    NodeStorage,
+    NodeTransfers,
+)
 from wingsd.app.process import PACKERS, RESTORERS, Pools
 from wingsd.app.reload import Reload
 from wingsd.app.reports import PanelReports
@@ -48,9 +50,7 @@ from wingsd.config import CALAGOPUS, PELICAN, Config
 from wingsd.config.live import LiveConfig
 from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
-from wingsd.control import ControlApi, ControlListener
-from wingsd.control.status import Activity, Probes
-from wingsd.control.transfers import KeptCopies, TransferList
+from wingsd.control import ControlListener
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
@@ -131,7 +131,7 @@ class NodeContainers:
     """The containers of servers and of installers, and their engine, None without one."""
 
     containers: Containers
-    ask_engine: AskEngine | None = None
+    ask_engine: Callable[[], Awaitable[EngineInformation]] | None = None
     engine: NodeEngine | None = None
 
 
@@ -393,17 +393,6 @@ class NodeObjects:
         self.diagnostics = Diagnostics(
             lambda: live.current, self.containers.engine, self.own_log, self.orphans
         )
-        self.node_parts = NodeParts(
-            figures=NodeFigures(config, pools.figures, pools.filesystems, reactor),
-            workers=pools.figures,
-            diagnostics=self.diagnostics,
-            log=self.own_log,
-            disk=pools.disk,
-            current=lambda: live.current,
-            path=path,
-            engine=self.containers.engine,
-            ask_engine=self.containers.ask_engine,
-        )
 
         # Files, by SFTP and by HTTP
         self.sftp = SftpListener(config, Later(self._make_sftp_service), pools.disk, reactor)
@@ -435,10 +424,67 @@ class NodeObjects:
         self.pulls = Pulls(self.file_work, self.file_tasks, self.bus, options, client, time.time)
 
         # The interfaces of the Panel and of browsers, of Prometheus, and of `wingsctl`
-        self.http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
-        self.metrics = MetricsListener(config, self._make_exposition(), reactor)
+        sockets = ConsoleSockets(config, self.bus, self.denied, self.reports.activity, reactor)
+        live.follow(sockets.use)
+        self.context = NodeContext(
+            live=live,
+            reactor=reactor,
+            address=lambda: self.http.address,
+            disk=pools.disk,
+            long=pools.long,
+            workers=pools.figures,
+            database=self.database,
+            denied=self.denied,
+            panel=self.panel,
+            callbacks=self.callbacks,
+            activity=self.reports.activity,
+            updates=PanelUpdates(live, pools.disk, lambda: self.reload(only_new=True)),
+            servers=self.servers,
+            installations=self.installations,
+            sockets=sockets,
+            sftp=self.sftp,
+            files=self.file_work,
+            file_tasks=self.file_tasks,
+            pulls=self.pulls,
+            archives=Lane(pools.downloads, each=2, waiting=64),
+            backup_store=self.backup_store,
+            backups=self.made_backups,
+            backup_deletion=self.backup_deletion,
+            backup_checks=self.backup_checks,
+            backup_rewrites=self.backup_rewrites,
+            restores=self.restores,
+            restore_links=self.restore_links,
+            receiver=self.receiver,
+            sender=self.sender,
+            streams=self.streams,
+            moves=self.incoming_moves,
+            direct=self.direct_transfers,
+            bucket=self._bucket(transfers.download_limit),
+            staging=self.staging,
+            received_backups=self.backups,
+            partial_copies=self.partial_copies,
+            figures=NodeFigures(config, pools.figures, pools.filesystems, reactor),
+            diagnostics=self.diagnostics,
+            own_log=self.own_log,
+            ask_engine=self.containers.ask_engine,
+            engine=self.containers.engine,
+            orphans=self.orphans,
+        )
+        style = AnswerStyle(config)
+        live.follow(style.use)
+        site = NodeSite(
+            root(self.context),
+            reactor=reactor,
+            timeout=transfers.stall_timeout,
+            least_rate=transfers.least_rate,
+            limits=config.api.limits,
+            observer=self.observer,
+            style=style,
+        )
+        self.http = HttpListener(config.api.ssl, endpoint, site, reactor)
         self.reload = Reload(live, self.http.reload)
-        self.control = self._make_control()
+        self.metrics = MetricsListener(config, self._make_exposition(), reactor)
+        self.control = ControlListener(config.control, self.context)
 
         self.node = Node(
             config,
@@ -623,71 +669,6 @@ class NodeObjects:
         )
         return SftpService(config, logins, sessions, self.pools.disk, reactor)
 
-    # The HTTP interface
-
-    def _make_site(self) -> NodeSite:
-        config, transfers = self.config, self.config.system.transfers
-        endpoints = [
-            partial(InterfaceEndpoint, config),
-            *self._node_endpoints(),
-            *self._server_endpoints(),
-            *self._transfer_endpoints(),
-        ]
-        root, style = ApiRoot(endpoints), AnswerStyle(config)
-        self.live.follow(root.use)
-        self.live.follow(style.use)
-        return NodeSite(
-            root,
-            reactor=self.reactor,
-            timeout=transfers.stall_timeout,
-            least_rate=transfers.least_rate,
-            limits=config.api.limits,
-            observer=self.observer,
-            style=style,
-        )
-
-    def _node_endpoints(self) -> list[partial[Any]]:
-        config = self.config
-        # `reload` is made later.
-        updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload(only_new=True))
-        return [
-            *api_node.endpoints(config, self.node_parts, self.servers, self.reactor),
-            partial(UPDATE, config, updates),
-        ]
-
-    def _server_endpoints(self) -> list[partial[Any]]:
-        config, servers, activity = self.config, self.servers, self.reports.activity
-        sockets = ConsoleSockets(config, self.bus, self.denied, activity, self.reactor)
-        self.live.follow(sockets.use)
-        revocations = Revocations(self.denied, self.database, time.time)
-        urls = SignedUrls(servers, self.denied, self.database)
-        archives = Lane(self.pools.downloads, each=2, waiting=64)
-        deletion = self.backup_deletion
-        return [
-            *server_paths.endpoints(config, servers, sockets, revocations, self.sftp),
-            server_paths.server_endpoint(
-                config, servers, self.receiver, self.sender, self.restores, deletion
-            ),
-            partial(RESTORE, config, servers, self.restores, self.restore_links, self.pools.disk),
-            *server_paths.install_endpoints(config, servers, self.installations),
-            *file_paths.signed_endpoints(config, urls, self.file_work, archives, activity),
-            *backup_paths.endpoints(config, servers, self.made_backups, deletion),
-            *file_paths.endpoints(config, servers, self.file_work, self.file_tasks, self.pulls),
-        ]
-
-    def _transfer_endpoints(self) -> list[partial[Any]]:
-        config, incoming = self.config, self.direct_transfers.incoming
-        bucket = self._bucket(config.system.transfers.download_limit)
-        return [
-            *transfer_paths.endpoints(
-                config, self.servers, self.receiver, self.sender, self.streams, incoming, bucket
-            ),
-            transfer_paths.direct_endpoint(config, incoming, self.database),
-            *transfer_paths.move_endpoints(
-                config, self.incoming_moves, incoming, self.reactor, bucket
-            ),
-        ]
-
     def _make_exposition(self) -> Exposition | None:
         if self.recorder is None:
             return None
@@ -700,57 +681,3 @@ class NodeObjects:
 
         kept = self.partial_copies.kept_bytes
         return Exposition(self.recorder, sources, disk, data, kept, self.reactor)
-
-    # The control socket
-
-    def _make_control(self) -> ControlListener:
-        config, database, direct = self.config, self.database, self.direct_transfers
-        kept = KeptCopies(self.partial_copies, self.backups, self.pools.long)
-        transfers = TransferList(
-            database, self.receiver, self.sender, direct, kept, started=time.time()
-        )
-        api = ControlApi(
-            {
-                "/v1/status": self.status_collaborators(),
-                "/v1/backups": (
-                    config,
-                    self.backup_store,
-                    self.made_backups,
-                    database,
-                    self.pools.disk,
-                ),
-                "/v1/backups/{backup}/verify": (config, self.backup_checks),
-                "/v1/backups/{backup}/for-wings": (config, self.backup_rewrites),
-                "/v1/diagnostics": (config, self.diagnostics),
-                "/v1/servers": (config, self.servers),
-                "/v1/transfers": (config, transfers),
-                "/v1/transfers/{uuid}": (config, transfers, self.servers),
-                "/v1/kept/{uuid}": (config, transfers),
-                "/v1/receive": (config, direct, database, self.pools.disk, self._address),
-                "/v1/send": (config, direct, database),
-            }
-        )
-        return ControlListener(config.control, api, self.reactor)
-
-    def _address(self) -> str:
-        return self.http.address
-
-    def status_collaborators(self) -> Sequence[Any]:
-        """Return the collaborators of the control socket's endpoint for the node's status."""
-        start, ask, disk = self.reactor.seconds(), self.containers.ask_engine, self.pools.disk
-        probes = Probes(
-            self.live.current, self.panel, ask, self.orphans, disk, self.staging, self.reactor
-        )
-        self.live.follow(probes.use)
-        activity = Activity(
-            self.servers,
-            self.receiver,
-            self.sender,
-            self.direct_transfers.incoming,
-            self.callbacks,
-        )
-
-        def uptime() -> float:
-            return self.reactor.seconds() - start
-
-        return (self.config, self._address, uptime, probes, activity)

@@ -1,12 +1,12 @@
 """The tokens of signed URLs, with which browsers download and upload files of servers.
 
 A JWT in the query, issued by the Panel when a user clicks, and signed with the node's own token.
-It is for one server and one user, and opens the path of its kind in `SIGNED_URLS` and no other.
+It is for one server and one user, and opens the paths of its kind in the table of routes and no
+other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -21,20 +21,10 @@ from wingsd.auth.tokens import (
     server_claim,
     user_key,
 )
-from wingsd.config.vendors import CALAGOPUS, FAMILIES
 from wingsd.errors import SignedUrlVoid, TokenInvalid, TokenMissing
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["SIGNED_URLS", "SignedToken", "signed_token"]
-
-#: The one kind of token that opens a path, and the families whose nodes have the path.
-SIGNED_URLS: Mapping[str, tuple[TokenKind, Collection[str]]] = {
-    "/download/backup": (TokenKind.BACKUP_DOWNLOAD, FAMILIES),
-    "/download/directory": (TokenKind.FILE_DOWNLOAD, (CALAGOPUS,)),
-    "/download/file": (TokenKind.FILE_DOWNLOAD, FAMILIES),
-    "/download/files": (TokenKind.FILES_DOWNLOAD, (CALAGOPUS,)),
-    "/upload/file": (TokenKind.FILE_UPLOAD, FAMILIES),
-}
+__all__ = ["SignedToken", "SignedUrlVoid", "signed_token"]
 
 _AGAIN = "start it again on the page of the server for a new address"
 

@@ -3,6 +3,6 @@
 Root and one group can open it. docs/control.md describes its paths and answers.
 """
 
-from wingsd.control.listener import ControlApi, ControlListener
+from wingsd.control.listener import ControlListener
 
-__all__ = ["ControlApi", "ControlListener"]
+__all__ = ["ControlListener"]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 
 import attrs
 
 from wingsd.backups.catalogue import COMPLETE
-from wingsd.backups.checks import BackupCheck, BackupChecks
-from wingsd.backups.creation import Backups
-from wingsd.backups.for_wings import BackupRewrites, Rewrite
+from wingsd.backups.checks import BackupCheck
+from wingsd.backups.for_wings import Rewrite
 from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
-from wingsd.config import Config
 from wingsd.control.status import ControlEndpoint, Json
 from wingsd.errors import BadRequest
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.statedb import StateDatabase
-from wingsd.threadio import Workers
 from wingsd.util.text import canonical_uuid
 
 __all__ = ["ControlBackupsEndpoint", "ForWingsEndpoint", "VerifyEndpoint"]
@@ -36,37 +31,25 @@ class ControlBackupsEndpoint(ControlEndpoint):
 
     topic = Topic.BACKUPS
 
-    def __init__(
-        self,
-        config: Config,
-        store: BackupStore,
-        made: Backups,
-        database: StateDatabase,
-        disk: Workers,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._store = store
-        self._made = made
-        self._database = database
-        self._disk = disk
-
     @call("GET", Success(HTTPStatus.OK, "The backups."))
     async def list_backups(self, request: StreamingRequest, query: BackupsQuery) -> Json:
         """Return the backups on this node and those that are being made."""
         server = canonical_uuid(query.server) if query.server else ""
         if server is None:
             raise BadRequest("server is invalid", "expected the UUID of a server")
-        found = await self._disk.run(self._store.all, server)
-        noted = await self._database.dropped() if self._config.deletes_dropped_backups else ()
+        node = self._node
+        found = await node.disk.run(node.backup_store.all, server)
+        noted = await node.database.dropped() if self._config.deletes_dropped_backups else ()
         dropped = {each.place: each.since for each in noted}
         return {
             "making": [
                 {"backup": backup, "server": owner}
-                for backup, owner in self._made.making.items()
+                for backup, owner in node.backups.making.items()
                 if server in ("", owner)
             ],
-            "backups": [_described(self._store, each, dropped.get(each.place)) for each in found],
+            "backups": [
+                _described(node.backup_store, each, dropped.get(each.place)) for each in found
+            ],
             "dropped_kept_days": self._config.system.transfers.live.keep_source_days,
         }
 
@@ -95,27 +78,21 @@ class _BackupEndpoint(ControlEndpoint):
     @property
     def backup(self) -> str:
         """The UUID in the path. Raises `BackupMissing`."""
-        return backup_uuid(self._parts["backup"].decode("latin-1"))
+        return backup_uuid(self.part("backup"))
 
 
 class VerifyEndpoint(_BackupEndpoint):
     """`/v1/backups/{backup}/verify`."""
 
-    def __init__(
-        self, config: Config, checks: BackupChecks, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._checks = checks
-
     @call("POST", Success(HTTPStatus.OK, "The check is under way."))
     async def begin_check(self, request: StreamingRequest) -> Json:
         """Begin to verify a backup, or join the check of it that is under way."""
-        return _progress(await self._checks.begin(self.backup))
+        return _progress(await self._node.backup_checks.begin(self.backup))
 
     @call("GET", Success(HTTPStatus.OK, "How far it is, or what it has found."))
     async def show_check(self, request: StreamingRequest) -> Json:
         """Return the check of a backup that is under way, or has ended last."""
-        return _progress(self._checks.last(self.backup))
+        return _progress(self._node.backup_checks.last(self.backup))
 
 
 def _progress(check: BackupCheck) -> Json:
@@ -134,21 +111,15 @@ def _progress(check: BackupCheck) -> Json:
 class ForWingsEndpoint(_BackupEndpoint):
     """`/v1/backups/{backup}/for-wings`."""
 
-    def __init__(
-        self, config: Config, rewrites: BackupRewrites, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._rewrites = rewrites
-
     @call("POST", Success(HTTPStatus.OK, "The backup is being rewritten."))
     async def begin_rewrite(self, request: StreamingRequest) -> Json:
         """Begin to rewrite a backup for Wings, or join that if it is under way."""
-        return _rewrite(await self._rewrites.begin(self.backup))
+        return _rewrite(await self._node.backup_rewrites.begin(self.backup))
 
     @call("GET", Success(HTTPStatus.OK, "How far it is, or how it has ended."))
     async def show_rewrite(self, request: StreamingRequest) -> Json:
         """Return the rewrite of a backup that is under way, or has ended last."""
-        return _rewrite(self._rewrites.last(self.backup))
+        return _rewrite(self._node.backup_rewrites.last(self.backup))
 
 
 def _rewrite(rewrite: Rewrite) -> Json:

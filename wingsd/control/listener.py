@@ -6,7 +6,7 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,31 +15,39 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from wingsd.api.resource import LaterEndpoint
+from wingsd.api.context import NodeContext
 from wingsd.config import Control
+from wingsd.control.backups import ControlBackupsEndpoint, ForWingsEndpoint, VerifyEndpoint
+from wingsd.control.diagnostics import ControlDiagnosticsEndpoint
+from wingsd.control.status import ControlEndpoint, StatusEndpoint
+from wingsd.control.transfers import (
+    ControlServersEndpoint,
+    ControlTransfersEndpoint,
+    KeptEndpoint,
+    ReceiveEndpoint,
+    SendEndpoint,
+    TransferEndpoint,
+)
+from wingsd.http.operations import Access, declared
 from wingsd.http.site import NodeSite, Paths
 from wingsd.util.net import limit_accepts
-from wingsd.util.reactor import Reactor
 
-__all__ = ["PATHS", "ControlApi", "ControlListener"]
-
-
-def _later(module: str, name: str) -> LaterEndpoint:
-    return LaterEndpoint(module, name, "wingsd.control")
+__all__ = ["PATHS", "ControlListener"]
 
 
-PATHS: Mapping[str, LaterEndpoint] = {
-    "/v1/status": _later("status", "StatusEndpoint"),
-    "/v1/backups": _later("backups", "ControlBackupsEndpoint"),
-    "/v1/backups/{backup}/verify": _later("backups", "VerifyEndpoint"),
-    "/v1/backups/{backup}/for-wings": _later("backups", "ForWingsEndpoint"),
-    "/v1/diagnostics": _later("diagnostics", "ControlDiagnosticsEndpoint"),
-    "/v1/servers": _later("transfers", "ControlServersEndpoint"),
-    "/v1/transfers": _later("transfers", "ControlTransfersEndpoint"),
-    "/v1/transfers/{uuid}": _later("transfers", "TransferEndpoint"),
-    "/v1/kept/{uuid}": _later("transfers", "KeptEndpoint"),
-    "/v1/receive": _later("transfers", "ReceiveEndpoint"),
-    "/v1/send": _later("transfers", "SendEndpoint"),
+#: The endpoints of all paths.
+PATHS: Mapping[str, type[ControlEndpoint]] = {
+    "/v1/status": StatusEndpoint,
+    "/v1/backups": ControlBackupsEndpoint,
+    "/v1/backups/{backup}/verify": VerifyEndpoint,
+    "/v1/backups/{backup}/for-wings": ForWingsEndpoint,
+    "/v1/diagnostics": ControlDiagnosticsEndpoint,
+    "/v1/servers": ControlServersEndpoint,
+    "/v1/transfers": ControlTransfersEndpoint,
+    "/v1/transfers/{uuid}": TransferEndpoint,
+    "/v1/kept/{uuid}": KeptEndpoint,
+    "/v1/receive": ReceiveEndpoint,
+    "/v1/send": SendEndpoint,
 }
 
 #: The owner and the group may open the socket.
@@ -50,24 +58,21 @@ TIMEOUT = 30
 DRAIN_TIMEOUT = 1.0
 
 
-class ControlApi(Paths):
-    """The root of the socket's site. `collaborators` are those of the endpoint of each path."""
-
-    def __init__(self, collaborators: Mapping[str, Sequence[Any]]) -> None:
-        super().__init__(
-            {path: partial(PATHS[path], *given) for path, given in collaborators.items()}
-        )
-
-
 class ControlListener:
     """Listens on the control socket of a node."""
 
     _log = Logger()
 
-    def __init__(self, settings: Control, api: ControlApi, reactor: Reactor) -> None:
+    def __init__(self, settings: Control, node: NodeContext) -> None:
         self._settings = settings
-        self._reactor = reactor
-        self._site: Any = NodeSite(api, reactor=reactor, timeout=TIMEOUT)
+        self._reactor = node.reactor
+        root = Paths(
+            {
+                path: partial(endpoint, node, declared(endpoint, Access.CONTROL))
+                for path, endpoint in PATHS.items()
+            }
+        )
+        self._site: Any = NodeSite(root, reactor=node.reactor, timeout=TIMEOUT)
         self._port: IListeningPort | None = None
 
     def open(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -14,35 +14,24 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IReactorTime
 
 from wingsd import __version__
-from wingsd.api.resource import Public
-from wingsd.api.system import AskEngine
-from wingsd.callbacks import CallbackQueue
+from wingsd.api.resource import Endpoint
 from wingsd.config import Config
-from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.errors import PanelRefused, ServersNotLoaded, WingsdError
-from wingsd.http.operations import Success, Topic, call
+from wingsd.http.operations import Access, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.panel.client import Panel
 from wingsd.servers import PowerState
-from wingsd.servers.registry import Servers
 from wingsd.statedb.records import Direction, Report, TransferRecord
-from wingsd.threadio import Workers
-from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
-from wingsd.transfers.storage.staging import Staging
 
 if TYPE_CHECKING:
-    from wingsd.node.engine import OrphanedContainers
+    pass
 
 __all__ = [
-    "Activity",
     "ControlEndpoint",
     "Json",
-    "Probes",
     "StatusEndpoint",
     "ended_transfer",
     "reachable_at",
@@ -55,11 +44,11 @@ __all__ = [
 Json = dict[str, Any]
 
 
-class ControlEndpoint(Public):
+class ControlEndpoint(Endpoint):
     """A path of the control socket. The mode of the socket limits who can call it."""
 
-    def authorize(self, request: StreamingRequest) -> None:
-        """Accept every client. Bodies are stored only where this method exists."""
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
+        """Accept every client."""
 
 
 def running_transfer(progress: ProgressReport, now: float) -> Json:
@@ -196,173 +185,21 @@ def _certificate_name(config: Config) -> str:
     return ""
 
 
-class Probes:
-    """Asks the Panel, the Docker engine and the filesystems, each with a time limit.
-
-    `engine` and `orphans` are None without an engine; `staging` is where servers are received.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        panel: Panel,
-        engine: AskEngine | None,
-        orphans: OrphanedContainers | None,
-        disk: Workers,
-        staging: Staging,
-        reactor: IReactorTime,
-    ) -> None:
-        self.use(config)
-        self._panel = panel
-        self._engine = engine
-        self._orphans = orphans
-        self._disk = disk
-        self._system = config.system
-        self._staging = staging
-        self._reactor = reactor
-
-    def use(self, config: Config) -> None:
-        """Name the Panel of another configuration."""
-        self._url = config.remote
-
-    async def run(self) -> Json:
-        """Return the answers by the keys of the status."""
-        directories = {
-            "servers": self._system.data,
-            "arriving": self._staging.path,  # known since the start
-            "journal": self._system.root_directory,
-        }
-        probes: list[Deferred[Any]] = [
-            Deferred.fromCoroutine(self._ask_panel()),
-            Deferred.fromCoroutine(self._ask_engine()),
-            Deferred.fromCoroutine(self._orphaned()),
-            self._disk.run(_disks, directories),
-        ]
-        panel, engine, orphans, disks = await gatherResults(probes, consumeErrors=True)
-        return {"panel": panel, "engine": engine, "orphans": orphans, "disks": disks}
-
-    async def _ask_panel(self) -> Json:
-        reachable, detail, code = True, "", ""
-        try:
-            await self._with_timeout(self._panel.greet())
-        except WingsdError as error:
-            reachable, detail, code = isinstance(error, PanelRefused), error.detail, error.code
-        return {
-            "url": self._url,
-            "reachable": reachable,
-            "error": detail,
-            "code": code,
-            "last_heard": self._panel.heard,
-        }
-
-    async def _ask_engine(self) -> Json:
-        ask = self._engine
-        version, detail, code = "", "", ""
-        if ask is not None:
-
-            async def asked() -> Any:
-                return await ask()
-
-            try:
-                version = (await self._with_timeout(asked())).version
-            except WingsdError as error:
-                detail, code = error.detail, error.code
-        return {"enabled": ask is not None, "version": version, "error": detail, "code": code}
-
-    async def _orphaned(self) -> list[Json]:
-        if self._orphans is None:
-            return []
-        try:
-            found = await self._orphans.left(PROBE_TIMEOUT)
-        except WingsdError:
-            return []  # The engine's error is in the status, too.
-        return [
-            {
-                "container": each.name,
-                "server": each.server,
-                "status": each.status,
-                "image": each.image,
-                "remove": each.removal,
-            }
-            for each in found
-        ]
-
-    async def _with_timeout(self, asking: Coroutine[Any, Any, Any]) -> Any:
-        answer = Deferred.fromCoroutine(asking)
-        try:
-            return await answer.addTimeout(PROBE_TIMEOUT, self._reactor)
-        except (DeferredTimeout, CancelledError) as error:
-            raise WingsdError("no answer", f"no answer within {PROBE_TIMEOUT:g} s") from error
-
-
-class Activity:
-    """Counts servers, transfers and reports to the Panel."""
-
-    def __init__(
-        self,
-        servers: Servers,
-        receiver: IncomingTransfers,
-        sender: OutgoingTransfers,
-        direct: IncomingDirectTransfers,
-        callbacks: CallbackQueue,
-    ) -> None:
-        self._servers = servers
-        self._receiver = receiver
-        self._sender = sender
-        self._direct = direct
-        self._callbacks = callbacks
-
-    def counts(self) -> Json:
-        """Return the numbers by the keys of the status."""
-        return {
-            "servers": self._count_servers(),
-            "transfers": {
-                "receiving": len(self._receiver.servers),
-                "sending": len(self._sender.servers),
-                "expected": len(self._direct.expected),
-            },
-            "reports_waiting": self._callbacks.depth,
-        }
-
-    def _count_servers(self) -> Json:
-        try:
-            servers = self._servers.all()
-        except ServersNotLoaded:
-            return {"loaded": False, "count": None, "running": None}
-        running = [server for server in servers if server.state is not PowerState.OFFLINE]
-        return {"loaded": True, "count": len(servers), "running": len(running)}
-
-
 class StatusEndpoint(ControlEndpoint):
-    """`/v1/status`. `address` returns the URL of the listening socket, `uptime` seconds."""
+    """`/v1/status`."""
 
     topic = Topic.NODE
-
-    def __init__(
-        self,
-        config: Config,
-        address: Callable[[], str],
-        uptime: Callable[[], float],
-        probes: Probes,
-        activity: Activity,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._address = address
-        self._uptime = uptime
-        self._probes = probes
-        self._activity = activity
 
     @call("GET", Success(HTTPStatus.OK, "The status."))
     async def get_status(self, request: StreamingRequest) -> Json:
         """Return the status of the node. Takes a few seconds at most."""
-        probed = await self._probes.run()
-        counts = self._activity.counts()
+        probed = await self._probe()
+        counts = self._counts()
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "uptime_seconds": self._uptime(),
-            "address": self._address(),
+            "uptime_seconds": self._node.reactor.seconds() - self._node.begun,
+            "address": self._node.address(),
             "panel": probed["panel"],
             "engine": probed["engine"],
             "containers_without_server": probed["orphans"],
@@ -380,6 +217,95 @@ class StatusEndpoint(ControlEndpoint):
             "waiting": transfers.waiting,
             "disk_reserve_mib": transfers.disk_reserve,
         }
+
+    async def _probe(self) -> Json:
+        """Return the answers by the keys of the status."""
+        directories = {
+            "servers": self._config.system.data,
+            "arriving": self._node.staging.path,  # known since the start
+            "journal": self._config.system.root_directory,
+        }
+        probes: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(self._ask_panel()),
+            Deferred.fromCoroutine(self._ask_engine()),
+            Deferred.fromCoroutine(self._orphaned()),
+            self._node.disk.run(_disks, directories),
+        ]
+        panel, engine, orphans, disks = await gatherResults(probes, consumeErrors=True)
+        return {"panel": panel, "engine": engine, "orphans": orphans, "disks": disks}
+
+    async def _ask_panel(self) -> Json:
+        reachable, detail, code = True, "", ""
+        try:
+            await self._with_timeout(self._node.panel.greet())
+        except WingsdError as error:
+            reachable, detail, code = isinstance(error, PanelRefused), error.detail, error.code
+        return {
+            "url": self._node.config.remote,
+            "reachable": reachable,
+            "error": detail,
+            "code": code,
+            "last_heard": self._node.panel.heard,
+        }
+
+    async def _ask_engine(self) -> Json:
+        ask = self._node.ask_engine
+        version, detail, code = "", "", ""
+        if ask is not None:
+
+            async def asked() -> Any:
+                return await ask()
+
+            try:
+                version = (await self._with_timeout(asked())).version
+            except WingsdError as error:
+                detail, code = error.detail, error.code
+        return {"enabled": ask is not None, "version": version, "error": detail, "code": code}
+
+    async def _orphaned(self) -> list[Json]:
+        if self._node.orphans is None:
+            return []
+        try:
+            found = await self._node.orphans.left(PROBE_TIMEOUT)
+        except WingsdError:
+            return []  # The engine's error is in the status, too.
+        return [
+            {
+                "container": each.name,
+                "server": each.server,
+                "status": each.status,
+                "image": each.image,
+                "remove": each.removal,
+            }
+            for each in found
+        ]
+
+    async def _with_timeout(self, asking: Coroutine[Any, Any, Any]) -> Any:
+        answer = Deferred.fromCoroutine(asking)
+        try:
+            return await answer.addTimeout(PROBE_TIMEOUT, self._node.reactor)
+        except (DeferredTimeout, CancelledError) as error:
+            raise WingsdError("no answer", f"no answer within {PROBE_TIMEOUT:g} s") from error
+
+    def _counts(self) -> Json:
+        """Return the numbers by the keys of the status."""
+        return {
+            "servers": self._count_servers(),
+            "transfers": {
+                "receiving": len(self._node.receiver.servers),
+                "sending": len(self._node.sender.servers),
+                "expected": len(self._node.direct.incoming.expected),
+            },
+            "reports_waiting": self._node.callbacks.depth,
+        }
+
+    def _count_servers(self) -> Json:
+        try:
+            servers = self._node.servers.all()
+        except ServersNotLoaded:
+            return {"loaded": False, "count": None, "running": None}
+        running = [server for server in servers if server.state is not PowerState.OFFLINE]
+        return {"loaded": True, "count": len(servers), "running": len(running)}
 
 
 def _disks(directories: dict[str, str]) -> list[Json]:

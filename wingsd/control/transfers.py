@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 
-from wingsd.backups.received import ReceivedBackups
-from wingsd.config import Config
 from wingsd.control.status import (
     ControlEndpoint,
     Json,
@@ -22,27 +17,20 @@ from wingsd.control.status import (
     unfinished_transfer,
     waiting_report,
 )
-from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded, TransferNotActive
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
-from wingsd.threadio import Workers
-from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import SeedOrder
-from wingsd.transfers.storage.partial_copies import KeptCopy, PartialCopies
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
     "ControlServersEndpoint",
     "ControlTransfersEndpoint",
-    "KeptCopies",
     "KeptEndpoint",
     "ReceiveEndpoint",
     "SendEndpoint",
     "TransferEndpoint",
-    "TransferList",
 ]
 
 #: Seconds that a server is expected, by default and at most.
@@ -91,24 +79,9 @@ async def _last_transfer(database: StateDatabase, server: str) -> int:
 
 
 class ReceiveEndpoint(ControlEndpoint):
-    """`/v1/receive`. `address` returns the URL of the listening socket."""
+    """`/v1/receive`."""
 
     topic = Topic.TRANSFERS
-
-    def __init__(
-        self,
-        config: Config,
-        direct: DirectTransfers,
-        database: StateDatabase,
-        disk: Workers,
-        address: Callable[[], str],
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._direct = direct
-        self._database = database
-        self._disk = disk
-        self._address = address
 
     @call("POST", Success(HTTPStatus.CREATED, "The server is expected."))
     async def expect_server(self, request: StreamingRequest, body: ExpectedServer) -> Json:
@@ -116,15 +89,15 @@ class ReceiveEndpoint(ControlEndpoint):
         server = _uuid(body.server)
         if not 0 < body.seconds <= MAX_SECONDS:
             raise BadRequest("seconds is out of range", f"expected 1 to {MAX_SECONDS}, a week")
-        after = await _last_transfer(self._database, server)
-        invitation = await self._direct.incoming.expect(
+        after = await _last_transfer(self._node.database, server)
+        invitation = await self._node.direct.incoming.expect(
             server,
             seconds=body.seconds,
             description=body.settings,
             addresses=body.addresses,
             follow=body.follow,
         )
-        url, certain = await self._disk.run(reachable_at, self._config, self._address())
+        url, certain = await self._node.disk.run(reachable_at, self._config, self._node.address())
         return {
             "server": server,
             "url": url,
@@ -140,25 +113,14 @@ class SendEndpoint(ControlEndpoint):
 
     topic = Topic.TRANSFERS
 
-    def __init__(
-        self,
-        config: Config,
-        direct: DirectTransfers,
-        database: StateDatabase,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._direct = direct
-        self._database = database
-
     @call("POST", Success(HTTPStatus.ACCEPTED, "The transfer has started."))
     async def begin_sending(self, request: StreamingRequest, body: SendRequest) -> Json:
         """Start to send a server; its progress is at `/v1/transfers/{uuid}`."""
         server = _uuid(body.server)
         if body.stop_at is not None and not body.follow:
             raise BadRequest("stop_at needs follow", "without it the server is sent at once")
-        after = await _last_transfer(self._database, server)
-        await self._direct.send(
+        after = await _last_transfer(self._node.database, server)
+        await self._node.direct.send(
             server,
             body.url,
             body.token,
@@ -178,49 +140,10 @@ def _uuid(text: str) -> str:
     return uuid
 
 
-@attrs.frozen(eq=False, repr=False)
-class KeptCopies:
-    """What is kept of moves that have failed; work on the disk is done in a thread."""
+class _TransfersPath(ControlEndpoint):
+    """A path about the transfers of this node, as JSON."""
 
-    copies: PartialCopies
-    backups: ReceivedBackups
-    disk: Workers
-
-    def all(self) -> Deferred[list[KeptCopy]]:
-        """Return all copies, oldest first."""
-        return self.disk.run(self.copies.kept)
-
-    def forget(self, server: str) -> Deferred[int]:
-        """Remove those of a server, with its backups; return how many there were."""
-        return self.disk.run(self._forget, server)
-
-    def _forget(self, server: str) -> int:
-        found = self.copies.forget(server)
-        if found:
-            self.backups.discard(server)
-        return found
-
-
-class TransferList:
-    """The transfers of this node as JSON. `started` and `now` are Unix time."""
-
-    def __init__(
-        self,
-        database: StateDatabase,
-        receiver: IncomingTransfers,
-        sender: OutgoingTransfers,
-        direct: DirectTransfers,
-        copies: KeptCopies,
-        started: float,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._database = database
-        self._receiver = receiver
-        self._sender = sender
-        self._direct = direct
-        self._copies = copies
-        self._started = started
-        self._now = now
+    topic = Topic.TRANSFERS
 
     async def running(self) -> list[Json]:
         """Return the transfers in progress, the oldest first.
@@ -228,15 +151,15 @@ class TransferList:
         One that ends meanwhile is in `past`, when that is called afterwards.
         """
         # Read first: a transfer that begins meanwhile is in `progress`.
-        unfinished = await self._database.unfinished()
-        now = self._now()
+        unfinished = await self._node.database.unfinished()
+        now = self._node.now()
         found = [
             running_transfer(each, now)
-            for each in (*self._receiver.progress, *self._sender.progress)
+            for each in (*self._node.receiver.progress, *self._node.sender.progress)
         ]
         shown = {each["server"] for each in found}
         found += [
-            unfinished_transfer(entry, self._started)
+            unfinished_transfer(entry, self._node.started)
             for entry in unfinished
             if entry.server not in shown
         ]
@@ -244,14 +167,14 @@ class TransferList:
 
     def expected(self) -> list[Json]:
         """Return the servers that direct transfers may bring."""
-        expected = self._direct.incoming.expected
+        expected = self._node.direct.incoming.expected
         return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
 
     async def kept(self) -> list[Json]:
         """Return what is kept of failed moves, the oldest first. Raises `StorageError`."""
         return [
             {"server": each.server, "bytes": each.bytes, "since": each.since}
-            for each in await self._copies.all()
+            for each in await self._node.long.run(self._node.partial_copies.kept)
         ]
 
     async def forget(self, server: str) -> None:
@@ -259,30 +182,36 @@ class TransferList:
 
         Raises `ServerNotFound`, `StorageError`.
         """
-        if self._receiver.forget(server):
+        if self._node.receiver.forget(server):
             return
-        if not await self._copies.forget(server):
+        if not await self._node.long.run(self._forget, server):
             raise ServerNotFound(
                 "nothing is kept of this server",
                 "wingsctl transfers lists what is kept of moves that have failed",
             )
 
+    def _forget(self, server: str) -> int:
+        found = self._node.partial_copies.forget(server)
+        if found:
+            self._node.received_backups.discard(server)
+        return found
+
     async def past(self, most: int, server: str | None = None) -> list[Json]:
         """Return the last transfers that have ended, of all servers or of one."""
-        return [ended_transfer(entry) for entry in await self._database.ended(most, server)]
+        return [ended_transfer(entry) for entry in await self._node.database.ended(most, server)]
 
     async def reports(self, server: str) -> list[Json]:
         """Return the reports on a server that the Panel has not confirmed."""
-        reports = await self._database.unsettled()
+        reports = await self._node.database.unsettled()
         return [waiting_report(each) for each in reports if each.server == server]
 
     def cancel(self, server: str) -> None:
         """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
-        for transfers in (self._sender, self._receiver):
+        for transfers in (self._node.sender, self._node.receiver):
             with suppress(Conflict):
                 transfers.cancel(server)
                 return
-        if not self._direct.cancel(server):
+        if not self._node.direct.cancel(server):
             raise TransferNotActive(
                 "this server has no transfer that can be cancelled",
                 "none is under way or expected here, or its success was reported already; "
@@ -297,44 +226,28 @@ class PastQuery:
     past: str = ""
 
 
-class ControlTransfersEndpoint(ControlEndpoint):
+class ControlTransfersEndpoint(_TransfersPath):
     """`/v1/transfers`: all transfers of the node."""
-
-    topic = Topic.TRANSFERS
-
-    def __init__(
-        self, config: Config, transfers: TransferList, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._transfers = transfers
 
     @call("GET", Success(HTTPStatus.OK, "The transfers."))
     async def list_transfers(self, request: StreamingRequest, query: PastQuery) -> Json:
         """Return the transfers in progress, the expected ones, and the last that have ended."""
         most = _number(query.past)
         answer: Json = {
-            "running": await self._transfers.running(),
-            "expected": self._transfers.expected(),
-            "kept": await self._transfers.kept(),
+            "running": await self.running(),
+            "expected": self.expected(),
+            "kept": await self.kept(),
         }
-        return answer | {"past": await self._transfers.past(most)}
+        return answer | {"past": await self.past(most)}
 
 
-class KeptEndpoint(ControlEndpoint):
+class KeptEndpoint(_TransfersPath):
     """`/v1/kept/{uuid}`: what is kept of a move that has failed."""
-
-    topic = Topic.TRANSFERS
-
-    def __init__(
-        self, config: Config, transfers: TransferList, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._transfers = transfers
 
     @call("DELETE", Success(HTTPStatus.NO_CONTENT, "It is removed."))
     async def forget_kept(self, request: StreamingRequest) -> None:
         """Remove what is kept of a server."""
-        await self._transfers.forget(self.uuid)
+        await self.forget(self.uuid)
 
 
 class ControlServersEndpoint(ControlEndpoint):
@@ -342,48 +255,31 @@ class ControlServersEndpoint(ControlEndpoint):
 
     topic = Topic.SERVERS
 
-    def __init__(self, config: Config, servers: Servers, parts: Mapping[str, bytes] = {}) -> None:
-        super().__init__(config, parts)
-        self._servers = servers
-
     @call("GET", Success(HTTPStatus.OK, "The servers."))
     async def list_servers(self, request: StreamingRequest) -> Json:
         """Return the UUID and the name of each server. Raises `ServersNotLoaded`."""
         return {
             "servers": [
                 {"server": each.uuid, "name": each.configuration.settings.meta.name}
-                for each in self._servers.all()
+                for each in self._node.servers.all()
             ]
         }
 
 
-class TransferEndpoint(ControlEndpoint):
+class TransferEndpoint(_TransfersPath):
     """`/v1/transfers/{uuid}`: the transfers of one server."""
-
-    topic = Topic.TRANSFERS
-
-    def __init__(
-        self,
-        config: Config,
-        transfers: TransferList,
-        servers: Servers,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._transfers = transfers
-        self._servers = servers
 
     @call("GET", Success(HTTPStatus.OK, "Its transfers."))
     async def show_transfers(self, request: StreamingRequest) -> Json:
         """Return all that is known of a server's transfers. Raises `ServerNotFound`."""
-        uuid, transfers = self.uuid, self._transfers
+        uuid = self.uuid
         answer: Json = {
             "server": self._server(uuid),
-            "running": _only(await transfers.running(), uuid),
-            "expected": _only(transfers.expected(), uuid),
+            "running": _only(await self.running(), uuid),
+            "expected": _only(self.expected(), uuid),
         }
-        answer["past"] = await transfers.past(MAX_PAST, uuid)
-        answer["reports_waiting"] = await transfers.reports(uuid)
+        answer["past"] = await self.past(MAX_PAST, uuid)
+        answer["reports_waiting"] = await self.reports(uuid)
         if not any(answer.values()):
             raise ServerNotFound(
                 "this node has no such server, and no transfer of it",
@@ -394,11 +290,11 @@ class TransferEndpoint(ControlEndpoint):
     @call("DELETE", Success(HTTPStatus.ACCEPTED, "The transfer is being cancelled."))
     async def cancel_transfer(self, request: StreamingRequest) -> None:
         """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
-        self._transfers.cancel(self.uuid)
+        self.cancel(self.uuid)
 
     def _server(self, uuid: str) -> Json | None:
         try:
-            server = self._servers.get(uuid)
+            server = self._node.servers.get(uuid)
         except (ServersNotLoaded, ServerNotFound):
             return None
         server.files.measure_if_stale()

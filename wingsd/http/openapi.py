@@ -60,31 +60,31 @@ INFO: Mapping[str, Any] = {
     "license": {"name": "MIT", "identifier": "MIT"},
 }
 
-SCHEMES: Mapping[Access, Mapping[str, str]] = {
-    Access.PANEL: {
+SCHEMES: Mapping[str, Mapping[str, str]] = {
+    "panel": {
         "type": "http",
         "scheme": "bearer",
         "description": "The `token` of the node's configuration.",
     },
-    Access.TRANSFER: {
+    "transfer": {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": "Issued by the Panel for the transfer of one server to this node.",
     },
-    Access.DIRECT_TRANSFER: {
+    "hand": {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": "Issued by this node for the direct transfer of one server to it.",
     },
-    Access.SIGNED: {
+    "signed": {
         "type": "apiKey",
         "in": "query",
         "name": "token",
         "description": "A JWT, issued by the Panel for one file, backup or upload of a user.",
     },
-    Access.MOVE: {
+    "move": {
         "type": "http",
         "scheme": "bearer",
         "description": "The key of a move, which its source has made.",
@@ -203,7 +203,7 @@ def document(paths: Mapping[str, Mapping[str, Call]]) -> dict[str, Any]:
         "tags": [{"name": _tag(topic), "description": topic.value} for topic in Topic],
         "paths": items,
         "components": {
-            "securitySchemes": {access.value: dict(scheme) for access, scheme in SCHEMES.items()},
+            "securitySchemes": {name: dict(scheme) for name, scheme in SCHEMES.items()},
             "parameters": {
                 name: {"name": name, "in": "path", "required": True, **parameter}
                 for name, parameter in PARAMETERS.items()
@@ -229,7 +229,7 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
     }
     if made.description:
         operation["description"] = made.description
-    operation["security"] = [] if made.access is Access.PUBLIC else [{made.access.value: []}]
+    operation["security"] = [] if made.access is Access.PUBLIC else [{made.access.scheme: []}]
     parameters = [*_texts(made.query, "query", schemas), *_texts(made.headers, "header", schemas)]
     if parameters:
         operation["parameters"] = parameters

@@ -14,7 +14,10 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import attrs
 
+from wingsd.auth.tokens import TokenKind
 from wingsd.errors import BadRequest, InvalidData
+from wingsd.http.file_body import FileBody
+from wingsd.http.streamed_body import StreamedBody
 from wingsd.util.media import MediaType, decode
 from wingsd.util.serialization import structure
 
@@ -43,18 +46,31 @@ _BODY_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 class Access(Enum):
-    """The authentication of a call: none, the node's token, or a token for one transfer or file.
+    """The kind of token that a call needs: its scheme in the OpenAPI document, and its JWT's kind.
 
     Tokens of transfers and signed URLs are issued by the Panel, those of direct transfers by this
-    node, and the key of a move by its source.
+    node, and the key of a move by its source. Who may use the control socket is up to its mode.
     """
 
-    PUBLIC = "public"
-    PANEL = "panel"
-    TRANSFER = "transfer"
-    DIRECT_TRANSFER = "hand"
-    SIGNED = "signed"
-    MOVE = "move"
+    PUBLIC = "public", None
+    CONTROL = "control", None
+    PANEL = "panel", None
+    TRANSFER = "transfer", TokenKind.TRANSFER
+    DIRECT_TRANSFER = "hand", TokenKind.TRANSFER
+    MOVE = "move", None
+    BACKUP_DOWNLOAD = "signed", TokenKind.BACKUP_DOWNLOAD
+    FILE_DOWNLOAD = "signed", TokenKind.FILE_DOWNLOAD
+    FILES_DOWNLOAD = "signed", TokenKind.FILES_DOWNLOAD
+    FILE_UPLOAD = "signed", TokenKind.FILE_UPLOAD
+
+    def __init__(self, scheme: str, kind: TokenKind | None) -> None:
+        self.scheme = scheme
+        self.kind = kind
+
+    @property
+    def admits_body(self) -> bool:
+        """Whether the body of an authorized request is stored, where its path streams none."""
+        return self.scheme not in ("public", "signed")
 
 
 class Topic(Enum):
@@ -101,9 +117,16 @@ class Call:
     form: Any = None
     raw: bool = False
     headers: Any = None
-    access: Access = Access.PUBLIC
+    #: Of the row of the path in the table of routes.
+    access: Access = Access.PANEL
     topic: Topic = Topic.NODE
     fails: tuple[HTTPStatus, ...] = ()
+
+    @property
+    def sends_file(self) -> bool:
+        """Whether the answer is a file, or made while it is sent: HEAD is answered like GET."""
+        given = (self.content, *get_args(self.content))
+        return FileBody in given or StreamedBody in given
 
     @property
     def name(self) -> str:
@@ -131,7 +154,6 @@ def call(
     success: Success,
     *,
     fails: tuple[HTTPStatus, ...] = (),
-    access: Access = Access.PUBLIC,
     form: type | None = None,
     raw: bool = False,
     headers: type | None = None,
@@ -160,7 +182,6 @@ def call(
                 form=form,
                 raw=raw,
                 headers=headers,
-                access=access,
                 fails=fails + (_BODY_ERRORS if body else ()),
             ),
         )
@@ -169,24 +190,24 @@ def call(
     return declare
 
 
-def declared(cls: type[Any]) -> dict[str, Call]:
-    """Return the calls that a class declares, by method.
+def declared(cls: type[Any], access: Access = Access.PANEL) -> dict[str, Call]:
+    """Return the calls that a class declares, by method, with this access.
 
-    They get its `topic`, and its `access` when theirs is public. The `fails` of the class and of
-    its base classes are added to theirs.
+    They get its `topic`. The `fails` of the class and of its base classes are added to theirs.
     """
     common = [status for base in cls.__mro__ for status in vars(base).get("fails", ())]
-    found = {}
-    for value in vars(cls).values():
-        made = getattr(value, _MARK, None)
-        if isinstance(made, Call):
-            found[made.method] = attrs.evolve(
-                made,
-                access=cls.access if made.access is Access.PUBLIC else made.access,
-                topic=cls.topic,
-                fails=tuple(sorted({*made.fails, *common})),
-            )
-    return found
+    if access is Access.PANEL:
+        common += (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    return {
+        made.method: attrs.evolve(
+            made,
+            access=access,
+            topic=cls.topic,
+            fails=tuple(sorted({*made.fails, *common})),
+        )
+        for value in vars(cls).values()
+        if isinstance(made := getattr(value, _MARK, None), Call)
+    }
 
 
 T = TypeVar("T")

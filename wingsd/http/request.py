@@ -78,8 +78,11 @@ class StreamingResource(Protocol):
 class GuardedResource(Protocol):
     """A resource that gets whole bodies, from authorized clients only."""
 
-    def authorize(self, request: StreamingRequest) -> None:
-        """Raise a `WingsdError` when the request's headers do not authorize it."""
+    def admits_body(self, request: StreamingRequest) -> bool:
+        """Return whether it gets the body of a request, of which there are only the headers yet.
+
+        Raises `WingsdError` when they do not authorize it.
+        """
 
 
 class StreamingRequest(Request):
@@ -383,12 +386,11 @@ class StreamingRequest(Request):
         """Store the body when the client is authorized."""
         if isinstance(resource, GuardedResource):
             try:
-                resource.authorize(self)
+                self._stores = resource.admits_body(self)
             except WingsdError:
                 self._close_after_answer()
                 self.fail(Failure())
                 return
-            self._stores = True
         if length is not None and length > MAX_STORED_BODY:
             self._refuse_size()
 

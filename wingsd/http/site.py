@@ -505,10 +505,6 @@ class Paths(NotFound):
 
     def __init__(self, table: Mapping[str, Callable[[Mapping[str, bytes]], Resource]]) -> None:
         super().__init__()
-        self.set_paths(table)
-
-    def set_paths(self, table: Mapping[str, Callable[[Mapping[str, bytes]], Resource]]) -> None:
-        """Replace the paths. Requests that have begun keep theirs."""
         self._paths = [(path.split("/")[1:], make) for path, make in table.items()]
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:

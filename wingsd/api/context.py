@@ -1,0 +1,122 @@
+"""The context of the endpoints: the objects of the node that requests use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from wingsd.activity import ActivityRecorder
+from wingsd.auth.tokens import DenyList
+from wingsd.backups.checks import BackupChecks
+from wingsd.backups.creation import Backups
+from wingsd.backups.deletion import BackupDeletion
+from wingsd.backups.for_wings import BackupRewrites
+from wingsd.backups.received import ReceivedBackups
+from wingsd.backups.store import BackupStore
+from wingsd.callbacks import CallbackQueue
+from wingsd.config import Config
+from wingsd.config.live import LiveConfig
+from wingsd.config_file.updates import PanelUpdates
+from wingsd.direct_transfers.outgoing import DirectTransfers
+from wingsd.docker.runtime import EngineInformation
+from wingsd.files.pulls import Pulls
+from wingsd.files.tasks import FileTasks
+from wingsd.files.work import FileWork, Lane
+from wingsd.node.diagnostics import Diagnostics, OwnLog
+from wingsd.node.figures import NodeFigures
+from wingsd.panel.client import Panel
+from wingsd.restores.links import RestoreLinks
+from wingsd.restores.manager import Restores
+from wingsd.servers.installations import Installations
+from wingsd.servers.registry import Servers
+from wingsd.sftp.listener import SftpListener
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import TokenBucket, Workers
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.manager import IncomingMoves, IncomingTransfers, OutgoingTransfers
+from wingsd.transfers.storage.partial_copies import PartialCopies
+from wingsd.transfers.storage.staging import Staging
+from wingsd.util.reactor import Reactor
+from wingsd.websocket import ConsoleSockets
+
+if TYPE_CHECKING:
+    from wingsd.node.engine import NodeEngine, OrphanedContainers
+
+__all__ = ["NodeContext"]
+
+
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class NodeContext:
+    """The objects of a node.
+
+    `ask_engine` asks the engine for its version; it is None on a node without an engine, and so
+    are `engine` and `orphans`.
+
+    `disk` and `long` are the threads for short and long work on disks, `workers` those that no
+    disk blocks. `archives` are for archives that are sent while they are made. `bucket` limits the
+    rate of all uploads together, None for no limit. `now` returns the seconds since the epoch,
+    `address` the URL of the listening socket.
+    """
+
+    live: LiveConfig
+    reactor: Reactor
+    now: Callable[[], float] = time.time
+    address: Callable[[], str]
+    disk: Workers
+    long: Workers
+    workers: Workers
+    database: StateDatabase
+    denied: DenyList
+    panel: Panel
+    callbacks: CallbackQueue
+    activity: ActivityRecorder
+    updates: PanelUpdates
+
+    servers: Servers
+    installations: Installations
+    sockets: ConsoleSockets
+    sftp: SftpListener
+
+    files: FileWork
+    file_tasks: FileTasks
+    pulls: Pulls
+    archives: Lane
+
+    backup_store: BackupStore
+    backups: Backups
+    backup_deletion: BackupDeletion
+    backup_checks: BackupChecks
+    backup_rewrites: BackupRewrites
+    restores: Restores
+    restore_links: RestoreLinks
+
+    receiver: IncomingTransfers
+    sender: OutgoingTransfers
+    streams: StreamGroups
+    moves: IncomingMoves
+    direct: DirectTransfers
+    bucket: TokenBucket | None
+    staging: Staging
+    received_backups: ReceivedBackups
+    partial_copies: PartialCopies
+
+    figures: NodeFigures
+    diagnostics: Diagnostics
+    own_log: OwnLog
+    ask_engine: Callable[[], Awaitable[EngineInformation]] | None
+    engine: NodeEngine | None
+    orphans: OrphanedContainers | None
+
+    #: When the daemon started: in seconds since the epoch, and by the reactor's clock.
+    started: float = attrs.field(init=False, factory=time.time)
+    begun: float = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.reactor.seconds(), takes_self=True)
+    )
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force, which a reload changes in part."""
+        return self.live.current
