@@ -13,9 +13,8 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.servers.files import ServerDirectories
-from wingsd.servers.quotas import ProjectQuotas
+from wingsd.servers.quotas import Project, ProjectQuotas, set_project
 from wingsd.transfers.storage.staging import Staging
-from wingsd.util.project_quota import Project, set_project
 
 #: The last 32 bits are those of UUID.
 NAMESAKE = "00000000-6e2b-4c43-9d57-0c4c5e1c7f10"

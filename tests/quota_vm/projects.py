@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.sample_server import UUID
-from wingsd.servers.quotas import project_number
-from wingsd.util.project_quota import Project, ProjectUsage, project_of, project_usage
+from wingsd.servers.quotas import Project, ProjectUsage, project_number, project_of, project_usage
 
 __all__ = ["BEYOND", "MIB", "NUMBER", "OWNER", "project", "unprivileged", "usage", "write"]
 

@@ -15,8 +15,7 @@ from tests.support.logged_errors import Logged
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.servers.files import BackgroundTasks, ServerDirectories, ServerQuota
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, project_number
-from wingsd.util.project_quota import syscall_number
+from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, project_number, syscall_number
 
 MIB = 1 << 20
 

@@ -13,8 +13,8 @@ from tests.servers.installing import log
 from tests.support.environment import FakeScript
 from wingsd.errors import EnvironmentFailed, ServerBusy
 from wingsd.panel.schemas import InstallScript
+from wingsd.servers.installations import InstallingFile
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.taken_over import InstallingFile
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +53,6 @@ from wingsd.control import ControlListener
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
-from wingsd.docker.container import installer_environment
 from wingsd.docker.runtime import Containers, EngineInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
@@ -75,13 +73,11 @@ from wingsd.restores.manager import RestoreReporting, Restores
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
-from wingsd.servers.install_files import InstallLog, ScriptDirectories
 from wingsd.servers.installation import InstallParts
 from wingsd.servers.installations import Installations
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
 from wingsd.servers.states_file import StatesFile
-from wingsd.servers.taken_over import TakenOver
 from wingsd.sftp.listener import SftpListener
 from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
@@ -581,20 +577,14 @@ class NodeObjects:
     def _make_installations(self) -> Installations:
         config = self.config
         parts = InstallParts(
-            panel=self.panel,
-            containers=self.containers.containers,
-            scripts=ScriptDirectories(config.system.tmp_directory),
-            log=partial(InstallLog.configured, config),
-            variables=partial(installer_environment, config),
-            database=self.database,
-            disk=self.pools.disk,
-            reactor=self.reactor,
-            throttles=config.throttles,
-            limit=config.docker.installer_limits.timeout,
+            config,
+            self.panel,
+            self.containers.containers,
+            self.database,
+            self.pools.disk,
+            self.reactor,
         )
-        shows_outcome = config.family == CALAGOPUS
-        taken_over = TakenOver(parts, config.system.root_directory)
-        return Installations(parts, self.callbacks, taken_over, shows_outcome=shows_outcome)
+        return Installations(parts, self.callbacks)
 
     # Transfers
 

@@ -1,4 +1,4 @@
-"""One installation: an egg's script is run in a server's directory, with a success or a failure.
+"""One installation: an egg's script, run in a server's directory, and its log.
 
 What the node does is in the state database before it is done, so that the next daemon goes on: see
 `wingsd.servers.installations`, which also removes what is left, and reports the end.
@@ -7,7 +7,12 @@ What the node does is in the state database before it is done, so that the next 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import platform
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,23 +21,206 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.config import ThrottlesConfig
+from wingsd.config import CALAGOPUS, Config
+from wingsd.docker.container import SCRIPT, installer_environment
 from wingsd.docker.runtime import Containers, ContainerUsage, InstallerState
 from wingsd.errors import EnvironmentFailed, InstallationFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
+from wingsd.filesystem import remove_tree
 from wingsd.panel.client import Panel
-from wingsd.panel.schemas import InstallScript, Settings
+from wingsd.panel.schemas import InstallScript
 from wingsd.servers.console import Throttle
-from wingsd.servers.install_files import InstallDetails, InstallLog, ScriptDirectories
 from wingsd.servers.run import Run
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
-from wingsd.util.text import escaped, readable_time
+from wingsd.util.text import disk_advice, escaped, readable_time
 
-__all__ = ["BACKOFF", "InstallOptions", "InstallParts", "Installation"]
+__all__ = [
+    "BACKOFF",
+    "InstallDetails",
+    "InstallLog",
+    "InstallOptions",
+    "InstallParts",
+    "Installation",
+    "ScriptDirectories",
+]
+
+#: The heading in the log above what the script has written; Pelican's Panel shows what follows it.
+OUTPUT = "Script Output"
+_RULE = "| ------------------------------\n"
+#: Bytes of a log that are returned at most.
+MOST = 4 << 20
+
+
+class ScriptDirectories:
+    """The directories below `system.tmp_directory` that containers get their scripts from.
+
+    Each is made for one installation. The engine must see it under the same path. It is open to
+    others, since an image's user need not be root. Methods raise `StorageError`.
+    """
+
+    def __init__(self, top: str) -> None:
+        self._top = Path(top)
+
+    def write(self, uuid: str, script: bytes) -> str:
+        """Make the directory of a server with this script, in place of an older one."""
+        place = self._top / uuid
+        try:
+            self._top.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._check_top()
+            self._remove(place)
+            place.mkdir()
+            place.chmod(0o755)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(place / SCRIPT, flags, 0o644), "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(script)
+        except OSError as error:
+            raise StorageError(
+                f"the installation script cannot be written to {place}: {disk_advice(error)}; "
+                "see system.tmp_directory"
+            ) from error
+        return str(place)
+
+    def remove(self, uuid: str) -> None:
+        """Remove the directory of a server; a missing one is ignored."""
+        place = self._top / uuid
+        try:
+            self._remove(place)
+        except OSError as error:
+            raise StorageError(
+                f"{place} cannot be removed: {disk_advice(error)}; delete it"
+            ) from error
+
+    def _remove(self, place: Path) -> None:
+        if place.is_symlink():
+            place.unlink()
+        elif os.path.lexists(place):
+            remove_tree(str(place))
+
+    def _check_top(self) -> None:
+        # The usual place is in /tmp, where anybody may have made it first.
+        status = self._top.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()):
+            raise StorageError(
+                f"{self._top} is not a directory of this node's: remove it, or name another one "
+                "in system.tmp_directory"
+            )
+
+
+@attrs.frozen(eq=False, repr=False)
+class InstallDetails:
+    """What the beginning of an installation's log says."""
+
+    uuid: str
+    image: str
+    entrypoint: str
+    environment: Mapping[str, str]
+
+
+class InstallLog:
+    """The log of a server's last installation, `install/UUID.log` of `system.log_directory`.
+
+    It has the form of the family's nodes. It holds secrets of the egg, so only its owner may read
+    it. Methods raise `StorageError`.
+    """
+
+    def __init__(self, config: Config, uuid: str) -> None:
+        self._directory = Path(config.system.log_directory) / "install"
+        self._path = self._directory / f"{uuid}.log"
+        self._config = config
+
+    def begin(self, details: InstallDetails) -> None:
+        """Replace the log by one that has these details, and no output yet."""
+        with self._errors():
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self._path, flags, 0o600), "wb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                # Texts of the Panel may have halves of surrogate pairs.
+                file.write(self._details(details).encode(errors="replace"))
+
+    def write(self, output: bytes) -> None:
+        """Append output."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with self._errors():
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with open(os.open(self._path, flags, 0o600), "ab") as file:
+                file.write(output)
+
+    def note(self, text: str) -> None:
+        """Append a line of the node."""
+        self.write(f"[wingsd] {text}\n".encode(errors="replace"))
+
+    def read(self) -> str | None:
+        """Return the last `MOST` bytes of the log, None where there is none."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failure(error) from error
+        with self._errors(), open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            file.seek(max(0, status.st_size - MOST))
+            return file.read(MOST).decode("utf-8", "replace")
+
+    def exists(self) -> bool:
+        """Return whether there is one."""
+        return os.path.lexists(self._path)
+
+    def remove(self) -> None:
+        """Remove the log, if there is one."""
+        with self._errors():
+            self._path.unlink(missing_ok=True)
+
+    def output(self) -> str | None:
+        """Return what follows the heading "Script Output", None where there is no log."""
+        text = self.read()
+        if text is None:
+            return None
+        _, found, output = text.partition(f"| {OUTPUT}\n{_RULE}")
+        return output if found else text
+
+    def _details(self, details: InstallDetails) -> str:
+        kernel, heading = "", "Pterodactyl Server Installation Log"
+        if self._config.family == CALAGOPUS:
+            heading = "Server Installation Log"
+        elif self._config.is_pelican:
+            kernel = f"  Kernel Version:       {platform.release()}\n"
+            heading = "Pelican Server Installation Log"
+        variables = "".join(f"  {key}={value}\n" for key, value in details.environment.items())
+        return (
+            f"{heading}\n\n"
+            f"|\n| Details\n{_RULE}"
+            f"  Server UUID:          {details.uuid}\n"
+            f"  Container Image:      {details.image}\n"
+            f"  Container Entrypoint: {details.entrypoint}\n"
+            f"{kernel}\n"
+            f"|\n| Environment Variables\n{_RULE}"
+            f"{variables}\n"
+            f"|\n| {OUTPUT}\n{_RULE}"
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"the installation log {self._path} cannot be used: {disk_advice(error)}"
+        )
+
 
 #: Seconds that a running server may take to stop before a reinstallation; Wings' figure.
 STOP_GRACE = 10.0
@@ -67,19 +255,23 @@ class InstallOptions:
 
 @attrs.frozen(eq=False, repr=False)
 class InstallParts:
-    """The collaborators of installations. `limit` is in seconds, 0 for none."""
+    """The collaborators of installations."""
 
+    config: Config
     panel: Panel
     containers: Containers
-    scripts: ScriptDirectories
-    log: Callable[[str], InstallLog]
-    #: The variables of a server's installer.
-    variables: Callable[[Settings, InstallScript], dict[str, str]]
     database: StateDatabase
     disk: Workers
     reactor: IReactorTime
-    throttles: ThrottlesConfig
-    limit: float
+
+    @property
+    def scripts(self) -> ScriptDirectories:
+        """The directories of scripts."""
+        return ScriptDirectories(self.config.system.tmp_directory)
+
+    def log(self, uuid: str) -> InstallLog:
+        """Return the log of a server's last installation."""
+        return InstallLog(self.config, uuid)
 
 
 class _Watched:
@@ -125,6 +317,8 @@ class Installation:
         #: What the log is to end with.
         self.notes: list[str] = []
         self._parts = parts
+        #: Seconds, 0 for no limit.
+        self._limit = parts.config.docker.installer_limits.timeout
         self._watched: _Watched | None = None
         self._doing: Deferred[Outcome] | None = None
         self._cancelled: WingsdError | None = None
@@ -233,11 +427,12 @@ class Installation:
         watched.run.running = await self._parts.containers.start_installer(
             server.uuid, watched.run
         )
-        return await self._await_end(watched, self._parts.limit)
+        return await self._await_end(watched, self._limit)
 
     async def _write(self, script: InstallScript) -> str:
         """Write the script and the beginning of the log; return the script's directory."""
-        variables = self._parts.variables(self.server.configuration.settings, script)
+        settings = self.server.configuration.settings
+        variables = installer_environment(self._parts.config, settings, script)
         details = InstallDetails(
             self.server.uuid, script.container_image, script.entrypoint, variables
         )
@@ -268,7 +463,7 @@ class Installation:
             watched.run.running = await containers.adopt_installer(server.uuid, watched.run)
             if watched.run.running is not None:
                 age = max(self._parts.database.seconds_since(ran), 0.0)
-                limit = self._parts.limit and max(self._parts.limit - age, 1.0)
+                limit = self._limit and max(self._limit - age, 1.0)
                 return await self._await_end(watched, limit)
             found = await containers.find_installer(server.uuid)
             if found is None:
@@ -277,7 +472,7 @@ class Installation:
         return self._conclude(state.exit_status, out_of_memory=state.out_of_memory, unseen=True)
 
     def _watch(self) -> _Watched:
-        throttle = Throttle(self._parts.throttles)
+        throttle = Throttle(self._parts.config.throttles)
         watched = self._watched = _Watched(self.server, self._parts.reactor, throttle)
         return watched
 
@@ -288,7 +483,7 @@ class Installation:
             status, out_of_memory = await watched.ended
         except DeferredTimeout:
             raise InstallationFailed(
-                f"the script has not ended within {readable_time(self._parts.limit)} and was "
+                f"the script has not ended within {readable_time(self._limit)} and was "
                 "stopped; see docker.installer_limits.timeout"
             ) from None
         unseen = watched.run.running is not None and watched.run.running.was_lost

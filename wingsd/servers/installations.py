@@ -13,9 +13,9 @@ Panel has answered their reports. Until then it shows them as installing.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -24,6 +24,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.callbacks import CallbackQueue
+from wingsd.config import CALAGOPUS
+from wingsd.docker.runtime import InstallerState
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,
@@ -33,18 +35,62 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import INSTALL_COMPLETED, STATUS
-from wingsd.servers.installation import BACKOFF, Installation, InstallOptions, InstallParts
+from wingsd.servers.files import BackgroundTasks
+from wingsd.servers.installation import (
+    BACKOFF,
+    Installation,
+    InstallDetails,
+    InstallOptions,
+    InstallParts,
+)
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.taken_over import TakenOver
 from wingsd.statedb import InstallationRecord, Outcome
 from wingsd.util.deferreds import when_fired
+from wingsd.util.durable import replace_file, storage_errors
 from wingsd.util.serialization import unstructure
 
 __all__ = ["INSTALLING", "Installations"]
 
+#: The record of Calagopus' nodes in `system.root_directory`.
+NAME = "installing.json"
+#: Bytes of it that are read at most; it has whole scripts.
+MOST = 64 << 20
+
+
+class InstallingFile:
+    """The record of Calagopus' nodes: by server, whether it is a reinstallation, and the script.
+
+    An entry that stays would make such a node, when it is back, go on with an installation that
+    has ended long ago. Blocking. Source: Calagopus, `server/manager.rs`.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._path = Path(root) / NAME
+
+    def take(self, uuid: str) -> bool | None:
+        """Remove a server's entry; return whether it is of a reinstallation, None without one.
+
+        Raises `StorageError`.
+        """
+        with storage_errors(self._path):
+            try:
+                with self._path.open("rb") as file:
+                    entries = json.loads(file.read(MOST))
+                entry = entries.pop(uuid)
+                reinstall = entry[0] is True
+            except FileNotFoundError:
+                return None
+            except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
+                return None  # Not what these nodes write, or nothing of this server.
+            text = json.dumps(entries, separators=(",", ":"))
+            replace_file(self._path, text.encode(), mode=0o644)
+        return reinstall
+
+
 INSTALLING = "the server is being installed"
+CLEANING = "removing an installer"
 #: Seconds to wait for the Panel's answer before the event by which pages load the server again.
 ANSWER_PATIENCE = 10.0
 #: Seconds that a request to install a server waits for the Panel's answer to the report of the
@@ -53,25 +99,21 @@ RESET_PATIENCE = 10.0
 
 
 class Installations:
-    """All installations under way. `shows_outcome`: the event of an end has the outcome."""
+    """All installations under way.
+
+    Wings leaves its installers running when it ends, and has no record of them. The Panel shows
+    such a server as installing, and gets the report from the daemon that is there at the end.
+    """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        parts: InstallParts,
-        callbacks: CallbackQueue,
-        taken_over: TakenOver,
-        *,
-        shows_outcome: bool,
-    ) -> None:
+    def __init__(self, parts: InstallParts, callbacks: CallbackQueue) -> None:
         self._parts = parts
-        self._taken_over = taken_over
+        self._installing = InstallingFile(parts.config.system.root_directory)
         self._callbacks = callbacks
-        self._shows_outcome = shows_outcome
         self._running: dict[str, Installation] = {}
         self._tasks: dict[str, Deferred[None]] = {}
-        self._cleaning: list[Deferred[None]] = []
+        self._cleaning = BackgroundTasks()
         self._resetting = DeferredLock()
 
     @property
@@ -186,7 +228,7 @@ class Installations:
             self._log.warn(
                 "installers that are left over are not removed yet: {error}", error=error
             )
-            self._in_background(self._settle_later(find))
+            self._cleaning.start(CLEANING, self._settle_later(find))
 
     async def _settle_later(self, find: Callable[[str], Server | None]) -> None:
         for pause in BACKOFF:
@@ -203,7 +245,7 @@ class Installations:
         if uuid in self._tasks:
             return
         try:
-            record = None if server is None else await self._taken_over.record(uuid)
+            record = None if server is None else await self._record_foreign(uuid)
         except StorageError as error:
             self._log.error(
                 "{server}: its installer stays as it is: {error}", server=uuid, error=error
@@ -215,6 +257,47 @@ class Installations:
             self.begin(server, record)
         else:
             await self._clean(uuid)
+
+    async def _record_foreign(self, uuid: str) -> InstallationRecord | None:
+        """Return the record of an installation whose script another daemon has running.
+
+        None where there is no such script. The output of one that has ended is in the log then,
+        and its installer is to be removed. Raises `EnvironmentFailed`, `StorageError`.
+        """
+        state = await self._parts.containers.find_installer(uuid)
+        if state is None or not state.is_foreign or not state.has_started:
+            return None
+        reinstall = await self._is_reinstallation(uuid)
+        if state.is_running:
+            record = await self._parts.database.begin_installation(
+                uuid, reinstall=reinstall, start=False, runs=True
+            )
+            await self._begin_foreign_log(uuid, state)
+            self._log.info("{server}: its installation was begun by another daemon", server=uuid)
+            return record
+        # With the restart, which is reported to the Panel, the server counts as installed.
+        self._log.warn(
+            "{server}: its installation was begun by another daemon, and ended with exit code "
+            "{status} while no daemon ran; see its output in the installation log",
+            server=uuid,
+            status=state.exit_status,
+        )
+        await self._begin_foreign_log(uuid, state)
+        await self._parts.containers.copy_output(uuid, self._parts.log(uuid).write)
+        return None
+
+    async def _is_reinstallation(self, uuid: str) -> bool:
+        """Return whether it is a reinstallation: Wings writes the log at the end of each."""
+        disk = self._parts.disk
+        noted = await disk.run(self._installing.take, uuid)
+        return await disk.run(self._parts.log(uuid).exists) if noted is None else noted
+
+    async def _begin_foreign_log(self, uuid: str, state: InstallerState) -> None:
+        details = InstallDetails(uuid, state.image, state.entrypoint, state.environment)
+        try:
+            await self._parts.disk.run(self._parts.log(uuid).begin, details)
+        except StorageError as error:
+            self._log.warn("{server}: {error}", server=uuid, error=error)
 
     async def when_idle(self, reset: Callable[[], Awaitable[None]]) -> None:
         """Report the node's restart when the Panel loses no installation by that.
@@ -243,8 +326,9 @@ class Installations:
 
     def stop(self) -> None:
         """Stop watching all. Their containers run on, and the next daemon resumes them."""
-        for task in (*self._tasks.values(), *self._cleaning):
+        for task in tuple(self._tasks.values()):
             task.cancel()
+        self._cleaning.stop()
 
     def _unreported(self) -> Iterator[Deferred[None]]:
         yield from map(when_fired, self._tasks.values())
@@ -286,7 +370,8 @@ class Installations:
         if installation.is_shown:
             server.publish(STATUS, PowerState.OFFLINE.value)
             succeeded = "true" if outcome is Outcome.SUCCESS else "false"
-            server.publish(INSTALL_COMPLETED, succeeded if self._shows_outcome else "")
+            shows_outcome = self._parts.config.family == CALAGOPUS
+            server.publish(INSTALL_COMPLETED, succeeded if shows_outcome else "")
 
     async def _decide(self, uuid: str, outcome: Outcome) -> None:
         try:
@@ -320,7 +405,7 @@ class Installations:
             self._log.error(
                 "{server}: its installer is not removed yet: {error}", server=uuid, error=error
             )
-            self._in_background(self._remove_later(uuid))
+            self._cleaning.start(CLEANING, self._remove_later(uuid))
         try:
             await self._parts.disk.run(self._parts.scripts.remove, uuid)
         except StorageError as error:
@@ -336,17 +421,6 @@ class Installations:
             except EnvironmentFailed:
                 continue
             return
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = Deferred.fromCoroutine(work)
-        self._cleaning.append(task)
-
-        def done(result: object) -> None:
-            self._cleaning.remove(task)
-            if isinstance(result, Failure) and not result.check(CancelledError):
-                self._log.failure("removing an installer failed", result)
-
-        task.addBoth(done)
 
     def _failed(self, failure: Failure, uuid: str) -> None:
         if not failure.check(CancelledError):
