@@ -17,10 +17,16 @@ from fuzz.findings import Finding
 from wingsd.api.file_archives import FileCopies, NewArchive
 from wingsd.api.file_changes import FileModes, FileNames, FileRenames, NewDirectory, below
 from wingsd.errors import WingsdError
-from wingsd.files.archive_names import kind_of_extension
-from wingsd.files.archives import Compressing, compress
-from wingsd.files.changes import Mode, create_directory, delete, parse_mode, rename, set_modes
-from wingsd.files.copies import copy
+from wingsd.files.archives import Compressing, compress, kind_of_extension
+from wingsd.files.changes import (
+    Mode,
+    copy,
+    create_directory,
+    delete,
+    parse_mode,
+    rename,
+    set_modes,
+)
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress

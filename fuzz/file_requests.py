@@ -19,7 +19,7 @@ from fuzz.findings import Finding, fields
 from wingsd.api.file_searches import FileSearch, search_filter
 from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
-from wingsd.files.listing import Page, list_directory
+from wingsd.files.entries import Page, list_directory
 from wingsd.files.search import SearchLimits, content_search, name_matcher, name_search
 from wingsd.filesystem import ServerPath, ServerRoot, directory_opener
 from wingsd.http.operations import parse

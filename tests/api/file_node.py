@@ -16,8 +16,7 @@ from wingsd.config import PTERODACTYL
 from wingsd.config.vendors import user_agent_of
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
-from wingsd.files.tasks import ChangeLanes, FileTasks
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.tasks import ChangeLanes, FileTasks, FileWork, Lane
 from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
 from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.http_client.download import FetchLimits, GuardedClient

@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.tasks import FileWork, Lane
 from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
 from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operations

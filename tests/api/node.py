@@ -34,8 +34,7 @@ from wingsd.errors import (
     TransferNotActive,
 )
 from wingsd.files.pulls import Pulls
-from wingsd.files.tasks import FileTasks
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures

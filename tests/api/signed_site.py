@@ -18,7 +18,7 @@ from tests.support.recorded_activity import RecordedActivity
 from tests.support.signed_urls import signed_url_token
 from tests.support.workers import SynchronousWorkers
 from wingsd.auth.tokens import DenyList
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.tasks import FileWork, Lane
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers

@@ -17,7 +17,7 @@ from tests.api.node import UUID, ApiNode
 from tests.support.reactor import until
 from wingsd.config import PELICAN
 from wingsd.files.entries import FileEntry
-from wingsd.files.work import Lane
+from wingsd.files.tasks import Lane
 from wingsd.servers.operations import Operation
 
 TEXT = "text/plain; charset=utf-8"
@@ -52,7 +52,7 @@ async def test_a_directory_is_listed(node: ApiNode, home: Path) -> None:
 async def test_a_large_directory_waits_for_its_turn_and_a_small_one_does_not(
     node: ApiNode, home: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    monkeypatch.setattr("wingsd.files.listing.SMALL", 2)
+    monkeypatch.setattr("wingsd.files.entries.SMALL", 2)
     for name in ("small/1", "small/2", "large/1", "large/2", "large/3"):
         (home / name).parent.mkdir(exist_ok=True)
         (home / name).touch()

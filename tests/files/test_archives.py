@@ -27,9 +27,14 @@ from wingsd.errors import (
     FileMissing,
     FileWorkCancelled,
 )
-from wingsd.files import archives, members
-from wingsd.files.archive_names import default_name, kind_of_extension, kind_of_format
-from wingsd.files.archives import Compressing, compress
+from wingsd.files import archives
+from wingsd.files.archives import (
+    Compressing,
+    compress,
+    default_name,
+    kind_of_extension,
+    kind_of_format,
+)
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Openat2Opener, OpenFile, ServerPath, ServerRoot, UsageCounter
@@ -168,7 +173,7 @@ def test_a_file_that_becomes_something_else_before_it_is_opened_is_left_out(
             made[other]()
         return open_regular(parent, name)
 
-    monkeypatch.setattr(members, "open_regular", replaced_first)
+    monkeypatch.setattr(archives, "open_regular", replaced_first)
     assert packed(root, free, progress, "d") == ["d/", "d/a"]
 
 

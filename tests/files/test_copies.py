@@ -19,7 +19,7 @@ from wingsd.errors import (
     NameTooLong,
     PathInvalid,
 )
-from wingsd.files.copies import copy, copy_names, divided
+from wingsd.files.changes import copy, copy_names, divided
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter

@@ -11,7 +11,8 @@ import pytest
 from tests.support.logged_errors import Logged
 from wingsd.errors import FileDenied
 from wingsd.files.denylist import Denylist, Denylists, denylist_lines
-from wingsd.filesystem import ServerPath
+from wingsd.files.guard import Guard
+from wingsd.filesystem import ServerPath, ServerRoot
 
 
 def denied(path: str, *lines: str) -> bool:
@@ -97,11 +98,11 @@ def test_a_name_that_is_not_utf_8_is_matched() -> None:
     assert not Denylist(["caf.key"]).denies(path)
 
 
-def test_a_denied_path_is_named() -> None:
-    denylist = Denylist(["*.key"])
-    denylist.check(ServerPath.parse("a"), ServerPath.parse("b"))
+def test_a_denied_path_is_named(root: ServerRoot) -> None:
+    guard = Guard(root, Denylist(["*.key"]))
+    guard.check(ServerPath.parse("a"), ServerPath.parse("b"))
     with pytest.raises(FileDenied, match=r"x/b\.key"):
-        denylist.check(ServerPath.parse("a"), ServerPath.parse("x/b.key"))
+        guard.check(ServerPath.parse("a"), ServerPath.parse("x/b.key"))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 import attrs
 import pytest
 
-from wingsd.files.entries import FileEntry, entry_data, mode_text, time_text
-from wingsd.files.mime import TEXT
+from wingsd.files.entries import TEXT, FileEntry, entry_data, mode_text, time_text
 from wingsd.filesystem import Entry
 
 SECOND = 1_000_000_000

@@ -26,7 +26,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.files import extraction
-from wingsd.files.extraction import Extracted, Extracting, extract
+from wingsd.files.extraction import ExtractedMembers, Extracting, extract
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
@@ -37,7 +37,7 @@ p = ServerPath.parse
 
 def extracted(
     root: ServerRoot, guard: Guard, archive: str, top: str = "", progress: Progress | None = None
-) -> Extracted:
+) -> ExtractedMembers:
     asked = Extracting(p(archive), p(top))
     return extract(root, guard, asked, progress or Progress(), ParsedHere)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import FileWorkCancelled
-from wingsd.files.fingerprints import Algorithm, fingerprint
+from wingsd.files.search import Algorithm, fingerprint
 from wingsd.filesystem import ServerPath, ServerRoot
 
 CONTENT = b"The quick brown fox\n" * 1000

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from wingsd.errors import DirectoryMissing, FileWorkCancelled
-from wingsd.files import listing as listing_module
+from wingsd.files import entries as listing_module
 from wingsd.files.denylist import Denylist
-from wingsd.files.listing import FileListing, Page, Sort, list_directory
-from wingsd.files.mime import BINARY, DIRECTORY, TEXT
+from wingsd.files.entries import BINARY, DIRECTORY, TEXT, FileListing, Page, Sort, list_directory
 from wingsd.filesystem import Entry, ServerPath, ServerRoot
 
 ALL = Page()

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from wingsd.files.mime import BINARY, HEAD, TEXT, mime_by_name, mime_of
+from wingsd.files.entries import BINARY, HEAD, TEXT, mime_by_name, mime_of
 
 
 def tar() -> bytes:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import FileNotPermitted, StorageError
-from wingsd.files.copies import copy
+from wingsd.files.archives import Chosen, Selection
+from wingsd.files.changes import copy
 from wingsd.files.guard import Guard
-from wingsd.files.members import Chosen, Selection
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Openat2Opener, ServerPath, ServerRoot
 from wingsd.filesystem.errors import file_error

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from wingsd.errors import FilesBusy
-from wingsd.files.work import Lane
+from wingsd.files.tasks import Lane
 
 
 class Worker:

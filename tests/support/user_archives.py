@@ -16,8 +16,7 @@ import snappy
 
 from wingsd.user_archives import child
 from wingsd.user_archives.frames import ParsedArchive, parsed
-from wingsd.user_archives.kinds import NameHint
-from wingsd.user_archives.streams import snappy_checksum
+from wingsd.user_archives.kinds import NameHint, snappy_checksum
 
 __all__ = [
     "ParsedHere",

@@ -36,9 +36,8 @@ from wingsd.user_archives.frames import (
     Reason,
     Refusal,
 )
-from wingsd.user_archives.kinds import name_hint
+from wingsd.user_archives.kinds import BROTLI, name_hint
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
-from wingsd.user_archives.streams import BROTLI
 
 MIB = 1 << 20
 TEXT = b"text" * 100_000
@@ -290,7 +289,7 @@ SPY = """
 import json, os, re, socket, sys
 sys.path[:] = json.loads(sys.argv[1])
 import wingsd.user_archives.child as child
-from wingsd.user_archives.refusals import Refused
+from wingsd.user_archives.frames import Refused
 from wingsd.user_archives.frames import Reason
 
 def tried(what, *args):

@@ -19,8 +19,14 @@ from wingsd.api.signed_urls import SignedPath
 from wingsd.archive import Compression
 from wingsd.config import CALAGOPUS
 from wingsd.errors import DirectoryMissing, PathNotFound
-from wingsd.files.archive_names import ArchiveKind, default_name, kind_of_format
-from wingsd.files.archives import Compressing, check_packing, pack_into
+from wingsd.files.archives import (
+    ArchiveKind,
+    Compressing,
+    check_packing,
+    default_name,
+    kind_of_format,
+    pack_into,
+)
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress

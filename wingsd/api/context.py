@@ -23,8 +23,7 @@ from wingsd.config_file.updates import PanelUpdates
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.docker.runtime import EngineInformation
 from wingsd.files.pulls import Pulls
-from wingsd.files.tasks import FileTasks
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel

@@ -21,9 +21,15 @@ from wingsd.errors import (
     PathInvalid,
     Unprocessable,
 )
-from wingsd.files.archive_names import ArchiveKind, default_name, kind_of_extension, kind_of_format
-from wingsd.files.archives import Compressing, compress
-from wingsd.files.copies import copy, copy_names
+from wingsd.files.archives import (
+    ArchiveKind,
+    Compressing,
+    compress,
+    default_name,
+    kind_of_extension,
+    kind_of_format,
+)
+from wingsd.files.changes import copy, copy_names
 from wingsd.files.entries import FileEntry, entry_data
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress

@@ -15,19 +15,18 @@ from wingsd.errors import FileMissing, PathInvalid, Unprocessable
 from wingsd.files.changes import (
     Mode,
     Renaming,
+    copy,
     create_directory,
     delete,
     parse_mode,
     rename,
     set_modes,
 )
-from wingsd.files.copies import copy
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry, entry_data, mime_of_entry
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.files.tasks import FileTask
-from wingsd.files.work import Lane
+from wingsd.files.tasks import FileTask, Lane
 from wingsd.filesystem import Entry, ServerPath, ServerRoot
 from wingsd.http.operations import Accepted, Success, call
 from wingsd.http.request import StreamingRequest

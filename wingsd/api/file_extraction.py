@@ -8,7 +8,7 @@ from typing import Annotated
 import attrs
 
 from wingsd.api.file_changes import ChangePath, Started, below
-from wingsd.files.extraction import Extracted, Extracting, extract
+from wingsd.files.extraction import ExtractedMembers, Extracting, extract
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot
@@ -52,7 +52,7 @@ class DecompressEndpoint(ChangePath):
         left = None if limit is None or used is None else limit - used
         asked = Extracting(archive, top, left)
 
-        def change(root: ServerRoot, guard: Guard, progress: Progress) -> Extracted:
+        def change(root: ServerRoot, guard: Guard, progress: Progress) -> ExtractedMembers:
             progress.target = top
             return extract(root, guard, asked, progress)
 
@@ -74,7 +74,7 @@ class DecompressEndpoint(ChangePath):
             return self.started(task)
         return None if await self._node.file_tasks.wait(task) else self.started(task)
 
-    def _tell(self, extracted: Extracted | None) -> None:
+    def _tell(self, extracted: ExtractedMembers | None) -> None:
         """Say in the console what was left out."""
         if extracted is not None and extracted.passed_over:
             self.game_server.say(

@@ -12,8 +12,7 @@ from twisted.logger import Logger
 from wingsd.api.files import FilesPath, hidden_by, whole_number
 from wingsd.errors import BadRequest, DirectoryMissing
 from wingsd.files.denylist import Denylist
-from wingsd.files.entries import FileEntry
-from wingsd.files.listing import MAX_ENTRIES, DirectoryLarge, Page, Sort, list_directory
+from wingsd.files.entries import MAX_ENTRIES, DirectoryLarge, FileEntry, Page, Sort, list_directory
 from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.http.long_lists import encoded
 from wingsd.http.operations import INVALID, Encoded, Success, call

@@ -11,14 +11,15 @@ from wingsd.api.files import FilesPath, hidden_by
 from wingsd.errors import BadRequest, FileWorkCancelled, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry
-from wingsd.files.fingerprints import Algorithm, fingerprint
 from wingsd.files.guard import Guard
 from wingsd.files.search import (
     MAX_RESULTS,
+    Algorithm,
     ContentFilter,
     FileFilter,
     SearchLimits,
     content_search,
+    fingerprint,
     name_matcher,
     name_search,
 )

@@ -23,10 +23,9 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.files.denylist import Denylist
-from wingsd.files.entries import head_of
+from wingsd.files.entries import head_of, mime_of
 from wingsd.files.guard import Guard
-from wingsd.files.mime import mime_of
-from wingsd.files.work import Lane
+from wingsd.files.tasks import Lane
 from wingsd.filesystem import OpenFile, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem.errors import file_error

@@ -56,8 +56,7 @@ from wingsd.direct_transfers.servers import DirectServers
 from wingsd.docker.runtime import Containers, EngineInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
-from wingsd.files.tasks import ChangeLanes, FileTasks
-from wingsd.files.work import FileWork, Lane
+from wingsd.files.tasks import ChangeLanes, FileTasks, FileWork, Lane
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import AnswerStyle, NodeSite
 from wingsd.http_client.download import FetchLimits, GuardedClient

@@ -1,21 +1,40 @@
-"""Changes of files by name: renamed, deleted, made, and their modes. Blocking."""
+"""Changes of files by name: renamed, deleted, made, copied, and their modes. Blocking."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 import attrs
 
-from wingsd.errors import FileDenied, FileMissing, FileTypeRefused, InvalidMode
+from wingsd.errors import (
+    FileDenied,
+    FileMissing,
+    FileTypeRefused,
+    InvalidMode,
+    NameConflict,
+    PathInvalid,
+)
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Entry, ServerPath, ServerRoot
+from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
 from wingsd.filesystem.modes import set_mode_at
 from wingsd.filesystem.walk import Listing
 
-__all__ = ["Mode", "Renaming", "create_directory", "delete", "parse_mode", "rename", "set_modes"]
+__all__ = [
+    "Mode",
+    "Renaming",
+    "copy",
+    "copy_names",
+    "create_directory",
+    "delete",
+    "parse_mode",
+    "rename",
+    "rfc_3339",
+    "set_modes",
+]
 
 
 @attrs.frozen
@@ -166,3 +185,151 @@ def _set_below(root: ServerRoot, guard: Guard, given: Mode, progress: Progress) 
                 with suppress(FileNotFoundError, FileTypeRefused):
                     set_mode_at(listing.fd, name, given.bits)
                     progress.files_done += 1
+
+
+#: Numbered names that are tried before the time is part of the name.
+_NUMBERED = 50
+
+
+def divided(name: bytes) -> tuple[bytes, bytes]:
+    """Divide a name before its extension, as Wings does: `.tar.gz` and the like stay one."""
+    at = name.rfind(b".")
+    base, extension = (name[:at], name[at:]) if at >= 0 else (name, b"")
+    if base.endswith(b".tar"):
+        return base.removesuffix(b".tar"), b".tar" + extension
+    return base, extension
+
+
+def copy_names(
+    base: bytes, extension: bytes, now: Callable[[], float] = time.time
+) -> Iterator[bytes]:
+    """Yield the names that Wings gives to copies, in its order; the last is free as a rule."""
+    yield base + b" copy" + extension
+    for number in range(1, _NUMBERED):
+        yield b"%b copy %d%b" % (base, number, extension)
+    yield b"%b copy.%b%b" % (base, rfc_3339(now()).encode(), extension)
+
+
+def rfc_3339(moment: float) -> str:
+    """Return a Unix time as RFC 3339 in local time, to the second, as Go's nodes print it."""
+    local = time.localtime(moment)
+    zone = time.strftime("%z", local)
+    shown = "Z" if not local.tm_gmtoff else f"{zone[:3]}:{zone[3:]}"
+    return time.strftime("%Y-%m-%dT%H:%M:%S", local) + shown
+
+
+def free_names(
+    root: ServerRoot, directory: ServerPath, names: Iterator[bytes]
+) -> Iterator[ServerPath]:
+    """Yield the paths of these names that are not in use now."""
+    for name in names:
+        path = directory.child(name)
+        try:
+            root.stat(path)
+        except FileMissing:
+            yield path
+
+
+def copy(
+    root: ServerRoot,
+    guard: Guard,
+    source: ServerPath,
+    target: ServerPath | None,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    directories: bool = False,
+) -> tuple[ServerPath, Entry]:
+    """Copy a regular file, or with `directories` a directory, to `target` or beside it for None.
+
+    Returns the path and the entry of the copy. With `overwrite` existing files are replaced.
+    Raises FileMissing for anything else, FileDenied, NameConflict, DiskLimitExceeded and
+    FileWorkCancelled; nothing is left of a copy that failed, but what it replaced.
+    """
+    entry = root.stat(source)
+    if source.is_root or not (entry.is_regular or (entry.is_directory and directories)):
+        raise FileMissing(str(source))
+    guard.check(source, is_directory=entry.is_directory)
+    copier = _Copier(root, guard, progress, overwrite and target is not None)
+    copy_entry = copier.tree if entry.is_directory else copier.file
+    if target is not None:
+        guard.check(target, is_directory=entry.is_directory)
+        return target, copy_entry(source, target)
+    for path in free_names(root, source.parent, copy_names(*divided(source.name))):
+        guard.check(path, is_directory=entry.is_directory)
+        with suppress(NameConflict):  # it was made in this moment
+            return path, copy_entry(source, path)
+    raise NameConflict.renaming(str(source))
+
+
+@attrs.frozen
+class _Copier:
+    """Copies single entries; with `overwrite` existing files are replaced."""
+
+    _root: ServerRoot
+    _guard: Guard
+    _progress: Progress
+    _overwrite: bool
+
+    def file(self, source: ServerPath, target: ServerPath) -> Entry:
+        """Copy a regular file."""
+        if source == target:
+            raise NameConflict.renaming(str(target))
+        options = NewFileOptions(replace=self._overwrite)
+        entry = self._root.copy(source, target, options, self._progress.cancelled)
+        self._progress.bytes_done += entry.size
+        self._progress.files_done += 1
+        return entry
+
+    def tree(self, source: ServerPath, target: ServerPath) -> Entry:
+        """Copy a directory."""
+        real_source, real_target = self._root.real_path(source), self._root.real_path(target)
+        if source.contains(target) or real_source.contains(real_target):
+            raise PathInvalid(
+                "Cannot perform that action: a directory cannot be copied into itself."
+            )
+        is_new = False
+        try:
+            if not (self._root.stat(target).is_directory and self._overwrite):
+                raise NameConflict.renaming(str(target))
+        except FileMissing:
+            is_new = True
+        try:
+            self._fill(source, target)
+        except BaseException:
+            if is_new:
+                with suppress(FileMissing):
+                    self._root.remove(target)
+            raise
+        return self._root.stat(target)
+
+    def _fill(self, source: ServerPath, target: ServerPath) -> None:
+        real_source, real_target = self._root.real_path(source), self._root.real_path(target)
+        # What is copied is not durable at once: fsync(2) for each file would take hours.
+        options = NewFileOptions(replace=self._overwrite, durable=False)
+
+        def select(listing: Listing) -> Listing:
+            places = (source, real_source, target, real_target)
+            return self._guard.allowed(
+                listing, *(ServerPath((*p.parts, *listing.path)) for p in places)
+            )
+
+        with self._root.directory(source) as top, top.tree(select) as listings:
+            for listing in listings:
+                here = ServerPath((*source.parts, *listing.path))
+                there = ServerPath((*target.parts, *listing.path))
+                self._progress.check()
+                self._root.make_directory(there)
+                self._root.set_mode(there, listing.stat.st_mode)
+                for name in listing.files:
+                    with suppress(FileMissing):  # deleted meanwhile
+                        entry = self._root.copy(
+                            here.child(name), there.child(name), options, self._progress.cancelled
+                        )
+                        self._progress.bytes_done += entry.size
+                    self._progress.files_done += 1
+                for name in listing.symlinks:
+                    with suppress(FileMissing, NameConflict):
+                        self._root.make_symlink(
+                            there.child(name), self._root.link_text(here.child(name))
+                        )

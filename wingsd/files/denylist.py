@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 import attrs
 from twisted.logger import Logger
 
-from wingsd.errors import FileDenied
 from wingsd.filesystem import ServerPath
 
 __all__ = ["MAX_LINES", "MAX_LINE_LENGTH", "Denylist", "Denylists", "denylist_lines"]
@@ -110,12 +109,6 @@ class Denylist:
                 denied = pattern.denies
                 is_by_file = not is_above
         return denied
-
-    def check(self, *paths: ServerPath, is_directory: bool = False) -> None:
-        """Raise `FileDenied` where one of the paths is denied."""
-        for path in paths:
-            if self.denies(path, is_directory=is_directory):
-                raise FileDenied(str(path))
 
     def _matching(self, text: str) -> Iterator[_Pattern]:
         for group in self._compiled():

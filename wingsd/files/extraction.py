@@ -50,7 +50,7 @@ from wingsd.user_archives.frames import (
 from wingsd.user_archives.kinds import is_part_name, name_hint, single_name
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
 
-__all__ = ["ArchiveContents", "Extracted", "Extracting", "archive_error", "extract"]
+__all__ = ["ArchiveContents", "ExtractedMembers", "Extracting", "archive_error", "extract"]
 
 
 def archive_error(refusal: Refusal, *, is_part: bool) -> BadRequest:
@@ -97,7 +97,7 @@ class Extracting:
 
 
 @attrs.define
-class Extracted:
+class ExtractedMembers:
     """How many members were written, and passed over; `example` is the name of one of those."""
 
     written: int = 0
@@ -123,7 +123,7 @@ def extract(
     asked: Extracting,
     progress: Progress,
     parse: Callable[..., ArchiveContents] = ArchiveProcess,
-) -> Extracted:
+) -> ExtractedMembers:
     """Extract an archive, which `parse` reads; return what became of its members.
 
     Passed over are those that the denylist has, devices and the like, links that lead nowhere, and
@@ -170,13 +170,13 @@ class _Writer:
     _asked: Extracting
     _entry: Entry
     _progress: Progress
-    _extracted: Extracted = attrs.Factory(Extracted)
+    _extracted: ExtractedMembers = attrs.Factory(ExtractedMembers)
     #: Paths in bytes, which take a twentieth of the memory; with modes and times, or texts.
     _directories: list[tuple[bytes, int, int | None]] = attrs.Factory(list)
     _symlinks: list[tuple[bytes, bytes]] = attrs.Factory(list)
     _waiting: int = 0
 
-    def run(self, found: Iterator[ParsedArchive]) -> Extracted:
+    def run(self, found: Iterator[ParsedArchive]) -> ExtractedMembers:
         for part in found:
             self._progress.check()
             match part:

@@ -20,8 +20,7 @@ from wingsd.errors import DownloadFailed, FilesBusy, PathInvalid, TooManyPulls
 from wingsd.events import SUSPENDED, Event, EventBus
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
-from wingsd.files.tasks import FileTask, FileTasks
-from wingsd.files.work import FileWork
+from wingsd.files.tasks import FileTask, FileTasks, FileWork
 from wingsd.filesystem import Entry, NewFile, NewFileOptions, ServerPath, ServerRoot
 from wingsd.http_client.download import BodyBlocks, FetchLimits, GuardedAnswer, GuardedClient
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name

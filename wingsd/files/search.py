@@ -1,32 +1,39 @@
 """Searches a server's files: by name (Pelican), and by path, size and content (Calagopus).
 
 Each search is bounded: in depth, in the entries that it looks at, in its results and in its time.
-What was found until then is the answer. No symlink is followed. Blocking.
+What was found until then is the answer. No symlink is followed. Calagopus' Panel finds out what
+files are by their fingerprints. Blocking.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import struct
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from enum import Enum
 from typing import Any
 
 import attrs
 
 from wingsd.errors import FileWorkCancelled, NameTooLong, WingsdError
 from wingsd.files.denylist import Denylist
-from wingsd.files.entries import entry_data, head_of, mime_of_entry
+from wingsd.files.entries import entry_data, head_of, mime_in, mime_of_entry
 from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath, ServerRoot
 from wingsd.filesystem.paths import MAX_PATH_BYTES
 
 __all__ = [
     "MAX_RESULTS",
     "MAX_WAITING",
+    "Algorithm",
     "ContentFilter",
     "FileFilter",
     "SearchLimits",
     "content_search",
+    "fingerprint",
     "name_matcher",
     "name_search",
 ]
@@ -144,7 +151,7 @@ def name_search(
             if len(found) == limits.results:
                 break
             path = _below(start, directory.path.child(entry.name))
-            found.append(entry_data(entry, _mime(directory, entry), path))
+            found.append(entry_data(entry, mime_in(directory, entry), path))
     return found
 
 
@@ -235,9 +242,9 @@ def _matching_mime(
     """Return the type of a file whose content matches; empty where it does not."""
     content = wanted.content
     if content is None or (wanted.part and wanted.part in name):
-        return "" if wanted.part and wanted.part not in name else _mime(directory, entry)
+        return "" if wanted.part and wanted.part not in name else mime_in(directory, entry)
     if entry.size > content.most:
-        return _mime(directory, entry) if content.others else ""
+        return mime_in(directory, entry) if content.others else ""
     try:
         with directory.open_file(entry.name) as file:
             if _contains(file, content, may_go_on):
@@ -274,11 +281,73 @@ def _below(start: ServerPath, path: ServerPath) -> str:
     return str(ServerPath(path.parts[len(start.parts) :]))
 
 
-def _mime(directory: Directory, entry: Entry) -> str:
-    if not entry.is_regular or not entry.size:
-        return mime_of_entry(entry)
-    try:
-        with directory.open_file(entry.name) as file:
-            return mime_of_entry(entry, file)
-    except WingsdError:
-        return mime_of_entry(entry)
+#: Bytes read at a time; what is searched or hashed may be cancelled between two of them.
+_HASHED = 1 << 20
+
+
+class Algorithm(Enum):
+    """The algorithms of Calagopus' nodes."""
+
+    MD5 = "md5"
+    CRC32 = "crc32"
+    SHA1 = "sha1"
+    SHA224 = "sha224"
+    SHA256 = "sha256"
+    SHA384 = "sha384"
+    SHA512 = "sha512"
+    CURSEFORGE = "curseforge"
+
+
+def fingerprint(file: OpenFile, algorithm: Algorithm, cancelled: Callable[[], bool]) -> str:
+    """Return a file's fingerprint: in hexadecimal, CurseForge's in decimal.
+
+    Raises OSError and FileWorkCancelled.
+    """
+    if algorithm is Algorithm.CRC32:
+        checksum = 0
+        for piece in _pieces(file, cancelled):
+            checksum = zlib.crc32(piece, checksum)
+        return f"{checksum:x}"
+    if algorithm is Algorithm.CURSEFORGE:
+        return str(_murmur2(file, cancelled))
+    digest = hashlib.new(algorithm.value, usedforsecurity=False)
+    for piece in _pieces(file, cancelled):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(file: OpenFile, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+    at = 0
+    while piece := file.read_at(at, _HASHED):
+        if cancelled():
+            raise FileWorkCancelled
+        at += len(piece)
+        yield piece
+
+
+_MULTIPLIER = 0x5BD1E995
+_MASK = 0xFFFFFFFF
+_WHITESPACE = b"\t\n\r "
+_SEED = 1
+
+
+def _murmur2(file: OpenFile, cancelled: Callable[[], bool]) -> int:
+    """Return MurmurHash2, with the seed 1, of the bytes that are not whitespace.
+
+    The length comes first in it, so the file is read twice.
+    """
+    size = sum(len(piece.translate(None, _WHITESPACE)) for piece in _pieces(file, cancelled))
+    value = _SEED ^ (size & _MASK)
+    rest = b""
+    for piece in _pieces(file, cancelled):
+        rest += piece.translate(None, _WHITESPACE)
+        whole = len(rest) // 4 * 4
+        for (word,) in struct.iter_unpack("<I", rest[:whole]):
+            mixed = word * _MULTIPLIER & _MASK
+            mixed = (mixed ^ mixed >> 24) * _MULTIPLIER & _MASK
+            value = value * _MULTIPLIER & _MASK ^ mixed
+        rest = rest[whole:]
+    if rest:
+        value = (value ^ int.from_bytes(rest, "little")) * _MULTIPLIER & _MASK
+    value = (value ^ value >> 13) * _MULTIPLIER & _MASK
+    return value ^ value >> 15

@@ -29,6 +29,7 @@ __all__ = [
     "ParsedArchive",
     "Reason",
     "Refusal",
+    "Refused",
     "frame",
     "parsed",
 ]
@@ -259,3 +260,11 @@ def _next(read: Callable[[int], bytes]) -> tuple[FrameKind, bytes]:
         payload = read(length) if length else b""
         if kind is not FrameKind.TICK:
             return kind, payload
+
+
+class Refused(Exception):
+    """An archive is refused, with the reason that the daemon is told."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(detail)
+        self.refusal = Refusal(reason, detail)
