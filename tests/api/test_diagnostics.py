@@ -14,7 +14,7 @@ from wingsd.config import DockerConfig, Registry
 from wingsd.docker.runtime import RunningContainer
 from wingsd.errors import EngineUnavailable
 from wingsd.node import diagnostics
-from wingsd.node.own_log import LogUnavailable
+from wingsd.node.logs import LogUnavailable
 
 LINES = [
     f"the Panel sent {TOKEN}",

@@ -18,7 +18,7 @@ from tests.api.node import UUID, ApiNode
 from wingsd.config import CALAGOPUS, DockerConfig
 from wingsd.docker.runtime import EngineDisk
 from wingsd.errors import PruneInProgress
-from wingsd.node import counters, figures
+from wingsd.node import figures
 from wingsd.panel.schemas import Allocations, Configuration, Process, Settings, Stop
 
 
@@ -65,7 +65,7 @@ async def test_pages_that_ask_at_once_get_one_answer(
     monkeypatch.setattr(figures, "KEPT", 3600.0)
     node = make()
     counted: list[Any] = []
-    read: Callable[..., Any] = counters.read_counters
+    read: Callable[..., Any] = figures.read_counters
 
     def counting(*args: Any) -> Any:
         counted.append(args)

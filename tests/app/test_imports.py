@@ -20,7 +20,6 @@ LATER = {
     "lz4",
     "pathspec",
     "prometheus_client",
-    "psutil",
     "pyzstd",
     "re2",
     "ruamel",

@@ -17,7 +17,7 @@ import trustme
 import yaml
 from click.testing import CliRunner, Result
 
-from wingsd.cli import configure, node_configuration
+from wingsd.cli import configure
 from wingsd.cli.__main__ import main
 from wingsd.config import differences, load
 
@@ -304,7 +304,7 @@ def test_a_file_with_crlf_is_changed(run: Run, panel: TlsPanel, path: Path) -> N
 def test_an_answer_that_never_ends_is_given_up(
     run: Run, panel: TlsPanel, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_configuration, "TOTAL_TIMEOUT", 0.1)
+    monkeypatch.setattr(configure, "TOTAL_TIMEOUT", 0.1)
     panel.answers.clear()
     result = run()
     panel.answers.set()

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from tests.cli.daemon import UUID, Command, Scripted, found, past, running
-from wingsd.cli import progress as following
+from wingsd.cli import progress
 from wingsd.cli.client import Exit
 
 TOKEN = "aaa.bbb.ccc"
@@ -32,7 +32,7 @@ DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {}}
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "POLL_INTERVAL", 0.001)
+    monkeypatch.setattr(progress, "POLL_INTERVAL", 0.001)
 
 
 @pytest.fixture

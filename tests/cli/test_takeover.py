@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.configurations import config
-from wingsd.cli.takeover import handover, parse_units, service_limits
+from wingsd.cli.check_config import handover, parse_units, service_limits
 
 #: What `systemctl show` writes of a node that Wings runs, with the package's unit.
 SHOWN = """\

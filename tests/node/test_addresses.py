@@ -10,7 +10,7 @@ import pytest
 
 from wingsd.config import Config
 from wingsd.errors import FiguresUnavailable
-from wingsd.node.addresses import host_addresses, used_ports
+from wingsd.node.figures import host_addresses, used_ports
 from wingsd.panel.schemas import Allocations
 
 #: Ports by address, by the server.
@@ -61,7 +61,7 @@ def test_a_sandbox_that_hides_them_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The kernel's tables of a machine without IPv6 and without a socket."""
-    monkeypatch.setattr("wingsd.node.addresses._TABLES", tmp_path)
+    monkeypatch.setattr("wingsd.node.figures._TABLES", tmp_path)
     for table in ("tcp", "udp"):
         write(tmp_path / table)
     return tmp_path

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from wingsd.errors import FiguresUnavailable
-from wingsd.node.counters import Counters, Rates, memory, processor, read_counters
+from wingsd.node.figures import Counters, Rates, memory, processor, read_counters
 
 NOTHING = Counters(0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0)
 

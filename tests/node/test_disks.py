@@ -13,8 +13,8 @@ import pytest
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from tests.support.workers import SynchronousWorkers
-from wingsd.node import disks
-from wingsd.node.disks import MountedDisk, NodeDisks
+from wingsd.node import figures
+from wingsd.node.figures import MountedDisk, NodeDisks
 from wingsd.threadio import Workers
 
 SYNCHRONOUS: Any = SynchronousWorkers()
@@ -42,7 +42,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
 
 
 def sizes(monkeypatch: pytest.MonkeyPatch, by_path: dict[str, tuple[int, int]]) -> None:
-    monkeypatch.setattr(disks, "_size", by_path.__getitem__)
+    monkeypatch.setattr(figures, "_size", by_path.__getitem__)
 
 
 async def test_each_device_is_shown_once_with_what_the_node_keeps_on_it(
@@ -100,7 +100,7 @@ async def test_a_disk_that_hangs_shows_its_last_figures_and_delays_no_other(
             mends.wait(30)
         return 9, used[path]
 
-    monkeypatch.setattr(disks, "_size", size)
+    monkeypatch.setattr(figures, "_size", size)
     node = NodeDisks({}, SYNCHRONOUS, threads, reactor)
     try:
         assert [disk.used for disk in await node.look()] == [1, 1]

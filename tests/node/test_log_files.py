@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import BadRequest, LogFileNotFound, StorageError
-from wingsd.node import log_files
-from wingsd.node.log_files import read_log, stored_logs
+from wingsd.node.logs import read_log, stored_logs
 
 
 @pytest.fixture
@@ -85,8 +84,8 @@ def test_the_last_lines_are_shown(logs: Path, suffix: str, pack: Callable[[bytes
 def test_what_unpacks_to_much_is_read_within_bounds(
     logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_files, "MAX_UNPACKED", 1000)
-    monkeypatch.setattr(log_files, "MAX_BYTES", 100)
+    monkeypatch.setattr("wingsd.node.logs.MAX_UNPACKED", 1000)
+    monkeypatch.setattr("wingsd.node.logs.MAX_BYTES", 100)
     (logs / "a.gz").write_bytes(gzip.compress(b"x" * 1_000_000))
     assert sum(map(len, read_log(str(logs), "a.gz", 10_000))) <= 100
 

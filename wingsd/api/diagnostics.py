@@ -12,7 +12,7 @@ from wingsd.errors import BadRequest
 from wingsd.http.operations import PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.node.diagnostics import ReportOptions
-from wingsd.node.own_log import MAX_LINES
+from wingsd.node.logs import MAX_LINES
 
 __all__ = ["DiagnosticsEndpoint", "DiagnosticsQuery", "report_options"]
 

@@ -12,7 +12,7 @@ from wingsd.api.resource import Endpoint
 from wingsd.config import CALAGOPUS, Config
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.node.addresses import UsedPort, host_addresses, used_ports
+from wingsd.node.figures import UsedPort, host_addresses, used_ports
 from wingsd.panel.schemas import Allocations
 from wingsd.util.serialization import Keywords
 

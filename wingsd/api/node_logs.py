@@ -13,8 +13,7 @@ from wingsd.api.resource import Endpoint
 from wingsd.errors import BadRequest, LogFileNotFound
 from wingsd.http.operations import PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.node.log_files import StoredLog, read_log, stored_logs
-from wingsd.node.own_log import MAX_LINES, LogUnavailable
+from wingsd.node.logs import MAX_LINES, LogUnavailable, StoredLog, read_log, stored_logs
 from wingsd.node.redaction import Redaction
 
 __all__ = ["LogFileEndpoint", "LogFilesEndpoint"]

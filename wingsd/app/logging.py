@@ -35,7 +35,7 @@ from twisted.python.syslog import SyslogObserver
 from zope.interface import implementer
 
 from wingsd.errors import ConfigError, InvalidData, WingsdError
-from wingsd.node.own_log import JournalSource, LogFileSource
+from wingsd.node.logs import JournalSource, LogFileSource
 from wingsd.systemd import JournalObserver, is_journal
 from wingsd.threadio import relayed
 from wingsd.util.text import escaped

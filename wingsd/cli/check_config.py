@@ -1,13 +1,24 @@
-"""`wingsctl check-config`: checks a configuration as the daemon does when it starts."""
+"""`wingsctl check-config`: checks a configuration as the daemon does when it starts.
+
+Of a node that Wings runs, or ran, it also says whether Wings' service is in the way, what the
+package's service cannot reach, and what is taken over. Blocking.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
+import posixpath
+import shutil
 import socket
 import stat
+import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
@@ -15,19 +26,224 @@ from cryptography import x509
 
 from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
-from wingsd.cli.takeover import (
-    SystemdUnits,
-    handover,
-    service_limits,
-    systemd_units,
-    taken_over,
-)
 from wingsd.config import ApiConfig, Config, find, load
-from wingsd.errors import ConfigError
+from wingsd.docker.container import is_below
+from wingsd.docker.runtime import engine_address
+from wingsd.errors import ConfigError, EnvironmentFailed
+from wingsd.servers.states_file import NAME, parse_states
 from wingsd.transfers.peer.client import peer_tls
 from wingsd.util.net import ServerCertificate
 
-__all__ = ["Finding", "check", "check_certificates", "check_config"]
+__all__ = [
+    "WINGSD_UNIT",
+    "Finding",
+    "check",
+    "check_certificates",
+    "check_config",
+    "systemd_units",
+]
+
+#: By unit, its properties.
+SystemdUnits = Mapping[str, Mapping[str, str]]
+
+_WINGS, WINGSD_UNIT = "wings.service", "wingsd.service"
+_PROPERTIES = (
+    "Id,LoadState,ActiveState,UnitFileState,ProtectSystem,ReadWritePaths,ProtectHome,PrivateTmp,"
+    "BindPaths"
+)
+#: Seconds.
+_PATIENCE = 10
+_HOMES = ("/home", "/root", "/run/user")
+#: Of which a service with `PrivateTmp=` has its own.
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - nothing is written there
+_RAN = ("running", "starting")
+
+
+def systemd_units() -> SystemdUnits:
+    """Return the properties of both services; empty without systemd."""
+    command = shutil.which("systemctl")
+    if command is None or not os.path.isdir("/run/systemd/system"):
+        return {}
+    try:
+        shown = subprocess.run(  # noqa: S603 - all of it is written here
+            [command, "show", "--property", _PROPERTIES, _WINGS, WINGSD_UNIT],
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return parse_units(shown)
+
+
+def parse_units(shown: str) -> SystemdUnits:
+    """Return the units that are loaded, of what `systemctl show` writes."""
+    units = {}
+    for block in shown.split("\n\n"):
+        unit: dict[str, str] = {}
+        for line in block.splitlines():
+            name, _, value = line.partition("=")
+            unit[name] = value
+        if unit.get("LoadState") == "loaded":
+            units[unit.get("Id", "")] = unit
+    return units
+
+
+def handover(units: SystemdUnits) -> Iterator[str]:
+    """Yield a warning where Wings is started beside wingsd, with what to do."""
+    wings = units.get(_WINGS, {})
+    if _runs(wings) and _runs(units.get(WINGSD_UNIT, {})):
+        yield (
+            "wings.service and wingsd.service are both started, and each would handle the same "
+            "servers: stop one, by systemctl disable --now wings to stay with wingsd"
+        )
+    elif _runs(wings):
+        yield (
+            "wings.service runs this node, and wingsd is not started beside it; to hand over: "
+            "systemctl disable --now wings && systemctl start wingsd"
+        )
+    elif wings.get("UnitFileState") == "enabled":
+        yield (
+            "wings.service is enabled, and would be started with the machine: "
+            "systemctl disable wings"
+        )
+
+
+def _runs(unit: Mapping[str, str]) -> bool:
+    return unit.get("ActiveState") in ("active", "activating", "reloading")
+
+
+def service_limits(config: Config, path: str, units: SystemdUnits) -> Iterator[str]:
+    """Yield a warning for what the service's sandbox hides, with the settings that it needs.
+
+    `path` is that of the configuration.
+    """
+    service = units.get(WINGSD_UNIT, {})
+    written, read = dict(_written(config)), dict(_read(config, path))
+    hidden, settings = [], []
+    if service.get("ProtectHome", "no") != "no":
+        at_home = {key: each for key, each in (written | read).items() if _below(each, _HOMES)}
+        if at_home:
+            hidden += _named(at_home)
+            settings.append("ProtectHome=no")
+    bound = [entry.split(":")[0] for entry in _paths(service.get("BindPaths"))]
+    in_tmp = {
+        key: each
+        for key, each in written.items()
+        if _below(each, _TEMPORARY) and not _below(each, bound)
+    }
+    if service.get("PrivateTmp", "no") != "no" and in_tmp:
+        hidden += _named(in_tmp)
+        settings.append(f"BindPaths={_joined(in_tmp)}")
+    if service.get("ProtectSystem") == "strict":
+        writable = [*_paths(service.get("ReadWritePaths")), *bound, *_TEMPORARY]
+        locked = {key: each for key, each in written.items() if not _below(each, writable)}
+        if locked:
+            hidden += [one for one in _named(locked) if one not in hidden]
+            settings.append(f"ReadWritePaths={_joined(locked)}")
+    if settings:
+        yield (
+            f"the service cannot use {', '.join(hidden)}, and may not start; to let it: systemctl "
+            f"edit wingsd, and there, each on a line: [Service] {' '.join(settings)}"
+        )
+
+
+def _written(config: Config) -> Iterator[tuple[str, str]]:
+    system = config.system
+    yield "system.root_directory", system.root_directory
+    yield "system.data", system.data
+    yield "system.backup_directory", system.backup_directory
+    yield "system.log_directory", system.log_directory
+    yield "system.tmp_directory", system.tmp_directory
+    if system.machine_id.enable and system.machine_id.enabled:
+        yield "system.machine_id.directory", system.machine_id.directory
+    if config.is_pelican and system.user.passwd.enable:
+        yield "system.user.passwd.directory", system.user.passwd.directory
+    elif system.passwd.enabled:
+        yield "system.passwd.directory", system.passwd.directory
+
+
+def _read(config: Config, path: str) -> Iterator[tuple[str, str]]:
+    yield "the configuration", os.path.realpath(path)
+    if config.api.ssl.enabled:
+        yield "api.ssl.cert", os.path.realpath(config.api.ssl.cert)
+        yield "api.ssl.key", os.path.realpath(config.api.ssl.key)
+
+
+def _paths(value: str | None) -> list[str]:
+    return [path.lstrip("-+") for path in (value or "").split()]
+
+
+def _below(path: str, tops: Sequence[str]) -> bool:
+    real = os.path.realpath(path)
+    return any(is_below(real, os.path.realpath(top)) for top in tops)
+
+
+def _named(paths: Mapping[str, str]) -> list[str]:
+    return [f"{key} ({path})" for key, path in paths.items()]
+
+
+def _joined(paths: Mapping[str, str]) -> str:
+    return " ".join(dict.fromkeys(paths.values()))
+
+
+def taken_over(config: Config) -> Iterator[str]:
+    """Yield what wingsd would find on this node, and do about it."""
+    if not config.docker.enabled:
+        return
+    try:
+        running = _containers(config, "server_process", "/home/container")
+        installing = _containers(config, "server_installer", "/mnt/server")
+    except EnvironmentFailed as error:
+        yield f"not known which servers run: {error.detail or error.message}"
+        return
+    if running:
+        yield f"running servers, which run on under wingsd: {len(running)}"
+    if installing:
+        yield f"installations under way, which go on under wingsd: {len(installing)}"
+    down = _ran(config) - running
+    if down:
+        yield (
+            f"servers that ran when {NAME} was written and do not run now, which wingsd starts "
+            f"as Wings would: {len(down)}"
+        )
+
+
+def _containers(config: Config, kind: str, target: str) -> set[str]:
+    """Return the servers of this node that have a running container. Raises as the engine."""
+    # Here, since docker-py takes a while to import, and other commands do without it.
+    from wingsd.docker.engine import FAILURES, DockerClient, explain  # noqa: PLC0415
+
+    address = engine_address(config.docker.socket, os.environ)
+    try:
+        with closing(DockerClient(address)) as client:
+            found = client.containers(filters={"label": f"ContainerType={kind}"})
+    except FAILURES as error:
+        raise EnvironmentFailed(
+            f"the Docker engine at {address} does not answer: {explain(error)}"
+        ) from error
+    homes = [_source(container, target) for container in found]
+    data = os.path.realpath(config.system.data)
+    return {
+        posixpath.basename(home)
+        for home in homes
+        if os.path.realpath(posixpath.dirname(home)) == data
+    }
+
+
+def _source(container: Mapping[str, Any], target: str) -> str:
+    mounts = container.get("Mounts") or ()
+    return next((str(each["Source"]) for each in mounts if each.get("Destination") == target), "")
+
+
+def _ran(config: Config) -> set[str]:
+    try:
+        states = parse_states((Path(config.system.root_directory) / NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return {server for server, state in states.items() if state in _RAN}
+
 
 #: A certificate that expires within this time is a warning.
 EXPIRY_WARNING = timedelta(days=14)

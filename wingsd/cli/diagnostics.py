@@ -15,6 +15,8 @@ from wingsd.cli.output import facts, json_option, print_json, show
 from wingsd.cli.parameters import client_of
 from wingsd.config.loader import find, load
 from wingsd.errors import ConfigError, explanations
+from wingsd.node.diagnostics import ReportOptions, report
+from wingsd.node.logs import JournalSource, LogUnavailable
 
 __all__ = ["diagnostics", "explain"]
 
@@ -101,10 +103,6 @@ def _print(found: dict[str, str], as_json: bool) -> None:
 
 
 def _report_without_daemon(error: CtlError, endpoints: bool, log_lines: int, no_logs: bool) -> str:
-    # Here: other commands need neither.
-    from wingsd.node.diagnostics import ReportOptions, report  # noqa: PLC0415
-    from wingsd.node.own_log import JournalSource, LogUnavailable  # noqa: PLC0415
-
     try:
         config, _ = load(find())
     except ConfigError as invalid:

@@ -11,10 +11,9 @@ from typing import Any
 import click
 
 from wingsd.cli.client import ControlClient, CtlError, Exit
-from wingsd.cli.following import MOMENT, followed
 from wingsd.cli.output import duration, json_option, plain, print_json, show, size, when
 from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, client_of
-from wingsd.cli.progress import follow
+from wingsd.cli.progress import MOMENT, follow, followed
 from wingsd.util.text import canonical_uuid
 
 __all__ = ["receive", "send"]

@@ -10,10 +10,9 @@ import click
 
 from wingsd.cli import output
 from wingsd.cli.client import ControlClient
-from wingsd.cli.following import doing
 from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, client_of
-from wingsd.cli.progress import POLL_INTERVAL, watch
+from wingsd.cli.progress import POLL_INTERVAL, doing, watch
 
 __all__ = ["cancel", "forget", "show", "status", "transfers"]
 

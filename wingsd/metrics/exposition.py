@@ -29,7 +29,6 @@ from twisted.logger import Logger
 from wingsd import __version__
 from wingsd.errors import StorageError
 from wingsd.metrics.recorder import Recorder
-from wingsd.metrics.seeds import of_seeds
 from wingsd.threadio import Workers
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
@@ -37,6 +36,38 @@ from wingsd.util.observer import DIRECTIONS
 from wingsd.util.text import reading_advice
 
 __all__ = ["DiskState", "Exposition", "Gauges", "Sources"]
+
+
+def of_seeds(figures: Sequence[SeedFigures]) -> Iterator[Metric]:
+    """Return what is known of these copies: their number, and the worst of them."""
+    yield GaugeMetricFamily(
+        "wingsd_seeds",
+        "Copies that follow servers of this node at other nodes.",
+        value=len(figures),
+    )
+    yield GaugeMetricFamily(
+        "wingsd_seeds_failing",
+        "Those of them whose last round has failed.",
+        value=sum(each.trouble != "" for each in figures),
+    )
+    yield GaugeMetricFamily(
+        "wingsd_seed_age_seconds",
+        "Time since the last whole round of the oldest copy began; 0 while none is known.",
+        value=max((each.age or 0.0 for each in figures), default=0.0),
+    )
+    missing = [each.missing for each in figures if each.missing is not None]
+    if missing or not figures:  # it is absent while nothing is known
+        yield GaugeMetricFamily(
+            "wingsd_seed_missing_bytes",
+            "Bytes that were seen to be changed and are not at the other nodes yet.",
+            value=sum(missing),
+        )
+    yield GaugeMetricFamily(
+        "wingsd_seed_predicted_downtime_seconds",
+        "The longest time for which one of their servers would be down if it were moved now.",
+        value=max((each.downtime or 0.0 for each in figures), default=0.0),
+    )
+
 
 _LIVE = (State.PENDING, State.PROCESSING)
 #: The steps of transfers in progress.

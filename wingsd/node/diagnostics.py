@@ -20,7 +20,8 @@ from wingsd.config import Config
 from wingsd.docker.runtime import RunningContainer, ServerContainer
 from wingsd.errors import WingsdError
 from wingsd.node.answers import SharedAnswer
-from wingsd.node.own_log import MAX_LINES, LogUnavailable
+from wingsd.node.logs import MAX_LINES, LogUnavailable
+from wingsd.node.redaction import Redaction, settings
 from wingsd.threadio import Workers
 
 if TYPE_CHECKING:
@@ -141,9 +142,6 @@ def report(
 
     `orphans` are the containers that have no server.
     """
-    # Here: its patterns take milliseconds of a start.
-    from wingsd.node.redaction import Redaction, settings  # noqa: PLC0415
-
     values = attrs.asdict(config)
     redaction = Redaction(values, endpoints=options.endpoints)
     now = datetime.now(tz=UTC).isoformat(timespec="seconds")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wingsd.node.own_log import JournalSource, LogFileSource, LogUnavailable, tail
+from wingsd.node.logs import JournalSource, LogFileSource, LogUnavailable, tail
 
 
 def test_a_file_ends_with_its_last_lines(tmp_path: Path) -> None:
