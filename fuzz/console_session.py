@@ -12,9 +12,15 @@ from tests.support.tokens import console_claims, signed
 from wingsd.auth.tokens import DenyList
 from wingsd.config import PTERODACTYL
 from wingsd.websocket.messages import Message
-from wingsd.websocket.rate_limits import MessageRateLimits
-from wingsd.websocket.session import Session
-from wingsd.websocket.steps import ChangePower, Close, Command, SendLogs, Step
+from wingsd.websocket.session import (
+    ChangePower,
+    Close,
+    Command,
+    MessageRateLimits,
+    SendLogs,
+    Session,
+    Step,
+)
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -70,7 +76,7 @@ def one(data: bytes) -> None:
     denied = DenyList(_NOW - 60)
     has_left = data.startswith(b"LEFT")
     clock = Clock()
-    limits = MessageRateLimits(clock)
+    limits = MessageRateLimits(clock.seconds)
     session = Session(
         _UUID, _NODE.token, PTERODACTYL, denied, limits, _Watched(), has_left=has_left
     )

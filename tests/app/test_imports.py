@@ -11,8 +11,6 @@ import pytest
 #: Libraries that a node without Docker, metrics, transfers and open consoles does without.
 LATER = {
     "asyncssh",
-    "autobahn",
-    "brotli",
     "docker",
     "inflate64",
     "libarchive",
@@ -23,7 +21,6 @@ LATER = {
     "pyzstd",
     "re2",
     "ruamel",
-    "snappy",
     "tomlkit",
     "twisted.application.internet",
 }
@@ -43,7 +40,7 @@ print(*sys.modules, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize(("docker", "needed"), [("false", set()), ("true", {"brotli", "docker"})])
+@pytest.mark.parametrize(("docker", "needed"), [("false", set()), ("true", {"docker"})])
 def test_a_node_is_made_without_what_it_may_never_need(
     tmp_path: Path, docker: str, needed: set[str]
 ) -> None:

@@ -6,34 +6,41 @@ import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
 
 from tests.servers.harness import FakeNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
 from wingsd.config.sftp import SftpConfig
+from wingsd.sftp import service as module
 from wingsd.sftp.listener import SftpListener
 from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers
-from wingsd.util.later import Later
 
 
-async def test_what_cannot_be_imported_is_tried_again_by_a_later_connection(
-    tmp_path: Path, logged: Logged
+async def test_what_cannot_be_started_is_tried_again_by_a_later_connection(
+    tmp_path: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails() -> SftpService:
+    def fails(listening: socket.socket) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
     node = FakeNode(tmp_path, sftp=SftpConfig(bind_address="127.0.0.1", bind_port=port))
     workers = Workers(reactor, "disk", 1)
-    listener = SftpListener(node.config, Later(fails), workers, reactor)
+    monkeypatch.setattr(module, "start_process", fails)
+    others: Any = Mock(count=0, close_user=Mock(return_value=0))
+    service = SftpService(node.config, others, others, workers, reactor)
+    listener = SftpListener(node.config, service, workers, reactor)
     workers.start()
     listener.open()
     try:
         assert listener.close_user("3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11", ()) == 0
         with socket.create_connection(("127.0.0.1", port)):
-            await until(lambda: any("too many open files" in line for line in logged.lines))
+            await until(lambda: any("Too many open files" in line for line in logged.lines))
         assert any("is started again for the next connection" in line for line in logged.lines)
         assert listener.port == port
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from wingsd.websocket.rate_limits import MessageRateLimits, RateLimit
+from wingsd.websocket.session import MessageRateLimits, RateLimit
 
 
 def test_a_burst_passes_and_then_so_many_a_second() -> None:
@@ -36,7 +36,7 @@ def test_each_event_has_the_burst_and_the_rate_of_wings(
     event: str, burst: int, every: float
 ) -> None:
     clock = Clock()
-    limits = MessageRateLimits(clock)
+    limits = MessageRateLimits(clock.seconds)
     assert [limits.refuse(event) for _ in range(burst + 1)] == [*[None] * burst, event]
     clock.advance(every - 0.1)
     assert limits.refuse(event) == ""
@@ -46,14 +46,14 @@ def test_each_event_has_the_burst_and_the_rate_of_wings(
 
 def test_a_refusal_is_said_once_until_a_message_passes() -> None:
     clock = Clock()
-    limits = MessageRateLimits(clock)
+    limits = MessageRateLimits(clock.seconds)
     assert [limits.refuse("auth") for _ in range(4)] == [None, None, "auth", ""]
     clock.advance(5)
     assert [limits.refuse("auth"), limits.refuse("auth")] == [None, "auth"]
 
 
 def test_other_events_share_a_limit_and_all_have_one_in_common() -> None:
-    limits = MessageRateLimits(Clock())
+    limits = MessageRateLimits(Clock().seconds)
     assert [limits.refuse("send stats") for _ in range(5)][-1] == "send stats"
     assert limits.refuse("set state") == ""
     assert limits.refuse("send command") is None

@@ -14,9 +14,16 @@ from wingsd.auth.tokens import EXPIRED, DenyList
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import BadRequest, EnvironmentFailed, ServerNotRunning
 from wingsd.websocket.messages import Message
-from wingsd.websocket.rate_limits import MessageRateLimits
-from wingsd.websocket.session import Session
-from wingsd.websocket.steps import ChangePower, Close, Command, SendLogs, SetTransmission, Step
+from wingsd.websocket.session import (
+    ChangePower,
+    Close,
+    Command,
+    MessageRateLimits,
+    SendLogs,
+    Session,
+    SetTransmission,
+    Step,
+)
 
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 DENIED = "jwt: created too far in past (denylist)"
@@ -55,7 +62,7 @@ class Talk:
             KEY,
             family,
             self.denied,
-            MessageRateLimits(self.clock),
+            MessageRateLimits(self.clock.seconds),
             self,
             self.transfer,
             has_left=has_left,

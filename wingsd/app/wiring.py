@@ -78,6 +78,9 @@ from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
 from wingsd.servers.states_file import StatesFile
 from wingsd.sftp.listener import SftpListener
+from wingsd.sftp.logins import SftpLogins
+from wingsd.sftp.service import SftpService
+from wingsd.sftp.sessions import SftpSessions
 from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
@@ -103,7 +106,6 @@ from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
-from wingsd.util.later import Later
 from wingsd.util.observer import MovedBytes
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
@@ -112,7 +114,6 @@ if TYPE_CHECKING:
     from wingsd.metrics.exposition import Exposition
     from wingsd.metrics.recorder import Recorder
     from wingsd.node.engine import NodeEngine, OrphanedContainers
-    from wingsd.sftp.service import SftpService
 
 __all__ = ["NodeContainers", "NodeObjects"]
 
@@ -390,7 +391,7 @@ class NodeObjects:
         )
 
         # Files, by SFTP and by HTTP
-        self.sftp = SftpListener(config, Later(self._make_sftp_service), pools.disk, reactor)
+        self.sftp = SftpListener(config, self._make_sftp_service(), pools.disk, reactor)
         live.follow(self.sftp.use)
         self.file_work = FileWork(
             short=Lane(pools.files, each=2, waiting=1024),
@@ -646,11 +647,6 @@ class NodeObjects:
     # Files
 
     def _make_sftp_service(self) -> SftpService:
-        # Here, since a node without connections of SFTP saves what these import.
-        from wingsd.sftp.logins import SftpLogins  # noqa: PLC0415
-        from wingsd.sftp.service import SftpService  # noqa: PLC0415
-        from wingsd.sftp.sessions import SftpSessions  # noqa: PLC0415
-
         config, reactor, denied = self.config, self.reactor, self.denied
         logins = SftpLogins(config, self.panel, self.servers, denied, reactor.seconds, time.time)
         sessions = SftpSessions(

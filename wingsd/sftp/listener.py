@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReadDescriptor
@@ -19,16 +18,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.config import Config
-from wingsd.errors import HostKeyUnusable, WingsdError
+from wingsd.errors import HostKeyUnusable
 from wingsd.sftp.counts import SftpCounts
 from wingsd.sftp.host_key import HostKey, load_host_key
+from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers
-from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff
-
-if TYPE_CHECKING:
-    from wingsd.sftp.service import SftpService
 
 __all__ = ["SftpListener"]
 
@@ -78,7 +74,7 @@ class SftpListener:
     def __init__(
         self,
         config: Config,
-        service: Later[SftpService],
+        service: SftpService,
         disk: Workers,
         reactor: Reactor,
     ) -> None:
@@ -99,33 +95,28 @@ class SftpListener:
     @property
     def process_id(self) -> int | None:
         """The id of the running process, None for none."""
-        service = self._service.made
-        return None if service is None else service.process_id
+        return self._service.process_id
 
     @property
     def counts(self) -> SftpCounts:
         """What has happened since the daemon's start."""
-        service = self._service.made
-        return SftpCounts() if service is None else service.counts
+        return self._service.counts
 
     def use(self, config: Config) -> None:
         """Take over the settings that change while the node runs."""
         self._sftp = config.system.sftp
-        if self._service.made is not None:
-            self._service.made.use(self._sftp)
+        self._service.use(self._sftp)
 
     def close_user(self, user: str, servers: Collection[str]) -> int:
         """Close a user's sessions of these servers, of all when there are none; return how many.
 
         UUIDs are in lower case.
         """
-        service = self._service.made
-        return 0 if service is None else service.close_user(user, servers)
+        return self._service.close_user(user, servers)
 
     def check_server(self, server: str) -> None:
         """Ask the Panel soon whether the users of a server's sessions may go on."""
-        if self._service.made is not None:
-            self._service.made.check_server(server)
+        self._service.check_server(server)
 
     # Start and end
 
@@ -156,8 +147,7 @@ class SftpListener:
         serving = self._serving
         if serving is None:
             return
-        service = self._service.made
-        if service is None or not service.stop():  # else the coroutine ends with its process
+        if not self._service.stop():  # else the coroutine ends with its process
             serving.cancel()
         await serving
 
@@ -200,7 +190,7 @@ class SftpListener:
         while not self._stopping:
             await _FirstConnection(listening, self._reactor).wait()
             started = self._reactor.seconds()
-            why = await self._run_service(listening, key)
+            why = await self._service.run(listening, key)
             if not why or self._stopping:
                 continue
             if self._reactor.seconds() - started > _STEADY_AFTER:
@@ -213,15 +203,6 @@ class SftpListener:
                 why=why,
             )
             await deferLater(self._reactor, pause)
-
-    async def _run_service(self, listening: socket.socket, key: HostKey) -> str:
-        """Run the process to its end; return why it failed, empty for an end in order."""
-        try:
-            service = self._service.get()
-        except WingsdError as error:
-            return str(error)
-        service.use(self._sftp)
-        return await service.run(listening, key)
 
 
 def _listen(address: str, port: int) -> socket.socket:

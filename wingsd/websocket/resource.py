@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
@@ -28,16 +28,15 @@ from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
 from wingsd.util.addresses import address_block
-from wingsd.util.later import Later
 from wingsd.util.reactor import Reactor
+from wingsd.websocket.client import ClientContext, ConsoleClient, ConsoleProtocol, protocol_factory
 from wingsd.websocket.recent_transfers import RecentTransfers
-
-if TYPE_CHECKING:
-    from wingsd.websocket.client import ConsoleClient
-    from wingsd.websocket.opener import ConsoleOpener
+from wingsd.websocket.session import MessageRateLimits, Session
 
 __all__ = ["ConsoleSocket", "ConsoleSockets"]
 
+# The headers of the handshake, which autobahn parses again; path and origin are checked already.
+_HANDSHAKE = (b"Host", b"Upgrade", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 #: WebSockets of one server at a time; the figure of Pelican's Wings.
 SOCKETS_MAX = 30
 #: WebSockets of the whole node that have shown no token.
@@ -68,16 +67,9 @@ class ConsoleSockets:
         self._proxies = TrustedProxies(config.api.trusted_proxies)
         lines_max = config.system.websocket_log_count
         self._transfers = RecentTransfers(bus, reactor, now, lines_max)
-
-        def opener() -> ConsoleOpener:
-            # Here, since autobahn takes 6 MiB, which a node without an open console saves.
-            from wingsd.websocket.client import ClientContext  # noqa: PLC0415
-            from wingsd.websocket.opener import ConsoleOpener  # noqa: PLC0415
-
-            context = ClientContext(reactor, now, bus, self._transfers, config, activity)
-            return ConsoleOpener(context, reactor, denied, config.family)
-
-        self._opener = Later(opener)
+        self._context = ClientContext(reactor, now, bus, self._transfers, config, activity)
+        self._denied = denied
+        self._protocols = protocol_factory(reactor, config.family)
         self._reactor = reactor
         # In the order of their connections.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
@@ -128,7 +120,7 @@ class ConsoleSockets:
     def admit(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
         """Upgrade the request's connection; `server` is None when it has left this node.
 
-        Raises `Forbidden`, `BadRequest`, and what `Later.get` raises.
+        Raises `Forbidden`, `BadRequest`.
         """
         origin = request.header("Origin")
         if not self._config.allows_origin(origin):
@@ -142,7 +134,6 @@ class ConsoleSockets:
                 "this page may not open a WebSocket here",
                 "its origin is neither the Panel's nor one of `allowed_origins`",
             )
-        opener = self._opener.get()
         address = self._proxies.client_of(request)
         block = address_block(address)
         self._make_place(uuid, block)
@@ -155,10 +146,21 @@ class ConsoleSockets:
             if not clients and self._clients.get(uuid) is clients:
                 del self._clients[uuid]
 
-        client = opener.client(uuid, server, self._config.token, on_leave, address)
+        session = Session(
+            uuid,
+            self._config.token,
+            self._config.family,
+            self._denied,
+            MessageRateLimits(self._reactor.seconds),
+            _Watched(server),
+            transfer=_LastTransfer(uuid, server, self._transfers),
+            has_left=server is None,
+        )
+        client = ConsoleClient(uuid, server, session, self._context, on_leave, address)
         clients[client] = None
         self._waiting[client] = (uuid, block)
-        opener.upgrade(request, client)
+        protocol = ConsoleProtocol(client, self._protocols, request.common_headers)
+        request.channel.upgrade(protocol, _opening(request))
 
     def _make_place(self, server: str, block: str) -> None:
         """Evict unauthenticated browsers where there are too many. Raises `TooManyWebSockets`."""
@@ -192,6 +194,54 @@ class ConsoleSockets:
         ):
             raise TooManyWebSockets("Too many open websocket connections.", limit)
         victim.evict()
+
+
+class _Watched:
+    """One server, which is None when it has left this node."""
+
+    def __init__(self, server: Server | None) -> None:
+        self._server = server
+
+    def status(self) -> str:
+        return self._server.state.value if self._server else ""
+
+    def stats(self) -> str:
+        return self._server.stats() if self._server else ""
+
+    def pending_restart(self) -> bool:
+        return self._server is not None and self._server.pending_restart
+
+
+class _LastTransfer:
+    """The last transfer of one server, which is None when it has left this node."""
+
+    def __init__(self, uuid: str, server: Server | None, transfers: RecentTransfers) -> None:
+        self._uuid = uuid
+        self._server = server
+        self._transfers = transfers
+
+    @property
+    def has_moved(self) -> bool:
+        return self._has_left and self._transfers.has_moved(self._uuid)
+
+    @property
+    def heard(self) -> set[str]:
+        return self._transfers.heard(self._uuid)
+
+    def missed(self, issued: float) -> str:
+        return self._transfers.missed(self._uuid, issued, is_here=not self._has_left)
+
+    @property
+    def _has_left(self) -> bool:
+        return self._server is None or self._server.disowned
+
+
+def _opening(request: StreamingRequest) -> bytes:
+    lines = [b"GET / " + request.clientproto]
+    for name in _HANDSHAKE:
+        values = request.requestHeaders.getRawHeaders(name, [])
+        lines += [name + b": " + value for value in values]
+    return b"\r\n".join([*lines, b"", b""])
 
 
 class ConsoleSocket(Resource):

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import attrs
+
 from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token
-from wingsd.config import CALAGOPUS
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     BadRequest,
     PermissionMissing,
@@ -24,16 +26,32 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import (
+    BACKUP_COMPLETED,
+    BACKUP_DELETED,
+    BACKUP_PROGRESS,
+    BACKUP_RESTORE_PROGRESS,
+    BACKUP_RESTORE_STARTED,
+    BACKUP_STARTED,
+    CONSOLE_OUTPUT,
     CRASHED,
     DAEMON_MESSAGE,
     DELETED,
+    FEATURE_MATCH,
+    IMAGE_PULL_COMPLETED,
+    IMAGE_PULL_PROGRESS,
     INSTALL_COMPLETED,
+    INSTALL_OUTPUT,
+    OPERATION_ABORTED,
+    OPERATION_COMPLETED,
+    OPERATION_ERROR,
+    OPERATION_PROGRESS,
     PENDING_RESTART,
     STATS,
     STATUS,
     STAYS_OFF,
     SUSPENDED,
     TRANSFER_LOGS,
+    TRANSFER_PROGRESS,
     TRANSFER_STATUS,
 )
 from wingsd.websocket.messages import (
@@ -54,20 +72,185 @@ from wingsd.websocket.messages import (
     TOKEN_EXPIRING,
     Message,
 )
-from wingsd.websocket.rate_limits import MessageRateLimits
 from wingsd.websocket.recent_transfers import FAILED
-from wingsd.websocket.steps import (
-    ChangePower,
-    Close,
-    Command,
-    SendLogs,
-    SetTransmission,
-    Step,
-    suspension,
-)
-from wingsd.websocket.visibility import may_read_console, may_see
 
-__all__ = ["CHECK_INTERVAL", "POLICY_VIOLATION", "LastTransfer", "Session", "WatchedServer"]
+__all__ = [
+    "CHECK_INTERVAL",
+    "POLICY_VIOLATION",
+    "ChangePower",
+    "Close",
+    "Command",
+    "LastTransfer",
+    "RateLimit",
+    "SendLogs",
+    "Session",
+    "SetTransmission",
+    "Step",
+    "WatchedServer",
+    "suspension",
+]
+
+#: Messages at once, and then per second. Of these two a page is told `global`.
+ALL_MESSAGES = (10, 5.0)
+#: The same for the messages with a limit of their own, and for all others together.
+EACH = {AUTH: (2, 0.2), SEND_LOGS: (2, 0.2), SEND_COMMAND: (10, 1.0)}
+OTHERS = (4, 1.0)
+
+
+class RateLimit:
+    """A token bucket: `burst` messages at once, and then `rate` per second."""
+
+    def __init__(self, burst: int, rate: float) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._left = float(burst)
+        self._at: float | None = None
+        #: Whether the last message was refused.
+        self.refusing = False
+
+    def allows(self, now: float) -> bool:
+        """Count a message at the time `now` (seconds), and return whether it may pass."""
+        passed = 0.0 if self._at is None else max(now - self._at, 0.0)
+        self._left = min(self._left + passed * self._rate, self._burst)
+        self._at = now
+        self.refusing = self._left < 1
+        if not self.refusing:
+            self._left -= 1
+        return not self.refusing
+
+
+class MessageRateLimits:
+    """The rate limits of one browser. `now` returns seconds of a clock that only goes forward."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._all = RateLimit(*ALL_MESSAGES)
+        self._others = RateLimit(*OTHERS)
+        self._each = {event: RateLimit(*limits) for event, limits in EACH.items()}
+
+    def refuse_any(self) -> str | None:
+        """Count a message of any kind; see `refuse`."""
+        return self._refusal(self._all, "global")
+
+    def refuse(self, event: str) -> str | None:
+        """Count a message; return None to pass it, or a text to drop it.
+
+        The text names the limit for the browser; it is empty when that was sent already.
+        """
+        return self._refusal(self._each.get(event, self._others), event)
+
+    def _refusal(self, limit: RateLimit, name: str) -> str | None:
+        known = limit.refusing
+        if limit.allows(self._now()):
+            return None
+        return "" if known else name
+
+
+_META_CALAGOPUS = "meta.calagopus"
+_READ_CONSOLE = "control.read-console"
+#: Events about the changes of files.
+_OPERATIONS = (OPERATION_ABORTED, OPERATION_COMPLETED, OPERATION_ERROR, OPERATION_PROGRESS)
+#: Events about backups before and after their end.
+_BACKUPS = (BACKUP_DELETED, BACKUP_PROGRESS, BACKUP_STARTED)
+#: Events about the restoring of a backup, but its end.
+_RESTORES = (BACKUP_RESTORE_PROGRESS, BACKUP_RESTORE_STARTED)
+_PERMISSIONS = {
+    **dict.fromkeys(_BACKUPS, "backups.read"),
+    TRANSFER_LOGS: "admin.websocket.transfer",
+    TRANSFER_PROGRESS: "admin.websocket.transfer",
+    INSTALL_OUTPUT: "admin.websocket.install",
+    **dict.fromkeys(_OPERATIONS, "files.read"),
+    **dict.fromkeys(_RESTORES, "backups.read"),
+}
+#: Events that quote the console, or are shown in it.
+_CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
+
+#: Events that only Calagopus' page has.
+_CALAGOPUS = (
+    *_BACKUPS,
+    *_OPERATIONS,
+    *_RESTORES,
+    IMAGE_PULL_COMPLETED,
+    IMAGE_PULL_PROGRESS,
+    PENDING_RESTART,
+    TRANSFER_PROGRESS,
+)
+
+
+def may_see(token: ConsoleToken, event: str) -> bool:
+    """Return whether the token's user may see the event of that name."""
+    if event.startswith(BACKUP_COMPLETED):
+        return token.allows("backup.read") or token.allows("backups.read")
+    if event in _CONSOLE:
+        return may_read_console(token)
+    if event in _CALAGOPUS and not is_for_calagopus(token):
+        return False
+    return event not in _PERMISSIONS or token.allows(_PERMISSIONS[event])
+
+
+def may_read_console(token: ConsoleToken) -> bool:
+    """Return whether the token's user may read the console."""
+    return not is_for_calagopus(token) or token.allows(_READ_CONSOLE)
+
+
+def is_for_calagopus(token: ConsoleToken) -> bool:
+    """Return whether the token is of Calagopus' Panel."""
+    return _META_CALAGOPUS in token.permissions
+
+
+SERVER_SUSPENDED = 4409
+
+
+@attrs.frozen(repr=False)
+class ChangePower:
+    """Run a power action (start, stop, restart, kill) for the user with this UUID."""
+
+    action: str
+    user: str
+
+
+@attrs.frozen(repr=False)
+class Command:
+    """Type this line into the server's console, for the user with this UUID."""
+
+    line: str
+    user: str
+
+
+@attrs.frozen(repr=False)
+class SendLogs:
+    """Send the last lines of the console, with `transfer` also those of the transfer."""
+
+    transfer: bool = False
+
+
+@attrs.frozen(repr=False)
+class Close:
+    """Close the connection, with a code and a reason of RFC 6455."""
+
+    code: int
+    reason: str
+
+
+@attrs.frozen(repr=False)
+class SetTransmission:
+    """Send binary messages from now on, or texts."""
+
+    binary: bool
+
+
+Step = Message | ChangePower | Command | SendLogs | SetTransmission | Close
+
+
+def suspension(family: str) -> list[Step]:
+    """Return the steps for the WebSocket of a suspended server, at a node of `family`.
+
+    Pelican's nodes close it (router/router_server_ws.go). Those of Pterodactyl and Calagopus only
+    stop the server (server/update.go, routes/api/servers/_server_/sync.rs): their pages open a
+    WebSocket that was closed again and again, those of Pterodactyl every second.
+    """
+    return [Close(SERVER_SUSPENDED, "server is suspended")] if family == PELICAN else []
+
 
 #: Seconds between two calls of `Session.check`.
 CHECK_INTERVAL = 30.0
