@@ -17,7 +17,7 @@ from tests.support.reactor import until
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.files import tasks
 from wingsd.filesystem import root as roots
-from wingsd.filesystem.copying import copy_data
+from wingsd.filesystem.root import copy_data
 from wingsd.servers.operations import Hold, Operation
 
 PHP = [PTERODACTYL, PELICAN]

@@ -20,8 +20,8 @@ from tests.support.archives import END, header, in_blocks, member
 from wingsd.archive.extract import extract
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import BadRequest, StorageError
-from wingsd.filesystem import disk_size, measure
-from wingsd.filesystem.disk_size import ENTRY_SIZE
+from wingsd.filesystem import measure, walk
+from wingsd.filesystem.walk import ENTRY_SIZE
 from wingsd.transfers.storage.staging import Staging
 
 MIB = 1 << 20
@@ -217,7 +217,7 @@ def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
 def test_implied_directories_count_against_the_servers_limit(
     receiver: DiskReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_size, "FREE_ENTRIES", 50)
+    monkeypatch.setattr(walk, "FREE_ENTRIES", 50)
     few = b"".join(member(b"%d/" % n + b"d/" * 40 + b"f", b"") for n in range(3)) + END
     with pytest.raises(BadRequest, match=r"of its 123 directories and links"):
         receiver.receive(in_blocks(few), evolve(NO_RESERVE, disk=72 * ENTRY_SIZE))
@@ -241,7 +241,7 @@ def test_directories_leave_inodes_to_others(mount: Mount) -> None:
 def test_what_is_sent_counts_as_much_as_what_is_received(
     receiver: DiskReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_size, "FREE_ENTRIES", 4)
+    monkeypatch.setattr(walk, "FREE_ENTRIES", 4)
     tree = tmp_path / "tree"
     (tree / "a/b/c").mkdir(parents=True)
     (tree / "f").write_bytes(b"x" * 5000)

@@ -18,7 +18,7 @@ from wingsd.archive.quota import (
 from wingsd.archive.tar_headers import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import BadRequest, StorageError
-from wingsd.filesystem.disk_size import ENTRY_SIZE, FREE_ENTRIES
+from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.filesystem import GivenTree, give_tree, ownership
-from wingsd.filesystem.ownership import LINKED_ELSEWHERE, TOO_MANY_LINKED
+from wingsd.filesystem import GivenTree, give_tree, walk
+from wingsd.filesystem.walk import LINKED_ELSEWHERE, TOO_MANY_LINKED
 
 OWNER = (1234, 1235)
 
@@ -88,7 +88,7 @@ def test_a_file_with_all_its_hard_links_in_the_tree_gets_the_owner(root: Path) -
 
 
 def test_hard_links_take_bounded_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "MAX_LINKED", 1)
+    monkeypatch.setattr(walk, "MAX_GIVEN_LINKED", 1)
     for name, link in (("a", "c"), ("b", "d")):
         (root / name).touch()
         (root / link).hardlink_to(root / name)

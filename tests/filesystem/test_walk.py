@@ -20,15 +20,18 @@ from wingsd.archive import Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.partition import split
 from wingsd.errors import StorageError
-from wingsd.filesystem import disk_size
 from wingsd.filesystem import walk as walking
-from wingsd.filesystem.disk_size import ENTRY_SIZE, MAX_SIZE, Measured, measure, survey
 from wingsd.filesystem.walk import (
     BATCH,
+    ENTRY_SIZE,
+    MAX_SIZE,
     FirstNames,
     Listing,
+    Measured,
+    measure,
     opened,
     opened_again,
+    survey,
     walk,
 )
 
@@ -324,7 +327,7 @@ def test_too_many_hard_links_are_reported() -> None:
 def test_directories_and_links_beyond_the_free_ones_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_size, "FREE_ENTRIES", 3)
+    monkeypatch.setattr(walking, "FREE_ENTRIES", 3)
     (tmp_path / "f").write_bytes(b"x" * 100)
     (tmp_path / "large").write_bytes(b"x" * 1000)
     (tmp_path / "a/b").mkdir(parents=True)

@@ -14,7 +14,7 @@ from tests.support.attributes import ACCESS, DEFAULT, acl, entries
 from tests.support.owner import OWNER
 from tests.support.small_disk import small_disk
 from wingsd.errors import StorageError
-from wingsd.filesystem.disk_size import measure
+from wingsd.filesystem.walk import measure
 from wingsd.restores.overlay import kept_size, overlay
 
 MEMORY = 1 << 20

@@ -20,7 +20,7 @@ from wingsd.files.denylist import Denylist
 from wingsd.files.uploads import FileRules, FormUpload
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem import ServerRoot, name_text
-from wingsd.filesystem.partial_file import PartialFile
+from wingsd.filesystem.new_file import PartialFile
 from wingsd.http.operations import INVALID, Access, Success, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.servers.operations import Operation

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from wingsd.archive.policy import display
 from wingsd.config import TransfersConfig
 from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
-from wingsd.filesystem.disk_size import FREE_ENTRIES, counted_entries
+from wingsd.filesystem.walk import FREE_ENTRIES, counted_entries
 
 __all__ = [
     "DEFAULT",

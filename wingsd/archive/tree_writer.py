@@ -22,8 +22,7 @@ from wingsd.archive.directories import DirectoryMetadata
 from wingsd.archive.policy import display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, MemberRefused, StorageError
-from wingsd.filesystem.attributes import write_attributes
-from wingsd.filesystem.modes import is_own, process_umask
+from wingsd.filesystem.attributes import is_own, process_umask, write_attributes
 from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.util.text import disk_advice
 

@@ -20,7 +20,7 @@ from wingsd.errors import (
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
-from wingsd.filesystem.modes import set_mode_at
+from wingsd.filesystem.attributes import set_mode_at
 from wingsd.filesystem.walk import Listing
 
 __all__ = [

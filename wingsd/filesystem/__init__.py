@@ -7,7 +7,6 @@ deleted by `remove_tree`.
 """
 
 from wingsd.filesystem.directory import Directory, Entry, OpenFile
-from wingsd.filesystem.disk_size import MAX_SIZE, Measured, measure, survey
 from wingsd.filesystem.new_file import NewFile, NewFileOptions, Owner
 from wingsd.filesystem.openers import (
     DirectoryOpener,
@@ -15,11 +14,11 @@ from wingsd.filesystem.openers import (
     OpenatOpener,
     directory_opener,
 )
-from wingsd.filesystem.ownership import GivenTree, give_tree
 from wingsd.filesystem.paths import ServerPath, name_from_text, name_text
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import Unlimited, Usage, UsageCounter
+from wingsd.filesystem.walk import MAX_SIZE, GivenTree, Measured, give_tree, measure, survey
 
 __all__ = [
     "MAX_SIZE",

@@ -6,6 +6,9 @@ none: the names, sorted, each with its value, and a length of 16 bits before eit
 as the kernel has them (acl(5), linux/posix_acl_xattr.h), with entries sorted by kind and number,
 and `OWN` for the user and the group that all files of servers have on a node.
 
+Permission bits are set here as well. `process_umask` and `is_own` return which mode and owner a
+new file has without that.
+
 Everything is done by descriptors, so no link is followed. Functions raise OSError, and ValueError
 with what is wrong for values that are invalid.
 """
@@ -17,13 +20,16 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from struct import Struct
 from tempfile import TemporaryFile
 
 from attrs import frozen
 
+from wingsd.errors import FileTypeRefused
 from wingsd.filesystem.new_file import Owner
+from wingsd.util.text import display
 
 __all__ = [
     "ACCESS",
@@ -46,10 +52,13 @@ __all__ = [
     "clear_attributes",
     "decode_attributes",
     "encode_attributes",
+    "is_own",
     "kept_attributes",
     "mode_without_mask",
     "names_own",
+    "process_umask",
     "read_attributes",
+    "set_mode_at",
     "supported_attributes",
     "write_attributes",
 ]
@@ -503,3 +512,40 @@ def acl_from_text(text: bytes, owner: Owner) -> bytes | None:
             raise ValueError("its ACL has an entry twice")
         entries[place] = sum(bit for each, bit in _LETTERS if each in match["bits"])
     return _packed(_renumbered(_checked(entries), owner, _OWN))
+
+
+def process_umask() -> int:
+    """Return the process's umask from /proc: umask(2) would set it.
+
+    With it the sticky bit, which open(2) may drop. All bits where /proc has none, so that every
+    mode is set explicitly.
+    """
+    with suppress(OSError), open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8) | stat.S_ISVTX
+    return 0o7777
+
+
+def is_own(owner: tuple[int, int], directory: int) -> bool:
+    """Return whether new files below a directory have this owner; the descriptor is open."""
+    # below a set-group-id directory files get that directory's group instead
+    inherits = os.fstat(directory).st_mode & stat.S_ISGID
+    return owner == (os.geteuid(), os.getegid()) and not inherits
+
+
+def set_mode_at(parent: int, name: bytes, mode: int) -> None:
+    """Set the permission bits of the entry `name` of the directory `parent`.
+
+    Set-id and sticky bits are left out, as in Wings. Raises OSError, and FileTypeRefused for a
+    symlink, a FIFO, a socket or a device.
+    """
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        kind = stat.S_IFMT(os.fstat(fd).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            raise FileTypeRefused(f"{display(name)} has no mode of its own")
+        # fchmod(2) refuses O_PATH; this name of the descriptor means the very same file.
+        os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)
+    finally:
+        os.close(fd)

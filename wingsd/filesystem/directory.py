@@ -15,8 +15,7 @@ import attrs
 
 from wingsd.errors import FileInUse, FileTypeRefused, IsDirectory
 from wingsd.filesystem.errors import file_error
-from wingsd.filesystem.new_file import TEMPORARY, remove_left_over
-from wingsd.filesystem.open_descriptor import OpenDescriptor
+from wingsd.filesystem.new_file import TEMPORARY, OpenDescriptor, remove_left_over
 from wingsd.filesystem.paths import ServerPath, name_text
 from wingsd.filesystem.walk import Listing, unreadable_for_user, walk
 from wingsd.util.text import display

@@ -2,6 +2,10 @@
 
 Whoever reads the name sees the old file or the new one, whole, also after a crash. An existing
 file is never written to, since it may be a hard link to another one.
+
+A `PartialFile` is uploaded in several requests. Its own name is made from the user's and the
+file's, so that each user continues what he has begun. It is not listed, counts as a file does, and
+is deleted when nobody has continued it for a day.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ import secrets
 import stat
 import time
 from contextlib import ExitStack, suppress
+from hashlib import sha256
+from types import TracebackType
+from typing import Self
 
 import attrs
 
-from wingsd.errors import FileTypeRefused, NameConflict, PathInvalid
+from wingsd.errors import FileTypeRefused, NameConflict, PathInvalid, UploadInProgress
 from wingsd.filesystem.errors import file_error
-from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
@@ -29,11 +35,42 @@ __all__ = [
     "TEMPORARY",
     "NewFile",
     "NewFileOptions",
+    "OpenDescriptor",
     "Owner",
+    "PartialFile",
     "check_new_name",
     "remove_left_over",
     "rename_exclusively",
 ]
+
+
+class OpenDescriptor:
+    """Holds one descriptor, which is its own to close. To be used as a context."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 when it is closed."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close it; a second time nothing is done."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
 
 Owner = tuple[int, int]
 """A user and a group id."""
@@ -167,26 +204,15 @@ class NewFile(OpenDescriptor):
 
     def _look_at_old(self) -> None:
         check_new_name(self._name)
-        found = self._old()
-        if found is None:
-            return
-        if stat.S_ISDIR(found.st_mode):
-            raise NameConflict.writing(display(self._name))
-        if not stat.S_ISREG(found.st_mode):
-            raise FileTypeRefused(f"{display(self._name)} is not a regular file")
-        if not self._options.replace:
-            raise NameConflict.renaming(display(self._name))
-        self._mode = found.st_mode & 0o777
-
-    def _old(self) -> os.stat_result | None:
-        # Not by a descriptor, which would hold on the disk what is deleted meanwhile.
-        with suppress(FileNotFoundError):
-            return os.lstat(self._name, dir_fd=self._parent)
-        return None
+        mode = old_mode(self._parent, self._name)
+        if mode is not None:
+            if not self._options.replace:
+                raise NameConflict.renaming(display(self._name))
+            self._mode = mode
 
     def _replaced(self) -> int:
         """Return the bytes that are freed when the file replaces the old one."""
-        old = self._old()
+        old = _old(self._parent, self._name)
         if old is None or not stat.S_ISREG(old.st_mode) or old.st_nlink > 1:
             return 0
         return old.st_size
@@ -209,6 +235,28 @@ class NewFile(OpenDescriptor):
             os.utime(self._fd, ns=(options.modified, options.modified))
         if options.durable:
             os.fsync(self._fd)
+
+
+def _old(parent: int, name: bytes) -> os.stat_result | None:
+    # Not by a descriptor, which would hold on the disk what is deleted meanwhile.
+    with suppress(FileNotFoundError):
+        return os.lstat(name, dir_fd=parent)
+    return None
+
+
+def old_mode(parent: int, name: bytes) -> int | None:
+    """Return the mode of the file that a new one is to replace, None without one.
+
+    Raises NameConflict for a directory, and FileTypeRefused for what is no file.
+    """
+    found = _old(parent, name)
+    if found is None:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise NameConflict.writing(display(name))
+    if not stat.S_ISREG(found.st_mode):
+        raise FileTypeRefused(f"{display(name)} is not a regular file")
+    return found.st_mode & 0o777
 
 
 def check_new_name(name: bytes) -> None:
@@ -257,3 +305,121 @@ def remove_left_over(parent: int, name: bytes) -> None:
         # A writer holds a lock as long as it lives.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=parent)
+
+
+#: A program with a lease of the file is not waited for, fcntl(2).
+_OPEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
+_MAKE = _OPEN | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+
+class PartialFile(OpenDescriptor):
+    """What `user` has uploaded of the file `name` in a directory. To be used as a context.
+
+    Only one of them may be open at a time. Methods raise the errors of `errors`.
+    """
+
+    def __init__(
+        self,
+        parent: int,
+        name: bytes,
+        user: str,
+        owner: Owner | None,
+        usage: DirectoryUsage,
+        *,
+        make: bool,
+    ) -> None:
+        """`parent` is the descriptor of the directory, which is closed with this.
+
+        Without `make`, raises FileMissing where nothing was uploaded. Raises `UploadInProgress`,
+        and for the first part what `commit` does.
+        """
+        super().__init__(-1)
+        self._parent = parent
+        self._name = name
+        self._owner = owner
+        self._usage = usage
+        self._committed = False
+        digest = sha256(b"\0".join((user.encode(), name))).hexdigest()[:32]
+        self._own_name = f".wingsd-{digest}.upload".encode()
+        try:
+            check_new_name(name)
+            self._fd = self._opened(make=make)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            #: The bytes so far.
+            self.size = os.fstat(self._fd).st_size
+        except BlockingIOError as error:
+            self.close()
+            raise UploadInProgress from error
+        except OSError as error:
+            self.close()
+            raise file_error(error, self._own_name) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _opened(self, *, make: bool) -> int:
+        try:
+            looked_at = os.open(self._own_name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._parent)
+        except FileNotFoundError:
+            if not make:
+                raise
+            old_mode(self._parent, self._name)
+            return os.open(self._own_name, _MAKE, 0o600, dir_fd=self._parent)
+        try:
+            found = os.fstat(looked_at)
+            # The server's program could have put something else there.
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise FileTypeRefused(f"{display(self._own_name)} is not a regular file")
+            return os.open(f"/proc/self/fd/{looked_at}", _OPEN)
+        finally:
+            os.close(looked_at)
+
+    def write(self, data: bytes) -> None:
+        """Append bytes. Raises DiskLimitExceeded; what was written before stays."""
+        self._usage.add(len(data))
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, memoryview(data)[written:])
+        except OSError as error:
+            raise file_error(error, self._name) from error
+        finally:
+            self._usage.free(len(data) - written)
+            self.size += written
+
+    def commit(self) -> None:
+        """Give the file its name, in place of an existing one.
+
+        Raises NameConflict for a directory, and FileTypeRefused for what is no file.
+        """
+        try:
+            mode = old_mode(self._parent, self._name)
+            if self._owner is not None:
+                os.fchown(self._fd, *self._owner)
+            os.fchmod(self._fd, _MODE if mode is None else mode)
+            os.fsync(self._fd)
+            parent = self._parent
+            with self._usage.going(parent, self._name):
+                os.rename(self._own_name, self._name, src_dir_fd=parent, dst_dir_fd=parent)
+                self._committed = True
+        except IsADirectoryError as error:
+            raise NameConflict.writing(display(self._name)) from error
+        except OSError as error:
+            raise file_error(error, self._name) from error
+
+    def discard(self) -> None:
+        """Delete what was uploaded."""
+        try:
+            os.unlink(self._own_name, dir_fd=self._parent)
+        except OSError as error:
+            raise file_error(error, self._name) from error
+
+    def close(self) -> None:
+        """Close it; what was uploaded stays, unless it was deleted."""
+        if self._fd >= 0 and not self._committed:
+            found = os.fstat(self._fd)
+            self._usage.free(0 if found.st_nlink else found.st_size)
+        for fd in (self._fd, self._parent):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._parent = -1

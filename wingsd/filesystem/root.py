@@ -3,7 +3,8 @@
 Each method opens the directory in question below the root (`openers`) and does one thing with one
 name in it, by calls that follow no symlink. So it cannot matter what the server's program does in
 its directory meanwhile. Symlinks on the way to a directory are followed inside the root; one at
-the end of a path is itself meant, and is neither read nor written through.
+the end of a path is itself meant, and is neither read nor written through. A copy is made within
+the kernel; on file systems that can (btrfs, XFS) it shares its blocks with the original.
 
 Blocking: run it in a thread. Methods raise the errors of `errors`, and StorageError where the disk
 fails.
@@ -23,12 +24,13 @@ from wingsd.errors import (
     DiskLimitExceeded,
     FileMissing,
     FileTypeRefused,
+    FileWorkCancelled,
     NameConflict,
     NotDirectory,
     PathInvalid,
     StorageError,
 )
-from wingsd.filesystem.copying import copy_data
+from wingsd.filesystem.attributes import set_mode_at
 from wingsd.filesystem.directory import (
     Directory,
     Entry,
@@ -37,24 +39,22 @@ from wingsd.filesystem.directory import (
     errors_of,
     open_regular,
 )
-from wingsd.filesystem.disk_size import ENTRY_SIZE, FREE_ENTRIES
 from wingsd.filesystem.errors import file_error
-from wingsd.filesystem.made_directories import made_directory
-from wingsd.filesystem.modes import set_mode_at
 from wingsd.filesystem.new_file import (
     DEFAULTS,
     NewFile,
     NewFileOptions,
+    OpenDescriptor,
     Owner,
+    PartialFile,
     check_new_name,
     rename_exclusively,
 )
-from wingsd.filesystem.open_descriptor import OpenDescriptor
 from wingsd.filesystem.openers import DirectoryOpener
-from wingsd.filesystem.partial_file import PartialFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import remove
 from wingsd.filesystem.usage import DirectoryUsage, Unlimited, Usage
+from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES
 from wingsd.filesystem.writable_file import (
     OpenFiles,
     WritableFile,
@@ -65,7 +65,60 @@ from wingsd.util.text import display, readable_size, reading_advice
 
 __all__ = ["ServerRoot"]
 
+#: Bytes between two looks at whether the copy was cancelled.
+_STEP = 64 << 20
+_BLOCK = 1 << 20
+#: The file systems of the two files, or the kernel, cannot do it.
+_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def copy_data(source: int, target: int, size: int, cancelled: Callable[[], bool]) -> None:
+    """Copy the first `size` bytes of a file to an empty one; both are descriptors.
+
+    A file that becomes shorter meanwhile gives a shorter copy. Raises OSError, and
+    FileWorkCancelled.
+    """
+    offset = 0
+    while offset < size:
+        start, end = _next_data(source, offset, size)
+        offset = start
+        while offset < end:
+            if cancelled():
+                raise FileWorkCancelled
+            copied = _copied(source, target, offset, min(end - offset, _STEP))
+            if not copied:
+                os.ftruncate(target, min(size, os.fstat(source).st_size))
+                return
+            offset += copied
+    os.ftruncate(target, size)
+
+
+def _next_data(source: int, offset: int, size: int) -> tuple[int, int]:
+    """Return where the next data begins and ends, `size` twice where there is none."""
+    try:
+        start = os.lseek(source, offset, os.SEEK_DATA)
+        return min(start, size), min(os.lseek(source, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size
+        if error.errno in _UNSUPPORTED:
+            return offset, size
+        raise
+
+
+def _copied(source: int, target: int, offset: int, size: int) -> int:
+    """Copy a part; return its bytes, 0 at the end of the file."""
+    try:
+        return os.copy_file_range(source, target, size, offset, offset)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    data = os.pread(source, min(size, _BLOCK), offset)
+    return os.pwrite(target, data, offset) if data else 0
+
+
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_DIRECTORY_MODE = 0o755
 #: A name that is to be renamed to is in use, and cannot be replaced.
 _IN_USE = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
 
@@ -402,8 +455,55 @@ class ServerRoot(OpenDescriptor):
                 os.close(parent)
 
     def _made_directory(self, path: ServerPath) -> int:
-        """Return a descriptor of a directory, which is made if it is missing."""
-        return made_directory(self._opener, self._fd, path, self._owner, self._count_directory)
+        """Return a descriptor of a directory, which is made if it is missing.
+
+        Raises NotDirectory where the path leads through something else, and DiskLimitExceeded.
+        """
+        parts = path.parts
+        missing: list[bytes] = []
+        while True:
+            try:
+                fd = self._opener.directory(self._fd, ServerPath(parts))
+                break
+            except FileNotFoundError as error:
+                if not parts:
+                    raise file_error(error, bytes(path)) from error
+                missing.append(parts[-1])
+                parts = parts[:-1]
+            except NotADirectoryError as error:
+                raise NotDirectory(_shown(path)) from error
+            except OSError as error:
+                raise file_error(error, bytes(path)) from error
+        try:
+            while missing:
+                self._count_directory()
+                child = self._made_child(fd, missing.pop())
+                os.close(fd)
+                fd = child
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    raise NotDirectory(_shown(path)) from error
+                raise file_error(error, bytes(path)) from error
+            raise
+        return fd
+
+    def _made_child(self, parent: int, name: bytes) -> int:
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            # Made by another thread meanwhile, or a symlink that leads nowhere.
+            return os.open(name, _LIST, dir_fd=parent)
+        fd = os.open(name, _LIST, dir_fd=parent)
+        try:
+            if self._owner is not None:
+                os.fchown(fd, *self._owner)
+            os.fchmod(fd, _DIRECTORY_MODE)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _count_directory(self) -> None:
         """Count a directory that is about to be made, as `disk_size` does.

@@ -4,12 +4,18 @@ A directory comes before its contents: first the files, then the symlinks, then 
 sorted by their bytes, and its directories last. A directory with more than `BATCH` names is read
 in batches of that size, in the order of the file system, and each batch is sorted. Memory holds
 one batch and the names of directories still to be read, at most `MAX_PENDING` bytes.
+
+A tree is measured as a server's disk limit counts it, and given to one owner. An installation
+script runs as root, so what it leaves belongs to root. Only entries with another owner are
+changed. Symlinks are changed themselves. A file with several hard links is changed when all of
+them are in the tree: with another one elsewhere it is somebody else's file as well.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,22 +26,32 @@ from attrs import Factory, define, frozen
 
 from wingsd.errors import StorageError, TreeTooLarge
 from wingsd.filesystem.errors import file_error
+from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import REPLACED, OpenDirectories, Path
-from wingsd.util.text import display, reading_advice
+from wingsd.util.text import disk_advice, display, reading_advice
 
 __all__ = [
     "BATCH",
+    "ENTRY_SIZE",
+    "FREE_ENTRIES",
     "MAX_LINKED",
     "MAX_NAME",
     "MAX_PENDING",
+    "MAX_SIZE",
     "VANISHED",
     "FirstNames",
+    "GivenTree",
     "Inode",
     "Listing",
+    "Measured",
+    "counted_entries",
+    "give_tree",
     "gone",
+    "measure",
     "opened",
     "opened_again",
     "small_listing",
+    "survey",
     "unreadable",
     "unreadable_for_user",
     "walk",
@@ -313,3 +329,193 @@ def _names(listing: Listing, entry: os.DirEntry[str]) -> list[bytes]:
 def gone(error: OSError) -> bool:
     """Return whether an error means that the file does not exist any more."""
     return error.errno in _MISSING
+
+
+FREE_ENTRIES = 50_000
+"""Directories, symlinks and further hard links of one server, all together, that do not count
+against its disk limit."""
+
+ENTRY_SIZE = 4096
+"""Bytes that each further one counts: the size of a directory on common file systems."""
+
+_SECTOR = 512  # bytes of `st_blocks`, whatever the block size; stat(2)
+
+
+MAX_SIZE = (1 << 63) - 1
+"""The largest size that is told, of sparse files as a rule: what databases and Panels can read."""
+
+
+def counted_entries(count: int) -> int:
+    """Return the bytes that `count` directories and links of a server count together."""
+    return max(count - FREE_ENTRIES, 0) * ENTRY_SIZE
+
+
+@frozen
+class Measured:
+    """The size of a directory as a server's disk limit counts it, and its largest file.
+
+    Sizes are in bytes; `largest` is the name of the largest file, empty where there is no file. A
+    copy of it takes `on_disk` bytes, without the holes of sparse files, and has `files` files,
+    directories and symlinks.
+    """
+
+    size: int
+    largest: bytes
+    largest_size: int
+    on_disk: int = 0
+    files: int = 0
+
+    @property
+    def shown(self) -> str:
+        """The name of the largest file, for messages."""
+        return display(self.largest)
+
+
+def measure(directory: str) -> int:
+    """Return the size of a directory in bytes; see `survey`."""
+    return survey(directory).size
+
+
+def survey(directory: str) -> Measured:
+    """Measure a directory: the data of all regular files below it, hard-linked ones once.
+
+    The holes of sparse files count, and so do directories, symlinks and further hard links beyond
+    the first `FREE_ENTRIES`. Files that are deleted meanwhile do not. Blocking; follows no
+    symlink. Raises StorageError where a directory cannot be read, and TreeTooLarge.
+    """
+    total = entries = largest_size = on_disk = files = 0
+    largest = b""
+    linked = FirstNames()
+    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
+        for listing in listings:
+            others = len(listing.directories) + len(listing.symlinks)
+            entries += others
+            files += others
+            on_disk += others * ENTRY_SIZE
+            for name, found in _stats(listing):
+                if found.st_nlink > 1 and not linked.add((found.st_dev, found.st_ino), b""):
+                    entries += 1
+                    continue
+                files += 1
+                total += found.st_size
+                # file systems also allocate what a file may grow by
+                whole = -(-found.st_size // ENTRY_SIZE) * ENTRY_SIZE
+                on_disk += min(found.st_blocks * _SECTOR, whole)
+                if found.st_size > largest_size:
+                    largest, largest_size = listing.prefix + name, found.st_size
+    size = min(total + counted_entries(entries), MAX_SIZE)
+    return Measured(size, largest, largest_size, on_disk, files)
+
+
+def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:
+    for name in listing.files:
+        try:
+            found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+        except OSError as error:
+            if not gone(error):
+                unreadable(listing.prefix + name, error)
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield name, found
+
+
+#: Hard-linked files that are counted at most, about 100 bytes each.
+MAX_GIVEN_LINKED = 200_000
+LINKED_ELSEWHERE = "it has a hard link outside of the directory"
+TOO_MANY_LINKED = "too many files have several hard links"
+
+
+@define
+class GivenTree:
+    """The number of entries that were changed, and of those that keep their owner.
+
+    `example` is the name of one that does, and `why` the reason, both for people.
+    """
+
+    changed: int = 0
+    kept: int = 0
+    example: str = ""
+    why: str = ""
+
+    def keep(self, name: bytes, why: str) -> None:
+        """Count an entry that keeps its owner."""
+        self.kept += 1
+        if not self.example:
+            self.example, self.why = display(name or b"."), why
+
+
+def give_tree(directory: str, owner: Owner, cancelled: Callable[[], bool]) -> GivenTree:
+    """Give a directory and all below it to `owner`, unless `cancelled` says to stop.
+
+    What cannot be changed keeps its owner. Blocking; `cancelled` is called in this thread for each
+    directory. Raises StorageError where a directory cannot be read.
+    """
+    giver = _Giver(owner)
+    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
+        for listing in listings:
+            if cancelled():
+                return giver.given
+            giver.give(listing)
+    for name in giver.partly_seen():
+        giver.given.keep(name, LINKED_ELSEWHERE)
+    return giver.given
+
+
+@define(eq=False, repr=False)
+class _Giver:
+    _owner: Owner
+    given: GivenTree = Factory(GivenTree)
+    #: Of each hard-linked file of another owner, its first name and the links not yet seen.
+    _linked: dict[Inode, tuple[bytes, int]] = Factory(dict)
+
+    def give(self, listing: Listing) -> None:
+        if listing.is_first and self._is_foreign(listing.stat):
+            self._change(listing.prefix.rstrip(b"/"), lambda: os.fchown(listing.fd, *self._owner))
+        for names in (listing.files, listing.symlinks, listing.others):
+            for name in names:
+                self._give_entry(listing, name)
+
+    def partly_seen(self) -> list[bytes]:
+        return [name for name, _ in self._linked.values()]
+
+    def _is_foreign(self, found: os.stat_result) -> bool:
+        return (found.st_uid, found.st_gid) != self._owner
+
+    def _give_entry(self, listing: Listing, name: bytes) -> None:
+        try:
+            found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+        except OSError as error:
+            if not gone(error):
+                self.given.keep(listing.prefix + name, disk_advice(error))
+            return
+        # A directory in its place is new, and the daemon's users cannot make one of another owner.
+        if stat.S_ISDIR(found.st_mode) or not self._is_foreign(found):
+            return
+        if found.st_nlink > 1 and not self._is_last_link(found, listing.prefix + name):
+            return
+
+        def change() -> None:
+            os.chown(name, *self._owner, dir_fd=listing.fd, follow_symlinks=False)
+
+        self._change(listing.prefix + name, change)
+
+    def _is_last_link(self, found: os.stat_result, name: bytes) -> bool:
+        inode = (found.st_dev, found.st_ino)
+        if inode not in self._linked and len(self._linked) >= MAX_GIVEN_LINKED:
+            self.given.keep(name, TOO_MANY_LINKED)
+            return False
+        first, left = self._linked.get(inode, (name, found.st_nlink))
+        if left > 1:
+            self._linked[inode] = first, left - 1
+            return False
+        del self._linked[inode]
+        return True
+
+    def _change(self, name: bytes, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except OSError as error:
+            if not gone(error):
+                self.given.keep(name, disk_advice(error))
+        else:
+            self.given.changed += 1

@@ -19,8 +19,7 @@ import attrs
 from wingsd.errors import FileInUse, FileTypeRefused, NameConflict
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.errors import file_error
-from wingsd.filesystem.new_file import Owner, check_new_name
-from wingsd.filesystem.open_descriptor import OpenDescriptor
+from wingsd.filesystem.new_file import OpenDescriptor, Owner, check_new_name
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
 

@@ -14,8 +14,13 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from wingsd.errors import StorageError
-from wingsd.filesystem.attributes import clear_attributes, write_attributes
-from wingsd.filesystem.modes import is_own, process_umask, set_mode_at
+from wingsd.filesystem.attributes import (
+    clear_attributes,
+    is_own,
+    process_umask,
+    set_mode_at,
+    write_attributes,
+)
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener

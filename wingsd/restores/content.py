@@ -38,7 +38,7 @@ from wingsd.errors import (
 )
 from wingsd.files.extraction import archive_error
 from wingsd.filesystem import OpenFile
-from wingsd.filesystem.disk_size import measure
+from wingsd.filesystem.walk import measure
 from wingsd.restores.overlay import kept_size, overlay
 from wingsd.restores.storage import RestoreStorage
 from wingsd.threadio import Workers

@@ -28,9 +28,8 @@ from wingsd.filesystem.attributes import (
     clear_attributes,
     write_attributes,
 )
-from wingsd.filesystem.disk_size import counted_entries
 from wingsd.filesystem.open_directories import OpenDirectories, Path
-from wingsd.filesystem.walk import FirstNames, Listing, opened, walk
+from wingsd.filesystem.walk import FirstNames, Listing, counted_entries, opened, walk
 from wingsd.util.text import disk_advice, display
 
 __all__ = ["kept_size", "overlay"]

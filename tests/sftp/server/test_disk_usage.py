@@ -33,7 +33,7 @@ from wingsd.filesystem import (
     UsageCounter,
     directory_opener,
 )
-from wingsd.filesystem.partial_file import PartialFile
+from wingsd.filesystem.new_file import PartialFile
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import SessionAccess, SiteFiles
