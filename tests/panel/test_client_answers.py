@@ -10,9 +10,7 @@ from tests.panel.client_harness import UNKNOWN, UUID, Harness
 from tests.support import Answer, Drop
 from wingsd.errors import PanelError, PanelRefused, PanelUnreachable
 from wingsd.panel import client as panel_module
-from wingsd.panel import http_client as httpclient
-from wingsd.panel.client import MAX_VALUES
-from wingsd.panel.http_client import MAX_BODY
+from wingsd.panel.client import MAX_BODY, MAX_VALUES
 
 FAULTS = [
     Answer(500),
@@ -37,7 +35,7 @@ async def test_an_invalid_answer_is_retried(harness: Harness, fault: Any) -> Non
 async def test_too_long_an_answer_is_retried(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(httpclient, "MAX_BODY", 10_000)
+    monkeypatch.setattr(panel_module, "MAX_BODY", 10_000)
     harness.fake.inject("/servers", Answer(200, b" " * 10_001), times=2)
     assert not await harness.client().owns(UUID)
     assert len(harness.fake.calls) == 3

@@ -18,8 +18,7 @@ from tests.support.recording_observer import RecordingObserver
 from tests.transfers.peers import Peer, read_head
 from wingsd.config import Config
 from wingsd.errors import PanelRefused, PanelUnreachable
-from wingsd.panel.client import Panel
-from wingsd.panel.http_client import BoundedClient
+from wingsd.panel.client import BoundedClient, Panel
 from wingsd.util.observer import PANEL, Observer
 
 

@@ -20,8 +20,8 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from tests.transfers.peers import BUFFERS, ENDLESS, Peer, goes_on, pem, read_head, server_context
 from wingsd.http_client.exchange import MAX_HEAD, AnswerRefused
-from wingsd.panel import http_client as httpclient
-from wingsd.panel.http_client import (
+from wingsd.panel import client as panel_module
+from wingsd.panel.client import (
     MAX_BODY,
     MAX_HEADERS,
     MAX_INTERIM,
@@ -101,7 +101,7 @@ async def test_interim_answers_are_left_out(rest: bytes, body: bytes, pieces: in
 
 
 async def test_an_answer_may_be_as_long_as_each_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(httpclient, "MAX_BODY", SMALL_BODY)
+    monkeypatch.setattr(panel_module, "MAX_BODY", SMALL_BODY)
     headers = b"".join(b"X-%d: 1\r\n" % number for number in range(MAX_HEADERS - 2))
     rest = b"Content-Length: %d\r\nY: \r\n\r\n" % SMALL_BODY
     padding = b"y" * (MAX_HEAD - len(OK + headers + rest))
@@ -173,7 +173,7 @@ BODIES = {
 async def test_a_body_without_end_is_cut(
     name: str, scheme: str, trusted: trustme.LeafCert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(httpclient, "MAX_BODY", SMALL_BODY)
+    monkeypatch.setattr(panel_module, "MAX_BODY", SMALL_BODY)
     peer = Peer(goes_on(*BODIES[name]), server_context(trusted) if scheme == "https" else None)
     with pytest.raises(AnswerRefused, match="its answer is longer than 1 MiB"):
         await ask(peer, scheme=scheme)
@@ -239,7 +239,7 @@ async def test_a_request_that_is_cancelled_closes_its_connection(begun: bytes) -
 async def test_a_server_that_does_not_close_after_its_answer_is_left(
     trusted: trustme.LeafCert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(httpclient, "CLOSE_WITHIN", 0.01)
+    monkeypatch.setattr(panel_module, "CLOSE_WITHIN", 0.01)
 
     def script(connection: Any) -> bytes:
         read_head(connection)

@@ -14,8 +14,7 @@ from tests.transfers.test_outgoing_moves import _quick, node, sender
 from wingsd.errors import DestinationRefused
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing import move
-from wingsd.transfers.peer.move_answers import ProgressAnswer
-from wingsd.transfers.peer.moves import MOST, Cause
+from wingsd.transfers.peer.moves import MOST, Cause, ProgressAnswer
 
 __all__ = ["_quick", "node", "sender"]
 

@@ -563,7 +563,6 @@ REST = 20.0
 Block = bytes | memoryview
 
 
-@implementer(IPushProducer)
 class BlocksBody:
     """A body in memory: sends `blocks` at the rate of `bucket`. For one request.
 
@@ -599,10 +598,6 @@ class BlocksBody:
         """Resume delivery."""
         self._is_running = True
         self._deliver()
-
-    def stopProducing(self) -> None:
-        """Deliver nothing more."""
-        self.close()
 
     def close(self) -> None:
         """Deliver nothing more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from wingsd.http_client.exchange import Answer
-from wingsd.transfers.peer.move_answers import failure_of, progress_of
+from wingsd.transfers.peer.moves import failure_of, progress_of
 
 
 def test_the_texts_of_a_destination_are_lines_and_bounded() -> None:

@@ -40,12 +40,6 @@ from wingsd.transfers.outgoing.move_round import (
 )
 from wingsd.transfers.outgoing.source import SourceStorage, Subject
 from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.peer.move_answers import (
-    MoveResumed,
-    MoveSmaller,
-    ResumeNeeded,
-    failure_of,
-)
 from wingsd.transfers.peer.moves import (
     ASKED_AT_MOST,
     ASKED_WITHIN,
@@ -57,6 +51,10 @@ from wingsd.transfers.peer.moves import (
     RESUME_AFTER,
     Cause,
     MoveClient,
+    MoveResumed,
+    MoveSmaller,
+    ResumeNeeded,
+    failure_of,
 )
 from wingsd.util.retry import Budget, Watch
 from wingsd.util.text import readable_size

@@ -18,8 +18,7 @@ from wingsd.moves.filling import LEAST_SIZE, Batch, BatchBody, batch_body
 from wingsd.moves.source import MoveNumbers, MoveSource
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.threadio import Workers
-from wingsd.transfers.peer.move_answers import MoveResumed, MoveSmaller, ResumeNeeded
-from wingsd.transfers.peer.moves import MoveClient
+from wingsd.transfers.peer.moves import MoveClient, MoveResumed, MoveSmaller, ResumeNeeded
 from wingsd.util.retry import Watch
 
 __all__ = ["BatchSize", "ClosedRound", "PlannedRound", "RoundSender", "asking"]

@@ -37,13 +37,14 @@ from wingsd.transfers.outgoing.source import (
 )
 from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.peer.client import PeerAddress, Peers
-from wingsd.transfers.peer.move_answers import BegunAnswer, ResumeNeeded
 from wingsd.transfers.peer.moves import (
     BEGIN_WITHIN,
     DISCARD_WITHIN,
     WITHDRAW_WITHIN,
+    BegunAnswer,
     MoveClient,
     MoveTrouble,
+    ResumeNeeded,
 )
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep

@@ -63,6 +63,7 @@ __all__ = [
     "explanation",
     "judge",
     "peer_tls",
+    "refusal_of",
 ]
 
 #: Names of a certificate in an error.
@@ -74,19 +75,23 @@ GATEWAYS = frozenset({408, 502, 503, 504, *range(520, 525)})
 
 def judge(answer: Answer, *, may_be_early: bool = False) -> None:
     """Raise `DestinationRefused` for an answer that is not one of success."""
-    status = f"{answer.code} {plain(answer.reason)}".rstrip()
-    if answer.good and answer.early and not may_be_early:
+    if not answer.good:
+        raise refusal_of(answer)
+    if answer.early and not may_be_early:
         raise DestinationRefused(
             "the destination node answered before it had received everything",
-            f"{status} came while the server was still being sent; see its log, and whether a "
-            "proxy in front of it answers in its place",
+            f"{_status(answer)} came while the server was still being sent; see its log, and "
+            "whether a proxy in front of it answers in its place",
             answer.code,
         )
-    if answer.good:
-        return
+
+
+def refusal_of(answer: Answer) -> DestinationRefused:
+    """Return the error of an answer that is not one of success."""
+    status = _status(answer)
     if HTTPStatus.MULTIPLE_CHOICES <= answer.code < HTTPStatus.BAD_REQUEST:
         where = plain(answer.header("location")) or "nowhere"
-        raise DestinationRefused(
+        return DestinationRefused(
             "the destination node redirects the upload",
             f"{status} points to {where}; give the node its right address in the Panel",
             answer.code,
@@ -99,12 +104,16 @@ def judge(answer: Answer, *, may_be_early: bool = False) -> None:
     wait = ceil(seconds_asked_for(answer.header("retry-after")))
     again = f"try again in {wait} s" if wait else ""
     detail = "; ".join(filter(None, (detail, again)))
-    raise DestinationRefused(
+    return DestinationRefused(
         f"the destination node {says}",
         detail,
         answer.code,
         may_complete=not error and answer.code in GATEWAYS,
     )
+
+
+def _status(answer: Answer) -> str:
+    return f"{answer.code} {plain(answer.reason)}".rstrip()
 
 
 def explanation(body: bytes, status: str) -> tuple[str, str]:
