@@ -20,12 +20,13 @@ from tests.metrics.exposed import (
     Sftp,
     exposition,
     rendered,
+    sources_of,
     told,
 )
 from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.errors import StorageError
-from wingsd.metrics.exposition import DiskState, Sources
+from wingsd.metrics.exposition import DiskState
 from wingsd.metrics.recorder import Recorder
 from wingsd.sftp.counts import SftpCounts
 from wingsd.transfers.step_log import SeedFigures
@@ -94,14 +95,14 @@ def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
         SeedFigures(2, 80, 80, 7200.0, None, 1e9, "it is gone (destination-unreachable)"),
         SeedFigures(0, 0, None, None, None, None, ""),
     )
-    sources = Sources(Queue(), Queue(0, seeds), Reports(), Activity(), Checks(), Sftp())
+    sources = sources_of(Queue(), Queue(0, seeds), Reports(), Activity(), Checks(), Sftp())
     found = Samples(rendered(exposition(Recorder(), sources))[0])
     assert found.get("wingsd_seeds") == 3
     assert found.get("wingsd_seeds_failing") == 1
     assert found.get("wingsd_seed_age_seconds") == 7200
     assert found.get("wingsd_seed_missing_bytes") == 380
     assert found.get("wingsd_seed_predicted_downtime_seconds") == 1.5
-    sources = Sources(Queue(), Queue(0, seeds[2:]), Reports(), Activity(), Checks(), Sftp())
+    sources = sources_of(Queue(), Queue(0, seeds[2:]), Reports(), Activity(), Checks(), Sftp())
     unknown = rendered(exposition(Recorder(), sources))[0]
     assert "wingsd_seeds 1" in unknown
     assert "wingsd_seed_missing_bytes" not in unknown
@@ -110,7 +111,9 @@ def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     sftp = SftpCounts(8, {"password": 9}, {"in": 10, "out": 11})
     activity = Activity(waiting=4, sent=5, dropped={"refused": 6})
-    sources = Sources(Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), Sftp(sftp))
+    sources = sources_of(
+        Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), Sftp(sftp)
+    )
     exposed = exposition(Recorder(), sources)
     found = Samples(rendered(exposed)[0])
     assert found.get("wingsd_transfers_waiting", direction="in") == 3

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from wingsd.cli import output
-from wingsd.cli.client import ControlClient, CtlError, Exit
+from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, UUID, client_of
-from wingsd.util.text import canonical_uuid
 
 __all__ = ["backups", "for_wings", "verify"]
 
-Json = dict[str, Any]
 
 #: Seconds between two looks at a check.
 POLL_INTERVAL = 0.5
@@ -175,21 +172,8 @@ def _summary(ended: list[Json]) -> str:
     )
 
 
-class _Backup(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
-    """A backup's UUID."""
-
-    name = "backup"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the UUID in lower case. Fails when it is invalid."""
-        uuid = canonical_uuid(value)
-        if uuid is None:
-            self.fail(f"{value!r} is not a UUID", param, ctx)
-        return uuid
-
-
 @click.command()
-@click.argument("backup", type=_Backup(), metavar="BACKUP")
+@click.argument("backup", type=UUID, metavar="BACKUP")
 @json_option
 @click.pass_context
 def verify(context: click.Context, *, backup: str, as_json: bool) -> None:

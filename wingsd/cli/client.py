@@ -17,7 +17,9 @@ import click
 
 from wingsd.util.text import escaped
 
-__all__ = ["ControlClient", "CtlError", "Exit"]
+__all__ = ["ControlClient", "CtlError", "Exit", "Json"]
+
+Json = dict[str, Any]
 
 
 class Exit(IntEnum):

@@ -26,7 +26,7 @@ import yaml
 
 from wingsd import __version__
 from wingsd.cli.check_config import WINGSD_UNIT, check_certificates, systemd_units
-from wingsd.cli.client import CtlError
+from wingsd.cli.client import CtlError, Json
 from wingsd.cli.output import facts, plain, show
 from wingsd.cli.parameters import ADDRESS
 from wingsd.config import CALAGOPUS, PELICAN, PLACES, PTERODACTYL, Config, differences, parse
@@ -45,8 +45,6 @@ TIMEOUT = 30.0
 TOTAL_TIMEOUT = 90.0
 #: Bytes of its answer at most.
 MAX_ANSWER = 1024 * 1024
-
-Json = dict[str, Any]
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -6,11 +6,10 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 
-from wingsd.cli.client import ControlClient, CtlError, Exit
+from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import duration, json_option, plain, print_json, show, size, when
 from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, client_of
 from wingsd.cli.progress import MOMENT, follow, followed
@@ -18,7 +17,6 @@ from wingsd.util.text import canonical_uuid
 
 __all__ = ["receive", "send"]
 
-Json = dict[str, Any]
 MINUTE = 60
 A_WEEK = 7 * 24 * 60
 

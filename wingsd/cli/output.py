@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wingsd.cli.client import Json
 from wingsd.util.text import readable_size
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "when",
 ]
 
-Json = dict[str, Any]
 
 _COLOURS = {"success": "green", "failure": "red"}
 

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from wingsd.cli.client import ControlClient, CtlError, Exit
+from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import console, direction_of, duration, plain, resumed, size, state_of, when
 
 __all__ = [
@@ -40,8 +40,6 @@ __all__ = [
 
 #: Seconds between two requests.
 POLL_INTERVAL = 0.3
-
-Json = dict[str, Any]
 
 
 class _Rate(ProgressColumn):

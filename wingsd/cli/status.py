@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from wingsd.cli import output
-from wingsd.cli.client import ControlClient
+from wingsd.cli.client import ControlClient, Json
 from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, client_of
 from wingsd.cli.progress import POLL_INTERVAL, doing, watch
 
 __all__ = ["cancel", "forget", "show", "status", "transfers"]
-
-Json = dict[str, Any]
 
 
 @click.command()

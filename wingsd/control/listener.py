@@ -18,8 +18,7 @@ from twisted.logger import Logger
 from wingsd.api.context import NodeContext
 from wingsd.config import Control
 from wingsd.control.backups import ControlBackupsEndpoint, ForWingsEndpoint, VerifyEndpoint
-from wingsd.control.diagnostics import ControlDiagnosticsEndpoint
-from wingsd.control.status import ControlEndpoint, StatusEndpoint
+from wingsd.control.status import ControlDiagnosticsEndpoint, ControlEndpoint, StatusEndpoint
 from wingsd.control.transfers import (
     ControlServersEndpoint,
     ControlTransfersEndpoint,

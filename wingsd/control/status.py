@@ -1,4 +1,6 @@
-"""`/v1/status`; and for all paths of the control socket their base class and transfers as JSON."""
+"""`/v1/status` and `/v1/diagnostics`; for all paths of the control socket their base class, and
+transfers as JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -16,6 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from wingsd import __version__
+from wingsd.api.diagnostics import DiagnosticsQuery, report_options
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config
 from wingsd.errors import PanelRefused, ServersNotLoaded, WingsdError
@@ -26,10 +29,8 @@ from wingsd.statedb.records import Direction, Report, TransferRecord
 from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
+    "ControlDiagnosticsEndpoint",
     "ControlEndpoint",
     "Json",
     "StatusEndpoint",
@@ -39,7 +40,6 @@ __all__ = [
     "unfinished_transfer",
     "waiting_report",
 ]
-
 
 Json = dict[str, Any]
 
@@ -323,3 +323,14 @@ def _disks(directories: dict[str, str]) -> list[Json]:
             disk["total_bytes"] = stat.f_blocks * stat.f_frsize
         found.append(disk)
     return found
+
+
+class ControlDiagnosticsEndpoint(ControlEndpoint):
+    """`/v1/diagnostics`."""
+
+    topic = Topic.NODE
+
+    @call("GET", Success(HTTPStatus.OK, "The report."))
+    async def get_diagnostics(self, request: StreamingRequest, query: DiagnosticsQuery) -> Json:
+        """Return the report as text."""
+        return {"report": await self._node.diagnostics.report(report_options(query))}

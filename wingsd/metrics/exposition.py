@@ -7,8 +7,8 @@ changes the values, and its import installs a reactor.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import attrs
 from prometheus_client import (
@@ -27,9 +27,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd import __version__
+from wingsd.activity.log import ActivityLog
+from wingsd.backups.checks import BackupChecks
+from wingsd.callbacks import CallbackQueue
 from wingsd.errors import StorageError
 from wingsd.metrics.recorder import Recorder
+from wingsd.sftp.counts import SftpCounts
+from wingsd.sftp.listener import SftpListener
 from wingsd.threadio import Workers
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
 from wingsd.util.observer import DIRECTIONS
@@ -78,92 +84,16 @@ _STEPS = [
 ]
 
 
-class WaitingTransfers(Protocol):
-    """The transfers of one direction."""
-
-    @property
-    def waiting(self) -> int:
-        """How many of them are queued."""
-
-
-class SentTransfers(WaitingTransfers, Protocol):
-    """The transfers from this node."""
-
-    @property
-    def seeds(self) -> Sequence[SeedFigures]:
-        """How far the copies are that follow servers."""
-
-
-class Reports(Protocol):
-    """The reports that the Panel has not confirmed."""
-
-    @property
-    def depth(self) -> int:
-        """The number of reports."""
-
-
-class ActivityCounts(Protocol):
-    """The entries of the activity log."""
-
-    @property
-    def waiting(self) -> int:
-        """The number of entries that the Panel has not accepted."""
-
-    @property
-    def sent(self) -> int:
-        """The number of entries that the Panel has accepted."""
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        """The number of entries that were dropped, by the reason."""
-
-
-class BackupCounts(Protocol):
-    """The checks of backups."""
-
-    @property
-    def damaged(self) -> Collection[str]:
-        """The backups that were found to be damaged."""
-
-    @property
-    def count(self) -> int:
-        """The number of checks that have ended."""
-
-
-class SftpFigures(Protocol):
-    """The figures of SFTP since the daemon's start."""
-
-    @property
-    def sessions(self) -> int:
-        """The number of open sessions."""
-
-    @property
-    def refused(self) -> Mapping[str, int]:
-        """The number of logins that were refused, by their kind."""
-
-    @property
-    def moved(self) -> Mapping[str, int]:
-        """The bytes of each direction."""
-
-
-class SftpSource(Protocol):
-    """SFTP, which may not run."""
-
-    @property
-    def counts(self) -> SftpFigures:
-        """Its figures."""
-
-
 @attrs.frozen(eq=False, repr=False)
 class Sources:
     """The sources of gauges: transfers in both directions, reports, activity, backups and SFTP."""
 
-    received: WaitingTransfers
-    sent: SentTransfers
-    reports: Reports
-    activity: ActivityCounts
-    backups: BackupCounts
-    sftp: SftpSource
+    received: IncomingTransfers
+    sent: OutgoingTransfers
+    reports: CallbackQueue
+    activity: ActivityLog
+    backups: BackupChecks
+    sftp: SftpListener
 
 
 class Gauges(Collector):
@@ -275,7 +205,7 @@ class Gauges(Collector):
         yield dropped
 
 
-def _of_sftp(counts: SftpFigures) -> Iterator[Metric]:
+def _of_sftp(counts: SftpCounts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "wingsd_sftp_sessions", "Connections of SFTP that are logged in.", value=counts.sessions
     )
