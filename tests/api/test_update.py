@@ -235,7 +235,7 @@ async def test_a_file_that_cannot_be_written_is_an_error_of_the_node(
     def fail(descriptor: int) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("wingsd.config_file.replacing.os.fsync", fail)
+    monkeypatch.setattr("wingsd.config_file.editing.os.fsync", fail)
     reply = await node.call("POST", "update", {"token": NEW})
     assert (reply.status, reply.json["code"]) == (500, "settings-not-saved")
     assert (await node.status(NEW), await node.status(TOKEN)) == (403, 200)

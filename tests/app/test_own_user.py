@@ -15,7 +15,7 @@ import gzip, io, os, stat, sys, tarfile
 from wingsd.archive import Compression
 from wingsd.archive.extract import extract
 from wingsd.archive.pack import pack
-from wingsd.egg_files.rewrite import Tree
+from wingsd.egg_files.process import Tree
 from wingsd.filesystem import ServerRoot, directory_opener
 from wingsd.servers.files import ServerDirectories
 from wingsd.transfers.storage.staging import Staging

@@ -14,10 +14,10 @@ import pytest
 import trustme
 
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config, load
-from wingsd.config_file import saving
+from wingsd.config_file import updates
+from wingsd.config_file.editing import replace_file
 from wingsd.config_file.panel_settings import NodeSettings, taken_over, values
-from wingsd.config_file.replacing import replace_file
-from wingsd.config_file.saving import Saved, save
+from wingsd.config_file.updates import Saved, save
 from wingsd.errors import Conflict, SettingsNotSaved, Unprocessable, WingsdError
 from wingsd.util.serialization import structure, unknown_keys
 
@@ -281,7 +281,7 @@ def test_a_file_that_changes_meanwhile_is_read_again(
         meanwhile.pop(0)()
         replace_file(*args, **options)
 
-    monkeypatch.setattr(saving, "replace_file", replace)
+    monkeypatch.setattr(updates, "replace_file", replace)
     saved(path, debug=True)
     config = config_of(path)
     assert (config.debug, config.app_name) == (True, "Another")
@@ -296,7 +296,7 @@ def test_a_file_that_always_changes_is_left_alone(
         path.write_text(f"{FILE}# {next(changes)}\n")
         replace_file(*args, **options)
 
-    monkeypatch.setattr(saving, "replace_file", replace)
+    monkeypatch.setattr(updates, "replace_file", replace)
     with pytest.raises(SettingsNotSaved):
         saved(path, debug=True)
     assert os.listdir(path.parent) == [path.name]
@@ -308,7 +308,7 @@ def test_an_error_of_the_disk_leaves_the_old_file(
     def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wingsd.config_file.replacing.os.fsync", fail)
+    monkeypatch.setattr("wingsd.config_file.editing.os.fsync", fail)
     assert "disk is full" in refusal(path, SettingsNotSaved, token="new-t0k3n")
 
 

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from tests.egg_files.helpers import NODE, in_process, put
-from wingsd.egg_files.rewrite import rewrite
+from wingsd.egg_files.process import rewrite
 from wingsd.filesystem import OpenatOpener, ServerRoot
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 

@@ -33,7 +33,7 @@ from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
 from wingsd.app.wiring import NodeContainers, NodeObjects
 from wingsd.config import Config, Control, LiveMovesConfig, MovesConfig, TransfersConfig
-from wingsd.config.sftp import SftpConfig
+from wingsd.config.sections import SftpConfig
 from wingsd.docker.runtime import Watcher
 from wingsd.errors import ServerNotFound
 from wingsd.servers.power_states import PowerState

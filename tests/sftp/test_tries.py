@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from wingsd.config.sftp import SftpLimits
+from wingsd.config.sections import SftpLimits
 from wingsd.sftp import tries
 from wingsd.sftp.tries import LoginTries
 

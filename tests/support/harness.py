@@ -15,7 +15,7 @@ from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
 from wingsd.app.wiring import NodeContainers, NodeObjects
 from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig
-from wingsd.config.system import User
+from wingsd.config.sections import User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.threadio import Workers

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from wingsd.threadio import TokenBucket
-from wingsd.threadio.rate_limit import BURST, TICK
+from wingsd.threadio.streams import BURST, TICK
 
 MIB = 1024 * 1024
 LIMIT = 4 * MIB

@@ -16,7 +16,7 @@ from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, at_answer, sending
 from wingsd.backups.local import Removal
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.config.system import BackupsConfig
+from wingsd.config.sections import BackupsConfig
 from wingsd.statedb import Outcome
 from wingsd.transfers import manager
 

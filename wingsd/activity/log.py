@@ -6,24 +6,122 @@ second is stored at once, in the database's thread: it is lost only if the daemo
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.activity.entries import MetadataTooLarge, metadata_text
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.config.validators import is_uuid
 from wingsd.errors import StorageError
+from wingsd.events import CRASHED, Event, EventBus
 from wingsd.statedb import ActivityEntry
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import when_fired
 
-__all__ = ["DROPPED", "ActivityLog", "ActivityRecorder", "ActivityStorage"]
+__all__ = [
+    "DROPPED",
+    "ActivityLog",
+    "ActivityRecorder",
+    "ActivityStorage",
+    "CrashActivity",
+    "merge",
+]
+
+#: Bytes of the metadata of one entry, as JSON.
+METADATA_MAX = 64 * 1024
+#: Bytes of the metadata in one call; a proxy in front of a Panel often takes no more than 1 MiB.
+CALL_MAX = 512 * 1024
+_MINUTE = 60
+
+
+class MetadataTooLarge(ValueError):
+    """The metadata of an entry has more than `METADATA_MAX` bytes."""
+
+
+def metadata_text(metadata: Mapping[str, object]) -> str:
+    """Return metadata as JSON, an object. Raises `MetadataTooLarge`.
+
+    A Panel refuses the whole call for one entry that has something else.
+    What is no Unicode, as single surrogates, is replaced: Panels cannot read it.
+    """
+    text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) > METADATA_MAX:
+        raise MetadataTooLarge(
+            f"its metadata has {len(encoded):,} bytes, more than {METADATA_MAX:,}"
+        )
+    return encoded.decode()
+
+
+@attrs.define(eq=False, repr=False)
+class _Merged:
+    """An entry whose files are those of several rows."""
+
+    files: list[Any]
+    size: int
+
+
+def merge(rows: Sequence[ActivityEntry], most: int) -> tuple[list[dict[str, Any]], int]:
+    """Return at most `most` entries for one call, and how many of the rows are in them.
+
+    Rows of one user, server, address, event and minute are one entry, with the time of the first,
+    where they differ only in the list `files` of their metadata.
+    """
+    entries: list[dict[str, Any]] = []
+    merged: dict[tuple[object, ...], _Merged] = {}
+    size = 0
+    for taken, row in enumerate(rows):
+        if taken and size + len(row.metadata) > CALL_MAX:
+            return entries, taken
+        metadata = json.loads(row.metadata)
+        key, files = _mergeable(row, metadata)
+        known = merged.get(key)
+        if known is not None and known.size + len(row.metadata) <= METADATA_MAX:
+            known.files += files
+            known.size += len(row.metadata)
+        elif len(entries) == most:
+            return entries, taken
+        else:
+            entries.append(_sent(row, metadata))
+            if key:
+                merged[key] = _Merged(files, len(row.metadata))
+        size += len(row.metadata)
+    return entries, len(rows)
+
+
+def _mergeable(
+    row: ActivityEntry, metadata: dict[str, Any]
+) -> tuple[tuple[object, ...], list[Any]]:
+    """Return what rows that become one entry have in common, and the files of this one.
+
+    It is empty for a row that stays an entry of its own.
+    """
+    files = metadata.get("files")
+    if not isinstance(files, list):
+        return (), []
+    rest = json.dumps({key: value for key, value in metadata.items() if key != "files"})
+    return (row.user, row.server, row.ip, row.event, row.at // _MINUTE, rest), files
+
+
+def _sent(row: ActivityEntry, metadata: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "user": row.user,
+        "server": row.server,
+        "event": row.event,
+        "metadata": metadata,
+        "ip": row.ip,
+        "timestamp": datetime.fromtimestamp(row.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
 
 #: Seconds from an entry to its being stored with those that came after it.
 STORE_AFTER = 1.0
@@ -268,3 +366,40 @@ class ActivityLog:
         for _ in range(excess):
             self._buffer.popleft()
         self._note_overflow(excess, BUFFER_MAX)
+
+
+#: The address that Pelican's Wings gives for what the node does itself.
+_LOCAL = "127.0.0.1"
+
+
+class CrashActivity:
+    """Records the crashes that are published on `bus`, in the form of each family's node.
+
+    Pelican's Wings records a crash after which the server is started again, Calagopus' every one,
+    and Pterodactyl's none.
+    """
+
+    def __init__(self, family: str, recorder: ActivityRecorder, bus: EventBus) -> None:
+        self._recorder = recorder
+        if family == PELICAN:
+            bus.subscribe_to_all(self._note_pelican)
+        elif family == CALAGOPUS:
+            bus.subscribe_to_all(self._note_calagopus)
+
+    def _note_pelican(self, event: Event) -> None:
+        if event.name != CRASHED:
+            return
+        crash = json.loads(event.args[0])
+        if crash["restarted"]:
+            metadata = {
+                "exit_code": crash["exit_code"],
+                "oomkilled": crash["out_of_memory"],
+                "logs": crash["lines"],
+            }
+            self._recorder.record(event.server, "server:crashed", metadata, None, _LOCAL)
+
+    def _note_calagopus(self, event: Event) -> None:
+        if event.name == CRASHED:
+            crash = json.loads(event.args[0])
+            metadata = {"exit_code": crash["exit_code"], "oom_killed": crash["out_of_memory"]}
+            self._recorder.record(event.server, "server:crash.detected", metadata)

@@ -16,8 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from wingsd.activity.entries import merge
-from wingsd.activity.log import REFUSED, ActivityLog
+from wingsd.activity.log import REFUSED, ActivityLog, merge
 from wingsd.errors import PanelError, PanelRefused, StorageError
 from wingsd.statedb import ActivityEntry
 from wingsd.util.deferreds import fires_within, when_fired

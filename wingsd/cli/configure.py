@@ -32,8 +32,7 @@ from wingsd.cli.parameters import ADDRESS
 from wingsd.config import CALAGOPUS, PELICAN, PLACES, PTERODACTYL, Config, differences, parse
 from wingsd.config.live import value_at
 from wingsd.config.loader import read_yaml
-from wingsd.config_file.editing import edited
-from wingsd.config_file.replacing import FileChanged, replace_file
+from wingsd.config_file.editing import FileChanged, edited, replace_file
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.text import disk_advice
 

@@ -4,35 +4,39 @@ The classes here are the reference: a key's name, type and default are read from
 only wingsd knows are marked so.
 """
 
-from wingsd.config.api import DEFAULT_SOCKET, ApiConfig, Control, LimitsConfig, Metrics, Ssl
-from wingsd.config.docker import (
+from wingsd.config.loader import PLACES, Config, RemoteQuery, differences, find, load, parse
+from wingsd.config.sections import (
+    DEFAULT_SOCKET,
+    ApiConfig,
+    BackupsConfig,
+    Control,
+    CrashDetectionConfig,
     DockerConfig,
+    FormConfig,
+    InstallerLimits,
     Interfaces,
     IPv4,
     IPv6,
+    LimitsConfig,
+    LiveMovesConfig,
     LogConfig,
+    MachineIdConfig,
+    Metrics,
+    MovesConfig,
     NetworkConfig,
     Overhead,
-    Registry,
-)
-from wingsd.config.loader import PLACES, Config, RemoteQuery, differences, find, load, parse
-from wingsd.config.servers import (
-    CrashDetectionConfig,
-    InstallerLimits,
-    MachineIdConfig,
     PasswdConfig,
     PelicanPasswdConfig,
+    Registry,
+    Rootless,
     SearchConfig,
-    ThrottlesConfig,
-)
-from wingsd.config.system import BackupsConfig, Rootless, SystemConfig, User
-from wingsd.config.transfers import (
-    FormConfig,
-    LiveMovesConfig,
-    MovesConfig,
+    Ssl,
     StoragePool,
     StreamsConfig,
+    SystemConfig,
+    ThrottlesConfig,
     TransfersConfig,
+    User,
 )
 from wingsd.config.vendors import CALAGOPUS, PELICAN, PTERODACTYL
 

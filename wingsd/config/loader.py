@@ -7,6 +7,7 @@ PyYAML reports errors of syntax with their place. For a value that does not fit 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +15,15 @@ from typing import Any, TypeVar
 import attrs
 import yaml
 
-from wingsd.config.api import ApiConfig, Control, Metrics
-from wingsd.config.credentials import VARIABLES, resolve
-from wingsd.config.docker import DockerConfig
-from wingsd.config.servers import SearchConfig, ThrottlesConfig
-from wingsd.config.system import SystemConfig
+from wingsd.config.sections import (
+    ApiConfig,
+    Control,
+    DockerConfig,
+    Metrics,
+    SearchConfig,
+    SystemConfig,
+    ThrottlesConfig,
+)
 from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positive, url
 from wingsd.config.vendors import (
     FAMILIES,
@@ -32,7 +37,58 @@ from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.serialization import structure, unknown_keys
 from wingsd.util.text import origin
 
-__all__ = ["PLACES", "Config", "RemoteQuery", "differences", "find", "load", "parse", "read_yaml"]
+__all__ = [
+    "PLACES",
+    "VARIABLES",
+    "Config",
+    "RemoteQuery",
+    "differences",
+    "find",
+    "is_reference",
+    "load",
+    "parse",
+    "read_yaml",
+]
+
+#: The variables that replace keys of the file, if they are not empty.
+VARIABLES: Mapping[str, str] = {"token_id": "WINGS_TOKEN_ID", "token": "WINGS_TOKEN"}
+_FILE = "file://"
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
+
+
+def is_reference(text: str) -> bool:
+    """Return whether a credential is written elsewhere."""
+    return text.startswith(_FILE) or "$" in text
+
+
+def resolve(key: str, text: str, environ: Mapping[str, str]) -> str:
+    """Return the credential that `text`, the value of `key`, stands for, as Wings does.
+
+    `$NAME` and `${NAME}` in it stand for variables, and then `file:///path` for the content of a
+    file.
+
+    Raises `InvalidData` when a variable or a file is missing, or the credential empty.
+    """
+    if not is_reference(text):
+        return text
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if name not in environ:
+            raise InvalidData(f"{key}: the variable {name}, which it names, is not set")
+        return environ[name]
+
+    found = _VARIABLE.sub(value, text)
+    if found.startswith(_FILE):
+        path = found.removeprefix(_FILE)
+        try:
+            found = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            raise InvalidData(f"{key}: {path}, which it names, cannot be read: {error}") from error
+    if not found:
+        raise InvalidData(f"{key}: what it names is empty")
+    return found
+
 
 T = TypeVar("T")
 

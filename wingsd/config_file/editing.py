@@ -1,16 +1,18 @@
-"""Changes of keys in the text of a configuration; all else stays as it is written."""
+"""Changes of keys in the text of a configuration, and of the whole file in one step."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from wingsd.egg_files.changes import Refused
+from wingsd.egg_files.yaml_format import YamlFile
 from wingsd.errors import InvalidData
+from wingsd.util.durable import sync_directory
 
-if TYPE_CHECKING:
-    from wingsd.egg_files.yaml_format import YamlFile
-
-__all__ = ["Value", "edited"]
+__all__ = ["FileChanged", "Value", "edited", "replace_file"]
 
 Value = str | bool | int | tuple[str, ...]
 
@@ -21,10 +23,6 @@ def edited(text: str, changes: Mapping[str, Value]) -> str:
     Missing keys and sections are added at the end. Raises `InvalidData` when the text cannot be
     changed, such as one with several documents.
     """
-    # Here, since ruamel.yaml takes some MiB, which a node saves whose Panel changes nothing.
-    from wingsd.egg_files.changes import Refused  # noqa: PLC0415
-    from wingsd.egg_files.yaml_format import YamlFile  # noqa: PLC0415
-
     try:
         file = YamlFile(text)
         for path, value in changes.items():
@@ -46,3 +44,50 @@ def _set(file: YamlFile, path: str, value: Value) -> None:
         file.put(node, name, [file.scalar(each, None) for each in value])
     else:
         file.put(node, name, file.scalar(value, node.get(name)))
+
+
+class FileChanged(Exception):
+    """The file has been changed by somebody else meanwhile."""
+
+
+def replace_file(
+    path: str,
+    content: bytes,
+    *,
+    expected: bytes | None = None,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Write a file anew with the mode 0600, on stable storage.
+
+    A symlink stays, and its target is written. The owner stays, too; `owner`, user and group id,
+    is that of a file that does not exist. `expected` is what the file must contain still.
+    Raises `OSError`, and `FileChanged`; the file is then as before.
+    """
+    target = Path(path).resolve()
+    try:
+        before = target.stat()
+    except FileNotFoundError:
+        if expected is not None:
+            raise
+    else:
+        owner = (before.st_uid, before.st_gid)
+    # Made with the mode 0600. In the same directory, since a rename cannot leave a filesystem.
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        _check(target, expected)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+    sync_directory(target.parent)
+
+
+def _check(target: Path, expected: bytes | None) -> None:
+    if expected is not None and target.read_bytes() != expected:
+        raise FileChanged(str(target))

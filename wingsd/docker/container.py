@@ -422,6 +422,10 @@ def installer_spec(
 ) -> ContainerSpec:
     """Return the container that runs `script`, which is in `directory`, for `server`.
 
+    It runs as the image's user and may write to its own root, since scripts install packages. It
+    is not privileged, has no ports, and sees of the host the server's directory and the script
+    only.
+
     Raises `SettingsInvalid` when the egg names no image or no interpreter, and as
     `check_variables` does.
     """

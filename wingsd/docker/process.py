@@ -1,5 +1,8 @@
 """A server's process in its container: its output, usage and end go to its watcher.
 
+Console and statistics last as long as a server runs, so each is a connection of the reactor,
+without a thread. Data is passed on at once, in the pieces it is received in.
+
 The connection to a console can break while the server runs, as when the engine is restarted with
 `live-restore`. It is then made again; only an answer of the engine that the container is stopped
 or gone counts as the end.
@@ -72,7 +75,11 @@ class Samples:
 
 
 def usage(sample: Mapping[str, Any], started: datetime | None) -> ContainerUsage | None:
-    """Return the usage of a container that was started then; None when it does not run."""
+    """Return the usage of a container that was started then; None when it does not run.
+
+    The arithmetic is that of Wings (its `environment/docker/stats.go`) and of `docker stats`, so
+    that a Panel shows the usual figures.
+    """
     read = parse_time(sample.get("read"))
     if read is None:
         return None

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # It takes longer to import than the parsers do.
 __all__ = [
     "ALL",
     "Change",
-    "Document",
     "Pattern",
     "Refused",
     "Scalar",
@@ -277,13 +276,3 @@ class Change:
     def text(self) -> str:
         """The value as text."""
         return scalar_text(self.value) or ""
-
-
-class Document(Protocol):
-    """The parsed text of a file. Its constructor raises Refused for text of another format."""
-
-    def apply(self, change: Change) -> None:
-        """Make one change. Raises Refused where that is impossible; others can still be made."""
-
-    def text(self) -> str:
-        """Return the text, unchanged if no value was changed."""

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
+from typing import Protocol
 
 import attrs
 
-from wingsd.egg_files.changes import Change, Document, Refused
+from wingsd.egg_files.changes import Change, Refused
 from wingsd.util.text import display
 
 __all__ = [
@@ -111,6 +112,16 @@ def _utf8(data: bytes) -> Iterable[str]:
 def _any(data: bytes) -> Iterable[str]:
     # Every byte is a character of Latin-1, so that unchanged text keeps its bytes.
     return ["utf-8", "latin-1"]
+
+
+class Document(Protocol):
+    """The parsed text of a file. Its constructor raises Refused for text of another format."""
+
+    def apply(self, change: Change) -> None:
+        """Make one change. Raises Refused where that is impossible; others can still be made."""
+
+    def text(self) -> str:
+        """Return the text, unchanged if no value was changed."""
 
 
 @attrs.frozen

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from wingsd.config import Config
+from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob, rewrite
 from wingsd.filesystem import ServerRoot
 from wingsd.panel.schemas import Configuration, ConfigurationFile
 from wingsd.threadio import Workers
-
-if TYPE_CHECKING:
-    from wingsd.egg_files.process import RewriteBounds, RewriteJob
 
 __all__ = ["Rewriters", "ServerEggFiles", "public_configuration"]
 
@@ -26,12 +24,10 @@ class Rewriters:
 
     The servers' users decide how long that takes, within the bounds. A server whose files turn
     out to be slow to parse gets a thread of `slow`, now and the next time, where it delays only
-    similar ones. `bounds` are those of `wingsd.egg_files.process` by default.
+    similar ones.
     """
 
-    def __init__(
-        self, workers: Workers, slow: Workers, bounds: RewriteBounds | None = None
-    ) -> None:
+    def __init__(self, workers: Workers, slow: Workers, bounds: RewriteBounds = BOUNDS) -> None:
         self._workers = workers
         self._slow = slow
         self._bounds = bounds
@@ -59,16 +55,12 @@ class Rewriters:
         *,
         slow: bool,
     ) -> tuple[RewriteJob, Deferred[list[str]]]:
-        """Begin to rewrite a server's egg files, as `wingsd.egg_files.rewrite.rewrite` does.
+        """Begin to rewrite a server's egg files, as `rewrite` does.
 
         Returns the job, to cancel it or to read whether it was slow, and a Deferred that fires
         with the messages when it has ended, cancelled or not.
         """
-        # Here, since most of this package is not needed before the first start of a server.
-        from wingsd.egg_files.process import BOUNDS, RewriteJob  # noqa: PLC0415
-        from wingsd.egg_files.rewrite import rewrite  # noqa: PLC0415
-
-        job = RewriteJob(self._bounds or BOUNDS, quick=not slow)
+        job = RewriteJob(self._bounds, quick=not slow)
         if self._stopped:
             job.cancel()
         self._jobs.add(job)

@@ -5,6 +5,11 @@ the project is kept by the directory alone, and goes with it wherever it is rena
 derived from the server's UUID, so a lost one is found again. A directory that has a project but
 does not pass it on is being worked on: its contents do not all have it yet.
 
+No library has the calls of the kernel: quotactl_fd(2), which Linux has since 5.14, and the ioctl
+requests FS_IOC_FSGETXATTR and FS_IOC_FSSETXATTR of linux/fs.h. The functions for them take a
+descriptor of any file there, and raise OSError: EPERM without CAP_SYS_ADMIN, ENOSYS where the file
+system or the kernel lacks them.
+
 Blocking: run it in a thread, but for `open` at the daemon's start.
 """
 

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.config import Config
-from wingsd.config.sftp import SftpConfig
+from wingsd.config.sections import SftpConfig
 from wingsd.errors import InvalidData
 from wingsd.sftp.counts import SftpCounts
 from wingsd.sftp.host_key import HostKey

@@ -12,7 +12,7 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from wingsd.config.sftp import SftpLimits
+from wingsd.config.sections import SftpLimits
 
 __all__ = ["LoginTries"]
 

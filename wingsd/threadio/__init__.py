@@ -6,7 +6,6 @@ bounded buffers; a `TokenBucket` limits the rate of many of them together. Nothi
 starts a thread for the reactor or calls the reactor from one.
 """
 
-from wingsd.threadio.rate_limit import Share, TokenBucket
 from wingsd.threadio.streams import (
     BLOCK,
     FEED_HIGH_MARK,
@@ -14,6 +13,8 @@ from wingsd.threadio.streams import (
     Feed,
     Outflow,
     OutflowClosed,
+    Share,
+    TokenBucket,
 )
 from wingsd.threadio.workers import Workers, relayed
 

@@ -16,7 +16,7 @@ import asyncssh
 import attrs
 
 from wingsd.config import SystemConfig
-from wingsd.config.sftp import SftpConfig
+from wingsd.config.sections import SftpConfig
 from wingsd.filesystem import directory_opener
 from wingsd.sftp.host_key import load_host_key
 from wingsd.sftp.messages import Begin, Begun, FileEvent, Granted, Login, Message, Refused, Start

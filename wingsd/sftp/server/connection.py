@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import asyncssh
 import attrs
 
-from wingsd.config.sftp import SftpConfig
+from wingsd.config.sections import SftpConfig
 from wingsd.sftp.messages import (
     Begin,
     Closed,
