@@ -104,7 +104,7 @@ def taken_over(family: str) -> set[str]:
 
 def values(settings: Any, path: str = "") -> Iterator[tuple[str, Value]]:
     """Yield the settings that are not absent, each with its dotted path."""
-    for field in attrs.fields(type(settings)):
+    for field in attrs.fields(attrs.resolve_types(type(settings))):
         value, here = getattr(settings, field.name), f"{path}.{field.name}".lstrip(".")
         if attrs.has(field.type):
             yield from values(value, here)
