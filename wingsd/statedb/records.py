@@ -85,7 +85,7 @@ class TransferRecord:
         default=None, converter=attrs.converters.optional(Outcome)
     )
     #: Whether it is a direct transfer, without a Panel.
-    direct: bool = attrs.field(default=False, converter=bool)
+    direct: bool = attrs.field(default=False, converter=bool, metadata={"column": "by_hand"})
     #: Why it failed; the archive's bytes and files, None where it ended before.
     reason: str = ""
     bytes: int | None = None
@@ -464,10 +464,10 @@ class MoveRecord:
     state: str = "{}"
 
 
-def restore_report(record: RestoreRecord, outcome: Outcome, now: float, id_: int = 0) -> Report:
-    """Return the report of a restore's end; without an id it is not in the database."""
+def restore_report(record: RestoreRecord, outcome: Outcome, now: float) -> Report:
+    """Return the report of a restore's end, which is not in the database."""
     return Report(
-        id_,
+        0,
         record.server,
         outcome,
         now,

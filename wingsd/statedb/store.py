@@ -12,8 +12,9 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -34,7 +35,6 @@ from wingsd.statedb.records import (
     ServerDescription,
     TransferRecord,
     TransferResult,
-    restore_report,
 )
 from wingsd.util.durable import sync_directory
 
@@ -84,10 +84,8 @@ _DROPPED_KEPT = """
 """
 #: The states of moves to this node that have not failed: whether the server is to be started.
 _STARTS, _STARTS_NOT = '{"start": true}', "{}"
-_MOVE_FIELDS = "transfer, server, direction, move, key, token, url, family, request, state"
-_INSERT_MOVE = (
-    f"INSERT OR REPLACE INTO moves ({_MOVE_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-)
+
+R = TypeVar("R", bound=attrs.AttrsInstance)
 
 
 class Store:
@@ -199,8 +197,22 @@ class Store:
         with self._errors():
             return self._opened.execute(statement, values)
 
-    def _insert(self, statement: str, *values: object) -> int:
-        return self._execute(statement, *values).lastrowid or 0
+    def _add(self, table: str, **values: object) -> int:
+        """Insert a row, in place of one with the same key; return its id."""
+        names, places = ", ".join(values), ", ".join("?" * len(values))
+        plain = (each.value if isinstance(each, Enum) else each for each in values.values())
+        statement = f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({places})"  # noqa: S608
+        return self._execute(statement, *plain).lastrowid or 0
+
+    def _records(self, kind: type[R], table: str, where: str = "", *values: object) -> list[R]:
+        """Return rows as records, whose fields have the names of the columns."""
+        fields = attrs.fields(kind)
+        names = ", ".join(each.metadata.get("column", each.name) for each in fields)
+        rows = self._rows(f"SELECT {names} FROM {table} {where}", *values)  # noqa: S608
+        return [kind(*row) for row in rows]
+
+    def _record(self, kind: type[R], table: str, where: str, *values: object) -> R | None:
+        return next(iter(self._records(kind, table, where, *values)), None)
 
     def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._errors():
@@ -208,15 +220,16 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        connection = self._opened
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            connection.execute("COMMIT")
-        finally:
-            # SQLite itself rolls back after some errors, and not after others.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        with self._errors():
+            connection = self._opened
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                connection.execute("COMMIT")
+            finally:
+                # SQLite itself rolls back after some errors, and not after others.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -240,7 +253,7 @@ class Store:
         Nothing more is done of one of the server that has failed, and no failure is reported that
         a Panel would take for that of this one.
         """
-        with self._errors(), self._transaction():
+        with self._transaction():
             return self._begin(now, server, direction, step, direct=direct)
 
     def _begin(
@@ -252,15 +265,14 @@ class Store:
             self.end(now, id_, Outcome.FAILURE, is_told=False)
         if not direct:
             self._execute(_DROP_FAILURES, now, server)
-        return self._insert(
-            "INSERT INTO transfers (server, direction, step, begun, changed, by_hand)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            server,
-            direction.value,
-            step,
-            now,
-            now,
-            direct,
+        return self._add(
+            "transfers",
+            server=server,
+            direction=direction,
+            step=step,
+            begun=now,
+            changed=now,
+            by_hand=direct,
         )
 
     def admit_move(
@@ -272,7 +284,7 @@ class Store:
         the transfer, which `record` has not. `expires` is when the token does, in seconds since
         the epoch.
         """
-        with self._errors(), self._transaction():
+        with self._transaction():
             if not self.use_token(record.token, expires):
                 return None
             entry = self._begin(now, record.server, record.direction, step, direct=direct)
@@ -298,7 +310,7 @@ class Store:
         `dropped` are the paths of the local backups that the Panel drops if the server moves.
         """
         statement = "UPDATE transfers SET pool = ?, removals = ?, inode = ? WHERE id = ?"
-        with self._errors(), self._transaction():
+        with self._transaction():
             self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
             self.add_dropped(transfer, dropped)
 
@@ -333,46 +345,35 @@ class Store:
 
     def transfers(self) -> list[TransferRecord]:
         """Return all transfers, oldest first."""
-        return self._transfers("ORDER BY id")
+        return self._records(TransferRecord, "transfers", "ORDER BY id")
 
     def transfer(self, transfer: int) -> TransferRecord | None:
         """Return a transfer by its id."""
-        return next(iter(self._transfers("WHERE id = ?", transfer)), None)
+        return self._record(TransferRecord, "transfers", "WHERE id = ?", transfer)
 
     def unfinished(self) -> list[TransferRecord]:
         """Return the transfers that have not ended, oldest first."""
-        return self._transfers("WHERE outcome IS NULL ORDER BY id")
+        return self._records(TransferRecord, "transfers", "WHERE outcome IS NULL ORDER BY id")
 
     def ended(self, most: int, server: str | None = None) -> list[TransferRecord]:
         """Return the last `most` ended transfers, of one server or of all, latest first."""
-        return self._transfers(
-            "WHERE outcome IS NOT NULL AND ? IN (server, '') ORDER BY id DESC LIMIT ?",
-            server or "",
-            most,
-        )
+        which = "WHERE outcome IS NOT NULL AND ? IN (server, '') ORDER BY id DESC LIMIT ?"
+        return self._records(TransferRecord, "transfers", which, server or "", most)
 
     def last_move(self, server: str) -> TransferRecord | None:
         """Return the last transfer of a server that has not failed, or not yet."""
         which = "WHERE server = ? AND outcome IS NOT 'failure' ORDER BY id DESC LIMIT 1"
-        return next(iter(self._transfers(which, server)), None)
+        return self._record(TransferRecord, "transfers", which, server)
 
     def moved_directly(self) -> list[TransferRecord]:
         """Return the direct transfers that have moved servers away, and were the last of them."""
-        return self._transfers(f"{_MOVED_DIRECTLY} ORDER BY id")
-
-    def _transfers(self, which: str, *values: object) -> list[TransferRecord]:
-        rows = self._rows(
-            "SELECT id, server, direction, step, begun, changed, outcome,"  # noqa: S608 - constant
-            f" by_hand, reason, bytes, files, pool, removals, inode FROM transfers {which}",
-            *values,
-        )
-        return [TransferRecord(*row) for row in rows]
+        return self._records(TransferRecord, "transfers", f"{_MOVED_DIRECTLY} ORDER BY id")
 
     # Moves that resume, in both directions
 
     def add_move(self, record: MoveRecord) -> None:
         """Add a move."""
-        self._execute(_INSERT_MOVE, *_values(record))
+        self._add("moves", **attrs.asdict(record, recurse=False))
 
     def drop_move(self, transfer: int) -> None:
         """Delete the move of a transfer that goes on as one stream, or has failed."""
@@ -403,7 +404,9 @@ class Store:
 
     def arrived_to_start(self) -> list[MoveRecord]:
         """Return the moves that have succeeded, and whose servers are still to be started."""
-        return self._moves(
+        return self._records(
+            MoveRecord,
+            "moves",
             "WHERE direction = 'in' AND state = ? AND transfer IN "
             "(SELECT id FROM transfers WHERE outcome = 'success') ORDER BY transfer",
             _STARTS,
@@ -411,46 +414,39 @@ class Store:
 
     def move(self, transfer: int) -> MoveRecord | None:
         """Return the move of a transfer, None for a transfer as one stream."""
-        return next(iter(self._moves("WHERE transfer = ?", transfer)), None)
+        return self._record(MoveRecord, "moves", "WHERE transfer = ?", transfer)
 
     def open_moves(self) -> list[MoveRecord]:
         """Return the moves in both directions whose transfers have not ended.
 
         And those to other nodes that have failed, where these may not have heard of it.
         """
-        return self._moves(
+        return self._records(
+            MoveRecord,
+            "moves",
             "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL "
-            "OR outcome = 'failure' AND moves.direction = 'out') ORDER BY transfer"
+            "OR outcome = 'failure' AND moves.direction = 'out') ORDER BY transfer",
         )
 
     def find_move(self, direction: Direction, move: str) -> MoveRecord | None:
         """Return a move by its id, also when it has ended."""
         where = "WHERE direction = ? AND move = ? ORDER BY transfer DESC LIMIT 1"
-        return next(iter(self._moves(where, direction.value, move)), None)
+        return self._record(MoveRecord, "moves", where, direction.value, move)
 
     def find_admitted(self, token: str) -> MoveRecord | None:
         """Return the move to this node that was begun with the token of that SHA-256."""
         where = "WHERE direction = 'in' AND token = ? ORDER BY transfer DESC LIMIT 1"
-        return next(iter(self._moves(where, token)), None)
-
-    def _moves(self, where: str, *values: object) -> list[MoveRecord]:
-        rows = self._rows(f"SELECT {_MOVE_FIELDS} FROM moves {where}", *values)  # noqa: S608 - constant
-        return [MoveRecord(*row) for row in rows]
+        return self._record(MoveRecord, "moves", where, token)
 
     # Direct transfers
 
     def add_description(self, server: str, digest: str, description: str) -> None:
         """Add the description of a server to be received with the token of that digest."""
-        self._execute(
-            "INSERT OR REPLACE INTO described (server, digest, description) VALUES (?, ?, ?)",
-            server,
-            digest,
-            description,
-        )
+        self._add("described", server=server, digest=digest, description=description)
 
     def mark_arrived(self, now: float, server: str) -> None:
         """Record that a described server has been received, and by which token."""
-        with self._errors(), self._transaction():
+        with self._transaction():
             self._execute("UPDATE described SET arrived = ? WHERE server = ?", now, server)
             self._execute(
                 "INSERT OR REPLACE INTO arrivals (digest, server)"
@@ -467,8 +463,7 @@ class Store:
 
     def descriptions(self) -> list[ServerDescription]:
         """Return all descriptions of servers."""
-        rows = self._rows("SELECT server, digest, description, arrived FROM described")
-        return [ServerDescription(*row) for row in rows]
+        return self._records(ServerDescription, "described")
 
     def clear_description(self, server: str) -> None:
         """Empty the description of a received server that the Panel describes now."""
@@ -480,28 +475,18 @@ class Store:
 
     def delete_lost(self, server: str) -> None:
         """Delete the description of a server that is lost, and that it was received."""
-        with self._errors(), self._transaction():
+        with self._transaction():
             digest = "(SELECT digest FROM described WHERE server = ?)"
             self._execute(f"DELETE FROM arrivals WHERE digest = {digest}", server)  # noqa: S608
             self.delete_description(server)
 
     def add_destination(self, transfer: int, destination: DirectDestination) -> None:
         """Add the destination of a direct transfer."""
-        self._execute(
-            "INSERT INTO orders (transfer, url, token, remove, description)"
-            " VALUES (?, ?, ?, ?, ?)",
-            transfer,
-            destination.url,
-            destination.token,
-            destination.remove,
-            destination.description,
-        )
+        self._add("orders", transfer=transfer, **attrs.asdict(destination))
 
     def destination(self, transfer: int) -> DirectDestination | None:
         """Return the destination of a direct transfer, None when it has ended."""
-        fields = "url, token, remove, description"
-        rows = self._rows(f"SELECT {fields} FROM orders WHERE transfer = ?", transfer)  # noqa: S608
-        return DirectDestination(*rows[0]) if rows else None
+        return self._record(DirectDestination, "orders", "WHERE transfer = ?", transfer)
 
     # Installations
 
@@ -520,17 +505,9 @@ class Store:
         `runs`: its script runs already.
         """
         ran = now if runs else None
-        self._execute(
-            "INSERT OR REPLACE INTO installations (server, begun, reinstall, start, options, ran)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            server,
-            now,
-            reinstall,
-            start,
-            options,
-            ran,
-        )
-        return InstallationRecord(server, now, reinstall, start, ran, options=options)
+        record = InstallationRecord(server, now, reinstall, start, ran, options=options)
+        self._add("installations", **attrs.asdict(record))
+        return record
 
     def run_installation(self, now: float, server: str) -> None:
         """Record that the script of an installation is about to run."""
@@ -548,11 +525,7 @@ class Store:
 
     def installations(self) -> list[InstallationRecord]:
         """Return the installations under way, oldest first."""
-        rows = self._rows(
-            "SELECT server, begun, reinstall, start, ran, outcome, options FROM installations"
-            " ORDER BY begun"
-        )
-        return [InstallationRecord(*row) for row in rows]
+        return self._records(InstallationRecord, "installations", "ORDER BY begun")
 
     # Backups that are being restored
 
@@ -560,15 +533,9 @@ class Store:
         self, now: float, server: str, backup: str, *, truncate: bool
     ) -> RestoreRecord:
         """Add a restore, in place of an earlier one of the server."""
-        self._execute(
-            "INSERT OR REPLACE INTO restores (server, backup, begun, truncate)"
-            " VALUES (?, ?, ?, ?)",
-            server,
-            backup,
-            now,
-            truncate,
-        )
-        return RestoreRecord(server, backup, now, truncate)
+        record = RestoreRecord(server, backup, now, truncate)
+        self._add("restores", **attrs.asdict(record))
+        return record
 
     def start_after_restore(self, server: str) -> None:
         """Record that a server is to be started when its backup is restored."""
@@ -580,29 +547,22 @@ class Store:
 
     def restores(self) -> list[RestoreRecord]:
         """Return the restores under way, oldest first."""
-        rows = self._rows(
-            "SELECT server, backup, begun, truncate, start, inode FROM restores ORDER BY begun"
-        )
-        return [RestoreRecord(*row) for row in rows]
+        return self._records(RestoreRecord, "restores", "ORDER BY begun")
 
     def end_restore(self, now: float, record: RestoreRecord, outcome: Outcome) -> Report:
         """Delete a restore and add the report of its end, both or neither.
 
         If the server is to be started, that is due from then on.
         """
-        with self._errors(), self._transaction():
-            self._opened.execute(
+        with self._transaction():
+            self._execute(
                 "INSERT OR IGNORE INTO starts (server)"
                 " SELECT server FROM restores WHERE server = ? AND start",
-                (record.server,),
+                record.server,
             )
-            self._opened.execute("DELETE FROM restores WHERE server = ?", (record.server,))
-            cursor = self._opened.execute(
-                "INSERT INTO reports (server, outcome, created, kind, backups)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (record.server, outcome.value, now, ReportKind.RESTORE.value, record.backup),
-            )
-        return restore_report(record, outcome, now, cursor.lastrowid or 0)
+            self._execute("DELETE FROM restores WHERE server = ?", record.server)
+            kind = ReportKind.RESTORE
+            return self._add_report(now, record.server, outcome, kind, backups=record.backup)
 
     def due_starts(self) -> list[str]:
         """Return the servers that are to be started again, and were not."""
@@ -616,22 +576,11 @@ class Store:
 
     def begin_backup(self, now: float, backup: str, server: str, adapter: str, place: str) -> None:
         """Add a backup, before anything of it is written; see `BackupRecord`."""
-        self._execute(
-            "INSERT OR REPLACE INTO backups (backup, server, adapter, place, begun)"
-            " VALUES (?, ?, ?, ?, ?)",
-            backup,
-            server,
-            adapter,
-            place,
-            now,
-        )
+        self._add("backups", **attrs.asdict(BackupRecord(backup, server, adapter, place, now)))
 
     def backups(self) -> list[BackupRecord]:
         """Return the backups that are being made, oldest first."""
-        rows = self._rows(
-            "SELECT backup, server, adapter, place, begun FROM backups ORDER BY begun"
-        )
-        return [BackupRecord(*row) for row in rows]
+        return self._records(BackupRecord, "backups", "ORDER BY begun")
 
     def add_dropped(self, transfer: int, places: Iterable[str]) -> None:
         """Add the backups that the Panel drops if a transfer moves their server."""
@@ -694,18 +643,25 @@ class Store:
         commits_within: float = 60.0,
     ) -> Report:
         """Add a report to the Panel, before it is sent."""
-        id_ = self._insert(
-            "INSERT INTO reports (server, outcome, created, backups, commits_within, begun)"
-            " SELECT ?, ?, ?, ?, ?, (SELECT begun FROM transfers WHERE server = ? AND NOT by_hand"
-            " ORDER BY id DESC LIMIT 1)",
-            server,
-            outcome.value,
+        which = "WHERE server = ? AND NOT by_hand ORDER BY id DESC LIMIT 1"
+        last = self._record(TransferRecord, "transfers", which, server)
+        return self._add_report(
             now,
-            None if backups is None else " ".join(backups),
-            commits_within,
             server,
+            outcome,
+            ReportKind.TRANSFER,
+            backups=None if backups is None else " ".join(backups),
+            commits_within=commits_within,
+            begun=None if last is None else last.begun,
         )
-        (report,) = self._reports("WHERE id = ?", id_)
+
+    def _add_report(
+        self, now: float, server: str, outcome: Outcome, kind: ReportKind, **more: object
+    ) -> Report:
+        values = {"server": server, "outcome": outcome, "created": now, "kind": kind}
+        (report,) = self._records(
+            Report, "reports", "WHERE id = ?", self._add("reports", **values, **more)
+        )
         return report
 
     def is_failure_reported(self, server: str, begun: float) -> bool:
@@ -723,14 +679,9 @@ class Store:
         self, now: float, server: str, kind: ReportKind, outcome: Outcome
     ) -> Report:
         """Delete an installation and add the report of its end, both or neither."""
-        with self._errors(), self._transaction():
-            self._opened.execute("DELETE FROM installations WHERE server = ?", (server,))
-            cursor = self._opened.execute(
-                "INSERT INTO reports (server, outcome, created, kind) VALUES (?, ?, ?, ?)",
-                (server, outcome.value, now, kind.value),
-            )
-        (report,) = self._reports("WHERE id = ?", cursor.lastrowid)
-        return report
+        with self._transaction():
+            self.delete_installation(server)
+            return self._add_report(now, server, outcome, kind)
 
     def add_backup_report(
         self,
@@ -742,15 +693,9 @@ class Store:
         kind: ReportKind = ReportKind.BACKUP,
     ) -> Report:
         """Add a report about a backup; with that it is not being made any more."""
-        with self._errors(), self._transaction():
-            self._opened.execute("DELETE FROM backups WHERE backup = ?", (backup,))
-            cursor = self._opened.execute(
-                "INSERT INTO reports (server, outcome, created, kind, backup, body)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (server, outcome.value, now, kind.value, backup, body),
-            )
-        (report,) = self._reports("WHERE id = ?", cursor.lastrowid)
-        return report
+        with self._transaction():
+            self._execute("DELETE FROM backups WHERE backup = ?", backup)
+            return self._add_report(now, server, outcome, kind, backup=backup, body=body)
 
     def record_attempt(self, report: Report, answer: str) -> None:
         """Record one more attempt to send a report, and the answer."""
@@ -768,19 +713,11 @@ class Store:
 
     def reports(self) -> list[Report]:
         """Return all reports, oldest first."""
-        return self._reports("ORDER BY id")
+        return self._records(Report, "reports", "ORDER BY id")
 
     def unsettled(self) -> list[Report]:
         """Return the reports still to be sent, oldest first."""
-        return self._reports("WHERE settled IS NULL ORDER BY id")
-
-    def _reports(self, which: str, *values: object) -> list[Report]:
-        rows = self._rows(
-            "SELECT id, server, outcome, created, attempts, answer, settled, backups,"  # noqa: S608
-            f" begun, kind, backup, body, commits_within FROM reports {which}",
-            *values,
-        )
-        return [Report(*row) for row in rows]
+        return self._records(Report, "reports", "WHERE settled IS NULL ORDER BY id")
 
     # Tokens that were used, and those that are revoked
 
@@ -839,7 +776,7 @@ class Store:
         All or none are added.
         """
         # Without the transaction, each row would wait for the disk.
-        with self._errors(), self._transaction():
+        with self._transaction():
             self._opened.executemany(
                 "INSERT INTO denied (jti, at) VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
@@ -863,7 +800,7 @@ class Store:
 
         All or nothing, in one transaction: any number of entries waits for the disk once.
         """
-        with self._errors(), self._transaction():
+        with self._transaction():
             self._opened.executemany(
                 "INSERT INTO activity (server, event, metadata, user, ip, at)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -878,13 +815,8 @@ class Store:
 
     def activity(self, after: int, most: int) -> list[ActivityEntry]:
         """Return the oldest `most` entries with an id above `after`, oldest first."""
-        rows = self._rows(
-            "SELECT server, event, metadata, user, ip, at, id FROM activity WHERE id > ?"
-            " ORDER BY id LIMIT ?",
-            after,
-            most,
-        )
-        return [ActivityEntry(*row) for row in rows]
+        which = "WHERE id > ? ORDER BY id LIMIT ?"
+        return self._records(ActivityEntry, "activity", which, after, most)
 
     def delete_activity(self, last: int) -> int:
         """Delete the entries with an id up to `last`; return how many there were."""
@@ -914,7 +846,7 @@ class Store:
         To be called daily: the time between two calls counts, a day at most.
         """
         known = {name for (name,) in self._rows("SELECT name FROM kept")}
-        with self._errors(), self._transaction():
+        with self._transaction():
             self._opened.executemany(
                 "DELETE FROM kept WHERE name = ?", [(name,) for name in known.difference(names)]
             )
@@ -954,11 +886,6 @@ class Store:
         # First: if the node dies in between, nothing has been deleted yet.
         self._execute("UPDATE forgotten SET until = max(until, ?) WHERE kind = ?", last, kind)
         self._execute(f"DELETE {old}", before)
-
-
-def _values(record: MoveRecord) -> tuple[object, ...]:
-    values = attrs.astuple(record, recurse=False)
-    return tuple(each.value if isinstance(each, Direction) else each for each in values)
 
 
 def _version(connection: sqlite3.Connection) -> int:
