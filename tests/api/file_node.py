@@ -16,7 +16,7 @@ from wingsd.config import PTERODACTYL
 from wingsd.config.vendors import user_agent_of
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
-from wingsd.files.tasks import ChangeLanes, FileTasks, FileWork, Lane
+from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
 from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.http_client.download import FetchLimits, GuardedClient
@@ -108,11 +108,8 @@ class FileNode(ApiNode):
         self.workers = Workers(reactor, "files", threads)
         self.workers.start()
         lane = Lane(self.workers, each=threads, waiting=64)
-        self.file_work: FileWork = FileWork(short=lane, long=lane, large=lane, reads=self.workers)
-        lanes = ChangeLanes(changes=lane, renames=lane, archives=lane, writes=lane)
-        self.file_tasks: FileTasks = FileTasks(
-            self.file_work, lanes, reactor, lambda: 0.0, patience
-        )
+        self.file_work: FileWork = FileWork(lane, lane, lane, lane, lane, lane, lane, self.workers)
+        self.file_tasks: FileTasks = FileTasks(self.file_work, reactor, lambda: 0.0, patience)
         self.bus = EventBus()
         options = PullOptions(limits=limits or FetchLimits())
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])

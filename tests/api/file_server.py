@@ -63,7 +63,7 @@ def serving_files(home: Path) -> Iterator[ApiNode]:
     workers.start()
     made.servers.known[UUID] = FileServer(made, home)
     lane = Lane(workers, each=2, waiting=8)
-    made.file_work = FileWork(short=lane, long=lane, large=lane, reads=workers)
+    made.file_work = FileWork(lane, lane, lane, lane, lane, lane, lane, workers)
     made.start()
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

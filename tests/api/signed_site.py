@@ -97,7 +97,7 @@ def signed_site(directory: Path, family: str, **api: Any) -> Iterator[SignedSite
     node.servers.known[UUID] = FileServer(node, home)
     lane = Lane(workers, each=2, waiting=64)
     node.archives = archives = CountingLane(workers, each=2, waiting=64)
-    node.file_work = FileWork(short=lane, long=lane, large=lane, reads=workers)
+    node.file_work = FileWork(lane, lane, lane, lane, lane, lane, lane, workers)
     node.start()
     yield SignedSite(node, home, backups, denied, family, activity, archives)
     pytest_twisted.blockon(Deferred.fromCoroutine(node.close()))

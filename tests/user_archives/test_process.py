@@ -289,7 +289,7 @@ SPY = """
 import json, os, re, socket, sys
 sys.path[:] = json.loads(sys.argv[1])
 import wingsd.user_archives.child as child
-from wingsd.user_archives.frames import Refused
+from wingsd.user_archives.frames import ArchiveRefused
 from wingsd.user_archives.frames import Reason
 
 def tried(what, *args):

@@ -128,7 +128,7 @@ class CompressEndpoint(ChangePath):
             f"Compressing files of /{top}",
             details,
             ignored=body.ignored,
-            lane=self._node.file_tasks.lanes.archives,
+            lane=self._node.files.archives,
         )
 
     def _targets(

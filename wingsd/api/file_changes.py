@@ -85,7 +85,7 @@ class ChangePath(FilesPath):
             return change(root, Guard(root, *denylists), progress)
 
         return self._node.file_tasks.start(
-            self.game_server, lane or self._node.file_tasks.lanes.changes, work, title, details
+            self.game_server, lane or self._node.files.changes, work, title, details
         )
 
     async def counted(
@@ -189,7 +189,7 @@ class RenameEndpoint(ChangePath):
             lambda root, guard, progress: rename(root, guard, files, progress),
             f"Renaming {files_text(len(files))}",
             ignored=body.ignored,
-            lane=self._node.file_tasks.lanes.renames,
+            lane=self._node.files.renames,
         )
         return await self.counted(task, Renamed)
 

@@ -66,7 +66,7 @@ class DecompressEndpoint(ChangePath):
             f"Extracting {archive}",
             details,
             ignored=body.ignored,
-            lane=self._node.file_tasks.lanes.archives,
+            lane=self._node.files.archives,
         )
         task.over().addCallback(lambda _: self._tell(task.value))
         if self.is_calagopus and not body.foreground:

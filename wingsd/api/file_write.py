@@ -70,13 +70,13 @@ class WriteEndpoint(ChangePath):
         server = self.game_server
         server.operations.check(self.operation)
         with server.operations.during(self.operation, self._cancel):
-            async with self._node.file_tasks.lanes.writes.turn(server.uuid):
-                workers = self._node.file_tasks.lanes.writes.workers
+            async with self._node.files.writes.turn(server.uuid):
+                workers = self._node.files.writes.workers
                 await self._write(await server.files.run(begin, writes=True, workers=workers))
         return Written(None) if self.is_calagopus else None
 
     async def _write(self, file: NewFile) -> None:
-        run = self._node.file_tasks.lanes.writes.workers.run
+        run = self._node.files.writes.workers.run
         try:
             while block := await self._body.next():
                 await run(file.write, block)

@@ -56,7 +56,7 @@ from wingsd.direct_transfers.servers import DirectServers
 from wingsd.docker.runtime import Containers, EngineInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
-from wingsd.files.tasks import ChangeLanes, FileTasks, FileWork, Lane
+from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import AnswerStyle, NodeSite
 from wingsd.http_client.download import FetchLimits, GuardedClient
@@ -397,15 +397,13 @@ class NodeObjects:
             short=Lane(pools.files, each=2, waiting=1024),
             long=Lane(pools.searches, each=1, waiting=64),
             large=Lane(pools.listings, each=1, waiting=64),
-            reads=pools.reads,
-        )
-        lanes = ChangeLanes(
             changes=Lane(pools.changes, each=2, waiting=1024),
             renames=Lane(pools.renames, each=1, waiting=1024),
             archives=Lane(pools.archivers, each=1, waiting=256),
             writes=Lane(pools.files, each=8, waiting=1024),
+            reads=pools.reads,
         )
-        self.file_tasks = FileTasks(self.file_work, lanes, reactor, time.time)
+        self.file_tasks = FileTasks(self.file_work, reactor, time.time)
         downloads = config.api.remote_download
         client = GuardedClient(
             reactor,

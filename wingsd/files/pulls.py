@@ -229,7 +229,7 @@ class Pulls:
             try:
                 return await self._received(pull, answer, file, path)
             finally:
-                await self._tasks.lanes.writes.workers.run(file.close)
+                await self._work.writes.workers.run(file.close)
         finally:
             answer.close()
 
@@ -250,7 +250,7 @@ class Pulls:
         self, pull: Pull, answer: GuardedAnswer, file: NewFile, path: ServerPath
     ) -> Entry:
         blocks = BodyBlocks(answer)
-        run = self._tasks.lanes.writes.workers.run
+        run = self._work.writes.workers.run
         # What writes is not cancelled: the file is closed when no thread uses it any more.
         while block := await pull.wait_for(blocks.next):
             await run(file.write, block)

@@ -39,7 +39,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.threadio import Workers
 
-__all__ = ["MAX_TASKS", "PATIENCE", "ChangeLanes", "FileTask", "FileTasks", "FileWork", "Lane"]
+__all__ = ["MAX_TASKS", "PATIENCE", "FileTask", "FileTasks", "FileWork", "Lane"]
 
 
 class Lane:
@@ -92,18 +92,24 @@ class Lane:
             del self._running[server]
 
 
+@attrs.define(eq=False, repr=False)
 class FileWork:
     """Runs work on the files of servers, `short` and `long`; `reads` reads blocks of downloads.
 
-    `large` is for listings of directories that take much memory.
+    `large` is for listings of directories that take much memory. Changes have threads of their
+    own: `renames`, which are short; `archives`, which take processors; `writes` of files as their
+    bytes arrive, each for a block at a time; and `changes`, all others.
     """
 
-    def __init__(self, short: Lane, long: Lane, large: Lane, reads: Workers) -> None:
-        self.short = short
-        self.long = long
-        self.large = large
-        self.reads = reads
-        self._denylists = Denylists()
+    short: Lane
+    long: Lane
+    large: Lane
+    changes: Lane
+    renames: Lane
+    archives: Lane
+    writes: Lane
+    reads: Workers
+    _denylists: Denylists = attrs.field(factory=Denylists, init=False)
 
     def denylist(self, server: Server) -> Denylist:
         """Return the denylist of a server's egg."""
@@ -135,19 +141,6 @@ MAX_TASKS = 16
 #: Seconds between two events of progress, as Calagopus' nodes send them.
 _PROGRESS_EVERY = 1.0
 _NANO = 1_000_000_000
-
-
-@attrs.frozen(eq=False, repr=False)
-class ChangeLanes:
-    """The threads for changes: of `archives`, which take processors; of all others, but renames,
-    which are short; and of files that are written as their bytes arrive, each for a block at a
-    time.
-    """
-
-    changes: Lane
-    renames: Lane
-    archives: Lane
-    writes: Lane
 
 
 class FileTask(Generic[T]):
@@ -211,13 +204,11 @@ class FileTasks:
     def __init__(
         self,
         work: FileWork,
-        lanes: ChangeLanes,
         reactor: IReactorTime,
         now: Callable[[], float],
         patience: float = PATIENCE,
     ) -> None:
         """`now` is Unix time."""
-        self.lanes = lanes
         self._work = work
         self._reactor = reactor
         self._now = now

@@ -17,7 +17,7 @@ from wingsd.filesystem.openers import (
 from wingsd.filesystem.paths import ServerPath, name_from_text, name_text
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
-from wingsd.filesystem.usage import Unlimited, Usage, UsageCounter
+from wingsd.filesystem.usage import Usage, UsageCounter
 from wingsd.filesystem.walk import MAX_SIZE, GivenTree, Measured, give_tree, measure, survey
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "Owner",
     "ServerPath",
     "ServerRoot",
-    "Unlimited",
     "Usage",
     "UsageCounter",
     "directory_opener",

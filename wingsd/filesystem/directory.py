@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 
 import attrs
 
-from wingsd.errors import FileInUse, FileTypeRefused, IsDirectory
-from wingsd.filesystem.errors import file_error
+from wingsd.errors import FileInUse, FileTypeRefused, IsDirectory, WingsdError
+from wingsd.filesystem.errors import file_errors
 from wingsd.filesystem.new_file import TEMPORARY, OpenDescriptor, remove_left_over
 from wingsd.filesystem.paths import ServerPath, name_text
 from wingsd.filesystem.walk import Listing, unreadable_for_user, walk
@@ -27,13 +27,9 @@ __all__ = ["Directory", "Entry", "OpenFile", "entry_at", "errors_of", "open_regu
 _BLOCK = 512
 
 
-@contextmanager
-def errors_of(path: ServerPath) -> Iterator[None]:
+def errors_of(path: ServerPath) -> AbstractContextManager[None]:
     """Raise an OSError of this context as one of the errors of `errors`."""
-    try:
-        yield
-    except OSError as error:
-        raise file_error(error, bytes(path)) from error
+    return file_errors(bytes(path))
 
 
 @attrs.frozen
@@ -133,22 +129,32 @@ def open_regular(parent: int, name: bytes) -> OpenFile:
 
     Raises FileTypeRefused, IsDirectory, FileInUse and OSError.
     """
+    fd, found = regular_descriptor(parent, name, os.O_RDONLY, IsDirectory)
+    return OpenFile(fd, Entry.of(name, found))
+
+
+def regular_descriptor(
+    parent: int, name: bytes, flags: int, is_directory: Callable[[str], WingsdError]
+) -> tuple[int, os.stat_result]:
+    """Open the regular file `name` in the directory `parent`; return its stat result as well.
+
+    `is_directory` makes the error of a directory. Raises FileTypeRefused, FileInUse and OSError.
+    """
     looked_at = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
     try:
-        entry = Entry.of(name, os.fstat(looked_at))
-        if entry.is_directory:
-            raise IsDirectory(display(name))
-        if not entry.is_regular:
+        found = os.fstat(looked_at)
+        if stat.S_ISDIR(found.st_mode):
+            raise is_directory(display(name))
+        if not stat.S_ISREG(found.st_mode):
             raise FileTypeRefused(f"{display(name)} is not a regular file")
         # The very file that was looked at, whatever has its name by now. A program with a lease of
         # it is not waited for, fcntl(2).
-        flags = os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK
-        fd = os.open(f"/proc/self/fd/{looked_at}", flags)
+        flags |= os.O_NOCTTY | os.O_NONBLOCK
+        return os.open(f"/proc/self/fd/{looked_at}", flags), found
     except BlockingIOError as error:
         raise FileInUse(display(name)) from error
     finally:
         os.close(looked_at)
-    return OpenFile(fd, entry)
 
 
 class Directory(OpenDescriptor):

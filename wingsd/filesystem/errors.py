@@ -7,6 +7,8 @@ only.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from wingsd.errors import (
     DiskLimitExceeded,
@@ -21,7 +23,7 @@ from wingsd.errors import (
 )
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["file_error"]
+__all__ = ["file_error", "file_errors"]
 
 
 _OUTSIDE = "a symlink or a mount on the way leads out of the server's files"
@@ -47,6 +49,15 @@ _NOT_PERMITTED = {
         "administrator of the node can change that"
     ),
 }
+
+
+@contextmanager
+def file_errors(name: bytes) -> Iterator[None]:
+    """Raise an OSError of this context as an error of wingsd; `name` is the file's path."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error, name) from error
 
 
 def file_error(error: OSError, name: bytes) -> WingsdError:

@@ -25,7 +25,7 @@ from typing import Self
 import attrs
 
 from wingsd.errors import FileTypeRefused, NameConflict, PathInvalid, UploadInProgress
-from wingsd.filesystem.errors import file_error
+from wingsd.filesystem.errors import file_error, file_errors
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
@@ -409,10 +409,8 @@ class PartialFile(OpenDescriptor):
 
     def discard(self) -> None:
         """Delete what was uploaded."""
-        try:
+        with file_errors(self._name):
             os.unlink(self._own_name, dir_fd=self._parent)
-        except OSError as error:
-            raise file_error(error, self._name) from error
 
     def close(self) -> None:
         """Close it; what was uploaded stays, unless it was deleted."""

@@ -53,7 +53,7 @@ from wingsd.filesystem.new_file import (
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import remove
-from wingsd.filesystem.usage import DirectoryUsage, Unlimited, Usage
+from wingsd.filesystem.usage import DirectoryUsage, Usage, UsageCounter
 from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES
 from wingsd.filesystem.writable_file import (
     OpenFiles,
@@ -148,7 +148,7 @@ class ServerRoot(OpenDescriptor):
             raise StorageError.reading(f"{directory}: {reading_advice(error)}") from error
         self._opener = opener
         self._owner = owner
-        self._usage = DirectoryUsage(usage or Unlimited(), os.path.dirname(directory))
+        self._usage = DirectoryUsage(usage or UsageCounter(), os.path.dirname(directory))
         #: Directories that this action has made.
         self._made = 0
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from wingsd.errors import DiskLimitExceeded
 from wingsd.util.text import readable_size
 
-__all__ = ["DirectoryUsage", "Unlimited", "Usage", "UsageCounter"]
+__all__ = ["DirectoryUsage", "Usage", "UsageCounter"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
@@ -102,22 +102,6 @@ class DirectoryUsage:
                 with suppress(OSError):  # Not by closing: a child that starts has it open, too.
                     fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
-
-
-class Unlimited:
-    """Counts nothing: for files that are no server's, and while nothing is limited."""
-
-    def add(self, size: int) -> None:
-        """Count nothing."""
-
-    def begin(self, size: int, replaced: int) -> None:
-        """Count nothing."""
-
-    def end(self, begun: int, size: int) -> None:
-        """Count nothing."""
-
-    def free(self, size: int) -> None:
-        """Count nothing."""
 
 
 class UsageCounter:

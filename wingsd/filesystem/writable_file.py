@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
 import attrs
 
-from wingsd.errors import FileInUse, FileTypeRefused, NameConflict
-from wingsd.filesystem.directory import Entry
-from wingsd.filesystem.errors import file_error
+from wingsd.errors import NameConflict
+from wingsd.filesystem.directory import Entry, regular_descriptor
+from wingsd.filesystem.errors import file_error, file_errors
 from wingsd.filesystem.new_file import OpenDescriptor, Owner, check_new_name
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
@@ -26,7 +25,6 @@ from wingsd.util.text import display
 __all__ = ["MAX_FILE_SIZE", "OpenFiles", "WritableFile", "create_writable", "open_writable"]
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-_OPEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY
 #: The largest offset that Linux has.
 MAX_FILE_SIZE = (1 << 63) - 1
 
@@ -164,24 +162,18 @@ class WritableFile(OpenDescriptor):
 
     def set_mode(self, mode: int) -> None:
         """Set its permission bits, without set-id and sticky bits."""
-        try:
+        with file_errors(self._name):
             os.fchmod(self._fd, mode & 0o777)
-        except OSError as error:
-            raise file_error(error, self._name) from error
 
     def set_times(self, accessed: int, modified: int) -> None:
         """Set its times, in nanoseconds since 1970."""
-        try:
+        with file_errors(self._name):
             os.utime(self._fd, ns=(accessed, modified))
-        except OSError as error:
-            raise file_error(error, self._name) from error
 
     def sync(self) -> None:
         """Have its bytes on stable storage."""
-        try:
+        with file_errors(self._name):
             os.fsync(self._fd)
-        except OSError as error:
-            raise file_error(error, self._name) from error
 
 
 def create_writable(
@@ -218,17 +210,5 @@ def open_writable(
 
     Raises NameConflict for a directory, FileTypeRefused, FileInUse and OSError.
     """
-    looked_at = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
-    try:
-        mode = os.fstat(looked_at).st_mode
-        if stat.S_ISDIR(mode):
-            raise NameConflict.writing(display(name))
-        if not stat.S_ISREG(mode):
-            raise FileTypeRefused(f"{display(name)} is not a regular file")
-        # The very file that was looked at; a program with a lease of it is not waited for.
-        fd = os.open(f"/proc/self/fd/{looked_at}", _OPEN)
-    except BlockingIOError as error:
-        raise FileInUse(display(name)) from error
-    finally:
-        os.close(looked_at)
+    fd = regular_descriptor(parent, name, os.O_RDWR, NameConflict.writing)[0]
     return WritableFile(fd, name, usage, files)

@@ -25,7 +25,7 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.removal import remove
-from wingsd.filesystem.usage import DirectoryUsage, Unlimited
+from wingsd.filesystem.usage import DirectoryUsage, UsageCounter
 from wingsd.moves.batch import BlockRun
 from wingsd.moves.frames import (
     DirectoryFrame,
@@ -108,7 +108,7 @@ class TreeApplier:
             case GoneFrame(path):
                 with suppress(FileNotFoundError):
                     parent, name = self._directories.place(path)
-                    usage = DirectoryUsage(Unlimited())
+                    usage = DirectoryUsage(UsageCounter())
                     remove(self._opener, parent, name, usage, lambda: False)
                 # descriptors of what is gone
                 self._directories.close()

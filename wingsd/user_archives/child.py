@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from struct import Struct
 from typing import Protocol
 from zlib import crc32
@@ -35,10 +35,10 @@ from wingsd.user_archives.frames import (
     UNKNOWN,
     ArchiveMember,
     ArchivePlan,
+    ArchiveRefused,
     FrameKind,
     MemberKind,
     Reason,
-    Refused,
     frame,
 )
 from wingsd.user_archives.kinds import (
@@ -177,7 +177,7 @@ class ArchiveParser:
             self._stream.errors()
 
     def run(self) -> None:
-        """Write the frames. Raises `Refused`, ArchiveError, and MemoryError."""
+        """Write the frames. Raises `ArchiveRefused`, ArchiveError, and MemoryError."""
         if self._container is None and not self._is_tar():
             self._single()
             return
@@ -193,7 +193,7 @@ class ArchiveParser:
             checksums = self._checksums()
             for count, member in enumerate(reader.members(), start=1):
                 if count > plan.members:
-                    raise Refused(Reason.DAMAGED, "it was changed while it was read")
+                    raise ArchiveRefused(Reason.DAMAGED, "it was changed while it was read")
                 self._member(reader, member, next(checksums, None))
             plain.drain()
         self._write(frame(FrameKind.END))
@@ -207,7 +207,7 @@ class ArchiveParser:
         if is_tar(head, self._hint):
             return True
         if self._stream is None or self._hint & NameHint.TAR:
-            raise Refused(Reason.UNKNOWN_FORMAT)
+            raise ArchiveRefused(Reason.UNKNOWN_FORMAT)
         return False
 
     def _single(self) -> None:
@@ -219,14 +219,14 @@ class ArchiveParser:
         self._write(frame(FrameKind.MEMBER_END) + frame(FrameKind.END))
 
     def _plan(self) -> ArchivePlan:
-        """Return the sum of the list. Raises `Refused` for what cannot be extracted."""
+        """Return the sum of the list. Raises `ArchiveRefused` for what cannot be extracted."""
         plan = self._sum()
         if self._container in _RARS and not plan.members:
-            raise Refused(Reason.DAMAGED, "it has no file, as a part that is not the first")
+            raise ArchiveRefused(Reason.DAMAGED, "it has no file, as a part that is not the first")
         if self._container is Container.RAR5:
             self._file.seek(max(self._file.seek(0, io.SEEK_END) - TAIL, 0))
             if not ends_as_rar5(self._file.read(TAIL)):
-                raise Refused(Reason.DAMAGED, "it has no end")
+                raise ArchiveRefused(Reason.DAMAGED, "it has no end")
         return plan
 
     def _sum(self) -> ArchivePlan:
@@ -238,7 +238,9 @@ class ArchiveParser:
                 members += 1
                 size += max(member.size, 0)
                 if members > MAX_MEMBERS:
-                    raise Refused(Reason.EXCESSIVE, f"it has more than {MAX_MEMBERS:,} members")
+                    raise ArchiveRefused(
+                        Reason.EXCESSIVE, f"it has more than {MAX_MEMBERS:,} members"
+                    )
                 if 0 <= self._most < size:
                     break
             else:
@@ -263,23 +265,27 @@ class ArchiveParser:
             for block in reader.data():
                 size += len(block)
                 if size > member.size != UNKNOWN:
-                    raise Refused(Reason.DAMAGED, "a file is longer than the list says")
+                    raise ArchiveRefused(Reason.DAMAGED, "a file is longer than the list says")
                 self._data(block)
                 crc = crc32(block, crc) if expected else 0
             if size != member.size != UNKNOWN:
-                raise Refused(Reason.DAMAGED, "a file is shorter than the list says")
+                raise ArchiveRefused(Reason.DAMAGED, "a file is shorter than the list says")
             if expected and size == expected[0] and crc != expected[1]:
-                raise Refused(Reason.DAMAGED, "the checksum of a file differs")
+                raise ArchiveRefused(Reason.DAMAGED, "the checksum of a file differs")
         self._write(frame(FrameKind.MEMBER_END))
 
-    def _opened(self) -> AbstractContextManager[tuple[_Reader, listed.PlainStream]]:
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[_Reader, listed.PlainStream]]:
         self._file.seek(0)
-        if self._is_deflate64:
-            plain = listed.PlainStream(self._file, self._tick)
-            return nullcontext((listed.Deflate64Zip(self._file), plain))
+        source, form = self._plain(), "tar"
         if self._container is not None:
-            return _Listed(listed.PlainStream(self._file, self._tick), self._container.value)
-        return _Listed(listed.PlainStream(self._plain(), self._tick), "tar")
+            source, form = self._file, self._container.value
+        plain = listed.PlainStream(source, self._tick)
+        if self._is_deflate64:
+            yield listed.Deflate64Zip(self._file), plain
+            return
+        with listed.opened(plain, form) as reader:
+            yield reader, plain
 
     def _plain(self) -> Iterator[bytes]:
         """Yield the data from its beginning, decompressed."""
@@ -306,26 +312,12 @@ class ArchiveParser:
         self._next_tick = time.monotonic() + _TICK
 
 
-class _Listed:
-    """An archive that libarchive reads, as a context."""
-
-    def __init__(self, plain: listed.PlainStream, form: str) -> None:
-        self._plain = plain
-        self._opened = listed.opened(plain, form)
-
-    def __enter__(self) -> tuple[_Reader, listed.PlainStream]:
-        return self._opened.__enter__(), self._plain
-
-    def __exit__(self, *error: object) -> None:
-        self._opened.__exit__(None, None, None)
-
-
 def _check_name(member: ArchiveMember) -> None:
     """Refuse what no file system can store, or no node receives, before anything is written."""
     parts = member.name.split(b"/")
     too_long = len(member.name) > MAX_NAME or len(member.link) > MAX_LINK
     if too_long or len(parts) > MAX_DEPTH or max(map(len, parts)) > _MAX_NAME_PART:
-        raise Refused(
+        raise ArchiveRefused(
             Reason.LONG_NAME,
             f"a name in the archive is too long, or more than {MAX_DEPTH} directories deep",
         )
@@ -344,17 +336,17 @@ def answer(
         _prepare(parser)
         confined()
         parser.run()
-    except Refused as error:
+    except ArchiveRefused as error:
         refused = error
     except ArchiveError as error:
         # It is whole where it is told how to compress it.
         is_whole = "; compress it with" in error.detail
-        refused = Refused(Reason.EXCESSIVE if is_whole else Reason.DAMAGED, error.detail)
+        refused = ArchiveRefused(Reason.EXCESSIVE if is_whole else Reason.DAMAGED, error.detail)
     except MemoryError:
-        refused = Refused(Reason.EXCESSIVE, "its parser needs more memory than it may have")
+        refused = ArchiveRefused(Reason.EXCESSIVE, "its parser needs more memory than it may have")
     except Exception as error:
         # The libraries may raise anything for hostile files.
-        refused = Refused(Reason.DAMAGED, f"{type(error).__name__}: {error}")
+        refused = ArchiveRefused(Reason.DAMAGED, f"{type(error).__name__}: {error}")
     else:
         return
     out.write(refused.refusal.encode())
@@ -365,7 +357,9 @@ def _prepare(parser: ArchiveParser) -> None:
         parser.prepare()
     except (ImportError, OSError, AttributeError, TypeError) as error:
         # ctypes raises the latter two where it finds no library.
-        raise Refused(Reason.UNSUPPORTED, f"a library is missing on this node: {error}") from error
+        raise ArchiveRefused(
+            Reason.UNSUPPORTED, f"a library is missing on this node: {error}"
+        ) from error
 
 
 def main(cpu_seconds: int, memory: int, most: int, hint: int) -> None:

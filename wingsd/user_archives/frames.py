@@ -23,13 +23,13 @@ __all__ = [
     "UNKNOWN",
     "ArchiveMember",
     "ArchivePlan",
+    "ArchiveRefused",
     "FrameKind",
     "InvalidFrames",
     "MemberKind",
     "ParsedArchive",
     "Reason",
     "Refusal",
-    "Refused",
     "frame",
     "parsed",
 ]
@@ -262,7 +262,7 @@ def _next(read: Callable[[int], bytes]) -> tuple[FrameKind, bytes]:
             return kind, payload
 
 
-class Refused(Exception):
+class ArchiveRefused(Exception):
     """An archive is refused, with the reason that the daemon is told."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:

@@ -29,9 +29,9 @@ from wingsd.user_archives.frames import (
     MAX_LINK,
     UNKNOWN,
     ArchiveMember,
+    ArchiveRefused,
     MemberKind,
     Reason,
-    Refused,
 )
 
 __all__ = ["Deflate64Found", "ListedArchive", "PlainStream", "library", "member_name", "opened"]
@@ -148,7 +148,7 @@ class ListedArchive:
         self._buffer = ctypes.create_string_buffer(_STEP)
 
     def members(self) -> Iterator[ArchiveMember]:
-        """Yield each member. Raises `Refused`, `Deflate64Found` and what the stream raised."""
+        """Yield each member. Raises `ArchiveRefused`, `Deflate64Found`, and the stream's error."""
         entries = iter(self._reader)
         while True:
             with _errors(self._ffi, self._stream):
@@ -160,7 +160,7 @@ class ListedArchive:
             if self._is_zip and b"deflation-64" in (self._reader.format_name or b""):
                 raise Deflate64Found
             if self._ffi.entry_is_encrypted(self._entry._entry_p):
-                raise Refused(Reason.ENCRYPTED)
+                raise ArchiveRefused(Reason.ENCRYPTED)
             yield self._member()
 
     def data(self) -> Iterator[bytes]:
@@ -173,7 +173,7 @@ class ListedArchive:
                 raise self._stream.error
             if size < 0:
                 # Its `get_blocks` takes a warning, of a 7z's checksum for one, for a length.
-                raise Refused(Reason.DAMAGED, _shown(ffi.error_string(archive)))
+                raise ArchiveRefused(Reason.DAMAGED, _shown(ffi.error_string(archive)))
             if not size:
                 return
             yield ctypes.string_at(self._buffer, size)
@@ -222,7 +222,7 @@ def _time(ffi: Any, entry: Any) -> int | None:
 
 @contextmanager
 def opened(stream: PlainStream, form: str) -> Iterator[ListedArchive]:
-    """Open an archive of a format, by libarchive's name for it. Raises `Refused`."""
+    """Open an archive of a format, by libarchive's name for it. Raises `ArchiveRefused`."""
     from libarchive.read import stream_reader  # noqa: PLC0415
 
     reading = stream_reader(stream, form, "none", block_size=_BLOCK)
@@ -236,7 +236,7 @@ def opened(stream: PlainStream, form: str) -> Iterator[ListedArchive]:
 
 @contextmanager
 def _errors(ffi: Any, stream: PlainStream) -> Iterator[None]:
-    """Raise libarchive's errors as `Refused`, but what the stream has raised instead of them."""
+    """Raise libarchive's errors as `ArchiveRefused`, but the stream's error in place of them."""
     try:
         yield
     except ffi.ArchiveError as error:
@@ -247,8 +247,8 @@ def _errors(ffi: Any, stream: PlainStream) -> Iterator[None]:
             raise MemoryError from None
         for words, reason in _MEANINGS:
             if any(word in text.lower() for word in words):
-                raise Refused(reason, text) from None
-        raise Refused(Reason.DAMAGED, text or "it has no valid end") from None
+                raise ArchiveRefused(reason, text) from None
+        raise ArchiveRefused(Reason.DAMAGED, text or "it has no valid end") from None
 
 
 def _shown(message: bytes | str | None) -> str:
@@ -288,24 +288,24 @@ class Deflate64Zip:
     """An open zip; `data` is of the member that `members` has yielded last."""
 
     def __init__(self, file: io.FileIO) -> None:
-        """Read the list. Raises `Refused`."""
+        """Read the list. Raises `ArchiveRefused`."""
         self._file = file
         self._current: zipfile.ZipInfo | None = None
         try:
             self._zip = zipfile.ZipFile(file)
         except _ERRORS as error:
-            raise Refused(Reason.DAMAGED, str(error)) from error
+            raise ArchiveRefused(Reason.DAMAGED, str(error)) from error
 
     def members(self) -> Iterator[ArchiveMember]:
-        """Yield each member. Raises `Refused`."""
+        """Yield each member. Raises `ArchiveRefused`."""
         for info in self._zip.infolist():
             if info.flag_bits & _FLAG_ENCRYPTED:
-                raise Refused(Reason.ENCRYPTED)
+                raise ArchiveRefused(Reason.ENCRYPTED)
             self._current = info
             yield self._member(info)
 
     def data(self) -> Iterator[bytes]:
-        """Yield the bytes of the current member. Raises `Refused`."""
+        """Yield the bytes of the current member. Raises `ArchiveRefused`."""
         info = self._current
         if info is None:
             return
@@ -314,9 +314,9 @@ class Deflate64Zip:
                 self._inflated(info) if info.compress_type == _DEFLATE64 else self._read(info)
             )
         except NotImplementedError as error:
-            raise Refused(Reason.UNSUPPORTED, str(error)) from error
+            raise ArchiveRefused(Reason.UNSUPPORTED, str(error)) from error
         except _ERRORS as error:
-            raise Refused(Reason.DAMAGED, str(error)) from error
+            raise ArchiveRefused(Reason.DAMAGED, str(error)) from error
 
     def _member(self, info: zipfile.ZipInfo) -> ArchiveMember:
         name = info.filename.encode("utf-8", "surrogateescape")
