@@ -40,8 +40,7 @@ from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.local import Removal
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
-from wingsd.backups.s3.adapter import S3Adapter, S3Terms
-from wingsd.backups.s3.store import StoreLimits
+from wingsd.backups.s3.adapter import S3Adapter
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.callbacks.container_status import ContainerStatuses
@@ -605,16 +604,15 @@ class NodeObjects:
 
     def _make_backup_adapters(self) -> dict[str, Adapter]:
         """Return what makes and restores backups, by the name that a Panel uses."""
-        settings, disk = self.config.system.backups.s3, self.pools.disk
-        limits = StoreLimits(part=settings.part_upload_timeout)
         s3 = S3Adapter(
             self.panel,
             self.backup_store,
             self.pools.uploads,
             self.reactor,
-            S3Terms(self.config.family, settings.retry_limit, limits),
+            self.config.system.backups.s3,
+            self.config.family,
         )
-        return {"wings": LocalAdapter(self.backup_store, disk), "s3": s3}
+        return {"wings": LocalAdapter(self.backup_store, self.pools.disk), "s3": s3}
 
     def _archive_terms(self) -> ArchiveTerms:
         system, family = self.config.system, self.config.family

@@ -291,21 +291,17 @@ class CallbackQueue:
         for queued in self._queues.get(server, ()):
             if queued.report.kind.is_installation:
                 queued.drop("another installation has ended")
-        try:
-            report = await self._database.end_installation(server, kind, outcome)
-        except StorageError as error:
-            self._log_unrecorded(server, error)
-            report = Report(0, server, outcome, time.time(), kind=kind)
-        return PendingReport(self._queue(report))
+        return await self._queue_recorded(
+            self._database.end_installation(server, kind, outcome),
+            Report(0, server, outcome, time.time(), kind=kind),
+        )
 
     async def add_restore(self, record: RestoreRecord, outcome: Outcome) -> PendingReport:
         """Record that a restore has ended, in place of it being under way, and report that."""
-        try:
-            report = await self._database.end_restore(record, outcome)
-        except StorageError as error:
-            self._log_unrecorded(record.server, error)
-            report = restore_report(record, outcome, time.time())
-        return PendingReport(self._queue(report))
+        return await self._queue_recorded(
+            self._database.end_restore(record, outcome),
+            restore_report(record, outcome, time.time()),
+        )
 
     def before_reset(self) -> list[PendingReport]:
         """Return the reports without an answer that the report of a restart would overtake.
@@ -324,16 +320,15 @@ class CallbackQueue:
         body: Mapping[str, object],
         kind: ReportKind = ReportKind.BACKUP,
     ) -> PendingReport:
-        """Record what became of a backup, in place of it being made, and report that."""
+        """Record what became of a backup, in place of it being made, and report that.
+
+        Where it cannot be recorded, the next daemon finds by the disk what became of it.
+        """
         text = json.dumps(body)
-        try:
-            report = await self._database.add_backup_report(server, backup, outcome, text, kind)
-        except StorageError as error:
-            # The next daemon finds by the disk what became of it.
-            self._log_unrecorded(server, error)
-            now = time.time()
-            report = Report(0, server, outcome, now, kind=kind, backup=backup, body=text)
-        return PendingReport(self._queue(report))
+        return await self._queue_recorded(
+            self._database.add_backup_report(server, backup, outcome, text, kind),
+            Report(0, server, outcome, time.time(), kind=kind, backup=backup, body=text),
+        )
 
     def unanswered_backups(self) -> dict[str, PendingReport]:
         """Return the reports of backups' ends that have no answer yet, by the backup."""
@@ -361,7 +356,7 @@ class CallbackQueue:
         return sum(map(len, self._queues.values()))
 
     def drop(self, server: str, *, denied: bool = False) -> None:
-        """Drop the failures of the server's transfers: the Panel has begun another one.
+        """Drop the failures of the server's transfers: the Panel has begun another transfer.
 
         With `denied`, only those of which the Panel does not know the transfer.
         """
@@ -384,6 +379,17 @@ class CallbackQueue:
         for loop in tuple(self._loops.values()):
             loop.addErrback(lambda _: None)
             loop.cancel()
+
+    async def _queue_recorded(
+        self, recording: Awaitable[Report], unrecorded: Report
+    ) -> PendingReport:
+        """Send a report that is being recorded; `unrecorded` where that fails."""
+        try:
+            report = await recording
+        except StorageError as error:
+            self._log_unrecorded(unrecorded.server, error)
+            report = unrecorded
+        return PendingReport(self._queue(report))
 
     def _queue(self, report: Report) -> Deferred[bool]:
         queued = _QueuedReport(report, self._attempt(report))

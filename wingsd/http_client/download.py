@@ -238,7 +238,7 @@ class GuardedExchange(HttpExchange):
         self._finish(reason)
 
     def _finish(self, failure: Failure | None) -> None:
-        """Close, and tell whoever waits: None is the end of the body."""
+        """Close, and end what waits for the head or the body; None is the end of the body."""
         if self._over:
             return
         self._failure = failure

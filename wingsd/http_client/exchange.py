@@ -24,7 +24,6 @@ from functools import partial
 from math import inf
 from typing import Any
 from typing import Protocol as Interface
-from urllib.parse import SplitResult, urlsplit
 
 import attrs
 import h11
@@ -46,6 +45,7 @@ from zope.interface import implementer
 from wingsd import __version__
 from wingsd.errors import InvalidData
 from wingsd.http_client.certificates import CertificateVerifier
+from wingsd.http_client.urls import PORTS, parse_url
 from wingsd.threadio import Share, TokenBucket
 from wingsd.util.net import PROBES, are_too_small, keep_alive, tcp_info
 from wingsd.util.reactor import Reactor
@@ -65,7 +65,6 @@ __all__ = [
     "HttpServer",
     "PersistentConnections",
     "RequestBody",
-    "parse_url",
     "plain",
     "reason_of",
     "silence",
@@ -117,7 +116,7 @@ class FlowWatchdog(Watch):
     its kernel acknowledges each window probe.
 
     `on_halt` is called when the peer has taken nothing for `limit` seconds, in all of which there
-    was more than the connection took, as `is_full` tells; or when there was more in `most`
+    was more than the connection took, by `is_full`; or when there was more in `most`
     seconds, in all.
     """
 
@@ -190,7 +189,7 @@ class AnswerRefused(InvalidData):
 
 @attrs.frozen
 class Answer:
-    """The peer's answer. `early` tells that it came before the whole request was sent.
+    """The peer's answer. `early` is whether it came before the whole request was sent.
 
     One that is not `whole` broke off, or its end is not HTTP.
     """
@@ -365,7 +364,7 @@ class HttpExchange(Protocol):
         fault = self._certificate.fault if self._certificate is not None else None
         self._lost = reason if fault is None else Failure(fault)
         if not self._over:
-            self._read(b"")  # the end of an answer that does not tell its length
+            self._read(b"")  # the end of an answer without a length
         if not self._over:
             self._conclude() if self._head is not None else self._fail(self._lost)
         self._clear_limit()
@@ -654,14 +653,14 @@ class _Connection(Protocol):
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the exchange."""
+        """Pass it on to the exchange."""
         self._pool.forget(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.connectionLost(reason)
 
     def rest(self) -> None:
-        """The exchange is over, and another one may follow."""
+        """Rest until the next exchange."""
         self.exchange = None
         self._pool.keep(self)
 
@@ -709,23 +708,6 @@ class PersistentConnections:
         self._resting.clear()
 
 
-_PORTS = {"http": 80, "https": 443}
-
-
-def parse_url(url: str) -> SplitResult:
-    """Return the parts of an http or https URL. Raises `ValueError` with what is wrong with it."""
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError("it must be an http or https URL with a host")
-    if parts.port == 0:
-        raise ValueError("nothing listens at port 0")
-    if parts.username is not None:
-        raise ValueError("it must not have a user in it")
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError("write it in ASCII alone, an international name in its xn-- form")
-    return parts
-
-
 class HttpServer:
     """The server of a URL; with https it is verified by the authorities that `trust` returns."""
 
@@ -762,7 +744,7 @@ class HttpServer:
             CertificateVerifier(self._context, self.host) if self._context is not None else None
         )
         exchange = HttpExchange(self._reactor, request, certificate=certificate, **options)
-        port = self._url.port or _PORTS[self._url.scheme]
+        port = self._url.port or PORTS[self._url.scheme]
         endpoint = HostnameEndpoint(self._reactor, self.host, port, CONNECT_WITHIN)
         start = exchange.start if connections is None else partial(connections.start, exchange)
         return exchange, start(endpoint, timeout)

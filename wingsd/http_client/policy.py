@@ -116,7 +116,7 @@ class AddressPolicy:
     def of(cls, allowlist: Iterable[str], blocked: Iterable[str] = ()) -> AddressPolicy:
         """Return the policy of an allowlist of names, addresses and networks.
 
-        Raises `ValueError` for a blocked network that is none.
+        Raises `ValueError` for a blocked network that is invalid.
         """
         hosts, networks = set(), []
         for text in allowlist:

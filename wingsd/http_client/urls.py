@@ -1,7 +1,7 @@
-"""URLs that users give, and those of redirects: parsed strictly, in one form.
+"""URLs: of operators and Panels, and of users and redirects, which are parsed strictly.
 
-What parsers of URLs understand in different ways is refused: users and passwords, backslashes,
-control characters, zones of IPv6, and IPv4 in other forms than four decimal numbers.
+What parsers of URLs understand in different ways is refused in the latter: users and passwords,
+backslashes, control characters, zones of IPv6, and IPv4 in other forms than four decimal numbers.
 
 The name of a file that is downloaded is that of the header `Content-Disposition`, or of the URL.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from ipaddress import IPv4Address, IPv6Address
-from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 import attrs
 import idna
@@ -19,11 +19,19 @@ import idna
 from wingsd.errors import UrlInvalid, UrlSchemeRefused
 from wingsd.util.text import escaped
 
-__all__ = ["MAX_URL", "WebUrl", "disposition_name", "plain_name", "text_of"]
+__all__ = [
+    "MAX_URL",
+    "PORTS",
+    "WebUrl",
+    "disposition_name",
+    "parse_url",
+    "plain_name",
+    "text_of",
+]
 
 #: The longest URL that is accepted, as in most servers.
 MAX_URL = 8192
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 #: Below it are services of other protocols, such as mail, that requests could be aimed at.
 _FIRST_FREE_PORT = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
@@ -33,6 +41,20 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAX_HOST = 253
 #: What stays as it is in a path and in a query (RFC 3986), `%` included: it is encoded already.
 _SAFE = "/:@!$&'()*+,;=~-._%?[]"
+
+
+def parse_url(url: str) -> SplitResult:
+    """Return the parts of an http or https URL. Raises `ValueError` with what is wrong with it."""
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise ValueError("it must be an http or https URL with a host")
+    if parts.port == 0:
+        raise ValueError("nothing listens at port 0")
+    if parts.username is not None:
+        raise ValueError("it must not have a user in it")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("write it in ASCII alone, an international name in its xn-- form")
+    return parts
 
 
 @attrs.frozen
@@ -57,7 +79,7 @@ class WebUrl:
             port, user = parts.port, parts.username
         except ValueError as error:
             raise UrlInvalid(escaped(str(error))) from error
-        if parts.scheme not in _PORTS:
+        if parts.scheme not in PORTS:
             raise UrlSchemeRefused
         if user is not None or "@" in parts.netloc:
             raise UrlInvalid("it must not have a user or a password in it")
@@ -66,7 +88,7 @@ class WebUrl:
         host = _host(parts.hostname or "", is_literal="[" in parts.netloc)
         query = f"?{parts.query}" if parts.query else ""
         target = _encoded(f"{parts.path or '/'}{query}")
-        return cls(parts.scheme, host, port or _PORTS[parts.scheme], target)
+        return cls(parts.scheme, host, port or PORTS[parts.scheme], target)
 
     def joined(self, location: str) -> WebUrl:
         """Return the URL that a redirect from this one leads to. Raises `UrlInvalid`."""
@@ -85,13 +107,13 @@ class WebUrl:
     @property
     def has_usual_port(self) -> bool:
         """Whether the port is one that files are served at: 80, 443, or from 1024 on."""
-        return self.port in _PORTS.values() or self.port >= _FIRST_FREE_PORT
+        return self.port in PORTS.values() or self.port >= _FIRST_FREE_PORT
 
     @property
     def authority(self) -> str:
         """Host and port as in the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def last_segment(self) -> str:

@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, TypeVar
@@ -57,8 +58,6 @@ from wingsd.panel.schemas import (
     InstallScript,
     SftpAccess,
     configuration_from_panel,
-    install_script_from_panel,
-    sftp_access_from_panel,
 )
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.reactor import Reactor
@@ -229,7 +228,7 @@ class _Guard(ProtocolWrapper):
             super().dataReceived(passed)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the protocol."""
+        """Pass it on to the protocol."""
         self.connected = 0
         if self._closing is not None:
             self._closing.cancel()
@@ -533,7 +532,8 @@ class Panel:
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
-        return await self._once("sftp", "POST", "/sftp/auth", sftp_access_from_panel, login)
+        read = partial(structure, cls=SftpAccess)
+        return await self._once("sftp", "POST", "/sftp/auth", read, login)
 
     async def _once(
         self,
@@ -563,7 +563,8 @@ class Panel:
     async def install_script(self, uuid: str) -> InstallScript:
         """Return the script that installs a server. Raises `PanelRefused`, `PanelUnreachable`."""
         path = f"/servers/{uuid}/install"
-        return await self._call("install_script", "GET", path, install_script_from_panel)
+        read = partial(structure, cls=InstallScript)
+        return await self._call("install_script", "GET", path, read)
 
     async def get(self, operation: str, path: str, read: Callable[[object], T]) -> T:
         """Return the answer's JSON at a path of the API, read with `read`.

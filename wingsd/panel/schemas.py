@@ -31,8 +31,6 @@ __all__ = [
     "Startup",
     "Stop",
     "configuration_from_panel",
-    "install_script_from_panel",
-    "sftp_access_from_panel",
 ]
 
 
@@ -184,7 +182,7 @@ class Process:
 
 @attrs.frozen(repr=False)
 class InstallScript:
-    """An egg's installation script, and how it is run.
+    """The answer to `GET /servers/{uuid}/install`: a script, and how it is run.
 
     `entrypoint` is a program in the image that gets the script as its argument, `environment` what
     the script gets beside the server's variables (Calagopus').
@@ -194,11 +192,6 @@ class InstallScript:
     entrypoint: str
     script: str = ""
     environment: dict[str, Any] = attrs.field(factory=dict)
-
-
-def install_script_from_panel(answer: object) -> InstallScript:
-    """Parse the Panel's answer to `GET /servers/{uuid}/install`. Raises `InvalidData`."""
-    return structure(answer, InstallScript)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -212,11 +205,6 @@ class SftpAccess:
     server: str
     permissions: tuple[str, ...] = ()
     ignored_files: tuple[str, ...] = ()
-
-
-def sftp_access_from_panel(answer: object) -> SftpAccess:
-    """Parse the Panel's answer to a login. Raises `InvalidData`."""
-    return structure(answer, SftpAccess)
 
 
 @attrs.frozen(repr=False)

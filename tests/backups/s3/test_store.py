@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
 from tests.support.s3_store import S3Store, Stall
-from wingsd.backups.s3.store import PartNotSent, Range, Store, StoreLimits
+from wingsd.backups.s3.store import PartNotSent, PartStore, Range, StoreLimits
 from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.threadio import Workers
 
@@ -26,13 +26,13 @@ WHOLE = Range(1, 0, len(DATA))
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path) -> Iterator[PartStore]:
     disk = Workers(reactor, "disk", 1)
     disk.start()
     path = tmp_path / "backup"
     path.write_bytes(DATA)
     with path.open("rb") as file:
-        yield Store(reactor, disk, file.fileno(), "application/gzip", StoreLimits())
+        yield PartStore(reactor, disk, file.fileno(), "application/gzip", StoreLimits())
     disk.stop()
 
 
@@ -48,7 +48,7 @@ class Certificate:
         return self._context
 
 
-async def put_by_tls(store: Store, tls: Certificate) -> S3Store:
+async def put_by_tls(store: PartStore, tls: Certificate) -> S3Store:
     other = S3Store(reactor)
     other.listen(tls)
     try:
@@ -59,7 +59,7 @@ async def put_by_tls(store: Store, tls: Certificate) -> S3Store:
 
 
 async def test_a_store_is_trusted_by_the_systems_authorities(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -68,13 +68,13 @@ async def test_a_store_is_trusted_by_the_systems_authorities(
     assert other.object("up") == DATA
 
 
-async def test_a_store_of_an_unknown_authority_gets_nothing(store: Store) -> None:
+async def test_a_store_of_an_unknown_authority_gets_nothing(store: PartStore) -> None:
     with pytest.raises(BackupUploadFailed, match="certificate verify failed"):
         await put_by_tls(store, Certificate(trustme.CA(), "127.0.0.1"))
 
 
 async def test_a_store_with_the_certificate_of_another_name_gets_nothing(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -83,14 +83,14 @@ async def test_a_store_with_the_certificate_of_another_name_gets_nothing(
         await put_by_tls(store, Certificate(authority, "store.example"))
 
 
-async def test_a_store_that_does_not_listen_may_listen_later(store: Store) -> None:
+async def test_a_store_that_does_not_listen_may_listen_later(store: PartStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(PartNotSent, match="refused"):
         await store.put(f"http://127.0.0.1:{port}/?uploadId=up", WHOLE)
 
 
-async def test_what_does_not_speak_http_is_no_store(store: Store) -> None:
+async def test_what_does_not_speak_http_is_no_store(store: PartStore) -> None:
     other = S3Store(reactor)
     other.listen()
     try:
@@ -100,7 +100,7 @@ async def test_what_does_not_speak_http_is_no_store(store: Store) -> None:
         await other.close()
 
 
-async def test_an_archive_that_has_become_shorter_is_not_sent(store: Store) -> None:
+async def test_an_archive_that_has_become_shorter_is_not_sent(store: PartStore) -> None:
     other = S3Store(reactor)
     other.listen()
     try:
@@ -130,7 +130,9 @@ async def test_of_a_part_that_is_not_taken_little_is_read(
     try:
         with (tmp_path / "backup").open("wb+") as file:
             file.truncate(size)
-            store = Store(reactor, disk, file.fileno(), "application/gzip", StoreLimits(stall=1))
+            store = PartStore(
+                reactor, disk, file.fileno(), "application/gzip", StoreLimits(stall=1)
+            )
             with pytest.raises(PartNotSent, match="nothing moved on"):
                 await store.put(other.sign("up", [1])[0], Range(1, 0, size))
     finally:

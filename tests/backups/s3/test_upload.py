@@ -22,7 +22,7 @@ from tests.support.s3_store import (
     StoreAs,
 )
 from wingsd.backups.s3 import upload as uploading
-from wingsd.backups.s3.store import Store, StoreLimits
+from wingsd.backups.s3.store import PartStore, StoreLimits
 from wingsd.backups.s3.upload import GrowingArchive, MultipartUpload
 from wingsd.backups.s3.urls import PartUrls, SignedParts, part_url
 from wingsd.errors import BackupUploadFailed
@@ -69,7 +69,7 @@ class Site:
         limits: StoreLimits = StoreLimits(),  # noqa: B008 - frozen
     ) -> MultipartUpload:
         urls = PartUrls(ask or self.all_parts, reactor, "b")
-        store = Store(reactor, self.disk, self.file.fileno(), "application/x-gzip", limits)
+        store = PartStore(reactor, self.disk, self.file.fileno(), "application/x-gzip", limits)
         if archive is None:
             archive = GrowingArchive()
             archive.complete(SIZE)
@@ -215,7 +215,7 @@ async def test_urls_that_are_always_expired_end_the_upload(site: Site) -> None:
 async def test_before_urls_expire_all_parts_that_are_left_are_begun(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploading, "LAST_CALL", 3600)
+    monkeypatch.setattr(uploading, "BEGIN_ALL_BEFORE", 3600)
     site.store.behave(Stall(), times=4)  # Else one may have ended before another begins.
     running = Deferred.fromCoroutine(site.upload().run())
     while len(site.store.puts) < 4:

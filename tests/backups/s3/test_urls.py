@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from wingsd.backups.s3.urls import (
+    ASK_PANEL_FOR,
     MARGIN,
-    PANEL_PATIENCE,
     PartUrls,
     part_url,
     parts_of_size,
@@ -99,7 +99,7 @@ async def test_a_panel_that_cannot_be_reached_is_asked_until_it_answers() -> Non
 async def test_a_panel_that_is_away_for_hours_is_given_up() -> None:
     panel, clock = FakePanel(PanelUnreachable("down", "")), Clock()
     waiting = Deferred.fromCoroutine(all_parts(panel, clock).of(1))
-    clock.pump([300.0] * int(PANEL_PATIENCE / 300 + 1))
+    clock.pump([300.0] * int(ASK_PANEL_FOR / 300 + 1))
     with pytest.raises(BackupUploadFailed, match="no URLs for 6 h"):
         await waiting
 

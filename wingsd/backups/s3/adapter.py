@@ -15,11 +15,12 @@ from twisted.logger import Logger
 
 from wingsd.archive import ArchiveFormat
 from wingsd.backups.creation import UploadedPart
-from wingsd.backups.s3.store import Store, StoreLimits
+from wingsd.backups.s3.store import PartStore, StoreLimits
 from wingsd.backups.s3.upload import GrowingArchive, MultipartUpload
 from wingsd.backups.s3.urls import PartUrls, parts_of_size, parts_onwards
 from wingsd.backups.store import BackupStore, MadeArchive
 from wingsd.config import CALAGOPUS
+from wingsd.config.sections import S3BackupsConfig
 from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.panel.client import Panel
@@ -27,19 +28,10 @@ from wingsd.statedb import BackupRecord
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 
-__all__ = ["S3Adapter", "S3Terms"]
+__all__ = ["S3Adapter"]
 
 #: What the families' nodes declare archives as.
 _CONTENT_TYPE, _CONTENT_TYPE_CALAGOPUS = "application/x-gzip", "application/gzip"
-
-
-@attrs.frozen(eq=False, repr=False)
-class S3Terms:
-    """How archives are uploaded: each part up to `attempts` times, within `limits`."""
-
-    family: str
-    attempts: int
-    limits: StoreLimits
 
 
 @attrs.define(eq=False)
@@ -60,18 +52,25 @@ class S3Adapter:
     form: ArchiveFormat | None = ArchiveFormat.TAR_GZ
 
     def __init__(
-        self, panel: Panel, store: BackupStore, readers: Workers, reactor: Reactor, terms: S3Terms
+        self,
+        panel: Panel,
+        store: BackupStore,
+        readers: Workers,
+        reactor: Reactor,
+        settings: S3BackupsConfig,
+        family: str,
     ) -> None:
         self._panel = panel
         self._store = store
         self._readers = readers
         self._reactor = reactor
-        self._terms = terms
+        self._settings = settings
+        self._is_calagopus = family == CALAGOPUS
         self._uploads: dict[str, _Upload] = {}
 
     def begin(self, server: str, backup: str, path: str) -> GrowingArchive | None:
         """Begin to upload an archive while it is made, where the Panel signs parts for that."""
-        if self._terms.family != CALAGOPUS:
+        if not self._is_calagopus:
             return None
         upload = self._uploads[backup] = _Upload(growing=GrowingArchive())
         upload.running = Deferred.fromCoroutine(self._stream(server, backup, path, upload))
@@ -173,12 +172,11 @@ class S3Adapter:
         began = self._reactor.seconds()
         file = await self._readers.run(_opened, path)
         try:
-            store = Store(
-                self._reactor, self._readers, file, self._content_type, self._terms.limits
-            )
-            upload = MultipartUpload(
-                self._reactor, urls, archive, store, name, self._terms.attempts
-            )
+            kind = _CONTENT_TYPE_CALAGOPUS if self._is_calagopus else _CONTENT_TYPE
+            limits = StoreLimits(part=self._settings.part_upload_timeout)
+            store = PartStore(self._reactor, self._readers, file, kind, limits)
+            attempts = self._settings.retry_limit
+            upload = MultipartUpload(self._reactor, urls, archive, store, name, attempts)
             parts = await upload.run()
         finally:
             os.close(file)
@@ -189,11 +187,6 @@ class S3Adapter:
             seconds=self._reactor.seconds() - began,
         )
         return parts
-
-    @property
-    def _content_type(self) -> str:
-        is_calagopus = self._terms.family == CALAGOPUS
-        return _CONTENT_TYPE_CALAGOPUS if is_calagopus else _CONTENT_TYPE
 
 
 def _opened(path: str) -> int:

@@ -38,7 +38,7 @@ from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Budget, Watch, seconds_asked_for
 
-__all__ = ["PartNotSent", "Range", "Store", "StoreLimits", "UrlRefused"]
+__all__ = ["PartNotSent", "PartStore", "Range", "StoreLimits", "UrlRefused"]
 
 #: Bytes of one piece: all that is in memory of a part, beside what the connection holds.
 PIECE = 256 * 1024
@@ -177,7 +177,7 @@ class FileRange:
         return not self._closed
 
 
-class Store:
+class PartStore:
     """Sends parts of the archive that is open as `descriptor`.
 
     `disk` are the threads that read it.

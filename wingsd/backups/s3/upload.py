@@ -1,7 +1,7 @@
 """The upload of one backup: its parts, several at once, until each is stored.
 
 A part is repeated from its own beginning. With new URLs the upload goes on where it was if they
-are of the same upload, and else begins anew.
+are of the same upload, and else begins again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.backups.creation import UploadedPart
-from wingsd.backups.s3.store import PartNotSent, Range, Store, UrlRefused
+from wingsd.backups.s3.store import PartNotSent, PartStore, Range, UrlRefused
 from wingsd.backups.s3.urls import PartUrls, SignedParts
 from wingsd.errors import BackupUploadFailed
 from wingsd.util.retry import Backoff
@@ -25,13 +25,13 @@ __all__ = ["GrowingArchive", "MultipartUpload"]
 
 #: Seconds before a part is sent again.
 BACKOFF = Backoff(1.0, 60.0)
-#: How often the URL of one part is asked for anew.
+#: How often the URL of one part is asked for again.
 RENEWALS = 3
 #: How often the whole upload begins.
 BEGINNINGS = 3
 #: A store looks at a URL's time when a request begins: as long as that before it has passed, all
 #: parts that are left are begun, up to so many at once.
-LAST_CALL, LAST_AT_ONCE = 90.0, 64
+BEGIN_ALL_BEFORE, ALL_AT_ONCE = 90.0, 64
 
 
 class GrowingArchive:
@@ -46,12 +46,12 @@ class GrowingArchive:
         self._waiting: list[tuple[int, Deferred[None]]] = []
 
     def grew(self, size: int) -> None:
-        """Tell that the file has `size` bytes that do not change any more."""
+        """Note that the file has `size` bytes that do not change any more."""
         self._size = size
         self._wake()
 
     def complete(self, size: int) -> None:
-        """Tell that it is made, with `size` bytes."""
+        """Note that it is made, with `size` bytes."""
         self._size, self._is_complete = size, True
         self._wake()
 
@@ -92,7 +92,7 @@ class MultipartUpload:
         reactor: IReactorTime,
         urls: PartUrls,
         archive: GrowingArchive,
-        store: Store,
+        store: PartStore,
         name: str,
         attempts: int,
     ) -> None:
@@ -133,16 +133,16 @@ class MultipartUpload:
         self._cut, self._is_cut = 0, False
         self._etags.clear()
         workers = _Workers(self._work)
-        until = signed.parts[0].good_until - LAST_CALL - self._reactor.seconds()
-        last_call: IDelayedCall = self._reactor.callLater(
-            max(until, 0.0), workers.begin, 0 if signed.renewable else LAST_AT_ONCE
+        until = signed.parts[0].good_until - BEGIN_ALL_BEFORE - self._reactor.seconds()
+        beginning_all: IDelayedCall = self._reactor.callLater(
+            max(until, 0.0), workers.begin, 0 if signed.renewable else ALL_AT_ONCE
         )
         workers.begin(signed.at_once)
         try:
             await workers.ended
         finally:
-            if last_call.active():
-                last_call.cancel()
+            if beginning_all.active():
+                beginning_all.cancel()
             workers.cancel()
 
     async def _work(self) -> None:

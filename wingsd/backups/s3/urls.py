@@ -1,4 +1,4 @@
-"""The signed URLs of a backup's parts: asked of the Panel, and asked anew when they expire.
+"""The signed URLs of a backup's parts: asked of the Panel, and asked for again when they expire.
 
 Pterodactyl's and Pelican's Panels sign the parts of an archive whose size is known, and begin a
 new upload with each call: parts that were sent before are not in it. Calagopus' Panel signs a
@@ -28,7 +28,7 @@ from wingsd.errors import (
     PanelRefused,
     PanelUnreachable,
 )
-from wingsd.http_client.exchange import parse_url
+from wingsd.http_client.urls import parse_url
 from wingsd.panel.client import Panel
 from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
@@ -47,7 +47,7 @@ LIFETIME = 3600.0
 MARGIN = 30.0
 #: How long the Panel is asked for URLs while it cannot be reached: as long as Panels let a backup
 #: be unfinished.
-PANEL_PATIENCE = 6 * 3600.0
+ASK_PANEL_FOR = 6 * 3600.0
 BACKOFF = Backoff(1.0, 300.0)
 #: The Panel's statuses after which it is asked again.
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -171,7 +171,7 @@ class PartUrls:
             raise BackupUploadFailed(
                 f"it has more than {MAX_PARTS} parts; make parts larger in the Panel"
             )
-        deadline = self._reactor.seconds() + PANEL_PATIENCE
+        deadline = self._reactor.seconds() + ASK_PANEL_FOR
         pauses = iter(BACKOFF)
         while True:
             try:
@@ -189,7 +189,7 @@ class PartUrls:
             pause = max(next(pauses), reason.retry_after)
             if self._reactor.seconds() + pause > deadline:
                 raise BackupUploadFailed(
-                    f"the Panel has signed no URLs for {PANEL_PATIENCE / 3600:g} h: {reason}"
+                    f"the Panel has signed no URLs for {ASK_PANEL_FOR / 3600:g} h: {reason}"
                 ) from reason
             self._log.warn(
                 "backup {backup}: no URLs from the Panel, asking it again in {seconds:.0f} s: "

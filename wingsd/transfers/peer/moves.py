@@ -78,7 +78,7 @@ VERSION_UNKNOWN = "move-version-unknown"
 
 
 class Reaction(Enum):
-    """What the source does after an answer that is none of success."""
+    """What the source does after an answer other than success."""
 
     AGAIN = "again"
     #: Three times.
@@ -181,7 +181,7 @@ class ProgressAnswer:
     """How far the destination is; `outcome` is empty until it is known.
 
     `session` is the one that has the word, empty without. `steps` grow while it works on what was
-    asked; earlier versions do not tell them.
+    asked; earlier versions do not report them.
     """
 
     phase: str
@@ -248,7 +248,7 @@ def is_of_proxy(answer: Answer) -> bool:
 
 
 def refusal(answer: Answer) -> DestinationRefused:
-    """Return the error of an answer that is none of success."""
+    """Return the error of an answer other than success."""
     error = refusal_of(answer)
     error.answer_code = answer_code(answer)
     error.is_temporary = answer.code in _AGAIN
@@ -257,7 +257,7 @@ def refusal(answer: Answer) -> DestinationRefused:
 
 
 def reaction(answer: Answer) -> Reaction:
-    """Return what the source does after an answer that is none of success."""
+    """Return what the source does after an answer other than success."""
     code = answer_code(answer)
     match answer.code:
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -323,7 +323,7 @@ RESUME_AFTER = 1.0
 #: Seconds for which a request is repeated after the commit, before others are asked as well.
 LOST = 3.0
 #: Seconds for which it is tried to learn why a destination has ended the move, and how often it is
-#: asked for that, though it tells something new each time.
+#: asked for that, though it reports something new each time.
 ASKED_WITHIN, ASKED_AT_MOST = 3.0, 20
 #: Seconds for the destination to hear that a move has failed, which else finds out by itself, and
 #: for each of the requests that end a move which may have begun.
@@ -335,9 +335,9 @@ REHEARSE_EVERY = 10.0
 #: Seconds for which a request of a seed's round is repeated before the round has failed, and
 #: between two rounds of which the first has failed.
 ROUND_PATIENCE, ROUND_PAUSES = 60.0, Backoff(60.0, 3600.0, jitter=True)
-#: Seconds that the destination may wait for a change before it tells how far it is.
+#: Seconds that the destination may wait for a change before it reports how far it is.
 WAIT, LEAST_WAIT = 25, 1
-#: Seconds between two such questions, at least: a destination may tell something new each time.
+#: Seconds between two such questions, at least: a destination may report something new each time.
 PROGRESS_EVERY = 0.1
 #: Codes of a node that stops or starts; a proxy's answers have none.
 _NOT_YET = frozenset({"", "daemon-stopping", "servers-not-loaded"})
@@ -364,8 +364,8 @@ class _Request:
     """A request of a move, and how long it is repeated: `patience` in seconds.
 
     `target` is below the address of transfers. A large body comes as `blocks`; `smaller` is asked,
-    with how often it was cut on its way, whether it is to be made smaller. `is_page` tells that
-    the answer may be large. `passed` is whether an answer that is none of success ends it. With
+    with how often it was cut on its way, whether it is to be made smaller. `is_page` says that
+    the answer may be large. `passed` is whether an answer other than success ends it. With
     `only_lost` any of the node itself does, unless it is being started again.
     """
 
@@ -652,7 +652,7 @@ class MoveClient:
             return None
 
     async def delete(self, *, keep: bool, patience: float) -> None:
-        """Tell that the move has failed at this node; with `keep` the partial copy is kept."""
+        """Report that the move has failed at this node; with `keep` the partial copy is kept."""
         self._trouble.end()
         await self._ask("DELETE", "?keep=1" if keep else "", patience=patience)
 
@@ -775,7 +775,7 @@ class MoveClient:
 def _pause_after(
     answer: Answer, asked: _Request, budget: Budget[Cause], pauses: Iterator[float]
 ) -> float:
-    """Return the pause after an answer that is none of success.
+    """Return the pause after an answer other than success.
 
     Raises what ends it: `ResumeNeeded`, `DestinationRefused`, and `MoveSmaller` for a body that
     can be made smaller.
