@@ -18,7 +18,6 @@ LATER = {
     "lz4",
     "pathspec",
     "prometheus_client",
-    "pyzstd",
     "re2",
     "ruamel",
     "tomlkit",

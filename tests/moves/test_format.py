@@ -9,7 +9,6 @@ import pytest
 
 from tests.support.documents import page
 from wingsd.moves.batch import BatchKind, decode_index, encode_batch, make_index
-from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import block_digests
 from wingsd.moves.frames import (
     AttributesFrame,
@@ -26,7 +25,7 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.tree import MoveTree
+from wingsd.moves.tree import MoveTree, apply_shape, begin, done
 
 D, E = b"d" * 16, b"e" * 16
 A = b"\x06\0user.a\x01\0v"

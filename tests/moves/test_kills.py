@@ -208,7 +208,7 @@ def steps() -> Iterator[Callable[[Killer, Written], None]]:
 
 def _half(run: BlockRun, tree: MoveTree) -> BlockRun:
     count = run.count // 2
-    size = 0 if isinstance(run.frame, WholeFrame) else tree.numbers[run.frame.number].block_size
+    size = 0 if isinstance(run.frame, WholeFrame) else tree.numbered(run.frame.number).block_size
     return BlockRun(run.frame, run.first, count, run.data[: count * size])
 
 
@@ -218,7 +218,7 @@ def _before(
     if isinstance(run.frame, WholeFrame):
         yield run.frame.path, 0, None
         return
-    node = tree.numbers[run.frame.number]
+    node = tree.numbered(run.frame.number)
     fd = applier.open_file(node.names[0])
     assert fd is not None
     at = run.first * node.block_size

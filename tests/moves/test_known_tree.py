@@ -22,10 +22,10 @@ from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from tests.support.archives import seen
 from tests.support.attributes import reading
 from wingsd.filesystem.walk import Listing, opened
-from wingsd.moves import known_tree, scan, seen_directories
-from wingsd.moves.known_tree import KnownTree
+from wingsd.moves import scan, seen_directories, source
 from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.seen_directories import StatResults, WalkFrame, frames_in, stat_results
+from wingsd.moves.source import KnownTree
 from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged.file_systems import KERNEL
 from wingsd.moves.unchanged.rule import UnchangedFiles
@@ -68,9 +68,9 @@ def test_any_changes_between_rounds_arrive(
         (tree / os.fsdecode(path)).mkdir(parents=True)
         (tree / os.fsdecode(path) / "file").write_bytes(path)
     changes = Changes(tree)
-    least = 0 if is_beside else known_tree.LEAST_NAMES
+    least = 0 if is_beside else source.LEAST_NAMES
     with (
-        mock.patch.multiple(known_tree, LEAST_NAMES=least, WalkProcess=LookedAtFirst),
+        mock.patch.multiple(source, LEAST_NAMES=least, WalkProcess=LookedAtFirst),
         Destination(place / "destination").open() as to,
     ):
         move = Move(tree, to, older)
@@ -126,7 +126,7 @@ def test_a_second_process_walks_where_a_server_waits_for_it(
             super().__init__(root, paths)
 
     with (
-        mock.patch.multiple(known_tree, LEAST_NAMES=0, WalkProcess=Counted),
+        mock.patch.multiple(source, LEAST_NAMES=0, WalkProcess=Counted),
         mock.patch.object(os, "sched_getaffinity", return_value={0, 1}),
         opened(str(tmp_path)) as root,
     ):

@@ -21,7 +21,7 @@ from wingsd.moves.destination import MoveDestination
 from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.seen_directories import StatResults, stat_results
-from wingsd.moves.source import LiveSource, MoveNumbers, MoveSource
+from wingsd.moves.source import LiveSource, MoveSource
 from wingsd.moves.unchanged import rule
 from wingsd.moves.unchanged.file_systems import KERNEL
 
@@ -63,8 +63,7 @@ class Move:
         told = self.to.rebase()
         for number in range(1, told.pages + 1):
             self.source.add_page(self.to.page(number))
-        numbers = MoveNumbers(told.round, told.next, told.shape, told.file)
-        self.source.plan(numbers, leave_hot=leave_hot)
+        self.source.plan(told, leave_hot=leave_hot)
 
     def batches(self) -> Iterator[Batch]:
         while (batch := self.source.next_shape()) is not None:

@@ -15,7 +15,6 @@ from tests.moves.changing import Changes, change
 from tests.moves.moving import Destination, Source, differing, feed, resume
 from wingsd.errors import DiskLimitExceeded, RoundIncomplete, ShapeMissing, StorageError
 from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
-from wingsd.moves.changes import done
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import UNKNOWN, block_digest
 from wingsd.moves.entry_store import EntryStore
@@ -24,7 +23,7 @@ from wingsd.moves.frames import DirectoryFrame, Frame, WholeFrame
 from wingsd.moves.ledger import LedgerReader
 from wingsd.moves.ledger_file import recover
 from wingsd.moves.nodes import DirectoryNode, FileNode
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree, done
 
 Steps = list[tuple[str, int, int, bytes]]
 

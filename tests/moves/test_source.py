@@ -19,7 +19,8 @@ from wingsd.moves.destination import MoveDestination
 from wingsd.moves.entry_store import _CHUNK, EntryStore, Row
 from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.seen_directories import StatResults, stat_results
-from wingsd.moves.source import MoveNumbers, MoveSource, SourceStopped
+from wingsd.moves.snapshot import Resumption
+from wingsd.moves.source import MoveSource, SourceStopped
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def begin(source: MoveSource, to: MoveDestination) -> None:
     for number in range(1, told.pages + 1):
         source.add_page(to.page(number))
     source.size = 256 << 10
-    source.plan(MoveNumbers(told.round, told.next, told.shape, told.file))
+    source.plan(told)
 
 
 def send(to: MoveDestination, batch: Batch | None, *, zstd: bool = False) -> bool:
@@ -203,7 +204,7 @@ def test_closing_waits_for_what_is_still_read(tree: Path, monkeypatch: pytest.Mo
 
     source = MoveSource(str(tree), pytest.fail)
     source.scan()
-    source.plan(MoveNumbers(1, 1, 0, 0))
+    source.plan(Resumption(1, 1, 0, 0, 0, 0))
     monkeypatch.setattr(source, "_count", wait)
     monkeypatch.setattr(source._reader, "_count", wait)
     with ThreadPoolExecutor(2) as threads:

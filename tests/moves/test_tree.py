@@ -8,7 +8,6 @@ import pytest
 
 from tests.moves.moving import LIMITS
 from wingsd.errors import DiskLimitExceeded, FrameRefused, RoundIncomplete
-from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import block_digest, directory_hash
 from wingsd.moves.frames import (
     DirectoryFrame,
@@ -26,7 +25,7 @@ from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordT
 from wingsd.moves.ledger_file import recover
 from wingsd.moves.nodes import DirectoryNode, pack_file
 from wingsd.moves.snapshot import parts, snapshot
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
 
 
 def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:

@@ -11,12 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.frames import Content, DataFrame, DirectoryFrame, FileFrame, WholeFrame
 from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.plan import plan
 from wingsd.moves.snapshot import HeldTree, parts
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
 
 _TIME = 1_700_000_000_000_000_000
 _BLOCK = 4096

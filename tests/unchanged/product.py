@@ -23,11 +23,10 @@ from tests.moves.moving import Destination, feed
 from tests.support.archives import seen
 from tests.unchanged.source import Round
 from wingsd.filesystem.attributes import AttributeReader
-from wingsd.moves import known_tree, seen_directories
+from wingsd.moves import seen_directories, source
 from wingsd.moves.filling import Batch, batch_body
-from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.scan import ChangedPart
-from wingsd.moves.source import LiveSource, MoveNumbers, MoveSource
+from wingsd.moves.source import KnownTree, LiveSource, MoveSource
 from wingsd.moves.unchanged.file_systems import KERNEL, MeasuredFileSystems
 from wingsd.moves.unchanged.rule import UnchangedFiles
 
@@ -147,7 +146,7 @@ class ProductSource:
                 count = sum(1 for _ in os.walk(directory)) + _MORE
                 stack.enter_context(mock.patch.object(seen_directories, "MOST", count))
             if random.Random(f"beside {seed}").random() < _BESIDE:
-                stack.enter_context(mock.patch.object(known_tree, "LEAST_NAMES", 0))
+                stack.enter_context(mock.patch.object(source, "LEAST_NAMES", 0))
             self._stack = stack.pop_all()
 
     def _time(self) -> int:
@@ -196,7 +195,7 @@ class ProductSource:
         told = to.rebase()
         for number in range(1, told.pages + 1):
             source.add_page(to.page(number))
-        source.plan(MoveNumbers(told.round, told.next, told.shape, told.file), leave_hot=leaves)
+        source.plan(told, leave_hot=leaves)
 
     def _sent(self, is_final: bool, read: int = 0) -> Round:
         """Send what was planned; `read` files were read in a pass that broke off."""

@@ -161,14 +161,15 @@ class TreeApplier:
         With `is_new` they are of a file that comes as a whole and was not there: it has one name.
         """
         frame = run.frame
-        path = frame.path if isinstance(frame, WholeFrame) else tree.numbers[frame.number].names[0]
         try:
             if isinstance(frame, WholeFrame):
-                node = None if is_new else tree.find(frame.path)
+                path = frame.path
+                node = None if is_new else tree.find(path)
                 is_linked = isinstance(node, FileNode) and len(node.names) > 1
                 self._whole(frame, run.data, is_linked=is_linked)
                 return
-            held = tree.numbers[frame.number]
+            held = tree.numbered(frame.number)
+            path = held.names[0]
             if self._file[0] != frame.number:
                 self._close_file()
                 self._file = (frame.number, self._opened(path))

@@ -20,6 +20,7 @@ from hashlib import sha256
 from struct import Struct
 from typing import Any, cast
 
+import pyzstd
 from attrs import define, frozen
 from isal.isal_zlib import crc32
 
@@ -339,11 +340,8 @@ class _Inflater:
     """
 
     def __init__(self) -> None:
-        import pyzstd  # noqa: PLC0415 - a megabyte, for batches alone
-
         option: Any = {pyzstd.DParameter.windowLogMax: MAX_WINDOW.bit_length() - 1}
         self._decompressor = pyzstd.ZstdDecompressor(option=option)
-        self._error = pyzstd.ZstdError
         self._begin = b""
 
     def feed(self, data: Bytes) -> Iterator[bytes]:
@@ -365,7 +363,7 @@ class _Inflater:
                 raise BatchInvalid("it goes on after the end of its zstd frame")
             try:
                 plain = decompressor.decompress(rest, _STEP)
-            except self._error as error:
+            except pyzstd.ZstdError as error:
                 raise BatchInvalid(f"its zstd data is wrong ({error})") from error
             rest = b""
             if plain:

@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wingsd.errors import SourceFileChanged
 from wingsd.filesystem.attributes import AttributeReader
@@ -25,11 +25,13 @@ from wingsd.filesystem.syscalls import cached_pages
 from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
 from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
-from wingsd.moves.known_tree import KnownTree
 from wingsd.moves.nodes import FileNode, block_count
 from wingsd.moves.plan import FileContent
 from wingsd.moves.scan import stat_stamp
 from wingsd.util.text import display
+
+if TYPE_CHECKING:
+    from wingsd.moves.source import KnownTree
 
 __all__ = ["REGION", "SEGMENT", "ContentReader", "FramedData", "PageCacheKeeper"]
 

@@ -11,12 +11,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 
-from attrs import frozen
-
 from wingsd.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing, StorageError
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BlockRun, Index, Written, WrittenBlocks
-from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import UNKNOWN
 from wingsd.moves.frames import (
     AttributesFrame,
@@ -30,10 +27,10 @@ from wingsd.moves.ledger import NO_ROOT, LedgerState, RecordType
 from wingsd.moves.ledger_file import LedgerFile, ReceivedBatches, Recovered
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
 from wingsd.moves.rereading import Rereading, forget_differing, is_held
-from wingsd.moves.snapshot import held_bytes, parts
-from wingsd.moves.tree import MoveLimits, MoveTree, dirname
+from wingsd.moves.snapshot import Resumption, held_bytes, parts
+from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, dirname, done
 
-__all__ = ["MoveDestination", "OpenBatch", "Resumption", "overlap"]
+__all__ = ["MoveDestination", "OpenBatch", "overlap"]
 
 
 class OpenBatch:
@@ -170,18 +167,6 @@ def _ranges(
             else:
                 found.append((repr(file), part.first, part.first + part.count))
     return sorted(found)
-
-
-@frozen(repr=False)
-class Resumption:
-    """The state from which a source goes on: the answer to `resume`, see docs/moves.md."""
-
-    round: int
-    next: int
-    shape: int
-    file: int
-    pages: int
-    bytes: int
 
 
 def _drop_incomplete(applier: TreeApplier, tree: MoveTree) -> None:

@@ -1,7 +1,6 @@
 """Batches to be sent: filled with frames up to a size, and packed as the bodies of requests.
 
-The numbers of batches count on through the move. The library of zstd is imported with the first
-batch that is compressed.
+The numbers of batches count on through the move.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+import pyzstd
 from attrs import frozen
 
 from wingsd.moves.batch import (
@@ -181,8 +181,6 @@ def _blocks(pieces: Iterable[Bytes]) -> Iterator[bytes | memoryview]:
 
 def deflated(pieces: Iterable[Bytes], level: int = 1) -> Iterator[bytes]:
     """Yield pieces as one zstd frame; levels up to 3 keep the window below 8 MiB."""
-    import pyzstd  # noqa: PLC0415
-
     option: Any = {
         pyzstd.CParameter.compressionLevel: level,
         pyzstd.CParameter.checksumFlag: 0,  # blocks and the index have digests
@@ -198,6 +196,4 @@ def shrinks(sample: Bytes) -> bool:
     """Return whether a batch that begins with this is worth being compressed."""
     if not sample:
         return False
-    import pyzstd  # noqa: PLC0415
-
     return len(pyzstd.compress(sample, 1)) < _WORTH * len(sample)

@@ -26,7 +26,6 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.moves.batch import BatchKind, Index, decode_index
-from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.ledger import (
     HEADER,
     MARK_AT,
@@ -38,7 +37,7 @@ from wingsd.moves.ledger import (
     RecordType,
 )
 from wingsd.moves.snapshot import add_part
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
 from wingsd.util.durable import storage_errors, sync_directory
 
 __all__ = ["REMEMBERED", "WINDOW", "LedgerFile", "ReceivedBatches", "Recovered", "recover"]

@@ -66,7 +66,7 @@ def _frame_is_held(applier: TreeApplier, tree: MoveTree, frame: Content) -> bool
         return _passes(applier, frame.path, partial(_whole_fits, frame))
     if isinstance(frame, AttributesFrame):
         return True  # nothing of it is written yet
-    node = tree.numbers[frame.number]
+    node = tree.numbered(frame.number)
     known = partial(_expected, frame, node)
     check = partial(_blocks_fit, node, frame.first, frame.count, known)
     return _passes(applier, node.names[0], check)
@@ -320,8 +320,11 @@ class Rereading:
 
     def _named(self, number: int) -> FileNode | None:
         """Return the file that has a number, if it has a path."""
-        node = self._tree.numbers.get(number)
-        return node if node is not None and node.names else None
+        try:
+            node = self._tree.numbered(number)
+        except KeyError:
+            return None
+        return node if node.names else None
 
     def take(self) -> Sequence[Piece]:
         """Return what is to be read next, the same until `settle`; nothing at the end."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attrs import frozen
+
 from wingsd.errors import BatchInvalid, DiskLimitExceeded, HeldTreeInvalid, RoundIncomplete
 from wingsd.moves.batch import MAX_FRAMES, BatchKind, decode_index, make_index
-from wingsd.moves.changes import apply_shape, begin, done
 from wingsd.moves.digests import DIGEST, UNKNOWN, zero_digest
 from wingsd.moves.frames import (
     AttributesFrame,
@@ -30,10 +31,19 @@ from wingsd.moves.frames import (
     ZeroFrame,
 )
 from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
 from wingsd.util.text import display
 
-__all__ = ["MAX_PART", "HeldTree", "add_part", "held_bytes", "held_limits", "parts", "snapshot"]
+__all__ = [
+    "MAX_PART",
+    "HeldTree",
+    "Resumption",
+    "add_part",
+    "held_bytes",
+    "held_limits",
+    "parts",
+    "snapshot",
+]
 
 MAX_PART = 4 << 20
 """No part has more bytes."""
@@ -53,6 +63,22 @@ _PAGES = 16 << 20
 _LEAST_PAGE = 64 << 10
 
 
+@frozen(repr=False)
+class Resumption:
+    """The answer to `resume`: what the destination holds, in pages of indexes, and its numbers.
+
+    `next` is the first batch of the `round`, `shape` the last shape batch, and `file` the highest
+    number of a file.
+    """
+
+    round: int
+    next: int
+    shape: int
+    file: int
+    pages: int
+    bytes: int
+
+
 def snapshot(tree: MoveTree) -> Iterator[Frame]:
     """Yield the frames of a tree. Blocks that are unknown are in none of them.
 
@@ -61,10 +87,10 @@ def snapshot(tree: MoveTree) -> Iterator[Frame]:
     if tree.slots:
         raise RoundIncomplete(f"{len(tree.slots)} files were taken and not put; send the rest")
     yield from _names(tree)
-    for node in tree.numbers.values():
+    for node in tree.all_numbered():
         yield FileFrame(node.number, node.names[0], *node.meta, node.block_size)
     yield from _wholes(tree)
-    for node in tree.numbers.values():
+    for node in tree.all_numbered():
         if node.attributes:
             yield AttributesFrame(node.number, node.attributes)
         for first, digests in node.blocks.runs():

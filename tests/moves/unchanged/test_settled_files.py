@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from wingsd.moves.unchanged import settled_files
-from wingsd.moves.unchanged.settled_files import SavedSettledFiles, SettledFiles
+from wingsd.moves.unchanged import rule
+from wingsd.moves.unchanged.rule import SavedSettledFiles, SettledFiles
 
 COUNT = 20_000
 
@@ -48,7 +48,7 @@ def test_of_files_in_both_the_later_ctime_is_found() -> None:
 
 
 def test_many_files_are_sorted_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settled_files, "_SLICE", COUNT // 16)
+    monkeypatch.setattr(rule, "_SLICE", COUNT // 16)
     chance = random.Random(1)
     inodes = list(range(COUNT))
     chance.shuffle(inodes)

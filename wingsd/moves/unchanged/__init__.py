@@ -1,6 +1,6 @@
 """Files of a running server that need not be read again: docs/moves.md has the rule.
 
 Blocking, without a reactor. `UnchangedFiles` (`rule`) is asked in each round of a move; it keeps
-`SettledFiles` (`settled_files`). `MeasuredFileSystems` (`file_systems`) knows where the rule
+`SettledFiles`. `MeasuredFileSystems` (`file_systems`) knows where the rule
 holds.
 """

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import attrs
 from attrs import frozen
 
 from wingsd.errors import StorageError
@@ -164,6 +165,7 @@ def file_system_type(fd: int) -> str:
     return ""
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class MeasuredFileSystems:
     """File systems, by device number, and why the rule does not hold there.
 
@@ -171,18 +173,12 @@ class MeasuredFileSystems:
     `on_distrust` is called from the thread that finds that the rule does not hold.
     """
 
-    def __init__(
-        self,
-        *,
-        is_allowed: bool = True,
-        kernel: KernelCalls = KERNEL,
-        type_of: Callable[[int], str] = file_system_type,
-        on_distrust: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._is_allowed = is_allowed
-        self._kernel = kernel
-        self._type_of = type_of
-        self._on_distrust = on_distrust
+    _is_allowed: bool = attrs.field(default=True, kw_only=True)
+    _kernel: KernelCalls = attrs.field(default=KERNEL, kw_only=True)
+    _type_of: Callable[[int], str] = attrs.field(default=file_system_type, kw_only=True)
+    _on_distrust: Callable[[], object] = attrs.field(default=lambda: None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
         self._objections: dict[int, str] = {}
 
     def measure(self, directory: int) -> str:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from wingsd.errors import DestinationError, WingsdError
 from wingsd.moves.filling import LEAST_SIZE, Batch, BatchBody, batch_body
-from wingsd.moves.source import MoveNumbers, MoveSource
+from wingsd.moves.source import MoveSource
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.threadio import Workers
 from wingsd.transfers.peer.moves import MoveClient, MoveResumed, MoveSmaller, ResumeNeeded
@@ -142,6 +142,7 @@ class ClosedRound:
     unproven: str = ""
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class RoundSender:
     """Sends rounds of the tree in `source`, by at most `streams` requests at once.
 
@@ -149,28 +150,18 @@ class RoundSender:
     batch is made while others are sent.
     """
 
-    def __init__(
-        self,
-        client: MoveClient,
-        source: MoveSource,
-        packers: Workers,
-        followers: Workers,
-        clock: IReactorTime,
-        size: BatchSize,
-        streams: int,
-        *,
-        zstd: bool,
-    ) -> None:
+    _client: MoveClient
+    _source: MoveSource
+    _packers: Workers
+    _followers: Workers
+    _clock: IReactorTime
+    _size: BatchSize
+    _streams: int
+    _zstd: bool = attrs.field(kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
         #: Bytes of files in batches that were taken, and how many batches.
         self.taken = self.done = 0
-        self._client = client
-        self._source = source
-        self._packers = packers
-        self._followers = followers
-        self._clock = clock
-        self._size = size
-        self._streams = streams
-        self._zstd = zstd
         #: Bytes a second that the last body went at, times the requests that are sent at once.
         self._rate = inf
         self._is_failed = self._is_running = False
@@ -198,22 +189,15 @@ class RoundSender:
 
         `running` is whether the server runs. Raises as `send`.
         """
-        with asking(self._client, self._clock):
-            return await self._planned(resumed, running=running, leave_hot=leave_hot)
-
-    async def _planned(
-        self, resumed: MoveResumed | None, *, running: bool, leave_hot: bool
-    ) -> PlannedRound:
         source = self._source
         self._is_running = self._client.yields = running
-        await self._in_thread(partial(source.scan, running=running, goes_on=resumed is None))
-        numbers = None
-        if resumed is not None:
-            for number in range(1, resumed.pages + 1):
-                await self._in_thread(source.add_page, await self._client.page(number))
-            self._undurable.clear()
-            numbers = MoveNumbers(resumed.round, resumed.next, resumed.shape, resumed.file)
-        await self._in_thread(partial(source.plan, numbers, leave_hot=leave_hot))
+        with asking(self._client, self._clock):
+            await self._in_thread(partial(source.scan, running=running, goes_on=resumed is None))
+            if resumed is not None:
+                for number in range(1, resumed.pages + 1):
+                    await self._in_thread(source.add_page, await self._client.page(number))
+                self._undurable.clear()
+            await self._in_thread(partial(source.plan, resumed, leave_hot=leave_hot))
         return PlannedRound(source.walk_seconds, source.unread, source.left)
 
     async def send(self) -> ClosedRound:
@@ -233,7 +217,8 @@ class RoundSender:
             while (shape := await self._next(source.next_shape)) is not None:
                 await self._put(await self._body(shape))
             await self._send_data()
-            root = await self._made_root()
+            assert self._rooting is not None  # noqa: S101 - all contents were read
+            root = await self._rooting
             unproven = await self._close(root, walking)
         except BaseException:
             await DeferredList([walking], consumeErrors=True)
@@ -296,11 +281,6 @@ class RoundSender:
             if self._rooting is not None:
                 await DeferredList([self._rooting], consumeErrors=True)
             raise errors[0]
-
-    async def _made_root(self) -> bytes:
-        rooting, self._rooting = self._rooting, None
-        assert rooting is not None  # noqa: S101 - all contents were read
-        return await rooting
 
     async def _holding(
         self, what: DeferredLock | Semaphore, work: Coroutine[Deferred[Any], Any, T]

@@ -36,7 +36,7 @@ from wingsd.http_client.exchange import (
     plain,
 )
 from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
-from wingsd.moves.snapshot import MAX_PART
+from wingsd.moves.snapshot import MAX_PART, Resumption
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.peer.client import PeerAddress, refusal_of
 from wingsd.util.retry import Backoff, Budget, seconds_asked_for
@@ -127,16 +127,10 @@ class BegunAnswer:
 
 
 @attrs.frozen(repr=False)
-class MoveResumed:
-    """What the destination holds: `pages` pages, `bytes` bytes; and the numbers that come next."""
+class MoveResumed(Resumption):
+    """The beginning of a session, and what the destination holds."""
 
     session: str
-    round: int
-    next: int
-    shape: int
-    file: int
-    pages: int
-    bytes: int
 
 
 @attrs.frozen(repr=False)
