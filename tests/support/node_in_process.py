@@ -229,7 +229,7 @@ class NodeInProcess(Harness):
             if sent._is_move:
                 sent._is_left = True
                 sent._cancel(DaemonStopping())
-                await sent._close()
+                await sent._sending.close()
         for received in self.receiver._open.values():
             if isinstance(received, MoveTransfer) and received._inbox is not None:
                 await received._inbox.close(DaemonStopping())

@@ -28,7 +28,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
 from wingsd.transfers.outgoing import move, rounds, source
-from wingsd.transfers.outgoing.mover import Mover
+from wingsd.transfers.outgoing.rounds import SentServer
 from wingsd.util.retry import Backoff
 
 __all__ = ["_quick"]
@@ -431,15 +431,15 @@ def used_at_the_stop(
     sender: Sender, monkeypatch: pytest.MonkeyPatch, state: PowerState
 ) -> list[bool]:
     """Have somebody use the server while its state is recorded; return what is recorded."""
-    note, noted = Mover.note_running, list[bool]()
+    record, noted = SentServer.record_running, list[bool]()
 
-    async def note_running(mover: Mover, entry: int, *, runs: bool) -> None:
+    async def record_running(sent: SentServer, *, runs: bool) -> None:
         if not noted:
             sender.server.state = state
         noted.append(runs)
-        await note(mover, entry, runs=runs)
+        await record(sent, runs=runs)
 
-    monkeypatch.setattr(Mover, "note_running", note_running)
+    monkeypatch.setattr(SentServer, "record_running", record_running)
     return noted
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import pytest
 from twisted.internet.defer import Deferred, DeferredList
 
@@ -517,9 +516,11 @@ async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Send
     entry = store.begin(1, UUID, Direction.OUT, "SEND")
     record = MoveRecord(entry, UUID, Direction.OUT, "id", "key", "token", state='{"begun": 1}')
     store.add_move(record)
-    mover = attrs.evolve(sender.mover, database=StateDatabase(store, worker, time.time))
-    noting = (mover.note_running(entry, runs=True), mover.note_started(entry))
-    await DeferredList([Deferred.fromCoroutine(each) for each in noting], fireOnOneErrback=True)
+    change = StateDatabase(store, worker, time.time).change_move_state
+    noting = [
+        change(entry, each) for each in ({"running": True, "stopped": True}, {"stopped": False})
+    ]
+    await DeferredList(noting, fireOnOneErrback=True)
     worker.stop()
     noted = store.move(entry)
     assert noted is not None

@@ -121,7 +121,8 @@ def move_to(sender: Sender, port: int) -> None:
     """Have the upload go to another port than the question."""
     (transfer,) = sender.transfers._open.values()
     url = f"http://127.0.0.1:{port}/api/transfers"
-    transfer._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
+    streams: Any = transfer._sending
+    streams._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
 
 
 async def test_an_unreachable_destination_does_not_have_the_server(sender: Sender) -> None:

@@ -26,6 +26,7 @@ from wingsd.errors import (
 )
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, TransferRecord
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
@@ -50,7 +51,7 @@ class StepLogHarness:
         authority: Any = SimpleNamespace(is_direct=False, step_texts={})
         database: Any = self.database
         logs = StepLogs(database, EventBus(), self.heard, self.clock)
-        self.step_log: StepLog[Any] = StepLog(UUID, "Node", steps, logs, authority)
+        self.step_log: StepLog[Any] = StepLog(UUID, steps, logs, authority)
 
     async def begin(self) -> None:
         await self.step_log.begin()
@@ -74,7 +75,9 @@ async def test_waiting_for_a_slot_is_not_counted(receiver: Receiver) -> None:
     now, slots = [0.0], receiver.slots
     for other in "ab":
         await slots.acquire(other)
-    outcome = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(Source(), SINGLE))
+    outcome = Deferred.fromCoroutine(
+        receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    )
     await until(lambda: slots.waiting)
     (step_log,) = receiver.heard.begun
     step_log.seconds = lambda: now[0]
@@ -164,7 +167,7 @@ async def test_transfers_that_wait_for_a_slot_are_counted(receiver: Receiver) ->
     slots = receiver.slots
     for other in "ab":
         await slots.acquire(other)
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     assert receiver.transfers.waiting == 0
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     await until(lambda: slots.waiting)
@@ -181,7 +184,7 @@ async def test_an_internal_error_leaves_no_transfer_active(
     monkeypatch.setattr(
         receiver.storage.logs, "publish", Mock(side_effect=RuntimeError("a mistake"))
     )
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     await transfer.run(Source(), SINGLE)
     await transfer.over
     assert receiver.heard.over == [("in", None, len(DATA))]
@@ -202,7 +205,7 @@ async def test_an_internal_error_after_the_report_leaves_no_transfer_active(
 
     finish = receiver.staging.finish
     monkeypatch.setattr(receiver.staging, "finish", mistaken)
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     with pytest.raises(OSError, match="a mistake"):
         await transfer.run(Source(), SINGLE)
     await transfer.over

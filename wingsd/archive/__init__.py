@@ -3,9 +3,8 @@
 Blocking: `extract` and `pack` run in worker threads and know only bytes and a directory. To
 extract: `decompress`, `tar_reader`, `policy` (where a member may go), `quota` (how much there may
 be) and `tree_writer`. To pack: `tar_writer` and `compress`. A server in several archives
-at the same time: `partition`, `extract_part` and `SharedTreeWriter`. The module `pack` is
-imported with the first archive that is sent. The process that parses an archive of a user needs
-neither `quota`, with the node's configuration, nor threads.
+at the same time: `partition`, `extract_part` and `SharedTreeWriter`. The process that parses an
+archive of a user needs neither `quota`, with the node's configuration, nor threads.
 """
 
 from wingsd.archive.compress import ArchiveFormat, Compression

@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.events import TRANSFER_LOGS, TRANSFER_PROGRESS, TRANSFER_STATUS, Event, EventBus
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
+from wingsd.util.retry import Watch
 from wingsd.util.text import escaped, readable_size, readable_time
 
 __all__ = [
@@ -186,7 +185,7 @@ class Announcer:
         #: Whether only the log hears of it.
         self.is_quiet = False
         self._state: State | None = None
-        self._progress: LoopingCall | None = None
+        self._progress: Watch | None = None
 
     def enter(self, step: ReceiveStep | SendStep, text: str = "") -> None:
         """Announce a step and, where the state changes, that in each word that is waited for.
@@ -250,12 +249,7 @@ class Announcer:
 
     def _repeat(self, show: Callable[[], None], every: float) -> None:
         self.hide_progress()
-        self._progress = LoopingCall(show)
-        self._progress.clock = self._reactor
-        started: Deferred[Any] = self._progress.start(every, now=False)
-        started.addErrback(
-            lambda failure: self._log.failure("showing the progress failed", failure)
-        )
+        self._progress = Watch(self._reactor, every, show, "showing the progress failed")
 
     def show_waiting(self, what: str) -> None:
         """Print and log every minute what is waited for, and how long that has been."""
@@ -277,7 +271,7 @@ class Announcer:
     def hide_progress(self) -> None:
         """Stop printing the progress."""
         progress, self._progress = self._progress, None
-        if progress is not None and progress.running:
+        if progress is not None:
             progress.stop()
 
     @property

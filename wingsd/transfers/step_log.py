@@ -91,16 +91,6 @@ class StepLogs:
     observer: Observer
     reactor: IReactorTime
 
-    def receiving(
-        self, server: str, coordinator: Coordinator[ReceiveStep]
-    ) -> StepLog[ReceiveStep]:
-        """Return the log of a transfer to this node."""
-        return StepLog(server, DESTINATION, ReceiveStep, self, coordinator)
-
-    def sending(self, server: str, coordinator: Coordinator[SendStep]) -> StepLog[SendStep]:
-        """Return the log of a transfer from this node."""
-        return StepLog(server, SOURCE, SendStep, self, coordinator)
-
     async def close_unfinished(self, entry: TransferRecord, *, moved: bool) -> None:
         """Record the outcome of a transfer that an earlier daemon began.
 
@@ -121,8 +111,7 @@ class StepLogs:
 class StepLog(Generic[S]):
     """The step log of one transfer, of the server with the UUID `server`.
 
-    `node` is the node's name in the console (`SOURCE` or `DESTINATION`). To the node's observer it
-    is the `Passage`.
+    To the node's observer it is the `Passage`.
     """
 
     _log = Logger()
@@ -130,13 +119,13 @@ class StepLog(Generic[S]):
     def __init__(
         self,
         server: str,
-        node: str,
         steps: Iterable[S],
         logs: StepLogs,
         coordinator: Coordinator[S],
     ) -> None:
         self.cancel_scope = CancelScope()
         self.lifecycle = Lifecycle(steps)
+        node = DESTINATION if self._direction is Direction.IN else SOURCE
         self.announcer = Announcer(server, node, logs.bus, logs.reactor)
         #: Its number in the state database, None before and after it is open there.
         self.entry: int | None = None

@@ -42,7 +42,7 @@ from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.step_log import ProgressReport, StepLogs
+from wingsd.transfers.step_log import ProgressReport, StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
 from wingsd.util.deferreds import when_fired
@@ -124,7 +124,7 @@ class IncomingTransfer:
         self._reactor = parts.reactor
         self._rollback = RollbackList(server)
         self._files = ArrivingServer(server, parts.storage, self._rollback)
-        self._steps = parts.step_logs.receiving(server, coordinator)
+        self._steps = StepLog(server, ReceiveStep, parts.step_logs, coordinator)
         self._steps.count = lambda: self.meter.done
         #: Whether staged backups stay after a failure, for the next transfer of the server.
         self._keeps_backups = False

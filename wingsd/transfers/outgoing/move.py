@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -64,7 +63,6 @@ __all__ = [
     "AttachmentReader",
     "MoveOrder",
     "MoveSending",
-    "Rehearsal",
 ]
 
 _NOT_READ = "a file that is to be sent with the server could not be read"
@@ -140,103 +138,6 @@ LINE_EVERY = 300.0
 LONGEST_MAKING = 600.0
 #: Answers after which there is no move any more that could be prepared.
 _ENDED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
-
-
-class Rehearsal:
-    """The rehearsal of one server by `client`; `say` gets lines for people.
-
-    `measure` returns what its files take by then, as the requests have it.
-
-    After `patience` seconds without both answers it gives up, and after so many in a row that have
-    failed for a reason which does not go away by itself.
-    """
-
-    def __init__(
-        self,
-        client: MoveClient,
-        measure: Callable[[], Awaitable[dict[str, int]]],
-        clock: IReactorTime,
-        patience: float,
-        say: Callable[[str], None],
-    ) -> None:
-        self._client = client
-        self._measure = measure
-        self._clock = clock
-        self._patience = patience
-        self._say = say
-        #: Seconds that making its container takes at the destination; 0 until it was rehearsed.
-        self.container_seconds = 0.0
-        #: Until when the last answers count, and when it is reported next that there are none.
-        self._good_until = float("-inf")
-        self._next_line = 0.0
-        self._budget: Budget[Cause] | None = None
-
-    async def passed(self, ask_panel: Callable[[], Awaitable[None]]) -> bool:
-        """Return whether the server may be stopped; where not, this is to be called again later.
-
-        `ask_panel` asks this node's Panel. Raises the reason when it gives up, or the destination
-        has ended the move.
-        """
-        if self._clock.seconds() < self._good_until:
-            return True
-        budget = self._budget = self._budget or Budget(self._clock, self._patience, MOST)
-        try:
-            await self._rehearse(Budget(self._clock, self._patience))
-            await ask_panel()
-        except WingsdError as error:
-            if isinstance(error, DestinationRefused) and error.response_status in _ENDED_STATUSES:
-                raise
-            if error.is_final:
-                budget.spend(Cause.REHEARSAL_FAILED, error)
-            else:
-                budget.restore(Cause.REHEARSAL_FAILED)
-            if budget.is_over:
-                raise
-            now: float = self._clock.seconds()
-            if now >= self._next_line:
-                self._next_line = now + LINE_EVERY
-                self._say(f"the server is not stopped yet, and runs on: {error}")
-            return False
-        self._budget, self._next_line = None, 0.0
-        self._good_until = self._clock.seconds() + GOOD_FOR
-        return True
-
-    async def _rehearse(self, budget: Budget[Cause]) -> None:
-        await self._client.prepare(await self._measure(), PREPARED_WITHIN)
-        tag = ""
-        while True:
-            progress = await self._client.progress(tag, PREPARED_WITHIN)
-            found = progress.preparation
-            if progress.outcome:
-                raise DestinationRefused(
-                    f"the destination node says: {progress.error}",
-                    progress.detail,
-                    HTTPStatus.GONE,
-                )
-            if found is None or found.state == "failed":
-                why = found.error if found is not None else "it was started anew"
-                detail = found.detail if found is not None else "it is asked again"
-                refused = DestinationRefused(
-                    f"the destination node is not ready for the server: {why}",
-                    detail,
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                )
-                refused.is_final = found is not None and found.final
-                raise refused
-            if found.state == "ready":
-                self.container_seconds = min(max(found.container_seconds, 0.0), LONGEST_MAKING)
-                return
-            if budget.is_over:
-                raise DestinationRefused(
-                    "the destination node is not ready for the server: it prepares without an end",
-                    "see its log, and whether it can pull the image",
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                )
-            if progress.tag == tag:
-                await _pause(self._clock, PREPARE_PAUSE)
-            tag = progress.tag
-
-
 T = TypeVar("T")
 
 #: Seconds between two looks whether a stopped server's last round makes progress.
@@ -279,6 +180,7 @@ MUCH = 64 << 20
 _ENDED_CODES = frozenset({"move-not-found", "move-key-invalid", "move-over"})
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class MoveSending:
     """Sends a server by a move: it goes on after each break, with what the destination lacks.
 
@@ -292,15 +194,15 @@ class MoveSending:
     _log = Logger()
     is_move = True
 
-    def __init__(
-        self,
-        order: MoveOrder,
-        connect: Callable[[], MoveClient],
-        subject: Subject,
-        uploader: Uploader,
-        storage: SourceStorage,
-        live: LiveSource | None,
-    ) -> None:
+    _order: MoveOrder
+    _connect: Callable[[], MoveClient]
+    _subject: Subject
+    _uploader: Uploader
+    _storage: SourceStorage
+    _live: LiveSource | None
+
+    def __attrs_post_init__(self) -> None:
+        order = self._order
         #: How often the destination was asked what it holds.
         self._sessions = 0
         #: Whether the server ran when it was asked to stop.
@@ -309,28 +211,22 @@ class MoveSending:
         self.body_sent = order.is_asked
         #: Whether a commit was asked for that may still come.
         self.is_asked = order.is_asked
-        self._order = order
-        self._server = subject.server.uuid
-        self._directory = storage.directory(self._server)
-        self._connect = connect
-        self._client = connect()
-        self._subject = subject
-        self._uploader = uploader
-        self._storage = storage
-        self._live = live
-        self._clock = uploader.reactor
-        self._say = subject.steps.announcer.say
+        self._server = self._subject.server.uuid
+        self._directory = self._storage.directory(self._server)
+        self._client = self._connect()
+        self._clock = self._uploader.reactor
+        self._say = self._subject.steps.announcer.say
         #: Gets a line for each file that is left out or sent otherwise, from any thread.
-        self._warn: Callable[[str], None] = relayed(uploader.reactor, self._say)
+        self._warn: Callable[[str], None] = relayed(self._uploader.reactor, self._say)
         self._budget = Budget(self._clock, most=MOST)
-        self._rehearsal = Rehearsal(
-            self._client,
-            partial(storage.figures, self._server, may_be_known=True),
-            self._clock,
-            order.patience,
-            self._say,
-        )
-        self._source = self._kept = subject.kept
+        #: Seconds that making its container takes at the destination; 0 until it was rehearsed.
+        self.container_seconds = 0.0
+        #: Until when the answers to the last rehearsal count; when it is reported next that there
+        #: are none; and the budget of rehearsals that fail.
+        self._good_until = -inf
+        self._next_line = 0.0
+        self._rehearsals: Budget[Cause] | None = None
+        self._source = self._kept = self._subject.kept
         self._sender: RoundSender | None = None
         self._size = BatchSize(order.batch)
         self._piece = BatchSize(min(PIECE, order.batch), first=PIECE, least=LEAST_PIECE)
@@ -383,11 +279,6 @@ class MoveSending:
         """The number of files that have been read."""
         return self._source.files if self._source is not None else 0
 
-    @property
-    def container_seconds(self) -> float:
-        """The seconds that making its container takes at the destination; 0 if not known yet."""
-        return self._rehearsal.container_seconds
-
     # A server that runs
 
     async def may_be_stopped(self, ask_panel: Callable[[], Awaitable[None]]) -> bool:
@@ -398,12 +289,64 @@ class MoveSending:
         answered counts for a minute. Raises the reason once it has not changed for the patience
         of the move, or where the destination has ended the move.
         """
-        return await self._rehearsal.passed(ask_panel)
+        if self._clock.seconds() < self._good_until:
+            return True
+        patience = self._order.patience
+        budget = self._rehearsals = self._rehearsals or Budget(self._clock, patience, MOST)
+        try:
+            await self._rehearse(Budget(self._clock, patience))
+            await ask_panel()
+        except WingsdError as error:
+            if isinstance(error, DestinationRefused) and error.response_status in _ENDED_STATUSES:
+                raise
+            if error.is_final:
+                budget.spend(Cause.REHEARSAL_FAILED, error)
+            else:
+                budget.restore(Cause.REHEARSAL_FAILED)
+            if budget.is_over:
+                raise
+            now: float = self._clock.seconds()
+            if now >= self._next_line:
+                self._next_line = now + LINE_EVERY
+                self._say(f"the server is not stopped yet, and runs on: {error}")
+            return False
+        self._rehearsals, self._next_line = None, 0.0
+        self._good_until = self._clock.seconds() + GOOD_FOR
+        return True
+
+    async def _rehearse(self, budget: Budget[Cause]) -> None:
+        measured = await self._storage.figures(self._server, may_be_known=True)
+        await self._client.prepare(measured, PREPARED_WITHIN)
+        tag = ""
+        while True:
+            progress = await self._client.progress(tag, PREPARED_WITHIN)
+            found = progress.preparation
+            if progress.outcome:
+                raise DestinationRefused(
+                    f"the destination node says: {progress.error}",
+                    progress.detail,
+                    HTTPStatus.GONE,
+                )
+            if found is None or found.state == "failed":
+                why = found.error if found is not None else "it was started anew"
+                detail = found.detail if found is not None else "it is asked again"
+                refused = _not_ready(why, detail)
+                refused.is_final = found is not None and found.final
+                raise refused
+            if found.state == "ready":
+                self.container_seconds = min(max(found.container_seconds, 0.0), LONGEST_MAKING)
+                return
+            if budget.is_over:
+                advice = "see its log, and whether it can pull the image"
+                raise _not_ready("it prepares without an end", advice)
+            if progress.tag == tag:
+                await deferLater(self._clock, PREPARE_PAUSE)
+            tag = progress.tag
 
     async def rehearse(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
         """Return when a running server may be stopped. Raises as `may_be_stopped`."""
         while not await self.may_be_stopped(ask_panel):
-            await _pause(self._clock, REHEARSE_EVERY)
+            await deferLater(self._clock, REHEARSE_EVERY)
 
     async def plan_round(self, *, leave_hot: bool) -> PlannedRound:
         """Find out what the destination lacks of a server that runs.
@@ -594,7 +537,7 @@ class MoveSending:
             if answer.is_over:
                 raise DestinationTimeout(answer.seconds)
             if progress.tag == tag:
-                await _pause(self._clock, RESUME_AFTER)
+                await deferLater(self._clock, RESUME_AFTER)
             tag = progress.tag
 
     # Rounds
@@ -653,12 +596,12 @@ class MoveSending:
             except ResumeNeeded as needed:
                 self._is_in_session = False
                 self._count(needed)
-                await _pause(self._clock, RESUME_AFTER)
+                await deferLater(self._clock, RESUME_AFTER)
             except MoveSmaller:  # of a batch: its size was noted
                 self._budget.spend(Cause.NO_ROUND_CLOSED, _resumed_too_often())
             except SourceFileChanged as changed:
                 self._budget.spend(Cause.FILE_CHANGED, changed)
-                await _pause(self._clock, RESUME_AFTER)
+                await deferLater(self._clock, RESUME_AFTER)
             except SourceStopped:
                 raise CancelledError from None
             except DestinationRefused as error:
@@ -716,16 +659,20 @@ class MoveSending:
         if self._sender is not None:
             return self._sender
         run, order, kept, self._kept = self._uploader.packers.run, self._order, self._kept, None
+
+        def tell(line: str) -> None:
+            self._warn(line)  # as it is then
+
         if kept is not None and kept.kept != order.attributes:
             await run(kept.close)  # all is read again, for others than it has
             kept = None
         if kept is not None:
-            await run(kept.hand_over, self._tell, self._live.log if self._live else None)
+            await run(kept.hand_over, tell, self._live.log if self._live else None)
         else:
             kept = await run(
                 MoveSource,
                 self._directory,
-                self._tell,
+                tell,
                 self._live,
                 scratch=self._storage.scratch(),
                 kept=order.attributes,
@@ -742,9 +689,6 @@ class MoveSending:
             zstd=order.zstd,
         )
         return self._sender
-
-    def _tell(self, line: str) -> None:
-        self._warn(line)
 
     async def _close_source(self) -> None:
         source = self.hand_over()
@@ -822,9 +766,12 @@ class MoveSending:
                 return
 
 
-def _pause(clock: IReactorTime, seconds: float) -> Deferred[None]:
-    pausing: Deferred[None] = deferLater(clock, seconds)
-    return pausing
+def _not_ready(why: str, detail: str) -> DestinationRefused:
+    return DestinationRefused(
+        f"the destination node is not ready for the server: {why}",
+        detail,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    )
 
 
 def _resumed_too_often() -> DestinationRefused:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -29,7 +29,6 @@ from wingsd.transfers.outgoing.source import (
     FOLLOWS,
     MOVES,
     MOVES_ATTRIBUTES,
-    SeedOrder,
     SourceStorage,
     Subject,
     TransferRequest,
@@ -110,18 +109,15 @@ class Mover:
         async with live.measuring:  # of which there is one file at a time
             await self.uploader.packers.run(live.file_systems.measure_in, live.directory)
 
-    def is_for(self, features: Collection[str], seed: SeedOrder | None = None) -> bool:
-        """Return whether a destination with these features gets a move, or can have a seed."""
-        needed = {MOVES} if seed is None else {MOVES, FOLLOWS}
-        return self.config.enabled and needed <= set(features)
+    def is_for(self, subject: Subject) -> bool:
+        """Return whether the destination gets a move, or can have a seed."""
+        needed = {MOVES} if subject.seed is None else {MOVES, FOLLOWS}
+        return self.config.enabled and needed <= subject.features
 
-    async def begin(
-        self, subject: Subject, features: Collection[str], *, follows: bool
-    ) -> MoveSending | None:
+    async def begin(self, subject: Subject, *, follows: bool) -> MoveSending | None:
         """Begin a move; return None where the destination does not know any, or not this version.
 
-        `features` are those of the destination. `follows` is whether the server is sent while it
-        runs. Raises `DestinationError` where it
+        `follows` is whether the server is sent while it runs. Raises `DestinationError` where it
         refuses the server, and `StorageError`.
         """
         entry = subject.steps.entry
@@ -139,7 +135,7 @@ class Mover:
             token=request.token,
             url=request.url,
             family=request.family,
-            request=json.dumps({"asked": asked, "order": await self._order(subject, features)}),
+            request=json.dumps({"asked": asked, "order": await self._order(subject)}),
             state=json.dumps({"running": was_running, "live": follows} | seed),
         )
         await self.database.add_move(record)
@@ -166,17 +162,6 @@ class Mover:
         return await self._made(
             record, subject, begun, trouble, is_resumed=True, is_asked=is_asked
         )
-
-    async def note_running(self, entry: int, *, runs: bool) -> None:
-        """Record whether the server of a move runs, which is stopped next.
-
-        One that does is to run again if it stays, until `note_started`.
-        """
-        await self.database.change_move_state(entry, {"running": runs, "stopped": runs})
-
-    async def note_started(self, entry: int) -> None:
-        """Record that the server was started again, or somebody has used it since its stop."""
-        await self.database.change_move_state(entry, {"stopped": False})
 
     async def withdraw(self, subject: Subject, *, keep: bool) -> None:
         """End a move whose beginning was not answered: the destination may have begun it.
@@ -303,7 +288,7 @@ class Mover:
             self.config.patience,
         )
 
-    async def _order(self, subject: Subject, features: Collection[str]) -> dict[str, Any]:
+    async def _order(self, subject: Subject) -> dict[str, Any]:
         """Return what the first request tells of the server. Raises `StorageError`."""
         server = subject.server
         figures = await self.storage.figures(server.uuid)
@@ -317,7 +302,7 @@ class Mover:
         ]
         log = await self._log(subject)
         return {
-            "version": WITH_ATTRIBUTES if MOVES_ATTRIBUTES in features else VERSION,
+            "version": WITH_ATTRIBUTES if MOVES_ATTRIBUTES in subject.features else VERSION,
             "family": subject.request.family,
             "bytes": server.disk_bytes or 0,
             **figures,

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from wingsd.activity import ActivitySender
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
+from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.docker.runtime import Containers
 from wingsd.errors import WingsdError
@@ -45,7 +46,6 @@ __all__ = [
     "SourceStorage",
     "Subject",
     "TransferRequest",
-    "UploadFormat",
     "is_seed",
     "seed_of",
     "streams_of",
@@ -119,23 +119,15 @@ def is_seed(entry: TransferRecord, record: MoveRecord) -> bool:
     return entry.step in before and seed_of(record) is not None
 
 
-@attrs.frozen(eq=False, repr=False)
-class UploadFormat:
-    """The format in which an archive is sent."""
-
-    archive: ArchiveFormat
-    compression: Compression
-
-
 def upload_format(
     request: TransferRequest, compression: Compression, warn: Callable[[str], None]
-) -> UploadFormat:
+) -> tuple[ArchiveFormat, Compression]:
     """Return the requested format; `compression` is the node's own, used where none is requested.
 
     A format that this node does not know is not refused, since every node reads a tar.gz: the
     default is sent, and `warn` gets a line about it.
     """
-    return UploadFormat(
+    return (
         _choice(request.archive_format, ArchiveFormat.TAR_GZ, "the archive format", warn),
         _choice(request.compression_level, compression, "the compression level", warn),
     )
@@ -180,19 +172,22 @@ FOLLOWED = "the server is being transferred to another node while it runs"
 MOVED = "the server has moved to another node"
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class Subject:
-    """A server that is sent as it was requested, and the log and the meter of its transfer."""
+    """A server that is sent as it was requested, with the log and the meter of its transfer."""
 
     server: Server
     request: TransferRequest
-    backups: Sequence[LocalBackup]
     steps: StepLog[SendStep]
     meter: ProgressMeter
     #: What it is ordered by, where it is a seed.
-    seed: SeedOrder | None = None
+    seed: SeedOrder | None
+    backups: tuple[LocalBackup, ...] = ()
     #: What a seed has read of the server's files, which is used once.
     kept: MoveSource | None = None
+    #: What the destination supports, and the streams beside the first.
+    features: frozenset[str] = frozenset()
+    further: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -284,9 +279,6 @@ class SourceStorage:
         """
         if not (self.deletes_dropped and request.family == PELICAN and request.backups):
             return []
-        # Here, since most nodes never need it.
-        from wingsd.backups.store import BackupStore  # noqa: PLC0415
-
         store = BackupStore(self.backup_directory, PELICAN)
         found = await self.disk.run(store.all, server)
         return [each.place for each in found if each.uuid not in request.backups]

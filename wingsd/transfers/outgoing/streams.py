@@ -9,7 +9,7 @@ answers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import Part, split
+from wingsd.archive import ArchiveFormat, Compression, Part, split
+from wingsd.archive.pack import Packed, pack
 from wingsd.archive.policy import attributes_line
 from wingsd.archive.quota import ArchiveLimits
+from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.backups.local import LocalBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import ArchiveError, DestinationTimeout, StorageError
@@ -34,7 +36,6 @@ from wingsd.transfers.outgoing.source import (
     SourceStorage,
     Subject,
     TransferRequest,
-    UploadFormat,
     upload_format,
 )
 from wingsd.transfers.storage.incoming import InstallLogs
@@ -52,7 +53,6 @@ from wingsd.util.retry import Watch
 from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
-    from wingsd.archive.pack import Packed
     from wingsd.transfers.peer.client import PeerClient
 
 __all__ = ["Payload", "SourcePool", "StandstillNotice", "StreamSending", "Uploader", "size_limit"]
@@ -76,7 +76,8 @@ class Payload:
     source: str | Part | None
     links: bool
     attributes: bool
-    format: UploadFormat
+    form: ArchiveFormat
+    compression: Compression
     backups: tuple[LocalBackup, ...]
     logs: InstallLogs | None
 
@@ -113,15 +114,13 @@ class Payload:
     ) -> Packed | None:
         if self.source is None:
             return None
-        from wingsd.archive.pack import pack  # noqa: PLC0415 (see wingsd.archive)
-
         part = self.source if isinstance(self.source, Part) else Part(self.source)
         return pack(
             attrs.evolve(part, attributes=self.attributes),
             write,
             links=self.links,
-            form=self.format.archive,
-            compression=self.format.compression,
+            form=self.form,
+            compression=self.compression,
             warn=warn,
             progress=progress,
         )
@@ -158,14 +157,12 @@ class Payload:
         if self.family != PELICAN or self.links or _goes_as_it_is(local, warn):
             yield from _noted(local, note)
             return
-        from wingsd.archive.regular_files import RegularFiles  # noqa: PLC0415
-
         # Only the first reading is progress.
         readings = chain((_noted(local, note),), (local.blocks() for _ in repeat(None)))
         limit = self.source.limit if isinstance(self.source, Part) else None
         files = RegularFiles(lambda: next(readings), limit)
         try:
-            with files.packed(self.format.compression) as blocks:
+            with files.packed(self.compression) as blocks:
                 yield from blocks
         except ArchiveError as error:
             raise StorageError(
@@ -197,8 +194,6 @@ class Payload:
 
 def _goes_as_it_is(local: LocalBackup, warn: Callable[[str], None]) -> bool:
     """Return whether a node in Go restores a backup as it is, or it has no other form."""
-    from wingsd.archive.regular_files import has_only_files  # noqa: PLC0415 (see wingsd.archive)
-
     try:
         with closing(local.blocks()) as blocks:
             return has_only_files(blocks)
@@ -363,7 +358,7 @@ class _Stream:
         pool: Sequence[tuple[str, str]],
     ) -> None:
         self.payload = payload
-        self.frame = FormFrame(f"archive.{payload.format.archive.suffix}")
+        self.frame = FormFrame(f"archive.{payload.form.suffix}")
         self.body = Outflow(uploader.reactor, bucket=uploader.bucket)
         #: Bytes of the server's files that have been read.
         self.read = 0
@@ -404,8 +399,9 @@ def size_limit(server: Server) -> int | None:
     return ArchiveLimits.disk_bytes(server.configuration.settings.build.disk_space)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class StreamSending:
-    """Sends a server as one stream, or with `further` ones, to a node with these `features`.
+    """Sends a server as one stream, or with further ones.
 
     Its storage pool may have the files: then the destination need not read the body.
     """
@@ -413,23 +409,13 @@ class StreamSending:
     _log = Logger()
     is_move = is_live = is_asked = False
 
-    def __init__(
-        self,
-        subject: Subject,
-        destination: PeerClient,
-        uploader: Uploader,
-        storage: SourceStorage,
-        pool: SourcePool,
-        features: Collection[str],
-        further: int,
-    ) -> None:
-        self._subject = subject
-        self._destination = destination
-        self._uploader = uploader
-        self._storage = storage
-        self._pool = pool
-        self._features = features
-        self._further = further
+    _subject: Subject
+    _destination: PeerClient
+    _uploader: Uploader
+    _storage: SourceStorage
+    _pool: SourcePool
+
+    def __attrs_post_init__(self) -> None:
         self._is_joined = True
         self._error: BaseException | None = None
         self._streams: list[_Stream] = []
@@ -445,7 +431,7 @@ class StreamSending:
         self._subject.steps.cancel_scope.check()
         self._subject.meter.start()  # again, without the seconds that dividing the server took
         others = len(payloads) - 1
-        self._is_joined = JOINS_STREAMS in self._features or not others
+        self._is_joined = JOINS_STREAMS in self._subject.features or not others
         destination, uploader = self._destination, self._uploader
         streams = self._streams = [
             _Stream(each, destination, uploader, number - 1 if number else None, others, pool)
@@ -467,19 +453,21 @@ class StreamSending:
         server, request = self._subject.server, self._subject.request
         directory, limit = self._storage.directory(server.uuid), size_limit(server)
         warn = self._subject.steps.announcer.warn
+        form, compression = upload_format(request, self._storage.compression, warn)
         whole = Payload(
             server=server.uuid,
             family=request.family,
             source=None if self._pool.has_files else Part(directory, limit=limit),
-            links=set(self._features) >= KEEPS_LINKS,
-            attributes=KEEPS_ATTRIBUTES in self._features,
-            format=upload_format(request, self._storage.compression, warn),
-            backups=tuple(self._subject.backups),
+            links=set(self._subject.features) >= KEEPS_LINKS,
+            attributes=KEEPS_ATTRIBUTES in self._subject.features,
+            form=form,
+            compression=compression,
+            backups=self._subject.backups,
             logs=self._storage.logs,
         )
-        if not self._further:
+        if not self._subject.further:
             return [whole]
-        splitting = self._uploader.packers.run(split, directory, 1 + self._further, limit)
+        splitting = self._uploader.packers.run(split, directory, 1 + self._subject.further, limit)
         first, *others = await self._subject.steps.cancel_scope.wait(splitting)
         evolve = attrs.evolve
         return [
@@ -541,7 +529,7 @@ class StreamSending:
             rate=readable_size(size / max(subject.meter.seconds, 0.001)),
         )
         if left_out := sum(each.without_attributes for each in packed):
-            is_kept = KEEPS_ATTRIBUTES in self._features
+            is_kept = KEEPS_ATTRIBUTES in self._subject.features
             reason = "they have too many" if is_kept else "the destination does not keep them"
             subject.steps.announcer.warn(attributes_line(left_out, reason))
 

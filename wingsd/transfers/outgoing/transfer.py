@@ -17,7 +17,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.backups.local import LocalBackup
 from wingsd.errors import (
     BadRequest,
     DestinationError,
@@ -36,10 +35,9 @@ from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.coordinator import SendingCoordinator
-from wingsd.transfers.outgoing.followed import SeededServer, SentServer
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of
-from wingsd.transfers.outgoing.rounds import LivePolicy, SeedPolicy
+from wingsd.transfers.outgoing.rounds import LivePolicy, SeededServer, SeedPolicy, SentServer
 from wingsd.transfers.outgoing.source import (
     MOVED,
     SourceServers,
@@ -52,7 +50,7 @@ from wingsd.transfers.outgoing.source import (
 from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, Uploader, size_limit
 from wingsd.transfers.peer.client import Peers
 from wingsd.transfers.peer.moves import MOST, Cause
-from wingsd.transfers.step_log import ProgressReport, StepLogs
+from wingsd.transfers.step_log import ProgressReport, StepLog, StepLogs
 from wingsd.transfers.steps import RollbackList, SendStep
 from wingsd.util.deferreds import beside, when_fired
 from wingsd.util.retry import Budget
@@ -109,23 +107,18 @@ class OutgoingTransfer:
         self._mover = parts.mover.without_following() if is_stopped else parts.mover
         self._uploader = parts.uploader
         self._servers, self._storage = parts.servers, parts.storage
-        self._request = request
         self._destination = parts.peers.client(request.url, request.token)
-        self._steps = parts.step_logs.sending(server.uuid, coordinator)
+        self._steps = StepLog(server.uuid, SendStep, parts.step_logs, coordinator)
         self._pool = SourcePool(
             server.uuid, request, parts.storage, is_direct=coordinator.is_direct
         )
         #: Counts the bytes that are read of files and backups.
-        self._meter = ProgressMeter(self._steps.seconds, self._count)
-        self._backups: tuple[LocalBackup, ...] = ()
-        #: What a seed is ordered by, and what one has read that this goes on with.
-        self._order = coordinator.seed
-        self._kept: MoveSource | None = None
-        self._features: frozenset[str] = frozenset()
-        #: The streams beside the first.
-        self._further = 0
-        #: None until it is known how it is sent.
-        self._sending: Sending | None = None
+        self._meter = ProgressMeter(self._steps.seconds, lambda: self._sending.read)
+        self._subject = Subject(server, request, self._steps, self._meter, coordinator.seed)
+        #: Streams until a move was begun.
+        self._sending: Sending = StreamSending(
+            self._subject, self._destination, parts.uploader, parts.storage, self._pool
+        )
         #: Whether a move is recorded, and an earlier daemon may have asked for its commit.
         self._is_recorded = self._was_asked = False
         #: The rounds of a server that runs, or did when it was followed; None without any.
@@ -133,7 +126,7 @@ class OutgoingTransfer:
         self._removals: tuple[str, ...] = ()
         self._retired = False
         self._is_left = False
-        self._sent = SentServer(server, self._steps, parts.stop_grace, self._note_started)
+        self._sent = SentServer(server, self._steps, parts.stop_grace, parts.servers.database)
         self._settling: Deferred[bool | None] | None = None
 
     async def run(self, resumed: ResumedMove | None = None, seed: SeedRead | None = None) -> None:
@@ -154,7 +147,7 @@ class OutgoingTransfer:
                 self._steps.leave_open()  # unless it has an outcome
                 leftovers = RollbackList(self.server.uuid)
                 leftovers.add(self._pool.remove_marks)
-                leftovers.add(self._close)
+                leftovers.add(self._sending.close)
                 await leftovers.run()
             finally:
                 self.over.callback(None)
@@ -170,7 +163,7 @@ class OutgoingTransfer:
                 self._sent.recall(resumed.record)
                 self._removals = resumed.entry.removals
                 self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
-                self._is_recorded, self._order = True, seed_of(resumed.record)
+                self._is_recorded, self._subject.seed = True, seed_of(resumed.record)
                 self._was_asked = not self._steps.lifecycle.before(SendStep.AWAIT)
                 await self._wait(self._sent.take_over())
                 await self._go_on(resumed.record)
@@ -197,8 +190,7 @@ class OutgoingTransfer:
         being asked already, the next daemon continues with that. It also goes on with a move, but
         for one that is being committed there: its end is waited for.
         """
-        is_awaited = self._sending is not None and self._sending.is_asked
-        if self._is_recorded and not is_awaited:
+        if self._is_recorded and not self._sending.is_asked:
             self._is_left = True
             self._cancel(reason)
         elif not self._body_sent and self._settling is None:
@@ -213,7 +205,7 @@ class OutgoingTransfer:
         if self._settling is not None:
             self._settling.cancel()
         if self._is_move or not self._body_sent:
-            self._abort_sending()  # of what it has already
+            self._sending.abort()  # of what it has already
 
     def finish(self) -> None:
         """Clean up: the server's files are out of place, so a later daemon has nothing to do."""
@@ -236,14 +228,12 @@ class OutgoingTransfer:
     @property
     def is_sent(self) -> bool:
         """Whether the destination may have everything; of a pooled server, from the start."""
-        is_begun = self._sending is not None and self._sending.begun
-        return self._body_sent or (self._pool.name != "" and is_begun)
+        return self._body_sent or (self._pool.name != "" and self._sending.begun)
 
     @property
     def keeps_files(self) -> bool:
         """Whether its files are kept here for a while when it has moved."""
-        is_live = self._sending is not None and self._sending.is_live
-        return is_live and self._servers.quarantine.keeps_moved
+        return self._sending.is_live and self._servers.quarantine.keeps_moved
 
     async def put_away(self) -> None:
         """Keep its files out of the server's place."""
@@ -257,7 +247,7 @@ class OutgoingTransfer:
     def _cancel(self, reason: WingsdError) -> None:
         self._steps.cancel_scope.cancel(reason)
         self.coordinator.stop_waiting(reason)
-        self._abort_sending()
+        self._sending.abort()
 
     # The steps
 
@@ -267,7 +257,7 @@ class OutgoingTransfer:
         await self._wait(self._query_destination())
         if seed is not None:  # which goes on where the destination is away
             reading = Deferred.fromCoroutine(seed())
-            self._kept = await self._steps.cancel_scope.wait(reading)
+            self._subject.kept = await self._steps.cancel_scope.wait(reading)
         await self._wait(self._check())
         await self._save_terms()
         await self._wait(self._begin(follows=self._sent.follows))
@@ -286,7 +276,6 @@ class OutgoingTransfer:
         while True:
             try:
                 await self._deliver()
-                assert self._sending is not None  # noqa: S101 - it was delivered by that
                 has_moved = self.coordinator.seems_moved
                 await self._sending.answered(has_moved, self._patience)
             except FinalPassStalled as error:
@@ -298,7 +287,7 @@ class OutgoingTransfer:
     async def _deliver(self) -> None:
         if self._steps.lifecycle.before(SendStep.AWAIT):
             # First: no stopped server waits for transfers that hold the slots.
-            slots = 1 + (0 if self._is_move else self._further)
+            slots = 1 + (0 if self._is_move else self._subject.further)
             async with slots_held(self._uploader.slots, slots, self._steps.cancel_scope):
                 if self._sent.follows:
                     await self._deliver_live()
@@ -319,7 +308,7 @@ class OutgoingTransfer:
     async def _stop(self) -> None:
         """Stop the server, and remove its container."""
         if self._steps.lifecycle.before(SendStep.SEND):
-            if self._sent.needs_rehearsal and self._sending is not None:
+            if self._sent.needs_rehearsal:
                 await self._wait(self._sending.rehearse(self.coordinator.check))
             await self._enter(SendStep.STOP)
             await self._steps.cancel_scope.wait(self._sent.hold())
@@ -364,13 +353,13 @@ class OutgoingTransfer:
 
     async def _save_terms(self) -> None:
         """Save what a later daemon must know of this transfer."""
-        request, pool = self._request, self._pool.name
+        request, pool = self._subject.request, self._pool.name
         if request.delete_backups and not pool and self._pool.shares_backups:
             self._steps.announcer.warn(
                 "the destination has the same system.backup_directory: no backup is removed"
             )
         elif request.delete_backups and not pool:
-            self._removals = tuple(backup.place for backup in self._backups)
+            self._removals = tuple(backup.place for backup in self._subject.backups)
         await self._save_directory()
         if pool:
             self._servers.share(self.server.uuid, pool)
@@ -380,7 +369,7 @@ class OutgoingTransfer:
         # A restore may put another one in its place until the server is held.
         storage, server = self._storage, self.server.uuid
         inode = None if self._pool.name else await storage.inode(server)
-        dropped = await storage.find_dropped(server, self._request)
+        dropped = await storage.find_dropped(server, self._subject.request)
         await self._steps.save_terms(self._pool.name, self._removals, inode, dropped)
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
@@ -391,12 +380,12 @@ class OutgoingTransfer:
     @property
     def _body_sent(self) -> bool:
         """True once all of it is on its way."""
-        return self._was_asked if self._sending is None else self._sending.body_sent
+        return self._was_asked or self._sending.body_sent
 
     @property
     def _is_move(self) -> bool:
         """True for a move that resumes."""
-        return self._sending is not None and self._sending.is_move
+        return self._sending.is_move
 
     @property
     def _move(self) -> MoveSending | None:
@@ -406,21 +395,18 @@ class OutgoingTransfer:
     @property
     def _total(self) -> int:
         """The bytes there are to read; 0 while the server is not measured."""
-        backups = sum(backup.size for backup in self._backups)
+        backups = sum(backup.size for backup in self._subject.backups)
         if self._pool.has_files:
             return backups
         measured = self.server.disk_bytes
         return 0 if measured is None else measured + backups
 
-    def _count(self) -> int:
-        return self._sending.read if self._sending is not None else 0
-
     async def _query_destination(self) -> None:
         """Query what the destination supports. Raises why it cannot be asked, or would do harm."""
-        self._features = await self._pool.query(self._destination.features)
-        self._further = streams_of(
-            self._request, self._uploader.max_streams, self._features, self._steps.announcer.warn
-        )
+        subject, most = self._subject, self._uploader.max_streams
+        subject.features = await self._pool.query(self._destination.features)
+        warn = self._steps.announcer.warn
+        subject.further = streams_of(subject.request, most, subject.features, warn)
 
     async def _check(self) -> None:
         """Find the backups, and check the size of the files.
@@ -443,8 +429,9 @@ class OutgoingTransfer:
             )
 
     async def _find_backups(self) -> None:
-        if self._request.backups:
-            self._backups = await self._storage.find_backups(self.server.uuid, self._request)
+        subject, uuid = self._subject, self.server.uuid
+        if subject.request.backups:
+            subject.backups = await self._storage.find_backups(uuid, subject.request)
 
     async def _begin(self, *, follows: bool) -> None:
         """Begin a move, where the destination takes those; else choose streams.
@@ -452,24 +439,16 @@ class OutgoingTransfer:
         `follows` is whether the server is sent while it runs. Raises why it refuses the server, or
         cannot be asked.
         """
-        mover, subject = self._mover, self._subject()
-        move: MoveSending | None = None
-        if not self._pool.name and mover.is_for(self._features, self._order):
-            self._is_recorded = True
-            move = await mover.begin(subject, self._features, follows=follows)
-            self._is_recorded = move is not None
-            if move is None:
-                self._steps.announcer.warn(
-                    "the destination does not take this kind of move: it is sent as one stream"
-                )
-        self._sending = move or StreamSending(
-            subject,
-            self._destination,
-            self._uploader,
-            self._storage,
-            self._pool,
-            self._features,
-            self._further,
+        if self._pool.name or not self._mover.is_for(self._subject):
+            return
+        self._is_recorded = True
+        move = await self._mover.begin(self._subject, follows=follows)
+        if move is not None:
+            self._sending = move
+            return
+        self._is_recorded = False
+        self._steps.announcer.warn(
+            "the destination does not take this kind of move: it is sent as one stream"
         )
 
     async def _take_up(self, record: MoveRecord, *, gives_up: bool = False) -> None:
@@ -481,24 +460,14 @@ class OutgoingTransfer:
         mover = self._mover
         if self._was_asked:
             await self._find_backups()
-            self._sending = await mover.go_on_waiting(record, self._subject())
+            self._sending = await mover.go_on_waiting(record, self._subject)
+            self._was_asked = False  # as it knows itself
             return
         await self._check()
-        going = Deferred.fromCoroutine(mover.go_on(record, self._subject()))
+        going = Deferred.fromCoroutine(mover.go_on(record, self._subject))
         if gives_up and (within := float(mover.live.config.final_patience)):
             going.addTimeout(within, self._uploader.reactor, _stalled)
         self._sending = await going
-
-    def _subject(self) -> Subject:
-        return Subject(
-            self.server,
-            self._request,
-            self._backups,
-            self._steps,
-            self._meter,
-            self._order,
-            self._kept,
-        )
 
     async def _follow(self) -> None:
         """Send what changes of a server that runs, until the moment to stop it, or it has ended.
@@ -523,16 +492,9 @@ class OutgoingTransfer:
 
     async def _note_running(self, *, runs: bool) -> None:
         """Record whether the server runs, which is stopped next. Raises `StorageError`."""
-        move, mover, entry = self._move, self._mover, self._steps.entry
-        if move is not None and entry is not None:
-            move.running = runs
-            await mover.note_running(entry, runs=runs)
-
-    async def _note_started(self) -> None:
-        """Record that the server was started again, or used since. Raises `StorageError`."""
-        mover, entry = self._mover, self._steps.entry
-        if entry is not None:
-            await mover.note_started(entry)
+        if self._move is not None:
+            self._move.running = runs
+            await self._sent.record_running(runs=runs)
 
     async def _upload(self) -> None:
         """Send all; return when the last bytes are on their way, or only a commit is missing.
@@ -540,7 +502,6 @@ class OutgoingTransfer:
         Raises `FinalPassStalled` where a move comes to a halt whose server is started again then.
         """
         announcer, sending = self._steps.announcer, self._sending
-        assert sending is not None  # noqa: S101 - by `_begin` or `_take_up`
         # Only for the progress bar, which does not wait for it.
         self.server.files.measure_if_stale()
         self._steps.count = lambda: sending.bytes_out
@@ -562,34 +523,19 @@ class OutgoingTransfer:
         """
         return float(self._mover.live.config.final_patience) if self._sent.starts_again else 0.0
 
-    def _abort_sending(self) -> None:
-        """Close the connections at once, where there are any."""
-        if self._sending is not None:
-            self._sending.abort()
-
-    async def _close(self) -> None:
-        """Let go of what a move needs."""
-        if self._sending is not None:
-            await self._sending.close()
-        elif self._kept is not None:
-            await self._uploader.packers.run(self._kept.close)
-
     async def _discard(self, *, keep: bool) -> None:
         """Tell the destination of a move that it has failed; `keep` what has arrived there."""
-        if self._sending is not None:
+        if self._is_recorded and not self._is_move:
+            await self._mover.withdraw(self._subject, keep=keep)
+        else:
             await self._sending.discard(keep=keep)
-        elif self._is_recorded:
-            await self._mover.withdraw(self._subject(), keep=keep)
 
     def _progress_text(self) -> str:
         text = f"Uploading {progress_bar(self._meter.done, self._total)}"
         return text + self._meter.pace(self._total) if self._is_move else text
 
-    def _figures(self) -> UploadFigures | None:
-        sending = self._sending
-        if sending is None:
-            return None
-        done = self._meter.done
+    def _figures(self) -> UploadFigures:
+        sending, done = self._sending, self._meter.done
         return UploadFigures(done, sending.bytes_out, max(self._total, done), sending.files)
 
     # The end
@@ -677,7 +623,7 @@ class OutgoingTransfer:
     def keeps_copy(self) -> bool:
         """Whether what has arrived stays at the destination; not if cancelled, but of a seed."""
         if isinstance(self._steps.cancel_scope.reason, TransferCancelled):
-            return self._order is not None and not self._sent.is_deleted
+            return self._subject.seed is not None and not self._sent.is_deleted
         return True
 
     async def _restore(self) -> None:
@@ -777,7 +723,7 @@ class SeedTransfer(OutgoingTransfer):
             )
         super().__init__(server, request, coordinator, parts)
         self._sent = self._seeded = SeededServer(
-            server, self._steps, parts.stop_grace, self._note_started
+            server, self._steps, parts.stop_grace, parts.servers.database
         )
         self._steps.announcer.is_quiet = True
         self._rounds: SeedPolicy | None = None
@@ -807,7 +753,7 @@ class SeedTransfer(OutgoingTransfer):
             return
         # Not cancelled: nothing is to be under way in a thread when it is over.
         self._rounds.stop(SeedAdopted())
-        self._abort_sending()
+        self._sending.abort()
 
     async def hand_over(self) -> MoveSource | None:
         """End it, and return what was read, for the transfer that takes the place of this."""
@@ -843,8 +789,8 @@ class SeedTransfer(OutgoingTransfer):
         if begun_of(record) is None:
             await super()._take_up(record)
         else:
-            subject = self._subject()
-            self._sending = await self._mover.go_on_waiting(record, subject, is_asked=False)
+            going = self._mover.go_on_waiting(record, self._subject, is_asked=False)
+            self._sending = await going
 
     async def _send(self) -> None:
         if self._steps.lifecycle.before(SendStep.FOLLOW):
@@ -857,13 +803,13 @@ class SeedTransfer(OutgoingTransfer):
         move = self._move
         assert move is not None  # noqa: S101 - by `_ask`
         await self._wait(self._mover.measure_file_system())
-        database = self._mover.database
+        database, order = self._mover.database, self._subject.seed
         rounds = self._rounds = SeedPolicy(
             move,
             self.server,
             self._steps,
             self._mover.live.config.follow_every,
-            self._order.stop_at if self._order is not None else None,
+            order.stop_at if order is not None else None,
             partial(database.seconds_since, 0.0),
         )
         self._steps.count = lambda: move.bytes_out
