@@ -65,7 +65,7 @@ class Receiver:
     def __init__(self) -> None:
         self.transfers: list[Transfer] = []
 
-    def open(self, server: str, authority: None, ordered: float | None) -> Transfer:
+    def open(self, make: object, server: str, authority: None, ordered: float | None) -> Transfer:
         self.transfers.append(Transfer())
         return self.transfers[-1]
 

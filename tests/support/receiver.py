@@ -21,10 +21,11 @@ from wingsd.config import PELICAN, PTERODACTYL, TransfersConfig
 from wingsd.errors import PanelRefused, ServerNotAssigned, WingsdError
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Operations
+from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.incoming.transfer import Extraction
-from wingsd.transfers.incoming.uploads import IncomingUpload, UploadConsumer
+from wingsd.transfers.incoming.uploads import IncomingUpload, UploadConsumer, UploadTransfer
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
 
@@ -274,9 +275,13 @@ class Receiver(Harness):
     def slots(self) -> SharedSlots:
         return self.extraction.slots
 
+    def resume(self, entry: TransferRecord) -> None:
+        """Go on with an upload of an earlier daemon."""
+        self.transfers.resume(UploadTransfer, entry, self.coordinators.receiving(entry.server))
+
     async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
         """Receive an upload that fails with an error of `kind`; return that."""
-        transfer = self.transfers.open(UUID)
+        transfer = self.transfers.open(UploadTransfer, UUID)
         with pytest.raises(kind) as caught:
             await transfer.run(source or Source(), SINGLE)
         await transfer.over

@@ -89,7 +89,7 @@ class UploadRequests:
 
         async def come() -> None:
             try:
-                await (await enter(group)).outcome
+                await (await enter(group))
             except WingsdError as error:
                 stream.answers.append(error)
             else:

@@ -27,6 +27,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
 from wingsd.threadio import Workers
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.storage.staging import Staging
 
@@ -158,7 +159,7 @@ async def test_a_stream_to_this_node(
             node.faults["create"] = EnvironmentFailed("no engine")
         try:
             with suppress(Exception):
-                await node.transfers.open(UUID).run(Source(), SINGLE)
+                await node.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
             await check_received(node, fault)
         finally:
             node.close()

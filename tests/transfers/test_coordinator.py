@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from wingsd.config import PTERODACTYL
 from wingsd.errors import NodeTokenRefused, ServerNotAssigned, ServerNotFound, WingsdError
 from wingsd.panel.schemas import Configuration, Settings
-from wingsd.transfers.coordinator import PanelReceiving
+from wingsd.transfers.coordinator import PanelCoordinators
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
@@ -33,7 +33,8 @@ class ScriptedPanel:
 
 def admit(panel: ScriptedPanel, clock: Clock) -> Deferred[Configuration]:
     faked: Any = panel
-    return Deferred.fromCoroutine(PanelReceiving(UUID, faked, faked, clock, PTERODACTYL).admit())
+    parts = PanelCoordinators(faked, faked, clock, PTERODACTYL)
+    return Deferred.fromCoroutine(parts.receiving(UUID).admit())
 
 
 def test_a_server_is_admitted_once_the_panel_has_committed_its_transfer() -> None:

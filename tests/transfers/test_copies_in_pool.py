@@ -53,7 +53,7 @@ async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restar
     receiver.staging.swap(UUID)
     replaced(receiver)
     (unfinished,) = receiver.store.unfinished()
-    receiver.transfers.resume(unfinished)
+    receiver.resume(unfinished)
     await until(lambda: not receiver.transfers.servers)
     assert is_untouched(receiver)
     assert "success" not in receiver.calls

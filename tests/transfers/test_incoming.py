@@ -30,12 +30,12 @@ from wingsd.filesystem import measure
 from wingsd.statedb import Outcome
 from wingsd.transfers.incoming import transfer as arrival
 from wingsd.transfers.incoming.transfer import HOLD
-from wingsd.transfers.incoming.uploads import UploadConsumer
+from wingsd.transfers.incoming.uploads import UploadConsumer, UploadTransfer
 from wingsd.util.retry import Backoff
 
 
 async def test_a_good_upload_goes_through_every_step_in_order(receiver: Receiver) -> None:
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     assert list(receiver.transfers.servers) == [UUID]
     await transfer.run(Source(), SINGLE)
     assert receiver.calls == ["owns", "server", "create", "success", "sync"]
@@ -74,7 +74,7 @@ async def test_an_impossible_variable_is_refused_before_the_archive(receiver: Re
     receiver.panel.variables = {"STARTUP=sh": "x"}
     source = Source()
     with pytest.raises(EnvironmentFailed):
-        await receiver.transfers.open(UUID).run(source, SINGLE)
+        await receiver.transfers.open(UploadTransfer, UUID).run(source, SINGLE)
     assert receiver.calls == ["owns", "server"]
     assert receiver.left() == []
 
@@ -82,7 +82,7 @@ async def test_an_impossible_variable_is_refused_before_the_archive(receiver: Re
 async def test_the_files_are_in_place_before_the_environment_is_made(receiver: Receiver) -> None:
     seen = []
     receiver.before["create"] = lambda: seen.append(receiver.left())
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert seen == [[UUID]]
     assert (receiver.data / UUID / "server.properties").exists()
 
@@ -194,7 +194,7 @@ async def test_a_failure_is_reported_until_the_next_transfer(receiver: Receiver)
     # It is told again until it is heard, or the Panel has begun another transfer.
     assert len(receiver.store.unsettled()) == 1
     receiver.panel.owned = [False]
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert receiver.store.unsettled() == []
     assert receiver.calls.count("failure") == 1
 
@@ -202,7 +202,7 @@ async def test_a_failure_is_reported_until_the_next_transfer(receiver: Receiver)
 async def test_a_refused_report_of_a_server_owned_here_is_a_success(receiver: Receiver) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.owned = [False, True]
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert receiver.calls == ["owns", "server", "create", "success", "owns", "sync"]
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 
@@ -230,7 +230,7 @@ async def test_the_sender_waits_while_the_panel_may_not_have_committed_the_trans
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.describes_all = True
     receiver.panel.owned = [False] * 100
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     receiving = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     await until(lambda: receiver.calls.count("success") >= 3)
     # By now a Panel that does not answer would not be waited for.
@@ -263,13 +263,13 @@ async def test_a_received_server_is_held_until_its_success_is_reported(
 ) -> None:
     impatient(monkeypatch)
     receiver.faults["success"] = error
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     # The sender has its answer all the same: the data is safe, and will be told.
     await transfer.run(Source(), SINGLE)
     assert receiver.left() == [UUID]
     assert receiver.servers.holds == {UUID: HOLD}
     with pytest.raises(ServerAlreadyExists):
-        receiver.transfers.open(UUID)
+        receiver.transfers.open(UploadTransfer, UUID)
     with pytest.raises(Conflict):
         receiver.transfers.cancel(UUID)
     (entry,) = receiver.store.unfinished()
@@ -290,7 +290,7 @@ async def test_a_server_that_the_panel_refuses_later_goes_into_quarantine(
 ) -> None:
     impatient(monkeypatch)
     receiver.faults["success"] = PanelUnreachable("down", "x")
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     await transfer.run(Source(), SINGLE)
     receiver.panel.owned = [False]
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)

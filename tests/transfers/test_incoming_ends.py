@@ -29,7 +29,7 @@ from wingsd.transfers.incoming.uploads import UploadTransfer
 
 
 def give_up_at(receiver: Receiver, call: str) -> UploadTransfer:
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     receiver.before[call] = lambda: transfer.abort(DaemonStopping())
     return transfer
 
@@ -49,20 +49,20 @@ async def test_a_stop_after_verification_lets_the_transfer_finish(receiver: Rece
 
 
 async def test_a_receiver_that_stops_refuses_new_transfers(receiver: Receiver) -> None:
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     stopped: list[Deferred[object]] = []
     receiver.before["create"] = lambda: stopped.append(receiver.transfers.stop())
     await transfer.run(Source(), SINGLE)
     await stopped[0]
     with pytest.raises(DaemonStopping):
-        receiver.transfers.open(UUID)
+        receiver.transfers.open(UploadTransfer, UUID)
 
 
 async def test_a_transfer_answered_at_the_nodes_end_is_recorded_before_the_database_closes(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.waits["success"] = Deferred()
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     await until(lambda: transfer.has_arrived)
     node, published = receiver.node, threading.Event()
@@ -83,7 +83,7 @@ async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receive
     slots = receiver.slots
     for other in "ab":
         await slots.acquire(other)
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     transfer.abort(DaemonStopping())
     with pytest.raises(DaemonStopping):
@@ -95,9 +95,9 @@ async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receive
 async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receiver) -> None:
     others = [f"{number}{UUID[1:]}" for number in range(4)]
     for server in others[:3]:
-        receiver.transfers.open(server)
+        receiver.transfers.open(UploadTransfer, server)
     with pytest.raises(TooManyTransfers) as caught:
-        receiver.transfers.open(others[3])
+        receiver.transfers.open(UploadTransfer, others[3])
     assert (caught.value.status, caught.value.retry_after) == (503, 60)
     assert list(receiver.transfers.servers) == others[:3]
 
@@ -105,22 +105,22 @@ async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receive
 async def test_a_complete_server_occupies_no_slot(receiver: Receiver) -> None:
     receiver.waits["create"] = Deferred()
     others = [f"{number}{UUID[1:]}" for number in range(3)]
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     made: Deferred[None] = Deferred()
     receiver.before["create"] = lambda: reactor.callLater(0, made.callback, None)
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     await made
     for server in others:
-        receiver.transfers.open(server)
+        receiver.transfers.open(UploadTransfer, server)
     with pytest.raises(TooManyTransfers):
-        receiver.transfers.open(f"9{UUID[1:]}")
+        receiver.transfers.open(UploadTransfer, f"9{UUID[1:]}")
     receiver.waits["create"].callback(None)
     await outcome
 
 
 async def test_a_hanging_engine_is_aborted_at_the_end(receiver: Receiver) -> None:
     receiver.waits["create"] = Deferred()
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     made: Deferred[None] = Deferred()
     # Not at once: the engine answers in a later turn of the reactor, if it does.
@@ -137,9 +137,9 @@ async def test_a_hanging_engine_is_aborted_at_the_end(receiver: Receiver) -> Non
 
 
 def test_a_second_transfer_of_a_server_is_refused(receiver: Receiver) -> None:
-    receiver.transfers.open(UUID)
+    receiver.transfers.open(UploadTransfer, UUID)
     with pytest.raises(ServerAlreadyExists) as caught:
-        receiver.transfers.open(UUID)
+        receiver.transfers.open(UploadTransfer, UUID)
     assert re.fullmatch(
         r"the transfer under way began \d+ s ago and is waiting for the archive; if its sender is "
         "gone, it ends after 120 s of silence: send the server again then",
@@ -152,11 +152,11 @@ async def test_a_second_transfer_during_the_report_is_refused(receiver: Receiver
 
     def next_one() -> None:
         with pytest.raises(ServerAlreadyExists) as caught:
-            receiver.transfers.open(UUID)
+            receiver.transfers.open(UploadTransfer, UUID)
         refused.append(caught.value)
 
     receiver.before["success"] = next_one
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert re.fullmatch(
         r"the transfer under way began \d+ s ago and is reporting to the Panel; "
         "wait for it to end",
@@ -169,13 +169,15 @@ async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: Receiv
     receiver.waits["remove"] = hanging
     receiver.faults["create"] = EnvironmentFailed("no image")
     with pytest.raises(EnvironmentFailed):
-        await receiver.transfers.open(UUID).run(Source(), SINGLE)
+        await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     del receiver.faults["create"]
     receiver.panel.owned = [False]
-    second = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(Source(), SINGLE))
+    second = Deferred.fromCoroutine(
+        receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    )
     assert receiver.calls.count("owns") == 1
     with pytest.raises(ServerAlreadyExists):
-        receiver.transfers.open(UUID)
+        receiver.transfers.open(UploadTransfer, UUID)
     hanging.callback(None)
     await second
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
@@ -202,7 +204,7 @@ async def test_no_cancel_is_possible_once_success_may_be_reported(receiver: Rece
         refused.append(caught.value)
 
     receiver.before["success"] = cancel
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert refused[0].message == "Server is not currently being transferred."
     assert receiver.states[-1] == "completed"
 
@@ -265,7 +267,7 @@ async def test_a_failure_is_reported_again_only_where_the_panel_may_not_know_the
     else:
         receiver.faults["create"] = EnvironmentFailed("no image")
         receiver.waits["create"].callback(None)
-    transfer = receiver.transfers.open(UUID, ordered=ORDERED)
+    transfer = receiver.transfers.open(UploadTransfer, UUID, ordered=ORDERED)
     with pytest.raises(WingsdError):
         await transfer.run(source, SINGLE)
     await transfer.over
@@ -276,11 +278,11 @@ async def test_a_failure_is_reported_again_only_where_the_panel_may_not_know_the
 async def test_a_disconnect_after_the_report_changes_nothing(receiver: Receiver) -> None:
     source = Source()
     receiver.before["success"] = source.go
-    await receiver.transfers.open(UUID).run(source, SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(source, SINGLE)
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 
 
 async def test_a_failed_sync_of_settings_does_not_fail_the_transfer(receiver: Receiver) -> None:
     receiver.faults["sync"] = PanelUnreachable("down", "x")
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])

@@ -23,6 +23,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.statedb import Direction
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 
@@ -38,7 +39,7 @@ def laden(*, checksum: str = "") -> Source:
 
 
 async def test_attachments_are_kept_and_reported(receiver: Receiver) -> None:
-    await receiver.transfers.open(UUID).run(laden(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(laden(), SINGLE)
     assert receiver.kept() == KEPT
     assert receiver.panel.reported_backups == [(ONE.uuid, TWO.uuid)]
     assert receiver.left() == [UUID]
@@ -49,14 +50,14 @@ async def test_backups_are_reported_to_calagopus_panels_only(
     receiver: Receiver, family: str, told: object
 ) -> None:
     object.__setattr__(receiver.coordinators, "family", family)
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert receiver.panel.reported_backups == [told]
 
 
 async def test_backups_are_placed_before_the_container_the_log_last(receiver: Receiver) -> None:
     seen = []
     receiver.before["create"] = lambda: seen.append(receiver.kept())
-    await receiver.transfers.open(UUID).run(laden(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(laden(), SINGLE)
     (then,) = seen
     assert {path for path in then if not path.startswith(".wingsd-")} == {
         ONE.path(UUID),
@@ -101,7 +102,7 @@ async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
 
 async def test_a_log_that_cannot_be_kept_fails_nothing(receiver: Receiver, logged: Logged) -> None:
     receiver.logs.write_text("no directory")
-    await receiver.transfers.open(UUID).run(laden(), SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(laden(), SINGLE)
     assert receiver.states[-1] == "completed"
     assert [line for line in logged.lines if "installation log" in line]
 
@@ -134,7 +135,7 @@ async def resumed(receiver: Receiver) -> None:
     clear_leftovers(entries, receiver.staging, receiver.backups)
     receiver.staging.delete_cleared()
     (entry,) = entries
-    receiver.transfers.resume(entry)
+    receiver.resume(entry)
     await until(lambda: not receiver.transfers.servers)
 
 

@@ -26,7 +26,7 @@ from wingsd.errors import (
     UploadTruncated,
 )
 from wingsd.statedb import Direction, Outcome
-from wingsd.transfers.incoming.uploads import IncomingUpload
+from wingsd.transfers.incoming.uploads import IncomingUpload, UploadTransfer
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 
@@ -53,7 +53,7 @@ def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic
 async def test_a_shared_server_is_not_copied_and_its_success_reported(pooled: Receiver) -> None:
     before = seen(pooled.data / UUID)
     inode = (pooled.data / UUID).stat().st_ino
-    await pooled.transfers.open(UUID).run(source(), SINGLE)
+    await pooled.transfers.open(UploadTransfer, UUID).run(source(), SINGLE)
     assert pooled.calls == ["owns", "server", "create", "success", "sync"]
     assert (seen(pooled.data / UUID), (pooled.data / UUID).stat().st_ino) == (before, inode)
     assert pooled.left() == [UUID]
@@ -67,7 +67,9 @@ async def test_a_shared_server_is_not_copied_and_its_success_reported(pooled: Re
 async def test_a_deletion_before_the_report_deletes_no_files(pooled: Receiver) -> None:
     telling: Deferred[None] = Deferred()
     pooled.waits["success"] = telling
-    running = Deferred.fromCoroutine(pooled.transfers.open(UUID).run(source(), SINGLE))
+    running = Deferred.fromCoroutine(
+        pooled.transfers.open(UploadTransfer, UUID).run(source(), SINGLE)
+    )
     await until(lambda: pooled.panel.reported_backups)
     assert pooled.servers.pools == ["Attic"]
     telling.callback(None)
@@ -76,7 +78,7 @@ async def test_a_deletion_before_the_report_deletes_no_files(pooled: Receiver) -
 
 async def test_backups_and_log_are_received_from_a_pool(pooled: Receiver) -> None:
     laden = source().bring(ONE, b"one").bring(AttachedLog(), b"installed")
-    await pooled.transfers.open(UUID).run(laden, SINGLE)
+    await pooled.transfers.open(UploadTransfer, UUID).run(laden, SINGLE)
     assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
 
 
@@ -85,7 +87,7 @@ async def test_a_backup_that_exists_already_stays_the_same_file(pooled: Receiver
     place.parent.mkdir(parents=True)
     place.write_bytes(b"one")
     inode = place.stat().st_ino
-    await pooled.transfers.open(UUID).run(source().bring(ONE, b"one"), SINGLE)
+    await pooled.transfers.open(UploadTransfer, UUID).run(source().bring(ONE, b"one"), SINGLE)
     assert (place.stat().st_ino, pooled.kept()) == (inode, {ONE.path(UUID): b"one"})
 
 
@@ -100,7 +102,7 @@ async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: Receive
 async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: Receiver) -> None:
     marked = source(b"")
     marked.mark = pooled.volume.mark(UUID)
-    await pooled.transfers.open(UUID).run(marked, SINGLE)
+    await pooled.transfers.open(UploadTransfer, UUID).run(marked, SINGLE)
     assert pooled.states[-1] == "completed"
 
 
@@ -123,7 +125,7 @@ async def test_a_shared_server_in_several_requests_is_refused(pooled: Receiver) 
     """No family's nodes do both: it could only be somebody who guesses."""
     before = seen(pooled.data / UUID)
     with pytest.raises(StreamMismatch):
-        await pooled.transfers.open(UUID).run(source(), Another())
+        await pooled.transfers.open(UploadTransfer, UUID).run(source(), Another())
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
@@ -147,7 +149,7 @@ async def test_another_pools_files_are_sent(receiver: Receiver, ours: str, logge
     receiver.volume.pool = ours
     ordinary = Source()
     ordinary.pool = "attic\n"
-    await receiver.transfers.open(UUID).run(ordinary, SINGLE)
+    await receiver.transfers.open(UploadTransfer, UUID).run(ordinary, SINGLE)
     assert (receiver.data / UUID / "server.properties").is_file()
     (line,) = [line for line in logged.lines if "storage pool" in line]
     told = f"this node {ours!r}" if ours else "this node none"
@@ -234,7 +236,7 @@ async def resumed(receiver: Receiver, step: ReceiveStep, *, told: bool = False) 
     entries = receiver.store.unfinished()
     clear_leftovers(entries, receiver.staging, receiver.backups)
     (unfinished,) = entries
-    receiver.transfers.resume(unfinished)
+    receiver.resume(unfinished)
     await until(lambda: not receiver.transfers.servers)
 
 

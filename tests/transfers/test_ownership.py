@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from wingsd.callbacks.queue import COMMITS_WITHIN, FirstMinute, TransferDelivery
+from wingsd.config import PTERODACTYL
 from wingsd.errors import PanelRefused, PanelUnreachable, TransferCancelled, TransferNotCommitted
 from wingsd.statedb import Outcome, Report
-from wingsd.transfers.coordinator import PanelSending
+from wingsd.transfers.coordinator import PanelCoordinators, PanelSending
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -71,7 +72,8 @@ class Sending:
         self.panel, self.reports = ScriptedPanel(*answers), Reports()
         panel: Any = self.panel
         reports: Any = self.reports
-        self.coordinator = PanelSending("a-server", panel, reports, self.clock, grace, age)
+        parts = PanelCoordinators(panel, reports, self.clock, PTERODACTYL)
+        self.coordinator = PanelSending("a-server", parts, grace, age)
         asking = self.coordinator.has_moved(lost=lost, refused=refused)
         self.asking = Deferred.fromCoroutine(asking)
 
@@ -178,7 +180,7 @@ def test_a_server_is_at_one_node_after_a_cancel_whenever_the_panel_commits_its_t
     clock = Clock()
     panel: Any = PanelOfSource(clock, committed)
     reports: Any = Reports()
-    source = PanelSending("a-server", panel, reports, clock, 600)
+    source = PanelCoordinators(panel, reports, clock, PTERODACTYL, 600).sending("a-server")
     report = Report(1, "a-server", Outcome.SUCCESS, 0)
     destination: Any = OfDestination(panel)
     first = FirstMinute(clock, seconds=COMMITS_WITHIN)

@@ -21,6 +21,7 @@ from wingsd.errors import (
     TransferRevoked,
 )
 from wingsd.statedb import Direction, Outcome, Report, TransferRecord
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.recovery import clear_leftovers, durable
 from wingsd.transfers.steps import ReceiveStep
 
@@ -80,7 +81,7 @@ async def resumed(receiver: Receiver, step: ReceiveStep, begun: float = 1.0) -> 
         receiver.staging.swap(UUID)
     (found,) = receiver.store.unfinished()
     assert found.id == entry
-    receiver.transfers.resume(found)
+    receiver.resume(found)
     await until(lambda: not receiver.transfers.servers)
 
 
@@ -116,7 +117,7 @@ async def test_an_incomplete_server_is_a_failure(receiver: Receiver, step: Recei
 async def test_a_rolled_back_transfer_has_failed(receiver: Receiver, step: ReceiveStep) -> None:
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
     (entry,) = receiver.store.unfinished()
-    receiver.transfers.resume(entry)
+    receiver.resume(entry)
     await until(lambda: not receiver.transfers.servers)
     assert "success" not in receiver.calls
     # It may have been killed before the container was removed as well.
@@ -134,7 +135,7 @@ async def test_a_refused_container_is_removed(receiver: Receiver, step: ReceiveS
 async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(receiver: Receiver) -> None:
     receiver.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
     receiver.waits["remove"] = Deferred()
-    transfer = receiver.transfers.open(UUID)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
     with pytest.raises(EnvironmentFailed):
         await transfer.run(Source(), SINGLE)
     await until(lambda: not "remove" not in receiver.calls)
@@ -143,7 +144,7 @@ async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(receiver: R
     assert (entry.step, durable([entry])) == ("FAILED", set())
     receiver.calls.clear()
     receiver.waits.clear()
-    receiver.transfers.resume(entry)
+    receiver.resume(entry)
     await until(lambda: not receiver.transfers.servers)
     # The Panel has heard of it, and may have begun another transfer since.
     assert receiver.calls == ["remove"]
@@ -192,7 +193,7 @@ async def test_a_restored_directory_is_not_taken_for_the_received_server(
     receiver.calls.clear()
     receiver.panel.owned = [False]
     clear_leftovers([entry], receiver.staging, receiver.backups)
-    receiver.transfers.resume(entry)
+    receiver.resume(entry)
     await until(lambda: not receiver.transfers.servers)
     assert "success" not in receiver.calls
     assert precious.exists()

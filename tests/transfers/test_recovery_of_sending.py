@@ -22,6 +22,7 @@ from wingsd.errors import DaemonRestarted, DestinationUnreachable, TransferInPro
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.outgoing.mover import Mover
 from wingsd.transfers.recovery import PanelInitiator
 from wingsd.transfers.steps import SendStep
@@ -190,7 +191,7 @@ async def test_only_the_directory_that_was_sent_goes_into_quarantine(sender: Sen
 
 async def test_a_moved_server_that_is_coming_back_is_left_alone(sender: Sender) -> None:
     sender.panel.owned = False
-    sender.receiver.open(UUID)
+    sender.receiver.open(UploadTransfer, UUID)
     assert await recover(sender, SendStep.AWAIT, removals=("a backup",)) is Outcome.SUCCESS
     assert (sender.panel.calls, sender.calls) == (["owns"], [])
 

@@ -315,13 +315,13 @@ class TransfersEndpoint(Endpoint):
         number, count = request.header(NUMBER), request.header(COUNT)
         try:
             if number:
-                accepted = await group.join(number, count, upload)
+                outcome = await group.join(number, count, upload)
             else:
-                accepted = await group.open(count, upload, lambda: self._coordinator(group.token))
+                outcome = await group.open(count, upload, lambda: self._coordinator(group.token))
         except WingsdError as error:
             self._log_refused(request, error)
             raise
-        await accepted.outcome
+        await outcome
 
     def _coordinator(self, token: TransferToken) -> ReceivingCoordinator | None:
         return self._node.direct.incoming.coordinator(token) if token.direct else None

@@ -134,6 +134,7 @@ class _Expected:
     may_follow: bool
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class IncomingDirectTransfers:
     """Direct transfers to this node. Expected servers are forgotten when the daemon ends.
 
@@ -142,19 +143,14 @@ class IncomingDirectTransfers:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        servers: DirectServers,
-        receiver: IncomingTransfers,
-        database: StateDatabase,
-        config: Config,
-        now: Callable[[], float],
-    ) -> None:
-        self.servers = servers
-        self._receiver = receiver
-        self._database = database
-        self.use(config)
-        self._now = now
+    servers: DirectServers
+    _receiver: IncomingTransfers
+    _database: StateDatabase
+    _config: Config
+    _now: Callable[[], float]
+
+    def __attrs_post_init__(self) -> None:
+        self.use(self._config)
         self._expected: dict[str, _Expected] = {}
         #: The digests of the tokens of this daemon: what is recorded of these is all there is.
         #: By when each expires.

@@ -124,6 +124,7 @@ def _address(text: str) -> tuple[str, int]:
     return ip, number
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class DirectServers:
     """The servers of this node that direct transfers have brought, and no Panel knows here.
 
@@ -133,19 +134,11 @@ class DirectServers:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        servers: Servers,
-        database: StateDatabase,
-        bus: EventBus,
-        disk: Workers,
-        pool: str = "",
-    ) -> None:
-        self.pool = pool
-        self._servers = servers
-        self._database = database
-        self._bus = bus
-        self._disk = disk
+    _servers: Servers
+    _database: StateDatabase
+    _bus: EventBus
+    _disk: Workers
+    pool: str = ""
 
     async def find(self, server: str) -> ServerDescription | None:
         """Return what is recorded of a server, if there is anything. Raises `StorageError`."""

@@ -204,19 +204,10 @@ class PanelReceiving(ReceivingCoordinator):
     _log = Logger()
 
     def __init__(
-        self,
-        server: str,
-        panel: Panel,
-        callbacks: CallbackQueue,
-        reactor: IReactorTime,
-        family: str,
-        ordered: float | None = None,
+        self, server: str, parts: PanelCoordinators, ordered: float | None = None
     ) -> None:
         self._server = server
-        self._panel = panel
-        self._callbacks = callbacks
-        self._reactor = reactor
-        self._family = family
+        self._parts = parts
         self._ordered = ordered
 
     async def admit(self) -> Configuration:
@@ -225,38 +216,39 @@ class PanelReceiving(ReceivingCoordinator):
         A Panel that grants it only to the two nodes of a transfer is asked again for a minute,
         since it may not have committed the transfer yet.
         """
-        if await self._panel.owns(self._server):
+        if await self._parts.panel.owns(self._server):
             raise ServerAlreadyExists(
                 "this server is already on this node",
                 "a transfer would overwrite it; in the Panel, see which node it belongs to",
             )
-        first_minute = FirstMinute(self._reactor)
+        first_minute = FirstMinute(self._parts.reactor)
         while True:
             try:
-                return await self._panel.describe(self._server)
+                return await self._parts.panel.describe(self._server)
             except ServerNotAssigned:
                 pause = first_minute.next_pause()
                 if not pause:
                     raise
-            await deferLater(self._reactor, pause)
+            await deferLater(self._parts.reactor, pause)
 
     def begin(self) -> None:
         """Drop the reports of earlier transfers: the Panel has begun another one."""
-        self._callbacks.drop(self._server)
+        self._parts.callbacks.drop(self._server)
 
     async def recheck(self) -> tuple[bool, Configuration]:
         """Return whether the Panel has the server here, and its description."""
-        return await self._panel.owns(self._server), await self._panel.describe(self._server)
+        panel = self._parts.panel
+        return await panel.owns(self._server), await panel.describe(self._server)
 
     @property
     def is_denied(self) -> bool:  # type: ignore[override]
         """True while the Panel does not know the transfer; it is sent the report again."""
-        return self._callbacks.is_denied(self._server)
+        return self._parts.callbacks.is_denied(self._server)
 
     @property
     def is_success_queued(self) -> bool:  # type: ignore[override]
         """True while the success is queued and not answered yet."""
-        return self._callbacks.success_of(self._server) is not None
+        return self._parts.callbacks.success_of(self._server) is not None
 
     async def report_success(self, backups: Sequence[Backup]) -> PendingReport:
         """Queue the report, unless it is queued already.
@@ -264,19 +256,19 @@ class PanelReceiving(ReceivingCoordinator):
         Calagopus' Panel is also sent which backups have come. Where one Panel has nodes of several
         families, the form of the backups shows that it is Calagopus'.
         """
-        queued = self._callbacks.success_of(self._server)
+        queued = self._parts.callbacks.success_of(self._server)
         if queued is not None:
             return queued
-        families = {self._family, *(backup.family for backup in backups)}
+        families = {self._parts.family, *(backup.family for backup in backups)}
         uuids = tuple(backup.uuid for backup in backups) if CALAGOPUS in families else None
-        return await self._callbacks.add(
+        return await self._parts.callbacks.add(
             self._server, Outcome.SUCCESS, uuids, commits_within=self._commits_within
         )
 
     async def report_failure(self, *, is_known: bool) -> None:
         """Queue the report. One that the Panel denies is final where the failure `is_known`."""
         within = 0.0 if is_known else self._commits_within
-        await self._callbacks.add(self._server, Outcome.FAILURE, commits_within=within)
+        await self._parts.callbacks.add(self._server, Outcome.FAILURE, commits_within=within)
 
     @property
     def _commits_within(self) -> float:
@@ -284,7 +276,7 @@ class PanelReceiving(ReceivingCoordinator):
 
         By the Panel's own clock, which has dated the order and its last answer.
         """
-        ordered, now = self._ordered, self._panel.date
+        ordered, now = self._ordered, self._parts.panel.date
         is_over = ordered is not None and now is not None and now - ordered >= COMMITS_WITHIN
         return 0.0 if is_over else COMMITS_WITHIN
 
@@ -311,34 +303,26 @@ class PanelSending(SendingCoordinator):
     _log = Logger()
 
     def __init__(
-        self,
-        server: str,
-        panel: Panel,
-        callbacks: CallbackQueue,
-        reactor: IReactorTime,
-        answer_grace: float = 0.0,
-        age: float = 0.0,
+        self, server: str, parts: PanelCoordinators, answer_grace: float, age: float = 0.0
     ) -> None:
         self.answer_grace = answer_grace
         self._server = server
-        self._panel = panel
-        self._callbacks = callbacks
-        self._reactor = reactor
-        self._first_minute = FirstMinute(reactor, age)
+        self._parts = parts
+        self._first_minute = FirstMinute(parts.reactor, age)
         self._is_hurried = False
         self._waiting: Deferred[Any] | None = None
 
     def begin(self) -> None:
         """Drop the reports of earlier transfers: the Panel has begun another one."""
-        self._callbacks.drop(self._server)
+        self._parts.callbacks.drop(self._server)
 
     async def check(self) -> None:
         """Ask the Panel for the server's description."""
-        await self._panel.describe(self._server)
+        await self._parts.panel.describe(self._server)
 
     async def report_failure(self) -> None:
         """Queue the report."""
-        await self._callbacks.add(self._server, Outcome.FAILURE)
+        await self._parts.callbacks.add(self._server, Outcome.FAILURE)
 
     def stop_waiting(self, reason: WingsdError) -> None:
         """Wait no longer for a destination that may still be at work.
@@ -366,12 +350,12 @@ class PanelSending(SendingCoordinator):
             except PanelError as error:
                 pause = error.pause if isinstance(error, TransferNotCommitted) else next(pauses)
                 self._log_unknown(error, pause)
-                await deferLater(self._reactor, pause)
+                await deferLater(self._parts.reactor, pause)
 
     async def seems_moved(self) -> bool:
         """Ask the Panel."""
         try:
-            return not await self._panel.owns(self._server)
+            return not await self._parts.panel.owns(self._server)
         except PanelError as error:
             self._log.info("{server}: not known yet: {error}", server=self._server, error=error)
             return False
@@ -381,28 +365,28 @@ class PanelSending(SendingCoordinator):
 
         False does not mean that it has not. `stop_waiting` ends it early.
         """
-        end, pauses = self._reactor.seconds() + grace, iter(GRACE_BACKOFF)
+        end, pauses = self._parts.reactor.seconds() + grace, iter(GRACE_BACKOFF)
         while not self._is_hurried:
-            asking = Deferred.fromCoroutine(self._panel.owns(self._server))
+            asking = Deferred.fromCoroutine(self._parts.panel.owns(self._server))
             pause = next(pauses)
             try:
                 if await self._wait(asking) is False:
                     return True
             except PanelError as error:
                 self._log_unknown(error, pause)
-            left = end - self._reactor.seconds()
+            left = end - self._parts.reactor.seconds()
             if left <= 0:
                 return False
-            await self._wait(deferLater(self._reactor, min(pause, left)))
+            await self._wait(deferLater(self._parts.reactor, min(pause, left)))
         return False
 
     async def _report_and_ask(self, *, refused: bool) -> bool:
-        if not await self._panel.owns(self._server):
+        if not await self._parts.panel.owns(self._server):
             return True
-        if await self._panel.transfer_failed(self._server):
+        if await self._parts.panel.transfer_failed(self._server):
             return False
         # The transfer was not open any more: the destination had reported its end. Or not yet.
-        if not await self._panel.owns(self._server):
+        if not await self._parts.panel.owns(self._server):
             return True
         pause = self._first_minute.next_pause()
         if pause and not refused:
@@ -446,13 +430,11 @@ class PanelCoordinators:
 
         None is for one that an earlier daemon began.
         """
-        return PanelReceiving(
-            server, self.panel, self.callbacks, self.reactor, self.family, ordered
-        )
+        return PanelReceiving(server, self, ordered)
 
     def sending(self, server: str) -> PanelSending:
         """Return the coordinator of a transfer from this node."""
-        return PanelSending(server, self.panel, self.callbacks, self.reactor, self.answer_grace)
+        return PanelSending(server, self, self.answer_grace)
 
     def resumed(self, server: str, age: float, grace_age: float | None) -> PanelSending:
         """Return that of a transfer from this node which an earlier daemon began.
@@ -460,7 +442,7 @@ class PanelCoordinators:
         That was `age` seconds ago, and its grace `grace_age`; None where it has not begun.
         """
         grace = 0.0 if grace_age is None else self.answer_grace - max(grace_age, 0.0)
-        return PanelSending(server, self.panel, self.callbacks, self.reactor, max(grace, 0.0), age)
+        return PanelSending(server, self, max(grace, 0.0), age)
 
     def expect(self, server: str) -> None:
         """Note that the Panel has begun a transfer of the server to this node.

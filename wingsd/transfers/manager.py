@@ -48,19 +48,21 @@ from wingsd.transfers.coordinator import (
     SendingCoordinator,
 )
 from wingsd.transfers.incoming.moves.attachments import check_announced
-from wingsd.transfers.incoming.moves.errors import recorded_failure
 from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveTerms
-from wingsd.transfers.incoming.moves.transfer import IncomingSeed, MoveTransfer
-from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
-from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.outgoing.mover import ResumedMove, begun_of, request_of
-from wingsd.transfers.outgoing.source import (
-    TransferRequest,
+from wingsd.transfers.incoming.moves.transfer import (
+    FOLLOWS,
+    IncomingSeed,
+    MoveTransfer,
+    recorded_failure,
 )
+from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
+from wingsd.transfers.outgoing.mover import ResumedMove, begun_of, request_of
+from wingsd.transfers.outgoing.source import TransferRequest
 from wingsd.transfers.outgoing.transfer import OutgoingParts, OutgoingTransfer, SeedTransfer
 from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import SendStep
 from wingsd.util.deferreds import when_fired
+from wingsd.util.serialization import structure
 
 __all__ = [
     "ArrivedServers",
@@ -83,7 +85,7 @@ DELETION_WITHIN = 600.0
 
 Transfer = TypeVar("Transfer", bound="IncomingTransfer | OutgoingTransfer")
 T = TypeVar("T", bound=IncomingTransfer)
-#: Makes a transfer of a server: `UploadTransfer`, for one.
+#: Makes a transfer of a server.
 MakeTransfer = Callable[[str, ReceivingCoordinator, IncomingParts], T]
 
 
@@ -198,15 +200,6 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
 
     def open(
         self,
-        server: str,
-        coordinator: ReceivingCoordinator | None = None,
-        ordered: float | None = None,
-    ) -> UploadTransfer:
-        """Return a new transfer of the server with the UUID `server`; see `open_as`."""
-        return self.open_as(UploadTransfer, server, coordinator, ordered)
-
-    def open_as(
-        self,
         make: MakeTransfer[T],
         server: str,
         coordinator: ReceivingCoordinator | None = None,
@@ -247,12 +240,8 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         self, server: str, pool: str, mark: str, backups_mark: str
     ) -> Deferred[list[str]]:
         """Return what the sender of a server is answered about its storage pool and its marks."""
-        return self.parts.storage.pool_features(server, pool, mark, backups_mark)
-
-    def attributes_kept(self) -> Deferred[AttributesKept]:
-        """Return which extended attributes servers keep that are received."""
         storage = self.parts.storage
-        return storage.disk.run(storage.staging.attributes_kept)
+        return storage.disk.run(storage.volume.features, server, pool, mark, backups_mark)
 
     def _prospects(self, transfer: IncomingTransfer) -> str:
         """Return since when a transfer is under way, and when it ends if its sender is gone."""
@@ -266,22 +255,11 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         )
 
     def resume(
-        self, entry: TransferRecord, coordinator: ReceivingCoordinator | None = None
+        self, make: MakeTransfer[T], entry: TransferRecord, coordinator: ReceivingCoordinator
     ) -> None:
-        """Complete or roll back what an earlier daemon has left unfinished."""
-        self.resume_as(UploadTransfer, entry, coordinator)
-
-    def resume_as(
-        self,
-        make: MakeTransfer[T],
-        entry: TransferRecord,
-        coordinator: ReceivingCoordinator | None = None,
-    ) -> T:
-        """Go on with what an earlier daemon has left, by the transfer that `make` returns."""
-        coordinator = coordinator or self._coordinators.receiving(entry.server)
+        """Complete or roll back what an earlier daemon has left, by what `make` returns."""
         transfer = self._begin(make, entry.server, coordinator)
         Deferred.fromCoroutine(transfer.resume(entry))
-        return transfer
 
     def _begin(self, make: MakeTransfer[T], server: str, coordinator: ReceivingCoordinator) -> T:
         transfer = make(server, coordinator, self.parts)
@@ -376,22 +354,17 @@ class _Beginning:
     over: Deferred[None] = attrs.field(factory=Deferred)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class IncomingMoves:
     """The moves to this node."""
 
-    def __init__(
-        self,
-        receiver: IncomingTransfers,
-        database: StateDatabase,
-        settings: MovesConfig,
-        *,
-        starts: bool,
-    ) -> None:
+    _receiver: IncomingTransfers
+    _database: StateDatabase
+    settings: MovesConfig
+    _starts: bool = attrs.field(kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
         """With `starts` servers are started here that were running when they were moved."""
-        self.settings = settings
-        self._starts = starts
-        self._receiver = receiver
-        self._database = database
         self._beginning: dict[str, _Beginning] = {}
 
     async def begun(self, token: TransferToken, key: str) -> str | None:
@@ -416,7 +389,8 @@ class IncomingMoves:
 
         The file system is asked each time: it may have been full before.
         """
-        return NOTHING if version == 1 else await self._receiver.attributes_kept()
+        storage = self._receiver.parts.storage
+        return NOTHING if version == 1 else await storage.disk.run(storage.staging.attributes_kept)
 
     async def begin(
         self,
@@ -444,14 +418,14 @@ class IncomingMoves:
             key=key_digest(key),
             token=token.digest,
             family=beginning.family,
-            request=beginning.encode(),
+            request=json.dumps(attrs.asdict(beginning)),
         )
         self._beginning[token.digest] = mine = _Beginning(record.key)
         try:
             terms = MoveTerms(
                 record, beginning, self.settings, self._starts, self._database, token.expires
             )
-            transfer = self._receiver.open_as(
+            transfer = self._receiver.open(
                 _maker(terms), token.server, coordinator(), token.issued
             )
             await transfer.begin()
@@ -476,14 +450,21 @@ class IncomingMoves:
         raise MoveNotFound
 
     def resume(
-        self, entry: TransferRecord, record: MoveRecord, coordinator: ReceivingCoordinator | None
+        self, entry: TransferRecord, record: MoveRecord, coordinator: ReceivingCoordinator
     ) -> None:
         """Go on with a move that an earlier daemon has left open."""
-        beginning, failure = MoveBeginning.decode(record.request), recorded_failure(record.state)
+        # what an unknown version has written is left out
+        beginning = structure(json.loads(record.request), MoveBeginning)
         terms = MoveTerms(
-            record, beginning, self.settings, self._starts, self._database, failure=failure
+            record,
+            beginning,
+            self.settings,
+            self._starts,
+            self._database,
+            is_following=json.loads(record.state).get(FOLLOWS) is True,
+            failure=recorded_failure(record.state),
         )
-        self._receiver.resume_as(_maker(terms), entry, coordinator)
+        self._receiver.resume(_maker(terms), entry, coordinator)
 
     def find(self, server: str, move: str) -> MoveTransfer | None:
         """Return a move that has not ended."""

@@ -10,10 +10,11 @@ the coordinator was being asked already.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -29,6 +30,7 @@ from wingsd.transfers.coordinator import (
     ReceivingCoordinator,
     SendingCoordinator,
 )
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.manager import IncomingMoves, IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import is_seed
 from wingsd.transfers.steps import ReceiveStep, SendStep
@@ -151,6 +153,7 @@ class PanelInitiator(Initiator):
         await self._servers.remove_attachments(entry.server, entry.pool, entry.removals)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Recovery:
     """The recovery of the unfinished `entries` of the state database, and their `moves`.
 
@@ -161,20 +164,17 @@ class Recovery:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        entries: Sequence[TransferRecord],
-        moves: Sequence[MoveRecord],
-        *,
-        panel: Initiator,
-        direct: Initiator,
-        receiver: IncomingTransfers,
-        incoming_moves: IncomingMoves,
-        sender: OutgoingTransfers,
-        starter: RunningServers,
-    ) -> None:
-        self._entries = entries
-        sent = {move.transfer: move for move in moves if move.direction is Direction.OUT}
+    _entries: Sequence[TransferRecord]
+    _moves: Sequence[MoveRecord]
+    _panel: Initiator = attrs.field(kw_only=True)
+    _direct: Initiator = attrs.field(kw_only=True)
+    _receiver: IncomingTransfers = attrs.field(kw_only=True)
+    _incoming_moves: IncomingMoves = attrs.field(kw_only=True)
+    _sender: OutgoingTransfers = attrs.field(kw_only=True)
+    _starter: RunningServers = attrs.field(kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        sent = {move.transfer: move for move in self._moves if move.direction is Direction.OUT}
         self._sent_moves = sent
         states = {transfer: json.loads(move.state) for transfer, move in sent.items()}
         #: The transfers whose servers ran until they were stopped, and not since.
@@ -185,19 +185,16 @@ class Recovery:
         }
         #: Those whose servers are used as ever: their ends were not due yet.
         self._seeds = {
-            entry.id for entry in entries if entry.id in sent and is_seed(entry, sent[entry.id])
+            entry.id
+            for entry in self._entries
+            if entry.id in sent and is_seed(entry, sent[entry.id])
         }
-        self._superseded = superseded(entries)
-        self._open_moves = open_moves(entries, moves)
+        self._superseded = superseded(self._entries)
+        self._open_moves = open_moves(self._entries, self._moves)
         #: Those that wait for the servers to be loaded.
         self._waiting: list[TransferRecord] = []
-        self._panel, self._direct = panel, direct
-        self._receiver = receiver
-        self._incoming_moves = incoming_moves
-        self._sender = sender
-        self._parts = sender.parts
-        self._servers = sender.parts.servers.servers
-        self._starter = starter
+        self._parts = self._sender.parts
+        self._servers = self._sender.parts.servers.servers
 
     def begin(self) -> None:
         """Resume incoming transfers, and hold the servers of outgoing ones.
@@ -236,7 +233,7 @@ class Recovery:
         if (record := self._open_moves.get(entry.id)) is not None:
             self._incoming_moves.resume(entry, record, coordinator)
         else:
-            self._receiver.resume(entry, coordinator)
+            self._receiver.resume(UploadTransfer, entry, coordinator)
 
     def _hold(self, entry: TransferRecord) -> bool:
         """Hold the server of an outgoing transfer; return whether it is resumed at once."""
@@ -317,19 +314,10 @@ class Recovery:
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
             if starts and (entry.id in self._were_stopped or server.starts_if_it_stays):
-                stop = self._stop_of(entry, server)
-                await self._starter.start_in_turn(server, _BEFORE, stop)
-
-    def _stop_of(
-        self, entry: TransferRecord, server: Server
-    ) -> Callable[[], Awaitable[object]] | None:
-        """Return what stops a server that may have been asked to, and not have ended; else None.
-
-        After a failure in the course of its stop as well.
-        """
-        if entry.id in self._were_stopped and entry.step in _STOPPING:
-            return partial(server.stop_within, self._parts.stop_grace)
-        return None
+                # It may have been asked to end, and not have: also after a failure in its stop.
+                is_stopping = entry.id in self._were_stopped and entry.step in _STOPPING
+                stop = partial(server.stop_within, self._parts.stop_grace)
+                await self._starter.start_in_turn(server, _BEFORE, stop if is_stopping else None)
 
 
 def superseded(entries: Sequence[TransferRecord]) -> set[int]:

@@ -22,6 +22,7 @@ from wingsd.moves.digests import block_digest
 from wingsd.moves.filling import deflated
 from wingsd.moves.frames import DirectoryFrame, FileFrame, WholeFrame
 from wingsd.transfers.incoming.moves import partial_copy
+from wingsd.transfers.incoming.uploads import UploadTransfer
 
 OTHER = "11111111-2222-4333-8444-555555555555"
 DEEP = [b"/".join([b"d" * 255] * depth) for depth in range(1, 31)]
@@ -283,7 +284,7 @@ async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
         await until(lambda: earlier.over.called)
         goes_on[1].set()
         assert refused(await sent[1]) == (409, "move-resume-needed")
-        await node.receiver.open(OTHER).run(Source(), SINGLE)
+        await node.receiver.open(UploadTransfer, OTHER).run(Source(), SINGLE)
     finally:
         for event in goes_on:
             event.set()

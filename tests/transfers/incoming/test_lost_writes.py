@@ -13,7 +13,7 @@ from tests.support.sample_server import UUID
 from wingsd.errors import MoveNoSpace, MoveResumeNeeded, StorageError
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.filling import BatchFiller
-from wingsd.transfers.incoming.moves.partial_copy import CopySettings, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import Staging
 
@@ -36,8 +36,10 @@ class LossyDisk:
         self.copy = self.opened()
 
     def opened(self) -> PartialCopy:
-        settings = CopySettings(LIMITS, (os.getuid(), os.getgid()), 0, self.inode_reserve)
-        return PartialCopy(UUID, MOVE, self.copies, settings, self.sync)
+        owner = (os.getuid(), os.getgid())
+        return PartialCopy(
+            UUID, MOVE, self.copies, self.sync, LIMITS, owner, 0, self.inode_reserve
+        )
 
     def sync(self) -> None:
         lost, self.has_lost = self.has_lost, False

@@ -25,6 +25,7 @@ from wingsd.moves.nodes import FileNode
 from wingsd.transfers.incoming.moves import partial_copy
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 from wingsd.transfers.incoming.moves.transfer import SilenceWatch
+from wingsd.transfers.incoming.uploads import UploadTransfer
 
 
 async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
@@ -148,7 +149,7 @@ async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) ->
     client = await half_sent(node, source)
     await client.ask("DELETE", "", params={"keep": "1"})
     await rest(node)
-    await node.receiver.open(UUID).run(Source(), SINGLE)
+    await node.receiver.open(UploadTransfer, UUID).run(Source(), SINGLE)
     assert (kept(node), node.left()) == ([], [".kept", UUID])
 
 
@@ -171,7 +172,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     limits = attrs.evolve(node.extraction.limits, reserve=1)
     extraction = attrs.evolve(node.extraction, limits=limits)
     node.receiver.parts = attrs.evolve(node.receiver.parts, extraction=extraction)
-    await node.receiver.open(UUID).run(Source(), SINGLE)
+    await node.receiver.open(UploadTransfer, UUID).run(Source(), SINGLE)
     # the oldest go first
     assert (kept(node), copies.kept_bytes()) == (servers[2:], 100)
 

@@ -44,31 +44,16 @@ NUMBER = "Multiplex-Stream"
 _MOST_DIGITS = 6
 
 
-@attrs.frozen(eq=False, repr=False)
-class AcceptedUpload:
-    """A request that belongs to a transfer.
-
-    `outcome` fires when the server is here and the Panel knows, and fails with the `WingsdError`
-    that the sender is to read.
-    """
-
-    outcome: Deferred[None]
-
-
+@attrs.define(eq=False, repr=False, slots=False)
 class StreamGroups:
     """All groups, by the digests of their tokens."""
 
-    def __init__(
-        self,
-        receiver: IncomingTransfers,
-        database: StateDatabase,
-        limits: StreamsConfig,
-        reactor: IReactorTime,
-    ) -> None:
-        self.receiver = receiver
-        self.database = database
-        self.limits = limits
-        self.reactor = reactor
+    receiver: IncomingTransfers
+    database: StateDatabase
+    limits: StreamsConfig
+    reactor: IReactorTime
+
+    def __attrs_post_init__(self) -> None:
         self._open: dict[str, StreamGroup] = {}
 
     def of(self, token: TransferToken) -> StreamGroup:
@@ -131,8 +116,11 @@ class StreamGroup:
         count: str,
         upload: IncomingUpload,
         coordinator: Callable[[], ReceivingCoordinator | None] = lambda: None,
-    ) -> AcceptedUpload:
+    ) -> Deferred[None]:
         """Accept the first request, with `count` in its header, and receive the server.
+
+        Return what fires when the server is here and the Panel knows, and fails with the
+        `WingsdError` that the sender is to read.
 
         Raises a `WingsdError` where no transfer can begin; the requests that came before it then
         fail with the same. `coordinator` returns the coordinator of the transfer, None for the
@@ -144,15 +132,15 @@ class StreamGroup:
                 await self._refuse_used()
                 self._refuse_second(count)
                 token, receiver = self.token, self._groups.receiver
-                transfer = receiver.open(token.server, coordinator(), token.issued)
+                transfer = receiver.open(UploadTransfer, token.server, coordinator(), token.issued)
             except WingsdError as error:
                 self.refuse_waiting(error)
                 raise
             self._begin(count, upload)
-        return AcceptedUpload(Deferred.fromCoroutine(self._receive(transfer, upload)))
+        return Deferred.fromCoroutine(self._receive(transfer, upload))
 
-    async def join(self, number: str, count: str, upload: IncomingUpload) -> AcceptedUpload:
-        """Accept another request, with `number` and `count` in its headers.
+    async def join(self, number: str, count: str, upload: IncomingUpload) -> Deferred[None]:
+        """Accept another request, with `number` and `count` in its headers; see `open`.
 
         Raises the `WingsdError` that its sender is to read where it does not belong to the group.
         """
@@ -166,10 +154,10 @@ class StreamGroup:
             each = self._registry.further(number, count)
             upload.when_gone(partial(self._on_gone, each))
             self._others[each] = upload
-            accepted = AcceptedUpload(Deferred())
-            self._outcomes.append(accepted.outcome)
+            outcome: Deferred[None] = Deferred()
+            self._outcomes.append(outcome)
             self._continue_if_complete()
-        return accepted
+        return outcome
 
     def refuse_waiting(self, error: WingsdError) -> None:
         """Fail the requests that wait for the first one, if it has not come, with `error`."""
@@ -295,7 +283,8 @@ class StreamGroup:
         # The upload is not read: the transfer meets the error first.
         self._first = upload = self._others[min(self._others)]
         try:
-            transfer = self._groups.receiver.open(self.token.server, ordered=self.token.issued)
+            receiver, token = self._groups.receiver, self.token
+            transfer = receiver.open(UploadTransfer, token.server, ordered=token.issued)
             await transfer.run(upload, self)
         except WingsdError as failure:
             if failure is not error:

@@ -27,7 +27,6 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.threadio import Feed, relayed
-from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.transfer import (
@@ -178,28 +177,26 @@ class FormFeed:
         self.checksums.errback(error)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class UploadReader:
     """Reads one upload in a thread. Of several, only the first may have attachments.
 
     `name` is what the upload is called in errors.
     """
 
-    def __init__(
-        self,
-        upload: IncomingUpload,
-        server: str,
-        parts: IncomingParts,
-        name: str = "",
-    ) -> None:
+    upload: IncomingUpload
+    _server: str
+    _parts: IncomingParts
+    name: str = ""
+
+    def __attrs_post_init__(self) -> None:
         """Raise `InvalidContentType` where the upload is not a form."""
-        self.name = name
-        self.upload = upload
         #: How many bytes of the parts have been received so far.
         self.bytes = 0
-        self._server = server
-        self._storage = parts.storage
-        self._extraction = parts.extraction
-        self._form = UploadForm(upload.content_type, upload.user_agent, parts.extraction.form)
+        upload = self.upload
+        self._storage = self._parts.storage
+        self._extraction = self._parts.extraction
+        self._form = UploadForm(upload.content_type, upload.user_agent, self._extraction.form)
 
     async def read(self, unpack: Unpack) -> ReceivedUpload:
         """Read the whole upload. Raises the `WingsdError` that stops it."""
@@ -277,66 +274,6 @@ class ReceivedServer:
     def backups(self) -> int:
         """How many backups there are."""
         return sum(len(upload.backups) for upload in self.uploads)
-
-
-class ParallelUploads:
-    """Reads all uploads of one server at the same time, in at most as many threads as `slots`."""
-
-    def __init__(
-        self,
-        readers: Sequence[UploadReader],
-        tree: SharedTreeWriter,
-        slots: int,
-        scope: CancelScope,
-    ) -> None:
-        """Take the first upload first."""
-        self._readers = readers
-        self._tree = tree
-        self._slots = DeferredSemaphore(slots)
-        self._scope = scope
-        self._error: Exception | None = None
-
-    async def read(self, note: Callable[[str], None]) -> list[ReceivedUpload]:
-        """Read all of them; raise the error of the first to fail.
-
-        `note` gets a line for each member that was left out or written otherwise.
-        """
-        first, *others = self._readers
-        jobs = [Deferred.fromCoroutine(self._read(reader, note)) for reader in others]
-        if self._slots.limit < len(self._readers):
-            # A sender may end its first upload only when the others are complete. It must not
-            # hold a slot that one of them waits for.
-            await DeferredList(jobs)
-        jobs.insert(0, Deferred.fromCoroutine(self._read(first, note)))
-        done = await DeferredList(jobs, consumeErrors=True)
-        if self._error is not None:
-            raise self._error
-        return [received for _, received in done]
-
-    async def _read(self, reader: UploadReader, note: Callable[[str], None]) -> ReceivedUpload:
-        await self._slots.acquire()
-        try:
-            received = await reader.read(
-                lambda blocks, abort: extract_part(blocks, self._tree, note, abort=abort)
-            )
-            # Here already: otherwise the others would be read to their ends in vain.
-            received.verify()
-        except Exception as error:
-            self._fail(reader, error)
-            raise
-        finally:
-            self._slots.release()
-        return received
-
-    def _fail(self, reader: UploadReader, error: Exception) -> None:
-        if self._error is not None:
-            return
-        self._error = error
-        reason = error if isinstance(error, WingsdError) else WingsdError(str(error))
-        if reason is not self._scope.reason:
-            reason.add_context(reader.name)
-        for each in self._readers:
-            each.upload.stop(reason)
 
 
 class UploadTransfer(IncomingTransfer):
@@ -495,14 +432,55 @@ class UploadTransfer(IncomingTransfer):
         workers, owner = self._extraction.workers, self._extraction.owner
         tree = await workers.run(SharedTreeWriter, directory, owner, limits, len(self._readers))
         try:
-            parallel = ParallelUploads(self._readers, tree, slots, self._steps.cancel_scope)
-            received = await parallel.read(self._note)
+            received = await self._read_into(tree, DeferredSemaphore(slots))
             await workers.run(tree.finish)
             if tree.without_attributes:
                 self._note(attributes_line(tree.without_attributes, NOT_KEPT))
         finally:
             await workers.run(tree.close)
         return ReceivedServer(received)
+
+    async def _read_into(
+        self, tree: SharedTreeWriter, slots: DeferredSemaphore
+    ) -> list[ReceivedUpload]:
+        """Read all uploads, as many at a time as `slots`; raise the error of the first to fail."""
+        errors, note = list[Exception](), self._note
+
+        async def read(reader: UploadReader) -> ReceivedUpload:
+            await slots.acquire()
+            try:
+                received = await reader.read(
+                    lambda blocks, abort: extract_part(blocks, tree, note, abort=abort)
+                )
+                # Here already: otherwise the others would be read to their ends in vain.
+                received.verify()
+            except Exception as error:
+                errors.append(error)
+                if len(errors) == 1:
+                    self._stop_reading(reader, error)
+                raise
+            finally:
+                slots.release()
+            return received
+
+        first, *others = self._readers
+        jobs = [Deferred.fromCoroutine(read(reader)) for reader in others]
+        if slots.limit < len(self._readers):
+            # A sender may end its first upload only when the others are complete. It must not
+            # hold a slot that one of them waits for.
+            await DeferredList(jobs)
+        jobs.insert(0, Deferred.fromCoroutine(read(first)))
+        done = await DeferredList(jobs, consumeErrors=True)
+        if errors:
+            raise errors[0]
+        return [received for _, received in done]
+
+    def _stop_reading(self, failed: UploadReader, error: Exception) -> None:
+        reason = error if isinstance(error, WingsdError) else WingsdError(str(error))
+        if reason is not self._steps.cancel_scope.reason:
+            reason.add_context(failed.name)
+        for each in self._readers:
+            each.upload.stop(reason)
 
     @property
     def _note(self) -> Callable[[str], None]:

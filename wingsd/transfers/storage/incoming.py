@@ -215,12 +215,6 @@ class IncomingStorage:
     def _make_write_back(self) -> WriteBack:
         return WriteBack(lambda: self.long.run(self.staging.write_back), self.reactor)
 
-    def pool_features(
-        self, server: str, pool: str, mark: str, backups_mark: str
-    ) -> Deferred[list[str]]:
-        """Return what the sender of a server is answered about its storage pool and its marks."""
-        return self.disk.run(self.volume.features, server, pool, mark, backups_mark)
-
 
 class ArrivingServer:
     """One server that arrives. How each change is undone is added to `rollback`.

@@ -13,8 +13,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import attrs
 from attrs import frozen
 from twisted.logger import Logger
 
@@ -50,6 +52,7 @@ class KeptDays:
     moved: int = 0
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Quarantine:
     """The quarantine directories of `staging` and `backups`, and kept `copies`, for `days`.
 
@@ -59,21 +62,12 @@ class Quarantine:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        staging: Staging,
-        backups: ReceivedBackups,
-        copies: PartialCopies,
-        disk: Workers,
-        database: StateDatabase,
-        days: KeptDays,
-    ) -> None:
-        self._staging = staging
-        self._backups = backups
-        self._copies = copies
-        self._disk = disk
-        self._database = database
-        self._days = days
+    _staging: Staging
+    _backups: ReceivedBackups
+    _copies: PartialCopies
+    _disk: Workers
+    _database: StateDatabase
+    _days: KeptDays
 
     async def clear(self) -> None:
         """Delete what has been kept long enough. To be called daily."""
@@ -99,7 +93,10 @@ class Quarantine:
         With an `inode` only the directory that has it: in a storage pool another node's may be in
         its place meanwhile. With `pooled` only the backups: another node has the same files.
         """
-        for take in [self._take_backups] if pooled else [self._take_files, self._take_backups]:
+        takes: list[Callable[[str, int | None], Path | None]] = [self._take_backups]
+        if not pooled:
+            takes.insert(0, partial(self._take, "."))
+        for take in takes:
             place = await self._taken(take, server, inode)
             if place is not None:
                 self._log.warn(
@@ -120,7 +117,7 @@ class Quarantine:
 
         With an `inode` only the directory that has it. Where that fails they stay.
         """
-        place = await self._taken(self._take_moved, server, inode)
+        place = await self._taken(partial(self._take, _MOVED), server, inode)
         if place is not None:
             self._log.info(
                 "{server}: has moved to another node; its files are kept here for {days} days in "
@@ -180,15 +177,10 @@ class Quarantine:
             if not self._staging.holds(server):
                 self._backups.discard(server)
 
-    def _take_files(self, server: str, inode: int | None) -> Path | None:
-        return self._take(f"{server}.", server, inode)
-
-    def _take_moved(self, server: str, inode: int | None) -> Path | None:
-        return self._take(f"{server}{_MOVED}", server, inode)
-
-    def _take(self, prefix: str, server: str, inode: int | None) -> Path | None:
+    def _take(self, mark: str, server: str, inode: int | None) -> Path | None:
         source = self._staging.in_place(server, inode)
-        return None if source is None else _keep(prefix, source, self._staging.quarantine)
+        place = self._staging.quarantine
+        return None if source is None else _keep(f"{server}{mark}", source, place)
 
     def _take_backups(self, server: str, _: int | None) -> Path | None:
         source = self._backups.retract(server)

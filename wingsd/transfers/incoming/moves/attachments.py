@@ -19,7 +19,7 @@ from wingsd.archive.quota import require_free_space
 from wingsd.backups.local import Backup, backup_at
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import AttachmentMissing, AttachmentOffsetWrong, MoveRequestInvalid
-from wingsd.transfers.incoming.moves.errors import room_errors
+from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.storage.incoming import LOG_LIMIT
 from wingsd.util.durable import storage_errors
 from wingsd.util.serialization import Keywords

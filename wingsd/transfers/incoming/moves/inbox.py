@@ -6,7 +6,6 @@ of it ends before the next one begins. A batch holds a slot while it is read, in
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -29,17 +28,16 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.moves.batch import BatchReader
-from wingsd.moves.destination import Resumption
+from wingsd.moves.snapshot import Resumption
 from wingsd.moves.tree import MoveLimits
 from wingsd.statedb import MoveRecord, StateDatabase
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.attachments import Attachments, MovedBackup
-from wingsd.transfers.incoming.moves.partial_copy import CopySettings, CopyUpkeep, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
 from wingsd.transfers.incoming.transfer import Extraction
 from wingsd.transfers.incoming.uploads import IncomingUpload
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import Changes, fires_within, when_fired
-from wingsd.util.serialization import structure
 
 __all__ = ["Commit", "Inbox", "MoveBeginning", "MoveTerms", "Phase"]
 
@@ -73,15 +71,6 @@ class MoveBeginning:
     running: bool = False
     follow: bool = False
     version: int = 1
-
-    def encode(self) -> str:
-        """Return it as JSON."""
-        return json.dumps(attrs.asdict(self))
-
-    @classmethod
-    def decode(cls, text: str) -> MoveBeginning:
-        """Return it from JSON; what an unknown version has written is left out."""
-        return structure(json.loads(text), cls)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -184,7 +173,7 @@ class _ArrivingBody:
         """
         reading.addBoth(self._end)
         await self._arrived
-        return await _in_time(reading, self.clock)
+        return (await _fired(_kept(reading), self.clock))()
 
     def _end(self, result: T) -> T:
         self.arrived()
@@ -227,14 +216,12 @@ class Inbox:
             server,
             bytes.fromhex(terms.record.move),
             copies,
-            CopySettings(
-                MoveLimits(limits.members, size),
-                extraction.owner,
-                limits.reserve,
-                limits.inode_reserve,
-                attributes=beginning.version > 1,
-            ),
             partial(storage.staging.sync, server),
+            MoveLimits(limits.members, size),
+            extraction.owner,
+            limits.reserve,
+            limits.inode_reserve,
+            attributes=beginning.version > 1,
         )
         rereaders = extraction.rereaders if settings.reread else None
         self.upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, extraction.reactor)
@@ -578,11 +565,6 @@ class Inbox:
             slots.release(self._server)
 
 
-async def _in_time(work: Deferred[T], clock: IReactorTime) -> T:
-    """Return what some work results in; raise `MoveBusy` where that takes too long: it goes on."""
-    return (await _fired(_kept(work), clock))()
-
-
 class _KeptWork(Generic[T]):
     """One piece of work at a time, which outlasts the requests that ask for it in turn."""
 
@@ -596,7 +578,7 @@ class _KeptWork(Generic[T]):
     ) -> T:
         """Return what the work results in that was `asked` for; begin it if need be.
 
-        Raises what it raises, and `MoveBusy` as `_in_time`. The result is kept until `forget`.
+        Raises what it raises, and `MoveBusy` as `_fired`. The result is kept until `forget`.
         """
         work = self._work
         if work is None or self._asked != asked:
@@ -627,6 +609,7 @@ def _kept(work: Deferred[T]) -> Deferred[Callable[[], T]]:
 
 
 async def _fired(work: Deferred[T], clock: IReactorTime) -> T:
+    """Return the result; raise `MoveBusy` where it takes too long: the work goes on."""
     if not await fires_within(work, ANSWERED_WITHIN, clock):
         raise MoveBusy(
             f"what was asked for is under way for {ANSWERED_WITHIN:g} s and goes on; ask again"

@@ -10,6 +10,7 @@ stable storage are lost then, and the source has to resume.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -42,21 +43,21 @@ from wingsd.errors import (
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, frame_bytes
-from wingsd.moves.destination import MoveDestination, Resumption
+from wingsd.moves.destination import MoveDestination
+from wingsd.moves.entry_store import is_full
 from wingsd.moves.frames import DirectoryFrame, FileFrame, LinkFrame, WholeFrame
 from wingsd.moves.ledger_file import LedgerFile
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
-from wingsd.moves.snapshot import held_bytes
+from wingsd.moves.snapshot import Resumption, held_bytes
 from wingsd.moves.tree import MoveLimits
 from wingsd.threadio import Workers, relayed
-from wingsd.transfers.incoming.moves.errors import room_errors, space_error
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.text import display
 
-__all__ = ["CopySettings", "CopyUpkeep", "MoveProgress", "PartialCopy"]
+__all__ = ["CopyUpkeep", "MoveProgress", "PartialCopy", "room_errors"]
 
 T = TypeVar("T")
 
@@ -81,20 +82,6 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @attrs.frozen(eq=False, repr=False)
-class CopySettings:
-    """The limits and the owner of a copy, and the bytes and inodes that stay free.
-
-    `attributes` is whether the source knows extended attributes.
-    """
-
-    limits: MoveLimits
-    owner: tuple[int, int]
-    reserve: int
-    inode_reserve: int
-    attributes: bool = True
-
-
-@attrs.frozen(eq=False, repr=False)
 class MoveProgress:
     """The numbers of a copy: its round, the highest batch received, and the highest durable one.
 
@@ -108,26 +95,44 @@ class MoveProgress:
     files: int = 0
 
 
+def space_error(error: StorageError) -> StorageError:
+    """Return the error of a full disk as `MoveNoSpace`, and any other as it is."""
+    cause = error.__cause__
+    is_no_space = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_no_space or is_full(cause):
+        return MoveNoSpace(error.detail)
+    return error
+
+
+@contextmanager
+def room_errors() -> Iterator[None]:
+    """Raise a `StorageError`, that of a look for space, as `MoveNoSpace`."""
+    try:
+        yield
+    except StorageError as error:
+        raise MoveNoSpace(error.detail) from error
+
+
+@attrs.define(eq=False, repr=False, slots=False)
 class PartialCopy:
     """The partial copy of one server, by the move with the id `move`.
 
-    `sync` returns when all that was written is on stable storage. Methods raise `StorageError`,
-    `MoveNoSpace` where there is no space, and what `MoveDestination` raises.
+    `reserve` bytes and so many inodes stay free. `attributes` is whether the source knows extended
+    attributes. `sync` returns when all that was written is on stable storage. Methods raise
+    `StorageError`, `MoveNoSpace` where there is no space, and what `MoveDestination` raises.
     """
 
-    def __init__(
-        self,
-        server: str,
-        move: bytes,
-        copies: PartialCopies,
-        settings: CopySettings,
-        sync: Callable[[], None],
-    ) -> None:
-        self._server = server
-        self._copies = copies
-        self._settings = settings
-        self._sync = sync
-        self._move = move
+    _server: str
+    _move: bytes
+    _copies: PartialCopies
+    _sync: Callable[[], None]
+    _limits: MoveLimits
+    _owner: tuple[int, int]
+    _reserve: int
+    _inode_reserve: int
+    _attributes: bool = True
+
+    def __attrs_post_init__(self) -> None:
         self._boot = _boot_id()
         self._paths: CopyPaths | None = None
         self._lock = RLock()
@@ -262,19 +267,43 @@ class PartialCopy:
 
     def receive(self, number: int, reader: BatchReader, pieces: Iterator[bytes]) -> int:
         """Receive the batch `number`; return the number up to which all are durable."""
-        batch = _ArrivingBatch(self, number)
+        begun: tuple[MoveDestination, Index] | None = None
+        runs, size = list[BlockRun](), 0
         try:
             for piece in pieces:
                 for event in reader.feed(piece):
-                    batch.take(event)
-                batch.write()
-            batch.end(reader.finish())
+                    if isinstance(event, Index):
+                        begun = self._begun(event, number)
+                        continue
+                    runs.append(event)
+                    size += len(event.data)
+                    if size >= WRITTEN_TOGETHER or len(runs) >= RUNS_TOGETHER:
+                        self._write(begun, runs)
+                        runs, size = [], 0
+                self._write(begun, runs)
+                runs, size = [], 0
+            index = reader.finish()
+            if index.kind is BatchKind.SHAPE:
+                self.begin_batch(index)
+            elif begun is not None:
+                with self._used(begun[0]) as destination:
+                    destination.end(index)
         except BaseException:
-            batch.abandon()
+            if begun is not None:
+                self._abandon(*begun)
             raise
         if self._unflushed >= MOST_UNFLUSHED:
             return self.checkpoint(MOST_UNFLUSHED)
         return self.progress.durable
+
+    def _begun(self, index: Index, number: int) -> tuple[MoveDestination, Index] | None:
+        """Begin a data batch; None for one that is here, and for a shape, all of which must be."""
+        if index.number != number:
+            raise MoveRequestInvalid(
+                f"the batch has the number {index.number}, the path has {number}"
+            )
+        opened = self.begin_batch(index) if index.kind is BatchKind.DATA else None
+        return None if opened is None else (opened, index)
 
     def begin_batch(self, index: Index) -> MoveDestination | None:
         """Begin a batch; return what takes it, None where it is here already."""
@@ -287,19 +316,19 @@ class PartialCopy:
                     raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
             return destination if destination.begin(index) else None
 
-    def write(self, opened: MoveDestination, index: Index, runs: Sequence[BlockRun]) -> None:
-        """Write blocks of a batch that `opened` has begun."""
+    def _write(
+        self, begun: tuple[MoveDestination, Index] | None, runs: Sequence[BlockRun]
+    ) -> None:
+        """Write blocks of a batch that was begun."""
+        if begun is None or not runs:
+            return
+        opened, index = begun
         with self._used(opened) as destination:
             self._unflushed += sum(max(len(run.data), LEAST_UNFLUSHED) for run in runs)
             destination.write(index, runs)
             self.arrived += sum(len(run.data) for run in runs)
 
-    def end_batch(self, opened: MoveDestination, index: Index) -> None:
-        """End a batch that `opened` has begun."""
-        with self._used(opened) as destination:
-            destination.end(index)
-
-    def abandon(self, opened: MoveDestination, index: Index) -> None:
+    def _abandon(self, opened: MoveDestination, index: Index) -> None:
         """Give up a batch that has not ended."""
         with self._lock:
             if self._destination is opened:
@@ -434,9 +463,8 @@ class PartialCopy:
             self._close()
 
     def _require_space(self, size: int, files: int) -> None:
-        settings = self._settings
         with room_errors():
-            self._copies.make_room(settings.reserve, settings.inode_reserve, size, files)
+            self._copies.make_room(self._reserve, self._inode_reserve, size, files)
 
     @contextmanager
     def _used(
@@ -481,7 +509,6 @@ class PartialCopy:
     def _open_ledger(self, move: bytes) -> MoveDestination:
         paths = self._paths
         assert paths is not None  # noqa: S101 - for mypy
-        settings = self._settings
         # Those that failed before have been heeded when this is open.
         self._note_failure()
         sync = partial(self._flush, self._known_failures)
@@ -490,14 +517,14 @@ class PartialCopy:
             for path in (paths.tree, paths.aside):
                 fds.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
                 stack.callback(os.close, fds[-1])
-            applier = TreeApplier(fds[0], fds[1], settings.owner, directory_opener("auto"))
+            applier = TreeApplier(fds[0], fds[1], self._owner, directory_opener("auto"))
             stack.callback(applier.close)
             ids = (move, self._boot)
             destination = MoveDestination(
-                str(paths.ledger), ids, settings.limits, applier, sync, loses=self._is_lost
+                str(paths.ledger), ids, self._limits, applier, sync, loses=self._is_lost
             )
             stack.callback(destination.close)
-            if not settings.attributes:
+            if not self._attributes:
                 destination.drop_attributes()
             self._open = stack.pop_all()
         self._destination, self._root, self._applier = destination, fds[0], applier
@@ -518,54 +545,7 @@ def _needed(destination: MoveDestination) -> int:
     return LEDGER_GROWS + 2 * (names + files + tree.attribute_bytes)
 
 
-class _ArrivingBatch:
-    """One batch on its way into a copy."""
-
-    def __init__(self, copy: PartialCopy, number: int) -> None:
-        self._copy = copy
-        self._number = number
-        #: The data batch that was begun, and what has begun it.
-        self._begun: tuple[MoveDestination, Index] | None = None
-        #: Blocks that have arrived and are to be written together, and their bytes.
-        self._runs: list[BlockRun] = []
-        self._size = 0
-
-    def take(self, event: Index | BlockRun) -> None:
-        """Take what has arrived."""
-        if isinstance(event, BlockRun):
-            self._runs.append(event)
-            self._size += len(event.data)
-            if self._size >= WRITTEN_TOGETHER or len(self._runs) >= RUNS_TOGETHER:
-                self.write()
-            return
-        if event.number != self._number:
-            raise MoveRequestInvalid(
-                f"the batch has the number {event.number}, the path has {self._number}"
-            )
-        # Of a shape batch nothing may be missing.
-        if event.kind is BatchKind.DATA and (opened := self._copy.begin_batch(event)):
-            self._begun = (opened, event)
-
-    def write(self) -> None:
-        """Write what was taken."""
-        runs, self._runs, self._size = self._runs, [], 0
-        if runs and self._begun is not None:
-            self._copy.write(*self._begun, runs)
-
-    def end(self, index: Index) -> None:
-        """Take the end."""
-        if index.kind is BatchKind.SHAPE:
-            self._copy.begin_batch(index)
-        elif self._begun is not None:
-            self._copy.end_batch(*self._begun)
-            self._begun = None
-
-    def abandon(self) -> None:
-        """Give it up."""
-        if self._begun is not None:
-            self._copy.abandon(*self._begun)
-
-
+@attrs.define(eq=False, repr=False, slots=False)
 class CopyUpkeep:
     """The flushes of a partial copy, and its reading back, while more arrives.
 
@@ -576,19 +556,13 @@ class CopyUpkeep:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        server: str,
-        copy: PartialCopy,
-        disk: Workers,
-        rereaders: Workers | None,
-        reactor: ThreadedReactor,
-    ) -> None:
-        self._server = server
-        self._copy = copy
-        self._disk = disk
-        self._rereaders = rereaders
-        self._reactor = reactor
+    _server: str
+    _copy: PartialCopy
+    _disk: Workers
+    _rereaders: Workers | None
+    _reactor: ThreadedReactor
+
+    def __attrs_post_init__(self) -> None:
         self._next: IDelayedCall | None = None
         self._is_flushing = self._is_stopped = False
         #: Fires at the end of what is being read back; and whether that is to end now.

@@ -16,7 +16,6 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from wingsd.archive.extract import NOT_KEPT
 from wingsd.archive.policy import attributes_line
@@ -36,34 +35,39 @@ from wingsd.errors import (
     SeedAdopted,
     SeedForgotten,
     ServerAlreadyExists,
+    ServerNotAssigned,
+    ServerNotFound,
     StorageError,
     TransferCancelled,
     WingsdError,
+    error_code,
 )
-from wingsd.moves.destination import Resumption
+from wingsd.moves.snapshot import Resumption
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.incoming.moves.errors import failure_state, keeps_copy, room_errors
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
+from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.incoming.transfer import HOLD, IncomingParts, IncomingTransfer, Remainder
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.text import readable_size
 
 __all__ = [
+    "FOLLOWS",
     "SEED",
     "IncomingSeed",
     "MoveTransfer",
     "Preparation",
     "PreparationState",
+    "recorded_failure",
 ]
 
 #: The name that metrics have for a seed while its copy follows the server.
 SEED = "seed"
 #: Where the state of a seed has that its source has begun a session.
-_FOLLOWS = "follows"
+FOLLOWS = "follows"
 _MIB = 1 << 20
 #: Seconds that this node waits longer than its source for a sign of the other.
 LONGER = 300.0
@@ -156,22 +160,19 @@ class Preparation:
         )
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class SilenceWatch:
     """Calls `on_silence` with the seconds, once, when nothing was heard for so long.
 
     Not as long as `is_excused`: after the commit only this node has something to say.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        is_excused: Callable[[], bool],
-        on_silence: Callable[[float], object],
-    ) -> None:
-        self._reactor = reactor
-        self._is_excused = is_excused
-        self._on_silence = on_silence
-        self._heard = reactor.seconds()
+    _reactor: IReactorTime
+    _is_excused: Callable[[], bool]
+    _on_silence: Callable[[float], object]
+
+    def __attrs_post_init__(self) -> None:
+        self._heard = self._reactor.seconds()
         self._timer: IDelayedCall | None = None
 
     def hear(self) -> None:
@@ -199,6 +200,45 @@ class SilenceWatch:
             self._timer = self._reactor.callLater(left, self._look, limit)
         else:
             self._on_silence(limit)
+
+
+#: By whose kind it is decided what a failure leaves, and who hears of it.
+_DECISIVE = (MoveGivenUp, MoveSuperseded, SeedForgotten, ServerNotFound, TransferCancelled)
+
+
+def keeps_copy(reason: Exception | None) -> bool:
+    """Return whether what has arrived stays after a failure: not after a person's cancel.
+
+    Nor where the Panel does not know the server any more; but it does where the Panel only knows
+    of no transfer to this node: that has failed while this node was away.
+    """
+    if isinstance(reason, MoveGivenUp):
+        return reason.keeps
+    is_gone = isinstance(reason, ServerNotFound) and not isinstance(reason, ServerNotAssigned)
+    return not is_gone and not isinstance(reason, TransferCancelled)
+
+
+def failure_state(error: Exception) -> str:
+    """Return what is recorded of a move that has failed, for its source: a JSON object."""
+    message, detail = "internal error", "see the log of this node"
+    if isinstance(error, WingsdError):
+        message, detail = error.message, error.detail
+    found = {"error": message, "detail": detail, "code": error_code(error)}
+    return json.dumps(found | {"keeps": keeps_copy(error)})
+
+
+def recorded_failure(state: str) -> WingsdError | None:
+    """Return the error that an earlier daemon has recorded as `failure_state`, None without."""
+    found = json.loads(state)
+    if "error" not in found:
+        return None
+    kind = next((each for each in _DECISIVE if each.code == found["code"]), WingsdError)
+    error = kind.__new__(kind)
+    WingsdError.__init__(error, found["error"], found["detail"])
+    error.code = found["code"]
+    if isinstance(error, MoveGivenUp):
+        error.keeps = found.get("keeps", True)
+    return error
 
 
 class MoveTransfer(IncomingTransfer):
@@ -573,16 +613,6 @@ class MoveTransfer(IncomingTransfer):
 class IncomingSeed(MoveTransfer):
     """The copy of one server that follows it."""
 
-    async def _resume(self, entry: TransferRecord) -> None:
-        try:
-            record = await self.terms.database.move(entry.id)
-        except StorageError as error:
-            self._log.error("{server}: {error}", server=self.server, error=error)
-        else:
-            follows = record is not None and json.loads(record.state).get(_FOLLOWS) is True
-            self.terms = attrs.evolve(self.terms, is_following=follows)
-        await super()._resume(entry)
-
     def _on_session(self, held: Resumption) -> None:
         super()._on_session(held)
         entry = self._steps.entry
@@ -590,11 +620,12 @@ class IncomingSeed(MoveTransfer):
             return
         self.terms = attrs.evolve(self.terms, is_following=True)
         self.silence.start(self.terms.silence + LONGER)
-        noting = self.terms.database.set_move_state(entry, json.dumps({_FOLLOWS: True}))
-        noting.addErrback(self._not_recorded)
-
-    def _not_recorded(self, failure: Failure) -> None:
-        self._log.error("{server}: {error}", server=self.server, error=failure.value)
+        noting = self.terms.database.set_move_state(entry, json.dumps({FOLLOWS: True}))
+        noting.addErrback(
+            lambda failure: self._log.error(
+                "{server}: {error}", server=self.server, error=failure.value
+            )
+        )
 
     async def _receive_move(self) -> None:
         # Days in it are no reason for an alert, nor are hours without a byte.
