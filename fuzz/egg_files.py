@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from fuzz.findings import Finding, fields
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.formats import format_of
 from wingsd.panel.schemas import Replacement
 
@@ -55,11 +55,11 @@ def one(data: bytes) -> None:
             match=match.decode(), if_value=condition.decode(), replace_with=_value(value.decode())
         )
         change = Change.from_replacement(replacement, _NODE)
-    except (UnicodeDecodeError, Refused):
+    except (UnicodeDecodeError, NotDone):
         return
     try:
         once = form.rewrite(content, [change])
-    except Refused as error:
+    except NotDone as error:
         if not str(error):
             raise Finding("it is refused without a reason") from error
         return

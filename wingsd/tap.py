@@ -19,7 +19,7 @@ from wingsd.app.wiring import NodeObjects
 from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.http.listener import tcp_endpoint
-from wingsd.systemd import passed_endpoint
+from wingsd.systemd.sd_daemon import passed_endpoint
 from wingsd.util.reactor import Reactor, installed_reactor
 
 __all__ = ["Options", "makeService"]

@@ -18,7 +18,7 @@ from twisted.python.syslog import SyslogObserver
 from tests.systemd.journal import Journal
 from wingsd.app.logging import EscapingObserver, LogOutput
 from wingsd.errors import ConfigError, StorageError
-from wingsd.systemd import Journald, JournalObserver
+from wingsd.systemd.journald import Journald, JournalObserver
 
 USUAL = {"logfile": None, "logger": None, "nodaemon": 1, "prefix": "twisted", "syslog": 0}
 

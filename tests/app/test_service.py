@@ -17,7 +17,7 @@ from twisted.logger import ILogObserver, textFileLogObserver
 from tests.support.logged_errors import Logged
 from tests.systemd.manager import Manager
 from wingsd.app.service import READY_WITHIN, STATUS_INTERVAL, Supervision
-from wingsd.systemd import Notifier
+from wingsd.systemd.sd_daemon import Notifier
 
 
 class FakeNode(Service):

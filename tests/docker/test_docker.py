@@ -23,7 +23,7 @@ from wingsd.docker import engine as engine_calls
 from wingsd.docker.containers import DockerContainers
 from wingsd.docker.engine import ContainerState, container_state
 from wingsd.docker.network import FORMER_DEFAULTS
-from wingsd.docker.runtime import Containers
+from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount, Settings
 from wingsd.threadio import Workers
@@ -49,7 +49,7 @@ async def both(first: Awaitable[T], second: Awaitable[T]) -> list[T]:
     return list(await gatherResults(operations, consumeErrors=True))
 
 
-async def refusal(environment: Containers, server: Settings) -> str:
+async def refusal(environment: ContainerRuntime, server: Settings) -> str:
     """Return the detail of the error that creating the container of `server` ends in."""
     with pytest.raises(EnvironmentFailed) as failed:
         await environment.create(server)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.docker.watcher import Notes
-from wingsd.docker.runtime import Containers
+from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
 
 async def test_a_node_of_files_only_makes_and_runs_nothing() -> None:
-    environment = Containers()
+    environment = ContainerRuntime()
     notes = Notes()
     assert not await environment.create(Settings("uuid"))
     await environment.recreate(Settings("uuid"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.egg_files.helpers import NODE, put
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 
 
 def new_value(value: Any, found: object, if_value: str = "") -> object:
@@ -73,7 +73,7 @@ def test_an_expression_made_to_be_slow_is_not() -> None:
 
 @pytest.mark.parametrize("pattern", ["(a", "(?=a)", "[z-a]"])
 def test_what_is_no_expression_is_refused(pattern: str) -> None:
-    with pytest.raises(Refused, match="not a regular expression"):
+    with pytest.raises(NotDone, match="not a regular expression"):
         Change.from_replacement(put("a", "b", f"regex:{pattern}"), NODE)
 
 
@@ -96,22 +96,22 @@ def test_the_nodes_configuration_is_looked_up(text: str, filled: str) -> None:
     "name", ["token", "docker.registries.example.password", "docker", "remote", "api.ssl.key"]
 )
 def test_an_egg_learns_no_secret(name: str) -> None:
-    with pytest.raises(Refused, match="cannot be read by eggs"):
+    with pytest.raises(NotDone, match="cannot be read by eggs"):
         Change.from_replacement(put("a", f"x {{{{config.{name}}}}}"), NODE)
 
 
 @pytest.mark.parametrize("name", ["docker.network", "docker.network.nothing", "api.port.x"])
 def test_what_the_node_does_not_have_is_refused(name: str) -> None:
-    with pytest.raises(Refused, match="has no value at"):
+    with pytest.raises(NotDone, match="has no value at"):
         Change.from_replacement(put("a", f"{{{{config.{name}}}}}"), NODE)
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}])
 def test_a_value_that_is_no_scalar_is_refused(value: object) -> None:
-    with pytest.raises(Refused, match="must be a text"):
+    with pytest.raises(NotDone, match="must be a text"):
         Change.from_replacement(put("a", value), NODE)
 
 
 def test_an_empty_match_is_refused() -> None:
-    with pytest.raises(Refused, match="match is empty"):
+    with pytest.raises(NotDone, match="match is empty"):
         Change.from_replacement(put("", "x"), NODE)

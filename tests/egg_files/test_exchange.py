@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wingsd.egg_files.changes import Change, Pattern, Refused
+from wingsd.egg_files.changes import Change, NotDone, Pattern
 from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
 from wingsd.egg_files.formats import Rewritten
 
@@ -78,5 +78,5 @@ def header(**different: Any) -> bytes:
     ],
 )
 def test_what_is_not_an_answer_is_refused(message: bytes) -> None:
-    with pytest.raises(Refused, match="sent an invalid answer"):
+    with pytest.raises(NotDone, match="sent an invalid answer"):
         RewriteAnswer.decode(message, REQUEST, LIMIT)

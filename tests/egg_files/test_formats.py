@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.egg_files.helpers import put
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.formats import Rewritten, format_of
 
 
@@ -66,13 +66,13 @@ def test_other_encodings_stay_as_bytes(parser: str, match: str, value: str, new:
 
 
 def test_a_character_that_the_files_encoding_does_not_have() -> None:
-    with pytest.raises(Refused, match=r"latin-1, has no '\\u4e16'"):
+    with pytest.raises(NotDone, match=r"latin-1, has no '\\u4e16'"):
         rewritten("ini", b"a=1\nb=\xe9\n", "a", "\u4e16")
 
 
 @pytest.mark.parametrize("parser", ["json", "yaml", "toml", "xml"])
 def test_what_must_be_utf_8_and_is_not_is_refused(parser: str) -> None:
-    with pytest.raises(Refused, match="not text in a known encoding"):
+    with pytest.raises(NotDone, match="not text in a known encoding"):
         rewritten(parser, b"\xe9", "a", "1")
 
 
@@ -95,12 +95,12 @@ def test_mixed_line_ends_stay() -> None:
 
 
 def test_half_a_character_is_no_text() -> None:
-    with pytest.raises(Refused, match="has no"):
+    with pytest.raises(NotDone, match="has no"):
         rewritten("file", b"a=1\n", "a", "\ud800")
 
 
 def test_an_unknown_parser_is_refused() -> None:
-    with pytest.raises(Refused, match='no parser "csv"; these are: file, ini'):
+    with pytest.raises(NotDone, match='no parser "csv"; these are: file, ini'):
         format_of("csv")
 
 
@@ -113,7 +113,7 @@ def test_an_unknown_parser_is_refused() -> None:
     ],
 )
 def test_no_byte_order_mark_comes_to_be(parser: str, data: bytes, match: str, value: str) -> None:
-    with pytest.raises(Refused, match="byte order mark"):
+    with pytest.raises(NotDone, match="byte order mark"):
         rewritten(parser, data, match, value)
 
 
@@ -121,5 +121,5 @@ def test_a_file_does_not_become_larger_than_what_is_read() -> None:
     limit = format_of("yaml").limit
     before = b"# " + b"x" * (limit - 10) + b"\na: 1\n"
     assert rewritten("yaml", before, "a", "2").failures == []
-    with pytest.raises(Refused, match="it would become larger than 256 KiB"):
+    with pytest.raises(NotDone, match="it would become larger than 256 KiB"):
         rewritten("yaml", before, "b", "2")

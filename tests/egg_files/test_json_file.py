@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.egg_files.helpers import changed, put, sample, tried
-from wingsd.egg_files.changes import Refused
+from wingsd.egg_files.changes import NotDone
 
 FACTORIO = sample("factorio.json")
 
@@ -60,10 +60,10 @@ def test_an_empty_file_becomes_an_empty_map() -> None:
     "text", ["{", '{"a": 1} x', "// comment\n{}", '"text"', "3", "null", '{"a": 1e999}']
 )
 def test_what_is_no_json_is_refused(text: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(NotDone):
         tried("json", text, put("a", 1))
 
 
 def test_what_is_too_deep_is_refused() -> None:
-    with pytest.raises(Refused, match="too deeply"):
+    with pytest.raises(NotDone, match="too deeply"):
         tried("json", "[" * 100_000 + "]" * 100_000, put("a", 1))

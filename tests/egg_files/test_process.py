@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from tests.egg_files.helpers import DOTTED_KEYS, is_confined, lives, processes_of
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.process import BOUNDS, RewriteJob, child
 
 CHANGES = [Change("a.b", "2")]
@@ -35,7 +35,7 @@ def program(code: str) -> list[str]:
 
 
 def refusal(job: RewriteJob, parser: str = "json", data: bytes = b"{}") -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(NotDone) as refused:
         job.rewrite(parser, data, CHANGES)
     return str(refused.value)
 

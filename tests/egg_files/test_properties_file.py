@@ -4,7 +4,7 @@ import javaproperties
 import pytest
 
 from tests.egg_files.helpers import changed, put, tried
-from wingsd.egg_files.changes import Refused
+from wingsd.egg_files.changes import NotDone
 from wingsd.egg_files.formats import format_of
 
 MINECRAFT = r"""#Minecraft server properties
@@ -104,10 +104,10 @@ def test_what_is_not_utf_8_stays_as_it_is() -> None:
 
 
 def test_lines_continued_without_end_are_refused() -> None:
-    with pytest.raises(Refused, match="continued on the next"):
+    with pytest.raises(NotDone, match="continued on the next"):
         tried("properties", "a\\\n" * 100_000, put("a", "x"))
 
 
 def test_an_escape_that_is_none_is_refused() -> None:
-    with pytest.raises(Refused, match="not a properties file"):
+    with pytest.raises(NotDone, match="not a properties file"):
         tried("properties", "path=C:\\users\n", put("a", "x"))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.egg_files.helpers import changed, put, sample, tried
-from wingsd.egg_files.changes import Refused
+from wingsd.egg_files.changes import NotDone
 
 BUNGEECORD = sample("bungeecord.yml")
 
@@ -104,7 +104,7 @@ def test_keys_that_are_made_are_texts_for_every_reader() -> None:
     ],
 )
 def test_what_is_no_yaml_is_refused_with_its_line(text: str, word: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(NotDone) as caught:
         tried("yaml", text, put("a", 1))
     assert word in str(caught.value)
 
@@ -116,7 +116,7 @@ def test_aliases_of_aliases_do_not_grow() -> None:
 
 
 def test_what_is_too_deep_is_refused() -> None:
-    with pytest.raises(Refused, match="more than 64 levels deep"):
+    with pytest.raises(NotDone, match="more than 64 levels deep"):
         tried("yaml", "[" * 1000 + "]" * 1000, put("a", 1))
 
 
@@ -133,7 +133,7 @@ def test_what_is_too_deep_is_refused() -> None:
 )
 def test_merging_made_to_be_slow_is_refused(source: str) -> None:
     started = time.thread_time()
-    with pytest.raises(Refused, match="it merges too much with <<"):
+    with pytest.raises(NotDone, match="it merges too much with <<"):
         tried("yaml", source, put("b", "1"))
     assert time.thread_time() - started < 2
 
@@ -154,7 +154,7 @@ def test_odd_characters_come_back_as_they_were(quote: str, odd: str) -> None:
 
 @pytest.mark.parametrize("text", ["? {c: {}}\n", "? {c: []}\n: 1\n", "a: 2001-99-99\n"])
 def test_what_the_library_chokes_on_is_refused(text: str) -> None:
-    with pytest.raises(Refused, match="it is not YAML: "):
+    with pytest.raises(NotDone, match="it is not YAML: "):
         tried("yaml", text, put("b", "1"))
 
 
@@ -166,10 +166,10 @@ def test_odd_keys_within_braces_come_back_as_they_were(key: str) -> None:
 
 @pytest.mark.parametrize("end", ["\r", "\x85", "\u2028"])
 def test_a_comment_ends_where_yaml_ends_its_line(end: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(NotDone):
         tried("yaml", f"# comment{end}text", put("a.b", "1"))
 
 
 def test_nothing_is_written_that_would_be_refused_the_next_time() -> None:
-    with pytest.raises(Refused, match="nested more than 64 levels"):
+    with pytest.raises(NotDone, match="nested more than 64 levels"):
         tried("yaml", "a: 1\n", put(".".join("b" * 70), "1"))

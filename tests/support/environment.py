@@ -14,7 +14,7 @@ from tests.support.faults import Hang
 from wingsd.docker.container import check_variables
 from wingsd.docker.engine import console_lines
 from wingsd.docker.runtime import (
-    Containers,
+    ContainerRuntime,
     ContainerUsage,
     InstallerState,
     LayerProgress,
@@ -142,8 +142,8 @@ class FakeScript:
 
 
 @attrs.define(eq=False)
-class FakeContainers(Containers):
-    """`Containers` in memory. Scripts do nothing by themselves.
+class FakeContainers(ContainerRuntime):
+    """`ContainerRuntime` in memory. Scripts do nothing by themselves.
 
     `calls` has one tuple for every call, refused ones included: the method's name, the server's
     UUID, and a command's line or a signal's name, those of a `Running` among them.

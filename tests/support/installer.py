@@ -6,7 +6,7 @@ from typing import Any
 
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
-from wingsd.docker.runtime import Containers
+from wingsd.docker.runtime import ContainerRuntime
 from wingsd.servers.installation import InstallParts
 from wingsd.servers.installations import Installations
 from wingsd.statedb import StateDatabase
@@ -21,7 +21,7 @@ def fake_installations(
     database: StateDatabase,
     disk: Workers,
     reactor: Any,
-    containers: Containers,
+    containers: ContainerRuntime,
 ) -> Installations:
     """Return installations of a node, whose installers are among `containers`."""
     parts = InstallParts(config, panel, containers, database, disk, reactor)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.systemd.journal import Journal, parse
-from wingsd.systemd import Journald, is_journal, journald
-from wingsd.systemd.journald import entry, own_field
+from wingsd.systemd import journald
+from wingsd.systemd.journald import Journald, entry, is_journal, own_field
 
 
 @pytest.fixture

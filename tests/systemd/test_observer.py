@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from tests.systemd.journal import Journal
 from wingsd.errors import StorageError
-from wingsd.systemd import Journald, JournalObserver, journald
+from wingsd.systemd import journald
+from wingsd.systemd.journald import Journald, JournalObserver
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 

@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from tests.systemd.manager import Manager
-from wingsd.systemd import Notifier, Watchdog, sd_daemon, watchdog_period
-from wingsd.systemd.sd_daemon import STUCK_AFTER
+from wingsd.systemd import sd_daemon
+from wingsd.systemd.sd_daemon import STUCK_AFTER, Notifier, Watchdog, watchdog_period
 
 
 @pytest.fixture(params=[False, True], ids=["path", "abstract"])

@@ -14,8 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from wingsd.util.net import ServerCertificate
-from wingsd.util.tls_records import GATHERED, tls_factory
-from wingsd.util.turns import InputScheduler
+from wingsd.util.tls_records import GATHERED, InputScheduler, tls_factory
 
 reactor: Any = installed_reactor
 RECORD = 1 << 14

@@ -17,8 +17,14 @@ from twisted.python.failure import Failure
 from tests.http.talk import turn
 from tests.support.record_client import RecordClient
 from wingsd.util.net import ServerCertificate
-from wingsd.util.tls_records import EARNED_BY, GATHERED, RECORDS, SPARE, tls_factory
-from wingsd.util.turns import InputScheduler
+from wingsd.util.tls_records import (
+    EARNED_BY,
+    GATHERED,
+    RECORDS,
+    SPARE,
+    InputScheduler,
+    tls_factory,
+)
 
 
 class Taker(Protocol):

@@ -36,7 +36,7 @@ from zope.interface import implementer
 
 from wingsd.errors import ConfigError, InvalidData, WingsdError
 from wingsd.node.logs import JournalSource, LogFileSource
-from wingsd.systemd import JournalObserver, is_journal
+from wingsd.systemd.journald import JournalObserver, is_journal
 from wingsd.threadio import relayed
 from wingsd.util.text import escaped
 

@@ -14,7 +14,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, Logger
 
 from wingsd.app.daemon import STOP_TIMEOUT, Node
-from wingsd.systemd import Notifier, Watchdog, watchdog_period
+from wingsd.systemd.sd_daemon import Notifier, Watchdog, watchdog_period
 from wingsd.threadio import relayed
 from wingsd.util.reactor import ThreadedReactor
 

@@ -52,7 +52,7 @@ from wingsd.control import ControlListener
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
-from wingsd.docker.runtime import Containers, EngineInformation, engine_address
+from wingsd.docker.runtime import ContainerRuntime, EngineInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
@@ -125,7 +125,7 @@ INFORMATION_KEPT = 1.0
 class NodeContainers:
     """The containers of servers and of installers, and their engine, None without one."""
 
-    containers: Containers
+    containers: ContainerRuntime
     ask_engine: Callable[[], Awaitable[EngineInformation]] | None = None
     engine: NodeEngine | None = None
 
@@ -551,7 +551,7 @@ class NodeObjects:
     def _make_containers(self) -> NodeContainers:
         config, pool, reactor = self.config, self.pools.engine, self.reactor
         if not config.docker.enabled:
-            return NodeContainers(Containers())
+            return NodeContainers(ContainerRuntime())
         # Here, since docker-py and its libraries take 8 MiB, which a node without Docker saves.
         from wingsd.docker import engine  # noqa: PLC0415
         from wingsd.docker.async_engine import AsyncEngine  # noqa: PLC0415

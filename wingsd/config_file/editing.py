@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from wingsd.egg_files.changes import Refused
+from wingsd.egg_files.changes import NotDone
 from wingsd.egg_files.yaml_format import YamlFile
 from wingsd.errors import InvalidData
 from wingsd.util.durable import sync_directory
@@ -28,7 +28,7 @@ def edited(text: str, changes: Mapping[str, Value]) -> str:
         for path, value in changes.items():
             _set(file, path, value)
         return file.text()
-    except Refused as error:
+    except NotDone as error:
         raise InvalidData(str(error)) from error
 
 

@@ -51,7 +51,7 @@ from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.network import check_ports
 from wingsd.docker.process import ContainerProcess, ContainerStreams
 from wingsd.docker.runtime import (
-    Containers,
+    ContainerRuntime,
     InstallerState,
     PullListener,
     Running,
@@ -261,8 +261,8 @@ CREATE_TIMEOUT = 30.0
 PAUSE = 0.1
 
 
-class DockerContainers(Containers):
-    """The `Containers` on the engine named by `config.docker.socket`.
+class DockerContainers(ContainerRuntime):
+    """The `ContainerRuntime` on the engine named by `config.docker.socket`.
 
     Operations on one container run in the order of their calls. After a cancelled one, the next
     begins when the engine has finished it; so `remove` after a cancelled `create` leaves nothing,

@@ -1,7 +1,7 @@
 """The interface to the containers of a node, which is that of a node that runs no servers.
 
-`Containers` creates, starts and removes; a `Running` is a started process; a `Watcher` gets the
-events of a process.
+`ContainerRuntime` creates, starts and removes; a `Running` is a started process; a `Watcher` gets
+the events of a process.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, InstallScript, Settings
 
 __all__ = [
+    "ContainerRuntime",
     "ContainerUsage",
-    "Containers",
     "EngineDisk",
     "EngineInformation",
     "InstallerState",
@@ -132,7 +132,7 @@ _DISABLED = (
 )
 
 
-class Containers:
+class ContainerRuntime:
     """The containers of servers, and those that install them, at most one of each for a server.
 
     This is a node with `docker.enabled: false`, which has none; `DockerContainers` overrides all.

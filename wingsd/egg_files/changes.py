@@ -26,10 +26,11 @@ if TYPE_CHECKING:  # It takes longer to import than the parsers do.
 __all__ = [
     "ALL",
     "Change",
+    "NotDone",
     "Pattern",
-    "Refused",
     "Scalar",
     "Step",
+    "compiled",
     "convert_like",
     "fill_placeholders",
     "parse_path",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-class Refused(Exception):
+class NotDone(Exception):
     """A replacement or a file cannot be done; the text is the reason for people."""
 
 
@@ -56,12 +57,12 @@ _PART = re.compile(r"(?P<name>.*?)(?P<indexes>(?:\[[0-9]{1,6}\])*)", re.ASCII | 
 
 
 def parse_path(match: str) -> list[Step]:
-    """Return the steps of a path. Raises Refused where one of them is empty."""
+    """Return the steps of a path. Raises NotDone where one of them is empty."""
     found: list[Step] = []
     for part in _DOT.split(match):
         parsed = _PART.fullmatch(part)
         if not part or parsed is None:
-            raise Refused("the path has an empty part between two dots")
+            raise NotDone("the path has an empty part between two dots")
         if name := parsed["name"]:
             found.append(ALL if name == "*" else _unescaped(name))
         found += [int(index) for index in re.findall("[0-9]+", parsed["indexes"])]
@@ -137,7 +138,7 @@ _READABLE = ("api.host", "api.port", "docker.domainname", "docker.network", "sys
 def fill_placeholders(text: str, node: Mapping[str, Any]) -> str:
     """Return `text` with every `{{config.*}}` replaced from the node's configuration.
 
-    Names may be written in camel case or with dashes. Raises Refused for what the configuration
+    Names may be written in camel case or with dashes. Raises NotDone for what the configuration
     does not have, what is not a single value, and keys that eggs must not read.
     """
     return _PLACEHOLDER.sub(lambda match: _found(match.group(1), node), text)
@@ -147,13 +148,13 @@ def _found(name: str, node: Mapping[str, Any]) -> str:
     path = _WORD.sub("_", name).lower()
     path = _OLD_NAMES.get(path, path)
     if not any(path == known or path.startswith(f"{known}.") for known in _READABLE):
-        raise Refused(f"config.{name} cannot be read by eggs; allowed are: {', '.join(_READABLE)}")
+        raise NotDone(f"config.{name} cannot be read by eggs; allowed are: {', '.join(_READABLE)}")
     value: Any = node
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     text = scalar_text(value)
     if text is None:
-        raise Refused(f"this node's configuration has no value at {path}")
+        raise NotDone(f"this node's configuration has no value at {path}")
     return text
 
 
@@ -161,22 +162,31 @@ _MAX_MEMORY = 8 << 20
 _REFERENCE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})", re.ASCII)
 
 
+def compiled(expression: str) -> Any:
+    """Return an expression of an egg, compiled by RE2. Raises `ValueError`."""
+    import re2  # noqa: PLC0415 (2 MiB, which few eggs need)
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_MEMORY
+    try:
+        return re2.compile(expression, options)
+    except re2.error as error:
+        why = error.args[0] if error.args else ""
+        raise ValueError(
+            why.decode(errors="replace") if isinstance(why, bytes) else why
+        ) from error
+
+
 class Pattern:
-    """The regular expression `text`. Raises Refused where it is not one."""
+    """The regular expression `text`. Raises NotDone where it is not one."""
 
     def __init__(self, text: str) -> None:
-        import re2  # noqa: PLC0415 (2 MiB, which few eggs need)
-
         self.text = text
-        options = re2.Options()
-        options.log_errors = False
-        options.max_mem = _MAX_MEMORY
         try:
-            self._compiled: Any = re2.compile(text, options)
-        except re2.error as error:
-            why = error.args[0] if error.args else ""
-            why = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            raise Refused(f"if_value is not a regular expression: {why}") from error
+            self._compiled = compiled(text)
+        except ValueError as error:
+            raise NotDone(f"if_value is not a regular expression: {error}") from error
 
     def substituted(self, template: str, text: str) -> str | None:
         """Return `text` with every match replaced by `template`; None where nothing matches.
@@ -228,7 +238,7 @@ class Change:
     def from_replacement(cls, replacement: Replacement, node: Mapping[str, Any]) -> Change:
         """Return the change that the egg asks for, `{{config.*}}` filled in from `node`.
 
-        Raises Refused for a value that is no scalar, a key the node does not have, and a regular
+        Raises NotDone for a value that is no scalar, a key the node does not have, and a regular
         invalid regular expression.
         """
         value = replacement.replace_with
@@ -237,9 +247,9 @@ class Change:
         elif value is None:
             value = ""
         elif not isinstance(value, int | float):
-            raise Refused("replace_with must be a text, a number, true or false")
+            raise NotDone("replace_with must be a text, a number, true or false")
         if not replacement.match:
-            raise Refused("match is empty")
+            raise NotDone("match is empty")
         condition = replacement.if_value
         if condition.startswith(_REGEX):
             pattern = Pattern(condition.removeprefix(_REGEX))

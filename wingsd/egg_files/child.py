@@ -20,7 +20,7 @@ from typing import Any
 
 import attrs
 
-from wingsd.egg_files.changes import Change, Pattern, Refused
+from wingsd.egg_files.changes import Change, NotDone, Pattern
 from wingsd.egg_files.formats import Rewritten, format_of, quoted
 from wingsd.sandbox.confinement import confine, limit_resources
 
@@ -85,7 +85,7 @@ class RewriteAnswer:
     def decode(cls, message: bytes, request: RewriteRequest, limit: int) -> RewriteAnswer:
         """Return the answer to `request`; new bytes are at most `limit`.
 
-        Raises Refused for bytes that are not an answer.
+        Raises NotDone for bytes that are not an answer.
         """
         header, _, data = message[:MAX_HEADER].partition(b"\n")
         data = message[len(header) + 1 :]
@@ -107,7 +107,7 @@ class RewriteAnswer:
                 and len(data) <= (limit if changed else 0)
             ):
                 return cls(used, Rewritten(data if changed else request.data, failures))
-        raise Refused("the process that parsed it sent an invalid answer")
+        raise NotDone("the process that parsed it sent an invalid answer")
 
 
 def _message(header: dict[str, Any], body: bytes) -> bytes:
@@ -136,7 +136,7 @@ def _answer(request: RewriteRequest) -> bytes:
         form.load(request.data)
         confine()
         rewritten = form.rewrite(request.data, request.changes)
-    except Refused as error:
+    except NotDone as error:
         return RewriteAnswer(time.process_time(), refused=str(error)).encode(request)
     except MemoryError:
         raise

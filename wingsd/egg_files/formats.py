@@ -11,7 +11,7 @@ from typing import Protocol
 
 import attrs
 
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 from wingsd.util.text import display
 
 __all__ = [
@@ -48,7 +48,7 @@ class EncodedText:
     def decode(cls, data: bytes, encodings: Iterable[str]) -> EncodedText:
         """Return the text of `data`, by its byte order mark or the first encoding that fits.
 
-        Raises Refused where none does.
+        Raises NotDone where none does.
         """
         mark = next(filter(data.startswith, _MARKS), b"")
         body = data[len(mark) :]
@@ -59,12 +59,12 @@ class EncodedText:
                 continue
             crlf = "\r\n" in text and not re.search(r"(?<!\r)\n", text)
             return cls(text.replace("\r\n", "\n") if crlf else text, encoding, mark, crlf)
-        raise Refused("its bytes are not text in a known encoding")
+        raise NotDone("its bytes are not text in a known encoding")
 
     def encode(self, text: str, errors: str = "strict") -> bytes:
         """Return other text as bytes, written as this one was.
 
-        Raises Refused for characters that the file's encoding does not have, and for a beginning
+        Raises NotDone for characters that the file's encoding does not have, and for a beginning
         that would be read as a byte order mark.
         """
         if self.crlf:
@@ -73,9 +73,9 @@ class EncodedText:
             body = text.encode(self.encoding, errors)
         except UnicodeEncodeError as error:
             character = ascii(error.object[error.start])
-            raise Refused(f"its encoding, {self.encoding}, has no {character}") from error
+            raise NotDone(f"its encoding, {self.encoding}, has no {character}") from error
         if not self.mark and body.startswith(tuple(_MARKS)):
-            raise Refused("it would begin with a byte order mark, which it does not have")
+            raise NotDone("it would begin with a byte order mark, which it does not have")
         return self.mark + body
 
 
@@ -115,10 +115,10 @@ def _any(data: bytes) -> Iterable[str]:
 
 
 class Document(Protocol):
-    """The parsed text of a file. Its constructor raises Refused for text of another format."""
+    """The parsed text of a file. Its constructor raises NotDone for text of another format."""
 
     def apply(self, change: Change) -> None:
-        """Make one change. Raises Refused where that is impossible; others can still be made."""
+        """Make one change. Raises NotDone where that is impossible; others can still be made."""
 
     def text(self) -> str:
         """Return the text, unchanged if no value was changed."""
@@ -156,7 +156,7 @@ class FileFormat:
     def rewrite(self, data: bytes, changes: Sequence[Change]) -> Rewritten:
         """Return `data` with the changes made.
 
-        Raises Refused where the file as a whole cannot be read or written.
+        Raises NotDone where the file as a whole cannot be read or written.
         """
         encoded = EncodedText.decode(data, self.encodings(data))
         module, _, name = self.document.partition(":")
@@ -168,16 +168,16 @@ class FileFormat:
             for change in changes:
                 try:
                     document.apply(change)
-                except Refused as error:
+                except NotDone as error:
                     failures.append(f"{quoted(change.match)}: {error}")
             text = document.text()
         except RecursionError as error:
-            raise Refused("it is nested too deeply") from error
+            raise NotDone("it is nested too deeply") from error
         if text == encoded.text:
             return Rewritten(data, failures)
         new = encoded.encode(text, self.errors)
         if len(new) > self.limit:
-            raise Refused(f"it would become larger than {self.limit >> 10} KiB")
+            raise NotDone(f"it would become larger than {self.limit >> 10} KiB")
         return Rewritten(new, failures)
 
 
@@ -198,12 +198,12 @@ _FORMATS = {
 
 
 def format_of(parser: str) -> FileFormat:
-    """Return the format for an egg's parser. Raises Refused where there is no such parser."""
+    """Return the format for an egg's parser. Raises NotDone where there is no such parser."""
     try:
         return _FORMATS[parser]
     except KeyError:
         known = ", ".join(_FORMATS)
-        raise Refused(f"there is no parser {quoted(parser)}; these are: {known}") from None
+        raise NotDone(f"there is no parser {quoted(parser)}; these are: {known}") from None
 
 
 def quoted(text: str) -> str:

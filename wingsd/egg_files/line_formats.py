@@ -16,7 +16,7 @@ import re
 import attrs
 from javaproperties import InvalidUEscapeError, KeyValue, PropertiesElement, escape, parse
 
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 
 __all__ = ["IniFile", "LineFile", "PropertiesFile"]
 
@@ -79,7 +79,7 @@ class IniFile:
     def apply(self, change: Change) -> None:
         """Set `section.key`, or a key above all sections, and add what is missing.
 
-        Raises Refused for names and values that an ini file cannot hold.
+        Raises NotDone for names and values that an ini file cannot hold.
         """
         section, key = _address(change.match)
         entry = re.compile(rf"(?P<head>\s*{re.escape(key)}\s*[=:][ \t]*)(?P<rest>.*)", re.DOTALL)
@@ -152,7 +152,7 @@ def _address(match: str) -> tuple[str, str]:
     if key.startswith("[") and key.endswith("]"):
         key = key[1:-1]
     if not _KEY.fullmatch(key) or _LINE_BREAK.search(match):
-        raise Refused("an ini file cannot hold a key of that name")
+        raise NotDone("an ini file cannot hold a key of that name")
     return section.strip(), key
 
 
@@ -173,7 +173,7 @@ def _one_line(value: str | None) -> str | None:
     if value is None:
         return None
     if _LINE_BREAK.search(value):
-        raise Refused("the value has a line break, which an ini file cannot hold")
+        raise NotDone("the value has a line break, which an ini file cannot hold")
     # blanks around a value have no meaning, and would grow with every start
     return value.strip(_BLANKS)
 
@@ -189,15 +189,15 @@ _OPEN_END = re.compile(r"(?<!\\)(?:\\\\)*\\[\r\n]*\Z")
 
 
 class PropertiesFile:
-    r"""Keys and values. Raises Refused for a `\u` that no four hexadecimal digits follow."""
+    r"""Keys and values. Raises NotDone for a `\u` that no four hexadecimal digits follow."""
 
     def __init__(self, source: str) -> None:
         if source.count("\\\n") + source.count("\\\r") > _MAX_CONTINUED:
-            raise Refused(f"more than {_MAX_CONTINUED} of its lines are continued on the next")
+            raise NotDone(f"more than {_MAX_CONTINUED} of its lines are continued on the next")
         try:
             self._elements = list(parse(source))
         except InvalidUEscapeError as error:
-            raise Refused(f"it is not a properties file: {error}") from error
+            raise NotDone(f"it is not a properties file: {error}") from error
 
     def apply(self, change: Change) -> None:
         """Set the key `change.match`, wherever it stands, or add it at the end.

@@ -8,7 +8,15 @@ import re
 from collections.abc import Iterable, MutableMapping, MutableSequence
 from typing import Any
 
-from wingsd.egg_files.changes import ALL, Change, Refused, Scalar, Step, parse_path, scalar_text
+from wingsd.egg_files.changes import (
+    ALL,
+    Change,
+    NotDone,
+    Scalar,
+    Step,
+    parse_path,
+    scalar_text,
+)
 from wingsd.util.text import display
 
 __all__ = ["JsonFile", "NestedFile"]
@@ -24,7 +32,7 @@ class NestedFile:
 
     def __init__(self, root: object, source: str) -> None:
         if not isinstance(root, _CONTAINER):
-            raise Refused("it holds neither keys nor a list")
+            raise NotDone("it holds neither keys nor a list")
         self.root: Any = root
         self.source = source
         self.changed = False
@@ -53,7 +61,7 @@ class NestedFile:
         """Set the value at the path `change.match`, making what is missing on the way.
 
         Below a wildcard only children that exist, and are maps or lists themselves, take part. An
-        element can be added to a list only as its first. Raises Refused where the path leads
+        element can be added to a list only as its first. Raises NotDone where the path leads
         through a single value or beyond a list's end.
         """
         self._descend(self.root, parse_path(change.match), change)
@@ -73,12 +81,12 @@ class NestedFile:
         if step is not ALL:
             self._at(node, _key(node, step), rest, change)
             return
-        refused: Refused | None = None
+        refused: NotDone | None = None
         for key in _keys(node):
             try:
                 if not rest or isinstance(node[key], _CONTAINER):
                     self._at(node, key, rest, change)
-            except Refused as error:
+            except NotDone as error:
                 refused = error
         if refused is not None:
             raise refused
@@ -87,7 +95,7 @@ class NestedFile:
         found = _get(node, key)
         if rest and self.plain(found) is not None:
             if not isinstance(found, _CONTAINER):
-                raise Refused(f"{_quoted_key(key)} is a single value, nothing can be below it")
+                raise NotDone(f"{_quoted_key(key)} is a single value, nothing can be below it")
             self._descend(found, rest, change)
             return
         new = change.new_value(self.plain(found))
@@ -104,7 +112,7 @@ class NestedFile:
             if step == 0 and isinstance(step, int):
                 value = [value]
             elif isinstance(step, int):
-                raise Refused(f"there is no list that has the index {step}")
+                raise NotDone(f"there is no list that has the index {step}")
             elif isinstance(step, str):
                 value = {self.key(step): value}
         return value
@@ -119,12 +127,12 @@ def _key(node: Any, step: Step) -> Any:
     if isinstance(node, MutableSequence):
         index = int(step) if isinstance(step, str) and step.isdecimal() else step
         if not isinstance(index, int):
-            raise Refused(f"there is a list where {_quoted_key(step)} should be")
+            raise NotDone(f"there is a list where {_quoted_key(step)} should be")
         if index >= max(len(node), 1):
-            raise Refused(f"the list has {len(node)} entries, none with the index {index}")
+            raise NotDone(f"the list has {len(node)} entries, none with the index {index}")
         return index
     if isinstance(step, int):
-        raise Refused(f"there are keys where a list with the index {step} should be")
+        raise NotDone(f"there are keys where a list with the index {step} should be")
     if step in node:
         return step
     # YAML's keys may be numbers or booleans
@@ -150,13 +158,13 @@ _DEFAULT_INDENT = "  "
 
 
 class JsonFile(NestedFile):
-    """A JSON file; an empty one is an empty map. Raises Refused for invalid JSON."""
+    """A JSON file; an empty one is an empty map. Raises NotDone for invalid JSON."""
 
     def __init__(self, source: str) -> None:
         try:
             root = json.loads(source, parse_float=_finite) if source.strip() else {}
         except ValueError as error:
-            raise Refused(f"it is not JSON: {error}") from error
+            raise NotDone(f"it is not JSON: {error}") from error
         super().__init__(root, source)
 
     def text(self) -> str:

@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 
 import attrs
 
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
 from wingsd.egg_files.formats import Rewritten, format_of, quoted
 from wingsd.errors import FileMissing, FileTypeRefused, IsDirectory, StorageError, WingsdError
@@ -92,13 +92,13 @@ class RewriteJob:
     def rewrite(self, parser: str, data: bytes, changes: Sequence[Change]) -> Rewritten:
         """Return the file's bytes with the changes made.
 
-        Raises Refused for what its parser refuses, for a file that takes more than the bounds, and
+        Raises NotDone for what its parser refuses, for a file that takes more than the bounds, and
         after `cancel`; OSError where no process can be started.
         """
         if self._quick and self._cpu_seconds > self._bounds.slow_seconds:
             self.unfinished = True
         if self.unfinished:
-            raise Refused("it is left for another job")
+            raise NotDone("it is left for another job")
         limit = format_of(parser).limit
         request = RewriteRequest(parser, data, changes)
         message = self._run(request.encode(), MAX_HEADER + limit, parser)
@@ -106,7 +106,7 @@ class RewriteJob:
         self._cpu_seconds += answer.cpu_seconds
         self.slow |= self._cpu_seconds > self._bounds.slow_seconds
         if answer.rewritten is None:
-            raise Refused(answer.refused)
+            raise NotDone(answer.refused)
         self.growth += len(answer.rewritten.data) - len(data)
         return answer.rewritten
 
@@ -140,7 +140,7 @@ class RewriteJob:
             status = process.wait(self._left())
         except (TimeoutError, subprocess.TimeoutExpired):
             self.unfinished = self._quick
-            raise Refused(
+            raise NotDone(
                 f"the {self._seconds:g} s that a server's egg files may take are over"
             ) from None
         finally:
@@ -150,9 +150,9 @@ class RewriteJob:
             stdout.close()
         if status == -signal.SIGXCPU:
             self.unfinished = self._quick
-            raise Refused(f"its parser needs more than {self._cpu_limit} s of CPU time")
+            raise NotDone(f"its parser needs more than {self._cpu_limit} s of CPU time")
         if status:
-            raise Refused(f"its parser, {quoted(parser)}, ended by {launch.ending(status)}")
+            raise NotDone(f"its parser, {quoted(parser)}, ended by {launch.ending(status)}")
         return answer
 
     def _start(self, message: bytes) -> subprocess.Popen[bytes]:
@@ -161,12 +161,12 @@ class RewriteJob:
             stdin.seek(0)
             with self._lock:
                 if self._cancelled:
-                    raise Refused("the start was cancelled")
+                    raise NotDone("the start was cancelled")
                 self._process = launch.start(self._program, stdin)
                 return self._process
 
     def _read(self, stdout: int, most: int) -> bytes:
-        """Read to the end. Raises TimeoutError, and Refused for more than `most` bytes."""
+        """Read to the end. Raises TimeoutError, and NotDone for more than `most` bytes."""
         answer = bytearray()
         waiting = select.poll()
         waiting.register(stdout, select.POLLIN)
@@ -176,7 +176,7 @@ class RewriteJob:
                 return bytes(answer)
             answer += chunk
             if len(answer) > most:
-                raise Refused("the process that parsed it sent too long an answer")
+                raise NotDone("the process that parsed it sent too long an answer")
         raise TimeoutError
 
     def _left(self) -> float:
@@ -196,7 +196,7 @@ class Found:
 
 
 class Tree:
-    """The files below a server's directory. Methods raise Refused and the errors of `root`."""
+    """The files below a server's directory. Methods raise NotDone and the errors of `root`."""
 
     def __init__(self, root: ServerRoot) -> None:
         self._root = root
@@ -213,9 +213,9 @@ class Tree:
                 return Found(path, None)
             raise
         except (IsDirectory, FileTypeRefused):
-            raise Refused("it is not a regular file") from None
+            raise NotDone("it is not a regular file") from None
         if max(size, len(data)) > limit:
-            raise Refused(f"it is larger than {limit >> 10} KiB")
+            raise NotDone(f"it is larger than {limit >> 10} KiB")
         return Found(path, data)
 
     def replace(self, found: Found, data: bytes) -> None:
@@ -231,7 +231,7 @@ class Tree:
             part = ahead.pop()
             if part == b"..":
                 if done.is_root:
-                    raise Refused("it leads out of the server's directory")
+                    raise NotDone("it leads out of the server's directory")
                 done = done.parent
                 continue
             path = done.child(part)
@@ -242,12 +242,12 @@ class Tree:
             links += 1
             if text.startswith(b"/"):
                 link = display(bytes(path))
-                raise Refused(f"{link} is a symlink to an absolute path, which is not followed")
+                raise NotDone(f"{link} is a symlink to an absolute path, which is not followed")
             if links > _MAX_LINKS:
-                raise Refused("its symlinks form a loop")
+                raise NotDone("its symlinks form a loop")
             ahead += _parts(text)
         if done.is_root:
-            raise Refused("it names no file")
+            raise NotDone("it names no file")
         return done
 
     def _link_text(self, path: ServerPath) -> bytes | None:
@@ -261,11 +261,11 @@ class Tree:
 def _parts(path: bytes) -> list[bytes]:
     """Return the components of a path, the first one last."""
     if b"\0" in path:
-        raise Refused("its name has a zero byte")
+        raise NotDone("its name has a zero byte")
     return [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
 
 
-#: Gets a parser's name, a file's bytes and changes; returns the new bytes, or raises Refused.
+#: Gets a parser's name, a file's bytes and changes; returns the new bytes, or raises NotDone.
 Parse = Callable[[str, bytes, Sequence[Change]], Rewritten]
 
 _MAX_LINE = 500
@@ -302,7 +302,7 @@ def _lines(
     try:
         for failure in _rewritten(tree, file, node, parse):
             yield _line(f"{name}: {failure}")
-    except Refused as error:
+    except NotDone as error:
         yield _line(f"{name} is left as it was: {error}")
     except WingsdError as error:
         yield _line(f"{name} is left as it was: {_reason(error)}")
@@ -342,6 +342,6 @@ def _changes(
     for replacement in replacements:
         try:
             changes.append(Change.from_replacement(replacement, node))
-        except Refused as error:
+        except NotDone as error:
             failures.append(f"{quoted(replacement.match)}: {error}")
     return changes, failures

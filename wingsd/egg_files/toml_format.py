@@ -10,20 +10,20 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Item
 
-from wingsd.egg_files.changes import Refused
+from wingsd.egg_files.changes import NotDone
 from wingsd.egg_files.nested_formats import NestedFile
 
 __all__ = ["TomlFile"]
 
 
 class TomlFile(NestedFile):
-    """A TOML file. Raises Refused for invalid TOML."""
+    """A TOML file. Raises NotDone for invalid TOML."""
 
     def __init__(self, source: str) -> None:
         try:
             root = tomlkit.parse(source)
         except (TOMLKitError, ValueError) as error:
-            raise Refused(f"it is not TOML: {error}") from error
+            raise NotDone(f"it is not TOML: {error}") from error
         super().__init__(root, source)
 
     def plain(self, found: object) -> object:
@@ -40,7 +40,7 @@ class TomlFile(NestedFile):
         """Return the text, after checking that it is read as intended (tables out of order)."""
         text = str(self.root.as_string())
         if not self._is_read_from(text):
-            raise Refused("the changed file would not be read as the same TOML")
+            raise NotDone("the changed file would not be read as the same TOML")
         return text
 
     def _is_read_from(self, text: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 import attrs
 from lxml import etree
 
-from wingsd.egg_files.changes import Change, Refused
+from wingsd.egg_files.changes import Change, NotDone
 
 __all__ = ["XmlFile"]
 
@@ -31,7 +31,7 @@ _SET_ATTRIBUTE = re.compile(r"\[(\w+)='(.*)'\]", re.DOTALL)
 
 
 class XmlFile:
-    """Elements below one root. Raises Refused for invalid XML."""
+    """Elements below one root. Raises NotDone for invalid XML."""
 
     def __init__(self, source: str) -> None:
         found = _DECLARATION.match(source)
@@ -41,7 +41,7 @@ class XmlFile:
         self._root = _parsed(body) if body.strip() else None
         prolog = _PROLOG.match(body)
         if self._root is not None and prolog is None:
-            raise Refused("the text before its root element could not be kept")
+            raise NotDone("the text before its root element could not be kept")
         self._prolog = prolog[0] if prolog else ""
         self._end = body[len(body.rstrip()) :]
         self._is_new = self._root is None
@@ -51,11 +51,11 @@ class XmlFile:
         """Set the text of `Root.Element`, or with a value like `[name='text']` an attribute.
 
         A step may have a predicate, `property[@name='ServerPort']`, and may be `*`. A missing
-        element is made, unless there is a wildcard. Raises Refused where that cannot be.
+        element is made, unless there is a wildcard. Raises NotDone where that cannot be.
         """
         path = [_step(step) for step in _STEP.findall(change.match)]
         if not path:
-            raise Refused("the path names no element")
+            raise NotDone("the path names no element")
         _check(change.text)
         may_add = not change.conditional and all(step.name != "*" for step in path)
         if self._root is None:
@@ -90,7 +90,7 @@ class XmlFile:
             self._changed = True
         name = etree.QName(self._root).localname
         if step.name not in ("*", name, step.prefixed(self._root)):
-            raise Refused(f"the root element is {name}, not {step.name}")
+            raise NotDone(f"the root element is {name}, not {step.name}")
         return [self._root]
 
     def _set(self, element: etree._Element, change: Change) -> None:
@@ -102,7 +102,7 @@ class XmlFile:
                 try:
                     element.set(name, new)
                 except ValueError as error:
-                    raise Refused(f"there can be no attribute {name}: {error}") from error
+                    raise NotDone(f"there can be no attribute {name}: {error}") from error
                 self._changed = True
             return
         found = _text(element)
@@ -123,7 +123,7 @@ class _Step:
             return list(element.findall(self._tag(element) + self.predicates, prefixes))
         except (SyntaxError, ValueError) as error:
             text = f"{self.name}{self.predicates}"
-            raise Refused(f"{text} is not a step of a path: {error}") from error
+            raise NotDone(f"{text} is not a step of a path: {error}") from error
 
     def _tag(self, parent: etree._Element) -> str:
         uri = parent.nsmap.get(None)
@@ -133,7 +133,7 @@ class _Step:
         """Return the attributes that an element must have for the predicates to be true."""
         found = list(_ATTRIBUTE_IS.finditer(self.predicates))
         if "".join(match[0] for match in found) != self.predicates:
-            raise Refused(f"there is no element {self.name}{self.predicates}")
+            raise NotDone(f"there is no element {self.name}{self.predicates}")
         return {match["name"]: match["value"] for match in found}
 
     def prefixed(self, root: etree._Element) -> str:
@@ -143,7 +143,7 @@ class _Step:
 def _step(text: str) -> _Step:
     found = _NAMED.fullmatch(text)
     if found is None:
-        raise Refused(f"{text!r} is not an element's name")
+        raise NotDone(f"{text!r} is not an element's name")
     return _Step(found["name"], found["predicates"])
 
 
@@ -160,7 +160,7 @@ def _parsed(body: str) -> etree._Element:
     except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
         if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
             raise MemoryError from error
-        raise Refused(f"it is not XML: {error}") from error
+        raise NotDone(f"it is not XML: {error}") from error
 
 
 def _check(value: str) -> None:
@@ -168,7 +168,7 @@ def _check(value: str) -> None:
     try:
         etree.Element("value").text = value
     except ValueError as error:
-        raise Refused(f"the value cannot be written in XML: {error}") from error
+        raise NotDone(f"the value cannot be written in XML: {error}") from error
 
 
 def _serialized(node: etree._Element) -> str:
@@ -182,9 +182,9 @@ def _check_new(steps: Iterable[_Step], prefixes: Container[str | None]) -> None:
         try:
             etree.Element(local, step.attributes())
         except ValueError as error:
-            raise Refused(f"there can be no {step.name}{step.predicates}: {error}") from error
+            raise NotDone(f"there can be no {step.name}{step.predicates}: {error}") from error
         if colon and prefix not in prefixes:
-            raise Refused(f"there can be no {step.name}: the prefix {prefix} has no namespace")
+            raise NotDone(f"there can be no {step.name}: the prefix {prefix} has no namespace")
 
 
 def _added(parent: etree._Element, step: _Step) -> etree._Element:

@@ -18,7 +18,7 @@ from ruamel.yaml.scalarstring import (
     SingleQuotedScalarString,
 )
 
-from wingsd.egg_files.changes import Refused, Scalar
+from wingsd.egg_files.changes import NotDone, Scalar
 from wingsd.egg_files.nested_formats import NestedFile
 
 __all__ = ["YamlFile"]
@@ -42,7 +42,7 @@ _YES = frozenset(("yes", "on", "true"))
 
 
 class YamlFile(NestedFile):
-    """A YAML file of one document. Raises Refused for invalid YAML."""
+    """A YAML file of one document. Raises NotDone for invalid YAML."""
 
     def __init__(self, source: str) -> None:
         self._yaml = YAML()
@@ -82,7 +82,7 @@ class YamlFile(NestedFile):
     def dump(self) -> str:
         """Return the text; the comments of an empty file stay above it.
 
-        Raises Refused for one that could not be opened here again.
+        Raises NotDone for one that could not be opened here again.
         """
         out = io.StringIO()
         self._yaml.dump(self.root, out)
@@ -108,22 +108,22 @@ def _check_work(source: str) -> None:
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             if depth > _MAX_DEPTH:
-                raise Refused(f"it is nested more than {_MAX_DEPTH} levels deep")
+                raise NotDone(f"it is nested more than {_MAX_DEPTH} levels deep")
             events += 1
             aliases += isinstance(event, yaml.AliasEvent)
             merged += isinstance(event, yaml.ScalarEvent) and event.value == _MERGE
         if merged and (merged + aliases) * events > _MAX_MERGED:
-            raise Refused(f"it merges too much with {_MERGE}")
+            raise NotDone(f"it merges too much with {_MERGE}")
     except yaml.YAMLError as error:
         raise _not_yaml(error) from error
 
 
-def _not_yaml(error: Exception) -> Refused:
+def _not_yaml(error: Exception) -> NotDone:
     """Return the message for an error of either library."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f"line {mark.line + 1}: " if mark else ""
     what = getattr(error, "problem", None) or getattr(error, "context", None) or error
-    return Refused(f"it is not YAML: {where}{what}")
+    return NotDone(f"it is not YAML: {where}{what}")
 
 
 def _kind(text: str) -> str:

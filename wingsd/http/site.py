@@ -27,8 +27,7 @@ from wingsd.http.errors import Error
 from wingsd.http.request import StreamingRequest
 from wingsd.util.media import MediaType, encode
 from wingsd.util.observer import Observer
-from wingsd.util.tls_records import GATHERED
-from wingsd.util.turns import InputScheduler, ReadControl
+from wingsd.util.tls_records import GATHERED, InputScheduler, ReadControl
 
 __all__ = ["AnswerStyle", "NodeSite", "NotFound", "Paths"]
 

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from wingsd.config import ThrottlesConfig
+from wingsd.egg_files.changes import compiled
 from wingsd.panel.schemas import Configuration, Startup
 from wingsd.util.text import escaped
 
@@ -171,7 +172,10 @@ class StartupDetector:
         self._expressions: list[Any] = []
         for entry in startup.done:
             if entry.startswith(_REGEX) and entry != _REGEX:
-                self._compile(entry.removeprefix(_REGEX))
+                try:
+                    self._expressions.append(compiled(entry.removeprefix(_REGEX)))
+                except ValueError as error:
+                    self.errors.append(f"the startup expression {entry} is invalid: {error}")
             elif entry:
                 self._parts.append(entry)
 
@@ -187,18 +191,6 @@ class StartupDetector:
         return any(part in line for part in self._parts) or any(
             expression.search(line) for expression in self._expressions
         )
-
-    def _compile(self, expression: str) -> None:
-        import re2  # noqa: PLC0415 (2 MiB, which few eggs need)
-
-        options = re2.Options()
-        options.log_errors = False
-        try:
-            self._expressions.append(re2.compile(expression, options))
-        except re2.error as error:
-            (why,) = error.args
-            text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            self.errors.append(f"the startup expression {_REGEX}{expression} is invalid: {text}")
 
 
 #: Bytes of a line that are kept; `CUT` replaces the rest.

@@ -23,14 +23,14 @@ from twisted.logger import Logger
 
 from wingsd.config import CALAGOPUS, Config
 from wingsd.docker.container import SCRIPT, installer_environment
-from wingsd.docker.runtime import Containers, ContainerUsage, InstallerState
+from wingsd.docker.runtime import ContainerRuntime, InstallerState
 from wingsd.errors import EnvironmentFailed, InstallationFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
 from wingsd.filesystem import remove_tree
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import InstallScript
 from wingsd.servers.console import Throttle
-from wingsd.servers.run import Run
+from wingsd.servers.run import Run, RunListener
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers
@@ -259,7 +259,7 @@ class InstallParts:
 
     config: Config
     panel: Panel
-    containers: Containers
+    containers: ContainerRuntime
     database: StateDatabase
     disk: Workers
     reactor: IReactorTime
@@ -274,8 +274,11 @@ class InstallParts:
         return InstallLog(self.config, uuid)
 
 
-class _Watched:
-    """The run of an installer; its output is published, and `ended` fires at its end."""
+class _Watched(RunListener):
+    """The run of an installer; its output is published, and `ended` fires at its end.
+
+    A line among the output says how many were left out in a flood.
+    """
 
     def __init__(self, server: Server, reactor: IReactorTime, throttle: Throttle) -> None:
         self.run = Run(self, reactor, throttle)
@@ -285,15 +288,6 @@ class _Watched:
 
     def on_line(self, line: str) -> None:
         self._server.publish(INSTALL_OUTPUT, line)
-
-    def on_flood(self) -> None:
-        """Nothing: a line among the output says how many were left out."""
-
-    def on_ready(self) -> None:
-        """Nothing: an installer has no startup."""
-
-    def on_usage(self, usage: ContainerUsage) -> None:
-        """Nothing: an installer's usage is not shown."""
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
         self.ended.callback((status, out_of_memory))

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.config import Config
-from wingsd.docker.runtime import Containers
+from wingsd.docker.runtime import ContainerRuntime
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.errors import (
     EnvironmentFailed,
@@ -68,7 +68,7 @@ class Servers:
         self,
         config: Config,
         panel: Panel,
-        containers: Containers,
+        containers: ContainerRuntime,
         bus: EventBus,
         installations: Installations,
         *,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -11,11 +9,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from wingsd.docker.runtime import ContainerUsage, Running
 from wingsd.servers.console import WINDOW, LineSplitter, StartupDetector, Throttle, text
 
-__all__ = ["Run"]
+__all__ = ["Run", "RunListener"]
 
 
-class RunListener(Protocol):
-    """The receiver of a run's events."""
+class RunListener:
+    """The receiver of a run's events, which ignores those that it does not override."""
 
     def on_line(self, line: str) -> None:
         """Take a line of the console."""

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.config import Config
-from wingsd.docker.runtime import Containers, ContainerUsage, LayerProgress
+from wingsd.docker.runtime import ContainerRuntime, ContainerUsage, LayerProgress
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
     NOT_RUNNING,
@@ -62,7 +62,7 @@ from wingsd.servers.files import (
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power import CrashDetector, PowerControl, ProgramEnd
 from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
-from wingsd.servers.run import Run
+from wingsd.servers.run import Run, RunListener
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped, readable_size
 
@@ -161,7 +161,7 @@ class ServerParts:
 
     config: Config
     panel: Panel
-    containers: Containers
+    containers: ContainerRuntime
     bus: EventBus
     storage: ServerStorage
     rewriters: Rewriters
@@ -172,7 +172,7 @@ class ServerParts:
     assigning: DeferredLock
 
 
-class Server:
+class Server(RunListener):
     """A server of this node. Each change of its state is published on the event bus.
 
     `configuration` is the Panel's as last fetched. Its `files` are measured after each run, and

@@ -13,6 +13,8 @@ from enum import Enum
 from itertools import accumulate
 from typing import Any, NoReturn
 
+import msgpack
+
 from wingsd.errors import InvalidData
 from wingsd.util.serialization import unstructure
 
@@ -86,8 +88,6 @@ def encode(content: object, media: MediaType) -> bytes:
     data = unstructure(content)
     if media is MediaType.JSON:
         return json.dumps(data).encode()
-    import msgpack  # noqa: PLC0415 (only nodes of Calagopus' Panel need it)
-
     # An integer of more than 64 bits becomes a text, half of a surrogate pair a question mark.
     packed: bytes = msgpack.packb(data, default=str, unicode_errors="replace")
     return packed
@@ -98,8 +98,6 @@ def _parse(body: bytes) -> Any:
 
 
 def _unpack(body: bytes) -> Any:
-    import msgpack  # noqa: PLC0415 (see encode)
-
     try:
         # Lengths of texts and bytes are bounded by that of the body.
         return msgpack.unpackb(

@@ -22,7 +22,7 @@ from wingsd.backups.local import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import FormConfig
 from wingsd.docker.container import check_variables
-from wingsd.docker.runtime import Containers
+from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import (
     ContainerNameTaken,
     DaemonRestarted,
@@ -86,7 +86,7 @@ class IncomingParts:
     step_logs: StepLogs
     storage: IncomingStorage
     extraction: Extraction
-    environment: Containers
+    environment: ContainerRuntime
     servers: Servers
     reactor: IReactorTime
 

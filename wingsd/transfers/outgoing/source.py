@@ -15,7 +15,7 @@ from wingsd.archive import ArchiveFormat, Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
 from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.docker.runtime import Containers
+from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import WingsdError
 from wingsd.filesystem import Measured, survey
 from wingsd.servers import Server, Servers
@@ -195,7 +195,7 @@ class SourceServers:
     """The servers of this node as their source: retired, shared in a pool, cleared when moved."""
 
     servers: Servers
-    environment: Containers
+    environment: ContainerRuntime
     quarantine: Quarantine
     backups: Removal
     database: StateDatabase
