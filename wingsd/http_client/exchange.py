@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from typing import Any
-from typing import Protocol as Interface
 
 import attrs
 import h11
@@ -46,7 +45,7 @@ from wingsd import __version__
 from wingsd.errors import InvalidData
 from wingsd.http_client.certificates import CertificateVerifier
 from wingsd.http_client.urls import PORTS, parse_url
-from wingsd.threadio import Share, TokenBucket
+from wingsd.threadio import ByteSource, TokenBucket
 from wingsd.util.net import PROBES, are_too_small, keep_alive, tcp_info
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Watch
@@ -64,7 +63,6 @@ __all__ = [
     "HttpExchange",
     "HttpServer",
     "PersistentConnections",
-    "RequestBody",
     "plain",
     "reason_of",
     "silence",
@@ -217,22 +215,6 @@ def silence(seconds: float) -> TimedOut:
     return TimedOut(string=f"it said nothing for {seconds:g} s")
 
 
-class RequestBody(Interface):
-    """The bytes of a request's body, produced as fast as the connection takes them."""
-
-    def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
-        """Deliver them to `consumer`; right after the last ones call `finished`."""
-
-    def pauseProducing(self) -> None:
-        """Pause delivery."""
-
-    def resumeProducing(self) -> None:
-        """Resume delivery."""
-
-    def close(self) -> None:
-        """Deliver nothing more."""
-
-
 @implementer(IHandshakeListener, IPushProducer)
 class HttpExchange(Protocol):
     """A request and its answer, on a connection of its own or a persistent one.
@@ -250,7 +232,7 @@ class HttpExchange(Protocol):
         self,
         reactor: IReactorTime,
         request: h11.Request,
-        body: RequestBody | None = None,
+        body: ByteSource | None = None,
         certificate: CertificateVerifier | None = None,
         stall_timeout: float | None = None,
         content: bytes = b"",
@@ -562,65 +544,24 @@ REST = 20.0
 Block = bytes | memoryview
 
 
-class BlocksBody:
-    """A body in memory: sends `blocks` at the rate of `bucket`. For one request.
-
-    `yields` is whether it leaves a part of the rate to others.
-    """
+class BlocksBody(ByteSource):
+    """A body in memory: `blocks`, for one request."""
 
     def __init__(
         self, blocks: Sequence[Block], bucket: TokenBucket | None = None, *, yields: bool = False
     ) -> None:
-        #: Bytes that were handed over for sending.
-        self.bytes_out = 0
+        super().__init__(bucket, yields=yields)
         self._blocks = iter(blocks)
         self._left = len(blocks)
-        self._bucket = bucket
-        self._yields = yields
-        self._share: Share | None = None
-        self._consumer: Callable[[bytes], None] | None = None
-        self._finished: Callable[[], None] | None = None
-        self._is_running = True
 
-    def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
-        """Deliver the blocks to `consumer`; right after the last one call `finished`."""
-        self._consumer, self._finished = consumer, finished
-        if self._bucket is not None:
-            self._share = self._bucket.join(self._deliver, yields=self._yields)
-        self._deliver()
+    def _take(self) -> tuple[bytes | None, bool]:
+        self._left -= 1
+        return bytes(next(self._blocks, b"")), self._left <= 0
 
-    def pauseProducing(self) -> None:
-        """Pause delivery."""
-        self._is_running = False
-
-    def resumeProducing(self) -> None:
-        """Resume delivery."""
-        self._is_running = True
-        self._deliver()
-
-    def close(self) -> None:
-        """Deliver nothing more."""
-        self._consumer = self._finished = None
+    def _end(self) -> None:
+        super()._end()
         # The exchange that has this is in a cycle, and would keep the blocks until it is found.
-        self._blocks, self._left = iter(()), 0
-        if self._share is not None:
-            self._share.leave()
-
-    def _deliver(self) -> None:
-        while self._consumer is not None and self._is_running:
-            if self._share is not None and self._share.held:
-                return
-            finished = self._finished
-            if self._left:
-                self._left -= 1
-                block = bytes(next(self._blocks))
-                self.bytes_out += len(block)
-                if self._share is not None:
-                    self._share.take(len(block))
-                self._consumer(block)
-            if not self._left and finished is not None and self._finished is not None:
-                self.close()
-                finished()
+        self._blocks = iter(())
 
 
 @implementer(IHandshakeListener)

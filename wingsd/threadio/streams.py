@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import Condition
@@ -23,6 +24,7 @@ __all__ = [
     "FEED_LOW_MARK",
     "OUTFLOW_HIGH_MARK",
     "STEP",
+    "ByteSource",
     "Feed",
     "Outflow",
     "OutflowClosed",
@@ -338,8 +340,83 @@ class OutflowClosed(Exception):
     """The stream was closed; raised in the thread that writes it."""
 
 
+class ByteSource(ABC):
+    """Bytes delivered to a consumer on the reactor, as fast as it and a `bucket` take them.
+
+    `yields` is whether a part of the bucket's rate is left to others.
+    """
+
+    def __init__(self, bucket: TokenBucket | None = None, *, yields: bool = False) -> None:
+        #: Bytes delivered so far.
+        self.bytes_out = 0
+        self._consumer: Callable[[bytes], None] | None = None
+        self._finished: Callable[[], None] | None = None
+        self._running = True
+        self._bucket = bucket
+        self._yields = yields
+        self._share: Share | None = None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the consumer takes nothing now."""
+        return not self._running
+
+    def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
+        """Deliver the bytes to `consumer`; right after the last ones call `finished`.
+
+        Nothing is delivered while this is paused, nor after `close`.
+        """
+        self._consumer, self._finished = consumer, finished
+        if self._bucket is not None:
+            self._share = self._bucket.join(self._deliver, yields=self._yields)
+        self._deliver()
+
+    def pauseProducing(self) -> None:
+        """Pause delivery."""
+        self._running = False
+
+    def resumeProducing(self) -> None:
+        """Resume delivery."""
+        self._running = True
+        self._deliver()
+
+    def close(self) -> None:
+        """Deliver nothing more. May be called twice."""
+        self._end()
+
+    @abstractmethod
+    def _take(self) -> tuple[bytes | None, bool]:
+        """Return the next block, None when none waits, and whether it is the last.
+
+        `_deliver` is to be called when one waits.
+        """
+
+    def _deliver(self) -> None:
+        # The consumer and the bucket pause it independently of each other.
+        while self._running and (self._share is None or not self._share.held):
+            finished = self._finished
+            if self._consumer is None or finished is None:
+                return
+            block, last = self._take()
+            if block is None:
+                return
+            self.bytes_out += len(block)
+            if self._share is not None:
+                self._share.take(len(block))
+            if block:
+                self._consumer(block)
+            if last and self._finished is not None:
+                self._end()
+                finished()
+
+    def _end(self) -> None:
+        self._consumer = self._finished = None
+        if self._share is not None:
+            self._share.leave()
+
+
 @implementer(IPushProducer)
-class Outflow:
+class Outflow(ByteSource):
     """A bounded stream of bytes: written by one thread, delivered to a consumer on the reactor.
 
     The thread waits at `high_mark` bytes in the buffer until half of them are left. Small writes
@@ -352,20 +429,13 @@ class Outflow:
         high_mark: int = OUTFLOW_HIGH_MARK,
         bucket: TokenBucket | None = None,
     ) -> None:
+        super().__init__(bucket)
         self._reactor = reactor
         self._high_mark = high_mark
         self._low_mark = high_mark // 2
-        #: Bytes delivered so far.
-        self.bytes_out = 0
         # Used by the thread only.
         self._small: list[bytes] = []
         self._small_size = 0
-        # Used by the reactor only.
-        self._consumer: Callable[[bytes], None] | None = None
-        self._finished: Callable[[], None] | None = None
-        self._running = True
-        self._bucket = bucket
-        self._share: Share | None = None
         # All below is shared and guarded by this.
         self._changed = Condition()
         self._blocks: deque[bytes] = deque()
@@ -373,11 +443,6 @@ class Outflow:
         self._complete = False
         self._closed = False
         self._call_when_written = False
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the consumer takes nothing now."""
-        return not self._running
 
     # The thread's side
 
@@ -425,25 +490,6 @@ class Outflow:
 
     # The reactor's side
 
-    def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
-        """Deliver the stream to `consumer`; right after the last bytes call `finished`.
-
-        Nothing is delivered while this is paused, nor after `close`.
-        """
-        self._consumer, self._finished = consumer, finished
-        if self._bucket is not None:
-            self._share = self._bucket.join(self._deliver)
-        self._deliver()
-
-    def pauseProducing(self) -> None:
-        """Pause delivery."""
-        self._running = False
-
-    def resumeProducing(self) -> None:
-        """Resume delivery."""
-        self._running = True
-        self._deliver()
-
     def stopProducing(self) -> None:
         """Close the stream."""
         self.close()
@@ -457,33 +503,7 @@ class Outflow:
             self._size = 0
             self._changed.notify()
 
-    def _deliver(self) -> None:
-        while self._may_deliver and self._consumer is not None and self._finished is not None:
-            block, last = self._take()
-            if block is None:
-                return
-            finished = self._finished
-            self.bytes_out += len(block)
-            if self._share is not None:
-                self._share.take(len(block))
-            if block:
-                self._consumer(block)
-            if last and self._finished is not None:
-                self._end()
-                finished()
-
-    @property
-    def _may_deliver(self) -> bool:
-        # The consumer and the bucket pause it independently of each other.
-        return self._running and (self._share is None or not self._share.held)
-
-    def _end(self) -> None:
-        self._consumer = self._finished = None
-        if self._share is not None:
-            self._share.leave()
-
     def _take(self) -> tuple[bytes | None, bool]:
-        """Return the next block, None when none waits, and whether it is the last."""
         with self._changed:
             if not self._blocks:
                 self._call_when_written = True

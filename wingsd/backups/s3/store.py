@@ -34,7 +34,7 @@ from wingsd.http_client.exchange import (
     reason_of,
     tls_reason,
 )
-from wingsd.threadio import Workers
+from wingsd.threadio import ByteSource, Workers
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Budget, Watch, seconds_asked_for
 
@@ -88,7 +88,7 @@ class StoreLimits:
     stall: float = 300.0
 
 
-class FileRange:
+class FileRange(ByteSource):
     """The `size` bytes from `start` on of an open file; `failed` gets the error of reading them.
 
     The next piece is read when the connection has taken the last one. The file may be closed
@@ -103,67 +103,44 @@ class FileRange:
         disk: Workers,
         failed: Callable[[Exception], object],
     ) -> None:
+        super().__init__()
         self._descriptor = os.dup(descriptor)
         self._at = start
-        self._end = start + size
+        self._stop = start + size
         self._disk = disk
         self._failed = failed
-        self._consumer: Callable[[bytes], None] | None = None
-        self._finished: Callable[[], None] | None = None
-        self._running = True
+        #: A piece that was read and is not delivered yet.
+        self._piece = b""
         self._reading = False
         self._closed = False
-        #: Bytes delivered so far.
-        self.bytes_out = 0
-
-    def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
-        """Deliver the range to `consumer`; right after the last bytes call `finished`."""
-        self._consumer, self._finished = consumer, finished
-        self._read()
-
-    def pauseProducing(self) -> None:
-        """Pause delivery."""
-        self._running = False
-
-    def resumeProducing(self) -> None:
-        """Resume delivery."""
-        self._running = True
-        self._read()
 
     def close(self) -> None:
         """Deliver nothing more. May be called twice."""
-        if self._closed:
-            return
-        self._closed = True
-        self._consumer = self._finished = None
-        if not self._reading:
+        super().close()
+        if not self._closed and not self._reading:
             os.close(self._descriptor)
+        self._closed = True
 
-    def _read(self) -> None:
-        if self._reading or not self._running or self._consumer is None:
-            return
-        self._reading = True
-        size = min(PIECE, self._end - self._at)
-        reading = self._disk.run(os.pread, self._descriptor, size, self._at)
-        reading.addCallbacks(self._deliver, self._not_read)
+    def _take(self) -> tuple[bytes | None, bool]:
+        piece, self._piece = self._piece, b""
+        if piece:
+            self._at += len(piece)
+            return piece, self._at == self._stop
+        if not self._reading:
+            self._reading = True
+            size = min(PIECE, self._stop - self._at)
+            reading = self._disk.run(os.pread, self._descriptor, size, self._at)
+            reading.addCallbacks(self._keep, self._not_read)
+        return None, False
 
-    def _deliver(self, piece: bytes) -> None:
+    def _keep(self, piece: bytes) -> None:
         if not self._read_ended():
             return
         if not piece:
             self._failed(StorageError("it is shorter than it was", _NOT_READ))
             return
-        self._at += len(piece)
-        self.bytes_out += len(piece)
-        consumer, finished = self._consumer, self._finished
-        assert consumer is not None and finished is not None  # noqa: S101, PT018 - not closed
-        if self._at < self._end:
-            consumer(piece)
-            self._read()
-        else:
-            self.close()
-            consumer(piece)
-            finished()
+        self._piece = piece
+        self._deliver()
 
     def _not_read(self, failure: Failure) -> None:
         if self._read_ended():
