@@ -97,7 +97,7 @@ class TransferProgress:
         self._console.print(line)
 
     def _tell_resumed(self, server: str, each: Json) -> None:
-        """Print how much was there, when that has changed; the rate is counted anew then."""
+        """Print how much was there, when that has changed; the rate is counted again then."""
         there = each.get("resumed_bytes", 0)
         if there and self._resumed.get(server) != there:
             self._console.print(Text(f"{server} {direction_of(each)}: {resumed(each)}"))

@@ -21,8 +21,6 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -32,6 +30,7 @@ from wingsd.backups.checks import BackupChecks
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import StorageError
 from wingsd.metrics.recorder import Recorder
+from wingsd.node.answers import LatestAnswer
 from wingsd.sftp.counts import SftpCounts
 from wingsd.sftp.listener import SftpListener
 from wingsd.threadio import Workers
@@ -242,7 +241,7 @@ def _filesystem(found: os.statvfs_result) -> Iterator[Metric]:
 
 @attrs.frozen(eq=False, repr=False)
 class DiskState:
-    """What was read of the disk; `kept` is None where that could not be."""
+    """The state of the disk; `kept` is None where that could not be read."""
 
     disk: os.statvfs_result
     kept: int | None
@@ -270,15 +269,10 @@ class Exposition:
         kept: Callable[[], int],
         reactor: IReactorTime,
     ) -> None:
-        self._disk = disk
         self._data = data
         self._kept = kept
-        self._reactor = reactor
         self._registry = registry = recorder.registry
-        # The requests that wait for the disk. It is read by one thread at a time, which is blocked
-        # while the disk hangs.
-        self._waiting_requests: set[Deferred[DiskState]] = set()
-        self._is_reading = False
+        self._disk = LatestAnswer(self._look, disk, reactor)
         self._was_readable = True
         self._gauges = Gauges(recorder, sources)
         registry.register(self._gauges)
@@ -301,41 +295,27 @@ class Exposition:
         return encode(registry), content_type
 
     async def _read_disk(self) -> DiskState | None:
-        looking: Deferred[DiskState] = Deferred()
-        self._waiting_requests.add(looking)
-        if not self._is_reading:
-            self._is_reading = True
-            self._disk.run(self._look).addBoth(self._disk_read)
-        try:
-            found = await looking.addTimeout(DISK_TIMEOUT, self._reactor)
-        except TimedOut:
-            self._log_unreadable(f"no answer within {DISK_TIMEOUT} s")
-        except OSError as error:
-            self._log_unreadable(reading_advice(error))
-        else:
+        is_fresh = await self._disk.get(DISK_TIMEOUT)
+        found = self._disk.value if is_fresh else f"no answer within {DISK_TIMEOUT} s"
+        if isinstance(found, DiskState):
             self._was_readable = True
             return found
-        finally:
-            self._waiting_requests.discard(looking)
-        return None
-
-    def _look(self) -> DiskState:
-        found = os.statvfs(self._data)
-        try:
-            return DiskState(found, self._kept())
-        except StorageError:
-            return DiskState(found, None)
-
-    def _disk_read(self, found: Any) -> None:
-        self._is_reading = False
-        for looking in tuple(self._waiting_requests):
-            looking.callback(found)
-
-    def _log_unreadable(self, reason: str) -> None:
         # Once: the metrics are requested every few seconds.
         if self._was_readable:
             self._was_readable = False
-            self._log.warn("{data}: size not available: {reason}", data=self._data, reason=reason)
+            self._log.warn("{data}: size not available: {reason}", data=self._data, reason=found)
+        return None
+
+    def _look(self) -> DiskState | str:
+        """Return the state of the disk, or why it cannot be read."""
+        try:
+            found = os.statvfs(self._data)
+            try:
+                return DiskState(found, self._kept())
+            except StorageError:
+                return DiskState(found, None)
+        except OSError as error:
+            return reading_advice(error)
 
 
 class _WithoutCreated:

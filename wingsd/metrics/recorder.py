@@ -167,7 +167,7 @@ class Recorder(MovedBytes):
     # Events of an observer
 
     def step_left(self, transfer: Passage) -> None:
-        """It leaves a step."""
+        """Observe the duration of a step that a transfer leaves."""
         self._steps.labels(transfer.direction, transfer.step).observe(transfer.step_seconds)
 
     def transfer_over(
@@ -193,7 +193,7 @@ class Recorder(MovedBytes):
         self._round_bytes.labels(ROUND_KINDS[0 if is_first else 1]).inc(size)
 
     def downtime_predicted(self, seconds: float) -> None:
-        """It is known how long a server would be down."""
+        """Set how long a server would be down for its move."""
         self._predicted.set(seconds)
 
     def downtime_measured(self, seconds: float) -> None:

@@ -34,7 +34,7 @@ class SharedAnswer(Generic[T]):
 
     @property
     def is_running(self) -> bool:
-        """Whether the question is being asked."""
+        """True while the question is being asked."""
         return self._waiting is not None
 
     def get(self) -> Deferred[T]:
@@ -66,7 +66,7 @@ class SharedAnswer(Generic[T]):
 
 
 class LatestAnswer(Generic[T]):
-    """What a blocking function returned the last time, while it may hang now.
+    """The last result of a blocking function, which may hang now.
 
     It is called by one thread at a time: as long as one hangs, it is not called again.
     """
@@ -79,7 +79,7 @@ class LatestAnswer(Generic[T]):
         self.value: T | None = None
 
     async def get(self, patience: float) -> bool:
-        """Call the function anew; return whether `value` is fresh, `patience` seconds later.
+        """Call the function again; return whether `value` is fresh, `patience` seconds later.
 
         `value` is None when the function has never returned, or raised `OSError` the last time.
         """

@@ -63,7 +63,7 @@ class OwnLog:
 
 @attrs.frozen(eq=False, repr=False)
 class ReportOptions:
-    """What a report has: hosts and addresses, and how many lines of the log; None for no log."""
+    """The options of a report: hosts and addresses, and lines of the log, None for no log."""
 
     endpoints: bool = False
     log_lines: int | None = 200

@@ -50,7 +50,7 @@ T = TypeVar("T")
 PATIENCE = 12.0
 #: Seconds for which the sizes on the engine's disk are kept.
 KEPT = 5.0
-#: Seconds for which the result of a removal is kept that nobody was told.
+#: Seconds for which the result of a removal is kept that was not reported.
 UNTOLD = 600.0
 #: Seconds between two looks for containers that have no server.
 HOUR = 3600.0

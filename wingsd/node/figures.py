@@ -193,7 +193,7 @@ _INNER = re.compile(r"lo$|docker|br-|veth|ifb|tun\d|virbr|pelican0$|pterodactyl0
 
 @attrs.frozen(repr=False)
 class Counters:
-    """What was counted since the machine's start: seconds, bytes and packets.
+    """The counts of the kernel since the machine's start: seconds, bytes and packets.
 
     `time` is when it was read, in seconds of a clock of the caller's.
     """
@@ -211,7 +211,7 @@ class Counters:
 
 @attrs.frozen(repr=False)
 class Rates:
-    """What was counted in a second on average; `cpu_percent` is of all cores, from 0 to 100."""
+    """The averages of a second; `cpu_percent` is of all cores, from 0 to 100."""
 
     cpu_percent: float
     received: float
@@ -336,14 +336,14 @@ def processor() -> Processor:
 #: Seconds for which an answer is kept: pages that ask at almost the same time get the same, and
 #: rates are over no shorter time.
 KEPT = 0.5
-#: Seconds to count for a rate when nobody has asked within the last minute.
+#: Seconds to count for a rate when none was requested within the last minute.
 _FIRST = 0.2
 _STALE = 60.0
 
 
 @attrs.frozen(repr=False)
 class MachineFigures:
-    """What the machine does now."""
+    """The load of the machine now."""
 
     counters: Counters
     rates: Rates

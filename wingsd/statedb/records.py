@@ -37,7 +37,7 @@ def _split(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class Direction(Enum):
-    """Whether this node receives the server or sends it."""
+    """The direction of a transfer: to this node or from it."""
 
     IN = "in"
     OUT = "out"
@@ -51,7 +51,7 @@ class Outcome(Enum):
 
 
 class ReportKind(Enum):
-    """What a report to the Panel is about."""
+    """The subject of a report to the Panel."""
 
     TRANSFER = "transfer"
     INSTALL = "install"
@@ -62,12 +62,12 @@ class ReportKind(Enum):
 
     @property
     def is_transfer(self) -> bool:
-        """Whether it is about a transfer."""
+        """True for a report about a transfer."""
         return self is ReportKind.TRANSFER
 
     @property
     def is_installation(self) -> bool:
-        """Whether it is about an installation."""
+        """True for a report about an installation."""
         return self in (ReportKind.INSTALL, ReportKind.REINSTALL)
 
 
@@ -204,12 +204,12 @@ class Report:
 
     @property
     def queue(self) -> str:
-        """What reports are sent of one at a time: the backup, else the server."""
+        """The queue of the report, of which one is sent at a time: its backup, else its server."""
         return self.backup or self.server
 
     @property
     def what(self) -> str:
-        """What is reported, as the log and the listing name it."""
+        """The report as the log and the listing name it."""
         outcome = self.outcome.value
         return outcome if self.kind.is_transfer else f"{self.kind.value} {outcome}"
 
@@ -330,8 +330,8 @@ ALTER TABLE installations ADD COLUMN options TEXT NOT NULL DEFAULT '';
     """
 DROP TABLE running;
 """,
-    # What the Panel is still to be told of users. An id is never used again: rows are deleted by
-    # ranges of ids.
+    # Activity of users that the Panel has not accepted yet. An id is never used again: rows are
+    # deleted by ranges of ids.
     """
 CREATE TABLE activity (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
