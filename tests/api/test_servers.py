@@ -8,11 +8,10 @@ import pytest
 
 from tests.api.node import NOW, UUID, ApiNode, FakeServer, Socket
 from tests.support.logged_errors import Logged
-from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StateDatabaseError, StorageError
 from wingsd.panel.schemas import Stop
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
-from wingsd.statedb import StateDatabaseError
 from wingsd.transfers.outgoing.source import TransferRequest
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"

@@ -32,7 +32,7 @@ from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
 from tests.support.settings import server_settings
-from wingsd.statedb import StateDatabaseError
+from wingsd.errors import StateDatabaseError
 from wingsd.threadio import Workers
 
 __all__ = ["LiveFaults", "inject_faults"]

@@ -17,13 +17,13 @@ from wingsd.errors import (
     PanelRefused,
     PanelUnreachable,
     ServerNotFound,
+    StateDatabaseError,
     StorageError,
 )
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server
-from wingsd.statedb import StateDatabaseError
 
 
 def create(

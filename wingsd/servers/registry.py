@@ -27,6 +27,7 @@ from wingsd.errors import (
     ServerBusy,
     ServerNotFound,
     ServersNotLoaded,
+    StateDatabaseError,
     WingsdError,
 )
 from wingsd.events import DELETED, STAYS_OFF, Event, EventBus
@@ -38,7 +39,7 @@ from wingsd.servers.installations import INSTALLING, Installations
 from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server, ServerParts
-from wingsd.statedb import InstallationRecord, StateDatabaseError
+from wingsd.statedb import InstallationRecord
 from wingsd.util.retry import Backoff
 
 __all__ = ["Servers"]
