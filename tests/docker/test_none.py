@@ -21,4 +21,11 @@ async def test_a_node_of_files_only_makes_and_runs_nothing() -> None:
     assert await environment.logs("uuid", 10) == []
     with pytest.raises(EnvironmentFailed, match="Docker is disabled"):
         await environment.start("uuid", notes)
+    assert not environment.enabled
+    with pytest.raises(EnvironmentFailed, match="Docker is disabled"):
+        await environment.start_installer("uuid", notes)
+    await environment.remove_installer("uuid")
+    assert await environment.find_installer("uuid") is None
+    assert await environment.adopt_installer("uuid", notes) is None
+    assert await environment.installers() == []
     assert notes.told == []

@@ -22,14 +22,12 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import CRASHED
+from wingsd.panel.schemas import Stop
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.power_states import (
     PowerAction,
     PowerEvent,
     PowerState,
-    StopCommand,
-    StopSignal,
-    stop_method,
 )
 from wingsd.servers.run import Run
 
@@ -195,6 +193,33 @@ class CrashDetector:
                 self._server.daemon_line(FAILED, keep=True)
 
 
+#: Names and shorthands in eggs; for any other, Wings sends SIGKILL.
+_SIGNALS = {
+    "C": "SIGINT",
+    "^C": "SIGINT",
+    "SIGINT": "SIGINT",
+    "SIGTERM": "SIGTERM",
+    "SIGABRT": "SIGABRT",
+}
+
+
+async def request_stop(running: Running, stop: Stop) -> None:
+    """Ask a program to end, as its egg says. The command `^C` means SIGINT, as at a terminal.
+
+    Without a way that is known, the engine sends the signal that the image names.
+    """
+    value = stop.value.strip()
+    match stop.type:
+        case "command" if value == "^C":
+            await running.signal("SIGINT")
+        case "command" if value:
+            await running.command(stop.value)
+        case "signal":
+            await running.signal(_SIGNALS.get(value.upper(), "SIGKILL"))
+        case _:
+            await running.stop()
+
+
 #: Seconds after a kill within which the engine must report the end of the program.
 KILL_TIMEOUT = 30.0
 
@@ -269,11 +294,7 @@ class PowerControl:
 
     async def adopt(self) -> None:
         """Watch a program that runs already. Raises `EnvironmentFailed`."""
-        await self._lock.acquire()
-        try:
-            await self._adopt()
-        finally:
-            self._lock.release()
+        await self._lock.run(self._adopt)
 
     async def _adopt(self) -> None:
         if not self._adopted:
@@ -347,7 +368,7 @@ class PowerControl:
         self._server.transition(PowerEvent.STOP)
         run.end_requested = True
         try:
-            await self._request_stop(run.running)
+            await request_stop(run.running, self._server.configuration.process.stop)
         except ConsoleBlocked as error:
             # The timeout is for servers that hang.
             self._server.say(str(error))
@@ -374,15 +395,6 @@ class PowerControl:
             possible = isinstance(error, CancelledError | ConsoleBlocked)
             self._stop_failed(run, end_requested=possible)
             raise
-
-    async def _request_stop(self, running: Running) -> None:
-        match stop_method(self._server.configuration.process.stop):
-            case StopCommand(line):
-                await running.command(line)
-            case StopSignal(name):
-                await running.signal(name)
-            case _:
-                await running.stop()
 
     async def _kill(self) -> None:
         if self._starting is not None:

@@ -1,4 +1,4 @@
-"""The power states of a server, the transitions between them, and the ways to stop a server.
+"""The power states of a server, and the transitions between them.
 
 The values are those of the Panel's page (`status` events, `set state`).
 """
@@ -7,21 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-import attrs
-
-from wingsd.panel.schemas import Stop
-
-__all__ = [
-    "EngineStop",
-    "PowerAction",
-    "PowerEvent",
-    "PowerState",
-    "StopCommand",
-    "StopMethod",
-    "StopSignal",
-    "next_state",
-    "stop_method",
-]
+__all__ = ["PowerAction", "PowerEvent", "PowerState", "next_state"]
 
 
 class PowerState(Enum):
@@ -83,48 +69,3 @@ def next_state(state: PowerState, event: PowerEvent) -> PowerState:
         return _TRANSITIONS[state, event]
     except KeyError:
         raise ValueError(f"{event.value}, but the server is {state.value}") from None
-
-
-#: Names and shorthands in eggs; for any other, Wings sends SIGKILL.
-_SIGNALS = {
-    "C": "SIGINT",
-    "^C": "SIGINT",
-    "SIGINT": "SIGINT",
-    "SIGTERM": "SIGTERM",
-    "SIGABRT": "SIGABRT",
-}
-
-
-@attrs.frozen(repr=False)
-class StopCommand:
-    """A line typed into the console."""
-
-    line: str
-
-
-@attrs.frozen(repr=False)
-class StopSignal:
-    """A signal to the program."""
-
-    name: str
-
-
-@attrs.frozen(repr=False)
-class EngineStop:
-    """The engine's stop, by the signal that the image names."""
-
-
-StopMethod = StopCommand | StopSignal | EngineStop
-
-
-def stop_method(stop: Stop) -> StopMethod:
-    """Return how to stop. The command `^C` means SIGINT, as at a terminal."""
-    value = stop.value.strip()
-    match stop.type:
-        case "command" if value == "^C":
-            return StopSignal("SIGINT")
-        case "command" if value:
-            return StopCommand(stop.value)
-        case "signal":
-            return StopSignal(_SIGNALS.get(value.upper(), "SIGKILL"))
-    return EngineStop()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wingsd.docker.runtime import ContainerUsage, Running
 from wingsd.servers.console import WINDOW, LineSplitter, StartupDetector, Throttle, text
+from wingsd.util.deferreds import fires_within
 
 __all__ = ["Run", "RunListener"]
 
@@ -55,7 +55,8 @@ class Run:
         self._throttle = throttle
         self._timer: IDelayedCall | None = None
         self._detached = False
-        self._waiting: list[Deferred[None]] = []
+        #: Fires at the end.
+        self._end: Deferred[None] = Deferred()
 
     @property
     def ready(self) -> bool:
@@ -64,19 +65,7 @@ class Run:
 
     async def wait(self, seconds: float) -> bool:
         """Return whether the run is over within `seconds`, as soon as it is."""
-        if self.over:
-            return True
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
-        waiting.addTimeout(seconds, self._reactor)
-        try:
-            await waiting
-        except DeferredTimeout:
-            return False
-        finally:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
-        return True
+        return self.over or await fires_within(self._end, seconds, self._reactor)
 
     def detach(self) -> None:
         """Stop listening; the program continues to run."""
@@ -105,9 +94,7 @@ class Run:
             self._stop_timer()
             self._report_omitted(self._throttle.flush())
             self._listener.on_end(self, status, out_of_memory=out_of_memory)
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            one.callback(None)
+        self._end.callback(None)
 
     def _take(self, lines: list[bytes]) -> None:
         now = self._reactor.seconds()
