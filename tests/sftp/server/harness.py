@@ -21,11 +21,11 @@ from wingsd.filesystem import directory_opener
 from wingsd.sftp.host_key import load_host_key
 from wingsd.sftp.messages import Begin, Begun, FileEvent, Granted, Login, Message, Refused, Start
 from wingsd.sftp.server.access import SiteFiles
+from wingsd.sftp.server.ciphers import use_fast_ciphers
 from wingsd.sftp.server.connection import Site
 from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.main import SftpServer, ssh_options
-from wingsd.sftp.server.ssh import use_fast_ciphers
 from wingsd.sftp.server.threads import FileThreads
 from wingsd.sftp.server.turns import Turns
 

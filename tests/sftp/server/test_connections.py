@@ -281,6 +281,31 @@ def test_the_daemon_is_told_when_a_connection_is_over(tmp_path: Path) -> None:
     serve(tmp_path, test)
 
 
+def test_a_client_that_answers_no_probe_is_cut_off_and_an_idle_one_is_not(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection() as idle, served.connection() as silent:
+            answering, gone = (each._conn for each in served.server._connections.values())
+            probed: list[int] = []
+
+            def probe() -> None:
+                answering._probe()
+                answering._probe()
+                probed.append(1)
+
+            for number in range(1, 11):
+                answering.owner._thread.call(probe)
+                while len(probed) < number or answering.unanswered:
+                    await asyncio.sleep(0.01)
+            assert silent._transport is not None
+            silent._transport.pause_reading()
+            while served.server.count > 1:
+                gone.owner._thread.call(gone._probe)
+                await asyncio.sleep(0.01)
+            assert await opens(idle)
+
+    serve(tmp_path, test)
+
+
 @pytest.mark.parametrize(
     "cipher",
     ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-ctr"],

@@ -62,7 +62,7 @@ def test_single_bytes_wait_together_until_answers_are_read(tmp_path: Path, ciphe
             chan.write(b"".join(request(number, long) for number in range(many)))
             (own,) = served.server._connections.values()
             (channel,) = own._channels
-            while not channel._receiver.is_paused:
+            while not channel.is_paused:
                 await asyncio.sleep(0.01)
             for number in range(many, many + 50):
                 for byte in request(number):
@@ -115,8 +115,19 @@ def test_more_data_than_the_window_ends_the_connection(tmp_path: Path, cipher: s
             chan._send_window = 1 << 30
             (own,) = served.server._connections.values()
             (channel,) = own._channels
-            own._thread.call(lambda: setattr(channel._chan, "_recv_window", 50_000))
+            own._thread.call(lambda: setattr(channel, "_window", 50_000))
             chan.write(with_length)
+            await connection.wait_closed()
+
+    serve(tmp_path, test)
+
+
+def test_a_packet_that_does_not_end_ends_the_connection(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
+            await connection.create_session(Answers, subsystem="sftp", encoding=None)
+            assert connection._transport is not None
+            connection._transport.write(UInt32(1 << 30) + bytes(400_000))
             await connection.wait_closed()
 
     serve(tmp_path, test)

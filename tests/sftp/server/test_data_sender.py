@@ -15,8 +15,8 @@ from tests.sftp.server import harness
 from tests.sftp.server.harness import Served, serve
 from wingsd.sftp.messages import Start
 from wingsd.sftp.server import packets
+from wingsd.sftp.server.connection import SshConnection
 from wingsd.sftp.server.main import ssh_options
-from wingsd.sftp.server.ssh import SshConnection
 
 CIPHERS = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr"]
 SIZE = 200_000

@@ -30,8 +30,7 @@ from wingsd.config.sections import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Granted, Login, Refused
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.channel import SftpChannel
-from wingsd.sftp.server.connection import SftpConnection
-from wingsd.sftp.server.ssh import SshConnection
+from wingsd.sftp.server.connection import SftpConnection, SshConnection
 from wingsd.sftp.server.threads import ConnectionThread
 
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
@@ -52,9 +51,7 @@ def packet(kind: int, body: bytes) -> bytes:
 def waiting_answers(served: Served) -> int:
     """Return the bytes that wait for the socket of the only connection."""
     (connection,) = served.server._connections.values()
-    transport = connection._conn._transport
-    assert transport is not None
-    return transport.get_write_buffer_size()
+    return connection._conn.socket.get_write_buffer_size()
 
 
 async def is_served(served: Served) -> None:
@@ -329,10 +326,10 @@ def test_many_small_requests_wait_as_little_as_a_few_large_ones(
     waited: list[int] = []
     take_in = SftpChannel._take_in
 
-    def counting(own: SftpChannel, data: bytes | memoryview) -> None:
-        was_paused = own._receiver.is_paused
+    def counting(own: SftpChannel, data: bytes) -> None:
+        was_paused = own.is_paused
         take_in(own, data)
-        if own._receiver.is_paused and not was_paused:
+        if own.is_paused and not was_paused:
             waited.append(len(own._waiting))
 
     monkeypatch.setattr(SftpChannel, "_take_in", counting)
@@ -347,11 +344,11 @@ def test_many_small_requests_wait_as_little_as_a_few_large_ones(
             chan.write(packet(packets.REALPATH, string(b"/")) * 500_000)
             (own,) = served.server._connections.values()
             (channel,) = own._channels
-            while not channel._receiver.is_paused:
+            while not channel.is_paused:
                 await asyncio.sleep(0.01)
             # Of these, since the rest of the client's window may come after them.
             assert 0 < waited[0] < 100_000
-            assert channel._sender.pieces < 10_000
+            assert len(channel._unsent) < 10_000
             chan.abort()
         await is_served(served)
 
@@ -364,7 +361,7 @@ def test_requests_of_ssh_whose_answers_are_not_read_are_not_taken_in(tmp_path: P
             assert connection._transport is not None
             connection._transport.pause_reading()
             (own,) = served.server._connections.values()
-            own._backlog._pause()  # as the transport does above a MiB
+            own._conn.pause_writing()  # as the transport does above a MiB
             for _ in range(2000):
                 name = String(b"x" * 30_000)
                 connection.send_packet(MSG_GLOBAL_REQUEST, name, Boolean(value=True))

@@ -8,20 +8,26 @@ signs of life are answered meanwhile. What waits is bounded in both directions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncssh
+from asyncssh.constants import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_REQUEST,
+    MSG_CHANNEL_WINDOW_ADJUST,
+)
+from asyncssh.packet import SSHPacket, UInt32
 
 from wingsd.sftp.server import answers, packets
-from wingsd.sftp.server.data_receiver import DataReceiver
-from wingsd.sftp.server.data_sender import DataConnection, DataSender
-from wingsd.sftp.server.packets import FrameReader, Init, PacketError, Request, parse
+from wingsd.sftp.server.packets import FrameReader, Init, PacketError, parse
 from wingsd.sftp.server.threads import FileThreads
 from wingsd.sftp.server.traffic import Traffic
 
 if TYPE_CHECKING:
+    from wingsd.sftp.server.connection import SshConnection
     from wingsd.sftp.server.operations import Operations
 
 __all__ = ["SftpChannel"]
@@ -32,16 +38,13 @@ NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without th
 #: the first channel of a connection. A further one has a share: the second a half, the third a
 #: third, so that ten of them take no more than three times as much as one.
 _HIGH, _LOW = 2 << 20, 1 << 20
-#: Bytes of requests and of answers, and requests, in one batch.
-_BATCH_BYTES = 1 << 19
-_BATCH_REQUESTS = 128
+#: Bytes of answers that are sent at once.
+_BATCH_BYTES = 1 << 18
 #: Bytes that Python takes for each request beside what is in it.
 _OBJECT = 48
-#: Bytes of answers that wait for the client's window, and answers, above which no more are made;
-#: the same holds for them.
+#: Bytes of answers that wait for the client's window, and pieces of them, above which no more are
+#: made; the same holds for them.
 _SEND_BUFFER, _SEND_PIECES = 1 << 20, 1 << 12
-#: Bytes of data in a packet: no client takes less, and each packet costs time.
-_MIN_PACKET = 256
 _FIRST_VERSION = 3
 #: What may last as long as a tree is large; and what is written to the disk by `fsync`.
 _LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
@@ -57,7 +60,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def __init__(
         self,
         operations: Callable[[], Operations],
-        connection: DataConnection,
+        connection: SshConnection,
         threads: FileThreads,
         traffic: Traffic,
         fault: Callable[[BaseException], None],
@@ -73,8 +76,10 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._ended = ended
         self._share = share
         self._chan: asyncssh.SSHServerChannel[bytes]
-        self._sender: DataSender
-        self._receiver: DataReceiver
+        #: Bytes that the client may still send, and those that it may at first.
+        self._window = self._most = 0
+        #: Whether the client is granted no more.
+        self.is_paused = False
         self._frames = FrameReader()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -82,8 +87,16 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         #: Whether it has begun; one that was refused meanwhile never does.
         self.was_made = False
         self._greeted = self._busy = self._at_end = self._exited = self._lost = False
-        #: Whether the connection takes no more answers, of any channel.
-        self._held = False
+        #: Whether the client has said that nothing more comes.
+        self._at_eof = False
+        #: Answers that are still to be sent, and their bytes.
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        #: The client's number of the channel; and the bytes that it takes now, and in one packet.
+        self._number, self._granted, self._packet = connection.opening
+        #: Bytes for which a packet is not held back.
+        self._full = min(self._packet, max(self._granted // 4, 1))
+        self._status = 0
 
     # The channel
 
@@ -91,10 +104,62 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         """Begin."""
         self._chan = chan
         self.was_made = True
-        self._sender = DataSender(self._connection, chan, self._work)
-        self._receiver = DataReceiver(chan, self._take_in)
-        if chan._send_pktsize < _MIN_PACKET:
-            raise asyncssh.ProtocolError("Invalid maximum packet size")
+        self._window = self._most = chan.get_recv_window()
+        self._asyncssh = chan.process_packet
+        chan.process_packet = self._process  # type: ignore[method-assign,assignment]
+        chan.log_received_packet = self._connection.log_received_packet  # type: ignore[method-assign]
+
+    def _process(self, kind: int, number: int, packet: SSHPacket) -> bool | Awaitable[None]:
+        """Handle a packet in place of asyncssh, or leave it to that.
+
+        asyncssh keeps what comes while reading is paused in the pieces it came in: single bytes
+        would take a hundred times their size. Here all is taken in at once, and paused is the
+        widening of the client's window. It also keeps all variables that a client sends.
+        """
+        self._connection.unfinished = 0
+        if kind == MSG_CHANNEL_DATA and not self._at_eof:
+            self._take_in(packet.get_remaining_payload())
+            return True
+        if kind == MSG_CHANNEL_WINDOW_ADJUST and self._operations is not None:
+            self._granted += packet.get_uint32()
+            packet.check_end()
+            self.work()
+            return True
+        if kind == MSG_CHANNEL_REQUEST:
+            fields = SSHPacket(packet.get_remaining_payload())
+            if fields.get_string() == b"env":
+                if fields.get_boolean() and not self._chan.is_closing():
+                    self._chan.send_packet(MSG_CHANNEL_FAILURE)
+                return True
+        return self._asyncssh(kind, number, packet)
+
+    def _take_in(self, payload: bytes) -> None:
+        """Take in a packet's data, with its length in front."""
+        size = len(payload) - 4
+        if size < 0 or size != int.from_bytes(payload[:4], "big"):
+            raise asyncssh.ProtocolError("Data of another length than it says")
+        if size > self._window:
+            raise asyncssh.ProtocolError("Window exceeded")
+        if self._chan.is_closing():
+            return
+        self._window -= size
+        if self._operations is not None and not self._at_end:
+            try:
+                for packet in self._frames.feed(payload[4:]):
+                    self._waiting.append(packet)
+                    self._waiting_bytes += len(packet) + _OBJECT
+            except PacketError:
+                self._fail()
+            if self._waiting_bytes > _HIGH // self._share:
+                self.is_paused = True
+            self.work()
+        if self._window < self._most // 2:
+            self._widen()
+
+    def _widen(self) -> None:
+        if not self.is_paused and not self._chan.is_closing():
+            missing, self._window = self._most - self._window, self._most
+            self._chan.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(missing))
 
     def subsystem_requested(self, subsystem: str) -> bool:
         """Accept SFTP only."""
@@ -121,96 +186,121 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             return
         self._operations = self._make_operations()
 
-    def _take_in(self, data: bytes | memoryview) -> None:
-        if self._operations is None or self._at_end:
-            return
-        try:
-            for packet in self._frames.feed(data):
-                self._waiting.append(packet)
-                self._waiting_bytes += len(packet) + _OBJECT
-        except PacketError:
-            self._finish(1)
-            return
-        if self._waiting_bytes > _HIGH // self._share:
-            self._receiver.pause()
-        self._work()
-
     def eof_received(self) -> bool:
         """Answer what waits, and then close the channel."""
-        self._at_end = True
-        self._work()
+        self._at_end = self._at_eof = True
+        self.work()
         return True
-
-    def hold(self, *, held: bool) -> None:
-        """Make no more answers of this connection, or go on."""
-        self._held = held
-        self._work()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Close what is open, when the batch that is under way has ended."""
         self._lost = True
         self._waiting.clear()
-        self._sender.clear()
-        self._work()
+        self._unsent.clear()
+        self.work()
 
     # The work
 
-    def _finish(self, status: int) -> None:
-        self._at_end = True
+    def _fail(self) -> None:
+        """Close the channel of a client that sends what is no SFTP."""
+        self._at_end, self._status = True, 1
         self._waiting.clear()
         self._waiting_bytes = 0
-        if not self._lost and not self._exited:
-            self._exited = True
-            self._chan.exit(status)
 
-    def _work(self) -> None:
-        while self._waiting and not (self._busy or self._is_full() or self._held or self._lost):
-            self._busy = True
-            batch = self._batch()
-            answering = partial(self._answer, batch)
-            if any(packet[0] in _LONG for packet in batch):
-                self._threads.run(answering, self._answered)
-            else:
-                self._take(answering)
+    def work(self) -> None:
+        """Answer what waits, as far as the client takes answers."""
+        if self._unsent:
+            self._flush()
+        try:
+            while self._waiting and not (self._busy or self._lost) and self._takes_answers():
+                self._answer_some()
+        except PacketError:
+            self._fail()
         if self._busy:
             return
         if self._lost:
             self._close()
-        elif self._at_end and not self._waiting:
-            self._finish(0)
+        elif self._at_end and not (self._waiting or self._unsent or self._exited):
+            self._exited = True
+            self._chan.exit(self._status)
 
-    def _is_full(self) -> bool:
-        """Return whether the client has to read before it is answered again."""
-        most, pieces = _SEND_BUFFER // self._share, _SEND_PIECES // self._share
-        return self._sender.size > most or self._sender.pieces > pieces
+    def _takes_answers(self) -> bool:
+        """Return whether the client has not to read before it is answered again."""
+        return not self._connection.holds and (
+            not self._unsent
+            or (
+                self._unsent_bytes <= _SEND_BUFFER // self._share
+                and len(self._unsent) <= _SEND_PIECES // self._share
+            )
+        )
 
-    def _batch(self) -> deque[bytes]:
-        batch: deque[bytes] = deque()
-        size = 0
-        while self._waiting and size < _BATCH_BYTES and len(batch) < _BATCH_REQUESTS:
-            packet = self._waiting.popleft()
-            size += len(packet)
-            batch.append(packet)
-        return batch
-
-    def _answer(self, batch: deque[bytes]) -> tuple[list[bytes], int]:
-        """Do requests until their answers are many bytes.
-
-        Return the answers, and what the requests that were done took; those that were not are
-        left in `batch`.
-        """
+    def _answer_some(self) -> None:
+        """Do requests until their answers are many bytes, or one that may last."""
         made: list[bytes] = []
         size = done = 0
-        while batch and size < _BATCH_BYTES and not self._lost:
-            packet = batch.popleft()
+        while self._waiting and size < _BATCH_BYTES:
+            if self._waiting[0][0] in _LONG:
+                if not made:
+                    self._busy = True
+                    packet = self._waiting.popleft()
+                    answered = partial(self._answered, len(packet))
+                    self._threads.run(partial(self._answer, packet), answered)
+                    return
+                break
+            packet = self._waiting.popleft()
             done += len(packet) + _OBJECT
-            answer = self._answer_one(packet)
+            answer = self._answer(packet)
             size += len(answer)
             made.append(answer)
-        self._left = batch
-        return made, done
+        self._send(made, done)
 
-    def _answer_one(self, packet: bytes) -> bytes:
+    def _answered(self, size: int, answer: Callable[[], bytes]) -> None:
+        """Send the answer to a request that a thread has done, and go on."""
+        self._busy = False
+        if not self._lost and not self._exited:
+            try:
+                self._send([answer()], size + _OBJECT)
+            except PacketError:
+                self._fail()
+        self.work()
+
+    def _send(self, made: list[bytes], done: int) -> None:
+        """Send answers to requests of `done` bytes."""
+        self._waiting_bytes -= done
+        data = b"".join(made)
+        self._traffic.count(done - _OBJECT * len(made), len(data))
+        connection = self._connection
+        if self._unsent or len(data) > min(self._granted, self._packet) or connection.holds:
+            self._unsent.append(memoryview(data))
+            self._unsent_bytes += len(data)
+            self._flush()
+        else:
+            self._granted -= len(data)
+            connection.send_data(self._number, data)
+        if self.is_paused and self._waiting_bytes < _LOW // self._share:
+            self.is_paused = False
+            self._widen()
+
+    def _flush(self) -> None:
+        """Send as much as the client takes, in full packets.
+
+        asyncssh would copy all of it three times more, and fill a window that is widened by little
+        with a short packet.
+        """
+        unsent = self._unsent
+        while unsent and not self._connection.exchanges_keys:
+            size = min(self._granted, self._packet)
+            if size < min(self._full, self._unsent_bytes):
+                break
+            data = unsent.popleft()
+            if len(data) > size:
+                unsent.appendleft(data[size:])
+                data = data[:size]
+            self._granted -= len(data)
+            self._unsent_bytes -= len(data)
+            self._connection.send_data(self._number, data)
+
+    def _answer(self, packet: bytes) -> bytes:
         operations = self._operations
         assert operations is not None  # noqa: S101
         if not self._greeted:
@@ -223,7 +313,11 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             return answers.status(error.request, answers.BAD_MESSAGE, str(error))
         if isinstance(request, Init):
             raise PacketError("SFTP begins a second time")
-        return self._done(operations, request)
+        try:
+            return operations.answer(request)
+        except Exception as error:
+            self._fault(error)
+            return answers.status(request.id, answers.FAILURE, "internal error of the node")
 
     def _greet(self, packet: bytes) -> bytes:
         request = parse(packet)
@@ -231,32 +325,6 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             raise PacketError("the first packet does not begin SFTP 3")
         self._greeted = True
         return answers.version()
-
-    def _done(self, operations: Operations, request: Request) -> bytes:
-        try:
-            return operations.answer(request)
-        except Exception as error:
-            self._fault(error)
-            return answers.status(request.id, answers.FAILURE, "internal error of the node")
-
-    def _answered(self, batch: Callable[[], tuple[list[bytes], int]]) -> None:
-        self._take(batch)
-        self._work()
-
-    def _take(self, batch: Callable[[], tuple[list[bytes], int]]) -> None:
-        """Send the answers to a batch."""
-        try:
-            made, done = batch()
-        except PacketError:
-            self._finish(1)
-        if not self._lost and not self._exited:
-            self._waiting.extendleft(reversed(self._left))
-            self._waiting_bytes -= done
-            self._traffic.count(done - _OBJECT * len(made), sum(map(len, made)))
-            self._sender.write(made)
-            if self._receiver.is_paused and self._waiting_bytes < _LOW // self._share:
-                self._receiver.resume()
-        self._busy = False
 
     def _close(self) -> None:
         operations, self._operations = self._operations, None

@@ -1,13 +1,29 @@
-"""One SSH connection: its login, which the daemon decides on, and its channels."""
+"""One SSH connection: its bounds, its login, which the daemon decides on, and its channels."""
 
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
+from unicodedata import normalize
 
 import asyncssh
 import attrs
+from asyncssh.constants import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_OPEN,
+    MSG_GLOBAL_REQUEST,
+    MSG_IGNORE,
+    MSG_KEX_LAST,
+    MSG_KEXINIT,
+    MSG_NEWKEYS,
+    MSG_REQUEST_FAILURE,
+    MSG_REQUEST_SUCCESS,
+    MSG_USERAUTH_REQUEST,
+)
+from asyncssh.packet import Boolean, SSHPacket, SSHPacketLogger, String
 
 from wingsd.config.sections import SftpConfig
 from wingsd.sftp.messages import (
@@ -25,19 +41,43 @@ from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.operations import Operations
 from wingsd.sftp.server.path_operations import ListingLimits
-from wingsd.sftp.server.send_backlog import SendBacklog
-from wingsd.sftp.server.ssh import SshConnection
 from wingsd.sftp.server.threads import ConnectionThread, FileThreads
 from wingsd.sftp.server.traffic import Traffic
 from wingsd.sftp.server.turns import Turns
 from wingsd.sftp.server.usage import ServerUsage
 
-__all__ = ["SftpConnection", "Site"]
+__all__ = ["SftpConnection", "Site", "SshConnection"]
 
 #: Bytes that a client may send in a connection's first channel before it is told that they were
 #: read, and those of one packet.
 _WINDOW = 2 << 20
 _PACKET = 128 << 10
+#: Bytes that a client may send before its login: so many, and more for each attempt to log in that
+#: it may make; and requests to log in beside these attempts, such as the first one (`none`), and
+#: the signature by a key that was accepted.
+_EARLY_BYTES, _ATTEMPT_BYTES = 8 << 10, 1 << 10
+_EARLY_REQUESTS = 10
+#: Before a login, bytes of the first packet; and characters of a user's name, and of a request
+#: without a key, when they are prepared: Panels take passwords of 512 characters.
+_MAX_FIRST_PACKET = 8 << 10
+_MAX_USERNAME, _MAX_REQUEST = 256, 1 << 10
+#: Bytes that may be sent without ending a packet: twice a packet of data.
+_MAX_UNFINISHED = 256 << 10
+#: Bytes that asyncssh is given at once: it copies what is left of them for each packet.
+_PIECE = 32 << 10
+#: Bytes of packets that are given to the kernel at once: the client works on them meanwhile.
+_AT_ONCE = 256 << 10
+#: Packets that wait for the end of an exchange of keys, above which the client is cut off.
+_MAX_DEFERRED = 1024
+#: The length of a packet; and the number of a channel, and the length of its data.
+_LENGTH = struct.Struct(">I")
+_DATA_HEAD = struct.Struct(">II")
+#: Seconds between two probes of an idle client, and how many it may leave unanswered.
+_PROBE_INTERVAL, _PROBES = 60, 3
+#: Bytes that wait for the socket, above which the client is not read from, and below which it is.
+_HIGH, _LOW = 1 << 20, 1 << 19
+#: Bytes of data in a packet that a client takes: no client takes less, and each costs time.
+_MIN_PACKET = 256
 
 
 @attrs.define(eq=False)
@@ -73,6 +113,261 @@ class Site:
         return await asyncio.wrap_future(asking)
 
 
+class _Socket(asyncio.Transport):
+    """The socket as asyncssh has it: many packets go to the kernel in one call."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._gathers = False
+        self._packets: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        """Send a packet, now or with others."""
+        if not self._gathers:
+            self._transport.write(data)
+            return
+        self._packets.append(data)
+        self._size += len(data)
+        if self._size >= _AT_ONCE:
+            self._flush()
+
+    def hold(self) -> None:
+        """Keep what is written from now on."""
+        self._gathers = True
+
+    def release(self) -> None:
+        """Send what was kept, and what is written from now on."""
+        self._gathers = False
+        self._flush()
+
+    def _flush(self) -> None:
+        packets, self._packets, self._size = self._packets, [], 0
+        if packets:
+            self._transport.write(packets[0] if len(packets) == 1 else b"".join(packets))
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._transport.abort()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """Return what asyncio knows of the socket."""
+        return self._transport.get_extra_info(name, default)
+
+
+class SshConnection(asyncssh.SSHServerConnection):
+    """The protocol of SSH, with a bound for all that asyncssh keeps for a client.
+
+    asyncssh takes in packets of any number before a login, prepares names and passwords of any
+    length (RFC 4013), of which a character can become 18, and keeps all that the socket does not
+    take. It sends a message that is to be ignored before each packet, which protects ciphers in
+    CBC mode: none is offered here. Of its names that are not in its documents, only those are used
+    here that have no underscore. `attempts` to log in with a password or a key are the most that
+    are needed.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: asyncssh.SSHServerConnectionOptions,
+        owner: SftpConnection,
+        turns: Turns,
+        attempts: int,
+    ) -> None:
+        super().__init__(loop, options)
+        self.owner = owner
+        self.turns = turns
+        self.socket: asyncio.Transport
+        self._gathering: _Socket
+        self.is_logged_in = False
+        #: Whether the socket takes no more.
+        self.is_full = False
+        #: Whether keys are being exchanged: what is sent waits in memory for the end of that.
+        self.exchanges_keys = False
+        #: Whether no answers are made, for one of these reasons.
+        self.holds = False
+        self.deferred = 0
+        #: Bytes since the last packet that was whole.
+        self.unfinished = 0
+        #: The client's number, window and packet of the channel that is being opened.
+        self.opening = (0, 0, 0)
+        #: Probes and intervals in which the client has sent nothing.
+        self.unanswered = 0
+        self.first = b""
+        self.exchanges = 0
+        #: The bytes, and requests to log in, that are still taken in before the login.
+        self.early_bytes = _EARLY_BYTES + attempts * _ATTEMPT_BYTES
+        self.early_requests = attempts + _EARLY_REQUESTS
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self.socket = transport
+        transport.set_write_buffer_limits(_HIGH, _LOW)
+        self._gathering = _Socket(transport)
+        super().connection_made(self._gathering)
+
+    def in_turn(self, work: Callable[[], None]) -> None:
+        """Do work of this connection when it is its turn."""
+        self.turns.work(partial(self._gather, work))
+
+    def _gather(self, work: Callable[[], None]) -> None:
+        self._gathering.hold()
+        try:
+            work()
+        finally:
+            self._gathering.release()
+
+    def log_in(self) -> None:
+        """Take in all packets from now on, and look for signs of life.
+
+        asyncssh would set a timer again for each packet.
+        """
+        self.is_logged_in = True
+        self._probe()
+
+    def _probe(self) -> None:
+        """Ask a client that has sent nothing for a while for an answer."""
+        if self.unanswered > _PROBES:
+            self.abort()
+            return
+        if self.unanswered:
+            keepalive = String("keepalive@openssh.com") + Boolean(value=True)
+            self.send_packet(MSG_GLOBAL_REQUEST, keepalive)
+        self.unanswered += 1
+        asyncio.get_running_loop().call_later(_PROBE_INTERVAL, self._probe)
+
+    def pause_writing(self) -> None:
+        """Answer no more, and do not read what is to be answered."""
+        self.is_full = True
+        self.socket.pause_reading()
+        self._check_hold()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.is_full = False
+        self.socket.resume_reading()
+        self._check_hold()
+
+    def _check_hold(self) -> None:
+        self.holds = self.is_full or self.exchanges_keys
+        if not self.holds:
+            asyncio.get_running_loop().call_soon(self.in_turn, self.owner.go_on)
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
+        """Take in packets."""
+        if not self.is_logged_in:
+            self.early_bytes -= len(data)
+            if self.early_bytes < 0 or not self._may_begin(data):
+                self._refuse_early_data()
+                return
+        self.unanswered = 0
+        self.turns.work(partial(self._take_in, data))
+
+    def _may_begin(self, data: bytes) -> bool:
+        """Return whether the first packet, which is not encrypted, has no impossible length."""
+        if self.exchanges:
+            return True
+        self.first += data
+        length = self.first.partition(b"\n")[2][: _LENGTH.size]
+        return len(length) < _LENGTH.size or _LENGTH.unpack(length)[0] <= _MAX_FIRST_PACKET
+
+    def _refuse_early_data(self) -> None:
+        if self.get_extra_info("client_version"):
+            self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "Too much data before the login")
+        else:  # it is no SSH
+            self.abort()
+
+    def _take_in(self, data: bytes) -> None:
+        self._gathering.hold()
+        try:
+            for start in range(0, len(data), _PIECE):
+                if start and self.get_extra_info("socket") is None:
+                    return  # what came before it has ended the connection
+                piece = data[start : start + _PIECE]
+                self.unfinished += len(piece)
+                super().data_received(piece)
+        finally:
+            self._gathering.release()
+        if self.unfinished > _MAX_UNFINISHED:
+            self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "A packet is too long")
+
+    def process_packet(
+        self, pkttype: int, pktid: int, packet: SSHPacket
+    ) -> bool | Awaitable[None]:
+        """Handle a packet that is for no channel; before the login, only what it takes."""
+        self.unfinished = 0
+        if pkttype == MSG_KEXINIT:
+            self.exchanges += 1
+            self.first = b""
+        if not self.is_logged_in:
+            if pkttype == MSG_USERAUTH_REQUEST:
+                self._check_request(SSHPacket(packet.get_remaining_payload()))
+            elif pkttype == MSG_KEXINIT and self.exchanges > 1:
+                raise asyncssh.ProtocolError("Another exchange of keys before the login")
+        elif pkttype in (MSG_REQUEST_SUCCESS, MSG_REQUEST_FAILURE):
+            return True  # the answer to a probe
+        elif pkttype == MSG_CHANNEL_OPEN:
+            self._check_opening(SSHPacket(packet.get_remaining_payload()))
+        return super().process_packet(pkttype, pktid, packet)
+
+    def _check_request(self, fields: SSHPacket) -> None:
+        """Raise `ProtocolError` for one request to log in too many, or too long."""
+        self.early_requests -= 1
+        if self.early_requests < 0:
+            raise asyncssh.ProtocolError("Too many requests to log in")
+        whole = fields.get_remaining_payload()
+        username, _, method = fields.get_string(), fields.get_string(), fields.get_string()
+        if _prepared_size(username) > _MAX_USERNAME or (
+            method != b"publickey" and _prepared_size(whole) > _MAX_REQUEST
+        ):
+            raise asyncssh.ProtocolError("The user's name or the password is too long")
+
+    def _check_opening(self, fields: SSHPacket) -> None:
+        """Raise `ProtocolError` for a channel whose data would take too many packets."""
+        fields.get_string()
+        self.opening = fields.get_uint32(), fields.get_uint32(), fields.get_uint32()
+        if self.opening[2] < _MIN_PACKET:
+            raise asyncssh.ProtocolError("Invalid maximum packet size")
+
+    def send_packet(
+        self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None
+    ) -> None:
+        """Send a packet, or defer it to the end of an exchange of keys."""
+        if pkttype == MSG_IGNORE:
+            return
+        if pkttype in (MSG_KEXINIT, MSG_NEWKEYS):
+            self.exchanges_keys = pkttype == MSG_KEXINIT
+            self.deferred = 0
+            self._check_hold()
+        elif self.exchanges_keys and pkttype > MSG_KEX_LAST and pkttype != MSG_CHANNEL_DATA:
+            self.deferred += 1
+            if self.deferred > _MAX_DEFERRED:
+                raise asyncssh.ProtocolError("Too many requests during a key exchange")
+        super().send_packet(pkttype, *args, handler=self)
+
+    def send_data(self, channel: int, data: bytes | memoryview) -> None:
+        """Send data of the channel that the client has given this number."""
+        head = _DATA_HEAD.pack(channel, len(data))
+        super().send_packet(MSG_CHANNEL_DATA, head, data, handler=self)  # type: ignore[arg-type]
+
+    def log_sent_packet(
+        self, pkttype: int, pktid: int | None, packet: bytes | SSHPacket, note: str = ""
+    ) -> None:
+        """Log nothing."""
+
+    def log_received_packet(
+        self, pkttype: int, pktid: int | None, packet: bytes | SSHPacket, note: str = ""
+    ) -> None:
+        """Log nothing."""
+
+
+def _prepared_size(text: bytes) -> int:
+    """Return the characters of a text as asyncssh prepares it, at a hundredth of its CPU time."""
+    return len(normalize("NFKC", text.decode("utf-8", "replace")))
+
+
 class SftpConnection(asyncssh.SSHServer):
     """A connection with the number `number`. `ended` is called when nothing is done for it.
 
@@ -106,7 +401,6 @@ class SftpConnection(asyncssh.SSHServer):
         self._granted: Granted | None = None
         self._access: SessionAccess | None = None
         self._channels: set[SftpChannel] = set()
-        self._backlog: SendBacklog
         self._lost = self._aborted = False
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -114,7 +408,6 @@ class SftpConnection(asyncssh.SSHServer):
         assert isinstance(conn, SshConnection)  # noqa: S101
         self._conn = conn
         self.was_made = True
-        self._backlog = SendBacklog(conn, self._hold)
         if self._aborted:
             conn.abort()
 
@@ -150,9 +443,10 @@ class SftpConnection(asyncssh.SSHServer):
         if self.was_made and not self._lost:
             self._conn.abort()
 
-    def _hold(self, held: bool) -> None:
+    def go_on(self) -> None:
+        """Have the channels answer what waits."""
         for channel in tuple(self._channels):
-            channel.hold(held=held)
+            channel.work()
 
     def _check_end(self) -> None:
         if self._lost and not self._channels:
@@ -235,6 +529,7 @@ class SftpConnection(asyncssh.SSHServer):
             self._conn.abort()
             return
         server, number = granted.server, self.number
+        self._conn.log_in()
 
         def report(event: str, path: str, target: str) -> None:
             if event != "read" or site.config.activity.log_file_reads:
@@ -275,11 +570,8 @@ class SftpConnection(asyncssh.SSHServer):
             self._channel_ended,
             share,
         )
-        session.hold(held=self._backlog.is_full)
         self._channels.add(session)
         channel = self._conn.create_server_channel(None, "strict", _WINDOW // share, _PACKET)
-        # Or it would keep them, as many as a client sends.
-        channel._process_env_request = _refuse_environment  # type: ignore[method-assign,assignment]
         return channel, self._when_begun(session)
 
     async def _when_begun(self, session: SftpChannel) -> SftpChannel:
@@ -289,7 +581,3 @@ class SftpConnection(asyncssh.SSHServer):
     def _channel_ended(self, channel: SftpChannel) -> None:
         self._channels.discard(channel)
         self._check_end()
-
-
-def _refuse_environment(_: object) -> bool:
-    return False

@@ -6,8 +6,9 @@ Blocking. Methods return the bytes of an answer, and raise the errors of `wingsd
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
-from wingsd.errors import FileMissing
+from wingsd.errors import DiskLimitExceeded, FileMissing, NameConflict, SftpPermissionMissing
 from wingsd.filesystem import Entry, ServerPath
 from wingsd.filesystem.writable_file import MAX_FILE_SIZE, WritableFile
 from wingsd.sftp.server import answers, packets
@@ -87,6 +88,14 @@ class FileOperations:
         with access.files() as (root, guard):
             guard.check(path)
             entry: Entry | None = None
+            if flags & packets.CREATE:
+                # Most files are new: this is all that they take.
+                with suppress(SftpPermissionMissing, DiskLimitExceeded, NameConflict):
+                    access.check(CREATE_FILES)
+                    access.usage.check()
+                    file = root.writable_file(path, files, mode=file_mode(given.mode))
+                    access.report("create", path)
+                    return file
             try:
                 entry = root.stat(path)
             except FileMissing:

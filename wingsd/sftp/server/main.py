@@ -31,10 +31,10 @@ from wingsd.sftp.messages import (
     Used,
 )
 from wingsd.sftp.server.access import SiteFiles
-from wingsd.sftp.server.connection import SftpConnection, Site
+from wingsd.sftp.server.ciphers import use_fast_ciphers
+from wingsd.sftp.server.connection import SftpConnection, Site, SshConnection
 from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.handles import HandleBudget
-from wingsd.sftp.server.ssh import SshConnection, use_fast_ciphers
 from wingsd.sftp.server.threads import ConnectionThread, FileThreads
 from wingsd.sftp.server.turns import DaemonTime, Turns
 from wingsd.util.addresses import address_block
@@ -60,11 +60,9 @@ _CIPHERS = (
 )
 _MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-256")
 _VERSION = "Go"
-#: Seconds: to log in; between two probes of an idle client, and how many it may leave unanswered;
-#: of a pause when no connection can be accepted; between two lines of the log about that; between
-#: two reports of usage; for work that is under way at the end.
+#: Seconds: to log in; of a pause when no connection can be accepted; between two lines of the log
+#: about that; between two reports of usage; for work that is under way at the end.
 _LOGIN_TIMEOUT = 60
-_PROBE_INTERVAL, _PROBES = 60, 3
 _PAUSE = 0.5
 _LOG_INTERVAL = 60.0
 _REPORT_INTERVAL = 0.5
@@ -254,7 +252,8 @@ class SftpServer:
                 limits.authentication_password_attempts + limits.authentication_pubkey_attempts
             )
             await loop.create_connection(
-                lambda: SshConnection(loop, options, self._site.turns, attempts), sock=accepted
+                lambda: SshConnection(loop, options, connection, self._site.turns, attempts),
+                sock=accepted,
             )
         except (TimeoutError, OSError, asyncssh.Error):
             pass  # scanners, and clients that go away
@@ -302,8 +301,6 @@ def ssh_options(start: Start) -> asyncssh.SSHServerConnectionOptions:
         agent_forwarding=False,
         encoding=None,
         login_timeout=_LOGIN_TIMEOUT,
-        keepalive_interval=_PROBE_INTERVAL,
-        keepalive_count_max=_PROBES,
     )
 
 

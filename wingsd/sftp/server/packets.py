@@ -8,7 +8,7 @@ against the length of its packet; no packet is longer than `MAX_PACKET`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 
@@ -65,7 +65,10 @@ EXTENSIONS: tuple[tuple[bytes, bytes], ...] = (
     (b"limits@openssh.com", b"1"),
 )
 
+#: Bytes of a small request.
+_SMALL = 4096
 _BYTE_AND_LONG = struct.Struct(">BI")
+_READ = struct.Struct(">BII8sQI")
 _LONG = struct.Struct(">I")
 _LONG_LONG = struct.Struct(">Q")
 
@@ -181,11 +184,17 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
-        """Yield the packets that are complete with `data`.
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """Return the packets that are complete with `data`.
 
-        Raises `PacketError` for a length that no packet has.
+        Raises `PacketError` for a length that no packet has, also while they are looked at.
         """
+        size = len(data) - _LONG.size
+        if not self._buffer and 0 < size <= _SMALL and data.startswith(_LONG.pack(size)):
+            return (data[_LONG.size :],)  # a request that comes as a whole, as most do
+        return self._divided(data)
+
+    def _divided(self, data: bytes) -> Iterator[bytes]:
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
@@ -261,6 +270,10 @@ def parse(packet: bytes) -> Init | Request:
         raise PacketError("a packet ends too early") from None
     if kind == INIT:
         return Init(request)
+    if kind == READ_DATA and len(packet) == _READ.size:
+        _, _, size, handle, offset, length = _READ.unpack(packet)
+        if size == len(handle):  # as those of this server are
+            return ReadRequest(request, kind, handle, offset, length)
     fields = _Fields(packet, _BYTE_AND_LONG.size, request)
     if kind == READ_DATA:
         return ReadRequest(request, kind, fields.string(), fields.long_long(), fields.long())
