@@ -65,9 +65,9 @@ from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
-from wingsd.restores.content import ContentParts
+from wingsd.restores.content import RestoreParts
 from wingsd.restores.links import RestoreLinks
-from wingsd.restores.manager import RestoreReporting, Restores
+from wingsd.restores.manager import Restores
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
@@ -323,18 +323,20 @@ class NodeObjects:
         )
         self.restores = Restores(
             self.servers,
-            ContentParts(
+            RestoreParts(
                 storage=restore_storage,
                 workers=pools.restorers,
                 slots=DeferredSemaphore(RESTORERS),
                 disk=pools.disk,
                 long=pools.long,
                 limits=ArchiveLimits.configured(transfers),
+                database=self.database,
+                callbacks=self.callbacks,
+                running=self.running,
+                reactor=reactor,
+                quarantine_days=system.backups.quarantine_days,
+                for_calagopus=config.family == CALAGOPUS,
             ),
-            RestoreReporting(
-                self.database, self.callbacks, self.running, reactor, config.family == CALAGOPUS
-            ),
-            system.backups.quarantine_days,
         )
         self.restore_links = RestoreLinks.configured(
             reactor,

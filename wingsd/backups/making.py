@@ -40,7 +40,7 @@ from wingsd.files.denylist import Denylist
 from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot, name_text
 from wingsd.filesystem.new_file import TEMPORARY
-from wingsd.filesystem.walk import Listing, opened, walk
+from wingsd.filesystem.walk import Listing, opened, regular_bytes, walk
 from wingsd.util.text import disk_advice, display
 
 __all__ = [
@@ -232,25 +232,19 @@ class IgnoreList:
         return kept
 
     def _selected(self, listing: Listing) -> Listing:
-        prefix = name_text(listing.prefix)
         files = [name for name in listing.files if not TEMPORARY.fullmatch(name)]
+        found = attrs.evolve(listing, files=files)
         if self.ignored.is_empty and self.denied.is_empty:
-            return attrs.evolve(listing, files=files)
-        return attrs.evolve(
-            listing,
-            files=self._kept(prefix, files),
-            symlinks=self._kept(prefix, listing.symlinks),
-            others=self._kept(prefix, listing.others),
-            directories=self._kept(prefix, listing.directories, "/"),
-        )
+            return found
+        prefix = name_text(listing.prefix)
 
-    def _kept(self, prefix: str, names: list[bytes], end: str = "") -> list[bytes]:
-        kept = [name for name in names if not self._is_left_out(f"{prefix}{name_text(name)}{end}")]
-        self.dropped += len(names) - len(kept)
-        return kept
+        def keep(name: bytes, is_directory: bool) -> bool:
+            path = f"{prefix}{name_text(name)}{'/' if is_directory else ''}"
+            is_left_out = self.ignored.matches(path) or self.denied.matches(path)
+            self.dropped += is_left_out
+            return not is_left_out
 
-    def _is_left_out(self, path: str) -> bool:
-        return self.ignored.matches(path) or self.denied.matches(path)
+        return found.filtered(keep)
 
 
 def make_archive(
@@ -342,11 +336,5 @@ def _require_content(packed: Packed, ignore: IgnoreList) -> None:
 
 def _total(directory: str, ignore: IgnoreList, progress: Progress) -> int:
     """Return the bytes of the files that will be packed, to show how far that is."""
-    total = 0
     with opened(directory) as root:
-        for listing in walk(root, lambda name, why: None, ignore.select):
-            progress.check()
-            for name in listing.files:
-                with suppress(OSError):
-                    total += os.stat(name, dir_fd=listing.fd, follow_symlinks=False).st_size
-    return total
+        return regular_bytes(walk(root, lambda name, why: None, ignore.select), progress.check)

@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from enum import Enum
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot, name_text
 from wingsd.filesystem.directory import open_regular
 from wingsd.filesystem.new_file import TEMPORARY
-from wingsd.filesystem.walk import Listing, gone, unreadable_for_user
+from wingsd.filesystem.walk import Listing, gone, regular_bytes, unreadable_for_user
 
 __all__ = [
     "MAX_ZIP_MEMBERS",
@@ -157,14 +157,8 @@ class Selection:
 
         Raises the errors of `members`.
         """
-        total = 0
         with self._listings() as listings:
-            for listing in listings:
-                check()
-                for name in listing.files:
-                    with suppress(OSError):
-                        total += os.lstat(name, dir_fd=listing.fd).st_size
-        return total
+            return regular_bytes(listings, check)
 
     def members(self) -> Iterator[FileMember]:
         """Yield what is chosen but what is denied, `archive` itself, and files being written.
@@ -200,21 +194,13 @@ class Selection:
 
     def _wanted(self, listing: Listing, here: ServerPath) -> Listing:
         chosen = self.chosen.of(listing.path)
-
-        def left(names: list[bytes], is_directory: bool) -> list[bytes]:
-            return [
-                name
-                for name in names
-                if chosen(name, is_directory) and here.child(name) != self.archive
-            ]
-
-        return attrs.evolve(
-            listing,
-            files=[each for each in left(listing.files, False) if not TEMPORARY.fullmatch(each)],
-            symlinks=left(listing.symlinks, False),
-            others=[],
-            directories=left(listing.directories, True),
+        found = listing.filtered(
+            lambda name, is_directory: (
+                chosen(name, is_directory) and here.child(name) != self.archive
+            )
         )
+        files = [name for name in found.files if not TEMPORARY.fullmatch(name)]
+        return attrs.evolve(found, files=files, others=[])
 
 
 @contextmanager

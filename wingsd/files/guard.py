@@ -86,23 +86,10 @@ class Guard:
         """Return the names of a listing that are not denied, wherever its directory is."""
         if not self._denylists:
             return listing
-
-        def left(names: list[bytes], is_directory: bool = False) -> list[bytes]:
-            return [
-                name
-                for name in names
-                if not self._denied([place.child(name) for place in places], is_directory)
-            ]
-
-        return Listing(
-            listing.path,
-            listing.fd,
-            listing.stat,
-            left(listing.files),
-            left(listing.symlinks),
-            left(listing.others),
-            left(listing.directories, is_directory=True),
-            listing.is_first,
+        return listing.filtered(
+            lambda name, is_directory: (
+                not self._denied([place.child(name) for place in places], is_directory)
+            )
         )
 
     def _denied(
@@ -124,17 +111,15 @@ class Guard:
 
             def select(listing: Listing) -> Listing:
                 here = [ServerPath((*place.parts, *listing.path)) for place in pairs]
-                found = self.allowed(listing, *here)
-                for all_names, left in (
-                    (listing.files, found.files),
-                    (listing.symlinks, found.symlinks),
-                    (listing.others, found.others),
-                    (listing.directories, found.directories),
-                ):
-                    if len(left) != len(all_names):
-                        gone = set(all_names) - set(left)
-                        denied.extend(here[0].child(name) for name in sorted(gone))
-                return found
+
+                def keep(name: bytes, is_directory: bool) -> bool:
+                    paths = [place.child(name) for place in here]
+                    if self._denied(paths, is_directory):
+                        denied.append(paths[0])
+                        return False
+                    return True
+
+                return listing.filtered(keep)
 
             with top.tree(select) as listings:
                 for _ in listings:

@@ -18,11 +18,11 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from typing import NoReturn
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 
 from wingsd.errors import StorageError, TreeTooLarge
 from wingsd.filesystem.errors import file_error
@@ -50,6 +50,7 @@ __all__ = [
     "measure",
     "opened",
     "opened_again",
+    "regular_bytes",
     "small_listing",
     "survey",
     "unreadable",
@@ -106,6 +107,20 @@ class Listing:
     def count(self) -> int:
         """The number of names."""
         return sum(map(len, (self.files, self.symlinks, self.others, self.directories)))
+
+    def filtered(self, keep: Callable[[bytes, bool], bool]) -> Listing:
+        """Return what `keep` leaves of it, which gets each name and whether it is a directory."""
+
+        def kept(names: list[bytes], is_directory: bool = False) -> list[bytes]:
+            return [name for name in names if keep(name, is_directory)]
+
+        return evolve(
+            self,
+            files=kept(self.files),
+            symlinks=kept(self.symlinks),
+            others=kept(self.others),
+            directories=kept(self.directories, is_directory=True),
+        )
 
 
 @define
@@ -405,6 +420,20 @@ def survey(directory: str) -> Measured:
                     largest, largest_size = listing.prefix + name, found.st_size
     size = min(total + counted_entries(entries), MAX_SIZE)
     return Measured(size, largest, largest_size, on_disk, files)
+
+
+def regular_bytes(listings: Iterable[Listing], check: Callable[[], None]) -> int:
+    """Return the bytes of all regular files in some listings; `check` is called for each of them.
+
+    Files that vanish meanwhile do not count.
+    """
+    total = 0
+    for listing in listings:
+        check()
+        for name in listing.files:
+            with suppress(OSError):
+                total += os.lstat(name, dir_fd=listing.fd).st_size
+    return total
 
 
 def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:

@@ -23,12 +23,14 @@ from typing import NoReturn, Protocol
 
 import attrs
 from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.extract import Extracted, extract
 from wingsd.archive.policy import link_text, member_mode, member_path
 from wingsd.archive.quota import ArchiveLimits, ArchiveQuota
 from wingsd.archive.tree_writer import TreeWriter
+from wingsd.callbacks import CallbackQueue
 from wingsd.errors import (
     ArchiveError,
     BackupChecksumMismatch,
@@ -41,6 +43,8 @@ from wingsd.filesystem import OpenFile
 from wingsd.filesystem.walk import measure
 from wingsd.restores.overlay import kept_size, overlay
 from wingsd.restores.storage import RestoreStorage
+from wingsd.servers.running import RunningServers
+from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.user_archives.frames import (
@@ -55,7 +59,7 @@ from wingsd.user_archives.kinds import CONTAINERS, NameHint
 from wingsd.user_archives.process import ArchiveProcess, ParserFailed
 from wingsd.util.text import display, reading_advice
 
-__all__ = ["ContentParts", "LocalArchive", "ReadProgress", "RestoreArchive", "RestoredContent"]
+__all__ = ["LocalArchive", "ReadProgress", "RestoreArchive", "RestoreParts", "RestoredContent"]
 
 _MIB = 1 << 20
 _PIECE = 256 << 10
@@ -171,8 +175,12 @@ class ReadProgress:
 
 
 @attrs.frozen(eq=False, repr=False)
-class ContentParts:
-    """What reads archives and stores their content. `limits` are those of the node."""
+class RestoreParts:
+    """What restores are made with. `limits` are those of the node.
+
+    `running` has the servers that a transfer is to start. Replaced files are kept for
+    `quarantine_days`. `for_calagopus` is whether pages are those of its Panel.
+    """
 
     storage: RestoreStorage
     #: Threads that read archives, as many at a time as `slots` has.
@@ -182,6 +190,12 @@ class ContentParts:
     disk: Workers
     long: Workers
     limits: ArchiveLimits
+    database: StateDatabase
+    callbacks: CallbackQueue
+    running: RunningServers
+    reactor: IReactorTime
+    quarantine_days: int
+    for_calagopus: bool
 
 
 class RestoredContent:
@@ -199,7 +213,7 @@ class RestoredContent:
         place: str,
         disk_space: int,
         archive: RestoreArchive,
-        parts: ContentParts,
+        parts: RestoreParts,
     ) -> None:
         self.progress = ReadProgress()
         self.archive = archive

@@ -16,13 +16,11 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock, succeed
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
-from wingsd.callbacks import CallbackQueue, PendingReport
+from wingsd.callbacks import PendingReport
 from wingsd.errors import (
     DaemonStopping,
     RestoreFailed,
@@ -38,20 +36,18 @@ from wingsd.events import (
     DAEMON_MESSAGE,
     INSTALL_COMPLETED,
 )
-from wingsd.restores.content import ContentParts, ReadProgress, RestoreArchive, RestoredContent
-from wingsd.restores.storage import RestoreStorage
+from wingsd.restores.content import ReadProgress, RestoreArchive, RestoredContent, RestoreParts
 from wingsd.servers import Server, Servers
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation, refusal
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.running import SENT, RunningServers, start_when_possible
-from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
-from wingsd.threadio import Workers
+from wingsd.servers.running import SENT, start_when_possible
+from wingsd.statedb import Outcome, RestoreRecord
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.util.deferreds import when_fired
 from wingsd.util.text import escaped, readable_time
 
-__all__ = ["Restore", "RestoreReporting", "Restores"]
+__all__ = ["Restore", "Restores"]
 
 #: Seconds that a running server may take to stop; Wings' figure.
 STOP_WITHIN = 120.0
@@ -66,21 +62,6 @@ RESTORING = "a backup of the server is being restored"
 _RESTARTED = "this node was restarted meanwhile; restore the backup again"
 
 
-@attrs.frozen(eq=False, repr=False)
-class RestoreReporting:
-    """Where a restore is recorded, and its end reported.
-
-    `running` has the servers that a transfer is to start. `for_calagopus` is whether pages are
-    those of its Panel.
-    """
-
-    database: StateDatabase
-    callbacks: CallbackQueue
-    running: RunningServers
-    reactor: IReactorTime
-    for_calagopus: bool
-
-
 class _Leftovers:
     """Replaced files, kept in quarantine or deleted, and failed content, in `storage`.
 
@@ -91,10 +72,10 @@ class _Leftovers:
 
     _log = Logger()
 
-    def __init__(self, storage: RestoreStorage, disk: Workers, days: int) -> None:
-        self._storage = storage
-        self._disk = disk
-        self._days = days
+    def __init__(self, parts: RestoreParts) -> None:
+        self._storage = parts.storage
+        self._disk = parts.long
+        self._days = parts.quarantine_days
         self._tasks = BackgroundTasks()
         self._lock = DeferredLock()
 
@@ -208,7 +189,7 @@ class Restore:
         record: RestoreRecord,
         content: RestoredContent,
         leftovers: _Leftovers,
-        reporting: RestoreReporting,
+        parts: RestoreParts,
     ) -> None:
         self.server = server
         self.record = record
@@ -216,14 +197,14 @@ class Restore:
         self.over: Deferred[None] = Deferred()
         self._content = content
         self._leftovers = leftovers
-        self._reporting = reporting
+        self._parts = parts
         self._scope = CancelScope()
         self._was_stopped = False
         self._moment: Deferred[None] = succeed(None)
 
     async def run(self) -> None:
         """Restore the backup, and report how that has ended."""
-        self._moment = deferLater(self._reporting.reactor, FIRST_MOMENT)
+        self._moment = deferLater(self._parts.reactor, FIRST_MOMENT)
         self.server.restart_later = self._restart_later
         outcome = await self._attempt()
         if outcome is None:
@@ -280,7 +261,7 @@ class Restore:
             await content.lay_over()
         inode = await content.flush()
         scope.check()
-        await self._reporting.database.commit_restore(server.uuid, inode)
+        await self._parts.database.commit_restore(server.uuid, inode)
         await content.put_into_place(inode)
         server.say(f"Completed server restoration from {content.archive.kind}.")
         await self._leftovers.retire(self.record)
@@ -301,7 +282,7 @@ class Restore:
                 self.server.publish(BACKUP_RESTORE_PROGRESS, _progress(progress, total))
 
         repeating = LoopingCall(show)
-        repeating.clock = self._reporting.reactor
+        repeating.clock = self._parts.reactor
         repeating.start(PROGRESS_EVERY, now=False)
         try:
             yield
@@ -318,7 +299,7 @@ class Restore:
             await scope.wait(Deferred.fromCoroutine(server.adopt()))
         if server.state is PowerState.OFFLINE:
             return
-        await self._reporting.database.start_after_restore(server.uuid)
+        await self._parts.database.start_after_restore(server.uuid)
         self._was_stopped = True
         server.say("The backup is verified. The server is stopped to put it into place.")
         stopping = Deferred.fromCoroutine(server.stop_gently(STOP_WITHIN))
@@ -332,7 +313,7 @@ class Restore:
         """Have the server be started at the end, which has crashed."""
         self._was_stopped = True
         self.server.say("The server is started again when its backup is restored.")
-        noting = self._reporting.database.start_after_restore(self.server.uuid)
+        noting = self._parts.database.start_after_restore(self.server.uuid)
         noting.addErrback(
             lambda failure: self._log.error(
                 "{server}: a later daemon would not start it: {error}",
@@ -342,10 +323,10 @@ class Restore:
         )
 
     async def _end(self, outcome: Outcome) -> None:
-        server, reporting = self.server, self._reporting
+        server, parts = self.server, self._parts
         await self._leftovers.withdraw(server.uuid)
         await self._moment
-        report = await reporting.callbacks.add_restore(self.record, outcome)
+        report = await parts.callbacks.add_restore(self.record, outcome)
         is_due = self._was_stopped and not isinstance(self._scope.reason, ServerBusy)
         # A transfer may take it before it is started here, and starts it then where it ends.
         server.starts_if_it_stays = is_due and server.state is PowerState.OFFLINE
@@ -355,8 +336,8 @@ class Restore:
             server.files.received(None)
         self._leftovers.delete(server.uuid)
         self.over.callback(None)
-        await report.answered_within(ANSWER_PATIENCE, reporting.reactor)
-        _publish_end(server, outcome, for_calagopus=reporting.for_calagopus)
+        await report.answered_within(ANSWER_PATIENCE, parts.reactor)
+        _publish_end(server, outcome, for_calagopus=parts.for_calagopus)
         if self._was_stopped:
             await self._start()
 
@@ -365,32 +346,25 @@ class Restore:
 
         Until this has returned, a later daemon would start it.
         """
-        server, reporting = self.server, self._reporting
+        server, parts = self.server, self._parts
         if server.starts_if_it_stays and server.state is PowerState.OFFLINE:
             try:
-                await start_when_possible(server, reporting.reactor)
+                await start_when_possible(server, parts.reactor)
             except WingsdError:  # It is shown in the console, and logged.
                 if server.operations.runs(*SENT):
-                    await reporting.running.leave_to_transfer(server)
+                    await parts.running.leave_to_transfer(server)
                     return
         server.starts_if_it_stays = False
-        await reporting.database.end_start(server.uuid)
+        await parts.database.end_start(server.uuid)
 
 
 class Restores:
-    """All restores under way. Replaced files are kept for `days`."""
+    """All restores under way."""
 
-    def __init__(
-        self,
-        servers: Servers,
-        parts: ContentParts,
-        reporting: RestoreReporting,
-        days: int,
-    ) -> None:
+    def __init__(self, servers: Servers, parts: RestoreParts) -> None:
         self._servers = servers
         self._parts = parts
-        self._reporting = reporting
-        self._leftovers = _Leftovers(parts.storage, parts.long, days)
+        self._leftovers = _Leftovers(parts)
         self._running: dict[str, Restore] = {}
         self._settled: list[tuple[RestoreRecord, PendingReport]] = []
         self._tasks = BackgroundTasks()
@@ -434,7 +408,7 @@ class Restores:
         server.operations.check(Operation.RESTORE)
 
     async def _record(self, server: Server, backup: str, *, truncate: bool) -> RestoreRecord:
-        database = self._reporting.database
+        database = self._parts.database
         try:
             record = await database.begin_restore(server.uuid, backup, truncate=truncate)
         except BaseException:
@@ -442,7 +416,7 @@ class Restores:
             raise
         if self._stopping or not server.operations.runs(Operation.RESTORE):
             # It was deleted meanwhile.
-            await self._reporting.callbacks.add_restore(record, Outcome.FAILURE)
+            await self._parts.callbacks.add_restore(record, Outcome.FAILURE)
             server.operations.release(Operation.RESTORE)
             raise ServerBusy(refusal(Operation.DELETE, Operation.RESTORE))
         return record
@@ -451,7 +425,7 @@ class Restores:
         uuid = server.uuid
         build = server.configuration.settings.build
         content = RestoredContent(uuid, server.directory, build.disk_space, archive, self._parts)
-        restore = Restore(server, record, content, self._leftovers, self._reporting)
+        restore = Restore(server, record, content, self._leftovers, self._parts)
         self._running[uuid] = restore
         restore.over.addCallback(self._over, restore)
         self._tasks.start("restoring its backup", restore.run(), uuid)
@@ -497,7 +471,7 @@ class Restores:
 
         Return the servers that are to be started again.
         """
-        callbacks = self._reporting.callbacks
+        callbacks = self._parts.callbacks
         for record in records:
             self._settled.append((record, await callbacks.add_restore(record, _outcome(record))))
             self._leftovers.delete(record.server)
@@ -518,9 +492,9 @@ class Restores:
         self._tasks.start("showing its state", self._end(server, record, report))
 
     async def _end(self, server: Server, record: RestoreRecord, report: PendingReport) -> None:
-        reporting = self._reporting
-        await report.answered_within(ANSWER_PATIENCE, reporting.reactor)
-        _publish_end(server, _outcome(record), for_calagopus=reporting.for_calagopus)
+        parts = self._parts
+        await report.answered_within(ANSWER_PATIENCE, parts.reactor)
+        _publish_end(server, _outcome(record), for_calagopus=parts.for_calagopus)
 
 
 def _outcome(record: RestoreRecord) -> Outcome:

@@ -108,7 +108,7 @@ class _Overlay:
     def __init__(self, present: int, restored: int) -> None:
         self._present = present
         self._restored = restored
-        self._directories = OpenDirectories(restored, self._made)
+        self._directories = OpenDirectories(restored, lambda path: None)
         found = os.fstat(present)
         self._attributes = AttributeReader((found.st_uid, found.st_gid), EVERYTHING)
 
@@ -180,16 +180,12 @@ class _Overlay:
             other = self._directories.get(listing.path, make=False)
         except FileNotFoundError:
             return listing  # All of it is kept.
-        return attrs.evolve(
-            listing,
-            files=_missing(listing.files, other),
-            symlinks=_missing(listing.symlinks, other),
-            others=_missing(listing.others, other),
-            directories=[name for name in listing.directories if _may_enter(name, other)],
-        )
 
-    def _made(self, path: Path) -> None:
-        """Nothing: what is made is noted when it is entered."""
+        def is_kept(name: bytes, is_directory: bool) -> bool:
+            mode = _mode(name, other)
+            return mode is None or (is_directory and stat.S_ISDIR(mode))
+
+        return listing.filtered(is_kept)
 
     def _fail(self, path: Path, error: OSError) -> NoReturn:
         shown = display(b"/".join(path) or b".")
@@ -202,15 +198,6 @@ class _Overlay:
 
 def _changed(name: bytes, why: str) -> NoReturn:
     raise StorageError(f"{display(name)} was changed while the backup was laid over it: {why}")
-
-
-def _missing(names: list[bytes], directory: int) -> list[bytes]:
-    return [name for name in names if _mode(name, directory) is None]
-
-
-def _may_enter(name: bytes, directory: int) -> bool:
-    mode = _mode(name, directory)
-    return mode is None or stat.S_ISDIR(mode)
 
 
 def _mode(name: bytes, directory: int) -> int | None:
