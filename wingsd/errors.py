@@ -6,7 +6,6 @@ remedy. `wingsctl explain` prints it, and the page of troubleshooting is made of
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -118,7 +117,8 @@ class Explanation(NamedTuple):
     @classmethod
     def of(cls, kind: type[WingsdError | ConfigError | InvalidData]) -> Explanation:
         """Read the docstring of a class."""
-        text = inspect.cleandoc(kind.__doc__ or "")
+        # From Python 3.13 on docstrings are without their indentation.
+        text = (kind.__doc__ or "").replace("\n    ", "\n").strip()
         title, *paragraphs = (" ".join(each.split()) for each in text.split("\n\n"))
         found = dict(each.split(": ", 1) for each in paragraphs if ": " in each)
         status = getattr(kind, "status", None)
