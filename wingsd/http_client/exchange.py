@@ -65,7 +65,6 @@ __all__ = [
     "PersistentConnections",
     "plain",
     "reason_of",
-    "silence",
     "tls_reason",
 ]
 
@@ -210,11 +209,6 @@ class Answer:
         return 200 <= self.code < 300  # noqa: PLR2004 - as HTTP has them
 
 
-def silence(seconds: float) -> TimedOut:
-    """Return the error of a peer from which nothing has come for so long."""
-    return TimedOut(string=f"it said nothing for {seconds:g} s")
-
-
 @implementer(IHandshakeListener, IPushProducer)
 class HttpExchange(Protocol):
     """A request and its answer, on a connection of its own or a persistent one.
@@ -222,8 +216,8 @@ class HttpExchange(Protocol):
     `certificate` verifies that of the peer; without it the connection is plain TCP. The request's
     body is `content`, or `body`, which is closed when the exchange ends before it does. The peer
     may leave data of `body` unacknowledged for `stall_timeout` seconds, without that for as long
-    as TCP does. With
-    `taken_within` it also has to take something of it in so many seconds, when it was sent more.
+    as TCP does. With `taken_within` it also has to take something of it in so many seconds, when
+    it was sent more.
     """
 
     transport: Any
@@ -289,7 +283,7 @@ class HttpExchange(Protocol):
         answers come without end, `CancelledError` when it is cancelled.
         """
         if timeout is not None:
-            self._set_limit(timeout, lambda: self.abort(silence(timeout)))
+            self._limit_silence(timeout)
         if self._certificate is not None:
             endpoint = wrapClientTLS(self._certificate, endpoint)
         protocol: Protocol = self
@@ -304,7 +298,7 @@ class HttpExchange(Protocol):
     def use(self, connection: _Connection, timeout: float) -> Deferred[Answer]:
         """Begin on a connection that has rested; see `start`."""
         self._persistent, connection.exchange = connection, self
-        self._set_limit(timeout, lambda: self.abort(silence(timeout)))
+        self._limit_silence(timeout)
         self.transport, self.connected = connection.transport, 1
         self._begin()
         return self._answer
@@ -411,7 +405,7 @@ class HttpExchange(Protocol):
         self._send(h11.EndOfMessage())
         self.request_sent = True
         if self._body is not None and self._persistent is not None:
-            self._set_limit(BEGUN_WITHIN, lambda: self.abort(silence(BEGUN_WITHIN)))
+            self._limit_silence(BEGUN_WITHIN)
 
     # Reading
 
@@ -523,6 +517,10 @@ class HttpExchange(Protocol):
     def _set_limit(self, seconds: float, call: Callable[[], object]) -> None:
         self._clear_limit()
         self._limit = self._reactor.callLater(seconds, call)
+
+    def _limit_silence(self, seconds: float) -> None:
+        error = TimedOut(string=f"it said nothing for {seconds:g} s")
+        self._set_limit(seconds, lambda: self.abort(error))
 
     def _clear_limit(self) -> None:
         if self._limit is not None and self._limit.active():

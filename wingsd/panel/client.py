@@ -150,19 +150,36 @@ def _too_long() -> AnswerRefused:
     return AnswerRefused(f"its answer is longer than {MAX_BODY // 1024**2} MiB")
 
 
+@implementer(IStreamClientEndpoint)
 class _Pool(HTTPConnectionPool):
-    """The connection of one request."""
+    """The connection of one request, with a guard between the transport and the protocol."""
 
     def __init__(self, reactor: Reactor) -> None:
         # Not persistent: a POST on a connection that the server has just closed may or may not
         # have arrived.
         super().__init__(reactor, persistent=False)
         self._clock = reactor
+        self._endpoint: Any = None
         self.guard: _Guard | None = None
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        """Connect through a guard."""
-        return super().getConnection(key, _GuardedEndpoint(endpoint, self))
+        """Connect to `endpoint` by `connect`."""
+        self._endpoint = endpoint
+        return super().getConnection(key, self)
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        """Return the protocol that `factory` builds, connected."""
+        inner: Any = factory
+        guarding: Any = WrappingFactory(inner)
+        guarding.protocol = _Guard
+        # Twisted's own log two lines for each connection.
+        inner.noisy = guarding.noisy = False
+        connected: Deferred[Any] = self._endpoint.connect(guarding)
+        return connected.addCallback(self._connected)
+
+    def _connected(self, guard: Any) -> Any:
+        self.guard = guard
+        return guard.wrappedProtocol
 
     @property
     def refusal(self) -> AnswerRefused | None:
@@ -173,28 +190,6 @@ class _Pool(HTTPConnectionPool):
         """Close the connection, if there is one."""
         if self.guard is not None:
             self.guard.finish(self._clock, gracefully=gracefully)
-
-
-@implementer(IStreamClientEndpoint)
-class _GuardedEndpoint:
-    """Connects to `endpoint`, with a guard between the transport and the protocol."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint, pool: _Pool) -> None:
-        self._endpoint = endpoint
-        self._pool = pool
-
-    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
-        """Return the protocol that `factory` builds, connected."""
-        inner: Any = factory
-        guarding: Any = _GuardingFactory(inner)
-        # Twisted's own log two lines for each connection.
-        inner.noisy = guarding.noisy = False
-        connected: Deferred[Any] = self._endpoint.connect(guarding)
-        return connected.addCallback(self._connected)
-
-    def _connected(self, guard: Any) -> Any:
-        self._pool.guard = guard
-        return guard.wrappedProtocol
 
 
 class _Guard(ProtocolWrapper):
@@ -274,10 +269,6 @@ class _Guard(ProtocolWrapper):
             start = 0
         _check_head(self._head)
         return b""
-
-
-class _GuardingFactory(WrappingFactory):
-    protocol = _Guard
 
 
 def _check_head(head: bytes | bytearray) -> None:
