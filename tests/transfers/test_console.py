@@ -122,6 +122,11 @@ def test_console_lines_are_logged_too(heard: Heard, logged: Logged) -> None:
     assert logged.lines[-2:] == ["a-server: hello", "a-server: look here"]
 
 
+def test_a_console_line_about_an_error_ends_with_its_code(heard: Heard) -> None:
+    heard.announcer.warn("the two nodes have different trees", "move-root-mismatch")
+    assert heard.said() == ["the two nodes have different trees (move-root-mismatch)"]
+
+
 def test_a_line_has_the_date_and_the_node() -> None:
     assert console_line(1_700_000_000, SOURCE, "hi") == (
         "\x1b[33m\x1b[1mTue, 14 Nov 2023 22:13:20 UTC [Transfer System] [Source Node]:\x1b[0m hi"
