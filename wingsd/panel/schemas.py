@@ -182,7 +182,7 @@ class Process:
 
 @attrs.frozen(repr=False)
 class InstallScript:
-    """The answer to `GET /servers/{uuid}/install`: a script, and how it is run.
+    """An egg's installation script, and how it is run.
 
     `entrypoint` is a program in the image that gets the script as its argument, `environment` what
     the script gets beside the server's variables (Calagopus').
