@@ -15,7 +15,7 @@ from wingsd.app.logging import LogOutput, log_source
 from wingsd.app.process import set_thresholds, use_monotonic_clock
 from wingsd.app.reload import with_system_user
 from wingsd.app.service import Supervision
-from wingsd.app.wiring import NodeObjects
+from wingsd.app.wiring import build_node
 from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.http.listener import tcp_endpoint
@@ -77,14 +77,14 @@ def makeService(options: Options, reactor: Reactor | None = None) -> Service:
         endpoint = (
             options["endpoint"] or passed_endpoint(reactor) or tcp_endpoint(api.host, api.port)
         )
-        objects = NodeObjects(config, endpoint, reactor, options["config"])
+        node = build_node(config, endpoint, reactor, options["config"])
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
     if options.parent is not None:
-        objects.own_log.source = log_source(options.parent)
-    objects.live.follow(lambda changed: logs.show_debug(changed.debug))
+        node.context.own_log.source = log_source(options.parent)
+    node.context.live.follow(lambda changed: logs.show_debug(changed.debug))
     observer = None if options.parent is None else logs.observer(options.parent, reactor)
-    return Supervision.from_environment(objects.node, objects.reload, reactor, observer)
+    return Supervision.from_environment(node, node.reload, reactor, observer)
 
 
 def _allow_many_files() -> None:

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from tests.metrics.exposed import FakePassage
 from tests.support.logged_errors import Logged
 from wingsd.app.daemon import DAY, Node, summary
-from wingsd.app.wiring import NodeObjects
+from wingsd.app.wiring import build_node
 from wingsd.config import Config, DockerConfig, SystemConfig
 
 
@@ -22,20 +22,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def objects(tmp_path: Path, clock: Any) -> NodeObjects:
+def node(tmp_path: Path, clock: Any) -> Node:
     system = SystemConfig(root_directory=str(tmp_path), data=str(tmp_path / "volumes"))
     docker = DockerConfig(enabled=False)
     config = Config("id", "token", "https://panel.invalid", system=system, docker=docker)
-    return NodeObjects(config, "tcp:0", clock)
-
-
-@pytest.fixture
-def node(objects: NodeObjects) -> Node:
-    return objects.node
+    return build_node(config, "tcp:0", clock)
 
 
 def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
-    node._transfers.receiver._open["a"] = None  # type: ignore[assignment]  # whatever it is
+    node.context.receiver._open["a"] = None  # type: ignore[assignment]  # whatever it is
     node._moved.transfer_begun(FakePassage("in", moved=1024))
     unknown = "waits for the Panel to tell which servers it has"
     assert node.status == f"{unknown}; receiving a (1.0 KiB so far)"
@@ -44,7 +39,7 @@ def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
 def test_a_failed_daily_task_runs_again_the_next_day(
     node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    monkeypatch.setattr(node._storage.database, "prune", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(node.context.database, "prune", Mock(side_effect=ZeroDivisionError))
     node._daily.start(DAY)
     clock.advance(DAY)
     assert len(logged.take(ZeroDivisionError)) == 2

@@ -19,16 +19,15 @@ LATER = {
     "pathspec",
     "prometheus_client",
     "re2",
-    "ruamel",
     "tomlkit",
     "twisted.application.internet",
 }
 SCRIPT = """
 import sys
 from twisted.internet import reactor
-from wingsd.app.wiring import NodeObjects
+from wingsd.app.wiring import build_node
 from wingsd.config import load
-NodeObjects(load(sys.argv[1])[0], "tcp:0", reactor)
+build_node(load(sys.argv[1])[0], "tcp:0", reactor)
 print(*sys.modules)
 """
 WINGSCTL = """

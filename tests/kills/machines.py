@@ -31,7 +31,8 @@ from tests.support.node_process import without_mark
 from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
-from wingsd.app.wiring import NodeContainers, NodeObjects
+from wingsd.api.context import NodeContext
+from wingsd.app.wiring import NodeContainers, build_node
 from wingsd.config import Config, Control, LiveMovesConfig, MovesConfig, TransfersConfig
 from wingsd.config.sections import SftpConfig
 from wingsd.docker.runtime import Watcher
@@ -193,7 +194,7 @@ class _Engine(FakeContainers):
         return program
 
 
-class _Daemon(NodeObjects):
+class _Daemon:
     """The daemon as a whole, but for its engine and what it tells systemd."""
 
     def __init__(self, machine: Machine, life: Life, config: Config, workers: Workers) -> None:
@@ -201,14 +202,17 @@ class _Daemon(NodeObjects):
         mortal: Any = self.mortal
         pools: Any = MortalPools(workers, life)
         environment: Any = MortalEnvironment(machine.engine, life)
-        super().__init__(
+        self.service: Any = build_node(
             config,
             f"tcp:{PORT}:interface={machine.host}",
             mortal,
             pools=pools,
             containers=NodeContainers(environment),
         )
-        self.service: Any = self.node
+        node: NodeContext = self.service.context
+        self.store, self.staging, self.servers = node.store, node.staging, node.servers
+        self.sender, self.receiver = node.sender, node.receiver
+        self.direct_transfers = node.direct_transfers
         vars(self.service)["_log_shortcomings"] = lambda: None
         self.is_booted = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +13,15 @@ from twisted.internet.defer import Deferred, succeed
 from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
-from wingsd.app.wiring import NodeContainers, NodeObjects
+from wingsd.api.context import NodeContext
+from wingsd.app.wiring import NodeContainers, build_node
 from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig
 from wingsd.config.sections import User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
+from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.threadio import Workers
+from wingsd.transfers.recovery import Recovery
 
 
 class CallRecorder:
@@ -111,7 +114,7 @@ def node_config(
     return Config(system=SystemConfig(**system | given), **usual | options)
 
 
-class Harness(NodeObjects):
+class Harness(NodeContext):
     """A node, where tests have a part in place of the Panel and of containers.
 
     Its files, its state database and its threads are real.
@@ -130,7 +133,7 @@ class Harness(NodeObjects):
         heard: Any = RecordingObserver()
         pools: Any = _OnePool(workers)
         self.heard = heard
-        super().__init__(
+        made = build_node(
             config,
             f"tcp:{port}:interface=127.0.0.1",
             reactor,
@@ -140,6 +143,19 @@ class Harness(NodeObjects):
             containers=NodeContainers(environment),
             servers=servers,
         )
+        given = {
+            field.name: getattr(made.context, field.name)
+            for field in attrs.fields(NodeContext)
+            if field.init
+        }
+        super().__init__(**given)
+        made.context = self  # of which tests replace parts
+        self.node, self.pools = made, pools
+        self.http = made.http
+        self.volume = self.receiver.parts.storage.volume
+        self.peers = self.sender.parts.peers
+        self.source_servers = self.sender.parts.servers
+        self.source_storage = self.sender.parts.storage
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):
             connection.execute("PRAGMA synchronous = OFF")
@@ -147,11 +163,15 @@ class Harness(NodeObjects):
         self.backup_directory = Path(config.system.backup_directory)
         self.logs = Path(config.system.log_directory)
 
+    def make_recovery(
+        self, unfinished: list[TransferRecord], moves: Sequence[MoveRecord] = ()
+    ) -> Recovery:
+        return self.node.recovery(unfinished, moves)
+
     def cut_off(self) -> None:
         """Have what is under way not continue, as after a kill."""
         self.callbacks.stop()
-        pools: Any = self.pools
-        pools.cut_off()
+        self.pools.cut_off()
 
     def left(self) -> list[str]:
         """Return the names in the directories of servers and of staging."""

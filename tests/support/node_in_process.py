@@ -111,14 +111,14 @@ class NodeInProcess(Harness):
         self.directory = directory
         self.panel: Any = self.panel_kind()
         self.environment = FakeContainers()
-        self.config = node_config(
+        config = node_config(
             directory,
             attrs.evolve(transfers or TransfersConfig(), concurrent=1, waiting=2, durable=False),
             uuid=directory.name,
             token=f"the-secret-token-of-the-node-{directory.name}",
             **system,
         )
-        super().__init__(self.config, workers, self.panel, self.environment, port=port)
+        super().__init__(config, workers, self.panel, self.environment, port=port)
         parts = self.sender.parts
         uploader = attrs.evolve(parts.uploader, slots=DeferredSemaphore(2), max_streams=0)
         mover = attrs.evolve(parts.mover, uploader=uploader)
@@ -151,13 +151,13 @@ class NodeInProcess(Harness):
 
     def set_engine(self, engine: Callable[[], Awaitable[EngineInformation]]) -> None:
         """Have an engine that is asked for its version by `engine`."""
-        self.context = attrs.evolve(self.context, ask_engine=engine)
+        self.ask_engine = engine
 
     def status(self) -> StatusEndpoint:
-        return StatusEndpoint(self.context, declared(StatusEndpoint, Access.CONTROL))
+        return StatusEndpoint(self, declared(StatusEndpoint, Access.CONTROL))
 
     def control_socket(self, settings: Control) -> ControlListener:
-        return ControlListener(settings, self.context)
+        return ControlListener(settings, self)
 
     def die_at(self, last: str) -> None:
         """Have every transfer end without a word once a step is recorded, as if it were killed."""
@@ -177,7 +177,7 @@ class NodeInProcess(Harness):
         """Resume what an earlier node in this directory left, as a daemon does at its start."""
         unfinished: list[TransferRecord] = self.store.unfinished()
         moves = self.store.open_moves()
-        clear_leftovers(unfinished, self.staging, self.backups, (), moves)
+        clear_leftovers(unfinished, self.staging, self.received_backups, (), moves)
         self.staging.delete_cleared()
         await self.direct_transfers.load(unfinished)
         recovery = self.make_recovery(unfinished, moves)

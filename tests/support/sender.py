@@ -348,8 +348,8 @@ class Sender(Harness):
 
     def use(self) -> None:
         """Record an activity of a user, and send recorded activity when the move asks for it."""
-        self.reports.sender.start()
-        self.reports.activity.record(UUID, "server:power.restart", {})
+        self.activity_sender.start()
+        self.activity.record(UUID, "server:power.restart", {})
 
     def follow(self, config: LiveMovesConfig) -> None:
         """Send servers while they run."""
@@ -408,7 +408,7 @@ class Sender(Harness):
                 waiting.callback(None)
         await deferLater(reactor, 0)
         self.transfers.stop()
-        await self.reports.stop(0)
+        await self.activity_sender.stop(0)
         self.cut_off()
         self.store.close()
 

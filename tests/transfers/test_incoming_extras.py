@@ -94,7 +94,7 @@ async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        receiver.backups, "store", Mock(side_effect=StorageError("the disk is full"))
+        receiver.received_backups, "store", Mock(side_effect=StorageError("the disk is full"))
     )
     await receiver.fails(StorageError, laden())
     assert (receiver.kept(), receiver.left()) == ({}, [])
@@ -122,17 +122,17 @@ def begun(receiver: Receiver, step: ReceiveStep) -> None:
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
     directory = Path(receiver.staging.create(UUID))
     (directory / "world").write_text("whole")
-    receiver.backups.store(UUID, ONE, [b"one"])
-    receiver.backups.store(UUID, TWO, [b"two"])
+    receiver.received_backups.store(UUID, ONE, [b"one"])
+    receiver.received_backups.store(UUID, TWO, [b"two"])
     receiver.staging.log(UUID).write_bytes(b"installed")
     if step in (ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
         receiver.staging.swap(UUID)
-        receiver.backups.place(UUID)
+        receiver.received_backups.place(UUID)
 
 
 async def resumed(receiver: Receiver) -> None:
     entries = receiver.store.unfinished()
-    clear_leftovers(entries, receiver.staging, receiver.backups)
+    clear_leftovers(entries, receiver.staging, receiver.received_backups)
     receiver.staging.delete_cleared()
     (entry,) = entries
     receiver.resume(entry)

@@ -224,9 +224,9 @@ async def resumed(receiver: Receiver, step: ReceiveStep, *, told: bool = False) 
     """Take up what a daemon leaves behind that dies in a step, as late in it as it can."""
     entry = receiver.store.begin(1.0, UUID, Direction.IN, step.name)
     receiver.store.set_terms(entry, "Attic", ())
-    receiver.backups.store(UUID, ONE, [b"one"])
+    receiver.received_backups.store(UUID, ONE, [b"one"])
     if step in (ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
-        receiver.backups.place(UUID)
+        receiver.received_backups.place(UUID)
     if told:
         receiver.store.add_report(1.0, UUID, Outcome.SUCCESS)
         receiver.before["server"] = lambda: telling.callback(None)
@@ -234,7 +234,7 @@ async def resumed(receiver: Receiver, step: ReceiveStep, *, told: bool = False) 
         receiver.waits["success"] = telling
         await receiver.callbacks.load()
     entries = receiver.store.unfinished()
-    clear_leftovers(entries, receiver.staging, receiver.backups)
+    clear_leftovers(entries, receiver.staging, receiver.received_backups)
     (unfinished,) = entries
     receiver.resume(unfinished)
     await until(lambda: not receiver.transfers.servers)
@@ -284,5 +284,5 @@ async def test_a_transfer_that_may_be_reported_continues(pooled: Receiver, told:
 def test_a_server_in_the_pool_is_not_a_leftover(pooled: Receiver, tmp_path: Path) -> None:
     entry = pooled.store.begin(1.0, UUID, Direction.IN, ReceiveStep.RECEIVE.name)
     pooled.store.set_terms(entry, "Attic", ())
-    clear_leftovers(pooled.store.unfinished(), pooled.staging, pooled.backups)
+    clear_leftovers(pooled.store.unfinished(), pooled.staging, pooled.received_backups)
     assert pooled.left() == [UUID]

@@ -192,7 +192,7 @@ async def test_a_restored_directory_is_not_taken_for_the_received_server(
     del receiver.faults["create"]
     receiver.calls.clear()
     receiver.panel.owned = [False]
-    clear_leftovers([entry], receiver.staging, receiver.backups)
+    clear_leftovers([entry], receiver.staging, receiver.received_backups)
     receiver.resume(entry)
     await until(lambda: not receiver.transfers.servers)
     assert "success" not in receiver.calls

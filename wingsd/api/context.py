@@ -1,4 +1,4 @@
-"""The context of the endpoints: the objects of the node that requests use."""
+"""The context of the endpoints: the objects of the node that requests use, and its daemon."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from wingsd.activity import ActivityRecorder
+from wingsd.activity import ActivityLog, ActivitySender
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.checks import BackupChecks
 from wingsd.backups.creation import Backups
-from wingsd.backups.deletion import BackupDeletion
+from wingsd.backups.deletion import BackupDeletion, DroppedBackups
 from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
+from wingsd.callbacks.container_status import ContainerStatuses
 from wingsd.config import Config
 from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.docker.runtime import EngineInformation
+from wingsd.events import EventBus
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -30,13 +32,23 @@ from wingsd.panel.client import Panel
 from wingsd.restores.links import RestoreLinks
 from wingsd.restores.manager import Restores
 from wingsd.servers.installations import Installations
+from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.registry import Servers
+from wingsd.servers.running import RunningServers
 from wingsd.sftp.listener import SftpListener
 from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket, Workers
+from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.manager import IncomingMoves, IncomingTransfers, OutgoingTransfers
+from wingsd.transfers.manager import (
+    ArrivedServers,
+    IncomingMoves,
+    IncomingTransfers,
+    OutgoingTransfers,
+)
 from wingsd.transfers.storage.partial_copies import PartialCopies
+from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
@@ -47,9 +59,13 @@ if TYPE_CHECKING:
 __all__ = ["NodeContext"]
 
 
-@attrs.frozen(eq=False, repr=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class NodeContext:
-    """The objects of a node.
+    """The objects of a node that outlive a request.
+
+    `store` is the state database for the reactor's thread at the start, `database` its
+    asynchronous interface. `activity_sender` reports the activity log, and `statuses` the states
+    of servers; they are None where no Panel takes them.
 
     `ask_engine` asks the engine for its version; it is None on a node without an engine, and so
     are `engine` and `orphans`.
@@ -67,14 +83,19 @@ class NodeContext:
     disk: Workers
     long: Workers
     workers: Workers
+    bus: EventBus
+    store: Store
     database: StateDatabase
     denied: DenyList
     panel: Panel
     callbacks: CallbackQueue
-    activity: ActivityRecorder
+    activity: ActivityLog
+    activity_sender: ActivitySender
+    statuses: ContainerStatuses | None
     updates: PanelUpdates
 
     servers: Servers
+    running: RunningServers
     installations: Installations
     sockets: ConsoleSockets
     sftp: SftpListener
@@ -89,6 +110,7 @@ class NodeContext:
     backup_deletion: BackupDeletion
     backup_checks: BackupChecks
     backup_rewrites: BackupRewrites
+    dropped_backups: DroppedBackups
     restores: Restores
     restore_links: RestoreLinks
 
@@ -96,9 +118,13 @@ class NodeContext:
     sender: OutgoingTransfers
     streams: StreamGroups
     moves: IncomingMoves
-    direct: DirectTransfers
+    direct_transfers: DirectTransfers
+    arrived: ArrivedServers
+    coordinators: PanelCoordinators
     bucket: TokenBucket | None
+    quotas: ProjectQuotas
     staging: Staging
+    quarantine: Quarantine
     received_backups: ReceivedBackups
     partial_copies: PartialCopies
 

@@ -74,7 +74,7 @@ class DirectTransferEndpoint(Endpoint):
         if await self._node.database.was_used(token.digest, token.expires):
             raise token_was_used(RENEW_DIRECT)
         described = attrs.asdict(body, filter=lambda _, value: value is not None)
-        self._node.direct.incoming.describe(token, described)
+        self._node.direct_transfers.incoming.describe(token, described)
 
     @call(
         "DELETE",
@@ -86,4 +86,4 @@ class DirectTransferEndpoint(Endpoint):
 
         An expired token is accepted.
         """
-        return Moved(await self._node.direct.incoming.conclude(self._token))
+        return Moved(await self._node.direct_transfers.incoming.conclude(self._token))

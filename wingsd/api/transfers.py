@@ -324,7 +324,7 @@ class TransfersEndpoint(Endpoint):
         await outcome
 
     def _coordinator(self, token: TransferToken) -> ReceivingCoordinator | None:
-        return self._node.direct.incoming.coordinator(token) if token.direct else None
+        return self._node.direct_transfers.incoming.coordinator(token) if token.direct else None
 
     def _log_refused(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.task import LoopingCall, deferLater
@@ -17,37 +16,19 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from wingsd import __version__
+from wingsd.api.context import NodeContext
 from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
-from wingsd.app.reports import PanelReports
-from wingsd.auth.tokens import DenyList
-from wingsd.backups.checks import BackupChecks
-from wingsd.backups.creation import Backups
-from wingsd.backups.deletion import DroppedBackups
-from wingsd.backups.for_wings import BackupRewrites
-from wingsd.backups.received import ReceivedBackups
-from wingsd.callbacks import CallbackQueue
+from wingsd.app.reload import Reload
 from wingsd.config import Config, Ssl
 from wingsd.control import ControlListener
-from wingsd.direct_transfers.outgoing import DirectTransfers
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import MethodNotAllowed, StateDatabaseError, StorageError
-from wingsd.files.pulls import Pulls
 from wingsd.http.listener import HttpListener, tcp_endpoint
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
-from wingsd.restores.manager import Restores
-from wingsd.servers import Servers
-from wingsd.servers.quotas import ProjectQuotas
-from wingsd.servers.running import RunningServers
-from wingsd.sftp.listener import SftpListener
-from wingsd.statedb import MoveRecord, RestoreRecord, StateDatabase, TransferRecord
-from wingsd.statedb.store import Store
-from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.manager import ArrivedServers, IncomingTransfers, OutgoingTransfers
-from wingsd.transfers.recovery import Recovery, clear_leftovers
-from wingsd.transfers.storage.quarantine import Quarantine
-from wingsd.transfers.storage.staging import Staging
+from wingsd.statedb import MoveRecord, RestoreRecord, TransferRecord
+from wingsd.transfers.recovery import PanelInitiator, Recovery, clear_leftovers
 from wingsd.util.deferreds import fires_within
 from wingsd.util.observer import DIRECTIONS, MovedBytes
 from wingsd.util.reactor import Reactor
@@ -55,17 +36,8 @@ from wingsd.util.text import host_and_port, readable_size
 
 if TYPE_CHECKING:
     from wingsd.metrics.exposition import Exposition
-    from wingsd.node.engine import OrphanedContainers
 
-__all__ = [
-    "Listeners",
-    "MetricsListener",
-    "Node",
-    "NodeServers",
-    "NodeStorage",
-    "NodeTransfers",
-    "summary",
-]
+__all__ = ["MetricsListener", "Node", "summary"]
 
 # Seconds at the daemon's end: until verified transfers are aborted as well, so that reports reach
 # the Panel (the next daemon sends the others); for these reports; for clients to read answers;
@@ -135,108 +107,16 @@ class _MetricsResource(Resource):
             request.fail(Failure())
 
 
-@attrs.frozen(eq=False, repr=False)
-class Listeners:
-    """The listening sockets: for Panel, browsers and nodes; for Prometheus, wingsctl, and SFTP."""
-
-    http: HttpListener
-    metrics: MetricsListener
-    control: ControlListener
-    sftp: SftpListener
-
-    def open(self) -> None:
-        """Listen. Raises `SystemExit` with one line when that fails."""
-        self.http.open()
-        self.metrics.open()
-        self.control.open()
-        self.sftp.open()
-
-
-@attrs.frozen(eq=False, repr=False)
-class Unfinished:
-    """What an earlier daemon has not finished."""
-
-    transfers: list[TransferRecord]
-    moves: list[MoveRecord]
-    restores: list[RestoreRecord]
-
-
-@attrs.frozen(eq=False, repr=False)
-class NodeStorage:
-    """What the node keeps across restarts: its state database and its staging area.
-
-    `store` is the database for the reactor's thread at the start, `database` its asynchronous
-    interface. `denied` are console tokens.
-    """
-
-    store: Store
-    database: StateDatabase
-    running: RunningServers
-    quotas: ProjectQuotas
-    staging: Staging
-    backups: ReceivedBackups
-    quarantine: Quarantine
-    restores: Restores
-    denied: DenyList
-
-    def open(self) -> Unfinished:
-        """Open all of it and return what an earlier daemon left. Raises `StorageError`.
-
-        Restores whose content is whole are put into place.
-        """
-        self.staging.prepare()
-        self.quotas.open(self.staging.path)
-        self.store.open()
-        self.denied.restore(self.store.denied())
-        self.denied.refuse_before(self.store.denied_before())
-        left = Unfinished(self.store.unfinished(), self.store.open_moves(), self.store.restores())
-        names = self.restores.names(left.restores) if left.restores else []
-        clear_leftovers(left.transfers, self.staging, self.backups, names, left.moves)
-        if left.restores:
-            self.restores.recover(left.restores)
-        return left
-
-
-@attrs.frozen(eq=False, repr=False)
-class NodeServers:
-    """The servers of the node, what is reported of them, their downloads, and their backups.
-
-    `orphans` are containers without a server; None on a node without an engine.
-    """
-
-    registry: Servers
-    reports: PanelReports
-    pulls: Pulls
-    backups: Backups
-    checks: BackupChecks
-    rewrites: BackupRewrites
-    dropped_backups: DroppedBackups
-    orphans: OrphanedContainers | None
-
-
-@attrs.frozen(eq=False, repr=False)
-class NodeTransfers:
-    """The transfers to and from the node, and their reports to the Panel.
-
-    `recovery` makes what resumes the unfinished transfers of an earlier daemon.
-    """
-
-    receiver: IncomingTransfers
-    arrived: ArrivedServers
-    sender: OutgoingTransfers
-    streams: StreamGroups
-    direct: DirectTransfers
-    callbacks: CallbackQueue
-    recovery: Callable[[list[TransferRecord], list[MoveRecord]], Recovery]
-
-    @property
-    def servers(self) -> list[str]:
-        """The UUIDs of the servers that are being transferred."""
-        return [*self.receiver.servers, *self.sender.servers]
+#: What an earlier daemon has not finished.
+Left = tuple[list[TransferRecord], list[MoveRecord], list[RestoreRecord]]
 
 
 class Node(Service):
-    """The running daemon: its servers, transfers, threads and listening sockets."""
+    """The running daemon: its servers, transfers, threads and listening sockets.
+
+    `http` listens for Panel, browsers and nodes, `metrics` for Prometheus, `control` for wingsctl.
+    `reload` reads the configuration again.
+    """
 
     #: Fires with True when the servers are loaded and the transfers resumed.
     booted: Deferred[bool]
@@ -244,32 +124,25 @@ class Node(Service):
 
     def __init__(
         self,
-        config: Config,
-        listeners: Listeners,
-        storage: NodeStorage,
-        servers: NodeServers,
-        transfers: NodeTransfers,
+        context: NodeContext,
+        *,
+        http: HttpListener,
+        metrics: MetricsListener,
+        control: ControlListener,
         pools: Pools,
         moved: MovedBytes,
-        reactor: Reactor,
+        reload: Reload,
     ) -> None:
-        self._config = config
-        self._listeners = listeners
-        self._storage = storage
-        self._servers = servers.registry
-        self._reports = servers.reports
-        self._pulls = servers.pulls
-        self._backups = servers.backups
-        self._checks, self._rewrites = servers.checks, servers.rewrites
-        self._dropped_backups = servers.dropped_backups
-        self._orphans = servers.orphans
-        self._transfers = transfers
+        self.context = context
+        self.http = http
+        self.metrics = metrics
+        self.control = control
+        self.reload = reload
         self._pools = pools
         self._moved = moved
-        self._reactor = reactor
         self._clearing: Deferred[None] = succeed(None)
         self._daily = LoopingCall(self._clean_daily)
-        self._daily.clock = reactor
+        self._daily.clock = context.reactor
 
     # Start
 
@@ -281,54 +154,97 @@ class Node(Service):
         super().startService()
         self._log_shortcomings()
         try:
-            unfinished = self._storage.open()
+            left = self._open_storage()
         except StateDatabaseError as error:
             raise SystemExit(f"wingsd: {error}") from error
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
         self._pools.start()
-        self._listeners.open()
+        for listener in (self.http, self.metrics, self.control, self.context.sftp):
+            listener.open()
+        config = self.context.config
         self._log.info(
             "wingsd {version} listens on {where}, for the Panel {remote}",
             version=__version__,
-            where=self._listeners.http.address,
-            remote=self._config.remote,
+            where=self.http.address,
+            remote=config.remote,
         )
         self._daily.start(DAY)
-        if self._config.system.backups.check_interval:
-            self._checks.start()
-        self.booted = Deferred.fromCoroutine(self._boot(unfinished))
+        if config.system.backups.check_interval:
+            self.context.backup_checks.start()
+        self.booted = Deferred.fromCoroutine(self._boot(*left))
         # Cancelled when the node stops.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
         self.booted.addErrback(lambda failure: self._log.failure("startup failed", failure))
 
     def _log_shortcomings(self) -> None:
-        docker, user = self._config.docker, self._config.system.user
+        config = self.context.config
+        docker, user = config.docker, config.system.user
         address = engine_address(docker.socket, os.environ) if docker.enabled else None
-        for line in shortcomings(survey(self._config, (user.uid, user.gid), address)):
+        for line in shortcomings(survey(config, (user.uid, user.gid), address)):
             self._log.warn("the daemon is limited: {line}", line=line)
 
-    async def _boot(self, left: Unfinished) -> bool:
-        transfers, restores = self._transfers, self._storage.restores
-        recovery = transfers.recovery(left.transfers, left.moves)
-        await transfers.callbacks.load()
+    def _open_storage(self) -> Left:
+        """Open what is kept across restarts, and return what an earlier daemon has not finished.
+
+        Restores whose content is whole are put into place. Raises `StorageError`.
+        """
+        node, store = self.context, self.context.store
+        node.staging.prepare()
+        node.quotas.open(node.staging.path)
+        store.open()
+        node.denied.restore(store.denied())
+        node.denied.refuse_before(store.denied_before())
+        transfers, moves, restores = store.unfinished(), store.open_moves(), store.restores()
+        names = node.restores.names(restores) if restores else []
+        clear_leftovers(transfers, node.staging, node.received_backups, names, moves)
+        if restores:
+            node.restores.recover(restores)
+        return transfers, moves, restores
+
+    def recovery(
+        self, unfinished: list[TransferRecord], moves: Sequence[MoveRecord] = ()
+    ) -> Recovery:
+        """Return what resumes the unfinished transfers of an earlier daemon."""
+        node = self.context
+        return Recovery(
+            unfinished,
+            moves,
+            panel=PanelInitiator(node.coordinators, node.receiver, node.sender),
+            direct=node.direct_transfers,
+            receiver=node.receiver,
+            incoming_moves=node.moves,
+            sender=node.sender,
+            starter=node.running,
+        )
+
+    async def _boot(
+        self,
+        transfers: list[TransferRecord],
+        moves: list[MoveRecord],
+        restores: list[RestoreRecord],
+    ) -> bool:
+        node, recovery = self.context, self.recovery(transfers, moves)
+        await node.callbacks.load()
         await self._settle_backups()
-        await self._reports.load()
-        ran = await self._storage.running.load()
-        stopped = await restores.settle(left.restores) if left.restores else []
-        await transfers.direct.load(left.transfers)
-        await transfers.arrived.load()
+        await node.activity.load()
+        node.activity_sender.start()
+        ran = await node.running.load()
+        stopped = await node.restores.settle(restores) if restores else []
+        await node.direct_transfers.load(transfers)
+        await node.arrived.load()
         recovery.begin()
-        await self._servers.boot()
+        await node.servers.boot()
         recovery.resume_outgoing()
-        if left.restores:
-            restores.announce_settled()
-        self._storage.running.start({*ran, *stopped}, self._servers, stopped)
-        transfers.arrived.start_left()
-        self._reports.report_states(self._servers)
-        await transfers.direct.servers.release_to_panel()
-        if self._orphans is not None:
-            self._orphans.start()
+        if restores:
+            node.restores.announce_settled()
+        node.running.start({*ran, *stopped}, node.servers, stopped)
+        node.arrived.start_left()
+        if node.statuses is not None and node.servers.loaded:
+            node.statuses.start([(each.uuid, each.state.value) for each in node.servers.all()])
+        await node.direct_transfers.servers.release_to_panel()
+        if node.orphans is not None:
+            node.orphans.start()
         # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.
         self._clearing = Deferred.fromCoroutine(self._clear_dropped())
         self._clearing.addErrback(self._note_cleanup)
@@ -336,17 +252,21 @@ class Node(Service):
 
     async def _settle_backups(self) -> None:
         """Settle what was being made, before the Panel hears of the restart, unless disks hang."""
-        settling = Deferred.fromCoroutine(self._backups.settle())
+        settling = Deferred.fromCoroutine(self.context.backups.settle())
         settling.addErrback(lambda failure: self._log.failure("backups not settled", failure))
-        await fires_within(settling, SETTLE_TIMEOUT, self._reactor)
+        await fires_within(settling, SETTLE_TIMEOUT, self.context.reactor)
 
     # Operation
 
     @property
     def status(self) -> str:
         """What the node is doing, in one line."""
-        count = len(self._servers.all()) if self._servers.loaded else None
-        receiver, sender = self._transfers.receiver, self._transfers.sender
+        servers, receiver, sender = (
+            self.context.servers,
+            self.context.receiver,
+            self.context.sender,
+        )
+        count = len(servers.all()) if servers.loaded else None
         moved = map(self._moved.moving, DIRECTIONS)
         return summary(count, receiver.servers, sender.servers, *moved)
 
@@ -365,17 +285,17 @@ class Node(Service):
 
     async def _clean(self) -> None:
         try:
-            await self._storage.database.prune()
-            await self._pools.long.run(self._storage.staging.delete_cleared)
+            await self.context.database.prune()
+            await self._pools.long.run(self.context.staging.delete_cleared)
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
-        await self._storage.quarantine.clear()
+        await self.context.quarantine.clear()
         await self._clear_dropped()
 
     async def _clear_dropped(self) -> None:
         try:
-            if await self._storage.database.dropped():
-                await self._dropped_backups.clear()
+            if await self.context.database.dropped():
+                await self.context.dropped_backups.clear()
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
 
@@ -387,60 +307,63 @@ class Node(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        abort = self._reactor.callLater(ABORT_AFTER, self._transfers.receiver.abort_all)
-        limit: Deferred[None] = deferLater(self._reactor, STOP_TIMEOUT)
+        node, reactor = self.context, self.context.reactor
+        abort = reactor.callLater(ABORT_AFTER, node.receiver.abort_all)
+        limit: Deferred[None] = deferLater(reactor, STOP_TIMEOUT)
         # Not cancelled at the limit: what is in progress may continue until the process ends.
         done = Deferred.fromCoroutine(self._shut_down())
         done.addErrback(lambda failure: self._log.failure("shutdown failed", failure))
         await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
-        for server in self._transfers.servers:
+        for server in (*node.receiver.servers, *node.sender.servers):
             self._log.critical("{server}: transfer not finished in time", server=server)
         if abort.active():
             abort.cancel()
         limit.addErrback(lambda _: None)
         limit.cancel()
         # All connections are cut when this returns: not while one of them is still being read.
-        await deferLater(self._reactor, 0)
+        await deferLater(reactor, 0)
         # After the last request of a browser, and before the database is closed.
-        self._reports.activity.stop()
+        node.activity.stop()
         # With a limit, in case the disk hangs.
-        closed = self._storage.database.close()
-        await closed.addTimeout(CLOSE_TIMEOUT, self._reactor, lambda result, within: None)
+        closed = node.database.close()
+        await closed.addTimeout(CLOSE_TIMEOUT, reactor, lambda result, within: None)
         self._pools.stop()
-        self._storage.staging.close()
+        node.staging.close()
 
     async def _shut_down(self) -> None:
-        listeners, transfers = self._listeners, self._transfers
+        node = self.context
         self._daily.stop()
         self.booted.cancel()
         self._clearing.cancel()
-        transfers.arrived.stop()
-        if self._orphans is not None:
-            self._orphans.stop()
-        self._backups.stop()
-        self._checks.stop()
-        self._rewrites.stop()
-        sftp = Deferred.fromCoroutine(listeners.sftp.stop())
+        node.arrived.stop()
+        if node.orphans is not None:
+            node.orphans.stop()
+        node.backups.stop()
+        node.backup_checks.stop()
+        node.backup_rewrites.stop()
+        sftp = Deferred.fromCoroutine(node.sftp.stop())
         # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
         # by a request, and nothing else would delete its files.
-        transfers.streams.stop()
-        ending = [transfers.receiver.stop(), transfers.sender.stop(), sftp]
-        ending.append(Deferred.fromCoroutine(self._storage.restores.stop()))
-        ending.append(Deferred.fromCoroutine(self._pulls.stop()))
+        node.streams.stop()
+        ending = [node.receiver.stop(), node.sender.stop(), sftp]
+        ending.append(Deferred.fromCoroutine(node.restores.stop()))
+        ending.append(Deferred.fromCoroutine(node.pulls.stop()))
         await DeferredList(ending)
-        await listeners.control.close()
-        await listeners.http.close()
-        stopping = Deferred.fromCoroutine(self._reports.stop(REPORT_TIMEOUT))
-        await transfers.callbacks.drain(REPORT_TIMEOUT)
+        await self.control.close()
+        await self.http.close()
+        if node.statuses is not None:
+            node.statuses.stop()
+        stopping = Deferred.fromCoroutine(node.activity_sender.stop(REPORT_TIMEOUT))
+        await node.callbacks.drain(REPORT_TIMEOUT)
         await stopping
-        transfers.callbacks.stop()
+        node.callbacks.stop()
         # Those that were answered meanwhile still need the state database.
-        await transfers.receiver.concluded()
-        await self._storage.running.stop()
-        await self._servers.stop()
+        await node.receiver.concluded()
+        await node.running.stop()
+        await node.servers.stop()
         # Answers must be sent before the process ends.
-        await listeners.http.drain(DRAIN_TIMEOUT)
-        await listeners.metrics.close()
+        await self.http.drain(DRAIN_TIMEOUT)
+        await self.metrics.close()
 
 
 def summary(

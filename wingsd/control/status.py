@@ -294,7 +294,7 @@ class StatusEndpoint(ControlEndpoint):
             "transfers": {
                 "receiving": len(self._node.receiver.servers),
                 "sending": len(self._node.sender.servers),
-                "expected": len(self._node.direct.incoming.expected),
+                "expected": len(self._node.direct_transfers.incoming.expected),
             },
             "reports_waiting": self._node.callbacks.depth,
         }

@@ -90,7 +90,7 @@ class ReceiveEndpoint(ControlEndpoint):
         if not 0 < body.seconds <= MAX_SECONDS:
             raise BadRequest("seconds is out of range", f"expected 1 to {MAX_SECONDS}, a week")
         after = await _last_transfer(self._node.database, server)
-        invitation = await self._node.direct.incoming.expect(
+        invitation = await self._node.direct_transfers.incoming.expect(
             server,
             seconds=body.seconds,
             description=body.settings,
@@ -120,7 +120,7 @@ class SendEndpoint(ControlEndpoint):
         if body.stop_at is not None and not body.follow:
             raise BadRequest("stop_at needs follow", "without it the server is sent at once")
         after = await _last_transfer(self._node.database, server)
-        await self._node.direct.send(
+        await self._node.direct_transfers.send(
             server,
             body.url,
             body.token,
@@ -167,7 +167,7 @@ class _TransfersPath(ControlEndpoint):
 
     def expected(self) -> list[Json]:
         """Return the servers that direct transfers may bring."""
-        expected = self._node.direct.incoming.expected
+        expected = self._node.direct_transfers.incoming.expected
         return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
 
     async def kept(self) -> list[Json]:
@@ -211,7 +211,7 @@ class _TransfersPath(ControlEndpoint):
             with suppress(Conflict):
                 transfers.cancel(server)
                 return
-        if not self._node.direct.cancel(server):
+        if not self._node.direct_transfers.cancel(server):
             raise TransferNotActive(
                 "this server has no transfer that can be cancelled",
                 "none is under way or expected here, or its success was reported already; "

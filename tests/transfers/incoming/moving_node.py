@@ -83,7 +83,7 @@ class MovingNode(Receiver):
     async def recover(self) -> None:
         """Go on with what an earlier one has left."""
         unfinished, moves = self.store.unfinished(), self.store.open_moves()
-        clear_leftovers(unfinished, self.staging, self.backups, (), moves)
+        clear_leftovers(unfinished, self.staging, self.received_backups, (), moves)
         self.staging.delete_cleared()
         await self.callbacks.load()
         self.make_recovery(unfinished, moves).begin()

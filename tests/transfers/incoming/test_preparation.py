@@ -70,7 +70,7 @@ async def test_it_can_be_asked_for_while_it_is_under_way_and_again(
     for _ in range(2):
         assert (await client.ask("POST", "/prepare")).status == 202
     assert (await client.status()).json["preparation"]["state"] == "under way"
-    move = node.incoming_moves.find(UUID, client.id)
+    move = node.moves.find(UUID, client.id)
     assert move is not None
     answer.callback(None)
     await until(lambda: move.preparation.is_ready)
@@ -127,7 +127,7 @@ async def test_backups_have_to_fit(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await begun(node, source, backups=[BACKUP | {"bytes": 1 << 60}])
-    move = node.incoming_moves.find(UUID, client.id)
+    move = node.moves.find(UUID, client.id)
     assert move is not None
     monkeypatch.setattr(move.inbox.attachments, "_reserve", 1)
     assert (await prepared(client))["code"] == "move-no-space"
