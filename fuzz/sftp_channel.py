@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from asyncssh.constants import MSG_CHANNEL_DATA
+from asyncssh.packet import SSHPacket, String
+
 from fuzz.findings import Finding, pieces
+from wingsd.config.sections import SftpConfig, SftpLimits
 from wingsd.filesystem import directory_opener
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.access import SessionAccess, SiteFiles
-from wingsd.sftp.server.channel import SftpChannel
-from wingsd.sftp.server.handles import HandleBudget
-from wingsd.sftp.server.operations import Operations
-from wingsd.sftp.server.path_operations import ListingLimits
-from wingsd.sftp.server.traffic import Traffic
-from wingsd.sftp.server.usage import ServerUsage
+from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
+from wingsd.sftp.server.channel import SftpChannel, Traffic
+from wingsd.sftp.server.operations import HandleBudget
 
 __all__ = ["WORDS", "one", "seeds"]
 
 T = TypeVar("T")
 _LIMIT = 100_000
 _HANDLES = 8
+_CONFIG = SftpConfig(
+    directory_entry_limit=100,
+    directory_entry_send_amount=3,
+    limits=SftpLimits(max_handles_per_channel=_HANDLES),
+)
 _NAMES = [b"a/b", b"a", b"/", b"..", b"out/x", b"in/b", b"fifo", b"d.key", b"new/\xff", b""]
 _EXTENSIONS = {
     b"posix-rename@openssh.com": 2,
@@ -61,35 +67,31 @@ WORDS = [
 
 
 class _Channel:
-    """The channel of SSH: what is sent by it is kept, and its windows do not end."""
+    """The channel and the connection of SSH: what is sent is kept, and the windows do not end."""
 
-    _send_chan = 0
-    _send_window = _recv_window = 1 << 40
-    _send_pktsize = 32 << 10
-    _send_state = "open"
-    exchanges_keys = False
+    opening = (0, 1 << 40, 32 << 10)
+    exchanges_keys = holds = False
+    unfinished = 0
 
     def __init__(self) -> None:
         self.written = bytearray()
         self.is_closed = False
+        self.process_packet: Callable[[int, int, SSHPacket], object] = lambda *_: True
+        self.log_received_packet = self.process_packet
 
-    def send_data(self, _: int, packets: Sequence[Sequence[memoryview]]) -> None:
+    def send_data(self, _: int, data: bytes | memoryview) -> None:
         if self.is_closed:
             raise Finding("it writes after the end")
-        for packet in packets:
-            self.written += b"".join(packet)
+        self.written += data
 
-    def in_turn(self, work: Callable[[], None]) -> None:
-        work()
+    def is_closing(self) -> bool:
+        return self.is_closed
 
     def exit(self, status: int) -> None:
         self.is_closed = True
 
     def get_recv_window(self) -> int:
-        return self._recv_window
-
-    def _flush_send_buf(self) -> None:
-        pass
+        return 1 << 40
 
 
 class _NoThreads:
@@ -132,28 +134,24 @@ def _sent(data: bytes, home: Path, budget: HandleBudget) -> tuple[_Channel, list
     site = SiteFiles(directory_opener("auto"), None, read_only=False)
     access = SessionAccess(granted, site, usage, lambda *_: None)
 
-    def operations() -> Operations:
-        return Operations(access, budget, _HANDLES, ListingLimits(100, 3))
-
     faults: list[BaseException] = []
     ended: list[None] = []
-    threads: Any = _NoThreads()
-    channel: Any = _Channel()
-    session = SftpChannel(
-        operations,
-        channel,
-        threads,
-        Traffic(),
-        faults.append,
-        lambda _: ended.append(None),
-        1,
+    whole: Any = SimpleNamespace(
+        config=_CONFIG,
+        budget=budget,
+        threads=_NoThreads(),
+        traffic=Traffic(),
+        fault=faults.append,
     )
+    channel: Any = _Channel()
+    session = SftpChannel(access, whole, channel, lambda _: ended.append(None), 1)
     session.connection_made(channel)
     session.subsystem_requested("sftp")
     session.session_started()
     for piece in pieces(data):
         if not channel.is_closed:
-            channel._accept_data(piece)
+            packet = SSHPacket(String(piece))
+            channel.process_packet(MSG_CHANNEL_DATA, 0, packet)
     if not channel.is_closed:
         session.eof_received()
     session.connection_lost(None)

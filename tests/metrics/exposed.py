@@ -15,7 +15,7 @@ from tests.support import SynchronousWorkers
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
 from wingsd.metrics.exposition import Exposition, Sources
 from wingsd.metrics.recorder import Recorder
-from wingsd.sftp.counts import SftpCounts
+from wingsd.sftp.service import SftpCounts
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.observer import ENGINE, PANEL

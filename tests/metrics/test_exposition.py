@@ -28,7 +28,7 @@ from wingsd import __version__
 from wingsd.errors import StorageError
 from wingsd.metrics.exposition import DiskState
 from wingsd.metrics.recorder import Recorder
-from wingsd.sftp.counts import SftpCounts
+from wingsd.sftp.service import SftpCounts
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
 

@@ -14,8 +14,8 @@ from wingsd.sftp.messages import (
     Decoder,
     Granted,
     Login,
-    Message,
     ServerState,
+    SftpMessage,
     Start,
     Transmitted,
     Unconfined,
@@ -23,7 +23,7 @@ from wingsd.sftp.messages import (
     encode,
 )
 
-MESSAGES: list[Message] = [
+MESSAGES: list[SftpMessage] = [
     Login(1, 2, "password", "anna.5b0c7a6e", "pässwörd \ud800", "192.0.2.1", 5, "SSH-2.0-x"),
     Granted(1, "user", "server", "/data", ("*",), ("*.key",), ()),
     ServerState("server", -5, None, 1 << 40),

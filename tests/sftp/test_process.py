@@ -10,8 +10,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from tests.support.reactor import reactor, until
-from wingsd.sftp.messages import Closed, Disconnect, Message, encode
-from wingsd.sftp.process import LinkFactory, ProcessLink
+from wingsd.sftp.messages import Closed, Disconnect, SftpMessage, encode
+from wingsd.sftp.service import LinkFactory, ProcessLink
 
 
 class Connected:
@@ -19,7 +19,7 @@ class Connected:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.received: list[Message] = []
+        self.received: list[SftpMessage] = []
         self.ends: list[str] = []
         self.link = ProcessLink(self.received.append, self.ends.append, self.clock)
         own, self.process = socket.socketpair()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.configurations import config
 from tests.support.logged_errors import Logged
-from wingsd.sftp.messages import Login, Refused, Transmitted, Unconfined
+from wingsd.sftp.messages import Login, Rejected, Transmitted, Unconfined
 from wingsd.sftp.service import SftpService
 
 
@@ -35,7 +35,7 @@ def test_a_login_whose_check_breaks_off_is_refused_at_once(
     others._logins.check = AsyncMock(side_effect=RuntimeError("unforeseen"))
     service._received(Login(7, 1, "password", "anna.12345678", "right", "192.0.2.7", 50_000))
     ((refused,), _) = others._link.send.call_args
-    assert (type(refused), refused.request) == (Refused, 7)
+    assert (type(refused), refused.request) == (Rejected, 7)
     assert len(logged.take(RuntimeError)) == 1
 
 

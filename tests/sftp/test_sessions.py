@@ -27,9 +27,9 @@ from wingsd.sftp.messages import (
     FileEvent,
     Granted,
     Login,
-    Message,
-    Refused,
+    Rejected,
     ServerState,
+    SftpMessage,
 )
 from wingsd.sftp.sessions import SftpSessions
 
@@ -68,7 +68,7 @@ class SftpNode:
         self.denied = DenyList(0)
         self.now = 1000.0
         self.activity = RecordedActivity(UUID)
-        self.sent: list[Message] = []
+        self.sent: list[SftpMessage] = []
         clock = self.node.clock
         self.logins = SftpLogins(
             self.config,
@@ -91,9 +91,9 @@ class SftpNode:
 
     def login(
         self, given: str = "right", name: str = NAME, kind: str = "password", number: int = 1
-    ) -> GrantedLogin | Refused:
+    ) -> GrantedLogin | Rejected:
         login = Login(number, number, kind, name, given, IP, 50_000, "SSH-2.0-x")
-        answer: GrantedLogin | Refused = Outcome.of(self.logins.check(login)).value()
+        answer: GrantedLogin | Rejected = Outcome.of(self.logins.check(login)).value()
         return answer
 
     def connect(self, number: int = 1, given: str = "right") -> None:
@@ -166,7 +166,7 @@ def test_logins_of_connections_that_are_gone_are_forgotten(made: SftpNode) -> No
 def test_a_user_name_without_a_server_is_refused_without_the_panel(
     made: SftpNode, name: str
 ) -> None:
-    assert isinstance(made.login(name=name), Refused)
+    assert isinstance(made.login(name=name), Rejected)
     assert made.panel.asked == []
 
 
@@ -178,13 +178,13 @@ def test_a_user_name_may_have_dots_and_any_case(made: SftpNode, name: str) -> No
 def test_a_wrong_password_is_asked_once_in_ten_seconds_and_then_blocks(made: SftpNode) -> None:
     made.panel.answer = refusal(403)
     for _ in range(5):
-        assert isinstance(made.login("wrong"), Refused)
+        assert isinstance(made.login("wrong"), Rejected)
     assert len(made.panel.asked) == 1
     for number in range(20):
         made.login(f"wrong {number}")
     assert len(made.panel.asked) == 6
     final = made.login("right")
-    assert isinstance(final, Refused)
+    assert isinstance(final, Rejected)
     assert final.final
     made.panel.answer = SftpAccess(USER, UUID, ("*",))
     made.node.clock.advance(61)
@@ -227,7 +227,7 @@ def test_a_refusal_that_is_not_about_the_password_or_key_is_not_remembered(
 ) -> None:
     made.panel.answer = answer
     for _ in range(20):
-        assert isinstance(made.login("right", kind=kind), Refused)
+        assert isinstance(made.login("right", kind=kind), Rejected)
     assert len(made.panel.asked) == 20
     assert sum(f"with a {kind.replace('_', ' ')} refused" in line for line in logged.lines) == 20
     made.panel.answer = SftpAccess(USER, UUID, ("*",))
@@ -238,7 +238,7 @@ def test_a_refusal_that_is_not_about_the_password_or_key_is_not_remembered(
 def test_a_login_is_possible_as_soon_as_a_suspension_is_lifted(made: SftpNode, kind: str) -> None:
     made.server.configuration = configuration(suspended=True)
     for _ in range(20):
-        assert isinstance(made.login(kind=kind), Refused)
+        assert isinstance(made.login(kind=kind), Rejected)
     made.server.configuration = configuration()
     assert isinstance(made.login(kind=kind), GrantedLogin)
 
@@ -250,33 +250,33 @@ def test_what_calagopus_calls_wrong_is_remembered_and_a_missing_permission_is_no
 ) -> None:
     made.panel.answer = SftpAccess(USER, UUID, ("files.read",))
     for _ in range(20):
-        assert isinstance(made.login(kind=kind), Refused)
+        assert isinstance(made.login(kind=kind), Rejected)
     made.panel.answer = SftpAccess(USER, UUID, ("files.sftp",))
     assert isinstance(made.login(kind=kind), GrantedLogin)
     made.panel.asked.clear()
     made.panel.answer = refusal(417, "no reason given")
     for _ in range(5):
-        assert isinstance(made.login("wrong", kind=kind), Refused)
+        assert isinstance(made.login("wrong", kind=kind), Rejected)
     assert len(made.panel.asked) == 1
 
 
 def test_a_suspended_or_unknown_or_held_server_cannot_be_logged_in_to(made: SftpNode) -> None:
     made.server.configuration = configuration(suspended=True)
-    assert isinstance(made.login("one"), Refused)
+    assert isinstance(made.login("one"), Rejected)
     made.server.configuration = configuration()
     made.server.operations.hold = Hold(Operation.INSTALL, "it is being installed")
-    assert isinstance(made.login("two"), Refused)
+    assert isinstance(made.login("two"), Rejected)
     made.server.operations.hold = None
     made.panel.answer = SftpAccess(USER, "99999999-6e2b-4c43-9d57-0c4c5e1c7f10")
-    assert isinstance(made.login("three"), Refused)
+    assert isinstance(made.login("three"), Rejected)
     made.panel.answer = SftpAccess(USER, "nonsense")
-    assert isinstance(made.login("four"), Refused)
+    assert isinstance(made.login("four"), Rejected)
 
 
 @CALAGOPUS
 def test_calagopus_permission_for_sftp_is_checked_here(made: SftpNode) -> None:
     made.panel.answer = SftpAccess(USER, UUID, ("files.read",))
-    assert isinstance(made.login("one"), Refused)
+    assert isinstance(made.login("one"), Rejected)
     made.panel.answer = SftpAccess(USER, UUID, ("files.read", "file.sftp"), ("*.log",))
     granted = made.login("two")
     assert isinstance(granted, GrantedLogin)
@@ -285,7 +285,7 @@ def test_calagopus_permission_for_sftp_is_checked_here(made: SftpNode) -> None:
 
 def test_access_that_was_revoked_while_the_panel_was_asked_is_refused(made: SftpNode) -> None:
     made.denied.deny((user_key(USER, UUID),), made.now + 1)
-    assert isinstance(made.login("one"), Refused)
+    assert isinstance(made.login("one"), Rejected)
     made.now += 2
     assert isinstance(made.login("two"), GrantedLogin)
 
@@ -458,7 +458,7 @@ def test_access_that_ends_while_the_server_is_measured_at_a_login_is_refused(
         case _:
             made.denied.deny((user_key(USER),), made.now + 1)
     measuring.callback(None)
-    assert isinstance(answer.value(), Refused)
+    assert isinstance(answer.value(), Rejected)
 
 
 TWO_OF = pytest.mark.parametrize(
@@ -633,7 +633,7 @@ def test_passwords_that_are_tried_at_once_are_no_more_than_one_after_the_other(
     made.panel.answer = refusal(403)
     many = [slow.check(number, IP) for number in range(60)]
     slow.answered.callback(None)
-    assert all(isinstance(each.value(), Refused) for each in many)
+    assert all(isinstance(each.value(), Rejected) for each in many)
     assert 6 <= len(made.panel.asked) < 10
 
 

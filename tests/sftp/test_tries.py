@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 
 from wingsd.config.sections import SftpLimits
-from wingsd.sftp import tries
-from wingsd.sftp.tries import LoginTries
+from wingsd.sftp import logins
+from wingsd.sftp.logins import LoginTries
 
 
 def made(most: int = 3) -> tuple[LoginTries, Clock]:
@@ -21,7 +21,7 @@ def test_the_same_login_is_refused_for_seconds_without_another_call() -> None:
     assert made_.is_refused("anna.5b0c7a6e", "wrong")
     assert not made_.is_refused("anna.5b0c7a6e", "other")
     assert not made_.is_refused("anna.5b0c7a6ew", "rong")
-    clock.advance(tries.REFUSAL_KEPT)
+    clock.advance(logins.REFUSAL_KEPT)
     assert not made_.is_refused("anna.5b0c7a6e", "wrong")
 
 
@@ -50,8 +50,8 @@ def test_a_login_forgives_the_tries_before_it() -> None:
 
 def test_memory_is_bounded_whatever_is_tried() -> None:
     made_, _ = made()
-    for number in range(tries._MAX_REFUSALS + 100):
+    for number in range(logins._MAX_REFUSALS + 100):
         is_password = number % 2 == 0
         made_.refused(f"192.0.2.{number}", "anna", str(number), is_password=is_password)
-    assert len(made_._refused) == tries._MAX_REFUSALS
-    assert len(made_._counted) == tries._MAX_COUNTED
+    assert len(made_._refused) == logins._MAX_REFUSALS
+    assert len(made_._counted) == logins._MAX_COUNTED

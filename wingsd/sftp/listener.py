@@ -19,9 +19,8 @@ from zope.interface import implementer
 
 from wingsd.config import Config
 from wingsd.errors import HostKeyUnusable
-from wingsd.sftp.counts import SftpCounts
 from wingsd.sftp.host_key import HostKey, load_host_key
-from wingsd.sftp.service import SftpService
+from wingsd.sftp.service import SftpCounts, SftpService
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff

@@ -23,6 +23,7 @@ __all__ = [
     "MAX_FROM_SERVER",
     "Begin",
     "Begun",
+    "ChangedSettings",
     "Closed",
     "Decoder",
     "Disconnect",
@@ -30,10 +31,9 @@ __all__ = [
     "Granted",
     "Log",
     "Login",
-    "Message",
-    "Refused",
+    "Rejected",
     "ServerState",
-    "Settings",
+    "SftpMessage",
     "Start",
     "Transmitted",
     "Unconfined",
@@ -48,7 +48,7 @@ _LENGTH = struct.Struct(">I")
 
 
 @attrs.frozen(eq=False, repr=False)
-class Message:
+class SftpMessage:
     """A message; each class is one of a name."""
 
 
@@ -56,7 +56,7 @@ class Message:
 
 
 @attrs.frozen(eq=False, repr=False)
-class Login(Message):
+class Login(SftpMessage):
     """A client's password or public key, `secret`, that is to be checked.
 
     `kind` is `password` or `public_key`, `connection` a number, `request` that of this message.
@@ -73,7 +73,7 @@ class Login(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Begin(Message):
+class Begin(SftpMessage):
     """A connection has logged in, by the login with the number `request`."""
 
     connection: int
@@ -81,14 +81,14 @@ class Begin(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Closed(Message):
+class Closed(SftpMessage):
     """A connection is over, and nothing more is done with files on its behalf."""
 
     connection: int
 
 
 @attrs.frozen(eq=False, repr=False)
-class Used(Message):
+class Used(SftpMessage):
     """The bytes by which the SFTP process has changed a server's files, since its own start."""
 
     server: str
@@ -96,7 +96,7 @@ class Used(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Transmitted(Message):
+class Transmitted(SftpMessage):
     """The bytes of requests and of answers that the SFTP process has had since its own start."""
 
     received: int
@@ -104,12 +104,12 @@ class Transmitted(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Unconfined(Message):
+class Unconfined(SftpMessage):
     """The SFTP process can use all files that the daemon can: the kernel does not confine it."""
 
 
 @attrs.frozen(eq=False, repr=False)
-class FileEvent(Message):
+class FileEvent(SftpMessage):
     """What a connection has done, for the activity log; `target` is that of a rename."""
 
     connection: int
@@ -119,7 +119,7 @@ class FileEvent(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Log(Message):
+class Log(SftpMessage):
     """A line of the log; `level` is `debug`, `info`, `warn` or `error`."""
 
     level: str
@@ -130,7 +130,7 @@ class Log(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Start(Message):
+class Start(SftpMessage):
     """The first message: the configuration.
 
     `host_key` is the private key, as PEM in PKCS #8; `uid` and `gid` own what is made, and all
@@ -146,7 +146,7 @@ class Start(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Settings(Message):
+class ChangedSettings(SftpMessage):
     """Settings that change while the process runs."""
 
     read_only: bool
@@ -154,7 +154,7 @@ class Settings(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Granted(Message):
+class Granted(SftpMessage):
     """A login is correct: the connection may do this.
 
     `directory` is that of the server's files. `denied` are lines of the egg's denylist, `ignored`
@@ -171,7 +171,7 @@ class Granted(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Refused(Message):
+class Rejected(SftpMessage):
     """A login is refused. With `final` the connection is to be closed."""
 
     request: int
@@ -179,14 +179,14 @@ class Refused(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Begun(Message):
+class Begun(SftpMessage):
     """A connection has a place: its channels may open."""
 
     connection: int
 
 
 @attrs.frozen(eq=False, repr=False)
-class ServerState(Message):
+class ServerState(SftpMessage):
     """What the files of a server take, None before they were measured, and may take.
 
     `acknowledged` is the `total` of `Used` that is contained in `used`.
@@ -199,14 +199,14 @@ class ServerState(Message):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Disconnect(Message):
+class Disconnect(SftpMessage):
     """Close a connection, for the reason `why`, which the client is told."""
 
     connection: int
     why: str
 
 
-_CLASSES: dict[str, type[Message]] = {
+_CLASSES: dict[str, type[SftpMessage]] = {
     each.__name__: each
     for each in (
         Begin,
@@ -217,9 +217,9 @@ _CLASSES: dict[str, type[Message]] = {
         Granted,
         Log,
         Login,
-        Refused,
+        Rejected,
         ServerState,
-        Settings,
+        ChangedSettings,
         Start,
         Transmitted,
         Unconfined,
@@ -228,7 +228,7 @@ _CLASSES: dict[str, type[Message]] = {
 }
 
 
-def encode(message: Message) -> bytes:
+def encode(message: SftpMessage) -> bytes:
     """Return a message as bytes."""
     body = json.dumps([type(message).__name__, unstructure(message)]).encode("ascii")
     return _LENGTH.pack(len(body)) + body
@@ -241,7 +241,7 @@ class Decoder:
         self._most = most
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes) -> Iterator[SftpMessage]:
         """Yield the messages that are complete with `data`. Raises `InvalidData`."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
@@ -256,7 +256,7 @@ class Decoder:
             yield _decode(body)
 
 
-def _decode(body: bytes) -> Message:
+def _decode(body: bytes) -> SftpMessage:
     try:
         found: Any = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -34,7 +34,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.sftp.logins import GrantedLogin, SftpLogins, check_server
-from wingsd.sftp.messages import Begun, Disconnect, FileEvent, Message, ServerState
+from wingsd.sftp.messages import Begun, Disconnect, FileEvent, ServerState, SftpMessage
 
 __all__ = ["SftpSessions"]
 
@@ -89,7 +89,7 @@ class SftpSessions:
         bus: EventBus,
         reactor: IReactorTime,
     ) -> None:
-        self.send: Callable[[Message], None] = lambda _: None
+        self.send: Callable[[SftpMessage], None] = lambda _: None
         self._config = config.system.sftp
         self._family = config.family
         self._servers = servers

@@ -19,15 +19,23 @@ from wingsd.config import SystemConfig
 from wingsd.config.sections import SftpConfig
 from wingsd.filesystem import directory_opener
 from wingsd.sftp.host_key import load_host_key
-from wingsd.sftp.messages import Begin, Begun, FileEvent, Granted, Login, Message, Refused, Start
+from wingsd.sftp.messages import (
+    Begin,
+    Begun,
+    FileEvent,
+    Granted,
+    Login,
+    Rejected,
+    SftpMessage,
+    Start,
+)
 from wingsd.sftp.server.access import SiteFiles
 from wingsd.sftp.server.ciphers import use_fast_ciphers
 from wingsd.sftp.server.connection import Site
 from wingsd.sftp.server.control import DaemonLink
-from wingsd.sftp.server.handles import HandleBudget
 from wingsd.sftp.server.main import SftpServer, ssh_options
-from wingsd.sftp.server.threads import FileThreads
-from wingsd.sftp.server.turns import Turns
+from wingsd.sftp.server.operations import HandleBudget
+from wingsd.sftp.server.threads import FileThreads, Turns
 
 SERVER = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
@@ -41,7 +49,7 @@ class FakeDaemon(DaemonLink):
     def __init__(self, granted: Granted) -> None:
         super().__init__()
         self.granted = granted
-        self.sent: list[Message] = []
+        self.sent: list[SftpMessage] = []
         #: Whether connections need not wait.
         self.has_places = True
         self.logins: list[Login] = []
@@ -49,17 +57,17 @@ class FakeDaemon(DaemonLink):
         self.passwords = {PASSWORD}
         self.keys: set[str] = set()
 
-    async def login(self, login: Login) -> Granted | Refused:
+    async def login(self, login: Login) -> Granted | Rejected:
         self.logins.append(login)
         right = self.keys if login.kind == "public_key" else self.passwords
         if login.username != NAME or login.secret not in right:
-            return Refused(login.request)
+            return Rejected(login.request)
         return attrs.evolve(self.granted, request=login.request)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: SftpMessage) -> None:
         self.sent.append(message)
 
-    def post(self, message: Message, *, now: bool = True) -> None:
+    def post(self, message: SftpMessage, *, now: bool = True) -> None:
         self.sent.append(message)
         if isinstance(message, Begin) and self.has_places:
             self.when_begun(Begun(message.connection))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config.sections import SftpConfig, SftpLimits
-from wingsd.sftp.messages import Begun, Closed, Disconnect, Settings
+from wingsd.sftp.messages import Begun, ChangedSettings, Closed, Disconnect
 from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.threads import ConnectionThread
 
@@ -96,7 +96,7 @@ def test_where_only_keys_are_accepted_no_password_is_asked_for(tmp_path: Path) -
     async def test(served: Served) -> None:
         async with served.connection():
             pass
-        served.daemon.when_settings(Settings(read_only=False, passwords=False))
+        served.daemon.when_settings(ChangedSettings(read_only=False, passwords=False))
         served.daemon.logins.clear()
         with pytest.raises(asyncssh.PermissionDenied):
             async with served.connection():

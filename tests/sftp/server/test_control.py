@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from wingsd.sftp.messages import Begin, FileEvent, Log, Message
+from wingsd.sftp.messages import Begin, FileEvent, Log, SftpMessage
 from wingsd.sftp.server.control import DaemonLink
 from wingsd.sftp.server.main import LinkHandler
 
@@ -13,10 +13,10 @@ from wingsd.sftp.server.main import LinkHandler
 class Link(DaemonLink):
     def __init__(self) -> None:
         super().__init__()
-        self.sent: list[Message] = []
+        self.sent: list[SftpMessage] = []
         self.turns = 0
 
-    def send(self, message: Message) -> None:
+    def send(self, message: SftpMessage) -> None:
         self.sent.append(message)
 
     def _send_posted(self) -> None:

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from wingsd.config.sections import SftpConfig
 from wingsd.errors import WingsdError
 from wingsd.files.changes import Renaming, delete, rename
 from wingsd.files.guard import Guard
@@ -36,9 +37,8 @@ from wingsd.filesystem import (
 from wingsd.filesystem.new_file import PartialFile
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.access import SessionAccess, SiteFiles
-from wingsd.sftp.server.handles import HandleBudget
-from wingsd.sftp.server.operations import Operations
+from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
+from wingsd.sftp.server.operations import HandleBudget, SftpOperations
 from wingsd.sftp.server.packets import (
     Attributes,
     Extended,
@@ -48,8 +48,6 @@ from wingsd.sftp.server.packets import (
     SetAttributes,
     WriteRequest,
 )
-from wingsd.sftp.server.path_operations import ListingLimits
-from wingsd.sftp.server.usage import ServerUsage
 
 KIB = 1024
 #: The type of an answer.
@@ -66,7 +64,7 @@ class Channel:
         grant = Granted(0, "user", "server", str(directory), ("*",))
         site = SiteFiles(directory_opener("auto"), None, read_only=False)
         access = SessionAccess(grant, site, usage, lambda *_: None)
-        operations = Operations(access, HandleBudget(100), 100, ListingLimits(100, 100))
+        operations = SftpOperations(access, HandleBudget(100), SftpConfig())
         self._done, self.close_all = operations.answer, operations.close
 
     def open(self, name: str, flags: int = WRITING) -> bytes:

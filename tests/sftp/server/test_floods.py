@@ -27,7 +27,7 @@ from asyncssh.packet import Boolean, MPInt, NameList, String, UInt32
 
 from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config.sections import SftpConfig, SftpLimits
-from wingsd.sftp.messages import Granted, Login, Refused
+from wingsd.sftp.messages import Granted, Login, Rejected
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.channel import SftpChannel
 from wingsd.sftp.server.connection import SftpConnection, SshConnection
@@ -195,7 +195,7 @@ def test_logins_that_do_not_wait_for_an_answer_are_counted(tmp_path: Path, kind:
                     await asyncio.wait_for(asked.wait(), 5)
 
     async def test(served: Served) -> None:
-        async def never(login: Login) -> Granted | Refused:
+        async def never(login: Login) -> Granted | Rejected:
             served.daemon.logins.append(login)
             asked.set()
             await asyncio.Event().wait()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wingsd.filesystem import Entry, OpenFile, ServerPath
 from wingsd.filesystem.writable_file import OpenFiles
-from wingsd.sftp.server.handles import HandleBudget, Handles
+from wingsd.sftp.server.operations import HandleBudget, Handles
 
 
 def test_a_file_that_cannot_be_closed_keeps_no_other_one_open(tmp_path: Path) -> None:

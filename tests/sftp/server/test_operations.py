@@ -14,7 +14,7 @@ from asyncssh.sftp import SFTPClient, SFTPClientFile
 
 from tests.sftp.server.harness import SERVER, Served, serve
 from wingsd.config.sections import SftpActivityConfig, SftpConfig, SftpLimits
-from wingsd.sftp.messages import Disconnect, ServerState, Settings, Used
+from wingsd.sftp.messages import ChangedSettings, Disconnect, ServerState, Used
 
 Scenario = Callable[[Served, SFTPClient], Awaitable[None]]
 
@@ -207,7 +207,7 @@ def test_a_read_only_node_answers_changes_as_unsupported(tmp_path: Path) -> None
     async def test(served: Served, sftp: SFTPClient) -> None:
         (served.files / "file").write_text("x")
         file = await opened(sftp, "file", FXF_WRITE)
-        served.daemon.when_settings(Settings(read_only=True, passwords=True))
+        served.daemon.when_settings(ChangedSettings(read_only=True, passwords=True))
         unsupported = asyncssh.FX_OP_UNSUPPORTED
         await refused(file.write(b"y", 0), unsupported)
         await refused(sftp.mkdir("d"), unsupported)

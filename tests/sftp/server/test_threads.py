@@ -13,7 +13,7 @@ import pytest
 
 from tests.sftp.server.harness import Served, serve
 from wingsd.filesystem import OpenFile
-from wingsd.sftp.server import path_operations
+from wingsd.sftp.server import operations
 from wingsd.sftp.server.threads import ConnectionThread, FileThreads
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ def test_a_deletion_that_lasts_holds_up_no_other_channel(
     async def test(served: Served) -> None:
         (served.files / "tree").mkdir()
         stuck = Stuck()
-        monkeypatch.setattr(path_operations, "delete", stuck)
+        monkeypatch.setattr(operations, "delete", stuck)
         async with served.connection() as connection:
             first, second = [await connection.start_sftp_client() for _ in range(2)]
             deleting = asyncio.ensure_future(first.rmdir("tree"))

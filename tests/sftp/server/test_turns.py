@@ -11,7 +11,7 @@ from threading import Event, Thread
 import pytest
 from twisted.internet.task import Clock
 
-from wingsd.sftp.server.turns import DaemonTime, Turns
+from wingsd.sftp.server.threads import DaemonTime, Turns
 
 
 class Machine:

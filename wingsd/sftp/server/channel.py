@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -22,15 +23,14 @@ from asyncssh.constants import (
 from asyncssh.packet import SSHPacket, UInt32
 
 from wingsd.sftp.server import answers, packets
+from wingsd.sftp.server.operations import SftpOperations
 from wingsd.sftp.server.packets import FrameReader, Init, PacketError, parse
-from wingsd.sftp.server.threads import FileThreads
-from wingsd.sftp.server.traffic import Traffic
 
 if TYPE_CHECKING:
-    from wingsd.sftp.server.connection import SshConnection
-    from wingsd.sftp.server.operations import Operations
+    from wingsd.sftp.server.access import SessionAccess
+    from wingsd.sftp.server.connection import Site, SshConnection
 
-__all__ = ["SftpChannel"]
+__all__ = ["SftpChannel", "Traffic"]
 
 NO_SHELL = "This node has no shell: use an SFTP client, or the console in the Panel."
 NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without the option -O."
@@ -50,8 +50,28 @@ _FIRST_VERSION = 3
 _LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
 
 
+class Traffic:
+    """The bytes since the process's start. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._received = self._sent = 0
+
+    def count(self, received: int, sent: int) -> None:
+        """Count bytes of requests that were done, and of their answers."""
+        with self._lock:
+            self._received += received
+            self._sent += sent
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """The bytes of requests, and of answers."""
+        with self._lock:
+            return self._received, self._sent
+
+
 class SftpChannel(asyncssh.SSHServerSession[bytes]):
-    """A channel. `operations` makes what answers requests; `fault` logs one of this program.
+    """A channel, with the `access` of its connection.
 
     `ended` is called when the channel is closed and nothing is done for it any more. `share` is
     the number of channels that the connection has with this one.
@@ -59,20 +79,16 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
 
     def __init__(
         self,
-        operations: Callable[[], Operations],
+        access: SessionAccess,
+        site: Site,
         connection: SshConnection,
-        threads: FileThreads,
-        traffic: Traffic,
-        fault: Callable[[BaseException], None],
         ended: Callable[[SftpChannel], None],
         share: int,
     ) -> None:
-        self._make_operations = operations
+        self._access = access
+        self._site = site
         self._connection = connection
-        self._operations: Operations | None = None
-        self._threads = threads
-        self._traffic = traffic
-        self._fault = fault
+        self._operations: SftpOperations | None = None
         self._ended = ended
         self._share = share
         self._chan: asyncssh.SSHServerChannel[bytes]
@@ -184,7 +200,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._chan.write_stderr(self._refusal.encode() + b"\r\n")
             self._chan.exit(1)
             return
-        self._operations = self._make_operations()
+        self._operations = SftpOperations(self._access, self._site.budget, self._site.config)
 
     def eof_received(self) -> bool:
         """Answer what waits, and then close the channel."""
@@ -244,7 +260,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
                     self._busy = True
                     packet = self._waiting.popleft()
                     answered = partial(self._answered, len(packet))
-                    self._threads.run(partial(self._answer, packet), answered)
+                    self._site.threads.run(partial(self._answer, packet), answered)
                     return
                 break
             packet = self._waiting.popleft()
@@ -268,7 +284,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         """Send answers to requests of `done` bytes."""
         self._waiting_bytes -= done
         data = b"".join(made)
-        self._traffic.count(done - _OBJECT * len(made), len(data))
+        self._site.traffic.count(done - _OBJECT * len(made), len(data))
         connection = self._connection
         if self._unsent or len(data) > min(self._granted, self._packet) or connection.holds:
             self._unsent.append(memoryview(data))
@@ -316,7 +332,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         try:
             return operations.answer(request)
         except Exception as error:
-            self._fault(error)
+            self._site.fault(error)
             return answers.status(request.id, answers.FAILURE, "internal error of the node")
 
     def _greet(self, packet: bytes) -> bytes:

@@ -33,18 +33,13 @@ from wingsd.sftp.messages import (
     Granted,
     Log,
     Login,
-    Refused,
+    Rejected,
 )
-from wingsd.sftp.server.access import SessionAccess, SiteFiles
-from wingsd.sftp.server.channel import SftpChannel
+from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
+from wingsd.sftp.server.channel import SftpChannel, Traffic
 from wingsd.sftp.server.control import DaemonLink
-from wingsd.sftp.server.handles import HandleBudget
-from wingsd.sftp.server.operations import Operations
-from wingsd.sftp.server.path_operations import ListingLimits
-from wingsd.sftp.server.threads import ConnectionThread, FileThreads
-from wingsd.sftp.server.traffic import Traffic
-from wingsd.sftp.server.turns import Turns
-from wingsd.sftp.server.usage import ServerUsage
+from wingsd.sftp.server.operations import HandleBudget
+from wingsd.sftp.server.threads import ConnectionThread, FileThreads, Turns
 
 __all__ = ["SftpConnection", "Site", "SshConnection"]
 
@@ -107,7 +102,7 @@ class Site:
         text = f"a request of SFTP failed: {type(error).__name__}: {error}"
         self.link.post(Log("error", text))
 
-    async def login(self, login: Login) -> Granted | Refused:
+    async def login(self, login: Login) -> Granted | Rejected:
         """Have the daemon check a login, in the loop of any connection."""
         asking = asyncio.run_coroutine_threadsafe(self.link.login(login), self.loop)
         return await asyncio.wrap_future(asking)
@@ -482,7 +477,7 @@ class SftpConnection(asyncssh.SSHServer):
         """Refuse it, as a wrong password: users change theirs in the Panel."""
         most = self._site.config.limits.authentication_password_attempts
         self._asked["password"] += 1
-        self._judge(Refused(0), is_last=self._asked["password"] >= most)
+        self._judge(Rejected(0), is_last=self._asked["password"] >= most)
         return False
 
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
@@ -491,7 +486,7 @@ class SftpConnection(asyncssh.SSHServer):
         A client asks first, and then signs with a key that was granted: it is checked once.
         """
         text = key.export_public_key("openssh").decode("utf-8", "replace").strip()
-        known: Granted | Refused | None = self._keys.get((username, text))
+        known: Granted | Rejected | None = self._keys.get((username, text))
         most = self._site.config.limits.authentication_pubkey_attempts
         if known is None:
             known = await self._ask("public_key", username, text, most)
@@ -500,7 +495,7 @@ class SftpConnection(asyncssh.SSHServer):
         self._judge(known, is_last=self._asked["public_key"] >= most)
         return self._granted is not None
 
-    async def _ask(self, kind: str, username: str, proof: str, most: int) -> Granted | Refused:
+    async def _ask(self, kind: str, username: str, proof: str, most: int) -> Granted | Rejected:
         link = self._site.link
         self._asked[kind] += 1
         ip, port, *_ = self._conn.get_extra_info("peername") or ("", 0)
@@ -509,10 +504,10 @@ class SftpConnection(asyncssh.SSHServer):
             link.number(), self.number, kind, username, proof, str(ip), int(port), version
         )
         if self._asked[kind] > most:
-            return Refused(login.request, final=True)
+            return Rejected(login.request, final=True)
         return await self._site.login(login)
 
-    def _judge(self, answer: Granted | Refused, *, is_last: bool) -> None:
+    def _judge(self, answer: Granted | Rejected, *, is_last: bool) -> None:
         if isinstance(answer, Granted):
             self._granted = answer
             return
@@ -551,25 +546,8 @@ class SftpConnection(asyncssh.SSHServer):
             return False
         if len(self._channels) >= site.config.limits.max_channels_per_connection:
             return False
-        config = site.config
-
-        def operations() -> Operations:
-            limits = ListingLimits(
-                config.directory_entry_limit, config.directory_entry_send_amount
-            )
-            most = config.limits.max_handles_per_channel
-            return Operations(access, site.budget, most, limits)
-
         share = len(self._channels) + 1
-        session = SftpChannel(
-            operations,
-            self._conn,
-            site.threads,
-            site.traffic,
-            site.fault,
-            self._channel_ended,
-            share,
-        )
+        session = SftpChannel(access, site, self._conn, self._channel_ended, share)
         self._channels.add(session)
         channel = self._conn.create_server_channel(None, "strict", _WINDOW // share, _PACKET)
         return channel, self._when_begun(session)

@@ -12,14 +12,14 @@ from wingsd.errors import InvalidData
 from wingsd.sftp.messages import (
     MAX_FROM_DAEMON,
     Begun,
+    ChangedSettings,
     Decoder,
     Disconnect,
     Granted,
     Login,
-    Message,
-    Refused,
+    Rejected,
     ServerState,
-    Settings,
+    SftpMessage,
     Start,
     encode,
 )
@@ -38,28 +38,28 @@ class DaemonLink(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._outgoing: deque[Message] = deque()
+        self._outgoing: deque[SftpMessage] = deque()
         self._is_due = False
         self._closed = asyncio.Event()
         self.started: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
         #: Fires when the daemon has gone, or sends what is no message.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.when_settings: Callable[[Settings], None] = lambda _: None
+        self.when_settings: Callable[[ChangedSettings], None] = lambda _: None
         self.when_state: Callable[[ServerState], None] = lambda _: None
         self.when_begun: Callable[[Begun], None] = lambda _: None
         self.when_disconnect: Callable[[Disconnect], None] = lambda _: None
         self._decoder = Decoder(MAX_FROM_DAEMON)
         self._transport: asyncio.Transport | None = None
         self._numbers = count(1)
-        self._asked: dict[int, asyncio.Future[Granted | Refused]] = {}
+        self._asked: dict[int, asyncio.Future[Granted | Rejected]] = {}
 
     def number(self) -> int:
         """Return the number of another request."""
         return next(self._numbers)
 
-    async def login(self, login: Login) -> Granted | Refused:
+    async def login(self, login: Login) -> Granted | Rejected:
         """Have the daemon check a login."""
-        answer: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Granted | Rejected] = asyncio.get_running_loop().create_future()
         self._asked[login.request] = answer
         try:
             self.send(login)
@@ -67,7 +67,7 @@ class DaemonLink(asyncio.Protocol):
         finally:
             del self._asked[login.request]
 
-    def send(self, message: Message) -> None:
+    def send(self, message: SftpMessage) -> None:
         """Send a message; nothing is sent when the daemon has gone.
 
         asyncio warns of what is written to a lost connection, and each warning is a message, too.
@@ -75,7 +75,7 @@ class DaemonLink(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(message))
 
-    def post(self, message: Message, *, now: bool = True) -> None:
+    def post(self, message: SftpMessage, *, now: bool = True) -> None:
         """Send a message, after those that were posted before it, from any thread.
 
         One that need not be sent `now` waits a moment, so that many of them wake the loop once.
@@ -133,16 +133,16 @@ class DaemonLink(asyncio.Protocol):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), _DELAY)
 
-    def _received(self, message: Message) -> None:
+    def _received(self, message: SftpMessage) -> None:
         match message:
             case Start():
                 if not self.started.done():
                     self.started.set_result(message)
-            case Granted() | Refused():
+            case Granted() | Rejected():
                 answer = self._asked.get(message.request)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
-            case Settings():
+            case ChangedSettings():
                 self.when_settings(message)
             case ServerState():
                 self.when_state(message)

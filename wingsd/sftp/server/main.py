@@ -22,9 +22,9 @@ from wingsd.filesystem import directory_opener
 from wingsd.sandbox.confinement import confine_to
 from wingsd.sftp.messages import (
     Begun,
+    ChangedSettings,
     Disconnect,
     Log,
-    Settings,
     Start,
     Transmitted,
     Unconfined,
@@ -34,9 +34,8 @@ from wingsd.sftp.server.access import SiteFiles
 from wingsd.sftp.server.ciphers import use_fast_ciphers
 from wingsd.sftp.server.connection import SftpConnection, Site, SshConnection
 from wingsd.sftp.server.control import DaemonLink
-from wingsd.sftp.server.handles import HandleBudget
-from wingsd.sftp.server.threads import ConnectionThread, FileThreads
-from wingsd.sftp.server.turns import DaemonTime, Turns
+from wingsd.sftp.server.operations import HandleBudget
+from wingsd.sftp.server.threads import ConnectionThread, DaemonTime, FileThreads, Turns
 from wingsd.util.addresses import address_block
 
 __all__ = ["LinkHandler", "SftpServer", "main", "ssh_options"]
@@ -151,7 +150,7 @@ class SftpServer:
             self._transmitted = traffic
             self._site.link.send(Transmitted(*traffic))
 
-    def _use(self, settings: Settings) -> None:
+    def _use(self, settings: ChangedSettings) -> None:
         self._site.files.read_only = settings.read_only
         self._site.passwords = settings.passwords
 
