@@ -79,7 +79,8 @@ class ActivityNode:
         self.log = ActivityLog(self.database, self.clock, most, self.now)
         Deferred.fromCoroutine(self.log.load())
         self.writes = 0
-        self.sender = ActivitySender(self.log, self.panel, self.clock, interval, count)
+        panel: Any = self.panel
+        self.sender = ActivitySender(self.log, panel, self.clock, interval, count)
         self.sender.start()
 
     def _failing(self, method: Callable[..., Deferred[Any]]) -> Callable[..., Deferred[Any]]:

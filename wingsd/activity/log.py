@@ -23,7 +23,7 @@ from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.config.validators import is_uuid
 from wingsd.errors import StorageError
 from wingsd.events import CRASHED, Event, EventBus
-from wingsd.statedb import ActivityEntry
+from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import when_fired
 
@@ -31,7 +31,6 @@ __all__ = [
     "DROPPED",
     "ActivityLog",
     "ActivityRecorder",
-    "ActivityStorage",
     "CrashActivity",
     "merge",
 ]
@@ -158,22 +157,6 @@ class ActivityRecorder(Protocol):
         """Record an event; see `ActivityLog.record`."""
 
 
-class ActivityStorage(Protocol):
-    """Where entries are stored, which is `StateDatabase`. Fails with `StorageError`."""
-
-    def add_activity(self, entries: Sequence[ActivityEntry], most: int) -> Deferred[int]:
-        """Add entries, and delete the oldest beyond the last `most`; return how many."""
-
-    def activity(self, after: int, most: int) -> Deferred[list[ActivityEntry]]:
-        """Return the oldest `most` entries with an id above `after`, oldest first."""
-
-    def delete_activity(self, last: int) -> Deferred[int]:
-        """Delete the entries with an id up to `last`; return how many there were."""
-
-    def trim_activity(self, most: int) -> Deferred[tuple[int, int]]:
-        """Delete the oldest entries beyond the last `most`; return how many are left, and went."""
-
-
 class ActivityLog:
     """The entries that the Panel has not accepted, at most `most`; the oldest are dropped.
 
@@ -184,7 +167,7 @@ class ActivityLog:
 
     def __init__(
         self,
-        storage: ActivityStorage,
+        storage: StateDatabase,
         reactor: IReactorTime,
         most: int,
         now: Callable[[], float] = time.time,
@@ -216,7 +199,7 @@ class ActivityLog:
         return self._stored + len(self._buffer)
 
     async def load(self) -> None:
-        """Count the entries that an earlier daemon has left. A failure is logged."""
+        """Count the entries from before the daemon's restart. A failure is logged."""
         try:
             await self._count()
         except StorageError as error:

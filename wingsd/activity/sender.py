@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -18,10 +17,11 @@ from twisted.logger import Logger
 
 from wingsd.activity.log import REFUSED, ActivityLog, merge
 from wingsd.errors import PanelError, PanelRefused, StorageError
+from wingsd.panel.client import Panel
 from wingsd.statedb import ActivityEntry
 from wingsd.util.deferreds import fires_within, when_fired
 
-__all__ = ["ActivitySender", "PostOnce"]
+__all__ = ["ActivitySender"]
 
 #: Calls at one interval, as Wings.
 CALLS_MAX = 50
@@ -35,20 +35,13 @@ _REFUSALS = (
 )
 
 
-class PostOnce(Protocol):
-    """The Panel."""
-
-    async def post_once(self, operation: str, path: str, body: object) -> None:
-        """Send `body` as JSON, once. Raises `PanelRefused` and `PanelUnreachable`."""
-
-
 class ActivitySender:
     """Sends what is in `log` every `interval` seconds, at most `count` entries a call."""
 
     _log = Logger()
 
     def __init__(
-        self, log: ActivityLog, panel: PostOnce, reactor: IReactorTime, interval: float, count: int
+        self, log: ActivityLog, panel: Panel, reactor: IReactorTime, interval: float, count: int
     ) -> None:
         self._entries = log
         self._panel = panel

@@ -44,7 +44,7 @@ class LiveConfig:
         self._followers: list[Callable[[Config], object]] = []
 
     def follow(self, use: Callable[[Config], object]) -> None:
-        """Have `use` called with each later configuration."""
+        """Call `use` with each later configuration."""
         self._followers.append(use)
 
     def replace(self, config: Config) -> list[str]:

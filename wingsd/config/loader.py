@@ -139,7 +139,7 @@ def read_yaml(text: str) -> object:
 
 
 PLACES = ("/etc/wingsd/config.yml", "/etc/pterodactyl/config.yml", "/etc/pelican/config.yml")
-"""Where the configuration is looked for; the first that exists is used."""
+"""The places of the configuration; the first that exists is used."""
 
 
 @attrs.frozen(repr=False)
@@ -202,7 +202,7 @@ class Config:
 
     @property
     def is_pelican(self) -> bool:
-        """Whether this node serves a Pelican Panel."""
+        """True if this node serves a Pelican Panel."""
         traces = (self.system.data, self.system.root_directory, self.app_name)
         return family_of(self.family, traces) == PELICAN
 

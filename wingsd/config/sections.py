@@ -333,7 +333,7 @@ class SftpConfig:
 
     @property
     def passwords(self) -> bool:
-        """Whether users can log in with a password."""
+        """True if users can log in with a password."""
         return not (self.key_only or self.disable_password_auth)
 
 

@@ -57,7 +57,7 @@ def replace_file(
     expected: bytes | None = None,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """Write a file anew with the mode 0600, on stable storage.
+    """Replace a file, with the mode 0600, on stable storage.
 
     A symlink stays, and its target is written. The owner stays, too; `owner`, user and group id,
     is that of a file that does not exist. `expected` is what the file must contain still.

@@ -1,6 +1,6 @@
 """The node's settings as a Panel sends them, and which of them a node takes over.
 
-Directories are not among them: whoever has the node's token could make the daemon write anywhere
+Directories are not among them: anyone with the node's token could make the daemon write anywhere
 (CVE-2024-34066).
 """
 

@@ -41,7 +41,7 @@ _ATTEMPTS = 3
 
 @attrs.frozen
 class Saved:
-    """What has come of a Panel's settings, as the dotted paths of keys.
+    """The outcome of saving a Panel's settings, as the dotted paths of keys.
 
     `left_out` are those that differ from the node's, and are not taken over. None is taken over
     where the node's configuration says so, and `is_ignored` is true.

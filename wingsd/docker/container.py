@@ -481,7 +481,7 @@ def installer_environment(
 
 
 def _resources(config: Config, build: Build) -> dict[str, Any]:
-    """Return the larger limits of the server's and the node's; no limit of either is none."""
+    """Return the larger limits of the server's and the node's, no limit where one has none."""
     limits = config.docker.installer_limits
     larger = attrs.evolve(
         build,

@@ -196,7 +196,7 @@ class ImagesAndNetworks:
     ) -> str:
         """Create the network if it is missing, and pull the newest image, else use the local one.
 
-        The image is the server's unless another one is given. Return the network's name, or the
+        The image is the server's unless another is given. Return the network's name, or the
         mode of the engine, for the container. Raises `EnvironmentFailed`.
         """
         network = await self._ensure_network(session, server)
@@ -301,4 +301,4 @@ class ImagesAndNetworks:
 
 
 def _ignore(line: str | LayerProgress | None) -> None:
-    """Show a line or the progress of a pull to nobody."""
+    """Ignore a line or the progress of a pull."""

@@ -161,7 +161,7 @@ def _is_taken(kind: socket.SocketKind, ip: str, port: int) -> bool:
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         with socket.socket(family, kind) as trial:
             if kind == socket.SOCK_STREAM:
-                # What a closed connection has left is in nobody's way.
+                # A port that only a closed connection has left behind counts as free.
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind((ip, port))
     except OSError as error:

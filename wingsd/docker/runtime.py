@@ -164,7 +164,7 @@ class ContainerRuntime:
         return 0.0
 
     async def end_rehearsal(self, uuid: str) -> None:
-        """Remove what an earlier daemon has left that died during a rehearsal."""
+        """Remove what a daemon that died during a rehearsal has left."""
 
     async def recreate(
         self, settings: Settings, listener: PullListener | None = None

@@ -192,7 +192,7 @@ class Pattern:
         """Return `text` with every match replaced by `template`; None where nothing matches.
 
         As Go's ReplaceAllString: `$1`, `$name` and `${name}` are groups (empty where there is no
-        such group), `$$` is a dollar, and an empty match right behind another one does not count.
+        such group), `$$` is a dollar, and an empty match right behind another does not count.
         """
         pieces: list[str] = []
         end = -1
@@ -258,7 +258,7 @@ class Change:
 
     @property
     def conditional(self) -> bool:
-        """Whether the change has a condition on the present value."""
+        """True if the change has a condition on the present value."""
         return bool(self.if_value) or self.pattern is not None
 
     def new_value(self, found: object) -> Scalar | None:

@@ -134,7 +134,7 @@ class Rewritten:
 
 @attrs.frozen(eq=False, repr=False)
 class FileFormat:
-    """How files of one kind are read and written.
+    """The way in which files of one kind are read and written.
 
     `document` is the module and class that open a text. `limit` is the size of the largest file
     that is read or written, in bytes.

@@ -119,7 +119,7 @@ class RewriteJob:
 
     @property
     def cancelled(self) -> bool:
-        """Whether `cancel` was called."""
+        """True if `cancel` was called."""
         return self._cancelled
 
     @property

@@ -120,7 +120,7 @@ class Throttle:
 
     @property
     def active(self) -> bool:
-        """Whether an episode has begun and not ended."""
+        """True if an episode has begun and not ended."""
         return self._omitted > 0
 
 
@@ -180,7 +180,7 @@ class StartupDetector:
                 self._parts.append(entry)
 
     def __bool__(self) -> bool:
-        """Whether the egg has any entry, if only an invalid one."""
+        """Return whether the egg has any entry, if only an invalid one."""
         return bool(self._parts or self._expressions or self.errors)
 
     def match(self, line: str) -> bool:
@@ -269,7 +269,7 @@ TEXTS_MAX = 50
 
 @attrs.frozen(repr=False)
 class FeatureMatch:
-    """What a `feature match` event has: the dialogue's key, the text found, and the line."""
+    """The content of a `feature match` event: the dialogue's key, the text found, and the line."""
 
     key: str
     pattern: str

@@ -77,7 +77,7 @@ class BackgroundTasks:
 
     def stop(self) -> None:
         """Cancel all of it."""
-        # The last first: none may start because another one has freed its turn.
+        # The last first: no task may start because another has freed its turn.
         for task in reversed(tuple(self._running)):
             task.cancel()
 
@@ -176,7 +176,7 @@ class ServerDirectories:
         self.quotas.release(uuid, self.path(uuid))
 
     def set_aside(self, uuid: str) -> str | None:
-        """Rename the server's directory for deletion; return the new path, None if there is none.
+        """Rename the server's directory for deletion; return the new path, None without one.
 
         A symlink in its place is itself renamed, not what it points to.
         """
@@ -352,7 +352,7 @@ class DiskWalks:
         self._waiting: dict[str, object] = {}
 
     def request(self, uuid: str, directory: str, callback: Callable[[int], None]) -> None:
-        """Have the server's directory measured, and `callback` called with its bytes.
+        """Measure the server's directory in the background, then call `callback` with its bytes.
 
         A tree that is too large to be counted has `MAX_SIZE`: more than any limit.
         """
@@ -482,7 +482,7 @@ class ServerFiles:
 
     @property
     def exists(self) -> bool:
-        """Whether the directory exists."""
+        """True if the directory exists."""
         return self.presence is not Presence.ABSENT
 
     def apply_limit(self) -> None:
@@ -492,7 +492,7 @@ class ServerFiles:
 
     @property
     def is_counted(self) -> bool:
-        """Whether this node counts the files of servers at all."""
+        """True if this node counts the files of servers at all."""
         return self._interval > 0
 
     async def make(self) -> None:
@@ -543,17 +543,17 @@ class ServerFiles:
             self._set(max(self.disk_bytes + size, 0))
 
     def measure(self) -> None:
-        """Have the files measured in the background, if they exist."""
+        """Measure the files in the background, if they exist."""
         if self._may_be_measured:
             self._requested()
             self._walks.request(self._uuid, self.directory, self._measured)
 
     def measure_if_stale(self) -> None:
-        """Have the files measured if the last figure is too old."""
+        """Measure the files in the background, if the last figure is too old."""
         self._measure_if_older(self._requested_age if self._corrected else self._interval)
 
     def measure_on_request(self) -> None:
-        """Have the files measured for a client's next request, within a budget of time."""
+        """Measure the files for a client's next request, within a budget of time."""
         self._measure_if_older(self._requested_age)
 
     async def measured(self) -> int | None:

@@ -113,7 +113,7 @@ class ScriptDirectories:
 
 @attrs.frozen(eq=False, repr=False)
 class InstallDetails:
-    """What the beginning of an installation's log says."""
+    """The details at the beginning of an installation's log."""
 
     uuid: str
     image: str
@@ -243,7 +243,7 @@ GONE = (
 
 @attrs.frozen(repr=False)
 class InstallOptions:
-    """What is asked for with an installation."""
+    """The options of an installation."""
 
     #: Report success without running the script.
     skip_script: bool = False
@@ -319,7 +319,7 @@ class Installation:
 
     @property
     def options(self) -> InstallOptions:
-        """What was asked for with it."""
+        """The options that were requested with it."""
         return structure(json.loads(self.record.options or "{}"), InstallOptions)
 
     async def run(self) -> Outcome:
@@ -345,11 +345,11 @@ class Installation:
 
     @property
     def was_aborted(self) -> bool:
-        """Whether `cancel` has ended it."""
+        """True if `cancel` has ended it."""
         return self._cancelled is not None
 
     def cancel(self, why: WingsdError) -> None:
-        """Have it end as a failure, for the reason `why`."""
+        """End it as a failure, for the reason `why`."""
         if self._doing is not None and self._cancelled is None:
             self._cancelled = why
             self._doing.cancel()

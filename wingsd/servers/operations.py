@@ -1,6 +1,6 @@
 """The operations on one server, and which of them exclude each other.
 
-`EXCLUSIONS` is the table: for each operation under way, what another one that is requested gets.
+`EXCLUSIONS` is the table: for each operation under way, the answer to another that is requested.
 Each server has `Operations`, which knows what is under way and applies the table. An operation
 that prevents starts holds the server: it begins with `place_hold` and ends with `release`. Any
 other calls `check`, and runs within `with operations.during(...)` where it excludes something.
@@ -26,7 +26,7 @@ __all__ = ["EXCLUSIONS", "Exclusion", "Hold", "Operation", "Operations", "refusa
 
 
 class Operation(Enum):
-    """What is done with a server. A restart is a start; a reinstallation is an installation."""
+    """An operation on a server. A restart is a start; a reinstallation is an installation."""
 
     START = "start"
     STOP = "stop"
@@ -52,7 +52,7 @@ class Operation(Enum):
 
 
 class Exclusion(Enum):
-    """What a requested operation gets while another one is under way."""
+    """The answer to a requested operation while another is under way."""
 
     ALLOWED = "allowed"
     #: It waits for the other, within a limit of its own.
@@ -162,7 +162,7 @@ class Operations:
 
     @property
     def starts(self) -> bool:
-        """Whether it is being started or restarted; a start may wait for a stop."""
+        """True while it is being started or restarted; a start may wait for a stop."""
         return self.runs(Operation.START)
 
     def ended(self, operation: Operation) -> Deferred[None]:
@@ -189,7 +189,7 @@ class Operations:
                 raise ServerBusy(refusal(running, requested), self._advice(running))
 
     def place_hold(self, operation: Operation, why: str) -> None:
-        """Have an operation hold the server. Raises `ServerBusy` where another one excludes it."""
+        """Let an operation hold the server. Raises `ServerBusy` where another excludes it."""
         self.check(operation)
         self.hold = Hold(operation, why)
 
@@ -202,7 +202,7 @@ class Operations:
     def during(
         self, operation: Operation, cancel: Callable[[], object] | None = None
     ) -> Iterator[None]:
-        """Have an operation that does not hold the server under way within the `with` statement.
+        """Note an operation that does not hold the server within the `with` statement.
 
         It is not checked here, so that one which waits for another is seen while it waits.
         `cancel` is called when a hold cancels it: it is to end soon.

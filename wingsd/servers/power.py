@@ -50,7 +50,7 @@ class ProgramEnd:
 
 
 class CrashDecision(Enum):
-    """Whether a server is started again, and why not; the values are for the log."""
+    """A decision about a server's restart, with its reason as a text for the log."""
 
     RESTART = "it is started again"
     DISABLED = "it stays offline: crash detection is disabled for it"
@@ -65,7 +65,7 @@ class CrashDecision(Enum):
 
     @property
     def is_crash(self) -> bool:
-        """Whether the end counts as a crash."""
+        """True if the end counts as a crash."""
         return self in (CrashDecision.RESTART, CrashDecision.TOO_SOON)
 
 

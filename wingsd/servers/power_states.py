@@ -29,12 +29,12 @@ class PowerAction(Enum):
 
     @property
     def starts(self) -> bool:
-        """Whether the action starts the server."""
+        """True if the action starts the server."""
         return self in (PowerAction.START, PowerAction.RESTART)
 
 
 class PowerEvent(Enum):
-    """What changes a server's state."""
+    """The events that change a server's state."""
 
     START = "a start begins"
     READY = "its program has printed the line for a finished startup"

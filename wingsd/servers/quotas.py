@@ -87,7 +87,7 @@ class Project:
 
 @attrs.frozen(repr=False)
 class ProjectUsage:
-    """What a project has on one file system: bytes of blocks, inodes, and its limit in bytes.
+    """The usage of a project on one file system: bytes of blocks, inodes, and its limit in bytes.
 
     A limit of 0 means no limit.
     """

@@ -299,7 +299,7 @@ class Servers:
         self._reserved[uuid] = Hold(Operation.MOVED, why)
 
     def leave_off(self, uuid: str) -> None:
-        """Have neither this node nor a later daemon start a server by itself, if it is known."""
+        """Cancel any automatic start of a server, also after a restart of the daemon."""
         if uuid in self._servers:
             self._servers[uuid].leave_off()
         self._bus.publish(Event(uuid, STAYS_OFF))

@@ -60,7 +60,7 @@ class Run:
 
     @property
     def ready(self) -> bool:
-        """Whether the startup is finished, by the `startup` line if the egg has one."""
+        """True if the startup is finished, by the `startup` line if the egg has one."""
         return self._startup is None
 
     async def wait(self, seconds: float) -> bool:

@@ -86,7 +86,7 @@ async def finish_stop(
     clock: IReactorTime,
     actions: int = 0,
 ) -> None:
-    """Have a server end by `stop` that was asked to end before; a failure is logged.
+    """Stop a server by `stop` that was requested to end before; a failure is logged.
 
     Not one that somebody has started or stopped since, when it had that many `power_actions`.
     """
@@ -164,7 +164,7 @@ SENT = (Operation.TRANSFER_OUT, Operation.FOLLOW)
 _RUNS = (PowerState.STARTING.value, PowerState.RUNNING.value)
 #: Servers that are started at a time.
 CONCURRENT_STARTS = 4
-#: Seconds that a server may take to stop which was asked to by an earlier daemon, for a restore.
+#: Seconds that a server may take to stop requested before the daemon's restart, for a restore.
 STOP_WITHIN = 120.0
 #: When servers ran that are started here, for their consoles.
 _ENDED, _RESTORED = "when this node ended", "before its backup was restored"
@@ -228,7 +228,7 @@ class RunningServers:
             self._tasks.start("starting it as it was running before", starting, uuid)
 
     async def leave_to_transfer(self, server: Server) -> None:
-        """Have a server be started where the transfer ends that holds it.
+        """Leave the start of a server to the transfer that holds it, where that ends.
 
         It is recorded as one that ran, for the next daemon: until it is seen to run or to be
         stopped, or is gone from this node.

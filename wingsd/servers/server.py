@@ -259,12 +259,12 @@ class Server(RunListener):
 
     @property
     def suspended(self) -> bool:
-        """Whether the Panel has suspended it."""
+        """True if the Panel has suspended it."""
         return self.configuration.settings.suspended
 
     @property
     def restart_seconds(self) -> float:
-        """How long its program took to stop and to start the last time, as far as seen."""
+        """The seconds that its last stop and start took, as far as this daemon has seen them."""
         return self._stop_seconds + self._start_seconds
 
     @property
@@ -358,8 +358,8 @@ class Server(RunListener):
     def _compare_settings(self, launched: Settings | None) -> None:
         """Publish whether a restart would change settings of its run, when that has changed.
 
-        `launched` are those with which the run has begun, None where there is none: the next start
-        has the settings of then. Limits are applied to the running container, and do not count.
+        `launched` are those with which the run has begun, None without a run: the next start has
+        the settings of then. Limits are applied to the running container, and do not count.
         """
         self._launched, now = launched, self.configuration.settings
         pending = launched is not None and _of_start(launched) != _of_start(now)
@@ -478,13 +478,13 @@ class Server(RunListener):
 
     @property
     def hold(self) -> str:
-        """Why it may not be started now; empty when it may."""
+        """The reason why it may not be started now; empty when it may."""
         hold = self.operations.hold
         return hold.why if hold and hold.operation is not Operation.FOLLOW else ""
 
     @property
     def disowned(self) -> bool:
-        """Whether the Panel has assigned it to another node, or may have: this is a remainder."""
+        """True if the Panel has assigned it to another node, or may have: it is a remainder."""
         return self.operations.runs(Operation.MOVED)
 
     def place_hold(self, operation: Operation, why: str) -> None:

@@ -51,7 +51,7 @@ class Notifier:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether there is a manager."""
+        """True if there is a manager."""
         return bool(self._address)
 
     def ready(self, status: str) -> None:

@@ -162,12 +162,12 @@ class Share:
 
     @property
     def held(self) -> bool:
-        """Whether the stream must wait until `resume` is called."""
+        """True if the stream must wait until `resume` is called."""
         return self.tokens < 0
 
     @property
     def is_active(self) -> bool:
-        """Whether the stream can use new tokens."""
+        """True if the stream can use new tokens."""
         return self.has_taken or self.held
 
     def take(self, size: float) -> None:
@@ -358,7 +358,7 @@ class ByteSource(ABC):
 
     @property
     def is_paused(self) -> bool:
-        """Whether the consumer takes nothing now."""
+        """True if the consumer takes nothing now."""
         return not self._running
 
     def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:

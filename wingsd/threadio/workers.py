@@ -18,7 +18,7 @@ from twisted.python.threadpool import ThreadPool
 
 __all__ = ["Thread", "Workers", "relayed"]
 
-#: The I/O class in which a thread's requests wait until nobody else has any, linux/ioprio.h.
+#: The I/O class in which a thread's requests wait until no other thread has any, linux/ioprio.h.
 IDLE = 3
 _CLASS_SHIFT = 13
 #: "Who": a thread, of which 0 is the one that calls.
@@ -35,7 +35,7 @@ _NUMBERS = {
 
 
 def make_idle() -> None:
-    """Have the calling thread's reads and writes come after those of all others.
+    """Let the calling thread's reads and writes come after those of all others.
 
     Raises `OSError`, also on an architecture that is not known here. Which I/O schedulers heed the
     class is a matter of the kernel: BFQ does, and mq-deadline as far as it has priorities.

@@ -64,7 +64,7 @@ class Changes:
 
 @asynccontextmanager
 async def beside(work: Coroutine[Deferred[Any], Any, T]) -> AsyncIterator[Deferred[T]]:
-    """Have some work done at the same time as what follows; yield its result, to be waited for.
+    """Do some work at the same time as what follows; yield its result, to be waited for.
 
     Where what follows fails, it is cancelled, and its own failure dropped.
     """

@@ -112,7 +112,7 @@ PAUSE = 0.5
 
 
 def limit_accepts(port: Any, reactor: IReactorTime) -> None:
-    """Have `port`, a listening port of Twisted, accept at most `ACCEPTS` connections a turn.
+    """Let `port`, a listening port of Twisted, accept at most `ACCEPTS` connections a turn.
 
     Each new connection costs a TLS handshake, a millisecond or more. Twisted accepts a hundred or
     more in one turn of the reactor, in which all other clients wait.

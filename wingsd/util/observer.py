@@ -59,7 +59,7 @@ class Observer:
         """
 
     def move_resumed(self) -> None:
-        """A move from this node goes on after a break: the destination has told what it holds."""
+        """A move from this node goes on after a break, from what the destination has reported."""
 
     def sent_again(self, size: int) -> None:
         """A move from this node is over, in which so many bytes were sent twice."""
