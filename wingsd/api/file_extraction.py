@@ -14,6 +14,7 @@ from wingsd.files.progress import Progress
 from wingsd.filesystem import ServerPath, ServerRoot
 from wingsd.http.operations import Accepted, Success, call
 from wingsd.http.request import StreamingRequest
+from wingsd.util.deferreds import when_fired
 
 __all__ = ["DecompressEndpoint"]
 
@@ -68,7 +69,7 @@ class DecompressEndpoint(ChangePath):
             ignored=body.ignored,
             lane=self._node.files.archives,
         )
-        task.over().addCallback(lambda _: self._tell(task.value))
+        when_fired(task.over).addCallback(lambda _: self._tell(task.value))
         if self.is_calagopus and not body.foreground:
             self._node.file_tasks.detach(task)
             return self.started(task)

@@ -156,7 +156,8 @@ class BackupChecks:
     async def _run(self, check: BackupCheck, limit: int) -> None:
         backup = check.found.uuid
         try:
-            await self.lock.run(self._check, check, limit)
+            async with self.lock:
+                await self._check(check, limit)
         except StorageError as error:
             check.result = VerifiedBackup(0, "", None, f"it cannot be read: {error}")
             raise
@@ -166,10 +167,7 @@ class BackupChecks:
             while len(self._ended) > _KEPT:
                 del self._ended[next(iter(self._ended))]
 
-    def _check(self, check: BackupCheck, limit: int) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._do_check(check, limit))
-
-    async def _do_check(self, check: BackupCheck, limit: int) -> None:
+    async def _check(self, check: BackupCheck, limit: int) -> None:
         opened = await self._disk.run(self._store.open, check.found.server, check.found.uuid)
         if opened is None:
             check.result = VerifiedBackup(0, "", None, "it was deleted meanwhile")
@@ -247,50 +245,37 @@ class BackupChecks:
 # In a thread
 
 
-class _Reader:
-    """Reads a file from its start to its end, hashed, at most `limit` bytes a second (0: any)."""
-
-    def __init__(self, file: OpenFile, progress: Progress, limit: int) -> None:
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-        self._file = file
-        self._progress = progress
-        self._limit = limit
-        self._began = time.monotonic()
-
-    def blocks(self) -> Iterator[bytes]:
-        while block := self._file.read(_BLOCK):
-            self.size += len(block)
-            self.sha256.update(block)
-            self._progress.bytes_done = self.size
-            self._progress.check()
-            keep_pace(self._began, self.size, self._limit, self._progress)
-            yield block
-
-
 def verify_archive(
     found: StoredBackup, file: OpenFile, progress: Progress, limit: int = 0
 ) -> VerifiedBackup:
-    """Read an open backup to its end; return what it is.
+    """Read an open backup to its end, at most `limit` bytes a second (0: any); return what it is.
 
     Raises FileWorkCancelled.
     """
     progress.bytes_total = found.size
-    reader = _Reader(file, progress, limit)
+    digest, began = hashlib.sha256(), time.monotonic()
+
+    def blocks() -> Iterator[bytes]:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            progress.bytes_done += len(block)
+            progress.check()
+            keep_pace(began, progress.bytes_done, limit, progress)
+            yield block
+
     files, fault = None, ""
     try:
         if found.suffix in UNREAD:
-            for _ in reader.blocks():
+            for _ in blocks():
                 pass
         else:
-            files = _count_files(reader.blocks())
+            files = _count_files(blocks())
     except ArchiveError as error:
         fault = error.detail
     except OSError as error:
         fault = f"it cannot be read: {reading_advice(error)}"
-    return VerifiedBackup(
-        reader.size, reader.sha256.hexdigest(), files, _different(found, reader) or fault
-    )
+    size, sha256 = progress.bytes_done, digest.hexdigest()
+    return VerifiedBackup(size, sha256, files, _different(found, size, sha256) or fault)
 
 
 def _count_files(blocks: Iterator[bytes]) -> int:
@@ -312,14 +297,14 @@ def _count_files(blocks: Iterator[bytes]) -> int:
     return files
 
 
-def _different(found: StoredBackup, reader: _Reader) -> str:
-    """Return how an archive differs from its catalogue, as far as it was read."""
+def _different(found: StoredBackup, size: int, sha256: str) -> str:
+    """Return how an archive, of which `size` bytes were read, differs from its catalogue."""
     made = found.catalogue
     if made is None:
         return ""
     if found.size != made.bytes:
         return f"it has {found.size} bytes, and had {made.bytes} when it was made"
-    if reader.size == made.bytes and reader.sha256.hexdigest() != made.sha256:
+    if size == made.bytes and sha256 != made.sha256:
         return "its checksum is not that of the archive that was made"
     return ""
 

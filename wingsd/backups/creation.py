@@ -504,15 +504,14 @@ class Backups:
     async def _made(self, making: _Making, telling: LoopingCall) -> MadeArchive:
         # What takes the server may have begun while the backup was recorded.
         making.server.operations.check(Operation.BACKUP)
-        await self._slots.acquire()
-        try:
-            making.progress.check()
-            self._begun(making, telling)
-            return await self._packed(making)
-        finally:
-            self._slots.release()
-            if telling.running:
-                telling.stop()
+        async with self._slots:
+            try:
+                making.progress.check()
+                self._begun(making, telling)
+                return await self._packed(making)
+            finally:
+                if telling.running:
+                    telling.stop()
 
     async def _kept(self, making: _Making, made: MadeArchive) -> Sequence[UploadedPart] | None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from wingsd.backups.creation import Backups
@@ -167,7 +167,8 @@ class DroppedBackups:
         if not is_missed or dropped.missed is None:
             return
         if dropped.age >= self.days * _DAY and dropped.age - dropped.missed >= _APART:
-            await self.lock.run(lambda: Deferred.fromCoroutine(self._delete(dropped, found)))
+            async with self.lock:
+                await self._delete(dropped, found)
 
     async def _delete(self, dropped: DroppedBackup, found: StoredBackup) -> None:
         # Not of a server that is coming back since, or is here again.

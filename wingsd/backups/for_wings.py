@@ -153,7 +153,8 @@ class BackupRewrites:
             with ExitStack() as stack:
                 for server in self._owners(found):
                     stack.enter_context(server.operations.during(Operation.BACKUP, cancel))
-                await self._lock.run(lambda: Deferred.fromCoroutine(self._rewrite(rewrite)))
+                async with self._lock:
+                    await self._rewrite(rewrite)
         except FileWorkCancelled:
             rewrite.error = BackupNotForWings("it was ended; run the command again")
         except WingsdError as error:

@@ -26,6 +26,7 @@ from wingsd.http_client.download import BodyBlocks, FetchLimits, GuardedAnswer, 
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
+from wingsd.util.deferreds import when_fired
 from wingsd.util.text import escaped
 
 __all__ = ["Pull", "PullOptions", "PullTarget", "Pulls"]
@@ -169,7 +170,7 @@ class Pulls:
 
     async def stop(self) -> None:
         """Cancel all, and return when nothing is left of them."""
-        over = [pull.over() for pull in self._pulls.values()]
+        over = [when_fired(pull.over) for pull in self._pulls.values()]
         for pull in tuple(self._pulls.values()):
             pull.cancel()
         await DeferredList(over)
@@ -210,7 +211,7 @@ class Pulls:
             unsubscribe()
             del self._pulls[pull.identifier]
             self._tasks.tell_end(pull)
-            pull.end()
+            pull.over.callback(None)
 
     async def _pull(self, pull: Pull, url: str, target: PullTarget) -> Entry:
         answer = await pull.wait_for(lambda: self._client.get(url, self._options.limits))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -38,6 +38,7 @@ from wingsd.filesystem import ServerRoot
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.threadio import Workers
+from wingsd.util.deferreds import fires_within
 
 __all__ = ["MAX_TASKS", "PATIENCE", "FileTask", "FileTasks", "FileWork", "Lane"]
 
@@ -162,25 +163,9 @@ class FileTask(Generic[T]):
         self.is_detached = False
         self.value: T | None = None
         self.failure: Failure | None = None
-        self.is_over = False
+        #: Fires at its end.
+        self.over: Deferred[None] = Deferred()
         self._started = time_text(int(started * _NANO))
-        self._waiting: list[Deferred[None]] = []
-
-    def over(self) -> Deferred[None]:
-        """Return a Deferred that fires when it is over."""
-        waiting: Deferred[None] = Deferred()
-        if self.is_over:
-            waiting.callback(None)
-        else:
-            self._waiting.append(waiting)
-        return waiting
-
-    def end(self) -> None:
-        """Call what waits for its end."""
-        self.is_over = True
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
 
     def data(self) -> dict[str, Any]:
         """Return it as Calagopus' events and `GET operations` have it."""
@@ -240,16 +225,13 @@ class FileTasks:
 
         Raises what has made it fail.
         """
-        over = task.over()
-        limit = self._reactor.callLater(self._patience, over.cancel)
-        over.addErrback(lambda _: None)
-        await over
-        if limit.active():
-            limit.cancel()
+        is_over = False
+        with suppress(CancelledError):
+            is_over = await fires_within(task.over, self._patience, self._reactor)
         if task.failure is not None:
             task.failure.raiseException()
-        task.is_detached = not task.is_over
-        return task.is_over
+        task.is_detached = not is_over
+        return is_over
 
     def detach(self, task: FileTask[Any]) -> None:
         """Have a change go on without a caller."""
@@ -293,7 +275,7 @@ class FileTasks:
                 telling.stop()
             del self._tasks[task.identifier]
             self.tell_end(task)
-            task.end()
+            task.over.callback(None)
 
     def _tell_progress(self, task: FileTask[Any]) -> None:
         self._publish(task, OPERATION_PROGRESS, json.dumps(task.data()))

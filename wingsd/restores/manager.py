@@ -111,8 +111,8 @@ class _Leftovers:
         self._tasks.start("deleting what a restore has left", self._delete(server), server)
 
     async def _delete(self, server: str) -> None:
-        deleting: Deferred[None] = self._lock.run(self._disk.run, self._storage.discard, server)
-        await deleting
+        async with self._lock:
+            await self._disk.run(self._storage.discard, server)
 
     def recover(self, record: RestoreRecord) -> None:
         """Complete what an earlier daemon has begun to put into place.
