@@ -83,6 +83,19 @@ async def test_a_store_with_the_certificate_of_another_name_gets_nothing(
         await put_by_tls(store, Certificate(authority, "store.example"))
 
 
+async def test_a_store_with_cbc_suites_alone_gets_nothing(
+    store: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    certificate = Certificate(authority, "127.0.0.1")
+    certificate.getContext().set_options(SSL.OP_NO_TLSv1_3)
+    certificate.getContext().set_cipher_list(b"ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES128-SHA")
+    with pytest.raises(PartNotSent, match="no TLS"):
+        await put_by_tls(store, certificate)
+
+
 async def test_a_store_that_does_not_listen_may_listen_later(store: PartStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
