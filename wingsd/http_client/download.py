@@ -36,16 +36,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.errors import AddressBlocked, DownloadFailed, TooManyRedirects, UrlInvalid
-from wingsd.http_client.certificates import (
+from wingsd.http_client.exchange import (
     EXPIRED,
+    MAX_HEAD,
     NOT_YET_VALID,
     OTHER_NAME,
     UNTRUSTED,
     CertificateRefused,
     CertificateVerifier,
+    HttpExchange,
     system_trust,
 )
-from wingsd.http_client.exchange import MAX_HEAD, HttpExchange
 from wingsd.http_client.policy import AddressPolicy, Resolve
 from wingsd.http_client.urls import WebUrl, text_of
 from wingsd.util.net import are_too_small

@@ -24,14 +24,16 @@ from twisted.internet.error import TimeoutError as TimedOut
 from twisted.python.failure import Failure
 
 from wingsd.errors import BackupUploadFailed, StorageError
-from wingsd.http_client.certificates import OTHER_NAME, CertificateRefused, system_trust
 from wingsd.http_client.exchange import (
     CONNECT_WITHIN,
+    OTHER_NAME,
     Answer,
+    CertificateRefused,
     HttpExchange,
     HttpServer,
     plain,
     reason_of,
+    system_trust,
     tls_reason,
 )
 from wingsd.threadio import ByteSource, Workers

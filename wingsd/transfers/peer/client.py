@@ -29,24 +29,22 @@ from wingsd.errors import (
     DestinationUnreachable,
     InvalidDestination,
 )
-from wingsd.http_client.certificates import (
+from wingsd.http_client.exchange import (
+    CONNECT_WITHIN,
     EXPIRED,
+    MAX_HEAD,
+    MAX_QUOTE,
     NOT_YET_VALID,
     OTHER_NAME,
     UNTRUSTED,
-    CertificateRefused,
-    system_trust,
-)
-from wingsd.http_client.exchange import (
-    CONNECT_WITHIN,
-    MAX_HEAD,
-    MAX_QUOTE,
     Answer,
+    CertificateRefused,
     HttpExchange,
     HttpServer,
     PersistentConnections,
     plain,
     reason_of,
+    system_trust,
     tls_reason,
 )
 from wingsd.threadio import Outflow
