@@ -23,8 +23,7 @@ from wingsd.config.live import LiveConfig
 from wingsd.errors import StreamMismatch, WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.threadio import Feed
-from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.incoming.uploads import FormFeed, UploadGroup
+from wingsd.transfers.incoming.uploads import FormFeed, StreamGroups, UploadGroup
 from wingsd.transfers.upload_form import UploadForm
 
 OURS = {"User_Agent": "wingsd/1"}

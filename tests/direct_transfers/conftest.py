@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.node_in_process import nodes
-from wingsd.direct_transfers import outgoing as sending
+from wingsd.direct_transfers import initiator as sending
 from wingsd.util.retry import Backoff
 
 __all__ = ["nodes", "short_pauses"]

@@ -12,8 +12,8 @@ from tests.support.node_in_process import NodeInProcess, NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
-from wingsd.direct_transfers import incoming
-from wingsd.direct_transfers.incoming import DirectReceiving, Invitation
+from wingsd.direct_transfers import initiator
+from wingsd.direct_transfers.initiator import DirectReceiving, Invitation
 from wingsd.direct_transfers.servers import DirectServers
 from wingsd.errors import BadRequest, ServersNotLoaded, TryAgain, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
@@ -236,6 +236,6 @@ async def test_invitations_that_have_expired_are_forgotten(
     await arrivals.expect(UUID, seconds=60)
     assert list(arrivals._expected) == [UUID]
     assert len(arrivals._issued) == 4  # their sources may ask for longer
-    monkeypatch.setattr(incoming, "ASKED_FOR", 0.0)
+    monkeypatch.setattr(initiator, "ASKED_FOR", 0.0)
     await arrivals.expect(UUID, seconds=60)
     assert len(arrivals._issued) == 2

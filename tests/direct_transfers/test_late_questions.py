@@ -17,7 +17,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import transfer_token
 from wingsd.config import TransfersConfig
-from wingsd.direct_transfers.incoming import Invitation
+from wingsd.direct_transfers.initiator import Invitation
 from wingsd.errors import TryAgain
 from wingsd.statedb import Direction, Outcome
 from wingsd.statedb.store import KEPT

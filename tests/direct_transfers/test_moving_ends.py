@@ -16,7 +16,7 @@ from tests.support import Hang
 from tests.support.node_in_process import STREAMING, NodeInProcess, NodePair, running_pair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from wingsd.direct_transfers import outgoing as sending
+from wingsd.direct_transfers import initiator as sending
 from wingsd.errors import (
     DaemonRestarted,
     EnvironmentFailed,

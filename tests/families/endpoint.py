@@ -25,7 +25,7 @@ from wingsd.api.routes import root
 from wingsd.config import PTERODACTYL, Config, StreamsConfig
 from wingsd.config.live import LiveConfig
 from wingsd.http.site import NodeSite
-from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.uploads import StreamGroups
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from tests.kills.engine import Broken
 from tests.kills.machines import Machine
 from tests.support.sample_server import UUID
-from wingsd.direct_transfers.incoming import Invitation
+from wingsd.direct_transfers.initiator import Invitation
 from wingsd.errors import WingsdError
 from wingsd.statedb import Outcome, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder

@@ -27,8 +27,7 @@ from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.seen_directories import StatResults, WalkFrame, frames_in, stat_results
 from wingsd.moves.source import KnownTree
 from wingsd.moves.tree import MoveTree
-from wingsd.moves.unchanged.file_systems import KERNEL
-from wingsd.moves.unchanged.rule import UnchangedFiles
+from wingsd.moves.unchanged import KERNEL, UnchangedFiles
 from wingsd.moves.walk_process import look as look_at
 
 PATHS = (b"a", b"a/b", b"a/b/c", b"a/b/d", b"a!", b"a!/b", b"e", b"e/f", b"g")

@@ -17,13 +17,13 @@ from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from wingsd.errors import SourceFileChanged, StorageError
 from wingsd.filesystem.walk import Listing
 from wingsd.moves import scan
+from wingsd.moves import unchanged as rule
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.source import LiveSource, MoveSource
-from wingsd.moves.unchanged import rule
-from wingsd.moves.unchanged.file_systems import KERNEL
+from wingsd.moves.unchanged import KERNEL
 
 BLOCK = 4096
 LARGE = 300_000

@@ -22,7 +22,7 @@ from tests.support.settings import process_configuration, server_settings
 from wingsd.config import Control, MovesConfig, TransfersConfig
 from wingsd.control import ControlListener
 from wingsd.control.status import StatusEndpoint
-from wingsd.direct_transfers.incoming import Invitation
+from wingsd.direct_transfers.initiator import Invitation
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
 from wingsd.http.operations import Access, declared

@@ -24,8 +24,8 @@ from wingsd.servers.operations import Operations
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
-from wingsd.transfers.incoming.transfer import Extraction
-from wingsd.transfers.incoming.uploads import IncomingUpload, UploadConsumer, UploadTransfer
+from wingsd.transfers.incoming.transfer import Extraction, IncomingUpload, UploadConsumer
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
 

@@ -17,8 +17,8 @@ from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import StreamsConfig
 from wingsd.errors import WingsdError
-from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.incoming.uploads import UploadConsumer
+from wingsd.transfers.incoming.transfer import UploadConsumer
+from wingsd.transfers.incoming.uploads import StreamGroups
 
 
 def archive(name: str, data: bytes = b"data") -> bytes:

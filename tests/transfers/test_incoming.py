@@ -29,8 +29,8 @@ from wingsd.errors import (
 from wingsd.filesystem import measure
 from wingsd.statedb import Outcome
 from wingsd.transfers.incoming import transfer as arrival
-from wingsd.transfers.incoming.transfer import HOLD
-from wingsd.transfers.incoming.uploads import UploadConsumer, UploadTransfer
+from wingsd.transfers.incoming.transfer import HOLD, UploadConsumer
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.util.retry import Backoff
 
 

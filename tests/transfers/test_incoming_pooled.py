@@ -26,7 +26,8 @@ from wingsd.errors import (
     UploadTruncated,
 )
 from wingsd.statedb import Direction, Outcome
-from wingsd.transfers.incoming.uploads import IncomingUpload, UploadTransfer
+from wingsd.transfers.incoming.transfer import IncomingUpload
+from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 

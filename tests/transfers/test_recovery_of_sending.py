@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
-from wingsd.direct_transfers.outgoing import DirectTransfers
+from wingsd.direct_transfers.initiator import DirectTransfers
 from wingsd.errors import DaemonRestarted, DestinationUnreachable, TransferInProgress
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation

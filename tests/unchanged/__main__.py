@@ -37,7 +37,7 @@ from tests.unchanged.trials import (
     Pace,
     run_trials,
 )
-from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
+from wingsd.moves.unchanged import MeasuredFileSystems
 
 #: In memory, so that flushes are quick.
 PLACE = "/dev/shm"

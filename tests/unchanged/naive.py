@@ -13,8 +13,7 @@ from tests.unchanged.product import ForgetfulTree, HastySource, ProductSource
 from tests.unchanged.source import Rounds, Source
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.tree import MoveTree
-from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls, MeasuredFileSystems
-from wingsd.moves.unchanged.rule import UnchangedFiles
+from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
 
 __all__ = ["NAIVE", "RARE", "Make", "WithoutWaiting"]
 

@@ -27,8 +27,7 @@ from wingsd.moves import seen_directories, source
 from wingsd.moves.filling import Batch, batch_body
 from wingsd.moves.scan import ChangedPart
 from wingsd.moves.source import KnownTree, LiveSource, MoveSource
-from wingsd.moves.unchanged.file_systems import KERNEL, MeasuredFileSystems
-from wingsd.moves.unchanged.rule import UnchangedFiles
+from wingsd.moves.unchanged import KERNEL, MeasuredFileSystems, UnchangedFiles
 
 __all__ = ["ForgetfulTree", "HastySource", "ProductSource"]
 

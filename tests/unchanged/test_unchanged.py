@@ -21,8 +21,7 @@ from tests.unchanged.stalled_write import StalledWrite
 from tests.unchanged.trials import HASTY, QUICK, Counted, Pace, run_trials
 from tests.unchanged.vm import IMAGES, run_trials_in_machine
 from wingsd.filesystem.walk import opened, walk
-from wingsd.moves.unchanged.file_systems import KERNEL, MeasuredFileSystems
-from wingsd.moves.unchanged.rule import UnchangedFiles
+from wingsd.moves.unchanged import KERNEL, MeasuredFileSystems, UnchangedFiles
 
 SOON = Pace(pauses=((0.3, 0.4),), last=(0.5, 0.6), age=0)
 FILES = 1000

@@ -21,7 +21,7 @@ from wingsd.callbacks.container_status import ContainerStatuses
 from wingsd.config import Config
 from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
-from wingsd.direct_transfers.outgoing import DirectTransfers
+from wingsd.direct_transfers.initiator import DirectTransfers
 from wingsd.docker.runtime import EngineInformation
 from wingsd.events import EventBus
 from wingsd.files.pulls import Pulls
@@ -40,7 +40,7 @@ from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.coordinator import PanelCoordinators
-from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.uploads import StreamGroups
 from wingsd.transfers.manager import (
     ArrivedServers,
     IncomingMoves,

@@ -22,8 +22,8 @@ from wingsd.http.operations import INVALID, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.threadio import Share, TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.incoming.multistream import COUNT, NUMBER, StreamGroup
-from wingsd.transfers.incoming.uploads import UploadConsumer
+from wingsd.transfers.incoming.transfer import UploadConsumer
+from wingsd.transfers.incoming.uploads import COUNT, NUMBER, StreamGroup
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,
     KEEPS_ATTRIBUTES,

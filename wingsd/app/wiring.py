@@ -40,8 +40,7 @@ from wingsd.config.live import LiveConfig
 from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlListener
-from wingsd.direct_transfers.incoming import IncomingDirectTransfers
-from wingsd.direct_transfers.outgoing import DirectTransfers
+from wingsd.direct_transfers.initiator import DirectTransfers, IncomingDirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
 from wingsd.docker.runtime import ContainerRuntime, EngineInformation, engine_address
 from wingsd.events import EventBus
@@ -51,7 +50,7 @@ from wingsd.http.listener import HttpListener
 from wingsd.http.site import AnswerStyle, NodeSite
 from wingsd.http_client.download import FetchLimits, GuardedClient
 from wingsd.http_client.policy import AddressPolicy, host_resolver
-from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
+from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
@@ -76,8 +75,8 @@ from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
-from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.incoming.transfer import Extraction, IncomingParts
+from wingsd.transfers.incoming.uploads import StreamGroups
 from wingsd.transfers.manager import (
     ArrivedServers,
     IncomingMoves,

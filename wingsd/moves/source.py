@@ -34,8 +34,7 @@ from wingsd.moves.scan import ChangedPart, KnownDirectories, Rescan, first_diffe
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
 from wingsd.moves.snapshot import HeldTree, Resumption, held_limits
 from wingsd.moves.tree import MoveTree, dirname
-from wingsd.moves.unchanged.file_systems import KERNEL, KernelCalls, MeasuredFileSystems
-from wingsd.moves.unchanged.rule import UnchangedFiles
+from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
 from wingsd.moves.walk_process import WalkProcess
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display

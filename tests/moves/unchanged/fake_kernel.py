@@ -8,7 +8,7 @@ from typing import Any
 
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.scan import stat_stamp
-from wingsd.moves.unchanged.file_systems import KernelCalls, MeasuredFileSystems
+from wingsd.moves.unchanged import KernelCalls, MeasuredFileSystems
 
 __all__ = ["DEVICE", "ROOT", "SECOND", "FakeFileSystems", "FakeKernel", "node_of"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from wingsd.moves.unchanged.file_systems import (
+from wingsd.moves.unchanged import (
     KERNEL,
     PROBE_NAME,
     MeasuredFileSystems,

@@ -17,7 +17,7 @@ from tests.moves.unchanged.fake_kernel import (
     node_of,
 )
 from wingsd.moves.nodes import FileNode
-from wingsd.moves.unchanged.rule import CLOCK_STEP, MARGIN, UnchangedFiles
+from wingsd.moves.unchanged import CLOCK_STEP, MARGIN, UnchangedFiles
 
 FILE = 10
 

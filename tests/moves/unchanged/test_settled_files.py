@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from wingsd.moves.unchanged import rule
-from wingsd.moves.unchanged.rule import SavedSettledFiles, SettledFiles
+from wingsd.moves import unchanged as rule
+from wingsd.moves.unchanged import SavedSettledFiles, SettledFiles
 
 COUNT = 20_000
 

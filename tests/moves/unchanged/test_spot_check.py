@@ -14,8 +14,7 @@ from tests.unchanged.source import Source
 from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.tree import MoveTree
-from wingsd.moves.unchanged.file_systems import KERNEL
-from wingsd.moves.unchanged.rule import BLOCKS, SpotCheck, UnchangedFiles
+from wingsd.moves.unchanged import BLOCKS, KERNEL, SpotCheck, UnchangedFiles
 
 LARGE = 200_000
 

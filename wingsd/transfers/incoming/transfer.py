@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IProducer, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -48,7 +49,15 @@ from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["HOLD", "Extraction", "IncomingParts", "IncomingTransfer", "Remainder"]
+__all__ = [
+    "HOLD",
+    "Extraction",
+    "IncomingParts",
+    "IncomingTransfer",
+    "IncomingUpload",
+    "Remainder",
+    "UploadConsumer",
+]
 
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to this node"
@@ -89,6 +98,44 @@ class IncomingParts:
     environment: ContainerRuntime
     servers: Servers
     reactor: IReactorTime
+
+
+class UploadConsumer(Protocol):
+    """Takes the body of one upload; one of `finish` and `fail` ends it."""
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Take the body from `producer`, a push producer, which is paused when need be."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece. Raises `WingsdError` where the body is not valid."""
+
+    def finish(self) -> None:
+        """Take the end of the body. Raises `WingsdError` where it is not complete."""
+
+    def fail(self, error: WingsdError) -> None:
+        """Take the reason why there is no more of the body."""
+
+
+class IncomingUpload(Protocol):
+    """An upload whose body is not read before `deliver`. `size` is its bytes, 0 if not known.
+
+    `pool` is the storage pool of the sender, and `mark` what it has left there; empty without.
+    """
+
+    content_type: str
+    user_agent: str
+    size: int
+    pool: str
+    mark: str
+
+    def deliver(self, consumer: UploadConsumer) -> None:
+        """Write the body to `consumer` from now on. Raises what `stop` was given before."""
+
+    def stop(self, error: WingsdError) -> None:
+        """Read no further, for the reason `error`."""
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call back when the sender disconnects while its body is not being read."""
 
 
 @attrs.frozen(eq=False, repr=False)

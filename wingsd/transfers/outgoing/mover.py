@@ -20,7 +20,7 @@ from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import DestinationError, DestinationRefused, InvalidData, StorageError
 from wingsd.filesystem.attributes import AttributesKept
 from wingsd.moves.source import LiveSource
-from wingsd.moves.unchanged.file_systems import MeasuredFileSystems
+from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import relayed

@@ -34,8 +34,7 @@ from wingsd.statedb import MoveRecord, StateDatabase
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.attachments import Attachments, MovedBackup
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
-from wingsd.transfers.incoming.transfer import Extraction
-from wingsd.transfers.incoming.uploads import IncomingUpload
+from wingsd.transfers.incoming.transfer import Extraction, IncomingUpload
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 
