@@ -357,7 +357,7 @@ class ApiNode:
                 sockets=self,
                 sftp=self.sftp,
                 denied=self.denied,
-                direct=self.direct_transfers,
+                direct_transfers=self.direct_transfers,
                 database=self.database,
                 ask_engine=self.engine,
                 files=self.file_work,
