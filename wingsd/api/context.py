@@ -35,7 +35,7 @@ from wingsd.servers.installations import Installations
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.registry import Servers
 from wingsd.servers.running import RunningServers
-from wingsd.sftp.listener import SftpListener
+from wingsd.sftp.service import SftpService
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket, Workers
@@ -98,7 +98,7 @@ class NodeContext:
     running: RunningServers
     installations: Installations
     sockets: ConsoleSockets
-    sftp: SftpListener
+    sftp: SftpService
 
     files: FileWork
     file_tasks: FileTasks

@@ -66,7 +66,6 @@ from wingsd.servers.installations import Installations
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
 from wingsd.servers.states_file import StatesFile
-from wingsd.sftp.listener import SftpListener
 from wingsd.sftp.logins import SftpLogins
 from wingsd.sftp.service import SftpService
 from wingsd.sftp.sessions import SftpSessions
@@ -396,8 +395,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     # Files, by SFTP and by HTTP
     logins = SftpLogins(config, panel, servers, denied, reactor.seconds, time.time)
     sessions = SftpSessions(config, servers, logins, denied, activity, bus, reactor)
-    service = SftpService(config, logins, sessions, pools.disk, reactor)
-    sftp = SftpListener(config, service, pools.disk, reactor)
+    sftp = SftpService(config, logins, sessions, pools.disk, reactor)
     live.follow(sftp.use)
     file_work = FileWork(
         short=Lane(pools.files, each=2, waiting=1024),

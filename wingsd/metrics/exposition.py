@@ -31,8 +31,7 @@ from wingsd.callbacks import CallbackQueue
 from wingsd.errors import StorageError
 from wingsd.metrics.recorder import Recorder
 from wingsd.node.answers import LatestAnswer
-from wingsd.sftp.listener import SftpListener
-from wingsd.sftp.service import SftpCounts
+from wingsd.sftp.service import SftpCounts, SftpService
 from wingsd.threadio import Workers
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.step_log import SeedFigures
@@ -92,7 +91,7 @@ class Sources:
     reports: CallbackQueue
     activity: ActivityLog
     backups: BackupChecks
-    sftp: SftpListener
+    sftp: SftpService
 
 
 class Gauges(Collector):

@@ -16,7 +16,6 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
 from wingsd.config.sections import SftpConfig
 from wingsd.sftp import service as module
-from wingsd.sftp.listener import SftpListener
 from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers
 
@@ -33,8 +32,7 @@ async def test_what_cannot_be_started_is_tried_again_by_a_later_connection(
     workers = Workers(reactor, "disk", 1)
     monkeypatch.setattr(module, "start_process", fails)
     others: Any = Mock(count=0, close_user=Mock(return_value=0))
-    service = SftpService(node.config, others, others, workers, reactor)
-    listener = SftpListener(node.config, service, workers, reactor)
+    listener = SftpService(node.config, others, others, workers, reactor)
     workers.start()
     listener.open()
     try:
