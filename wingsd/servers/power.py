@@ -34,7 +34,7 @@ from wingsd.servers.run import Run
 if TYPE_CHECKING:  # which has one of each
     from wingsd.servers.server import Server
 
-__all__ = ["CrashDetector", "PowerControl", "ProgramEnd"]
+__all__ = ["PowerControl", "ProgramEnd"]
 
 #: Lines of the console that are published of a crash, and characters of each.
 LINES_MAX, LINE_MAX = 50, 256
@@ -108,91 +108,6 @@ def crash_lines(decision: CrashDecision, end: ProgramEnd, timeout: float) -> lis
     return lines
 
 
-class CrashDetector:
-    """Starts one server again whose program has ended by itself. The rules and lines are Wings'.
-
-    The time of the last such start is kept in memory: for a daemon that is started again the
-    next crash is the first one, as for Wings. Each crash is published, with some lines of the
-    console.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        server: Server,
-        system: SystemConfig,
-        clock: IReactorTime,
-        tasks: BackgroundTasks,
-    ) -> None:
-        self._server = server
-        self._rules = system.crash_detection
-        self._clock = clock
-        self._tasks = tasks
-        self._activity_lines = system.crash_detection_activity_lines
-        self._last_restart: float | None = None
-
-    def ended(self, end: ProgramEnd) -> None:
-        """Start the server again, in the background, if the rules say so after this end."""
-        server, now = self._server, self._clock.seconds()
-        last = self._last_restart
-        decision = decide(
-            self._rules,
-            enabled=server.configuration.settings.crash_detection_enabled,
-            end=end,
-            since_restart=None if last is None else now - last,
-        )
-        if decision.is_crash:
-            self._publish(end, restarted=decision is CrashDecision.RESTART)
-        for line in crash_lines(decision, end, self._rules.timeout):
-            server.daemon_line(line, keep=True)
-        self._log.info(
-            "{server}: its program ended by itself, exit code {code}{memory}: {decision}",
-            server=server.uuid,
-            code=end.exit_code,
-            memory=", out of memory" if end.out_of_memory else "",
-            decision=decision.value,
-        )
-        if decision is not CrashDecision.RESTART:
-            return
-        if server.restart_later is not None:
-            self._last_restart = now
-            server.restart_later()
-        elif self._may_start():
-            self._last_restart = now
-            self._tasks.start("the restart after its crash", self._restart(), server.uuid)
-
-    def _publish(self, end: ProgramEnd, *, restarted: bool) -> None:
-        lines = self._server.console.lines(min(self._activity_lines, LINES_MAX))
-        crash = {
-            "exit_code": end.exit_code,
-            "out_of_memory": end.out_of_memory,
-            "restarted": restarted,
-            "lines": [line[:LINE_MAX] for line in lines],
-        }
-        self._server.publish(CRASHED, json.dumps(crash))
-
-    def _may_start(self) -> bool:
-        """Return whether nothing forbids a start; say what does."""
-        try:
-            self._server.check_power(PowerAction.START)
-        except WingsdError as error:
-            self._server.say(f"The server is not started again after its crash: {error}")
-            self._server.daemon_line(FAILED, keep=True)
-            return False
-        return True
-
-    async def _restart(self) -> None:
-        try:
-            await self._server.power(PowerAction.START)
-        except CancelledError:
-            raise
-        except Exception:  # `power` has logged it.
-            # Someone may have been faster; and a stop cancels the start.
-            if self._server.state is PowerState.OFFLINE:
-                self._server.daemon_line(FAILED, keep=True)
-
-
 #: Names and shorthands in eggs; for any other, Wings sends SIGKILL.
 _SIGNALS = {
     "C": "SIGINT",
@@ -225,12 +140,18 @@ KILL_TIMEOUT = 30.0
 
 
 class PowerControl:
-    """The power actions of one server; `stop_timeout` is in seconds."""
+    """The power actions of one server, and its restarts after crashes."""
 
-    def __init__(self, server: Server, reactor: IReactorTime, stop_timeout: float) -> None:
+    _log = Logger()
+
+    def __init__(
+        self, server: Server, system: SystemConfig, reactor: IReactorTime, tasks: BackgroundTasks
+    ) -> None:
         self._server = server
+        self._system = system
         self._reactor = reactor
-        self._stop_timeout = stop_timeout
+        self._tasks = tasks
+        self._last_restart: float | None = None
         self._lock = DeferredLock()
         self._starting: Deferred[None] | None = None
         self._start_cancelled = False
@@ -253,7 +174,7 @@ class PowerControl:
         await self._acquire(wait_seconds)
         try:
             if action is not PowerAction.START:
-                await self._stop(self._stop_timeout)
+                await self._stop(self._system.stop_timeout)
             if action.starts:
                 await self._start()
         finally:
@@ -423,3 +344,70 @@ class PowerControl:
         if not run.over:
             run.end_requested = end_requested
             self._server.transition(PowerEvent.STOP_FAILED)
+
+    # After a crash
+
+    def crashed(self, end: ProgramEnd) -> None:
+        """Start the server again, in the background, if the rules say so after this end.
+
+        The rules and lines are Wings'. The time of the last such start is kept in memory: after
+        the daemon's restart the next crash is the first one, as for Wings. Each crash is
+        published, with some lines of the console.
+        """
+        server, now = self._server, self._reactor.seconds()
+        rules, last = self._system.crash_detection, self._last_restart
+        decision = decide(
+            rules,
+            enabled=server.configuration.settings.crash_detection_enabled,
+            end=end,
+            since_restart=None if last is None else now - last,
+        )
+        if decision.is_crash:
+            self._publish_crash(end, restarted=decision is CrashDecision.RESTART)
+        for line in crash_lines(decision, end, rules.timeout):
+            server.daemon_line(line, keep=True)
+        self._log.info(
+            "{server}: its program ended by itself, exit code {code}{memory}: {decision}",
+            server=server.uuid,
+            code=end.exit_code,
+            memory=", out of memory" if end.out_of_memory else "",
+            decision=decision.value,
+        )
+        if decision is not CrashDecision.RESTART:
+            return
+        if server.restart_later is not None:
+            self._last_restart = now
+            server.restart_later()
+        elif self._may_restart():
+            self._last_restart = now
+            self._tasks.start("the restart after its crash", self._restart(), server.uuid)
+
+    def _publish_crash(self, end: ProgramEnd, *, restarted: bool) -> None:
+        count = min(self._system.crash_detection_activity_lines, LINES_MAX)
+        crash = {
+            "exit_code": end.exit_code,
+            "out_of_memory": end.out_of_memory,
+            "restarted": restarted,
+            "lines": [line[:LINE_MAX] for line in self._server.console.lines(count)],
+        }
+        self._server.publish(CRASHED, json.dumps(crash))
+
+    def _may_restart(self) -> bool:
+        """Return whether nothing forbids a start; say what does."""
+        try:
+            self._server.check_power(PowerAction.START)
+        except WingsdError as error:
+            self._server.say(f"The server is not started again after its crash: {error}")
+            self._server.daemon_line(FAILED, keep=True)
+            return False
+        return True
+
+    async def _restart(self) -> None:
+        try:
+            await self._server.power(PowerAction.START)
+        except CancelledError:
+            raise
+        except Exception:  # `power` has logged it.
+            # Someone may have been faster; and a stop cancels the start.
+            if self._server.state is PowerState.OFFLINE:
+                self._server.daemon_line(FAILED, keep=True)

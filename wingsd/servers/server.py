@@ -60,7 +60,7 @@ from wingsd.servers.files import (
     ServerStorage,
 )
 from wingsd.servers.operations import Hold, Operation, Operations
-from wingsd.servers.power import CrashDetector, PowerControl, ProgramEnd
+from wingsd.servers.power import PowerControl, ProgramEnd
 from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
 from wingsd.servers.run import Run, RunListener
 from wingsd.util.serialization import Keywords, unstructure
@@ -242,8 +242,7 @@ class Server(RunListener):
         self._reactor = parts.reactor
         root = partial(parts.storage.directories.root, self.uuid)
         self._egg_files = ServerEggFiles(parts.rewriters, root, parts.config, self.files.add)
-        self._power = PowerControl(self, parts.reactor, parts.config.system.stop_timeout)
-        self._crashes = CrashDetector(self, parts.config.system, parts.reactor, parts.tasks)
+        self._power = PowerControl(self, parts.config.system, parts.reactor, parts.tasks)
 
     # State
 
@@ -472,7 +471,7 @@ class Server(RunListener):
         crashed = self.state is not PowerState.STOPPING and not run.end_requested
         self.transition(PowerEvent.END)
         if crashed:
-            self._crashes.ended(ProgramEnd(GONE if status is None else status, out_of_memory))
+            self._power.crashed(ProgramEnd(GONE if status is None else status, out_of_memory))
 
     # Holds
 
