@@ -43,9 +43,8 @@ class ContainerStatuses:
         self._waiting: dict[str, str] = {}
         #: The last state of each server that the Panel has accepted.
         self._accepted: dict[str, str] = {}
-        #: The servers with a loop that reports their states, and these loops.
-        self._active: set[str] = set()
-        self._loops: set[Deferred[None]] = set()
+        #: The loops that report the states of a server.
+        self._loops: dict[str, Deferred[None]] = {}
         self._failing = False
         self._stopped = False
         bus.subscribe_to_all(self._note)
@@ -59,7 +58,7 @@ class ContainerStatuses:
     def stop(self) -> None:
         """Report nothing more."""
         self._stopped = True
-        for loop in tuple(self._loops):
+        for loop in tuple(self._loops.values()):
             loop.cancel()
 
     def _note(self, event: Event) -> None:
@@ -73,29 +72,24 @@ class ContainerStatuses:
         if self._stopped:
             return
         self._waiting[server] = state
-        if server in self._active:
+        if server in self._loops:
             return
-        self._active.add(server)
-        loop = Deferred.fromCoroutine(self._report_all(server))
-        self._loops.add(loop)
-        loop.addErrback(self._log_broken, server)
-        loop.addBoth(lambda _: self._loops.discard(loop))
+        loop = self._loops[server] = Deferred.fromCoroutine(self._report_all(server))
+        loop.addBoth(self._end, server)
 
-    def _log_broken(self, failure: Failure, server: str) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("{server}: reporting its state failed", failure, server=server)
+    def _end(self, result: object, server: str) -> None:
+        del self._loops[server]
+        if isinstance(result, Failure) and not result.check(CancelledError):
+            self._log.failure("{server}: reporting its state failed", result, server=server)
 
     async def _report_all(self, server: str) -> None:
         pauses = iter(BACKOFF)
-        try:
-            while server in self._waiting:
-                error = await self._slots.run(self._attempt, server)
-                if error is None:
-                    pauses = iter(BACKOFF)
-                else:
-                    await deferLater(self._reactor, max(next(pauses), error.retry_after))
-        finally:
-            self._active.discard(server)
+        while server in self._waiting:
+            error = await self._slots.run(self._attempt, server)
+            if error is None:
+                pauses = iter(BACKOFF)
+            else:
+                await deferLater(self._reactor, max(next(pauses), error.retry_after))
 
     async def _attempt(self, server: str) -> PanelError | None:
         """Report the latest state of a server once; return why it is to be repeated."""
