@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
@@ -312,7 +312,13 @@ class Store:
         statement = "UPDATE transfers SET pool = ?, removals = ?, inode = ? WHERE id = ?"
         with self._transaction():
             self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
-            self.add_dropped(transfer, dropped)
+            for place in dropped:
+                self._execute(
+                    "INSERT OR REPLACE INTO dropped (place, server, transfer)"
+                    " SELECT ?, server, id FROM transfers WHERE id = ?",
+                    place,
+                    transfer,
+                )
 
     def end(
         self,
@@ -582,16 +588,6 @@ class Store:
         """Return the backups that are being made, oldest first."""
         return self._records(BackupRecord, "backups", "ORDER BY begun")
 
-    def add_dropped(self, transfer: int, places: Iterable[str]) -> None:
-        """Add the backups that the Panel drops if a transfer moves their server."""
-        for place in places:
-            self._execute(
-                "INSERT OR REPLACE INTO dropped (place, server, transfer)"
-                " SELECT ?, server, id FROM transfers WHERE id = ?",
-                place,
-                transfer,
-            )
-
     def dropped(self) -> list[DroppedBackup]:
         """Return the dropped backups of servers that have moved, and are not coming back."""
         rows = self._rows(
@@ -599,10 +595,6 @@ class Store:
             f" age, missed FROM dropped WHERE {_DROPPED_LEFT} ORDER BY place"
         )
         return [DroppedBackup(*row) for row in rows]
-
-    def prune_dropped(self) -> None:
-        """Forget those whose transfer has failed, and those of servers that came back."""
-        self._execute(f"DELETE FROM dropped WHERE {_DROPPED_KEPT}")  # noqa: S608
 
     def age_dropped(self, now: float) -> list[DroppedBackup]:
         """Count their ages; return them.
@@ -861,7 +853,7 @@ class Store:
 
     def prune(self, now: float) -> None:
         """Delete expired rows, but not those of `moved_directly`."""
-        self.prune_dropped()
+        self._execute(f"DELETE FROM dropped WHERE {_DROPPED_KEPT}")  # noqa: S608
         self._execute(
             "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?"  # noqa: S608 - constant
             f" AND id NOT IN (SELECT id FROM transfers {_MOVED_DIRECTLY})"
