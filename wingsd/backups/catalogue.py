@@ -67,9 +67,9 @@ def _file_name(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 @attrs.frozen
 class Catalogue:
-    """What is known of a backup's archive, the file `archive` beside the catalogue.
+    """The description of a backup's archive, the file `archive` beside the catalogue.
 
-    `files` are its regular files, `checksum` is what the Panel was told; both may be unknown.
+    `files` are its regular files, `checksum` is the one sent to the Panel; both may be unknown.
     `made` and `checked`, the time of the last check, are in seconds since the epoch, 0 for never;
     `fault` is what it found.
     """

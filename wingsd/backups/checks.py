@@ -48,7 +48,7 @@ _KEPT = 100
 
 @attrs.frozen
 class VerifiedBackup:
-    """What an archive is: its bytes, SHA-256 and regular files, and its `fault`.
+    """The result of a check: the archive's bytes, SHA-256 and regular files, and its `fault`.
 
     `files` is None where the members were not read. An empty `fault` is none: the archive can be
     extracted, and is what its catalogue says, if there is one.

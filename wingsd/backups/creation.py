@@ -83,7 +83,7 @@ _SHOWN_WARNINGS = 3
 
 
 def checksum_type_of(family: str) -> str:
-    """Return the checksum that a family's Panel is told."""
+    """Return the type of checksum that a family's Panel expects."""
     return "sha256" if family == CALAGOPUS else "sha1"
 
 
@@ -125,18 +125,18 @@ class BackupResult:
         Of the families but Calagopus, pages wait for the name with the backup's UUID, and others
         for the name alone.
         """
-        told = self.report()
+        report = self.report()
         if self.family == CALAGOPUS:
-            del told["parts"]
-            yield BACKUP_COMPLETED, self.backup, json.dumps(told)
+            del report["parts"]
+            yield BACKUP_COMPLETED, self.backup, json.dumps(report)
             return
         data = json.dumps(
             {
                 "uuid": self.backup,
-                "is_successful": told["successful"],
-                "checksum": told["checksum"],
-                "checksum_type": told["checksum_type"],
-                "file_size": told["size"],
+                "is_successful": report["successful"],
+                "checksum": report["checksum"],
+                "checksum_type": report["checksum_type"],
+                "file_size": report["size"],
             }
         )
         yield f"{BACKUP_COMPLETED}:{self.backup}", data
@@ -156,7 +156,7 @@ class Adapter(Protocol):
         """The format of its archives; None for that of the node."""
 
     def begin(self, server: str, backup: str, path: str) -> GrowingArchive | None:
-        """Begin with an archive that will be made at `path`; return what is told how it grows.
+        """Begin with an archive that will be made at `path`; return what is notified as it grows.
 
         None where it is not taken before it is complete.
         """
@@ -173,7 +173,7 @@ class Adapter(Protocol):
         """
 
     def interrupt(self, backup: str) -> None:
-        """Have `keep` of a backup end soon, with CancelledError, where it takes long."""
+        """End `keep` of a backup soon, with CancelledError, where it takes long."""
 
     async def left_by(self, record: BackupRecord) -> MadeArchive | None:
         """Return the archive that an earlier daemon has made, and which is to be kept yet."""
@@ -191,10 +191,10 @@ class LocalAdapter:
     form: ArchiveFormat | None = None
 
     def begin(self, server: str, backup: str, path: str) -> None:
-        """Nothing: an archive gets its place when it is complete."""
+        """Do nothing: an archive gets its place when it is complete."""
 
     def abandon(self, backup: str) -> None:
-        """Nothing was begun."""
+        """Do nothing: nothing was begun."""
 
     async def keep(self, server: str, made: MadeArchive) -> None:
         """Put an archive into its place."""
@@ -206,13 +206,13 @@ class LocalAdapter:
             raise
 
     def interrupt(self, backup: str) -> None:
-        """Nothing: it is soon in its place."""
+        """Do nothing: it is soon in its place."""
 
     async def left_by(self, record: BackupRecord) -> None:
-        """None: an archive is in its place when it is made."""
+        """Return None: an archive is in its place when it is made."""
 
     async def discard(self, place: str, backup: str) -> None:
-        """Nothing: it stays in its place."""
+        """Do nothing: it stays in its place."""
 
 
 @attrs.frozen(repr=False)
@@ -226,7 +226,7 @@ class NewBackup:
 
 @attrs.frozen(eq=False, repr=False)
 class BackupParts:
-    """What backups are made with. `workers` make the archives, `disk` does short work."""
+    """The collaborators of backups. `workers` make the archives, `disk` does short work."""
 
     family: str
     store: BackupStore
@@ -275,7 +275,7 @@ class _Making:
     warnings: int = 0
 
     def cancel(self) -> None:
-        """Have it end soon."""
+        """End it soon."""
         self.progress.cancel()
         self.adapter.interrupt(self.asked.uuid)
 

@@ -75,8 +75,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 class ArchiveTerms:
     """How the archives of a node are made.
 
-    `checksum_type` is what the Panel is told, `sha1` or `sha256`; `write_limit` are the bytes a
-    second that are written of one, 0 for no limit; `reserve` are the bytes that stay free.
+    `checksum_type` is that for the Panel, `sha1` or `sha256`; `write_limit` are the bytes a second
+    that are written of one, 0 for no limit; `reserve` are the bytes that stay free.
     """
 
     form: ArchiveFormat

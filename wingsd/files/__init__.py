@@ -1,4 +1,4 @@
-"""What users do with a server's files: the file manager of the Panels' pages.
+"""Users' work with the files of servers: the file manager of the Panels' pages.
 
 `denylist` is what the egg forbids, and `guard` decides by it what a request may touch. `entries`
 has a file as the pages show it, `mime` its type; `changes`, `copies` and `archives` change files.

@@ -81,7 +81,7 @@ class FileMember:
 
     @property
     def is_directory(self) -> bool:
-        """Whether it is a directory."""
+        """True for a directory."""
         return stat.S_ISDIR(self.found.st_mode)
 
     @property
@@ -144,7 +144,7 @@ class Chosen:
 
 @attrs.frozen
 class Selection:
-    """What of the directory `top` is packed into `archive`, of which a part is denied."""
+    """The part of the directory `top` that is packed into `archive`, of which a part is denied."""
 
     root: ServerRoot
     guard: Guard
@@ -323,7 +323,7 @@ _ZIP_LEVELS = {
 
 
 class ArchiveOutput(Protocol):
-    """What an archive is written to."""
+    """A file or stream that an archive is written to."""
 
     def write(self, data: bytes, /) -> int:
         """Append bytes; return how many."""
@@ -331,7 +331,7 @@ class ArchiveOutput(Protocol):
 
 @attrs.frozen
 class Compressing:
-    """What is packed: `files` below `top`, in the format of `kind`.
+    """An archive that is asked for: `files` below `top`, in the format of `kind`.
 
     The archive gets the first of `targets` that is free, or with `overwrite` the first. With
     `skip_missing` files that do not exist are passed over.

@@ -81,7 +81,7 @@ class Denylist:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is denied."""
+        """True where nothing is denied."""
         return not self._lines
 
     def denies(self, path: ServerPath, *, is_directory: bool = False) -> bool:

@@ -6,7 +6,7 @@ are looked into; the types of the others are guessed by their names. So the work
 one listing are bounded. A directory of more than `SMALL` entries is listed only where that is
 asked for, so that few of them take memory at a time.
 
-MIME types are told by a file's first bytes, as far as pages decide by them. Pages offer to extract
+MIME types follow from a file's first bytes, as far as pages decide by them. Pages offer to extract
 archives, and to edit everything but images, Java archives and `application/octet-stream`. So an
 empty file, a script and text in any encoding are `text/plain`. Blocking.
 """
@@ -255,7 +255,7 @@ def _second_text(seconds: int) -> str:
 
 
 def head_of(file: OpenFile) -> bytes:
-    """Return the bytes by which the type of an open file is told. Raises OSError."""
+    """Return the bytes by which the type of an open file is found. Raises OSError."""
     return file.read_at(0, HEAD)
 
 
@@ -317,7 +317,7 @@ _KEYS: dict[str, Callable[[Entry], Any]] = {
 
 @attrs.frozen
 class Page:
-    """What of a directory is listed: `size` entries in this order, 0 for all; `number` from 1."""
+    """A page of a directory: `size` entries in this order, 0 for all; `number` from 1."""
 
     number: int = 1
     size: int = 0

@@ -111,7 +111,7 @@ class ExtractedMembers:
 
 
 class ArchiveContents(Protocol):
-    """What parses an archive, made with the arguments of `ArchiveProcess`."""
+    """A parser of an archive, made with the arguments of `ArchiveProcess`."""
 
     def contents(self) -> Iterator[ParsedArchive]:
         """Yield what the archive holds."""

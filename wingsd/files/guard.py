@@ -1,4 +1,4 @@
-"""What a request may touch of a server's files: all that no denylist denies.
+"""The files of a server that a request may touch: all that no denylist denies.
 
 A path is judged as it was given, and as where it really is when symlinks lead there.
 """
@@ -30,7 +30,7 @@ class Guard:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is denied."""
+        """True where nothing is denied."""
         return not self._denylists
 
     def check(self, *paths: ServerPath, is_directory: bool = False) -> None:

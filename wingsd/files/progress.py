@@ -1,4 +1,4 @@
-"""How far long work on files has come, and whether it is to end early."""
+"""The progress of long work on files, and its cancellation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Progress:
         self._cancelled = Event()
 
     def cancel(self) -> None:
-        """Have the work end soon, with `FileWorkCancelled`."""
+        """End the work soon, with `FileWorkCancelled`."""
         self._cancelled.set()
 
     def cancelled(self) -> bool:

@@ -78,7 +78,7 @@ class Pull(FileTask[Entry]):
         self._awaited: Deferred[Any] | None = None
 
     def cancel(self) -> None:
-        """Have it end soon."""
+        """End it soon."""
         self.progress.cancel()
         if self._awaited is not None:
             self._awaited.cancel()

@@ -5,7 +5,7 @@ neither waits for the other, nor for transfers. One server has a part of them at
 wait for each other, and not those of other servers.
 
 A Panel waits 15 seconds for an answer. A change that takes longer goes on behind an answer that
-says so, and its end is told in the server's console. Calagopus' page also shows its progress.
+says so, and its end is shown in the server's console. Calagopus' page also shows its progress.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class FileTask(Generic[T]):
         self.title = title
         self.progress = Progress()
         self.details = details
-        #: Whether the caller has its answer already: then the console is told the end.
+        #: Whether the caller has its answer already: then the console shows the end.
         self.is_detached = False
         self.value: T | None = None
         self.failure: Failure | None = None
@@ -234,7 +234,7 @@ class FileTasks:
         return is_over
 
     def detach(self, task: FileTask[Any]) -> None:
-        """Have a change go on without a caller."""
+        """Let a change go on without a caller."""
         task.is_detached = True
 
     def of(self, server: str) -> list[FileTask[Any]]:
@@ -242,7 +242,7 @@ class FileTasks:
         return [task for task in self._of(server) if task.details is not None]
 
     def cancel(self, server: str, identifier: str) -> bool:
-        """Have a change of a server end soon; return whether there is one of that identifier."""
+        """End a change of a server soon; return whether there is one of that identifier."""
         task = self._tasks.get(identifier)
         if task is None or task.server.uuid != server:
             return False

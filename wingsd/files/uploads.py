@@ -39,7 +39,7 @@ class _Bounds:
 
 @attrs.frozen
 class FileRules:
-    """What may be uploaded: a file of `limit` MiB at most (0: any), and none that is denied.
+    """The rules of an upload: a file of `limit` MiB at most (0: any), and none that is denied.
 
     What is `ignored` is as if it were not there.
     """

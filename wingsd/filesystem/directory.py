@@ -79,17 +79,17 @@ class Entry:
 
     @property
     def is_directory(self) -> bool:
-        """Whether it is a directory."""
+        """True for a directory."""
         return stat.S_ISDIR(self.mode)
 
     @property
     def is_regular(self) -> bool:
-        """Whether it is a regular file."""
+        """True for a regular file."""
         return stat.S_ISREG(self.mode)
 
     @property
     def is_symlink(self) -> bool:
-        """Whether it is a symlink."""
+        """True for a symlink."""
         return stat.S_ISLNK(self.mode)
 
 

@@ -313,7 +313,7 @@ _MAKE = _OPEN | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class PartialFile(OpenDescriptor):
-    """What `user` has uploaded of the file `name` in a directory. To be used as a context.
+    """The part of the file `name` in a directory that `user` uploads. To be used as a context.
 
     Only one of them may be open at a time. Methods raise the errors of `errors`.
     """

@@ -125,7 +125,7 @@ class OpenatOpener:
 
 
 class Openat2Opener:
-    """Has the kernel resolve paths, by openat2(2)."""
+    """Opens a whole path by openat2(2): the kernel resolves it."""
 
     def __init__(self) -> None:
         self._by_components = OpenatOpener()

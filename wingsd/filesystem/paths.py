@@ -95,7 +95,7 @@ class ServerPath:
 
     @property
     def is_root(self) -> bool:
-        """Whether this is the server's directory itself."""
+        """True for the server's directory itself."""
         return not self.parts
 
     @property

@@ -87,7 +87,7 @@ def syncfs(descriptor: int) -> None:
 def cached_pages(descriptor: int, at: int, length: int) -> int | None:
     """Return how many pages of a part of a file are in the page cache.
 
-    None where that is not told: without cachestat(2), and of files that one may not write.
+    None where that is unknown: without cachestat(2), and of files that one may not write.
     """
     where, found = _CACHE_RANGE.pack(at, length), ctypes.create_string_buffer(_CACHE_STAT.size)
     call = (ctypes.c_long(_CACHESTAT_NUMBER), ctypes.c_long(descriptor), where, found)

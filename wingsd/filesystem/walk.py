@@ -357,7 +357,7 @@ _SECTOR = 512  # bytes of `st_blocks`, whatever the block size; stat(2)
 
 
 MAX_SIZE = (1 << 63) - 1
-"""The largest size that is told, of sparse files as a rule: what databases and Panels can read."""
+"""The largest size reported, of sparse files as a rule: what databases and Panels can read."""
 
 
 def counted_entries(count: int) -> int:

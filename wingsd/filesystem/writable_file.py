@@ -171,7 +171,7 @@ class WritableFile(OpenDescriptor):
             os.utime(self._fd, ns=(accessed, modified))
 
     def sync(self) -> None:
-        """Have its bytes on stable storage."""
+        """Write its bytes to stable storage."""
         with file_errors(self._name):
             os.fsync(self._fd)
 

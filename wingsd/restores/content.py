@@ -1,6 +1,6 @@
 """The content of one backup, from its archive to the server's place.
 
-An archive is opened before anything else is done, so that one which is missing is told in the
+An archive is opened before anything else is done, so that one which is missing is reported in the
 answer to the request. Its blocks are then read by a thread. Read `RestoredContent` from top to
 bottom: `stage` reads and verifies the whole archive beside the server's files, `lay_over` adds the
 present files that stay, `put_into_place` exchanges both. Until then nothing of the server is
@@ -63,7 +63,7 @@ __all__ = ["LocalArchive", "ReadProgress", "RestoreArchive", "RestoreParts", "Re
 
 _MIB = 1 << 20
 _PIECE = 256 << 10
-#: Bytes by which the format of an archive is told.
+#: Bytes by which the format of an archive is found.
 _HEAD = 16
 _MAGICS = (*(magic for magic, _ in CONTAINERS), b"LZIP")
 _ZIP = b"PK\x03\x04"
@@ -83,16 +83,16 @@ class RestoreArchive(Protocol):
     kind: str
 
     def begin(self) -> None:
-        """Have it read, from the reactor."""
+        """Begin to read it, from the reactor."""
 
     def blocks(self) -> Iterator[bytes]:
         """Yield its bytes, in a thread. Raises `WingsdError`."""
 
     def abort(self, error: WingsdError) -> None:
-        """Have `blocks` raise `error` soon; to be called from the reactor."""
+        """Make `blocks` raise `error` soon; to be called from the reactor."""
 
     def interrupt(self) -> None:
-        """Have `blocks` return or raise soon; to be called from any thread."""
+        """Make `blocks` return or raise soon; to be called from any thread."""
 
     def close(self) -> None:
         """Close it, when its blocks are read no more."""
@@ -110,7 +110,7 @@ class LocalArchive:
         self._error: WingsdError | None = None
 
     def begin(self) -> None:
-        """Nothing: a file is read by the thread alone."""
+        """Do nothing: a file is read by the thread alone."""
 
     @property
     def descriptor(self) -> int:
@@ -139,11 +139,11 @@ class LocalArchive:
             raise _unreadable(error) from error
 
     def abort(self, error: WingsdError) -> None:
-        """Have `blocks` raise `error` at its next block."""
+        """Make `blocks` raise `error` at its next block."""
         self._error = error
 
     def interrupt(self) -> None:
-        """Nothing: a read of a file does not wait for anybody."""
+        """Do nothing: a read of a file never waits long."""
 
     def close(self) -> None:
         """Close the file."""
@@ -176,7 +176,7 @@ class ReadProgress:
 
 @attrs.frozen(eq=False, repr=False)
 class RestoreParts:
-    """What restores are made with. `limits` are those of the node.
+    """The collaborators of restores. `limits` are those of the node.
 
     `running` has the servers that a transfer is to start. Replaced files are kept for
     `quarantine_days`. `for_calagopus` is whether pages are those of its Panel.

@@ -58,7 +58,7 @@ class DownloadedArchive:
         self._delivery: Deferred[None] | None = None
 
     def begin(self) -> None:
-        """Have it downloaded."""
+        """Begin to download it."""
         self._delivery = Deferred.fromCoroutine(self._deliver())
 
     async def _deliver(self) -> None:
@@ -78,12 +78,12 @@ class DownloadedArchive:
         return self._feed.blocks()
 
     def abort(self, error: WingsdError) -> None:
-        """Have `blocks` raise `error`, and close the connection."""
+        """Make `blocks` raise `error`, and close the connection."""
         self._feed.fail(error)
         self._answer.close()
 
     def interrupt(self) -> None:
-        """Have `blocks` raise."""
+        """Make `blocks` raise."""
         self._feed.fail(DownloadFailed("the download is not needed any more"))
 
     def close(self) -> None:

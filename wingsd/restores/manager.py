@@ -141,7 +141,7 @@ class _Leftovers:
 
 
 def _say_failed(server: Server, error: WingsdError | None) -> None:
-    """Tell users that the backup is not restored, and why; None for an internal error."""
+    """Show users that the backup is not restored, and why; None for an internal error."""
     why = str(error) if error is not None else "an unexpected error; see the node's log"
     server.say(
         f"The backup was not restored, and the server's files are as before: {why}", keep=True
@@ -149,7 +149,7 @@ def _say_failed(server: Server, error: WingsdError | None) -> None:
 
 
 def _publish_end(server: Server, outcome: Outcome, *, for_calagopus: bool) -> None:
-    """Have pages show the server as it is: the Panel has heard the outcome.
+    """Publish the event by which pages show the server as it is, after the Panel's answer.
 
     The page of Pterodactyl and Pelican shows a server as being restored until `backup restore
     completed`, which it takes for a success. After a failure it gets `install completed` in its
@@ -240,7 +240,7 @@ class Restore:
         return Outcome.FAILURE
 
     def cancel(self, reason: WingsdError) -> None:
-        """Have it fail for this reason, unless the content is being put into place already."""
+        """Let it fail for this reason, unless the content is being put into place already."""
         self._scope.cancel(reason)
         self._content.archive.abort(reason)
 
@@ -310,7 +310,7 @@ class Restore:
             )
 
     def _restart_later(self) -> None:
-        """Have the server be started at the end, which has crashed."""
+        """Start the server, which has crashed, at the end."""
         self._was_stopped = True
         self.server.say("The server is started again when its backup is restored.")
         noting = self._parts.database.start_after_restore(self.server.uuid)

@@ -339,7 +339,7 @@ def answer(
     except ArchiveRefused as error:
         refused = error
     except ArchiveError as error:
-        # It is whole where it is told how to compress it.
+        # It is whole where the error says how to compress it.
         is_whole = "; compress it with" in error.detail
         refused = ArchiveRefused(Reason.EXCESSIVE if is_whole else Reason.DAMAGED, error.detail)
     except MemoryError:

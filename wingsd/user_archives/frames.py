@@ -51,7 +51,7 @@ _MEMBER = struct.Struct(">cI?qqH")
 
 
 class InvalidFrames(Exception):
-    """What the process sent is not what an honest one sends."""
+    """The process sent what no honest one sends."""
 
 
 class FrameKind(Enum):
@@ -67,7 +67,7 @@ class FrameKind(Enum):
 
 
 class MemberKind(Enum):
-    """What a member is; OTHER are devices and the like."""
+    """The kind of a member; OTHER are devices and the like."""
 
     FILE = b"f"
     DIRECTORY = b"d"
@@ -263,7 +263,7 @@ def _next(read: Callable[[int], bytes]) -> tuple[FrameKind, bytes]:
 
 
 class ArchiveRefused(Exception):
-    """An archive is refused, with the reason that the daemon is told."""
+    """An archive is refused, with the reason for the daemon."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(detail)

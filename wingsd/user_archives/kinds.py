@@ -330,7 +330,7 @@ CONTAINERS: tuple[tuple[bytes, Container], ...] = (
 
 
 class NameHint(IntFlag):
-    """What the name of an archive says of its format."""
+    """The formats that the name of an archive suggests."""
 
     NOTHING = 0
     TAR = 1

@@ -70,7 +70,7 @@ class Deflate64Found(Exception):
 
 
 class PlainStream(io.RawIOBase):
-    """What libarchive reads: a file, or decompressed blocks, of which errors are kept.
+    """The input of libarchive: a file, or decompressed blocks, of which errors are kept.
 
     libarchive's callbacks cannot raise: `error` is what one would have raised.
     """

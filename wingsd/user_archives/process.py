@@ -1,4 +1,4 @@
-"""Has an archive parsed by a process of its own, and yields what that finds. Blocking."""
+"""Parses an archive in a process of its own, and yields what that finds. Blocking."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PIPE = _MIB
 
 @attrs.frozen
 class ParserBounds:
-    """What the process of one archive may take.
+    """The limits of the process of one archive.
 
     `memory` is address space in bytes, `cpu_seconds` CPU time, to which comes one second for each
     MiB of the archive; after `silence` seconds without any frame, and after `total` seconds, it is
