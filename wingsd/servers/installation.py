@@ -274,27 +274,8 @@ class InstallParts:
         return InstallLog(self.config, uuid)
 
 
-class _Watched(RunListener):
-    """The run of an installer; its output is published, and `ended` fires at its end.
-
-    A line among the output says how many were left out in a flood.
-    """
-
-    def __init__(self, server: Server, reactor: IReactorTime, throttle: Throttle) -> None:
-        self.run = Run(self, reactor, throttle)
-        #: With the exit code, and whether memory ran out.
-        self.ended: Deferred[tuple[int | None, bool]] = Deferred()
-        self._server = server
-
-    def on_line(self, line: str) -> None:
-        self._server.publish(INSTALL_OUTPUT, line)
-
-    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
-        self.ended.callback((status, out_of_memory))
-
-
-class Installation:
-    """The installation of `server`, as recorded; `run` does it."""
+class Installation(RunListener):
+    """The installation of `server`, as recorded; `run` does it. Its output is published."""
 
     _log = Logger()
 
@@ -313,7 +294,9 @@ class Installation:
         self._parts = parts
         #: Seconds, 0 for no limit.
         self._limit = parts.config.docker.installer_limits.timeout
-        self._watched: _Watched | None = None
+        self._run: Run | None = None
+        #: Fires at the script's end, with the exit code, and whether memory ran out.
+        self._ended: Deferred[tuple[int | None, bool]] = Deferred()
         self._doing: Deferred[Outcome] | None = None
         self._cancelled: WingsdError | None = None
 
@@ -355,8 +338,16 @@ class Installation:
             self._doing.cancel()
 
     def _detach(self) -> None:
-        if self._watched is not None:
-            self._watched.run.detach()
+        if self._run is not None:
+            self._run.detach()
+
+    def on_line(self, line: str) -> None:
+        """Publish a line of output; one of them says how many were left out in a flood."""
+        self.server.publish(INSTALL_OUTPUT, line)
+
+    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
+        """Note the end of the script."""
+        self._ended.callback((status, out_of_memory))
 
     # The steps
 
@@ -416,12 +407,10 @@ class Installation:
             settings, script, directory, server.show_pull
         )
         await self._parts.database.run_installation(server.uuid)
-        watched = self._watch()
+        run = self._watch()
         server.say(STARTING)
-        watched.run.running = await self._parts.containers.start_installer(
-            server.uuid, watched.run
-        )
-        return await self._await_end(watched, self._limit)
+        run.running = await self._parts.containers.start_installer(server.uuid, run)
+        return await self._await_end(run, self._limit)
 
     async def _write(self, script: InstallScript) -> str:
         """Write the script and the beginning of the log; return the script's directory."""
@@ -453,34 +442,34 @@ class Installation:
         server, containers = self.server, self._parts.containers
         if state.is_running:
             self._log.info("{server}: its installation goes on", server=server.uuid)
-            watched = self._watch()
-            watched.run.running = await containers.adopt_installer(server.uuid, watched.run)
-            if watched.run.running is not None:
+            run = self._watch()
+            run.running = await containers.adopt_installer(server.uuid, run)
+            if run.running is not None:
                 age = max(self._parts.database.seconds_since(ran), 0.0)
                 limit = self._limit and max(self._limit - age, 1.0)
-                return await self._await_end(watched, limit)
+                return await self._await_end(run, limit)
             found = await containers.find_installer(server.uuid)
             if found is None:
                 raise InstallationFailed(GONE)
             state = found
         return self._conclude(state.exit_status, out_of_memory=state.out_of_memory, unseen=True)
 
-    def _watch(self) -> _Watched:
+    def _watch(self) -> Run:
         throttle = Throttle(self._parts.config.throttles)
-        watched = self._watched = _Watched(self.server, self._parts.reactor, throttle)
-        return watched
+        run = self._run = Run(self, self._parts.reactor, throttle)
+        return run
 
-    async def _await_end(self, watched: _Watched, limit: float) -> Outcome:
+    async def _await_end(self, run: Run, limit: float) -> Outcome:
         if limit:
-            watched.ended.addTimeout(limit, self._parts.reactor)
+            self._ended.addTimeout(limit, self._parts.reactor)
         try:
-            status, out_of_memory = await watched.ended
+            status, out_of_memory = await self._ended
         except DeferredTimeout:
             raise InstallationFailed(
                 f"the script has not ended within {readable_time(self._limit)} and was "
                 "stopped; see docker.installer_limits.timeout"
             ) from None
-        unseen = watched.run.running is not None and watched.run.running.was_lost
+        unseen = run.running is not None and run.running.was_lost
         return self._conclude(status, out_of_memory=out_of_memory, unseen=unseen)
 
     def _conclude(self, status: int | None, *, out_of_memory: bool, unseen: bool) -> Outcome:
