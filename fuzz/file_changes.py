@@ -14,8 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fuzz.findings import Finding
-from wingsd.api.file_archives import FileCopies, NewArchive
-from wingsd.api.file_changes import FileModes, FileNames, FileRenames, NewDirectory, below
+from wingsd.api.file_changes import (
+    FileCopies,
+    FileModes,
+    FileNames,
+    FileRenames,
+    NewArchive,
+    NewDirectory,
+    below,
+)
 from wingsd.errors import WingsdError
 from wingsd.files.archives import Compressing, compress, kind_of_extension
 from wingsd.files.changes import (

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from fuzz.findings import Finding, fields
-from wingsd.api.file_searches import FileSearch, search_filter
+from wingsd.api.files import FileSearch, search_filter
 from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import Page, list_directory

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from tests.api.node import ApiNode
 from tests.support.logged_errors import Logged
 from wingsd import __release__, __version__
-from wingsd.api import system
+from wingsd.api import node as node_module
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
@@ -105,7 +105,7 @@ async def test_an_engine_that_does_not_answer_is_left_out(logged: Logged) -> Non
 async def test_an_engine_that_says_nothing_is_left_out(
     logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(system, "ENGINE_PATIENCE", 0.01)
+    monkeypatch.setattr(node_module, "ENGINE_PATIENCE", 0.01)
     node = ApiNode()
     node.engine = Deferred
     node.start()

@@ -21,7 +21,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.workers import SynchronousWorkers
 from tests.transfers.peers import closed_port
-from wingsd.api.update import MAX_SETTINGS
+from wingsd.api.node import MAX_SETTINGS
 from wingsd.app.reload import Reload
 from wingsd.config import Config, load
 from wingsd.config.live import APPLIED, LiveConfig, value_at

@@ -13,13 +13,12 @@ from typing import Any
 
 import attrs
 
-from wingsd.api.archive_downloads import DirectoryDownloadEndpoint, FilesDownloadEndpoint
-from wingsd.api.backup_restores import RestoreEndpoint
 from wingsd.api.backups import (
     AllBackupsEndpoint,
     BackupDeletionEndpoint,
     BackupEndpoint,
     BackupsEndpoint,
+    RestoreEndpoint,
 )
 from wingsd.api.consoles import (
     DeauthorizeEndpoint,
@@ -28,31 +27,27 @@ from wingsd.api.consoles import (
     SocketEndpoint,
 )
 from wingsd.api.context import NodeContext
-from wingsd.api.diagnostics import DiagnosticsEndpoint
-from wingsd.api.direct_transfers import DirectTransferEndpoint
-from wingsd.api.downloads import BackupDownloadEndpoint, FileDownloadEndpoint
-from wingsd.api.file_archives import CompressEndpoint, CopyManyEndpoint, CreateSymlinkEndpoint
 from wingsd.api.file_changes import (
     ChmodEndpoint,
+    CompressEndpoint,
     CopyEndpoint,
+    CopyManyEndpoint,
     CreateDirectoryEndpoint,
+    CreateSymlinkEndpoint,
+    DecompressEndpoint,
     DeleteEndpoint,
+    FileTaskEndpoint,
+    FileTasksEndpoint,
     RenameEndpoint,
+    WriteEndpoint,
 )
-from wingsd.api.file_extraction import DecompressEndpoint
-from wingsd.api.file_lists import DirectoryListEndpoint, PagedListEndpoint
 from wingsd.api.file_pulls import PullEndpoint, PullQueryEndpoint, PullsEndpoint
-from wingsd.api.file_searches import FingerprintsEndpoint, SearchEndpoint
-from wingsd.api.file_tasks import FileTaskEndpoint, FileTasksEndpoint
-from wingsd.api.file_uploads import FileUploadEndpoint
-from wingsd.api.file_write import WriteEndpoint
-from wingsd.api.files import ContentsEndpoint
-from wingsd.api.installations import (
-    AbortEndpoint,
-    InstallEndpoint,
-    InstallLogEndpoint,
-    InstallOutputEndpoint,
-    ReinstallEndpoint,
+from wingsd.api.files import (
+    ContentsEndpoint,
+    DirectoryListEndpoint,
+    FingerprintsEndpoint,
+    PagedListEndpoint,
+    SearchEndpoint,
 )
 from wingsd.api.moves import (
     MoveAttachmentEndpoint,
@@ -66,33 +61,52 @@ from wingsd.api.moves import (
     MovesEndpoint,
     MoveTreeEndpoint,
 )
-from wingsd.api.node_engine import EngineDiskEndpoint, PruneEndpoint
-from wingsd.api.node_figures import AddressesEndpoint, UsedPortsEndpoint, UtilizationEndpoint
-from wingsd.api.node_logs import LogFileEndpoint, LogFilesEndpoint
-from wingsd.api.node_overview import (
+from wingsd.api.node import (
+    AddressesEndpoint,
     ConfigEndpoint,
+    DiagnosticsEndpoint,
+    EngineDiskEndpoint,
+    LogFileEndpoint,
+    LogFilesEndpoint,
     OverviewEndpoint,
+    PruneEndpoint,
     ServersUtilizationEndpoint,
     StatsEndpoint,
+    SystemEndpoint,
+    UpdateEndpoint,
     UpgradeEndpoint,
+    UsedPortsEndpoint,
+    UtilizationEndpoint,
 )
-from wingsd.api.power import AllPowerEndpoint, PowerEndpoint
 from wingsd.api.resource import Endpoint
 from wingsd.api.servers import (
+    AbortEndpoint,
+    AllPowerEndpoint,
     CommandsEndpoint,
+    InstallEndpoint,
+    InstallLogEndpoint,
+    InstallOutputEndpoint,
     LogsEndpoint,
+    PowerEndpoint,
+    ReinstallEndpoint,
     ServerEndpoint,
     ServersEndpoint,
     SyncEndpoint,
 )
-from wingsd.api.system import SystemEndpoint
+from wingsd.api.signed_urls import (
+    BackupDownloadEndpoint,
+    DirectoryDownloadEndpoint,
+    FileDownloadEndpoint,
+    FilesDownloadEndpoint,
+    FileUploadEndpoint,
+)
 from wingsd.api.transfers import (
     CancelledTransferEndpoint,
+    DirectTransferEndpoint,
     IncomingEndpoint,
     OutgoingEndpoint,
     TransfersEndpoint,
 )
-from wingsd.api.update import UpdateEndpoint
 from wingsd.config.vendors import CALAGOPUS, FAMILIES, PELICAN
 from wingsd.http.openapi import document
 from wingsd.http.operations import Access, Call, EncodedObject, Success, Topic, call, declared

@@ -1,4 +1,4 @@
-"""`/api/servers`: the servers of this node, their consoles' lines and their settings."""
+"""`/api/servers`: the servers of this node, their settings, power and installations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, ServerResource
@@ -16,19 +17,29 @@ from wingsd.errors import (
     InvalidData,
     ServerAlreadyExists,
     ServerNotFound,
+    StorageError,
     Unprocessable,
+    WingsdError,
 )
 from wingsd.http.operations import INVALID, PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.panel.schemas import Configuration, InstallScript, configuration_from_panel
 from wingsd.servers.installation import InstallOptions
-from wingsd.servers.server import ServerDetails
+from wingsd.servers.power_states import PowerAction
+from wingsd.servers.server import Server, ServerDetails
 from wingsd.util.serialization import Keywords
-from wingsd.util.text import canonical_uuid
+from wingsd.util.text import canonical_uuid, canonical_uuids
 
 __all__ = [
+    "AbortEndpoint",
+    "AllPowerEndpoint",
     "CommandsEndpoint",
+    "InstallEndpoint",
+    "InstallLogEndpoint",
+    "InstallOutputEndpoint",
     "LogsEndpoint",
+    "PowerEndpoint",
+    "ReinstallEndpoint",
     "ServerEndpoint",
     "ServersEndpoint",
     "SyncEndpoint",
@@ -264,3 +275,254 @@ class SyncEndpoint(ServerResource):
         if "process_configuration" not in described:
             return attrs.evolve(found, process=self.game_server.configuration.process)
         return found
+
+
+# As in Wings: seconds that a power action may wait for another one at most, and by default.
+MAX_WAIT = 300
+DEFAULT_WAIT = 30
+
+ActionName = Annotated[str, Keywords(enum=tuple(action.value for action in PowerAction))]
+Wait = Annotated[int, f"Seconds to wait for a power action in progress; {MAX_WAIT} at most."]
+
+
+@attrs.frozen(eq=False, repr=False)
+class PowerRequest:
+    """A power action."""
+
+    action: ActionName
+    wait_seconds: Wait = DEFAULT_WAIT
+
+
+class PowerEndpoint(ServerResource):
+    """`/api/servers/{uuid}/power`."""
+
+    topic = Topic.SERVERS
+
+    @call(
+        "POST",
+        Success(HTTPStatus.ACCEPTED, "The action has started."),
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+    )
+    async def power_server(self, request: StreamingRequest, body: PowerRequest) -> None:
+        """Start, stop, restart or kill a server.
+
+        The result is shown in its console and by its events.
+        """
+        action = _action(body.action)
+        _check(self.game_server, action)
+        _start(self.game_server, action, body.wait_seconds)
+
+
+@attrs.frozen(eq=False, repr=False)
+class AllPowerRequest:
+    """A power action on several servers."""
+
+    servers: Annotated[
+        Any,
+        '`{"type": "all"}`, `{"type": "uuids", "uuids": [...]}`, or a list of UUIDs. Servers that '
+        "are not on this node are ignored.",
+        Keywords(type=("object", "array")),
+    ]
+    action: ActionName
+    wait_seconds: Wait = DEFAULT_WAIT
+
+
+@attrs.frozen(eq=False, repr=False)
+class AffectedServers:
+    """How many servers a power action is begun for."""
+
+    affected: Annotated[int, Keywords(minimum=0)]
+
+
+class AllPowerEndpoint(Endpoint):
+    """`/api/servers/power`, for Calagopus' Panel."""
+
+    topic = Topic.SERVERS
+    fails = (HTTPStatus.SERVICE_UNAVAILABLE,)
+
+    @call(
+        "POST",
+        Success(HTTPStatus.ACCEPTED, "The actions have started."),
+        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
+    )
+    async def power_servers(
+        self, request: StreamingRequest, body: AllPowerRequest
+    ) -> AffectedServers:
+        """Start, stop, restart or kill several servers.
+
+        Servers that cannot be started or stopped now are left out.
+        """
+        action, selected = _action(body.action), _selected(body.servers)
+        affected = 0
+        for server in self._node.servers.all():
+            if selected is None or server.uuid in selected:
+                try:
+                    _check(server, action)
+                except WingsdError:
+                    continue
+                _start(server, action, body.wait_seconds)
+                affected += 1
+        return AffectedServers(affected)
+
+
+def _action(name: str) -> PowerAction:
+    try:
+        return PowerAction(name)
+    except ValueError:
+        raise Unprocessable(
+            "The power action provided was not valid, "
+            'should be one of "stop", "start", "restart", "kill"'
+        ) from None
+
+
+def _check(server: Server, action: PowerAction) -> None:
+    """Raise `BadRequest` or `Conflict` where the action cannot be begun now."""
+    if action.starts and server.suspended:
+        raise BadRequest("Cannot start or restart a server that is suspended.")
+    server.check_power(action)
+
+
+def _start(server: Server, action: PowerAction, wait_seconds: int) -> None:
+    """Begin an action. The server reports a failure itself, in its console and in the log."""
+    wait = wait_seconds if 0 <= wait_seconds <= MAX_WAIT else DEFAULT_WAIT
+    Deferred.fromCoroutine(server.power(action, wait)).addErrback(lambda _: None)
+
+
+def _selected(servers: Any) -> frozenset[str] | None:
+    """Return the UUIDs of the servers that are meant, None for all of them."""
+    if isinstance(servers, dict):
+        if servers.get("type") == "all":
+            return None
+        servers = servers.get("uuids") if servers.get("type") == "uuids" else None
+    uuids = canonical_uuids(servers)
+    if uuids is None:
+        raise Unprocessable(
+            INVALID, 'servers: expected {"type": "all"}, {"type": "uuids", "uuids": [...]}'
+        )
+    return frozenset(uuids)
+
+
+#: Lines of a log that are returned unless more or fewer are asked for.
+DEFAULT_LINES = 1000
+_STARTED = "The installation has started."
+_CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+class _InstallPath(ServerResource):
+    topic = Topic.SERVERS
+
+    async def log(self, *, output: bool) -> str:
+        """Return the log of the last installation. Raises `StorageError`."""
+        text = await self._node.installations.log(self.uuid, output=output)
+        if text is None:
+            raise StorageError(
+                "there is none: the server was not installed on this node",
+                "failed to read the log for the installation process.",
+            )
+        return text
+
+
+class InstallEndpoint(_InstallPath):
+    """`/api/servers/{uuid}/install`."""
+
+    @call("POST", Success(HTTPStatus.ACCEPTED, _STARTED), fails=_CONFLICT)
+    async def install_server(self, request: StreamingRequest) -> None:
+        """Run the installation script of a server's egg again.
+
+        The result is reported to the Panel as that of a first installation.
+        """
+        await self._node.installations.repeat(self.game_server, reinstall=False)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Reinstallation:
+    """How a server is installed again; everything may be left out."""
+
+    truncate_directory: Annotated[bool, "Delete the server's files first."] = False
+    installation_script: Annotated[
+        InstallScript | None, "Run this script in place of the egg's."
+    ] = None
+
+
+class ReinstallEndpoint(_InstallPath):
+    """`/api/servers/{uuid}/reinstall`."""
+
+    @call("POST", Success(HTTPStatus.ACCEPTED, _STARTED), fails=_CONFLICT)
+    async def reinstall_server(
+        self, request: StreamingRequest, body: Reinstallation | None = None
+    ) -> None:
+        """Stop a server, fetch its settings, and run the installation script of its egg again.
+
+        Its files stay, unless `truncate_directory` is true.
+        """
+        asked = body or Reinstallation()
+        options = InstallOptions(
+            truncate=asked.truncate_directory, script=asked.installation_script
+        )
+        await self._node.installations.repeat(self.game_server, options, reinstall=True)
+
+
+class AbortEndpoint(_InstallPath):
+    """`/api/servers/{uuid}/install/abort`."""
+
+    @call(
+        "POST",
+        Success(HTTPStatus.ACCEPTED, "The installation is being stopped."),
+        fails=(HTTPStatus.CONFLICT,),
+    )
+    async def abort_installation(self, request: StreamingRequest) -> None:
+        """Stop an installation, which is then reported to the Panel as failed."""
+        self._node.installations.abort(self.uuid)
+
+
+@attrs.frozen(eq=False, repr=False)
+class InstallOutput:
+    """What the script of the last installation has written."""
+
+    data: str
+
+
+class InstallOutputEndpoint(_InstallPath):
+    """`/api/servers/{uuid}/install-logs`."""
+
+    @call(
+        "GET",
+        Success(HTTPStatus.OK, "The output."),
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+    )
+    async def get_install_output(self, request: StreamingRequest) -> InstallOutput:
+        """Return what the script of the server's last installation has written."""
+        return InstallOutput(await self.log(output=True))
+
+
+@attrs.frozen(eq=False, repr=False)
+class InstallLogQuery:
+    """How many lines to return."""
+
+    lines: Annotated[
+        str,
+        "Number of lines, the last ones.",
+        Keywords(type="integer", minimum=1, default=DEFAULT_LINES),
+    ] = ""
+
+
+class InstallLogEndpoint(_InstallPath):
+    """`/api/servers/{uuid}/logs/install`."""
+
+    @call(
+        "GET",
+        Success(HTTPStatus.OK, "The lines."),
+        fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR),
+    )
+    async def get_install_log(
+        self, request: StreamingRequest, query: InstallLogQuery
+    ) -> PlainText:
+        """Return the last lines of the log of the server's last installation."""
+        try:
+            count = int(query.lines or DEFAULT_LINES)
+        except ValueError:
+            count = 0
+        if count <= 0:
+            raise BadRequest(INVALID, "lines: expected a number of lines from 1")
+        lines = (await self.log(output=False)).splitlines(keepends=True)
+        return PlainText("".join(lines[-count:]))

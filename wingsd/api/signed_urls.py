@@ -1,25 +1,77 @@
-"""The paths that browsers call by signed URLs: whose token is accepted, and how often.
+"""Signed URLs: what browsers download and upload, and whose token is accepted, and how often.
 
 A Panel's page gets such an address for a click of its user. The node's own token is not needed.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
+import attrs
+from twisted.internet.defer import Deferred
+
+from wingsd.api.body_batches import BodyBatches
+from wingsd.api.files import attachment, whole_number
 from wingsd.api.resource import Endpoint
+from wingsd.archive import Compression
 from wingsd.auth.signed_urls import SignedToken, signed_token
 from wingsd.config import CALAGOPUS, Config
-from wingsd.errors import Forbidden, ServerNotFound, SignedUrlVoid
-from wingsd.http.operations import Access, Topic
+from wingsd.errors import (
+    BackupMissing,
+    BadRequest,
+    DirectoryMissing,
+    FileMissing,
+    Forbidden,
+    IsDirectory,
+    PathInvalid,
+    PathNotFound,
+    RangeNotSatisfiable,
+    ServerNotFound,
+    SignedUrlVoid,
+    UploadOffsetWrong,
+)
+from wingsd.files.archives import (
+    ArchiveKind,
+    Compressing,
+    check_packing,
+    default_name,
+    kind_of_format,
+    pack_into,
+)
+from wingsd.files.denylist import Denylist
+from wingsd.files.guard import Guard
+from wingsd.files.progress import Progress
+from wingsd.files.uploads import FileRules, FormUpload
+from wingsd.filesystem import OpenFile, ServerRoot, name_text
+from wingsd.filesystem import ServerPath as FilePath
+from wingsd.filesystem.new_file import PartialFile
+from wingsd.http.file_body import FileBody
+from wingsd.http.operations import INVALID, Access, Success, Topic, call
 from wingsd.http.proxies import TrustedProxies
-from wingsd.http.request import StreamingRequest
+from wingsd.http.ranges import Validators, requested_range
+from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.http.streamed_body import StreamedBody
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
+from wingsd.threadio import Outflow
 from wingsd.util.addresses import parse_address
+from wingsd.util.serialization import Keywords
 
-__all__ = ["SignedPath", "client_address"]
+__all__ = [
+    "BackupDownloadEndpoint",
+    "DirectoryDownloadEndpoint",
+    "FileDownloadEndpoint",
+    "FileUploadEndpoint",
+    "FilesDownloadEndpoint",
+    "SignedPath",
+    "client_address",
+    "download_headers",
+]
 
 
 def client_address(config: Config, request: StreamingRequest) -> str:
@@ -86,3 +138,470 @@ class SignedPath(Endpoint):
             token.digest, token.expires, most, address, resumes=resumes
         ):
             raise SignedUrlVoid("it was used before")
+
+
+@attrs.frozen
+class SignedQuery:
+    """The token of a signed URL."""
+
+    token: Annotated[str, "A JWT that the Panel has signed."] = ""
+
+
+_FILE = Success(
+    HTTPStatus.OK,
+    "The bytes of the file.",
+    {
+        "Content-Disposition": "`attachment`, and the name.",
+        "ETag": "Changes with the file; for `If-Range`.",
+    },
+)
+_NO_RANGE = (HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,)
+
+
+def download_headers(name: str) -> dict[str, str]:
+    """Return the headers of a download, which no browser shows as a page of this node."""
+    return {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": attachment(name),
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+class _DownloadPath(SignedPath):
+    async def sent(self, request: StreamingRequest, file: OpenFile, name: str) -> FileBody:
+        """Return the answer with an open file; the token is counted unless none is sent."""
+        validators = Validators(file.entry.size, file.entry.modified)
+        try:
+            if request.method != b"HEAD" and _is_satisfiable(request, validators):
+                resumes = bool(request.header("Range"))
+                await self.use(request, resumes=resumes)
+        except BaseException:
+            file.close()
+            raise
+        headers = download_headers(file.entry.text)
+        return FileBody(file, validators, self._node.files.reads, name, headers)
+
+
+def _is_satisfiable(request: StreamingRequest, validators: Validators) -> bool:
+    try:
+        requested_range(request.header("Range"), request.header("If-Range"), validators)
+    except RangeNotSatisfiable:
+        return False
+    return True
+
+
+class FileDownloadEndpoint(_DownloadPath):
+    """`/download/file`."""
+
+    @call("GET", _FILE, fails=_NO_RANGE)
+    async def download_file(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
+        """Download a file of a server, or with `Range` a part of it (206).
+
+        The token is good once, with Calagopus `api.max_jwt_uses` times. A request with `Range`
+        from the address that used it first is answered again until it expires, so that browsers
+        resume. HEAD does not use it, and neither does a request that is refused.
+        """
+        token = self.token
+        server = self.server_for(Operation.READ_FILES)
+        path = FilePath.parse(token.file)
+        denylist, ignored = self._node.files.denylist(server), Denylist(token.ignored)
+
+        def open_file(root: ServerRoot) -> OpenFile:
+            Guard(root, denylist).check(path)
+            if Guard(root, ignored).denies(path):
+                raise FileMissing(str(path))
+            try:
+                return root.open_file(path)
+            except IsDirectory as error:
+                raise FileMissing(str(path)) from error
+
+        file = await self._node.files.run(self._node.files.short, server, open_file)
+        return await self.sent(request, file, f"{server.uuid}: {path}")
+
+
+class BackupDownloadEndpoint(_DownloadPath):
+    """`/download/backup`."""
+
+    @call("GET", _FILE, fails=_NO_RANGE)
+    async def download_backup(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
+        """Download a local backup of a server, or with `Range` a part of it (206).
+
+        Its token is used up as that of a file.
+        """
+        token = self.token
+        if token.server:
+            self.server_for(Operation.READ_FILES)
+        opened = await self._node.files.short.workers.run(
+            self._node.backup_store.open, token.server, token.backup
+        )
+        if opened is None:
+            raise BackupMissing(token.backup)
+        return await self.sent(request, opened[1], f"backup {token.backup}")
+
+
+@attrs.frozen
+class ArchiveQuery:
+    """The token of a signed URL, and the format of the archive."""
+
+    token: Annotated[str, "A JWT that the Panel has signed."] = ""
+    archive_format: Annotated[
+        str, "tar, tar_gz, tar_xz, tar_bz2, tar_lz4, tar_zstd or zip; tar_gz by default."
+    ] = ""
+
+
+_ARCHIVE = Success(
+    HTTPStatus.OK,
+    "The archive. Its length is not known before.",
+    {"Content-Disposition": "`attachment`, and the name."},
+)
+
+
+class _Output:
+    """What an archive is written to: the stream of an answer."""
+
+    def __init__(self, outflow: Outflow) -> None:
+        self._outflow = outflow
+
+    def write(self, data: bytes, /) -> int:
+        """Append bytes. Raises `OutflowClosed` when the client has gone."""
+        self._outflow.write(data)
+        return len(data)
+
+
+class _ArchivePath(SignedPath):
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
+        """Check the token, on nodes of Calagopus; the others do not have the path."""
+        if self._config.family != CALAGOPUS:
+            raise PathNotFound(
+                request.path.decode("latin-1"),
+                f"nodes of {CALAGOPUS} have it; when this node's Panel is of that family, say so "
+                "by `family` in its configuration",
+            )
+        super().authorize(request, access)
+
+    async def archive(
+        self,
+        request: StreamingRequest,
+        kind: ArchiveKind,
+        files: Sequence[FilePath],
+        name: str,
+    ) -> StreamedBody:
+        """Return the answer with an archive of files in the directory of a token."""
+        token, server = self.token, self.server_for(Operation.READ_FILES)
+        denylist, ignored = self._node.files.denylist(server), Denylist(token.ignored)
+        level = self._config.system.backups.compression_level
+        asked = Compressing(
+            FilePath.parse(token.file), files, kind, Compression(level), skip_missing=True
+        )
+
+        def check(root: ServerRoot) -> None:
+            if Guard(root, ignored).denies(asked.top, is_directory=True):
+                raise DirectoryMissing(str(asked.top))
+            if not root.stat(asked.top).is_directory:
+                raise DirectoryMissing(str(asked.top))
+            check_packing(root, Guard(root, denylist, ignored), asked)
+
+        def pack(outflow: Outflow, root: ServerRoot) -> None:
+            guard = Guard(root, denylist, ignored)
+            pack_into(root, guard, asked, _Output(outflow), Progress())
+            outflow.finish()
+
+        def produce(outflow: Outflow) -> Deferred[None]:
+            work = self._node.files.run(self._node.archives, server, partial(pack, outflow))
+            return Deferred.fromCoroutine(work)
+
+        await self._node.files.run(self._node.files.short, server, check)
+        if request.method != b"HEAD":
+            await self.use(request, resumes=False)
+        headers = {**download_headers(name), "Content-Type": kind.mime}
+        return StreamedBody(produce, f"{server.uuid}: {asked.top}", headers)
+
+
+class DirectoryDownloadEndpoint(_ArchivePath):
+    """`/download/directory`."""
+
+    @call("GET", _ARCHIVE)
+    async def download_directory(
+        self, request: StreamingRequest, query: ArchiveQuery
+    ) -> StreamedBody:
+        """Download a directory as an archive, without what is denied or hidden from the user.
+
+        Where a file cannot be read the connection is closed before the end.
+        """
+        kind = kind_of_format(query.archive_format or "tar_gz")
+        name = name_text(FilePath.parse(self.token.file).name) or "server"
+        files = (FilePath(),)
+        return await self.archive(request, kind, files, f"{name}.{kind.suffix}")
+
+
+class FilesDownloadEndpoint(_ArchivePath):
+    """`/download/files`."""
+
+    @call("GET", _ARCHIVE)
+    async def download_files(self, request: StreamingRequest, query: ArchiveQuery) -> StreamedBody:
+        """Download files and directories of one directory as an archive; as for a directory."""
+        kind = kind_of_format(query.archive_format or "tar_gz")
+        files = tuple(map(FilePath.parse, self.token.files))
+        name = f"{name_text(default_name(time.time()))}.{kind.suffix}"
+        return await self.archive(request, kind, files, name)
+
+
+T = TypeVar("T")
+
+#: The most bytes of a form around its one file: what is longer than this and the limit together
+#: has a file that is too large.
+FORM_OVERHEAD = 64 << 10
+#: No file has a size with more digits.
+_DIGITS = 18
+_OFFSET = {"Upload-Offset": "How many bytes of the file are here."}
+
+
+@attrs.frozen
+class PartQuery:
+    """The file that is uploaded in parts (Calagopus)."""
+
+    token: Annotated[str, "A JWT that the Panel has signed."] = ""
+    directory: Annotated[str, "The directory, which is made if it is missing."] = ""
+    file: Annotated[str, "The name in the directory; it may be a path."] = ""
+
+
+@attrs.frozen
+class PartHeaders:
+    """Where a part belongs."""
+
+    upload_offset: Annotated[
+        str, "Where it begins: how much is here.", Keywords(type="integer", minimum=0)
+    ]
+    upload_length: Annotated[
+        str, "The bytes of the whole file, if known.", Keywords(type="integer", minimum=0)
+    ] = ""
+    upload_complete: Annotated[str, "`?1` with the last part."] = ""
+
+
+@attrs.frozen
+class FileUploadForm:
+    """The files."""
+
+    files: Annotated[
+        bytes,
+        "A file, with its name; may be repeated. With Calagopus, any field with a file name, "
+        "which may be a path.",
+    ]
+
+
+@attrs.frozen
+class UploadQuery:
+    """Where files are uploaded to, and by whom."""
+
+    token: Annotated[str, "A JWT that the Panel has signed."] = ""
+    directory: Annotated[str, "The directory, which is made if it is missing."] = ""
+    total_size: Annotated[str, "The bytes of the file, if known (Calagopus)."] = ""
+
+
+class FileUploadEndpoint(SignedPath):
+    """`/upload/file`."""
+
+    streamed_methods = frozenset({b"POST", b"PATCH"})
+
+    def render(self, request: Any) -> int:
+        """Start the call; see `Public`."""
+        _share_headers_of_parts(request)
+        return super().render(request)
+
+    @call("POST", Success(HTTPStatus.OK, "All files are stored."), form=FileUploadForm)
+    def upload_files(self, request: StreamingRequest, query: UploadQuery) -> BodyReader:
+        """Store files of a form in a server's directory.
+
+        Each is written as it arrives, and replaces an existing file when it is whole. A file
+        above `api.upload_limit` is refused as soon as that is known. Those before it are kept.
+        """
+        server = self.server_for(Operation.CHANGE_FILES)
+        batches = BodyBatches(request)
+        storing = Deferred.fromCoroutine(self._store_form(request, batches, server))
+        storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
+        storing.addErrback(partial(self.failed, request))
+        return batches
+
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        """Begin to read the body of a request."""
+        _share_headers_of_parts(request)
+        self.authorize(request, Access.FILE_UPLOAD)
+        if request.method == b"PATCH":
+            return self.continue_upload(request, PartQuery())
+        return self.upload_files(request, UploadQuery())
+
+    @call("HEAD", Success(HTTPStatus.OK, "The part is known.", _OFFSET))
+    async def get_upload_offset(self, request: StreamingRequest, query: PartQuery) -> None:
+        """Return how much of a file was uploaded by PATCH; 0 where nothing was."""
+        server, path = self._part(request)
+
+        def size(root: ServerRoot) -> int:
+            try:
+                with root.partial_file(path, self.token.user, make=False) as part:
+                    return part.size
+            except FileMissing:
+                return 0
+
+        found = await self._node.files.run(self._node.files.short, server, size)
+        request.setHeader("Upload-Offset", str(found))
+
+    @call("DELETE", Success(HTTPStatus.OK, "Nothing of it is left."))
+    async def discard_upload(self, request: StreamingRequest, query: PartQuery) -> None:
+        """Delete what was uploaded of a file by PATCH."""
+        server, path = self._part(request)
+
+        def discard(root: ServerRoot) -> None:
+            with (
+                suppress(FileMissing),
+                root.partial_file(path, self.token.user, make=False) as part,
+            ):
+                part.discard()
+
+        await self._write(server, discard)
+
+    @call(
+        "PATCH",
+        Success(HTTPStatus.OK, "The part is stored.", _OFFSET),
+        form=bytes,
+        headers=PartHeaders,
+    )
+    def continue_upload(self, request: StreamingRequest, query: PartQuery) -> BodyReader:
+        """Append a part to a file, which gets its name when that was the last one.
+
+        What has arrived stays when the connection breaks, for a day; HEAD tells how much it is. It
+        belongs to the user of the token.
+        """
+        server, path = self._part(request)
+        batches = BodyBatches(request)
+        storing = Deferred.fromCoroutine(self._store_part(request, batches, server, path))
+        storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
+        storing.addErrback(partial(self.failed, request))
+        return batches
+
+    def _part(self, request: StreamingRequest) -> tuple[Server, FilePath]:
+        """Return server and path of a request for a part of a file."""
+        server = self.server_for(Operation.CHANGE_FILES)
+        directory = FilePath.parse(request.argument("directory"))
+        path = directory.joined(request.argument("file"))
+        if path.contains(directory):
+            raise PathInvalid("Cannot perform that action: the file has no name.")
+        return server, path
+
+    async def _store_part(
+        self,
+        request: StreamingRequest,
+        batches: BodyBatches,
+        server: Server,
+        path: FilePath,
+    ) -> None:
+        rules, name = self._rules(server), name_text(path.name)
+        offset = whole_number("Upload-Offset", request.header("Upload-Offset"))
+        total = whole_number("Upload-Length", request.header("Upload-Length"))
+        if offset is None:
+            raise BadRequest(INVALID, "Upload-Offset: expected how much was uploaded before")
+        rules.check_size(name, total or 0)
+        await self.use(request, resumes=True)
+
+        def open_part(root: ServerRoot) -> PartialFile:
+            rules.check_path(root, path)
+            with ExitStack() as failing:
+                part = failing.enter_context(root.partial_file(path, self.token.user))
+                root.check_space(max((total or 0) - part.size, 0))
+                failing.pop_all()
+            return part
+
+        def append(pieces: list[bytes], root: ServerRoot) -> None:
+            for piece in pieces:
+                rules.check_size(name, part.size + len(piece))
+                part.write(piece)
+
+        part = await self._write(server, open_part)
+        try:
+            request.setHeader("Upload-Offset", str(part.size))
+            if part.size != offset:
+                raise UploadOffsetWrong(part.size)
+            while pieces := await batches.next():
+                await self._write(server, partial(append, pieces))
+            request.setHeader("Upload-Offset", str(part.size))
+            if request.header("Upload-Complete").strip() == "?1":
+                if total not in (None, part.size):
+                    raise BadRequest(
+                        "The upload is not complete.", f"{part.size} of {total} bytes are here"
+                    )
+                await self._write(server, lambda root: part.commit())
+                self._record(request, path)
+        finally:
+            await self._node.files.short.workers.run(part.close)
+
+    async def _store_form(
+        self,
+        request: StreamingRequest,
+        batches: BodyBatches,
+        server: Server,
+    ) -> None:
+        rules, expected = self._rules(server), self._expected(request)
+        upload = FormUpload(
+            request.header("Content-Type"),
+            FilePath.parse(request.argument("directory")),
+            rules,
+            any_field=self._is_calagopus,
+            expected=expected,
+        )
+        if not rules.is_too_large(expected):  # else refused when its name is known
+            await self.use(request, resumes=False)
+        try:
+            while pieces := await batches.next():
+                try:
+                    await self._write(server, partial(upload.receive, pieces=pieces))
+                finally:
+                    while upload.whole:
+                        self._record(request, upload.whole.pop(0))
+            upload.close()
+        finally:
+            await self._node.files.short.workers.run(upload.abort)
+
+    @property
+    def _is_calagopus(self) -> bool:
+        return self._config.family == CALAGOPUS
+
+    def _rules(self, server: Server) -> FileRules:
+        limit = self._config.api.upload_limit
+        return FileRules(limit, self._node.files.denylist(server), Denylist(self.token.ignored))
+
+    def _expected(self, request: StreamingRequest) -> int:
+        """Return how many bytes the file of a form has at least, 0 where that is not known.
+
+        Only pages are known to send one file in a request: other clients send several.
+        """
+        total = request.argument("total_size")
+        if total.isascii() and total.isdecimal():
+            return int(total[:_DIGITS])
+        if self._is_calagopus or not request.header("Origin"):
+            return 0
+        length = request.header("Content-Length")
+        return max(int(length) - FORM_OVERHEAD, 0) if length.isdecimal() else 0
+
+    async def _write(self, server: Server, work: Callable[[ServerRoot], T]) -> T:
+        # Each time, since a transfer may begin meanwhile, for one; it waits for what is written.
+        server.operations.check(Operation.CHANGE_FILES)
+        with server.operations.during(Operation.CHANGE_FILES):
+            return await self._node.files.run(self._node.files.short, server, work, writes=True)
+
+    def _record(self, request: StreamingRequest, path: FilePath) -> None:
+        name, directory = name_text(path.name), f"/{path.parent}"
+        files = {"files": [name]} if self._is_calagopus else {"file": name}
+        self._node.activity.record(
+            self.token.server,
+            "server:file.uploaded",
+            {**files, "directory": directory},
+            self.token.user,
+            client_address(self._config, request) or None,
+        )
+
+
+def _share_headers_of_parts(request: StreamingRequest) -> None:
+    """Let pages of other origins, which the Panel's are, send and read the headers of parts."""
+    name = "Access-Control-Allow-Headers"
+    allowed = request.responseHeaders.getRawHeaders(name, [""])[-1]
+    request.setHeader(name, f"{allowed}, Upload-Complete, Upload-Length, Upload-Offset")
+    request.setHeader("Access-Control-Expose-Headers", "Upload-Offset")

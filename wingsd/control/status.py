@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from wingsd import __version__
-from wingsd.api.diagnostics import DiagnosticsQuery, report_options
+from wingsd.api.node import DiagnosticsQuery, report_options
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config
 from wingsd.errors import PanelRefused, ServersNotLoaded, WingsdError

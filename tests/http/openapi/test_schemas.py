@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import attrs
 import pytest
 
-from wingsd.http.schemas import Schemas
+from wingsd.http.openapi import Schemas
 from wingsd.util.serialization import Keywords
 
 
