@@ -12,12 +12,11 @@ from pathlib import Path
 
 from attrs import frozen
 
-__all__ = ["SftpAccount", "free_port", "make_key", "openssh_server"]
+__all__ = ["CIPHERS", "SftpAccount", "free_port", "make_key", "openssh_server"]
 
-#: Of both servers.
-CIPHER = "aes128-gcm@openssh.com"
+#: The ciphers of clients, by what they are called; an empty one is the client's own choice.
+CIPHERS = {"ChaCha20": "", "AES-GCM": "aes128-gcm@openssh.com"}
 _OPTIONS = {
-    "Ciphers": CIPHER,
     "IdentitiesOnly": "yes",
     "LogLevel": "ERROR",
     "StrictHostKeyChecking": "no",
@@ -32,7 +31,6 @@ PermitRootLogin yes
 StrictModes no
 UsePAM no
 PidFile none
-Ciphers {cipher}
 Subsystem sftp internal-sftp
 """
 #: The directory that the server wants to exist, and does not use as `UsePAM no` has it.
@@ -43,7 +41,8 @@ _SEPARATION = Path("/run/sshd")
 class SftpAccount:
     """How a client reaches files: `home` is where they are, as the server names it.
 
-    `wrapper` are the words of a command that gives the client another priority.
+    `wrapper` are the words of a command that gives the client another priority, and `cipher` one
+    of `CIPHERS`.
     """
 
     name: str
@@ -51,10 +50,13 @@ class SftpAccount:
     key: Path
     home: str = ""
     wrapper: tuple[str, ...] = ()
+    cipher: str = "AES-GCM"
 
     def seconds(self, *lines: str) -> float:
         """Return the seconds that a new client takes for these commands of `sftp`. Blocking."""
         options = [f"-o{name}={value}" for name, value in _OPTIONS.items()]
+        if CIPHERS[self.cipher]:
+            options.append(f"-oCiphers={CIPHERS[self.cipher]}")
         command = [*self.wrapper, "sftp", "-F/dev/null", "-b-"]
         command += ["-P", str(self.port), "-i", str(self.key), *options]
         begun = time.monotonic()
@@ -93,7 +95,7 @@ def openssh_server(directory: Path, key: Path, wrapper: tuple[str, ...]) -> Iter
     _SEPARATION.mkdir(exist_ok=True)
     port = free_port()
     configuration = directory / "sshd_config"
-    configuration.write_text(_CONFIGURATION.format(port=port, key=key, cipher=CIPHER))
+    configuration.write_text(_CONFIGURATION.format(port=port, key=key))
     home = directory / "files"
     home.mkdir()
     with subprocess.Popen(

@@ -232,7 +232,8 @@ class Series:
         with TemporaryDirectory(dir="/dev/shm") as directory:
             await measure_speed(Path(directory), self._rounds, result)
         for one, other in zip(result.node, result.openssh, strict=True):
-            _say(f"1 GiB up and down: {other.up / one.up:.2f} and {other.down / one.down:.2f}")
+            ratios = f"{other.up / one.up:.2f} and {other.down / one.down:.2f}"
+            _say(f"1 GiB up and down with {one.cipher}: {ratios}")
         dataset = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._datasets)
         with TemporaryDirectory(dir="/dev/shm") as directory:
             await measure_transfers(Path(directory), dataset, self._rounds, result.transfers)

@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 from bench.datasets import MIB
 from bench.meter import Meter
 from bench.node import BenchNode, Site, reactor
-from bench.openssh import SftpAccount, free_port, make_key, openssh_server
+from bench.openssh import CIPHERS, SftpAccount, free_port, make_key, openssh_server
 from tests.support.browser import Browser, BrowserEvent
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 from tests.support.sftp_users import SftpUser
@@ -50,7 +50,7 @@ __all__ = [
 
 #: Bytes of the large file; small files, and bytes of each.
 SIZE = 1024 * MIB
-SMALL_FILES, SMALL_SIZE = 5_000, 2_048
+SMALL_FILES, SMALL_SIZE = 2_000, 2_048
 #: Clients at once, and bytes that each uploads and downloads again and again.
 CLIENTS, CLIENT_SIZE = 8, 128 * MIB
 #: How often a line of the console comes, in microseconds.
@@ -71,8 +71,9 @@ _INVOCATION = (
 
 @frozen
 class SftpTimes:
-    """Seconds of one server: a large file up and down, and small files up and down."""
+    """Seconds of one server with a cipher: a large and small files up and down."""
 
+    cipher: str
     up: float
     down: float
     small_up: float
@@ -119,7 +120,7 @@ class SftpResult:
 
 
 async def measure_speed(directory: Path, rounds: int, result: SftpResult) -> None:
-    """Measure both servers in turns, as often as there are rounds."""
+    """Measure both servers in turns with each cipher, as often as there are rounds."""
     sources = directory / "sources"
     await deferToThread(_make_sources, sources)
     async with sftp_node(directory, _FIRST) as (_, account, home):
@@ -127,8 +128,10 @@ async def measure_speed(directory: Path, rounds: int, result: SftpResult) -> Non
             places = [(account, home, result.node)]
             places += [(reference, Path(reference.home), result.openssh)]
             for number in range(rounds):
-                for client, place, times in places if number % 2 else places[::-1]:
-                    times.append(await deferToThread(_times, client, place, sources))
+                for cipher in CIPHERS:
+                    for client, place, times in places if number % 2 else places[::-1]:
+                        one = attrs.evolve(client, cipher=cipher)
+                        times.append(await deferToThread(_times, one, place, sources))
 
 
 def _make_sources(sources: Path) -> None:
@@ -151,6 +154,7 @@ def _times(client: SftpAccount, place: Path, sources: Path) -> SftpTimes:
     home, back = client.home, sources / "back"
     try:
         times = SftpTimes(
+            client.cipher,
             client.seconds(f"put {sources}/big {home}/big"),
             client.seconds(f"get {home}/big /dev/null"),
             client.seconds(f"put -r {sources}/small {home}/"),

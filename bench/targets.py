@@ -33,7 +33,8 @@ __all__ = [
     "SFTP_GROWTH",
     "SFTP_LOSS",
     "SFTP_MEMORY",
-    "SFTP_SMALL",
+    "SFTP_SMALL_DOWN",
+    "SFTP_SMALL_UP",
     "START",
     "Target",
 ]
@@ -82,9 +83,10 @@ DOWNLOAD = Target(None, 0.8, None)
 GROWTH = Target(None, 16, None)
 #: Seconds to list a directory, by its entries.
 LISTINGS = {10_000: Target(None, 0.3, None), 100_000: Target(None, 3, None)}
-#: The speed of SFTP against OpenSSH's server: of a large file, and of small ones.
-SFTP = Target(None, 0.6, None)
-SFTP_SMALL = Target(None, 0.7, None)
+#: The speed of SFTP against OpenSSH's server: of a large file, and of small ones up and down.
+SFTP = Target(None, 0.9, None)
+SFTP_SMALL_UP = Target(0.70, 0.7, None)
+SFTP_SMALL_DOWN = Target(0.81, 0.75, None)
 #: MiB of SFTP's process with eight clients, and of the daemon more than before when it has ended.
 SFTP_MEMORY = Target(None, 110, None)
 SFTP_GROWTH = Target(None, 3, None)
