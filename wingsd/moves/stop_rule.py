@@ -50,7 +50,7 @@ class RoundFigures:
 
 
 class StopReason(Enum):
-    """Why the server is stopped now, in words for its console."""
+    """The reasons why the server is stopped now, in words for its console."""
 
     TARGET = "the rest can be sent within the target"
     NO_GAIN = "more rounds do not make it less"

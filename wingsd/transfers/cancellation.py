@@ -102,12 +102,12 @@ class SharedSlots:
 
     @property
     def free(self) -> int:
-        """How many are not held."""
+        """The number of free slots."""
         return self.limit - self._held.total()
 
     @property
     def waiting(self) -> int:
-        """How many are waited for."""
+        """The number of turns that are waited for."""
         return len(self._waiting)
 
     def acquire(self, server: str) -> Deferred[None]:

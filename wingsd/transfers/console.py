@@ -136,7 +136,7 @@ class ProgressMeter:
 
 @attrs.frozen(eq=False, repr=False)
 class UploadFigures:
-    """How much of a server was read of `total` bytes, and sent, and how many of its files."""
+    """The bytes of a server that were read, of `total`, and sent, and the number of its files."""
 
     read: int
     sent: int

@@ -159,7 +159,7 @@ class SendingCoordinator(Coordinator[SendStep], ABC):
 
 
 class Initiator(ABC):
-    """Who may have begun a transfer of an earlier daemon: the Panel, or an operator.
+    """The initiator of transfers of an earlier daemon: the Panel, or an operator.
 
     It knows how such a transfer goes on, or what has become of it.
     """

@@ -101,7 +101,7 @@ class TransferTable(Generic[Transfer]):
 
     @property
     def progress(self) -> list[ProgressReport]:
-        """How far each transfer is, including failed ones that are still being cleaned up."""
+        """The progress of each transfer, also of failed ones that are still being cleaned up."""
         return [transfer.progress for transfer in self._open.values()]
 
     @property
@@ -111,7 +111,7 @@ class TransferTable(Generic[Transfer]):
 
     @property
     def waiting(self) -> int:
-        """How many transfers wait for a slot."""
+        """The number of transfers that wait for a slot."""
         return sum(transfer.is_waiting for transfer in self._open.values())
 
     def _add(self, server: str, transfer: Transfer) -> None:
@@ -338,7 +338,7 @@ def key_digest(key: str) -> str:
 
 @attrs.frozen(eq=False, repr=False)
 class EndedMove:
-    """How a move has ended; the texts and the code are empty after a success."""
+    """The end of a move; the texts and the code are empty after a success."""
 
     outcome: Outcome
     error: str = ""
@@ -767,12 +767,12 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
     @property
     def seeds(self) -> list[SeedFigures]:
-        """How far the copies are that follow servers."""
+        """The progress of the copies that follow servers."""
         found = (seed.progress.seed for seed in self._seeds.values())
         return [each for each in found if each is not None]
 
     @property
     def progress(self) -> list[ProgressReport]:
-        """How far each is, including those that the Panel is still to have deleted here."""
+        """The progress of each, also of those that the Panel is still to have deleted here."""
         transfers = self._left_behind | self._open
         return [transfer.progress for transfer in transfers.values()]

@@ -23,7 +23,7 @@ __all__ = ["Coordinator", "ProgressReport", "SeedFigures", "StepLog", "StepLogs"
 
 @attrs.frozen(repr=False)
 class SeedFigures:
-    """How far the copy of a seed is, after so many whole `rounds`.
+    """The progress of the copy of a seed, after so many whole `rounds`.
 
     `changed` are the bytes that the last round had to read, or has, and `missing` those of them
     that the destination does not have yet. The last whole round began `age` seconds ago, and by
@@ -43,7 +43,7 @@ class SeedFigures:
 
 @attrs.frozen(eq=False, repr=False)
 class ProgressReport:
-    """How far a transfer is; `seconds` since its beginning.
+    """The progress of a transfer; `seconds` since its beginning.
 
     `entry` is its number in the state database, None before it is there. `bytes` are those moved
     so far: of an incoming one its upload's, of an outgoing one its files' and backups'; `total` is
@@ -84,7 +84,7 @@ class Coordinator(Generic[S]):
 
 @attrs.frozen(eq=False, repr=False)
 class StepLogs:
-    """Where the steps of all transfers are logged: the state database, consoles and metrics."""
+    """The places that log the steps of transfers: the state database, consoles and metrics."""
 
     database: StateDatabase
     bus: EventBus

@@ -116,7 +116,7 @@ class Lifecycle(Generic[S]):
 
 
 class RollbackList:
-    """How to undo what was done to the server with the UUID `server`, the last thing first."""
+    """The steps that undo what was done to the server with the UUID `server`, last one first."""
 
     _log = Logger()
 

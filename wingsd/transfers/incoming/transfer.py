@@ -72,7 +72,7 @@ _MIB = 1 << 20
 
 @attrs.frozen(eq=False, repr=False)
 class Extraction:
-    """How archives are extracted: by which threads, for which owner and within which limits."""
+    """The extraction of archives: its threads, the owner of all files, and the limits."""
 
     workers: Workers
     #: Read back what has arrived of moves, behind that.
@@ -194,7 +194,7 @@ class IncomingTransfer:
 
     @property
     def size(self) -> int:
-        """How many bytes are expected, 0 where that is not known."""
+        """The number of bytes that are expected, 0 where that is not known."""
         raise NotImplementedError
 
     def begin_after(self, previous: IncomingTransfer) -> None:
@@ -267,7 +267,7 @@ class IncomingTransfer:
 
     @property
     def progress(self) -> ProgressReport:
-        """How far it is; its seconds are those in this daemon."""
+        """Its progress; the seconds are those in this daemon."""
         return self._steps.progress(self.meter, self.size)
 
     @property

@@ -236,7 +236,7 @@ class ReceivedServer:
 
     @property
     def files(self) -> int:
-        """How many files there are, by all their names."""
+        """The number of files, by all their names."""
         return sum(each.file_count + each.hard_link_count for each in self._archives)
 
     @property
@@ -252,7 +252,7 @@ class ReceivedServer:
 
     @property
     def backups(self) -> int:
-        """How many backups there are."""
+        """The number of backups."""
         return sum(len(upload.backups) for upload in self.uploads)
 
 
@@ -339,7 +339,7 @@ class UploadTransfer(IncomingTransfer):
 
     @property
     def size(self) -> int:
-        """How many bytes are to be received, 0 where that is not known."""
+        """The number of bytes to be received, 0 where that is not known."""
         sizes = [reader.upload.size for reader in self._readers]
         return sum(sizes) if all(sizes) else 0
 

@@ -149,7 +149,7 @@ LEAST_PIECE = 64 << 10
 
 @attrs.frozen(eq=False, repr=False)
 class MoveOrder:
-    """What is moved, and how: at most `streams` batches of at most `batch` bytes at once.
+    """The terms of a move: at most `streams` batches of at most `batch` bytes at once.
 
     `total` are the bytes of the server's files, 0 where they were not measured.
 
@@ -251,12 +251,12 @@ class MoveSending:
 
     @property
     def begun(self) -> bool:
-        """Whether the destination may have any of it."""
+        """True if the destination may have any of it."""
         return self._sessions > 0
 
     @property
     def is_live(self) -> bool:
-        """Whether the server ran while it was moved."""
+        """True if the server ran while it was moved."""
         return self._live is not None and self.running
 
     @property
@@ -266,7 +266,7 @@ class MoveSending:
 
     @property
     def bytes_again(self) -> int:
-        """How many of them had to be sent again."""
+        """The number of them that had to be sent again."""
         return self._client.bytes_again + self._lost
 
     @property

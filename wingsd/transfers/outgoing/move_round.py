@@ -103,7 +103,7 @@ class BatchSize:
         self._most, self._uncut = min(self._most, half), min(self._uncut, half)
 
     def _halve(self, size: int) -> int:
-        """Have bodies of at most half of `size`: several of that size may fail at once."""
+        """Limit bodies to half of `size`: several of that size may fail at once."""
         half = max(size // 2, self._least)
         self.value = min(self.value, half)
         return half
@@ -174,7 +174,7 @@ class RoundSender:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether the next round needs nothing of the destination."""
+        """True if the next round needs nothing of the destination."""
         return self._source.can_go_on
 
     @property

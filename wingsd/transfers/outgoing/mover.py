@@ -95,7 +95,7 @@ class Mover:
 
     @property
     def may_follow(self) -> bool:
-        """Whether servers may be sent while they run."""
+        """True if servers may be sent while they run."""
         return self.config.enabled and self.live.config.enabled
 
     def without_following(self) -> Mover:
@@ -195,7 +195,7 @@ class Mover:
         return DISCARD_WITHIN if seed_of(record) is None else float(self.config.patience)
 
     async def end(self, record: MoveRecord, patience: float) -> None:
-        """Have the destination end a move, and keep what has arrived, unless it is past that.
+        """Ask the destination to end a move, and keep what has arrived, unless it is past that.
 
         Raises `DestinationError` without an answer of it in so many seconds of `patience`.
         """

@@ -136,7 +136,7 @@ class SentServer:
             )
 
     def _follow(self) -> None:
-        """Have the Panels' pages stay usable until it is stopped."""
+        """Keep the Panels' pages usable until it is stopped."""
         self.follows = True
         announcer = self._steps.announcer
         announcer.words = {State.PENDING: ("starting",)}
@@ -151,7 +151,7 @@ class SentServer:
         self.follows = self.starts_again = self._server.starts_if_it_stays = False
 
     async def leave_off(self) -> None:
-        """Have only a person start it: its destination may run it."""
+        """Leave its start to a person: its destination may run it."""
         self._steps.announcer.say(
             "not known whether it has moved: the server stays on this node and is not started; "
             "before you start it, see whether the destination has it"
@@ -175,14 +175,14 @@ class SentServer:
 
     @property
     def is_down(self) -> bool:
-        """Whether it was stopped for this, and runs again where the rest takes too long."""
+        """True if it was stopped for this, and runs again where the rest takes too long."""
         steps = self._steps.lifecycle
         is_stopped = not steps.before(SendStep.STOP) and steps.before(SendStep.AWAIT)
         return self.starts_again and is_stopped
 
     @property
     def needs_rehearsal(self) -> bool:
-        """Whether it runs, and it was not asked yet whether it could at its destination."""
+        """True if it runs, and it was not asked yet whether it could at its destination."""
         return not self.follows and self._server.state is not PowerState.OFFLINE
 
     def note_state(self) -> bool:
@@ -199,14 +199,14 @@ class SentServer:
 
     @property
     def _runs(self) -> bool:
-        """Whether it runs or is being started, and nobody is stopping it."""
+        """True if it runs or is being started, and nobody is stopping it."""
         server = self._server
         runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
         stops = server.operations.runs(Operation.STOP, Operation.KILL)
         return server.operations.starts or (runs and not stops)
 
     def hold(self) -> Deferred[None]:
-        """Have nobody start, stop or change it any more: it is stopped next.
+        """Refuse further starts, stops and changes: it is stopped next.
 
         The Deferred fires when changes of its files, which that cancels, have ended.
         """
@@ -229,7 +229,7 @@ class SentServer:
 
     @property
     def _is_to_run(self) -> bool:
-        """Whether it was stopped for this, or ended with its machine, and nobody used it since."""
+        """True if it was stopped for this, or ended with its machine, and nobody used it since."""
         server = self._server
         if server.state is not PowerState.OFFLINE:
             return False
@@ -237,7 +237,7 @@ class SentServer:
         return was_stopped or server.starts_if_it_stays
 
     async def run_again(self) -> None:
-        """Have it run here again, and be used, after it was stopped."""
+        """Start it here again, and let it be used, after it was stopped."""
         self._stop_began = None
         await self._server.restore_environment()
         self._claim()
@@ -478,7 +478,7 @@ class LivePolicy:
 
     @property
     def progress(self) -> str:
-        """How far it is, for people."""
+        """Its progress, for people."""
         planned = self._loop.planned
         if planned is None or not self._loop.is_sending:
             after = f" after round {self.round}" if self.round else ""
@@ -491,7 +491,7 @@ class LivePolicy:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server does not run, and is not being started or restarted."""
+        """True if the server does not run, and is not being started or restarted."""
         return self._server.state is PowerState.OFFLINE and not self._server.operations.starts
 
     # As the loop asks
@@ -503,7 +503,7 @@ class LivePolicy:
 
     @property
     def leaves_hot(self) -> bool:
-        """Whether the next round leaves out what changes all the time."""
+        """True if the next round leaves out what changes all the time."""
         return not (self._is_complete or self._is_forced)
 
     async def begin(self) -> None:
@@ -623,7 +623,7 @@ class LivePolicy:
 
     @property
     def _is_starting(self) -> bool:
-        """Whether it is starting, and that is waited for."""
+        """True if it is starting, and that is waited for."""
         server = self._server
         if server.state is not PowerState.STARTING and not server.operations.starts:
             self._starting_until = None
@@ -679,7 +679,7 @@ class SeedPolicy:
 
     @property
     def figures(self) -> SeedFigures:
-        """How far the copy is."""
+        """The progress of the copy."""
         planned, loop = self._loop.planned, self._loop
         return SeedFigures(
             rounds=loop.rounds,
@@ -745,7 +745,7 @@ class SeedPolicy:
 
     @property
     def leaves_hot(self) -> bool:
-        """Whether the next round leaves out what changes all the time.
+        """True if the next round leaves out what changes all the time.
 
         The second one tells how much of that is changed between two rounds.
         """

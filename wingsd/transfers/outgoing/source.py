@@ -240,7 +240,7 @@ class SourceServers:
 
 @attrs.frozen(eq=False, repr=False)
 class SourceStorage:
-    """Where servers that are sent have their files, local backups and installation logs.
+    """The files, local backups and installation logs of servers that are sent.
 
     `directory` returns a server's directory by its UUID, `scratch` that of temporary files; `disk`
     are threads for short work, `followers` those that read while servers run.

@@ -63,7 +63,7 @@ KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
 
 @attrs.frozen(eq=False, repr=False)
 class Payload:
-    """What one upload of a server holds.
+    """The contents of one upload of a server.
 
     `source` is the server's directory, or a part of one; without one the archive is empty, since
     the destination has the files. `links` tells whether the destination keeps symlinks and hard
@@ -325,7 +325,7 @@ HOLD_BACK = 60.0
 
 @attrs.frozen(eq=False, repr=False)
 class Uploader:
-    """How this node uploads servers. Timeouts are in seconds.
+    """The parts of uploads from this node. Timeouts are in seconds.
 
     `packers` are the threads that write bodies, with as many `slots`: a transfer without one does
     not connect yet. `followers` read servers that run.
@@ -548,12 +548,12 @@ class StreamSending:
 
     @property
     def begun(self) -> bool:
-        """Whether the destination may have the headers of any."""
+        """True if the destination may have the headers of any."""
         return any(stream.request.begun for stream in self._streams)
 
     @property
     def body_sent(self) -> bool:
-        """Whether the last byte of each was handed over: only now can the node have it all."""
+        """True if the last byte of each was handed over: only now can the node have it all."""
         streams = self._streams
         return bool(streams) and all(stream.request.body_sent for stream in streams)
 
@@ -576,7 +576,7 @@ class StreamSending:
         return Deferred.fromCoroutine(self._work(stream, work, *args))
 
     async def _work(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Any:
-        """Have a thread write for a stream; where that fails, all fail, and None is returned."""
+        """Write for a stream in a thread; where that fails, all fail, and None is returned."""
         try:
             return await self._uploader.packers.run(work, *args)
         except OutflowClosed as closed:

@@ -213,7 +213,7 @@ class OutgoingTransfer:
 
     @property
     def progress(self) -> ProgressReport:
-        """How far it is."""
+        """Its progress."""
         found = self._steps.progress(self._meter, self._total)
         rounds = self._followed
         if rounds is None:
@@ -222,17 +222,17 @@ class OutgoingTransfer:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a slot."""
+        """True if it waits for a slot."""
         return self._steps.cancel_scope.is_waiting
 
     @property
     def is_sent(self) -> bool:
-        """Whether the destination may have everything; of a pooled server, from the start."""
+        """True if the destination may have everything; of a pooled server, from the start."""
         return self._body_sent or (self._pool.name != "" and self._sending.begun)
 
     @property
     def keeps_files(self) -> bool:
-        """Whether its files are kept here for a while when it has moved."""
+        """True if its files are kept here for a while when it has moved."""
         return self._sending.is_live and self._servers.quarantine.keeps_moved
 
     async def put_away(self) -> None:
@@ -241,7 +241,7 @@ class OutgoingTransfer:
 
     @property
     def is_over(self) -> bool:
-        """Whether the server has moved, or stays."""
+        """True if the server has moved, or stays."""
         return self._steps.lifecycle.over
 
     def _cancel(self, reason: WingsdError) -> None:
@@ -570,7 +570,7 @@ class OutgoingTransfer:
         await self.coordinator.report_failure()
 
     async def _settle(self, error: WingsdError) -> None:
-        """Have the Panel decide: the destination may have everything."""
+        """Leave the decision to the Panel: the destination may have everything."""
         lost = isinstance(error, DestinationError) and error.may_complete
         is_waited_for = lost and self.coordinator.answer_grace > 0
         if is_waited_for:
@@ -621,7 +621,7 @@ class OutgoingTransfer:
 
     @property
     def keeps_copy(self) -> bool:
-        """Whether what has arrived stays at the destination; not if cancelled, but of a seed."""
+        """True if what has arrived stays at the destination; not if cancelled, but of a seed."""
         if isinstance(self._steps.cancel_scope.reason, TransferCancelled):
             return self._subject.seed is not None and not self._sent.is_deleted
         return True
@@ -734,7 +734,7 @@ class SeedTransfer(OutgoingTransfer):
 
     @property
     def progress(self) -> ProgressReport:
-        """How far it is."""
+        """Its progress."""
         return self._steps.progress(
             self._meter,
             self._total,
@@ -743,7 +743,7 @@ class SeedTransfer(OutgoingTransfer):
 
     @property
     def gives_way(self) -> bool:
-        """Whether the server is used as ever, and a transfer of it may take the place of this."""
+        """True if the server is used as ever, and a transfer of it may take the place of this."""
         return self._steps.lifecycle.before(SendStep.FOLLOW) and not self._gives_way
 
     def _give_way(self) -> None:

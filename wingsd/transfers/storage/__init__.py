@@ -1,1 +1,1 @@
-"""Where received servers are kept until they are in use, and volumes that nodes share."""
+"""The storage of received servers until they are in use, and volumes that nodes share."""

@@ -171,7 +171,7 @@ class OpenLog:
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """Its path."""
         return str(self._path)
 
     @property
@@ -196,7 +196,7 @@ class OpenLog:
 
 @attrs.frozen(eq=False, repr=False)
 class IncomingStorage:
-    """Where the files, backups and logs of arriving servers are staged and put into place."""
+    """The places where files, backups and logs of arriving servers are staged and put into use."""
 
     staging: Staging
     backups: ReceivedBackups

@@ -43,7 +43,7 @@ _BLOCK = 512
 
 @attrs.frozen(repr=False)
 class CopyPaths:
-    """Where a copy is: the server's files, the ledger, and files that have no name yet.
+    """The paths of a copy: the server's files, the ledger, and files that have no name yet.
 
     `is_read` is whether this daemon has read all of it back from the disk since it last changed.
     """

@@ -87,7 +87,7 @@ class _Attachment(ABC):
 
     @property
     def offset(self) -> int:
-        """How many bytes are here."""
+        """The number of bytes that are here."""
         if self.whole() is not None:
             return self.size
         try:
@@ -225,7 +225,7 @@ class Attachments:
 
     @property
     def arrived(self) -> int:
-        """How many bytes have arrived here."""
+        """The number of bytes that have arrived here."""
         return sum(each.arrived for each in self._attachments.values())
 
     def here(self) -> int:
@@ -234,7 +234,7 @@ class Attachments:
 
     @property
     def backups(self) -> int:
-        """How many backups there are."""
+        """The number of backups."""
         return len(self._announced)
 
     def drop_others(self) -> None:

@@ -78,7 +78,7 @@ AGAIN = 60.0
 
 
 class PreparationState(Enum):
-    """How far a preparation is."""
+    """The states of a preparation."""
 
     UNDER_WAY = "under way"
     READY = "ready"
@@ -289,7 +289,7 @@ class MoveTransfer(IncomingTransfer):
 
     @property
     def size(self) -> int:
-        """How many bytes are expected, 0 where that is not known."""
+        """The number of bytes that are expected, 0 where that is not known."""
         if self._inbox is None or not self.terms.beginning.bytes:
             return 0
         return self.terms.beginning.bytes + self._inbox.attachments.size
