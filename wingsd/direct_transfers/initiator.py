@@ -110,7 +110,8 @@ class DirectReceiving(ReceivingCoordinator):
 
     async def save(self) -> None:
         """Record the description: a later daemon has no Panel to ask. Raises `StorageError`."""
-        await self._servers.add(self._server, self.digest, self._description)
+        description = json.dumps(self._description)
+        await self._direct.database.add_description(self._server, self.digest, description)
 
     async def recheck(self) -> tuple[bool, Configuration]:
         """Return whether it is recorded that the server is here, and its configuration."""
@@ -121,7 +122,7 @@ class DirectReceiving(ReceivingCoordinator):
 
     async def report_success(self, backups: Sequence[Backup]) -> PendingReport:
         """Record that the server is here, which decides it. Raises `StorageError`."""
-        await self._servers.set_arrived(self._server)
+        await self._direct.database.mark_arrived(self._server)
         self._direct.on_over(self._server, self._expected, arrived=True)
         return PendingReport(succeed(True))
 
@@ -167,7 +168,7 @@ class IncomingDirectTransfers:
 
     servers: DirectServers
     _receiver: IncomingTransfers
-    _database: StateDatabase
+    database: StateDatabase
     _config: Config
     _now: Callable[[], float]
 
@@ -297,7 +298,7 @@ class IncomingDirectTransfers:
         """
         server = token.server
         # First, so that no request on its way can begin any more.
-        await self._database.use_token(token.digest, token.expires)
+        await self.database.use_token(token.digest, token.expires)
         expected = self._expected.get(server)
         if expected is not None and expected.digest == token.digest:
             self.cancel(server)
@@ -306,7 +307,7 @@ class IncomingDirectTransfers:
         row = await self.servers.find(server)
         if row is None or row.digest != token.digest:
             # Of a server that was deleted here since, or sent on, this alone is left.
-            if await self._database.has_arrived(token.digest):
+            if await self.database.has_arrived(token.digest):
                 return True
             await self._check_records(token)
             return False
@@ -335,8 +336,8 @@ class IncomingDirectTransfers:
         """Return whether a server that was here was deleted since, or sent on."""
         if await self.servers.find(token.server) is None:
             # Not so one that a start has just found to be without files.
-            return await self._database.has_arrived(token.digest)
-        last = await self._database.last_move(token.server)
+            return await self.database.has_arrived(token.digest)
+        last = await self.database.last_move(token.server)
         if last is None or last.direction is Direction.IN:
             return False
         if last.outcome is None:
@@ -358,7 +359,7 @@ class IncomingDirectTransfers:
 
     async def _may_be_resumed(self, server: str) -> bool:
         """Return whether this daemon or the next one may go on with what is recorded of it."""
-        unfinished = await self._database.unfinished()
+        unfinished = await self.database.unfinished()
         ours = (each for each in unfinished if each.direction is Direction.IN and each.direct)
         left = (each for each in ours if each.step != ReceiveStep.FAILED.name)
         return any(each.server == server for each in left)

@@ -171,17 +171,6 @@ class DirectServers:
                 else f"see what {place} is, and move it away or delete it",
             )
 
-    async def add(self, server: str, digest: str, description: Description | None) -> None:
-        """Record a server that is on its way here by the token with that digest.
-
-        Raises `StorageError`.
-        """
-        await self._database.add_description(server, digest, json.dumps(description))
-
-    async def set_arrived(self, server: str) -> None:
-        """Record that the server is here. Raises `StorageError`."""
-        await self._database.mark_arrived(server)
-
     async def remove(self, server: str) -> None:
         """Remove the record of a server. An error is logged."""
         try:

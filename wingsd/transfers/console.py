@@ -232,10 +232,9 @@ class Announcer:
     def show_progress(
         self,
         text: Callable[[], str],
-        every: float = PROGRESS_EVERY,
         figures: Callable[[], UploadFigures | None] = lambda: None,
     ) -> None:
-        """Print what `text` returns every so many seconds, until `hide_progress`.
+        """Print what `text` returns every five seconds, until `hide_progress`.
 
         The `figures` are published as often.
         """
@@ -245,7 +244,7 @@ class Announcer:
             if now := figures():
                 self._bus.publish(Event(self._server, TRANSFER_PROGRESS, (now.encode(),)))
 
-        self._repeat(show, every)
+        self._repeat(show, PROGRESS_EVERY)
 
     def _repeat(self, show: Callable[[], None], every: float) -> None:
         self.hide_progress()

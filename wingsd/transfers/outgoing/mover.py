@@ -98,11 +98,6 @@ class Mover:
         """True if servers may be sent while they run."""
         return self.config.enabled and self.live.config.enabled
 
-    def without_following(self) -> Mover:
-        """Return one that sends no server while it runs."""
-        config = attrs.evolve(self.live.config, enabled=False)
-        return attrs.evolve(self, live=attrs.evolve(self.live, config=config))
-
     async def measure_file_system(self) -> None:
         """Find out whether the file system shows changes of files."""
         live = self.live

@@ -104,7 +104,8 @@ class OutgoingTransfer:
         self.is_left_behind = False
         # A direct transfer starts nothing at its destination: its server is stopped first.
         is_stopped = coordinator.is_direct and coordinator.seed is None
-        self._mover = parts.mover.without_following() if is_stopped else parts.mover
+        self._may_follow = parts.mover.may_follow and not is_stopped
+        self._mover = parts.mover
         self._uploader = parts.uploader
         self._servers, self._storage = parts.servers, parts.storage
         self._destination = parts.peers.client(request.url, request.token)
@@ -175,7 +176,7 @@ class OutgoingTransfer:
 
     def take(self) -> None:
         """Take the server: one that runs may be used until it is stopped. Raises `ServerBusy`."""
-        self._sent.take(may_follow=self._mover.may_follow)
+        self._sent.take(may_follow=self._may_follow)
 
     def cancel(self, *, is_deleted: bool = False) -> None:
         """Cancel the transfer in any step; `is_deleted` when the server is to be deleted next."""
