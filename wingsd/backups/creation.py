@@ -60,7 +60,7 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
-    from wingsd.backups.s3.upload import GrowingArchive
+    from wingsd.backups.s3.adapter import GrowingArchive
 
 __all__ = [
     "Adapter",

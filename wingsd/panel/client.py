@@ -535,8 +535,8 @@ class Panel:
         body: object = None,
     ) -> T:
         try:
-            with self._observer.timing(PANEL, operation, self._reactor.seconds):
-                return await self._within(self._timeout, self._attempt(method, path, read, body))
+            attempt = self._attempt(method, path, read, body)
+            return await self._within(self._timeout, operation, attempt)
         except (CancelledError, PanelRefused):
             raise
         except Exception as error:
@@ -656,8 +656,7 @@ class Panel:
         while True:
             attempt = self._attempt(method, path, read, body)
             try:
-                with self._observer.timing(PANEL, operation, self._reactor.seconds):
-                    return await self._within(timeout or self._timeout, attempt)
+                return await self._within(timeout or self._timeout, operation, attempt)
             except CancelledError:
                 raise
             except Exception as error:
@@ -684,21 +683,25 @@ class Panel:
             )
             await deferLater(self._reactor, wait)
 
-    async def _within(self, timeout: float, attempt: Coroutine[Any, Any, T]) -> T:
-        """Return the result of `attempt`; `CancelledError` means that the caller cancelled it."""
-        waiting: Deferred[T] = Deferred.fromCoroutine(attempt)
-        limit = self._reactor.callLater(timeout, waiting.cancel)
-        try:
-            return await waiting
-        except Exception as error:
-            if not _was_cancelled(error):
-                raise
-            if limit.active():
-                raise CancelledError from error
-            raise TimeoutError(f"no answer within {timeout:g} s") from error
-        finally:
-            if limit.active():
-                limit.cancel()
+    async def _within(self, timeout: float, operation: str, attempt: Coroutine[Any, Any, T]) -> T:
+        """Return the result of `attempt`, which `operation` names to the observer.
+
+        `CancelledError` means that the caller cancelled it.
+        """
+        with self._observer.timing(PANEL, operation, self._reactor.seconds):
+            waiting: Deferred[T] = Deferred.fromCoroutine(attempt)
+            limit = self._reactor.callLater(timeout, waiting.cancel)
+            try:
+                return await waiting
+            except Exception as error:
+                if not _was_cancelled(error):
+                    raise
+                if limit.active():
+                    raise CancelledError from error
+                raise TimeoutError(f"no answer within {timeout:g} s") from error
+            finally:
+                if limit.active():
+                    limit.cancel()
 
     async def _attempt(
         self, method: str, path: str, read: Callable[[object], T] | None, sent: object

@@ -21,9 +21,9 @@ from tests.support.s3_store import (
     Stall,
     StoreAs,
 )
-from wingsd.backups.s3 import upload as uploading
+from wingsd.backups.s3 import adapter as uploading
+from wingsd.backups.s3.adapter import GrowingArchive, MultipartUpload
 from wingsd.backups.s3.store import PartStore, StoreLimits
-from wingsd.backups.s3.upload import GrowingArchive, MultipartUpload
 from wingsd.backups.s3.urls import PartUrls, SignedParts, part_url
 from wingsd.errors import BackupUploadFailed
 from wingsd.threadio import Workers

@@ -7,17 +7,20 @@ with it at its next start. It never gets the name of a local backup.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wingsd.archive import ArchiveFormat
 from wingsd.backups.creation import UploadedPart
-from wingsd.backups.s3.store import PartStore, StoreLimits
-from wingsd.backups.s3.upload import GrowingArchive, MultipartUpload
-from wingsd.backups.s3.urls import PartUrls, parts_of_size, parts_onwards
+from wingsd.backups.s3.store import PartNotSent, PartStore, Range, StoreLimits, UrlRefused
+from wingsd.backups.s3.urls import PartUrls, SignedParts, parts_of_size, parts_onwards
 from wingsd.backups.store import BackupStore, MadeArchive
 from wingsd.config import CALAGOPUS
 from wingsd.config.sections import S3BackupsConfig
@@ -27,8 +30,225 @@ from wingsd.panel.client import Panel
 from wingsd.statedb import BackupRecord
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
+from wingsd.util.retry import Backoff
 
-__all__ = ["S3Adapter"]
+__all__ = ["GrowingArchive", "S3Adapter"]
+
+#: Seconds before a part is sent again.
+BACKOFF = Backoff(1.0, 60.0)
+#: How often the URL of one part is asked for again.
+RENEWALS = 3
+#: How often the whole upload begins.
+BEGINNINGS = 3
+#: A store looks at a URL's time when a request begins: as long as that before it has passed, all
+#: parts that are left are begun, up to so many at once.
+BEGIN_ALL_BEFORE, ALL_AT_ONCE = 90.0, 64
+
+
+class GrowingArchive:
+    """An archive, and how far it has been written to its file; for the reactor alone.
+
+    Its maker calls `grew` when bytes are in the file, and `complete` at the end.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._is_complete = False
+        self._waiting: list[tuple[int, Deferred[None]]] = []
+
+    def grew(self, size: int) -> None:
+        """Note that the file has `size` bytes that do not change any more."""
+        self._size = size
+        self._wake()
+
+    def complete(self, size: int) -> None:
+        """Note that it is made, with `size` bytes."""
+        self._size, self._is_complete = size, True
+        self._wake()
+
+    async def reach(self, size: int) -> int:
+        """Wait until it has so many bytes, or is complete; return how many it has."""
+        while not self._has(size):
+            grown: Deferred[None] = Deferred()
+            self._waiting.append((size, grown))
+            await grown
+        return self._size
+
+    def _has(self, size: int) -> bool:
+        return self._size >= size or self._is_complete
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for size, grown in waiting:
+            if not self._has(size):
+                self._waiting.append((size, grown))
+            elif not grown.called:  # it was cancelled
+                grown.callback(None)
+
+
+class _UploadReplaced(Exception):
+    """The Panel has begun another upload, which has none of the parts that were sent."""
+
+
+class MultipartUpload:
+    """One backup of a server, `name` in the log, on its way to a store.
+
+    Several parts are sent at once, until each is stored, each up to `attempts` times from its own
+    beginning. With new URLs the upload goes on where it was if they are of the same upload, and
+    else begins again.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        urls: PartUrls,
+        archive: GrowingArchive,
+        store: PartStore,
+        name: str,
+        attempts: int,
+    ) -> None:
+        self._reactor = reactor
+        self._urls = urls
+        self._archive = archive
+        self._store = store
+        self._name = name
+        self._attempts = attempts
+        self._cutting = DeferredLock()
+        self._cut = 0
+        self._is_cut = False
+        self._signed: SignedParts | None = None
+        self._etags: dict[int, str] = {}
+
+    async def run(self) -> tuple[UploadedPart, ...]:
+        """Send all of it; return its parts.
+
+        Raises `BackupSettled`, `BackupUploadFailed` and `StorageError`.
+        """
+        for _ in range(BEGINNINGS):
+            try:
+                await self._send_all()
+            except _UploadReplaced:
+                self._log.warn(
+                    "{name}: the URLs have expired, all parts are sent again to new ones",
+                    name=self._name,
+                )
+            else:
+                return tuple(UploadedPart(*each[::-1]) for each in sorted(self._etags.items()))
+        raise BackupUploadFailed(
+            "the signed URLs expire before all parts are sent; let the Panel sign them for a "
+            "longer time, or make parts larger"
+        )
+
+    async def _send_all(self) -> None:
+        signed = self._signed = await self._urls.signed(1)
+        self._cut, self._is_cut = 0, False
+        self._etags.clear()
+        workers = _Workers(self._work)
+        until = signed.parts[0].good_until - BEGIN_ALL_BEFORE - self._reactor.seconds()
+        beginning_all: IDelayedCall = self._reactor.callLater(
+            max(until, 0.0), workers.begin, 0 if signed.renewable else ALL_AT_ONCE
+        )
+        workers.begin(signed.at_once)
+        try:
+            await workers.ended
+        finally:
+            if beginning_all.active():
+                beginning_all.cancel()
+            workers.cancel()
+
+    async def _work(self) -> None:
+        while (part := await self._next()) is not None:
+            self._etags[part.number] = await self._send(part)
+
+    async def _next(self) -> Range | None:
+        """Return the next part when the archive has it; None after the last."""
+        assert self._signed is not None  # noqa: S101 - workers begin with it
+        size = self._signed.part_size
+        await self._cutting.acquire()
+        try:
+            if self._is_cut:
+                return None
+            start = self._cut * size
+            length = min(await self._archive.reach(start + size) - start, size)
+            self._is_cut = length < size
+            if length <= 0:
+                return None
+            self._cut += 1
+            return Range(self._cut, start, length)
+        finally:
+            self._cutting.release()
+
+    async def _send(self, part: Range) -> str:
+        """Send a part until the store has it; return its ETag."""
+        assert self._signed is not None  # noqa: S101 - workers begin with it
+        pauses, attempts, renewals = iter(BACKOFF), 0, 0
+        while True:
+            url = await self._urls.of(part.number)
+            if url.upload != self._signed.parts[0].upload:
+                raise _UploadReplaced
+            try:
+                return await self._store.put(url.url, part)
+            except UrlRefused as error:
+                is_late = self._reactor.seconds() >= url.good_until
+                renewals += 1
+                if not (error.is_expired or is_late) or renewals > RENEWALS:
+                    # New ones that have expired as well are those of a wrong clock.
+                    raise BackupUploadFailed(
+                        f"part {part.number}: {error}; see the settings of the store in the Panel"
+                    ) from error
+                self._urls.forget(url)
+            except PartNotSent as error:
+                attempts += 1
+                if attempts >= self._attempts:
+                    raise BackupUploadFailed(
+                        f"part {part.number} was sent {attempts} times: {error}"
+                    ) from error
+                pause = max(next(pauses), error.retry_after)
+                self._log.warn(
+                    "{name}: part {number} not sent, again in {seconds:.0f} s: {reason}",
+                    name=self._name,
+                    number=part.number,
+                    seconds=pause,
+                    reason=error,
+                )
+                await deferLater(self._reactor, pause)
+
+
+class _Workers:
+    """Coroutines that do the same work, until all of them have ended or one has failed."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = work
+        self._workers: list[Deferred[None]] = []
+        self._open = 0
+        #: Fires when all have ended; fails with the first error of one.
+        self.ended: Deferred[None] = Deferred()
+
+    def begin(self, count: int) -> None:
+        """Begin so many, or as many as are not begun yet."""
+        more = count - len(self._workers)
+        self._open += max(more, 0)
+        for _ in range(more):
+            worker = Deferred.fromCoroutine(self._work())
+            self._workers.append(worker)
+            worker.addCallbacks(self._end, self._fail)
+
+    def cancel(self) -> None:
+        """End those that are still at work."""
+        for worker in self._workers:
+            worker.cancel()
+
+    def _end(self, _: None) -> None:
+        self._open -= 1
+        if not self._open and not self.ended.called:
+            self.ended.callback(None)
+
+    def _fail(self, failure: Failure) -> None:
+        if not self.ended.called:
+            self.ended.errback(failure)
+
 
 #: What the families' nodes declare archives as.
 _CONTENT_TYPE, _CONTENT_TYPE_CALAGOPUS = "application/x-gzip", "application/gzip"
