@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Any, cast
+from typing import Any
 
-from wingsd.api.body_batches import BodyBatches
-from wingsd.api.raw_body import BLOCK, RawBody
+from twisted.internet.defer import Deferred
 
-MOST = 1 << 20
+from wingsd.api.bodies import MOST, PulledBody
+from wingsd.errors import BodyIncomplete
+
+BLOCK = 256 << 10
 
 
 class Request:
@@ -39,15 +41,15 @@ def peak_of(request: Request, body: Any) -> int:
 
 async def test_a_body_that_is_written_to_a_file() -> None:
     request = Request()
-    body = RawBody(request)
-    block = body.next()
+    body = PulledBody(request, BodyIncomplete, least=BLOCK, most=BLOCK)
+    block = Deferred.fromCoroutine(body.next())
     assert peak_of(request, body) < 4 * BLOCK
-    assert await block == b"ab" * (BLOCK // 2)
+    assert b"".join(await block) == b"ab" * (BLOCK // 2)
 
 
 async def test_an_upload() -> None:
     request, first = Request(), b"x" * 100_000
-    body = BodyBatches(cast(Any, request))
+    body = PulledBody(request, BodyIncomplete)
     request.resume()
     body.data(first)
     assert peak_of(request, body) < 4 * MOST

@@ -14,12 +14,13 @@ from typing import Annotated, Any, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
+from wingsd.api.bodies import PulledBody
 from wingsd.api.files import FilesPath
-from wingsd.api.raw_body import RawBody
 from wingsd.archive import Compression
 from wingsd.config.vendors import CALAGOPUS
 from wingsd.errors import (
     BadRequest,
+    BodyIncomplete,
     FileMissing,
     FileTaskMissing,
     FileWorkCancelled,
@@ -780,15 +781,19 @@ class Written:
     revision_id: int | None
 
 
+#: Bytes of a body that are written at a time, and at which the client is paused.
+_BLOCK = 256 << 10
+
+
 class WriteEndpoint(ChangePath):
     """`/api/servers/{uuid}/files/write`, which reads the body as it arrives."""
 
     streamed_methods = frozenset({b"POST"})
-    _body: RawBody
+    _body: PulledBody
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Return the reader of the body, which the call asks for as it writes."""
-        self._body = RawBody(request)
+        self._body = PulledBody(request, BodyIncomplete, least=_BLOCK, most=_BLOCK)
         Deferred.fromCoroutine(self._respond(request))
         return self._body
 
@@ -820,14 +825,19 @@ class WriteEndpoint(ChangePath):
     async def _write(self, file: NewFile) -> None:
         run = self._node.files.writes.workers.run
         try:
-            while block := await self._body.next():
-                await run(file.write, block)
+            while pieces := await self._body.next():
+                await run(_append, file, pieces)
             await run(file.commit)
         finally:
             await run(file.close)
 
     def _cancel(self) -> None:
         self._body.stop(FileWorkCancelled())
+
+
+def _append(file: NewFile, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        file.write(piece)
 
 
 def _announced(request: StreamingRequest) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.body_batches import BodyBatches
+from wingsd.api.bodies import PulledBody
 from wingsd.api.files import attachment, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive import Compression
@@ -34,6 +34,7 @@ from wingsd.errors import (
     ServerNotFound,
     SignedUrlVoid,
     UploadOffsetWrong,
+    UploadTruncated,
 )
 from wingsd.files.archives import (
     ArchiveKind,
@@ -398,6 +399,10 @@ class UploadQuery:
     total_size: Annotated[str, "The bytes of the file, if known (Calagopus)."] = ""
 
 
+def _truncated(reason: str) -> UploadTruncated:
+    return UploadTruncated("the upload ended before it was complete", reason)
+
+
 class FileUploadEndpoint(SignedPath):
     """`/upload/file`."""
 
@@ -416,11 +421,11 @@ class FileUploadEndpoint(SignedPath):
         above `api.upload_limit` is refused as soon as that is known. Those before it are kept.
         """
         server = self.server_for(Operation.CHANGE_FILES)
-        batches = BodyBatches(request)
-        storing = Deferred.fromCoroutine(self._store_form(request, batches, server))
+        body = PulledBody(request, _truncated)
+        storing = Deferred.fromCoroutine(self._store_form(request, body, server))
         storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
         storing.addErrback(partial(self.failed, request))
-        return batches
+        return body
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Begin to read the body of a request."""
@@ -472,11 +477,11 @@ class FileUploadEndpoint(SignedPath):
         belongs to the user of the token.
         """
         server, path = self._part(request)
-        batches = BodyBatches(request)
-        storing = Deferred.fromCoroutine(self._store_part(request, batches, server, path))
+        body = PulledBody(request, _truncated)
+        storing = Deferred.fromCoroutine(self._store_part(request, body, server, path))
         storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
         storing.addErrback(partial(self.failed, request))
-        return batches
+        return body
 
     def _part(self, request: StreamingRequest) -> tuple[Server, FilePath]:
         """Return server and path of a request for a part of a file."""
@@ -490,7 +495,7 @@ class FileUploadEndpoint(SignedPath):
     async def _store_part(
         self,
         request: StreamingRequest,
-        batches: BodyBatches,
+        body: PulledBody,
         server: Server,
         path: FilePath,
     ) -> None:
@@ -520,7 +525,7 @@ class FileUploadEndpoint(SignedPath):
             request.setHeader("Upload-Offset", str(part.size))
             if part.size != offset:
                 raise UploadOffsetWrong(part.size)
-            while pieces := await batches.next():
+            while pieces := await body.next():
                 await self._write(server, partial(append, pieces))
             request.setHeader("Upload-Offset", str(part.size))
             if request.header("Upload-Complete").strip() == "?1":
@@ -536,7 +541,7 @@ class FileUploadEndpoint(SignedPath):
     async def _store_form(
         self,
         request: StreamingRequest,
-        batches: BodyBatches,
+        body: PulledBody,
         server: Server,
     ) -> None:
         rules, expected = self._rules(server), self._expected(request)
@@ -550,7 +555,7 @@ class FileUploadEndpoint(SignedPath):
         if not rules.is_too_large(expected):  # else refused when its name is known
             await self.use(request, resumes=False)
         try:
-            while pieces := await batches.next():
+            while pieces := await body.next():
                 try:
                     await self._write(server, partial(upload.receive, pieces=pieces))
                 finally:

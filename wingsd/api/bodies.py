@@ -5,55 +5,91 @@ No thread waits for a client, and of a client that is faster than the coroutine 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from wingsd.errors import UploadTruncated
-from wingsd.http.request import StreamingRequest
+from wingsd.errors import WingsdError
 
-__all__ = ["BodyBatches"]
+__all__ = ["PulledBody"]
 
 #: Bytes that wait for the coroutine when the client is paused.
-_MOST = 1 << 20
+MOST = 1 << 20
 #: Smaller pieces are joined up to this size: of two bytes each, they take 20 times as much.
 _JOINED = 16 << 10
 
 
-class BodyBatches:
-    """A reader of a request's body (`BodyReader`). The client is paused until `next` is called."""
+class PausableRequest(Protocol):
+    """What is needed of a `StreamingRequest`."""
 
-    def __init__(self, request: StreamingRequest) -> None:
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def proceed(self) -> None: ...
+
+
+class PulledBody:
+    """A reader of a request's body (`BodyReader`). The client is paused until `next` is called.
+
+    `incomplete` makes the error of a body that has not arrived whole from the reason. `next` waits
+    for `least` bytes, and the client is paused when `most` wait.
+    """
+
+    def __init__(
+        self,
+        request: PausableRequest,
+        incomplete: Callable[[str], WingsdError],
+        *,
+        least: int = 1,
+        most: int = MOST,
+    ) -> None:
         self._request = request
+        self._incomplete = incomplete
+        self._least = least
+        self._most = most
         self._pieces: list[bytes] = []
         #: Small pieces that come behind those.
         self._small = bytearray()
         self._size = 0
         self._has_ended = self._is_paused = False
-        self._lost: Failure | None = None
+        self._error: WingsdError | None = None
         self._waiting: Deferred[None] | None = None
         self._pause()
 
-    async def next(self) -> list[bytes]:
-        """Return the next bytes, as soon as there are some; none at the end.
+    # What the coroutine calls
 
-        Raises `UploadTruncated` where the connection was lost before.
+    async def next(self) -> list[bytes]:
+        """Return the next bytes, as soon as there are enough; none at the end.
+
+        Raises the error of a connection that was lost before, and what `stop` was given.
         """
-        while not (self._size or self._has_ended or self._lost):
+        while not (self._size >= self._least or self._has_ended or self._error):
             self._request.proceed()
             self._resume()
             self._waiting = Deferred()
             await self._waiting
-        if self._lost is not None:
-            raise UploadTruncated(
-                "the upload ended before it was complete", self._lost.getErrorMessage()
-            )
+        if self._error is not None:
+            raise self._error
         self._join()
         pieces, self._pieces, self._size = self._pieces, [], 0
         self._resume()
         return pieces
 
+    def stop(self, error: WingsdError) -> None:
+        """Hand on nothing more, for the reason `error`."""
+        if self._error is None and not (self._has_ended and not self._size):
+            self._error = error
+            self._pieces.clear()
+            self._small.clear()
+            self._wake()
+
+    # What the request calls
+
     def data(self, chunk: bytes) -> None:
         """Take a piece of the body."""
+        if self._error is not None:
+            return
         self._size += len(chunk)
         if len(chunk) >= _JOINED or len(self._small) >= _JOINED:
             self._join()
@@ -61,9 +97,10 @@ class BodyBatches:
             self._pieces.append(chunk)
         else:
             self._small += chunk
-        if self._size >= _MOST:
+        if self._size >= self._most:
             self._pause()
-        self._wake()
+        if self._size >= self._least:
+            self._wake()
 
     def end(self) -> None:
         """Take the body's end."""
@@ -75,8 +112,7 @@ class BodyBatches:
     def lost(self, reason: Failure) -> None:
         """Take the connection's end; after the body's it does not matter."""
         if not self._has_ended:
-            self._lost = reason
-            self._wake()
+            self.stop(self._incomplete(reason.getErrorMessage()))
 
     def _join(self) -> None:
         if self._small:
