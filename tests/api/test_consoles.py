@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from tests.api.node import NOW, TOKEN, UUID, ApiNode, context
 from tests.support.workers import SynchronousWorkers
-from wingsd.api.consoles import revoke
+from wingsd.api.servers import revoke
 from wingsd.auth.tokens import ConsoleToken, DenyList, user_key
 from wingsd.config import Config
 from wingsd.config.live import LiveConfig

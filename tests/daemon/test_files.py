@@ -15,7 +15,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from tests.support import process_configuration, server_settings
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
-from wingsd.http.file_body import LARGEST_BLOCK
+from wingsd.http.body_sender import LARGEST_BLOCK
 
 UUID = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 PACKED = "application/msgpack"

@@ -65,9 +65,10 @@ class ManyBodies(Taker):
 class Whole(Resource):
     isLeaf = True
 
-    def authorize(self, request: StreamingRequest) -> None:
+    def admits_body(self, request: StreamingRequest) -> bool:
         if request.header("Authorization") == "wrong":
             raise REFUSAL
+        return True
 
     def render_POST(self, request: Any) -> bytes:
         body: bytes = request.content.read()

@@ -20,10 +20,16 @@ from twisted.web.server import NOT_DONE_YET
 from tests.http.talk import Conversation, Taker, head
 from tests.support.logged_errors import Logged
 from wingsd.config import Ssl
-from wingsd.http.body_sender import PIECE
-from wingsd.http.file_body import BLOCKS, LARGEST_BLOCK, QUICK, SMALLEST_BLOCK, FileBody
+from wingsd.http.body_sender import (
+    BLOCKS,
+    LARGEST_BLOCK,
+    PIECE,
+    QUICK,
+    SMALLEST_BLOCK,
+    FileBody,
+    Validators,
+)
 from wingsd.http.listener import HttpListener
-from wingsd.http.ranges import Validators
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.threadio import Workers
 

@@ -7,7 +7,7 @@ import json
 import msgpack
 import pytest
 
-from wingsd.http.long_lists import encoded
+from wingsd.api.files import encoded
 from wingsd.util.media import MediaType
 
 ENTRIES = [{"name": f'{number} \U0010feff "\n', "size": number} for number in range(1001)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.http.proxies import TrustedProxies
+from wingsd.http.request import TrustedProxies
 
 CLIENT, PROXY, INNER = "198.51.100.7", "192.0.2.1", "10.0.0.5"
 UNIX = "a Unix socket"

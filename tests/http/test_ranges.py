@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wingsd.errors import RangeNotSatisfiable
-from wingsd.http.ranges import Validators, requested_range
+from wingsd.http.body_sender import Validators, requested_range
 
 FILE = Validators(size=1000, modified=1_700_000_000_123_456_789)
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import BadRequest
-from wingsd.websocket.client import ALL_MAX, LINES_MAX, SendBuffer, SendDecision
 from wingsd.websocket.messages import Message
+from wingsd.websocket.resource import ALL_MAX, LINES_MAX, SendBuffer, SendDecision
 
 
 def encoded(**message: object) -> bytes:

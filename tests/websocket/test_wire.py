@@ -15,8 +15,8 @@ from tests.support.browser import Browser, BrowserEvent
 from tests.support.logged_errors import Logged
 from tests.websocket.consoles import ConsoleNode, reactor
 from tests.websocket.tokens import UUID
-from wingsd.websocket import client as client_module
-from wingsd.websocket.client import ALL_MAX
+from wingsd.websocket import resource as client_module
+from wingsd.websocket.resource import ALL_MAX
 
 #: Each of ten long lines, figures and a status.
 TURNS = 300

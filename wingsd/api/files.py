@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from io import BytesIO
 from threading import Event
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import attrs
@@ -52,13 +54,11 @@ from wingsd.files.tasks import Lane
 from wingsd.filesystem import OpenFile, ServerPath, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem.errors import file_error
-from wingsd.http.file_body import FileBody
-from wingsd.http.long_lists import encoded
+from wingsd.http.body_sender import FileBody, Validators
 from wingsd.http.operations import INVALID, Call, Encoded, Success, Topic, call
-from wingsd.http.ranges import Validators
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
-from wingsd.util.media import accepted
+from wingsd.util.media import MediaType, accepted
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -542,3 +542,58 @@ class PagedListEndpoint(_ListPath):
             raise BadRequest(INVALID, f"sort: expected one of {known}") from error
         limit = self._config.api.directory_entry_limit
         return Page(max(number or 1, 1), limit if size is None else size, sort)
+
+
+#: Entries encoded at a time.
+_PIECE = 500
+
+
+def encoded(
+    entries: Sequence[Mapping[str, Any]],
+    media: MediaType,
+    around: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> Encoded[Any]:
+    """Return a list of plain data, or a map `around` with the list in it as the last value `name`.
+
+    Blocking.
+    """
+    encode = _packed if media is MediaType.MESSAGE_PACK else _json
+    return Encoded(encode(entries, around, name), media)
+
+
+def _json(
+    entries: Sequence[Mapping[str, Any]], around: Mapping[str, Any] | None, name: str
+) -> bytes:
+    # Not in ASCII, in which a byte of a name may take twelve.
+    encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+    def dumps(value: object) -> bytes:
+        return encoder.encode(value).encode("utf-8", "replace")
+
+    body = BytesIO()
+    if around is not None:
+        fields = (b"%b:%b," % (dumps(key), dumps(value)) for key, value in around.items())
+        body.write(b"{%b%b:" % (b"".join(fields), dumps(name)))
+    body.write(b"[")
+    for at in range(0, len(entries), _PIECE):
+        body.write(b"," * (at > 0) + dumps(entries[at : at + _PIECE])[1:-1])
+    body.write(b"]" if around is None else b"]}")
+    return body.getvalue()
+
+
+def _packed(
+    entries: Sequence[Mapping[str, Any]], around: Mapping[str, Any] | None, name: str
+) -> bytes:
+    import msgpack  # noqa: PLC0415 (only nodes of Calagopus' Panel need it)
+
+    packer = msgpack.Packer(unicode_errors="replace")
+    body = BytesIO()
+    if around is not None:
+        body.write(packer.pack_map_header(len(around) + 1))
+        for key, value in around.items():
+            body.write(packer.pack(key) + packer.pack(value))
+        body.write(packer.pack(name))
+    body.write(packer.pack_array_header(len(entries)))
+    body.writelines(map(packer.pack, entries))
+    return body.getvalue()

@@ -20,12 +20,6 @@ from wingsd.api.backups import (
     BackupsEndpoint,
     RestoreEndpoint,
 )
-from wingsd.api.consoles import (
-    DeauthorizeEndpoint,
-    DenyEndpoint,
-    PermissionsEndpoint,
-    SocketEndpoint,
-)
 from wingsd.api.context import NodeContext
 from wingsd.api.file_changes import (
     ChmodEndpoint,
@@ -38,10 +32,12 @@ from wingsd.api.file_changes import (
     DeleteEndpoint,
     FileTaskEndpoint,
     FileTasksEndpoint,
+    PullEndpoint,
+    PullQueryEndpoint,
+    PullsEndpoint,
     RenameEndpoint,
     WriteEndpoint,
 )
-from wingsd.api.file_pulls import PullEndpoint, PullQueryEndpoint, PullsEndpoint
 from wingsd.api.files import (
     ContentsEndpoint,
     DirectoryListEndpoint,
@@ -83,14 +79,18 @@ from wingsd.api.servers import (
     AbortEndpoint,
     AllPowerEndpoint,
     CommandsEndpoint,
+    DeauthorizeEndpoint,
+    DenyEndpoint,
     InstallEndpoint,
     InstallLogEndpoint,
     InstallOutputEndpoint,
     LogsEndpoint,
+    PermissionsEndpoint,
     PowerEndpoint,
     ReinstallEndpoint,
     ServerEndpoint,
     ServersEndpoint,
+    SocketEndpoint,
     SyncEndpoint,
 )
 from wingsd.api.signed_urls import (

@@ -19,7 +19,7 @@ from wingsd.api.bodies import PulledBody
 from wingsd.api.files import attachment, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive import Compression
-from wingsd.auth.signed_urls import SignedToken, signed_token
+from wingsd.auth.tokens import SignedToken, signed_token
 from wingsd.config import CALAGOPUS, Config
 from wingsd.errors import (
     BackupMissing,
@@ -51,12 +51,9 @@ from wingsd.files.uploads import FileRules, FormUpload
 from wingsd.filesystem import OpenFile, ServerRoot, name_text
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem.new_file import PartialFile
-from wingsd.http.file_body import FileBody
+from wingsd.http.body_sender import FileBody, StreamedBody, Validators, requested_range
 from wingsd.http.operations import INVALID, Access, Success, Topic, call
-from wingsd.http.proxies import TrustedProxies
-from wingsd.http.ranges import Validators, requested_range
-from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.http.streamed_body import StreamedBody
+from wingsd.http.request import BodyReader, StreamingRequest, TrustedProxies
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.threadio import Outflow

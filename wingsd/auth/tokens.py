@@ -1,4 +1,4 @@
-"""Authorization: the Panel's own token, and the JWTs for transfers and consoles.
+"""Authorization: the Panel's own token, and the JWTs for transfers, consoles and signed URLs.
 
 PyJWT verifies signatures; the claims are checked here. Times must be numbers (RFC 7519), while
 PyJWT also accepts numeric strings. `iat` may be in the future, as `nbf` already allows for the
@@ -25,6 +25,7 @@ import jwt
 from wingsd.config.vendors import CALAGOPUS, PELICAN
 from wingsd.errors import (
     Forbidden,
+    SignedUrlVoid,
     TokenExpired,
     TokenInvalid,
     TokenMissing,
@@ -40,6 +41,7 @@ __all__ = [
     "ConsoleToken",
     "DenyList",
     "RevocableToken",
+    "SignedToken",
     "TokenKind",
     "TransferToken",
     "authorize_panel",
@@ -50,6 +52,7 @@ __all__ = [
     "expiry_of",
     "seconds_claim",
     "server_claim",
+    "signed_token",
     "token_was_used",
     "transfer_token",
     "user_key",
@@ -426,3 +429,99 @@ def server_claim(claim: Any, name: str) -> str:
 def seconds_claim(claims: Mapping[str, Any], name: str) -> float:
     """Return a claim that is a time, in seconds since the epoch."""
     return float(max(-_LATEST, min(claims[name], _LATEST)))
+
+
+_AGAIN = "start it again on the page of the server for a new address"
+
+
+@attrs.frozen(eq=False, repr=False)
+class SignedToken:
+    """A valid token. `digest` identifies it among used ones until it `expires`.
+
+    Times are seconds since the epoch. `server` is empty where Calagopus' Panel names only the
+    `backup`. `ignored` are files that the user may not see, as in gitignore.
+    """
+
+    server: str
+    user: str
+    jti: str
+    digest: str
+    issued: float
+    expires: float
+    file: str = ""
+    files: tuple[str, ...] = ()
+    backup: str = ""
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a `DenyList` may know it by."""
+        return (self.jti, user_key(self.user, self.server), user_key(self.user))
+
+
+def signed_token(token: str, key: str, kind: TokenKind, family: str) -> SignedToken:
+    """Return the token of a signed URL; `key` is the `token` of a node of `family`.
+
+    Raises `TokenMissing`, `TokenInvalid` with the reason, and `SignedUrlVoid` for a token of
+    another kind.
+    """
+    if not token:
+        raise TokenMissing(
+            "The address is not complete.", f"it has no token in its query; {_AGAIN}"
+        )
+    claims = decode_claims(token, key, ["exp", "iat", "unique_id"], _AGAIN)
+    try:
+        check_kind(claims, kind, family)
+    except TokenInvalid as error:
+        raise SignedUrlVoid(f"its token is not for this: {error.detail}") from error
+    unique = claims["unique_id"]
+    if not (isinstance(unique, str) and unique):
+        raise TokenInvalid(NOT_VALID, "its unique_id is not a text")
+    server, backup = claims.get("server_uuid"), ""
+    if kind is TokenKind.BACKUP_DOWNLOAD:
+        backup = _backup(claims.get("backup_uuid"))
+    file = _text(claims, "file_path")
+    if kind is TokenKind.FILE_DOWNLOAD and not file:
+        raise SignedUrlVoid("its token names no file")
+    return SignedToken(
+        server="" if server is None and backup else server_claim(server, "its server_uuid"),
+        user=_user(claims),
+        jti=_text(claims, "jti"),
+        digest=sha256(f"signed url {unique}".encode("utf-8", "surrogatepass")).hexdigest(),
+        issued=seconds_claim(claims, "iat"),
+        expires=seconds_claim(claims, "exp"),
+        file=file,
+        files=_texts(claims, "file_paths"),
+        backup=backup,
+        ignored=_texts(claims, "ignored_files"),
+    )
+
+
+def _user(claims: dict[str, Any]) -> str:
+    """Return the user's UUID, which is the `jti` of Calagopus' Panel."""
+    given = (_text(claims, name) for name in ("user_uuid", "jti"))
+    user = next(filter(None, map(canonical_uuid, given)), None)
+    if user is None:
+        raise TokenInvalid(NOT_VALID, "its user_uuid is not the UUID of a user")
+    return user
+
+
+def _backup(claim: Any) -> str:
+    backup = canonical_uuid(claim) if isinstance(claim, str) else None
+    if backup is None:
+        raise TokenInvalid(NOT_VALID, "its backup_uuid is not the UUID of a backup")
+    return backup
+
+
+def _text(claims: dict[str, Any], name: str) -> str:
+    text = claims.get(name)
+    if not isinstance(text, str | None):
+        raise TokenInvalid(NOT_VALID, f"its {name} is not a text")
+    return text or ""
+
+
+def _texts(claims: dict[str, Any], name: str) -> tuple[str, ...]:
+    texts = claims.get(name) or []
+    if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+        raise TokenInvalid(NOT_VALID, f"its {name} is not a list of texts")
+    return tuple(texts)

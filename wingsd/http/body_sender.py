@@ -1,19 +1,43 @@
-"""What answers with long bodies share: their pace is watched, and their end waits for delivery."""
+"""Answers with long bodies: bytes, files and parts of them, and what a thread makes meanwhile.
+
+Their pace is watched, and their end waits for delivery. A body that a thread makes has no length
+before: where it fails, or the client reads too slowly, the connection is closed, so that the
+client knows that the body is not whole.
+"""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from wingsd.errors import RangeNotSatisfiable
 from wingsd.http.watchdogs import DeliveryWatchdog
+from wingsd.threadio import Outflow, OutflowClosed, Workers
 from wingsd.util.reactor import Reactor
 
-__all__ = ["LONG", "PIECE", "BodySender", "BytesSender"]
+__all__ = [
+    "LONG",
+    "PIECE",
+    "BodySender",
+    "BytesSender",
+    "FileBody",
+    "StreamedBody",
+    "Validators",
+    "requested_range",
+    "send_file",
+    "send_stream",
+]
 
 #: Bytes of a body in memory above which it is written in pieces, and those of a piece.
 LONG, PIECE = 64 << 10, 16 << 10
@@ -145,3 +169,268 @@ class BytesSender(BodySender):
     def _end(self, _: object = None) -> None:
         super()._end()
         self._left = memoryview(b"")
+
+
+#: More digits than the size of any file has are not converted.
+_RANGE = re.compile(r"bytes=\s*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\s*")
+
+#: The first and the last second of the years that a date can have, 1 to 9999.
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799
+
+
+@attrs.frozen(eq=False, repr=False)
+class Validators:
+    """What tells one version of a file from another: its size, and its mtime in nanoseconds."""
+
+    size: int
+    modified: int
+
+    @property
+    def etag(self) -> str:
+        """The value of the header `ETag`."""
+        return f'"{self.modified:x}-{self.size:x}"'
+
+    @property
+    def last_modified(self) -> str:
+        """The value of the header `Last-Modified`."""
+        seconds = self.modified // 1_000_000_000
+        return formatdate(min(max(seconds, _FIRST), _LAST), usegmt=True)
+
+    def match(self, condition: str) -> bool:
+        """Return whether an `If-Range` is about this version; without one every version is."""
+        return condition.strip() in ("", self.etag, self.last_modified)
+
+
+def requested_range(header: str, condition: str, validators: Validators) -> range | None:
+    """Return the bytes that a `Range` with this `If-Range` asks for; None for the whole file.
+
+    A header with several ranges, or one that is invalid, is ignored as the RFC allows. Raises
+    `RangeNotSatisfiable`.
+    """
+    found = _RANGE.fullmatch(header)
+    if found is None or not validators.match(condition):
+        return None
+    begin, end, last = found.groups()
+    size = validators.size
+    if last is not None:
+        start, stop = max(size - int(last), 0), size
+    else:
+        start = int(begin)
+        stop = min(int(end) + 1, size) if end else size
+        if end and int(end) < start:
+            return None
+    if start >= size or start >= stop:
+        raise RangeNotSatisfiable(size)
+    return range(start, stop)
+
+
+@attrs.frozen(eq=False)
+class StreamedBody:
+    """The content of an answer: `produce` has a thread write it to an `Outflow`, and finish that.
+
+    `name` is for the log.
+    """
+
+    produce: Callable[[Outflow], Deferred[None]]
+    name: str
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def send_stream(request: BodyRequest, status: int, body: StreamedBody) -> None:
+    """Answer with what a thread makes; to HEAD with the headers alone, and nothing is made."""
+    request.setResponseCode(status)
+    for name, value in body.headers.items():
+        request.setHeader(name, value)
+    if request.method == b"HEAD":
+        request.write(b"")
+        request.finish()
+        return
+    _StreamSender(request, body).start()
+
+
+class _StreamSender(BodySender):
+    """Sends one stream as the answer to one request."""
+
+    def __init__(self, request: BodyRequest, body: StreamedBody) -> None:
+        super().__init__(request, body.name)
+        self._body = body
+        self._outflow = Outflow(self._reactor)
+
+    def start(self) -> None:
+        """Have the thread begin."""
+        self._begin(self._outflow)
+        self._outflow.start(self._request.write, self._finish)
+        self._body.produce(self._outflow).addErrback(self._failed)
+
+    def _too_slow(self, reason: str) -> None:
+        if self._watchdog.undelivered():
+            self._abort(reason)
+        else:
+            # The disk is slow, and not the client.
+            self._watchdog.start()
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(OutflowClosed):
+            self._abort(failure.getErrorMessage())
+
+    def _end(self, _: object = None) -> None:
+        super()._end()
+        self._outflow.close()
+
+
+#: Bytes read at a time: of a client that takes a block within `QUICK` seconds, more and more. A
+#: slow one keeps two of the smallest in memory. What stops to read keeps two of its last, so the
+#: more connections there are, the smaller is the largest: all together have `BLOCKS` bytes.
+SMALLEST_BLOCK = 64 << 10
+LARGEST_BLOCK = 512 << 10
+BLOCKS = 8 << 20
+QUICK = 0.1
+
+
+class ReadableFile(Protocol):
+    """A file that is open."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return at most `size` bytes from an offset, none behind the end. Blocking."""
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+
+
+@attrs.frozen(eq=False)
+class FileBody:
+    """The content of an answer: an open file, which is closed when it has been sent.
+
+    It is read by `workers`. `validators` has the size that is announced. `headers` are further
+    ones, `name` is for the log.
+    """
+
+    file: ReadableFile
+    validators: Validators
+    workers: Workers
+    name: str
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def send_file(request: BodyRequest, status: int, body: FileBody) -> None:
+    """Answer with a file, or with the range of it that is asked for.
+
+    Raises `RangeNotSatisfiable`, with the file closed and nothing written.
+    """
+    validators = body.validators
+    headers = {
+        **body.headers,
+        "Accept-Ranges": "bytes",
+        "ETag": validators.etag,
+        "Last-Modified": validators.last_modified,
+    }
+    try:
+        part = requested_range(request.header("Range"), request.header("If-Range"), validators)
+    except RangeNotSatisfiable:
+        body.file.close()
+        request.setHeader("Content-Range", f"bytes */{validators.size}")
+        raise
+    if part is None:
+        part = range(validators.size)
+    else:
+        status = HTTPStatus.PARTIAL_CONTENT
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{validators.size}"
+    request.setResponseCode(status)
+    for name, value in (headers | {"Content-Length": str(len(part))}).items():
+        request.setHeader(name, value)
+    if not part or request.method == b"HEAD":
+        body.file.close()
+        request.write(b"")
+        request.finish()
+        return
+    _FileSender(request, body, part).start()
+
+
+@implementer(IPushProducer)
+class _FileSender(BodySender):
+    """Sends one part of a file as the answer to one request."""
+
+    def __init__(self, request: BodyRequest, body: FileBody, part: range) -> None:
+        super().__init__(request, body.name)
+        self._body = body
+        self._at, self._stop = part.start, part.stop
+        self._size = SMALLEST_BLOCK
+        #: A block that was read and is not written yet.
+        self._block = b""
+        self._is_reading = self._is_paused = False
+        self._paused_at = 0.0
+
+    def start(self) -> None:
+        """Read the first block."""
+        self._begin(self)
+        self._read()
+
+    def pauseProducing(self) -> None:
+        """The connection has enough to send."""
+        self._is_paused = True
+        self._paused_at = self._reactor.seconds()
+
+    def resumeProducing(self) -> None:
+        """The connection has sent everything."""
+        if not self._is_paused or self._has_ended:
+            return
+        self._is_paused = False
+        was_quick = self._reactor.seconds() - self._paused_at < QUICK
+        share = BLOCKS // max(len(self._request.channel.site.connections), 1)
+        largest = max(min(LARGEST_BLOCK, share), SMALLEST_BLOCK)
+        self._size = min(2 * self._size, largest) if was_quick else SMALLEST_BLOCK
+        self._write()
+
+    def stopProducing(self) -> None:
+        """The connection is closed; `notifyFinish` says so as well."""
+        self._end()
+
+    def _read(self) -> None:
+        if not self._is_reading and self._at < self._stop:
+            self._is_reading = True
+            size = min(self._size, self._stop - self._at)
+            reading = self._body.workers.run(self._body.file.read_at, self._at, size)
+            reading.addCallbacks(self._has_read, self._failed)
+
+    def _has_read(self, block: bytes) -> None:
+        self._is_reading = False
+        if self._has_ended:
+            self._body.file.close()
+            return
+        if not block:
+            self._abort("it has shrunk")
+            return
+        self._at += len(block)
+        if self._at == self._stop:
+            self._body.file.close()
+        self._block = block
+        if not self._is_paused:
+            self._write()
+
+    def _write(self) -> None:
+        block, self._block = self._block, b""
+        if block:
+            self._read()
+            self._request.write(block)
+        if self._at == self._stop and not (self._block or self._is_paused or self._has_ended):
+            self._finish()
+
+    def _failed(self, failure: Failure) -> None:
+        self._is_reading = False
+        if self._has_ended:
+            self._body.file.close()
+        else:
+            self._abort(failure.getErrorMessage())
+
+    def _too_slow(self, reason: str) -> None:
+        if self._is_reading and not self._block and not self._is_paused:
+            # The disk is slow, and not the client.
+            self._watchdog.start()
+        else:
+            self._abort(reason)
+
+    def _end(self, _: object = None) -> None:
+        super()._end()
+        self._block = b""
+        if not self._is_reading:  # else when the thread has ended
+            self._body.file.close()

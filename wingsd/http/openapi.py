@@ -17,21 +17,20 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import attrs
 
-from wingsd.http.errors import Error
-from wingsd.http.file_body import FileBody
+from wingsd.http.body_sender import FileBody, StreamedBody
 from wingsd.http.operations import (
     Accepted,
     Access,
     Call,
     Encoded,
     EncodedObject,
+    Error,
     PlainText,
     Repeated,
     Success,
     Topic,
     TreePage,
 )
-from wingsd.http.streamed_body import StreamedBody
 from wingsd.util.serialization import Keywords
 
 __all__ = ["FAILURES", "HEADERS", "INFO", "PARAMETERS", "SCHEMES", "Failure", "document"]

@@ -1,7 +1,8 @@
 """Operations: the methods of a path, and their bodies.
 
 `call` declares a method once, for serving it and for the OpenAPI document: the handler's signature
-has the types of body, query and answer, its docstring is the description.
+has the types of body, query and answer, its docstring is the description. `Error` is the body of
+every answer with an error.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
 from inspect import getdoc
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
 import attrs
 
 from wingsd.auth.tokens import TokenKind
-from wingsd.errors import BadRequest, InvalidData
-from wingsd.http.file_body import FileBody
-from wingsd.http.streamed_body import StreamedBody
+from wingsd.errors import BadRequest, InvalidData, WingsdError, error_codes
+from wingsd.http.body_sender import FileBody, StreamedBody
 from wingsd.util.media import MediaType, decode
-from wingsd.util.serialization import structure
+from wingsd.util.serialization import Keywords, structure
 
 __all__ = [
     "INVALID",
@@ -28,6 +28,7 @@ __all__ = [
     "Call",
     "Encoded",
     "EncodedObject",
+    "Error",
     "PlainText",
     "Repeated",
     "Success",
@@ -274,3 +275,24 @@ class PlainText(str):
     """An answer in text/plain, whatever format is asked for."""
 
     __slots__ = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Error:
+    """The body of every answer to a request that is refused or fails."""
+
+    error: Annotated[str, "What went wrong.", Keywords(minLength=1)]
+    code: Annotated[
+        str,
+        "The kind of error. Codes stay the same across versions; messages may change.",
+        Keywords(enum=error_codes()),
+    ]
+    request_id: Annotated[str, "The `X-Request-Id` of the answer.", Keywords(format="uuid")]
+    detail: Annotated[str, "What to do, where that is not plain.", Keywords(minLength=1)] = ""
+    offset: Annotated[int | None, "With `move-offset-wrong`: where to go on."] = None
+
+    @classmethod
+    def of(cls, error: WingsdError, request_id: str) -> Error:
+        """Return the body that answers a request with `error`."""
+        offset = getattr(error, "offset", None)
+        return cls(error.message, error.code, request_id, error.detail, offset)

@@ -7,7 +7,7 @@ request can be answered at any time, also while the client is sending.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from io import BytesIO
 from math import ceil
@@ -21,15 +21,26 @@ from twisted.web.http import parse_qs
 from twisted.web.server import Request
 
 from wingsd.errors import BodyTooLarge, RangeNotSatisfiable, WingsdError
-from wingsd.http.body_sender import LONG, BytesSender
-from wingsd.http.errors import Error
-from wingsd.http.file_body import FileBody, send_file
-from wingsd.http.operations import Encoded, EncodedObject, PlainText, TreePage
-from wingsd.http.streamed_body import StreamedBody, send_stream
+from wingsd.http.body_sender import (
+    LONG,
+    BytesSender,
+    FileBody,
+    StreamedBody,
+    send_file,
+    send_stream,
+)
+from wingsd.http.operations import Encoded, EncodedObject, Error, PlainText, TreePage
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
+from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
 
-__all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
+__all__ = [
+    "BodyReader",
+    "GuardedResource",
+    "StreamingRequest",
+    "StreamingResource",
+    "TrustedProxies",
+]
 
 #: Bytes of a body for a resource that does not stream.
 MAX_STORED_BODY = 1024 * 1024
@@ -445,3 +456,44 @@ class _Drain:
     def _stop(self) -> None:
         if self._deadline.active():
             self._deadline.cancel()
+
+
+class TrustedProxies:
+    """The proxies with these addresses or networks, `api.trusted_proxies`.
+
+    With any of them, what calls over a Unix socket is one as well.
+    """
+
+    def __init__(self, proxies: Sequence[str]) -> None:
+        self._networks = [parse_network(proxy) for proxy in proxies]
+
+    def client_of(self, request: StreamingRequest) -> str:
+        """Return the address that a request comes from; of a Unix socket, a text that is none."""
+        forwarded = request.requestHeaders.getRawHeaders("X-Forwarded-For", [])
+        chain = [part.strip() for value in forwarded for part in value.split(",")]
+        chain = chain or [request.header("X-Real-IP").strip()]
+        return self.client(request.peer, chain)
+
+    def client(self, peer: str, chain: Sequence[str]) -> str:
+        """Return the address of the client of `peer`, where `chain` are the forwarded ones.
+
+        It is the last one that is no trusted proxy's. An invalid one ends the chain.
+        """
+        if not self._networks:
+            return peer
+        client = peer
+        for text in (*chain, *([peer] if _parsed(peer) else []))[::-1]:
+            found = _parsed(text)
+            if found is None:
+                break
+            client = str(found)
+            if not any(found in network for network in self._networks):
+                break
+        return client
+
+
+def _parsed(text: str) -> Address | None:
+    try:
+        return parse_address(text)
+    except ValueError:
+        return None

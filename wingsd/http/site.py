@@ -23,7 +23,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from wingsd.config import Config, LimitsConfig
 from wingsd.config.vendors import CALAGOPUS, node_agent_of
 from wingsd.errors import HeaderTooLong, InvalidHttpRequest, PathNotFound, WingsdError
-from wingsd.http.errors import Error
+from wingsd.http.operations import Error
 from wingsd.http.request import StreamingRequest
 from wingsd.util.media import MediaType, encode
 from wingsd.util.observer import Observer

@@ -1,39 +1,516 @@
-"""`GET /api/servers/{uuid}/ws`: opens the console WebSocket of a server."""
+"""`GET /api/servers/{uuid}/ws`: the console WebSockets of servers.
+
+A browser's client connects a session and a server with the protocol of its connection. The
+transport is a push consumer: between its `pause` and `resume`, only a bounded amount is sent.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum, auto
 from typing import Any
 
+import attrs
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionRequest
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from txaio.tx import make_logger
+from zope.interface import implementer
 
 from wingsd.activity import ActivityRecorder
 from wingsd.auth.tokens import DenyList
-from wingsd.config import Config
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config
 from wingsd.errors import (
     Forbidden,
+    InvalidHandshake,
     MethodNotAllowed,
     TooManyWebSockets,
     UpgradeRequired,
     WingsdError,
 )
-from wingsd.events import EventBus
-from wingsd.http.proxies import TrustedProxies
-from wingsd.http.request import StreamingRequest
+from wingsd.events import (
+    CONSOLE_OUTPUT,
+    DAEMON_MESSAGE,
+    FEATURE_MATCH,
+    IMAGE_PULL_PROGRESS,
+    INSTALL_OUTPUT,
+    OPERATION_PROGRESS,
+    STATS,
+    TRANSFER_LOGS,
+    TRANSFER_PROGRESS,
+    Event,
+    EventBus,
+)
+from wingsd.http.request import StreamingRequest, TrustedProxies
 from wingsd.http.site import NotFound
+from wingsd.servers.console import daemon_line
+from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 from wingsd.util.addresses import address_block
 from wingsd.util.reactor import Reactor
-from wingsd.websocket.client import ClientContext, ConsoleClient, ConsoleProtocol, protocol_factory
+from wingsd.websocket.messages import Message
 from wingsd.websocket.recent_transfers import RecentTransfers
-from wingsd.websocket.session import MessageRateLimits, Session
+from wingsd.websocket.session import (
+    CHECK_INTERVAL,
+    POLICY_VIOLATION,
+    ChangePower,
+    Close,
+    Command,
+    MessageRateLimits,
+    RateLimit,
+    SendLogs,
+    Session,
+    SetTransmission,
+    Step,
+    suspension,
+)
 
 __all__ = ["ConsoleSocket", "ConsoleSockets"]
+
+#: Bytes that may be sent while the transport is paused; enough for all the lines of `send logs`,
+#: which are sent at once.
+LINES_MAX = 512 * 1024
+#: The same with messages that must not be dropped. A browser that leaves more unread is closed.
+ALL_MAX = 1024 * 1024
+
+
+class SendDecision(Enum):
+    """The decision on a message for a browser that may read slowly."""
+
+    SEND = auto()
+    DROP = auto()
+    CLOSE = auto()
+
+
+class SendBuffer:
+    """Counts the bytes that wait for one browser."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        #: Bytes sent since the transport paused, and the highest value so far.
+        self.waiting = 0
+        self.waiting_most = 0
+        self._dropping = False
+        self._lines = 0
+
+    def decide(self, size: int, *, droppable: bool, line: bool = False) -> SendDecision:
+        """Decide on a message of `size` bytes, and count it.
+
+        Dropped messages that are a `line` are counted for `resume`.
+        """
+        if not self.paused:
+            return SendDecision.SEND
+        if droppable and (self._dropping or self.waiting + size > LINES_MAX):
+            self._dropping = True
+            self._lines += line
+            return SendDecision.DROP
+        if self.waiting + size > ALL_MAX:
+            return SendDecision.CLOSE
+        self.waiting += size
+        self.waiting_most = max(self.waiting_most, self.waiting)
+        return SendDecision.SEND
+
+    def pause(self) -> None:
+        """Note that the transport is full. May be called repeatedly."""
+        self.paused = True
+
+    def resume(self) -> int:
+        """Note that the transport is empty. Returns the lines dropped since `pause`."""
+        lines, self._lines = self._lines, 0
+        self.paused = self._dropping = False
+        self.waiting = 0
+        return lines
+
+
+TRY_AGAIN_LATER = 1013
+
+_LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
+#: Of these a later one has what a dropped one had, or the console has it.
+_DROPPABLE = (
+    STATS,
+    FEATURE_MATCH,
+    IMAGE_PULL_PROGRESS,
+    OPERATION_PROGRESS,
+    TRANSFER_PROGRESS,
+)
+
+
+@attrs.frozen(eq=False, repr=False)
+class ClientContext:
+    """The collaborators of every client.
+
+    `now` returns the seconds since the epoch. `activity` records what users do.
+    """
+
+    reactor: IReactorTime
+    now: Callable[[], float]
+    bus: EventBus
+    transfers: RecentTransfers
+    config: Config
+    activity: ActivityRecorder
+
+
+@implementer(IPushProducer)
+class ConsoleClient:
+    """A browser at `address` that watches the server with the UUID `uuid`.
+
+    `server` is None when that has left this node. `on_leave` is called when the connection is
+    lost, or evicted.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        uuid: str,
+        server: Server | None,
+        session: Session,
+        context: ClientContext,
+        on_leave: Callable[[ConsoleClient], None],
+        address: str,
+    ) -> None:
+        self._uuid = uuid
+        self._server = server
+        self._session = session
+        self._context = context
+        self._on_leave = on_leave
+        self._address = address
+        self._buffer = SendBuffer()
+        self._protocol: ConsoleProtocol | None = None
+        self._sends_binary = False
+        self._checks = LoopingCall(self._check)
+        self._checks.clock = context.reactor
+        self._unsubscribe: Callable[[], None] | None = None
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it has authenticated."""
+        return self._session.admitted
+
+    def evict(self) -> None:
+        """Close the connection in favour of a new one."""
+        self._close(TRY_AGAIN_LATER, "too many WebSockets wait for a token")
+        self._on_leave(self)
+
+    @property
+    def user(self) -> str:
+        """The UUID of its user, in lower case; empty before it has authenticated."""
+        return self._session.user
+
+    def use_key(self, key: str) -> None:
+        """Check later tokens of the user by another `token` of the node."""
+        self._session.key = key
+
+    def deauthorize(self) -> None:
+        """Close the connection, since its user's access has ended or changed."""
+        self._close(POLICY_VIOLATION, "your access to this server has ended or changed")
+        self._on_leave(self)
+
+    # Called by the protocol
+
+    @property
+    def paused(self) -> bool:
+        """Whether the browser reads too slowly at present."""
+        return self._buffer.paused
+
+    def opened(self, protocol: ConsoleProtocol) -> None:
+        """Start watching the server."""
+        self._protocol = protocol
+        protocol.transport.registerProducer(self, True)
+        if self._server is not None and self._server.suspended:
+            self._perform(suspension(self._context.config.family))
+        if self._protocol is None:
+            return  # It is closed.
+        self._unsubscribe = self._context.bus.subscribe(self._uuid, self._on_event)
+        self._checks.start(CHECK_INTERVAL, now=False)
+
+    def message(self, payload: bytes, *, binary: bool) -> None:
+        """Handle a message, unless the connection has been closed here."""
+        if self._protocol is not None:
+            self._perform(self._session.receive(payload, self._now(), binary=binary))
+
+    def too_long(self, size: int) -> None:
+        """Log a message of at least `size` bytes, for which the connection is closed."""
+        self._log.warn(
+            "{server}: closing the WebSocket of {user}: a message has {size} bytes or more",
+            server=self._uuid,
+            user=f"user {self.user}" if self.user else "a client without a token",
+            size=size,
+        )
+
+    def closed(self) -> None:
+        """Stop watching the server. Requests of the browser continue."""
+        self._stop_watching()
+        self._on_leave(self)
+
+    # Called by the transport
+
+    def pauseProducing(self) -> None:
+        """Note that the browser reads too slowly."""
+        self._buffer.pause()
+
+    def resumeProducing(self) -> None:
+        """Note that the browser has read everything; tell it the number of dropped lines."""
+        lines = self._buffer.resume()
+        if lines:
+            text = f"{lines} lines are missing here: they came faster than this browser read them."
+            self._send(Message(DAEMON_MESSAGE, (text,)))
+
+    def stopProducing(self) -> None:
+        """Do nothing: `closed` is called as well."""
+
+    # Steps of the session
+
+    def _now(self) -> float:
+        return self._context.now()
+
+    def _check(self) -> None:
+        self._perform(self._session.check(self._now()))
+
+    def _on_event(self, event: Event) -> None:
+        self._perform(self._session.event(event.name, event.args, self._now()))
+
+    def _perform(self, steps: list[Step]) -> None:
+        for step in steps:
+            if isinstance(step, Message):
+                self._send(step)
+            elif isinstance(step, Close):
+                self._close(step.code, step.reason)
+            elif isinstance(step, SetTransmission):
+                self._sends_binary = step.binary
+            else:
+                Deferred.fromCoroutine(self._serve(step))
+
+    def _send(self, message: Message) -> None:
+        if self._protocol is None:
+            return
+        if self._context.config.family == PELICAN:
+            message = self._for_pelican(message)
+        payload = message.encode(binary=self._sends_binary)
+        line = message.event in _LINES
+        droppable = line or message.event in _DROPPABLE
+        decision = self._buffer.decide(len(payload), droppable=droppable, line=line)
+        if decision is SendDecision.SEND:
+            self._protocol.send(payload, binary=self._sends_binary)
+        elif decision is SendDecision.CLOSE:
+            self._log.warn("{server}: closing the WebSocket of a slow browser", server=self._uuid)
+            self._close(TRY_AGAIN_LATER, "this browser reads too slowly")
+
+    def _for_pelican(self, message: Message) -> Message:
+        """Return the message in the form that Pelican's page shows; it ignores some events."""
+        if message.event == DAEMON_MESSAGE:
+            app_name = self._context.config.app_name
+            lines = tuple(daemon_line(app_name, text) for text in message.args)
+            return Message(CONSOLE_OUTPUT, lines)
+        return Message(CONSOLE_OUTPUT, message.args) if message.event == TRANSFER_LOGS else message
+
+    def _close(self, code: int, reason: str) -> None:
+        protocol = self._protocol
+        self._stop_watching()
+        if protocol is not None:
+            protocol.close_with(code, reason)
+
+    def _stop_watching(self) -> None:
+        self._protocol = None
+        if self._checks.running:
+            self._checks.stop()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    async def _serve(self, step: ChangePower | Command | SendLogs) -> None:
+        if self._server is None:
+            return  # Its session requests nothing.
+        try:
+            await self._request(self._server, step)
+        except WingsdError as error:
+            self._send(self._session.failure(error))
+        except Exception as error:
+            self._log.failure("{server}: {step} failed", server=self._uuid, step=step)
+            self._send(self._session.failure(error))
+
+    async def _request(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
+        at = self._now()
+        match step:
+            case ChangePower(action, user):
+                self._log.info(
+                    "{server}: {action} requested by user {user}",
+                    server=self._uuid,
+                    action=action,
+                    user=user,
+                )
+                # The browser shows that another action is under way, and does not wait for it.
+                await server.power(PowerAction(action), wait_seconds=0)
+                self._record(f"server:power.{action}", {}, user, at)
+            case Command(line, user):
+                await server.command(line)
+                self._record("server:console.command", {"command": line}, user, at)
+            case SendLogs(transfer):
+                await self._send_lines(server, transfer=transfer)
+
+    def _record(self, event: str, metadata: dict[str, str], user: str, at: float) -> None:
+        # As Wings, when it is done: what has failed is no activity.
+        self._context.activity.record(self._uuid, event, metadata, user, self._address, at)
+
+    async def _send_lines(self, server: Server, *, transfer: bool) -> None:
+        transfers = self._context.transfers
+        # Later lines are sent as events.
+        sent_earlier = transfers.lines(self._uuid) if transfer else []
+        config = self._context.config
+        # Pterodactyl's page connects again during a transfer, and has the console's lines already.
+        if not (
+            transfer
+            and config.family == PTERODACTYL
+            and transfers.is_under_way(self._uuid)
+            and self.user in transfers.heard(self._uuid)
+        ):
+            for line in await server.logs(config.system.websocket_log_count):
+                self._send(Message(CONSOLE_OUTPUT, (line,)))
+        for line in sent_earlier:
+            self._send(Message(TRANSFER_LOGS, (line,)))
+
+
+#: Bytes of a browser's message: the figure of Wings since 1.12.
+MESSAGE_MAX = 4096
+#: The same on a node of Calagopus', whose tokens name the files that a user may not see. Its own
+#: nodes take 1 MiB.
+MESSAGE_MAX_CALAGOPUS = 64 * 1024
+#: Frames at once, and then per second: more than any page sends; a client beyond it is closed.
+#: Frames count, not messages: pings and fragments cost as much.
+FRAMES = (200, 50.0)
+#: The same before authentication: a page sends nothing but its token.
+FRAMES_WITHOUT_TOKEN = (10, 1.0)
+#: Seconds between pings, and until the pong: a lost connection is closed after their sum.
+PING_INTERVAL = 30
+PONG_TIMEOUT = 50
+#: Seconds for the closing handshake. Autobahn takes whole seconds.
+CLOSE_TIMEOUT = 2
+
+# Not 1001, "going away": on that, the Panel's page would not come back by itself.
+SERVICE_RESTART = 1012
+
+
+class ConsoleProtocol(WebSocketServerProtocol):
+    """The server's side of one WebSocket. `headers` are added to the answer that opens it."""
+
+    transport: Any  # the site's channel
+    # Autobahn's log lines do not name the server.
+    log = make_logger(level="critical")
+
+    def __init__(
+        self,
+        receiver: ConsoleClient,
+        factory: WebSocketServerFactory,
+        headers: Mapping[str, str] = {},
+    ) -> None:
+        super().__init__()
+        self._headers = headers
+        self.factory = factory
+        self._receiver = receiver
+        self._frames = RateLimit(*FRAMES)
+        self._frames_without_token = RateLimit(*FRAMES_WITHOUT_TOKEN)
+        self._flooded = False
+        # Whether a message that is too long was reported.
+        self._too_long = False
+
+    def send(self, payload: bytes, *, binary: bool = False) -> None:
+        """Send a text in UTF-8, or a binary message; nothing on a connection that is closing."""
+        if self.state == self.STATE_OPEN:
+            # Not sendMessage(), which holds what is sent to the limit of what is received.
+            self.sendPreparedMessage(self.factory.prepareMessage(payload, isBinary=binary))
+
+    def close_with(self, code: int, reason: str) -> None:
+        """Close the connection with a code of RFC 6455 and at most 123 bytes of a reason."""
+        if self.state == self.STATE_OPEN:
+            self.sendCloseFrame(code, reason.encode())
+        elif self.state == self.STATE_CONNECTING:
+            self.dropConnection()
+
+    def go_away(self) -> None:
+        """Close the connection since the daemon stops."""
+        self.close_with(SERVICE_RESTART, "this node is shutting down")
+
+    # Called by the channel
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take received bytes, until the rate limit is exceeded."""
+        if not self._flooded:
+            super().dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Notify the receiver."""
+        super().connectionLost(reason)
+        self._receiver.closed()
+
+    # Called by autobahn
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+        """Refuse a handshake, in JSON like every refusal."""
+        self.transport.refuse(InvalidHandshake(reason, code))
+
+    def onConnect(self, request: ConnectionRequest) -> tuple[None, dict[str, str]]:
+        """Accept the handshake, without a subprotocol."""
+        return None, dict(self._headers)
+
+    def onOpen(self) -> None:
+        """Notify the receiver: the handshake is over."""
+        self._receiver.opened(self)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Count a frame of a message. A message that is too long has the connection closed."""
+        super().onMessageFrameBegin(length)
+        if self.wasMaxMessagePayloadSizeExceeded and not self._too_long:
+            self._too_long = True  # Autobahn has sent 1009, with both sizes.
+            self._receiver.too_long(self.message_data_total_length)
+        self._count()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Pass a message on."""
+        if not self._flooded:
+            self._receiver.message(payload, binary=isBinary)
+
+    def onPing(self, payload: bytes) -> None:
+        """Send a pong, unless the client reads too slowly."""
+        self._count()
+        if not self._receiver.paused:
+            super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Count a pong."""
+        self._count()
+
+    def _count(self) -> None:
+        limit = self._frames if self._receiver.admitted else self._frames_without_token
+        if not self._flooded and not limit.allows(self.factory.reactor.seconds()):
+            self._flooded = True
+            self.close_with(POLICY_VIOLATION, "too many messages")
+
+
+def protocol_factory(reactor: Reactor, family: str) -> WebSocketServerFactory:
+    """Return the factory of all connections of a node of that family, without compression."""
+    message_max = MESSAGE_MAX_CALAGOPUS if family == CALAGOPUS else MESSAGE_MAX
+    factory = WebSocketServerFactory(reactor=reactor, server="")
+    factory.setProtocolOptions(
+        webStatus=False,
+        maxFramePayloadSize=message_max,
+        maxMessagePayloadSize=message_max,
+        failByDrop=False,
+        closeHandshakeTimeout=CLOSE_TIMEOUT,
+        autoPingInterval=PING_INTERVAL,
+        autoPingTimeout=PONG_TIMEOUT,
+    )
+    return factory
+
 
 # The headers of the handshake, which autobahn parses again; path and origin are checked already.
 _HANDSHAKE = (b"Host", b"Upgrade", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
