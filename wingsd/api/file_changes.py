@@ -293,7 +293,7 @@ class CopyEndpoint(ChangePath):
         details = {"type": "copy", "path": f"/{source}", "destination_path": shown}
         task = self.begin(change, f"Copying {source}", details, ignored=body.ignored)
         if self.is_calagopus and not body.foreground:
-            self._node.file_tasks.detach(task)
+            task.is_detached = True
             return self.started(task)
         if not await self._node.file_tasks.wait(task):
             return self.started(task)
@@ -476,7 +476,7 @@ class CompressEndpoint(ChangePath):
         kind = kind_of_format(body.format) if by_format else kind_of_extension(body.extension)
         task = self._begin(body, kind)
         if by_format and not body.foreground:
-            self._node.file_tasks.detach(task)
+            task.is_detached = True
             return self.started(task)
         if await self._node.file_tasks.wait(task) and task.value is not None:
             return task.value
@@ -617,7 +617,7 @@ class CopyManyEndpoint(ChangePath):
         task = self.begin(change, f"Copying {len(files)} files", details, ignored=body.ignored)
         if body.foreground and await self._node.file_tasks.wait(task):
             return Copied(task.value or 0, tuple(skipped))
-        self._node.file_tasks.detach(task)
+        task.is_detached = True
         return Accepted(CopiesStarted(task.identifier, ()))
 
 
@@ -712,7 +712,7 @@ class DecompressEndpoint(ChangePath):
         )
         when_fired(task.over).addCallback(lambda _: self._tell(task.value))
         if self.is_calagopus and not body.foreground:
-            self._node.file_tasks.detach(task)
+            task.is_detached = True
             return self.started(task)
         return None if await self._node.file_tasks.wait(task) else self.started(task)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
@@ -351,43 +351,30 @@ def list_directory(
     """
     with root.directory(path) as directory:
         found: list[Entry] = []
-        every = _Limited(directory.entries())
+        left, is_complete = MAX_NAMES, True
         # As it was given, and as where it really is when symlinks lead there.
         places = {path, root.real_path(path)} if hidden else set()
-        for number, entry in enumerate(every):
+        for number, entry in enumerate(directory.entries()):
+            name = entry.name
+            left -= len(name) if name.isascii() else len(entry.text.encode())
+            if number == MAX_ENTRIES or left < 0:
+                is_complete = False
+                break
             if number % _LOOK_EVERY == 0 and cancelled():
                 raise FileWorkCancelled
             if small and number >= SMALL:
                 raise DirectoryLarge
-            if not any(_is_hidden(place.child(entry.name), entry, hidden) for place in places):
+            if not any(
+                each.denies(place.child(name), is_directory=entry.is_directory)
+                for place in places
+                for each in hidden
+            ):
                 found.append(entry)
         ordered = _ordered(found, page.sort)
         if page.size:
             begin = (page.number - 1) * page.size
             ordered = ordered[begin : begin + page.size]
-        return FileListing(_Described(directory, ordered), len(found), every.is_complete)
-
-
-class _Limited:
-    """Entries of a directory up to the limits, and then whether these were all."""
-
-    def __init__(self, entries: Iterator[Entry]) -> None:
-        self._entries = entries
-        self.is_complete = True
-
-    def __iter__(self) -> Iterator[Entry]:
-        left = MAX_NAMES
-        for number, entry in enumerate(self._entries):
-            name = entry.name
-            left -= len(name) if name.isascii() else len(entry.text.encode())
-            if number == MAX_ENTRIES or left < 0:
-                self.is_complete = False
-                return
-            yield entry
-
-
-def _is_hidden(path: ServerPath, entry: Entry, hidden: Iterable[Denylist]) -> bool:
-    return any(each.denies(path, is_directory=entry.is_directory) for each in hidden)
+        return FileListing(_Described(directory, ordered), len(found), is_complete)
 
 
 def _ordered(entries: list[Entry], sort: Sort) -> list[Entry]:

@@ -233,10 +233,6 @@ class FileTasks:
         task.is_detached = not is_over
         return is_over
 
-    def detach(self, task: FileTask[Any]) -> None:
-        """Let a change go on without a caller."""
-        task.is_detached = True
-
     def of(self, server: str) -> list[FileTask[Any]]:
         """Return those of a server that Calagopus' page shows."""
         return [task for task in self._of(server) if task.details is not None]

@@ -19,7 +19,7 @@ from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.usage import DirectoryUsage
 
-__all__ = ["remove", "remove_tree"]
+__all__ = ["TreeRemover", "remove_tree"]
 
 #: Directories of the present path that stay open; as many more may be on the way to them.
 _LAST_OPEN = 64
@@ -32,22 +32,6 @@ _MAX_REFILLED = 64
 _BATCH = 64
 #: A directory has got new entries, or was replaced by something else.
 _CHANGED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP)
-
-
-def remove(
-    opener: DirectoryOpener,
-    parent: int,
-    name: bytes,
-    usage: DirectoryUsage,
-    cancelled: Callable[[], bool],
-) -> None:
-    """Delete the entry `name` of the directory `parent`, and all that is below it.
-
-    `usage` counts each file whose last name is deleted. Raises OSError: EXDEV or EBUSY for a
-    mount point, ENOTEMPTY where others create files faster than they are deleted; and
-    FileWorkCancelled. What was deleted before stays so.
-    """
-    _Remover(opener, parent, usage, cancelled).remove(name)
 
 
 _MAX_MESSAGE = 300
@@ -134,7 +118,12 @@ class _Chain:
             os.close(self._open.pop(level))
 
 
-class _Remover:
+class TreeRemover:
+    """Deletes entries of the directory `parent`, each with all that is below it.
+
+    `usage` counts each file whose last name is deleted.
+    """
+
     def __init__(
         self,
         opener: DirectoryOpener,
@@ -151,6 +140,11 @@ class _Remover:
         self._kept = self._refilled = 0
 
     def remove(self, name: bytes) -> None:
+        """Delete an entry.
+
+        Raises OSError: EXDEV or EBUSY for a mount point, ENOTEMPTY where others create files
+        faster than they are deleted; and FileWorkCancelled. What was deleted before stays so.
+        """
         os.lstat(name, dir_fd=self._chain.fd)
         if self._unlinked(self._chain.fd, name):
             return

@@ -52,7 +52,7 @@ from wingsd.filesystem.new_file import (
 )
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
-from wingsd.filesystem.removal import remove
+from wingsd.filesystem.removal import TreeRemover
 from wingsd.filesystem.usage import DirectoryUsage, Usage, UsageCounter
 from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES
 from wingsd.filesystem.writable_file import (
@@ -411,7 +411,7 @@ class ServerRoot(OpenDescriptor):
             )
         with self._parent(path) as parent:
             try:
-                remove(self._opener, parent, path.name, self._usage, cancelled)
+                TreeRemover(self._opener, parent, self._usage, cancelled).remove(path.name)
             except OSError as error:
                 if error.errno in (errno.EXDEV, errno.EBUSY):
                     raise PathInvalid(
@@ -519,7 +519,8 @@ class ServerRoot(OpenDescriptor):
     ) -> None:
         try:
             if replace:
-                self._replace(parent, source.name, directory, target.name)
+                with self._usage.going(directory, target.name):
+                    os.rename(source.name, target.name, src_dir_fd=parent, dst_dir_fd=directory)
             else:
                 rename_exclusively(parent, source.name, directory, target.name)
         except OSError as error:
@@ -534,10 +535,6 @@ class ServerRoot(OpenDescriptor):
                     "Cannot perform that action: it cannot be moved to another file system."
                 ) from error
             raise
-
-    def _replace(self, parent: int, name: bytes, directory: int, new_name: bytes) -> None:
-        with self._usage.going(directory, new_name):
-            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=directory)
 
 
 def _shown(path: ServerPath) -> str:

@@ -24,7 +24,7 @@ from wingsd.filesystem.attributes import (
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener
-from wingsd.filesystem.removal import remove
+from wingsd.filesystem.removal import TreeRemover
 from wingsd.filesystem.usage import DirectoryUsage, UsageCounter
 from wingsd.moves.batch import BlockRun
 from wingsd.moves.frames import (
@@ -109,7 +109,7 @@ class TreeApplier:
                 with suppress(FileNotFoundError):
                     parent, name = self._directories.place(path)
                     usage = DirectoryUsage(UsageCounter())
-                    remove(self._opener, parent, name, usage, lambda: False)
+                    TreeRemover(self._opener, parent, usage, lambda: False).remove(name)
                 # descriptors of what is gone
                 self._directories.close()
 
