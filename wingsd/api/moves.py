@@ -34,6 +34,7 @@ from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, 
 from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.manager import EndedMove
+from wingsd.transfers.peer.moves import Digest, Durable, Offset, Root
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -69,7 +70,6 @@ _MOVE_FAILS = (
 )
 
 Number = Annotated[int, Keywords(minimum=0)]
-Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[0-9a-f]{64}$")]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -135,32 +135,11 @@ class MoveSession:
 
 
 @attrs.frozen(eq=False, repr=False)
-class Durable:
-    """How far a move is on stable storage."""
-
-    durable: Annotated[int, "All batches up to this number are on stable storage."]
-
-
-@attrs.frozen(eq=False, repr=False)
 class RoundEnd:
     """The end of a round."""
 
     last: Annotated[int, "The number of its last batch.", Keywords(minimum=0)]
     root: Digest
-
-
-@attrs.frozen(eq=False, repr=False)
-class Root:
-    """The root of what is held."""
-
-    root: Digest
-
-
-@attrs.frozen(eq=False, repr=False)
-class Offset:
-    """How much of an attachment is here."""
-
-    offset: Annotated[int, "Bytes of it."]
 
 
 @attrs.frozen(eq=False, repr=False)

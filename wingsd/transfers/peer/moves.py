@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import attrs
 import h11
@@ -40,17 +40,21 @@ from wingsd.moves.snapshot import MAX_PART, Resumption
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.peer.client import PeerAddress, refusal_of
 from wingsd.util.retry import Backoff, Budget, seconds_asked_for
-from wingsd.util.serialization import structure
+from wingsd.util.serialization import Keywords, structure
 
 __all__ = [
     "MOST",
     "BegunAnswer",
     "Cause",
+    "Digest",
+    "Durable",
     "MoveClient",
     "MoveResumed",
     "MoveSmaller",
     "MoveTrouble",
+    "Offset",
     "ResumeNeeded",
+    "Root",
     "failure_of",
 ]
 
@@ -126,6 +130,9 @@ class BegunAnswer:
     attributes: tuple[str, ...] = ()
 
 
+Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[0-9a-f]{64}$")]
+
+
 @attrs.frozen(repr=False)
 class MoveResumed(Resumption):
     """The beginning of a session, and what the destination holds."""
@@ -133,25 +140,25 @@ class MoveResumed(Resumption):
     session: str
 
 
-@attrs.frozen(repr=False)
-class BatchTaken:
-    """The number up to which all batches are on stable storage."""
+@attrs.frozen(eq=False, repr=False)
+class Durable:
+    """How far a move is on stable storage."""
 
-    durable: int
-
-
-@attrs.frozen(repr=False)
-class RoundClosed:
-    """The root of the round, in hexadecimal digits."""
-
-    root: str
+    durable: Annotated[int, "All batches up to this number are on stable storage."]
 
 
-@attrs.frozen(repr=False)
-class AttachmentOffset:
-    """How many bytes of an attachment have arrived."""
+@attrs.frozen(eq=False, repr=False)
+class Root:
+    """The root of what is held."""
 
-    offset: int
+    root: Digest
+
+
+@attrs.frozen(eq=False, repr=False)
+class Offset:
+    """How much of an attachment is here."""
+
+    offset: Annotated[int, "Bytes of it."]
 
 
 @attrs.frozen(repr=False)
@@ -554,19 +561,19 @@ class MoveClient:
         path = f"/batches/{number}?session={self._session}"
         kind = ZSTD_CONTENT_TYPE if zstd else CONTENT_TYPE
         answer = await self._ask("PUT", path, blocks=blocks, content_type=kind, smaller=smaller)
-        return fields(answer, BatchTaken).durable
+        return fields(answer, Durable).durable
 
     async def close_round(self, number: int, last: int, root: bytes) -> None:
         """Close a round after batch `last`. Raises `ResumeNeeded` where the root is another."""
         body = {"last": last, "root": root.hex()}
         path = f"/rounds/{number}?session={self._session}"
-        closed = fields(await self._ask("POST", path, body), RoundClosed)
+        closed = fields(await self._ask("POST", path, body), Root)
         _expect(closed.root == root.hex(), "the root of the round is another one")
 
     async def offset(self, name: str) -> int:
         """Return how many bytes of an attachment have arrived."""
         path = f"/attachments/{name}?session={self._session}"
-        return fields(await self._ask("GET", path), AttachmentOffset).offset
+        return fields(await self._ask("GET", path), Offset).offset
 
     async def patch(
         self,
@@ -591,7 +598,7 @@ class MoveClient:
             smaller=smaller,
             passed=_is_offset_wrong,
         )
-        return fields(answer, AttachmentOffset).offset
+        return fields(answer, Offset).offset
 
     async def prepare(self, measured: Mapping[str, int], patience: float) -> None:
         """Have the destination try what it needs before the server is stopped here.
