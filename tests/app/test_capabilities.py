@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from wingsd.app.capabilities import CHOWN, DAC_OVERRIDE, FOWNER, Facts, shortcomings
+from wingsd.app.daemon import CHOWN, DAC_OVERRIDE, FOWNER, Facts, shortcomings
 
 ALL = frozenset({CHOWN, FOWNER, DAC_OVERRIDE})
 ROOT = Facts(uid=0, groups=frozenset({0}), owner=(988, 989), effective=ALL, inherited=ALL)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from wingsd.app.capabilities import CHOWN, DAC_OVERRIDE, FOWNER, Facts, survey
+from wingsd.app.daemon import CHOWN, DAC_OVERRIDE, FOWNER, Facts, survey
 from wingsd.config import Config, SystemConfig
 
 NOBODY = 4711
@@ -24,7 +24,7 @@ SURVEY = """
 import json, os, sys
 import attrs
 from wingsd.config import Config, SystemConfig
-from wingsd.app.capabilities import survey
+from wingsd.app.daemon import survey
 os.setgroups([int(group) for group in sys.argv[5:]])
 os.setresgid(4711, 4711, 4711)
 os.setresuid(4711, 4711, 4711)

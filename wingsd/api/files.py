@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import attrs
+import msgpack
 from twisted.logger import Logger
 
 from wingsd.api.resource import ServerResource
@@ -585,8 +586,6 @@ def _json(
 def _packed(
     entries: Sequence[Mapping[str, Any]], around: Mapping[str, Any] | None, name: str
 ) -> bytes:
-    import msgpack  # noqa: PLC0415 (only nodes of Calagopus' Panel need it)
-
     packer = msgpack.Packer(unicode_errors="replace")
     body = BytesIO()
     if around is not None:

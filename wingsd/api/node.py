@@ -309,7 +309,8 @@ class LogFileEndpoint(LogsEndpointBase):
 
         They are of the last MiB; of a compressed file, of its first 64 MiB.
         """
-        name, lines = self._parts["file"].decode("utf-8", "surrogateescape"), _lines(query.lines)
+        name = self._parts["file"].decode("utf-8", "surrogateescape")
+        lines = _at_most(MOST_LINES, "lines", query.lines or str(MOST_LINES))
         try:
             found = await self._node.disk.run(self._redacted, lambda: self._read(name, lines))
         except LogFileNotFound:
@@ -333,12 +334,11 @@ class LogFileEndpoint(LogsEndpointBase):
         return await self._node.disk.run(self._redacted, lambda: found)
 
 
-def _lines(text: str) -> int:
-    if not text:
-        return MOST_LINES
+def _at_most(most: int, name: str, text: str, unit: str = "") -> int:
     if not (text.isascii() and text.isdigit()):
-        raise BadRequest("lines must be a whole number", f"0 to {MOST_LINES}")
-    return min(int(text[:9]), MOST_LINES)
+        raise BadRequest(f"{name} must be a whole number", f"0 to {most}{unit}")
+    # The digits are bounded before the number is made.
+    return min(int(text[:9]), most)
 
 
 #: Bytes of a node's settings; those of a Panel are some KiB. To change a file of YAML takes 0.3 ms
@@ -414,10 +414,7 @@ def report_options(query: DiagnosticsQuery) -> ReportOptions:
     """Return the options that a query asks for. Raises `BadRequest`."""
     endpoints = _boolean("include_endpoints", query.include_endpoints)
     logs = _boolean("include_logs", query.include_logs)
-    if not (query.log_lines.isascii() and query.log_lines.isdigit()):
-        raise BadRequest("log_lines must be a whole number", f"0 to {MAX_LINES} lines")
-    # The digits are bounded before the number is made.
-    lines = min(int(query.log_lines[:9]), MAX_LINES)
+    lines = _at_most(MAX_LINES, "log_lines", query.log_lines, " lines")
     return ReportOptions(endpoints, lines if logs else None)
 
 

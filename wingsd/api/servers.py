@@ -221,21 +221,22 @@ class LogsEndpoint(ServerResource):
 
         With `lines`, as Calagopus' Panel asks for them, they are plain text.
         """
-        lines = await self.game_server.logs(_number_of_lines(query.size or query.lines))
+        asked = query.size or query.lines
+        number = _number_of_lines("size", asked, MAX_LINES, f" to {MAX_LINES}")
+        lines = await self.game_server.logs(min(number, MAX_LINES))
         if query.lines and not query.size:
             return PlainText("".join(f"{line}\n" for line in lines))
         return ConsoleLines(lines)
 
 
-def _number_of_lines(text: str) -> int:
-    """Return the requested number of lines, `MAX_LINES` at most."""
+def _number_of_lines(name: str, text: str, usual: int, limit: str = "") -> int:
     try:
-        number = int(text or MAX_LINES)
+        number = int(text or usual)
     except ValueError:
         number = 0
     if number <= 0:
-        raise BadRequest(INVALID, f"size: expected a number of lines from 1 to {MAX_LINES}")
-    return min(number, MAX_LINES)
+        raise BadRequest(INVALID, f"{name}: expected a number of lines from 1{limit}")
+    return number
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -525,12 +526,7 @@ class InstallLogEndpoint(_InstallPath):
         self, request: StreamingRequest, query: InstallLogQuery
     ) -> PlainText:
         """Return the last lines of the log of the server's last installation."""
-        try:
-            count = int(query.lines or DEFAULT_LINES)
-        except ValueError:
-            count = 0
-        if count <= 0:
-            raise BadRequest(INVALID, "lines: expected a number of lines from 1")
+        count = _number_of_lines("lines", query.lines, DEFAULT_LINES)
         lines = (await self.log(output=False)).splitlines(keepends=True)
         return PlainText("".join(lines[-count:]))
 
