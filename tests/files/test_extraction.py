@@ -190,7 +190,7 @@ def test_a_library_that_is_missing_is_named(
     def library() -> None:
         raise OSError("libarchive.so.13: cannot open shared object file")
 
-    monkeypatch.setattr("wingsd.user_archives.listed.library", library)
+    monkeypatch.setattr("wingsd.user_archives.child.library", library)
     (home / "a.zip").write_bytes(zipped(ZipMember(b"f")))
     with pytest.raises(ArchiveMethodUnsupported, match=r"missing on this node: libarchive\.so"):
         extracted(root, free, "a.zip")

@@ -506,7 +506,7 @@ class ServerRoot(OpenDescriptor):
         return fd
 
     def _count_directory(self) -> None:
-        """Count a directory that is about to be made, as `disk_size` does.
+        """Count a directory that is about to be made, as `survey` does.
 
         Raises DiskLimitExceeded.
         """
