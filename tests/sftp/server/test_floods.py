@@ -344,7 +344,7 @@ def test_many_small_requests_wait_as_little_as_a_few_large_ones(
             chan.write(packet(packets.REALPATH, string(b"/")) * 500_000)
             (own,) = served.server._connections.values()
             (channel,) = own._channels
-            while not channel.is_paused:
+            while not waited:
                 await asyncio.sleep(0.01)
             # Of these, since the rest of the client's window may come after them.
             assert 0 < waited[0] < 100_000

@@ -34,17 +34,18 @@ __all__ = ["SftpChannel", "Traffic"]
 
 NO_SHELL = "This node has no shell: use an SFTP client, or the console in the Panel."
 NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without the option -O."
-#: Bytes of requests that wait, above which the client is not read from, and below which it is, in
-#: the first channel of a connection. A further one has a share: the second a half, the third a
-#: third, so that ten of them take no more than three times as much as one.
-_HIGH, _LOW = 2 << 20, 1 << 20
+#: Bytes of requests that wait, above which the client's window is not widened and what comes is
+#: kept as it is, and below which it goes on, in the first channel of a connection. A further one
+#: has a share: the second a half, the third a third, so that ten of them take no more than three
+#: times as much as one.
+_HIGH, _LOW = 1 << 18, 1 << 17
 #: Bytes of answers that are sent at once.
 _BATCH_BYTES = 1 << 18
 #: Bytes that Python takes for each request beside what is in it.
 _OBJECT = 48
 #: Bytes of answers that wait for the client's window, and pieces of them, above which no more are
 #: made; the same holds for them.
-_SEND_BUFFER, _SEND_PIECES = 1 << 20, 1 << 12
+_SEND_BUFFER, _SEND_PIECES = 1 << 19, 1 << 12
 _FIRST_VERSION = 3
 #: What may last as long as a tree is large; and what is written to the disk by `fsync`.
 _LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
@@ -160,17 +161,25 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             return
         self._window -= size
         if self._operations is not None and not self._at_end:
+            if self.is_paused:
+                self._frames.keep(payload[4:])
+                return
             try:
-                for packet in self._frames.feed(payload[4:]):
-                    self._waiting.append(packet)
-                    self._waiting_bytes += len(packet) + _OBJECT
+                self._divide(payload[4:])
             except PacketError:
                 self._fail()
-            if self._waiting_bytes > _HIGH // self._share:
-                self.is_paused = True
             self.work()
         if self._window < self._most // 2:
             self._widen()
+
+    def _divide(self, data: bytes) -> None:
+        """Divide data into requests, until many wait: a small one is four times as large then."""
+        for packet in self._frames.feed(data):
+            self._waiting.append(packet)
+            self._waiting_bytes += len(packet) + _OBJECT
+            if self._waiting_bytes > _HIGH // self._share:
+                self.is_paused = True
+                break
 
     def _widen(self) -> None:
         if not self.is_paused and not self._chan.is_closing():
@@ -295,6 +304,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             connection.send_data(self._number, data)
         if self.is_paused and self._waiting_bytes < _LOW // self._share:
             self.is_paused = False
+            self._divide(b"")
             self._widen()
 
     def _flush(self) -> None:

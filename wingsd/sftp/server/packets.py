@@ -184,8 +184,16 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    def __len__(self) -> int:
+        """Return the bytes that are not divided yet."""
+        return len(self._buffer)
+
+    def keep(self, data: bytes) -> None:
+        """Keep data that is to be divided with what is fed later."""
+        self._buffer += data
+
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """Return the packets that are complete with `data`.
+        """Return the packets that are complete with `data`; what is not looked at is kept.
 
         Raises `PacketError` for a length that no packet has, also while they are looked at.
         """
@@ -206,8 +214,9 @@ class FrameReader:
                 after = start + _LONG.size + length
                 if after > end:
                     break
-                yield bytes(memoryview(buffer)[start + _LONG.size : after])
+                packet = bytes(memoryview(buffer)[start + _LONG.size : after])
                 start = after
+                yield packet
         finally:
             del buffer[:start]
 
