@@ -70,7 +70,7 @@ class FakeDaemon(DaemonLink):
     def post(self, message: SftpMessage, *, now: bool = True) -> None:
         self.sent.append(message)
         if isinstance(message, Begin) and self.has_places:
-            self.when_begun(Begun(message.connection))
+            self.received(Begun(message.connection))
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [message for message in self.sent if isinstance(message, kind)]

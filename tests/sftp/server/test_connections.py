@@ -96,7 +96,7 @@ def test_where_only_keys_are_accepted_no_password_is_asked_for(tmp_path: Path) -
     async def test(served: Served) -> None:
         async with served.connection():
             pass
-        served.daemon.when_settings(ChangedSettings(read_only=False, passwords=False))
+        served.daemon.received(ChangedSettings(read_only=False, passwords=False))
         served.daemon.logins.clear()
         with pytest.raises(asyncssh.PermissionDenied):
             async with served.connection():
@@ -156,9 +156,9 @@ def test_a_channel_opens_when_the_daemon_has_begun_the_session(tmp_path: Path) -
             while not all(each._channels for each in channels.values()):
                 await asyncio.sleep(0.01)
             assert not opening.done()
-            served.daemon.when_begun(Begun(1))
+            served.daemon.received(Begun(1))
             assert await (await opening).listdir("/") == []
-            served.daemon.when_disconnect(Disconnect(2, "the user has 1 connections already"))
+            served.daemon.received(Disconnect(2, "the user has 1 connections already"))
             with pytest.raises(asyncssh.ChannelOpenError):
                 await refused
             await other.wait_closed()

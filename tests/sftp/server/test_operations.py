@@ -207,7 +207,7 @@ def test_a_read_only_node_answers_changes_as_unsupported(tmp_path: Path) -> None
     async def test(served: Served, sftp: SFTPClient) -> None:
         (served.files / "file").write_text("x")
         file = await opened(sftp, "file", FXF_WRITE)
-        served.daemon.when_settings(ChangedSettings(read_only=True, passwords=True))
+        served.daemon.received(ChangedSettings(read_only=True, passwords=True))
         unsupported = asyncssh.FX_OP_UNSUPPORTED
         await refused(file.write(b"y", 0), unsupported)
         await refused(sftp.mkdir("d"), unsupported)
@@ -266,7 +266,7 @@ def test_ignored_files_are_not_shown_also_by_a_link(tmp_path: Path) -> None:
 def test_the_disk_limit_is_held_for_each_write_and_deletions_count(tmp_path: Path) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
         (served.files / "old").write_bytes(b"x" * 600)
-        served.daemon.when_state(ServerState(SERVER, 0, 600, 1000))
+        served.daemon.received(ServerState(SERVER, 0, 600, 1000))
         file = await opened(sftp, "new", FXF_WRITE | FXF_CREAT)
         await file.write(b"y" * 400, 0)
         text = await refused(file.write(b"z", 400), 15)
@@ -289,7 +289,7 @@ def test_the_disk_limit_is_held_for_each_write_and_deletions_count(tmp_path: Pat
 def test_an_overwritten_file_is_not_cut_where_it_could_not_be_written(tmp_path: Path) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
         (served.files / "config").write_bytes(b"x" * 10)
-        served.daemon.when_state(ServerState(SERVER, 0, 5000, 1000))
+        served.daemon.received(ServerState(SERVER, 0, 5000, 1000))
         await refused(opened(sftp, "config", FXF_WRITE | FXF_CREAT | FXF_TRUNC), 15)
         assert (served.files / "config").read_bytes() == b"x" * 10
 
@@ -299,11 +299,11 @@ def test_an_overwritten_file_is_not_cut_where_it_could_not_be_written(tmp_path: 
 def test_the_daemons_figure_is_corrected_by_what_it_has_not_counted_yet(tmp_path: Path) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
         usage = served.site.usage(SERVER)
-        served.daemon.when_state(ServerState(SERVER, 0, 100, 1000))
+        served.daemon.received(ServerState(SERVER, 0, 100, 1000))
         usage.add(50)
-        served.daemon.when_state(ServerState(SERVER, 0, 100, 1000))
+        served.daemon.received(ServerState(SERVER, 0, 100, 1000))
         assert usage.used == 150
-        served.daemon.when_state(ServerState(SERVER, 50, 160, 1000))
+        served.daemon.received(ServerState(SERVER, 50, 160, 1000))
         assert usage.used == 160
 
     scenario(tmp_path, test)
@@ -332,7 +332,7 @@ def test_what_is_under_way_is_refused_once_the_session_is_closed(tmp_path: Path)
         async with served.connection() as connection:
             async with connection.start_sftp_client() as sftp:
                 file = await opened(sftp, "file", FXF_WRITE)
-                served.daemon.when_disconnect(Disconnect(1, "the server is suspended"))
+                served.daemon.received(Disconnect(1, "the server is suspended"))
                 with pytest.raises((asyncssh.Error, ConnectionError)):
                     await file.write(b"y", 0)
             await connection.wait_closed()

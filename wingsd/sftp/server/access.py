@@ -140,7 +140,7 @@ class SessionAccess:
         granted: Granted,
         site: SiteFiles,
         usage: ServerUsage,
-        report: Callable[[str, str, str], None],
+        report: Callable[..., None],
     ) -> None:
         self.usage = usage
         self._ignored = Denylist(granted.ignored)
@@ -148,7 +148,8 @@ class SessionAccess:
         self._directory = granted.directory
         self._permissions = frozenset(granted.permissions)
         self._site = site
-        self._report = report
+        #: Reports what was done, for the activity log.
+        self.report = report
         #: Why nothing more may be done; empty as long as it may.
         self._closed = ""
 
@@ -212,7 +213,3 @@ class SessionAccess:
         """Raise `FileDenied` for a file that cannot be written to without another, denied one."""
         if entry.is_regular and entry.links > 1 and not self._denied.is_empty:
             raise FileDenied(f"{path} has other names, which the egg's denylist may have")
-
-    def report(self, event: str, path: ServerPath, target: ServerPath | None = None) -> None:
-        """Report what was done, for the activity log."""
-        self._report(event, f"/{path}", "" if target is None else f"/{target}")

@@ -26,6 +26,7 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, SSHPacket, SSHPacketLogger, String
 
 from wingsd.config.sections import SftpConfig
+from wingsd.filesystem import ServerPath
 from wingsd.sftp.messages import (
     Begin,
     Closed,
@@ -526,9 +527,10 @@ class SftpConnection(asyncssh.SSHServer):
         server, number = granted.server, self.number
         self._conn.log_in()
 
-        def report(event: str, path: str, target: str) -> None:
+        def report(event: str, path: ServerPath, target: ServerPath | None = None) -> None:
             if event != "read" or site.config.activity.log_file_reads:
-                site.link.post(FileEvent(number, event, path, target), now=False)
+                to = "" if target is None else f"/{target}"
+                site.link.post(FileEvent(number, event, f"/{path}", to), now=False)
 
         self._access = SessionAccess(granted, site.files, site.usage(server), report)
         self._keys.clear()

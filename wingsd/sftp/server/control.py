@@ -26,12 +26,13 @@ from wingsd.sftp.messages import (
 
 __all__ = ["DaemonLink"]
 
+_Order = ChangedSettings | ServerState | Begun | Disconnect
 #: Seconds for which messages that are in no hurry wait for others.
 _DELAY = 0.2
 
 
 class DaemonLink(asyncio.Protocol):
-    """The connection to the daemon. `handlers` are called for messages that nothing waits for.
+    """The connection to the daemon.
 
     Only `post` may be called by other threads than that of its loop.
     """
@@ -44,10 +45,8 @@ class DaemonLink(asyncio.Protocol):
         self.started: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
         #: Fires when the daemon has gone, or sends what is no message.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.when_settings: Callable[[ChangedSettings], None] = lambda _: None
-        self.when_state: Callable[[ServerState], None] = lambda _: None
-        self.when_begun: Callable[[Begun], None] = lambda _: None
-        self.when_disconnect: Callable[[Disconnect], None] = lambda _: None
+        #: Handles messages that nothing waits for.
+        self.received: Callable[[_Order], None] = lambda _: None
         self._decoder = Decoder(MAX_FROM_DAEMON)
         self._transport: asyncio.Transport | None = None
         self._numbers = count(1)
@@ -142,13 +141,7 @@ class DaemonLink(asyncio.Protocol):
                 answer = self._asked.get(message.request)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
-            case ChangedSettings():
-                self.when_settings(message)
-            case ServerState():
-                self.when_state(message)
-            case Begun():
-                self.when_begun(message)
-            case Disconnect():
-                self.when_disconnect(message)
+            case ChangedSettings() | ServerState() | Begun() | Disconnect():
+                self.received(message)
             case _:
                 raise InvalidData("a message is not for this side")

@@ -25,6 +25,7 @@ from wingsd.sftp.messages import (
     ChangedSettings,
     Disconnect,
     Log,
+    ServerState,
     Start,
     Transmitted,
     Unconfined,
@@ -105,11 +106,7 @@ class SftpServer:
 
     def start(self) -> None:
         """Accept connections."""
-        link = self._site.link
-        link.when_settings = self._use
-        link.when_state = lambda state: self._site.usage(state.server).correct(state)
-        link.when_begun = self._begun
-        link.when_disconnect = self._disconnect
+        self._site.link.received = self._received
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def run(self) -> None:
@@ -150,19 +147,20 @@ class SftpServer:
             self._transmitted = traffic
             self._site.link.send(Transmitted(*traffic))
 
-    def _use(self, settings: ChangedSettings) -> None:
-        self._site.files.read_only = settings.read_only
-        self._site.passwords = settings.passwords
-
-    def _begun(self, message: Begun) -> None:
-        connection = self._connections.get(message.connection)
-        if connection is not None:
-            connection.begin()
-
-    def _disconnect(self, message: Disconnect) -> None:
-        connection = self._connections.get(message.connection)
-        if connection is not None:
-            connection.disconnect(message.why)
+    def _received(self, message: ChangedSettings | ServerState | Begun | Disconnect) -> None:
+        """Do what the daemon wants."""
+        match message:
+            case ChangedSettings():
+                self._site.files.read_only = message.read_only
+                self._site.passwords = message.passwords
+            case ServerState():
+                self._site.usage(message.server).correct(message)
+            case Begun():
+                if (connection := self._connections.get(message.connection)) is not None:
+                    connection.begin()
+            case Disconnect():
+                if (connection := self._connections.get(message.connection)) is not None:
+                    connection.disconnect(message.why)
 
     # Connections
 
