@@ -7,6 +7,7 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
+import attrs
 import pytest
 
 from wingsd.errors import StateDatabaseError
@@ -173,6 +174,9 @@ def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store) -> None:
     store = again(store)
     assert store.destination(transfer) == destination
     assert "Bearer" not in repr(destination)
+    with pytest.raises(StateDatabaseError, match="UNIQUE"):
+        store.add_destination(transfer, attrs.evolve(destination, url="https://other"))
+    assert store.destination(transfer) == destination
     store.end(11, transfer, Outcome.FAILURE)
     assert store.destination(transfer) is None
     store.close()

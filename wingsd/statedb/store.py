@@ -197,11 +197,11 @@ class Store:
         with self._errors():
             return self._opened.execute(statement, values)
 
-    def _add(self, table: str, **values: object) -> int:
-        """Insert a row, in place of one with the same key; return its id."""
+    def _add(self, into: str, **values: object) -> int:
+        """Insert a row `into` a table, such as `OR REPLACE INTO moves`; return its id."""
         names, places = ", ".join(values), ", ".join("?" * len(values))
         plain = (each.value if isinstance(each, Enum) else each for each in values.values())
-        statement = f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({places})"  # noqa: S608
+        statement = f"INSERT {into} ({names}) VALUES ({places})"  # noqa: S608
         return self._execute(statement, *plain).lastrowid or 0
 
     def _records(self, kind: type[R], table: str, where: str = "", *values: object) -> list[R]:
@@ -266,7 +266,7 @@ class Store:
         if not direct:
             self._execute(_DROP_FAILURES, now, server)
         return self._add(
-            "transfers",
+            "INTO transfers",
             server=server,
             direction=direction,
             step=step,
@@ -379,7 +379,7 @@ class Store:
 
     def add_move(self, record: MoveRecord) -> None:
         """Add a move."""
-        self._add("moves", **attrs.asdict(record, recurse=False))
+        self._add("OR REPLACE INTO moves", **attrs.asdict(record, recurse=False))
 
     def drop_move(self, transfer: int) -> None:
         """Delete the move of a transfer that goes on as one stream, or has failed."""
@@ -448,7 +448,9 @@ class Store:
 
     def add_description(self, server: str, digest: str, description: str) -> None:
         """Add the description of a server to be received with the token of that digest."""
-        self._add("described", server=server, digest=digest, description=description)
+        self._add(
+            "OR REPLACE INTO described", server=server, digest=digest, description=description
+        )
 
     def mark_arrived(self, now: float, server: str) -> None:
         """Record that a described server has been received, and by which token."""
@@ -488,7 +490,7 @@ class Store:
 
     def add_destination(self, transfer: int, destination: DirectDestination) -> None:
         """Add the destination of a direct transfer."""
-        self._add("orders", transfer=transfer, **attrs.asdict(destination))
+        self._add("INTO orders", transfer=transfer, **attrs.asdict(destination))
 
     def destination(self, transfer: int) -> DirectDestination | None:
         """Return the destination of a direct transfer, None when it has ended."""
@@ -512,7 +514,7 @@ class Store:
         """
         ran = now if runs else None
         record = InstallationRecord(server, now, reinstall, start, ran, options=options)
-        self._add("installations", **attrs.asdict(record))
+        self._add("OR REPLACE INTO installations", **attrs.asdict(record))
         return record
 
     def run_installation(self, now: float, server: str) -> None:
@@ -540,7 +542,7 @@ class Store:
     ) -> RestoreRecord:
         """Add a restore, in place of an earlier one of the server."""
         record = RestoreRecord(server, backup, now, truncate)
-        self._add("restores", **attrs.asdict(record))
+        self._add("OR REPLACE INTO restores", **attrs.asdict(record))
         return record
 
     def start_after_restore(self, server: str) -> None:
@@ -582,7 +584,10 @@ class Store:
 
     def begin_backup(self, now: float, backup: str, server: str, adapter: str, place: str) -> None:
         """Add a backup, before anything of it is written; see `BackupRecord`."""
-        self._add("backups", **attrs.asdict(BackupRecord(backup, server, adapter, place, now)))
+        self._add(
+            "OR REPLACE INTO backups",
+            **attrs.asdict(BackupRecord(backup, server, adapter, place, now)),
+        )
 
     def backups(self) -> list[BackupRecord]:
         """Return the backups that are being made, oldest first."""
@@ -652,7 +657,7 @@ class Store:
     ) -> Report:
         values = {"server": server, "outcome": outcome, "created": now, "kind": kind}
         (report,) = self._records(
-            Report, "reports", "WHERE id = ?", self._add("reports", **values, **more)
+            Report, "reports", "WHERE id = ?", self._add("INTO reports", **values, **more)
         )
         return report
 
