@@ -82,6 +82,16 @@ async def test_other_methods_are_a_405_with_allow(node: ApiNode, path: str, allo
         assert "content-length" not in reply.headers
 
 
+async def test_a_body_of_another_method_needs_the_token_of_its_path(node: ApiNode) -> None:
+    for method in ("PUT", "OPTIONS"):
+        reply = await node.call(method, "servers", {}, Authorization=None)
+        assert (reply.status, reply.json["code"]) == (401, "token-missing")
+    assert (await node.call("PUT", "servers", {})).status == 405
+    # Of this path no body is stored.
+    for method, status in (("PUT", 405), ("OPTIONS", 200)):
+        assert (await node.call(method, "transfers", {}, Authorization=None)).status == status
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -103,12 +103,14 @@ class Endpoint(Resource):
     def admits_body(self, request: StreamingRequest) -> bool:
         """Return whether the body of a request is stored: that of an authorized client is.
 
-        Raises what `authorize` does.
+        With a method that the path does not have, it needs the token of the others. Raises what
+        `authorize` does.
         """
         call = self._call(request)
-        if call is None or not call.access.admits_body:
+        needed = [each.access for each in ([call] if call else self._calls.values())]
+        if not all(access.admits_body for access in needed):
             return False
-        self.authorize(request, call.access)
+        self.authorize(request, needed[0])
         return True
 
     def render(self, request: Any) -> int:
