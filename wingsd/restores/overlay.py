@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import NoReturn
 
-import attrs
-
 from wingsd.archive.directories import DirectoryMetadata
 from wingsd.errors import StorageError
 from wingsd.filesystem.attributes import (
@@ -47,12 +45,28 @@ def kept_size(present: str, restored: int) -> int:
         if root < 0:
             return 0
         device = os.fstat(restored).st_dev
-        counting = _Counting(device)
+        size = entries = 0
+        links = FirstNames()
         with closing(_Overlay(root, restored)) as comparing:
             # The server may run: what vanishes meanwhile is not kept.
             for listing in comparing.kept(lambda name, why: None):
-                counting.add(listing)
-        return counting.size + counted_entries(counting.entries)
+                if listing.stat.st_dev != device:
+                    shown = display(b"/".join(listing.path) or b".")
+                    raise StorageError(
+                        f"{shown} is on another file system than the server's directory, and "
+                        "cannot be kept beside the restored files; unmount it, or have the backup "
+                        "replace all files"
+                    )
+                entries += len(listing.symlinks) + len(listing.directories)
+                for name in listing.files:
+                    with suppress(FileNotFoundError):
+                        found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+                        inode = (found.st_dev, found.st_ino)
+                        if found.st_nlink > 1 and not links.add(inode, name):
+                            entries += 1
+                        else:
+                            size += found.st_size
+        return size + counted_entries(entries)
 
 
 def overlay(present: str, restored: int, owner: tuple[int, int], memory: int) -> None:
@@ -75,31 +89,6 @@ def _present(path: str) -> Iterator[int]:
         return
     with opened(path) as root:
         yield root
-
-
-@attrs.define
-class _Counting:
-    device: int
-    size: int = 0
-    entries: int = 0
-    _links: FirstNames = attrs.Factory(FirstNames)
-
-    def add(self, listing: Listing) -> None:
-        if listing.stat.st_dev != self.device:
-            shown = display(b"/".join(listing.path) or b".")
-            raise StorageError(
-                f"{shown} is on another file system than the server's directory, and cannot be "
-                "kept beside the restored files; unmount it, or have the backup replace all files"
-            )
-        self.entries += len(listing.symlinks) + len(listing.directories)
-        for name in listing.files:
-            with suppress(FileNotFoundError):
-                found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-                inode = (found.st_dev, found.st_ino)
-                if found.st_nlink > 1 and not self._links.add(inode, name):
-                    self.entries += 1
-                else:
-                    self.size += found.st_size
 
 
 class _Overlay:
