@@ -63,7 +63,7 @@ class Endpoint(Resource):
         super().__init__()
         self._node = node
         #: That in force when the request has arrived.
-        self._config = node.config
+        self._config = node.live.current
         self._calls = calls
         self._parts = parts
 

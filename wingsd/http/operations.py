@@ -67,11 +67,8 @@ class Access(Enum):
     def __init__(self, scheme: str, kind: TokenKind | None) -> None:
         self.scheme = scheme
         self.kind = kind
-
-    @property
-    def admits_body(self) -> bool:
-        """Whether the body of an authorized request is stored, where its path streams none."""
-        return self.scheme not in ("public", "signed")
+        #: Whether the body of an authorized request is stored, where its path streams none.
+        self.admits_body = scheme not in ("public", "signed")
 
 
 class Topic(Enum):
