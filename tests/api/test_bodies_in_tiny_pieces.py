@@ -45,6 +45,12 @@ async def test_a_body_that_is_written_to_a_file() -> None:
     block = Deferred.fromCoroutine(body.next())
     assert peak_of(request, body) < 4 * BLOCK
     assert b"".join(await block) == b"ab" * (BLOCK // 2)
+    # Nothing more is read until the block is written.
+    assert request.is_paused
+    block = Deferred.fromCoroutine(body.next())
+    assert not request.is_paused
+    body.end()
+    assert await block == []
 
 
 async def test_an_upload() -> None:

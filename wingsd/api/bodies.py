@@ -33,7 +33,8 @@ class PulledBody:
     """A reader of a request's body (`BodyReader`). The client is paused until `next` is called.
 
     `incomplete` makes the error of a body that has not arrived whole from the reason. `next` waits
-    for `least` bytes, and the client is paused when `most` wait.
+    for `least` bytes, and the client is paused when `most` wait. Where both are the same, it stays
+    so until the coroutine has used those bytes.
     """
 
     def __init__(
@@ -73,7 +74,8 @@ class PulledBody:
             raise self._error
         self._join()
         pieces, self._pieces, self._size = self._pieces, [], 0
-        self._resume()
+        if self._least < self._most:
+            self._resume()
         return pieces
 
     def stop(self, error: WingsdError) -> None:
