@@ -11,10 +11,10 @@ from docker.errors import ImageNotFound
 from tests.support.docker_engine import NO_REGISTRY, Engine
 from tests.support.reactor import reactor
 from wingsd.docker import images
-from wingsd.docker.container import rehearsal_spec
+from wingsd.docker.container import installer_name, rehearsal_spec
 from wingsd.docker.containers import DockerContainers
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Build, Image
+from wingsd.panel.schemas import Build, Image, InstallScript
 from wingsd.threadio import Workers
 
 
@@ -163,3 +163,35 @@ async def test_a_rehearsed_image_that_was_removed_is_pulled(
         engine.client.inspect_image(name)
     with pytest.raises(EnvironmentFailed, match="could not be pulled"):
         await environment.create(server)
+
+
+async def test_an_installation_pulls_an_image_that_was_rehearsed(
+    engine: Engine, workers: Workers
+) -> None:
+    name = engine.tag(f"{NO_REGISTRY}/both:latest")
+    server = attrs.evolve(engine.server(), container=Image(name))
+    environment = DockerContainers(engine.config(), workers, reactor)
+    engine.will_make_container(installer_name(server.uuid))
+    shown: list[object] = []
+    await environment.rehearse(server)
+    await environment.create_installer(
+        server, InstallScript(name, "sh", ""), str(engine.volumes), shown.append
+    )
+    assert shown[0] == ""  # The beginning of a pull.
+
+
+async def test_an_installers_name_that_stays_taken_is_named(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.docker.containers.CREATE_TIMEOUT", 0.3)
+    monkeypatch.setattr("wingsd.docker.engine.create_container", lambda *_: None)
+    server = engine.server()
+    creating = DockerContainers(engine.config(), workers, reactor).create_installer(
+        server, InstallScript(engine.image, "sh", ""), str(engine.volumes), lambda _: None
+    )
+    with pytest.raises(EnvironmentFailed) as raised:
+        await creating
+    assert raised.value.detail == (
+        f"the name {server.uuid}_installer is taken on this Docker engine; see the engine's log, "
+        "and restart it"
+    )

@@ -278,6 +278,8 @@ class DockerContainers(ContainerRuntime):
         self._config = config
         self._workers = workers
         self._images = ImagesAndNetworks(config)
+        #: Apart: an installation pulls its image also where a move of the server has just done so.
+        self._installer_images = ImagesAndNetworks(config)
         self._reactor = reactor
         address = engine_address(config.docker.socket, os.environ)
         self._engine = AsyncEngine(workers, address, observer)
@@ -531,7 +533,11 @@ class DockerContainers(ContainerRuntime):
         async def exists() -> bool:
             return await self._own_container(session, spec.name) is not None
 
-        if not await self._create_or_wait(session, spec, exists):
+        why = (
+            f", which in {CREATE_TIMEOUT:g} s has neither made nor removed a container of it: see "
+            "the engine's log, and restart it"
+        )
+        if not await self._create_or_wait(session, spec, exists, why):
             self._log.info("{server}: its container exists and is kept", server=spec.name)
             return False
         self._log.info("{server}: container created", server=spec.name)
@@ -558,8 +564,9 @@ class DockerContainers(ContainerRuntime):
 
             await remove()
             image = image_named(script.container_image)
-            network = await self._images.ensure(session, settings, image, listener)
-            await self._create_or_wait(session, with_network(spec, network), remove)
+            network = await self._installer_images.ensure(session, settings, image, listener)
+            why = "; see the engine's log, and restart it"
+            await self._create_or_wait(session, with_network(spec, network), remove, why)
 
     async def start_installer(self, uuid: str, watcher: Watcher) -> Running:
         """Start the created container; `watcher` gets its output from the first byte.
@@ -645,12 +652,17 @@ class DockerContainers(ContainerRuntime):
     # What containers of servers and installers have in common
 
     async def _create_or_wait(
-        self, session: EngineSession, spec: ContainerSpec, settle: Callable[[], Awaitable[bool]]
+        self,
+        session: EngineSession,
+        spec: ContainerSpec,
+        settle: Callable[[], Awaitable[bool]],
+        why: str,
     ) -> bool:
         """Create a container; return False where `settle` says that one exists already.
 
         `settle` is called while the name is taken: without a container of that name, the engine is
-        still creating or removing one for another node, or for a daemon that died.
+        still creating or removing one for another node, or for a daemon that died. A name that
+        stays taken is an `EnvironmentFailed`, whose detail ends with `why`.
         """
         deadline = self._reactor.seconds() + CREATE_TIMEOUT
         while self._reactor.seconds() < deadline:
@@ -660,10 +672,7 @@ class DockerContainers(ContainerRuntime):
             if warnings is not None or await settle():
                 return warnings is not None
             await deferLater(self._reactor, PAUSE)
-        raise EnvironmentFailed(
-            f"the name {spec.name} is taken on this Docker engine, which in {CREATE_TIMEOUT:g} s "
-            "has neither made nor removed a container of it: see the engine's log, and restart it"
-        )
+        raise EnvironmentFailed(f"the name {spec.name} is taken on this Docker engine{why}")
 
     async def _started(
         self,
