@@ -183,6 +183,19 @@ def test_files_are_measured_again_after_a_removal_that_is_rolled_back(node: Fake
     assert server.disk_bytes == 700
 
 
+def test_files_that_are_made_during_a_deletion_are_not_measured(node: FakeNode) -> None:
+    server = node.server()
+    before = server.disk_bytes
+    hang = node.environment.faults["remove"] = Hang()
+    removing = Outcome.of(server.remove_environment())
+    Outcome.of(server.files.make()).value()  # as by an installation that was under way
+    (node.data / UUID / "world").write_bytes(bytes(700))
+    server.files.measure()
+    hang.release()
+    removing.value()
+    assert server.disk_bytes == before
+
+
 def test_a_container_that_cannot_be_restored_is_logged(node: FakeNode, logged: Logged) -> None:
     node.environment.faults["create"] = EnvironmentFailed("no image")
     Outcome.of(node.server().restore_environment()).value()

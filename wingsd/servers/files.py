@@ -498,7 +498,7 @@ class ServerFiles:
     async def make(self) -> None:
         """Make the directory; an existing one is kept. Raises `StorageError`."""
         await self._storage.disk.run(self._directories.make, self._uuid)
-        self.presence = Presence.PRESENT
+        self._arrive(Presence.PRESENT)
         self.apply_limit()
         self.measure()
 
@@ -526,7 +526,7 @@ class ServerFiles:
 
     def received(self, size: int | None) -> None:
         """Note that the directory has been received, with files of `size` bytes if known."""
-        self.presence = Presence.PRESENT if size is None else Presence.RECEIVED
+        self._arrive(Presence.PRESENT if size is None else Presence.RECEIVED)
         self.apply_limit()
         if size is None:
             self.measure()
@@ -535,6 +535,10 @@ class ServerFiles:
             self._walks.discard(self._uuid)
             self._requested()
             self._measured(size)  # It took no time.
+
+    def _arrive(self, presence: Presence) -> None:
+        if self.presence is not Presence.LEAVING:  # a deletion may have begun meanwhile
+            self.presence = presence
 
     def add(self, size: int) -> None:
         """Correct the figure by bytes that the node has written, negative for deleted ones."""
