@@ -28,6 +28,7 @@ from wingsd.errors import AdapterUnknown, BackupExists, NoSpaceForBackup, Server
 from wingsd.filesystem import OpenFile
 from wingsd.filesystem.directory import open_regular
 from wingsd.servers.operations import Hold, Operation
+from wingsd.statedb import Outcome
 
 FAILED = {"checksum": "", "checksum_type": "sha1", "size": 0, "successful": False, "parts": None}
 PLACE = f"{BACKUP}.tar.gz"
@@ -386,6 +387,22 @@ async def test_a_catalogue_without_its_archive_is_removed_after_a_restart(
     await node.restart()
     assert node.panel.bodies[-1] == FAILED
     assert node.left() == []
+
+
+async def test_an_uploaded_archive_goes_with_its_report_though_another_part_stays(
+    node: BackupNode,
+) -> None:
+    answer: Deferred[bool] = Deferred()
+    node.panel.answers[OTHER] = [answer]
+    await node.callbacks.add_backup(SERVER, OTHER, Outcome.SUCCESS, {})
+    stays, goes = f".{PLACE}.part", f".{OTHER}.tar.gz.part"
+    (node.backups / stays).mkdir(parents=True)  # cannot be unlinked
+    (node.backups / goes).write_bytes(b"archive")
+    await node.restart()
+    assert goes in node.left()
+    answer.callback(True)
+    await until(lambda: goes not in node.left())
+    assert node.left() == [stays]
 
 
 async def test_a_stopped_node_leaves_the_report_to_the_next(make_node: Make) -> None:

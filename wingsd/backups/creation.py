@@ -413,7 +413,7 @@ class Backups:
                 return await self._parts.disk.run(self._parts.store.remove_parts, is_wanted)
             except StorageError as error:
                 self._log.error("parts of backups not removed: {error}", error=error)
-                return ()
+                return unanswered
 
         def remove_one(answered: str, _: object) -> Deferred[Collection[str]]:
             return Deferred.fromCoroutine(remove(lambda backup: backup != answered))
