@@ -19,6 +19,7 @@ from tests.systemd.journal import Journal
 from wingsd.app.logging import EscapingObserver, LogOutput
 from wingsd.errors import ConfigError, StorageError
 from wingsd.systemd.journald import Journald, JournalObserver
+from wingsd.util.text import escaped
 
 USUAL = {"logfile": None, "logger": None, "nodaemon": 1, "prefix": "twisted", "syslog": 0}
 
@@ -127,6 +128,13 @@ def test_the_code_of_an_error_is_a_field_of_the_journal(tmp_path: Path) -> None:
         entry = journal.read()
     assert entry["WINGSD_CODE"] == "storage-failed"
     assert entry["MESSAGE"].endswith("no room (storage-failed)")
+
+
+def test_a_code_from_elsewhere_is_escaped_as_well(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        observer = EscapingObserver(JournalObserver(Journald(journal.address)))
+        Logger("wingsd.some.Place", observer=observer).warn("not stored", code=ESCAPES)
+        assert journal.read()["WINGSD_CODE"] == escaped(ESCAPES)
 
 
 def failed() -> Failure:

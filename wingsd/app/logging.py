@@ -113,11 +113,11 @@ class EscapingObserver:
         fields = {key: _plain(value) for key, value in event.items() if key not in _TEXT_KEYS}
         if isinstance(fields.get("message"), tuple):
             del fields["message"]  # an event of `twisted.python.log`
-        code = _code(event)
+        code = escaped(_code(event))
         text, *traceback = _texts(event)
         if code:
             fields["code"] = code
-            text = f"{text} ({escaped(code)})"
+            text = f"{text} ({code})"
         text = "\n".join((text, *traceback))
         self._destination(fields | {"log_format": "{log_text}", "log_text": text})
 
