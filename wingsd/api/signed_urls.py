@@ -406,7 +406,7 @@ class FileUploadEndpoint(SignedPath):
     streamed_methods = frozenset({b"POST", b"PATCH"})
 
     def render(self, request: Any) -> int:
-        """Start the call; see `Public`."""
+        """Start the call."""
         _share_headers_of_parts(request)
         return super().render(request)
 
