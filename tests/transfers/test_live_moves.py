@@ -137,6 +137,7 @@ async def test_a_round_that_there_is_no_room_for_ends_the_move_and_the_server_ru
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(move, "MUCH", 500_000)
+    monkeypatch.setattr(source, "FIGURES_FACTOR", 0)
 
     def grow(kind: str, count: int) -> Fault:
         if (kind, count) == ("rounds", 1):
@@ -155,6 +156,7 @@ async def test_the_room_for_a_round_is_looked_for_if_the_destination_can(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(move, "MUCH", 1)
+    monkeypatch.setattr(source, "FIGURES_FACTOR", 0)
 
     def grow(kind: str, count: int) -> Fault:
         if (kind, count) == ("rounds", 1):
@@ -168,9 +170,11 @@ async def test_the_room_for_a_round_is_looked_for_if_the_destination_can(
     assert fault is not None or node.measured["disk_bytes"] > 1_100_000
 
 
+@pytest.mark.parametrize(("refusals", "walked"), [(0, 1), (1, 2)])
 async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_move(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, refusals: int, walked: int
 ) -> None:
+    """It is measured again only where all that has changed would not fit if it were new."""
     clock, walks = Clock(), []
 
     def slow(directory: str) -> Measured:
@@ -188,11 +192,20 @@ async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_
     await storage.figures(UUID, may_be_known=True)
     assert walks == [0, 7, 7 + 7 + 20 * 7]
     walks.clear()
+    monkeypatch.setattr(move, "MUCH", 500_000)
+
+    def grow(kind: str, count: int) -> Fault:
+        if (kind, count) == ("rounds", 1):
+            (sender.tree / "more").write_bytes(os.urandom(600_000))
+        return refused(507, "move-no-space") if (kind, count) == ("room", refusals) else None
+
+    node.fault = grow
     sender.send_with(mover=attrs.evolve(sender.mover, storage=storage))
     await sender.start()
     check_moved(sender, node, running=True)
     assert node.count("prepare") > 0
-    assert (node.measured["files"], len(walks)) == (first["files"] + 1, 1)
+    assert len(walks) == walked
+    assert node.count("room") > refusals
 
 
 @pytest.mark.parametrize("sender", [{"target_downtime": 2000}], indirect=True)

@@ -354,9 +354,24 @@ class MoveSending:
         A later round with much to send raises why there is no room for it.
         """
         planned = await self._persist(partial(self._plan_followed, leave_hot=leave_hot))
-        if self._closed is not None and planned.unread + planned.left >= MUCH:
-            await self._client.require_room(await self._storage.figures(self._server))
+        if self._closed is not None and (more := planned.unread + planned.left) >= MUCH:
+            await self._require_room(more)
         return planned
+
+    async def _require_room(self, more: int) -> None:
+        """Raise why the destination has no room for a round with `more` bytes to read.
+
+        A server that takes long to measure is not measured again where there is room even if all
+        of these are new.
+        """
+        if known := self._storage.known_figures(self._server):
+            try:
+                await self._client.require_room(known | {"disk_bytes": known["disk_bytes"] + more})
+            except DestinationRefused:
+                pass  # they are in the place of others, perhaps
+            else:
+                return
+        await self._client.require_room(await self._storage.figures(self._server))
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         """Send what was planned; after a break what it is then."""

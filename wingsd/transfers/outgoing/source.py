@@ -293,16 +293,21 @@ class SourceStorage:
         With `may_be_known` the figures of its last walk do while they are young: a server of many
         files is not walked through again and again. Raises `StorageError`.
         """
+        if may_be_known and (known := self.known_figures(server)) is not None:
+            return known
         began: float = self.clock.seconds()
-        for each in [each for each, (end, _) in self._figures.items() if end <= began]:
-            del self._figures[each]
-        if may_be_known and server in self._figures:
-            return self._figures[server][1]
         found = await self.followers.run(survey, self.directory(server))
         figures = {"disk_bytes": found.on_disk, "files": found.files}
         now: float = self.clock.seconds()
         self._figures[server] = (now + (now - began) * FIGURES_FACTOR, figures)
         return figures
+
+    def known_figures(self, server: str) -> dict[str, int] | None:
+        """Return the figures of the last walk while they are young, else None."""
+        now: float = self.clock.seconds()
+        for each in [each for each, (end, _) in self._figures.items() if end <= now]:
+            del self._figures[each]
+        return self._figures[server][1] if server in self._figures else None
 
     def inode(self, server: str) -> Awaitable[int | None]:
         """Return that of the server's directory, None where there is none."""
