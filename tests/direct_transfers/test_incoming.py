@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.support.node_in_process import NodeInProcess, NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
+from wingsd.backups.local import Backup
+from wingsd.callbacks import PendingReport
 from wingsd.direct_transfers import initiator
 from wingsd.direct_transfers.initiator import DirectReceiving, Invitation
 from wingsd.direct_transfers.servers import DirectServers
@@ -95,6 +98,23 @@ async def test_a_direct_server_is_known_and_adopted_after_a_restart(nodes: NodeP
     await until(lambda: server.state is PowerState.RUNNING)
     with pytest.raises(ServersNotLoaded):
         again.servers.all()
+
+
+async def test_a_server_that_arrives_while_its_node_starts_is_not_left_to_the_panel(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = DirectReceiving.report_success
+
+    async def release(self: DirectReceiving, backups: Sequence[Backup]) -> PendingReport:
+        reported = await report(self, backups)
+        await nodes.destination.direct_transfers.servers.release_to_panel()
+        return reported
+
+    monkeypatch.setattr(DirectReceiving, "report_success", release)
+    await move(nodes)
+    again = await nodes.restart("destination")
+    await again.recover()
+    assert again.servers.get(UUID).moved_directly
 
 
 async def test_a_direct_server_starts_without_the_panel(nodes: NodePair) -> None:

@@ -241,7 +241,10 @@ class DirectServers:
     async def release_to_panel(self) -> None:
         """Leave to the Panel the servers that it has here by now. An error is logged."""
         try:
-            for row in await self._database.descriptions():
+            rows = await self._database.descriptions()
+            # One that arrives now is marked as this node's at the end of its transfer.
+            under_way = {entry.server for entry in await self._database.unfinished()}
+            for row in [row for row in rows if row.server not in under_way]:
                 with suppress(ServerNotFound):
                     known = self._servers.get(row.server)
                     if row.description and row.arrived is not None and not known.moved_directly:
