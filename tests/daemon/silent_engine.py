@@ -14,7 +14,7 @@ from tests.support.node_process import reactor
 
 
 class SilentEngine(Resource):
-    """It answers what is asked before an upload is taken, and takes every other request.
+    """It answers what is asked before an upload is taken, and from then on takes every request.
 
     Nothing is on it when the daemon asks for the installers that are left over.
     """
@@ -23,7 +23,7 @@ class SilentEngine(Resource):
 
     def __init__(self) -> None:
         super().__init__()
-        self._has_answered = False
+        self._is_silent = False
         self._requests: list[Any] = []
         self._port: Any = None
 
@@ -36,15 +36,16 @@ class SilentEngine(Resource):
             request.channel.forceAbortClient()
 
     def render_GET(self, request: Any) -> bytes | int:
-        """Answer the version, that nothing is listed, and once that there is no container."""
+        """Answer the version, that nothing is listed, and before all else that no container is."""
         if request.path == b"/version":
             return json.dumps({"ApiVersion": "1.44", "MinAPIVersion": "1.24"}).encode()
         if request.path.endswith(b"/containers/json"):
             return b"[]"
-        if b"/containers/" in request.path and not self._has_answered:
-            self._has_answered = True
+        # Asked for by the upload, and by the daemon of each server that the Panel has here.
+        if b"/containers/" in request.path and not self._is_silent:
             request.setResponseCode(404)
             return json.dumps({"message": "No such container"}).encode()
+        self._is_silent = True
         self._requests.append(request)
         request.notifyFinish().addBoth(lambda _: self._requests.remove(request))
         return NOT_DONE_YET
