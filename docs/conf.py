@@ -28,5 +28,5 @@ def add_entries(_app: object, name: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> None:
-    """Have Sphinx call it for each page."""
+    """Register `add_entries`, which Sphinx calls for each page."""
     app.connect("source-read", add_entries)

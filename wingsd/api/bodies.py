@@ -22,7 +22,7 @@ _JOINED = 16 << 10
 
 
 class PausableRequest(Protocol):
-    """What is needed of a `StreamingRequest`."""
+    """The part of a `StreamingRequest` that a reader of its body uses."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...

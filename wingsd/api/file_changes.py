@@ -115,7 +115,7 @@ class ChangePath(FilesPath):
 
     @property
     def is_calagopus(self) -> bool:
-        """Whether the Panel is Calagopus'."""
+        """True if the Panel is Calagopus'."""
         return self._config.family == CALAGOPUS
 
     def begin(

@@ -115,7 +115,7 @@ class FilesPath(ServerResource):
 
     @property
     def denylist(self) -> Denylist:
-        """What the server's egg denies."""
+        """The files that the server's egg denies."""
         return self._node.files.denylist(self.game_server)
 
 

@@ -255,7 +255,7 @@ _ARCHIVE = Success(
 
 
 class _Output:
-    """What an archive is written to: the stream of an answer."""
+    """The stream of an answer, as the file that an archive is written to."""
 
     def __init__(self, outflow: Outflow) -> None:
         self._outflow = outflow

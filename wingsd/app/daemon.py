@@ -262,7 +262,7 @@ class Node(Service):
 
     @property
     def status(self) -> str:
-        """What the node is doing, in one line."""
+        """The node's present work, in one line."""
         servers, receiver, sender = (
             self.context.servers,
             self.context.receiver,
@@ -424,7 +424,7 @@ class Facts:
 
     @property
     def is_owner(self) -> bool:
-        """Whether the process is the servers' own user."""
+        """True if the process is the servers' own user."""
         uid, gid = self.owner
         return self.uid == uid and gid in self.groups
 

@@ -96,7 +96,7 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class TokenKind(Enum):
-    """What a token is for, in the order in which its kind is determined.
+    """The purpose of a token, in the order in which its kind is determined.
 
     A kind has a word in `scope`, which Pelican's and Calagopus' Panels write, and a claim of its
     own. A token is of the first kind of which it has both; of the claim alone where it has no
@@ -246,7 +246,7 @@ class ConsoleToken:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What a `DenyList` may know it by."""
+        """The identifiers by which a `DenyList` may refuse the token."""
         return (self.jti, user_key(self.user, self.server), user_key(self.user))
 
     def allows(self, permission: str) -> bool:
@@ -455,7 +455,7 @@ class SignedToken:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What a `DenyList` may know it by."""
+        """The identifiers by which a `DenyList` may refuse the token."""
         return (self.jti, user_key(self.user, self.server), user_key(self.user))
 
 

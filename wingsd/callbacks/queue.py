@@ -198,7 +198,7 @@ class PendingReport:
 
     @property
     def is_answered(self) -> bool:
-        """Whether the answer is there."""
+        """True if the answer is there."""
         return bool(self.answer.called)
 
     def answered_within(self, seconds: float, reactor: IReactorTime) -> Awaitable[bool]:

@@ -49,7 +49,7 @@ LOOK_EVERY = 0.1
 
 
 class BodyRequest(Protocol):
-    """What is needed of a request (`StreamingRequest`) to answer it with a long body."""
+    """The part of a `StreamingRequest` by which it is answered with a long body."""
 
     channel: Any
     method: bytes
@@ -180,7 +180,7 @@ _FIRST, _LAST = -62_135_596_800, 253_402_300_799
 
 @attrs.frozen(eq=False, repr=False)
 class Validators:
-    """What tells one version of a file from another: its size, and its mtime in nanoseconds."""
+    """The mark of one version of a file: its size, and its mtime in nanoseconds."""
 
     size: int
     modified: int
@@ -257,7 +257,7 @@ class _StreamSender(BodySender):
         self._outflow = Outflow(self._reactor)
 
     def start(self) -> None:
-        """Have the thread begin."""
+        """Start the thread."""
         self._begin(self._outflow)
         self._outflow.start(self._request.write, self._finish)
         self._body.produce(self._outflow).addErrback(self._failed)

@@ -122,7 +122,7 @@ class Call:
 
     @property
     def sends_file(self) -> bool:
-        """Whether the answer is a file, or made while it is sent: HEAD is answered like GET."""
+        """True if the answer is a file, or made while it is sent: HEAD is answered like GET."""
         given = (self.content, *get_args(self.content))
         return FileBody in given or StreamedBody in given
 

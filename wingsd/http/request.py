@@ -231,7 +231,7 @@ class StreamingRequest(Request):
 
     @property
     def is_streamed(self) -> bool:
-        """Whether the body is passed on or discarded as it arrives."""
+        """True if the body is passed on or discarded as it arrives."""
         return self._reader is not None
 
     @property

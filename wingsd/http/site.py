@@ -199,7 +199,7 @@ class NodeChannel(HTTPChannel):
 
     @property
     def _can_process(self) -> bool:
-        """Whether input can be processed now, and not after an answer or a write."""
+        """True if input can be processed now, and not after an answer or a write."""
         busy = self._handlingRequest or self._waitingForTransport
         return self._upgraded is not None or not busy
 
@@ -276,13 +276,13 @@ class NodeChannel(HTTPChannel):
 
     @property
     def _is_uploading(self) -> bool:
-        """Whether an accepted upload is being received."""
+        """True if an accepted upload is being received."""
         request = self.requests[-1] if self.requests else None
         return request is not None and request.is_streamed and not request.startedWriting
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no request of the client is being processed."""
+        """True if no request of the client is being processed."""
         busy = self._handlingRequest or self._upgraded is not None
         return not (self._is_uploading or busy or self._aborted)
 

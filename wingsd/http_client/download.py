@@ -308,7 +308,7 @@ class GuardedAnswer:
         self._exchange.abort(CancelledError())
 
     def close_within(self, reactor: Reactor, seconds: float, limit: float) -> None:
-        """Have the body fail in `seconds`, where the limit of the whole is `limit` seconds."""
+        """Fail the body in `seconds`, where the limit of the whole is `limit` seconds."""
         error = DownloadFailed(f"it took longer than {readable_time(limit)}")
         self._timer = reactor.callLater(max(seconds, 0), self._exchange.abort, error)
 

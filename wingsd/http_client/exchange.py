@@ -291,7 +291,7 @@ class Answer:
 
     @property
     def good(self) -> bool:
-        """Whether the status is one of success."""
+        """True if the status is one of success."""
         return 200 <= self.code < 300  # noqa: PLR2004 - as HTTP has them
 
 

@@ -103,7 +103,7 @@ def _can_bind_any() -> bool:
 
 @attrs.frozen
 class AddressPolicy:
-    """What may be connected to: public addresses that are neither blocked nor this node's own.
+    """Allowed addresses: public ones that are neither blocked nor this node's own.
 
     `hosts` (in lower case) and `networks` are allowed whatever they are, `blocked` are not.
     """

@@ -101,12 +101,12 @@ class WebUrl:
 
     @property
     def is_tls(self) -> bool:
-        """Whether it is of https."""
+        """True if it is of https."""
         return self.scheme == "https"
 
     @property
     def has_usual_port(self) -> bool:
-        """Whether the port is one that files are served at: 80, 443, or from 1024 on."""
+        """True if the port is one that files are served at: 80, 443, or from 1024 on."""
         return self.port in PORTS.values() or self.port >= _FIRST_FREE_PORT
 
     @property

@@ -178,7 +178,7 @@ class GrantedLogin:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What a `DenyList` may know it by."""
+        """The identifiers by which a `DenyList` may refuse the login."""
         return (user_key(self.user, self.server), user_key(self.user))
 
     def is_still(self, found: SftpAccess) -> bool:
@@ -342,7 +342,7 @@ class SftpLogins:
         return server
 
     async def _measure(self, server: Server) -> None:
-        """Have the files counted before something is written, if they have a limit."""
+        """Count the files before something is written, if they have a limit."""
         if server.files.limit is None or server.disk_bytes is not None:
             return
         try:

@@ -110,7 +110,7 @@ class Unconfined(SftpMessage):
 
 @attrs.frozen(eq=False, repr=False)
 class FileEvent(SftpMessage):
-    """What a connection has done, for the activity log; `target` is that of a rename."""
+    """An action of a connection, for the activity log; `target` is that of a rename."""
 
     connection: int
     event: str
@@ -187,7 +187,7 @@ class Begun(SftpMessage):
 
 @attrs.frozen(eq=False, repr=False)
 class ServerState(SftpMessage):
-    """What the files of a server take, None before they were measured, and may take.
+    """The bytes that the files of a server take, None before they were measured, and may take.
 
     `acknowledged` is the `total` of `Used` that is contained in `used`.
     """

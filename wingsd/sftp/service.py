@@ -232,7 +232,7 @@ class SftpCounts:
         self.refused[kind] = self.refused.get(kind, 0) + 1
 
     def process_ended(self) -> None:
-        """Have the next process begin with nothing."""
+        """Forget the process, so that the next one begins with nothing."""
         self._reported.clear()
 
 
@@ -309,7 +309,7 @@ class SftpService:
 
     @property
     def counts(self) -> SftpCounts:
-        """What has happened since the daemon's start."""
+        """The counts since the daemon's start."""
         self._counts.sessions = self._sessions.count
         return self._counts
 

@@ -194,7 +194,7 @@ class ConsoleClient:
 
     @property
     def admitted(self) -> bool:
-        """Whether it has authenticated."""
+        """True if it has authenticated."""
         return self._session.admitted
 
     def evict(self) -> None:
@@ -220,7 +220,7 @@ class ConsoleClient:
 
     @property
     def paused(self) -> bool:
-        """Whether the browser reads too slowly at present."""
+        """True if the browser reads too slowly at present."""
         return self._buffer.paused
 
     def opened(self, protocol: ConsoleProtocol) -> None:

@@ -302,7 +302,7 @@ class LastTransfer(Protocol):
 
     @property
     def has_moved(self) -> bool:
-        """Whether it has moved the server to another node within a minute."""
+        """True if it has moved the server to another node within a minute."""
 
     @property
     def heard(self) -> set[str]:
@@ -350,7 +350,7 @@ class Session:
 
     @property
     def admitted(self) -> bool:
-        """Whether a valid token has been received."""
+        """True if a valid token has been received."""
         return self._token is not None
 
     @property

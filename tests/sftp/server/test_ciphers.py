@@ -21,7 +21,7 @@ def test_packets_of_the_ciphers_are_read_and_changed_ones_are_not(name: str) -> 
     # asyncssh's own, before another is registered in its place
     theirs = ChachaEncryption if name.startswith("chacha") else GCMEncryption
     mine = ChaCha if name.startswith("chacha") else Gcm
-    key, nonce = os.urandom(own[0]), b"\xff" * 12  # the number begins anew
+    key, nonce = os.urandom(own[0]), b"\xff" * 12  # the counter overflows to 0
     ways = [(mine, theirs), (theirs, mine), (mine, mine)]
     for sender, receiver in [[each.new(name, key, nonce) for each in way] for way in ways]:
         for seq, text in ((7, b"first" * 3), (8, b"other" * 3), (1 << 31, os.urandom(40_000))):

@@ -316,7 +316,7 @@ class S3Adapter:
             self.abandon(backup)
 
     def interrupt(self, backup: str) -> None:
-        """Have `keep` of a backup end soon, with CancelledError."""
+        """Cancel `keep` of a backup: it ends soon, with CancelledError."""
         upload = self._uploads.get(backup)
         if upload is not None:
             upload.interrupted = True

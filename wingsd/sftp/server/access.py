@@ -1,4 +1,4 @@
-"""What one connection may do with the files of its server: permissions, denylists and states."""
+"""The access of one connection to its server's files: permissions, denylists and states."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class SessionAccess:
         self._closed = ""
 
     def close(self, why: str) -> None:
-        """Have everything refused from now on, also what is under way."""
+        """Refuse everything from now on, also requests under way."""
         self._closed = why
 
     def is_closed(self) -> bool:

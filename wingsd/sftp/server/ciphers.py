@@ -132,7 +132,7 @@ class ChaCha(ChachaEncryption):
 
 @cache  # asyncssh would offer each cipher once more
 def use_fast_ciphers() -> None:
-    """Have all connections of this process use them, from now on."""
+    """Use them in all connections of this process, from now on."""
     for name in ("aes128-gcm", "aes256-gcm"):
         register_encryption_alg(f"{name}@openssh.com".encode(), Gcm, name, True)
     register_encryption_alg(b"chacha20-poly1305@openssh.com", ChaCha, "chacha20-poly1305", True)

@@ -78,7 +78,7 @@ _MIN_PACKET = 256
 
 @attrs.define(eq=False)
 class Site:
-    """What all connections share; any thread may call its methods.
+    """The state that all connections share; any thread may call its methods.
 
     `loop` is that of `link`.
     """
@@ -104,7 +104,7 @@ class Site:
         self.link.post(Log("error", text))
 
     async def login(self, login: Login) -> Granted | Rejected:
-        """Have the daemon check a login, in the loop of any connection."""
+        """Ask the daemon to check a login, in the loop of any connection."""
         asking = asyncio.run_coroutine_threadsafe(self.link.login(login), self.loop)
         return await asyncio.wrap_future(asking)
 
@@ -440,7 +440,7 @@ class SftpConnection(asyncssh.SSHServer):
             self._conn.abort()
 
     def go_on(self) -> None:
-        """Have the channels answer what waits."""
+        """Answer the requests that wait in the channels."""
         for channel in tuple(self._channels):
             channel.work()
 
@@ -466,7 +466,7 @@ class SftpConnection(asyncssh.SSHServer):
         return True
 
     async def validate_password(self, username: str, password: str) -> bool:
-        """Have a password checked."""
+        """Ask the daemon to check a password."""
         if not self._site.passwords:
             return False
         most = self._site.config.limits.authentication_password_attempts
@@ -482,7 +482,7 @@ class SftpConnection(asyncssh.SSHServer):
         return False
 
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Have a public key checked, before it is known that the client has the private one.
+        """Ask the daemon to check a public key, before the client has proved that it has its pair.
 
         A client asks first, and then signs with a key that was granted: it is checked once.
         """

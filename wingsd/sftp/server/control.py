@@ -57,7 +57,7 @@ class DaemonLink(asyncio.Protocol):
         return next(self._numbers)
 
     async def login(self, login: Login) -> Granted | Rejected:
-        """Have the daemon check a login."""
+        """Ask the daemon to check a login."""
         answer: asyncio.Future[Granted | Rejected] = asyncio.get_running_loop().create_future()
         self._asked[login.request] = answer
         try:

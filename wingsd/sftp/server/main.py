@@ -264,7 +264,7 @@ class SftpServer:
 
 
 class LinkHandler(logging.Handler):
-    """Has the daemon log what libraries log."""
+    """Sends what libraries log to the daemon's log."""
 
     def __init__(self, link: DaemonLink) -> None:
         super().__init__(logging.WARNING)
@@ -344,7 +344,7 @@ def _daemon_time() -> Callable[[], float]:
 
 
 def _yield_to_the_daemon() -> None:
-    """Have this process run when the daemon's threads need no core, so that it slows no transfer.
+    """Run only when the daemon's threads need no core, so that no transfer is slowed.
 
     A low priority is not enough: a transfer is many threads that wait for each other, and one that
     has just become ready would wait for milliseconds until a thread of this process is put aside.

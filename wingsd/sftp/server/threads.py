@@ -30,12 +30,12 @@ class ConnectionThread:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, serve: Callable[[], Awaitable[None]]) -> None:
-        """Have it do `serve`, which does not raise. Raises RuntimeError where it cannot start."""
+        """Start with `serve`, which does not raise. Raises RuntimeError where that cannot be."""
         run = partial(self._run, serve)
         Thread(target=run, name="wingsd-sftp-connection", daemon=True).start()
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have its loop call a function; nothing is called before it runs, and when it has ended.
+        """Call a function in its loop; nothing is called before it runs, and when it has ended.
 
         Any thread may call it.
         """
@@ -63,7 +63,7 @@ class FileThreads:
         self._busy = 0
 
     def run(self, work: Callable[[], T], done: Callable[[Callable[[], T]], None]) -> None:
-        """Have a thread do `work`. `done` is called in the running loop, with its outcome.
+        """Do `work` in a thread. `done` is called in the running loop, with its outcome.
 
         The outcome is a function that returns, or raises, what `work` has. Call it in a loop.
         """
