@@ -341,7 +341,7 @@ def calls() -> str:
     rows = [
         _row([_code(call), _panels(route), _TOKENS[route.access.scheme], _remark(remarks, call)])
         for route in ROUTES
-        for call in (f"{method} {route.path}" for method in route.methods.split())
+        for call in (f"{route.method} {route.path}",)
     ]
     if remarks:
         raise LookupError(f"no such calls: {', '.join(remarks)}")

@@ -11,25 +11,24 @@ from tests.api.node import UUID, ApiNode
 from wingsd import __version__
 from wingsd.api.resource import Endpoint
 from wingsd.api.routes import CALLS, ROUTES, interface
-from wingsd.http.operations import Access, declared
+from wingsd.http.operations import Access, Call
 
 MADE = [made for calls in CALLS.values() for made in calls.values()]
 
 
-def endpoints(kind: type[Endpoint] = Endpoint) -> Iterator[type[Endpoint]]:
+def declared(kind: type[Endpoint] = Endpoint) -> Iterator[Call]:
     for each in kind.__subclasses__():
-        yield from endpoints(each)
-        if declared(each) and each.__module__.startswith("wingsd.api."):
-            yield each
+        yield from declared(each)
+        if each.__module__.startswith("wingsd.api."):
+            yield from (made for made in vars(each).values() if isinstance(made, Call))
 
 
 def test_every_route_is_in_the_document_once() -> None:
-    """A class has one path, and each of its methods one row."""
-    rows = [(route.endpoint, method) for route in ROUTES for method in route.methods.split()]
-    made = [(endpoint, method) for endpoint in set(endpoints()) for method in declared(endpoint)]
-    assert len(rows) == len(made)
-    assert set(rows) == set(made)
-    assert len({route.path for route in ROUTES}) == len({route.endpoint for route in ROUTES})
+    """Each call that is declared has one row, and those of a path are of one class."""
+    assert {route.call.name for route in ROUTES} == {made.name for made in declared()}
+    assert len(ROUTES) == len({route.call.name for route in ROUTES}) == len(MADE)
+    for calls in CALLS.values():
+        assert len({made.endpoint for made in calls.values()}) == 1
 
 
 def test_every_operation_has_a_summary() -> None:

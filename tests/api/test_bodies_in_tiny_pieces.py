@@ -7,16 +7,19 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from wingsd.api.bodies import MOST, PulledBody
 from wingsd.errors import BodyIncomplete
+from wingsd.http.request import MAX_PULLED, PulledBody, StreamingRequest
 
 BLOCK = 256 << 10
 
 
-class Request:
+class Request(StreamingRequest):
     """Is paused and resumed."""
 
     is_paused = False
+
+    def __init__(self) -> None:
+        pass
 
     def pause(self) -> None:
         self.is_paused = True
@@ -58,7 +61,7 @@ async def test_an_upload() -> None:
     body = PulledBody(request, BodyIncomplete)
     request.resume()
     body.data(first)
-    assert peak_of(request, body) < 4 * MOST
+    assert peak_of(request, body) < 4 * MAX_PULLED
     pieces = await body.next()
     assert len(pieces) < 100
-    assert b"".join(pieces) == first + b"ab" * ((MOST - len(first)) // 2)
+    assert b"".join(pieces) == first + b"ab" * ((MAX_PULLED - len(first)) // 2)

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from wingsd.config import ApiConfig, Config, Ssl
-from wingsd.control.status import reachable_at
+from wingsd.control.calls import reachable_at
 
 
 def config(api: ApiConfig) -> Config:

@@ -7,9 +7,7 @@ from typing import Any
 
 import attrs
 
-from wingsd.http.operations import Access, Success, Topic, call, declared
-
-DONE = Success(HTTPStatus.OK, "It is done.")
+from wingsd.http.operations import Access, Call, Topic, call
 
 
 @attrs.frozen
@@ -27,7 +25,7 @@ class Common:
 class Path(Common):
     fails = (HTTPStatus.CONFLICT,)
 
-    @call("POST", DONE, fails=(HTTPStatus.NOT_FOUND,))
+    @call(HTTPStatus.OK, "It is done.", fails=(HTTPStatus.NOT_FOUND,))
     async def do(self, request: Any, body: Order) -> None:
         """Do what is
         ordered.
@@ -38,12 +36,12 @@ class Path(Common):
         Or never.
         """
 
-    @call("GET", DONE)
+    @call(HTTPStatus.OK, "It is done.")
     async def tell(self, request: Any, query: Order) -> list[Order]:
         """Tell what is done."""
         return []
 
-    @call("PUT", DONE, form=Order)
+    @call(HTTPStatus.OK, "It is done.", form=Order)
     def take(self, request: Any) -> int:
         """Take it as it comes."""
         return 0
@@ -54,40 +52,38 @@ class Path(Common):
         """No call."""
 
 
-def test_a_class_has_the_calls_that_are_declared_in_it() -> None:
-    assert {method: made.name for method, made in declared(Path).items()} == {
-        "POST": "do",
-        "GET": "tell",
-        "PUT": "take",
-    }
-    assert declared(Common) == {}
+def test_a_call_is_that_of_the_class_which_declares_it() -> None:
+    calls = (Path.do, Path.tell, Path.take)
+    assert [made.name for made in calls] == ["do", "tell", "take"]
+    assert {made.endpoint for made in calls} == {Path}
+    assert not isinstance(Path.other, Call)
+
+
+def test_an_instance_has_the_handlers_as_methods() -> None:
+    assert Path().take(None) == Path().take_too(None) == 0
 
 
 def test_a_signature_says_what_is_taken_and_answered() -> None:
-    calls = declared(Path)
-    assert (calls["POST"].body, calls["POST"].query, calls["POST"].content) == (Order, None, None)
-    assert (calls["GET"].body, calls["GET"].query) == (None, Order)
-    assert calls["GET"].content == list[Order]
+    assert (Path.do.body, Path.do.query, Path.do.content) == (Order, None, None)
+    assert (Path.tell.body, Path.tell.query) == (None, Order)
+    assert Path.tell.content == list[Order]
 
 
 def test_what_is_taken_as_it_comes_is_answered_by_another() -> None:
-    made = declared(Path)["PUT"]
-    assert (made.form, made.body, made.content) == (Order, None, None)
+    assert (Path.take.form, Path.take.body, Path.take.content) == (Order, None, None)
 
 
 def test_the_docstring_is_what_people_read() -> None:
-    made = declared(Path)["POST"]
-    assert made.summary == "Do what is ordered."
-    assert made.description == "In the background, later.\n\nOr never."
-    assert declared(Path)["GET"].description == ""
+    assert Path.do.summary == "Do what is ordered."
+    assert Path.do.description == "In the background, later.\n\nOr never."
+    assert Path.tell.description == ""
 
 
 def test_a_class_says_what_its_calls_are_about() -> None:
-    assert declared(Path)["GET"].topic is Topic.CONSOLE
+    assert Path.tell.topic is Topic.CONSOLE
 
 
 def test_refusals_are_those_of_the_call_of_its_classes_and_of_any_body() -> None:
-    calls = declared(Path, Access.MOVE)
-    assert calls["GET"].fails == (403, 409)
-    assert calls["POST"].fails == (400, 403, 404, 409, 413)
-    assert declared(Path)["GET"].fails == (401, 403, 409)
+    assert Path.tell.routed("GET", Access.MOVE).fails == (403, 409)
+    assert Path.do.routed("POST", Access.MOVE).fails == (400, 403, 404, 409, 413)
+    assert Path.tell.routed("GET", Access.PANEL).fails == (401, 403, 409)

@@ -146,7 +146,7 @@ def test_a_lost_connection_is_freed_without_the_garbage_collector() -> None:
 
 async def get_interface() -> bytes:
     endpoint = InterfaceEndpoint.__new__(InterfaceEndpoint)
-    answered: bytes = await InterfaceEndpoint.get_interface(endpoint, None)  # type: ignore[arg-type]
+    answered: bytes = await InterfaceEndpoint.get_interface.handler(endpoint, None)
     return answered
 
 

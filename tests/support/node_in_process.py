@@ -21,11 +21,10 @@ from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 from wingsd.config import Control, MovesConfig, TransfersConfig
 from wingsd.control import ControlListener
-from wingsd.control.status import StatusEndpoint
+from wingsd.control.calls import StatusEndpoint
 from wingsd.direct_transfers.initiator import Invitation
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
-from wingsd.http.operations import Access, declared
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
@@ -154,7 +153,7 @@ class NodeInProcess(Harness):
         self.ask_engine = engine
 
     def status(self) -> StatusEndpoint:
-        return StatusEndpoint(self, declared(StatusEndpoint, Access.CONTROL))
+        return StatusEndpoint(self, {})
 
     def control_socket(self, settings: Control) -> ControlListener:
         return ControlListener(settings, self)

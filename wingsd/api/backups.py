@@ -14,20 +14,14 @@ from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.backups.creation import NewBackup
 from wingsd.backups.store import backup_uuid
 from wingsd.errors import BackupMissing, BadRequest, ServerBusy
-from wingsd.http.operations import INVALID, Success, Topic, call
+from wingsd.http.operations import INVALID, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.restores.content import LocalArchive, RestoreArchive
 from wingsd.servers.operations import Operation, Operations, refusal
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
-__all__ = [
-    "AllBackupsEndpoint",
-    "BackupDeletionEndpoint",
-    "BackupEndpoint",
-    "BackupsEndpoint",
-    "RestoreEndpoint",
-]
+__all__ = ["BackupDeletionEndpoint", "BackupsEndpoint", "RestoreEndpoint"]
 
 _CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
 
@@ -71,11 +65,11 @@ class BackupRequest:
 
 
 class BackupsEndpoint(ServerResource):
-    """`/api/servers/{uuid}/backup`."""
+    """The calls about the backups of one server, but that which restores one."""
 
     topic = Topic.BACKUPS
 
-    @call("POST", Success(HTTPStatus.ACCEPTED, "The backup is being made."), fails=_CONFLICT)
+    @call(HTTPStatus.ACCEPTED, "The backup is being made.", fails=_CONFLICT)
     async def make_backup(self, request: StreamingRequest, body: BackupRequest) -> None:
         """Make a backup of a server, whose program runs on.
 
@@ -85,20 +79,12 @@ class BackupsEndpoint(ServerResource):
         asked = NewBackup(_backup(body.uuid), body.adapter, body.ignore)
         await self._node.backups.begin(self.game_server, asked)
 
-
-class _DeletionPath(ServerResource):
-    topic = Topic.BACKUPS
-
     @property
     def backup(self) -> str:
         """The UUID of the backup in the path. Raises `BackupMissing` when it is invalid."""
         return backup_uuid(self.part("backup"))
 
-
-class BackupEndpoint(_DeletionPath):
-    """`/api/servers/{uuid}/backup/{backup}`."""
-
-    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "The backup is deleted."), fails=_CONFLICT)
+    @call(HTTPStatus.NO_CONTENT, "The backup is deleted.", fails=_CONFLICT)
     async def delete_backup(self, request: StreamingRequest) -> None:
         """Delete a local backup of a server.
 
@@ -107,11 +93,7 @@ class BackupEndpoint(_DeletionPath):
         _check_unused(self.game_server.operations)
         await self._node.backup_deletion.delete(self.uuid, self.backup)
 
-
-class AllBackupsEndpoint(_DeletionPath):
-    """`/api/servers/{uuid}/deleteAllBackups`, for Pelican's Panel."""
-
-    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "They are deleted."), fails=_CONFLICT)
+    @call(HTTPStatus.NO_CONTENT, "They are deleted.", fails=_CONFLICT)
     async def delete_all_backups(self, request: StreamingRequest) -> None:
         """Delete all local backups of a server.
 
@@ -137,8 +119,8 @@ class BackupDeletionEndpoint(Endpoint):
     _log = Logger()
 
     @call(
-        "DELETE",
-        Success(HTTPStatus.ACCEPTED, "The backup is being deleted."),
+        HTTPStatus.ACCEPTED,
+        "The backup is being deleted.",
         fails=(HTTPStatus.NOT_FOUND, *_CONFLICT),
     )
     async def begin_backup_deletion(
@@ -192,8 +174,8 @@ class RestoreEndpoint(ServerResource):
     topic = Topic.SERVERS
 
     @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "The backup is being restored."),
+        HTTPStatus.ACCEPTED,
+        "The backup is being restored.",
         fails=(HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     async def restore_backup(self, request: StreamingRequest, body: RestoreRequest) -> None:

@@ -14,10 +14,8 @@ from typing import Annotated, Any, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.bodies import PulledBody
 from wingsd.api.files import FilesPath
 from wingsd.archive import Compression
-from wingsd.config.vendors import CALAGOPUS
 from wingsd.errors import (
     BadRequest,
     BodyIncomplete,
@@ -64,34 +62,14 @@ from wingsd.filesystem import (
     ServerRoot,
     name_from_text,
 )
-from wingsd.http.operations import INVALID, Accepted, Success, call
-from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.http.operations import INVALID, Accepted, call
+from wingsd.http.request import BodyReader, PulledBody, StreamingRequest
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 from wingsd.servers.operations import Operation
 from wingsd.util.deferreds import when_fired
 from wingsd.util.serialization import Keywords
 
-__all__ = [
-    "ChangePath",
-    "ChmodEndpoint",
-    "CompressEndpoint",
-    "CopyEndpoint",
-    "CopyManyEndpoint",
-    "CreateDirectoryEndpoint",
-    "CreateSymlinkEndpoint",
-    "DecompressEndpoint",
-    "DeleteEndpoint",
-    "FileTaskEndpoint",
-    "FileTasksEndpoint",
-    "PullEndpoint",
-    "PullQueryEndpoint",
-    "PullsEndpoint",
-    "RenameEndpoint",
-    "Started",
-    "WriteEndpoint",
-    "below",
-    "described",
-]
+__all__ = ["ChangeFilesEndpoint", "PullsEndpoint", "WriteEndpoint"]
 
 T = TypeVar("T")
 
@@ -106,49 +84,6 @@ class Started:
     """A change that goes on; events about it have its identifier (Calagopus)."""
 
     identifier: str
-
-
-class ChangePath(FilesPath):
-    """A path by which a server's files are changed."""
-
-    operation = Operation.CHANGE_FILES
-
-    @property
-    def is_calagopus(self) -> bool:
-        """True if the Panel is Calagopus'."""
-        return self._config.family == CALAGOPUS
-
-    def begin(
-        self,
-        change: Callable[[ServerRoot, Guard, Progress], T],
-        title: str,
-        details: Mapping[str, Any] | None = None,
-        *,
-        ignored: Sequence[str] = (),
-        lane: Lane | None = None,
-    ) -> FileTask[T]:
-        """Begin a change; see `FileTasks.start`."""
-        denylists = (self.denylist, Denylist(ignored))
-
-        def work(root: ServerRoot, progress: Progress) -> T:
-            return change(root, Guard(root, *denylists), progress)
-
-        return self._node.file_tasks.start(
-            self.game_server, lane or self._node.files.changes, work, title, details
-        )
-
-    async def counted(
-        self, task: FileTask[int], form: Callable[[int], T]
-    ) -> T | Accepted[Started] | None:
-        """Return the answer to a change of several files: how many, for Calagopus' Panel."""
-        if not await self._node.file_tasks.wait(task):
-            return self.started(task)
-        return form(task.value or 0) if self.is_calagopus else None
-
-    def started(self, task: FileTask[Any]) -> Accepted[Started]:
-        """Return the answer to a change that goes on."""
-        # An empty answer says as much to the other Panels, which do not know the events.
-        return Accepted(Started(task.identifier) if self.is_calagopus else None)  # type: ignore[arg-type]
 
 
 def below(root: str, name: str) -> ServerPath:
@@ -214,14 +149,197 @@ class Renamed:
     renamed: int
 
 
-class RenameEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/rename`."""
+@attrs.frozen(eq=False, repr=False)
+class FileCopy:
+    """A file to be copied. The fields after the first are Calagopus'."""
 
-    @call(
-        "PUT",
-        Success(HTTPStatus.NO_CONTENT, "They are renamed."),
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
-    )
+    location: Annotated[str, "The path in the server's directory."] = ""
+    path: Annotated[str, "The same."] = ""
+    name: Annotated[str | None, "The path of the copy, relative to the file's directory."] = None
+    overwrite: Annotated[bool, "Whether a file of that name is replaced."] = False
+    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
+    ignored: _Ignored = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileNames:
+    """Files to be deleted."""
+
+    files: tuple[str, ...] = ()
+    root: _Root = "/"
+    ignored: _Ignored = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Deleted:
+    """How many files were deleted (Calagopus)."""
+
+    deleted: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class NewDirectory:
+    """A directory to be made; Calagopus' Panel has `root` in place of `path`."""
+
+    name: str = ""
+    path: Annotated[str, "The directory that the name is relative to."] = ""
+    root: Annotated[str, "The same."] = ""
+    ignored: _Ignored = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileMode:
+    """A file, and the mode that it is to get."""
+
+    file: str
+    mode: Annotated[str, "In octal, such as `644`. Set-id and sticky bits are left out."]
+    recursive: Annotated[bool, "Whether all that is in a directory gets it (Calagopus)."] = False
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileModes:
+    """Files whose modes are set."""
+
+    files: tuple[FileMode, ...] = ()
+    root: _Root = "/"
+    ignored: _Ignored = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Updated:
+    """Of how many files the mode was set (Calagopus)."""
+
+    updated: int
+
+
+#: Files of a change whose names are in Calagopus' events about it.
+_NAMED = 100
+
+
+@attrs.frozen(eq=False, repr=False)
+class NewArchive:
+    """Files to be packed; `extension` is Pelican's, the fields after it are Calagopus'."""
+
+    files: tuple[str, ...] = ()
+    root: Annotated[str, "The directory that the names are relative to."] = "/"
+    name: Annotated[
+        str | None, "The archive's name: without its extension (Pelican), or with it (Calagopus)."
+    ] = None
+    extension: Annotated[
+        str, "zip, tar.gz, tgz, tar.bz2, tbz2, tar.xz or txz; any other is tar.gz."
+    ] = ""
+    format: Annotated[
+        str,
+        "The format.",
+        Keywords(enum=("tar", "tar_gz", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd", "zip")),
+    ] = "tar_gz"
+    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
+    ignored: Annotated[tuple[str, ...], "Files that are left out, as in gitignore."] = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileCopies:
+    """Files to be copied."""
+
+    files: tuple[MovedFile, ...] = ()
+    root: Annotated[str, "The directory that the names are relative to."] = "/"
+    overwrite: Annotated[bool, "Whether existing files are replaced, or passed over."] = False
+    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
+    ignored: Annotated[tuple[str, ...], "Files that are denied as well, as in gitignore."] = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Copied:
+    """How many files were copied, and which files were in the way."""
+
+    copied: int
+    skipped: tuple[FileEntry, ...]
+
+
+@attrs.frozen(eq=False, repr=False)
+class CopiesStarted:
+    """Copies that go on."""
+
+    identifier: str
+    skipped: tuple[FileEntry, ...]
+
+
+@attrs.frozen(eq=False, repr=False)
+class NewSymlink:
+    """A symlink to be made."""
+
+    link: Annotated[str, "Its path, relative to `root`."]
+    target: Annotated[str, "The path that it leads to, relative to its own directory."]
+    root: str = ""
+    path: Annotated[str, "The same as `root`."] = ""
+    ignored: Annotated[tuple[str, ...], "Files that are denied as well, as in gitignore."] = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class ArchiveToExtract:
+    """An archive, and the directory that it is extracted into; the last fields are Calagopus'."""
+
+    file: Annotated[str, "The archive, relative to `root`."]
+    root: Annotated[str, "The directory that it is extracted into."] = "/"
+    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
+    ignored: Annotated[tuple[str, ...], "Files that are denied as well, as in gitignore."] = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileTaskList:
+    """The changes under way."""
+
+    operations: Annotated[
+        list[dict[str, Any]],
+        "Each as in the event `operation progress`, with its `identifier`.",
+    ]
+
+
+class ChangeFilesEndpoint(FilesPath):
+    """The calls that change files, but that which writes one, and downloads."""
+
+    operation = Operation.CHANGE_FILES
+
+    def begin(
+        self,
+        change: Callable[[ServerRoot, Guard, Progress], T],
+        title: str,
+        details: Mapping[str, Any] | None = None,
+        *,
+        ignored: Sequence[str] = (),
+        lane: Lane | None = None,
+    ) -> FileTask[T]:
+        """Begin a change; see `FileTasks.start`."""
+        denylists = (self.denylist, Denylist(ignored))
+
+        def work(root: ServerRoot, progress: Progress) -> T:
+            return change(root, Guard(root, *denylists), progress)
+
+        return self._node.file_tasks.start(
+            self.game_server, lane or self._node.files.changes, work, title, details
+        )
+
+    async def waited(self, task: FileTask[Any], *, foreground: bool) -> bool:
+        """Return whether a change has ended; Calagopus' Panel may not wait for it."""
+        if self.is_calagopus and not foreground:
+            task.is_detached = True
+            return False
+        return await self._node.file_tasks.wait(task)
+
+    async def counted(
+        self, task: FileTask[int], form: Callable[[int], T]
+    ) -> T | Accepted[Started] | None:
+        """Return the answer to a change of several files: how many, for Calagopus' Panel."""
+        if not await self._node.file_tasks.wait(task):
+            return self.started(task)
+        return form(task.value or 0) if self.is_calagopus else None
+
+    def started(self, task: FileTask[Any]) -> Accepted[Started]:
+        """Return the answer to a change that goes on."""
+        # An empty answer says as much to the other Panels, which do not know the events.
+        return Accepted(Started(task.identifier) if self.is_calagopus else None)  # type: ignore[arg-type]
+
+    @call(HTTPStatus.NO_CONTENT, "They are renamed.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
     async def rename_files(
         self, request: StreamingRequest, body: FileRenames
     ) -> Renamed | Accepted[Started] | None:
@@ -242,27 +360,7 @@ class RenameEndpoint(ChangePath):
         )
         return await self.counted(task, Renamed)
 
-
-@attrs.frozen(eq=False, repr=False)
-class FileCopy:
-    """A file to be copied. The fields after the first are Calagopus'."""
-
-    location: Annotated[str, "The path in the server's directory."] = ""
-    path: Annotated[str, "The same."] = ""
-    name: Annotated[str | None, "The path of the copy, relative to the file's directory."] = None
-    overwrite: Annotated[bool, "Whether a file of that name is replaced."] = False
-    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
-    ignored: _Ignored = ()
-
-
-class CopyEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/copy`."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "It is copied."),
-        fails=(HTTPStatus.NOT_FOUND,),
-    )
+    @call(HTTPStatus.NO_CONTENT, "It is copied.")
     async def copy_file(
         self, request: StreamingRequest, body: FileCopy
     ) -> FileEntry | Accepted[Started] | None:
@@ -292,38 +390,11 @@ class CopyEndpoint(ChangePath):
         shown = "" if target is None else f"/{target}"
         details = {"type": "copy", "path": f"/{source}", "destination_path": shown}
         task = self.begin(change, f"Copying {source}", details, ignored=body.ignored)
-        if self.is_calagopus and not body.foreground:
-            task.is_detached = True
-            return self.started(task)
-        if not await self._node.file_tasks.wait(task):
+        if not await self.waited(task, foreground=body.foreground):
             return self.started(task)
         return task.value if self.is_calagopus else None
 
-
-@attrs.frozen(eq=False, repr=False)
-class FileNames:
-    """Files to be deleted."""
-
-    files: tuple[str, ...] = ()
-    root: _Root = "/"
-    ignored: _Ignored = ()
-
-
-@attrs.frozen(eq=False, repr=False)
-class Deleted:
-    """How many files were deleted (Calagopus)."""
-
-    deleted: int
-
-
-class DeleteEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/delete`."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "They are deleted."),
-        fails=(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
-    )
+    @call(HTTPStatus.NO_CONTENT, "They are deleted.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
     async def delete_files(
         self, request: StreamingRequest, body: FileNames
     ) -> Deleted | Accepted[Started] | None:
@@ -343,21 +414,7 @@ class DeleteEndpoint(ChangePath):
         )
         return await self.counted(task, Deleted)
 
-
-@attrs.frozen(eq=False, repr=False)
-class NewDirectory:
-    """A directory to be made; Calagopus' Panel has `root` in place of `path`."""
-
-    name: str = ""
-    path: Annotated[str, "The directory that the name is relative to."] = ""
-    root: Annotated[str, "The same."] = ""
-    ignored: _Ignored = ()
-
-
-class CreateDirectoryEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/create-directory`."""
-
-    @call("POST", Success(HTTPStatus.NO_CONTENT, "It is made, or was there."))
+    @call(HTTPStatus.NO_CONTENT, "It is made, or was there.")
     async def create_directory(self, request: StreamingRequest, body: NewDirectory) -> None:
         """Make a directory and those on the way to it; one that exists is kept."""
         path = ServerPath.parse(body.root or body.path).joined(body.name)
@@ -369,39 +426,8 @@ class CreateDirectoryEndpoint(ChangePath):
         )
         await self._node.file_tasks.wait(task)
 
-
-@attrs.frozen(eq=False, repr=False)
-class FileMode:
-    """A file, and the mode that it is to get."""
-
-    file: str
-    mode: Annotated[str, "In octal, such as `644`. Set-id and sticky bits are left out."]
-    recursive: Annotated[bool, "Whether all that is in a directory gets it (Calagopus)."] = False
-
-
-@attrs.frozen(eq=False, repr=False)
-class FileModes:
-    """Files whose modes are set."""
-
-    files: tuple[FileMode, ...] = ()
-    root: _Root = "/"
-    ignored: _Ignored = ()
-
-
-@attrs.frozen(eq=False, repr=False)
-class Updated:
-    """Of how many files the mode was set (Calagopus)."""
-
-    updated: int
-
-
-class ChmodEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/chmod`."""
-
     @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "They have these modes."),
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
+        HTTPStatus.NO_CONTENT, "They have these modes.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,)
     )
     async def change_modes(
         self, request: StreamingRequest, body: FileModes
@@ -423,40 +449,7 @@ class ChmodEndpoint(ChangePath):
         )
         return await self.counted(task, Updated)
 
-
-#: Files of a change whose names are in Calagopus' events about it.
-_NAMED = 100
-
-
-@attrs.frozen(eq=False, repr=False)
-class NewArchive:
-    """Files to be packed; `extension` is Pelican's, the fields after it are Calagopus'."""
-
-    files: tuple[str, ...] = ()
-    root: Annotated[str, "The directory that the names are relative to."] = "/"
-    name: Annotated[
-        str | None, "The archive's name: without its extension (Pelican), or with it (Calagopus)."
-    ] = None
-    extension: Annotated[
-        str, "zip, tar.gz, tgz, tar.bz2, tbz2, tar.xz or txz; any other is tar.gz."
-    ] = ""
-    format: Annotated[
-        str,
-        "The format.",
-        Keywords(enum=("tar", "tar_gz", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd", "zip")),
-    ] = "tar_gz"
-    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
-    ignored: Annotated[tuple[str, ...], "Files that are left out, as in gitignore."] = ()
-
-
-class CompressEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/compress`."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.OK, "The archive."),
-        fails=(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
-    )
+    @call(HTTPStatus.OK, "The archive.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
     async def compress_files(
         self, request: StreamingRequest, body: NewArchive
     ) -> FileEntry | Accepted[FileEntry | Started]:
@@ -475,10 +468,7 @@ class CompressEndpoint(ChangePath):
         by_format = self.is_calagopus
         kind = kind_of_format(body.format) if by_format else kind_of_extension(body.extension)
         task = self._begin(body, kind)
-        if by_format and not body.foreground:
-            task.is_detached = True
-            return self.started(task)
-        if await self._node.file_tasks.wait(task) and task.value is not None:
+        if await self.waited(task, foreground=body.foreground) and task.value is not None:
             return task.value
         return self.started(task) if by_format else Accepted(self._so_far(task, kind))
 
@@ -546,38 +536,7 @@ class CompressEndpoint(ChangePath):
         )
         return FileEntry(**entry_data(entry, self._mime(kind)))
 
-
-@attrs.frozen(eq=False, repr=False)
-class FileCopies:
-    """Files to be copied."""
-
-    files: tuple[MovedFile, ...] = ()
-    root: Annotated[str, "The directory that the names are relative to."] = "/"
-    overwrite: Annotated[bool, "Whether existing files are replaced, or passed over."] = False
-    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
-    ignored: Annotated[tuple[str, ...], "Files that are denied as well, as in gitignore."] = ()
-
-
-@attrs.frozen(eq=False, repr=False)
-class Copied:
-    """How many files were copied, and which files were in the way."""
-
-    copied: int
-    skipped: tuple[FileEntry, ...]
-
-
-@attrs.frozen(eq=False, repr=False)
-class CopiesStarted:
-    """Copies that go on."""
-
-    identifier: str
-    skipped: tuple[FileEntry, ...]
-
-
-class CopyManyEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/copy-many`, for Calagopus' Panel."""
-
-    @call("POST", Success(HTTPStatus.OK, "How many were copied."))
+    @call(HTTPStatus.OK, "How many were copied.")
     async def copy_files(
         self, request: StreamingRequest, body: FileCopies
     ) -> Copied | Accepted[CopiesStarted]:
@@ -620,26 +579,7 @@ class CopyManyEndpoint(ChangePath):
         task.is_detached = True
         return Accepted(CopiesStarted(task.identifier, ()))
 
-
-@attrs.frozen(eq=False, repr=False)
-class NewSymlink:
-    """A symlink to be made."""
-
-    link: Annotated[str, "Its path, relative to `root`."]
-    target: Annotated[str, "The path that it leads to, relative to its own directory."]
-    root: str = ""
-    path: Annotated[str, "The same as `root`."] = ""
-    ignored: Annotated[tuple[str, ...], "Files that are denied as well, as in gitignore."] = ()
-
-
-class CreateSymlinkEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/create-symlink`, for Calagopus' Panel."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "It is made."),
-        fails=(HTTPStatus.NOT_FOUND,),
-    )
+    @call(HTTPStatus.NO_CONTENT, "It is made.")
     async def create_symlink(self, request: StreamingRequest, body: NewSymlink) -> None:
         """Make a symlink to a file of the server that exists.
 
@@ -659,25 +599,7 @@ class CreateSymlinkEndpoint(ChangePath):
         task = self.begin(change, title, ignored=body.ignored, lane=self._node.files.short)
         await self._node.file_tasks.wait(task)
 
-
-@attrs.frozen(eq=False, repr=False)
-class ArchiveToExtract:
-    """An archive, and the directory that it is extracted into; the last fields are Calagopus'."""
-
-    file: Annotated[str, "The archive, relative to `root`."]
-    root: Annotated[str, "The directory that it is extracted into."] = "/"
-    foreground: Annotated[bool, "Whether the answer waits for the end."] = True
-    ignored: Annotated[tuple[str, ...], "Files that are denied as well, as in gitignore."] = ()
-
-
-class DecompressEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/decompress`."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "It is extracted."),
-        fails=(HTTPStatus.NOT_FOUND,),
-    )
+    @call(HTTPStatus.NO_CONTENT, "It is extracted.")
     async def decompress_file(
         self, request: StreamingRequest, body: ArchiveToExtract
     ) -> Accepted[Started] | None:
@@ -711,10 +633,9 @@ class DecompressEndpoint(ChangePath):
             lane=self._node.files.archives,
         )
         when_fired(task.over).addCallback(lambda _: self._tell(task.value))
-        if self.is_calagopus and not body.foreground:
-            task.is_detached = True
-            return self.started(task)
-        return None if await self._node.file_tasks.wait(task) else self.started(task)
+        if await self.waited(task, foreground=body.foreground):
+            return None
+        return self.started(task)
 
     def _tell(self, extracted: ExtractedMembers | None) -> None:
         """Say in the console what was left out."""
@@ -725,23 +646,7 @@ class DecompressEndpoint(ChangePath):
                 "denylist."
             )
 
-
-@attrs.frozen(eq=False, repr=False)
-class FileTaskList:
-    """The changes under way."""
-
-    operations: Annotated[
-        list[dict[str, Any]],
-        "Each as in the event `operation progress`, with its `identifier`.",
-    ]
-
-
-class FileTasksEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/operations`."""
-
-    operation = Operation.READ_FILES
-
-    @call("GET", Success(HTTPStatus.OK, "The changes."))
+    @call(HTTPStatus.OK, "The changes.")
     async def list_file_operations(self, request: StreamingRequest) -> FileTaskList:
         """Return the copies and archives of a server that are being made."""
         return FileTaskList(
@@ -751,17 +656,7 @@ class FileTasksEndpoint(ChangePath):
             ]
         )
 
-
-class FileTaskEndpoint(ChangePath):
-    """`/api/servers/{uuid}/files/operations/{operation}`."""
-
-    operation = Operation.READ_FILES
-
-    @call(
-        "DELETE",
-        Success(HTTPStatus.NO_CONTENT, "It ends soon."),
-        fails=(HTTPStatus.NOT_FOUND,),
-    )
+    @call(HTTPStatus.NO_CONTENT, "It ends soon.")
     async def cancel_file_operation(self, request: StreamingRequest) -> None:
         """Cancel a change of files. Nothing is left of a copy or an archive."""
         identifier = self.part("operation")
@@ -791,10 +686,10 @@ class Written:
 _BLOCK = 256 << 10
 
 
-class WriteEndpoint(ChangePath):
+class WriteEndpoint(FilesPath):
     """`/api/servers/{uuid}/files/write`, which reads the body as it arrives."""
 
-    streamed_methods = frozenset({b"POST"})
+    operation = Operation.CHANGE_FILES
     _body: PulledBody
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
@@ -803,7 +698,7 @@ class WriteEndpoint(ChangePath):
         Deferred.fromCoroutine(self._respond(request))
         return self._body
 
-    @call("POST", Success(HTTPStatus.NO_CONTENT, "It is written."), raw=True)
+    @call(HTTPStatus.NO_CONTENT, "It is written.", form=bytes)
     async def write_file(self, request: StreamingRequest, query: WriteQuery) -> Written | None:
         """Write a file: the body is its content, whatever its type.
 
@@ -856,17 +751,6 @@ def _announced(request: StreamingRequest) -> int:
 _Url = Annotated[str, "The URL, of http or https."]
 
 
-class PullPath(ChangePath):
-    """A path for downloads."""
-
-    operation = Operation.READ_FILES
-
-    def check_enabled(self) -> None:
-        """Raise `RemoteDownloadDisabled`."""
-        if self._config.api.disable_remote_download:
-            raise RemoteDownloadDisabled
-
-
 @attrs.frozen(eq=False, repr=False)
 class NewPull:
     """A file to be downloaded."""
@@ -907,10 +791,32 @@ class PullList:
     downloads: list[GoPull] | list[CalagopusPull] | None
 
 
-class PullsEndpoint(PullPath):
-    """`/api/servers/{uuid}/files/pull`."""
+@attrs.frozen(eq=False, repr=False)
+class PullQuery:
+    """A URL to be looked at."""
 
-    @call("POST", Success(HTTPStatus.OK, "The file."))
+    url: _Url
+
+
+@attrs.frozen(eq=False, repr=False)
+class PullDescription:
+    """What a URL leads to."""
+
+    file_name: Annotated[str | None, "The name that the other server gives, or that of the URL."]
+    file_size: Annotated[int | None, "Its bytes, if they are told.", Keywords(minimum=0)]
+    final_url: Annotated[str, "The URL after all redirects."]
+    headers: Annotated[dict[str, str], "The headers of the answer, with names in lower case."]
+
+
+class PullsEndpoint(FilesPath):
+    """The calls about downloads from URLs."""
+
+    def check_enabled(self) -> None:
+        """Raise `RemoteDownloadDisabled`."""
+        if self._config.api.disable_remote_download:
+            raise RemoteDownloadDisabled
+
+    @call(HTTPStatus.OK, "The file.")
     async def pull_file(
         self, request: StreamingRequest, body: NewPull
     ) -> FileEntry | Accepted[FileEntry | Started]:
@@ -940,7 +846,7 @@ class PullsEndpoint(PullPath):
         assert entry is not None  # noqa: S101 - the same
         return await self.run(self._node.files.short, lambda root: described(root, path, entry))
 
-    @call("GET", Success(HTTPStatus.OK, "The downloads."))
+    @call(HTTPStatus.OK, "The downloads.")
     async def list_pulls(self, request: StreamingRequest) -> PullList:
         """Return the downloads of a server that are under way, and how far they are."""
         pulls = self._node.pulls.of(self.game_server.uuid)
@@ -948,38 +854,13 @@ class PullsEndpoint(PullPath):
             return PullList([_for_calagopus(pull) for pull in pulls])
         return PullList([_for_go(pull) for pull in pulls] or None)
 
-
-class PullEndpoint(PullPath):
-    """`/api/servers/{uuid}/files/pull/{identifier}`."""
-
-    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "It ends soon, or there is none."))
+    @call(HTTPStatus.NO_CONTENT, "It ends soon, or there is none.")
     async def cancel_pull(self, request: StreamingRequest) -> None:
         """Cancel a download; nothing is left of its file."""
         identifier = self.part("identifier")
         self._node.pulls.cancel(self.game_server.uuid, identifier)
 
-
-@attrs.frozen(eq=False, repr=False)
-class PullQuery:
-    """A URL to be looked at."""
-
-    url: _Url
-
-
-@attrs.frozen(eq=False, repr=False)
-class PullDescription:
-    """What a URL leads to."""
-
-    file_name: Annotated[str | None, "The name that the other server gives, or that of the URL."]
-    file_size: Annotated[int | None, "Its bytes, if they are told.", Keywords(minimum=0)]
-    final_url: Annotated[str, "The URL after all redirects."]
-    headers: Annotated[dict[str, str], "The headers of the answer, with names in lower case."]
-
-
-class PullQueryEndpoint(PullPath):
-    """`/api/servers/{uuid}/files/pull/query`, for Calagopus' Panel."""
-
-    @call("POST", Success(HTTPStatus.OK, "What is there."))
+    @call(HTTPStatus.OK, "What is there.")
     async def query_pull(self, request: StreamingRequest, body: PullQuery) -> PullDescription:
         """Return what a URL leads to, by the same rules as a download; nothing is stored."""
         self.check_enabled()

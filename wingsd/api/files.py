@@ -15,7 +15,6 @@ import msgpack
 from twisted.logger import Logger
 
 from wingsd.api.resource import ServerResource
-from wingsd.config.vendors import CALAGOPUS
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -56,19 +55,16 @@ from wingsd.filesystem import OpenFile, ServerPath, ServerRoot
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem.errors import file_error
 from wingsd.http.body_sender import FileBody, Validators
-from wingsd.http.operations import INVALID, Call, Encoded, Success, Topic, call
+from wingsd.http.operations import INVALID, Call, Encoded, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
 from wingsd.util.media import MediaType, accepted
 from wingsd.util.serialization import Keywords
 
 __all__ = [
-    "ContentsEndpoint",
-    "DirectoryListEndpoint",
     "FilesPath",
-    "FingerprintsEndpoint",
-    "PagedListEndpoint",
-    "SearchEndpoint",
+    "ListFilesEndpoint",
+    "ReadFilesEndpoint",
     "attachment",
     "hidden_by",
     "whole_number",
@@ -104,7 +100,7 @@ class FilesPath(ServerResource):
         try:
             await super().handle(request, call)
         except WingsdError as error:
-            if self._config.family == CALAGOPUS and isinstance(error, _SHOWN_AS_417):
+            if self.is_calagopus and isinstance(error, _SHOWN_AS_417):
                 error.status = HTTPStatus.EXPECTATION_FAILED
             raise
 
@@ -129,48 +125,6 @@ class ContentsQuery:
     ignored: Annotated[
         tuple[str, ...], "Files that are as if they were not there, as in gitignore (Calagopus)."
     ] = ()
-
-
-class ContentsEndpoint(FilesPath):
-    """`/api/servers/{uuid}/files/contents`."""
-
-    @call(
-        "GET",
-        Success(
-            HTTPStatus.OK,
-            "The bytes of the file.",
-            headers={
-                "X-Mime-Type": "The type of the file, by its first bytes.",
-                "Content-Disposition": "`attachment` and the name, with `download`.",
-                "ETag": "Changes with the file; for `If-Range`.",
-            },
-        ),
-        fails=(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
-    )
-    async def get_contents(self, request: StreamingRequest, query: ContentsQuery) -> FileBody:
-        """Return a regular file, or with `Range` a part of it (206).
-
-        It is sent as fast as the client reads it. Of a file that grows meanwhile only the
-        announced bytes are sent; where one shrinks the connection is closed.
-        """
-        path = FilePath.parse(query.file)
-        most = whole_number("max_size", query.max_size)
-        denylist, ignored = self.denylist, Denylist(query.ignored)
-
-        def open_file(root: ServerRoot) -> tuple[OpenFile, str]:
-            Guard(root, denylist).check(path)
-            if Guard(root, ignored).denies(path):
-                raise FileMissing(str(path))
-            return _opened(root, path, most)
-
-        file, mime = await self.run(self._node.files.short, open_file)
-        headers = {"X-Mime-Type": mime, "Content-Type": mime}
-        if query.download and query.download.lower() not in ("0", "false"):
-            headers["Content-Type"] = "application/octet-stream"
-            headers["Content-Disposition"] = attachment(file.entry.text)
-        name = f"{self.game_server.uuid}: {path}"
-        validators = Validators(file.entry.size, file.entry.modified)
-        return FileBody(file, validators, self._node.files.reads, name, headers)
 
 
 def _opened(root: ServerRoot, path: FilePath, most: int | None) -> tuple[OpenFile, str]:
@@ -274,61 +228,6 @@ class FoundFiles:
     results: tuple[FileEntry, ...]
 
 
-class SearchEndpoint(FilesPath):
-    """`/api/servers/{uuid}/files/search`."""
-
-    fails = (HTTPStatus.NOT_FOUND,)
-
-    @call("GET", Success(HTTPStatus.OK, "The files and directories, whose names are their paths."))
-    async def search_names(
-        self, request: StreamingRequest, query: SearchQuery
-    ) -> Encoded[tuple[FileEntry, ...]]:
-        """Search for names, case aside (Pelican).
-
-        `Search` in the configuration has the depth, and the directories that are passed over. The
-        first 1,000 results, and what was found within 100 s, is the answer. A search ends when
-        the client goes.
-        """
-        if len(query.pattern) < _LEAST:
-            raise BadRequest(_TOO_SHORT)
-        start, media = ServerPath.parse(query.directory), accepted(request.header("Accept"))
-        prefix = query.directory.rstrip("/")
-        settings = self._config.Search
-        limits = SearchLimits(
-            settings.max_recursion_depth,
-            skipped=frozenset(name.lower().encode() for name in settings.blacklisted_dirs),
-        )
-
-        def work(root: ServerRoot) -> Encoded[tuple[FileEntry, ...]]:
-            matches = name_matcher(query.pattern)
-            found = name_search(root, start, matches, limits, self._gone.is_set)
-            for each in found if prefix else ():
-                each["name"] = f"{prefix}/{each['name']}"
-            return encoded(found, media)
-
-        return await self.run(self._node.files.long, work)
-
-    @call("POST", Success(HTTPStatus.OK, "The regular files, whose names are paths below `root`."))
-    async def search_files(
-        self, request: StreamingRequest, body: FileSearch
-    ) -> Encoded[FoundFiles]:
-        """Search for files by path, size and content (Calagopus).
-
-        Files on the egg's denylist are never found. A search ends as that of Pelican does.
-        """
-        start, media = ServerPath.parse(body.root), accepted(request.header("Accept"))
-        wanted, results = search_filter(body)
-        limits = SearchLimits(_DEPTH, results=max(1, min(results, MAX_RESULTS)))
-        denylist = self.denylist
-
-        def work(root: ServerRoot) -> Encoded[FoundFiles]:
-            hidden = hidden_by(denylist)
-            found = content_search(root, start, wanted, hidden, limits, self._gone.is_set)
-            return encoded(found, media, {}, "results")
-
-        return await self.run(self._node.files.long, work)
-
-
 def search_filter(body: FileSearch) -> tuple[FileFilter, int]:
     """Return which files a search wants, and how many of them at most."""
     return _old_filter(body) if body.query else _filter(body)
@@ -381,10 +280,94 @@ class Fingerprints:
     fingerprints: dict[str, str]
 
 
-class FingerprintsEndpoint(FilesPath):
-    """`/api/servers/{uuid}/files/fingerprints`, for Calagopus' Panel."""
+class ReadFilesEndpoint(FilesPath):
+    """The calls that read and search files."""
 
-    @call("GET", Success(HTTPStatus.OK, "The fingerprints of the files that are there."))
+    @call(
+        HTTPStatus.OK,
+        "The bytes of the file.",
+        answer_headers={
+            "X-Mime-Type": "The type of the file, by its first bytes.",
+            "Content-Disposition": "`attachment` and the name, with `download`.",
+            "ETag": "Changes with the file; for `If-Range`.",
+        },
+        fails=(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+    )
+    async def get_contents(self, request: StreamingRequest, query: ContentsQuery) -> FileBody:
+        """Return a regular file, or with `Range` a part of it (206).
+
+        It is sent as fast as the client reads it. Of a file that grows meanwhile only the
+        announced bytes are sent; where one shrinks the connection is closed.
+        """
+        path = FilePath.parse(query.file)
+        most = whole_number("max_size", query.max_size)
+        denylist, ignored = self.denylist, Denylist(query.ignored)
+
+        def open_file(root: ServerRoot) -> tuple[OpenFile, str]:
+            Guard(root, denylist).check(path)
+            if Guard(root, ignored).denies(path):
+                raise FileMissing(str(path))
+            return _opened(root, path, most)
+
+        file, mime = await self.run(self._node.files.short, open_file)
+        headers = {"X-Mime-Type": mime, "Content-Type": mime}
+        if query.download and query.download.lower() not in ("0", "false"):
+            headers["Content-Type"] = "application/octet-stream"
+            headers["Content-Disposition"] = attachment(file.entry.text)
+        name = f"{self.game_server.uuid}: {path}"
+        validators = Validators(file.entry.size, file.entry.modified)
+        return FileBody(file, validators, self._node.files.reads, name, headers)
+
+    @call(HTTPStatus.OK, "The files and directories, whose names are their paths.")
+    async def search_names(
+        self, request: StreamingRequest, query: SearchQuery
+    ) -> Encoded[tuple[FileEntry, ...]]:
+        """Search for names, case aside (Pelican).
+
+        `Search` in the configuration has the depth, and the directories that are passed over. The
+        first 1,000 results, and what was found within 100 s, is the answer. A search ends when
+        the client goes.
+        """
+        if len(query.pattern) < _LEAST:
+            raise BadRequest(_TOO_SHORT)
+        start, media = ServerPath.parse(query.directory), accepted(request.header("Accept"))
+        prefix = query.directory.rstrip("/")
+        settings = self._config.Search
+        limits = SearchLimits(
+            settings.max_recursion_depth,
+            skipped=frozenset(name.lower().encode() for name in settings.blacklisted_dirs),
+        )
+
+        def work(root: ServerRoot) -> Encoded[tuple[FileEntry, ...]]:
+            matches = name_matcher(query.pattern)
+            found = name_search(root, start, matches, limits, self._gone.is_set)
+            for each in found if prefix else ():
+                each["name"] = f"{prefix}/{each['name']}"
+            return encoded(found, media)
+
+        return await self.run(self._node.files.long, work)
+
+    @call(HTTPStatus.OK, "The regular files, whose names are paths below `root`.")
+    async def search_files(
+        self, request: StreamingRequest, body: FileSearch
+    ) -> Encoded[FoundFiles]:
+        """Search for files by path, size and content (Calagopus).
+
+        Files on the egg's denylist are never found. A search ends as that of Pelican does.
+        """
+        start, media = ServerPath.parse(body.root), accepted(request.header("Accept"))
+        wanted, results = search_filter(body)
+        limits = SearchLimits(_DEPTH, results=max(1, min(results, MAX_RESULTS)))
+        denylist = self.denylist
+
+        def work(root: ServerRoot) -> Encoded[FoundFiles]:
+            hidden = hidden_by(denylist)
+            found = content_search(root, start, wanted, hidden, limits, self._gone.is_set)
+            return encoded(found, media, {}, "results")
+
+        return await self.run(self._node.files.long, work)
+
+    @call(HTTPStatus.OK, "The fingerprints of the files that are there.")
     async def get_fingerprints(
         self, request: StreamingRequest, query: FingerprintsQuery
     ) -> Fingerprints:
@@ -453,8 +436,9 @@ class DirectoryPage:
     entries: tuple[FileEntry, ...]
 
 
-class _ListPath(FilesPath):
-    fails = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+class ListFilesEndpoint(FilesPath):
+    """The calls that list directories."""
+
     _log = Logger()
 
     async def _listed(self, work: Callable[[ServerRoot, bool], T]) -> T:
@@ -473,11 +457,7 @@ class _ListPath(FilesPath):
                 most=MAX_ENTRIES,
             )
 
-
-class DirectoryListEndpoint(_ListPath):
-    """`/api/servers/{uuid}/files/list-directory`."""
-
-    @call("GET", Success(HTTPStatus.OK, "The entries, directories first, then by name."))
+    @call(HTTPStatus.OK, "The entries, directories first, then by name.")
     async def list_files(
         self, request: StreamingRequest, query: DirectoryQuery
     ) -> Encoded[tuple[FileEntry, ...]]:
@@ -500,11 +480,7 @@ class DirectoryListEndpoint(_ListPath):
         self._warn(path, is_complete)
         return answer
 
-
-class PagedListEndpoint(_ListPath):
-    """`/api/servers/{uuid}/files/list`, for Calagopus' Panel."""
-
-    @call("GET", Success(HTTPStatus.OK, "The entries, directories first, then in that order."))
+    @call(HTTPStatus.OK, "The entries, directories first, then in that order.")
     async def list_page(
         self, request: StreamingRequest, query: PageQuery
     ) -> Encoded[DirectoryPage]:

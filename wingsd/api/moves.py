@@ -25,7 +25,7 @@ from wingsd.errors import (
     TokenInvalid,
     WingsdError,
 )
-from wingsd.http.operations import Access, Call, Repeated, Success, Topic, TreePage, call
+from wingsd.http.operations import Access, Call, Repeated, Topic, TreePage, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.moves.batch import ZSTD_CONTENT_TYPE
 from wingsd.statedb import Outcome
@@ -37,19 +37,7 @@ from wingsd.transfers.manager import EndedMove
 from wingsd.transfers.peer.moves import Digest, Durable, Offset, Root
 from wingsd.util.serialization import Keywords
 
-__all__ = [
-    "MoveAttachmentEndpoint",
-    "MoveBatchEndpoint",
-    "MoveCommitEndpoint",
-    "MoveEndpoint",
-    "MovePrepareEndpoint",
-    "MoveResumeEndpoint",
-    "MoveRoomEndpoint",
-    "MoveRoundEndpoint",
-    "MoveStatus",
-    "MoveTreeEndpoint",
-    "MovesEndpoint",
-]
+__all__ = ["MoveBodyEndpoint", "MoveEndpoint", "MoveStatus", "MovesEndpoint"]
 
 #: The versions of these requests. With the second one there are extended attributes.
 VERSIONS = (1, 2)
@@ -248,8 +236,8 @@ class MovesEndpoint(Endpoint):
             raise TokenInvalid("The token is not valid", "it is for another server")
 
     @call(
-        "POST",
-        Success(HTTPStatus.CREATED, "The move has begun."),
+        HTTPStatus.CREATED,
+        "The move has begun.",
         fails=(
             HTTPStatus.UNAUTHORIZED,
             HTTPStatus.NOT_FOUND,
@@ -308,8 +296,8 @@ class MovesEndpoint(Endpoint):
         )
 
 
-class _MovePath(Endpoint):
-    """A path of one move, for its source."""
+class MoveEndpoint(Endpoint):
+    """The calls of one move, for its source."""
 
     topic = Topic.TRANSFERS
     fails: ClassVar[tuple[HTTPStatus, ...]] = _MOVE_FAILS
@@ -353,11 +341,7 @@ class _MovePath(Endpoint):
     def _number(self) -> int:
         return _number(self.part("number"), "the number in the path")
 
-
-class MoveEndpoint(_MovePath):
-    """`/api/transfers/{uuid}/move/{move}`."""
-
-    @call("GET", Success(HTTPStatus.OK, "How far it is."))
+    @call(HTTPStatus.OK, "How far it is.")
     async def get_move(self, request: StreamingRequest, query: WaitQuery) -> MoveStatus:
         """Return how far a move is, or how it has ended."""
         wait = min(float(_number(query.wait, "wait")), MAX_WAIT)
@@ -378,7 +362,7 @@ class MoveEndpoint(_MovePath):
             transfer.waiting -= 1
         return status
 
-    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "It ends."), fails=(HTTPStatus.CONFLICT,))
+    @call(HTTPStatus.NO_CONTENT, "It ends.", fails=(HTTPStatus.CONFLICT,))
     async def delete_move(self, request: StreamingRequest, query: KeepQuery) -> None:
         """End a move that has failed at its source."""
         if await self._ended() is not None or self._transfer is None:
@@ -394,11 +378,7 @@ class MoveEndpoint(_MovePath):
             return _ended_status(ended or EndedMove(Outcome.FAILURE))
         return _status(self._transfer)
 
-
-class MoveResumeEndpoint(_MovePath):
-    """`/api/transfers/{uuid}/move/{move}/resume`."""
-
-    @call("POST", Success(HTTPStatus.OK, "The session."), fails=(HTTPStatus.CONFLICT,))
+    @call(HTTPStatus.OK, "The session.", fails=(HTTPStatus.CONFLICT,))
     async def resume_move(
         self, request: StreamingRequest, body: MoveResume | None = None
     ) -> MoveSession:
@@ -407,32 +387,65 @@ class MoveResumeEndpoint(_MovePath):
         What is under way of the move ends, and requests of earlier sessions are refused.
         """
         session, held = await (await self._inbox()).resume()
-        return MoveSession(
-            session=session,
-            round=held.round,
-            next=held.next,
-            shape=held.shape,
-            file=held.file,
-            pages=held.pages,
-            bytes=held.bytes,
-        )
+        return MoveSession(session, **attrs.asdict(held))
 
-
-class MoveTreeEndpoint(_MovePath):
-    """`/api/transfers/{uuid}/move/{move}/tree`."""
-
-    @call("GET", Success(HTTPStatus.OK, "The page."), fails=(HTTPStatus.CONFLICT,))
+    @call(HTTPStatus.OK, "The page.", fails=(HTTPStatus.CONFLICT,))
     async def get_held_tree(self, request: StreamingRequest, query: TreePageQuery) -> TreePage:
         """Return a page of what this node held when the session began."""
         inbox = await self._inbox()
         return TreePage(await inbox.page(query.session, _number(query.page, "page")))
 
+    @call(HTTPStatus.OK, "The round is closed.", fails=(HTTPStatus.CONFLICT,))
+    async def close_round(
+        self, request: StreamingRequest, query: SessionQuery, body: RoundEnd
+    ) -> Root:
+        """Close a round: both nodes have the same root then."""
+        inbox = await self._inbox()
+        root = _root(body.root)
+        await inbox.close_round(query.session, self._number(), body.last, root)
+        return Root(body.root)
 
-class _BodyPath(_MovePath):
-    """A path that reads the bodies of one method as they arrive."""
+    @call(HTTPStatus.ACCEPTED, "It is tried.", fails=(HTTPStatus.CONFLICT,))
+    async def prepare_move(
+        self, request: StreamingRequest, body: MovePrepare | None = None
+    ) -> None:
+        """Try what the server needs here, while it runs at its source.
+
+        The Panel is asked about it, its image is pulled, and a container made and removed. `GET`
+        of the move tells the outcome.
+        """
+        transfer = await self._open()
+        if body is not None:
+            transfer.note_size(body.disk_bytes, body.files)
+        transfer.prepare()
+
+    @call(
+        HTTPStatus.NO_CONTENT,
+        "There is room.",
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE),
+    )
+    async def check_room(self, request: StreamingRequest, body: MovePrepare) -> None:
+        """Check that what the server's files take by now fits on the disk, before more is sent."""
+        transfer = await self._open()
+        transfer.note_size(body.disk_bytes, body.files)
+        await transfer.require_room()
+
+    @call(HTTPStatus.ACCEPTED, "It is being put into place.", fails=(HTTPStatus.CONFLICT,))
+    async def commit_move(
+        self, request: StreamingRequest, query: SessionQuery, body: MoveCommit
+    ) -> None:
+        """Have the server put into place; `GET` of the move tells the outcome."""
+        commit = Commit(body.round, _root(body.root), body.running)
+        ended = await self._ended()
+        if ended is not None and ended.outcome is Outcome.SUCCESS:
+            return
+        await (await self._inbox()).commit(query.session, commit)
+
+
+class MoveBodyEndpoint(MoveEndpoint):
+    """The calls whose bodies are read as they arrive, and that of the same path."""
 
     keeps_connection = True
-    streamed_methods: frozenset[bytes]
     _stream: UploadStream
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
@@ -442,16 +455,10 @@ class _BodyPath(_MovePath):
         Deferred.fromCoroutine(self._respond(request))
         return self._stream
 
-
-class MoveBatchEndpoint(_BodyPath):
-    """`/api/transfers/{uuid}/move/{move}/batches/{number}`."""
-
-    streamed_methods = frozenset({b"PUT"})
-
     @call(
-        "PUT",
-        Success(HTTPStatus.OK, "It is here."),
-        raw=True,
+        HTTPStatus.OK,
+        "It is here.",
+        form=bytes,
         fails=(
             HTTPStatus.CONFLICT,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -470,36 +477,16 @@ class MoveBatchEndpoint(_BodyPath):
         )
         return Durable(durable)
 
-
-class MoveRoundEndpoint(_MovePath):
-    """`/api/transfers/{uuid}/move/{move}/rounds/{number}`."""
-
-    @call("POST", Success(HTTPStatus.OK, "The round is closed."), fails=(HTTPStatus.CONFLICT,))
-    async def close_round(
-        self, request: StreamingRequest, query: SessionQuery, body: RoundEnd
-    ) -> Root:
-        """Close a round: both nodes have the same root then."""
-        inbox = await self._inbox()
-        root = _root(body.root)
-        await inbox.close_round(query.session, self._number(), body.last, root)
-        return Root(body.root)
-
-
-class MoveAttachmentEndpoint(_BodyPath):
-    """`/api/transfers/{uuid}/move/{move}/attachments/{name}`."""
-
-    streamed_methods = frozenset({b"PATCH"})
-
-    @call("GET", Success(HTTPStatus.OK, "How much of it."), fails=(HTTPStatus.CONFLICT,))
+    @call(HTTPStatus.OK, "How much of it.", fails=(HTTPStatus.CONFLICT,))
     async def get_attachment(self, request: StreamingRequest, query: SessionQuery) -> Offset:
         """Return how much of an attachment is here."""
         inbox = await self._inbox()
         return Offset(await inbox.offset(query.session, self.part("name")))
 
     @call(
-        "PATCH",
-        Success(HTTPStatus.OK, "How much of it is here now."),
-        raw=True,
+        HTTPStatus.OK,
+        "How much of it is here now.",
+        form=bytes,
         fails=(
             HTTPStatus.CONFLICT,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -515,58 +502,6 @@ class MoveAttachmentEndpoint(_BodyPath):
         offset = _number(query.offset, "offset")
         name = self.part("name")
         return Offset(await inbox.receive_piece(query.session, name, offset, sha, self._stream))
-
-
-class MovePrepareEndpoint(_MovePath):
-    """`/api/transfers/{uuid}/move/{move}/prepare`."""
-
-    @call("POST", Success(HTTPStatus.ACCEPTED, "It is tried."), fails=(HTTPStatus.CONFLICT,))
-    async def prepare_move(
-        self, request: StreamingRequest, body: MovePrepare | None = None
-    ) -> None:
-        """Try what the server needs here, while it runs at its source.
-
-        The Panel is asked about it, its image is pulled, and a container made and removed. `GET`
-        of the move tells the outcome.
-        """
-        transfer = await self._open()
-        if body is not None:
-            transfer.note_size(body.disk_bytes, body.files)
-        transfer.prepare()
-
-
-class MoveRoomEndpoint(_MovePath):
-    """`/api/transfers/{uuid}/move/{move}/room`."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "There is room."),
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE),
-    )
-    async def check_room(self, request: StreamingRequest, body: MovePrepare) -> None:
-        """Check that what the server's files take by now fits on the disk, before more is sent."""
-        transfer = await self._open()
-        transfer.note_size(body.disk_bytes, body.files)
-        await transfer.require_room()
-
-
-class MoveCommitEndpoint(_MovePath):
-    """`/api/transfers/{uuid}/move/{move}/commit`."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "It is being put into place."),
-        fails=(HTTPStatus.CONFLICT,),
-    )
-    async def commit_move(
-        self, request: StreamingRequest, query: SessionQuery, body: MoveCommit
-    ) -> None:
-        """Have the server put into place; `GET` of the move tells the outcome."""
-        commit = Commit(body.round, _root(body.root), body.running)
-        ended = await self._ended()
-        if ended is not None and ended.outcome is Outcome.SUCCESS:
-            return
-        await (await self._inbox()).commit(query.session, commit)
 
 
 def _root(text: str) -> bytes:

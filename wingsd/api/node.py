@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint
-from wingsd.config import CALAGOPUS, Config
+from wingsd.config import Config
 from wingsd.config.loader import read_yaml
 from wingsd.config.vendors import version_for
 from wingsd.config_file.panel_settings import NodeSettings
@@ -32,7 +32,7 @@ from wingsd.errors import (
     LogFileNotFound,
     WingsdError,
 )
-from wingsd.http.operations import Call, PlainText, Success, Topic, call
+from wingsd.http.operations import Call, PlainText, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.node.diagnostics import ReportOptions
 from wingsd.node.figures import UsedPort, host_addresses, used_ports
@@ -40,33 +40,13 @@ from wingsd.node.logs import MAX_LINES, LogUnavailable, StoredLog, read_log, sto
 from wingsd.node.redaction import Redaction
 from wingsd.panel.schemas import Allocations
 from wingsd.servers import PowerState
-from wingsd.servers.server import Utilization
 from wingsd.util.media import decode
 from wingsd.util.serialization import Keywords, unknown_keys
 
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
 
-__all__ = [
-    "AddressesEndpoint",
-    "ConfigEndpoint",
-    "DiagnosticsEndpoint",
-    "DiagnosticsQuery",
-    "EngineDiskEndpoint",
-    "LogFileEndpoint",
-    "LogFilesEndpoint",
-    "OverviewEndpoint",
-    "PruneEndpoint",
-    "ServersUtilizationEndpoint",
-    "StatsEndpoint",
-    "SystemEndpoint",
-    "UpdateEndpoint",
-    "UpgradeEndpoint",
-    "UsedPortsEndpoint",
-    "UtilizationEndpoint",
-    "machine",
-    "report_options",
-]
+__all__ = ["DiagnosticsQuery", "NodeEndpoint", "UpdateEndpoint", "machine", "report_options"]
 
 #: Seconds to wait for the engine: a Panel waits for 15 in all.
 ENGINE_PATIENCE = 5.0
@@ -168,49 +148,6 @@ class SystemQuery:
     v: Annotated[str, "`2` for the longer answer, with the Docker engine."] = ""
 
 
-class SystemEndpoint(Endpoint):
-    """`/api/system`."""
-
-    topic = Topic.NODE
-    _log = Logger()
-
-    @call("GET", Success(HTTPStatus.OK, "The node."))
-    async def get_system(
-        self, request: StreamingRequest, query: SystemQuery
-    ) -> SystemInformation | SystemAndEngine:
-        """Return the machine that this node runs on."""
-        here = machine()
-        version = version_for(self._config.family)
-        if query.v == "2":
-            return SystemAndEngine(version, here, await self._docker())
-        return SystemInformation(
-            architecture=here.architecture,
-            cpu_count=here.cpu_threads,
-            kernel_version=here.kernel_version,
-            os=here.os_type,
-            version=version,
-        )
-
-    async def _docker(self) -> DockerInformation | None:
-        ask = self._node.ask_engine
-        if ask is None:
-            return None
-
-        async def asked() -> EngineInformation:
-            return await ask()
-
-        asking = Deferred.fromCoroutine(asked())
-        try:
-            return _described(
-                await asking.addTimeout(ENGINE_PATIENCE, self._node.reactor, _timed_out)
-            )
-        except WingsdError as error:
-            self._log.warn(
-                "the Docker engine did not report its version and containers: {error}", error=error
-            )
-            return None
-
-
 def _timed_out(_: object, seconds: float) -> NoReturn:
     raise EnvironmentFailed(f"the Docker engine gives no information within {seconds:g} s")
 
@@ -258,80 +195,11 @@ class LogFiles:
     log_files: list[StoredLog]
 
 
-class LogsEndpointBase(Endpoint):
-    """A path about the node's logs."""
-
-    topic = Topic.NODE
-
-    @property
-    def directory(self) -> str:
-        """The directory of the log files."""
-        return self._config.system.log_directory
-
-
-class LogFilesEndpoint(LogsEndpointBase):
-    """`/api/system/logs`."""
-
-    @call(
-        "GET",
-        Success(HTTPStatus.OK, "The log files."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
-    async def list_log_files(self, request: StreamingRequest) -> LogFiles:
-        """List the log files of the node.
-
-        `wingsd.log` is the daemon's own log, also where it is in systemd's journal; its size is 0
-        then.
-        """
-        found = await self._node.disk.run(stored_logs, self.directory)
-        if self._node.own_log.source is not None and OWN_LOG not in [each.name for each in found]:
-            found.append(StoredLog.written_at(OWN_LOG, 0, time.time()))
-        return LogFiles(found)
-
-
 @attrs.frozen
 class LogFileQuery:
     """How many lines to return. A string, so that the handler words the error."""
 
     lines: Annotated[str, f"The number of last lines; {MOST_LINES} at most, and by default."] = ""
-
-
-class LogFileEndpoint(LogsEndpointBase):
-    """`/api/system/logs/{file}`."""
-
-    @call(
-        "GET",
-        Success(HTTPStatus.OK, "The lines."),
-        fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND),
-    )
-    async def get_log_file(self, request: StreamingRequest, query: LogFileQuery) -> PlainText:
-        """Return the last lines of a log file as text, without the node's secrets.
-
-        They are of the last MiB; of a compressed file, of its first 64 MiB.
-        """
-        name = self._parts["file"].decode("utf-8", "surrogateescape")
-        lines = _at_most(MOST_LINES, "lines", query.lines or str(MOST_LINES))
-        try:
-            found = await self._node.disk.run(self._redacted, lambda: self._read(name, lines))
-        except LogFileNotFound:
-            if name != OWN_LOG or self._node.own_log.source is None:
-                raise
-            found = await self._own(lines)
-        return PlainText("".join(f"{line}\n" for line in found))
-
-    def _read(self, name: str, lines: int) -> list[str]:
-        return read_log(self.directory, name, lines)
-
-    def _redacted(self, read: Callable[[], list[str]]) -> list[str]:
-        redaction = Redaction(attrs.asdict(self._config), endpoints=True)
-        return [redaction.text(line) for line in read()]
-
-    async def _own(self, lines: int) -> list[str]:
-        try:
-            found = await self._node.own_log.last(min(lines, MAX_LINES))
-        except LogUnavailable as error:
-            raise BadRequest("the log of this node cannot be read back", str(error)) from error
-        return await self._node.disk.run(self._redacted, lambda: found)
 
 
 def _at_most(most: int, name: str, text: str, unit: str = "") -> int:
@@ -371,8 +239,8 @@ class UpdateEndpoint(Endpoint):
         self._node.updates.apply()
 
     @call(
-        "POST",
-        Success(HTTPStatus.OK, "The settings are saved, unless `applied` is false."),
+        HTTPStatus.OK,
+        "The settings are saved, unless `applied` is false.",
         fails=(
             HTTPStatus.CONFLICT,
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -425,22 +293,6 @@ def _boolean(name: str, text: str) -> bool:
         raise BadRequest(f"{name} must be true or false") from None
 
 
-class DiagnosticsEndpoint(Endpoint):
-    """`/api/diagnostics`."""
-
-    topic = Topic.NODE
-
-    @call("GET", Success(HTTPStatus.OK, "The report."), fails=(HTTPStatus.BAD_REQUEST,))
-    async def get_diagnostics(
-        self, request: StreamingRequest, query: DiagnosticsQuery
-    ) -> PlainText:
-        """Return versions, configuration, Docker's state and the last lines of the log, as text.
-
-        Secrets are left out in any case, hosts and addresses unless they are asked for.
-        """
-        return PlainText(await self._node.diagnostics.report(report_options(query)))
-
-
 Average = Annotated[float, Keywords(minimum=0)]
 Percent = Annotated[float, Keywords(minimum=0, maximum=100)]
 
@@ -473,41 +325,6 @@ class NodeUtilization:
     disk_details: list[DiskDetails]
 
 
-class UtilizationEndpoint(Endpoint):
-    """`/api/system/utilization`."""
-
-    topic = Topic.NODE
-
-    @call(
-        "GET",
-        Success(HTTPStatus.OK, "What the machine uses."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
-    async def get_utilization(self, request: StreamingRequest) -> NodeUtilization:
-        """Return what the machine uses: its processor, memory and disks.
-
-        It answers within a second. A disk that does not answer shows its last figures.
-        """
-        now = await self._node.figures.now()
-        used = now.memory
-        return NodeUtilization(
-            memory_total=used.total,
-            memory_used=used.used,
-            swap_total=used.swap_total,
-            swap_used=used.swap_used,
-            load_average1=used.load[0],
-            load_average5=used.load[1],
-            load_average15=used.load[2],
-            cpu_percent=now.rates.cpu_percent,
-            disk_total=sum(disk.total for disk in now.disks),
-            disk_used=sum(disk.used for disk in now.disks),
-            disk_details=[
-                DiskDetails(disk.device, disk.mountpoint, disk.total, disk.used, list(disk.tags))
-                for disk in now.disks
-            ],
-        )
-
-
 @attrs.frozen(eq=False, repr=False)
 class IpAddresses:
     """The node's addresses, for Pelican's Panel."""
@@ -520,28 +337,6 @@ class AssignableAddresses:
     """The node's addresses, for Calagopus' Panel."""
 
     ips: list[str]
-
-
-class AddressesEndpoint(Endpoint):
-    """`/api/system/ips`."""
-
-    topic = Topic.NODE
-
-    @call(
-        "GET",
-        Success(HTTPStatus.OK, "The addresses."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
-    async def list_addresses(self, request: StreamingRequest) -> IpAddresses | AssignableAddresses:
-        """List the machine's IP addresses and those of `docker.system_ips`.
-
-        Loopback and link-local addresses are left out; for Calagopus' Panel also those of Docker's
-        interfaces.
-        """
-        if self._config.family == CALAGOPUS:
-            return AssignableAddresses(await self._node.workers.run(_assignable, self._config))
-        more = self._config.docker.system_ips
-        return IpAddresses(await self._node.workers.run(host_addresses, more))
 
 
 def _assignable(config: Config) -> list[str]:
@@ -563,76 +358,6 @@ class UsedPorts:
     """The ports in use."""
 
     used: Annotated[dict[str, list[UsedPort]], "By the address, as in the query."]
-
-
-class UsedPortsEndpoint(Endpoint):
-    """`/api/ports/used`."""
-
-    topic = Topic.NODE
-
-    @call(
-        "GET",
-        Success(HTTPStatus.OK, "The ports."),
-        fails=(
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
-    )
-    async def list_used_ports(self, request: StreamingRequest, query: PortsQuery) -> UsedPorts:
-        """List the ports that a new server could not have at these addresses.
-
-        They are those of the allocations of the node's servers, also of stopped ones, and those at
-        which a program of the machine receives, by TCP or UDP.
-        """
-        servers = {
-            server.uuid: server.configuration.settings.allocations
-            for server in self._node.servers.all()
-        }
-        return UsedPorts(await self._node.workers.run(self._find, query.ip, servers))
-
-    def _find(
-        self, ips: tuple[str, ...], servers: Mapping[str, Allocations]
-    ) -> dict[str, list[UsedPort]]:
-        return used_ports(self._config, ips or _assignable(self._config), servers)
-
-
-class EngineEndpoint(Endpoint):
-    """A path about the Docker engine."""
-
-    topic = Topic.NODE
-    fails = (HTTPStatus.CONFLICT,)
-
-    @property
-    def engine(self) -> NodeEngine:
-        """The engine. Raises `EngineUnavailable` on a node without one."""
-        if self._node.engine is None:
-            raise EngineUnavailable("docker.enabled is false in its configuration")
-        return self._node.engine
-
-
-class EngineDiskEndpoint(EngineEndpoint):
-    """`/api/system/docker/disk`."""
-
-    @call("GET", Success(HTTPStatus.OK, "The sizes."))
-    async def get_engine_disk(self, request: StreamingRequest) -> EngineDisk:
-        """Return what the Docker engine keeps on its disk."""
-        return await self.engine.disk()
-
-
-class PruneEndpoint(EngineEndpoint):
-    """`/api/system/docker/image/prune`."""
-
-    @call("DELETE", Success(HTTPStatus.OK, "What Docker says of it."))
-    async def prune_images(
-        self, request: StreamingRequest
-    ) -> Annotated[dict[str, Any], "`ImagesDeleted` and `SpaceReclaimed`, in bytes."]:
-        """Remove images without a name that no container uses.
-
-        When that takes longer than a Panel waits, the answer is 409. The removal goes on, a second
-        call does not begin another, and the next one after its end gets the result.
-        """
-        return await self.engine.prune()
 
 
 Rate = Annotated[float, Keywords(minimum=0), "In a second."]
@@ -683,41 +408,6 @@ class NodeOverview:
     servers: ServerNumbers
     architecture: str
     kernel_version: str
-
-
-class OverviewEndpoint(Endpoint):
-    """`/api/system/overview`."""
-
-    topic = Topic.NODE
-
-    @call(
-        "GET",
-        Success(HTTPStatus.OK, "The node."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE),
-    )
-    async def get_overview(self, request: StreamingRequest) -> NodeOverview:
-        """Return the machine, and how many servers it has."""
-        states = [server.state for server in self._node.servers.all()]
-        online = sum(state is not PowerState.OFFLINE for state in states)
-        processor, used = await self._node.figures.processor(), await self._node.figures.memory()
-        here = machine()
-        inside = any(map(os.path.exists, _CONTAINER_MARKS))
-        return NodeOverview(
-            version=version_for(self._config.family),
-            local_time=datetime.now().astimezone().isoformat(timespec="seconds"),
-            container_type="unknown" if inside else "none",
-            cpu=ProcessorDetails(
-                name="cpu0",
-                brand=processor.model,
-                vendor_id=processor.vendor,
-                frequency_mhz=processor.frequency,
-                cpu_count=here.cpu_threads,
-            ),
-            memory=MemoryDetails(used.total, used.free, used.used, used.used_process),
-            servers=ServerNumbers(len(states), online, len(states) - online),
-            architecture=platform.machine(),
-            kernel_version=here.kernel_version,
-        )
 
 
 @attrs.frozen
@@ -781,16 +471,240 @@ class NodeStats:
     stats: MachineStats
 
 
-class StatsEndpoint(Endpoint):
-    """`/api/system/stats`."""
+def _written(path: str) -> dict[str, Any]:
+    """Return what is in the file; nothing while it cannot be read."""
+    try:
+        data = read_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, InvalidData):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _merged(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return `above` with the keys that only `below` has."""
+    merged = {str(key): value for key, value in below.items()}
+    for key, value in above.items():
+        inner = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        merged[str(key)] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+class NodeEndpoint(Endpoint):
+    """The calls about the node itself, but the one that changes its settings."""
 
     topic = Topic.NODE
+    _log = Logger()
+
+    @call(HTTPStatus.OK, "The node.")
+    async def get_system(
+        self, request: StreamingRequest, query: SystemQuery
+    ) -> SystemInformation | SystemAndEngine:
+        """Return the machine that this node runs on."""
+        here = machine()
+        version = version_for(self._config.family)
+        if query.v == "2":
+            return SystemAndEngine(version, here, await self._docker())
+        return SystemInformation(
+            architecture=here.architecture,
+            cpu_count=here.cpu_threads,
+            kernel_version=here.kernel_version,
+            os=here.os_type,
+            version=version,
+        )
+
+    async def _docker(self) -> DockerInformation | None:
+        ask = self._node.ask_engine
+        if ask is None:
+            return None
+
+        async def asked() -> EngineInformation:
+            return await ask()
+
+        asking = Deferred.fromCoroutine(asked())
+        try:
+            return _described(
+                await asking.addTimeout(ENGINE_PATIENCE, self._node.reactor, _timed_out)
+            )
+        except WingsdError as error:
+            self._log.warn(
+                "the Docker engine did not report its version and containers: {error}", error=error
+            )
+            return None
+
+    @property
+    def directory(self) -> str:
+        """The directory of the log files."""
+        return self._config.system.log_directory
+
+    @call(HTTPStatus.OK, "The log files.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    async def list_log_files(self, request: StreamingRequest) -> LogFiles:
+        """List the log files of the node.
+
+        `wingsd.log` is the daemon's own log, also where it is in systemd's journal; its size is 0
+        then.
+        """
+        found = await self._node.disk.run(stored_logs, self.directory)
+        if self._node.own_log.source is not None and OWN_LOG not in [each.name for each in found]:
+            found.append(StoredLog.written_at(OWN_LOG, 0, time.time()))
+        return LogFiles(found)
+
+    @call(HTTPStatus.OK, "The lines.", fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
+    async def get_log_file(self, request: StreamingRequest, query: LogFileQuery) -> PlainText:
+        """Return the last lines of a log file as text, without the node's secrets.
+
+        They are of the last MiB; of a compressed file, of its first 64 MiB.
+        """
+        name = self._parts["file"].decode("utf-8", "surrogateescape")
+        lines = _at_most(MOST_LINES, "lines", query.lines or str(MOST_LINES))
+        try:
+            found = await self._node.disk.run(self._redacted, lambda: self._read(name, lines))
+        except LogFileNotFound:
+            if name != OWN_LOG or self._node.own_log.source is None:
+                raise
+            found = await self._own(lines)
+        return PlainText("".join(f"{line}\n" for line in found))
+
+    def _read(self, name: str, lines: int) -> list[str]:
+        return read_log(self.directory, name, lines)
+
+    def _redacted(self, read: Callable[[], list[str]]) -> list[str]:
+        redaction = Redaction(attrs.asdict(self._config), endpoints=True)
+        return [redaction.text(line) for line in read()]
+
+    async def _own(self, lines: int) -> list[str]:
+        try:
+            found = await self._node.own_log.last(min(lines, MAX_LINES))
+        except LogUnavailable as error:
+            raise BadRequest("the log of this node cannot be read back", str(error)) from error
+        return await self._node.disk.run(self._redacted, lambda: found)
+
+    @call(HTTPStatus.OK, "The report.", fails=(HTTPStatus.BAD_REQUEST,))
+    async def get_diagnostics(
+        self, request: StreamingRequest, query: DiagnosticsQuery
+    ) -> PlainText:
+        """Return versions, configuration, Docker's state and the last lines of the log, as text.
+
+        Secrets are left out in any case, hosts and addresses unless they are asked for.
+        """
+        return PlainText(await self._node.diagnostics.report(report_options(query)))
+
+    @call(HTTPStatus.OK, "What the machine uses.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    async def get_utilization(self, request: StreamingRequest) -> NodeUtilization:
+        """Return what the machine uses: its processor, memory and disks.
+
+        It answers within a second. A disk that does not answer shows its last figures.
+        """
+        now = await self._node.figures.now()
+        used = now.memory
+        return NodeUtilization(
+            memory_total=used.total,
+            memory_used=used.used,
+            swap_total=used.swap_total,
+            swap_used=used.swap_used,
+            load_average1=used.load[0],
+            load_average5=used.load[1],
+            load_average15=used.load[2],
+            cpu_percent=now.rates.cpu_percent,
+            disk_total=sum(disk.total for disk in now.disks),
+            disk_used=sum(disk.used for disk in now.disks),
+            disk_details=[
+                DiskDetails(disk.device, disk.mountpoint, disk.total, disk.used, list(disk.tags))
+                for disk in now.disks
+            ],
+        )
+
+    @call(HTTPStatus.OK, "The addresses.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    async def list_addresses(self, request: StreamingRequest) -> IpAddresses | AssignableAddresses:
+        """List the machine's IP addresses and those of `docker.system_ips`.
+
+        Loopback and link-local addresses are left out; for Calagopus' Panel also those of Docker's
+        interfaces.
+        """
+        if self.is_calagopus:
+            return AssignableAddresses(await self._node.workers.run(_assignable, self._config))
+        more = self._config.docker.system_ips
+        return IpAddresses(await self._node.workers.run(host_addresses, more))
 
     @call(
-        "GET",
-        Success(HTTPStatus.OK, "What the machine does."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+        HTTPStatus.OK,
+        "The ports.",
+        fails=(
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
     )
+    async def list_used_ports(self, request: StreamingRequest, query: PortsQuery) -> UsedPorts:
+        """List the ports that a new server could not have at these addresses.
+
+        They are those of the allocations of the node's servers, also of stopped ones, and those at
+        which a program of the machine receives, by TCP or UDP.
+        """
+        servers = {
+            server.uuid: server.configuration.settings.allocations
+            for server in self._node.servers.all()
+        }
+        return UsedPorts(await self._node.workers.run(self._find, query.ip, servers))
+
+    def _find(
+        self, ips: tuple[str, ...], servers: Mapping[str, Allocations]
+    ) -> dict[str, list[UsedPort]]:
+        return used_ports(self._config, ips or _assignable(self._config), servers)
+
+    @property
+    def engine(self) -> NodeEngine:
+        """The engine. Raises `EngineUnavailable` on a node without one."""
+        if self._node.engine is None:
+            raise EngineUnavailable("docker.enabled is false in its configuration")
+        return self._node.engine
+
+    @call(HTTPStatus.OK, "The sizes.", fails=(HTTPStatus.CONFLICT,))
+    async def get_engine_disk(self, request: StreamingRequest) -> EngineDisk:
+        """Return what the Docker engine keeps on its disk."""
+        return await self.engine.disk()
+
+    @call(HTTPStatus.OK, "What Docker says of it.", fails=(HTTPStatus.CONFLICT,))
+    async def prune_images(
+        self, request: StreamingRequest
+    ) -> Annotated[dict[str, Any], "`ImagesDeleted` and `SpaceReclaimed`, in bytes."]:
+        """Remove images without a name that no container uses.
+
+        When that takes longer than a Panel waits, the answer is 409. The removal goes on, a second
+        call does not begin another, and the next one after its end gets the result.
+        """
+        return await self.engine.prune()
+
+    @call(
+        HTTPStatus.OK,
+        "The node.",
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE),
+    )
+    async def get_overview(self, request: StreamingRequest) -> NodeOverview:
+        """Return the machine, and how many servers it has."""
+        states = [server.state for server in self._node.servers.all()]
+        online = sum(state is not PowerState.OFFLINE for state in states)
+        processor, used = await self._node.figures.processor(), await self._node.figures.memory()
+        here = machine()
+        inside = any(map(os.path.exists, _CONTAINER_MARKS))
+        return NodeOverview(
+            version=version_for(self._config.family),
+            local_time=datetime.now().astimezone().isoformat(timespec="seconds"),
+            container_type="unknown" if inside else "none",
+            cpu=ProcessorDetails(
+                name="cpu0",
+                brand=processor.model,
+                vendor_id=processor.vendor,
+                frequency_mhz=processor.frequency,
+                cpu_count=here.cpu_threads,
+            ),
+            memory=MemoryDetails(used.total, used.free, used.used, used.used_process),
+            servers=ServerNumbers(len(states), online, len(states) - online),
+            architecture=platform.machine(),
+            kernel_version=here.kernel_version,
+        )
+
+    @call(HTTPStatus.OK, "What the machine does.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
     async def get_stats(self, request: StreamingRequest) -> NodeStats:
         """Return what the machine does: since its start, and in a second on average.
 
@@ -823,25 +737,7 @@ class StatsEndpoint(Endpoint):
             )
         )
 
-
-class ServersUtilizationEndpoint(Endpoint):
-    """`/api/servers/utilization`."""
-
-    topic = Topic.SERVERS
-    fails = (HTTPStatus.SERVICE_UNAVAILABLE,)
-
-    @call("GET", Success(HTTPStatus.OK, "What each server uses, by its UUID."))
-    async def get_servers_utilization(self, request: StreamingRequest) -> dict[str, Utilization]:
-        """Return what the servers use, by their UUIDs."""
-        return {server.uuid: server.details().utilization for server in self._node.servers.all()}
-
-
-class ConfigEndpoint(Endpoint):
-    """`/api/system/config`."""
-
-    topic = Topic.NODE
-
-    @call("GET", Success(HTTPStatus.OK, "The configuration."))
+    @call(HTTPStatus.OK, "The configuration.")
     async def get_config(
         self, request: StreamingRequest
     ) -> Annotated[dict[str, Any], "The keys of `config.yml`."]:
@@ -854,36 +750,7 @@ class ConfigEndpoint(Endpoint):
         values = _merged(written, attrs.asdict(self._node.config))
         return Redaction(values, endpoints=True).tree(values)
 
-
-def _written(path: str) -> dict[str, Any]:
-    """Return what is in the file; nothing while it cannot be read."""
-    try:
-        data = read_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, InvalidData):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _merged(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return `above` with the keys that only `below` has."""
-    merged = {str(key): value for key, value in below.items()}
-    for key, value in above.items():
-        inner = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
-        merged[str(key)] = _merged(inner, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
-class UpgradeEndpoint(Endpoint):
-    """`/api/system/upgrade`, which this node does not do."""
-
-    topic = Topic.NODE
-
-    @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "Never given."),
-        fails=(HTTPStatus.CONFLICT,),
-    )
+    @call(HTTPStatus.ACCEPTED, "Never given.", fails=(HTTPStatus.CONFLICT,))
     async def upgrade(self, request: StreamingRequest) -> None:
         """Refuse to replace the daemon by a program from elsewhere, always with 409."""
         raise Conflict(

@@ -1,6 +1,6 @@
-"""The resource of one path: who may call it, and how a call is answered and logged.
+"""The resources of paths: who may call them, and how a call is answered and logged.
 
-The methods of a path are coroutines declared as calls (`wingsd.http.operations`). They return the
+The methods of paths are coroutines declared as calls (`wingsd.http.operations`). They return the
 content of the answer or raise a `WingsdError`. A call runs to its end, also when the client
 disconnects before the answer.
 """
@@ -20,6 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api.context import NodeContext
 from wingsd.auth.tokens import TransferToken, authorize_panel, transfer_token
+from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     MethodNotAllowed,
     ServerNotFound,
@@ -45,15 +46,16 @@ def _is_node_failure(error: Exception) -> bool:
 
 
 class Endpoint(Resource):
-    """A path of the interface. An instance is made for each request.
+    """Calls of the interface, at some of its paths. An instance is made for each request.
 
-    `calls` are its methods, with the kind of token that each needs. `parts` are the variable parts
-    of the path by name. OPTIONS is answered on every path.
+    `calls` are the methods of the request's path, with the kind of token that each needs. `parts`
+    are the variable parts of the path by name. OPTIONS is answered on every path. One with
+    `open_body` reads the bodies as they arrive of which a call describes the `form`.
     """
 
     isLeaf = True
     topic: ClassVar[Topic]
-    #: Statuses of the errors that all calls of the path have in common.
+    #: Statuses of the errors that all calls have in common.
     fails: ClassVar[tuple[HTTPStatus, ...]] = ()
     _log = Logger()
 
@@ -66,6 +68,17 @@ class Endpoint(Resource):
         self._config = node.live.current
         self._calls = calls
         self._parts = parts
+
+    @property
+    def is_calagopus(self) -> bool:
+        """True if the Panel is Calagopus'."""
+        return self._config.family == CALAGOPUS
+
+    @property
+    def streamed_methods(self) -> frozenset[bytes]:
+        """The methods whose bodies are read as they arrive."""
+        streamed = (name for name, call in self._calls.items() if call.form is not None)
+        return frozenset(name.encode() for name in streamed)
 
     def part(self, name: str) -> str:
         """Return a variable part of the path."""
@@ -144,12 +157,6 @@ class Endpoint(Resource):
     def prepare(self) -> None:
         """Check what must hold before the body is parsed."""
 
-    async def _respond(self, request: StreamingRequest) -> None:
-        try:
-            await self._dispatch(request)
-        except Exception:
-            self.failed(request, Failure())
-
     def failed(self, request: StreamingRequest, failure: Failure) -> None:
         """Answer with an error; log it where its cause is in this node."""
         if isinstance(failure.value, Exception) and _is_node_failure(failure.value):
@@ -164,19 +171,22 @@ class Endpoint(Resource):
             return get
         return self._calls.get(method)
 
-    async def _dispatch(self, request: StreamingRequest) -> None:
+    async def _respond(self, request: StreamingRequest) -> None:
         method, call = request.method, self._call(request)
-        if call is None or method == b"OPTIONS":
-            request.setHeader("Allow", self.methods)
-        if call is not None:
-            await self.handle(request, call)
-        elif method == b"OPTIONS":
-            request.answer(HTTPStatus.NO_CONTENT)
-        else:
-            name = method.decode("latin-1")
-            request.refuse(
-                MethodNotAllowed(f"{name} is not allowed for this path", f"use {self.methods}")
-            )
+        try:
+            if call is None or method == b"OPTIONS":
+                request.setHeader("Allow", self.methods)
+            if call is not None:
+                await self.handle(request, call)
+            elif method == b"OPTIONS":
+                request.answer(HTTPStatus.NO_CONTENT)
+            else:
+                name = method.decode("latin-1")
+                request.refuse(
+                    MethodNotAllowed(f"{name} is not allowed for this path", f"use {self.methods}")
+                )
+        except Exception:
+            self.failed(request, Failure())
 
     def _log_failure(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(

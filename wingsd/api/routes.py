@@ -6,102 +6,33 @@ list of calls in docs/families.md are made of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from http import HTTPStatus
 from typing import Any
 
 import attrs
 
-from wingsd.api.backups import (
-    AllBackupsEndpoint,
-    BackupDeletionEndpoint,
-    BackupEndpoint,
-    BackupsEndpoint,
-    RestoreEndpoint,
-)
+from wingsd.api.backups import BackupDeletionEndpoint, BackupsEndpoint, RestoreEndpoint
 from wingsd.api.context import NodeContext
-from wingsd.api.file_changes import (
-    ChmodEndpoint,
-    CompressEndpoint,
-    CopyEndpoint,
-    CopyManyEndpoint,
-    CreateDirectoryEndpoint,
-    CreateSymlinkEndpoint,
-    DecompressEndpoint,
-    DeleteEndpoint,
-    FileTaskEndpoint,
-    FileTasksEndpoint,
-    PullEndpoint,
-    PullQueryEndpoint,
-    PullsEndpoint,
-    RenameEndpoint,
-    WriteEndpoint,
-)
-from wingsd.api.files import (
-    ContentsEndpoint,
-    DirectoryListEndpoint,
-    FingerprintsEndpoint,
-    PagedListEndpoint,
-    SearchEndpoint,
-)
-from wingsd.api.moves import (
-    MoveAttachmentEndpoint,
-    MoveBatchEndpoint,
-    MoveCommitEndpoint,
-    MoveEndpoint,
-    MovePrepareEndpoint,
-    MoveResumeEndpoint,
-    MoveRoomEndpoint,
-    MoveRoundEndpoint,
-    MovesEndpoint,
-    MoveTreeEndpoint,
-)
-from wingsd.api.node import (
-    AddressesEndpoint,
-    ConfigEndpoint,
-    DiagnosticsEndpoint,
-    EngineDiskEndpoint,
-    LogFileEndpoint,
-    LogFilesEndpoint,
-    OverviewEndpoint,
-    PruneEndpoint,
-    ServersUtilizationEndpoint,
-    StatsEndpoint,
-    SystemEndpoint,
-    UpdateEndpoint,
-    UpgradeEndpoint,
-    UsedPortsEndpoint,
-    UtilizationEndpoint,
-)
+from wingsd.api.file_changes import ChangeFilesEndpoint, PullsEndpoint, WriteEndpoint
+from wingsd.api.files import ListFilesEndpoint, ReadFilesEndpoint
+from wingsd.api.moves import MoveBodyEndpoint, MoveEndpoint, MovesEndpoint
+from wingsd.api.node import NodeEndpoint, UpdateEndpoint
 from wingsd.api.resource import Endpoint
 from wingsd.api.servers import (
-    AbortEndpoint,
-    AllPowerEndpoint,
-    CommandsEndpoint,
-    DeauthorizeEndpoint,
-    DenyEndpoint,
-    InstallEndpoint,
-    InstallLogEndpoint,
-    InstallOutputEndpoint,
-    LogsEndpoint,
-    PermissionsEndpoint,
-    PowerEndpoint,
-    ReinstallEndpoint,
+    AccessEndpoint,
+    AllServersEndpoint,
+    ServerCallsEndpoint,
     ServerEndpoint,
-    ServersEndpoint,
     SocketEndpoint,
-    SyncEndpoint,
 )
 from wingsd.api.signed_urls import (
-    BackupDownloadEndpoint,
-    DirectoryDownloadEndpoint,
+    ArchiveDownloadEndpoint,
     FileDownloadEndpoint,
-    FilesDownloadEndpoint,
     FileUploadEndpoint,
 )
 from wingsd.api.transfers import (
-    CancelledTransferEndpoint,
     DirectTransferEndpoint,
     IncomingEndpoint,
     OutgoingEndpoint,
@@ -109,12 +40,12 @@ from wingsd.api.transfers import (
 )
 from wingsd.config.vendors import CALAGOPUS, FAMILIES, PELICAN
 from wingsd.http.openapi import document
-from wingsd.http.operations import Access, Call, EncodedObject, Success, Topic, call, declared
+from wingsd.http.operations import Access, Call, EncodedObject, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import Paths
 from wingsd.util.media import MediaType, encode
 
-__all__ = ["CALLS", "ROUTES", "InterfaceEndpoint", "Route", "interface", "root"]
+__all__ = ["CALLS", "ROUTES", "Route", "calls_by_path", "interface", "root"]
 
 
 class InterfaceEndpoint(Endpoint):
@@ -126,7 +57,7 @@ class InterfaceEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    @call("GET", Success(HTTPStatus.OK, "This document."))
+    @call(HTTPStatus.OK, "This document.")
     async def get_interface(self, request: StreamingRequest) -> EncodedObject:
         """Return the OpenAPI 3.1 document of this interface."""
         return _encoded_interface()
@@ -134,14 +65,14 @@ class InterfaceEndpoint(Endpoint):
 
 @attrs.frozen
 class Route:
-    """Methods of one path: who answers them, whose Panels call them, and by which token.
+    """A method of a path: what answers it, whose Panels call it, and by which token.
 
     Names in braces are variable parts of the path. A call without families is wingsd's own.
     """
 
+    method: str
     path: str
-    methods: str
-    endpoint: type[Endpoint]
+    call: Call
     families: tuple[str, ...] = FAMILIES
     access: Access = Access.PANEL
 
@@ -150,122 +81,170 @@ _SERVER = "/api/servers/{uuid}"
 _FILES = f"{_SERVER}/files"
 _TRANSFER = "/api/transfers/{uuid}"
 _MOVE = f"{_TRANSFER}/move"
+_ONE_MOVE = f"{_MOVE}/{{move}}"
 _P, _C, _PC, _OWN = (PELICAN,), (CALAGOPUS,), (PELICAN, CALAGOPUS), ()
 
 #: Of two paths that both match the first one counts.
 ROUTES = (
-    Route("/api/diagnostics", "GET", DiagnosticsEndpoint, _P),
-    Route("/api/ports/used", "GET", UsedPortsEndpoint, _C),
-    Route("/api/system", "GET", SystemEndpoint),
-    Route("/api/update", "POST", UpdateEndpoint),
-    Route("/api/system/docker/disk", "GET", EngineDiskEndpoint, _P),
-    Route("/api/system/docker/image/prune", "DELETE", PruneEndpoint, _P),
-    Route("/api/system/ips", "GET", AddressesEndpoint, _PC),
-    Route("/api/system/config", "GET", ConfigEndpoint, _C),
-    Route("/api/system/logs", "GET", LogFilesEndpoint, _C),
-    Route("/api/system/logs/{file}", "GET", LogFileEndpoint, _C),
-    Route("/api/system/overview", "GET", OverviewEndpoint, _C),
-    Route("/api/system/stats", "GET", StatsEndpoint, _C),
-    Route("/api/system/upgrade", "POST", UpgradeEndpoint, _C),
-    Route("/api/system/utilization", "GET", UtilizationEndpoint, _P),
-    Route("/api/servers/utilization", "GET", ServersUtilizationEndpoint, _C),
-    Route("/api/deauthorize-user", "POST", DeauthorizeEndpoint),
-    Route("/api/servers", "GET POST", ServersEndpoint),
-    Route("/api/servers/power", "POST", AllPowerEndpoint, _C),
-    Route(f"{_SERVER}/commands", "POST", CommandsEndpoint),
-    Route(f"{_SERVER}/logs", "GET", LogsEndpoint),
-    Route(f"{_SERVER}/power", "POST", PowerEndpoint),
-    Route(f"{_SERVER}/sync", "POST", SyncEndpoint),
-    Route(_SERVER, "GET DELETE", ServerEndpoint),
-    Route(f"{_SERVER}/install", "POST", InstallEndpoint),
-    Route(f"{_SERVER}/install/abort", "POST", AbortEndpoint, _C),
-    Route(f"{_SERVER}/install-logs", "GET", InstallOutputEndpoint, _P),
-    Route(f"{_SERVER}/logs/install", "GET", InstallLogEndpoint, _C),
-    Route(f"{_SERVER}/reinstall", "POST", ReinstallEndpoint),
+    Route("GET", "/api/diagnostics", NodeEndpoint.get_diagnostics, _P),
+    Route("GET", "/api/ports/used", NodeEndpoint.list_used_ports, _C),
+    Route("GET", "/api/system", NodeEndpoint.get_system),
+    Route("POST", "/api/update", UpdateEndpoint.update_settings),
+    Route("GET", "/api/system/docker/disk", NodeEndpoint.get_engine_disk, _P),
+    Route("DELETE", "/api/system/docker/image/prune", NodeEndpoint.prune_images, _P),
+    Route("GET", "/api/system/ips", NodeEndpoint.list_addresses, _PC),
+    Route("GET", "/api/system/config", NodeEndpoint.get_config, _C),
+    Route("GET", "/api/system/logs", NodeEndpoint.list_log_files, _C),
+    Route("GET", "/api/system/logs/{file}", NodeEndpoint.get_log_file, _C),
+    Route("GET", "/api/system/overview", NodeEndpoint.get_overview, _C),
+    Route("GET", "/api/system/stats", NodeEndpoint.get_stats, _C),
+    Route("POST", "/api/system/upgrade", NodeEndpoint.upgrade, _C),
+    Route("GET", "/api/system/utilization", NodeEndpoint.get_utilization, _P),
+    Route("GET", "/api/servers/utilization", AllServersEndpoint.get_servers_utilization, _C),
+    Route("POST", "/api/deauthorize-user", AccessEndpoint.deauthorize_user),
+    Route("GET", "/api/servers", AllServersEndpoint.list_servers),
+    Route("POST", "/api/servers", AllServersEndpoint.create_server),
+    Route("POST", "/api/servers/power", AllServersEndpoint.power_servers, _C),
+    Route("POST", f"{_SERVER}/commands", ServerCallsEndpoint.send_commands),
+    Route("GET", f"{_SERVER}/logs", ServerCallsEndpoint.get_logs),
+    Route("POST", f"{_SERVER}/power", ServerCallsEndpoint.power_server),
+    Route("POST", f"{_SERVER}/sync", ServerCallsEndpoint.sync_server),
+    Route("GET", _SERVER, ServerEndpoint.get_server),
+    Route("DELETE", _SERVER, ServerEndpoint.delete_server),
+    Route("POST", f"{_SERVER}/install", ServerCallsEndpoint.install_server),
+    Route("POST", f"{_SERVER}/install/abort", ServerCallsEndpoint.abort_installation, _C),
+    Route("GET", f"{_SERVER}/install-logs", ServerCallsEndpoint.get_install_output, _P),
+    Route("GET", f"{_SERVER}/logs/install", ServerCallsEndpoint.get_install_log, _C),
+    Route("POST", f"{_SERVER}/reinstall", ServerCallsEndpoint.reinstall_server),
     # Browsers send their token in the first message.
-    Route(f"{_SERVER}/ws", "GET", SocketEndpoint, access=Access.PUBLIC),
-    Route(f"{_SERVER}/ws/deny", "POST", DenyEndpoint),
-    Route(f"{_SERVER}/ws/permissions", "POST", PermissionsEndpoint, _C),
-    Route(f"{_SERVER}/backup", "POST", BackupsEndpoint),
-    Route("/api/backups/{backup}", "DELETE", BackupDeletionEndpoint, _C),
-    Route(f"{_SERVER}/backup/{{backup}}", "DELETE", BackupEndpoint),
-    Route(f"{_SERVER}/deleteAllBackups", "DELETE", AllBackupsEndpoint, _P),
-    Route(f"{_FILES}/contents", "GET", ContentsEndpoint),
-    Route(f"{_FILES}/fingerprints", "GET", FingerprintsEndpoint, _C),
-    Route(f"{_FILES}/list", "GET", PagedListEndpoint, _C),
-    Route(f"{_FILES}/list-directory", "GET", DirectoryListEndpoint),
-    Route(f"{_FILES}/search", "GET", SearchEndpoint, _P),
-    Route(f"{_FILES}/search", "POST", SearchEndpoint, _C),
-    Route(f"{_FILES}/chmod", "POST", ChmodEndpoint),
-    Route(f"{_FILES}/compress", "POST", CompressEndpoint),
-    Route(f"{_FILES}/copy", "POST", CopyEndpoint),
-    Route(f"{_FILES}/copy-many", "POST", CopyManyEndpoint, _C),
-    Route(f"{_FILES}/create-directory", "POST", CreateDirectoryEndpoint),
-    Route(f"{_FILES}/create-symlink", "POST", CreateSymlinkEndpoint, _C),
-    Route(f"{_FILES}/decompress", "POST", DecompressEndpoint),
-    Route(f"{_FILES}/delete", "POST", DeleteEndpoint),
-    Route(f"{_FILES}/operations", "GET", FileTasksEndpoint, _C),
-    Route(f"{_FILES}/operations/{{operation}}", "DELETE", FileTaskEndpoint, _C),
-    Route(f"{_FILES}/rename", "PUT", RenameEndpoint),
-    Route(f"{_FILES}/write", "POST", WriteEndpoint),
-    Route(f"{_FILES}/pull", "GET POST", PullsEndpoint),
-    Route(f"{_FILES}/pull/query", "POST", PullQueryEndpoint, _C),
-    Route(f"{_FILES}/pull/{{identifier}}", "DELETE", PullEndpoint),
-    Route(f"{_SERVER}/backup/{{backup}}/restore", "POST", RestoreEndpoint),
-    Route(f"{_SERVER}/transfer", "POST DELETE", OutgoingEndpoint),
-    Route("/api/transfer", "DELETE", CancelledTransferEndpoint, _P),
-    Route("/api/transfers", "POST", TransfersEndpoint, access=Access.TRANSFER),
-    Route("/api/transfers", "OPTIONS", TransfersEndpoint, _OWN, Access.PUBLIC),
-    Route(_TRANSFER, "DELETE", IncomingEndpoint),
+    Route("GET", f"{_SERVER}/ws", SocketEndpoint.open_console, access=Access.PUBLIC),
+    Route("POST", f"{_SERVER}/ws/deny", AccessEndpoint.deny_tokens),
+    Route("POST", f"{_SERVER}/ws/permissions", AccessEndpoint.change_permissions, _C),
+    Route("POST", f"{_SERVER}/backup", BackupsEndpoint.make_backup),
+    Route("DELETE", "/api/backups/{backup}", BackupDeletionEndpoint.begin_backup_deletion, _C),
+    Route("DELETE", f"{_SERVER}/backup/{{backup}}", BackupsEndpoint.delete_backup),
+    Route("DELETE", f"{_SERVER}/deleteAllBackups", BackupsEndpoint.delete_all_backups, _P),
+    Route("GET", f"{_FILES}/contents", ReadFilesEndpoint.get_contents),
+    Route("GET", f"{_FILES}/fingerprints", ReadFilesEndpoint.get_fingerprints, _C),
+    Route("GET", f"{_FILES}/list", ListFilesEndpoint.list_page, _C),
+    Route("GET", f"{_FILES}/list-directory", ListFilesEndpoint.list_files),
+    Route("GET", f"{_FILES}/search", ReadFilesEndpoint.search_names, _P),
+    Route("POST", f"{_FILES}/search", ReadFilesEndpoint.search_files, _C),
+    Route("POST", f"{_FILES}/chmod", ChangeFilesEndpoint.change_modes),
+    Route("POST", f"{_FILES}/compress", ChangeFilesEndpoint.compress_files),
+    Route("POST", f"{_FILES}/copy", ChangeFilesEndpoint.copy_file),
+    Route("POST", f"{_FILES}/copy-many", ChangeFilesEndpoint.copy_files, _C),
+    Route("POST", f"{_FILES}/create-directory", ChangeFilesEndpoint.create_directory),
+    Route("POST", f"{_FILES}/create-symlink", ChangeFilesEndpoint.create_symlink, _C),
+    Route("POST", f"{_FILES}/decompress", ChangeFilesEndpoint.decompress_file),
+    Route("POST", f"{_FILES}/delete", ChangeFilesEndpoint.delete_files),
+    Route("GET", f"{_FILES}/operations", ChangeFilesEndpoint.list_file_operations, _C),
     Route(
-        f"{_TRANSFER}/by-hand", "PUT DELETE", DirectTransferEndpoint, _OWN, Access.DIRECT_TRANSFER
+        "DELETE",
+        f"{_FILES}/operations/{{operation}}",
+        ChangeFilesEndpoint.cancel_file_operation,
+        _C,
     ),
-    Route(_MOVE, "POST", MovesEndpoint, _OWN, Access.TRANSFER),
-    Route(f"{_MOVE}/{{move}}", "GET DELETE", MoveEndpoint, _OWN, Access.MOVE),
-    Route(f"{_MOVE}/{{move}}/resume", "POST", MoveResumeEndpoint, _OWN, Access.MOVE),
-    Route(f"{_MOVE}/{{move}}/tree", "GET", MoveTreeEndpoint, _OWN, Access.MOVE),
-    Route(f"{_MOVE}/{{move}}/batches/{{number}}", "PUT", MoveBatchEndpoint, _OWN, Access.MOVE),
-    Route(f"{_MOVE}/{{move}}/rounds/{{number}}", "POST", MoveRoundEndpoint, _OWN, Access.MOVE),
+    Route("PUT", f"{_FILES}/rename", ChangeFilesEndpoint.rename_files),
+    Route("POST", f"{_FILES}/write", WriteEndpoint.write_file),
+    Route("POST", f"{_FILES}/pull", PullsEndpoint.pull_file),
+    Route("GET", f"{_FILES}/pull", PullsEndpoint.list_pulls),
+    Route("POST", f"{_FILES}/pull/query", PullsEndpoint.query_pull, _C),
+    Route("DELETE", f"{_FILES}/pull/{{identifier}}", PullsEndpoint.cancel_pull),
+    Route("POST", f"{_SERVER}/backup/{{backup}}/restore", RestoreEndpoint.restore_backup),
+    Route("POST", f"{_SERVER}/transfer", OutgoingEndpoint.send_server),
+    Route("DELETE", f"{_SERVER}/transfer", OutgoingEndpoint.cancel_sending),
+    Route("DELETE", "/api/transfer", IncomingEndpoint.cancel_by_panel, _P),
+    Route("POST", "/api/transfers", TransfersEndpoint.receive_server, access=Access.TRANSFER),
     Route(
-        f"{_MOVE}/{{move}}/attachments/{{name}}",
-        "GET PATCH",
-        MoveAttachmentEndpoint,
+        "OPTIONS", "/api/transfers", TransfersEndpoint.get_transfer_features, _OWN, Access.PUBLIC
+    ),
+    Route("DELETE", _TRANSFER, IncomingEndpoint.cancel_receiving),
+    Route(
+        "PUT",
+        f"{_TRANSFER}/by-hand",
+        DirectTransferEndpoint.describe_server,
+        _OWN,
+        Access.DIRECT_TRANSFER,
+    ),
+    Route(
+        "DELETE",
+        f"{_TRANSFER}/by-hand",
+        DirectTransferEndpoint.conclude_move,
+        _OWN,
+        Access.DIRECT_TRANSFER,
+    ),
+    Route("POST", _MOVE, MovesEndpoint.begin_move, _OWN, Access.TRANSFER),
+    Route("GET", _ONE_MOVE, MoveEndpoint.get_move, _OWN, Access.MOVE),
+    Route("DELETE", _ONE_MOVE, MoveEndpoint.delete_move, _OWN, Access.MOVE),
+    Route("POST", f"{_ONE_MOVE}/resume", MoveEndpoint.resume_move, _OWN, Access.MOVE),
+    Route("GET", f"{_ONE_MOVE}/tree", MoveEndpoint.get_held_tree, _OWN, Access.MOVE),
+    Route("PUT", f"{_ONE_MOVE}/batches/{{number}}", MoveBodyEndpoint.put_batch, _OWN, Access.MOVE),
+    Route("POST", f"{_ONE_MOVE}/rounds/{{number}}", MoveEndpoint.close_round, _OWN, Access.MOVE),
+    Route(
+        "GET",
+        f"{_ONE_MOVE}/attachments/{{name}}",
+        MoveBodyEndpoint.get_attachment,
         _OWN,
         Access.MOVE,
     ),
-    Route(f"{_MOVE}/{{move}}/prepare", "POST", MovePrepareEndpoint, _OWN, Access.MOVE),
-    Route(f"{_MOVE}/{{move}}/room", "POST", MoveRoomEndpoint, _OWN, Access.MOVE),
-    Route(f"{_MOVE}/{{move}}/commit", "POST", MoveCommitEndpoint, _OWN, Access.MOVE),
-    Route("/download/backup", "GET", BackupDownloadEndpoint, access=Access.BACKUP_DOWNLOAD),
-    Route("/download/directory", "GET", DirectoryDownloadEndpoint, _C, Access.FILE_DOWNLOAD),
-    Route("/download/file", "GET", FileDownloadEndpoint, access=Access.FILE_DOWNLOAD),
-    Route("/download/files", "GET", FilesDownloadEndpoint, _C, Access.FILES_DOWNLOAD),
-    Route("/upload/file", "POST", FileUploadEndpoint, access=Access.FILE_UPLOAD),
-    Route("/upload/file", "HEAD PATCH DELETE", FileUploadEndpoint, _C, Access.FILE_UPLOAD),
-    Route("/openapi.json", "GET", InterfaceEndpoint, _OWN, Access.PUBLIC),
+    Route(
+        "PATCH",
+        f"{_ONE_MOVE}/attachments/{{name}}",
+        MoveBodyEndpoint.append_attachment,
+        _OWN,
+        Access.MOVE,
+    ),
+    Route("POST", f"{_ONE_MOVE}/prepare", MoveEndpoint.prepare_move, _OWN, Access.MOVE),
+    Route("POST", f"{_ONE_MOVE}/room", MoveEndpoint.check_room, _OWN, Access.MOVE),
+    Route("POST", f"{_ONE_MOVE}/commit", MoveEndpoint.commit_move, _OWN, Access.MOVE),
+    Route(
+        "GET",
+        "/download/backup",
+        FileDownloadEndpoint.download_backup,
+        access=Access.BACKUP_DOWNLOAD,
+    ),
+    Route(
+        "GET",
+        "/download/directory",
+        ArchiveDownloadEndpoint.download_directory,
+        _C,
+        Access.FILE_DOWNLOAD,
+    ),
+    Route(
+        "GET", "/download/file", FileDownloadEndpoint.download_file, access=Access.FILE_DOWNLOAD
+    ),
+    Route(
+        "GET", "/download/files", ArchiveDownloadEndpoint.download_files, _C, Access.FILES_DOWNLOAD
+    ),
+    Route("POST", "/upload/file", FileUploadEndpoint.upload_files, access=Access.FILE_UPLOAD),
+    Route("HEAD", "/upload/file", FileUploadEndpoint.get_upload_offset, _C, Access.FILE_UPLOAD),
+    Route("DELETE", "/upload/file", FileUploadEndpoint.discard_upload, _C, Access.FILE_UPLOAD),
+    Route("PATCH", "/upload/file", FileUploadEndpoint.continue_upload, _C, Access.FILE_UPLOAD),
+    Route("GET", "/openapi.json", InterfaceEndpoint.get_interface, _OWN, Access.PUBLIC),
 )
 
 
-def _calls() -> Mapping[str, Mapping[str, Call]]:
+def calls_by_path(routes: Iterable[Route]) -> dict[str, dict[str, Call]]:
+    """Return the calls of each path by their methods."""
     found: dict[str, dict[str, Call]] = {}
-    for route in ROUTES:
-        calls = declared(route.endpoint, route.access)
-        named = {method: calls[method] for method in route.methods.split()}
-        known = found.get(route.path, {}) | named
-        # In the order in which the class has them.
-        found[route.path] = {method: known[method] for method in calls if method in known}
+    for each in routes:
+        call = each.call.routed(each.method, each.access)
+        found.setdefault(each.path, {})[each.method] = call
     return found
 
 
 #: The calls of each path by their methods.
-CALLS = _calls()
+CALLS = calls_by_path(ROUTES)
 
 
-def root(node: NodeContext) -> Paths:
-    """Return the root of the site of a node."""
-    return Paths(
-        {route.path: partial(route.endpoint, node, CALLS[route.path]) for route in ROUTES}
-    )
+def root(node: NodeContext, calls: Mapping[str, Mapping[str, Call]] = CALLS) -> Paths:
+    """Return the root of a site of a node. The calls of a path are of one class."""
+    paths = {}
+    for path, made in calls.items():
+        (endpoint,) = {each.endpoint for each in made.values()}
+        paths[path] = partial(endpoint, node, made)
+    return Paths(paths)
 
 
 @cache

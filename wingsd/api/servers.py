@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from wingsd.api.context import NodeContext
 from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.auth.tokens import user_key
-from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     BadRequest,
     InvalidData,
@@ -24,32 +23,21 @@ from wingsd.errors import (
     Unprocessable,
     WingsdError,
 )
-from wingsd.http.operations import INVALID, Call, PlainText, Success, Topic, call
+from wingsd.http.operations import INVALID, Call, PlainText, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, InstallScript, configuration_from_panel
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.server import Server, ServerDetails
+from wingsd.servers.server import Server, ServerDetails, Utilization
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid, canonical_uuids
 
 __all__ = [
-    "AbortEndpoint",
-    "AllPowerEndpoint",
-    "CommandsEndpoint",
-    "DeauthorizeEndpoint",
-    "DenyEndpoint",
-    "InstallEndpoint",
-    "InstallLogEndpoint",
-    "InstallOutputEndpoint",
-    "LogsEndpoint",
-    "PermissionsEndpoint",
-    "PowerEndpoint",
-    "ReinstallEndpoint",
+    "AccessEndpoint",
+    "AllServersEndpoint",
+    "ServerCallsEndpoint",
     "ServerEndpoint",
-    "ServersEndpoint",
     "SocketEndpoint",
-    "SyncEndpoint",
 ]
 
 # The status until the Panel has sent the list of servers.
@@ -65,62 +53,21 @@ class NewServer:
     skip_scripts: Annotated[bool, "Do not run the egg's installation script."] = False
 
 
-class ServersEndpoint(Endpoint):
-    """`/api/servers`: all servers."""
-
-    topic = Topic.SERVERS
-    fails = (_NOT_LOADED,)
-    _log = Logger()
-
-    @call("GET", Success(HTTPStatus.OK, "The servers."))
-    async def list_servers(self, request: StreamingRequest) -> list[ServerDetails]:
-        """List all servers with their configuration and state."""
-        return [server.details() for server in self._node.servers.all()]
-
-    @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "The server is being created."),
-        fails=(
-            HTTPStatus.CONFLICT,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-        ),
-    )
-    async def create_server(self, request: StreamingRequest, body: NewServer) -> None:
-        """Create a server with the settings that the Panel has for it.
-
-        It is installed in the background by its egg's script, and the result is reported to the
-        Panel. A restart of this node does not end that. When it fails, the server exists
-        nevertheless: it is offline, and its console and its installation log have the reason.
-        """
-        uuid = canonical_uuid(body.uuid)
-        if uuid is None:
-            raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
-        with suppress(ServerNotFound):
-            self._node.servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
-            raise ServerAlreadyExists("This server is already on this node.", "delete it first")
-        await self._node.servers.create(
-            uuid,
-            start_on_completion=body.start_on_completion,
-            options=InstallOptions(skip_script=body.skip_scripts),
-        )
-
-
 class ServerEndpoint(Endpoint):
     """`/api/servers/{uuid}`: one server."""
 
     topic = Topic.SERVERS
     fails = (HTTPStatus.NOT_FOUND, _NOT_LOADED)
 
-    @call("GET", Success(HTTPStatus.OK, "The server."))
+    @call(HTTPStatus.OK, "The server.")
     async def get_server(self, request: StreamingRequest) -> ServerDetails:
         """Return a server's configuration and state."""
         return self._node.servers.get(self.uuid).details()
 
     # Not a `ServerResource`: a server being received is not in the registry yet.
     @call(
-        "DELETE",
-        Success(HTTPStatus.NO_CONTENT, "The server is deleted."),
+        HTTPStatus.NO_CONTENT,
+        "The server is deleted.",
         fails=(HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     async def delete_server(self, request: StreamingRequest) -> None:
@@ -135,7 +82,7 @@ class ServerEndpoint(Endpoint):
         is_incoming = uuid in self._node.receiver.servers
         moves = is_incoming or uuid in self._node.sender.servers or self._is_disowned(uuid)
         await self._node.sender.release(uuid)
-        await self._node.receiver.release(uuid, keeps=self._config.family == CALAGOPUS)
+        await self._node.receiver.release(uuid, keeps=self.is_calagopus)
         await self._node.restores.release(uuid)
         try:
             await self._node.servers.delete(uuid, self._node.sender.put_away(uuid))
@@ -169,22 +116,6 @@ class Commands:
     commands: tuple[str, ...]
 
 
-class CommandsEndpoint(ServerResource):
-    """`/api/servers/{uuid}/commands`."""
-
-    topic = Topic.SERVERS
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "The commands are sent."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY),
-    )
-    async def send_commands(self, request: StreamingRequest, body: Commands) -> None:
-        """Send commands to the console, in order. Stops at the first that fails."""
-        for line in body.commands:
-            await self.game_server.command(line)
-
-
 @attrs.frozen(eq=False, repr=False)
 class LogsQuery:
     """How many lines to return. Strings, so that the handler words the error."""
@@ -208,27 +139,6 @@ class ConsoleLines:
     data: Annotated[list[str], Keywords(maxItems=MAX_LINES)]
 
 
-class LogsEndpoint(ServerResource):
-    """`/api/servers/{uuid}/logs`."""
-
-    topic = Topic.SERVERS
-
-    @call("GET", Success(HTTPStatus.OK, "The lines."), fails=(HTTPStatus.BAD_REQUEST,))
-    async def get_logs(
-        self, request: StreamingRequest, query: LogsQuery
-    ) -> ConsoleLines | PlainText:
-        """Return the last lines of the console.
-
-        With `lines`, as Calagopus' Panel asks for them, they are plain text.
-        """
-        asked = query.size or query.lines
-        number = _number_of_lines("size", asked, MAX_LINES, f" to {MAX_LINES}")
-        lines = await self.game_server.logs(min(number, MAX_LINES))
-        if query.lines and not query.size:
-            return PlainText("".join(f"{line}\n" for line in lines))
-        return ConsoleLines(lines)
-
-
 def _number_of_lines(name: str, text: str, usual: int, limit: str = "") -> int:
     try:
         number = int(text or usual)
@@ -250,41 +160,6 @@ class SyncedServer:
     ] = None
 
 
-class SyncEndpoint(ServerResource):
-    """`/api/servers/{uuid}/sync`."""
-
-    topic = Topic.SERVERS
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "The settings are updated."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
-    async def sync_server(
-        self, request: StreamingRequest, body: SyncedServer | None = None
-    ) -> None:
-        """Take over a server's settings: those in the body, else fetched from the Panel.
-
-        A suspended server is stopped, and killed after a minute; on a node of Pelican's its
-        WebSockets are closed.
-        Changed limits of memory, CPU and I/O are applied to the running container.
-        """
-        given = None if body is None else body.server
-        await self.game_server.sync(None if given is None else self._described(given))
-
-    def _described(self, given: dict[str, Any]) -> Configuration:
-        described = given if "settings" in given else {"settings": given}
-        try:
-            found = configuration_from_panel(described)
-        except InvalidData as error:
-            raise BadRequest(INVALID, "; ".join(str(error).split("\n"))) from error
-        if canonical_uuid(found.settings.uuid) != self.game_server.uuid:
-            raise BadRequest(INVALID, "server.settings.uuid: expected the UUID in the path")
-        if "process_configuration" not in described:
-            return attrs.evolve(found, process=self.game_server.configuration.process)
-        return found
-
-
 # As in Wings: seconds that a power action may wait for another one at most, and by default.
 MAX_WAIT = 300
 DEFAULT_WAIT = 30
@@ -299,26 +174,6 @@ class PowerRequest:
 
     action: ActionName
     wait_seconds: Wait = DEFAULT_WAIT
-
-
-class PowerEndpoint(ServerResource):
-    """`/api/servers/{uuid}/power`."""
-
-    topic = Topic.SERVERS
-
-    @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "The action has started."),
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-    )
-    async def power_server(self, request: StreamingRequest, body: PowerRequest) -> None:
-        """Start, stop, restart or kill a server.
-
-        The result is shown in its console and by its events.
-        """
-        action = _action(body.action)
-        _check(self.game_server, action)
-        _start(self.game_server, action, body.wait_seconds)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -342,16 +197,53 @@ class AffectedServers:
     affected: Annotated[int, Keywords(minimum=0)]
 
 
-class AllPowerEndpoint(Endpoint):
-    """`/api/servers/power`, for Calagopus' Panel."""
+class AllServersEndpoint(Endpoint):
+    """The calls about all servers."""
 
     topic = Topic.SERVERS
-    fails = (HTTPStatus.SERVICE_UNAVAILABLE,)
+    fails = (_NOT_LOADED,)
+    _log = Logger()
+
+    @call(HTTPStatus.OK, "The servers.")
+    async def list_servers(self, request: StreamingRequest) -> list[ServerDetails]:
+        """List all servers with their configuration and state."""
+        return [server.details() for server in self._node.servers.all()]
+
+    @call(HTTPStatus.OK, "What each server uses, by its UUID.")
+    async def get_servers_utilization(self, request: StreamingRequest) -> dict[str, Utilization]:
+        """Return what the servers use, by their UUIDs."""
+        return {server.uuid: server.details().utilization for server in self._node.servers.all()}
 
     @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "The actions have started."),
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
+        HTTPStatus.ACCEPTED,
+        "The server is being created.",
+        fails=(
+            HTTPStatus.CONFLICT,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+        ),
+    )
+    async def create_server(self, request: StreamingRequest, body: NewServer) -> None:
+        """Create a server with the settings that the Panel has for it.
+
+        It is installed in the background by its egg's script, and the result is reported to the
+        Panel. A restart of this node does not end that. When it fails, the server exists
+        nevertheless: it is offline, and its console and its installation log have the reason.
+        """
+        uuid = canonical_uuid(body.uuid)
+        if uuid is None:
+            raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
+        with suppress(ServerNotFound):
+            self._node.servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
+            raise ServerAlreadyExists("This server is already on this node.", "delete it first")
+        await self._node.servers.create(
+            uuid,
+            start_on_completion=body.start_on_completion,
+            options=InstallOptions(skip_script=body.skip_scripts),
+        )
+
+    @call(
+        HTTPStatus.ACCEPTED, "The actions have started.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,)
     )
     async def power_servers(
         self, request: StreamingRequest, body: AllPowerRequest
@@ -416,32 +308,6 @@ _STARTED = "The installation has started."
 _CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-class _InstallPath(ServerResource):
-    topic = Topic.SERVERS
-
-    async def log(self, *, output: bool) -> str:
-        """Return the log of the last installation. Raises `StorageError`."""
-        text = await self._node.installations.log(self.uuid, output=output)
-        if text is None:
-            raise StorageError(
-                "there is none: the server was not installed on this node",
-                "failed to read the log for the installation process.",
-            )
-        return text
-
-
-class InstallEndpoint(_InstallPath):
-    """`/api/servers/{uuid}/install`."""
-
-    @call("POST", Success(HTTPStatus.ACCEPTED, _STARTED), fails=_CONFLICT)
-    async def install_server(self, request: StreamingRequest) -> None:
-        """Run the installation script of a server's egg again.
-
-        The result is reported to the Panel as that of a first installation.
-        """
-        await self._node.installations.repeat(self.game_server, reinstall=False)
-
-
 @attrs.frozen(eq=False, repr=False)
 class Reinstallation:
     """How a server is installed again; everything may be left out."""
@@ -452,55 +318,11 @@ class Reinstallation:
     ] = None
 
 
-class ReinstallEndpoint(_InstallPath):
-    """`/api/servers/{uuid}/reinstall`."""
-
-    @call("POST", Success(HTTPStatus.ACCEPTED, _STARTED), fails=_CONFLICT)
-    async def reinstall_server(
-        self, request: StreamingRequest, body: Reinstallation | None = None
-    ) -> None:
-        """Stop a server, fetch its settings, and run the installation script of its egg again.
-
-        Its files stay, unless `truncate_directory` is true.
-        """
-        asked = body or Reinstallation()
-        options = InstallOptions(
-            truncate=asked.truncate_directory, script=asked.installation_script
-        )
-        await self._node.installations.repeat(self.game_server, options, reinstall=True)
-
-
-class AbortEndpoint(_InstallPath):
-    """`/api/servers/{uuid}/install/abort`."""
-
-    @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "The installation is being stopped."),
-        fails=(HTTPStatus.CONFLICT,),
-    )
-    async def abort_installation(self, request: StreamingRequest) -> None:
-        """Stop an installation, which is then reported to the Panel as failed."""
-        self._node.installations.abort(self.uuid)
-
-
 @attrs.frozen(eq=False, repr=False)
 class InstallOutput:
     """What the script of the last installation has written."""
 
     data: str
-
-
-class InstallOutputEndpoint(_InstallPath):
-    """`/api/servers/{uuid}/install-logs`."""
-
-    @call(
-        "GET",
-        Success(HTTPStatus.OK, "The output."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
-    async def get_install_output(self, request: StreamingRequest) -> InstallOutput:
-        """Return what the script of the server's last installation has written."""
-        return InstallOutput(await self.log(output=True))
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -514,12 +336,124 @@ class InstallLogQuery:
     ] = ""
 
 
-class InstallLogEndpoint(_InstallPath):
-    """`/api/servers/{uuid}/logs/install`."""
+class ServerCallsEndpoint(ServerResource):
+    """The calls about one server but `GET` and `DELETE` of it: console, power, installation."""
+
+    topic = Topic.SERVERS
 
     @call(
-        "GET",
-        Success(HTTPStatus.OK, "The lines."),
+        HTTPStatus.NO_CONTENT,
+        "The commands are sent.",
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY),
+    )
+    async def send_commands(self, request: StreamingRequest, body: Commands) -> None:
+        """Send commands to the console, in order. Stops at the first that fails."""
+        for line in body.commands:
+            await self.game_server.command(line)
+
+    @call(HTTPStatus.OK, "The lines.", fails=(HTTPStatus.BAD_REQUEST,))
+    async def get_logs(
+        self, request: StreamingRequest, query: LogsQuery
+    ) -> ConsoleLines | PlainText:
+        """Return the last lines of the console.
+
+        With `lines`, as Calagopus' Panel asks for them, they are plain text.
+        """
+        asked = query.size or query.lines
+        number = _number_of_lines("size", asked, MAX_LINES, f" to {MAX_LINES}")
+        lines = await self.game_server.logs(min(number, MAX_LINES))
+        if query.lines and not query.size:
+            return PlainText("".join(f"{line}\n" for line in lines))
+        return ConsoleLines(lines)
+
+    @call(
+        HTTPStatus.NO_CONTENT,
+        "The settings are updated.",
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+    )
+    async def sync_server(
+        self, request: StreamingRequest, body: SyncedServer | None = None
+    ) -> None:
+        """Take over a server's settings: those in the body, else fetched from the Panel.
+
+        A suspended server is stopped, and killed after a minute; on a node of Pelican's its
+        WebSockets are closed.
+        Changed limits of memory, CPU and I/O are applied to the running container.
+        """
+        given = None if body is None else body.server
+        await self.game_server.sync(None if given is None else self._described(given))
+
+    def _described(self, given: dict[str, Any]) -> Configuration:
+        described = given if "settings" in given else {"settings": given}
+        try:
+            found = configuration_from_panel(described)
+        except InvalidData as error:
+            raise BadRequest(INVALID, "; ".join(str(error).split("\n"))) from error
+        if canonical_uuid(found.settings.uuid) != self.game_server.uuid:
+            raise BadRequest(INVALID, "server.settings.uuid: expected the UUID in the path")
+        if "process_configuration" not in described:
+            return attrs.evolve(found, process=self.game_server.configuration.process)
+        return found
+
+    @call(
+        HTTPStatus.ACCEPTED,
+        "The action has started.",
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+    )
+    async def power_server(self, request: StreamingRequest, body: PowerRequest) -> None:
+        """Start, stop, restart or kill a server.
+
+        The result is shown in its console and by its events.
+        """
+        action = _action(body.action)
+        _check(self.game_server, action)
+        _start(self.game_server, action, body.wait_seconds)
+
+    async def log(self, *, output: bool) -> str:
+        """Return the log of the last installation. Raises `StorageError`."""
+        text = await self._node.installations.log(self.uuid, output=output)
+        if text is None:
+            raise StorageError(
+                "there is none: the server was not installed on this node",
+                "failed to read the log for the installation process.",
+            )
+        return text
+
+    @call(HTTPStatus.ACCEPTED, _STARTED, fails=_CONFLICT)
+    async def install_server(self, request: StreamingRequest) -> None:
+        """Run the installation script of a server's egg again.
+
+        The result is reported to the Panel as that of a first installation.
+        """
+        await self._node.installations.repeat(self.game_server, reinstall=False)
+
+    @call(HTTPStatus.ACCEPTED, _STARTED, fails=_CONFLICT)
+    async def reinstall_server(
+        self, request: StreamingRequest, body: Reinstallation | None = None
+    ) -> None:
+        """Stop a server, fetch its settings, and run the installation script of its egg again.
+
+        Its files stay, unless `truncate_directory` is true.
+        """
+        asked = body or Reinstallation()
+        options = InstallOptions(
+            truncate=asked.truncate_directory, script=asked.installation_script
+        )
+        await self._node.installations.repeat(self.game_server, options, reinstall=True)
+
+    @call(HTTPStatus.ACCEPTED, "The installation is being stopped.", fails=(HTTPStatus.CONFLICT,))
+    async def abort_installation(self, request: StreamingRequest) -> None:
+        """Stop an installation, which is then reported to the Panel as failed."""
+        self._node.installations.abort(self.uuid)
+
+    @call(HTTPStatus.OK, "The output.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    async def get_install_output(self, request: StreamingRequest) -> InstallOutput:
+        """Return what the script of the server's last installation has written."""
+        return InstallOutput(await self.log(output=True))
+
+    @call(
+        HTTPStatus.OK,
+        "The lines.",
         fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     async def get_install_log(
@@ -540,8 +474,8 @@ class SocketEndpoint(ServerResource):
     topic = Topic.CONSOLE
 
     @call(
-        "GET",
-        Success(HTTPStatus.SWITCHING_PROTOCOLS, "The WebSocket is open."),
+        HTTPStatus.SWITCHING_PROTOCOLS,
+        "The WebSocket is open.",
         fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UPGRADE_REQUIRED),
     )
     async def open_console(self, request: StreamingRequest) -> None:
@@ -603,27 +537,6 @@ class DeniedTokens:
     jtis: tuple[str, ...]
 
 
-class DenyEndpoint(Endpoint):
-    """`/api/servers/{uuid}/ws/deny`."""
-
-    topic = Topic.CONSOLE
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "The tokens are refused from now on."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
-    async def deny_tokens(self, request: StreamingRequest, body: DeniedTokens) -> None:
-        """Refuse tokens for the WebSocket that were issued until now.
-
-        The id of a token is unique, whatever server the path has. It does not say whose it is:
-        the Panel is asked five seconds later whether the users of the server's SFTP sessions may
-        go on.
-        """
-        self._node.sftp.check_server(self.uuid)
-        await revoke(self._node, body.jtis)
-
-
 @attrs.frozen(eq=False, repr=False)
 class UserPermissions:
     """The present permissions of a user for the server."""
@@ -638,28 +551,6 @@ class ChangedPermissions:
     """The users whose permissions have changed."""
 
     user_permissions: tuple[UserPermissions, ...]
-
-
-class PermissionsEndpoint(Endpoint):
-    """`/api/servers/{uuid}/ws/permissions`, for Calagopus' Panel."""
-
-    topic = Topic.CONSOLE
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "Tokens with other permissions are refused from now on."),
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR),
-    )
-    async def change_permissions(
-        self, request: StreamingRequest, body: ChangedPermissions
-    ) -> None:
-        """Refuse the tokens of users whose permissions for a server have changed.
-
-        Their pages get a new token from the Panel, which has the present permissions. Their SFTP
-        sessions are closed.
-        """
-        users = [_user(each.user, "user_permissions.user") for each in body.user_permissions]
-        await revoke_users(self._node, users, (self.uuid,), self._node.sftp.close_user)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -681,15 +572,46 @@ class DeauthorizedUser:
     ] = None
 
 
-class DeauthorizeEndpoint(Endpoint):
-    """`/api/deauthorize-user`."""
+class AccessEndpoint(Endpoint):
+    """The calls by which a Panel takes the access to consoles and files back from users."""
 
     topic = Topic.CONSOLE
     _log = Logger()
 
     @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "The tokens are void, WebSockets and sessions closed."),
+        HTTPStatus.NO_CONTENT,
+        "The tokens are refused from now on.",
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+    )
+    async def deny_tokens(self, request: StreamingRequest, body: DeniedTokens) -> None:
+        """Refuse tokens for the WebSocket that were issued until now.
+
+        The id of a token is unique, whatever server the path has. It does not say whose it is:
+        the Panel is asked five seconds later whether the users of the server's SFTP sessions may
+        go on.
+        """
+        self._node.sftp.check_server(self.uuid)
+        await revoke(self._node, body.jtis)
+
+    @call(
+        HTTPStatus.NO_CONTENT,
+        "Tokens with other permissions are refused from now on.",
+        fails=(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR),
+    )
+    async def change_permissions(
+        self, request: StreamingRequest, body: ChangedPermissions
+    ) -> None:
+        """Refuse the tokens of users whose permissions for a server have changed.
+
+        Their pages get a new token from the Panel, which has the present permissions. Their SFTP
+        sessions are closed.
+        """
+        users = [_user(each.user, "user_permissions.user") for each in body.user_permissions]
+        await revoke_users(self._node, users, (self.uuid,), self._node.sftp.close_user)
+
+    @call(
+        HTTPStatus.NO_CONTENT,
+        "The tokens are void, WebSockets and sessions closed.",
         fails=(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     async def deauthorize_user(self, request: StreamingRequest, body: DeauthorizedUser) -> None:

@@ -6,7 +6,7 @@ A Panel's page gets such an address for a click of its user. The node's own toke
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from http import HTTPStatus
@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.bodies import PulledBody
 from wingsd.api.files import attachment, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive import Compression
@@ -52,24 +51,15 @@ from wingsd.filesystem import OpenFile, ServerRoot, name_text
 from wingsd.filesystem import ServerPath as FilePath
 from wingsd.filesystem.new_file import PartialFile
 from wingsd.http.body_sender import FileBody, StreamedBody, Validators, requested_range
-from wingsd.http.operations import INVALID, Access, Success, Topic, call
-from wingsd.http.request import BodyReader, StreamingRequest, TrustedProxies
+from wingsd.http.operations import INVALID, Access, Topic, call
+from wingsd.http.request import BodyReader, PulledBody, StreamingRequest, TrustedProxies
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.threadio import Outflow
 from wingsd.util.addresses import parse_address
 from wingsd.util.serialization import Keywords
 
-__all__ = [
-    "BackupDownloadEndpoint",
-    "DirectoryDownloadEndpoint",
-    "FileDownloadEndpoint",
-    "FileUploadEndpoint",
-    "FilesDownloadEndpoint",
-    "SignedPath",
-    "client_address",
-    "download_headers",
-]
+__all__ = ["ArchiveDownloadEndpoint", "FileDownloadEndpoint", "FileUploadEndpoint"]
 
 
 def client_address(config: Config, request: StreamingRequest) -> str:
@@ -130,7 +120,7 @@ class SignedPath(Endpoint):
         `SignedUrlVoid` where it was used as often as it may be, and `StorageError`.
         """
         config, token = self._config, self.token
-        most = config.api.max_jwt_uses if config.family == CALAGOPUS else 1
+        most = config.api.max_jwt_uses if self.is_calagopus else 1
         address = client_address(config, request)
         if not await self._node.database.use_url(
             token.digest, token.expires, most, address, resumes=resumes
@@ -145,14 +135,10 @@ class SignedQuery:
     token: Annotated[str, "A JWT that the Panel has signed."] = ""
 
 
-_FILE = Success(
-    HTTPStatus.OK,
-    "The bytes of the file.",
-    {
-        "Content-Disposition": "`attachment`, and the name.",
-        "ETag": "Changes with the file; for `If-Range`.",
-    },
-)
+_FILE = {
+    "Content-Disposition": "`attachment`, and the name.",
+    "ETag": "Changes with the file; for `If-Range`.",
+}
 _NO_RANGE = (HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,)
 
 
@@ -165,7 +151,17 @@ def download_headers(name: str) -> dict[str, str]:
     }
 
 
-class _DownloadPath(SignedPath):
+def _is_satisfiable(request: StreamingRequest, validators: Validators) -> bool:
+    try:
+        requested_range(request.header("Range"), request.header("If-Range"), validators)
+    except RangeNotSatisfiable:
+        return False
+    return True
+
+
+class FileDownloadEndpoint(SignedPath):
+    """The calls that send a file or a backup."""
+
     async def sent(self, request: StreamingRequest, file: OpenFile, name: str) -> FileBody:
         """Return the answer with an open file; the token is counted unless none is sent."""
         validators = Validators(file.entry.size, file.entry.modified)
@@ -179,19 +175,7 @@ class _DownloadPath(SignedPath):
         headers = download_headers(file.entry.text)
         return FileBody(file, validators, self._node.files.reads, name, headers)
 
-
-def _is_satisfiable(request: StreamingRequest, validators: Validators) -> bool:
-    try:
-        requested_range(request.header("Range"), request.header("If-Range"), validators)
-    except RangeNotSatisfiable:
-        return False
-    return True
-
-
-class FileDownloadEndpoint(_DownloadPath):
-    """`/download/file`."""
-
-    @call("GET", _FILE, fails=_NO_RANGE)
+    @call(HTTPStatus.OK, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
     async def download_file(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
         """Download a file of a server, or with `Range` a part of it (206).
 
@@ -216,11 +200,7 @@ class FileDownloadEndpoint(_DownloadPath):
         file = await self._node.files.run(self._node.files.short, server, open_file)
         return await self.sent(request, file, f"{server.uuid}: {path}")
 
-
-class BackupDownloadEndpoint(_DownloadPath):
-    """`/download/backup`."""
-
-    @call("GET", _FILE, fails=_NO_RANGE)
+    @call(HTTPStatus.OK, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
     async def download_backup(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
         """Download a local backup of a server, or with `Range` a part of it (206).
 
@@ -247,11 +227,7 @@ class ArchiveQuery:
     ] = ""
 
 
-_ARCHIVE = Success(
-    HTTPStatus.OK,
-    "The archive. Its length is not known before.",
-    {"Content-Disposition": "`attachment`, and the name."},
-)
+_ARCHIVE = {"Content-Disposition": "`attachment`, and the name."}
 
 
 class _Output:
@@ -266,10 +242,12 @@ class _Output:
         return len(data)
 
 
-class _ArchivePath(SignedPath):
+class ArchiveDownloadEndpoint(SignedPath):
+    """The calls that send files as an archive."""
+
     def authorize(self, request: StreamingRequest, access: Access) -> None:
         """Check the token, on nodes of Calagopus; the others do not have the path."""
-        if self._config.family != CALAGOPUS:
+        if not self.is_calagopus:
             raise PathNotFound(
                 request.path.decode("latin-1"),
                 f"nodes of {CALAGOPUS} have it; when this node's Panel is of that family, say so "
@@ -314,11 +292,7 @@ class _ArchivePath(SignedPath):
         headers = {**download_headers(name), "Content-Type": kind.mime}
         return StreamedBody(produce, f"{server.uuid}: {asked.top}", headers)
 
-
-class DirectoryDownloadEndpoint(_ArchivePath):
-    """`/download/directory`."""
-
-    @call("GET", _ARCHIVE)
+    @call(HTTPStatus.OK, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
     async def download_directory(
         self, request: StreamingRequest, query: ArchiveQuery
     ) -> StreamedBody:
@@ -331,11 +305,7 @@ class DirectoryDownloadEndpoint(_ArchivePath):
         files = (FilePath(),)
         return await self.archive(request, kind, files, f"{name}.{kind.suffix}")
 
-
-class FilesDownloadEndpoint(_ArchivePath):
-    """`/download/files`."""
-
-    @call("GET", _ARCHIVE)
+    @call(HTTPStatus.OK, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
     async def download_files(self, request: StreamingRequest, query: ArchiveQuery) -> StreamedBody:
         """Download files and directories of one directory as an archive; as for a directory."""
         kind = kind_of_format(query.archive_format or "tar_gz")
@@ -403,14 +373,12 @@ def _truncated(reason: str) -> UploadTruncated:
 class FileUploadEndpoint(SignedPath):
     """`/upload/file`."""
 
-    streamed_methods = frozenset({b"POST", b"PATCH"})
-
     def render(self, request: Any) -> int:
         """Start the call."""
         _share_headers_of_parts(request)
         return super().render(request)
 
-    @call("POST", Success(HTTPStatus.OK, "All files are stored."), form=FileUploadForm)
+    @call(HTTPStatus.OK, "All files are stored.", form=FileUploadForm)
     def upload_files(self, request: StreamingRequest, query: UploadQuery) -> BodyReader:
         """Store files of a form in a server's directory.
 
@@ -418,21 +386,20 @@ class FileUploadEndpoint(SignedPath):
         above `api.upload_limit` is refused as soon as that is known. Those before it are kept.
         """
         server = self.server_for(Operation.CHANGE_FILES)
-        body = PulledBody(request, _truncated)
-        storing = Deferred.fromCoroutine(self._store_form(request, body, server))
-        storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
-        storing.addErrback(partial(self.failed, request))
-        return body
+        return self._stored(request, partial(self._store_form, request, server))
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Begin to read the body of a request."""
         _share_headers_of_parts(request)
         self.authorize(request, Access.FILE_UPLOAD)
+        reader: BodyReader
         if request.method == b"PATCH":
-            return self.continue_upload(request, PartQuery())
-        return self.upload_files(request, UploadQuery())
+            reader = self.continue_upload(request, PartQuery())
+        else:
+            reader = self.upload_files(request, UploadQuery())
+        return reader
 
-    @call("HEAD", Success(HTTPStatus.OK, "The part is known.", _OFFSET))
+    @call(HTTPStatus.OK, "The part is known.", answer_headers=_OFFSET)
     async def get_upload_offset(self, request: StreamingRequest, query: PartQuery) -> None:
         """Return how much of a file was uploaded by PATCH; 0 where nothing was."""
         server, path = self._part(request)
@@ -447,7 +414,7 @@ class FileUploadEndpoint(SignedPath):
         found = await self._node.files.run(self._node.files.short, server, size)
         request.setHeader("Upload-Offset", str(found))
 
-    @call("DELETE", Success(HTTPStatus.OK, "Nothing of it is left."))
+    @call(HTTPStatus.OK, "Nothing of it is left.")
     async def discard_upload(self, request: StreamingRequest, query: PartQuery) -> None:
         """Delete what was uploaded of a file by PATCH."""
         server, path = self._part(request)
@@ -462,8 +429,9 @@ class FileUploadEndpoint(SignedPath):
         await self._write(server, discard)
 
     @call(
-        "PATCH",
-        Success(HTTPStatus.OK, "The part is stored.", _OFFSET),
+        HTTPStatus.OK,
+        "The part is stored.",
+        answer_headers=_OFFSET,
         form=bytes,
         headers=PartHeaders,
     )
@@ -474,8 +442,16 @@ class FileUploadEndpoint(SignedPath):
         belongs to the user of the token.
         """
         server, path = self._part(request)
+        return self._stored(request, partial(self._store_part, request, server, path))
+
+    def _stored(
+        self,
+        request: StreamingRequest,
+        store: Callable[[PulledBody], Coroutine[Any, Any, None]],
+    ) -> PulledBody:
+        """Return the reader of a body that is being stored; its end is the answer."""
         body = PulledBody(request, _truncated)
-        storing = Deferred.fromCoroutine(self._store_part(request, body, server, path))
+        storing = Deferred.fromCoroutine(store(body))
         storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
         storing.addErrback(partial(self.failed, request))
         return body
@@ -490,11 +466,7 @@ class FileUploadEndpoint(SignedPath):
         return server, path
 
     async def _store_part(
-        self,
-        request: StreamingRequest,
-        body: PulledBody,
-        server: Server,
-        path: FilePath,
+        self, request: StreamingRequest, server: Server, path: FilePath, body: PulledBody
     ) -> None:
         rules, name = self._rules(server), name_text(path.name)
         offset = whole_number("Upload-Offset", request.header("Upload-Offset"))
@@ -536,17 +508,14 @@ class FileUploadEndpoint(SignedPath):
             await self._node.files.short.workers.run(part.close)
 
     async def _store_form(
-        self,
-        request: StreamingRequest,
-        body: PulledBody,
-        server: Server,
+        self, request: StreamingRequest, server: Server, body: PulledBody
     ) -> None:
         rules, expected = self._rules(server), self._expected(request)
         upload = FormUpload(
             request.header("Content-Type"),
             FilePath.parse(request.argument("directory")),
             rules,
-            any_field=self._is_calagopus,
+            any_field=self.is_calagopus,
             expected=expected,
         )
         if not rules.is_too_large(expected):  # else refused when its name is known
@@ -562,10 +531,6 @@ class FileUploadEndpoint(SignedPath):
         finally:
             await self._node.files.short.workers.run(upload.abort)
 
-    @property
-    def _is_calagopus(self) -> bool:
-        return self._config.family == CALAGOPUS
-
     def _rules(self, server: Server) -> FileRules:
         limit = self._config.api.upload_limit
         return FileRules(limit, self._node.files.denylist(server), Denylist(self.token.ignored))
@@ -578,7 +543,7 @@ class FileUploadEndpoint(SignedPath):
         total = request.argument("total_size")
         if total.isascii() and total.isdecimal():
             return int(total[:_DIGITS])
-        if self._is_calagopus or not request.header("Origin"):
+        if self.is_calagopus or not request.header("Origin"):
             return 0
         length = request.header("Content-Length")
         return max(int(length) - FORM_OVERHEAD, 0) if length.isdecimal() else 0
@@ -591,7 +556,7 @@ class FileUploadEndpoint(SignedPath):
 
     def _record(self, request: StreamingRequest, path: FilePath) -> None:
         name, directory = name_text(path.name), f"/{path.parent}"
-        files = {"files": [name]} if self._is_calagopus else {"file": name}
+        files = {"files": [name]} if self.is_calagopus else {"file": name}
         self._node.activity.record(
             self.token.server,
             "server:file.uploaded",

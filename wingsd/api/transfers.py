@@ -28,7 +28,7 @@ from wingsd.errors import (
     WingsdError,
     error_code,
 )
-from wingsd.http.operations import INVALID, Access, Success, Topic, call
+from wingsd.http.operations import INVALID, Access, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.threadio import Share, TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
@@ -46,7 +46,6 @@ from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
-    "CancelledTransferEndpoint",
     "DirectTransferEndpoint",
     "IncomingEndpoint",
     "OutgoingEndpoint",
@@ -232,8 +231,8 @@ class TransfersEndpoint(Endpoint):
     _log = Logger()
 
     @call(
-        "POST",
-        Success(HTTPStatus.OK, "The server is received, and the Panel has confirmed it."),
+        HTTPStatus.OK,
+        "The server is received, and the Panel has confirmed it.",
         form=UploadParts,
         headers=StreamHeaders,
         fails=(
@@ -276,20 +275,16 @@ class TransfersEndpoint(Endpoint):
         result.addCallbacks(lambda _: request.answer(HTTPStatus.OK), request.fail)
         return upload
 
-    streamed_methods = frozenset({b"POST"})
     #: The name by which `StreamingRequest` finds a handler that reads the body as it arrives.
     open_body = receive_server
 
     @call(
-        "OPTIONS",
-        Success(
-            HTTPStatus.OK,
-            "The features, in the headers as well.",
-            {
-                "Allow": "The methods of this path.",
-                "Transfer-Features": "A comma-separated list, as in the body.",
-            },
-        ),
+        HTTPStatus.OK,
+        "The features, in the headers as well.",
+        answer_headers={
+            "Allow": "The methods of this path.",
+            "Transfer-Features": "A comma-separated list, as in the body.",
+        },
     )
     async def get_transfer_features(self, request: StreamingRequest) -> TransferFeatures:
         """List optional features of transfers that this node supports.
@@ -346,21 +341,6 @@ class TransfersEndpoint(Endpoint):
         )
 
 
-class IncomingEndpoint(Endpoint):
-    """`/api/transfers/{uuid}`: a transfer to this node."""
-
-    topic = Topic.TRANSFERS
-
-    @call(
-        "DELETE",
-        Success(HTTPStatus.ACCEPTED, "The transfer is being cancelled."),
-        fails=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
-    )
-    async def cancel_receiving(self, request: StreamingRequest) -> None:
-        """Cancel a transfer to this node."""
-        self._node.receiver.cancel(self.uuid)
-
-
 @attrs.frozen(eq=False, repr=False)
 class CancelledTransfer:
     """The server whose transfer has been cancelled."""
@@ -368,12 +348,21 @@ class CancelledTransfer:
     server_id: Uuid
 
 
-class CancelledTransferEndpoint(Endpoint):
-    """`/api/transfer`: Pelican's Panel cancels a transfer to this node, after its source's."""
+class IncomingEndpoint(Endpoint):
+    """The calls that cancel a transfer to this node."""
 
     topic = Topic.TRANSFERS
 
-    @call("DELETE", Success(HTTPStatus.NO_CONTENT, "There is no such transfer, or no longer."))
+    @call(
+        HTTPStatus.ACCEPTED,
+        "The transfer is being cancelled.",
+        fails=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+    )
+    async def cancel_receiving(self, request: StreamingRequest) -> None:
+        """Cancel a transfer to this node."""
+        self._node.receiver.cancel(self.uuid)
+
+    @call(HTTPStatus.NO_CONTENT, "There is no such transfer, or no longer.")
     async def cancel_by_panel(self, request: StreamingRequest, body: CancelledTransfer) -> None:
         """Cancel a transfer to this node that may have ended, since its source was asked first."""
         server = canonical_uuid(body.server_id)
@@ -429,11 +418,7 @@ class OutgoingEndpoint(ServerResource):
 
     topic = Topic.TRANSFERS
 
-    @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "The transfer has started."),
-        fails=(HTTPStatus.CONFLICT,),
-    )
+    @call(HTTPStatus.ACCEPTED, "The transfer has started.", fails=(HTTPStatus.CONFLICT,))
     async def send_server(self, request: StreamingRequest, body: TransferDestination) -> None:
         """Send a server to another node."""
         named = body.server.uuid
@@ -454,11 +439,7 @@ class OutgoingEndpoint(ServerResource):
             ),
         )
 
-    @call(
-        "DELETE",
-        Success(HTTPStatus.ACCEPTED, "The transfer is being cancelled."),
-        fails=(HTTPStatus.CONFLICT,),
-    )
+    @call(HTTPStatus.ACCEPTED, "The transfer is being cancelled.", fails=(HTTPStatus.CONFLICT,))
     async def cancel_sending(self, request: StreamingRequest) -> None:
         """Cancel a transfer from this node; the server stays here."""
         self._node.sender.cancel(self.game_server.uuid)
@@ -523,7 +504,7 @@ class DirectTransferEndpoint(Endpoint):
                 "receive",
             )
 
-    @call("PUT", Success(HTTPStatus.NO_CONTENT, "The server may be sent."))
+    @call(HTTPStatus.NO_CONTENT, "The server may be sent.")
     async def describe_server(self, request: StreamingRequest, body: Description) -> None:
         """Send the configuration of a server before its direct transfer to this node."""
         token = self._token
@@ -532,11 +513,7 @@ class DirectTransferEndpoint(Endpoint):
         described = attrs.asdict(body, filter=lambda _, value: value is not None)
         self._node.direct_transfers.incoming.describe(token, described)
 
-    @call(
-        "DELETE",
-        Success(HTTPStatus.OK, "The result."),
-        fails=(HTTPStatus.SERVICE_UNAVAILABLE,),
-    )
+    @call(HTTPStatus.OK, "The result.", fails=(HTTPStatus.SERVICE_UNAVAILABLE,))
     async def conclude_move(self, request: StreamingRequest) -> Moved:
         """Cancel a direct transfer, unless the server was received before; return which.
 

@@ -6,7 +6,6 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,38 +15,38 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from wingsd.api.context import NodeContext
+from wingsd.api.routes import Route, calls_by_path, root
 from wingsd.config import Control
-from wingsd.control.backups import ControlBackupsEndpoint, ForWingsEndpoint, VerifyEndpoint
-from wingsd.control.status import ControlDiagnosticsEndpoint, ControlEndpoint, StatusEndpoint
-from wingsd.control.transfers import (
-    ControlServersEndpoint,
+from wingsd.control.calls import (
+    ControlBackupsEndpoint,
     ControlTransfersEndpoint,
-    KeptEndpoint,
-    ReceiveEndpoint,
-    SendEndpoint,
-    TransferEndpoint,
+    StatusEndpoint,
 )
-from wingsd.http.operations import Access, declared
-from wingsd.http.site import NodeSite, Paths
+from wingsd.http.operations import Access
+from wingsd.http.site import NodeSite
 from wingsd.util.net import limit_accepts
 
-__all__ = ["PATHS", "ControlListener"]
+__all__ = ["ControlListener"]
 
 
-#: The endpoints of all paths.
-PATHS: Mapping[str, type[ControlEndpoint]] = {
-    "/v1/status": StatusEndpoint,
-    "/v1/backups": ControlBackupsEndpoint,
-    "/v1/backups/{backup}/verify": VerifyEndpoint,
-    "/v1/backups/{backup}/for-wings": ForWingsEndpoint,
-    "/v1/diagnostics": ControlDiagnosticsEndpoint,
-    "/v1/servers": ControlServersEndpoint,
-    "/v1/transfers": ControlTransfersEndpoint,
-    "/v1/transfers/{uuid}": TransferEndpoint,
-    "/v1/kept/{uuid}": KeptEndpoint,
-    "/v1/receive": ReceiveEndpoint,
-    "/v1/send": SendEndpoint,
-}
+_route = partial(Route, families=(), access=Access.CONTROL)
+#: The routes of the control socket.
+ROUTES = (
+    _route("GET", "/v1/status", StatusEndpoint.get_status),
+    _route("GET", "/v1/diagnostics", StatusEndpoint.get_diagnostics),
+    _route("GET", "/v1/backups", ControlBackupsEndpoint.list_backups),
+    _route("POST", "/v1/backups/{backup}/verify", ControlBackupsEndpoint.begin_check),
+    _route("GET", "/v1/backups/{backup}/verify", ControlBackupsEndpoint.show_check),
+    _route("POST", "/v1/backups/{backup}/for-wings", ControlBackupsEndpoint.begin_rewrite),
+    _route("GET", "/v1/backups/{backup}/for-wings", ControlBackupsEndpoint.show_rewrite),
+    _route("GET", "/v1/servers", ControlTransfersEndpoint.list_servers),
+    _route("GET", "/v1/transfers", ControlTransfersEndpoint.list_transfers),
+    _route("GET", "/v1/transfers/{uuid}", ControlTransfersEndpoint.show_transfers),
+    _route("DELETE", "/v1/transfers/{uuid}", ControlTransfersEndpoint.cancel_transfer),
+    _route("DELETE", "/v1/kept/{uuid}", ControlTransfersEndpoint.forget_kept),
+    _route("POST", "/v1/receive", ControlTransfersEndpoint.expect_server),
+    _route("POST", "/v1/send", ControlTransfersEndpoint.begin_sending),
+)
 
 #: The owner and the group may open the socket.
 MODE = 0o660
@@ -65,13 +64,8 @@ class ControlListener:
     def __init__(self, settings: Control, node: NodeContext) -> None:
         self._settings = settings
         self._reactor = node.reactor
-        root = Paths(
-            {
-                path: partial(endpoint, node, declared(endpoint, Access.CONTROL))
-                for path, endpoint in PATHS.items()
-            }
-        )
-        self._site: Any = NodeSite(root, reactor=node.reactor, timeout=TIMEOUT)
+        paths = root(node, calls_by_path(ROUTES))
+        self._site: Any = NodeSite(paths, reactor=node.reactor, timeout=TIMEOUT)
         self._port: IListeningPort | None = None
 
     def open(self) -> None:

@@ -217,24 +217,13 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+_UUID = {"type": "string", "format": "uuid"}
 #: The variable parts of paths.
 PARAMETERS: Mapping[str, Mapping[str, Any]] = {
-    "uuid": {
-        "description": "The UUID of the server.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
-    "operation": {
-        "description": "The identifier of a change of files.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
-    "identifier": {
-        "description": "The identifier of a download from a URL.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
-    "backup": {
-        "description": "The UUID of a backup.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
+    "uuid": {"description": "The UUID of the server.", "schema": _UUID},
+    "operation": {"description": "The identifier of a change of files.", "schema": _UUID},
+    "identifier": {"description": "The identifier of a download from a URL.", "schema": _UUID},
+    "backup": {"description": "The UUID of a backup.", "schema": _UUID},
     "move": {
         "description": "The id of a move.",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
@@ -256,7 +245,7 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
     "X-Request-Id": {
         "description": "Identifies the request in the node's log.",
         "required": True,
-        "schema": {"type": "string", "format": "uuid"},
+        "schema": _UUID,
     },
 }
 
@@ -365,11 +354,6 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
         operation["requestBody"] = _body(_BYTES, SCALARS[bytes])
     elif made.form is not None:
         operation["requestBody"] = _body("multipart/form-data", schemas.request(made.form))
-    elif made.raw:
-        operation["requestBody"] = {
-            "required": True,
-            "content": {_BYTES: {"schema": SCALARS[bytes]}},
-        }
     operation["responses"] = _successes(made, schemas) | {
         str(status.value): {"$ref": f"#/components/responses/{FAILURES[status].name}"}
         for status in made.fails

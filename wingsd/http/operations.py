@@ -1,7 +1,7 @@
 """Operations: the methods of a path, and their bodies.
 
-`call` declares a method once, for serving it and for the OpenAPI document: the handler's signature
-has the types of body, query and answer, its docstring is the description. `Error` is the body of
+`call` declares a handler once, for serving it and for the OpenAPI document: its signature has the
+types of body, query and answer, its docstring is the description. `Error` is the body of
 every answer with an error.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
-from inspect import getdoc
+from inspect import getdoc, iscoroutinefunction
+from types import MethodType
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
 import attrs
@@ -35,13 +36,9 @@ __all__ = [
     "Topic",
     "TreePage",
     "call",
-    "declared",
     "parse",
 ]
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-_MARK = "declared_call"
 # Errors of every call with a body of data: it is invalid, or too large.
 _BODY_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
@@ -94,18 +91,17 @@ class Success:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class Call:
     """One method of one path.
 
     `body` and `query` are attrs classes, or None; a body that is not `needs_body` may be empty.
     `content` is the type of the answer's body, or None; with 204 as the success it is that of a
-    200, which some clients get in its place. `form` is a class that describes a streamed body; one
-    of any bytes is `raw`. `headers` is a class that describes request
+    200, which some clients get in its place. `form` is a class that describes a body which is read
+    as it arrives, `bytes` where it may be any. `headers` is a class that describes request
     headers. `fails` are the statuses of expected errors.
     """
 
-    method: str
     handler: Callable[..., Any]
     success: Success
     body: Any = None
@@ -113,12 +109,30 @@ class Call:
     query: Any = None
     content: Any = None
     form: Any = None
-    raw: bool = False
     headers: Any = None
-    #: Of the row of the path in the table of routes.
-    access: Access = Access.PANEL
-    topic: Topic = Topic.NODE
     fails: tuple[HTTPStatus, ...] = ()
+    #: Of the class that declares it.
+    endpoint: Any = None
+    topic: Topic = Topic.NODE
+    #: Of its row in the table of routes.
+    method: str = ""
+    access: Access = Access.PANEL
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        """Take over the `topic` of the class, and its `fails` and those of its base classes."""
+        self.endpoint, self.topic = owner, owner.topic
+        for base in owner.__mro__:
+            self.fails += vars(base).get("fails", ())
+
+    def __get__(self, instance: object, owner: type[Any]) -> Any:
+        """Return the handler as a method of an instance."""
+        return self if instance is None else MethodType(self.handler, instance)
+
+    def routed(self, method: str, access: Access) -> Call:
+        """Return the call as a row of the table of routes has it."""
+        refused = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+        fails = {*self.fails, *(refused if access is Access.PANEL else ())}
+        return attrs.evolve(self, method=method, access=access, fails=tuple(sorted(fails)))
 
     @property
     def sends_file(self) -> bool:
@@ -148,64 +162,38 @@ class Call:
 
 
 def call(
-    method: str,
-    success: Success,
+    status: HTTPStatus,
+    meaning: str,
     *,
+    answer_headers: Mapping[str, str] = {},
     fails: tuple[HTTPStatus, ...] = (),
     form: type | None = None,
-    raw: bool = False,
     headers: type | None = None,
-) -> Callable[[Handler], Handler]:
-    """Declare the handler of `method`, documented by its docstring and its signature.
+) -> Callable[[Callable[..., Any]], Call]:
+    """Declare a handler and its success (see `Success`), documented by its docstring.
 
     Its parameter `body` has the class of the body, with `| None` where it may be empty, `query`
-    that of the query string, and its return type is the content of the answer. See `declared`.
+    that of the query string, and its return type is the content of the answer. One that is not a
+    coroutine sends its answer itself, and returns what reads the body.
     """
 
-    def declare(handler: Handler) -> Handler:
+    def declare(handler: Callable[..., Any]) -> Call:
         types = get_type_hints(handler, include_extras=True)
         gives = types["return"]
         body, *others = get_args(types.get("body")) or (types.get("body"),)
-        setattr(
-            handler,
-            _MARK,
-            Call(
-                method=method,
-                handler=handler,
-                success=success,
-                body=body,
-                needs_body=type(None) not in others,
-                query=types.get("query"),
-                content=None if form or gives is type(None) else gives,
-                form=form,
-                raw=raw,
-                headers=headers,
-                fails=fails + (_BODY_ERRORS if body else ()),
-            ),
+        return Call(
+            handler=handler,
+            success=Success(status, meaning, answer_headers),
+            body=body,
+            needs_body=type(None) not in others,
+            query=types.get("query"),
+            content=gives if iscoroutinefunction(handler) and gives is not type(None) else None,
+            form=form,
+            headers=headers,
+            fails=fails + (_BODY_ERRORS if body else ()),
         )
-        return handler
 
     return declare
-
-
-def declared(cls: type[Any], access: Access = Access.PANEL) -> dict[str, Call]:
-    """Return the calls that a class declares, by method, with this access.
-
-    They get its `topic`. The `fails` of the class and of its base classes are added to theirs.
-    """
-    common = [status for base in cls.__mro__ for status in vars(base).get("fails", ())]
-    if access is Access.PANEL:
-        common += (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-    return {
-        made.method: attrs.evolve(
-            made,
-            access=access,
-            topic=cls.topic,
-            fails=tuple(sorted({*made.fails, *common})),
-        )
-        for value in vars(cls).values()
-        if isinstance(made := getattr(value, _MARK, None), Call)
-    }
 
 
 T = TypeVar("T")

@@ -1,0 +1,669 @@
+"""The calls by which `wingsctl` asks the daemon: its status, backups and transfers."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Coroutine
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+from cryptography import x509
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+from wingsd import __version__
+from wingsd.api.node import DiagnosticsQuery, report_options
+from wingsd.api.resource import Endpoint
+from wingsd.backups.catalogue import COMPLETE
+from wingsd.backups.checks import BackupCheck
+from wingsd.backups.for_wings import Rewrite
+from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
+from wingsd.config import Config
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    PanelRefused,
+    ServerNotFound,
+    ServersNotLoaded,
+    TransferNotActive,
+    WingsdError,
+)
+from wingsd.http.operations import Access, Topic, call
+from wingsd.http.request import StreamingRequest
+from wingsd.servers import PowerState
+from wingsd.statedb.records import Direction, TransferRecord
+from wingsd.transfers.outgoing.source import SeedOrder
+from wingsd.transfers.step_log import ProgressReport, SeedFigures
+from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.util.text import canonical_uuid
+
+__all__ = ["ControlBackupsEndpoint", "ControlTransfersEndpoint", "StatusEndpoint"]
+
+Json = dict[str, Any]
+
+
+class ControlEndpoint(Endpoint):
+    """Calls of the control socket. The mode of the socket limits who can call them."""
+
+    topic = Topic.NODE
+
+    def authorize(self, request: StreamingRequest, access: Access) -> None:
+        """Accept every client."""
+
+
+#: Seconds that the Panel and the engine have to answer.
+PROBE_TIMEOUT = 3.0
+
+
+def _disks(directories: dict[str, str]) -> list[Json]:
+    """Return size and free space of the filesystems of directories, or the error."""
+    found = []
+    for purpose, path in directories.items():
+        disk: Json = {"purpose": purpose, "path": path, "free_bytes": None, "total_bytes": None}
+        try:
+            stat = os.statvfs(path)
+        except OSError as error:
+            disk["error"] = error.strerror or str(error)
+        else:
+            disk["error"] = ""
+            disk["free_bytes"] = stat.f_bavail * stat.f_frsize
+            disk["total_bytes"] = stat.f_blocks * stat.f_frsize
+        found.append(disk)
+    return found
+
+
+class StatusEndpoint(ControlEndpoint):
+    """The calls about the node."""
+
+    @call(HTTPStatus.OK, "The status.")
+    async def get_status(self, request: StreamingRequest) -> Json:
+        """Return the status of the node. Takes a few seconds at most."""
+        node, system = self._node, self._config.system
+        directories = {
+            "servers": system.data,
+            "arriving": node.staging.path,  # known since the start
+            "journal": system.root_directory,
+        }
+        probes: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(self._ask_panel()),
+            Deferred.fromCoroutine(self._ask_engine()),
+            Deferred.fromCoroutine(self._orphaned()),
+            node.disk.run(_disks, directories),
+        ]
+        panel, engine, orphans, disks = await gatherResults(probes, consumeErrors=True)
+        transfers = system.transfers
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": node.reactor.seconds() - node.begun,
+            "address": node.address(),
+            "panel": panel,
+            "engine": engine,
+            "containers_without_server": orphans,
+            "servers": self._count_servers(),
+            "transfers": {
+                "receiving": len(node.receiver.servers),
+                "sending": len(node.sender.servers),
+                "expected": len(node.direct_transfers.incoming.expected),
+            },
+            "reports_waiting": node.callbacks.depth,
+            "disks": disks,
+            "limits": {
+                "download_mib_per_second": max(transfers.download_limit, 0) or None,
+                "upload_mib_per_second": transfers.upload_limit or None,
+                "concurrent": transfers.concurrent,
+                "waiting": transfers.waiting,
+                "disk_reserve_mib": transfers.disk_reserve,
+            },
+        }
+
+    async def _ask_panel(self) -> Json:
+        reachable, detail, code = True, "", ""
+        try:
+            await self._with_timeout(self._node.panel.greet())
+        except WingsdError as error:
+            reachable, detail, code = isinstance(error, PanelRefused), error.detail, error.code
+        return {
+            "url": self._node.config.remote,
+            "reachable": reachable,
+            "error": detail,
+            "code": code,
+            "last_heard": self._node.panel.heard,
+        }
+
+    async def _ask_engine(self) -> Json:
+        ask = self._node.ask_engine
+        version, detail, code = "", "", ""
+        if ask is not None:
+
+            async def asked() -> Any:
+                return await ask()
+
+            try:
+                version = (await self._with_timeout(asked())).version
+            except WingsdError as error:
+                detail, code = error.detail, error.code
+        return {"enabled": ask is not None, "version": version, "error": detail, "code": code}
+
+    async def _orphaned(self) -> list[Json]:
+        if self._node.orphans is None:
+            return []
+        try:
+            found = await self._node.orphans.left(PROBE_TIMEOUT)
+        except WingsdError:
+            return []  # The engine's error is in the status, too.
+        return [
+            {
+                "container": each.name,
+                "server": each.server,
+                "status": each.status,
+                "image": each.image,
+                "remove": each.removal,
+            }
+            for each in found
+        ]
+
+    async def _with_timeout(self, asking: Coroutine[Any, Any, Any]) -> Any:
+        answer = Deferred.fromCoroutine(asking)
+        try:
+            return await answer.addTimeout(PROBE_TIMEOUT, self._node.reactor)
+        except (DeferredTimeout, CancelledError) as error:
+            raise WingsdError("no answer", f"no answer within {PROBE_TIMEOUT:g} s") from error
+
+    def _count_servers(self) -> Json:
+        try:
+            servers = self._node.servers.all()
+        except ServersNotLoaded:
+            return {"loaded": False, "count": None, "running": None}
+        running = [server for server in servers if server.state is not PowerState.OFFLINE]
+        return {"loaded": True, "count": len(servers), "running": len(running)}
+
+    @call(HTTPStatus.OK, "The report.")
+    async def get_diagnostics(self, request: StreamingRequest, query: DiagnosticsQuery) -> Json:
+        """Return the report as text."""
+        return {"report": await self._node.diagnostics.report(report_options(query))}
+
+
+@attrs.frozen(eq=False, repr=False)
+class BackupsQuery:
+    """Which backups: those of one server, or all."""
+
+    server: str = ""
+
+
+def _described(store: BackupStore, found: StoredBackup, dropped_since: float | None) -> Json:
+    made = found.catalogue
+    return {
+        "backup": found.uuid,
+        "server": found.server or None,
+        "path": store.path(found.place),
+        "bytes": found.size,
+        "files": None if made is None else made.files,
+        "made": found.modified if made is None else made.made,
+        # Without a catalogue nothing tells whether it is what was made.
+        "state": None if made is None else made.state,
+        "checked": None if made is None or not made.checked else made.checked,
+        "fault": "" if made is None or made.state == COMPLETE else made.fault,
+        # When its server moved away, and the Panel dropped it.
+        "dropped_since": dropped_since,
+    }
+
+
+def _progress(check: BackupCheck) -> Json:
+    result = check.result
+    return {
+        "backup": check.found.uuid,
+        "bytes": check.progress.bytes_done,
+        "total_bytes": check.found.size,
+        "whole": None if result is None else not result.fault,
+        "fault": "" if result is None else result.fault,
+        "sha256": None if result is None else result.sha256,
+        "files": None if result is None else result.files,
+    }
+
+
+class ControlBackupsEndpoint(ControlEndpoint):
+    """The calls about backups."""
+
+    @call(HTTPStatus.OK, "The backups.")
+    async def list_backups(self, request: StreamingRequest, query: BackupsQuery) -> Json:
+        """Return the backups on this node and those that are being made."""
+        server = canonical_uuid(query.server) if query.server else ""
+        if server is None:
+            raise BadRequest("server is invalid", "expected the UUID of a server")
+        node = self._node
+        found = await node.disk.run(node.backup_store.all, server)
+        noted = await node.database.dropped() if self._config.deletes_dropped_backups else ()
+        dropped = {each.place: each.since for each in noted}
+        return {
+            "making": [
+                {"backup": backup, "server": owner}
+                for backup, owner in node.backups.making.items()
+                if server in ("", owner)
+            ],
+            "backups": [
+                _described(node.backup_store, each, dropped.get(each.place)) for each in found
+            ],
+            "dropped_kept_days": self._config.system.transfers.live.keep_source_days,
+        }
+
+    @property
+    def backup(self) -> str:
+        """The UUID in the path. Raises `BackupMissing`."""
+        return backup_uuid(self.part("backup"))
+
+    @call(HTTPStatus.OK, "The check is under way.")
+    async def begin_check(self, request: StreamingRequest) -> Json:
+        """Begin to verify a backup, or join the check of it that is under way."""
+        return _progress(await self._node.backup_checks.begin(self.backup))
+
+    @call(HTTPStatus.OK, "How far it is, or what it has found.")
+    async def show_check(self, request: StreamingRequest) -> Json:
+        """Return the check of a backup that is under way, or has ended last."""
+        return _progress(self._node.backup_checks.last(self.backup))
+
+    @call(HTTPStatus.OK, "The backup is being rewritten.")
+    async def begin_rewrite(self, request: StreamingRequest) -> Json:
+        """Begin to rewrite a backup for Wings, or join that if it is under way."""
+        return _rewrite(await self._node.backup_rewrites.begin(self.backup))
+
+    @call(HTTPStatus.OK, "How far it is, or how it has ended.")
+    async def show_rewrite(self, request: StreamingRequest) -> Json:
+        """Return the rewrite of a backup that is under way, or has ended last."""
+        return _rewrite(self._node.backup_rewrites.last(self.backup))
+
+
+def _rewrite(rewrite: Rewrite) -> Json:
+    if not rewrite.is_over:
+        state = "rewriting"
+    elif rewrite.error is not None:
+        state = "failed"
+    else:
+        state = "unchanged" if rewrite.is_unchanged else "rewritten"
+    return {
+        "backup": rewrite.found.uuid,
+        "state": state,
+        "bytes": rewrite.progress.bytes_done,
+        "total_bytes": rewrite.found.size,
+        "new_bytes": rewrite.size,
+        "not_kept": rewrite.not_kept,
+        "fault": "" if rewrite.error is None else str(rewrite.error),
+    }
+
+
+#: Seconds that a server is expected, by default and at most.
+DEFAULT_SECONDS = 3600
+MAX_SECONDS = 7 * 24 * 3600
+#: Ended transfers in an answer, by default and at most.
+DEFAULT_PAST = 20
+MAX_PAST = 10_000
+
+
+def running_transfer(progress: ProgressReport, now: float) -> Json:
+    """Return a transfer in progress; `now` is Unix time."""
+    is_incoming = isinstance(progress.step, ReceiveStep)
+    return {
+        "transfer": progress.entry,
+        "server": progress.server,
+        "direction": (Direction.IN if is_incoming else Direction.OUT).value,
+        "by_hand": progress.is_direct,
+        "storage_pool": progress.pool or None,
+        "state": progress.step.state.name.lower(),
+        "step": progress.step.name.lower(),
+        "doing": progress.step_text,
+        "begun": now - progress.seconds,
+        "bytes": progress.bytes,
+        # The directory may grow after it was measured.
+        "total_bytes": max(progress.total, progress.bytes) if progress.total else None,
+        "bytes_per_second": progress.rate,
+        "resumed_bytes": progress.resumed,
+        "round": progress.round,
+        "predicted_downtime": progress.downtime,
+        "follow": _follow(progress.seed, now),
+    }
+
+
+def _follow(seed: SeedFigures | None, now: float) -> Json | None:
+    """Return how far a copy is that follows its server; None for another transfer."""
+    if seed is None:
+        return None
+    return {
+        "rounds": seed.rounds,
+        "changed_bytes": seed.changed,
+        "missing_bytes": seed.missing,
+        "whole_at": None if seed.age is None else now - seed.age,
+        "predicted_downtime": seed.downtime,
+        "stop_at": seed.until,
+        "trouble": seed.trouble or None,
+    }
+
+
+def unfinished_transfer(entry: TransferRecord, started: float) -> Json:
+    """Return a transfer of the database that has not ended and is not in progress.
+
+    It began before this daemon `started` (Unix time), or it is about to end.
+    """
+    kind = ReceiveStep if entry.direction is Direction.IN else SendStep
+    step = kind[entry.step]
+    return {
+        "transfer": entry.id,
+        "server": entry.server,
+        "direction": entry.direction.value,
+        "by_hand": entry.direct,
+        "storage_pool": entry.pool or None,
+        "state": step.state.name.lower(),
+        "step": step.name.lower(),
+        "doing": (
+            "finding out its result after the restart of this node"
+            if entry.begun < started
+            else "ending"
+        ),
+        "begun": entry.begun,
+        "bytes": 0,
+        "total_bytes": None,
+        "bytes_per_second": 0.0,
+        "resumed_bytes": 0,
+        "round": None,
+        "predicted_downtime": None,
+        "follow": None,
+    }
+
+
+def ended_transfer(entry: TransferRecord) -> Json:
+    """Return a transfer that has ended."""
+    return {
+        "transfer": entry.id,
+        "server": entry.server,
+        "direction": entry.direction.value,
+        "by_hand": entry.direct,
+        "storage_pool": entry.pool or None,
+        "outcome": None if entry.outcome is None else entry.outcome.value,
+        "reason": entry.reason,
+        "step": entry.step.lower(),
+        "begun": entry.begun,
+        "ended": entry.changed,
+        "bytes": entry.bytes,
+        "files": entry.files,
+    }
+
+
+_WILDCARDS = {"0.0.0.0", "::", ""}  # noqa: S104 - compared with the configured address
+
+
+def reachable_at(config: Config, listens: str) -> tuple[str, bool]:
+    """Return the URL by which other nodes reach this one, and whether it is configured.
+
+    `listens` is the URL of the listening socket. Without `api.public_url` the URL is a guess: from
+    the first name in the certificate, the address of the socket, or the host name. Blocking.
+    """
+    if config.api.public_url:
+        return config.api.public_url.rstrip("/"), True
+    parts = urlsplit(listens)
+    host = _certificate_name(config) or parts.hostname or ""
+    if host in _WILDCARDS:
+        host = platform.node()
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{parts.scheme}://{host}:{parts.port or config.api.port}", False
+
+
+def _certificate_name(config: Config) -> str:
+    if not config.api.ssl.enabled:
+        return ""
+    with suppress(OSError, ValueError, x509.ExtensionNotFound):
+        certificate = x509.load_pem_x509_certificate(Path(config.api.ssl.cert).read_bytes())
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = extension.value.get_values_for_type(x509.DNSName)
+        addresses = map(str, extension.value.get_values_for_type(x509.IPAddress))
+        return next((name for name in (*names, *addresses) if "*" not in name), "")
+    return ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class ExpectedServer:
+    """A server that is to be received. `settings` are in the form of a Panel's answer.
+
+    With `follow` a copy may be kept up to date here before.
+    """
+
+    server: str
+    settings: dict[str, Any] | None = None
+    addresses: tuple[str, ...] = ()
+    seconds: int = DEFAULT_SECONDS
+    follow: bool = False
+
+
+@attrs.frozen(eq=False, repr=False)
+class SendRequest:
+    """A server that is to be sent to the node at `url`; `remove` deletes it here afterwards.
+
+    With `follow` a copy is kept up to date there, until a transfer is ordered; or until `stop_at`,
+    in seconds since the epoch: then the server is sent.
+    """
+
+    server: str
+    url: str
+    token: str = attrs.field(repr=False)
+    settings: dict[str, Any] | None = None
+    remove: bool = False
+    follow: bool = False
+    stop_at: float | None = None
+
+
+def _uuid(text: str) -> str:
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise BadRequest("a server is identified by its UUID", f"{text!r} is not a UUID")
+    return uuid
+
+
+@attrs.frozen(eq=False, repr=False)
+class PastQuery:
+    """How many ended transfers to return. A string, so that the handler words the error."""
+
+    past: str = ""
+
+
+class ControlTransfersEndpoint(ControlEndpoint):
+    """The calls about transfers, and the names of servers."""
+
+    @call(HTTPStatus.CREATED, "The server is expected.")
+    async def expect_server(self, request: StreamingRequest, body: ExpectedServer) -> Json:
+        """Expect a server; return the token and the address for its source."""
+        server = _uuid(body.server)
+        if not 0 < body.seconds <= MAX_SECONDS:
+            raise BadRequest("seconds is out of range", f"expected 1 to {MAX_SECONDS}, a week")
+        after = await self._last_transfer(server)
+        invitation = await self._node.direct_transfers.incoming.expect(
+            server,
+            seconds=body.seconds,
+            description=body.settings,
+            addresses=body.addresses,
+            follow=body.follow,
+        )
+        url, certain = await self._node.disk.run(reachable_at, self._config, self._node.address())
+        return {
+            "server": server,
+            "url": url,
+            "url_is_certain": certain,
+            "token": invitation.token,
+            "expires": invitation.expires,
+            "after": after,
+        }
+
+    @call(HTTPStatus.ACCEPTED, "The transfer has started.")
+    async def begin_sending(self, request: StreamingRequest, body: SendRequest) -> Json:
+        """Start to send a server; its progress is at `/v1/transfers/{uuid}`."""
+        server = _uuid(body.server)
+        if body.stop_at is not None and not body.follow:
+            raise BadRequest("stop_at needs follow", "without it the server is sent at once")
+        after = await self._last_transfer(server)
+        await self._node.direct_transfers.send(
+            server,
+            body.url,
+            body.token,
+            description=body.settings,
+            remove=body.remove,
+            seed=SeedOrder(body.stop_at) if body.follow else None,
+        )
+        # Only the Panel knows which of them are the server's.
+        backups = self._config.system.backup_directory
+        return {"server": server, "after": after, "backups_stay_in": backups}
+
+    async def _last_transfer(self, server: str) -> int:
+        """Return the number of a server's last transfer; 0 without one. Numbers ascend."""
+        last = await self._node.database.ended(1, server)
+        return last[0].id if last else 0
+
+    async def running(self) -> list[Json]:
+        """Return the transfers in progress, the oldest first.
+
+        One that ends meanwhile is in `past`, when that is called afterwards.
+        """
+        # Read first: a transfer that begins meanwhile is in `progress`.
+        unfinished = await self._node.database.unfinished()
+        now = self._node.now()
+        found = [
+            running_transfer(each, now)
+            for each in (*self._node.receiver.progress, *self._node.sender.progress)
+        ]
+        shown = {each["server"] for each in found}
+        found += [
+            unfinished_transfer(entry, self._node.started)
+            for entry in unfinished
+            if entry.server not in shown
+        ]
+        return sorted(found, key=lambda each: float(each["begun"]))
+
+    def expected(self) -> list[Json]:
+        """Return the servers that direct transfers may bring."""
+        expected = self._node.direct_transfers.incoming.expected
+        return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
+
+    async def past(self, most: int, server: str | None = None) -> list[Json]:
+        """Return the last transfers that have ended, of all servers or of one."""
+        return [ended_transfer(entry) for entry in await self._node.database.ended(most, server)]
+
+    @call(HTTPStatus.OK, "The transfers.")
+    async def list_transfers(self, request: StreamingRequest, query: PastQuery) -> Json:
+        """Return the transfers in progress, the expected ones, and the last that have ended.
+
+        What is kept of failed moves has the oldest first. Raises `StorageError`.
+        """
+        most = _number(query.past)
+        return {
+            "running": await self.running(),
+            "expected": self.expected(),
+            "kept": [
+                {"server": each.server, "bytes": each.bytes, "since": each.since}
+                for each in await self._node.long.run(self._node.partial_copies.kept)
+            ],
+            "past": await self.past(most),
+        }
+
+    @call(HTTPStatus.NO_CONTENT, "It is removed.")
+    async def forget_kept(self, request: StreamingRequest) -> None:
+        """Remove what is kept of a server, or the copy that follows it.
+
+        Raises `ServerNotFound`, `StorageError`.
+        """
+        server = self.uuid
+        if self._node.receiver.forget(server):
+            return
+        if not await self._node.long.run(self._forget, server):
+            raise ServerNotFound(
+                "nothing is kept of this server",
+                "wingsctl transfers lists what is kept of moves that have failed",
+            )
+
+    def _forget(self, server: str) -> int:
+        found = self._node.partial_copies.forget(server)
+        if found:
+            self._node.received_backups.discard(server)
+        return found
+
+    @call(HTTPStatus.OK, "The servers.")
+    async def list_servers(self, request: StreamingRequest) -> Json:
+        """Return the UUID and the name of each server. Raises `ServersNotLoaded`."""
+        return {
+            "servers": [
+                {"server": each.uuid, "name": each.configuration.settings.meta.name}
+                for each in self._node.servers.all()
+            ]
+        }
+
+    @call(HTTPStatus.OK, "Its transfers.")
+    async def show_transfers(self, request: StreamingRequest) -> Json:
+        """Return all that is known of a server's transfers. Raises `ServerNotFound`."""
+        uuid = self.uuid
+        answer: Json = {
+            "server": self._server(uuid),
+            "running": _only(await self.running(), uuid),
+            "expected": _only(self.expected(), uuid),
+            "past": await self.past(MAX_PAST, uuid),
+            "reports_waiting": [
+                {
+                    "server": uuid,
+                    "outcome": each.outcome.value,
+                    "since": each.created,
+                    "attempts": each.attempts,
+                    "answer": each.answer,
+                }
+                for each in await self._node.database.unsettled()
+                if each.server == uuid
+            ],
+        }
+        if not any(answer.values()):
+            raise ServerNotFound(
+                "this node has no such server, and no transfer of it",
+                "wingsctl transfers lists the transfers of the last 90 days",
+            )
+        return {"uuid": uuid} | answer
+
+    @call(HTTPStatus.ACCEPTED, "The transfer is being cancelled.")
+    async def cancel_transfer(self, request: StreamingRequest) -> None:
+        """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
+        server = self.uuid
+        for transfers in (self._node.sender, self._node.receiver):
+            with suppress(Conflict):
+                transfers.cancel(server)
+                return
+        if not self._node.direct_transfers.cancel(server):
+            raise TransferNotActive(
+                "this server has no transfer that can be cancelled",
+                "none is under way or expected here, or its success was reported already; "
+                "wingsctl transfers lists them",
+            )
+
+    def _server(self, uuid: str) -> Json | None:
+        try:
+            server = self._node.servers.get(uuid)
+        except (ServersNotLoaded, ServerNotFound):
+            return None
+        server.files.measure_if_stale()
+        return {
+            "name": server.configuration.settings.meta.name,
+            "state": server.state.value,
+            "hold": server.hold,
+            "by_hand": server.moved_directly,
+            "disk_bytes": server.disk_bytes,
+        }
+
+
+def _only(found: list[Json], uuid: str) -> Json | None:
+    return next((each for each in found if each["server"] == uuid), None)
+
+
+def _number(text: str) -> int:
+    try:
+        number = int(text or DEFAULT_PAST)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= MAX_PAST:
+        raise BadRequest("past is out of range", f"expected a number from 0 to {MAX_PAST}")
+    return number
