@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from twisted.internet.task import Clock
 
@@ -11,7 +12,10 @@ from tests.support.state import Node
 from tests.support.tokens import console_claims, signed
 from wingsd.auth.tokens import DenyList
 from wingsd.config import PTERODACTYL
+from wingsd.events import EventBus
+from wingsd.servers import PowerState
 from wingsd.websocket.messages import Message
+from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import (
     ChangePower,
     Close,
@@ -60,15 +64,12 @@ _TOKENS = {
 }
 
 
-class _Watched:
-    def status(self) -> str:
-        return "offline"
+class _Server:
+    state = PowerState.OFFLINE
+    pending_restart = disowned = False
 
     def stats(self) -> str:
         return "{}"
-
-    def pending_restart(self) -> bool:
-        return False
 
 
 def one(data: bytes) -> None:
@@ -77,9 +78,9 @@ def one(data: bytes) -> None:
     has_left = data.startswith(b"LEFT")
     clock = Clock()
     limits = MessageRateLimits(clock.seconds)
-    session = Session(
-        _UUID, _NODE.token, PTERODACTYL, denied, limits, _Watched(), has_left=has_left
-    )
+    server: Any = None if has_left else _Server()
+    transfers = RecentTransfers(EventBus(), clock, clock.seconds, 10)
+    session = Session(_UUID, _NODE.token, PTERODACTYL, denied, limits, server, transfers)
     now, let_in, full = float(_NOW), False, False
     for line in data.split(b"\n"):
         if line == b"LOOK":

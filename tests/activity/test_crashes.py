@@ -9,7 +9,7 @@ import pytest
 
 from tests.activity.conftest import UUID
 from tests.support.recorded_activity import RecordedActivity
-from wingsd.activity import CrashActivity
+from wingsd.activity import record_crashes
 from wingsd.events import CRASHED, STATUS, Event, EventBus
 
 RESTARTED = {"exit_code": 3, "out_of_memory": True, "restarted": True, "lines": ["a", "b"]}
@@ -29,7 +29,7 @@ CALAGOPUS = ("server:crash.detected", {"exit_code": 3, "oom_killed": True}, None
 )
 def test_each_family_records_what_its_node_does(family: str, entries: list[Any]) -> None:
     recorded, bus = RecordedActivity(UUID), EventBus()
-    CrashActivity(family, recorded, bus)
+    record_crashes(family, recorded, bus)
     bus.publish(Event(UUID, STATUS, ("offline",)))
     for crash in (RESTARTED, TOO_SOON):
         bus.publish(Event(UUID, CRASHED, (json.dumps(crash),)))

@@ -17,7 +17,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
-from wingsd.activity import ActivityRecorder
+from wingsd.activity import ActivityLog
 from wingsd.api.context import NodeContext
 from wingsd.api.routes import root
 from wingsd.auth.tokens import TransferToken
@@ -309,7 +309,7 @@ class ApiNode:
         self.file_work: FileWork | None = None
         self.archives: Lane | None = None
         #: Records what users do.
-        self.activity: ActivityRecorder | None = None
+        self.activity: ActivityLog | None = None
         self.file_tasks: FileTasks | None = None
         self.pulls: Pulls | None = None
         self.updates: PanelUpdates | None = None

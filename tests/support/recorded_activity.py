@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wingsd.activity import ActivityLog
 
-class RecordedActivity:
+
+class RecordedActivity(ActivityLog):
     """The activity of one server: event, metadata, user and address of each entry.
 
     `times` are those that were given with them, in seconds since the epoch.

@@ -115,7 +115,7 @@ def test_what_must_not_be_dropped_waits_beyond_that_mark_but_not_without_end() -
     room = ALL_MAX - LINES_MAX
     assert outbox.decide(room, droppable=False) is SendDecision.SEND
     assert outbox.decide(1, droppable=False) is SendDecision.CLOSE
-    assert outbox.waiting_most == ALL_MAX
+    assert outbox.waiting == ALL_MAX
 
 
 def test_nothing_is_said_of_an_episode_in_which_no_line_was_lost() -> None:

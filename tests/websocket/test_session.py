@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +45,38 @@ class LastTransfer:
         return self.state
 
 
+class _Transfers:
+    def __init__(self, last: LastTransfer) -> None:
+        self._last = last
+
+    def has_moved(self, server: str) -> bool:
+        return self._last.has_moved
+
+    def heard(self, server: str) -> set[str]:
+        return self._last.heard
+
+    def missed(self, server: str, issued: float, *, is_here: bool) -> str:
+        return self._last.missed(issued)
+
+
+class _Server:
+    pending_restart = True
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+
+    @property
+    def state(self) -> SimpleNamespace:
+        return SimpleNamespace(value=self._talk.state)
+
+    @property
+    def disowned(self) -> bool:
+        return self._talk.transfer.has_moved
+
+    def stats(self) -> str:
+        return "{}"
+
+
 class Talk:
     """A browser's session, at a time that the test sets; messages are far enough apart."""
 
@@ -57,26 +90,11 @@ class Talk:
         self.session = self.connect()
 
     def connect(self, *, has_left: bool = False, family: str = PTERODACTYL) -> Session:
-        self.session = Session(
-            UUID,
-            KEY,
-            family,
-            self.denied,
-            MessageRateLimits(self.clock.seconds),
-            self,
-            self.transfer,
-            has_left=has_left,
-        )
+        server: Any = None if has_left else _Server(self)
+        transfers: Any = _Transfers(self.transfer)
+        limits = MessageRateLimits(self.clock.seconds)
+        self.session = Session(UUID, KEY, family, self.denied, limits, server, transfers)
         return self.session
-
-    def status(self) -> str:
-        return self.state
-
-    def stats(self) -> str:
-        return "{}"
-
-    def pending_restart(self) -> bool:
-        return True
 
     def token(self, *permissions: str, **claims: Any) -> str:
         return console_token(self.begin, *permissions, **claims)

@@ -1,6 +1,6 @@
 """The activity log: what users do on this node, and crashes, kept until the Panel accepts it."""
 
-from wingsd.activity.log import ActivityLog, ActivityRecorder, CrashActivity
+from wingsd.activity.log import ActivityLog, record_crashes
 from wingsd.activity.sender import ActivitySender
 
-__all__ = ["ActivityLog", "ActivityRecorder", "ActivitySender", "CrashActivity"]
+__all__ = ["ActivityLog", "ActivitySender", "record_crashes"]

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -27,13 +27,7 @@ from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import when_fired
 
-__all__ = [
-    "DROPPED",
-    "ActivityLog",
-    "ActivityRecorder",
-    "CrashActivity",
-    "merge",
-]
+__all__ = ["DROPPED", "REFUSED", "ActivityLog", "merge", "record_crashes"]
 
 #: Bytes of the metadata of one entry, as JSON.
 METADATA_MAX = 64 * 1024
@@ -140,21 +134,6 @@ TOO_LARGE, OVERFLOW, REFUSED, NOT_STORED = DROPPED = (
     "refused",
     "not_stored",
 )
-
-
-class ActivityRecorder(Protocol):
-    """The activity log, for those who report to it."""
-
-    def record(
-        self,
-        server: str,
-        event: str,
-        metadata: Mapping[str, object],
-        user: str | None = None,
-        ip: str | None = None,
-        at: float | None = None,
-    ) -> None:
-        """Record an event; see `ActivityLog.record`."""
 
 
 class ActivityLog:
@@ -355,34 +334,27 @@ class ActivityLog:
 _LOCAL = "127.0.0.1"
 
 
-class CrashActivity:
-    """Records the crashes that are published on `bus`, in the form of each family's node.
+def record_crashes(family: str, log: ActivityLog, bus: EventBus) -> None:
+    """Record the crashes that are published on `bus`, in the form of each family's node.
 
     Pelican's Wings records a crash after which the server is started again, Calagopus' every one,
     and Pterodactyl's none.
     """
 
-    def __init__(self, family: str, recorder: ActivityRecorder, bus: EventBus) -> None:
-        self._recorder = recorder
-        if family == PELICAN:
-            bus.subscribe_to_all(self._note_pelican)
-        elif family == CALAGOPUS:
-            bus.subscribe_to_all(self._note_calagopus)
-
-    def _note_pelican(self, event: Event) -> None:
+    def record(event: Event) -> None:
         if event.name != CRASHED:
             return
         crash = json.loads(event.args[0])
-        if crash["restarted"]:
+        if family == CALAGOPUS:
+            metadata = {"exit_code": crash["exit_code"], "oom_killed": crash["out_of_memory"]}
+            log.record(event.server, "server:crash.detected", metadata)
+        elif crash["restarted"]:
             metadata = {
                 "exit_code": crash["exit_code"],
                 "oomkilled": crash["out_of_memory"],
                 "logs": crash["lines"],
             }
-            self._recorder.record(event.server, "server:crashed", metadata, None, _LOCAL)
+            log.record(event.server, "server:crashed", metadata, None, _LOCAL)
 
-    def _note_calagopus(self, event: Event) -> None:
-        if event.name == CRASHED:
-            crash = json.loads(event.args[0])
-            metadata = {"exit_code": crash["exit_code"], "oom_killed": crash["out_of_memory"]}
-            self._recorder.record(event.server, "server:crash.detected", metadata)
+    if family in (PELICAN, CALAGOPUS):
+        bus.subscribe_to_all(record)

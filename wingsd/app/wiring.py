@@ -12,7 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from wingsd import __version__
-from wingsd.activity import ActivityLog, ActivitySender, CrashActivity
+from wingsd.activity import ActivityLog, ActivitySender, record_crashes
 from wingsd.api.context import NodeContext
 from wingsd.api.routes import root
 from wingsd.app.daemon import (
@@ -167,7 +167,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     database = StateDatabase(store, pools.database, time.time)
     callbacks = CallbackQueue(panel, database, reactor)
     activity = ActivityLog(database, reactor, system.activity_max_entries)
-    CrashActivity(config.family, activity, bus)
+    record_crashes(config.family, activity, bus)
     activity_sender = ActivitySender(
         activity, panel, reactor, system.activity_send_interval, system.activity_send_count
     )

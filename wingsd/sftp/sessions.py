@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.activity import ActivityRecorder
+from wingsd.activity import ActivityLog
 from wingsd.auth.tokens import DenyList
 from wingsd.config import PELICAN, Config
 from wingsd.errors import (
@@ -85,7 +85,7 @@ class SftpSessions:
         servers: Servers,
         logins: SftpLogins,
         denied: DenyList,
-        activity: ActivityRecorder,
+        activity: ActivityLog,
         bus: EventBus,
         reactor: IReactorTime,
     ) -> None:

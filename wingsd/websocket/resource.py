@@ -27,7 +27,8 @@ from twisted.web.server import NOT_DONE_YET
 from txaio.tx import make_logger
 from zope.interface import implementer
 
-from wingsd.activity import ActivityRecorder
+from wingsd import events
+from wingsd.activity import ActivityLog
 from wingsd.auth.tokens import DenyList
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config
 from wingsd.errors import (
@@ -38,19 +39,7 @@ from wingsd.errors import (
     UpgradeRequired,
     WingsdError,
 )
-from wingsd.events import (
-    CONSOLE_OUTPUT,
-    DAEMON_MESSAGE,
-    FEATURE_MATCH,
-    IMAGE_PULL_PROGRESS,
-    INSTALL_OUTPUT,
-    OPERATION_PROGRESS,
-    STATS,
-    TRANSFER_LOGS,
-    TRANSFER_PROGRESS,
-    Event,
-    EventBus,
-)
+from wingsd.events import Event, EventBus
 from wingsd.http.request import StreamingRequest, TrustedProxies
 from wingsd.http.site import NotFound
 from wingsd.servers.console import daemon_line
@@ -97,9 +86,8 @@ class SendBuffer:
 
     def __init__(self) -> None:
         self.paused = False
-        #: Bytes sent since the transport paused, and the highest value so far.
+        #: Bytes sent since the transport paused.
         self.waiting = 0
-        self.waiting_most = 0
         self._dropping = False
         self._lines = 0
 
@@ -117,7 +105,6 @@ class SendBuffer:
         if self.waiting + size > ALL_MAX:
             return SendDecision.CLOSE
         self.waiting += size
-        self.waiting_most = max(self.waiting_most, self.waiting)
         return SendDecision.SEND
 
     def pause(self) -> None:
@@ -134,14 +121,14 @@ class SendBuffer:
 
 TRY_AGAIN_LATER = 1013
 
-_LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
+_LINES = (events.CONSOLE_OUTPUT, events.INSTALL_OUTPUT)
 #: Of these a later one has what a dropped one had, or the console has it.
 _DROPPABLE = (
-    STATS,
-    FEATURE_MATCH,
-    IMAGE_PULL_PROGRESS,
-    OPERATION_PROGRESS,
-    TRANSFER_PROGRESS,
+    events.STATS,
+    events.FEATURE_MATCH,
+    events.IMAGE_PULL_PROGRESS,
+    events.OPERATION_PROGRESS,
+    events.TRANSFER_PROGRESS,
 )
 
 
@@ -157,7 +144,7 @@ class ClientContext:
     bus: EventBus
     transfers: RecentTransfers
     config: Config
-    activity: ActivityRecorder
+    activity: ActivityLog
 
 
 @implementer(IPushProducer)
@@ -264,7 +251,7 @@ class ConsoleClient:
         lines = self._buffer.resume()
         if lines:
             text = f"{lines} lines are missing here: they came faster than this browser read them."
-            self._send(Message(DAEMON_MESSAGE, (text,)))
+            self._send(Message(events.DAEMON_MESSAGE, (text,)))
 
     def stopProducing(self) -> None:
         """Do nothing: `closed` is called as well."""
@@ -308,11 +295,15 @@ class ConsoleClient:
 
     def _for_pelican(self, message: Message) -> Message:
         """Return the message in the form that Pelican's page shows; it ignores some events."""
-        if message.event == DAEMON_MESSAGE:
+        if message.event == events.DAEMON_MESSAGE:
             app_name = self._context.config.app_name
             lines = tuple(daemon_line(app_name, text) for text in message.args)
-            return Message(CONSOLE_OUTPUT, lines)
-        return Message(CONSOLE_OUTPUT, message.args) if message.event == TRANSFER_LOGS else message
+            return Message(events.CONSOLE_OUTPUT, lines)
+        return (
+            Message(events.CONSOLE_OUTPUT, message.args)
+            if message.event == events.TRANSFER_LOGS
+            else message
+        )
 
     def _close(self, code: int, reason: str) -> None:
         protocol = self._protocol
@@ -375,9 +366,9 @@ class ConsoleClient:
             and self.user in transfers.heard(self._uuid)
         ):
             for line in await server.logs(config.system.websocket_log_count):
-                self._send(Message(CONSOLE_OUTPUT, (line,)))
+                self._send(Message(events.CONSOLE_OUTPUT, (line,)))
         for line in sent_earlier:
-            self._send(Message(TRANSFER_LOGS, (line,)))
+            self._send(Message(events.TRANSFER_LOGS, (line,)))
 
 
 #: Bytes of a browser's message: the figure of Wings since 1.12.
@@ -536,7 +527,7 @@ class ConsoleSockets:
         config: Config,
         bus: EventBus,
         denied: DenyList,
-        activity: ActivityRecorder,
+        activity: ActivityLog,
         reactor: Reactor,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -629,9 +620,8 @@ class ConsoleSockets:
             self._config.family,
             self._denied,
             MessageRateLimits(self._reactor.seconds),
-            _Watched(server),
-            transfer=_LastTransfer(uuid, server, self._transfers),
-            has_left=server is None,
+            server,
+            self._transfers,
         )
         client = ConsoleClient(uuid, server, session, self._context, on_leave, address)
         clients[client] = None
@@ -671,46 +661,6 @@ class ConsoleSockets:
         ):
             raise TooManyWebSockets("Too many open websocket connections.", limit)
         victim.evict()
-
-
-class _Watched:
-    """One server, which is None when it has left this node."""
-
-    def __init__(self, server: Server | None) -> None:
-        self._server = server
-
-    def status(self) -> str:
-        return self._server.state.value if self._server else ""
-
-    def stats(self) -> str:
-        return self._server.stats() if self._server else ""
-
-    def pending_restart(self) -> bool:
-        return self._server is not None and self._server.pending_restart
-
-
-class _LastTransfer:
-    """The last transfer of one server, which is None when it has left this node."""
-
-    def __init__(self, uuid: str, server: Server | None, transfers: RecentTransfers) -> None:
-        self._uuid = uuid
-        self._server = server
-        self._transfers = transfers
-
-    @property
-    def has_moved(self) -> bool:
-        return self._has_left and self._transfers.has_moved(self._uuid)
-
-    @property
-    def heard(self) -> set[str]:
-        return self._transfers.heard(self._uuid)
-
-    def missed(self, issued: float) -> str:
-        return self._transfers.missed(self._uuid, issued, is_here=not self._has_left)
-
-    @property
-    def _has_left(self) -> bool:
-        return self._server is None or self._server.disowned
 
 
 def _opening(request: StreamingRequest) -> bytes:

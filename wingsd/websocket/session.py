@@ -9,10 +9,10 @@ authenticate is closed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import attrs
 
+from wingsd import events
 from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
@@ -25,54 +25,10 @@ from wingsd.errors import (
     Unauthorized,
     WingsdError,
 )
-from wingsd.events import (
-    BACKUP_COMPLETED,
-    BACKUP_DELETED,
-    BACKUP_PROGRESS,
-    BACKUP_RESTORE_PROGRESS,
-    BACKUP_RESTORE_STARTED,
-    BACKUP_STARTED,
-    CONSOLE_OUTPUT,
-    CRASHED,
-    DAEMON_MESSAGE,
-    DELETED,
-    FEATURE_MATCH,
-    IMAGE_PULL_COMPLETED,
-    IMAGE_PULL_PROGRESS,
-    INSTALL_COMPLETED,
-    INSTALL_OUTPUT,
-    OPERATION_ABORTED,
-    OPERATION_COMPLETED,
-    OPERATION_ERROR,
-    OPERATION_PROGRESS,
-    PENDING_RESTART,
-    STATS,
-    STATUS,
-    STAYS_OFF,
-    SUSPENDED,
-    TRANSFER_LOGS,
-    TRANSFER_PROGRESS,
-    TRANSFER_STATUS,
-)
-from wingsd.websocket.messages import (
-    AUTH,
-    AUTH_SUCCESS,
-    CONFIGURE_SOCKET,
-    DAEMON_ERROR,
-    JWT_ERROR,
-    PING,
-    PONG,
-    SEND_COMMAND,
-    SEND_LOGS,
-    SEND_STATS,
-    SEND_STATUS,
-    SET_STATE,
-    THROTTLED,
-    TOKEN_EXPIRED,
-    TOKEN_EXPIRING,
-    Message,
-)
-from wingsd.websocket.recent_transfers import FAILED
+from wingsd.servers.server import Server
+from wingsd.websocket import messages
+from wingsd.websocket.messages import Message
+from wingsd.websocket.recent_transfers import FAILED, RecentTransfers
 
 __all__ = [
     "CHECK_INTERVAL",
@@ -80,20 +36,18 @@ __all__ = [
     "ChangePower",
     "Close",
     "Command",
-    "LastTransfer",
     "RateLimit",
     "SendLogs",
     "Session",
     "SetTransmission",
     "Step",
-    "WatchedServer",
     "suspension",
 ]
 
 #: Messages at once, and then per second. Of these two a page is told `global`.
 ALL_MESSAGES = (10, 5.0)
 #: The same for the messages with a limit of their own, and for all others together.
-EACH = {AUTH: (2, 0.2), SEND_LOGS: (2, 0.2), SEND_COMMAND: (10, 1.0)}
+EACH = {messages.AUTH: (2, 0.2), messages.SEND_LOGS: (2, 0.2), messages.SEND_COMMAND: (10, 1.0)}
 OTHERS = (4, 1.0)
 
 
@@ -149,37 +103,42 @@ class MessageRateLimits:
 _META_CALAGOPUS = "meta.calagopus"
 _READ_CONSOLE = "control.read-console"
 #: Events about the changes of files.
-_OPERATIONS = (OPERATION_ABORTED, OPERATION_COMPLETED, OPERATION_ERROR, OPERATION_PROGRESS)
+_OPERATIONS = (
+    events.OPERATION_ABORTED,
+    events.OPERATION_COMPLETED,
+    events.OPERATION_ERROR,
+    events.OPERATION_PROGRESS,
+)
 #: Events about backups before and after their end.
-_BACKUPS = (BACKUP_DELETED, BACKUP_PROGRESS, BACKUP_STARTED)
+_BACKUPS = (events.BACKUP_DELETED, events.BACKUP_PROGRESS, events.BACKUP_STARTED)
 #: Events about the restoring of a backup, but its end.
-_RESTORES = (BACKUP_RESTORE_PROGRESS, BACKUP_RESTORE_STARTED)
+_RESTORES = (events.BACKUP_RESTORE_PROGRESS, events.BACKUP_RESTORE_STARTED)
 _PERMISSIONS = {
     **dict.fromkeys(_BACKUPS, "backups.read"),
-    TRANSFER_LOGS: "admin.websocket.transfer",
-    TRANSFER_PROGRESS: "admin.websocket.transfer",
-    INSTALL_OUTPUT: "admin.websocket.install",
+    events.TRANSFER_LOGS: "admin.websocket.transfer",
+    events.TRANSFER_PROGRESS: "admin.websocket.transfer",
+    events.INSTALL_OUTPUT: "admin.websocket.install",
     **dict.fromkeys(_OPERATIONS, "files.read"),
     **dict.fromkeys(_RESTORES, "backups.read"),
 }
 #: Events that quote the console, or are shown in it.
-_CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
+_CONSOLE = (events.CONSOLE_OUTPUT, events.DAEMON_MESSAGE, events.FEATURE_MATCH)
 
 #: Events that only Calagopus' page has.
 _CALAGOPUS = (
     *_BACKUPS,
     *_OPERATIONS,
     *_RESTORES,
-    IMAGE_PULL_COMPLETED,
-    IMAGE_PULL_PROGRESS,
-    PENDING_RESTART,
-    TRANSFER_PROGRESS,
+    events.IMAGE_PULL_COMPLETED,
+    events.IMAGE_PULL_PROGRESS,
+    events.PENDING_RESTART,
+    events.TRANSFER_PROGRESS,
 )
 
 
 def may_see(token: ConsoleToken, event: str) -> bool:
     """Return whether the token's user may see the event of that name."""
-    if event.startswith(BACKUP_COMPLETED):
+    if event.startswith(events.BACKUP_COMPLETED):
         return token.allows("backup.read") or token.allows("backups.read")
     if event in _CONSOLE:
         return may_read_console(token)
@@ -272,7 +231,7 @@ _POWER = {
     "kill": "control.stop",
 }
 # The Panel's page connects again on this one and on `processing`, which follows: one is enough.
-_NOT_SENT = (TRANSFER_STATUS, ("pending",))
+_NOT_SENT = (events.TRANSFER_STATUS, ("pending",))
 # On these it does not connect again.
 _STAYS_ON = ("starting", "success")
 #: The text of Wings.
@@ -284,64 +243,31 @@ _NO_CONSOLE = (
 _GONE = "the server is not on this node any more"
 
 
-class WatchedServer(Protocol):
-    """The server, as its console shows it."""
-
-    def status(self) -> str:
-        """Return its state, the argument of a `status` event."""
-
-    def stats(self) -> str:
-        """Return its usage, the argument of a `stats` event."""
-
-    def pending_restart(self) -> bool:
-        """Return whether it runs with other settings than the Panel has now."""
-
-
-class LastTransfer(Protocol):
-    """The server's last transfer from this node or to it."""
-
-    @property
-    def has_moved(self) -> bool:
-        """True if it has moved the server to another node within a minute."""
-
-    @property
-    def heard(self) -> set[str]:
-        """The users whose pages were sent its present state, in lower case."""
-
-    def missed(self, issued: float) -> str:
-        """Return the final state that a browser may have missed, empty for none.
-
-        `issued` is the time of its token, in seconds since the epoch.
-        """
-
-
 class Session:
     """The session of one browser.
 
-    `server` is the UUID of the server that is `watched`, `key` the `token` of a node of `family`.
-    When the server `has_left`, only the final state of its `transfer` is sent.
+    `uuid` is that of the server that is watched, `key` the `token` of a node of `family`. `server`
+    is None when it has left this node: then only the final state of its transfer is sent.
     """
 
     def __init__(
         self,
-        server: str,
+        uuid: str,
         key: str,
         family: str,
         denied: DenyList,
         limits: MessageRateLimits,
-        watched: WatchedServer,
-        transfer: LastTransfer | None = None,
-        *,
-        has_left: bool = False,
+        server: Server | None,
+        transfers: RecentTransfers,
     ) -> None:
-        self._server = server
+        self._uuid = uuid
         #: The node's token, by which those of users are checked. It may be replaced.
         self.key = key
         self._family = family
         self._denied = denied
-        self._watched = watched
-        self._transfer = transfer
-        self._has_left = has_left
+        self._server = server
+        self._transfers = transfers
+        self._has_left = server is None
         self._limits = limits
         self._token: ConsoleToken | None = None
         self._notified = ""
@@ -370,15 +296,15 @@ class Session:
             excess = self._limits.refuse(message.event)
             return self._handle(message, now) if excess is None else _throttled(excess)
         except Unauthorized as error:
-            return [Message(JWT_ERROR, (str(error), error.code))]
+            return [Message(messages.JWT_ERROR, (str(error), error.code))]
         except WingsdError as error:
             return [self.failure(error)]
 
     def event(self, name: str, args: tuple[str, ...], now: float) -> list[Step]:
         """Handle an event of the server."""
-        if self._has_left or name in (CRASHED, STAYS_OFF):
+        if self._has_left or name in (events.CRASHED, events.STAYS_OFF):
             return []
-        if name == SUSPENDED:
+        if name == events.SUSPENDED:
             return suspension(self._family)
         steps: list[Step] = []
         if self._token is not None:
@@ -387,9 +313,9 @@ class Session:
                 steps += self._notify_once(reason)
             elif (name, args) != _NOT_SENT and may_see(self._token, name):
                 steps.append(Message(name, args))
-                if name == TRANSFER_STATUS and args[0] not in _STAYS_ON:
+                if name == events.TRANSFER_STATUS and args[0] not in _STAYS_ON:
                     self._note_leaving(self.user)
-        if name == DELETED:
+        if name == events.DELETED:
             # A browser that has not yet authenticated has not got the final state.
             self._has_left = self._token is None and self._has_moved
             if not self._has_left:
@@ -409,7 +335,7 @@ class Session:
         if reason == EXPIRED:
             self._notified = ""  # Sent at every check, for a page that has got no other token.
         if not reason and self._token.expires - now <= EXPIRING:
-            reason = TOKEN_EXPIRING
+            reason = messages.TOKEN_EXPIRING
         return self._notify_once(reason) if reason else []
 
     def failure(self, error: Exception) -> Message:
@@ -421,29 +347,30 @@ class Session:
         allowed = self._token is not None and self._token.allows("admin.websocket.errors")
         if not isinstance(error, WingsdError):
             text = f"{type(error).__name__}: {error}" if allowed else _UNEXPECTED
-            return Message(DAEMON_ERROR, (text, WingsdError.code))
+            return Message(messages.DAEMON_ERROR, (text, WingsdError.code))
         theirs = error.status < 500 or isinstance(error, ServerNotRunning)  # noqa: PLR2004
         text = str(error) if theirs or allowed else error.message
-        return Message(DAEMON_ERROR, (text, error.code))
+        return Message(messages.DAEMON_ERROR, (text, error.code))
 
     # Rules
 
     def _handle(self, message: Message, now: float) -> list[Step]:
-        if message.event == AUTH:
+        if message.event == messages.AUTH:
             return self._authenticate(message.text, now)
         reason = self._invalid_reason(now)
         if self._token is None or reason:
             raise TokenInvalid(reason)
-        if self._has_left:
+        server = self._server
+        if self._has_left or server is None:
             return _refuse(message)
         answers: dict[str, Callable[[ConsoleToken, str], list[Step]]] = {
-            SET_STATE: lambda token, text: [self._power(token, text)],
-            SEND_COMMAND: self._command,
-            SEND_LOGS: lambda token, _: self._logs(token),
-            SEND_STATS: lambda token, _: self._stats(token),
-            SEND_STATUS: lambda *_: [Message(STATUS, (self._watched.status(),))],
-            PING: lambda *_: [Message(PONG, message.args)],
-            CONFIGURE_SOCKET: lambda *_: _configure(message.args),
+            messages.SET_STATE: lambda token, text: [self._power(token, text)],
+            messages.SEND_COMMAND: self._command,
+            messages.SEND_LOGS: lambda token, _: self._logs(token),
+            messages.SEND_STATS: lambda token, _: _stats(token, server),
+            messages.SEND_STATUS: lambda *_: [Message(events.STATUS, (server.state.value,))],
+            messages.PING: lambda *_: [Message(messages.PONG, message.args)],
+            messages.CONFIGURE_SOCKET: lambda *_: _configure(message.args),
         }
         answer = answers.get(message.event)
         if answer is None:
@@ -456,60 +383,50 @@ class Session:
             raise TokenInvalid(_DENIED)
         if token.expires <= now:
             raise TokenExpired(EXPIRED)
-        if token.server != self._server:
+        if token.server != self._uuid:
             raise TokenInvalid("jwt: server uuid mismatch", "the token is for another server")
         if not token.allows("websocket.connect"):
             raise TokenInvalid("jwt: missing connect permission")
         # A browser that only renews its token has the state already.
         initial = self._initial_messages(token) if self._invalid_reason(now) else []
         self._token, self._notified = token, ""
-        return [Message(AUTH_SUCCESS), *initial]
+        return [Message(messages.AUTH_SUCCESS), *initial]
 
     def _initial_messages(self, token: ConsoleToken) -> list[Step]:
         end = self._missed_end(token)
-        return end if self._has_left else [*self._state(token), *end]
+        if self._has_left or self._server is None:
+            return end
+        return [*_state(token, self._server), *end]
 
     def _missed_end(self, token: ConsoleToken) -> list[Step]:
-        state = self._transfer.missed(token.issued) if self._transfer else ""
-        if self._transfer is None or not state:
+        state = self._transfers.missed(self._uuid, token.issued, is_here=not self._is_away)
+        if not state:
             return []
         user = token.user.lower()
-        if state != FAILED or user not in self._transfer.heard:
+        if state != FAILED or user not in self._transfers.heard(self._uuid):
             self._note_leaving(user)
-            return [Message(TRANSFER_STATUS, (state,))]
+            return [Message(events.TRANSFER_STATUS, (state,))]
         # The page connects again since it was sent `failed`; or it is the user's second one, and
         # was not. By this message it asks the Panel, and does not connect again.
-        return [] if self._family == CALAGOPUS else [Message(INSTALL_COMPLETED, ("",))]
+        return [] if self._family == CALAGOPUS else [Message(events.INSTALL_COMPLETED, ("",))]
 
     def _note_leaving(self, user: str) -> None:
         """Note that the page was sent a state on which it connects again.
 
         It reads no later one on this WebSocket.
         """
-        if self._transfer and not self._is_leaving:
+        if not self._is_leaving:
             self._is_leaving = True
-            self._transfer.heard.add(user)
-
-    def _state(self, token: ConsoleToken) -> list[Step]:
-        status = self._watched.status()
-        state: list[Step] = [Message(STATUS, (status,))]
-        if not may_read_console(token):
-            state.append(Message(DAEMON_MESSAGE, (_NO_CONSOLE,)))
-        # A running server publishes them every second.
-        if status == "offline":
-            state.append(Message(STATS, (self._watched.stats(),)))
-        return state
-
-    def _stats(self, token: ConsoleToken) -> list[Step]:
-        stats: list[Step] = [Message(STATS, (self._watched.stats(),))]
-        if may_see(token, PENDING_RESTART):
-            pending = "true" if self._watched.pending_restart() else "false"
-            stats.append(Message(PENDING_RESTART, (pending,)))
-        return stats
+            self._transfers.heard(self._uuid).add(user)
 
     @property
     def _has_moved(self) -> bool:
-        return self._transfer is not None and self._transfer.has_moved
+        return self._is_away and self._transfers.has_moved(self._uuid)
+
+    @property
+    def _is_away(self) -> bool:
+        """True if the server is not here, or the Panel has it on another node, or may have."""
+        return self._server is None or self._server.disowned
 
     def _invalid_reason(self, now: float) -> str:
         """Return why the token is missing or invalid; empty when it is valid."""
@@ -524,10 +441,10 @@ class Session:
             return []
         self._notified = what
         if what == EXPIRED:
-            return [Message(TOKEN_EXPIRED)]
-        if what == TOKEN_EXPIRING:
-            return [Message(TOKEN_EXPIRING)]
-        return [Message(JWT_ERROR, (what,))]
+            return [Message(messages.TOKEN_EXPIRED)]
+        if what == messages.TOKEN_EXPIRING:
+            return [Message(messages.TOKEN_EXPIRING)]
+        return [Message(messages.JWT_ERROR, (what,))]
 
     @staticmethod
     def _command(token: ConsoleToken, line: str) -> list[Step]:
@@ -538,7 +455,7 @@ class Session:
     def _logs(token: ConsoleToken) -> list[Step]:
         if not may_read_console(token):
             return []
-        return [SendLogs(may_see(token, TRANSFER_LOGS))]
+        return [SendLogs(may_see(token, events.TRANSFER_LOGS))]
 
     @staticmethod
     def _power(token: ConsoleToken, action: str) -> ChangePower:
@@ -547,6 +464,25 @@ class Session:
             raise BadRequest(f"unknown power action {action[:40]!r}", f"use one of {known}")
         _require(token, _POWER[action])
         return ChangePower(action, token.user)
+
+
+def _state(token: ConsoleToken, server: Server) -> list[Step]:
+    status = server.state.value
+    state: list[Step] = [Message(events.STATUS, (status,))]
+    if not may_read_console(token):
+        state.append(Message(events.DAEMON_MESSAGE, (_NO_CONSOLE,)))
+    # A running server publishes them every second.
+    if status == "offline":
+        state.append(Message(events.STATS, (server.stats(),)))
+    return state
+
+
+def _stats(token: ConsoleToken, server: Server) -> list[Step]:
+    stats: list[Step] = [Message(events.STATS, (server.stats(),))]
+    if may_see(token, events.PENDING_RESTART):
+        pending = "true" if server.pending_restart else "false"
+        stats.append(Message(events.PENDING_RESTART, (pending,)))
+    return stats
 
 
 def _configure(args: tuple[str, ...]) -> list[Step]:
@@ -564,10 +500,10 @@ def _require(token: ConsoleToken, permission: str) -> None:
 
 def _refuse(message: Message) -> list[Step]:
     """Raise `Conflict`, unless it is a request that every page sends when it connects."""
-    if message.event in (SEND_LOGS, SEND_STATS, CONFIGURE_SOCKET):
+    if message.event in (messages.SEND_LOGS, messages.SEND_STATS, messages.CONFIGURE_SOCKET):
         return []
     raise ServerMoved("the server has moved to another node", "reload this page")
 
 
 def _throttled(excess: str) -> list[Step]:
-    return [Message(THROTTLED, (excess,))] if excess else []
+    return [Message(messages.THROTTLED, (excess,))] if excess else []
