@@ -7,7 +7,7 @@ changes the values, and its import installs a reactor.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -39,7 +39,21 @@ from wingsd.transfers.steps import ReceiveStep, SendStep, State
 from wingsd.util.observer import DIRECTIONS
 from wingsd.util.text import reading_advice
 
-__all__ = ["DiskState", "Exposition", "Gauges", "Sources"]
+__all__ = ["Exposition", "Sources"]
+
+
+def _by(
+    family: type[CounterMetricFamily | GaugeMetricFamily],
+    label: str,
+    name: str,
+    text: str,
+    values: Mapping[str, float],
+) -> Metric:
+    """Return a metric with a value for each value of a label."""
+    metric = family(name, text, labels=[label])
+    for of, value in values.items():
+        metric.add_metric([of], value)
+    return metric
 
 
 def of_seeds(figures: Sequence[SeedFigures]) -> Iterator[Metric]:
@@ -94,135 +108,24 @@ class Sources:
     sftp: SftpService
 
 
-class Gauges(Collector):
-    """Collects the present values of the sources and the recorder.
-
-    `disk` is the last `os.statvfs` of the servers' filesystem, and `kept` the bytes of partial
-    copies; None when that failed.
-    """
-
-    def __init__(self, recorder: Recorder, sources: Sources) -> None:
-        self._recorder = recorder
-        self._sources = sources
-        self.disk: os.statvfs_result | None = None
-        self.kept: int | None = None
-
-    def collect(self) -> Iterator[Metric]:
-        """Return the gauges."""
-        yield from self._under_way()
-        yield self._moved()
-        yield self._waiting()
-        yield from of_seeds(self._sources.sent.seeds)
-        yield GaugeMetricFamily(
-            "wingsd_outbox_reports",
-            "Ends of transfers that the Panel has not heard of yet.",
-            value=self._sources.reports.depth,
-        )
-        yield from self._activity()
-        yield from self._backups()
-        yield from _of_sftp(self._sources.sftp.counts)
-        if self.disk is not None:
-            yield from _filesystem(self.disk)
-        if self.kept is not None:
-            yield GaugeMetricFamily(
-                "wingsd_move_kept_bytes",
-                "What is kept of failed moves to this node for the next transfers of the servers.",
-                value=self.kept,
-            )
-
-    def _under_way(self) -> Iterator[Metric]:
-        number = GaugeMetricFamily(
-            "wingsd_transfers_in_flight",
-            "Transfers under way, by the step that they are in.",
-            labels=["direction", "step"],
-        )
-        longest = GaugeMetricFamily(
-            "wingsd_transfer_step_age_seconds",
-            "For how long the transfer has been in a step that has been in it for longest.",
-            labels=["direction", "step"],
-        )
-        found: dict[tuple[str, str], list[float]] = {labels: [] for labels in _STEPS}
-        for each in self._recorder.under_way:
-            found[each.direction, each.step].append(each.step_seconds)
-        for labels, seconds in found.items():
-            number.add_metric(labels, len(seconds))
-            longest.add_metric(labels, max(seconds, default=0.0))
-        yield number
-        yield longest
-
-    def _moved(self) -> Metric:
-        moved = CounterMetricFamily(
-            "wingsd_transfer_bytes",
-            "Bytes of servers and what goes along, as they went over the network.",
-            labels=["direction"],
-        )
-        for direction in DIRECTIONS:
-            moved.add_metric([direction], self._recorder.moved(direction))
-        return moved
-
-    def _waiting(self) -> Metric:
-        waiting = GaugeMetricFamily(
-            "wingsd_transfers_waiting",
-            "Transfers that wait for their turn to receive or to send.",
-            labels=["direction"],
-        )
-        waiting.add_metric(["in"], self._sources.received.waiting)
-        waiting.add_metric(["out"], self._sources.sent.waiting)
-        return waiting
-
-    def _backups(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "wingsd_backups_damaged",
-            "Backups on this node that are not what was made, as far as they were verified.",
-            value=len(self._sources.backups.damaged),
-        )
-        yield CounterMetricFamily(
-            "wingsd_backups_verified",
-            "Backups that were read to their end to verify them.",
-            value=self._sources.backups.count,
-        )
-
-    def _activity(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "wingsd_activity_waiting",
-            "Entries of the activity log that the Panel has not accepted yet.",
-            value=self._sources.activity.waiting,
-        )
-        yield CounterMetricFamily(
-            "wingsd_activity_sent",
-            "Entries of the activity log that the Panel has accepted.",
-            value=self._sources.activity.sent,
-        )
-        dropped = CounterMetricFamily(
-            "wingsd_activity_dropped",
-            "Entries of the activity log that the Panel will not get, by the reason.",
-            labels=["reason"],
-        )
-        for reason, number in self._sources.activity.dropped.items():
-            dropped.add_metric([reason], number)
-        yield dropped
-
-
 def _of_sftp(counts: SftpCounts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "wingsd_sftp_sessions", "Connections of SFTP that are logged in.", value=counts.sessions
     )
-    refused = CounterMetricFamily(
+    yield _by(
+        CounterMetricFamily,
+        "kind",
         "wingsd_sftp_logins_refused",
         "Passwords and public keys that SFTP clients have shown and that were refused.",
-        labels=["kind"],
+        counts.refused,
     )
-    for kind, number in counts.refused.items():
-        refused.add_metric([kind], number)
-    yield refused
-    moved = CounterMetricFamily(
+    yield _by(
+        CounterMetricFamily,
+        "direction",
         "wingsd_sftp_bytes",
         "Bytes of SFTP's requests (in, with what is uploaded) and answers (out).",
-        labels=["direction"],
+        counts.moved,
     )
-    for direction, number in counts.moved.items():
-        moved.add_metric([direction], number)
-    yield moved
 
 
 def _filesystem(found: os.statvfs_result) -> Iterator[Metric]:
@@ -250,7 +153,7 @@ class DiskState:
 DISK_TIMEOUT = 2
 
 
-class Exposition:
+class Exposition(Collector):
     """Renders the metrics of `recorder`, `sources` and the process.
 
     The size of `data`, the directory of servers, is read in the threads of `disk`, as are the
@@ -273,8 +176,11 @@ class Exposition:
         self._registry = registry = recorder.registry
         self._disk = LatestAnswer(self._look, disk, reactor)
         self._was_readable = True
-        self._gauges = Gauges(recorder, sources)
-        registry.register(self._gauges)
+        self._recorder = recorder
+        self._sources = sources
+        #: The state of the disk, None where it is not known.
+        self._found: DiskState | None = None
+        registry.register(self)
         build = Info("wingsd_build", "What is running.", registry=registry)
         build.info({"version": __version__})
         ProcessCollector(registry=registry)
@@ -283,8 +189,7 @@ class Exposition:
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the text and its content type, for the value `accept` of the header."""
-        found = await self._read_disk()
-        self._gauges.disk, self._gauges.kept = (found.disk, found.kept) if found else (None, None)
+        self._found = await self._read_disk()
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):
@@ -292,6 +197,92 @@ class Exposition:
             encode, content_type = choose_encoder("")
         registry: Any = _WithoutCreated(self._registry)
         return encode(registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the gauges, for the library."""
+        yield from self._under_way()
+        yield _by(
+            CounterMetricFamily,
+            "direction",
+            "wingsd_transfer_bytes",
+            "Bytes of servers and what goes along, as they went over the network.",
+            {direction: self._recorder.moved(direction) for direction in DIRECTIONS},
+        )
+        yield _by(
+            GaugeMetricFamily,
+            "direction",
+            "wingsd_transfers_waiting",
+            "Transfers that wait for their turn to receive or to send.",
+            {"in": self._sources.received.waiting, "out": self._sources.sent.waiting},
+        )
+        yield from of_seeds(self._sources.sent.seeds)
+        yield GaugeMetricFamily(
+            "wingsd_outbox_reports",
+            "Ends of transfers that the Panel has not heard of yet.",
+            value=self._sources.reports.depth,
+        )
+        yield from self._activity()
+        yield from self._backups()
+        yield from _of_sftp(self._sources.sftp.counts)
+        if self._found is not None:
+            yield from _filesystem(self._found.disk)
+        if self._found is not None and self._found.kept is not None:
+            yield GaugeMetricFamily(
+                "wingsd_move_kept_bytes",
+                "What is kept of failed moves to this node for the next transfers of the servers.",
+                value=self._found.kept,
+            )
+
+    def _under_way(self) -> Iterator[Metric]:
+        number = GaugeMetricFamily(
+            "wingsd_transfers_in_flight",
+            "Transfers under way, by the step that they are in.",
+            labels=["direction", "step"],
+        )
+        longest = GaugeMetricFamily(
+            "wingsd_transfer_step_age_seconds",
+            "For how long the transfer has been in a step that has been in it for longest.",
+            labels=["direction", "step"],
+        )
+        found: dict[tuple[str, str], list[float]] = {labels: [] for labels in _STEPS}
+        for each in self._recorder.under_way:
+            found[each.direction, each.step].append(each.step_seconds)
+        for labels, seconds in found.items():
+            number.add_metric(labels, len(seconds))
+            longest.add_metric(labels, max(seconds, default=0.0))
+        yield number
+        yield longest
+
+    def _backups(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "wingsd_backups_damaged",
+            "Backups on this node that are not what was made, as far as they were verified.",
+            value=len(self._sources.backups.damaged),
+        )
+        yield CounterMetricFamily(
+            "wingsd_backups_verified",
+            "Backups that were read to their end to verify them.",
+            value=self._sources.backups.count,
+        )
+
+    def _activity(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "wingsd_activity_waiting",
+            "Entries of the activity log that the Panel has not accepted yet.",
+            value=self._sources.activity.waiting,
+        )
+        yield CounterMetricFamily(
+            "wingsd_activity_sent",
+            "Entries of the activity log that the Panel has accepted.",
+            value=self._sources.activity.sent,
+        )
+        yield _by(
+            CounterMetricFamily,
+            "reason",
+            "wingsd_activity_dropped",
+            "Entries of the activity log that the Panel will not get, by the reason.",
+            self._sources.activity.dropped,
+        )
 
     async def _read_disk(self) -> DiskState | None:
         is_fresh = await self._disk.get(DISK_TIMEOUT)

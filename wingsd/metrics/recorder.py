@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError
@@ -83,68 +84,59 @@ class Recorder(MovedBytes):
     def __init__(self) -> None:
         super().__init__()
         self.registry = registry = CollectorRegistry()
-        self._transfers = Counter(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._transfers = counter(
             "wingsd_transfers",
             "Transfers that have ended, to this node (in) and from it (out).",
             ["direction", "outcome"],
-            registry=registry,
         )
-        self._failures = Counter(
+        self._failures = counter(
             "wingsd_transfer_failures",
             "Transfers that have failed, by the reason.",
             ["direction", "reason"],
-            registry=registry,
         )
-        self._steps = Histogram(
+        self._steps = histogram(
             "wingsd_transfer_step_duration_seconds",
             "How long transfers were in each of their steps, from their turn on.",
             ["direction", "step"],
             buckets=STEP_BUCKETS,
-            registry=registry,
         )
-        self._resumptions = Counter(
+        self._resumptions = counter(
             "wingsd_move_resumptions",
             "How often moves from this node went on after a break.",
-            registry=registry,
         )
-        self._sent_again = Counter(
+        self._sent_again = counter(
             "wingsd_move_sent_again_bytes",
             "Bytes of moves from this node that were sent twice.",
-            registry=registry,
         )
-        self._rounds = Counter(
+        self._rounds = counter(
             "wingsd_move_rounds",
             "Rounds of running servers that were sent from this node.",
-            registry=registry,
         )
-        self._round_bytes = Counter(
+        self._round_bytes = counter(
             "wingsd_move_round_bytes",
             "Bytes of files sent in these rounds: the first ones, or what was changed since.",
             ["kind"],
-            registry=registry,
         )
-        self._predicted = Gauge(
+        self._predicted = gauge(
             "wingsd_move_predicted_downtime_seconds",
             "How long the running server that was last looked at would be down for its move.",
-            registry=registry,
         )
-        self._downtime = Histogram(
+        self._downtime = histogram(
             "wingsd_move_downtime_seconds",
             "How long running servers were down for their moves, until the destination had them.",
             buckets=DOWNTIME_BUCKETS,
-            registry=registry,
         )
-        self._distrusted = Counter(
+        self._distrusted = counter(
             "wingsd_move_unseen_changes",
             "Files that were changed without a change of their ctime. It must be 0.",
-            registry=registry,
         )
-        self._answers = Counter(
+        self._answers = counter(
             "wingsd_request_errors",
             "Requests of the Panel, of other nodes and of browsers that were answered with an "
             "error, by the reason.",
             ["reason"],
-            registry=registry,
         )
         self._peers = {
             PANEL: _Peer(registry, PANEL, "the Panel"),
