@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from wingsd.node.logs import JournalSource, LogFileSource, LogUnavailable, tail
+from wingsd.node.logs import LogUnavailable, file_log, journal_log, tail
 
 
 def test_a_file_ends_with_its_last_lines(tmp_path: Path) -> None:
     path = tmp_path / "wingsd.log"
     path.write_text("".join(f"line {number}\n" for number in range(1000)))
-    assert LogFileSource(str(path))(3) == ["line 997", "line 998", "line 999"]
+    assert file_log(str(path), 3) == ["line 997", "line 998", "line 999"]
     assert tail(str(path), 0) == []
 
 
@@ -28,15 +28,15 @@ def test_a_huge_file_is_read_from_near_its_end(tmp_path: Path) -> None:
 def test_a_file_just_rotated_is_continued_by_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "wingsd.log").write_text("three\n")
     (tmp_path / "wingsd.log.1").write_text("one\ntwo\n")
-    assert LogFileSource(str(tmp_path / "wingsd.log"))(2) == ["two", "three"]
+    assert file_log(str(tmp_path / "wingsd.log"), 2) == ["two", "three"]
 
 
 def test_a_missing_file_and_a_pipe_are_no_log(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable, match="No such file"):
-        LogFileSource(str(tmp_path / "wingsd.log"))(3)
+        file_log(str(tmp_path / "wingsd.log"), 3)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(LogUnavailable):
-        LogFileSource(str(tmp_path / "pipe"))(3)
+        file_log(str(tmp_path / "pipe"), 3)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_the_journal_is_asked_for_this_service(
     journalctl: Path, cgroup: str, selection: str
 ) -> None:
     script(journalctl, 'for each in "$@"; do echo "$each"; done')
-    asked = JournalSource(lambda: cgroup)(20)
+    asked = journal_log(20, lambda: cgroup)
     assert asked[-1] == selection
     assert "--lines=20" in asked
 
@@ -73,11 +73,11 @@ def test_a_journal_that_cannot_be_read_is_said_so(
 ) -> None:
     script(journalctl, "echo no permission >&2; exit 1")
     with pytest.raises(LogUnavailable, match="no permission"):
-        JournalSource()(20)
+        journal_log(20)
 
     def late(*_: Any, **__: Any) -> None:
         raise subprocess.TimeoutExpired("journalctl", 3)
 
     monkeypatch.setattr(subprocess, "run", late)
     with pytest.raises(LogUnavailable, match="took more than"):
-        JournalSource()(20)
+        journal_log(20)

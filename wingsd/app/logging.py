@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFromThreads
@@ -35,7 +36,7 @@ from twisted.python.syslog import SyslogObserver
 from zope.interface import implementer
 
 from wingsd.errors import ConfigError, InvalidData, WingsdError
-from wingsd.node.logs import JournalSource, LogFileSource
+from wingsd.node.logs import file_log, journal_log
 from wingsd.systemd.journald import JournalObserver, is_journal
 from wingsd.threadio import relayed
 from wingsd.util.text import escaped
@@ -94,8 +95,8 @@ def log_source(twistd: Mapping[str, Any]) -> Callable[[int], list[str]] | None:
     if twistd["logger"] or twistd["syslog"] or name == "-":
         return None
     if twistd["nodaemon"] and not name:
-        return JournalSource() if is_journal(_STDOUT, os.environ) else None
-    return LogFileSource(os.path.abspath(name or _LOG_FILE))
+        return journal_log if is_journal(_STDOUT, os.environ) else None
+    return partial(file_log, os.path.abspath(name or _LOG_FILE))
 
 
 @implementer(ILogObserver)

@@ -12,11 +12,11 @@ import click
 
 from wingsd.cli.client import CtlError, Exit
 from wingsd.cli.output import facts, json_option, print_json, show
-from wingsd.cli.parameters import client_of
+from wingsd.cli.parameters import daemon_client
 from wingsd.config.loader import find, load
 from wingsd.errors import ConfigError, explanations
 from wingsd.node.diagnostics import ReportOptions, report
-from wingsd.node.logs import JournalSource, LogUnavailable
+from wingsd.node.logs import LogUnavailable, journal_log
 
 __all__ = ["diagnostics", "explain"]
 
@@ -68,10 +68,7 @@ def explain(*, code: str | None, as_json: bool) -> None:
     help="The number of last lines of the log.",
 )
 @json_option
-@click.pass_context
-def diagnostics(
-    context: click.Context, *, endpoints: bool, no_logs: bool, log_lines: int, as_json: bool
-) -> None:
+def diagnostics(*, endpoints: bool, no_logs: bool, log_lines: int, as_json: bool) -> None:
     """Print a report on the node, to be sent to those who help.
 
     It has versions, the configuration, the state of Docker and the log's last lines. Secrets are
@@ -86,7 +83,7 @@ def diagnostics(
     }
     query = "&".join(f"{key}={value}" for key, value in shown.items())
     try:
-        found = client_of(context).ask("GET", f"diagnostics?{query}")
+        found = daemon_client().ask("GET", f"diagnostics?{query}")
     except CtlError as error:
         if error.exit_code != Exit.NO_DAEMON:
             raise
@@ -110,7 +107,7 @@ def _report_without_daemon(error: CtlError, endpoints: bool, log_lines: int, no_
     log = ["left out"]
     if not no_logs:
         try:
-            log = JournalSource(lambda: "/wingsd.service")(log_lines)
+            log = journal_log(log_lines, lambda: "/wingsd.service")
         except LogUnavailable as reason:
             log = [f"not available: {reason}"]
     unasked = ["not asked: wingsd does not run"]

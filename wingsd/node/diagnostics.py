@@ -86,46 +86,30 @@ class Diagnostics:
 
     async def report(self, options: ReportOptions) -> str:
         """Return a report. It takes no longer than a Panel waits."""
-        config = self._config()
+        config, lines = self._config(), options.log_lines
+        engine, orphans, disabled = self._engine, self._orphans, "Docker is disabled"
+        info = None if engine is None else engine.report(PATIENCE)
+        running = None if engine is None else engine.containers(PATIENCE)
+        without_server = None if orphans is None else orphans.left(PATIENCE)
+        log = None if lines is None else self._log.last(lines)
         asking = [
-            self._engine_facts(),
-            self._containers(),
-            self._without_server(),
-            self._log_lines(options),
+            _shown(info, _engine_lines, disabled),
+            _shown(running, _container_lines, disabled),
+            _shown(without_server, _orphan_lines, disabled),
+            _shown(log, lambda found: found or ["none"], "left out"),
         ]
         parts = await gatherResults([Deferred.fromCoroutine(part) for part in asking])
         return report(config, options, *parts)
 
-    async def _engine_facts(self) -> list[str]:
-        if self._engine is None:
-            return ["Docker is disabled"]
-        engine = self._engine
-        return await _or_reason(lambda: engine.report(PATIENCE), _engine_lines)
 
-    async def _containers(self) -> list[str]:
-        if self._engine is None:
-            return ["Docker is disabled"]
-        engine = self._engine
-        return await _or_reason(lambda: engine.containers(PATIENCE), _container_lines)
-
-    async def _without_server(self) -> list[str]:
-        if self._orphans is None:
-            return ["Docker is disabled"]
-        orphans = self._orphans
-        return await _or_reason(lambda: orphans.left(PATIENCE), _orphan_lines)
-
-    async def _log_lines(self, options: ReportOptions) -> list[str]:
-        lines = options.log_lines
-        if lines is None:
-            return ["left out"]
-        return await _or_reason(lambda: self._log.last(lines), lambda found: found or ["none"])
-
-
-async def _or_reason(
-    ask: Callable[[], Awaitable[Any]], show: Callable[[Any], Iterable[str]]
+async def _shown(
+    asked: Awaitable[Any] | None, show: Callable[[Any], Iterable[str]], without: str
 ) -> list[str]:
+    """Return the lines on an answer, or why there is none; `without` where nothing is asked."""
+    if asked is None:
+        return [without]
     try:
-        return list(show(await ask()))
+        return list(show(await asked))
     except (WingsdError, LogUnavailable) as error:
         return [f"not available: {error}"]
 

@@ -26,10 +26,10 @@ from wingsd.errors import BadRequest, LogFileNotFound, StorageError
 
 __all__ = [
     "MAX_LINES",
-    "JournalSource",
-    "LogFileSource",
     "LogUnavailable",
     "StoredLog",
+    "file_log",
+    "journal_log",
     "read_log",
     "stored_logs",
     "tail",
@@ -67,55 +67,45 @@ def tail_of(file: IO[bytes], lines: int, limit: int = MAX_BYTES) -> list[str]:
     return (found[1:] if size > limit else found)[-lines:] if lines else []
 
 
-class LogFileSource:
-    """The log file at `path`, and the one that it was rotated from as long as it has few lines."""
+def file_log(path: str, lines: int) -> list[str]:
+    """Return the last lines of a log file, and of the one that it was rotated from.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __call__(self, lines: int) -> list[str]:
-        """Return the last lines. Raises `LogUnavailable`."""
-        try:
-            found = tail(self._path, lines)
-            if len(found) < lines and os.path.exists(f"{self._path}.1"):
-                found = tail(f"{self._path}.1", lines - len(found)) + found
-        except OSError as error:
-            raise LogUnavailable(f"{self._path}: {error.strerror}") from error
-        return found
+    The latter as long as the file has few lines. Raises `LogUnavailable`.
+    """
+    try:
+        found = tail(path, lines)
+        if len(found) < lines and os.path.exists(f"{path}.1"):
+            found = tail(f"{path}.1", lines - len(found)) + found
+    except OSError as error:
+        raise LogUnavailable(f"{path}: {error.strerror}") from error
+    return found
 
 
-class JournalSource:
-    """The entries of this service in systemd's journal, those of earlier daemons included."""
+def journal_log(
+    lines: int, cgroup: Callable[[], str] = Path("/proc/self/cgroup").read_text
+) -> list[str]:
+    """Return the last lines of this service in systemd's journal, with those of earlier daemons.
 
-    def __init__(self, cgroup: Callable[[], str] = Path("/proc/self/cgroup").read_text) -> None:
-        self._cgroup = cgroup
-
-    def __call__(self, lines: int) -> list[str]:
-        """Return the last lines. Raises `LogUnavailable`."""
-        command = ["journalctl", "--quiet", "--no-pager", "--output=short-iso", f"--lines={lines}"]
-        try:
-            ran = subprocess.run(  # noqa: S603 - no text from outside is in it
-                [*command, self._selection()],
-                capture_output=True,
-                timeout=JOURNAL_TIMEOUT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise LogUnavailable(f"journalctl took more than {JOURNAL_TIMEOUT:g} s") from None
-        except OSError as error:
-            raise LogUnavailable(f"journalctl: {error.strerror}") from error
-        if ran.returncode:
-            reason = ran.stderr.decode("utf-8", "replace").strip() or f"status {ran.returncode}"
-            raise LogUnavailable(f"journalctl: {reason}")
-        return ran.stdout.decode("utf-8", "replace").splitlines()[-lines:]
-
-    def _selection(self) -> str:
-        """Return what selects this daemon's entries: its unit, by its control group."""
-        try:
-            found = _UNIT.findall(self._cgroup())
-        except OSError:
-            found = []
-        return f"--unit={found[-1]}" if found else "--identifier=wingsd"
+    `cgroup` returns the control group that the service is found by. Raises `LogUnavailable`.
+    """
+    command = ["journalctl", "--quiet", "--no-pager", "--output=short-iso", f"--lines={lines}"]
+    try:
+        unit = _UNIT.findall(cgroup())
+    except OSError:
+        unit = []
+    command.append(f"--unit={unit[-1]}" if unit else "--identifier=wingsd")
+    try:
+        ran = subprocess.run(  # noqa: S603 - no text from outside is in it
+            command, capture_output=True, timeout=JOURNAL_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise LogUnavailable(f"journalctl took more than {JOURNAL_TIMEOUT:g} s") from None
+    except OSError as error:
+        raise LogUnavailable(f"journalctl: {error.strerror}") from error
+    if ran.returncode:
+        reason = ran.stderr.decode("utf-8", "replace").strip() or f"status {ran.returncode}"
+        raise LogUnavailable(f"journalctl: {reason}")
+    return ran.stdout.decode("utf-8", "replace").splitlines()[-lines:]
 
 
 #: Files in a list, the latest; and bytes of a compressed file that are looked through.
