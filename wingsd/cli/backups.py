@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from wingsd.cli import output
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import json_option, print_json, size, when
-from wingsd.cli.parameters import SERVER, UUID, client_of
+from wingsd.cli.parameters import SERVER, UUID, daemon_client
 
 __all__ = ["backups", "for_wings", "verify"]
 
@@ -62,7 +62,7 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
     if context.invoked_subcommand is not None:
         return
     query = f"?server={server}" if server else ""
-    found = client_of(context).ask("GET", f"backups{query}")
+    found = daemon_client().ask("GET", f"backups{query}")
     if as_json:
         print_json(found)
         return
@@ -85,10 +85,7 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
 @click.argument("uuids", type=UUID, metavar="[UUID...]", nargs=-1)
 @click.option("--all", "all_of_them", is_flag=True, help="All backups on this node.")
 @json_option
-@click.pass_context
-def for_wings(
-    context: click.Context, *, uuids: tuple[str, ...], all_of_them: bool, as_json: bool
-) -> None:
+def for_wings(*, uuids: tuple[str, ...], all_of_them: bool, as_json: bool) -> None:
     """Rewrite backups so that Wings can restore them, before this node goes back to it.
 
     UUID is that of a backup, or of a server for all of its backups. Wings restores regular files
@@ -98,7 +95,7 @@ def for_wings(
     """
     if bool(uuids) == all_of_them:
         raise click.UsageError("name backups or servers by their UUIDs, or all with --all")
-    client = client_of(context)
+    client = daemon_client()
     chosen = _chosen(client.ask("GET", "backups"), uuids)
     ended: list[Json] = []
     for number, each in enumerate(chosen, 1):
@@ -175,14 +172,13 @@ def _summary(ended: list[Json]) -> str:
 @click.command()
 @click.argument("backup", type=UUID, metavar="BACKUP")
 @json_option
-@click.pass_context
-def verify(context: click.Context, *, backup: str, as_json: bool) -> None:
+def verify(*, backup: str, as_json: bool) -> None:
     """Read a backup to its end, and say whether it is whole.
 
     Its checksum is compared, its compressed data is checked, and all its members are looked at.
     Nothing is changed but its catalogue. The exit status is 1 for a damaged one.
     """
-    client = client_of(context)
+    client = daemon_client()
     found: Json = client.ask("POST", f"backups/{backup}/verify")
     with output.console(stderr=True, quiet=as_json).status("verifying") as shown:
         while found["whole"] is None:

@@ -192,9 +192,7 @@ _NOT_A_NUMBER = "the node's number is in the address of its page in the Panel, s
 
 
 def _number(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not (value.isascii() and value.isdigit()):
-        raise click.BadParameter(_NOT_A_NUMBER)
-    return value
+    return None if value is None else _asked_number(value)
 
 
 @click.command()

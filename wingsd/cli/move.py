@@ -11,7 +11,7 @@ import click
 
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import duration, json_option, plain, print_json, show, size, when
-from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, client_of
+from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, daemon_client
 from wingsd.cli.progress import MOMENT, follow, followed
 from wingsd.util.text import canonical_uuid
 
@@ -59,9 +59,7 @@ A_WEEK = 7 * 24 * 60
 )
 @click.option("--wait", is_flag=True, help="Show the progress, and return when it has ended.")
 @json_option
-@click.pass_context
-def receive(  # noqa: PLR0913 - one for each option
-    context: click.Context,
+def receive(
     *,
     server: str | None,
     settings: Json | None,
@@ -77,7 +75,7 @@ def receive(  # noqa: PLR0913 - one for each option
     The token in the command is valid once. The Panel is not involved. UUID may be omitted with
     --settings.
     """
-    client = client_of(context)
+    client = daemon_client()
     request = {
         "server": server or _uuid_of(settings),
         "settings": settings,
@@ -181,9 +179,7 @@ def _token(context: click.Context, option: click.Parameter, value: str) -> str:
 )
 @click.option("--no-wait", is_flag=True, help="Return when the transfer has started.")
 @json_option
-@click.pass_context
 def send(  # noqa: PLR0913 - one for each option
-    context: click.Context,
     *,
     server: str,
     url: str,
@@ -208,7 +204,7 @@ def send(  # noqa: PLR0913 - one for each option
     """
     if stop_at is not None and not follows:
         raise click.UsageError("--stop-at needs --follow.")
-    client = client_of(context)
+    client = daemon_client()
     request: Json = {
         "server": server,
         "url": url,

@@ -16,15 +16,18 @@ from wingsd.cli.output import plain
 from wingsd.config import DEFAULT_SOCKET
 from wingsd.util.text import canonical_uuid, origin
 
-__all__ = ["ADDRESS", "SERVER", "UUID", "SettingsFile", "client_of"]
+__all__ = ["ADDRESS", "SERVER", "UUID", "SettingsFile", "daemon_client"]
 
 #: Seconds that the daemon has to answer for the completion of a word.
 _COMPLETION_TIMEOUT = 2.0
 
 
-def client_of(context: click.Context, timeout: float | None = None) -> ControlClient:
-    """Return a client for the daemon at `--socket`."""
-    path = context.find_root().params.get("socket") or DEFAULT_SOCKET
+def daemon_client(
+    context: click.Context | None = None, timeout: float | None = None
+) -> ControlClient:
+    """Return a client for the daemon at `--socket`, that of the present command by default."""
+    root = (context or click.get_current_context()).find_root()
+    path = root.params.get("socket") or DEFAULT_SOCKET
     return ControlClient(path) if timeout is None else ControlClient(path, timeout)
 
 
@@ -67,7 +70,7 @@ class _Server(_Uuid):
     ) -> list[CompletionItem]:
         """Return the servers of the daemon's transfers."""
         try:
-            servers = _transferred(client_of(ctx, _COMPLETION_TIMEOUT))
+            servers = _transferred(daemon_client(ctx, _COMPLETION_TIMEOUT))
         except CtlError:
             return []
         return [CompletionItem(uuid) for uuid in servers if uuid.startswith(incomplete)]
@@ -78,7 +81,7 @@ def _known(ctx: click.Context) -> dict[str, str]:
 
     Raises `CtlError`.
     """
-    client = client_of(ctx)
+    client = daemon_client(ctx)
     names = dict.fromkeys(_transferred(client), "")
     with suppress(CtlError):  # of an older daemon, or one that has not loaded them
         names |= {each["server"]: each["name"] for each in client.ask("GET", "servers")["servers"]}

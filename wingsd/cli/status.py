@@ -11,7 +11,7 @@ import click
 from wingsd.cli import output
 from wingsd.cli.client import ControlClient, Json
 from wingsd.cli.output import duration, json_option, print_json, size, when
-from wingsd.cli.parameters import SERVER, client_of
+from wingsd.cli.parameters import SERVER, daemon_client
 from wingsd.cli.progress import POLL_INTERVAL, doing, watch
 
 __all__ = ["cancel", "forget", "show", "status", "transfers"]
@@ -19,10 +19,9 @@ __all__ = ["cancel", "forget", "show", "status", "transfers"]
 
 @click.command()
 @json_option
-@click.pass_context
-def status(context: click.Context, *, as_json: bool) -> None:
+def status(*, as_json: bool) -> None:
     """Show the state of the node: Panel, engine, servers, disks."""
-    found = client_of(context).ask("GET", "status")
+    found = daemon_client().ask("GET", "status")
     if as_json:
         print_json(found)
         return
@@ -103,13 +102,12 @@ def _rate(limit: int | None) -> str:
     help="Number of ended transfers.",
 )
 @json_option
-@click.pass_context
-def transfers(context: click.Context, *, watching: bool, past: int, as_json: bool) -> None:
+def transfers(*, watching: bool, past: int, as_json: bool) -> None:
     """List the transfers in progress, and those that have ended.
 
     Ended transfers are kept for 90 days. With --watch and --json, each line is a JSON document.
     """
-    client = client_of(context)
+    client = daemon_client()
     if watching:
         with suppress(KeyboardInterrupt):
             _watch_as_json(client, past) if as_json else watch(client)
@@ -143,10 +141,9 @@ def _watch_as_json(client: ControlClient, past: int) -> NoReturn:
 @click.command()
 @click.argument("server", type=SERVER, metavar="UUID")
 @json_option
-@click.pass_context
-def show(context: click.Context, *, server: str, as_json: bool) -> None:
+def show(*, server: str, as_json: bool) -> None:
     """Show a server, and all its transfers."""
-    found = client_of(context).ask("GET", f"transfers/{server}")
+    found = daemon_client().ask("GET", f"transfers/{server}")
     if as_json:
         print_json(found)
         return
@@ -204,13 +201,12 @@ def _transfer_facts(server: str, found: Json) -> list[tuple[str, object]]:
 @click.command()
 @click.argument("server", type=SERVER, metavar="UUID")
 @json_option
-@click.pass_context
-def cancel(context: click.Context, *, server: str, as_json: bool) -> None:
+def cancel(*, server: str, as_json: bool) -> None:
     """Cancel a server's transfer, or stop expecting it.
 
     The server stays on its source. After success was reported a transfer cannot be cancelled.
     """
-    client_of(context).ask("DELETE", f"transfers/{server}")
+    daemon_client().ask("DELETE", f"transfers/{server}")
     if as_json:
         print_json({"server": server, "cancelled": True})
     else:
@@ -220,13 +216,12 @@ def cancel(context: click.Context, *, server: str, as_json: bool) -> None:
 @click.command()
 @click.argument("server", type=SERVER, metavar="UUID")
 @json_option
-@click.pass_context
-def forget(context: click.Context, *, server: str, as_json: bool) -> None:
+def forget(*, server: str, as_json: bool) -> None:
     """Remove what is kept of a move of the server that has failed.
 
     The next transfer of the server to this node then begins with nothing.
     """
-    client_of(context).ask("DELETE", f"kept/{server}")
+    daemon_client().ask("DELETE", f"kept/{server}")
     if as_json:
         print_json({"server": server, "forgotten": True})
     else:
