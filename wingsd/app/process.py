@@ -194,32 +194,8 @@ class Pools:
         self.lookups = Workers(reactor, "lookup", LOOKUPS)
 
     @property
-    def _all(self) -> tuple[Workers | Rewriters, ...]:
-        return (
-            self.extractors,
-            self.packers,
-            self.followers,
-            self.rereaders,
-            self.restorers,
-            self.disk,
-            self.long,
-            self.rewriters,
-            self.engine,
-            self.database,
-            self.files,
-            self.searches,
-            self.reads,
-            self.listings,
-            self.changes,
-            self.renames,
-            self.archivers,
-            self.backups,
-            self.uploads,
-            self.downloads,
-            self.figures,
-            self.filesystems,
-            self.lookups,
-        )
+    def _all(self) -> list[Workers | Rewriters]:
+        return [each for each in vars(self).values() if isinstance(each, Workers | Rewriters)]
 
     def start(self) -> None:
         """Accept work."""
