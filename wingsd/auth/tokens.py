@@ -418,12 +418,12 @@ def _check_audience(audience: Any, public_url: str) -> None:
         )
 
 
-def server_claim(claim: Any, name: str) -> str:
-    """Return the UUID of a server in a claim; `name` is for the error. Raises `TokenInvalid`."""
-    server = canonical_uuid(claim) if isinstance(claim, str) else None
-    if server is None:
-        raise TokenInvalid(NOT_VALID, f"{name} is not the UUID of a server")
-    return server
+def server_claim(claim: Any, name: str, of: str = "a server") -> str:
+    """Return the UUID in a claim; `name` and `of` are for the error. Raises `TokenInvalid`."""
+    uuid = canonical_uuid(claim) if isinstance(claim, str) else None
+    if uuid is None:
+        raise TokenInvalid(NOT_VALID, f"{name} is not the UUID of {of}")
+    return uuid
 
 
 def seconds_claim(claims: Mapping[str, Any], name: str) -> float:
@@ -479,7 +479,7 @@ def signed_token(token: str, key: str, kind: TokenKind, family: str) -> SignedTo
         raise TokenInvalid(NOT_VALID, "its unique_id is not a text")
     server, backup = claims.get("server_uuid"), ""
     if kind is TokenKind.BACKUP_DOWNLOAD:
-        backup = _backup(claims.get("backup_uuid"))
+        backup = server_claim(claims.get("backup_uuid"), "its backup_uuid", "a backup")
     file = _text(claims, "file_path")
     if kind is TokenKind.FILE_DOWNLOAD and not file:
         raise SignedUrlVoid("its token names no file")
@@ -504,13 +504,6 @@ def _user(claims: dict[str, Any]) -> str:
     if user is None:
         raise TokenInvalid(NOT_VALID, "its user_uuid is not the UUID of a user")
     return user
-
-
-def _backup(claim: Any) -> str:
-    backup = canonical_uuid(claim) if isinstance(claim, str) else None
-    if backup is None:
-        raise TokenInvalid(NOT_VALID, "its backup_uuid is not the UUID of a backup")
-    return backup
 
 
 def _text(claims: dict[str, Any], name: str) -> str:

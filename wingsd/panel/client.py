@@ -632,35 +632,19 @@ class Panel:
         `operation` names it to the observer; `timeout` is the seconds to wait for one answer;
         `body` is sent as JSON.
         """
-        try:
-            return await self._call_until_answered(operation, method, path, read, timeout, body)
-        except NodeTokenRefused:
-            raise
-        except PanelRefused as error:
-            if error.response_status == HTTPStatus.FORBIDDEN:
-                # The token may be refused, which this call shows, or this one server.
-                await self._call("list", "GET", _ANY_SERVER, server_page)
-            raise
-
-    async def _call_until_answered(
-        self,
-        operation: str,
-        method: str,
-        path: str,
-        read: Callable[[object], T] | None,
-        timeout: float | None,
-        body: object,
-    ) -> T:
         started = self._reactor.seconds()
         pauses = iter(BACKOFF)
         while True:
             attempt = self._attempt(method, path, read, body)
             try:
                 return await self._within(timeout or self._timeout, operation, attempt)
-            except CancelledError:
+            except (CancelledError, NodeTokenRefused):
                 raise
             except Exception as error:
                 status = getattr(error, "response_status", None)
+                if status == HTTPStatus.FORBIDDEN:
+                    # The token may be refused, which this call shows, or this one server.
+                    await self._call("list", "GET", _ANY_SERVER, server_page)
                 if status not in (None, HTTPStatus.TOO_MANY_REQUESTS):
                     raise
                 reason = _reason(error)
