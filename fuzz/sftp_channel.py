@@ -18,7 +18,7 @@ from asyncssh.constants import MSG_CHANNEL_DATA
 from asyncssh.packet import SSHPacket, String
 
 from fuzz.findings import Finding, pieces
-from wingsd.config.sections import SftpConfig, SftpLimits
+from wingsd.config import SftpConfig, SftpLimits
 from wingsd.filesystem import directory_opener
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets

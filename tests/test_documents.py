@@ -11,7 +11,7 @@ import pytest
 from handbook.keys import sections
 from tests.support.documents import HOME, PAGES, Page
 from wingsd.api.routes import CALLS
-from wingsd.config.vendors import UNUSED, UNUSED_BY_DEFAULT
+from wingsd.config import UNUSED, UNUSED_BY_DEFAULT
 
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(test_\w+))?")
 #: Directories whose files documents name, and packages in `wingsd/` that they name without it.

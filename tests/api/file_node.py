@@ -12,8 +12,7 @@ import msgpack
 
 from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
 from tests.support.owner import OWNER
-from wingsd.config import PTERODACTYL
-from wingsd.config.vendors import user_agent_of
+from wingsd.config import PTERODACTYL, user_agent_of
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane

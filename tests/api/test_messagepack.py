@@ -9,8 +9,7 @@ import msgpack
 import pytest
 
 from tests.api.node import UUID, ApiNode
-from wingsd.config import CALAGOPUS, Config
-from wingsd.config.vendors import FAMILIES
+from wingsd.config import CALAGOPUS, FAMILIES, Config
 from wingsd.http.site import AnswerStyle
 
 HOME = f"servers/{UUID}"

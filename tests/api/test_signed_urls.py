@@ -13,8 +13,7 @@ from tests.api.signed_site import SignedSite, signed_site
 from tests.support.signed_urls import BACKUP, panel_tokens
 from wingsd.api.routes import CALLS
 from wingsd.auth.tokens import console_token, transfer_token
-from wingsd.config import CALAGOPUS, PTERODACTYL
-from wingsd.config.vendors import FAMILIES
+from wingsd.config import CALAGOPUS, FAMILIES, PTERODACTYL
 from wingsd.errors import TokenInvalid
 from wingsd.http.operations import Access
 

@@ -23,9 +23,8 @@ from tests.support.workers import SynchronousWorkers
 from tests.transfers.peers import closed_port
 from wingsd.api.node import MAX_SETTINGS
 from wingsd.app.reload import Reload
-from wingsd.config import Config, load
+from wingsd.config import FAMILIES, Config, load
 from wingsd.config.live import APPLIED, LiveConfig, value_at
-from wingsd.config.vendors import FAMILIES
 from wingsd.config_file.panel_settings import NodeSettings, taken_over
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.http.request import MAX_STORED_BODY

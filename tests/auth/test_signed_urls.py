@@ -11,8 +11,7 @@ import pytest
 from tests.auth.token_values import NODE, UUID
 from tests.support.signed_urls import BACKUP, USER, signed_url_token
 from wingsd.auth.tokens import DenyList, SignedToken, TokenKind, signed_token, user_key
-from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.config.vendors import FAMILIES
+from wingsd.config import CALAGOPUS, FAMILIES, PELICAN, PTERODACTYL
 from wingsd.errors import SignedUrlVoid, TokenExpired, TokenInvalid, TokenMissing, WingsdError
 
 NOW = int(time.time())

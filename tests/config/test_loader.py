@@ -21,8 +21,7 @@ from tests.support.configurations import (
     config,
     merged,
 )
-from wingsd.config import PLACES, differences, find, load, parse
-from wingsd.config.vendors import UNUSED, UNUSED_BY_DEFAULT
+from wingsd.config import PLACES, UNUSED, UNUSED_BY_DEFAULT, differences, find, load, parse
 from wingsd.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent.parent / "etc" / "wingsd.example.yml"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.config.loader import read_yaml
+from wingsd.config import read_yaml
 from wingsd.errors import InvalidData
 
 TAGS = ["binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str"]

@@ -11,7 +11,7 @@ import yaml
 from handbook.keys import Key, Undocumented, sections
 from tests.config.test_loader import EXAMPLE, leaves
 from tests.support.configurations import config
-from wingsd.config.validators import positive
+from wingsd.config import positive
 from wingsd.util.serialization import InvalidField
 
 KEYS = {key.path: key for section in sections() for key in section.keys}

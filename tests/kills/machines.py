@@ -33,8 +33,14 @@ from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
 from wingsd.api.context import NodeContext
 from wingsd.app.wiring import NodeContainers, build_node
-from wingsd.config import Config, Control, LiveMovesConfig, MovesConfig, TransfersConfig
-from wingsd.config.sections import SftpConfig
+from wingsd.config import (
+    Config,
+    Control,
+    LiveMovesConfig,
+    MovesConfig,
+    SftpConfig,
+    TransfersConfig,
+)
 from wingsd.docker.runtime import Watcher
 from wingsd.errors import ServerNotFound
 from wingsd.servers.power_states import PowerState

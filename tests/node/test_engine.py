@@ -17,8 +17,7 @@ from tests.support.docker_engine import Engine
 from tests.support.fixtures import workers
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
-from wingsd.config import Config
-from wingsd.config.sections import StoragePool
+from wingsd.config import Config, StoragePool
 from wingsd.docker.async_engine import AsyncEngine
 from wingsd.docker.container import ContainerSpec, container_spec, installer_spec, rehearsal_spec
 from wingsd.docker.engine import DockerClient, engine_disk, prune_images, running_containers

@@ -14,7 +14,7 @@ import pytest
 from tests.servers.harness import FakeNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
-from wingsd.config.sections import SftpConfig
+from wingsd.config import SftpConfig
 from wingsd.sftp import service as module
 from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers

@@ -7,7 +7,7 @@ import struct
 import attrs
 import pytest
 
-from wingsd.config.sections import SftpConfig, SftpLimits
+from wingsd.config import SftpConfig, SftpLimits
 from wingsd.errors import InvalidData
 from wingsd.sftp.messages import (
     MAX_FROM_SERVER,

@@ -15,7 +15,7 @@ from tests.support.logged_errors import Logged
 from tests.support.recorded_activity import RecordedActivity
 from tests.support.sftp_users import WRONG
 from wingsd.auth.tokens import DenyList, user_key
-from wingsd.config.sections import SftpActivityConfig, SftpConfig, SftpLimits
+from wingsd.config import SftpActivityConfig, SftpConfig, SftpLimits
 from wingsd.errors import InvalidData, NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.events import SUSPENDED, Event
 from wingsd.panel.schemas import SftpAccess

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from wingsd.config.sections import SftpLimits
+from wingsd.config import SftpLimits
 from wingsd.sftp import logins
 from wingsd.sftp.logins import LoginTries
 

@@ -15,8 +15,7 @@ from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
 from wingsd.api.context import NodeContext
 from wingsd.app.wiring import NodeContainers, build_node
-from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig
-from wingsd.config.sections import User
+from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig, User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.statedb import MoveRecord, TransferRecord

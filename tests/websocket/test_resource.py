@@ -14,8 +14,7 @@ from tests.support.browser import NotOpened
 from tests.support.reactor import until
 from tests.websocket.consoles import ORIGIN, ConsoleNode, reactor
 from tests.websocket.tokens import UUID
-from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.config.sections import ApiConfig
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, ApiConfig
 from wingsd.websocket.resource import SOCKETS_MAX
 
 USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"

@@ -19,8 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.config.validators import is_uuid
+from wingsd.config import CALAGOPUS, PELICAN, is_uuid
 from wingsd.errors import StorageError
 from wingsd.events import CRASHED, Event, EventBus
 from wingsd.statedb import ActivityEntry, StateDatabase

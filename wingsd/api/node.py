@@ -17,9 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint
-from wingsd.config import Config
-from wingsd.config.loader import read_yaml
-from wingsd.config.vendors import version_for
+from wingsd.config import Config, read_yaml, version_for
 from wingsd.config_file.panel_settings import NodeSettings
 from wingsd.docker.runtime import EngineDisk, EngineInformation
 from wingsd.errors import (

@@ -38,7 +38,7 @@ from wingsd.api.transfers import (
     OutgoingEndpoint,
     TransfersEndpoint,
 )
-from wingsd.config.vendors import CALAGOPUS, FAMILIES, PELICAN
+from wingsd.config import CALAGOPUS, FAMILIES, PELICAN
 from wingsd.http.openapi import document
 from wingsd.http.operations import Access, Call, EncodedObject, Topic, call
 from wingsd.http.request import StreamingRequest

@@ -35,9 +35,8 @@ from wingsd.backups.s3.adapter import S3Adapter
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.callbacks.container_status import ContainerStatuses
-from wingsd.config import CALAGOPUS, PELICAN, Config
+from wingsd.config import CALAGOPUS, PELICAN, Config, user_agent_of
 from wingsd.config.live import LiveConfig
-from wingsd.config.vendors import user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlListener
 from wingsd.direct_transfers.initiator import DirectTransfers, IncomingDirectTransfers

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import attrs
 import jwt
 
-from wingsd.config.vendors import CALAGOPUS, PELICAN
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     Forbidden,
     SignedUrlVoid,

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import attrs
 
-from wingsd.config.validators import not_empty, not_negative, one_of
+from wingsd.config import not_empty, not_negative, one_of
 from wingsd.errors import InvalidData
 from wingsd.util.serialization import InvalidField, structure, unknown_keys, unstructure
 from wingsd.util.text import canonical_uuid

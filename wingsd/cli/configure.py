@@ -29,9 +29,17 @@ from wingsd.cli.check_config import WINGSD_UNIT, check_certificates, systemd_uni
 from wingsd.cli.client import CtlError, Json
 from wingsd.cli.output import facts, plain, show
 from wingsd.cli.parameters import ADDRESS
-from wingsd.config import CALAGOPUS, PELICAN, PLACES, PTERODACTYL, Config, differences, parse
+from wingsd.config import (
+    CALAGOPUS,
+    PELICAN,
+    PLACES,
+    PTERODACTYL,
+    Config,
+    differences,
+    parse,
+    read_yaml,
+)
 from wingsd.config.live import value_at
-from wingsd.config.loader import read_yaml
 from wingsd.config_file.editing import FileChanged, edited, replace_file
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.text import disk_advice

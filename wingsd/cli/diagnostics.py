@@ -13,7 +13,7 @@ import click
 from wingsd.cli.client import CtlError, Exit
 from wingsd.cli.output import facts, json_option, print_json, show
 from wingsd.cli.parameters import daemon_client
-from wingsd.config.loader import find, load
+from wingsd.config import find, load
 from wingsd.errors import ConfigError, explanations
 from wingsd.node.diagnostics import ReportOptions, report
 from wingsd.node.logs import LogUnavailable, journal_log

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from wingsd.config.loader import Config, differences
+from wingsd.config import Config, differences
 
 __all__ = ["APPLIED", "LiveConfig", "value_at"]
 

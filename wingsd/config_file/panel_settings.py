@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from wingsd.config import CALAGOPUS
-from wingsd.config.validators import port, positive
+from wingsd.config import CALAGOPUS, port, positive
 from wingsd.config_file.editing import Value
 from wingsd.util.serialization import Keywords
 

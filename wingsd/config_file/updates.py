@@ -14,9 +14,8 @@ import attrs
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from wingsd.config import Config, Ssl, differences, parse
+from wingsd.config import VARIABLES, Config, Ssl, differences, is_reference, parse, read_yaml
 from wingsd.config.live import APPLIED, LiveConfig, value_at
-from wingsd.config.loader import VARIABLES, is_reference, read_yaml
 from wingsd.config_file.editing import FileChanged, Value, edited, replace_file
 from wingsd.config_file.panel_settings import NodeSettings, taken_over, values
 from wingsd.errors import (

@@ -20,8 +20,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from wingsd.config import Config, LimitsConfig
-from wingsd.config.vendors import CALAGOPUS, node_agent_of
+from wingsd.config import CALAGOPUS, Config, LimitsConfig, node_agent_of
 from wingsd.errors import HeaderTooLong, InvalidHttpRequest, PathNotFound, WingsdError
 from wingsd.http.operations import Error
 from wingsd.http.request import StreamingRequest

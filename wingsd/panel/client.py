@@ -42,8 +42,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from wingsd.config import Config
-from wingsd.config.vendors import PTERODACTYL, family_of_panel, node_agent_of
+from wingsd.config import PTERODACTYL, Config, family_of_panel, node_agent_of
 from wingsd.errors import (
     InvalidData,
     NodeTokenRefused,

@@ -21,8 +21,7 @@ from twisted.internet.defer import CancelledError, DeferredSemaphore
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import DenyList, user_key
-from wingsd.config import CALAGOPUS, Config
-from wingsd.config.sections import SftpLimits
+from wingsd.config import CALAGOPUS, Config, SftpLimits
 from wingsd.errors import (
     LoginRefused,
     NodeTokenRefused,

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from wingsd.config.sections import SftpConfig
+from wingsd.config import SftpConfig
 from wingsd.errors import InvalidData
 from wingsd.util.serialization import structure, unstructure
 

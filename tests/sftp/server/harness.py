@@ -15,8 +15,7 @@ from typing import Any
 import asyncssh
 import attrs
 
-from wingsd.config import SystemConfig
-from wingsd.config.sections import SftpConfig
+from wingsd.config import SftpConfig, SystemConfig
 from wingsd.filesystem import directory_opener
 from wingsd.sftp.host_key import load_host_key
 from wingsd.sftp.messages import (

@@ -10,7 +10,7 @@ import asyncssh
 import pytest
 
 from tests.sftp.server.harness import NAME, Served, serve
-from wingsd.config.sections import SftpConfig, SftpLimits
+from wingsd.config import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Begun, ChangedSettings, Closed, Disconnect
 from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.threads import ConnectionThread

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wingsd.config.sections import SftpConfig
+from wingsd.config import SftpConfig
 from wingsd.errors import WingsdError
 from wingsd.files.changes import Renaming, delete, rename
 from wingsd.files.guard import Guard

@@ -26,7 +26,7 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, MPInt, NameList, String, UInt32
 
 from tests.sftp.server.harness import NAME, Served, serve
-from wingsd.config.sections import SftpConfig, SftpLimits
+from wingsd.config import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Granted, Login, Rejected
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.channel import SftpChannel

@@ -15,7 +15,7 @@ import asyncssh
 import pytest
 
 from tests.sftp.server.harness import NAME, PASSWORD, Served, serve
-from wingsd.config.sections import SftpConfig, SftpLimits
+from wingsd.config import SftpConfig, SftpLimits
 from wingsd.sftp.server import answers, packets
 
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)

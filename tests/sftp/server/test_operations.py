@@ -13,7 +13,7 @@ from asyncssh import FXF_APPEND, FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TRUNC, FXF_W
 from asyncssh.sftp import SFTPClient, SFTPClientFile
 
 from tests.sftp.server.harness import SERVER, Served, serve
-from wingsd.config.sections import SftpActivityConfig, SftpConfig, SftpLimits
+from wingsd.config import SftpActivityConfig, SftpConfig, SftpLimits
 from wingsd.sftp.messages import ChangedSettings, Disconnect, ServerState, Used
 
 Scenario = Callable[[Served, SFTPClient], Awaitable[None]]

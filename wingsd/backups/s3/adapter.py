@@ -22,8 +22,7 @@ from wingsd.backups.creation import UploadedPart
 from wingsd.backups.s3.store import PartNotSent, PartStore, Range, StoreLimits, UrlRefused
 from wingsd.backups.s3.urls import PartUrls, SignedParts, parts_of_size, parts_onwards
 from wingsd.backups.store import BackupStore, MadeArchive
-from wingsd.config import CALAGOPUS
-from wingsd.config.sections import S3BackupsConfig
+from wingsd.config import CALAGOPUS, S3BackupsConfig
 from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.panel.client import Panel

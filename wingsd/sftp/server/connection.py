@@ -25,7 +25,7 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, SSHPacket, SSHPacketLogger, String
 
-from wingsd.config.sections import SftpConfig
+from wingsd.config import SftpConfig
 from wingsd.filesystem import ServerPath
 from wingsd.sftp.messages import (
     Begin,

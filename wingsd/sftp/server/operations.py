@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import attrs
 
-from wingsd.config.sections import SftpConfig
+from wingsd.config import SftpConfig
 from wingsd.errors import (
     DirectoryMissing,
     DiskLimitExceeded,
