@@ -91,6 +91,25 @@ class WingsdError(Exception):
         self.detail = f"{subject}: {self.detail}" if self.detail else subject
 
 
+class _Constant:
+    """An error whose message, and detail if it has one, are always the same."""
+
+    message: str
+    detail = ""
+
+    def __init__(self) -> None:
+        super().__init__(self.message, self.detail)  # type: ignore[call-arg]
+
+
+class _Detailed:
+    """An error whose message is always the same."""
+
+    message: str
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(self.message, detail)  # type: ignore[call-arg]
+
+
 def error_code(error: BaseException) -> str:
     """Return the code of an error; any but a `WingsdError` is an internal one."""
     return error.code if isinstance(error, WingsdError) else WingsdError.code
@@ -177,7 +196,7 @@ class ServerNotFound(WingsdError):
     status = 404
 
 
-class ServersNotLoaded(WingsdError):
+class ServersNotLoaded(_Constant, WingsdError):
     """The node has not loaded its servers yet.
 
     Cause: it has just started, and is requesting its servers from the Panel.
@@ -188,13 +207,11 @@ class ServersNotLoaded(WingsdError):
 
     code = "servers-not-loaded"
     status = 503
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this node has not loaded its servers yet",
-            "it is still requesting them from the Panel; try again in a minute, and see by "
-            "wingsctl status whether the Panel answers",
-        )
+    message = "this node has not loaded its servers yet"
+    detail = (
+        "it is still requesting them from the Panel; try again in a minute, and see by "
+        "wingsctl status whether the Panel answers"
+    )
 
 
 class Unprocessable(WingsdError):
@@ -266,7 +283,7 @@ class ServerBusy(Conflict):
     code = "server-busy"
 
 
-class TransferCancelled(Conflict):
+class TransferCancelled(_Constant, Conflict):
     """The transfer was cancelled.
 
     Cause: a person cancelled it in the Panel, or by `wingsctl cancel`. The server stays on the
@@ -276,9 +293,8 @@ class TransferCancelled(Conflict):
     """
 
     code = "transfer-cancelled"
-
-    def __init__(self) -> None:
-        super().__init__("the transfer was cancelled", "start it again")
+    message = "the transfer was cancelled"
+    detail = "start it again"
 
 
 class BadRequest(WingsdError):
@@ -293,7 +309,7 @@ class BadRequest(WingsdError):
     status = 400
 
 
-class DiskLimitExceeded(BadRequest):
+class DiskLimitExceeded(_Detailed, BadRequest):
     """The server is larger than its disk limit in the Panel.
 
     Cause: the detail has both figures, or the file that could not be written: `the disk is full`
@@ -305,11 +321,7 @@ class DiskLimitExceeded(BadRequest):
     """
 
     code = "disk-limit-exceeded"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            "There is not enough disk space available to perform that action.", detail
-        )
+    message = "There is not enough disk space available to perform that action."
 
 
 class StorageError(WingsdError):
@@ -393,7 +405,7 @@ class EnvironmentFailed(WingsdError):
         self.is_final = self.is_final or is_final
 
 
-class DaemonStopping(WingsdError):
+class DaemonStopping(_Constant, WingsdError):
     """The daemon is shutting down.
 
     Cause: it was stopped, or is being restarted.
@@ -403,11 +415,8 @@ class DaemonStopping(WingsdError):
 
     code = "daemon-stopping"
     status = 503
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this node is shutting down", "send the server again when it has restarted"
-        )
+    message = "this node is shutting down"
+    detail = "send the server again when it has restarted"
 
 
 # Requests
@@ -477,7 +486,7 @@ class BodyTooLarge(WingsdError):
         )
 
 
-class UpgradeRequired(WingsdError):
+class UpgradeRequired(_Constant, WingsdError):
     """The path is a WebSocket.
 
     Cause: the request does not ask for an upgrade, or a proxy has removed the headers `Upgrade`
@@ -488,12 +497,11 @@ class UpgradeRequired(WingsdError):
 
     code = "upgrade-required"
     status = 426
+    message = "this path is a WebSocket"
+    detail = "send the headers of RFC 6455"
 
-    def __init__(self) -> None:
-        super().__init__("this path is a WebSocket", "send the headers of RFC 6455")
 
-
-class HeaderTooLong(WingsdError):
+class HeaderTooLong(_Constant, WingsdError):
     """A header line is over 16 KiB.
 
     Cause: the client, or a proxy, sends longer headers than this node takes.
@@ -503,9 +511,7 @@ class HeaderTooLong(WingsdError):
 
     code = "header-too-long"
     status = 431
-
-    def __init__(self) -> None:
-        super().__init__("a header line is too long")
+    message = "a header line is too long"
 
 
 class RangeNotSatisfiable(WingsdError):
@@ -821,7 +827,7 @@ class FileDenied(Forbidden):
         super().__init__("This file cannot be modified: present in egg denylist.", detail)
 
 
-class FileNotPermitted(Forbidden):
+class FileNotPermitted(_Detailed, Forbidden):
     """The operating system does not let this node do this with the file.
 
     Cause: its permissions do not let its owner do this, such as 000 after a chmod; or it is
@@ -833,9 +839,7 @@ class FileNotPermitted(Forbidden):
     """
 
     code = "file-not-permitted"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("Cannot perform that action: permission denied.", detail)
+    message = "Cannot perform that action: permission denied."
 
 
 class FileMissing(WingsdError):
@@ -869,7 +873,7 @@ class DirectoryMissing(WingsdError):
         super().__init__("The requested directory does not exist.", detail)
 
 
-class FileWorkCancelled(Conflict):
+class FileWorkCancelled(_Constant, Conflict):
     """Long work on the server's files was cancelled.
 
     Cause: a user has cancelled it, the server was deleted, or the node stops.
@@ -878,9 +882,7 @@ class FileWorkCancelled(Conflict):
     """
 
     code = "file-work-cancelled"
-
-    def __init__(self) -> None:
-        super().__init__("the work on the server's files was cancelled")
+    message = "the work on the server's files was cancelled"
 
 
 class TreeTooLarge(StorageError):
@@ -896,7 +898,7 @@ class TreeTooLarge(StorageError):
     status = 400
 
 
-class UploadInProgress(Conflict):
+class UploadInProgress(_Constant, Conflict):
     """Another request is writing the same part of the file for the same user.
 
     Cause: the user uploads the file in two windows.
@@ -905,9 +907,8 @@ class UploadInProgress(Conflict):
     """
 
     code = "upload-in-progress"
-
-    def __init__(self) -> None:
-        super().__init__("this file is being uploaded by another request", "wait for it to end")
+    message = "this file is being uploaded by another request"
+    detail = "wait for it to end"
 
 
 class InvalidMode(BadRequest):
@@ -941,7 +942,7 @@ class TooManyFileTasks(Conflict):
         )
 
 
-class UploadFormInvalid(BadRequest):
+class UploadFormInvalid(_Detailed, BadRequest):
     """The upload is not a form, or is not complete.
 
     Cause: the browser or a proxy has cut the upload, its connection broke or was slower than
@@ -951,12 +952,10 @@ class UploadFormInvalid(BadRequest):
     """
 
     code = "upload-form-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("Failed to get multipart form data from request.", detail)
+    message = "Failed to get multipart form data from request."
 
 
-class NoFilesUploaded(BadRequest):
+class NoFilesUploaded(_Constant, BadRequest):
     """The form of the upload has no file.
 
     Cause: the client names its fields otherwise than the Panels do.
@@ -965,11 +964,8 @@ class NoFilesUploaded(BadRequest):
     """
 
     code = "no-files-uploaded"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "No files were found on the request body.", "send each file in a field named files"
-        )
+    message = "No files were found on the request body."
+    detail = "send each file in a field named files"
 
 
 class UploadTooLarge(BadRequest):
@@ -990,7 +986,7 @@ class UploadTooLarge(BadRequest):
         )
 
 
-class FilesBusy(WingsdError):
+class FilesBusy(_Constant, WingsdError):
     """Too many requests for files wait already.
 
     Cause: a user opens hundreds of pages at once, or the disk is slow. A server's users wait for
@@ -1002,14 +998,11 @@ class FilesBusy(WingsdError):
     code = "files-busy"
     status = 503
     retry_after = 5.0
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this node is busy with the files of its servers", "try again in a few seconds"
-        )
+    message = "this node is busy with the files of its servers"
+    detail = "try again in a few seconds"
 
 
-class NoSpaceToCompress(Conflict):
+class NoSpaceToCompress(_Constant, Conflict):
     """The server is above its disk limit, so no archive of its files is made.
 
     Cause: its files take more than its disk limit in the Panel.
@@ -1018,16 +1011,13 @@ class NoSpaceToCompress(Conflict):
     """
 
     code = "no-space-to-compress"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This server does not have enough available disk space to generate a compressed "
-            "archive.",
-            "delete files, or raise its disk limit in the Panel",
-        )
+    message = (
+        "This server does not have enough available disk space to generate a compressed archive."
+    )
+    detail = "delete files, or raise its disk limit in the Panel"
 
 
-class FileTaskMissing(WingsdError):
+class FileTaskMissing(_Constant, WingsdError):
     """No change of files with this identifier is under way.
 
     Cause: it has ended.
@@ -1037,9 +1027,7 @@ class FileTaskMissing(WingsdError):
 
     code = "file-task-missing"
     status = 404
-
-    def __init__(self) -> None:
-        super().__init__("operation not found")
+    message = "operation not found"
 
 
 class UploadOffsetWrong(Conflict):
@@ -1062,7 +1050,7 @@ class UploadOffsetWrong(Conflict):
 # Archives
 
 
-class ArchiveError(WingsdError):
+class ArchiveError(_Detailed, WingsdError):
     """The archive cannot be extracted.
 
     Cause: it is damaged, truncated, empty, of an unknown format, or beyond a limit; the detail
@@ -1082,9 +1070,7 @@ class ArchiveError(WingsdError):
     """
 
     code = "archive-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the archive could not be extracted", detail)
+    message = "the archive could not be extracted"
 
 
 class MemberRefused(ArchiveError):
@@ -1121,7 +1107,7 @@ class ArchiveFormatUnsupported(BadRequest):
         )
 
 
-class ArchiveFormatUnknown(BadRequest):
+class ArchiveFormatUnknown(_Constant, BadRequest):
     """The file is no archive that can be extracted here.
 
     Cause: neither its first bytes nor its name are those of a zip, tar, 7z or RAR, or of a file
@@ -1131,12 +1117,10 @@ class ArchiveFormatUnknown(BadRequest):
     """
 
     code = "archive-format-unknown"
-
-    def __init__(self) -> None:
-        super().__init__("The archive provided is in a format Wings does not understand.")
+    message = "The archive provided is in a format Wings does not understand."
 
 
-class OverwritesFileInUse(BadRequest):
+class OverwritesFileInUse(_Detailed, BadRequest):
     """A file that the archive would replace is in use.
 
     Cause: the server runs it, or has a lease of it.
@@ -1145,16 +1129,13 @@ class OverwritesFileInUse(BadRequest):
     """
 
     code = "archive-overwrites-file-in-use"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            "One or more files this archive is attempting to overwrite are currently in use by "
-            "another process. Please try again.",
-            detail,
-        )
+    message = (
+        "One or more files this archive is attempting to overwrite are currently in use by "
+        "another process. Please try again."
+    )
 
 
-class ArchiveDamaged(BadRequest):
+class ArchiveDamaged(_Detailed, BadRequest):
     """The archive's bytes are not what its format demands.
 
     Cause: the detail has what was found, often in the words of the library: a part is missing, or
@@ -1166,12 +1147,10 @@ class ArchiveDamaged(BadRequest):
     """
 
     code = "archive-damaged"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("The archive is damaged or incomplete; upload it again.", detail)
+    message = "The archive is damaged or incomplete; upload it again."
 
 
-class ArchiveEncrypted(BadRequest):
+class ArchiveEncrypted(_Constant, BadRequest):
     """The archive needs a password.
 
     Cause: this node knows none.
@@ -1180,14 +1159,10 @@ class ArchiveEncrypted(BadRequest):
     """
 
     code = "archive-encrypted"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The archive is encrypted, and this node knows no password; upload it without one."
-        )
+    message = "The archive is encrypted, and this node knows no password; upload it without one."
 
 
-class ArchiveInParts(BadRequest):
+class ArchiveInParts(_Detailed, BadRequest):
     """The file is one part of an archive that was divided.
 
     Cause: its name is such as `x.7z.001`, `x.part1.rar` or `x.z01`.
@@ -1196,14 +1171,10 @@ class ArchiveInParts(BadRequest):
     """
 
     code = "archive-in-parts"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            "The file is one of several parts of an archive; upload it undivided.", detail
-        )
+    message = "The file is one of several parts of an archive; upload it undivided."
 
 
-class ArchiveMethodUnsupported(BadRequest):
+class ArchiveMethodUnsupported(_Detailed, BadRequest):
     """The archive is compressed by a method that this node does not have.
 
     Cause: the detail has the method. With `a library is missing on this node`, wingsd was not
@@ -1214,16 +1185,13 @@ class ArchiveMethodUnsupported(BadRequest):
     """
 
     code = "archive-method-unsupported"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            "The archive is compressed by a method that this node does not have; make it a zip, "
-            "a 7z or a tar.gz by the usual methods.",
-            detail,
-        )
+    message = (
+        "The archive is compressed by a method that this node does not have; make it a zip, "
+        "a 7z or a tar.gz by the usual methods."
+    )
 
 
-class ArchiveExcessive(BadRequest):
+class ArchiveExcessive(_Detailed, BadRequest):
     """The archive takes more than this node gives to one.
 
     Cause: one archive has at most 1,000,000 members, and the process that parses it 512 MiB of
@@ -1233,16 +1201,13 @@ class ArchiveExcessive(BadRequest):
     """
 
     code = "archive-excessive"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            "The archive takes more than this node gives to one; divide it, or make it with a "
-            "dictionary of at most 64 MiB.",
-            detail,
-        )
+    message = (
+        "The archive takes more than this node gives to one; divide it, or make it with a "
+        "dictionary of at most 64 MiB."
+    )
 
 
-class ArchiveNotParsed(WingsdError):
+class ArchiveNotParsed(_Detailed, WingsdError):
     """The process that parses archives could not be started, or has ended.
 
     Cause: the detail says how it ended. When the machine is short of memory or processes, the
@@ -1252,9 +1217,7 @@ class ArchiveNotParsed(WingsdError):
     """
 
     code = "archive-not-parsed"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the archive could not be read", detail)
+    message = "the archive could not be read"
 
 
 # Downloads from a URL
@@ -1310,7 +1273,7 @@ class AddressBlocked(BadRequest):
         )
 
 
-class DownloadFailed(BadRequest):
+class DownloadFailed(_Detailed, BadRequest):
     """The other server did not send the file.
 
     Cause: the detail says what it did: it does not answer, has another certificate, or sends an
@@ -1328,9 +1291,7 @@ class DownloadFailed(BadRequest):
     """
 
     code = "download-failed"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("The file could not be downloaded from that URL.", detail)
+    message = "The file could not be downloaded from that URL."
 
 
 class TooManyRedirects(DownloadFailed):
@@ -1361,7 +1322,7 @@ class TooManyPulls(BadRequest):
         )
 
 
-class RemoteDownloadDisabled(BadRequest):
+class RemoteDownloadDisabled(_Constant, BadRequest):
     """The node does not download from URLs.
 
     Cause: `api.disable_remote_download` is set.
@@ -1370,12 +1331,8 @@ class RemoteDownloadDisabled(BadRequest):
     """
 
     code = "remote-download-disabled"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This functionality is not currently enabled on this instance.",
-            "see api.disable_remote_download of the node",
-        )
+    message = "This functionality is not currently enabled on this instance."
+    detail = "see api.disable_remote_download of the node"
 
 
 # The Panel
@@ -1515,7 +1472,7 @@ class ConsoleBlocked(EnvironmentFailed):
     status = 409
 
 
-class InstallationFailed(WingsdError):
+class InstallationFailed(_Detailed, WingsdError):
     """The installation script did not run to its end.
 
     Cause: the detail has it. A container, a volume or a script is never left behind. The
@@ -1537,15 +1494,13 @@ class InstallationFailed(WingsdError):
     """
 
     code = "installation-failed"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the server was not installed", detail)
+    message = "the server was not installed"
 
 
 # The node
 
 
-class EngineUnavailable(Conflict):
+class EngineUnavailable(_Detailed, Conflict):
     """The Docker engine cannot be asked about this node.
 
     Cause: Docker is disabled (`docker.enabled`), does not answer, or refuses; the detail says
@@ -1556,12 +1511,10 @@ class EngineUnavailable(Conflict):
     """
 
     code = "engine-unavailable"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("Docker cannot be asked on this node", detail)
+    message = "Docker cannot be asked on this node"
 
 
-class PruneInProgress(Conflict):
+class PruneInProgress(_Constant, Conflict):
     """Unused images are still being removed.
 
     Cause: the Docker engine takes long for it; this node goes on with it.
@@ -1570,15 +1523,11 @@ class PruneInProgress(Conflict):
     """
 
     code = "prune-in-progress"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Docker is still removing unused images",
-            "this node goes on with it; ask again in some minutes for what was removed",
-        )
+    message = "Docker is still removing unused images"
+    detail = "this node goes on with it; ask again in some minutes for what was removed"
 
 
-class FiguresUnavailable(WingsdError):
+class FiguresUnavailable(_Detailed, WingsdError):
     """The system hides its figures from the daemon.
 
     Cause: a setting of the service's unit, such as `ProcSubset=` or `RestrictAddressFamilies=`,
@@ -1588,12 +1537,10 @@ class FiguresUnavailable(WingsdError):
     """
 
     code = "figures-unavailable"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the figures of this node cannot be read", detail)
+    message = "the figures of this node cannot be read"
 
 
-class LogFileNotFound(WingsdError):
+class LogFileNotFound(_Constant, WingsdError):
     """There is no such log file on this node.
 
     Cause: only the files of `system.log_directory` are shown, or it was deleted.
@@ -1603,13 +1550,11 @@ class LogFileNotFound(WingsdError):
 
     code = "log-file-not-found"
     status = 404
-
-    def __init__(self) -> None:
-        # As in Calagopus' nodes.
-        super().__init__("log file not found")
+    # As in Calagopus' nodes.
+    message = "log file not found"
 
 
-class SettingsNotSaved(WingsdError):
+class SettingsNotSaved(_Detailed, WingsdError):
     """The Panel's settings of this node could not be written to its configuration.
 
     The Panel has saved them, the node goes on with its old ones, and its configuration is as it
@@ -1632,9 +1577,7 @@ class SettingsNotSaved(WingsdError):
     """
 
     code = "settings-not-saved"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the node's settings could not be saved", detail)
+    message = "the node's settings could not be saved"
 
 
 class StateDatabaseError(StorageError):
@@ -1703,7 +1646,7 @@ class AdapterUnknown(BadRequest):
         )
 
 
-class BackupExists(Conflict):
+class BackupExists(_Constant, Conflict):
     """The node has a backup of this UUID, or is making it.
 
     Cause: the request was sent twice.
@@ -1712,12 +1655,11 @@ class BackupExists(Conflict):
     """
 
     code = "backup-exists"
+    message = "backup already exists"
+    detail = "each backup needs a UUID of its own"
 
-    def __init__(self) -> None:
-        super().__init__("backup already exists", "each backup needs a UUID of its own")
 
-
-class BackupNotForWings(Conflict):
+class BackupNotForWings(_Detailed, Conflict):
     """The backup is not rewritten for Wings, and stays as it is.
 
     Cause: the detail says why. Wings knows only a tar.gz, and a backup that is being made, is
@@ -1729,9 +1671,7 @@ class BackupNotForWings(Conflict):
     """
 
     code = "backup-not-for-wings"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the backup is not rewritten for Wings", detail)
+    message = "the backup is not rewritten for Wings"
 
 
 class InvalidBackupName(BadRequest):
@@ -1765,7 +1705,7 @@ class NoSpaceForBackup(Conflict):
         )
 
 
-class BackupIgnoresEverything(BadRequest):
+class BackupIgnoresEverything(_Constant, BadRequest):
     """The list of ignored files leaves nothing of the server.
 
     Cause: as in git, `!` does not bring back what is in a directory that is ignored: `*` and
@@ -1776,13 +1716,11 @@ class BackupIgnoresEverything(BadRequest):
     """
 
     code = "backup-ignores-everything"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The backup was not made: its list of ignored files leaves nothing of the server.",
-            "what is in an ignored directory cannot be named again with `!`; the lines `/*` and "
-            "`!/world/` keep one directory, `/*`, `!/a/`, `/a/*` and `!/a/b/` one further down",
-        )
+    message = "The backup was not made: its list of ignored files leaves nothing of the server."
+    detail = (
+        "what is in an ignored directory cannot be named again with `!`; the lines `/*` and "
+        "`!/world/` keep one directory, `/*`, `!/a/`, `/a/*` and `!/a/b/` one further down"
+    )
 
 
 class BackupConflict(Conflict):
@@ -1852,7 +1790,7 @@ class BackupUploadFailed(WingsdError):
         self.is_unknown_call = is_unknown_call
 
 
-class BackupSettled(Conflict):
+class BackupSettled(_Detailed, Conflict):
     """The Panel shows the backup as completed or failed already.
 
     Cause: it was settled while the backup was still being uploaded. Nothing more is uploaded or
@@ -1862,9 +1800,7 @@ class BackupSettled(Conflict):
     """
 
     code = "backup-settled"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the Panel has settled the backup already", detail)
+    message = "the Panel has settled the backup already"
 
 
 class BackupLinkRefused(BadRequest):
@@ -1905,7 +1841,7 @@ class BackupChecksumMismatch(WingsdError):
         )
 
 
-class RestoreFailed(WingsdError):
+class RestoreFailed(_Detailed, WingsdError):
     """The backup was not restored; the server's files are as before.
 
     Until a backup is read and verified to its end, nothing of the server is changed.
@@ -1926,15 +1862,13 @@ class RestoreFailed(WingsdError):
     """
 
     code = "restore-failed"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the backup was not restored", detail)
+    message = "the backup was not restored"
 
 
 # SFTP
 
 
-class HostKeyUnusable(WingsdError):
+class HostKeyUnusable(_Detailed, WingsdError):
     """The host key of SFTP is damaged or cannot be read, so SFTP is off.
 
     Cause: the key in `system.data` at `.sftp/id_ed25519` is damaged, has a passphrase, is not an
@@ -1946,9 +1880,7 @@ class HostKeyUnusable(WingsdError):
     """
 
     code = "sftp-host-key-unusable"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("SFTP is off: the host key cannot be used", detail)
+    message = "SFTP is off: the host key cannot be used"
 
 
 class LoginRefused(Forbidden):
@@ -1990,7 +1922,7 @@ class SftpPermissionMissing(Forbidden):
         )
 
 
-class ReadOnly(WingsdError):
+class ReadOnly(_Constant, WingsdError):
     """SFTP is read-only on this node.
 
     Cause: `system.sftp.read_only` is set.
@@ -1999,9 +1931,8 @@ class ReadOnly(WingsdError):
     """
 
     code = "sftp-read-only"
-
-    def __init__(self) -> None:
-        super().__init__("SFTP is read-only on this node", "use the Panel's file manager")
+    message = "SFTP is read-only on this node"
+    detail = "use the Panel's file manager"
 
 
 class TooManyHandles(WingsdError):
@@ -2020,7 +1951,7 @@ class TooManyHandles(WingsdError):
         )
 
 
-class HandleInvalid(WingsdError):
+class HandleInvalid(_Constant, WingsdError):
     """A client of SFTP names a file that is not open.
 
     Cause: the client has a fault.
@@ -2029,9 +1960,7 @@ class HandleInvalid(WingsdError):
     """
 
     code = "sftp-handle-invalid"
-
-    def __init__(self) -> None:
-        super().__init__("the handle is not that of an open file of this kind")
+    message = "the handle is not that of an open file of this kind"
 
 
 # Transfers
@@ -2072,11 +2001,8 @@ class SeedAdopted(TransferCancelled):
     """
 
     code = "seed-adopted"
-
-    def __init__(self) -> None:
-        WingsdError.__init__(
-            self, "a transfer of the server has begun", "it takes the place of the copy"
-        )
+    message = "a transfer of the server has begun"
+    detail = "it takes the place of the copy"
 
 
 class ContainerNameTaken(Conflict):
@@ -2136,7 +2062,7 @@ class InvalidDestination(BadRequest):
     code = "destination-invalid"
 
 
-class InvalidContentType(BadRequest):
+class InvalidContentType(_Detailed, BadRequest):
     """The request is not an upload.
 
     Cause: its header `Content-Type` is not `multipart/form-data` with a boundary: the client is
@@ -2146,9 +2072,7 @@ class InvalidContentType(BadRequest):
     """
 
     code = "content-type-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("invalid content type", detail)
+    message = "invalid content type"
 
 
 class ArchiveNotFirst(BadRequest):
@@ -2168,7 +2092,7 @@ class ArchiveNotFirst(BadRequest):
         )
 
 
-class StreamMismatch(BadRequest):
+class StreamMismatch(_Detailed, BadRequest):
     """One of the requests that a server is sent in does not belong to the others.
 
     If it came after the first, only that request is refused; a source to which that happens ends
@@ -2182,12 +2106,10 @@ class StreamMismatch(BadRequest):
     """
 
     code = "stream-mismatch"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the streams of this transfer do not match", detail)
+    message = "the streams of this transfer do not match"
 
 
-class StreamMissing(BadRequest):
+class StreamMissing(_Detailed, BadRequest):
     """Not all of the requests that a server is sent in came in time.
 
     Cause: the source lost a connection, or something between the nodes limits the number of
@@ -2198,12 +2120,10 @@ class StreamMissing(BadRequest):
     """
 
     code = "stream-missing"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("a stream of this transfer is missing", detail)
+    message = "a stream of this transfer is missing"
 
 
-class UploadPartMissing(BadRequest):
+class UploadPartMissing(_Detailed, BadRequest):
     """The upload is complete, and lacks a part.
 
     Cause: the detail names the part. The source stopped in the middle, or the client is not a
@@ -2213,9 +2133,7 @@ class UploadPartMissing(BadRequest):
     """
 
     code = "upload-part-missing"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("missing archive or checksum", detail)
+    message = "missing archive or checksum"
 
 
 class ChecksumMismatch(BadRequest):
@@ -2269,7 +2187,7 @@ class TooManyTransfers(WingsdError):
         )
 
 
-class TransferRevoked(Conflict):
+class TransferRevoked(_Constant, Conflict):
     """The Panel closed the transfer before it was complete.
 
     The server is complete on this node, but the Panel has it on the source. What was received is
@@ -2281,16 +2199,13 @@ class TransferRevoked(Conflict):
     """
 
     code = "transfer-revoked"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the Panel has closed this transfer",
-            "it was cancelled, or the other node reported a failure; the server stays on the "
-            "source",
-        )
+    message = "the Panel has closed this transfer"
+    detail = (
+        "it was cancelled, or the other node reported a failure; the server stays on the source"
+    )
 
 
-class DaemonRestarted(WingsdError):
+class DaemonRestarted(_Constant, WingsdError):
     """The daemon ended during the transfer.
 
     Cause: it was restarted before the server was complete on this node. The server stays on the
@@ -2300,9 +2215,8 @@ class DaemonRestarted(WingsdError):
     """
 
     code = "daemon-restarted"
-
-    def __init__(self) -> None:
-        super().__init__("this node was restarted during the transfer", "start the transfer again")
+    message = "this node was restarted during the transfer"
+    detail = "start the transfer again"
 
 
 class DestinationError(WingsdError):
@@ -2578,7 +2492,7 @@ class MoveBatchTooLarge(WingsdError):
         super().__init__("the batch is too large", f"send {limit} bytes at most")
 
 
-class BatchConflict(Conflict):
+class BatchConflict(_Detailed, Conflict):
     """A batch of a move does not fit what was received.
 
     Cause: the source has lost track of the move.
@@ -2587,12 +2501,10 @@ class BatchConflict(Conflict):
     """
 
     code = "move-batch-conflict"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the batch does not fit the move", detail)
+    message = "the batch does not fit the move"
 
 
-class ShapeMissing(Conflict):
+class ShapeMissing(_Detailed, Conflict):
     """A batch of a move comes too early.
 
     Cause: another batch must be received before it.
@@ -2601,12 +2513,10 @@ class ShapeMissing(Conflict):
     """
 
     code = "move-shape-missing"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the batch comes too early", detail)
+    message = "the batch comes too early"
 
 
-class RoundIncomplete(Conflict):
+class RoundIncomplete(_Detailed, Conflict):
     """A round of a move is to be closed, and batches are missing.
 
     Cause: they are still being received, or were lost.
@@ -2615,12 +2525,10 @@ class RoundIncomplete(Conflict):
     """
 
     code = "move-round-incomplete"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the round of a move is incomplete", detail)
+    message = "the round of a move is incomplete"
 
 
-class RootMismatch(Conflict):
+class RootMismatch(_Detailed, Conflict):
     """After a round the two nodes have different trees.
 
     Cause: a file changed while it was read, or memory or a disk is faulty.
@@ -2630,9 +2538,7 @@ class RootMismatch(Conflict):
     """
 
     code = "move-root-mismatch"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the two nodes have different trees", detail)
+    message = "the two nodes have different trees"
 
 
 class LedgerDamaged(StorageError):
@@ -2711,7 +2617,7 @@ class HeldTreeInvalid(WingsdError):
         )
 
 
-class MoveKeyInvalid(Unauthorized):
+class MoveKeyInvalid(_Constant, Unauthorized):
     """A request of a move has another key than the move.
 
     Cause: another program asks, or the source has lost its key.
@@ -2720,15 +2626,11 @@ class MoveKeyInvalid(Unauthorized):
     """
 
     code = "move-key-invalid"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the key of the move is wrong",
-            "only the source that began the move has its key; transfer the server again",
-        )
+    message = "the key of the move is wrong"
+    detail = "only the source that began the move has its key; transfer the server again"
 
 
-class MoveNotFound(WingsdError):
+class MoveNotFound(_Constant, WingsdError):
     """The node has no such move.
 
     Cause: it ended more than 90 days ago, was never begun here, or the state database was
@@ -2739,15 +2641,11 @@ class MoveNotFound(WingsdError):
 
     code = "move-not-found"
     status = 404
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this node has no such move",
-            "it ended more than 90 days ago, or was never begun here; transfer the server again",
-        )
+    message = "this node has no such move"
+    detail = "it ended more than 90 days ago, or was never begun here; transfer the server again"
 
 
-class MoveOver(WingsdError):
+class MoveOver(_Constant, WingsdError):
     """The move has ended.
 
     Cause: it was completed, cancelled or given up, and the source has not heard of it.
@@ -2757,9 +2655,8 @@ class MoveOver(WingsdError):
 
     code = "move-over"
     status = 410
-
-    def __init__(self) -> None:
-        super().__init__("the move has ended", "ask for its outcome")
+    message = "the move has ended"
+    detail = "ask for its outcome"
 
 
 class MoveResumeNeeded(Conflict):
@@ -2778,7 +2675,7 @@ class MoveResumeNeeded(Conflict):
         super().__init__("the session of the move has ended", detail)
 
 
-class MoveCommitted(Conflict):
+class MoveCommitted(_Constant, Conflict):
     """A request of a move comes after its commit.
 
     Cause: the server is being put into place.
@@ -2787,9 +2684,8 @@ class MoveCommitted(Conflict):
     """
 
     code = "move-committed"
-
-    def __init__(self) -> None:
-        super().__init__("the move is being completed", "ask for its outcome")
+    message = "the move is being completed"
+    detail = "ask for its outcome"
 
 
 class AttachmentOffsetWrong(Conflict):
@@ -2810,7 +2706,7 @@ class AttachmentOffsetWrong(Conflict):
         self.offset = offset
 
 
-class AttachmentMissing(WingsdError):
+class AttachmentMissing(_Constant, WingsdError):
     """The move was begun without that backup or log.
 
     Cause: the source has a fault, or has begun the move otherwise.
@@ -2820,11 +2716,8 @@ class AttachmentMissing(WingsdError):
 
     code = "move-attachment-unknown"
     status = 404
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the move has no such attachment", "it must be announced when the move is begun"
-        )
+    message = "the move has no such attachment"
+    detail = "it must be announced when the move is begun"
 
 
 class AttachmentsIncomplete(Conflict):
@@ -2841,7 +2734,7 @@ class AttachmentsIncomplete(Conflict):
         super().__init__("attachments of the move are missing", f"send the rest of {names}")
 
 
-class MoveBusy(WingsdError):
+class MoveBusy(_Detailed, WingsdError):
     """The node cannot take a request of a move now.
 
     Cause: other servers arrive and all slots (`system.transfers.concurrent`) are in use, the node
@@ -2853,9 +2746,7 @@ class MoveBusy(WingsdError):
     code = "move-busy"
     status = 503
     retry_after = 5.0
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the node cannot take this now", detail)
+    message = "the node cannot take this now"
 
 
 class MoveNoSpace(StorageError):
@@ -2927,7 +2818,7 @@ class SeedForgotten(MoveGivenUp):
         self.keeps = False
 
 
-class MoveSuperseded(Conflict):
+class MoveSuperseded(_Constant, Conflict):
     """A later transfer of the server has taken the place of the move.
 
     Cause: the server was transferred again. It goes on with what has arrived.
@@ -2936,14 +2827,11 @@ class MoveSuperseded(Conflict):
     """
 
     code = "move-superseded"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "a later transfer of the server has begun", "it goes on with what has arrived"
-        )
+    message = "a later transfer of the server has begun"
+    detail = "it goes on with what has arrived"
 
 
-class MoveRequestInvalid(BadRequest):
+class MoveRequestInvalid(_Detailed, BadRequest):
     """A request of a move has a part that is not valid.
 
     Cause: the detail has it. A backup that was announced has grown or become shorter since, a
@@ -2954,6 +2842,4 @@ class MoveRequestInvalid(BadRequest):
     """
 
     code = "move-request-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the request of the move is invalid", detail)
+    message = "the request of the move is invalid"
