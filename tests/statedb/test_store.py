@@ -24,8 +24,7 @@ from wingsd.statedb import (
     TransferRecord,
     TransferResult,
 )
-from wingsd.statedb.records import SCHEMAS
-from wingsd.statedb.store import FILE, KEPT, TOKENS_KEPT, Store
+from wingsd.statedb.store import FILE, KEPT, SCHEMAS, TOKENS_KEPT, Store
 
 DAY = 24 * 3600.0
 #: Bytes of a page, SQLite's default.

@@ -31,7 +31,7 @@ from wingsd.errors import (
 )
 from wingsd.panel.client import Panel
 from wingsd.statedb import Outcome, Report, ReportKind, RestoreRecord, StateDatabase
-from wingsd.statedb.records import restore_report
+from wingsd.statedb.store import restore_report
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 

@@ -1,7 +1,7 @@
 """The state database: what is kept across restarts, such as transfers and callbacks to the Panel.
 
-`records` are the values, `store` is SQLite and blocks; `StateDatabase` calls it for the reactor,
-in one thread and in order. `python -m wingsd.statedb` prints it.
+`store` has the records, and is SQLite and blocks; `StateDatabase` calls it for the reactor, in one
+thread and in order. `python -m wingsd.statedb` prints it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from wingsd.statedb.records import (
+from wingsd.statedb.store import (
     ActivityEntry,
     BackupRecord,
     DirectDestination,
@@ -25,10 +25,10 @@ from wingsd.statedb.records import (
     ReportKind,
     RestoreRecord,
     ServerDescription,
+    Store,
     TransferRecord,
     TransferResult,
 )
-from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 
 __all__ = [
