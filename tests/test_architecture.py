@@ -18,7 +18,7 @@ def test_threads_are_started_by_one_package_on_the_reactors_side() -> None:
         # The SFTP process is without a reactor.
         if "sftp/server" not in path.as_posix() and any(word in path.read_text() for word in words)
     }
-    assert users == {"threadio"}
+    assert users == {"threadio.py"}
 
 
 def test_the_product_imports_nothing_of_the_tests() -> None:

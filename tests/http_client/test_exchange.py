@@ -13,8 +13,7 @@ from tests.http_client.talk import HEAD, OK, REFUSAL, Talk, upload
 from tests.http_client.wire import Endpoint
 from tests.threadio.reactor import ManualReactor
 from wingsd.http_client.exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpExchange
-from wingsd.threadio import Outflow, OutflowClosed
-from wingsd.threadio.streams import STEP
+from wingsd.threadio import STEP, Outflow, OutflowClosed
 from wingsd.util.net import FREE_PIECES
 
 

@@ -20,7 +20,7 @@ from wingsd.http_client.exchange import (
     MAX_INTERIM,
     AnswerRefused,
 )
-from wingsd.threadio.streams import STEP
+from wingsd.threadio import STEP
 
 
 @pytest.mark.parametrize("reason", [ConnectionDone(), ConnectionLost()])

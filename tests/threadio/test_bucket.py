@@ -7,8 +7,7 @@ import math
 import pytest
 from twisted.internet.task import Clock
 
-from wingsd.threadio import TokenBucket
-from wingsd.threadio.streams import BURST, TICK
+from wingsd.threadio import BURST, TICK, TokenBucket
 
 MIB = 1024 * 1024
 LIMIT = 4 * MIB

@@ -6,8 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
-from wingsd.threadio import Workers
-from wingsd.threadio.workers import IDLE, io_class
+from wingsd.threadio import IDLE, Workers, io_class
 
 
 @pytest.mark.parametrize("is_idle", [True, False])

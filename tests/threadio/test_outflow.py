@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
 from tests.threadio.reactor import ManualReactor, Waits
-from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
-from wingsd.threadio.streams import STEP
+from wingsd.threadio import STEP, Outflow, OutflowClosed, TokenBucket, Workers
 
 
 class Consumer:

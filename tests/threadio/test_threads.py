@@ -11,8 +11,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from wingsd.threadio import workers as threads
-from wingsd.threadio.workers import Thread
+from wingsd import threadio as threads
+from wingsd.threadio import Thread
 
 T = TypeVar("T")
 #: setpriority(2).

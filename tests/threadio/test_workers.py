@@ -10,8 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from tests.support.reactor import reactor, until
-from wingsd.threadio import Workers
-from wingsd.threadio.workers import Thread
+from wingsd.threadio import Thread, Workers
 
 
 async def test_work_is_done_in_a_thread(workers: Workers) -> None:

@@ -129,7 +129,7 @@ def read_ahead(
     `blocks` if that can be closed, so a generator's cleanup runs in that thread.
     """
     # With Twisted, which a process that only parses does without: 0.1 s less of each.
-    from wingsd.threadio.workers import Thread  # noqa: PLC0415
+    from wingsd.threadio import Thread  # noqa: PLC0415
 
     stage = ReadAhead(blocks, limit, abort)
     thread = Thread(stage.run, name)

@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.errors import ConfigError
-from wingsd.threadio.workers import Thread
+from wingsd.threadio import Thread
 from wingsd.util.reactor import Reactor
 
 __all__ = ["STUCK_AFTER", "Notifier", "Watchdog", "passed_endpoint", "watchdog_period"]

@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from tests.transfers.peers import BUFFERS, Peer, Script, chunks, goes_on, read_head, server_context
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.errors import DestinationDisconnected, DestinationRefused
-from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
+from wingsd.threadio import OUTFLOW_HIGH_MARK, STEP
 from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.net import ServerCertificate
 
