@@ -39,7 +39,7 @@ from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.schemas import Configuration, Process, Settings, Stop
-from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.outgoing.source import TransferRequest
 

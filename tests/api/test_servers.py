@@ -10,7 +10,7 @@ from tests.api.node import NOW, UUID, ApiNode, FakeServer, Socket
 from tests.support.logged_errors import Logged
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StateDatabaseError, StorageError
 from wingsd.panel.schemas import Stop
-from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.outgoing.source import TransferRequest
 

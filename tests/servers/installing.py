@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.servers.harness import UUID, FakeNode, Outcome
 from wingsd.errors import PanelUnreachable
-from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import InstallOptions
 from wingsd.servers.server import Server
 
 DOWN = PanelUnreachable("the request to the Panel failed", "no answer")

@@ -21,7 +21,7 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.servers.files import ServerDirectories
-from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server
 

@@ -16,7 +16,7 @@ from tests.support import Hang
 from tests.support.logged_errors import Logged
 from wingsd.errors import Conflict, EnvironmentFailed, ServerBusy
 from wingsd.panel.schemas import InstallScript
-from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.statedb import InstallationRecord
 

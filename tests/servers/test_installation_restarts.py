@@ -10,7 +10,7 @@ from tests.servers.installing import DOWN, ended, installing, log, reinstall
 from tests.support import Hang
 from wingsd.errors import EnvironmentFailed, ServerBusy
 from wingsd.panel.schemas import InstallScript
-from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerAction
 
 

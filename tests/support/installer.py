@@ -7,8 +7,7 @@ from typing import Any
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
 from wingsd.docker.runtime import ContainerRuntime
-from wingsd.servers.installation import InstallParts
-from wingsd.servers.installations import Installations
+from wingsd.servers.installations import Installations, InstallParts
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 

@@ -26,7 +26,7 @@ from wingsd.errors import (
 from wingsd.http.operations import INVALID, Call, PlainText, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, InstallScript, configuration_from_panel
-from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server, ServerDetails, Utilization
 from wingsd.util.serialization import Keywords

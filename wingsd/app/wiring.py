@@ -60,8 +60,7 @@ from wingsd.restores.manager import Restores
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
-from wingsd.servers.installation import InstallParts
-from wingsd.servers.installations import Installations
+from wingsd.servers.installations import Installations, InstallParts
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
 from wingsd.servers.states_file import StatesFile

@@ -34,8 +34,7 @@ from wingsd.events import DELETED, STAYS_OFF, Event, EventBus
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.files import BackgroundTasks, Deleter, DiskWalks, Presence, ServerStorage
-from wingsd.servers.installation import InstallOptions
-from wingsd.servers.installations import INSTALLING, Installations
+from wingsd.servers.installations import INSTALLING, Installations, InstallOptions
 from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server, ServerParts
