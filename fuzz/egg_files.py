@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from fuzz.findings import Finding, fields
 from wingsd.egg_files.changes import Change, NotDone
-from wingsd.egg_files.formats import format_of
+from wingsd.egg_files.child import format_of
 from wingsd.panel.schemas import Replacement
 
 __all__ = ["WORDS", "one", "seeds"]

@@ -22,8 +22,7 @@ from tests.support.signed_urls import USER
 from tests.support.workers import SynchronousWorkers
 from wingsd.app.reload import Reload
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.config_file.panel_settings import NodeSettings
-from wingsd.config_file.updates import PanelUpdates
+from wingsd.config_file.updates import NodeSettings, PanelUpdates
 from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.uploads import FileRules, FormUpload

@@ -25,8 +25,7 @@ from wingsd.api.node import MAX_SETTINGS
 from wingsd.app.reload import Reload
 from wingsd.config import FAMILIES, Config, load
 from wingsd.config.live import APPLIED, LiveConfig, value_at
-from wingsd.config_file.panel_settings import NodeSettings, taken_over
-from wingsd.config_file.updates import PanelUpdates
+from wingsd.config_file.updates import NodeSettings, PanelUpdates, taken_over
 from wingsd.http.request import MAX_STORED_BODY
 
 T = TypeVar("T")

@@ -16,8 +16,7 @@ import trustme
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config, load
 from wingsd.config_file import updates
 from wingsd.config_file.editing import replace_file
-from wingsd.config_file.panel_settings import NodeSettings, taken_over, values
-from wingsd.config_file.updates import Saved, save
+from wingsd.config_file.updates import NodeSettings, Saved, save, taken_over, values
 from wingsd.errors import Conflict, SettingsNotSaved, Unprocessable, WingsdError
 from wingsd.util.serialization import structure, unknown_keys
 

@@ -8,7 +8,7 @@ import pytest
 from tests.docker.containers import SERVER, body
 from wingsd.config import Registry
 from wingsd.docker.container import ImageSource, image_source
-from wingsd.docker.images import registry_for
+from wingsd.docker.containers import registry_for
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Image
 

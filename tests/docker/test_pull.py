@@ -1,4 +1,4 @@
-"""Tests for `wingsd.docker.images`."""
+"""Tests for pulls and their progress in `wingsd.docker.containers`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.docker.images import PULL_REPORT, PullProgress, follow
+from wingsd.docker.containers import PULL_REPORT, PullProgress, follow
 from wingsd.docker.runtime import LayerProgress
 
 LINES: list[dict[str, Any]] = [

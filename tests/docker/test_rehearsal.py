@@ -10,9 +10,8 @@ from docker.errors import ImageNotFound
 
 from tests.support.docker_engine import NO_REGISTRY, Engine
 from tests.support.reactor import reactor
-from wingsd.docker import images
 from wingsd.docker.container import installer_name, rehearsal_spec
-from wingsd.docker.containers import DockerContainers
+from wingsd.docker.containers import DockerContainers, ImagesAndNetworks
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, Image, InstallScript
 from wingsd.threadio import Workers
@@ -111,7 +110,7 @@ async def test_it_is_told_whether_a_pull_fails_for_good(
     async def fails(*_: object) -> str:
         return why
 
-    monkeypatch.setattr(images.ImagesAndNetworks, "_pull", fails)
+    monkeypatch.setattr(ImagesAndNetworks, "_pull", fails)
     server = engine.server(image="wingsd-test/none")
     with pytest.raises(EnvironmentFailed, match="could not be pulled") as raised:
         await DockerContainers(engine.config(), workers, reactor).rehearse(server)
@@ -135,18 +134,18 @@ async def test_a_rehearsed_image_is_not_pulled_again_soon(
     server = attrs.evolve(engine.server(), container=Image(name))
     environment = DockerContainers(engine.config(), workers, reactor)
     pulled: list[str] = []
-    pull = images.ImagesAndNetworks._pull
+    pull = ImagesAndNetworks._pull
 
     async def noted(self: object, session: object, uuid: str, *more: object) -> str:
         pulled.append(uuid)
         return await pull(self, session, uuid, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(images.ImagesAndNetworks, "_pull", noted)
+    monkeypatch.setattr(ImagesAndNetworks, "_pull", noted)
     await environment.rehearse(server)
     await environment.create(server)
     await environment.recreate(server)
     assert pulled == [server.uuid]
-    monkeypatch.setattr(images, "monotonic", lambda: float("inf"))
+    monkeypatch.setattr("wingsd.docker.containers.monotonic", lambda: float("inf"))
     await environment.recreate(server)
     assert pulled == [server.uuid] * 2
 

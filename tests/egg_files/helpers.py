@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wingsd.egg_files.changes import Change
-from wingsd.egg_files.formats import Rewritten, format_of
+from wingsd.egg_files.child import Rewritten, format_of
 from wingsd.panel.schemas import Replacement
 
 NODE: dict[str, Any] = {

@@ -17,7 +17,7 @@ from lxml import etree
 
 from tests.egg_files.helpers import changed, put, tried
 from wingsd.egg_files.changes import Change, NotDone
-from wingsd.egg_files.formats import format_of
+from wingsd.egg_files.child import format_of
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,7}", fullmatch=True)
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(".".join)

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from wingsd.egg_files.changes import Change, NotDone, Pattern
-from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
-from wingsd.egg_files.formats import Rewritten
+from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest, Rewritten
 
 REQUEST = RewriteRequest("file", b"old\n", [Change("a", "b"), Change("c", "d")])
 LIMIT = 10

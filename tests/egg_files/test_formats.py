@@ -9,7 +9,7 @@ import pytest
 
 from tests.egg_files.helpers import put
 from wingsd.egg_files.changes import Change, NotDone
-from wingsd.egg_files.formats import Rewritten, format_of
+from wingsd.egg_files.child import Rewritten, format_of
 
 
 def rewritten(parser: str, data: bytes, match: str, value: Any) -> Rewritten:

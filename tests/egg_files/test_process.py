@@ -184,7 +184,7 @@ SPY = """
 import json, os, re, socket, sys, time
 sys.path[:] = json.loads(sys.argv[1])
 import wingsd.egg_files.child as child
-from wingsd.egg_files.formats import Rewritten
+from wingsd.egg_files.child import Rewritten
 
 def tried(what, *args):
     try:

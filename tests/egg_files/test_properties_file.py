@@ -5,7 +5,7 @@ import pytest
 
 from tests.egg_files.helpers import changed, put, tried
 from wingsd.egg_files.changes import NotDone
-from wingsd.egg_files.formats import format_of
+from wingsd.egg_files.child import format_of
 
 MINECRAFT = r"""#Minecraft server properties
 #Wed Nov 25 09:00:00 UTC 2026

@@ -11,7 +11,7 @@ from wingsd.archive import Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.tree_writer import TreeWriter
 from wingsd.egg_files.changes import Change
-from wingsd.egg_files.formats import Rewritten
+from wingsd.egg_files.child import Rewritten
 from wingsd.egg_files.process import rewrite
 from wingsd.errors import ArchiveError, FileMissing, StorageError
 from wingsd.filesystem import ServerPath, give_tree, survey

@@ -15,7 +15,7 @@ from wingsd.sandbox import launch
 SCRIPT = """
 import ctypes, encodings.idna, json, os, socket, sys
 sys.path[:] = json.loads(sys.argv[1])
-from wingsd.sandbox import landlock, system_calls
+from wingsd.sandbox.confinement import restrict_calls, restrict_files
 
 def tried(what, *args):
     try:
@@ -25,14 +25,14 @@ def tried(what, *args):
     return "done"
 
 ctypes.CDLL(None).prctl(38, *map(ctypes.c_ulong, (1, 0, 0, 0)))
-part = {"landlock": landlock, "system_calls": system_calls}[sys.argv[2]]
-there = part.restrict()
+part = {"landlock": restrict_files, "system_calls": restrict_calls}[sys.argv[2]]
+there = part()
 connect = lambda: socket.create_connection(("127.0.0.1", 1))
 found = {
     "open": tried(open, "/etc/passwd"), "mkdir": tried(os.mkdir, "/tmp/wingsd-made"),
     "rename": tried(os.rename, "/tmp/a", "/tmp/b"), "connect": tried(connect),
     "kill": tried(os.kill, os.getppid(), 0), "list": tried(os.listdir, "/"),
-    "start": tried(os.fork) if there and part is system_calls else "",
+    "start": tried(os.fork) if there and part is restrict_calls else "",
     "read": tried(os.read, 0, 10), "memory": len(bytearray(1 << 24)),
 }
 sys.stdout.write(json.dumps([there, found]))

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config, read_yaml, version_for
-from wingsd.config_file.panel_settings import NodeSettings
+from wingsd.config_file.updates import NodeSettings
 from wingsd.docker.runtime import EngineDisk, EngineInformation
 from wingsd.errors import (
     BadRequest,

@@ -11,20 +11,219 @@ connections and to start processes.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, Protocol
 
 import attrs
 
 from wingsd.egg_files.changes import Change, NotDone, Pattern
-from wingsd.egg_files.formats import Rewritten, format_of, quoted
 from wingsd.sandbox.confinement import confine, limit_resources
+from wingsd.util.text import display
 
-__all__ = ["MAX_HEADER", "RewriteAnswer", "RewriteRequest", "main"]
+__all__ = [
+    "MAX_HEADER",
+    "RewriteAnswer",
+    "RewriteRequest",
+    "Rewritten",
+    "format_of",
+    "main",
+    "quoted",
+]
+
+#: Unreal Engine writes its ini files in UTF-16 as soon as they hold more than ASCII.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*['"]([\w.-]{1,40})['"]""")
+#: Only encodings of text: Python knows codecs of other kinds.
+_KNOWN = re.compile(r"us-ascii|iso-8859-\d+|windows-125\d|koi8-[ru]|gb\w+|big5|shift_jis|euc-\w+")
+
+
+@attrs.frozen
+class EncodedText:
+    """A file's text, its lines ended by line feeds, and how it was written as bytes."""
+
+    text: str
+    encoding: str
+    mark: bytes
+    crlf: bool
+
+    @classmethod
+    def decode(cls, data: bytes, encodings: Iterable[str]) -> EncodedText:
+        """Return the text of `data`, by its byte order mark or the first encoding that fits.
+
+        Raises NotDone where none does.
+        """
+        mark = next(filter(data.startswith, _MARKS), b"")
+        body = data[len(mark) :]
+        for encoding in [_MARKS[mark]] if mark else encodings:
+            try:
+                text = body.decode(encoding)
+            except UnicodeDecodeError:
+                continue
+            crlf = "\r\n" in text and not re.search(r"(?<!\r)\n", text)
+            return cls(text.replace("\r\n", "\n") if crlf else text, encoding, mark, crlf)
+        raise NotDone("its bytes are not text in a known encoding")
+
+    def encode(self, text: str, errors: str = "strict") -> bytes:
+        """Return other text as bytes, written as this one was.
+
+        Raises NotDone for characters that the file's encoding does not have, and for a beginning
+        that would be read as a byte order mark.
+        """
+        if self.crlf:
+            text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+        try:
+            body = text.encode(self.encoding, errors)
+        except UnicodeEncodeError as error:
+            character = ascii(error.object[error.start])
+            raise NotDone(f"its encoding, {self.encoding}, has no {character}") from error
+        if not self.mark and body.startswith(tuple(_MARKS)):
+            raise NotDone("it would begin with a byte order mark, which it does not have")
+        return self.mark + body
+
+
+def load_encodings(data: bytes, encodings: Iterable[str]) -> None:
+    """Import the codecs that `EncodedText.decode` needs for the same bytes."""
+    for encoding in [
+        *encodings,
+        *(name for mark, name in _MARKS.items() if data.startswith(mark)),
+    ]:
+        with suppress(LookupError):
+            codecs.lookup(encoding)
+
+
+def declared_encodings(data: bytes) -> list[str]:
+    """Return the encoding that an XML file declares, and else UTF-8.
+
+    A declared UTF-16 without a byte order mark, common with .NET, is in fact UTF-8.
+    """
+    found = _DECLARED.match(data)
+    name = found[1].decode("ascii").lower() if found else ""
+    return [name] if _KNOWN.fullmatch(name) else ["utf-8"]
+
+
+_MIB = 1 << 20
+_SMALL = 1 * _MIB
+_TINY = _MIB // 4
+_LARGE = 10 * _MIB
+
+
+def _utf8(data: bytes) -> Iterable[str]:
+    return ["utf-8"]
+
+
+def _any(data: bytes) -> Iterable[str]:
+    # Every byte is a character of Latin-1, so that unchanged text keeps its bytes.
+    return ["utf-8", "latin-1"]
+
+
+class Document(Protocol):
+    """The parsed text of a file. Its constructor raises NotDone for text of another format."""
+
+    def apply(self, change: Change) -> None:
+        """Make one change. Raises NotDone where that is impossible; others can still be made."""
+
+    def text(self) -> str:
+        """Return the text, unchanged if no value was changed."""
+
+
+@attrs.frozen
+class Rewritten:
+    """A file's new bytes, and one line for each change that could not be made."""
+
+    data: bytes
+    failures: list[str]
+
+
+@attrs.frozen(eq=False, repr=False)
+class FileFormat:
+    """The way in which files of one kind are read and written.
+
+    `document` is the module and class that open a text. `limit` is the size of the largest file
+    that is read or written, in bytes.
+    """
+
+    document: str
+    encodings: Callable[[bytes], Iterable[str]] = _utf8
+    limit: int = _LARGE
+    #: The error handler for characters that the file's encoding lacks.
+    errors: str = "strict"
+    #: A file with everything that the library imports modules for on demand.
+    sample: bytes = b""
+
+    def load(self, data: bytes) -> None:
+        """Import all modules for rewriting `data`; of `data` only the encoding is read."""
+        load_encodings(data, self.encodings(data))
+        self.rewrite(self.sample, [Change("c.d", "e")])
+
+    def rewrite(self, data: bytes, changes: Sequence[Change]) -> Rewritten:
+        """Return `data` with the changes made.
+
+        Raises NotDone where the file as a whole cannot be read or written.
+        """
+        encoded = EncodedText.decode(data, self.encodings(data))
+        module, _, name = self.document.partition(":")
+        opened: Callable[[str], Document]
+        opened = getattr(import_module(f"wingsd.egg_files.{module}"), name)
+        try:
+            document = opened(encoded.text)
+            failures = []
+            for change in changes:
+                try:
+                    document.apply(change)
+                except NotDone as error:
+                    failures.append(f"{quoted(change.match)}: {error}")
+            text = document.text()
+        except RecursionError as error:
+            raise NotDone("it is nested too deeply") from error
+        if text == encoded.text:
+            return Rewritten(data, failures)
+        new = encoded.encode(text, self.errors)
+        if len(new) > self.limit:
+            raise NotDone(f"it would become larger than {self.limit >> 10} KiB")
+        return Rewritten(new, failures)
+
+
+#: Its library is a hundred times slower than the others.
+_YAML = FileFormat(
+    "yaml_format:YamlFile", limit=_TINY, sample=b"a: &a {b: !!binary YQ==}\nc:\n  <<: *a\n"
+)
+_FORMATS = {
+    "file": FileFormat("line_formats:LineFile", _any),
+    "ini": FileFormat("line_formats:IniFile", _any, _SMALL),
+    "json": FileFormat("nested_formats:JsonFile"),
+    "properties": FileFormat("line_formats:PropertiesFile", _any, _SMALL),
+    "toml": FileFormat("toml_format:TomlFile", limit=_SMALL),
+    "xml": FileFormat("xml_format:XmlFile", declared_encodings, errors="xmlcharrefreplace"),
+    "yaml": _YAML,
+    "yml": _YAML,
+}
+
+
+def format_of(parser: str) -> FileFormat:
+    """Return the format for an egg's parser. Raises NotDone where there is no such parser."""
+    try:
+        return _FORMATS[parser]
+    except KeyError:
+        known = ", ".join(_FORMATS)
+        raise NotDone(f"there is no parser {quoted(parser)}; these are: {known}") from None
+
+
+def quoted(text: str) -> str:
+    """Return an external name in quotes, safe to show on one line."""
+    return display(text.encode("utf-8", "backslashreplace"))
+
 
 #: Bytes of an answer's line of JSON.
 MAX_HEADER = 1 << 20

@@ -23,8 +23,14 @@ from typing import IO, Any, cast
 import attrs
 
 from wingsd.egg_files.changes import Change, NotDone
-from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
-from wingsd.egg_files.formats import Rewritten, format_of, quoted
+from wingsd.egg_files.child import (
+    MAX_HEADER,
+    RewriteAnswer,
+    RewriteRequest,
+    Rewritten,
+    format_of,
+    quoted,
+)
 from wingsd.errors import FileMissing, FileTypeRefused, IsDirectory, StorageError, WingsdError
 from wingsd.filesystem import ServerPath, ServerRoot, name_from_text
 from wingsd.panel.schemas import ConfigurationFile, Replacement
