@@ -39,14 +39,14 @@ IDLE = 3
 _CLASS_SHIFT = 13
 #: "Who": a thread, of which 0 is the one that calls.
 _PROCESS, _CALLER = 1, 0
-#: The numbers of ioprio_set(2) and ioprio_get(2), by the names of architectures in uname(2).
+#: The numbers of ioprio_set(2), by the names of architectures in uname(2).
 _NUMBERS = {
-    "x86_64": (251, 252),
-    "aarch64": (30, 31),
-    "riscv64": (30, 31),
-    "loongarch64": (30, 31),
-    "ppc64le": (273, 274),
-    "s390x": (282, 283),
+    "x86_64": 251,
+    "aarch64": 30,
+    "riscv64": 30,
+    "loongarch64": 30,
+    "ppc64le": 273,
+    "s390x": 282,
 }
 
 
@@ -56,25 +56,14 @@ def make_idle() -> None:
     Raises `OSError`, also on an architecture that is not known here. Which I/O schedulers heed the
     class is a matter of the kernel: BFQ does, and mq-deadline as far as it has priorities.
     """
-    _call(0, IDLE << _CLASS_SHIFT)
-
-
-def io_class() -> int:
-    """Return the I/O class of the calling thread, 0 where none was set. Raises `OSError`."""
-    return _call(1) >> _CLASS_SHIFT
-
-
-def _call(which: int, *priority: int) -> int:
-    numbers = _NUMBERS.get(os.uname().machine)
-    if numbers is None:
+    number = _NUMBERS.get(os.uname().machine)
+    if number is None:
         raise OSError("the system call is not known on this architecture")
     libc = ctypes.CDLL(None, use_errno=True)
-    arguments = (numbers[which], _PROCESS, _CALLER, *priority)
-    result: int = libc.syscall(*(ctypes.c_long(each) for each in arguments))
-    if result < 0:
+    arguments = (number, _PROCESS, _CALLER, IDLE << _CLASS_SHIFT)
+    if libc.syscall(*map(ctypes.c_long, arguments)) < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-    return result
 
 
 #: The file for a thread's name in `top -H` and `ps -L`; the kernel keeps 15 bytes.

@@ -77,7 +77,7 @@ def test_others_get_an_account_when_that_is_enabled() -> None:
 def test_files_are_written_once_for_every_reader(tmp_path: Path) -> None:
     path = tmp_path / "new" / "passwd"
     file = IdentityFile(str(path), PASSWD, "/etc/passwd", "container:")
-    assert write_files([file]).mounts == (Mount(str(path), "/etc/passwd", read_only=True),)
+    assert write_files([file]) == ([Mount(str(path), "/etc/passwd", read_only=True)], [])
     assert (path.read_text(), path.stat().st_mode & 0o777) == (PASSWD, 0o644)
     inode = path.stat().st_ino
     write_files([file])
@@ -98,7 +98,7 @@ def test_a_file_of_wings_with_the_same_account_stays(tmp_path: Path, content: st
     path = tmp_path / "passwd"
     path.write_text(content)
     file = IdentityFile(str(path), PASSWD, "/etc/passwd", "container:")
-    assert write_files([file]).mounts == (file.mount,)
+    assert write_files([file]) == ([file.mount], [])
     assert path.read_text() == content
 
 
@@ -106,9 +106,8 @@ def test_a_file_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     blocked = IdentityFile(str(tmp_path / "file" / "passwd"), PASSWD, "/etc/passwd", "container:")
     fine = IdentityFile(str(tmp_path / "group"), GROUP, "/etc/group", "container:")
-    written = write_files([blocked, fine])
-    assert written.mounts == (fine.mount,)
-    (failure,) = written.failures
+    mounts, (failure,) = write_files([blocked, fine])
+    assert mounts == [fine.mount]
     assert blocked.path in failure
 
 

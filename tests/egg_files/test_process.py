@@ -34,6 +34,10 @@ def program(code: str) -> list[str]:
     ]
 
 
+def has_process(job: RewriteJob) -> bool:
+    return job._process is not None and job._process.returncode is None
+
+
 def refusal(job: RewriteJob, parser: str = "json", data: bytes = b"{}") -> str:
     with pytest.raises(NotDone) as refused:
         job.rewrite(parser, data, CHANGES)
@@ -140,7 +144,7 @@ def test_a_process_that_waits_is_ended_with_the_time_of_all_files(code: str) -> 
     assert refusal(job) == why
     assert job.slow
     assert refusal(job) == why
-    assert job.process_id is None
+    assert not has_process(job)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +175,12 @@ def test_a_job_that_is_cancelled_ends_its_process_and_starts_no_other() -> None:
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.append(refusal(job)))
     thread.start()
-    until(lambda: job.process_id is not None)
+    until(lambda: has_process(job))
     job.cancel()
     thread.join()
     assert found == ['its parser, "json", ended by signal 9 (Killed)']
     assert refusal(job) == "the start was cancelled"
-    assert job.process_id is None
+    assert not has_process(job)
 
 
 # What it sees and may do. The spy stands in the place of a form: what it finds is the new file.

@@ -475,16 +475,11 @@ def _mark(config: Config, uuid: str) -> str:
     return posixpath.join(config.system.machine_id.directory, f".{uuid}.{node}")
 
 
-@attrs.frozen
-class WrittenFiles:
-    """The mounts of the files that are there, and an explanation for each that is not."""
+def write_files(files: Sequence[IdentityFile]) -> tuple[list[Mount], list[str]]:
+    """Write the files, unless they are there. Blocking.
 
-    mounts: tuple[Mount, ...]
-    failures: tuple[str, ...]
-
-
-def write_files(files: Sequence[IdentityFile]) -> WrittenFiles:
-    """Write the files, unless they are there. Blocking."""
+    Return the mounts of those that are there, and an explanation for each that is not.
+    """
     mounts, failures = [], []
     for file in files:
         try:
@@ -497,7 +492,7 @@ def write_files(files: Sequence[IdentityFile]) -> WrittenFiles:
             failures.append(f"{file.path} cannot be written: {disk_advice(error)}")
         else:
             mounts.append(file.mount)
-    return WrittenFiles(tuple(mounts), tuple(failures))
+    return mounts, failures
 
 
 def _write(file: IdentityFile) -> None:
@@ -808,14 +803,14 @@ class DockerContainers(ContainerRuntime):
         """
         targets = {mount.target for mount in settings.mounts}
         files = identity_files(self._config, spec.name)
-        written = await self._workers.run(
+        mounts, failures = await self._workers.run(
             write_files, [file for file in files if file.target not in targets]
         )
-        for why in written.failures:
+        for why in failures:
             self._log.warn(
                 "{server}: its container lacks a file: {why}", server=spec.name, why=why
             )
-        return with_mounts(spec, written.mounts)
+        return with_mounts(spec, mounts)
 
     async def _create(self, session: EngineSession, spec: ContainerSpec) -> bool:
         async def exists() -> bool:
@@ -974,7 +969,6 @@ class DockerContainers(ContainerRuntime):
             raise EnvironmentFailed(f"there is no container {name} that could be started")
         process = self._process(state, uuid, watcher)
         await process.start(session)
-        process.follow()
         return process
 
     async def _joined(
@@ -983,10 +977,7 @@ class DockerContainers(ContainerRuntime):
         if state is None or not state.running:
             return None
         process = self._process(state, uuid, watcher)
-        if not await process.join(session):
-            return None
-        process.follow()
-        return process
+        return process if await process.join(session) else None
 
     def _process(self, state: ContainerState, uuid: str, watcher: Watcher) -> ContainerProcess:
         return ContainerProcess(

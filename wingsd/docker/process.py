@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -50,6 +50,8 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff
 
 __all__ = ["ContainerProcess"]
+
+T = TypeVar("T")
 
 #: Bytes of a sample; that of a host with many cores has some ten thousand.
 MAX_SAMPLE = 1024 * 1024
@@ -303,7 +305,7 @@ class _Pauses:
 
 @attrs.define(eq=False)
 class ContainerProcess:
-    """The `Running` of a container. `start` or `join` it, then `follow`."""
+    """The `Running` of a container, begun by `start` or `join`."""
 
     _log = Logger()
 
@@ -329,33 +331,35 @@ class ContainerProcess:
         self._console = await self._streams.console(self._container, output)
 
     async def start(self, session: EngineSession) -> None:
-        """Attach, and start the container; nothing is attached when that fails.
+        """Attach, start the container and follow it; nothing is attached when that fails.
 
         Raises `EnvironmentFailed`.
         """
-        await self.attach()
-        try:
-            await session.call(engine.start_container, self._container)
-        except BaseException:
-            self.detach()
-            raise
+        await self._attached(session, engine.start_container)
+        self.follow()
 
     async def join(self, session: EngineSession) -> bool:
-        """Attach to the process of a running container; return whether it still runs then.
+        """Attach to a running container and follow it; return whether it still runs then.
 
         Raises `EnvironmentFailed`.
         """
-        await self.attach()
-        try:
-            # An end before the attachment would not be noticed later.
-            now = await session.call(engine.look, self._container)
-        except BaseException:
-            self.detach()
-            raise
+        # An end before the attachment would not be noticed later.
+        now = await self._attached(session, engine.look)
         if now is None or not now.running:
             self.detach()
             return False
+        self.follow()
         return True
+
+    async def _attached(
+        self, session: EngineSession, work: Callable[[engine.DockerClient, str], T]
+    ) -> T:
+        await self.attach()
+        try:
+            return await session.call(work, self._container)
+        except BaseException:
+            self.detach()
+            raise
 
     def follow(self) -> None:
         """Watch the process until its end. It must run, and be attached to."""

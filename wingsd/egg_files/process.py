@@ -128,12 +128,6 @@ class RewriteJob:
         """True if `cancel` was called."""
         return self._cancelled
 
-    @property
-    def process_id(self) -> int | None:
-        """The id of the running process, None if there is none."""
-        process = self._process
-        return None if process is None or process.returncode is not None else process.pid
-
     def _run(self, message: bytes, most: int, parser: str) -> bytes:
         """Run the program; return its answer of at most `most` bytes."""
         if self._deadline is None:

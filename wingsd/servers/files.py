@@ -43,7 +43,7 @@ from wingsd.filesystem import (
 )
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
-from wingsd.util.text import disk_advice
+from wingsd.util.durable import storage_errors
 
 __all__ = [
     "LEAST_REQUESTED_AGE",
@@ -147,7 +147,7 @@ class ServerDirectories:
     def make(self, uuid: str) -> None:
         """Make the server's directory; an existing one is kept."""
         path = self.path(uuid)
-        try:
+        with storage_errors(f"{path} cannot be made"):
             os.makedirs(self._data, exist_ok=True)
             try:
                 os.mkdir(path, 0o755)
@@ -157,8 +157,6 @@ class ServerDirectories:
                 raise
             self._give(path)
             self.quotas.prepare(uuid, path)
-        except OSError as error:
-            raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
 
     def _give(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -184,7 +182,7 @@ class ServerDirectories:
         if not os.path.lexists(path):
             return None
         self.quotas.release(uuid, path)
-        try:
+        with storage_errors(f"{path} cannot be moved away to be deleted", "delete it by hand"):
             suffix = f".{self._node}" if self._node else ""
             aside = tempfile.mkdtemp(suffix, f"{_PREFIX}{uuid}-", self._data)
             try:
@@ -192,11 +190,6 @@ class ServerDirectories:
             except OSError:
                 os.rmdir(aside)
                 raise
-        except OSError as error:
-            why = disk_advice(error)
-            raise StorageError(
-                f"{path} cannot be moved away to be deleted: {why}; delete it by hand"
-            ) from error
         return aside
 
     def unfinished(self) -> list[str]:
@@ -204,17 +197,17 @@ class ServerDirectories:
 
         One without a node's name was set aside before other nodes shared the volume.
         """
-        try:
-            with os.scandir(self._data) as entries:
-                return sorted(
-                    entry.path
-                    for entry in entries
-                    if self._is_own(entry.name) and entry.is_dir(follow_symlinks=False)
-                )
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError(f"{self._data} cannot be read: {disk_advice(error)}") from error
+        with (
+            storage_errors(f"{self._data} cannot be read"),
+            suppress(FileNotFoundError),
+            os.scandir(self._data) as entries,
+        ):
+            return sorted(
+                entry.path
+                for entry in entries
+                if self._is_own(entry.name) and entry.is_dir(follow_symlinks=False)
+            )
+        return []
 
     def _is_own(self, name: str) -> bool:
         found = _DELETING.fullmatch(name)
@@ -222,13 +215,10 @@ class ServerDirectories:
 
     def delete(self, aside: str) -> None:
         """Delete what was set aside; symlinks in it are removed and not followed."""
-        try:
+        with storage_errors(
+            f"{aside} cannot be deleted", "the next start of the node tries again"
+        ):
             remove_tree(aside)
-        except OSError as error:
-            raise StorageError(
-                f"{aside} cannot be deleted: {disk_advice(error)}; the next start of the node "
-                "tries again"
-            ) from error
 
 
 @attrs.frozen(eq=False, repr=False)

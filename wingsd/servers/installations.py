@@ -17,7 +17,7 @@ import os
 import platform
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import attrs
@@ -56,7 +56,7 @@ from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import replace_file, storage_errors
 from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure, unstructure
-from wingsd.util.text import disk_advice, escaped, readable_time
+from wingsd.util.text import escaped, readable_time
 
 __all__ = ["INSTALLING", "InstallOptions", "InstallParts", "Installations"]
 
@@ -80,7 +80,8 @@ class ScriptDirectories:
     def write(self, uuid: str, script: bytes) -> str:
         """Make the directory of a server with this script, in place of an older one."""
         place = self._top / uuid
-        try:
+        what = f"the installation script cannot be written to {place}"
+        with storage_errors(what, "see system.tmp_directory"):
             self._top.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._check_top()
             self._remove(place)
@@ -90,22 +91,13 @@ class ScriptDirectories:
             with open(os.open(place / SCRIPT, flags, 0o644), "wb") as file:
                 os.fchmod(file.fileno(), 0o644)
                 file.write(script)
-        except OSError as error:
-            raise StorageError(
-                f"the installation script cannot be written to {place}: {disk_advice(error)}; "
-                "see system.tmp_directory"
-            ) from error
         return str(place)
 
     def remove(self, uuid: str) -> None:
         """Remove the directory of a server; a missing one is ignored."""
         place = self._top / uuid
-        try:
+        with storage_errors(f"{place} cannot be removed", "delete it"):
             self._remove(place)
-        except OSError as error:
-            raise StorageError(
-                f"{place} cannot be removed: {disk_advice(error)}; delete it"
-            ) from error
 
     def _remove(self, place: Path) -> None:
         if place.is_symlink():
@@ -170,19 +162,18 @@ class InstallLog:
 
     def read(self) -> str | None:
         """Return the last `READ_MOST` bytes of the log, None where there is none."""
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(self._path, flags)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._failure(error) from error
-        with self._errors(), open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with self._errors():
+            try:
+                descriptor = os.open(self._path, flags)
+            except FileNotFoundError:
                 return None
-            file.seek(max(0, status.st_size - READ_MOST))
-            return file.read(READ_MOST).decode("utf-8", "replace")
+            with open(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    return None
+                file.seek(max(0, status.st_size - READ_MOST))
+                return file.read(READ_MOST).decode("utf-8", "replace")
 
     def exists(self) -> bool:
         """Return whether there is one."""
@@ -221,17 +212,8 @@ class InstallLog:
             f"|\n| {OUTPUT}\n{_RULE}"
         )
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"the installation log {self._path} cannot be used: {disk_advice(error)}"
-        )
+    def _errors(self) -> AbstractContextManager[None]:
+        return storage_errors(f"the installation log {self._path} cannot be used")
 
 
 #: Seconds that a running server may take to stop before a reinstallation; Wings' figure.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -286,17 +288,13 @@ class PowerControl:
         run = self._server.run
         if run is None or run.running is None:
             return True
-        self._server.transition(PowerEvent.STOP)
-        run.end_requested = True
-        try:
-            await request_stop(run.running, self._server.configuration.process.stop)
-        except ConsoleBlocked as error:
-            # The timeout is for servers that hang.
-            self._server.say(str(error))
-        except BaseException as error:
-            # Cancelled, the request may have been sent: the end is then no crash.
-            self._stop_failed(run, end_requested=isinstance(error, CancelledError))
-            raise
+        # Cancelled, the request may have been sent: the end is then no crash.
+        with self._requesting_end(run, CancelledError):
+            try:
+                await request_stop(run.running, self._server.configuration.process.stop)
+            except ConsoleBlocked as error:
+                # The timeout is for servers that hang.
+                self._server.say(str(error))
         return await run.wait(max(seconds, 0))
 
     async def stop_by_line(self, line: str) -> None:
@@ -307,15 +305,9 @@ class PowerControl:
         run = self._server.run
         if run is None or run.running is None:
             return
-        self._server.transition(PowerEvent.STOP)
-        run.end_requested = True
-        try:
+        # The line may have been read, or may still be.
+        with self._requesting_end(run, (CancelledError, ConsoleBlocked)):
             await run.running.command(line)
-        except BaseException as error:
-            # The line may have been read, or may still be.
-            possible = isinstance(error, CancelledError | ConsoleBlocked)
-            self._stop_failed(run, end_requested=possible)
-            raise
 
     async def _kill(self) -> None:
         if self._starting is not None:
@@ -327,23 +319,28 @@ class PowerControl:
         run = self._server.run
         if run is None or run.running is None:
             return
-        end_requested, run.end_requested = run.end_requested, True
-        self._server.transition(PowerEvent.STOP)
-        try:
+        with self._requesting_end(run, BaseException if run.end_requested else ()):
             await run.running.kill()
-        except BaseException:
-            self._stop_failed(run, end_requested=end_requested)
-            raise
         if not await run.wait(KILL_TIMEOUT):
             raise EnvironmentFailed(
                 f"the server was killed, and {KILL_TIMEOUT:g} s later the engine has not "
                 f"reported its exit; see the engine's log, and kill the server again"
             )
 
-    def _stop_failed(self, run: Run, *, end_requested: bool) -> None:
-        if not run.over:
-            run.end_requested = end_requested
-            self._server.transition(PowerEvent.STOP_FAILED)
+    @contextmanager
+    def _requesting_end(
+        self, run: Run, possible: type[BaseException] | tuple[type[BaseException], ...]
+    ) -> Iterator[None]:
+        """Request the end of a run; after an error it counts as requested if that is `possible`."""
+        self._server.transition(PowerEvent.STOP)
+        run.end_requested = True
+        try:
+            yield
+        except BaseException as error:
+            if not run.over:
+                run.end_requested = isinstance(error, possible)
+                self._server.transition(PowerEvent.STOP_FAILED)
+            raise
 
     # After a crash
 

@@ -37,7 +37,7 @@ from wingsd.util.retry import Backoff
 __all__ = [
     "SENT",
     "RunningServers",
-    "adopt_when_there",
+    "adopt_when_possible",
     "finish_stop",
     "start_when_possible",
 ]
@@ -53,27 +53,19 @@ _STAYS_OFF = (
 )
 
 
-async def adopt_when_possible(server: Server, clock: IReactorTime) -> None:
-    """Watch a server's program if it runs already; ask an engine again that fails."""
-    for pause in BACKOFF:
-        try:
-            await server.adopt()
-        except EnvironmentFailed:
-            await deferLater(clock, pause)
-        else:
-            return
+async def adopt_when_possible(
+    server: Server, clock: IReactorTime, *, only_silent: bool = False
+) -> None:
+    """Watch a server's program if it runs already; ask an engine again that fails.
 
-
-async def adopt_when_there(server: Server, clock: IReactorTime) -> None:
-    """Watch a server's program if it runs already, as soon as the engine answers.
-
-    Raises `EnvironmentFailed` where the answer is that this cannot be done.
+    With `only_silent`, only one that does not answer: raises `EnvironmentFailed` where the answer
+    is that this cannot be done.
     """
     for pause in BACKOFF:
         try:
             await server.adopt()
         except EnvironmentFailed as error:
-            if not error.is_silent:
+            if only_silent and not error.is_silent:
                 raise
             await deferLater(clock, pause)
         else:

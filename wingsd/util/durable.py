@@ -25,12 +25,13 @@ def time_stamp() -> str:
 
 
 @contextmanager
-def storage_errors(what: object) -> Iterator[None]:
+def storage_errors(what: object, remedy: str = "") -> Iterator[None]:
     """Raise an `OSError` of this context as a `StorageError` about `what`, with advice."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{what}: {disk_advice(error)}") from error
+        advice = "; ".join(filter(None, (disk_advice(error), remedy)))
+        raise StorageError(f"{what}: {advice}") from error
 
 
 def sync_directory(path: Path) -> None:

@@ -34,7 +34,7 @@ from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopLimits, StopReas
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.running import adopt_when_there, finish_stop, start_when_possible
+from wingsd.servers.running import adopt_when_possible, finish_stop, start_when_possible
 from wingsd.statedb import MoveRecord, StateDatabase
 from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
 from wingsd.transfers.outgoing.move import MoveSending
@@ -109,7 +109,7 @@ class SentServer:
         if not self._steps.lifecycle.before(SendStep.STOP):
             await self._check_ended()
             return
-        await adopt_when_there(self._server, self._steps.clock)
+        await adopt_when_possible(self._server, self._steps.clock, only_silent=True)
         if self._server.state is PowerState.OFFLINE and self.starts_again:
             await self.run_again()
             return
@@ -124,7 +124,7 @@ class SentServer:
         if lifecycle.before(SendStep.SEND):
             return  # it is stopped next
         if lifecycle.before(SendStep.AWAIT):
-            await adopt_when_there(self._server, self._steps.clock)
+            await adopt_when_possible(self._server, self._steps.clock, only_silent=True)
         else:
             with suppress(EnvironmentFailed):  # what the destination says is waited for, not this
                 await self._server.adopt()
