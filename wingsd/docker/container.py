@@ -17,7 +17,7 @@ import os
 import posixpath
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -114,13 +114,7 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         "Image": image_source(server).name,
         "User": f"{uid}:{gid}",
         "Hostname": server.uuid,
-        "Domainname": config.docker.domainname,
-        "Tty": True,
-        "OpenStdin": True,
-        "AttachStdin": True,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Env": [f"{key}={value}" for key, value in environment(config, server).items()],
+        **_terminal(config, environment(config, server)),
         "Labels": _labels(config, server),
         "ExposedPorts": {port: {} for port in bindings},
         "HostConfig": {
@@ -135,6 +129,19 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         },
     }
     return ContainerSpec(server.uuid, body)
+
+
+def _terminal(config: Config, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return what all containers have: a terminal that can be attached to, and variables."""
+    return {
+        "Domainname": config.docker.domainname,
+        "Tty": True,
+        "OpenStdin": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Env": [f"{key}={value}" for key, value in variables.items()],
+    }
 
 
 def with_network(spec: ContainerSpec, mode: str) -> ContainerSpec:
@@ -446,14 +453,8 @@ def installer_spec(
         "Image": image.name,
         **user,
         "Hostname": "installer",
-        "Domainname": config.docker.domainname,
         "Cmd": [script.entrypoint, f"{_SCRIPT_DIRECTORY}/{SCRIPT}"],
-        "Tty": True,
-        "OpenStdin": True,
-        "AttachStdin": True,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Env": [f"{key}={value}" for key, value in variables.items()],
+        **_terminal(config, variables),
         "Labels": {"Service": service_label(config), **INSTALLER_LABELS, **OWN_LABELS},
         "HostConfig": {
             **_resources(config, server.build),

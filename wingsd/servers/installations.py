@@ -18,6 +18,7 @@ import platform
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -532,6 +533,7 @@ class InstallingFile:
 
 INSTALLING = "the server is being installed"
 CLEANING = "removing an installer"
+_INCOMPLETE = "{server}: its installation log is not complete: {error}"
 #: Seconds to wait for the Panel's answer before the event by which pages load the server again.
 ANSWER_PATIENCE = 10.0
 #: Seconds that a request to install a server waits for the Panel's answer to the report of the
@@ -635,10 +637,7 @@ class Installations:
         if report:
             await self._callbacks.add_installation(uuid, Outcome.FAILURE, reinstall=False)
             return
-        try:
-            await self._parts.database.delete_installation(uuid)
-        except StorageError as error:
-            self._log.error("{server}: {error}", server=uuid, error=error)
+        await self._or_logged(uuid, self._parts.database.delete_installation(uuid))
 
     async def log(self, uuid: str, *, output: bool) -> str | None:
         """Return the log of a server's last installation, or the `output` in it only.
@@ -669,14 +668,7 @@ class Installations:
             self._log.warn(
                 "installers that are left over are not removed yet: {error}", error=error
             )
-            self._cleaning.start(CLEANING, self._settle_later(find))
-
-    async def _settle_later(self, find: Callable[[str], Server | None]) -> None:
-        for pause in BACKOFF:
-            await deferLater(self._parts.reactor, pause)
-            with suppress(EnvironmentFailed):
-                await self._settle_all(find)
-                return
+            self._clean_later(partial(self._settle_all, find))
 
     async def _settle_all(self, find: Callable[[str], Server | None]) -> None:
         for uuid in await self._parts.containers.installers():
@@ -815,10 +807,7 @@ class Installations:
             server.publish(INSTALL_COMPLETED, succeeded if shows_outcome else "")
 
     async def _decide(self, uuid: str, outcome: Outcome) -> None:
-        try:
-            await self._parts.database.decide_installation(uuid, outcome)
-        except StorageError as error:
-            self._log.error("{server}: {error}", server=uuid, error=error)
+        await self._or_logged(uuid, self._parts.database.decide_installation(uuid, outcome))
 
     async def _complete_log(self, installation: Installation) -> None:
         """Write the whole output, and what the node has to say, to the log."""
@@ -826,17 +815,18 @@ class Installations:
             return
         uuid = installation.server.uuid
         log = self._parts.log(uuid)
-        await self._or_logged(uuid, self._parts.containers.copy_output(uuid, log.write))
+        copying = self._parts.containers.copy_output(uuid, log.write)
+        await self._or_logged(uuid, copying, _INCOMPLETE)
         for note in installation.notes:
-            await self._or_logged(uuid, self._parts.disk.run(log.note, note))
+            await self._or_logged(uuid, self._parts.disk.run(log.note, note), _INCOMPLETE)
 
-    async def _or_logged(self, uuid: str, writing: Awaitable[None]) -> None:
+    async def _or_logged(
+        self, uuid: str, work: Awaitable[object], trouble: str = "{server}: {error}"
+    ) -> None:
         try:
-            await writing
+            await work
         except WingsdError as error:
-            self._log.error(
-                "{server}: its installation log is not complete: {error}", server=uuid, error=error
-            )
+            self._log.error(trouble, server=uuid, error=error)
 
     async def _clean(self, uuid: str) -> None:
         """Remove container and script, the container later where the engine does not."""
@@ -846,22 +836,22 @@ class Installations:
             self._log.error(
                 "{server}: its installer is not removed yet: {error}", server=uuid, error=error
             )
-            self._cleaning.start(CLEANING, self._remove_later(uuid))
-        try:
-            await self._parts.disk.run(self._parts.scripts.remove, uuid)
-        except StorageError as error:
-            self._log.error("{server}: {error}", server=uuid, error=error)
+            self._clean_later(partial(self._remove_installer, uuid))
+        await self._or_logged(uuid, self._parts.disk.run(self._parts.scripts.remove, uuid))
 
-    async def _remove_later(self, uuid: str) -> None:
+    async def _remove_installer(self, uuid: str) -> None:
+        if uuid not in self._tasks:  # Another installation removes it itself.
+            await self._parts.containers.remove_installer(uuid)
+
+    def _clean_later(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._cleaning.start(CLEANING, self._repeat(work))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         for pause in BACKOFF:
             await deferLater(self._parts.reactor, pause)
-            if uuid in self._tasks:
-                return  # Another installation removes it itself.
-            try:
-                await self._parts.containers.remove_installer(uuid)
-            except EnvironmentFailed:
-                continue
-            return
+            with suppress(EnvironmentFailed):
+                await work()
+                return
 
     def _failed(self, failure: Failure, uuid: str) -> None:
         if not failure.check(CancelledError):

@@ -331,7 +331,7 @@ class PowerControl:
     def _requesting_end(
         self, run: Run, possible: type[BaseException] | tuple[type[BaseException], ...]
     ) -> Iterator[None]:
-        """Request the end of a run; after an error it counts as requested if that is `possible`."""
+        """Request the end of a run; it counts as requested after an error that is `possible`."""
         self._server.transition(PowerEvent.STOP)
         run.end_requested = True
         try:
