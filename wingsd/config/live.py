@@ -9,8 +9,6 @@ import attrs
 
 from wingsd.config import Config, differences
 
-__all__ = ["APPLIED", "LiveConfig", "value_at"]
-
 #: The keys that take effect while the daemon runs; others need a restart.
 APPLIED = frozenset(
     {

@@ -12,8 +12,6 @@ from wingsd.egg_files.yaml_format import YamlFile
 from wingsd.errors import InvalidData
 from wingsd.util.durable import sync_directory
 
-__all__ = ["FileChanged", "Value", "edited", "replace_file"]
-
 Value = str | bool | int | tuple[str, ...]
 
 

@@ -41,8 +41,6 @@ from wingsd.util.net import ServerCertificate
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import disk_advice
 
-__all__ = ["NodeSettings", "PanelUpdates"]
-
 _optional = attrs.validators.optional
 
 

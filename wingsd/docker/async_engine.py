@@ -19,8 +19,6 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 from wingsd.util.observer import ENGINE, Observer
 
-__all__ = ["AsyncEngine", "EngineSession"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -28,36 +28,6 @@ from wingsd.docker.network import network_mode, port_bindings, reachable
 from wingsd.errors import EnvironmentFailed, SettingsInvalid
 from wingsd.panel.schemas import Build, InstallScript, Mount, Settings
 
-__all__ = [
-    "HOME",
-    "INSTALLED",
-    "MACHINE_ID",
-    "NODE_LABEL",
-    "SCRIPT",
-    "SERVER_LABELS",
-    "CheckedMounts",
-    "ContainerSpec",
-    "ImageSource",
-    "check_mounts",
-    "check_variables",
-    "container_spec",
-    "container_user",
-    "environment",
-    "home_directory",
-    "host_settings",
-    "image_named",
-    "image_source",
-    "installer_environment",
-    "is_below",
-    "mount_of",
-    "rehearsal_name",
-    "rehearsal_spec",
-    "resources",
-    "service_label",
-    "with_mounts",
-    "with_network",
-]
-
 #: Where a server's files are, seen from inside its container, and from inside its installer.
 HOME = "/home/container"
 #: Where it looks for the id of its machine.

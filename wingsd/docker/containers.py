@@ -69,8 +69,6 @@ from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import canonical_uuid, disk_advice
 
-__all__ = ["DockerContainers"]
-
 #: Seconds between two log lines about a pull.
 PULL_REPORT = 10
 #: The same where users watch the pull.

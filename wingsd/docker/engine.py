@@ -47,40 +47,6 @@ from wingsd.docker.runtime import (
 from wingsd.errors import NOT_RUNNING, ConsoleBlocked, EnvironmentFailed, ServerNotRunning
 from wingsd.util.observer import ENGINE, Observer
 
-__all__ = [
-    "FAILURES",
-    "ContainerState",
-    "DockerClient",
-    "console",
-    "console_lines",
-    "container_state",
-    "copy_output",
-    "create_container",
-    "engine_disk",
-    "engine_report",
-    "ensure_network",
-    "explain",
-    "foreign_container",
-    "image_exists",
-    "information",
-    "look",
-    "look_by_end",
-    "names_with_labels",
-    "network_exists",
-    "parse_time",
-    "prune_images",
-    "pull_lines",
-    "remove_container",
-    "resolved_home",
-    "running_containers",
-    "send_signal",
-    "server_containers",
-    "start_container",
-    "stop_container",
-    "tls_config",
-    "type_line",
-]
-
 #: Seconds the engine may take to answer.
 TIMEOUT = 60
 #: Seconds of silence during a pull, which may take hours in all.

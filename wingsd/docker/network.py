@@ -19,17 +19,6 @@ from wingsd.config import Config
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Settings
 
-__all__ = [
-    "FORMER_DEFAULTS",
-    "NetworkSpec",
-    "advice_against",
-    "check_ports",
-    "network_mode",
-    "network_spec",
-    "port_bindings",
-    "reachable",
-]
-
 #: By a family's default network, that of wingsd 0.1, which was Pterodactyl's for all families. A
 #: node that has only the former goes on using it: containers refer to it, and the other cannot be
 #: created beside it, since both have the same addresses.

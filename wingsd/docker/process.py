@@ -49,8 +49,6 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff
 
-__all__ = ["ContainerProcess"]
-
 T = TypeVar("T")
 
 #: Bytes of a sample; that of a host with many cores has some ten thousand.

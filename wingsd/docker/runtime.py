@@ -15,21 +15,6 @@ import attrs
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, InstallScript, Settings
 
-__all__ = [
-    "ContainerRuntime",
-    "ContainerUsage",
-    "EngineDisk",
-    "EngineInformation",
-    "InstallerState",
-    "LayerProgress",
-    "PullListener",
-    "Running",
-    "RunningContainer",
-    "ServerContainer",
-    "Watcher",
-    "engine_address",
-]
-
 
 @attrs.frozen(repr=False)
 class ContainerUsage:

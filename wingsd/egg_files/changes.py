@@ -23,20 +23,6 @@ import attrs
 if TYPE_CHECKING:  # It takes longer to import than the parsers do.
     from wingsd.panel.schemas import Replacement
 
-__all__ = [
-    "ALL",
-    "Change",
-    "NotDone",
-    "Pattern",
-    "Scalar",
-    "Step",
-    "compiled",
-    "convert_like",
-    "fill_placeholders",
-    "parse_path",
-    "scalar_text",
-]
-
 
 class NotDone(Exception):
     """A replacement or a file cannot be done; the text is the reason for people."""

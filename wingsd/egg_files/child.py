@@ -28,16 +28,6 @@ from wingsd.egg_files.changes import Change, NotDone, Pattern
 from wingsd.sandbox.confinement import confine, limit_resources
 from wingsd.util.text import display
 
-__all__ = [
-    "MAX_HEADER",
-    "RewriteAnswer",
-    "RewriteRequest",
-    "Rewritten",
-    "format_of",
-    "main",
-    "quoted",
-]
-
 #: Unreal Engine writes its ini files in UTF-16 as soon as they hold more than ASCII.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",

@@ -18,8 +18,6 @@ from javaproperties import InvalidUEscapeError, KeyValue, PropertiesElement, esc
 
 from wingsd.egg_files.changes import Change, NotDone
 
-__all__ = ["IniFile", "LineFile", "PropertiesFile"]
-
 
 class LineFile:
     """Lines of text. A line that begins with `match` becomes `replace_with`.

@@ -19,8 +19,6 @@ from wingsd.egg_files.changes import (
 )
 from wingsd.util.text import display
 
-__all__ = ["JsonFile", "NestedFile"]
-
 _CONTAINER = (MutableMapping, MutableSequence)
 
 

@@ -37,8 +37,6 @@ from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.sandbox import launch
 from wingsd.util.text import display
 
-__all__ = ["BOUNDS", "RewriteBounds", "RewriteJob", "child", "rewrite"]
-
 _CHUNK = 1 << 16
 
 

@@ -14,8 +14,6 @@ from wingsd.filesystem import ServerRoot
 from wingsd.panel.schemas import Configuration, ConfigurationFile
 from wingsd.threadio import Workers
 
-__all__ = ["Rewriters", "ServerEggFiles", "public_configuration"]
-
 T = TypeVar("T")
 
 

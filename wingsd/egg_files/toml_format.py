@@ -13,8 +13,6 @@ from tomlkit.items import Item
 from wingsd.egg_files.changes import NotDone
 from wingsd.egg_files.nested_formats import NestedFile
 
-__all__ = ["TomlFile"]
-
 
 class TomlFile(NestedFile):
     """A TOML file. Raises NotDone for invalid TOML."""

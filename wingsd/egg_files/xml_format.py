@@ -10,8 +10,6 @@ from lxml import etree
 
 from wingsd.egg_files.changes import Change, NotDone
 
-__all__ = ["XmlFile"]
-
 _DECLARATION = re.compile(r"\s*<\?xml\s[^>]*\?>\s*")
 #: Before the root: blanks, comments, processing instructions, a document type. All quantifiers
 #: are possessive: backtracking would take for ever.

@@ -21,8 +21,6 @@ from ruamel.yaml.scalarstring import (
 from wingsd.egg_files.changes import NotDone, Scalar
 from wingsd.egg_files.nested_formats import NestedFile
 
-__all__ = ["YamlFile"]
-
 _MAX_DEPTH = 64
 #: Entries that merging may copy, counted roughly: the library takes some 10 us for each.
 _MAX_MERGED = 500_000

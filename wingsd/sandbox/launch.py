@@ -10,8 +10,6 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import IO
 
-__all__ = ["command", "ending", "start"]
-
 #: The process has the daemon's module path; environment variables and other directories are
 #: ignored.
 _CODE = (

@@ -20,23 +20,6 @@ from wingsd.egg_files.changes import compiled
 from wingsd.panel.schemas import Configuration, Startup
 from wingsd.util.text import escaped
 
-__all__ = [
-    "CUT",
-    "LONGEST_MATCHED_LINE",
-    "MAX_LINE",
-    "TEXTS_MAX",
-    "WINDOW",
-    "Console",
-    "FeatureMatch",
-    "FeatureMatcher",
-    "LineSplitter",
-    "StartupDetector",
-    "Throttle",
-    "daemon_line",
-    "text",
-    "without_ansi",
-]
-
 SUSTAINED = 2000
 #: Seconds, and the bytes that pass in them: 1 MiB a second.
 WINDOW = 0.125

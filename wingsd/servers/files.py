@@ -45,18 +45,6 @@ from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
 from wingsd.util.durable import storage_errors
 
-__all__ = [
-    "LEAST_REQUESTED_AGE",
-    "BackgroundTasks",
-    "Deleter",
-    "DiskWalks",
-    "Presence",
-    "ServerDirectories",
-    "ServerFiles",
-    "ServerQuota",
-    "ServerStorage",
-]
-
 T = TypeVar("T")
 
 

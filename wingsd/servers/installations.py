@@ -59,8 +59,6 @@ from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure, unstructure
 from wingsd.util.text import escaped, readable_time
 
-__all__ = ["INSTALLING", "InstallOptions", "InstallParts", "Installations"]
-
 #: The heading in the log above what the script has written; Pelican's Panel shows what follows it.
 OUTPUT = "Script Output"
 _RULE = "| ------------------------------\n"

@@ -22,8 +22,6 @@ from twisted.internet.defer import Deferred
 
 from wingsd.errors import ServerBusy
 
-__all__ = ["EXCLUSIONS", "Exclusion", "Hold", "Operation", "Operations", "refusal"]
-
 
 class Operation(Enum):
     """An operation on a server. A restart is a start; a reinstallation is an installation."""

@@ -36,8 +36,6 @@ from wingsd.servers.run import Run
 if TYPE_CHECKING:  # which has one of each
     from wingsd.servers.server import Server
 
-__all__ = ["PowerControl", "ProgramEnd"]
-
 #: Lines of the console that are published of a crash, and characters of each.
 LINES_MAX, LINE_MAX = 50, 256
 FAILED = "Server crash was detected but an error occurred while handling it."

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["PowerAction", "PowerEvent", "PowerState", "next_state"]
-
 
 class PowerState(Enum):
     """The state of a server's program."""

@@ -30,8 +30,6 @@ from twisted.logger import Logger
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import Listing, opened, walk
 
-__all__ = ["FIRST_PROJECT", "ProjectQuotas", "project_number"]
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: System calls have had the same number everywhere since Linux 5.1, but for these, where an

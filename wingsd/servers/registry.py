@@ -41,8 +41,6 @@ from wingsd.servers.server import Server, ServerParts
 from wingsd.statedb import InstallationRecord
 from wingsd.util.retry import Backoff
 
-__all__ = ["Servers"]
-
 T = TypeVar("T")
 
 #: Servers that the engine is asked about at a time.

@@ -9,8 +9,6 @@ from wingsd.docker.runtime import ContainerUsage, Running
 from wingsd.servers.console import WINDOW, LineSplitter, StartupDetector, Throttle, text
 from wingsd.util.deferreds import fires_within
 
-__all__ = ["Run", "RunListener"]
-
 
 class RunListener:
     """The receiver of a run's events, which ignores those that it does not override."""

@@ -34,14 +34,6 @@ from wingsd.servers.states_file import StatesFile
 from wingsd.statedb import StateDatabase
 from wingsd.util.retry import Backoff
 
-__all__ = [
-    "SENT",
-    "RunningServers",
-    "adopt_when_possible",
-    "finish_stop",
-    "start_when_possible",
-]
-
 _log = Logger()
 
 #: Seconds between two questions to an engine, or a Panel, that does not answer.

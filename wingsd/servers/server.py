@@ -66,8 +66,6 @@ from wingsd.servers.run import Run, RunListener
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped, readable_size
 
-__all__ = ["DiskIo", "NetworkUsage", "Server", "ServerDetails", "ServerParts", "Utilization"]
-
 Amount = Annotated[int, Keywords(minimum=0)]
 
 

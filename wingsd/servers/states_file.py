@@ -20,8 +20,6 @@ from wingsd.errors import StorageError
 from wingsd.threadio import Workers
 from wingsd.util.durable import replace_file, storage_errors
 
-__all__ = ["NAME", "StatesFile", "parse_states"]
-
 #: Its name in `system.root_directory`.
 NAME = "states.json"
 #: Bytes of a file that are read at most: those of 100,000 servers.

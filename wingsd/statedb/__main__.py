@@ -12,8 +12,6 @@ from wingsd.errors import ConfigError, StateDatabaseError
 from wingsd.statedb.store import Store
 from wingsd.util.text import escaped
 
-__all__ = ["main"]
-
 
 def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -19,8 +19,6 @@ from typing import Any
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
-__all__ = ["SOCKET", "JournalObserver", "Journald", "entry", "is_journal", "own_field"]
-
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 #: Bytes of a field name at most.
 _MAX_NAME = 64

@@ -22,8 +22,6 @@ from wingsd.errors import ConfigError
 from wingsd.threadio import Thread
 from wingsd.util.reactor import Reactor
 
-__all__ = ["STUCK_AFTER", "Notifier", "Watchdog", "passed_endpoint", "watchdog_period"]
-
 #: Seconds for a busy manager to receive a notification.
 _SEND_TIMEOUT = 1.0
 # Seconds: the extension of the start timeout in each request, the interval of requests, and their

@@ -10,8 +10,6 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-__all__ = ["Changes", "beside", "fires_within", "when_fired"]
-
 T = TypeVar("T")
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from wingsd.errors import StorageError
 from wingsd.util.text import disk_advice
 
-__all__ = ["move", "replace_file", "storage_errors", "sync_directory", "time_stamp"]
-
 
 def time_stamp() -> str:
     """Return the time as part of a file name; with microseconds no name is used twice."""

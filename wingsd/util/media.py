@@ -18,8 +18,6 @@ import msgpack
 from wingsd.errors import InvalidData
 from wingsd.util.serialization import unstructure
 
-__all__ = ["MAX_DEPTH", "MAX_ITEMS", "MediaType", "accepted", "content_type", "decode", "encode"]
-
 #: Levels of lists and maps in each other.
 MAX_DEPTH = 100
 #: Items of one list or map in MessagePack. Memory for as many as it claims to have is allocated

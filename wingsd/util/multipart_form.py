@@ -15,8 +15,6 @@ from multipart import (
     parse_options_header,
 )
 
-__all__ = ["FormBounds", "FormEvent", "FormParts", "form_boundary"]
-
 _LINE_END = b"\r\n"
 _HEADERS_END = b"\r\n\r\n"
 #: What comes after the last boundary; after any other it is the end of the line.

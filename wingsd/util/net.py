@@ -28,20 +28,6 @@ from zope.interface import implementer
 from wingsd.errors import ConfigError
 from wingsd.util.tls_records import GatheringConnection
 
-__all__ = [
-    "ACCEPTS",
-    "FREE_PIECES",
-    "PAUSE",
-    "ServerCertificate",
-    "TcpInfo",
-    "are_too_small",
-    "keep_alive",
-    "limit_accepts",
-    "tcp_info",
-    "tls_options",
-]
-
-
 #: Seconds until the first probe of an idle connection, between two probes, and the number of
 #: probes without answer that break it: two minutes in all.
 IDLE = 60

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["DIRECTIONS", "ENGINE", "PANEL", "MovedBytes", "Observer", "Passage"]
-
 DIRECTIONS = ("in", "out")
 #: The peers that the node calls.
 PANEL = "panel"

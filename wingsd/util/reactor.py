@@ -22,8 +22,6 @@ from twisted.internet.interfaces import (
     IReactorUNIX,
 )
 
-__all__ = ["Reactor", "ThreadedReactor", "installed_reactor"]
-
 
 class ThreadedReactor(IReactorTime, IReactorFromThreads):
     """A reactor by its clock and its threads: delayed calls, and calls from other threads."""

@@ -17,8 +17,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-__all__ = ["Backoff", "Budget", "Watch", "seconds_asked_for"]
-
 Cause = TypeVar("Cause", bound=Hashable)
 
 

@@ -17,8 +17,6 @@ from cattrs.gen import make_dict_structure_fn
 
 from wingsd.errors import InvalidData
 
-__all__ = ["InvalidField", "Keywords", "structure", "unknown_keys", "unstructure"]
-
 T = TypeVar("T")
 
 _WORDS = {

@@ -6,21 +6,6 @@ import errno
 import re
 from urllib.parse import urlsplit
 
-__all__ = [
-    "MAX_TEXT",
-    "Origin",
-    "canonical_uuid",
-    "canonical_uuids",
-    "disk_advice",
-    "display",
-    "escaped",
-    "host_and_port",
-    "origin",
-    "readable_size",
-    "readable_time",
-    "reading_advice",
-]
-
 #: Scheme, host and port; the text itself where it is not a URL.
 Origin = tuple[str, str, int | None] | str
 

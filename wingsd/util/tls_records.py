@@ -22,19 +22,6 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-__all__ = [
-    "EARNED_BY",
-    "GATHERED",
-    "LARGE_RECORD",
-    "RECORDS",
-    "SPARE",
-    "GatheringConnection",
-    "GatheringTransport",
-    "InputScheduler",
-    "ReadControl",
-    "tls_factory",
-]
-
 #: Seconds in an iteration of the reactor, of which the rest is for everything else.
 TURN_SECONDS = 0.02
 
