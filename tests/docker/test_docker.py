@@ -21,9 +21,9 @@ from tests.support.reactor import reactor
 from wingsd.config import Config, Interfaces, Registry
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.containers import DockerContainers
-from wingsd.docker.engine import ContainerState, container_state
+from wingsd.docker.engine import container_state
 from wingsd.docker.network import FORMER_DEFAULTS
-from wingsd.docker.runtime import ContainerRuntime
+from wingsd.docker.runtime import ContainerRuntime, ContainerState
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount, Settings
 from wingsd.threadio import Workers

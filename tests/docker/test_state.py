@@ -9,13 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.docker.engine import (
-    ContainerState,
-    console_lines,
-    container_state,
-    foreign_container,
-    parse_time,
-)
+from wingsd.docker.engine import console_lines, container_state, foreign_container, parse_time
+from wingsd.docker.runtime import ContainerState
 
 HOME = "/var/lib/pterodactyl/volumes/uuid"
 INSPECTED: dict[str, Any] = {

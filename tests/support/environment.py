@@ -7,16 +7,17 @@ do nothing by themselves: the test says what they write, use and end with.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 
 import attrs
 
 from tests.support.faults import Hang
-from wingsd.docker.container import check_variables
+from wingsd.docker.container import OWN_LABELS, check_variables
 from wingsd.docker.engine import console_lines
 from wingsd.docker.runtime import (
     ContainerRuntime,
+    ContainerState,
     ContainerUsage,
-    InstallerState,
     LayerProgress,
     PullListener,
     Watcher,
@@ -283,19 +284,20 @@ class FakeContainers(ContainerRuntime):
             script.say(self.first_output)
         return script
 
-    async def find_installer(self, uuid: str) -> InstallerState | None:
+    async def find_installer(self, uuid: str) -> ContainerState | None:
         await self.called("find_installer", uuid)
         script = self.scripts.get(uuid)
         if script is None:
             return None
-        return InstallerState(
-            script.has_started,
-            script.runs,
-            script.status,
-            script.out_of_memory,
-            is_foreign=script.is_foreign,
+        return ContainerState(
+            uuid,
+            running=script.runs,
+            exit_status=script.status,
+            out_of_memory=script.out_of_memory,
+            started=datetime.now(UTC) if script.has_started else None,
+            labels={} if script.is_foreign else OWN_LABELS,
             image=script.script.container_image,
-            entrypoint=script.script.entrypoint,
+            command=(script.script.entrypoint,),
         )
 
     async def adopt_installer(self, uuid: str, watcher: Watcher) -> FakeScript | None:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -39,54 +38,48 @@ FAMILIES = (PTERODACTYL, PELICAN, CALAGOPUS)
 
 #: The family's node daemon, as it names itself to its Panel. Sources: remote/http.go of
 #: Pterodactyl's and Pelican's Wings, remote/client.rs of Calagopus' node.
-_DAEMONS: Mapping[str, str] = MappingProxyType(
-    {
-        PTERODACTYL: "Pterodactyl Wings",
-        PELICAN: "Pelican Wings",
-        CALAGOPUS: "calagopus wings",
-    }
-)
+_DAEMONS: Mapping[str, str] = {
+    PTERODACTYL: "Pterodactyl Wings",
+    PELICAN: "Pelican Wings",
+    CALAGOPUS: "calagopus wings",
+}
 
 #: The User-Agent of downloads that users request from servers on the Internet.
-_USER_AGENTS: Mapping[str, str] = MappingProxyType(
-    {
-        PTERODACTYL: "Pterodactyl Panel (https://pterodactyl.io)",
-        PELICAN: "Pelican Panel (https://pelican.dev)",
-    }
-)
+_USER_AGENTS: Mapping[str, str] = {
+    PTERODACTYL: "Pterodactyl Panel (https://pterodactyl.io)",
+    PELICAN: "Pelican Panel (https://pelican.dev)",
+}
 
 #: Defaults that differ from Pterodactyl's, for keys that a Panel does not print; those of a
 #: section as a map. Sources: config/ of Pelican's Wings, config.rs of Calagopus' node.
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        PELICAN: {
-            "app_name": "Pelican",
-            "system": {
-                "log_directory": "/var/log/pelican",
-                "backup_directory": "/var/lib/pelican/backups",
-                "machine_id": {"directory": "/etc/pelican/machine-id"},
-                "tmp_directory": "/tmp/pelican",  # noqa: S108 - Pelican's default
-            },
-            "docker": {
-                "network": {
-                    "name": "pelican_nw",
-                    "network_mode": "pelican_nw",
-                    "bridge_name": "pelican0",
-                }
-            },
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    PELICAN: {
+        "app_name": "Pelican",
+        "system": {
+            "log_directory": "/var/log/pelican",
+            "backup_directory": "/var/lib/pelican/backups",
+            "machine_id": {"directory": "/etc/pelican/machine-id"},
+            "tmp_directory": "/tmp/pelican",  # noqa: S108 - Pelican's default
         },
-        CALAGOPUS: {
-            "system": {
-                "sftp": {
-                    "limits": {
-                        "authentication_password_attempts": 3,
-                        "max_handles_per_channel": 32,
-                    }
-                }
+        "docker": {
+            "network": {
+                "name": "pelican_nw",
+                "network_mode": "pelican_nw",
+                "bridge_name": "pelican0",
             }
         },
-    }
-)
+    },
+    CALAGOPUS: {
+        "system": {
+            "sftp": {
+                "limits": {
+                    "authentication_password_attempts": 3,
+                    "max_handles_per_channel": 32,
+                }
+            }
+        }
+    },
+}
 
 
 def family_of(named: str, traces: Iterable[str]) -> str:
@@ -146,52 +139,48 @@ def defaults_of(family: str) -> Mapping[str, Any]:
 
 
 #: The names of keys by the dotted path of the section that they are in.
-_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "": "quiet BlockBaseDirMount",
-        "remote_query": "retry_limit",
-        "api": (
-            "disable_openapi_docs "
-            "disable_directory_size send_offline_server_logs "
-            "file_search_threads file_decompression_threads "
-            "file_compression_threads"
-        ),
-        "system": (
-            "archive_directory enable_log_rotate "
-            "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode"
-        ),
-        "system.websocket": (
-            "max_message_size max_frame_size read_buffer_size authentication_timeout "
-            "unauthenticated_connections_per_ip max_connections_total"
-        ),
-        "system.sftp": "key_algorithm",
-        "system.sftp.shell": "enabled",
-        "system.sftp.shell.cli": "name",
-        "system.backups": "read_limit",
-        "system.backups.mounting": "enabled path",
-        "system.backups.wings": "create_threads restore_threads",
-        "system.backups.s3": "create_threads",
-        "system.backups.ddup_bak": "create_threads compression_format",
-        "system.backups.restic": "repository password_file retry_lock_seconds environment",
-        "system.backups.btrfs": "restore_threads create_read_only",
-        "system.backups.zfs": "restore_threads",
-        "docker": "use_performant_inspect delete_container_on_stop",
-        "docker.network": "disable_interface_binding",
-    }
-)
+_NAMES: Mapping[str, str] = {
+    "": "quiet BlockBaseDirMount",
+    "remote_query": "retry_limit",
+    "api": (
+        "disable_openapi_docs "
+        "disable_directory_size send_offline_server_logs "
+        "file_search_threads file_decompression_threads "
+        "file_compression_threads"
+    ),
+    "system": (
+        "archive_directory enable_log_rotate "
+        "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode"
+    ),
+    "system.websocket": (
+        "max_message_size max_frame_size read_buffer_size authentication_timeout "
+        "unauthenticated_connections_per_ip max_connections_total"
+    ),
+    "system.sftp": "key_algorithm",
+    "system.sftp.shell": "enabled",
+    "system.sftp.shell.cli": "name",
+    "system.backups": "read_limit",
+    "system.backups.mounting": "enabled path",
+    "system.backups.wings": "create_threads restore_threads",
+    "system.backups.s3": "create_threads",
+    "system.backups.ddup_bak": "create_threads compression_format",
+    "system.backups.restic": "repository password_file retry_lock_seconds environment",
+    "system.backups.btrfs": "restore_threads create_read_only",
+    "system.backups.zfs": "restore_threads",
+    "docker": "use_performant_inspect delete_container_on_stop",
+    "docker.network": "disable_interface_binding",
+}
 UNUSED = frozenset(
     f"{section}.{name}".lstrip(".") for section, names in _NAMES.items() for name in names.split()
 )
 #: Keys that may be left unused as long as they have the value that the families write by default.
 #: With another, this node does not do what the key asks for.
-UNUSED_BY_DEFAULT: Mapping[str, object] = MappingProxyType(
-    {
-        "remote_headers": {},
-        "remote_query.custom_headers": {},
-        "docker.network.IPv6": True,
-        "docker.network.mode": "pterodactyl_nw",
-    }
-)
+UNUSED_BY_DEFAULT: Mapping[str, object] = {
+    "remote_headers": {},
+    "remote_query.custom_headers": {},
+    "docker.network.IPv6": True,
+    "docker.network.mode": "pterodactyl_nw",
+}
 
 
 def is_unused(path: str, value: object) -> bool:

@@ -32,7 +32,6 @@ from wingsd.docker.container import (
     HOME,
     INSTALLER_LABELS,
     MACHINE_ID,
-    OWN_LABELS,
     ContainerSpec,
     ImageSource,
     check_mounts,
@@ -50,12 +49,12 @@ from wingsd.docker.container import (
     with_mounts,
     with_network,
 )
-from wingsd.docker.engine import ContainerState, console_lines, foreign_container
+from wingsd.docker.engine import console_lines, foreign_container
 from wingsd.docker.network import FORMER_DEFAULTS, check_ports, network_mode, network_spec
 from wingsd.docker.process import ContainerProcess, ContainerStreams
 from wingsd.docker.runtime import (
     ContainerRuntime,
-    InstallerState,
+    ContainerState,
     LayerProgress,
     PullListener,
     Running,
@@ -859,25 +858,13 @@ class DockerContainers(ContainerRuntime):
             state = await self._own_installer(session, uuid)
             return await self._started(session, state, name, uuid, watcher)
 
-    async def find_installer(self, uuid: str) -> InstallerState | None:
+    async def find_installer(self, uuid: str) -> ContainerState | None:
         """Return the state of the server's installer, None when this node has none.
 
         Raises `EnvironmentFailed`.
         """
         async with self._engine.exclusive_session(installer_name(uuid)) as session:
-            state = await self._own_installer(session, uuid)
-        if state is None:
-            return None
-        return InstallerState(
-            has_started=state.started is not None,
-            is_running=state.running,
-            exit_status=state.exit_status,
-            out_of_memory=state.out_of_memory,
-            is_foreign=not OWN_LABELS.items() <= state.labels.items(),
-            image=state.image,
-            entrypoint=next(iter(state.command), ""),
-            environment=dict(map(_variable, state.environment)),
-        )
+            return await self._own_installer(session, uuid)
 
     async def adopt_installer(self, uuid: str, watcher: Watcher) -> Running | None:
         """Watch the server's installer from now on, None when it does not run.
@@ -984,8 +971,3 @@ class DockerContainers(ContainerRuntime):
 
     def _foreign_reason(self, state: ContainerState, uuid: str, name: str = "") -> str:
         return foreign_container(state, name or uuid, home_directory(self._config, uuid))
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    return name, value

@@ -39,6 +39,7 @@ from wingsd.docker.container import (
 )
 from wingsd.docker.network import NetworkSpec, advice_against
 from wingsd.docker.runtime import (
+    ContainerState,
     EngineDisk,
     EngineInformation,
     RunningContainer,
@@ -102,34 +103,6 @@ def _system_error(error: BaseException | None) -> str | None:
             return error.strerror
         error = error.__cause__ or error.__context__
     return None
-
-
-@attrs.frozen
-class ContainerState:
-    """A container at one moment."""
-
-    id: str
-    #: The host's directory at `/home/container`, or at an installer's `/mnt/server`; empty when
-    #: there is none.
-    home: str = ""
-    #: The host's file at `/etc/machine-id`; empty when there is none.
-    machine_id: str = ""
-    running: bool = False
-    #: Whether the engine is removing it, or has failed to.
-    is_removed: bool = False
-    #: Of the last run; 0 for a container that never ran.
-    exit_status: int | None = None
-    #: Whether the kernel killed a process in it since memory ran out.
-    out_of_memory: bool = False
-    #: By the engine's clock.
-    started: datetime | None = None
-    #: The signal that the image names for a stop.
-    stop_signal: str = "SIGTERM"
-    labels: Mapping[str, str] = attrs.field(factory=dict)
-    image: str = ""
-    command: tuple[str, ...] = ()
-    #: Each as `NAME=value`, those of the image too.
-    environment: tuple[str, ...] = ()
 
 
 def container_state(inspected: Mapping[str, Any]) -> ContainerState:

@@ -43,8 +43,8 @@ from zope.interface import implementer
 
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
-from wingsd.docker.engine import ContainerState, parse_time
-from wingsd.docker.runtime import ContainerUsage, Watcher
+from wingsd.docker.engine import parse_time
+from wingsd.docker.runtime import ContainerState, ContainerUsage, Watcher
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Protocol
 
 import attrs
@@ -96,19 +97,32 @@ class LayerProgress:
 PullListener = Callable[[str | LayerProgress | None], object]
 
 
-@attrs.frozen(eq=False, repr=False)
-class InstallerState:
-    """An installer at one moment; `exit_status` is that of its script when it has ended."""
+@attrs.frozen
+class ContainerState:
+    """A container at one moment."""
 
-    has_started: bool
-    is_running: bool
+    id: str
+    #: The host's directory at `/home/container`, or at an installer's `/mnt/server`; empty when
+    #: there is none.
+    home: str = ""
+    #: The host's file at `/etc/machine-id`; empty when there is none.
+    machine_id: str = ""
+    running: bool = False
+    #: Whether the engine is removing it, or has failed to.
+    is_removed: bool = False
+    #: Of the last run; 0 for a container that never ran.
     exit_status: int | None = None
+    #: Whether the kernel killed a process in it since memory ran out.
     out_of_memory: bool = False
-    #: Whether another daemon made it, such as Wings before this one took its place.
-    is_foreign: bool = False
+    #: By the engine's clock.
+    started: datetime | None = None
+    #: The signal that the image names for a stop.
+    stop_signal: str = "SIGTERM"
+    labels: Mapping[str, str] = attrs.field(factory=dict)
     image: str = ""
-    entrypoint: str = ""
-    environment: Mapping[str, str] = attrs.field(factory=dict)
+    command: tuple[str, ...] = ()
+    #: Each as `NAME=value`, those of the image too.
+    environment: tuple[str, ...] = ()
 
 
 _DISABLED = (
@@ -195,7 +209,7 @@ class ContainerRuntime:
         """Start the created installer; `watcher` gets its output from the first byte."""
         raise EnvironmentFailed(_DISABLED)
 
-    async def find_installer(self, uuid: str) -> InstallerState | None:
+    async def find_installer(self, uuid: str) -> ContainerState | None:
         """Return the state of a server's installer, None when there is none."""
         return None
 

@@ -31,8 +31,8 @@ from twisted.python.failure import Failure
 
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS, Config
-from wingsd.docker.container import SCRIPT, installer_environment
-from wingsd.docker.runtime import ContainerRuntime, InstallerState
+from wingsd.docker.container import OWN_LABELS, SCRIPT, installer_environment
+from wingsd.docker.runtime import ContainerRuntime, ContainerState
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,
@@ -45,11 +45,10 @@ from wingsd.events import INSTALL_COMPLETED, INSTALL_OUTPUT, INSTALL_STARTED, ST
 from wingsd.filesystem import remove_tree
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import InstallScript
-from wingsd.servers.console import Throttle
+from wingsd.servers.console import Run, RunListener, Throttle
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.run import Run, RunListener
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers
@@ -114,16 +113,6 @@ class ScriptDirectories:
             )
 
 
-@attrs.frozen(eq=False, repr=False)
-class InstallDetails:
-    """The details at the beginning of an installation's log."""
-
-    uuid: str
-    image: str
-    entrypoint: str
-    environment: Mapping[str, str]
-
-
 class InstallLog:
     """The log of a server's last installation, `install/UUID.log` of `system.log_directory`.
 
@@ -135,8 +124,9 @@ class InstallLog:
         self._directory = Path(config.system.log_directory) / "install"
         self._path = self._directory / f"{uuid}.log"
         self._config = config
+        self._uuid = uuid
 
-    def begin(self, details: InstallDetails) -> None:
+    def begin(self, image: str, entrypoint: str, environment: Mapping[str, str]) -> None:
         """Replace the log by one that has these details, and no output yet."""
         with self._errors():
             self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -145,7 +135,8 @@ class InstallLog:
             with open(os.open(self._path, flags, 0o600), "wb") as file:
                 os.fchmod(file.fileno(), 0o600)
                 # Texts of the Panel may have halves of surrogate pairs.
-                file.write(self._details(details).encode(errors="replace"))
+                text = self._details(image, entrypoint, environment)
+                file.write(text.encode(errors="replace"))
 
     def write(self, output: bytes) -> None:
         """Append output."""
@@ -191,20 +182,20 @@ class InstallLog:
         _, found, output = text.partition(f"| {OUTPUT}\n{_RULE}")
         return output if found else text
 
-    def _details(self, details: InstallDetails) -> str:
+    def _details(self, image: str, entrypoint: str, environment: Mapping[str, str]) -> str:
         kernel, heading = "", "Pterodactyl Server Installation Log"
         if self._config.family == CALAGOPUS:
             heading = "Server Installation Log"
         elif self._config.is_pelican:
             kernel = f"  Kernel Version:       {platform.release()}\n"
             heading = "Pelican Server Installation Log"
-        variables = "".join(f"  {key}={value}\n" for key, value in details.environment.items())
+        variables = "".join(f"  {key}={value}\n" for key, value in environment.items())
         return (
             f"{heading}\n\n"
             f"|\n| Details\n{_RULE}"
-            f"  Server UUID:          {details.uuid}\n"
-            f"  Container Image:      {details.image}\n"
-            f"  Container Entrypoint: {details.entrypoint}\n"
+            f"  Server UUID:          {self._uuid}\n"
+            f"  Container Image:      {image}\n"
+            f"  Container Entrypoint: {entrypoint}\n"
             f"{kernel}\n"
             f"|\n| Environment Variables\n{_RULE}"
             f"{variables}\n"
@@ -351,12 +342,12 @@ class Installation(RunListener):
             state = await self._find()
             if state is None:
                 raise InstallationFailed(GONE)
-            if state.has_started:
+            if state.started is not None:
                 return await self._resume(state, ran)
         # Its script has not run yet: it begins, or begins again.
         return await self._begin()
 
-    async def _find(self) -> InstallerState | None:
+    async def _find(self) -> ContainerState | None:
         """Return the state of the installer as soon as the engine answers.
 
         An engine that is started, or upgraded, at the same time as this node may have the script
@@ -409,12 +400,9 @@ class Installation(RunListener):
         """Write the script and the beginning of the log; return the script's directory."""
         settings = self.server.configuration.settings
         variables = installer_environment(self._parts.config, settings, script)
-        details = InstallDetails(
-            self.server.uuid, script.container_image, script.entrypoint, variables
-        )
-        disk = self._parts.disk
+        disk, log = self._parts.disk, self._parts.log(self.server.uuid)
         try:
-            await disk.run(self._parts.log(self.server.uuid).begin, details)
+            await disk.run(log.begin, script.container_image, script.entrypoint, variables)
         except StorageError as error:
             self._log.warn("{server}: {error}", server=self.server.uuid, error=error)
         if "\0" in script.script:
@@ -430,10 +418,10 @@ class Installation(RunListener):
             ) from error
         return await disk.run(self._parts.scripts.write, self.server.uuid, text)
 
-    async def _resume(self, state: InstallerState, ran: float) -> Outcome:
+    async def _resume(self, state: ContainerState, ran: float) -> Outcome:
         """Go on with an installer that an earlier daemon has started."""
         server, containers = self.server, self._parts.containers
-        if state.is_running:
+        if state.running:
             self._log.info("{server}: its installation goes on", server=server.uuid)
             run = self._watch()
             run.running = await containers.adopt_installer(server.uuid, run)
@@ -696,10 +684,10 @@ class Installations:
         and its installer is to be removed. Raises `EnvironmentFailed`, `StorageError`.
         """
         state = await self._parts.containers.find_installer(uuid)
-        if state is None or not state.is_foreign or not state.has_started:
+        if state is None or OWN_LABELS.items() <= state.labels.items() or state.started is None:
             return None
         reinstall = await self._is_reinstallation(uuid)
-        if state.is_running:
+        if state.running:
             record = await self._parts.database.begin_installation(
                 uuid, reinstall=reinstall, start=False, runs=True
             )
@@ -723,10 +711,13 @@ class Installations:
         noted = await disk.run(self._installing.take, uuid)
         return await disk.run(self._parts.log(uuid).exists) if noted is None else noted
 
-    async def _begin_foreign_log(self, uuid: str, state: InstallerState) -> None:
-        details = InstallDetails(uuid, state.image, state.entrypoint, state.environment)
+    async def _begin_foreign_log(self, uuid: str, state: ContainerState) -> None:
+        variables = dict(each.partition("=")[::2] for each in state.environment)
+        entrypoint = next(iter(state.command), "")
         try:
-            await self._parts.disk.run(self._parts.log(uuid).begin, details)
+            await self._parts.disk.run(
+                self._parts.log(uuid).begin, state.image, entrypoint, variables
+            )
         except StorageError as error:
             self._log.warn("{server}: {error}", server=uuid, error=error)
 

@@ -25,13 +25,13 @@ from wingsd.errors import (
 )
 from wingsd.events import CRASHED
 from wingsd.panel.schemas import Stop
+from wingsd.servers.console import Run
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.power_states import (
     PowerAction,
     PowerEvent,
     PowerState,
 )
-from wingsd.servers.run import Run
 
 if TYPE_CHECKING:  # which has one of each
     from wingsd.servers.server import Server
@@ -180,38 +180,28 @@ class PowerControl:
         finally:
             self._lock.release()
 
-    async def stop_within(self, grace: float) -> None:
-        """Return when the server is offline: stopped, or killed after `grace` seconds.
+    async def stop_within(self, grace: float, *, kills: bool = True) -> bool:
+        """Return whether the server is offline: stopped, or killed after `grace` seconds.
 
-        Cancels a start, and waits for another action within the same time.
+        With `kills` it is. Cancels a start, and waits for another action within the same time.
         """
         deadline = self._reactor.seconds() + grace
         self.cancel_start()
         try:
             await self._acquire(grace)
         except Conflict:
+            if not kills:
+                return False
             await self._kill()
             await self._lock.acquire()
+        left = deadline - self._reactor.seconds()
         try:
-            await self._stop(grace, deadline - self._reactor.seconds())
+            if not kills:
+                return await self._stopped_within(left)
+            await self._stop(grace, left)
         finally:
             self._lock.release()
-
-    async def stop_gently(self, within: float) -> bool:
-        """Return whether the server is offline within so many seconds, in which it is not killed.
-
-        Cancels a start, and waits for another action within the same time.
-        """
-        deadline = self._reactor.seconds() + within
-        self.cancel_start()
-        try:
-            await self._acquire(within)
-        except Conflict:
-            return False
-        try:
-            return await self._stopped_within(deadline - self._reactor.seconds())
-        finally:
-            self._lock.release()
+        return True
 
     async def adopt(self) -> None:
         """Watch a program that runs already. Raises `EnvironmentFailed`."""

@@ -46,6 +46,8 @@ from wingsd.servers.console import (
     TEXTS_MAX,
     Console,
     FeatureMatcher,
+    Run,
+    RunListener,
     StartupDetector,
     Throttle,
     daemon_line,
@@ -62,7 +64,6 @@ from wingsd.servers.files import (
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power import PowerControl, ProgramEnd
 from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
-from wingsd.servers.run import Run, RunListener
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped, readable_size
 
@@ -545,7 +546,7 @@ class Server(RunListener):
 
         Raises `EnvironmentFailed`. Cancelled, it is as `stop_within`.
         """
-        return await self._power.stop_gently(within)
+        return await self._power.stop_within(within, kills=False)
 
     async def command(self, line: str) -> None:
         """Type a line into the console. Raises `ServerNotRunning`, `EnvironmentFailed`.
