@@ -31,7 +31,7 @@ from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.registry import Servers
-from wingsd.servers.server import Server
+from wingsd.servers.server import Server, ServerParts
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 
@@ -202,18 +202,18 @@ class FakeNode:
         """Return a registry whose servers' egg files are rewritten by `rewriters`."""
         panel: Any = self.panel
         disk: Any = SynchronousWorkers()
-        return Servers(
+        parts = ServerParts(
             self.config,
             panel,
             self.environment,
             self.bus,
-            self.installations,
-            storage=ServerStorage(
+            ServerStorage(
                 ServerDirectories.configured(self.config, self.owner, self.quotas), disk, disk
             ),
-            rewriters=rewriters or Rewriters(disk, disk),
-            reactor=self.clock,
+            rewriters or Rewriters(disk, disk),
+            self.clock,
         )
+        return Servers(parts, self.installations)
 
     def _note(self, event: Event) -> None:
         self.events.append((event.name, *event.args))

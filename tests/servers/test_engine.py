@@ -25,7 +25,7 @@ from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.installations import Installations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
-from wingsd.servers.server import STOPPING, Server
+from wingsd.servers.server import STOPPING, Server, ServerParts
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
@@ -77,20 +77,20 @@ class EngineNode:
 
     def make_servers(self) -> Servers:
         """Return a node as it starts."""
-        return Servers(
+        parts = ServerParts(
             self.config,
             self.panel,  # type: ignore[arg-type]
             DockerContainers(self.config, self.workers, reactor),
             self.bus,
-            self.make_installations(),
-            storage=ServerStorage(
+            ServerStorage(
                 ServerDirectories(self.config.system.data, (os.getuid(), os.getgid())),
                 self.workers,
                 self.workers,
             ),
-            rewriters=Rewriters(self.workers, self.workers),
-            reactor=reactor,
+            Rewriters(self.workers, self.workers),
+            reactor,
         )
+        return Servers(parts, self.make_installations())
 
     def make_installations(self) -> Installations:
         database = StateDatabase(self.store, self.workers, time.time)

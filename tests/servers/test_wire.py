@@ -32,6 +32,7 @@ from wingsd.panel.client import Panel
 from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
+from wingsd.servers.server import ServerParts
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
@@ -68,19 +69,22 @@ class NodeWithPanel:
         panel = Panel(config, reactor)
         database = StateDatabase(self.store, SynchronousWorkers(), time.time)  # type: ignore[arg-type]
         self.store.open()
-        self.servers = Servers(
+        parts = ServerParts(
             config,
             panel,
             self.environment,
             EventBus(),
-            fake_installations(config, panel, database, self.disk, reactor, self.environment),
-            storage=ServerStorage(
+            ServerStorage(
                 ServerDirectories(str(self.data), (os.getuid(), os.getgid())),
                 self.disk,
                 self.disk,
             ),
-            rewriters=Rewriters(self.disk, self.disk),
-            reactor=reactor,
+            Rewriters(self.disk, self.disk),
+            reactor,
+        )
+        self.servers = Servers(
+            parts,
+            fake_installations(config, panel, database, self.disk, reactor, self.environment),
         )
 
     async def close(self) -> None:

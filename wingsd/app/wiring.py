@@ -63,6 +63,7 @@ from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.installations import Installations, InstallParts
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
+from wingsd.servers.server import ServerParts
 from wingsd.servers.states_file import StatesFile
 from wingsd.sftp.logins import SftpLogins
 from wingsd.sftp.service import SftpService
@@ -179,16 +180,16 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         InstallParts(config, panel, engines.containers, database, pools.disk, reactor), callbacks
     )
     directories = ServerDirectories.configured(config, owner, quotas)
-    servers = servers or Servers(
+    server_parts = ServerParts(
         config,
         panel,
         engines.containers,
         bus,
-        installations,
-        storage=ServerStorage(directories, pools.disk, pools.long),
-        rewriters=pools.rewriters,
-        reactor=reactor,
+        ServerStorage(directories, pools.disk, pools.long),
+        pools.rewriters,
+        reactor,
     )
+    servers = servers or Servers(server_parts, installations)
     states = StatesFile(system.root_directory, pools.database)
     running = RunningServers(states, database, bus, reactor)
 

@@ -316,19 +316,13 @@ def host_settings(config: Config) -> dict[str, Any]:
     }
 
 
-@attrs.frozen(repr=False)
-class CheckedMounts:
-    """The allowed mounts, with resolved sources, and the refused ones.
-
-    A refused source that is a symlink is followed by its target in parentheses.
-    """
-
-    allowed: tuple[Mount, ...] = ()
-    refused: tuple[Mount, ...] = ()
-
-
-def check_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> CheckedMounts:
+def check_mounts(
+    directories: Sequence[str], mounts: Sequence[Mount]
+) -> tuple[list[Mount], list[Mount]]:
     """Return which `mounts` are below one of the `directories`, those of `allowed_mounts`.
+
+    Their sources are resolved. Return the refused ones as well: a refused source that is a symlink
+    is followed by its target in parentheses.
 
     Raises `EnvironmentFailed` for an allowed source that cannot be resolved.
     """
@@ -345,7 +339,7 @@ def check_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> Checked
         else:
             target_note = "" if real == _normal(mount.source) else f" ({real})"
             refused.append(attrs.evolve(mount, source=mount.source + target_note))
-    return CheckedMounts(tuple(allowed), tuple(refused))
+    return allowed, refused
 
 
 def _resolve(source: str, tops: Sequence[str]) -> str | None:

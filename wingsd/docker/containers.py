@@ -778,19 +778,19 @@ class DockerContainers(ContainerRuntime):
     ) -> tuple[ContainerSpec, list[str]]:
         if not settings.mounts:
             return spec, []
-        checked = await self._workers.run(
+        allowed, refused = await self._workers.run(
             check_mounts, self._config.allowed_mounts, settings.mounts
         )
-        for mount in checked.refused:
+        for mount in refused:
             self._log.warn(
                 "{server}: mount of {source} left out, it is not below one of allowed_mounts",
                 server=settings.uuid,
                 source=mount.source,
             )
-        return with_mounts(spec, checked.allowed), [
+        return with_mounts(spec, allowed), [
             f"The mount at {mount.target} is left out: its directory on the node is not below one "
             "of allowed_mounts. The node's log names it."
-            for mount in checked.refused
+            for mount in refused
         ]
 
     async def _with_identity(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:

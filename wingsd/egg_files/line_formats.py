@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 
-import attrs
 from javaproperties import InvalidUEscapeError, KeyValue, PropertiesElement, escape, parse
 
 from wingsd.egg_files.changes import Change, NotDone
@@ -56,14 +55,6 @@ _BLANKS = " \t\r"
 _LINE_BREAK = re.compile(r"[\r\n]")
 
 
-@attrs.frozen
-class _Place:
-    """The lines of a key, and the line to add one at in its section (None: no such section)."""
-
-    lines: list[int]
-    end: int | None
-
-
 class IniFile:
     """Sections and keys. A key that stands twice in its section is changed twice.
 
@@ -81,17 +72,18 @@ class IniFile:
         """
         section, key = _address(change.match)
         entry = re.compile(rf"(?P<head>\s*{re.escape(key)}\s*[=:][ \t]*)(?P<rest>.*)", re.DOTALL)
-        place = self._find(section, entry)
-        for number in reversed(place.lines):
+        lines, end = self._find(section, entry)
+        for number in reversed(lines):
             self._change(number, entry, change)
-        if not place.lines and (new := _one_line(change.new_text(None))) is not None:
-            self._add(place.end, section, key + self._separator() + new)
+        if not lines and (new := _one_line(change.new_text(None))) is not None:
+            self._add(end, section, key + self._separator() + new)
 
     def text(self) -> str:
         """Return the lines."""
         return "\n".join(self._lines)
 
-    def _find(self, section: str, entry: re.Pattern[str]) -> _Place:
+    def _find(self, section: str, entry: re.Pattern[str]) -> tuple[list[int], int | None]:
+        """Return the lines of a key, and where to add one in its section, None without that."""
         here, found = "", []
         end = None if section else 0
         for number, line in enumerate(self._lines):
@@ -101,7 +93,7 @@ class IniFile:
                 found.append(number)
             if here == section and (header or _is_entry(line)):
                 end = number + 1
-        return _Place(found, end)
+        return found, end
 
     def _change(self, number: int, entry: re.Pattern[str], change: Change) -> None:
         parsed = entry.fullmatch(self._lines[number])

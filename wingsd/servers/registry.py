@@ -9,17 +9,12 @@ from twisted.internet.defer import (
     CancelledError,
     Deferred,
     DeferredList,
-    DeferredLock,
     DeferredSemaphore,
 )
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.config import Config
-from wingsd.docker.runtime import ContainerRuntime
-from wingsd.egg_files.rewriters import Rewriters
 from wingsd.errors import (
     EnvironmentFailed,
     PanelError,
@@ -30,10 +25,9 @@ from wingsd.errors import (
     StateDatabaseError,
     WingsdError,
 )
-from wingsd.events import DELETED, STAYS_OFF, Event, EventBus
-from wingsd.panel.client import Panel
+from wingsd.events import DELETED, STAYS_OFF, Event
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.files import BackgroundTasks, Deleter, DiskWalks, Presence, ServerStorage
+from wingsd.servers.files import Presence
 from wingsd.servers.installations import INSTALLING, Installations, InstallOptions
 from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerState
@@ -54,51 +48,24 @@ DELETING = "the server is being deleted"
 
 
 class Servers:
-    """The servers of a node. `loaded` says whether the Panel has listed them.
-
-    `rewriters` are threads of their own, as parsing egg files takes as long as the servers' users
-    make it take, within bounds.
-    """
+    """The servers of a node. `loaded` says whether the Panel has listed them."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        config: Config,
-        panel: Panel,
-        containers: ContainerRuntime,
-        bus: EventBus,
-        installations: Installations,
-        *,
-        storage: ServerStorage,
-        rewriters: Rewriters,
-        reactor: IReactorTime,
-    ) -> None:
+    def __init__(self, parts: ServerParts, installations: Installations) -> None:
         self.loaded = False
-        self._panel = panel
-        self._bus = bus
+        self._parts = parts
+        self._panel = parts.panel
+        self._bus = parts.bus
         self._installations = installations
-        self._storage = storage
-        self._reactor = reactor
+        self._storage = parts.storage
+        self._reactor = parts.reactor
         self._servers: dict[str, Server] = {}
         self._reserved: dict[str, Hold] = {}
         self._shared: dict[str, str] = {}
-        self._tasks = tasks = BackgroundTasks()
-        self._directories = storage.directories
-        self._deleter = Deleter(storage, tasks)
-        self._parts = ServerParts(
-            config,
-            panel,
-            containers,
-            bus,
-            storage,
-            rewriters,
-            reactor,
-            tasks,
-            DiskWalks(storage.long, tasks),
-            self._deleter,
-            DeferredLock(),
-        )
+        self._tasks = parts.tasks
+        self._directories = parts.storage.directories
+        self._deleter = parts.deleter
         self._booting: Deferred[None] | None = None
         self._stopped = False
         self._creating: dict[str, Deferred[None]] = {}

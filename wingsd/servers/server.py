@@ -155,7 +155,9 @@ def _of_start(settings: Settings) -> tuple[object, ...]:
 class ServerParts:
     """The collaborators that the servers of a node share.
 
-    `assigning` is the lock by which one server at a time gets its project.
+    `rewriters` are threads of their own, as parsing egg files takes as long as the servers' users
+    make it take, within bounds. `assigning` is the lock by which one server at a time gets its
+    project.
     """
 
     config: Config
@@ -165,10 +167,18 @@ class ServerParts:
     storage: ServerStorage
     rewriters: Rewriters
     reactor: IReactorTime
-    tasks: BackgroundTasks
-    walks: DiskWalks
-    deleter: Deleter
-    assigning: DeferredLock
+    tasks: BackgroundTasks = attrs.field(factory=BackgroundTasks, init=False)
+    walks: DiskWalks = attrs.field(init=False)
+    deleter: Deleter = attrs.field(init=False)
+    assigning: DeferredLock = attrs.field(factory=DeferredLock, init=False)
+
+    @walks.default
+    def _walks(self) -> DiskWalks:
+        return DiskWalks(self.storage.long, self.tasks)
+
+    @deleter.default
+    def _deleter(self) -> Deleter:
+        return Deleter(self.storage, self.tasks)
 
 
 class Server(RunListener):

@@ -11,7 +11,6 @@ from itertools import count
 from threading import Event
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IReactorTime
@@ -191,44 +190,34 @@ class Watchdog:
 _TCP = {socket.AF_INET: "INET", socket.AF_INET6: "INET6"}
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Passed:
-    """A passed socket by its index; `domain` is empty unless it listens on TCP."""
-
-    index: int
-    domain: str
-
-    @property
-    def endpoint(self) -> str:
-        return f"systemd:domain={self.domain}:index={self.index}"
-
-
 def passed_endpoint(reactor: Reactor) -> str | None:
     """Return the endpoint of the passed TCP socket, None without one.
 
     Other sockets are ignored. Raises `ConfigError` when there are several.
     """
-    found = [passed for passed in _passed(reactor) if passed.domain]
+    found = list(_passed(reactor))
     if len(found) > 1:
-        ways = " or ".join(f"--endpoint {passed.endpoint}" for passed in found)
+        ways = " or ".join(f"--endpoint {endpoint}" for endpoint in found)
         raise ConfigError(
             f"systemd passes {len(found)} TCP sockets: leave one in the socket unit "
             f"(ListenStream=), or choose one with {ways}"
         )
-    return found[0].endpoint if found else None
+    return found[0] if found else None
 
 
-def _passed(reactor: Reactor) -> Iterator[_Passed]:
+def _passed(reactor: Reactor) -> Iterator[str]:
     for index in count():
         try:
             # Twisted has removed the variables from the environment.
             endpoint: Any = serverFromString(reactor, f"systemd:domain=INET:index={index}")
         except LookupError:
             return
-        yield _Passed(index, _domain(endpoint.fileno))
+        if domain := _domain(endpoint.fileno):
+            yield f"systemd:domain={domain}:index={index}"
 
 
 def _domain(fileno: int) -> str:
+    """Return the domain of a socket; empty unless it listens on TCP."""
     try:
         with socket.socket(fileno=os.dup(fileno)) as passed:
             listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
