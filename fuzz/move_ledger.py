@@ -23,8 +23,7 @@ from wingsd.moves.frames import (
     TakeFrame,
     WholeFrame,
 )
-from wingsd.moves.ledger import HEADER, LedgerReader, LedgerWriter, Record, RecordType
-from wingsd.moves.ledger_file import recover
+from wingsd.moves.ledger import HEADER, LedgerReader, LedgerWriter, Record, RecordType, recover
 from wingsd.moves.tree import MoveLimits
 
 __all__ = ["WORDS", "one", "seeds"]

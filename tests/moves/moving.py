@@ -17,7 +17,7 @@ from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.contents import ContentReader
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.filling import Batch, BatchFiller, deflated
-from wingsd.moves.ledger_file import LedgerFile
+from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
 from wingsd.moves.rereading import PieceReader

@@ -21,7 +21,7 @@ from wingsd.moves.batch import BlockRun
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import Shape, WholeFrame
-from wingsd.moves.ledger_file import LedgerFile
+from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.tree import MoveTree
 
 

@@ -13,8 +13,15 @@ import pytest
 from tests.moves.moving import BOOT, LIMITS, MOVE, Destination, Source, differing, feed
 from tests.support.archives import in_blocks
 from wingsd.errors import BatchConflict, LedgerDamaged, LedgerVersionUnknown, StorageError
-from wingsd.moves.ledger import HEADER, MARK_AT, LedgerReader, LedgerWriter, RecordType
-from wingsd.moves.ledger_file import LedgerFile, recover
+from wingsd.moves.ledger import (
+    HEADER,
+    MARK_AT,
+    LedgerFile,
+    LedgerReader,
+    LedgerWriter,
+    RecordType,
+    recover,
+)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,7 @@ from wingsd.moves.digests import UNKNOWN, block_digest
 from wingsd.moves.entry_store import EntryStore
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import DirectoryFrame, Frame, WholeFrame
-from wingsd.moves.ledger import LedgerReader
-from wingsd.moves.ledger_file import recover
+from wingsd.moves.ledger import LedgerReader, recover
 from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.tree import MoveLimits, MoveTree, done
 

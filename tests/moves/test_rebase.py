@@ -23,7 +23,7 @@ from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import block_digest
 from wingsd.moves.filling import Batch
 from wingsd.moves.frames import DataFrame, WholeFrame
-from wingsd.moves.ledger_file import LedgerFile
+from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import FileNode
 
 Steps = list[tuple[str, int, int, bytes]]

@@ -21,8 +21,7 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType
-from wingsd.moves.ledger_file import recover
+from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType, recover
 from wingsd.moves.nodes import DirectoryNode, pack_file
 from wingsd.moves.snapshot import parts, snapshot
 from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 
+from attrs import define, field
+
 from wingsd.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing, StorageError
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BlockRun, Index, Written, WrittenBlocks
@@ -23,8 +25,14 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.ledger import NO_ROOT, LedgerState, RecordType
-from wingsd.moves.ledger_file import LedgerFile, ReceivedBatches, Recovered
+from wingsd.moves.ledger import (
+    NO_ROOT,
+    LedgerFile,
+    LedgerState,
+    ReceivedBatches,
+    RecordType,
+    Recovered,
+)
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
 from wingsd.moves.rereading import Rereading, forget_differing, is_held
 from wingsd.moves.snapshot import Resumption, held_bytes, parts
@@ -206,41 +214,37 @@ def _remove(applier: TreeApplier, tree: MoveTree, names: Iterable[bytes]) -> Non
         tree.remove(name)
 
 
+@define(eq=False, repr=False, slots=False)
 class MoveDestination:
     """A partial copy that grows by batches. Calls come one at a time; several batches may be open.
 
     `sync` returns when all that was written is on stable storage, such as syncfs(2). After a batch
     that was applied in part, be it refused or the disk full, every method raises StorageError: the
     move must be opened again, by a new object. `close` must be called; `applier` stays the
-    caller's.
+    caller's. `ids` are those of the move and of the present boot.
     """
 
-    def __init__(
-        self,
-        path: str,
-        ids: tuple[bytes, bytes],
-        limits: MoveLimits,
-        applier: TreeApplier,
-        sync: Callable[[], None],
-        *,
-        loses: bool = False,
-    ) -> None:
-        """Begin a move, or go on with it. `ids` are those of the move and of the present boot.
+    _path: str
+    _ids: tuple[bytes, bytes]
+    _limits: MoveLimits
+    _applier: TreeApplier
+    _sync: Callable[[], None]
+    _loses: bool = field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        """Begin a move, or go on with it.
 
         What a crash has left unproven is read back; batches that are not held count as not
         received. With `loses`, after a flush that has failed, all that is unproven does. Raises
         LedgerDamaged, LedgerVersionUnknown and StorageError.
         """
-        self._ledger, found = LedgerFile.open(path, *ids, limits)
-        self._ids = ids
-        self._applier = applier
-        self._sync = sync
+        self._ledger, found = LedgerFile.open(self._path, *self._ids, self._limits)
         self.tree: MoveTree = found.tree
         self.received: ReceivedBatches = found.received
         #: The root of the round that was closed last.
         self.roots = found.roots
         #: What is to be read back from the disk.
-        self.rereading = Rereading(found.tree, applier)
+        self.rereading = Rereading(found.tree, self._applier)
         #: Batches that are written and not known to be on stable storage, with what of them is to
         #: be read back then.
         self._undurable: dict[int, Sequence[Written]] = dict.fromkeys(found.undurable, ())
@@ -250,8 +254,8 @@ class MoveDestination:
         #: Whether a batch was applied in part, so that the tree is not what the ledger says.
         self._is_partial = False
         try:
-            applier.reopen(found.tree)
-            self._resume(found, loses=loses)
+            self._applier.reopen(found.tree)
+            self._resume(found)
         except BaseException:
             self.close()
             raise
@@ -531,18 +535,18 @@ class MoveDestination:
         self._ledger.append_numbers(RecordType.LOST, number)
         self.received.forget(number)
 
-    def _resume(self, found: Recovered, *, loses: bool) -> None:
+    def _resume(self, found: Recovered) -> None:
         if found.unfinished is not None:
             index, makes = found.unfinished
             self._apply(index, makes, again=True)
             self._shape_done(index)
         # Nothing is to be left of a file in a slot that the tree does not have there.
         self._applier.empty_slots(self.tree.slots)
-        if found.unproven and not loses:
+        if found.unproven and not self._loses:
             self._sync()  # what is read back is on the disk then, or this fails
         for index in found.unproven:
             was_done = index.number in self._undurable
-            if loses or not is_held(self._applier, self.tree, index):
+            if self._loses or not is_held(self._applier, self.tree, index):
                 self._undurable.pop(index.number, None)
                 self._lost(index.number)
                 continue

@@ -19,13 +19,11 @@ from pathlib import Path
 from threading import Lock, RLock
 from time import time
 from typing import Any, TypeVar
-from uuid import UUID
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from wingsd.errors import (
     Conflict,
@@ -46,11 +44,12 @@ from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, frame_by
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.entry_store import is_full
 from wingsd.moves.frames import DirectoryFrame, FileFrame, LinkFrame, WholeFrame
-from wingsd.moves.ledger_file import LedgerFile
+from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.snapshot import Resumption, held_bytes
 from wingsd.moves.tree import MoveLimits
+from wingsd.moves.unchanged import KERNEL
 from wingsd.threadio import Workers, relayed
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
 from wingsd.util.deferreds import when_fired
@@ -78,7 +77,6 @@ RUNS_TOGETHER = 64
 CHECKPOINT_EVERY = 0.5
 #: Frames that may make a file, directory or symlink.
 _MAKES = (WholeFrame, FileFrame, DirectoryFrame, LinkFrame)
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -583,7 +581,9 @@ class CopyUpkeep:
     def flush_soon(self) -> None:
         """Flush in a moment, and again as long as more has ended meanwhile."""
         if self._next is None and not self._is_flushing and not self._is_stopped:
-            self._next = self._reactor.callLater(CHECKPOINT_EVERY, self._flush_next)
+            self._next = self._reactor.callLater(
+                CHECKPOINT_EVERY, lambda: Deferred.fromCoroutine(self._flush_next())
+            )
 
     async def prepare_root(self) -> None:
         """Flush now, and make the digests of a root in another thread while the disk writes.
@@ -591,7 +591,8 @@ class CopyUpkeep:
         The flush goes on when this is cancelled.
         """
         writing: Deferred[None] = Deferred()
-        flushing = self._flush(relayed(self._reactor, lambda: writing.callback(None)))
+        relay = relayed(self._reactor, lambda: writing.callback(None))
+        flushing = Deferred.fromCoroutine(self._flush(relay))
         either = [writing, when_fired(flushing)]
         done = await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
         if isinstance(done, list):  # both were cancelled with this
@@ -599,32 +600,26 @@ class CopyUpkeep:
         await self._disk.run(self._copy.prepare_root)
         await when_fired(flushing)
 
-    def _flush_next(self) -> None:
-        self._next = None
-        self._is_flushing = True
-        self._flush().addCallback(self._flushed)
-
-    def _flush(self, writing: Callable[[], object] = lambda: None) -> Deferred[bool]:
-        """Flush; return whether that was done.
-
-        `writing` is called in the thread from which on the copy may be used by others.
-        """
-        flushing: Deferred[int] = self._disk.run(self._copy.checkpoint, 0, writing)
-        return flushing.addCallbacks(self._done, self._failed)
-
-    def _done(self, _: int) -> bool:
-        self.read_behind()
-        return True
-
-    def _failed(self, failure: Failure) -> bool:
-        self._log.warn("{server}: {error}", server=self._server, error=failure.value)
-        return False
-
-    def _flushed(self, is_done: bool) -> None:
+    async def _flush_next(self) -> None:
+        self._next, self._is_flushing = None, True
+        is_done = await self._flush()
         self._is_flushing = False
         progress = self._copy.progress
         if is_done and progress.durable < progress.received:  # what has ended meanwhile
             self.flush_soon()
+
+    async def _flush(self, writing: Callable[[], object] = lambda: None) -> bool:
+        """Flush; return whether that was done.
+
+        `writing` is called in the thread from which on the copy may be used by others.
+        """
+        try:
+            await self._disk.run(self._copy.checkpoint, 0, writing)
+        except Exception as error:
+            self._log_error(error)
+            return False
+        self.read_behind()
+        return True
 
     # Reading back
 
@@ -679,6 +674,6 @@ class CopyUpkeep:
 def _boot_id() -> bytes:
     """Return the 16 bytes that name the present boot; random ones where the kernel has none."""
     try:
-        return UUID(_BOOT.read_text().strip()).bytes
+        return KERNEL.boot_id()
     except (OSError, ValueError):
         return os.urandom(16)
