@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from struct import Struct
 
+from attrs import define, field
+
 from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, file_digest, zero_digest
 
 __all__ = [
@@ -225,6 +227,7 @@ def _known(digests: bytes | bytearray | None) -> int:
     return sum(digests[n : n + DIGEST] != UNKNOWN for n in range(0, len(digests), DIGEST))
 
 
+@define(eq=False, repr=False, weakref_slot=False)
 class FileNode:
     """A regular file: its metadata, its names and the digests of its blocks.
 
@@ -236,43 +239,19 @@ class FileNode:
     of a file that has no block to be read.
     """
 
-    __slots__ = (
-        "attributes",
-        "block_size",
-        "blocks",
-        "digest",
-        "id",
-        "identity",
-        "mode",
-        "mtime",
-        "names",
-        "number",
-        "size",
-        "slots",
-        "stamp",
-    )
-
-    def __init__(
-        self,
-        mode: int,
-        mtime: int,
-        size: int,
-        identity: Identity | None = None,
-        stamp: bytes = b"",
-        attributes: bytes | None = b"",
-    ) -> None:
-        self.mode = mode
-        self.attributes = attributes
-        self.mtime = mtime
-        self.size = size
-        self.identity = identity
-        self.stamp = stamp
-        self.names: list[bytes] = []
-        self.slots = self.id = 0
-        self.digest: bytes | None = None
-        self.number = 0
-        self.block_size = WHOLE
-        self.blocks = BlockDigests(1)
+    mode: int
+    mtime: int
+    size: int
+    identity: Identity | None = None
+    stamp: bytes = b""
+    attributes: bytes | None = b""
+    names: list[bytes] = field(init=False, factory=list)
+    slots: int = field(init=False, default=0)
+    id: int = field(init=False, default=0)
+    digest: bytes | None = field(init=False, default=None)
+    number: int = field(init=False, default=0)
+    block_size: int = field(init=False, default=WHOLE)
+    blocks: BlockDigests = field(init=False, factory=lambda: BlockDigests(1))
 
     @property
     def meta(self) -> tuple[int, int, int]:
@@ -290,29 +269,26 @@ class FileNode:
         return self.digest
 
 
+@define(eq=False, repr=False, weakref_slot=False)
 class LinkNode:
     """A symlink, and its names."""
 
-    __slots__ = ("id", "identity", "mtime", "names", "slots", "target")
-
-    def __init__(self, target: bytes, mtime: int, identity: Identity | None = None) -> None:
-        self.target = target
-        self.mtime = mtime
-        self.identity = identity
-        self.names: list[bytes] = []
-        self.slots = self.id = 0
+    target: bytes
+    mtime: int
+    identity: Identity | None = None
+    names: list[bytes] = field(init=False, factory=list)
+    slots: int = field(init=False, default=0)
+    id: int = field(init=False, default=0)
 
 
+@define(eq=False, repr=False, weakref_slot=False)
 class DirectoryNode:
     """A directory, its attributes, and the digest of its entries while that is known."""
 
-    __slots__ = ("attributes", "digest", "mode", "mtime")
-
-    def __init__(self, mode: int, mtime: int, attributes: bytes = b"") -> None:
-        self.mode = mode
-        self.mtime = mtime
-        self.attributes = attributes
-        self.digest: bytes | None = None
+    mode: int
+    mtime: int
+    attributes: bytes = b""
+    digest: bytes | None = field(init=False, default=None)
 
     @property
     def meta(self) -> tuple[int, int, bytes]:

@@ -96,16 +96,8 @@ def _is_as_sent(applier: TreeApplier, path: bytes, node: FileNode, first: int, c
     """
     if not node.number and node.blocks.missing:
         return True
-
-    def check(fd: int) -> bool:
-        if os.fstat(fd).st_size != node.size:
-            return False
-        if not node.number:
-            return block_digest(os.pread(fd, node.size, 0)) == node.blocks.get(0, 1)
-        most = min(count, node.blocks.count - first)
-        return _blocks_fit(node, first, most, node.blocks.get, fd)
-
-    return _passes(applier, path, check)
+    known = node.blocks.get(first, min(count, node.blocks.count - first))
+    return _passes(applier, path, partial(_is_equal, _piece(node, path, first, known)))
 
 
 def _passes(applier: TreeApplier, path: bytes, check: Callable[[int], bool]) -> bool:
@@ -448,7 +440,10 @@ class PieceReader:
                     _advise(fd, piece, os.POSIX_FADV_WILLNEED)
             found = []
             for fd, piece in zip(opened, pieces, strict=True):
-                if fd < 0 or not _is_equal(fd, piece):
+                is_equal = False
+                with suppress(OSError):
+                    is_equal = fd >= 0 and _is_equal(piece, fd)
+                if not is_equal:
                     found.append(piece)
         finally:
             for fd in opened:
@@ -477,16 +472,13 @@ def _advise(fd: int, piece: Piece, advice: int) -> None:
             os.posix_fadvise(fd, piece.at, piece.length, advice)
 
 
-def _is_equal(fd: int, piece: Piece) -> bool:
+def _is_equal(piece: Piece, fd: int) -> bool:
     """Return whether the blocks that are known are as they should be."""
-    try:
-        # Both fail for what is no file. One byte more of a whole file shows whether it is longer.
-        is_whole = not piece.number
-        if not is_whole and os.lseek(fd, 0, os.SEEK_END) != piece.size:
-            return False
-        data = os.pread(fd, piece.length + is_whole, piece.at)
-    except OSError:
+    # Both fail for what is no file. One byte more of a whole file shows whether it is longer.
+    is_whole = not piece.number
+    if not is_whole and os.lseek(fd, 0, os.SEEK_END) != piece.size:
         return False
+    data = os.pread(fd, piece.length + is_whole, piece.at)
     if is_whole and len(data) != piece.size:
         return False
     if isinstance(piece.expected, int):

@@ -380,8 +380,15 @@ class MoveTree:
         self.bytes -= node.size
         self._count_attributes(-len(node.attributes or b""))
 
-    def take(self, path: bytes, node: FileNode, slot: int) -> None:
+    def take(self, path: bytes, slot: int) -> None:
         """Take a file out of the tree, from its path to a slot."""
+        node = self.find(path)
+        if not isinstance(node, FileNode):
+            raise FrameRefused(f"{display(path)} is to be moved and is no file")
+        if not node.number and node.blocks.missing:
+            raise FrameRefused(f"{display(path)} is to be moved and has not come")
+        if slot in self.slots:
+            raise FrameRefused(f"slot {slot} is in use")
         if not node.id:
             self._store.share(node)
         node.slots += 1
@@ -390,7 +397,9 @@ class MoveTree:
         self.remove(path)
 
     def put(self, path: bytes, slot: int) -> None:
-        """Give what is in a slot a path. Raises KeyError."""
+        """Give what is in a slot a path."""
+        if slot not in self.slots:
+            raise FrameRefused(f"{display(path)} is to come from slot {slot}, which is empty")
         node = self._store.shared(self.slots.pop(slot))
         self.add(path, node)
         node.slots -= 1
@@ -496,9 +505,9 @@ def apply_shape(tree: MoveTree, frame: Shape) -> bool:
         case HardFrame(path, first):
             _hard(tree, path, first)
         case PutFrame(path, slot):
-            _put(tree, path, slot)
+            tree.put(path, slot)
         case TakeFrame(path, slot):
-            _take(tree, path, slot)
+            tree.take(path, slot)
             return False
         case GoneFrame(path):
             tree.remove(path)
@@ -555,23 +564,6 @@ def _hard(tree: MoveTree, path: bytes, first: bytes) -> None:
             f"{display(path)} is a hard link to {display(first)}, which has not come"
         )
     tree.add(path, node)
-
-
-def _put(tree: MoveTree, path: bytes, slot: int) -> None:
-    if slot not in tree.slots:
-        raise FrameRefused(f"{display(path)} is to come from slot {slot}, which is empty")
-    tree.put(path, slot)
-
-
-def _take(tree: MoveTree, path: bytes, slot: int) -> None:
-    node = tree.find(path)
-    if not isinstance(node, FileNode):
-        raise FrameRefused(f"{display(path)} is to be moved and is no file")
-    if not node.number and node.blocks.missing:
-        raise FrameRefused(f"{display(path)} is to be moved and has not come")
-    if slot in tree.slots:
-        raise FrameRefused(f"slot {slot} is in use")
-    tree.take(path, node, slot)
 
 
 def begin(tree: MoveTree, frame: Content) -> bool:

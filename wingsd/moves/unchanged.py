@@ -462,6 +462,7 @@ class SpotCheck:
         return block_digest(data) == node.blocks.get(index, 1)
 
 
+@define(eq=False, repr=False, slots=False)
 class UnchangedFiles:
     """The rule for the files of one server, below the descriptor `root`.
 
@@ -469,21 +470,15 @@ class UnchangedFiles:
     `log` gets a line for each reason why files are read that need not be.
     """
 
-    def __init__(
-        self,
-        root: int,
-        file_systems: MeasuredFileSystems,
-        log: Callable[[str], None],
-        kernel: KernelCalls = KERNEL,
-        random: Random | None = None,
-    ) -> None:
-        self._root = root
-        self._file_systems = file_systems
-        self.log = log
-        self._kernel = kernel
-        # seeded by the kernel
-        self._random = Random() if random is None else random  # noqa: S311
-        self._device = kernel.stat(root).st_dev
+    _root: int
+    _file_systems: MeasuredFileSystems
+    log: Callable[[str], None]
+    _kernel: KernelCalls = KERNEL
+    #: Seeded by the kernel.
+    _random: Random = field(factory=Random)
+
+    def __attrs_post_init__(self) -> None:
+        self._device = self._kernel.stat(self._root).st_dev
         #: How often nothing was settled any more, whatever was before.
         self.forgotten = 0
         #: Settled in rounds that have ended, and in this one: those carried over, and new ones.
