@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Any
 
 import attrs
@@ -35,8 +35,6 @@ DESTINATION = "Destination Node"
 
 _YELLOW_BOLD = "\x1b[33m\x1b[1m"
 _RESET = "\x1b[0m"
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BAR = 25
 
 
@@ -45,10 +43,8 @@ def console_line(now: float, node: str, text: str) -> str:
 
     `text` may quote another node or an archive.
     """
-    at = datetime.fromtimestamp(now, UTC)
     # RFC 1123 in English, whatever the locale.
-    day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
-    stamp = f"{day}, {at.day:02} {month} {at:%Y %H:%M:%S} UTC"
+    stamp = formatdate(now, usegmt=True).replace("GMT", "UTC")
     return f"{_YELLOW_BOLD}{stamp} [Transfer System] [{node}]:{_RESET} {escaped(text)}"
 
 

@@ -42,18 +42,15 @@ _log = Logger()
 
 #: When a server ran that is started again here, for its console.
 _BEFORE = "before its transfer"
-_RECEIVING = tuple(ReceiveStep)
-_SENDING = tuple(SendStep)
 #: The steps in which a server may be running which was asked to end.
 _STOPPING = (SendStep.STOP.name, SendStep.FAILED.name)
 
 
 def durable(entries: Sequence[TransferRecord]) -> set[str]:
     """Return the servers that were received whole, and whose files must not be removed."""
-    first, last = map(_RECEIVING.index, (ReceiveStep.SWAP, ReceiveStep.REPORT))
-    names = {step.name for step in _RECEIVING[first : last + 1]}
+    first, last = ReceiveStep.SWAP, ReceiveStep.REPORT
     received = (entry for entry in entries if entry.direction is Direction.IN)
-    return {entry.server for entry in received if entry.step in names}
+    return {entry.server for entry in received if first <= ReceiveStep[entry.step] <= last}
 
 
 def open_moves(
@@ -61,12 +58,10 @@ def open_moves(
 ) -> dict[int, MoveRecord]:
     """Return the moves to this node that go on where they were, by the ids of their transfers."""
     records = {move.transfer: move for move in moves if move.direction is Direction.IN}
-    first = _RECEIVING.index(ReceiveStep.SWAP)
-    steps = {step.name for step in _RECEIVING[:first]}
     return {
         entry.id: records[entry.id]
         for entry in entries
-        if entry.id in records and entry.step in steps
+        if entry.id in records and ReceiveStep[entry.step] < ReceiveStep.SWAP
     }
 
 
@@ -93,22 +88,19 @@ def clear_leftovers(
         _log.warn("{server}: removed the files of an interrupted transfer or restore", server=name)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class PanelInitiator(Initiator):
     """The Panel, which has ordered transfers."""
 
     hold = "the server was being transferred when this node ended, and the Panel is asked about it"
 
-    def __init__(
-        self,
-        coordinators: PanelCoordinators,
-        receiver: IncomingTransfers,
-        sender: OutgoingTransfers,
-    ) -> None:
-        self._coordinators = coordinators
-        self._receiver = receiver
-        self._sender = sender
-        self._servers = sender.parts.servers
-        self._database = sender.parts.servers.database
+    _coordinators: PanelCoordinators
+    _receiver: IncomingTransfers
+    _sender: OutgoingTransfers
+
+    def __attrs_post_init__(self) -> None:
+        self._servers = self._sender.parts.servers
+        self._database = self._servers.database
 
     def receiving(self, server: str) -> ReceivingCoordinator:
         """Return the coordinator of a transfer to this node."""
@@ -337,7 +329,7 @@ def superseded(entries: Sequence[TransferRecord]) -> set[int]:
 
 def reached(entry: TransferRecord, step: SendStep) -> bool:
     """Return whether an outgoing transfer had come to that step."""
-    return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)
+    return step <= SendStep[entry.step]
 
 
 def has_failed(entry: TransferRecord) -> bool:

@@ -108,6 +108,7 @@ class StepLogs:
         await self.database.end(entry.id, outcome, result, is_told=moved)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class StepLog(Generic[S]):
     """The step log of one transfer, of the server with the UUID `server`.
 
@@ -116,17 +117,19 @@ class StepLog(Generic[S]):
 
     _log = Logger()
 
-    def __init__(
-        self,
-        server: str,
-        steps: Iterable[S],
-        logs: StepLogs,
-        coordinator: Coordinator[S],
-    ) -> None:
+    _server: str
+    _steps: Iterable[S]
+    _logs: StepLogs
+    _coordinator: Coordinator[S]
+
+    def __attrs_post_init__(self) -> None:
+        logs = self._logs
         self.cancel_scope = CancelScope()
-        self.lifecycle = Lifecycle(steps)
-        node = DESTINATION if self._direction is Direction.IN else SOURCE
-        self.announcer = Announcer(server, node, logs.bus, logs.reactor)
+        self.lifecycle = Lifecycle(self._steps)
+        is_incoming = isinstance(self.lifecycle.step, ReceiveStep)
+        self._direction = Direction.IN if is_incoming else Direction.OUT
+        node = DESTINATION if is_incoming else SOURCE
+        self.announcer = Announcer(self._server, node, logs.bus, logs.reactor)
         #: Its number in the state database, None before and after it is open there.
         self.entry: int | None = None
         #: The storage pool by which the other node may have the files, of which none is then
@@ -147,8 +150,6 @@ class StepLog(Generic[S]):
         self.changes = Changes()
         #: Returns the time by the reactor's clock.
         self.seconds: Callable[[], float] = logs.reactor.seconds
-        self._server = server
-        self._coordinator = coordinator
         self._database = logs.database
         #: Observes its beginning, its steps and its end.
         self.observer = logs.observer
@@ -303,11 +304,6 @@ class StepLog(Generic[S]):
         self.announcer.warn(f"transfer failed while {text}: {error}", code)
 
     # Its figures
-
-    @property
-    def _direction(self) -> Direction:
-        step = self.lifecycle.step
-        return Direction.IN if isinstance(step, ReceiveStep) else Direction.OUT
 
     @property
     def direction(self) -> str:

@@ -35,7 +35,22 @@ class State(Enum):
         return self in (State.SUCCESS, State.FAILURE)
 
 
-class ReceiveStep(Enum):
+class _Step(Enum):
+    """The steps of a transfer in their order, each with its text and state."""
+
+    def __init__(self, text: str, state: State) -> None:
+        self.text = text
+        self.state = state
+        self._place = len(type(self).__members__)
+
+    def __lt__(self, other: _Step) -> bool:
+        return self._place < other._place
+
+    def __le__(self, other: _Step) -> bool:
+        return self._place <= other._place
+
+
+class ReceiveStep(_Step):
     """The steps of an incoming transfer, each with its text and state.
 
     Up to and including `VERIFY` it can be aborted without loss; after it the server's data is
@@ -53,12 +68,8 @@ class ReceiveStep(Enum):
     DONE = ("done, the server is here", State.SUCCESS)
     FAILED = ("rolled back", State.FAILURE)
 
-    def __init__(self, text: str, state: State) -> None:
-        self.text = text
-        self.state = state
 
-
-class SendStep(Enum):
+class SendStep(_Step):
     """The steps of an outgoing transfer, none of which changes the server's files.
 
     From `AWAIT` on the destination has everything, and only the Panel knows whose the server is.
@@ -75,10 +86,6 @@ class SendStep(Enum):
     DONE = ("done, the server has moved", State.SUCCESS)
     FAILED = ("the server stays here", State.FAILURE)
 
-    def __init__(self, text: str, state: State) -> None:
-        self.text = text
-        self.state = state
-
 
 S = TypeVar("S", bound=ReceiveStep | SendStep)
 
@@ -90,24 +97,23 @@ class Lifecycle(Generic[S]):
     """
 
     def __init__(self, steps: Iterable[S]) -> None:
-        self._order = tuple(steps)
-        self.step = self._order[0]
+        self.step = next(iter(steps))
 
     def advance(self, to: S) -> None:
         """Enter the step `to`. Raises `ValueError` when it is not a later one, or the last was."""
-        if self.over or self._order.index(to) <= self._order.index(self.step):
+        if self.over or to <= self.step:
             raise ValueError(f"a transfer cannot go from {self.step.name} to {to.name}")
         self.step = to
 
     def go_back(self, to: S) -> None:
         """Enter an earlier step again. Raises `ValueError` when it is not one, or the last was."""
-        if self.over or self._order.index(to) >= self._order.index(self.step):
+        if self.over or self.step <= to:
             raise ValueError(f"a transfer cannot go back from {self.step.name} to {to.name}")
         self.step = to
 
     def before(self, step: S) -> bool:
         """Return whether `step` has not been reached."""
-        return self._order.index(self.step) < self._order.index(step)
+        return self.step < step
 
     @property
     def over(self) -> bool:

@@ -70,7 +70,6 @@ class UploadForm:
         self._checksums: dict[str | BackupChecksum, bytearray] = {}
         self._attachments: set[Attachment] = set()
         self._archive_seen = False
-        self._in_archive = False
         #: True from the archive's last byte on.
         self.archive_complete = False
 
@@ -139,7 +138,7 @@ class UploadForm:
         self._wanted, self._checksum = False, None
         if name == "archive":
             self._once(not self._archive_seen, name)
-            self._archive_seen = self._in_archive = self._wanted = True
+            self._archive_seen = self._wanted = True
         elif name in CHECKSUM_PARTS:
             self._expect_checksum(name, name)
         else:
@@ -176,10 +175,8 @@ class UploadForm:
             raise InvalidForm(f"the part {name} was sent twice", "send it once")
 
     def _end(self) -> None:
-        if self._in_archive:
-            self.archive_complete = True
-        self._in_archive = self._wanted = False
-        self._checksum = None
+        self.archive_complete = self._archive_seen
+        self._wanted, self._checksum = False, None
 
     def _add_to_checksum(self, checksum: bytearray, data: bytes) -> None:
         checksum += data
