@@ -138,7 +138,7 @@ class NodeInProcess(Harness):
 
     @property
     def slots(self) -> SharedSlots:
-        return self.receiver.parts.extraction.slots
+        return self.receiver.parts.slots
 
     @property
     def url(self) -> str:

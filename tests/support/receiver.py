@@ -24,7 +24,7 @@ from wingsd.servers.operations import Operations
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
-from wingsd.transfers.incoming.transfer import Extraction, IncomingUpload, UploadConsumer
+from wingsd.transfers.incoming.transfer import IncomingUpload, UploadConsumer
 from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
@@ -268,12 +268,8 @@ class Receiver(Harness):
         return self.receiver.parts.storage
 
     @property
-    def extraction(self) -> Extraction:
-        return self.receiver.parts.extraction
-
-    @property
     def slots(self) -> SharedSlots:
-        return self.extraction.slots
+        return self.receiver.parts.slots
 
     def resume(self, entry: TransferRecord) -> None:
         """Go on with an upload of an earlier daemon."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 from twisted.internet.defer import gatherResults
 
 from tests.support.reactor import until
@@ -96,7 +98,7 @@ async def test_streams_after_the_transfer_are_refused(requests: UploadRequests) 
 async def test_waiting_streams_are_refused_with_the_first(requests: UploadRequests) -> None:
     other, first = Stream("other"), Stream("first")
     requests.further(other, "0")
-    requests.receiver.transfers._most = 0
+    requests.receiver.transfers._limits = Mock(concurrent=0, waiting=0)
     await requests.first(first, "1")
     assert isinstance(first.answer, TooManyTransfers)
     assert other.answer is first.answer

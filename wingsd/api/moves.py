@@ -524,12 +524,12 @@ def _status(transfer: MoveTransfer) -> MoveStatus:
     preparation, tried = None, transfer.preparation
     if tried.count:
         preparation = PreparationStatus(
-            tried.state.value,
+            tried.state,
             *_words(tried.error),
             final=tried.error is not None and tried.error.is_final,
             container_seconds=tried.container_seconds,
         )
-    tried_so = f"{tried.count}{tried.state.value}"
+    tried_so = f"{tried.count}{tried.state}"
     return MoveStatus(
         phase=phase,
         step=step,

@@ -73,7 +73,7 @@ from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
-from wingsd.transfers.incoming.transfer import Extraction, IncomingParts
+from wingsd.transfers.incoming.transfer import IncomingParts
 from wingsd.transfers.incoming.uploads import StreamGroups
 from wingsd.transfers.manager import (
     ArrivedServers,
@@ -89,7 +89,7 @@ from wingsd.transfers.peer.client import Peers, peer_tls
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs
 from wingsd.transfers.storage.partial_copies import PartialCopies
-from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
+from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.observer import MovedBytes
@@ -195,7 +195,8 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
 
     # Transfers
     volume = Volume(system.data, owner, transfers.storage_pool.name, system.backup_directory)
-    install_logs = InstallLogs.configured(system, staging)
+    limits = ArchiveLimits.configured(transfers)
+    install_logs = InstallLogs(system.log_directory, staging, reserve=limits.reserve)
     partial_copies = PartialCopies(staging, transfers.moves.keep_bytes)
     quarantine = Quarantine(
         staging,
@@ -203,12 +204,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         partial_copies,
         pools.long,
         database,
-        KeptDays(
-            transfers.quarantine_days,
-            system.backups.quarantine_days,
-            transfers.moves.keep_days,
-            transfers.live.keep_source_days,
-        ),
+        system,
     )
     step_logs = StepLogs(database, bus, observer, reactor)
     coordinators = PanelCoordinators(
@@ -229,21 +225,15 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             long=pools.long,
             reactor=reactor,
         ),
-        extraction=Extraction(
-            workers=pools.extractors,
-            rereaders=pools.rereaders,
-            slots=SharedSlots(transfers.concurrent),
-            owner=owner,
-            limits=attrs.evolve(
-                ArchiveLimits.configured(transfers),
-                make_room=partial_copies.remove_oldest,
-            ),
-            form=transfers.form,
-            reactor=reactor,
-        ),
         environment=engines.containers,
         servers=servers,
         reactor=reactor,
+        workers=pools.extractors,
+        rereaders=pools.rereaders,
+        slots=SharedSlots(transfers.concurrent),
+        owner=owner,
+        limits=attrs.evolve(limits, make_room=partial_copies.remove_oldest),
+        form=transfers.form,
     )
     receiver = IncomingTransfers(coordinators, incoming, transfers, arrived)
     streams = StreamGroups(receiver, database, transfers.streams, reactor)
@@ -320,7 +310,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             slots=DeferredSemaphore(RESTORERS),
             disk=pools.disk,
             long=pools.long,
-            limits=ArchiveLimits.configured(transfers),
+            limits=limits,
             database=database,
             callbacks=callbacks,
             running=running,

@@ -27,7 +27,7 @@ from wingsd.errors import BackupConflict, InvalidData, StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.util.durable import storage_errors, sync_directory
 
-__all__ = ["QUARANTINE", "ReceivedBackups", "write_file"]
+__all__ = ["QUARANTINE", "ReceivedBackups", "write_all", "write_file"]
 
 #: The name of a quarantine directory in a staging area.
 QUARANTINE = ".quarantine"
@@ -55,7 +55,7 @@ def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bo
                 unseen = 0
                 require_free_space(os.fstatvfs(file.fileno()), reserve, path.name, len(block))
             digest.update(block)
-            _write(file.fileno(), block)
+            write_all(file.fileno(), block)
         if durable:
             os.fsync(file.fileno())
     return digest.hexdigest()
@@ -65,7 +65,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _write(descriptor: int, block: bytes) -> None:
+def write_all(descriptor: int, block: bytes) -> None:
+    """Write all of a block. Raises `OSError`."""
     rest = memoryview(block)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

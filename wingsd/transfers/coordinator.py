@@ -195,6 +195,7 @@ class Initiator(ABC):
         """Remove a server that has moved."""
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class PanelReceiving(ReceivingCoordinator):
     """The Panel as the coordinator of an incoming transfer.
 
@@ -203,12 +204,9 @@ class PanelReceiving(ReceivingCoordinator):
 
     _log = Logger()
 
-    def __init__(
-        self, server: str, parts: PanelCoordinators, ordered: float | None = None
-    ) -> None:
-        self._server = server
-        self._parts = parts
-        self._ordered = ordered
+    _server: str
+    _parts: PanelCoordinators
+    _ordered: float | None = None
 
     async def admit(self) -> Configuration:
         """Return the Panel's description. Raises `ServerAlreadyExists`, and what asking it raises.
@@ -443,10 +441,3 @@ class PanelCoordinators:
         """
         grace = 0.0 if grace_age is None else self.answer_grace - max(grace_age, 0.0)
         return PanelSending(server, self, max(grace, 0.0), age)
-
-    def expect(self, server: str) -> None:
-        """Note that the Panel has begun a transfer of the server to this node.
-
-        The failure of an earlier one, which the Panel denies, would end it.
-        """
-        self.callbacks.drop(server, denied=True)

@@ -33,6 +33,7 @@ from wingsd.errors import (
     TransferCancelled,
     TransferInProgress,
     TransferNotActive,
+    WingsdError,
 )
 from wingsd.filesystem.attributes import NOTHING, AttributesKept
 from wingsd.servers import Server
@@ -89,11 +90,11 @@ T = TypeVar("T", bound=IncomingTransfer)
 MakeTransfer = Callable[[str, ReceivingCoordinator, IncomingParts], T]
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class TransferTable(Generic[Transfer]):
     """The transfers under way by their servers' UUIDs; each is removed when it is over."""
 
-    def __init__(self) -> None:
-        self._open: dict[str, Transfer] = {}
+    _open: dict[str, Transfer] = attrs.field(factory=dict, init=False)
 
     def find(self, server: str) -> Transfer | None:
         """Return the server's transfer, if there is one."""
@@ -176,6 +177,7 @@ class ArrivedServers:
         await self._database.set_start(transfer, starts=False)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class IncomingTransfers(TransferTable[IncomingTransfer]):
     """All transfers to this node, at most one for each server.
 
@@ -183,20 +185,11 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
     hears of successes.
     """
 
-    def __init__(
-        self,
-        coordinators: PanelCoordinators,
-        parts: IncomingParts,
-        limits: TransfersConfig,
-        arrived: ArrivedServers,
-    ) -> None:
-        super().__init__()
-        self.parts = parts
-        self._coordinators = coordinators
-        self._arrived = arrived
-        self._most = limits.concurrent + limits.waiting
-        self._stall_timeout = limits.stall_timeout
-        self._stopping = False
+    _coordinators: PanelCoordinators
+    parts: IncomingParts
+    _limits: TransfersConfig
+    _arrived: ArrivedServers
+    _stopping: bool = attrs.field(default=False, init=False)
 
     def open(
         self,
@@ -224,8 +217,9 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
             raise ServerAlreadyExists(
                 "this server is already being received", self._prospects(previous)
             )
-        if sum(transfer.takes_a_place for transfer in self._open.values()) >= self._most:
-            raise TooManyTransfers(self._most)
+        most = self._limits.concurrent + self._limits.waiting
+        if sum(transfer.takes_a_place for transfer in self._open.values()) >= most:
+            raise TooManyTransfers(most)
         coordinator = coordinator or self._coordinators.receiving(server, ordered)
         transfer = self._begin(make, server, coordinator)
         if previous is not None:
@@ -233,8 +227,11 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         return transfer
 
     def expect(self, server: str) -> None:
-        """Note that the Panel has begun a transfer of the server to this node."""
-        self._coordinators.expect(server)
+        """Note that the Panel has begun a transfer of the server to this node.
+
+        The failure of an earlier one, which the Panel denies, would end it.
+        """
+        self._coordinators.callbacks.drop(server, denied=True)
 
     def pool_features(
         self, server: str, pool: str, mark: str, backups_mark: str
@@ -250,7 +247,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         if not transfer.is_receiving:
             return f"{so_far}; wait for it to end"
         return (
-            f"{so_far}; if its sender is gone, it ends after {self._stall_timeout:g} s of "
+            f"{so_far}; if its sender is gone, it ends after {self._limits.stall_timeout:g} s of "
             "silence: send the server again then"
         )
 
@@ -503,13 +500,8 @@ class IncomingMoves:
             # It may have been resumed since the request came, while the database was asked.
             if transfer is None or not transfer.has_failed:
                 raise MoveBusy("this node is still starting; send it again")
-        state = json.loads(record.state)
-        return EndedMove(
-            Outcome.FAILURE,
-            state.get("error", "the transfer failed"),
-            state.get("detail", entry.reason),
-            state.get("code", "internal-error"),
-        )
+        error = recorded_failure(record.state) or WingsdError("the transfer failed", entry.reason)
+        return EndedMove(Outcome.FAILURE, error.message, error.detail, error.code)
 
 
 def _maker(terms: MoveTerms) -> MakeTransfer[MoveTransfer]:

@@ -169,9 +169,8 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
 
     monkeypatch.setattr(quota, "require_free_space", full)
     monkeypatch.setattr(quota, "STEP", 1)
-    limits = attrs.evolve(node.extraction.limits, reserve=1)
-    extraction = attrs.evolve(node.extraction, limits=limits)
-    node.receiver.parts = attrs.evolve(node.receiver.parts, extraction=extraction)
+    limits = attrs.evolve(node.receiver.parts.limits, reserve=1)
+    node.receiver.parts = attrs.evolve(node.receiver.parts, limits=limits)
     await node.receiver.open(UploadTransfer, UUID).run(Source(), SINGLE)
     # the oldest go first
     assert (kept(node), copies.kept_bytes()) == (servers[2:], 100)

@@ -16,14 +16,14 @@ from tests.support import SynchronousWorkers
 from tests.support.logged_errors import Logged
 from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
-from wingsd.config import PELICAN
+from wingsd.config import PELICAN, SystemConfig
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.transfers.storage import partial_copies, quarantine
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
-from wingsd.transfers.storage.quarantine import KeptDays, Quarantine
+from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging
 
 OWNER = (os.getuid(), os.getgid())
@@ -57,7 +57,7 @@ class QuarantineHarness:
             self.copies,
             workers,
             database,
-            KeptDays(DAYS, partial=WEEK, moved=1),
+            SystemConfig(),
         )
 
     def store_away(self) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IProducer, IReactorTime
+from twisted.internet.interfaces import IProducer
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -29,6 +29,7 @@ from wingsd.errors import (
     DaemonRestarted,
     PanelError,
     ServerNotFound,
+    StorageError,
     TransferCancelled,
     TransferRevoked,
     UploadTruncated,
@@ -45,19 +46,21 @@ from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.step_log import ProgressReport, StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
-from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
+from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 
 __all__ = [
     "HOLD",
-    "Extraction",
     "IncomingParts",
     "IncomingTransfer",
     "IncomingUpload",
     "Remainder",
     "UploadConsumer",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to this node"
@@ -71,9 +74,15 @@ _MIB = 1 << 20
 
 
 @attrs.frozen(eq=False, repr=False)
-class Extraction:
-    """The extraction of archives: its threads, the owner of all files, and the limits."""
+class IncomingParts:
+    """The parts of transfers to this node: they are extracted and put into `storage`."""
 
+    step_logs: StepLogs
+    storage: IncomingStorage
+    environment: ContainerRuntime
+    servers: Servers
+    reactor: ThreadedReactor
+    #: Extract archives, and write what arrives of moves.
     workers: Workers
     #: Read back what has arrived of moves, behind that.
     rereaders: Workers
@@ -85,19 +94,6 @@ class Extraction:
     limits: ArchiveLimits
     #: Bounds for the parts of an upload.
     form: FormConfig
-    reactor: ThreadedReactor
-
-
-@attrs.frozen(eq=False, repr=False)
-class IncomingParts:
-    """The parts of transfers to this node: they are extracted and put into `storage`."""
-
-    step_logs: StepLogs
-    storage: IncomingStorage
-    extraction: Extraction
-    environment: ContainerRuntime
-    servers: Servers
-    reactor: IReactorTime
 
 
 class UploadConsumer(Protocol):
@@ -148,35 +144,37 @@ class Remainder:
     done: Deferred[None] = attrs.field(factory=lambda: succeed(None))
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class IncomingTransfer:
     """The transfer of one server to this node."""
 
     _log = Logger()
 
+    server: str
+    coordinator: ReceivingCoordinator
+    _parts: IncomingParts
     #: Counts what has arrived.
-    meter: ProgressMeter
+    meter: ProgressMeter = attrs.field(init=False)
 
-    def __init__(
-        self, server: str, coordinator: ReceivingCoordinator, parts: IncomingParts
-    ) -> None:
-        self.server = server
-        self.coordinator = coordinator
+    def __attrs_post_init__(self) -> None:
+        server, parts = self.server, self._parts
         #: Fires when the transfer is over, whatever its outcome, and all is cleaned up. That the
         #: Panel hears of a failure is the callback queue's task.
         self.over: Deferred[None] = Deferred()
         self._previous_over: Deferred[None] = succeed(None)
-        self._parts = parts
         self._environment = parts.environment
         self._servers = parts.servers
         self._reactor = parts.reactor
         self._rollback = RollbackList(server)
-        self._files = ArrivingServer(server, parts.storage, self._rollback)
-        self._steps = StepLog(server, ReceiveStep, parts.step_logs, coordinator)
+        self._storage = parts.storage
+        #: The path of what was in the server's place before, which is renamed meanwhile.
+        self._aside: str | None = None
+        self._steps = StepLog(server, ReceiveStep, parts.step_logs, self.coordinator)
         self._steps.count = lambda: self.meter.done
         #: Whether staged backups stay after a failure, for the next transfer of the server.
         self._keeps_backups = False
         #: Whether the Panel may know that the server is here: nothing is rolled back then.
-        self._may_be_reported = False
+        self.has_arrived = False
         #: Whether the Panel has answered that it does not want the server here: it needs no report
         #: of the failure then.
         self._is_unwanted = False
@@ -301,11 +299,6 @@ class IncomingTransfer:
         return self.is_receiving
 
     @property
-    def has_arrived(self) -> bool:
-        """True if the server is here, and only the Panel may not have heard of it."""
-        return self._may_be_reported
-
-    @property
     def gives_way(self) -> bool:
         """True if it ends for a later transfer of the server, and without a report."""
         return False
@@ -379,6 +372,22 @@ class IncomingTransfer:
             rate=size / _MIB / max(seconds, 0.001),
         )
 
+    # The disk, in a thread. Everything raises `StorageError`
+
+    async def _run(
+        self, work: Callable[Concatenate[str, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._storage.disk.run(work, self.server, *args, **kwargs)
+
+    async def _run_long(self, work: Callable[[str], T]) -> T:
+        return await self._storage.long.run(work, self.server)
+
+    async def _flush(self, *, pooled: bool) -> None:
+        """Return when all that is staged is on stable storage; `pooled` files are not staged."""
+        if not pooled:
+            await self._run_long(self._storage.staging.flush)
+        await self._run_long(self._storage.backups.flush)
+
     # The commit
 
     async def _commit(
@@ -396,21 +405,61 @@ class IncomingTransfer:
         return await self._report(server)
 
     async def _put_into_place(self) -> None:
-        files, storage, pooled = self._files, self._parts.storage, self._steps.pool != ""
+        storage, pooled = self._storage, self._steps.pool != ""
         if self._steps.lifecycle.before(ReceiveStep.SWAP):
             if not pooled:
                 # By this a later daemon recognizes the files in the server's place.
-                inode = await storage.disk.run(storage.staging.inode, self.server)
-                await self._steps.save_terms(inode=inode)
+                await self._steps.save_terms(inode=await self._run(storage.staging.inode))
             await self._steps.enter(ReceiveStep.SWAP)
-        files.roll_back_backups()
+        self._roll_back_backups()
         if not pooled:
-            await files.swap(None if self._was_reported else self._steps.inode)
+            await self._swap()
         elif self._steps.lifecycle.before(ReceiveStep.REPORT):
             # Again: the sender may have taken long to send the attachments.
-            await files.check_pool(self._mark)
+            await self._run(storage.volume.check, self._mark)
         # Raises `Conflict` where others are in their places.
-        self._backups = await storage.disk.run(storage.backups.place, self.server)
+        self._backups = await self._run(storage.backups.place)
+
+    def _roll_back_backups(self) -> None:
+        """On failure, take back the backups that this daemon or an earlier one puts into place."""
+        self._rollback.add(partial(self._run, self._storage.backups.take_back))
+
+    async def _swap(self) -> None:
+        """Put the files into place; an earlier daemon may have done so, with that inode.
+
+        Raises `DaemonRestarted` where they are neither staged nor in place: an earlier daemon has
+        rolled back the transfer, and ended before it could record that. Raises `Conflict` where
+        another node's may be in their place.
+        """
+        staging, inode = self._storage.staging, None if self._was_reported else self._steps.inode
+        if await self._run(staging.holds):
+            await self._free_place()
+            await self._run(staging.swap)
+        elif not await self._run(staging.is_in_place, inode):
+            raise DaemonRestarted
+        self._rollback.add(partial(self._run, staging.undo_swap))
+
+    async def _free_place(self) -> None:
+        storage = self._storage
+        if storage.volume.pool:
+            # It may be another node's by now, and in use.
+            await self._run(storage.volume.require_free)
+            return
+        self._aside = await self._run(storage.staging.set_aside)
+        if self._aside is None:
+            return
+        self._rollback.add(self._restore)
+        self._log.warn(
+            "{server}: the directory in its place was not a server of this node; it is now "
+            "{aside}",
+            server=self.server,
+            aside=self._aside,
+        )
+
+    async def _restore(self) -> None:
+        """Put back what was in the server's place before."""
+        if self._aside is not None:
+            await self._run(self._storage.staging.restore, self._aside)
 
     async def _make_environment(self, configuration: Configuration) -> None:
         if self._steps.lifecycle.before(ReceiveStep.ENVIRONMENT):
@@ -435,8 +484,8 @@ class IncomingTransfer:
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # rolled back, whatever happens, unless the Panel has plainly refused.
         self._rollback.clear()
-        self._may_be_reported = True
-        self._files.finish()
+        self.has_arrived = True
+        self._storage.staging.finish(self.server)
         while not await report.answered_within(PATIENCE, self._reactor):
             # A Panel that denies the transfer does answer: it soon decides.
             if not self.coordinator.is_denied:
@@ -452,11 +501,11 @@ class IncomingTransfer:
 
     async def _conclude(self, server: Server, report: PendingReport) -> None:
         if not await report.accepted():
-            self._may_be_reported, self._is_unwanted = False, True
-            self._rollback.add(self._files.restore)
+            self.has_arrived, self._is_unwanted = False, True
+            self._rollback.add(self._restore)
             self._rollback.add(self._store_away)
             raise TransferRevoked
-        await self._files.publish()
+        await self._publish()
         self._servers.unshare(self.server)
         self._steps.advance(ReceiveStep.DONE)
         self._steps.close()
@@ -465,10 +514,32 @@ class IncomingTransfer:
             # a start asks the Panel, too, for its settings
             await self.coordinator.complete(server)
 
+    async def _publish(self) -> None:
+        """Finish with the attachments: backups stay in place, the installation log gets there.
+
+        What belongs to the partial copy of a move is removed. The server is here in any case, so
+        what fails is only logged.
+        """
+        storage = self._storage
+        for work in (storage.backups.publish, storage.logs.publish, storage.copies.finish):
+            try:
+                await self._run_long(work)
+            except StorageError as error:
+                self._log.error(
+                    "{server}: attachments not stored: {error}", server=self.server, error=error
+                )
+            except Exception:
+                self._log.failure("{server}: storing its attachments failed", server=self.server)
+
     async def _store_away(self) -> None:
         # The received files are whole, so they are not deleted at once.
         self._servers.discard(self.server)
-        await self._files.store_away(pooled=self._steps.pool != "", inode=self._steps.inode)
+        await self._quarantine()
+
+    async def _quarantine(self) -> None:
+        """Put what is in place into quarantine."""
+        steps, quarantine = self._steps, self._storage.quarantine
+        await quarantine.store_away(self.server, pooled=steps.pool != "", inode=steps.inode)
 
     # After a restart
 
@@ -501,13 +572,13 @@ class IncomingTransfer:
         if lifecycle.before(ReceiveStep.SWAP):
             raise DaemonRestarted
         if not pool:
-            self._rollback.add(self._files.withdraw)
-        self._files.roll_back_backups()
+            self._rollback.add(self._withdraw)
+        self._roll_back_backups()
         if pool and lifecycle.before(ReceiveStep.REPORT):
             # A Pelican source whose connection has ended takes the files as its own again, and
             # deletes them when the Panel then hears of a success.
             raise DaemonRestarted
-        self._rollback.add(partial(self._files.vacate, pooled=pool != "", inode=self._steps.inode))
+        self._rollback.add(self._vacate)
         # Looked for first: it may be reported, and forgotten, while the Panel is asked.
         was_queued = self.coordinator.is_success_queued
         is_here, configuration = await self._ask_until_answered()
@@ -529,7 +600,7 @@ class IncomingTransfer:
         """Report the failure and roll back; return the clean-up that remains."""
         steps = self._steps
         steps.fail(error)
-        if self._may_be_reported or steps.lifecycle.over:
+        if self.has_arrived or steps.lifecycle.over:
             # An internal error: the callback queue continues, and no data is touched.
             return Remainder()
         # Reported first, since the Panel's users wait for it, and a daemon that has to end must
@@ -547,10 +618,25 @@ class IncomingTransfer:
         leftovers = RollbackList(self.server)
         if self._environment_begun:
             leftovers.add(lambda: self._environment.remove(self.server))
-        leftovers.add(self._files.discard_files)
+        leftovers.add(partial(self._run_long, self._storage.staging.discard))
         if not self._keeps_backups:
-            leftovers.add(self._files.discard_backups)
+            leftovers.add(partial(self._run_long, self._storage.backups.discard))
         return leftovers
+
+    async def _withdraw(self) -> None:
+        """Take the staged files out of use, until they are deleted."""
+        await self._run_long(self._storage.staging.withdraw)
+
+    async def _vacate(self) -> None:
+        """Put into quarantine what an earlier daemon has put into place.
+
+        It may have been reported to the Panel, and the source have deleted its own.
+        """
+        staging = self._storage.staging
+        if await self._run(staging.holds):
+            return
+        if await self._run(staging.is_in_place, self._steps.inode):
+            await self._quarantine()
 
     async def _clean_up(self) -> None:
         await self._leftovers().run()

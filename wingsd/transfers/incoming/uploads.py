@@ -12,14 +12,7 @@ from functools import partial
 from typing import Protocol
 
 import attrs
-from twisted.internet.defer import (
-    Deferred,
-    DeferredList,
-    DeferredLock,
-    DeferredSemaphore,
-    fail,
-    succeed,
-)
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IProducer, IReactorTime
 from twisted.logger import Logger
 
@@ -33,6 +26,7 @@ from wingsd.errors import (
     BadRequest,
     ChecksumMismatch,
     DaemonStopping,
+    StoragePoolConflict,
     StreamMismatch,
     StreamMissing,
     UploadTruncated,
@@ -51,6 +45,7 @@ from wingsd.transfers.incoming.transfer import (
 )
 from wingsd.transfers.manager import IncomingTransfers
 from wingsd.transfers.steps import ReceiveStep
+from wingsd.transfers.storage.shared_volume import is_same_pool
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
 __all__ = [
@@ -175,18 +170,17 @@ class UploadReader:
         self.bytes = 0
         upload = self.upload
         self._storage = self._parts.storage
-        self._extraction = self._parts.extraction
-        self._form = UploadForm(upload.content_type, upload.user_agent, self._extraction.form)
+        self._form = UploadForm(upload.content_type, upload.user_agent, self._parts.form)
 
     async def read(self, unpack: Unpack) -> ReceivedUpload:
         """Read the whole upload. Raises the `WingsdError` that stops it."""
-        feed = Feed(self._extraction.reactor)
+        feed = Feed(self._parts.reactor)
         consumer = FormFeed(self._form, feed)
         try:
             self.upload.deliver(consumer)
             # An error of the body is raised here too, by the feed in the thread. So there is one
             # place to wait, and no thread is left behind in the directory.
-            archive, backups = await self._extraction.workers.run(self._work, feed, unpack)
+            archive, backups = await self._parts.workers.run(self._work, feed, unpack)
         except Exception as error:
             self.upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
             consumer.checksums.addErrback(lambda _: None)  # it is raised already
@@ -219,56 +213,17 @@ class UploadReader:
             yield block
 
 
-@attrs.frozen(eq=False, repr=False)
-class ReceivedServer:
-    """A server as it was received, by one upload or by several."""
-
-    uploads: Sequence[ReceivedUpload]
-
-    def verify(self) -> None:
-        """Raise `ChecksumMismatch` where anything is not what was sent."""
-        for upload in self.uploads:
-            upload.verify()
-
-    @property
-    def _archives(self) -> list[Extracted]:
-        return [upload.archive for upload in self.uploads if upload.archive is not None]
-
-    @property
-    def files(self) -> int:
-        """The number of files, by all their names."""
-        return sum(each.file_count + each.hard_link_count for each in self._archives)
-
-    @property
-    def archive_bytes(self) -> int:
-        """The bytes of all archives, as they were sent."""
-        return sum(each.archive_bytes for each in self._archives)
-
-    @property
-    def unpacked_bytes(self) -> int | None:
-        """The bytes of all files; None where no archive was unpacked."""
-        archives = self._archives
-        return sum(each.unpacked_bytes for each in archives) if archives else None
-
-    @property
-    def backups(self) -> int:
-        """The number of backups."""
-        return sum(len(upload.backups) for upload in self.uploads)
-
-
+@attrs.define(eq=False, repr=False, slots=False)
 class UploadTransfer(IncomingTransfer):
     """The transfer of one server to this node, which arrives by uploads."""
 
-    def __init__(
-        self, server: str, coordinator: ReceivingCoordinator, parts: IncomingParts
-    ) -> None:
-        super().__init__(server, coordinator, parts)
-        self._extraction = parts.extraction
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         self._upload: IncomingUpload | None = None
         self._group: UploadGroup | None = None
         self._readers: Sequence[UploadReader] = ()
         #: Counts the bytes received, those of attachments too.
-        self.meter = ProgressMeter(parts.reactor.seconds, self._count)
+        self.meter = ProgressMeter(self._parts.reactor.seconds, self._count)
 
     async def run(self, upload: IncomingUpload, group: UploadGroup) -> None:
         """Receive the server by the first upload of `group` and the others in it.
@@ -310,29 +265,69 @@ class UploadTransfer(IncomingTransfer):
         received = await self._receive_all(upload, group, configuration.settings, pooled=pooled)
 
         await steps.enter(ReceiveStep.VERIFY)
-        received.verify()
+        for each in received:
+            each.verify()
 
         await steps.enter(ReceiveStep.DURABLE)
-        await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=pooled)))
+        await scope.wait(Deferred.fromCoroutine(self._flush(pooled=pooled)))
+        archives = [each.archive for each in received if each.archive is not None]
+        files = sum(each.file_count + each.hard_link_count for each in archives)
         if not pooled:
-            steps.set_figures(received.archive_bytes, received.files)
-        self._log_received(self.meter.done, received.files, received.backups)
+            steps.set_figures(sum(each.archive_bytes for each in archives), files)
+        self._log_received(self.meter.done, files, sum(len(each.backups) for each in received))
 
         server = self._servers.get(self.server)
-        return await self._commit(server, configuration, received.unpacked_bytes)
+        size = None if pooled else sum(each.unpacked_bytes for each in archives)
+        return await self._commit(server, configuration, size)
 
     async def _is_in_pool(self, upload: IncomingUpload) -> bool:
-        """Return whether the files are here, in a storage pool that the sender has as well."""
+        """Return whether the files are here, in a storage pool that the sender has as well.
+
+        Raises `StorageError` where they are not sound, `Conflict` where a copy would meet them.
+        """
         if self.coordinator.is_direct:
             return False
-        if not await self._files.is_in_pool(upload.pool, upload.mark):
+        pool = self._storage.volume.pool
+        if not is_same_pool(pool, upload.pool):
+            await self._refuse_pool(upload)
             return False
-        pool = self._parts.storage.volume.pool
+        await self._run(self._storage.volume.check, upload.mark)
         await self._steps.save_terms(pool)
         self._servers.share(self.server, pool)
         self._steps.announcer.say(f"its files are here, in the storage pool {pool}")
         self._mark = upload.mark
         return True
+
+    async def _refuse_pool(self, upload: IncomingUpload) -> None:
+        """Let the files be copied; raise `Conflict` where a copy would meet those in a pool."""
+        volume = self._storage.volume
+        if upload.mark:
+            raise StoragePoolConflict(
+                "this node no longer has the storage pool of the other node",
+                "it has sent no files; transfer the server again",
+            )
+        if upload.pool:
+            self._log.warn(
+                "{server}: the sender has the storage pool {theirs}, this node {ours}: its files "
+                "are copied; if both have the same volume, set system.transfers.storage_pool on "
+                "both to the same pool_name",
+                server=self.server,
+                theirs=ascii(upload.pool[:100]),
+                ours=ascii(volume.pool) if volume.pool else "none",
+            )
+        if upload.pool or volume.pool:
+            await self._run(volume.require_free)
+
+    async def _create(self) -> str:
+        """Return the path of a new, empty directory for the files.
+
+        What is kept of a move of the server is worth nothing from now on.
+        """
+        await self._run_long(self._storage.copies.forget)
+        self._rollback.add(self._withdraw)
+        directory = await self._run_long(self._storage.staging.create)
+        await self._run_long(self._storage.backups.discard)
+        return directory
 
     def _count(self) -> int:
         return sum(reader.bytes for reader in self._readers)
@@ -345,7 +340,7 @@ class UploadTransfer(IncomingTransfer):
 
     async def _receive_all(
         self, upload: IncomingUpload, group: UploadGroup, settings: Settings, *, pooled: bool
-    ) -> ReceivedServer:
+    ) -> list[ReceivedUpload]:
         """Receive the whole server when a slot is free. Raises the `WingsdError` that stops it.
 
         The files of a server that is `pooled` are here already: an archive is then read and
@@ -356,13 +351,13 @@ class UploadTransfer(IncomingTransfer):
         if pooled and len(self._readers) > 1:
             raise StreamMismatch("within a storage pool a server is sent in one request")
         await self._steps.enter(ReceiveStep.RECEIVE)
-        shared = self._extraction.slots
+        shared = self._parts.slots
         async with shared.held(self.server, len(self._readers), scope) as slots:
             self.meter.start()
             try:
                 self._steps.restart_clock()
                 await group.admit()
-                with self._parts.storage.write_back.during():
+                with self._storage.write_back.during():
                     return await self._read(settings, slots, pooled=pooled)
             finally:
                 self.meter.stop()
@@ -381,20 +376,19 @@ class UploadTransfer(IncomingTransfer):
                 raise
         return readers
 
-    async def _read(self, settings: Settings, slots: int, *, pooled: bool) -> ReceivedServer:
-        files, extraction, announcer = self._files, self._extraction, self._steps.announcer
-        limits, directory = extraction.limits.for_server(settings.build.disk_space), ""
+    async def _read(self, settings: Settings, slots: int, *, pooled: bool) -> list[ReceivedUpload]:
+        storage, parts, announcer = self._storage, self._parts, self._steps.announcer
+        limits, directory = parts.limits.for_server(settings.build.disk_space), ""
         if pooled:
-            await files.discard_files()
-            await files.discard_backups()
-            storage = self._parts.storage
+            await self._run_long(storage.staging.discard)
+            await self._run_long(storage.backups.discard)
             size = await storage.disk.run(storage.volume.size)
             unpack: Unpack = partial(_discard, size=size)
         else:
-            directory = await files.create()
+            directory = await self._create()
 
             def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
-                owner, note = extraction.owner, self._note
+                owner, note = parts.owner, self._note
                 return extract(blocks, directory, owner, note, limits=limits, abort=abort)
 
         announcer.show_progress(self._progress)
@@ -402,14 +396,14 @@ class UploadTransfer(IncomingTransfer):
             if len(self._readers) > 1:
                 return await self._read_in_parallel(directory, limits, slots)
             (reader,) = self._readers
-            return ReceivedServer([await reader.read(unpack)])
+            return [await reader.read(unpack)]
         finally:
             announcer.hide_progress()
 
     async def _read_in_parallel(
         self, directory: str, limits: ArchiveLimits, slots: int
-    ) -> ReceivedServer:
-        workers, owner = self._extraction.workers, self._extraction.owner
+    ) -> list[ReceivedUpload]:
+        workers, owner = self._parts.workers, self._parts.owner
         tree = await workers.run(SharedTreeWriter, directory, owner, limits, len(self._readers))
         try:
             received = await self._read_into(tree, DeferredSemaphore(slots))
@@ -418,7 +412,7 @@ class UploadTransfer(IncomingTransfer):
                 self._note(attributes_line(tree.without_attributes, NOT_KEPT))
         finally:
             await workers.run(tree.close)
-        return ReceivedServer(received)
+        return received
 
     async def _read_into(
         self, tree: SharedTreeWriter, slots: DeferredSemaphore
@@ -464,7 +458,7 @@ class UploadTransfer(IncomingTransfer):
 
     @property
     def _note(self) -> Callable[[str], None]:
-        return relayed(self._extraction.reactor, self._steps.announcer.warn)
+        return relayed(self._parts.reactor, self._steps.announcer.warn)
 
     def _progress(self) -> str:
         return f"Receiving {progress_bar(self.meter.done, self.size)}"
@@ -547,7 +541,6 @@ class StreamGroup:
         self._gathering: Deferred[Sequence[IncomingUpload]] | None = None
         self._timer: IDelayedCall | None = None
         self._on_failed: Callable[[WingsdError], object] = lambda error: None
-        self._admitting = DeferredLock()
         self._admitted = False
 
     # What the requests call
@@ -557,12 +550,11 @@ class StreamGroup:
 
         Raises `Unauthorized` where it was used before.
         """
-        async with self._admitting:
-            if not self._admitted:
-                token = self.token
-                if not await self._groups.database.use_token(token.digest, token.expires):
-                    raise token_was_used()
-                self._admitted = True
+        if not self._admitted:
+            token = self.token
+            if not await self._groups.database.use_token(token.digest, token.expires):
+                raise token_was_used()
+            self._admitted = True
 
     async def open(
         self,

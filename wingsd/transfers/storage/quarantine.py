@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import attrs
-from attrs import frozen
 from twisted.logger import Logger
 
 from wingsd.backups.received import ReceivedBackups
+from wingsd.config import SystemConfig
 from wingsd.errors import StorageError, WingsdError
 from wingsd.filesystem import remove_tree
 from wingsd.statedb import StateDatabase
@@ -29,7 +29,7 @@ from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 
-__all__ = ["KeptDays", "Quarantine", "keep_replaced"]
+__all__ = ["Quarantine", "keep_replaced"]
 
 _DAY = 24 * 3600
 #: What the names have of those files that a restored backup has replaced.
@@ -38,23 +38,9 @@ _REPLACED = ".replaced."
 _MOVED = ".moved."
 
 
-@frozen(repr=False)
-class KeptDays:
-    """The days for which what is kept stays.
-
-    That is what the Panel does not want here, what a restored backup has replaced, what has
-    arrived of a failed move, and what is left of a server that was moved while it ran.
-    """
-
-    unwanted: int
-    replaced: int = 0
-    partial: int = 0
-    moved: int = 0
-
-
 @attrs.define(eq=False, repr=False, slots=False)
 class Quarantine:
-    """The quarantine directories of `staging` and `backups`, and kept `copies`, for `days`.
+    """The quarantine directories of `staging` and `backups`, and kept `copies`.
 
     The age of an entry is counted in the state database, not taken from its time stamp: otherwise
     a clock that is set forward, or was behind before, would have everything deleted.
@@ -67,7 +53,7 @@ class Quarantine:
     _copies: PartialCopies
     _disk: Workers
     _database: StateDatabase
-    _days: KeptDays
+    _system: SystemConfig
 
     async def clear(self) -> None:
         """Delete what has been kept long enough. To be called daily."""
@@ -103,14 +89,14 @@ class Quarantine:
                     "{server}: the Panel does not have it on this node; its files are kept for "
                     "{days} days in {place}",
                     server=server,
-                    days=self._days.unwanted,
+                    days=self._system.transfers.quarantine_days,
                     place=place,
                 )
 
     @property
     def keeps_moved(self) -> bool:
         """True if the files of servers are kept that were moved while they ran."""
-        return self._days.moved > 0
+        return self._system.transfers.live.keep_source_days > 0
 
     async def keep_moved(self, server: str, inode: int | None) -> None:
         """Move the files of a server out of its place that was moved while it ran.
@@ -123,7 +109,7 @@ class Quarantine:
                 "{server}: has moved to another node; its files are kept here for {days} days in "
                 "{place}",
                 server=server,
-                days=self._days.moved,
+                days=self._system.transfers.live.keep_source_days,
                 place=place,
             )
 
@@ -140,11 +126,13 @@ class Quarantine:
             return None
 
     def _days_of(self, name: str) -> int:
+        transfers = self._system.transfers
         if name.endswith(PARTIAL):
-            return self._days.partial
+            return transfers.moves.keep_days
         if _MOVED in name:
-            return self._days.moved
-        return self._days.replaced if _REPLACED in name else self._days.unwanted
+            return transfers.live.keep_source_days
+        replaced = _REPLACED in name
+        return self._system.backups.quarantine_days if replaced else transfers.quarantine_days
 
     # In a thread
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
+
 from wingsd.backups.received import QUARANTINE
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
@@ -38,6 +40,7 @@ _DISCARDED = ".discarded"
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Staging:
     """The staging area of one `system.data` directory.
 
@@ -46,20 +49,16 @@ class Staging:
     `prepare_directory` is called with a server and its new directory.
     """
 
-    def __init__(
-        self,
-        data: str,
-        owner: tuple[int, int],
-        *,
-        durable: bool,
-        node: str = "",
-        prepare_directory: Callable[[str, str], object] = lambda server, path: None,
-    ) -> None:
-        self._data = Path(data)
-        self._owner = owner
-        self._durable = durable
-        self._prepare_directory = prepare_directory
-        self._name = f"staging.{node}" if node else "staging"
+    _data: Path = attrs.field(converter=Path)
+    _owner: tuple[int, int]
+    _durable: bool = attrs.field(kw_only=True)
+    _node: str = attrs.field(default="", kw_only=True)
+    _prepare_directory: Callable[[str, str], object] = attrs.field(
+        default=lambda server, path: None, kw_only=True
+    )
+
+    def __attrs_post_init__(self) -> None:
+        self._name = f"staging.{self._node}" if self._node else "staging"
         self._root = self._data.with_name(f".{self._data.name}.{self._name}")
         # An open descriptor per server being received: syncfs(2) only reports errors since its
         # descriptor was opened, so it must be as old as the first byte.
@@ -234,8 +233,7 @@ class Staging:
     def flush(self, server: str) -> None:
         """Return when everything received is on stable storage (one syncfs(2))."""
         if self._durable:
-            with storage_errors(f"{self._root} could not be synced"):
-                syncfs(self._open[server])
+            self.sync(server)
 
     def holds(self, server: str) -> bool:
         """Return whether the server's files are still staged, and not in place."""

@@ -17,7 +17,7 @@ import attrs
 
 from wingsd.archive.quota import require_free_space
 from wingsd.backups.local import Backup, backup_at
-from wingsd.backups.received import ReceivedBackups
+from wingsd.backups.received import ReceivedBackups, write_all
 from wingsd.errors import AttachmentMissing, AttachmentOffsetWrong, MoveRequestInvalid
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.storage.incoming import LOG_LIMIT
@@ -112,7 +112,7 @@ class _Attachment(ABC):
                 if reserve:
                     _require_space(os.fstatvfs(fd), reserve, self.name, len(block))
                 with storage_errors(f"{path} cannot be written"):
-                    _write_all(fd, block)
+                    write_all(fd, block)
                 at += len(block)
                 self.arrived += len(block)
                 if hasher is not None:
@@ -190,35 +190,30 @@ class _LogAttachment(_Attachment):
                 path.unlink(missing_ok=True)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Attachments:
     """The attachments of the move of `server`, as they were announced.
 
-    Every method raises `StorageError`, `MoveNoSpace`, and `AttachmentMissing` for another name.
+    `log_paths` are where the log grows and where it is staged. Every method raises `StorageError`,
+    `MoveNoSpace`, and `AttachmentMissing` for another name.
     """
 
-    def __init__(
-        self,
-        server: str,
-        announced: Sequence[MovedBackup],
-        log: int | None,
-        backups: ReceivedBackups,
-        log_paths: tuple[Path, Path],
-        reserve: int,
-    ) -> None:
-        """`log_paths` are where the log grows and where it is staged.
+    _server: str
+    _announced: Sequence[MovedBackup]
+    _log: int | None
+    _received: ReceivedBackups
+    _log_paths: tuple[Path, Path]
+    _reserve: int
 
-        Raises `MoveRequestInvalid`; see `check_announced`.
-        """
-        check_announced(announced, log)
-        self._server, self._backups, self._log_paths = server, backups, log_paths
-        self._announced = tuple(map(_backup, announced))
-        self._reserve = reserve
+    def __attrs_post_init__(self) -> None:
+        """Raise `MoveRequestInvalid`; see `check_announced`."""
+        check_announced(self._announced, self._log)
         every: list[_Attachment] = [
-            _BackupAttachment(server, backup, each.bytes, backups)
-            for each, backup in zip(announced, self._announced, strict=True)
+            _BackupAttachment(self._server, _backup(each), each.bytes, self._received)
+            for each in self._announced
         ]
-        if log is not None:
-            every.append(_LogAttachment(log, *log_paths))
+        if self._log is not None:
+            every.append(_LogAttachment(self._log, *self._log_paths))
         self._attachments = {each.name: each for each in every}
         #: The bytes of all.
         self.size = sum(each.size for each in every)
@@ -242,11 +237,10 @@ class Attachments:
 
         All that is staged is put into place with the server.
         """
-        self._backups.retain(self._server, self._announced)
-        log = self._attachments.get(LOG)
+        self._received.retain(self._server, [*map(_backup, self._announced)])
         for path in self._log_paths:
             with storage_errors(f"{path} cannot be removed"):
-                if path.exists() and (log is None or path.stat().st_size > log.size):
+                if path.exists() and (self._log is None or path.stat().st_size > self._log):
                     path.unlink()
 
     def offset(self, name: str) -> int:
@@ -305,9 +299,3 @@ def _backup(announced: MovedBackup) -> Backup:
             f"the backup {announced.uuid[:80]!r} is not one that this node can store"
         )
     return backup
-
-
-def _write_all(fd: int, block: bytes) -> None:
-    rest = memoryview(block)
-    while rest:
-        rest = rest[os.write(fd, rest) :]

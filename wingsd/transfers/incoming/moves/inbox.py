@@ -34,9 +34,9 @@ from wingsd.statedb import MoveRecord, StateDatabase
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.attachments import Attachments, MovedBackup
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
-from wingsd.transfers.incoming.transfer import Extraction, IncomingUpload
-from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
 from wingsd.util.deferreds import Changes, fires_within, when_fired
+from wingsd.util.reactor import ThreadedReactor
 
 __all__ = ["Commit", "Inbox", "MoveBeginning", "MoveTerms", "Phase"]
 
@@ -117,53 +117,42 @@ class Commit:
     running: bool
 
 
-class _BoundedFeed:
-    """Writes a body to a feed, up to a number of bytes, and calls `arrived` at its end."""
+class _ArrivingBody:
+    """The body of a request of at most so many bytes, which waits for its turn, or is read."""
 
-    def __init__(self, feed: Feed, most: int, arrived: Callable[[], object]) -> None:
-        self._feed = feed
+    def __init__(self, stream: IncomingUpload, most: int, reactor: ThreadedReactor) -> None:
+        self.stream = stream
+        #: What the thread reads that works on it.
+        self.feed = Feed(reactor)
+        #: The slot that it waits for.
+        self.turn: Deferred[Any] | None = None
+        self.over: Deferred[None] = Deferred()
         self._left = self._most = most
-        self._arrived = arrived
+        self._clock = reactor
+        #: Fires when all of it has arrived, or is not waited for.
+        self._arrived: Deferred[None] = Deferred()
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Pause `producer` while the thread cannot keep up."""
-        self._feed.registerProducer(producer, streaming)
+        self.feed.registerProducer(producer, streaming)
 
     def write(self, data: bytes) -> None:
         """Take a piece. Raises `MoveBatchTooLarge`."""
         self._left -= len(data)
         if self._left < 0:
             raise MoveBatchTooLarge(self._most)
-        self._feed.write(data)
+        self.feed.write(data)
 
     def finish(self) -> None:
         """Take the end."""
-        self._feed.unregisterProducer()
-        self._feed.finish()
-        self._arrived()
+        self.feed.unregisterProducer()
+        self.feed.finish()
+        self._end(None)
 
     def fail(self, error: WingsdError) -> None:
         """Raise `error` in the thread."""
-        self._feed.unregisterProducer()
-        self._feed.fail(error)
-
-
-@attrs.define(eq=False, repr=False)
-class _ArrivingBody:
-    """The body of a request that waits for its turn, or is read."""
-
-    stream: IncomingUpload
-    clock: IReactorTime
-    #: The slot that it waits for.
-    turn: Deferred[Any] | None = None
-    over: Deferred[None] = attrs.field(factory=Deferred)
-    #: Fires when all of it has arrived, or is not waited for.
-    _arrived: Deferred[None] = attrs.field(factory=Deferred)
-
-    def arrived(self) -> None:
-        """Note that all of it has arrived."""
-        if not self._arrived.called:
-            self._arrived.callback(None)
+        self.feed.unregisterProducer()
+        self.feed.fail(error)
 
     async def answered(self, reading: Deferred[T]) -> T:
         """Return what reading it results in.
@@ -172,10 +161,11 @@ class _ArrivingBody:
         """
         reading.addBoth(self._end)
         await self._arrived
-        return (await _fired(_kept(reading), self.clock))()
+        return (await _fired(_kept(reading), self._clock))()
 
     def _end(self, result: T) -> T:
-        self.arrived()
+        if not self._arrived.called:
+            self._arrived.callback(None)
         return result
 
     def stop(self, error: WingsdError) -> None:
@@ -185,45 +175,43 @@ class _ArrivingBody:
             self.turn.cancel()
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Inbox:
     """The requests of one move, between its admission and its end.
 
-    Its phase, session and round are among `changes`. Each method raises the `WingsdError` that its
-    request is answered with. `open` is called first, in a thread.
+    `disk_space` is the server's limit in MiB, as the Panel has it. The phase, session and round
+    are among `changes`, and `on_session` is called when a session begins, with what is held. Each
+    method raises the `WingsdError` that its request is answered with. `open` is called first, in a
+    thread.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        server: str,
-        terms: MoveTerms,
-        disk_space: int,
-        storage: IncomingStorage,
-        extraction: Extraction,
-        changes: Changes,
-        on_session: Callable[[Resumption], object],
-    ) -> None:
-        """`disk_space` is the server's limit in MiB, as the Panel has it.
+    _server: str
+    _terms: MoveTerms
+    _disk_space: int
+    _parts: IncomingParts
+    _changes: Changes
+    _on_session: Callable[[Resumption], object]
 
-        `on_session` is called when a session begins, with what is held.
-        """
-        settings, beginning = terms.settings, terms.beginning
-        limits, copies = extraction.limits.for_server(disk_space), storage.copies
+    def __attrs_post_init__(self) -> None:
+        server, parts, beginning = self._server, self._parts, self._terms.beginning
+        settings, storage = self._terms.settings, parts.storage
+        limits, copies = parts.limits.for_server(self._disk_space), storage.copies
         size = limits.disk if limits.disk is not None else _UNLIMITED
         self.copy = PartialCopy(
             server,
-            bytes.fromhex(terms.record.move),
+            bytes.fromhex(self._terms.record.move),
             copies,
             partial(storage.staging.sync, server),
             MoveLimits(limits.members, size),
-            extraction.owner,
+            parts.owner,
             limits.reserve,
             limits.inode_reserve,
             attributes=beginning.version > 1,
         )
-        rereaders = extraction.rereaders if settings.reread else None
-        self.upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, extraction.reactor)
+        rereaders = parts.rereaders if settings.reread else None
+        self.upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, parts.reactor)
         self.attachments = Attachments(
             server,
             beginning.backups,
@@ -244,20 +232,16 @@ class Inbox:
         self.sessions = 0
         #: Why the last commit came to nothing, until the next session.
         self.setback: WingsdError | None = None
-        self._server = server
-        self._extraction = extraction
         self._disk = storage.long
         self._write_back = storage.write_back
         self._is_reread = settings.reread
         #: How many bytes a batch may have, and how many bodies may be under way at once.
         self._most, self._streams = settings.batch * _MIB, settings.streams
-        self._changes = changes
-        self._on_session = on_session
         self._bodies: dict[str, _ArrivingBody] = {}
-        self._resuming: _KeptWork[Resumption] = _KeptWork(extraction.reactor)
+        self._resuming: _KeptWork[Resumption] = _KeptWork(parts.reactor)
         #: The request that began a session last, or is about to.
         self._resumer = object()
-        self._closing: _KeptWork[None] = _KeptWork(extraction.reactor)
+        self._closing: _KeptWork[None] = _KeptWork(parts.reactor)
         self._commit: Deferred[Commit] | None = None
         #: What was asked to be committed, until another session begins.
         self._committed: Commit | None = None
@@ -318,7 +302,7 @@ class Inbox:
     async def _rebased(self) -> Resumption:
         await self._end_bodies(MoveResumeNeeded())
         async with self._turn():
-            return await self._extraction.workers.run(self.copy.resume)
+            return await self._parts.workers.run(self.copy.resume)
 
     async def page(self, session: str, number: int) -> bytes:
         """Return a page of what is held."""
@@ -421,7 +405,7 @@ class Inbox:
         await self.upkeep.end_reading()
         await self._disk.run(self.copy.checkpoint)
         async with self._turn(None):
-            await self.upkeep.read_back(self._extraction.workers, is_stopped)
+            await self.upkeep.read_back(self._parts.workers, is_stopped)
         if is_stopped():
             raise MoveResumeNeeded
         self.copy.check_read_back()
@@ -429,7 +413,7 @@ class Inbox:
     async def finish(self) -> int:
         """Set modes and times; return the bytes of all files when they are durable."""
         async with self._turn(None):
-            return await self._extraction.workers.run(self.copy.finish)
+            return await self._parts.workers.run(self.copy.finish)
 
     def seal(self, commit: Commit) -> None:
         """Take no session any more: the server is put into place. Raises `MoveResumeNeeded`."""
@@ -468,7 +452,7 @@ class Inbox:
                 f"{self._streams} requests of the move are under way, as many as it may have "
                 "(system.transfers.moves.streams); wait for the end of one"
             )
-        body = _ArrivingBody(stream, self._extraction.reactor)
+        body = _ArrivingBody(stream, self._most, self._parts.reactor)
         reading = self._read_alone(name, session, body, work)
         return await body.answered(Deferred.fromCoroutine(reading))
 
@@ -486,16 +470,15 @@ class Inbox:
             if earlier is not None:
                 # Its connection may be half open, and not be heard of for minutes.
                 earlier.stop(MoveResumeNeeded("the request was sent again"))
-                if not await fires_within(earlier.over, TURN, self._extraction.reactor):
+                if not await fires_within(earlier.over, TURN, self._parts.reactor):
                     raise MoveBusy("an earlier request with it is still being worked for")
             async with self._turn(body=body):
                 self._check(session)
-                feed = Feed(self._extraction.reactor)
-                stream.deliver(_BoundedFeed(feed, self._most, body.arrived))
+                stream.deliver(body)
                 try:
-                    return await self._extraction.workers.run(work, feed.blocks())
+                    return await self._parts.workers.run(work, body.feed.blocks())
                 finally:
-                    feed.close()  # what still arrives after an error is discarded
+                    body.feed.close()  # what still arrives after an error is discarded
         except WingsdError as error:
             stream.stop(error)
             raise
@@ -542,12 +525,12 @@ class Inbox:
         self, within: float | None = TURN, body: _ArrivingBody | None = None
     ) -> AsyncIterator[None]:
         """Hold a slot. Raises `MoveBusy` where none is free in time."""
-        slots = self._extraction.slots
+        slots = self._parts.slots
         turn = slots.acquire(self._server)
         if body is not None:
             body.turn = turn
         if within is not None:
-            turn.addTimeout(within, self._extraction.reactor)
+            turn.addTimeout(within, self._parts.reactor)
         try:
             await turn
         except CancelledError:

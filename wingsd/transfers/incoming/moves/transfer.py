@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum
 from functools import partial
 
 import attrs
@@ -46,10 +45,9 @@ from wingsd.moves.snapshot import Resumption
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
-from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
-from wingsd.transfers.incoming.transfer import HOLD, IncomingParts, IncomingTransfer, Remainder
+from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer, Remainder
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.text import readable_size
@@ -60,7 +58,6 @@ __all__ = [
     "IncomingSeed",
     "MoveTransfer",
     "Preparation",
-    "PreparationState",
     "recorded_failure",
 ]
 
@@ -77,14 +74,6 @@ ASKED_ENOUGH = 600.0
 AGAIN = 60.0
 
 
-class PreparationState(Enum):
-    """The states of a preparation."""
-
-    UNDER_WAY = "under way"
-    READY = "ready"
-    FAILED = "failed"
-
-
 class Preparation:
     """The preparation of one server: each of `trials` in turn, as often as the source asks."""
 
@@ -97,8 +86,8 @@ class Preparation:
         self._trials = trials
         self._changes = changes
         self._running: Deferred[None] | None = None
-        self.state = PreparationState.UNDER_WAY
-        #: Why the last one has failed.
+        #: Whether all has succeeded when it was tried last, and why it has not.
+        self.is_ready = False
         self.error: WingsdError | None = None
         #: How often it was begun.
         self.count = 0
@@ -106,15 +95,17 @@ class Preparation:
         self.container_seconds = 0.0
 
     @property
-    def is_ready(self) -> bool:
-        """True if all has succeeded when it was tried last."""
-        return self.state == PreparationState.READY
+    def state(self) -> str:
+        """Its state, as the source reads it."""
+        if self.error is not None:
+            return "failed"
+        return "ready" if self.is_ready else "under way"
 
     def begin(self) -> None:
         """Begin to try all of it, unless that is under way."""
         if self._running is not None:
             return
-        self.state, self.error = PreparationState.UNDER_WAY, None
+        self.is_ready, self.error = False, None
         self.count += 1
         self._changes.changed()
         running = self._running = Deferred.fromCoroutine(self._run())
@@ -143,7 +134,7 @@ class Preparation:
         except Exception as error:
             self._fail(error)
         else:
-            self.state = PreparationState.READY
+            self.is_ready = True
         finally:
             self._running = None
             self._changes.changed()
@@ -152,7 +143,7 @@ class Preparation:
         if not isinstance(error, WingsdError):
             self._log.failure("{server}: the preparation failed", server=self._server)
             error = WingsdError("internal error", "see the log of the destination node")
-        self.state, self.error = PreparationState.FAILED, error
+        self.error = error
         self._log.warn(
             "{server}: not ready for it, and it runs on at its source: {error}",
             server=self._server,
@@ -241,40 +232,34 @@ def recorded_failure(state: str) -> WingsdError | None:
     return error
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class MoveTransfer(IncomingTransfer):
     """The move of one server to this node, by its `terms`."""
 
+    terms: MoveTerms
     #: The Panel's last description of the server.
-    _configuration: Configuration
+    _configuration: Configuration = attrs.field(init=False)
 
-    def __init__(
-        self,
-        server: str,
-        coordinator: ReceivingCoordinator,
-        parts: IncomingParts,
-        terms: MoveTerms,
-    ) -> None:
-        super().__init__(server, coordinator, parts)
-        self.terms = terms
-        self._storage = parts.storage
-        self._extraction = parts.extraction
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        reactor = self._parts.reactor
         self._inbox: Inbox | None = None
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
-        self.meter = ProgressMeter(parts.reactor.seconds, self._count)
+        self.meter = ProgressMeter(reactor.seconds, self._count)
         self.silence = SilenceWatch(
-            parts.reactor,
+            reactor,
             lambda: not self._steps.lifecycle.before(ReceiveStep.VERIFY),
             lambda seconds: self.abort(MoveAbandoned(seconds)),
         )
-        self._asked = parts.reactor.seconds()
+        self._asked = reactor.seconds()
         #: Requests that wait for a change, and the changes of its `status` and `preparation`.
         self.waiting = 0
         self.changes = self._steps.changes
         when_fired(self.over).addCallback(lambda _: self.changes.changed())
         #: What is tried before the server is stopped at its source.
         trials = (self._ask_panel, self.require_room, self._rehearse)
-        self.preparation = Preparation(server, trials, self.changes)
+        self.preparation = Preparation(self.server, trials, self.changes)
         self._reason: Exception | None = None
         #: Whether a later daemon could go on with it.
         self._is_recorded = False
@@ -332,15 +317,14 @@ class MoveTransfer(IncomingTransfer):
             self.server,
             self.terms,
             configuration.settings.build.disk_space,
-            self._storage,
-            self._extraction,
+            self._parts,
             self.changes,
             self._on_session,
         )
         if is_new:
             self._rollback.add(self._put_away)
         self._rollback.add(partial(inbox.close, MoveOver()))
-        held = await self._extraction.workers.run(partial(inbox.open, is_new=is_new))
+        held = await self._parts.workers.run(partial(inbox.open, is_new=is_new))
         self._inbox = inbox
         if is_new:
             await self.require_room()
@@ -406,7 +390,7 @@ class MoveTransfer(IncomingTransfer):
                 size = await scope.wait(Deferred.fromCoroutine(inbox.finish()))
                 if count := inbox.copy.without_attributes:
                     steps.announcer.warn(attributes_line(count, NOT_KEPT))
-                await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=False)))
+                await scope.wait(Deferred.fromCoroutine(self._flush(pooled=False)))
                 inbox.seal(commit)
             except (RootMismatch, MoveResumeNeeded) as error:
                 await self._go_back(inbox, commit, error)
@@ -469,7 +453,7 @@ class MoveTransfer(IncomingTransfer):
 
     def _check_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk. Blocking."""
-        limits, inbox = self._extraction.limits, self.inbox
+        limits, inbox = self._parts.limits, self.inbox
         inbox.attachments.require_room()
         with room_errors():
             self._storage.copies.admit(
@@ -568,7 +552,7 @@ class MoveTransfer(IncomingTransfer):
         self._reason = error
         self.changes.changed()
         recorded = self._steps.entry
-        if recorded is not None and not self._may_be_reported:
+        if recorded is not None and not self.has_arrived:
             try:  # for its source, which asks for the outcome
                 await self.terms.database.set_move_state(recorded, failure_state(error))
             except StorageError as failure:
@@ -605,8 +589,7 @@ class MoveTransfer(IncomingTransfer):
     def _leftovers(self) -> RollbackList:
         leftovers = super()._leftovers()
         if not self._keeps_backups:  # what is beside the server's files
-            copies = self._storage.copies
-            leftovers.add(partial(self._storage.long.run, copies.finish, self.server))
+            leftovers.add(partial(self._run_long, self._storage.copies.finish))
         return leftovers
 
 
