@@ -25,7 +25,7 @@ from wingsd.backups.store import BackupStore
 from wingsd.config import Config, MovesConfig
 from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
-from wingsd.docker.runtime import EngineInformation
+from wingsd.docker.runtime import DockerInformation
 from wingsd.errors import (
     ServerNotFound,
     ServerNotRunning,
@@ -304,7 +304,7 @@ class ApiNode:
         self.direct_transfers = FakeDirectTransfers(self.calls)
         self.database: Any = FakeDatabase(self.calls)
         self.denied: Any = FakeDenyList(self.calls)
-        self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
+        self.engine: Callable[[], Awaitable[DockerInformation]] | None = None
         #: What runs the work on files, where a test has files.
         self.file_work: FileWork | None = None
         self.archives: Lane | None = None

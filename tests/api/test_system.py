@@ -16,20 +16,15 @@ from tests.support.logged_errors import Logged
 from wingsd import __release__, __version__
 from wingsd.api import node as node_module
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.docker.runtime import EngineInformation
+from wingsd.docker.runtime import Cgroups, Containers, DockerInformation, Runc, Storage
 from wingsd.errors import EnvironmentFailed
 
-ENGINE = EngineInformation(
+ENGINE = DockerInformation(
     version="28.0.1",
-    cgroup_driver="systemd",
-    cgroup_version="2",
-    containers=7,
-    running=4,
-    paused=1,
-    stopped=2,
-    storage_driver="overlay2",
-    filesystem="extfs",
-    runc="v1.2.5",
+    cgroups=Cgroups("systemd", "2"),
+    containers=Containers(total=7, running=4, paused=1, stopped=2),
+    storage=Storage("overlay2", "extfs"),
+    runc=Runc("v1.2.5"),
 )
 
 
@@ -62,7 +57,7 @@ async def test_each_familys_panel_gets_a_version_that_it_can_use(
 
 
 async def test_version_2_describes_the_engine() -> None:
-    async def engine() -> EngineInformation:
+    async def engine() -> DockerInformation:
         return ENGINE
 
     node = ApiNode()
@@ -90,7 +85,7 @@ async def test_version_2_describes_the_engine() -> None:
 
 
 async def test_an_engine_that_does_not_answer_is_left_out(logged: Logged) -> None:
-    async def engine() -> EngineInformation:
+    async def engine() -> DockerInformation:
         raise EnvironmentFailed("it is not there")
 
     node = ApiNode()

@@ -12,10 +12,12 @@ from twisted.internet.defer import Deferred, fail
 from tests.support.node_in_process import NodePair
 from wingsd import __version__
 from wingsd.control import calls as module
-from wingsd.docker.runtime import EngineInformation
+from wingsd.docker.runtime import Cgroups, Containers, DockerInformation, Runc, Storage
 from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
 
-ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
+ENGINE = DockerInformation(
+    "27.1", Cgroups("", ""), Containers(0, 0, 0, 0), Storage("", ""), Runc("")
+)
 
 
 async def gathered(nodes: NodePair) -> dict[str, Any]:
@@ -92,7 +94,7 @@ async def test_the_panel_and_the_engine_are_probed_with_a_timeout(
     monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.05)
     nodes.source.panel.greeting = Deferred()
 
-    async def silent() -> EngineInformation:
+    async def silent() -> DockerInformation:
         return await Deferred()
 
     nodes.source.set_engine(silent)
@@ -102,10 +104,10 @@ async def test_the_panel_and_the_engine_are_probed_with_a_timeout(
 
 
 async def test_status_has_the_engines_version_or_error(nodes: NodePair) -> None:
-    async def answers() -> EngineInformation:
+    async def answers() -> DockerInformation:
         return ENGINE
 
-    async def does_not() -> EngineInformation:
+    async def does_not() -> DockerInformation:
         raise EnvironmentFailed("the socket is not there")
 
     nodes.source.set_engine(answers)

@@ -22,11 +22,12 @@ def test_the_engine_is_described(engine: Engine) -> None:
     engine.client.create_container(engine.image.removeprefix("~"), name=server.uuid)
     told = information(engine_address("", os.environ), Observer())
     assert told.version == engine.client.version()["Version"]
-    assert told.containers >= told.stopped >= 1
-    assert told.containers == told.running + told.paused + told.stopped
-    assert told.cgroup_version in ("1", "2")
-    assert told.storage_driver == engine.client.info()["Driver"]
-    assert told.runc
+    found = told.containers
+    assert found.total >= found.stopped >= 1
+    assert found.total == found.running + found.paused + found.stopped
+    assert told.cgroups.version in ("1", "2")
+    assert told.storage.driver == engine.client.info()["Driver"]
+    assert told.runc.version
 
 
 def test_one_that_is_not_there_is_said_so(tmp_path: Path) -> None:
@@ -67,4 +68,5 @@ def test_what_it_leaves_out_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(operation, error) for _, operation, _, error in heard.calls] == [
         ("information", None)
     ]
-    assert (told.version, told.filesystem, told.runc, told.containers) == ("", "", "", 3)
+    assert (told.version, told.storage.filesystem, told.runc.version) == ("", "", "")
+    assert (told.containers.total, told.containers.running) == (3, 0)

@@ -23,7 +23,7 @@ from wingsd.config import Control, MovesConfig, TransfersConfig
 from wingsd.control import ControlListener
 from wingsd.control.calls import StatusEndpoint
 from wingsd.direct_transfers.initiator import Invitation
-from wingsd.docker.runtime import EngineInformation
+from wingsd.docker.runtime import DockerInformation
 from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, configuration_from_panel
@@ -148,7 +148,7 @@ class NodeInProcess(Harness):
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def set_engine(self, engine: Callable[[], Awaitable[EngineInformation]]) -> None:
+    def set_engine(self, engine: Callable[[], Awaitable[DockerInformation]]) -> None:
         """Have an engine that is asked for its version by `engine`."""
         self.ask_engine = engine
 

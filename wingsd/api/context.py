@@ -22,7 +22,7 @@ from wingsd.config import Config
 from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.direct_transfers.initiator import DirectTransfers
-from wingsd.docker.runtime import EngineInformation
+from wingsd.docker.runtime import DockerInformation
 from wingsd.events import EventBus
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
@@ -131,7 +131,7 @@ class NodeContext:
     figures: NodeFigures
     diagnostics: Diagnostics
     own_log: OwnLog
-    ask_engine: Callable[[], Awaitable[EngineInformation]] | None
+    ask_engine: Callable[[], Awaitable[DockerInformation]] | None
     engine: NodeEngine | None
     orphans: OrphanedContainers | None
 

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config, read_yaml, version_for
 from wingsd.config_file.updates import NodeSettings
-from wingsd.docker.runtime import EngineDisk, EngineInformation
+from wingsd.docker.runtime import DockerInformation, EngineDisk
 from wingsd.errors import (
     BadRequest,
     BodyTooLarge,
@@ -39,7 +39,7 @@ from wingsd.node.redaction import Redaction
 from wingsd.panel.schemas import Allocations
 from wingsd.servers import PowerState
 from wingsd.util.media import decode
-from wingsd.util.serialization import Keywords, unknown_keys
+from wingsd.util.serialization import Amount, Keywords, unknown_keys
 
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
@@ -49,7 +49,6 @@ __all__ = ["DiagnosticsQuery", "NodeEndpoint", "UpdateEndpoint", "machine", "rep
 #: Seconds to wait for the engine: a Panel waits for 15 in all.
 ENGINE_PATIENCE = 5.0
 
-Amount = Annotated[int, Keywords(minimum=0)]
 Number = Annotated[int, Keywords(minimum=1)]
 
 # Panels expect the names of Go.
@@ -84,50 +83,6 @@ class Machine:
     kernel_version: str
     os: Annotated[str, "The distribution's name."]
     os_type: Annotated[str, "The kernel's name."]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Cgroups:
-    """The control groups of the Docker engine."""
-
-    driver: str
-    version: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class Containers:
-    """Numbers of all containers of the Docker engine."""
-
-    total: Amount
-    running: Amount
-    paused: Amount
-    stopped: Amount
-
-
-@attrs.frozen(eq=False, repr=False)
-class Storage:
-    """The storage of the Docker engine."""
-
-    driver: str
-    filesystem: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class Runc:
-    """The OCI runtime of the Docker engine."""
-
-    version: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class DockerInformation:
-    """The Docker engine. What it does not report is empty."""
-
-    version: str
-    cgroups: Cgroups
-    containers: Containers
-    storage: Storage
-    runc: Runc
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -168,16 +123,6 @@ def _distribution() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:
         return platform.system()
-
-
-def _described(engine: EngineInformation) -> DockerInformation:
-    return DockerInformation(
-        version=engine.version,
-        cgroups=Cgroups(engine.cgroup_driver, engine.cgroup_version),
-        containers=Containers(engine.containers, engine.running, engine.paused, engine.stopped),
-        storage=Storage(engine.storage_driver, engine.filesystem),
-        runc=Runc(engine.runc),
-    )
 
 
 #: The name under which the daemon's own log is listed, wherever it is written.
@@ -516,14 +461,12 @@ class NodeEndpoint(Endpoint):
         if ask is None:
             return None
 
-        async def asked() -> EngineInformation:
+        async def asked() -> DockerInformation:
             return await ask()
 
         asking = Deferred.fromCoroutine(asked())
         try:
-            return _described(
-                await asking.addTimeout(ENGINE_PATIENCE, self._node.reactor, _timed_out)
-            )
+            return await asking.addTimeout(ENGINE_PATIENCE, self._node.reactor, _timed_out)
         except WingsdError as error:
             self._log.warn(
                 "the Docker engine did not report its version and containers: {error}", error=error

@@ -41,7 +41,7 @@ from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlListener
 from wingsd.direct_transfers.initiator import DirectTransfers, IncomingDirectTransfers
 from wingsd.direct_transfers.servers import DirectServers
-from wingsd.docker.runtime import ContainerRuntime, EngineInformation, engine_address
+from wingsd.docker.runtime import ContainerRuntime, DockerInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
@@ -111,7 +111,7 @@ class NodeContainers:
     """The containers of servers and of installers, and their engine, None without one."""
 
     containers: ContainerRuntime
-    ask_engine: Callable[[], Awaitable[EngineInformation]] | None = None
+    ask_engine: Callable[[], Awaitable[DockerInformation]] | None = None
     engine: NodeEngine | None = None
 
 
@@ -511,7 +511,7 @@ def _containers(
 
     pool, address = pools.engine, engine_address(config.docker.socket, os.environ)
 
-    def ask() -> Deferred[EngineInformation]:
+    def ask() -> Deferred[DockerInformation]:
         return pool.run(engine.information, address, observer)
 
     containers = DockerContainers(config, pool, reactor, observer)

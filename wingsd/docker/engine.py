@@ -39,11 +39,15 @@ from wingsd.docker.container import (
 )
 from wingsd.docker.network import NetworkSpec, advice_against
 from wingsd.docker.runtime import (
+    Cgroups,
+    Containers,
     ContainerState,
+    DockerInformation,
     EngineDisk,
-    EngineInformation,
+    Runc,
     RunningContainer,
     ServerContainer,
+    Storage,
 )
 from wingsd.errors import NOT_RUNNING, ConsoleBlocked, EnvironmentFailed, ServerNotRunning
 from wingsd.util.observer import ENGINE, Observer
@@ -356,7 +360,7 @@ def names_with_labels(client: APIClient, labels: Mapping[str, str]) -> list[str]
     return [name.lstrip("/") for each in found for name in each.get("Names") or ()]
 
 
-def information(address: str, observer: Observer) -> EngineInformation:
+def information(address: str, observer: Observer) -> DockerInformation:
     """Return the information of the engine at `address`. Raises `EnvironmentFailed`.
 
     `observer` gets the duration of the request.
@@ -373,20 +377,20 @@ def information(address: str, observer: Observer) -> EngineInformation:
         ) from error
 
 
-def _information(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInformation:
+def _information(version: Mapping[str, Any], info: Mapping[str, Any]) -> DockerInformation:
     # Fields that an engine omits (rootless, podman) are empty.
     storage = dict(info.get("DriverStatus") or ())
-    return EngineInformation(
+    return DockerInformation(
         version=version.get("Version", ""),
-        cgroup_driver=info.get("CgroupDriver", ""),
-        cgroup_version=info.get("CgroupVersion", ""),
-        containers=info.get("Containers", 0),
-        running=info.get("ContainersRunning", 0),
-        paused=info.get("ContainersPaused", 0),
-        stopped=info.get("ContainersStopped", 0),
-        storage_driver=info.get("Driver", ""),
-        filesystem=storage.get("Backing Filesystem", ""),
-        runc=(info.get("RuncCommit") or {}).get("ID", ""),
+        cgroups=Cgroups(info.get("CgroupDriver", ""), info.get("CgroupVersion", "")),
+        containers=Containers(
+            total=info.get("Containers", 0),
+            running=info.get("ContainersRunning", 0),
+            paused=info.get("ContainersPaused", 0),
+            stopped=info.get("ContainersStopped", 0),
+        ),
+        storage=Storage(info.get("Driver", ""), storage.get("Backing Filesystem", "")),
+        runc=Runc((info.get("RuncCommit") or {}).get("ID", "")),
     )
 
 

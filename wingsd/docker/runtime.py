@@ -15,6 +15,7 @@ import attrs
 
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, InstallScript, Settings
+from wingsd.util.serialization import Amount
 
 
 @attrs.frozen(repr=False)
@@ -275,19 +276,47 @@ class ServerContainer:
 
 
 @attrs.frozen(eq=False, repr=False)
-class EngineInformation:
-    """The engine's version and kind, and the number of its containers, of any owner."""
+class Cgroups:
+    """The control groups of the Docker engine."""
+
+    driver: str
+    version: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class Containers:
+    """Numbers of all containers of the Docker engine."""
+
+    total: Amount
+    running: Amount
+    paused: Amount
+    stopped: Amount
+
+
+@attrs.frozen(eq=False, repr=False)
+class Storage:
+    """The storage of the Docker engine."""
+
+    driver: str
+    filesystem: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class Runc:
+    """The OCI runtime of the Docker engine."""
 
     version: str
-    cgroup_driver: str
-    cgroup_version: str
-    containers: int
-    running: int
-    paused: int
-    stopped: int
-    storage_driver: str
-    filesystem: str
-    runc: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class DockerInformation:
+    """The Docker engine. What it does not report is empty."""
+
+    version: str
+    cgroups: Cgroups
+    containers: Containers
+    storage: Storage
+    runc: Runc
 
 
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"

@@ -64,10 +64,8 @@ from wingsd.servers.files import (
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power import PowerControl, ProgramEnd
 from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
-from wingsd.util.serialization import Keywords, unstructure
+from wingsd.util.serialization import Amount, Keywords, unstructure
 from wingsd.util.text import escaped, readable_size
-
-Amount = Annotated[int, Keywords(minimum=0)]
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import GenericAlias
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import attrs
 from cattrs import BaseValidationError, ClassValidationError, Converter, transform_error
@@ -48,6 +48,9 @@ class Keywords:
 
     def __init__(self, **words: object) -> None:
         self.__attrs_init__(tuple(words.items()))
+
+
+Amount = Annotated[int, Keywords(minimum=0)]
 
 
 class _WrongKind(ValueError):
