@@ -50,7 +50,8 @@ assert (level.st_uid, level.st_gid, level.st_nlink) == (988, 988, 2), level
 assert stat.S_IMODE(level.st_mode) == 0o640, level
 with ServerRoot(home, directory_opener("auto"), owner) as root:
     tree = Tree(root)
-    tree.replace(tree.read("server.properties", 100), b"server-port=1")
+    path, _ = tree.read("server.properties", 100)
+    tree.replace(path, b"server-port=1")
 sent = pack(
     home, lambda block: None, links=True, compression=Compression.NONE, warn=print,
     progress=lambda size, files: None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -118,24 +119,23 @@ class AsyncEngine:
         self.console_writers = DeferredSemaphore(CONSOLE_WRITERS)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[EngineSession]:
-        """Open a session beside any others."""
+    async def session(
+        self, then: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[EngineSession]:
+        """Open a session beside any others; call `then` when it is closed."""
         session = EngineSession(self._workers, self.address, self._observer)
         try:
             yield session
         finally:
-            session.close(lambda: None)
+            session.close(then)
 
     @asynccontextmanager
     async def exclusive_session(self, name: str) -> AsyncIterator[EngineSession]:
         """Open a session when all earlier ones under that name are closed."""
         lock = self._locks.setdefault(name, DeferredLock())
         await lock.acquire()
-        session = EngineSession(self._workers, self.address, self._observer)
-        try:
+        async with self.session(partial(self._release, name, lock)) as session:
             yield session
-        finally:
-            session.close(lambda: self._release(name, lock))
 
     def _release(self, name: str, lock: DeferredLock) -> None:
         lock.release()

@@ -116,15 +116,18 @@ def _terminal(config: Config, variables: Mapping[str, str]) -> dict[str, Any]:
 
 def with_network(spec: ContainerSpec, mode: str) -> ContainerSpec:
     """Return the container in another network, or mode of the engine."""
-    host = {**spec.body["HostConfig"], "NetworkMode": mode}
-    return attrs.evolve(spec, body={**spec.body, "HostConfig": host})
+    return _with_host(spec, NetworkMode=mode)
 
 
 def with_mounts(spec: ContainerSpec, mounts: Sequence[Mount]) -> ContainerSpec:
     """Return the container with additional mounts."""
-    host = spec.body["HostConfig"]
-    more = [*host["Mounts"], *map(mount_of, mounts)]
-    return attrs.evolve(spec, body={**spec.body, "HostConfig": {**host, "Mounts": more}})
+    present = spec.body["HostConfig"]["Mounts"]
+    return _with_host(spec, Mounts=[*present, *map(mount_of, mounts)])
+
+
+def _with_host(spec: ContainerSpec, **changes: object) -> ContainerSpec:
+    host = {**spec.body["HostConfig"], **changes}
+    return attrs.evolve(spec, body={**spec.body, "HostConfig": host})
 
 
 def rehearsal_spec(config: Config, server: Settings) -> ContainerSpec:
@@ -133,11 +136,9 @@ def rehearsal_spec(config: Config, server: Settings) -> ContainerSpec:
     In place of the server's files, which may not be there yet, it has the directory of all, and
     it is never started. Raises as `container_spec`.
     """
-    spec = container_spec(config, server)
-    host = spec.body["HostConfig"]
     files = mount_of(Mount(config.system.data, HOME, read_only=True))
-    body = {**spec.body, "HostConfig": {**host, "Mounts": [files]}}
-    return ContainerSpec(rehearsal_name(config, server.uuid), body)
+    spec = _with_host(container_spec(config, server), Mounts=[files])
+    return attrs.evolve(spec, name=rehearsal_name(config, server.uuid))
 
 
 def rehearsal_name(config: Config, uuid: str) -> str:

@@ -185,22 +185,17 @@ class RewriteJob:
 _MAX_LINKS = 40
 
 
-@attrs.frozen
-class Found:
-    """A file: its path without symlinks, and its bytes (None: it does not exist)."""
-
-    path: ServerPath
-    data: bytes | None
-
-
 class Tree:
     """The files below a server's directory. Methods raise NotDone and the errors of `root`."""
 
     def __init__(self, root: ServerRoot) -> None:
         self._root = root
 
-    def read(self, name: str, limit: int) -> Found:
-        """Return the file `name`, a path relative to the root, of at most `limit` bytes."""
+    def read(self, name: str, limit: int) -> tuple[ServerPath, bytes | None]:
+        """Return the file `name`, a path relative to the root, of at most `limit` bytes.
+
+        That is its path without symlinks, and its bytes, None where it does not exist.
+        """
         path = self._resolved(name)
         try:
             with self._root.open_file(path) as file:
@@ -208,17 +203,17 @@ class Tree:
                 data = file.read(limit + 1) if size <= limit else b""
         except FileMissing as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                return Found(path, None)
+                return path, None
             raise
         except (IsDirectory, FileTypeRefused):
             raise NotDone("it is not a regular file") from None
         if max(size, len(data)) > limit:
             raise NotDone(f"it is larger than {limit >> 10} KiB")
-        return Found(path, data)
+        return path, data
 
-    def replace(self, found: Found, data: bytes) -> None:
+    def replace(self, path: ServerPath, data: bytes) -> None:
         """Replace what was found by a file with these bytes and the same mode."""
-        self._root.write(found.path, [data])
+        self._root.write(path, [data])
 
     def _resolved(self, name: str) -> ServerPath:
         """Return the path without symlinks, as the tree is now."""
@@ -325,11 +320,11 @@ def _line(text: str) -> str:
 def _rewritten(
     tree: Tree, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
 ) -> list[str]:
-    found = tree.read(file.file, format_of(file.parser).limit)
+    path, data = tree.read(file.file, format_of(file.parser).limit)
     changes, failures = _changes(file.replace, node)
-    rewritten = parse(file.parser, found.data or b"", changes)
-    if rewritten.data != found.data:
-        tree.replace(found, rewritten.data)
+    rewritten = parse(file.parser, data or b"", changes)
+    if rewritten.data != data:
+        tree.replace(path, rewritten.data)
     return failures + rewritten.failures
 
 
