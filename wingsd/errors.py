@@ -692,6 +692,9 @@ class PathInvalid(BadRequest):
 
     code = "file-path-invalid"
 
+    def __init__(self, why: str, detail: str = "") -> None:
+        super().__init__(f"Cannot perform that action: {why}", detail)
+
 
 class NameTooLong(BadRequest):
     """The name or the path of a file is too long.

@@ -334,7 +334,7 @@ async def test_a_transfer_waits_for_what_is_being_written(site: SignedSite) -> N
         await each.__aenter__()
     url = site.url("upload")
     uploading = Deferred.fromCoroutine(upload(site, form(part(b"new")), url=url))
-    while not lane._queue:
+    while not lane._turns[UUID].waiting:
         await deferLater(reactor, 0.01)
     operations.place_hold(Operation.TRANSFER_OUT, "it is being sent")
     ended = operations.ended(Operation.CHANGE_FILES)

@@ -61,7 +61,7 @@ async def test_a_large_directory_waits_for_its_turn_and_a_small_one_does_not(
     work.large = Lane(work.large.workers, each=1, waiting=4)
     async with work.large.turn(UUID):
         waiting = Deferred.fromCoroutine(get(node, f"{call}?directory=large"))
-        await until(lambda: work.large._queue)
+        await until(lambda: work.large._turns[UUID].waiting)
         assert (await get(node, f"{call}?directory=small")).status == 200
         assert not waiting.called
     reply = await waiting

@@ -46,7 +46,7 @@ def copied(root: ServerRoot, name: str) -> None:
 
 
 def packed(root: ServerRoot, name: str) -> None:
-    list(Selection(root, Guard(root), p("/"), Chosen([p(name)]), ServerPath()).members())
+    list(Selection(Guard(root), p("/"), Chosen([p(name)]), ServerPath()).members())
 
 
 ACTIONS: list[tuple[Callable[[ServerRoot], object], str]] = [

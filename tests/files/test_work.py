@@ -102,4 +102,4 @@ def test_nothing_is_kept_of_servers_without_work(count: int) -> None:
     ends = [worker.begin(f"server {number}")[0] for number in range(count)]
     for end in ends:
         end.callback(None)
-    assert not worker.lane._running
+    assert not worker.lane._turns

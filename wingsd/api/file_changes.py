@@ -95,7 +95,7 @@ def below(root: str, name: str) -> ServerPath:
     path = directory.joined(name)
     if path.contains(directory):
         raise PathInvalid(
-            "Cannot perform that action: a name is empty, or that of a directory above.",
+            "a name is empty, or that of a directory above.",
             f"{name[:100]!r} names no file in {str(directory) or '/'}",
         )
     return path

@@ -462,7 +462,7 @@ class FileUploadEndpoint(SignedPath):
         directory = FilePath.parse(request.argument("directory"))
         path = directory.joined(request.argument("file"))
         if path.contains(directory):
-            raise PathInvalid("Cannot perform that action: the file has no name.")
+            raise PathInvalid("the file has no name.")
         return server, path
 
     async def _store_part(

@@ -7,7 +7,6 @@ exactly one part.
 
 from __future__ import annotations
 
-import os
 import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from contextlib import closing
 from attrs import Factory, evolve, frozen
 
 from wingsd.filesystem.open_directories import Path
-from wingsd.filesystem.walk import FirstNames, Listing, gone, opened, unreadable, walk
+from wingsd.filesystem.walk import FirstNames, Listing, opened, stats, walk
 
 __all__ = [
     "EVERYTHING",
@@ -190,13 +189,7 @@ def _add(
     first_names: FirstNames,
 ) -> None:
     parent = directory_key(listing.path)
-    for name in names:
-        try:
-            found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-        except OSError as error:
-            if not gone(error):
-                unreadable(listing.prefix + name, error)
-            continue
+    for name, found in stats(listing, names):
         if found.st_nlink > 1:
             first_names.add((found.st_dev, found.st_ino), listing.prefix + name)
         size = found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Blocks", "Digest", "ReadAhead", "StageClosed", "hashed", "read_ahead"]
+__all__ = ["Blocks", "Digest", "ReadAhead", "StageClosed", "hashed", "joined", "read_ahead"]
 
 
 class Blocks:
@@ -93,6 +93,20 @@ class Digest(Protocol):
 
     def hexdigest(self) -> str:
         """Return the digest of everything taken so far."""
+
+
+def joined(pieces: Iterable[bytes], least: int) -> Iterator[bytes]:
+    """Yield the pieces in blocks of at least so many bytes: each is compressed by a call."""
+    gathered: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= least:
+            yield b"".join(gathered)
+            gathered.clear()
+            size = 0
+    yield b"".join(gathered)
 
 
 class StageClosed(Exception):

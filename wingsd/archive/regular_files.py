@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import chain
 
 import attrs
 
 from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.decompress import decompressed
-from wingsd.archive.pipeline import Blocks, read_ahead
+from wingsd.archive.pipeline import Blocks, joined, read_ahead
 from wingsd.archive.policy import Kind, member_kind, member_mode, member_path
 from wingsd.archive.sparse import sparse_header
 from wingsd.archive.tar_headers import END, FILE, Member, member_header, padding
@@ -138,13 +139,7 @@ class RegularFiles:
 
         Raises as `packed`.
         """
-        block = bytearray()
-        for piece in self._pieces():
-            block += piece
-            if len(block) >= STEP:
-                yield bytes(block)
-                block.clear()
-        yield bytes(block) + END
+        return joined(chain(map(bytes, self._pieces()), (END,)), STEP)
 
     def _pieces(self) -> Iterator[bytes | memoryview]:
         with closing(self._open()) as blocks:

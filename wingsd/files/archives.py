@@ -14,14 +14,14 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from enum import Enum
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, Protocol
 
 import attrs
 
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.archive.compress import compressed, compressor
+from wingsd.archive.pipeline import joined
 from wingsd.archive.policy import member_mode
 from wingsd.archive.tar_headers import (
     DIRECTORY,
@@ -146,7 +146,6 @@ class Chosen:
 class Selection:
     """The part of the directory `top` that is packed into `archive`, of which a part is denied."""
 
-    root: ServerRoot
     guard: Guard
     top: ServerPath
     chosen: Chosen
@@ -178,22 +177,12 @@ class Selection:
                     if symlink is not None:
                         yield symlink
 
-    @contextmanager
-    def _listings(self) -> Iterator[Iterator[Listing]]:
-        places = (self.top, self.root.real_path(self.top))
+    def _listings(self) -> AbstractContextManager[Iterator[Listing]]:
+        return self.guard.tree(self.top, select=self._wanted)
 
-        def select(listing: Listing) -> Listing:
-            here = [ServerPath((*place.parts, *listing.path)) for place in places]
-            return self.guard.allowed(self._wanted(listing, here[0]), *here)
-
-        with (
-            self.root.directory(self.top) as directory,
-            directory.tree(select) as listings,
-        ):
-            yield listings
-
-    def _wanted(self, listing: Listing, here: ServerPath) -> Listing:
+    def _wanted(self, listing: Listing) -> Listing:
         chosen = self.chosen.of(listing.path)
+        here = ServerPath((*self.top.parts, *listing.path))
         found = listing.filtered(
             lambda name, is_directory: (
                 chosen(name, is_directory) and here.child(name) != self.archive
@@ -239,18 +228,6 @@ def _check(path: bytes, error: OSError) -> None:
         unreadable_for_user(path, error)
 
 
-class _Type(Enum):
-    """The MIME types of archives."""
-
-    TAR = "application/x-tar"
-    GZIP = "application/gzip"
-    BZIP2 = "application/x-bzip2"
-    XZ = "application/x-xz"
-    LZ4 = "application/x-lz4"
-    ZSTD = "application/zstd"
-    ZIP = "application/zip"
-
-
 @attrs.frozen
 class ArchiveKind:
     """A kind of archive: with `tar` a tar in that format, else a zip. `suffix` has no dot."""
@@ -259,27 +236,24 @@ class ArchiveKind:
     suffix: str
     mime: str
 
-    @classmethod
-    def of(cls, tar: ArchiveFormat, mime: _Type) -> ArchiveKind:
-        """Return that of a tar."""
-        return cls(tar, tar.suffix, mime.value)
 
-
-_ZIP = ArchiveKind(None, "zip", _Type.ZIP.value)
+_TARS = {
+    ArchiveFormat.TAR: "application/x-tar",
+    ArchiveFormat.TAR_GZ: "application/gzip",
+    ArchiveFormat.TAR_XZ: "application/x-xz",
+    ArchiveFormat.TAR_BZ2: "application/x-bzip2",
+    ArchiveFormat.TAR_LZ4: "application/x-lz4",
+    ArchiveFormat.TAR_ZSTD: "application/zstd",
+}
 #: By the names in Calagopus' Panel. Left out are `tar_lzip` and `seven_zip`, for which the
 #: standard library has no compressor.
 _FORMATS: Mapping[str, ArchiveKind] = {
-    "tar": ArchiveKind.of(ArchiveFormat.TAR, _Type.TAR),
-    "tar_gz": ArchiveKind.of(ArchiveFormat.TAR_GZ, _Type.GZIP),
-    "tar_xz": ArchiveKind.of(ArchiveFormat.TAR_XZ, _Type.XZ),
-    "tar_bz2": ArchiveKind.of(ArchiveFormat.TAR_BZ2, _Type.BZIP2),
-    "tar_lz4": ArchiveKind.of(ArchiveFormat.TAR_LZ4, _Type.LZ4),
-    "tar_zstd": ArchiveKind.of(ArchiveFormat.TAR_ZSTD, _Type.ZSTD),
-    "zip": _ZIP,
+    **{tar.value: ArchiveKind(tar, tar.suffix, mime) for tar, mime in _TARS.items()},
+    "zip": ArchiveKind(None, "zip", "application/zip"),
 }
 #: By the extensions in Pelican's Panel; the file of a `tgz` is named `tar.gz`.
 _EXTENSIONS: Mapping[str, ArchiveKind] = {
-    "zip": _ZIP,
+    "zip": _FORMATS["zip"],
     **dict.fromkeys(("tar.gz", "tgz"), _FORMATS["tar_gz"]),
     **dict.fromkeys(("tar.bz2", "tbz2"), _FORMATS["tar_bz2"]),
     **dict.fromkeys(("tar.xz", "txz"), _FORMATS["tar_xz"]),
@@ -363,7 +337,7 @@ def compress(
         if not (asked.overwrite or _is_free(root, target)):
             continue
         progress.target = target
-        selection = Selection(root, guard, asked.top, Chosen(chosen), target)
+        selection = Selection(guard, asked.top, Chosen(chosen), target)
         progress.bytes_total = selection.total(progress.check)
         options = NewFileOptions(replace=asked.overwrite)
         with root.new_file(target, options) as file:
@@ -386,7 +360,7 @@ def pack_into(
     StorageError, and what `output` raises.
     """
     chosen = Chosen(_existing(root, guard, asked))
-    members = Selection(root, guard, asked.top, chosen, ServerPath()).members()
+    members = Selection(guard, asked.top, chosen, ServerPath()).members()
     _pack(members, asked, output, progress)
 
 
@@ -425,7 +399,7 @@ def _pack(
         with closing(found):  # type: ignore[type-var]
             _write_zip(found, asked.compression, output, progress)
         return
-    blocks = _joined(_tar_pieces(found, progress))
+    blocks = joined(_tar_pieces(found, progress), _BLOCK)
     packer = compressor(asked.kind.tar, asked.compression)
     with closing(found), closing(blocks):  # type: ignore[type-var]
         for block in blocks if packer is None else compressed(blocks, packer):
@@ -451,20 +425,6 @@ def _tar_pieces(found: Iterable[FileMember], progress: Progress) -> Iterator[byt
             yield padding(member.size)
         progress.files_done += 1
     yield END
-
-
-def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the pieces in larger blocks, since each is compressed by a call of its own."""
-    gathered: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        gathered.append(piece)
-        size += len(piece)
-        if size >= _BLOCK:
-            yield b"".join(gathered)
-            gathered.clear()
-            size = 0
-    yield b"".join(gathered)
 
 
 class _Stream:

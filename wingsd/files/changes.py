@@ -21,7 +21,6 @@ from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
 from wingsd.filesystem.attributes import set_mode_at
-from wingsd.filesystem.walk import Listing
 
 __all__ = [
     "Mode",
@@ -160,7 +159,7 @@ def set_modes(root: ServerRoot, guard: Guard, files: Iterable[Mode], progress: P
             is_directory = root.stat(each.path).is_directory
             guard.check(each.path, is_directory=is_directory)
             if is_directory and each.recursive:
-                _set_below(root, guard, each, progress)
+                _set_below(guard, each, progress)
             root.set_mode(each.path, each.bits)
         except FileMissing:
             continue
@@ -168,17 +167,9 @@ def set_modes(root: ServerRoot, guard: Guard, files: Iterable[Mode], progress: P
     return progress.files_done
 
 
-def _set_below(root: ServerRoot, guard: Guard, given: Mode, progress: Progress) -> None:
+def _set_below(guard: Guard, given: Mode, progress: Progress) -> None:
     """Set the modes of all that is in a directory but symlinks and what has no mode."""
-    places = (given.path, root.real_path(given.path))
-
-    def select(listing: Listing) -> Listing:
-        return guard.allowed(listing, *(ServerPath((*p.parts, *listing.path)) for p in places))
-
-    with (
-        root.directory(given.path) as top,
-        top.tree(select) as listings,
-    ):
+    with guard.tree(given.path) as listings:
         for listing in listings:
             progress.check()
             for name in (*listing.files, *listing.directories):
@@ -285,9 +276,7 @@ class _Copier:
         """Copy a directory."""
         real_source, real_target = self._root.real_path(source), self._root.real_path(target)
         if source.contains(target) or real_source.contains(real_target):
-            raise PathInvalid(
-                "Cannot perform that action: a directory cannot be copied into itself."
-            )
+            raise PathInvalid("a directory cannot be copied into itself.")
         is_new = False
         try:
             if not (self._root.stat(target).is_directory and self._overwrite):
@@ -304,17 +293,9 @@ class _Copier:
         return self._root.stat(target)
 
     def _fill(self, source: ServerPath, target: ServerPath) -> None:
-        real_source, real_target = self._root.real_path(source), self._root.real_path(target)
         # What is copied is not durable at once: fsync(2) for each file would take hours.
         options = NewFileOptions(replace=self._overwrite, durable=False)
-
-        def select(listing: Listing) -> Listing:
-            places = (source, real_source, target, real_target)
-            return self._guard.allowed(
-                listing, *(ServerPath((*p.parts, *listing.path)) for p in places)
-            )
-
-        with self._root.directory(source) as top, top.tree(select) as listings:
+        with self._guard.tree(source, target) as listings:
             for listing in listings:
                 here = ServerPath((*source.parts, *listing.path))
                 there = ServerPath((*target.parts, *listing.path))

@@ -6,7 +6,7 @@ A path is judged as it was given, and as where it really is when symlinks lead t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from wingsd.errors import BadRequest, DirectoryMissing, FileDenied, FileWorkCancelled
 from wingsd.files.denylist import Denylist
@@ -82,15 +82,33 @@ class Guard:
                 )
         return kept
 
-    def allowed(self, listing: Listing, *places: ServerPath) -> Listing:
-        """Return the names of a listing that are not denied, wherever its directory is."""
-        if not self._denylists:
-            return listing
-        return listing.filtered(
-            lambda name, is_directory: (
-                not self._denied([place.child(name) for place in places], is_directory)
+    @contextmanager
+    def tree(
+        self,
+        top: ServerPath,
+        *others: ServerPath,
+        select: Callable[[Listing], Listing] = lambda listing: listing,
+    ) -> Iterator[Iterator[Listing]]:
+        """Walk through all below a directory that `select` leaves and that is not denied.
+
+        It is denied as well if it would be in one of the directories `others`. Raises as
+        `ServerRoot.directory` and `Directory.tree`.
+        """
+        places = [place for path in (top, *others) for place in (path, self._root.real_path(path))]
+
+        def allowed(listing: Listing) -> Listing:
+            here = [ServerPath((*place.parts, *listing.path)) for place in places]
+            listing = select(listing)
+            if not self._denylists:
+                return listing
+            return listing.filtered(
+                lambda name, is_directory: (
+                    not self._denied([place.child(name) for place in here], is_directory)
+                )
             )
-        )
+
+        with self._root.directory(top) as directory, directory.tree(allowed) as listings:
+            yield listings
 
     def _denied(
         self, paths: tuple[ServerPath, ...] | list[ServerPath], is_directory: bool

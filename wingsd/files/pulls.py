@@ -63,10 +63,7 @@ class PullTarget:
         name = given or self.name or plain_name(url.last_segment)
         path = self.directory.joined(name)
         if path.contains(self.directory):
-            raise PathInvalid(
-                "Cannot perform that action: the file has no name.",
-                "give a file name: the URL ends in none",
-            )
+            raise PathInvalid("the file has no name.", "give a file name: the URL ends in none")
         return path
 
 

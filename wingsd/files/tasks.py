@@ -11,14 +11,14 @@ says so, and its end is shown in the server's console. Calagopus' page also show
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -53,44 +53,19 @@ class Lane:
         self.workers = workers
         self._each = each
         self._waiting = waiting
-        self._running: Counter[str] = Counter()
-        self._queue: list[tuple[str, Deferred[None]]] = []
+        #: Those of the servers that work or wait.
+        self._turns: WeakValueDictionary[str, DeferredSemaphore] = WeakValueDictionary()
 
     @asynccontextmanager
     async def turn(self, server: str) -> AsyncIterator[None]:
         """Wait for a turn of a server. Raises `FilesBusy`."""
-        if self._running[server] >= self._each:
-            await self._wait(server)
-        else:
-            self._running[server] += 1
-        try:
+        turns = self._turns.setdefault(server, DeferredSemaphore(self._each))
+        if not turns.tokens:
+            waiting = sum(len(each.waiting) for each in self._turns.values())
+            if len(turns.waiting) >= self._waiting // 4 or waiting >= self._waiting:
+                raise FilesBusy
+        async with turns:
             yield
-        finally:
-            self._release(server)
-
-    async def _wait(self, server: str) -> None:
-        own = sum(1 for name, _ in self._queue if name == server)
-        if own >= self._waiting // 4 or len(self._queue) >= self._waiting:
-            raise FilesBusy
-        entry = (server, Deferred[None]())
-        self._queue.append(entry)
-        try:
-            await entry[1]
-        except CancelledError:
-            if entry in self._queue:
-                self._queue.remove(entry)
-            raise
-
-    def _release(self, server: str) -> None:
-        for entry in self._queue:
-            if entry[0] == server:
-                # It takes over the turn.
-                self._queue.remove(entry)
-                entry[1].callback(None)
-                return
-        self._running[server] -= 1
-        if not self._running[server]:
-            del self._running[server]
 
 
 @attrs.define(eq=False, repr=False)

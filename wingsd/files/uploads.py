@@ -60,7 +60,7 @@ class FileRules:
     def check_path(self, root: ServerRoot, path: ServerPath) -> None:
         """Raise PathInvalid, `FileDenied` or FileMissing for a file that a user may not write."""
         if path.is_root:
-            raise PathInvalid("Cannot perform that action: the file has no name.")
+            raise PathInvalid("the file has no name.")
         Guard(root, self.denylist).check(path)
         if Guard(root, self.ignored).denies(path):
             raise FileMissing(str(path))
@@ -144,7 +144,7 @@ class FormUpload:
         if not self._any_field:
             name = name.rpartition("/")[2]
             if name in ("", ".", ".."):
-                raise PathInvalid("Cannot perform that action: the file has no name.", part.name)
+                raise PathInvalid("the file has no name.", part.name)
         path = self._directory.joined(name)
         self._name = name
         self._rules.check_path(root, path)

@@ -29,6 +29,7 @@ from attrs import frozen
 
 from wingsd.errors import FileTypeRefused
 from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.text import display
 
 __all__ = [
@@ -540,12 +541,9 @@ def set_mode_at(parent: int, name: bytes, mode: int) -> None:
     Set-id and sticky bits are left out, as in Wings. Raises OSError, and FileTypeRefused for a
     symlink, a FIFO, a socket or a device.
     """
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
-    try:
+    with closing_descriptor(os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)) as fd:
         kind = stat.S_IFMT(os.fstat(fd).st_mode)
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             raise FileTypeRefused(f"{display(name)} has no mode of its own")
         # fchmod(2) refuses O_PATH; this name of the descriptor means the very same file.
         os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)
-    finally:
-        os.close(fd)

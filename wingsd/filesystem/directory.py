@@ -10,8 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
-
-import attrs
+from typing import NamedTuple
 
 from wingsd.errors import FileInUse, FileTypeRefused, IsDirectory, WingsdError
 from wingsd.filesystem.errors import file_errors
@@ -20,20 +19,14 @@ from wingsd.filesystem.paths import ServerPath, name_text
 from wingsd.filesystem.walk import Listing, unreadable_for_user, walk
 from wingsd.util.text import display
 
-__all__ = ["Directory", "Entry", "OpenFile", "entry_at", "errors_of", "open_regular"]
+__all__ = ["Directory", "Entry", "OpenFile", "entry_at", "open_regular"]
 
 
 #: Bytes of `st_blocks`, whatever the block size of the file system; stat(2).
 _BLOCK = 512
 
 
-def errors_of(path: ServerPath) -> AbstractContextManager[None]:
-    """Raise an OSError of this context as one of the errors of `errors`."""
-    return file_errors(bytes(path))
-
-
-@attrs.frozen
-class Entry:
+class Entry(NamedTuple):
     """One entry of a directory, as lstat(2) has it: a symlink is the link itself.
 
     `size` is in bytes, and `allocated` the bytes on the disk; times are in nanoseconds since 1970;
@@ -174,7 +167,7 @@ class Directory(OpenDescriptor):
         Memory does not grow with their number. Files that are being written are not listed, and
         those of a node that died meanwhile are deleted.
         """
-        with errors_of(self.path), os.scandir(self._fd) as found:
+        with file_errors(self.path), os.scandir(self._fd) as found:
             for each in found:
                 name = os.fsencode(each.name)
                 if TEMPORARY.fullmatch(name) and each.is_file(follow_symlinks=False):
@@ -188,19 +181,12 @@ class Directory(OpenDescriptor):
 
     def own_entry(self) -> Entry:
         """Return the entry of the directory itself."""
-        with errors_of(self.path):
+        with file_errors(self.path):
             return Entry.of(self.path.name, os.fstat(self._fd))
-
-    def stat(self, name: bytes) -> Entry:
-        """Return one entry. Raises FileMissing."""
-        path = self.path.child(name)
-        with errors_of(path):
-            return entry_at(self._fd, name)
 
     def open_file(self, name: bytes) -> OpenFile:
         """Open a regular file for reading. Raises FileMissing, IsDirectory and FileTypeRefused."""
-        path = self.path.child(name)
-        with errors_of(path):
+        with file_errors(self.path.child(name)):
             return open_regular(self._fd, name)
 
     def tree(

@@ -21,6 +21,7 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
+from wingsd.filesystem.paths import ServerPath
 from wingsd.util.text import disk_advice, display
 
 __all__ = ["file_error", "file_errors"]
@@ -52,7 +53,7 @@ _NOT_PERMITTED = {
 
 
 @contextmanager
-def file_errors(name: bytes) -> Iterator[None]:
+def file_errors(name: bytes | ServerPath) -> Iterator[None]:
     """Raise an OSError of this context as an error of wingsd; `name` is the file's path."""
     try:
         yield
@@ -60,9 +61,9 @@ def file_errors(name: bytes) -> Iterator[None]:
         raise file_error(error, name) from error
 
 
-def file_error(error: OSError, name: bytes) -> WingsdError:
+def file_error(error: OSError, name: bytes | ServerPath) -> WingsdError:
     """Return the error of the operating system as one of wingsd; `name` is the file's path."""
-    shown = display(name or b"/")
+    shown = display(bytes(name) or b"/")
     code = error.errno or 0
     if code in _NOT_THERE:
         return FileMissing(f"{shown}: {_OUTSIDE if code == errno.EXDEV else error.strerror}")

@@ -26,6 +26,7 @@ import attrs
 
 from wingsd.errors import FileTypeRefused, NameConflict, PathInvalid, UploadInProgress
 from wingsd.filesystem.errors import file_error, file_errors
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
@@ -133,12 +134,10 @@ class NewFile(OpenDescriptor):
         self._counted = 0
         self._mode = _MODE
         try:
-            self._look_at_old()
-            self.reserve(options.size)
-            self._create()
-        except OSError as error:
-            self.close()
-            raise file_error(error, name) from error
+            with file_errors(name):
+                self._look_at_old()
+                self.reserve(options.size)
+                self._create()
         except BaseException:
             self.close()
             raise
@@ -154,12 +153,10 @@ class NewFile(OpenDescriptor):
         """Append bytes; return how many."""
         length = len(data)
         self.reserve(self.size + length)
-        try:
+        with file_errors(self._name):
             written = os.write(self._fd, data)
             while written < length:
                 written += os.write(self._fd, memoryview(data)[written:])
-        except OSError as error:
-            raise file_error(error, self._name) from error
         self.size += length
         return length
 
@@ -265,10 +262,7 @@ def check_new_name(name: bytes) -> None:
     The file would not be listed, nor be in backups, and be deleted as one that was left over.
     """
     if TEMPORARY.fullmatch(name):
-        raise PathInvalid(
-            "Cannot perform that action: this name is for files that are being written.",
-            "choose another name",
-        )
+        raise PathInvalid("this name is for files that are being written.", "choose another name")
 
 
 def rename_exclusively(source: int, name: bytes, target: int, new_name: bytes) -> None:
@@ -365,14 +359,12 @@ class PartialFile(OpenDescriptor):
                 raise
             old_mode(self._parent, self._name)
             return os.open(self._own_name, _MAKE, 0o600, dir_fd=self._parent)
-        try:
+        with closing_descriptor(looked_at):
             found = os.fstat(looked_at)
             # The server's program could have put something else there.
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                 raise FileTypeRefused(f"{display(self._own_name)} is not a regular file")
             return os.open(f"/proc/self/fd/{looked_at}", _OPEN)
-        finally:
-            os.close(looked_at)
 
     def write(self, data: bytes) -> None:
         """Append bytes. Raises DiskLimitExceeded; what was written before stays."""

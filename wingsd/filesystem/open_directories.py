@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
-__all__ = ["FILE_FLAGS", "REPLACED", "OpenDirectories", "Path", "file_type_name"]
+__all__ = [
+    "FILE_FLAGS",
+    "REPLACED",
+    "OpenDirectories",
+    "Path",
+    "closing_descriptor",
+    "file_type_name",
+]
 
 Path = tuple[bytes, ...]
 """A directory or file below a root: the names of its directories, then its own; `()` is the
@@ -21,6 +28,15 @@ REPLACED = "it was replaced by something else meanwhile"
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAX_OPEN = 64
+
+
+@contextmanager
+def closing_descriptor(fd: int) -> Iterator[int]:
+    """Close an open descriptor at the end of the context."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 class OpenDirectories:

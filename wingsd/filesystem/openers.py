@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from wingsd.errors import ConfigError
 from wingsd.filesystem.paths import ServerPath
@@ -53,64 +53,44 @@ class DirectoryOpener(Protocol):
         """
 
 
-class _Walk:
-    """The way to one directory, component by component; `fd` is the directory reached so far."""
-
-    def __init__(self, root: int, path: ServerPath) -> None:
-        self.fd = os.open(b".", _PATH, dir_fd=root)
-        self._root = root
-        #: The components still to come, the next one last, and the directories passed.
-        self._ahead = list(reversed(path.parts))
-        self._done: list[bytes] = []
-        self._links = self._steps = 0
-
-    def run(self) -> None:
-        while self._ahead:
-            part = self._ahead.pop()
-            if part == b"..":
-                self._up()
-            elif part not in (b"", b"."):
-                self._down(part)
-            if self._links > MAX_LINKS or self._steps > MAX_STEPS:
-                raise _error(errno.ELOOP)
-
-    def _up(self) -> None:
-        if not self._done:
-            raise _error(errno.EXDEV)
-        self._done.pop()
-        # Not by the directory's own "..": it may have been moved.
-        self._steps += 1 + len(self._done)
-        self._move(_reopened(self._root, self._done))
-
-    def _down(self, part: bytes) -> None:
-        self._steps += 1
-        text = _link_text(self.fd, part)
-        if text is None:
-            self._move(os.open(part, _PATH | os.O_NOFOLLOW, dir_fd=self.fd))
-            self._done.append(part)
-            return
-        self._links += 1
-        if text.startswith(b"/"):
-            raise _error(errno.EXDEV)
-        self._ahead += reversed(text.split(b"/"))
-
-    def _move(self, fd: int) -> None:
-        os.close(self.fd)
-        self.fd = fd
-
-
 class OpenatOpener:
     """Opens each component of a path by itself, and resolves symlinks by their texts."""
 
     def directory(self, root: int, path: ServerPath) -> int:
         """Return a descriptor of a directory below `root`; see `DirectoryOpener`."""
-        walk = _Walk(root, path)
+        fd = os.open(b".", _PATH, dir_fd=root)
+        #: The components still to come, the next one last, and the directories passed.
+        ahead, done = list(reversed(path.parts)), list[bytes]()
+        links = steps = 0
         try:
-            walk.run()
+            while ahead:
+                part, passed = ahead.pop(), fd
+                if part == b"..":
+                    if not done:
+                        _fail(errno.EXDEV)
+                    done.pop()
+                    # Not by the directory's own "..": it may have been moved.
+                    steps += 1 + len(done)
+                    fd = _reopened(root, done)
+                    os.close(passed)
+                elif part not in (b"", b"."):
+                    steps += 1
+                    text = _link_text(fd, part)
+                    if text is None:
+                        fd = os.open(part, _PATH | os.O_NOFOLLOW, dir_fd=fd)
+                        os.close(passed)
+                        done.append(part)
+                    else:
+                        links += 1
+                        if text.startswith(b"/"):
+                            _fail(errno.EXDEV)
+                        ahead += reversed(text.split(b"/"))
+                if links > MAX_LINKS or steps > MAX_STEPS:
+                    _fail(errno.ELOOP)
         except BaseException:
-            os.close(walk.fd)
+            os.close(fd)
             raise
-        return walk.fd
+        return fd
 
     def subdirectory(self, parent: int, name: bytes) -> int:
         """Return a descriptor of a directory in `parent`; see `DirectoryOpener`.
@@ -120,15 +100,12 @@ class OpenatOpener:
         fd = os.open(name, _READ, dir_fd=parent)
         if os.fstat(fd).st_dev != os.fstat(parent).st_dev:
             os.close(fd)
-            raise _error(errno.EXDEV)
+            _fail(errno.EXDEV)
         return fd
 
 
 class Openat2Opener:
     """Opens a whole path by openat2(2): the kernel resolves it."""
-
-    def __init__(self) -> None:
-        self._by_components = OpenatOpener()
 
     def directory(self, root: int, path: ServerPath) -> int:
         """Return a descriptor of a directory below `root`; see `DirectoryOpener`."""
@@ -140,7 +117,7 @@ class Openat2Opener:
             except (BlockingIOError, InterruptedError):
                 # Something was moved while a ".." in a symlink's text was resolved.
                 continue
-        return self._by_components.directory(root, path)
+        return OpenatOpener().directory(root, path)
 
     def subdirectory(self, parent: int, name: bytes) -> int:
         """Return a descriptor of a directory in `parent`; see `DirectoryOpener`."""
@@ -193,5 +170,5 @@ def _reopened(root: int, parts: list[bytes]) -> int:
     return fd
 
 
-def _error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))
+def _fail(code: int) -> NoReturn:
+    raise OSError(code, os.strerror(code))

@@ -45,7 +45,7 @@ def name_from_text(text: str) -> bytes:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise PathInvalid("Cannot perform that action: the name is not valid Unicode.") from None
+        raise PathInvalid("the name is not valid Unicode.") from None
     return text.translate(_TO_BYTES).encode("utf-8", "surrogateescape")
 
 
@@ -53,9 +53,9 @@ def _checked(_: object, __: object, parts: tuple[bytes, ...]) -> None:
     """Refuse what is no name: whoever has a path needs no further check."""
     for part in parts:
         if part in (b"", b".", b"..") or b"/" in part:
-            raise PathInvalid("Cannot perform that action: a part of the path is not a name.")
+            raise PathInvalid("a part of the path is not a name.")
         if b"\0" in part:
-            raise PathInvalid("Cannot perform that action: the name contains a zero byte.")
+            raise PathInvalid("the name contains a zero byte.")
         if len(part) > MAX_NAME_BYTES:
             raise NameTooLong
     if sum(map(len, parts)) + len(parts) > MAX_PATH_BYTES + 1:
@@ -106,7 +106,9 @@ class ServerPath:
     @property
     def parent(self) -> ServerPath:
         """The directory that it is in; that of the server's directory is itself."""
-        return ServerPath(self.parts[:-1])
+        above = object.__new__(ServerPath)  # whose names have been checked
+        object.__setattr__(above, "parts", self.parts[:-1])
+        return above
 
     def contains(self, other: ServerPath) -> bool:
         """Return whether the other path is this one or below it."""

@@ -36,10 +36,9 @@ from wingsd.filesystem.directory import (
     Entry,
     OpenFile,
     entry_at,
-    errors_of,
     open_regular,
 )
-from wingsd.filesystem.errors import file_error
+from wingsd.filesystem.errors import file_error, file_errors
 from wingsd.filesystem.new_file import (
     DEFAULTS,
     NewFile,
@@ -50,6 +49,7 @@ from wingsd.filesystem.new_file import (
     check_new_name,
     rename_exclusively,
 )
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import TreeRemover
@@ -195,31 +195,28 @@ class ServerRoot(OpenDescriptor):
         The last name stays, and so do those that do not exist. Raises FileMissing where the path
         leads out of the server's directory.
         """
-        above, below = path.parent.parts, path.parts[-1:]
+        above = path.parent
         while True:
             try:
-                fd = self._opener.directory(self._fd, ServerPath(above))
+                fd = self._opener.directory(self._fd, above)
                 break
             except (FileNotFoundError, NotADirectoryError) as error:
-                if not above:
-                    raise file_error(error, bytes(path)) from error
-                above, below = above[:-1], (above[-1], *below)
+                if above.is_root:
+                    raise file_error(error, path) from error
+                above = above.parent
             except OSError as error:
-                raise file_error(error, bytes(path)) from error
-        try:
-            with errors_of(path):
-                links = (b"/proc/self/fd/%d" % each for each in (self._fd, fd))
-                top, place = map(os.readlink, links)
-        finally:
-            os.close(fd)
+                raise file_error(error, path) from error
+        with closing_descriptor(fd), file_errors(path):
+            links = (b"/proc/self/fd/%d" % each for each in (self._fd, fd))
+            top, place = map(os.readlink, links)
         if place != top and not place.startswith(top + b"/"):
             raise FileMissing(f"{_shown(path)} was moved")
         names = place[len(top) :].split(b"/")
-        return ServerPath((*(name for name in names if name), *below))
+        return ServerPath((*filter(None, names), *path.parts[len(above.parts) :]))
 
     def file_system(self) -> os.statvfs_result:
         """Return the statvfs result of the file system that the directory is on."""
-        with errors_of(ServerPath()):
+        with file_errors(ServerPath()):
             return os.statvfs(self._fd)
 
     # Writing
@@ -262,12 +259,9 @@ class ServerRoot(OpenDescriptor):
             with self._parent(path) as parent:
                 return open_writable(parent, path.name, self._usage, files)
         directory = self._made_directory(path.parent)
-        try:
-            with errors_of(path):
-                owner, usage = self._owner, self._usage
-                return create_writable(directory, path.name, owner, mode, usage, files)
-        finally:
-            os.close(directory)
+        with closing_descriptor(directory), file_errors(path):
+            owner, usage = self._owner, self._usage
+            return create_writable(directory, path.name, owner, mode, usage, files)
 
     def partial_file(self, path: ServerPath, user: str, *, make: bool = True) -> PartialFile:
         """Open what a user has uploaded of a file; see `PartialFile`.
@@ -277,7 +271,7 @@ class ServerRoot(OpenDescriptor):
         if make:
             parent = self._made_directory(path.parent)
         else:
-            with errors_of(path):
+            with file_errors(path):
                 parent = self._opener.directory(self._fd, path.parent)
         return PartialFile(parent, path.name, user, self._owner, self._usage, make=make)
 
@@ -308,7 +302,7 @@ class ServerRoot(OpenDescriptor):
             size = original.entry.size
             mode = original.entry.permissions if options.mode is None else options.mode
             with self.new_file(target, evolve(options, size=size, mode=mode)) as copy:
-                with errors_of(target):
+                with file_errors(target):
                     copy_data(original.fileno(), copy.fileno(), size, cancelled)
                 return Entry.of(target.name, copy.commit())
 
@@ -318,16 +312,13 @@ class ServerRoot(OpenDescriptor):
         Raises NameConflict for something else of that name, NotDirectory for a file on the way.
         """
         try:
-            fd = self._made_directory(path)
+            with closing_descriptor(self._made_directory(path)) as fd:
+                return Entry.of(path.name, os.fstat(fd))
         except NotDirectory as error:
             with suppress(FileMissing):
                 self.stat(path)
                 raise NameConflict.creating(_shown(path)) from error
             raise
-        try:
-            return Entry.of(path.name, os.fstat(fd))
-        finally:
-            os.close(fd)
 
     def make_symlink(self, path: ServerPath, text: bytes) -> Entry:
         """Make a symlink with this text, which is not resolved.
@@ -335,7 +326,7 @@ class ServerRoot(OpenDescriptor):
         Raises NameConflict where the name is in use, FileMissing, PathInvalid and NameTooLong.
         """
         if path.is_root or not text or b"\0" in text:
-            raise PathInvalid("Cannot perform that action: a symlink needs a name and a target.")
+            raise PathInvalid("a symlink needs a name and a target.")
         with self._parent(path) as parent:
             try:
                 os.symlink(text, path.name, dir_fd=parent)
@@ -369,9 +360,7 @@ class ServerRoot(OpenDescriptor):
                 raise NameConflict.renaming(_shown(target)) from error
             except OSError as error:
                 if error.errno in (errno.EXDEV, errno.EMLINK):
-                    raise PathInvalid(
-                        "Cannot perform that action: this file cannot have another name there."
-                    ) from error
+                    raise PathInvalid("this file cannot have another name there.") from error
                 raise
 
     def rename(self, source: ServerPath, target: ServerPath, *, replace: bool = False) -> None:
@@ -382,22 +371,15 @@ class ServerRoot(OpenDescriptor):
         directory, and from one file system to another.
         """
         if source.is_root or target.is_root:
-            raise PathInvalid(
-                "Cannot perform that action: the server's own directory cannot be renamed."
-            )
+            raise PathInvalid("the server's own directory cannot be renamed.")
         check_new_name(source.name)
         check_new_name(target.name)
         if source.contains(target) and source != target:
-            raise PathInvalid(
-                "Cannot perform that action: a directory cannot be moved into itself."
-            )
+            raise PathInvalid("a directory cannot be moved into itself.")
         with self._parent(source) as parent:
             os.lstat(source.name, dir_fd=parent)
-            directory = self._made_directory(target.parent)
-            try:
+            with closing_descriptor(self._made_directory(target.parent)) as directory:
                 self._rename(parent, source, directory, target, replace=replace)
-            finally:
-                os.close(directory)
 
     def remove(self, path: ServerPath, cancelled: Callable[[], bool] = _never) -> None:
         """Delete a file, a symlink, or a directory with all below it.
@@ -406,21 +388,15 @@ class ServerRoot(OpenDescriptor):
         FileWorkCancelled.
         """
         if path.is_root:
-            raise PathInvalid(
-                "Cannot perform that action: the server's own directory cannot be deleted."
-            )
+            raise PathInvalid("the server's own directory cannot be deleted.")
         with self._parent(path) as parent:
             try:
                 TreeRemover(self._opener, parent, self._usage, cancelled).remove(path.name)
             except OSError as error:
                 if error.errno in (errno.EXDEV, errno.EBUSY):
-                    raise PathInvalid(
-                        "Cannot perform that action: a mount point is not deleted."
-                    ) from error
+                    raise PathInvalid("a mount point is not deleted.") from error
                 if error.errno == errno.ENOTEMPTY:
-                    raise PathInvalid(
-                        "Cannot perform that action: files are created there while it is deleted."
-                    ) from error
+                    raise PathInvalid("files are created there while it is deleted.") from error
                 raise
 
     def set_mode(self, path: ServerPath, mode: int) -> None:
@@ -430,9 +406,7 @@ class ServerRoot(OpenDescriptor):
         symlink, a FIFO, a socket or a device, and PathInvalid for the server's directory.
         """
         if path.is_root:
-            raise PathInvalid(
-                "Cannot perform that action: the mode of the server's directory is not changed."
-            )
+            raise PathInvalid("the mode of the server's directory is not changed.")
         with self._parent(path) as parent:
             set_mode_at(parent, path.name, mode)
 
@@ -447,33 +421,38 @@ class ServerRoot(OpenDescriptor):
     @contextmanager
     def _parent(self, path: ServerPath) -> Iterator[int]:
         """Open the directory of a path; OSError of this context becomes an error of wingsd."""
-        with errors_of(path):
+        try:
+            if len(path.parts) <= 1:  # nothing is on the way
+                yield self._fd
+                return
             parent = self._opener.directory(self._fd, path.parent)
             try:
                 yield parent
             finally:
                 os.close(parent)
+        except OSError as error:
+            raise file_error(error, path) from error
 
     def _made_directory(self, path: ServerPath) -> int:
         """Return a descriptor of a directory, which is made if it is missing.
 
         Raises NotDirectory where the path leads through something else, and DiskLimitExceeded.
         """
-        parts = path.parts
+        above = path
         missing: list[bytes] = []
         while True:
             try:
-                fd = self._opener.directory(self._fd, ServerPath(parts))
+                fd = self._opener.directory(self._fd, above)
                 break
             except FileNotFoundError as error:
-                if not parts:
-                    raise file_error(error, bytes(path)) from error
-                missing.append(parts[-1])
-                parts = parts[:-1]
+                if above.is_root:
+                    raise file_error(error, path) from error
+                missing.append(above.name)
+                above = above.parent
             except NotADirectoryError as error:
                 raise NotDirectory(_shown(path)) from error
             except OSError as error:
-                raise file_error(error, bytes(path)) from error
+                raise file_error(error, path) from error
         try:
             while missing:
                 self._count_directory()
@@ -485,7 +464,7 @@ class ServerRoot(OpenDescriptor):
             if isinstance(error, OSError):
                 if error.errno in (errno.ENOTDIR, errno.ELOOP):
                     raise NotDirectory(_shown(path)) from error
-                raise file_error(error, bytes(path)) from error
+                raise file_error(error, path) from error
             raise
         return fd
 
@@ -527,13 +506,9 @@ class ServerRoot(OpenDescriptor):
             if error.errno in _IN_USE:
                 raise NameConflict.renaming(_shown(target)) from error
             if error.errno == errno.EINVAL:
-                raise PathInvalid(
-                    "Cannot perform that action: a directory cannot be moved into itself."
-                ) from error
+                raise PathInvalid("a directory cannot be moved into itself.") from error
             if error.errno in (errno.EXDEV, errno.EBUSY):
-                raise PathInvalid(
-                    "Cannot perform that action: it cannot be moved to another file system."
-                ) from error
+                raise PathInvalid("it cannot be moved to another file system.") from error
             raise
 
 

@@ -48,6 +48,8 @@ def openat2_number(machine: str) -> int:
 
 
 _NUMBER = openat2_number(os.uname().machine)
+_openat2 = _libc["syscall"]
+_openat2.argtypes = (*(ctypes.c_long,) * 2, *(ctypes.c_char_p,) * 2, ctypes.c_size_t)
 #: cachestat(2), since Linux 6.5. struct cachestat_range: offset, length; struct cachestat: pages
 #: in the cache, and four other figures.
 _CACHESTAT_NUMBER = 451 + _OFFSETS.get(os.uname().machine, 0)
@@ -61,9 +63,7 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
     `resolve` has RESOLVE_ flags.
     """
     how = _HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
-    fd: int = _libc.syscall(
-        ctypes.c_long(_NUMBER), ctypes.c_long(directory), path, how, ctypes.c_size_t(_HOW.size)
-    )
+    fd: int = _openat2(_NUMBER, directory, path, how, _HOW.size)
     if fd < 0:
         _fail()
     return fd

@@ -18,7 +18,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from itertools import islice
 from typing import NoReturn
 
@@ -27,7 +27,12 @@ from attrs import Factory, define, evolve, frozen
 from wingsd.errors import StorageError, TreeTooLarge
 from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.new_file import Owner
-from wingsd.filesystem.open_directories import REPLACED, OpenDirectories, Path
+from wingsd.filesystem.open_directories import (
+    REPLACED,
+    OpenDirectories,
+    Path,
+    closing_descriptor,
+)
 from wingsd.util.text import disk_advice, display, reading_advice
 
 __all__ = [
@@ -48,10 +53,12 @@ __all__ = [
     "give_tree",
     "gone",
     "measure",
+    "measured",
     "opened",
     "opened_again",
     "regular_bytes",
     "small_listing",
+    "stats",
     "survey",
     "unreadable",
     "unreadable_for_user",
@@ -154,21 +161,16 @@ class FirstNames:
         return True
 
 
-@contextmanager
-def opened(directory: str) -> Iterator[int]:
+def opened(directory: str) -> AbstractContextManager[int]:
     """Open the root of a tree. Raises StorageError where it is missing, or a symlink."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise StorageError.reading(f"{directory}: {reading_advice(error)}") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return closing_descriptor(fd)
 
 
-@contextmanager
-def opened_again(root: int) -> Iterator[int]:
+def opened_again(root: int) -> AbstractContextManager[int]:
     """Open a root once more. Raises StorageError.
 
     Two walks at a time need a descriptor each: one that lists a directory moves on for all.
@@ -177,10 +179,7 @@ def opened_again(root: int) -> Iterator[int]:
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root)
     except OSError as error:
         unreadable(b"", error)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return closing_descriptor(fd)
 
 
 def unreadable(name: bytes, error: OSError) -> NoReturn:
@@ -398,26 +397,33 @@ def survey(directory: str) -> Measured:
     the first `FREE_ENTRIES`. Files that are deleted meanwhile do not. Blocking; follows no
     symlink. Raises StorageError where a directory cannot be read, and TreeTooLarge.
     """
+    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
+        return measured(listings)
+
+
+def measured(listings: Iterable[Listing]) -> Measured:
+    """Measure what some listings have; see `survey`."""
     total = entries = largest_size = on_disk = files = 0
     largest = b""
     linked = FirstNames()
-    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
-        for listing in listings:
-            others = len(listing.directories) + len(listing.symlinks)
-            entries += others
-            files += others
-            on_disk += others * ENTRY_SIZE
-            for name, found in _stats(listing):
-                if found.st_nlink > 1 and not linked.add((found.st_dev, found.st_ino), b""):
-                    entries += 1
-                    continue
-                files += 1
-                total += found.st_size
-                # file systems also allocate what a file may grow by
-                whole = -(-found.st_size // ENTRY_SIZE) * ENTRY_SIZE
-                on_disk += min(found.st_blocks * _SECTOR, whole)
-                if found.st_size > largest_size:
-                    largest, largest_size = listing.prefix + name, found.st_size
+    for listing in listings:
+        others = len(listing.directories) + len(listing.symlinks)
+        entries += others
+        files += others
+        on_disk += others * ENTRY_SIZE
+        for name, found in stats(listing, listing.files):
+            if not stat.S_ISREG(found.st_mode):
+                continue
+            if found.st_nlink > 1 and not linked.add((found.st_dev, found.st_ino), b""):
+                entries += 1
+                continue
+            files += 1
+            total += found.st_size
+            # file systems also allocate what a file may grow by
+            whole = -(-found.st_size // ENTRY_SIZE) * ENTRY_SIZE
+            on_disk += min(found.st_blocks * _SECTOR, whole)
+            if found.st_size > largest_size:
+                largest, largest_size = listing.prefix + name, found.st_size
     size = min(total + counted_entries(entries), MAX_SIZE)
     return Measured(size, largest, largest_size, on_disk, files)
 
@@ -436,16 +442,17 @@ def regular_bytes(listings: Iterable[Listing], check: Callable[[], None]) -> int
     return total
 
 
-def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:
-    for name in listing.files:
+def stats(listing: Listing, names: Iterable[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield names in a listing with their stat results, but those that vanish meanwhile.
+
+    Raises StorageError where one cannot be read.
+    """
+    for name in names:
         try:
-            found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+            yield name, os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
         except OSError as error:
             if not gone(error):
                 unreadable(listing.prefix + name, error)
-            continue
-        if stat.S_ISREG(found.st_mode):
-            yield name, found
 
 
 #: Hard-linked files that are counted at most, about 100 bytes each.

@@ -27,7 +27,7 @@ from wingsd.filesystem.attributes import (
     write_attributes,
 )
 from wingsd.filesystem.open_directories import OpenDirectories, Path
-from wingsd.filesystem.walk import FirstNames, Listing, counted_entries, opened, walk
+from wingsd.filesystem.walk import Listing, measured, opened, walk
 from wingsd.util.text import disk_advice, display
 
 __all__ = ["kept_size", "overlay"]
@@ -45,11 +45,9 @@ def kept_size(present: str, restored: int) -> int:
         if root < 0:
             return 0
         device = os.fstat(restored).st_dev
-        size = entries = 0
-        links = FirstNames()
-        with closing(_Overlay(root, restored)) as comparing:
-            # The server may run: what vanishes meanwhile is not kept.
-            for listing in comparing.kept(lambda name, why: None):
+
+        def checked(listings: Iterator[Listing]) -> Iterator[Listing]:
+            for listing in listings:
                 if listing.stat.st_dev != device:
                     shown = display(b"/".join(listing.path) or b".")
                     raise StorageError(
@@ -57,16 +55,11 @@ def kept_size(present: str, restored: int) -> int:
                         "cannot be kept beside the restored files; unmount it, or have the backup "
                         "replace all files"
                     )
-                entries += len(listing.symlinks) + len(listing.directories)
-                for name in listing.files:
-                    with suppress(FileNotFoundError):
-                        found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-                        inode = (found.st_dev, found.st_ino)
-                        if found.st_nlink > 1 and not links.add(inode, name):
-                            entries += 1
-                        else:
-                            size += found.st_size
-        return size + counted_entries(entries)
+                yield listing
+
+        with closing(_Overlay(root, restored)) as comparing:
+            # The server may run: what vanishes meanwhile is not kept.
+            return measured(checked(comparing.kept(lambda name, why: None))).size
 
 
 def overlay(present: str, restored: int, owner: tuple[int, int], memory: int) -> None:
