@@ -25,12 +25,12 @@ from wingsd.user_archives import child
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,
+    ArchiveRefused,
     FrameKind,
     InvalidFrames,
     MemberKind,
     ParsedArchive,
     Reason,
-    Refusal,
     frame,
     parsed,
 )
@@ -165,4 +165,4 @@ def seeds() -> Iterator[bytes]:
         parts += [ArchiveMember(kind, name, 0o755, None, 0, link).encode()]
         parts += [frame(FrameKind.MEMBER_END)]
     yield bytes([_FRAMES]) + b"".join(parts) + frame(FrameKind.END)
-    yield bytes([_FRAMES]) + b"".join(parts) + Refusal(Reason.DAMAGED, "why").encode()
+    yield bytes([_FRAMES]) + b"".join(parts) + ArchiveRefused(Reason.DAMAGED, "why").encode()

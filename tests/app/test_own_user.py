@@ -15,6 +15,7 @@ import gzip, io, os, stat, sys, tarfile
 from wingsd.archive import Compression
 from wingsd.archive.extract import extract
 from wingsd.archive.pack import pack
+from wingsd.archive.policy import Kind
 from wingsd.egg_files.process import Tree
 from wingsd.filesystem import ServerRoot, directory_opener
 from wingsd.servers.files import ServerDirectories
@@ -56,7 +57,7 @@ sent = pack(
     home, lambda block: None, links=True, compression=Compression.NONE, warn=print,
     progress=lambda size, files: None,
 )
-print(sent.file_count, sent.hard_link_count, sent.symlink_count, sent.skipped_count)
+print(*(sent.counts[kind] for kind in (Kind.FILE, Kind.HARD_LINK, Kind.SYMLINK, Kind.SKIPPED)))
 directories = ServerDirectories(data, owner)
 directories.delete(directories.set_aside(uuid))
 print(sorted(os.listdir(data)))

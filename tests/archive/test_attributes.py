@@ -15,6 +15,7 @@ from tests.archive.test_regular_files import Stored, rewritten
 from tests.support.archives import END, header, in_blocks, member, pax
 from tests.support.attributes import ACCESS, DEFAULT, acl, entries
 from wingsd.archive.extract import SharedTreeWriter, extract_part
+from wingsd.archive.policy import Kind
 from wingsd.archive.quota import DEFAULT as LIMITS
 from wingsd.errors import ArchiveError
 from wingsd.filesystem.attributes import MAX_COUNT
@@ -76,7 +77,7 @@ def test_they_come_back_with_this_nodes_own_ids(tree: Path, tmp_path: Path) -> N
     assert attributes(out) == {"user.root": b"3"}
     assert stat.S_IMODE((out / "f").stat().st_mode) == 0o660  # the mask
     assert (out / "f").stat().st_mtime_ns == (tree / "f").stat().st_mtime_ns
-    assert done.file_count == 4
+    assert done.counts[Kind.FILE] == 4
 
 
 def test_they_are_in_the_archives_of_several_streams(tree: Path, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_they_are_in_the_archives_of_several_streams(tree: Path, tmp_path: Path)
 
     with closing(SharedTreeWriter(str(out), None, LIMITS, 2)) as writer:
         blocks = in_blocks(bytes(sent.archive))
-        extract_part(blocks, writer, pytest.fail, threads=False)
+        extract_part(blocks, writer, pytest.fail)
         writer.finish()
 
     assert writer.without_attributes == 0

@@ -25,6 +25,7 @@ from tests.support.archives import (
     sparse_file,
 )
 from wingsd.archive.extract import MAX_WARNINGS, extract
+from wingsd.archive.policy import Kind
 from wingsd.errors import ArchiveError
 
 RANDOM = random.Random("extract")
@@ -51,8 +52,9 @@ def test_trees_come_out_unchanged(tree: Path, tmp_path: Path, writer: str, threa
     assert seen(tmp_path / "out", nanoseconds=exact, owner=False) == expected
     assert done.sha256 == hashlib.sha256(archive).hexdigest()
     assert done.archive_bytes == len(archive)
-    assert (done.hard_link_count, done.symlink_count, notes) == (1, 4, [])
-    assert done.file_count == sum(p.is_file() and not p.is_symlink() for p in tree.rglob("*")) - 1
+    assert (done.counts[Kind.HARD_LINK], done.counts[Kind.SYMLINK], notes) == (1, 4, [])
+    files = sum(path.is_file() and not path.is_symlink() for path in tree.rglob("*"))
+    assert done.counts[Kind.FILE] == files - 1
 
 
 def test_ustar_has_what_ustar_can_hold(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_what_is_left_out_and_changed_is_noted(tmp_path: Path) -> None:
     archive += member(b"pipe\n", typeflag=b"6") + member(b"label", typeflag=b"V")
     archive += member(b"su", b"x", mode=0o4755) + member(b"sg/", typeflag=b"5", mode=0o2775)
     done, notes = unpack(archive + END, tmp_path / "out")
-    assert done.skipped_count == 4
+    assert done.counts[Kind.SKIPPED] == 4
     assert notes == [
         '"null" is left out: it is a character device',
         '"sda" is left out: it is a block device',
@@ -172,7 +174,7 @@ def test_all_is_read_and_hashed(tmp_path: Path) -> None:
 
 def test_an_archive_of_nothing(tmp_path: Path) -> None:
     done, notes = unpack(bytes(10240), tmp_path / "out")
-    assert (done.file_count, done.unpacked_bytes, notes) == (0, 0, [])
+    assert (done.counts[Kind.FILE], done.unpacked_bytes, notes) == (0, 0, [])
     with pytest.raises(ArchiveError, match="empty"):
         unpack(b"", tmp_path / "out")
 

@@ -21,6 +21,7 @@ from wingsd.archive import Compression
 from wingsd.archive import tar_writer as members
 from wingsd.archive.compress import OUTPUT
 from wingsd.archive.pack import pack
+from wingsd.archive.policy import Kind
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem import measure
 
@@ -40,10 +41,10 @@ def test_our_own_extractor_takes_everything_back(
     assert sent.packed.sha256 == done.sha256 == hashlib.sha256(sent.archive).hexdigest()
     assert sent.packed.archive_bytes == done.archive_bytes == len(sent.archive)
     assert sent.packed.packed_bytes == done.unpacked_bytes == measure(str(tree))
-    assert sent.packed.file_count == done.file_count
-    assert sent.packed.directory_count == done.directory_count == 8
-    assert (sent.packed.symlink_count, sent.packed.hard_link_count) == (4, 1)
-    assert sent.packed.skipped_count == 0
+    assert sent.packed.counts[Kind.FILE] == done.counts[Kind.FILE]
+    assert sent.packed.counts[Kind.DIRECTORY] == done.counts[Kind.DIRECTORY] == 8
+    assert (sent.packed.counts[Kind.SYMLINK], sent.packed.counts[Kind.HARD_LINK]) == (4, 1)
+    assert sent.packed.counts[Kind.SKIPPED] == 0
 
 
 READERS = {
@@ -124,7 +125,7 @@ def test_the_tar_never_ends_where_a_go_node_would_not_read_on(
         done = unpacked(sent, out)
         assert seen(out) == seen(top)
         assert sent.packed is not None
-        assert sent.packed.directory_count == done.directory_count
+        assert sent.packed.counts[Kind.DIRECTORY] == done.counts[Kind.DIRECTORY]
 
 
 def test_set_id_bits_stay_and_the_rest_of_a_mode_goes(tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_sockets_and_fifos_are_left_out(tmp_path: Path) -> None:
         '"d/pipe" is left out: it is a FIFO',
     ]
     assert sent.packed is not None
-    assert sent.packed.skipped_count == 2
+    assert sent.packed.counts[Kind.SKIPPED] == 2
 
 
 def test_sparse_files_go_as_plain_data(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_hard_links_across_directories_and_out_of_the_tree(tmp_path: Path) -> No
     assert seen(tmp_path / "out", owner=False) == seen(top, owner=False)
     assert (tmp_path / "out/a/f").samefile(tmp_path / "out/b/g")
     assert sent.packed is not None
-    assert (sent.packed.hard_link_count, sent.packed.symlink_count) == (2, 1)
+    assert (sent.packed.counts[Kind.HARD_LINK], sent.packed.counts[Kind.SYMLINK]) == (2, 1)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -282,9 +283,10 @@ def test_without_links_everything_is_a_file(tmp_path: Path) -> None:
         '"loop" is left out: it is a symlink in a loop of symlinks',
         '"passwd" is left out: it is a symlink to "/etc/passwd", outside the server\'s directory',
     ]
-    assert (done.file_count, done.symlink_count, done.hard_link_count) == (4, 0, 0)
+    kinds = (Kind.FILE, Kind.SYMLINK, Kind.HARD_LINK)
+    assert [done.counts[kind] for kind in kinds] == [4, 0, 0]
     assert sent.packed is not None
-    assert (sent.packed.file_count, sent.packed.skipped_count) == (4, 4)
+    assert (sent.packed.counts[Kind.FILE], sent.packed.counts[Kind.SKIPPED]) == (4, 4)
     assert sent.packed.packed_bytes == 4 * 15
     assert measure(str(top)) == 15
 
@@ -300,7 +302,7 @@ def test_progress_is_reported_often_and_to_the_end(tmp_path: Path) -> None:
     assert sent.progress[-1] == measure(str(tmp_path / "t"))
     assert len(sent.progress) < 60
     assert sent.packed is not None
-    assert sent.files == sent.packed.file_count
+    assert sent.files == sent.packed.counts[Kind.FILE]
 
 
 def test_the_caller_is_called_in_its_own_thread(tree: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.archive.packing import Sent, packed, unpacked
 from wingsd.archive import Compression
 from wingsd.archive.pack import pack
-from wingsd.archive.policy import MAX_WARNINGS
+from wingsd.archive.policy import MAX_WARNINGS, Kind
 from wingsd.errors import StorageError
 from wingsd.filesystem import measure
 
@@ -116,7 +116,7 @@ def test_what_vanishes_before_its_turn_is_left_out(top: Path, tmp_path: Path, na
     expected = [] if "/" in name else [f'"{name}" is left out: it vanished meanwhile']
     assert sent.notes == expected
     assert sent.packed is not None
-    assert sent.packed.skipped_count == len(expected)
+    assert sent.packed.counts[Kind.SKIPPED] == len(expected)
 
 
 def to_symlink(path: Path) -> None:
@@ -260,4 +260,4 @@ def test_notes_are_bounded(tmp_path: Path) -> None:
     assert len(sent.notes) == MAX_WARNINGS + 1
     assert sent.notes[-1] == "and 5 more warnings"
     assert sent.packed is not None
-    assert sent.packed.skipped_count == MAX_WARNINGS + 5
+    assert sent.packed.counts[Kind.SKIPPED] == MAX_WARNINGS + 5

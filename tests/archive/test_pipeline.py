@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from wingsd.archive.pipeline import StageClosed, hashed, read_ahead
+from wingsd.archive.pipeline import StageClosed, read_ahead
 
 PATIENCE = 60  # seconds after which a test that hangs fails instead
 
@@ -59,12 +58,6 @@ class Stuck:
     def abort(self) -> None:
         self.aborts += 1
         self.aborted.set()
-
-
-def test_hashed_passes_on_what_it_hashes() -> None:
-    digest = hashlib.sha256()
-    assert list(hashed(iter([b"a", b"", b"bc"]), digest)) == [b"a", b"", b"bc"]
-    assert digest.hexdigest() == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_blocks_come_in_order_from_another_thread() -> None:

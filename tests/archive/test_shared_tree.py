@@ -20,6 +20,7 @@ from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
 from wingsd.archive.pack import Packed
 from wingsd.archive.pack import pack as pack_tree
 from wingsd.archive.partition import split
+from wingsd.archive.policy import Kind
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, DiskLimitExceeded, WingsdError
 from wingsd.filesystem import walk
@@ -38,7 +39,7 @@ def join(
     with closing(SharedTreeWriter(str(into), None, limits, len(archives))) as tree:
 
         def one(archive: bytes) -> Extracted:
-            return extract_part(in_blocks(archive), tree, notes.append, threads=threads)
+            return extract_part(in_blocks(archive), tree, notes.append)
 
         if threads:
             with ThreadPoolExecutor(len(archives)) as pool:
@@ -105,9 +106,9 @@ def test_a_tree_that_was_divided_is_the_same_again(
     done = join(archives[::-1] if backwards else archives, tmp_path / "out", threads=threads)
     assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
     whole = packed(str(tree))[1]
-    assert sum(each.file_count for each in done) == whole.file_count
-    assert sum(each.hard_link_count for each in done) == whole.hard_link_count
-    assert sum(each.symlink_count for each in done) == whole.symlink_count
+    assert sum(each.counts[Kind.FILE] for each in done) == whole.counts[Kind.FILE]
+    assert sum(each.counts[Kind.HARD_LINK] for each in done) == whole.counts[Kind.HARD_LINK]
+    assert sum(each.counts[Kind.SYMLINK] for each in done) == whole.counts[Kind.SYMLINK]
     assert sum(each.unpacked_bytes for each in done) == whole.packed_bytes
 
 
@@ -119,8 +120,8 @@ def test_a_tree_read_in_batches_is_the_same_again(
     done = join([pack(part) for part in parts], tmp_path / "out")
     assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
     whole = packed(str(tree))[1]
-    assert sum(each.file_count for each in done) == whole.file_count
-    assert sum(each.directory_count for each in done) == whole.directory_count
+    assert sum(each.counts[Kind.FILE] for each in done) == whole.counts[Kind.FILE]
+    assert sum(each.counts[Kind.DIRECTORY] for each in done) == whole.counts[Kind.DIRECTORY]
 
 
 def test_without_links_each_name_is_a_file_in_exactly_one_part(tree: Path) -> None:
@@ -245,4 +246,4 @@ def test_the_limits_are_for_all_of_them_together(tmp_path: Path) -> None:
 
 def test_an_archive_may_hold_nothing(tmp_path: Path) -> None:
     done = join([member(b"a", b"1") + END, END], tmp_path / "out")
-    assert [each.file_count for each in done] == [1, 0]
+    assert [each.counts[Kind.FILE] for each in done] == [1, 0]

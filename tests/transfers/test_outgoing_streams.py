@@ -120,7 +120,7 @@ def joined(streams: Streams, into: Path) -> Any:
     into.mkdir()
     with closing(SharedTreeWriter(str(into), None, DEFAULT, len(streams.taken))) as tree:
         for taken in streams.taken.values():
-            done = extract_part(iter([taken.archive]), tree, lambda note: None, threads=False)
+            done = extract_part(iter([taken.archive]), tree, lambda note: None)
             assert done.sha256 == taken.checksums.archive
         tree.finish()
     return seen(into, owner=False)

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ from tests.support.user_archives import (
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,
+    ArchiveRefused,
     MemberKind,
     ParsedArchive,
     Reason,
-    Refusal,
 )
 from wingsd.user_archives.kinds import BROTLI, name_hint
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
@@ -58,12 +58,22 @@ def process(
     return ArchiveProcess(fd, size, name_hint(os.fsencode(path.name)), most, check, bounds)
 
 
-def contents(path: Path, **options: object) -> list[ParsedArchive]:
+def whole(found: Iterator[ParsedArchive]) -> list[ParsedArchive | ArchiveRefused]:
+    """Return what an archive holds, with the refusal at its end."""
+    parts: list[ParsedArchive | ArchiveRefused] = []
+    try:
+        parts += found
+    except ArchiveRefused as error:
+        parts.append(error)
+    return parts
+
+
+def contents(path: Path, **options: object) -> list[ParsedArchive | ArchiveRefused]:
     with path.open("rb") as file:
-        return list(process(path, fd=file.fileno(), **options).contents())  # type: ignore[arg-type]
+        return whole(process(path, fd=file.fileno(), **options).contents())  # type: ignore[arg-type]
 
 
-def files(parts: list[ParsedArchive]) -> dict[str, bytes]:
+def files(parts: Sequence[ParsedArchive | ArchiveRefused]) -> dict[str, bytes]:
     """Return the data by the names of files."""
     found: dict[str, bytes] = {}
     name = ""
@@ -74,7 +84,7 @@ def files(parts: list[ParsedArchive]) -> dict[str, bytes]:
         elif isinstance(part, bytes):
             found[name] += part
         else:
-            assert not isinstance(part, Refusal), part
+            assert not isinstance(part, ArchiveRefused), part
     return found
 
 
@@ -161,7 +171,7 @@ def test_an_encrypted_7z_is_refused_by_its_list(tree: Path, tmp_path: Path) -> N
         path = tmp_path / f"{option}.7z"
         subprocess.run([*SEVEN, "-psecret", option, path, "."], cwd=tree, check=True)
         (refusal,) = contents(path)
-        assert isinstance(refusal, Refusal)
+        assert isinstance(refusal, ArchiveRefused)
         assert refusal.reason is Reason.ENCRYPTED
 
 
@@ -175,7 +185,7 @@ def test_a_7z_with_a_changed_byte_is_damaged(tmp_path: Path, size: int) -> None:
     data[data.index(b"xxxx")] ^= 1
     path.write_bytes(data)
     refusal = contents(path)[-1]
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, ArchiveRefused)
     assert (refusal.reason, "CRC" in refusal.detail) == (Reason.DAMAGED, True)
 
 
@@ -183,7 +193,7 @@ def test_a_dictionary_that_takes_too_much_memory_is_refused(tmp_path: Path) -> N
     path = tmp_path / "a.zip"
     path.write_bytes(zip_of_dictionary(TEXT, 1 << 30))
     refusal = contents(path)[-1]
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, ArchiveRefused)
     assert refusal.reason is Reason.EXCESSIVE, refusal
 
 
@@ -203,7 +213,7 @@ def test_an_archive_that_takes_too_much_time_is_refused(tmp_path: Path) -> None:
     head = header(b"f", size=b"77777777777")
     path.write_bytes(bz2.compress(head) + bz2.compress(bytes(8 * MIB)) * 500)
     (refusal,) = contents(path, bounds=attrs.evolve(BOUNDS, cpu_seconds=1))
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, ArchiveRefused)
     assert refusal.reason is Reason.EXCESSIVE
 
 
@@ -251,8 +261,8 @@ def test_an_archive_that_grows_while_it_is_read_is_damaged(tmp_path: Path) -> No
         found = process(path, fd=file.fileno()).contents()
         assert next(found) == ArchivePlan(4 * MIB, 4)
         os.pwrite(file.fileno(), member(b"more", b"") + END, len(first))
-        refusal = list(found)[-1]
-    assert isinstance(refusal, Refusal)
+        refusal = whole(found)[-1]
+    assert isinstance(refusal, ArchiveRefused)
     assert refusal.reason is Reason.DAMAGED
 
 

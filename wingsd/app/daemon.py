@@ -29,6 +29,7 @@ from wingsd.errors import MethodNotAllowed, StateDatabaseError, StorageError
 from wingsd.http.listener import HttpListener, tcp_endpoint
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
+from wingsd.restores.storage import RestoreStorage
 from wingsd.statedb import MoveRecord, RestoreRecord, TransferRecord
 from wingsd.transfers.recovery import PanelInitiator, Recovery, clear_leftovers
 from wingsd.util.deferreds import fires_within
@@ -198,7 +199,7 @@ class Node(Service):
         node.denied.restore(store.denied())
         node.denied.refuse_before(store.denied_before())
         transfers, moves, restores = store.unfinished(), store.open_moves(), store.restores()
-        names = node.restores.names(restores) if restores else []
+        names = RestoreStorage.names(restores)
         clear_leftovers(transfers, node.staging, node.received_backups, names, moves)
         if restores:
             node.restores.recover(restores)

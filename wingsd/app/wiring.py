@@ -54,9 +54,8 @@ from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
-from wingsd.restores.content import RestoreParts
 from wingsd.restores.links import RestoreLinks
-from wingsd.restores.manager import Restores
+from wingsd.restores.manager import RestoreParts, Restores
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
@@ -319,11 +318,10 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             for_calagopus=config.family == CALAGOPUS,
         ),
     )
-    restore_links = RestoreLinks.configured(
+    allowed = AddressPolicy.of(system.backups.restore_host_allowlist)
+    restore_links = RestoreLinks(
+        GuardedClient(reactor, allowed, f"wingsd/{__version__}", resolve),
         reactor,
-        system.backups.restore_host_allowlist,
-        f"wingsd/{__version__}",
-        resolve,
         trusts_panel=not config.is_pelican,
     )
     backup_store = BackupStore(system.backup_directory, config.family)

@@ -7,13 +7,14 @@ the calling thread writes. Memory is bounded by the queues between them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from typing import Protocol
 
 from attrs import evolve, frozen
 
 from wingsd.archive.decompress import decompressed
-from wingsd.archive.pipeline import Blocks, Digest, hashed, read_ahead
+from wingsd.archive.pipeline import Blocks, read_ahead
 from wingsd.archive.policy import (
     MAX_WARNINGS,
     Kind,
@@ -38,6 +39,7 @@ __all__ = [
     "NOT_KEPT",
     "QUEUE",
     "Extracted",
+    "Extraction",
     "SharedTreeWriter",
     "extract",
     "extract_part",
@@ -113,16 +115,15 @@ QUEUE = 3 << 20
 
 @frozen(repr=False)
 class Extracted:
-    """The result of `extract`. Sizes in bytes; `sha256` in hex is that of the archive as sent."""
+    """The result of `extract`. Sizes in bytes; `sha256` in hex is that of the archive as sent.
+
+    `counts` are the members by kind.
+    """
 
     sha256: str
     archive_bytes: int
     unpacked_bytes: int
-    file_count: int
-    directory_count: int
-    symlink_count: int
-    hard_link_count: int
-    skipped_count: int
+    counts: Mapping[Kind, int]
 
 
 def extract(
@@ -154,7 +155,7 @@ def extract(
     """
     with closing(TreeWriter(directory, owner, limits)) as writer:
         quota = ArchiveQuota(limits, writer.file_system)
-        extracted = _extract(blocks, writer, quota, warn, abort, threads, visit)
+        extracted = _extract(blocks, writer, quota, warn, abort, visit, threads)
         writer.finish()
         if writer.without_attributes:
             warn(attributes_line(writer.without_attributes, NOT_KEPT))
@@ -167,14 +168,13 @@ def extract_part(
     warn: Callable[[str], None],
     *,
     abort: Callable[[], None] | None = None,
-    threads: bool = True,
 ) -> Extracted:
     """Extract one of several archives into a shared tree; block until it is done.
 
     Does what `extract` does, except for the part of `tree.finish`.
     """
     with closing(tree.writer()) as writer:
-        return _extract(blocks, writer, tree.quota(), warn, abort, threads)
+        return _extract(blocks, writer, tree.quota(), warn, abort)
 
 
 def _extract(
@@ -183,50 +183,53 @@ def _extract(
     quota: ArchiveQuota,
     warn: Callable[[str], None],
     abort: Callable[[], None] | None,
-    threads: bool,
     visit: Callable[[bytes], None] = lambda name: None,
+    threads: bool = True,
 ) -> Extracted:
-    digest = hashlib.sha256()
-    counted = _CountedBlocks(blocks)
+    digest, size = hashlib.sha256(), 0
+
+    def hashed() -> Iterator[bytes]:
+        nonlocal size
+        for block in blocks:
+            size += len(block)
+            digest.update(block)
+            yield block
+
     with ExitStack() as stack:
-        stage: Iterator[bytes] = hashed(counted, digest)
+        stage: Iterator[bytes] = hashed()
         if threads:
             ahead = stack.enter_context(read_ahead(stage, QUEUE, "wingsd-hash", abort=abort))
-            stage = decompressed(ahead)
             stage = stack.enter_context(
-                read_ahead(stage, QUEUE, "wingsd-inflate", abort=ahead.close)
+                read_ahead(decompressed(ahead), QUEUE, "wingsd-inflate", abort=ahead.close)
             )
         else:
             stage = decompressed(stage)
         warnings = WarningLimiter(warn)
-        extraction = _Extraction(TarReader(Blocks(stage)), writer, quota, warnings.warn, visit)
+        extraction = Extraction(TarReader(Blocks(stage)), writer, quota, warnings.warn, visit)
         extraction.run()
         warnings.finish()
-    return extraction.result(digest, counted.size)
+    return extraction.result(digest.hexdigest(), size)
 
 
-class _CountedBlocks:
-    """Passes blocks on and counts their bytes."""
+class MemberReader(Protocol):
+    """Reads the members of an archive, one after the other, as `TarReader` does."""
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self.size = 0
+    def next_member(self) -> Member | None:
+        """Return the next member, None at the archive's end."""
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
+    def data(self) -> Iterable[memoryview]:
+        """Return the data of the member, in pieces."""
 
-    def __next__(self) -> bytes:
-        block = next(self._blocks)
-        self.size += len(block)
-        return block
+    def drain(self) -> None:
+        """Read what follows the end of the archive."""
 
 
-class _Extraction:
+class Extraction:
     """Writes the members of a reader with a writer, as the policy and the quota allow."""
 
     def __init__(
         self,
-        reader: TarReader,
+        reader: MemberReader,
         writer: TreeWriter,
         quota: ArchiveQuota,
         warn: Callable[[str], None],
@@ -258,18 +261,10 @@ class _Extraction:
         reader.drain()
         self._quota.end(writer.directories)
 
-    def result(self, digest: Digest, archive_bytes: int) -> Extracted:
+    def result(self, sha256: str, archive_bytes: int) -> Extracted:
         """Return the sums."""
-        return Extracted(
-            sha256=digest.hexdigest(),
-            archive_bytes=archive_bytes,
-            unpacked_bytes=self._unpacked,
-            file_count=self._files,
-            directory_count=self._counts[Kind.DIRECTORY],
-            symlink_count=self._counts[Kind.SYMLINK],
-            hard_link_count=self._counts[Kind.HARD_LINK],
-            skipped_count=self._counts[Kind.SKIPPED],
-        )
+        counts = self._counts | {Kind.FILE: self._files}
+        return Extracted(sha256, archive_bytes, self._unpacked, counts)
 
     def _file(self, member: Member) -> None:
         path = member_path(member.name)
@@ -292,7 +287,7 @@ class _Extraction:
         elif kind is Kind.HARD_LINK:
             self._writer.hard_link(member_path(name), member_path(member.link))
         else:
-            self._warn(f"{display(name)} is left out: it is a {type_name(member.typeflag)}")
+            self._warn(f"{display(name)} is left out: it is {type_name(member.typeflag)}")
 
     def _attributes(self, member: Member) -> bytes:
         if member.has_more:

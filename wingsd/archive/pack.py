@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 
 from attrs import frozen
 
 from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.partition import Part
-from wingsd.archive.pipeline import hashed, read_ahead
+from wingsd.archive.pipeline import read_ahead
 from wingsd.archive.policy import Kind, WarningLimiter
 from wingsd.archive.tar_writer import TarWriter
 
@@ -30,18 +30,14 @@ QUEUE = 1 << 20
 class Packed:
     """The result of `pack`. Sizes in bytes; `sha256` in hex is that of the archive as written.
 
-    `packed_bytes` counts file data; `skipped_count` the files that were left out, and
-    `without_attributes` those of which extended attributes or ACLs were left out.
+    `packed_bytes` counts file data, `counts` the members by kind, with the files that were left
+    out, and `without_attributes` those of which extended attributes or ACLs were left out.
     """
 
     sha256: str
     archive_bytes: int
     packed_bytes: int
-    file_count: int
-    directory_count: int
-    symlink_count: int
-    hard_link_count: int
-    skipped_count: int
+    counts: Mapping[Kind, int]
     without_attributes: int
 
 
@@ -96,7 +92,8 @@ def pack(
             stage = stack.enter_context(
                 read_ahead(stage, QUEUE, "wingsd-deflate", abort=ahead.close)
             )
-        for block in hashed(stage, digest):
+        for block in stage:
+            digest.update(block)
             if block:
                 write(block)
             archive_bytes += len(block)
@@ -104,23 +101,10 @@ def pack(
             _deliver(waiting, warn)
         warnings.finish()
         _deliver(waiting, warn)
-    return _result(writer, digest.hexdigest(), archive_bytes)
+    counts, without = writer.counts, writer.without_attributes
+    return Packed(digest.hexdigest(), archive_bytes, writer.packed_bytes, counts, without)
 
 
 def _deliver(waiting: deque[str], warn: Callable[[str], None]) -> None:
     while waiting:
         warn(waiting.popleft())
-
-
-def _result(writer: TarWriter, sha256: str, archive_bytes: int) -> Packed:
-    return Packed(
-        sha256=sha256,
-        archive_bytes=archive_bytes,
-        packed_bytes=writer.packed_bytes,
-        file_count=writer.counts[Kind.FILE],
-        directory_count=writer.counts[Kind.DIRECTORY],
-        symlink_count=writer.counts[Kind.SYMLINK],
-        hard_link_count=writer.counts[Kind.HARD_LINK],
-        skipped_count=writer.counts[Kind.SKIPPED],
-        without_attributes=writer.without_attributes,
-    )

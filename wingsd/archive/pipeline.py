@@ -10,9 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
-__all__ = ["Blocks", "Digest", "ReadAhead", "StageClosed", "hashed", "joined", "read_ahead"]
+__all__ = ["Blocks", "ReadAhead", "StageClosed", "joined", "read_ahead"]
 
 
 class Blocks:
@@ -85,16 +84,6 @@ class Blocks:
             yield self._view[start:]
 
 
-class Digest(Protocol):
-    """A hash object of hashlib."""
-
-    def update(self, data: bytes, /) -> None:
-        """Take `data` into the digest."""
-
-    def hexdigest(self) -> str:
-        """Return the digest of everything taken so far."""
-
-
 def joined(pieces: Iterable[bytes], least: int) -> Iterator[bytes]:
     """Yield the pieces in blocks of at least so many bytes: each is compressed by a call."""
     gathered: list[bytes] = []
@@ -111,13 +100,6 @@ def joined(pieces: Iterable[bytes], least: int) -> Iterator[bytes]:
 
 class StageClosed(Exception):
     """A block was asked of a stage that its consumer has closed."""
-
-
-def hashed(blocks: Iterator[bytes], digest: Digest) -> Iterator[bytes]:
-    """Yield every block after adding it to `digest`."""
-    for block in blocks:
-        digest.update(block)
-        yield block
 
 
 @contextmanager

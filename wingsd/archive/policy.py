@@ -19,6 +19,7 @@ __all__ = [
     "MAX_LINK_TEXT",
     "MAX_NAME",
     "MAX_WARNINGS",
+    "NO_FILE",
     "Kind",
     "WarningLimiter",
     "attributes_line",
@@ -83,6 +84,9 @@ class Kind(Enum):
     SKIPPED = "skipped"
 
 
+NO_FILE = b""
+"""The type of what is neither a file nor a directory nor a link, in archives but tars."""
+
 _KINDS = {
     b"\0": Kind.FILE,
     b"0": Kind.FILE,
@@ -96,13 +100,15 @@ _KINDS = {
     b"4": Kind.SKIPPED,
     b"6": Kind.SKIPPED,
     b"V": Kind.SKIPPED,
+    NO_FILE: Kind.SKIPPED,
 }
 
 _TYPE_NAMES = {
-    b"3": "character device",
-    b"4": "block device",
-    b"6": "FIFO",
-    b"V": "volume label",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a FIFO",
+    b"V": "a volume label",
+    NO_FILE: "no file",
     b"M": "part of a multi-volume archive",
 }
 

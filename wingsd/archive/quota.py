@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 from attrs import evolve, frozen
 
 from wingsd.archive.policy import display
+from wingsd.archive.tar_headers import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
 from wingsd.filesystem.walk import FREE_ENTRIES, counted_entries
@@ -86,26 +86,6 @@ _DEFAULT_INODES = 1024
 _LINKS = (b"1", b"2")
 
 
-class CountedMember(Protocol):
-    """A member of an archive, as far as it counts; see `tar_headers.Member`."""
-
-    @property
-    def name(self) -> bytes:
-        """Its name, as it is in the archive."""
-
-    @property
-    def size(self) -> int:
-        """The bytes of its data, with holes."""
-
-    @property
-    def typeflag(self) -> bytes:
-        """Its type in a tar: that of links counts."""
-
-    @property
-    def segments(self) -> array[int] | None:
-        """The parts of a sparse file that have data, None for all others."""
-
-
 class ArchiveQuota:
     """Counts what one archive takes, and refuses what exceeds the limits.
 
@@ -134,7 +114,7 @@ class ArchiveQuota:
         self._directories = 0
         self._unchecked = 0
 
-    def reserve(self, member: CountedMember, directories: int = 0) -> None:
+    def reserve(self, member: Member, directories: int = 0) -> None:
         """Count the size in a member's header, before any of its data is written.
 
         `directories` is how many were made for this archive so far: the name of one member may
@@ -187,7 +167,7 @@ class ArchiveQuota:
                 "in the Panel, or delete files, and try again"
             )
 
-    def watched(self, member: CountedMember, data: Iterable[memoryview]) -> Iterable[memoryview]:
+    def watched(self, member: Member, data: Iterable[memoryview]) -> Iterable[memoryview]:
         """Return a reserved member's data; iterating fails where the disk fills up meanwhile."""
         return data if member.size < STEP else self._watched(member.name, data)
 

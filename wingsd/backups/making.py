@@ -23,7 +23,7 @@ import attrs
 
 from wingsd.archive import ArchiveFormat, Compression, Part
 from wingsd.archive.pack import Packed, pack
-from wingsd.archive.policy import MAX_DEPTH, attributes_line
+from wingsd.archive.policy import MAX_DEPTH, Kind, attributes_line
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
 from wingsd.backups.store import BackupStore, MadeArchive
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
@@ -119,7 +119,8 @@ class NewArchiveFile:
         self._progress = progress
         self._path = path
         self._unseen = _STEP
-        self._written = 0
+        #: The bytes written.
+        self.size = 0
         self._began = time.monotonic()
         self.checksum = hashlib.new(terms.checksum_type, usedforsecurity=False)
         try:
@@ -150,15 +151,10 @@ class NewArchiveFile:
         except OSError as error:
             raise _unwritable(self._path, error) from error
         self.checksum.update(block)
-        self._written += len(block)
+        self.size += len(block)
         if self._grew is not None:
-            self._grew(self._written)
-        keep_pace(self._began, self._written, self._terms.write_limit, self._progress)
-
-    @property
-    def size(self) -> int:
-        """The bytes written."""
-        return self._written
+            self._grew(self.size)
+        keep_pace(self._began, self.size, self._terms.write_limit, self._progress)
 
     def sync(self) -> None:
         """Return when all of it is on stable storage. Raises StorageError."""
@@ -213,8 +209,8 @@ class IgnoreList:
     `dropped` counts the names that were left out; what is in a directory is not counted.
     """
 
-    ignored: Denylist
-    denied: Denylist
+    ignored: Denylist = attrs.field(factory=Denylist)
+    denied: Denylist = attrs.field(factory=Denylist)
     dropped: int = 0
 
     def select(self, listing: Listing) -> Listing:
@@ -304,7 +300,7 @@ def make_archive(
         state=COMPLETE,
         archive=os.path.basename(place),
         bytes=packed.archive_bytes,
-        files=packed.file_count,
+        files=packed.counts[Kind.FILE],
         sha256=packed.sha256,
         checksum_type=terms.checksum_type,
         checksum=file.checksum.hexdigest(),
@@ -329,7 +325,7 @@ def _part(store: BackupStore, place: str) -> str:
 
 def _require_content(packed: Packed, ignore: IgnoreList) -> None:
     """Raise BackupIgnoresEverything where nothing but directories was packed."""
-    kept = packed.file_count + packed.symlink_count + packed.hard_link_count
+    kept = packed.counts[Kind.FILE] + packed.counts[Kind.SYMLINK] + packed.counts[Kind.HARD_LINK]
     if ignore.dropped and not kept:
         raise BackupIgnoresEverything
 

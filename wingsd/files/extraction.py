@@ -9,6 +9,7 @@ a copy. Blocking.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Protocol
@@ -42,10 +43,10 @@ from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,
+    ArchiveRefused,
     MemberKind,
     ParsedArchive,
     Reason,
-    Refusal,
 )
 from wingsd.user_archives.kinds import is_part_name, name_hint, single_name
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
@@ -53,17 +54,15 @@ from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, P
 __all__ = ["ArchiveContents", "ExtractedMembers", "Extracting", "archive_error", "extract"]
 
 
-def archive_error(refusal: Refusal, *, is_part: bool) -> BadRequest:
+def archive_error(refusal: ArchiveRefused, *, is_part: bool) -> BadRequest:
     """Return the error of a refusal; `is_part` tells that the name is that of one part."""
     reason, detail = refusal.reason, refusal.detail
     if is_part and reason in (Reason.UNKNOWN_FORMAT, Reason.DAMAGED):
         return ArchiveInParts(detail)
-    errors = {
-        Reason.UNKNOWN_FORMAT: ArchiveFormatUnknown,
-        Reason.ENCRYPTED: ArchiveEncrypted,
-    }
-    if reason in errors:
-        return errors[reason]()
+    if reason is Reason.UNKNOWN_FORMAT:
+        return ArchiveFormatUnknown()
+    if reason is Reason.ENCRYPTED:
+        return ArchiveEncrypted()
     with_detail = {
         Reason.DAMAGED: ArchiveDamaged,
         Reason.UNSUPPORTED: ArchiveMethodUnsupported,
@@ -148,6 +147,8 @@ def extract(
             with closing(found):  # type: ignore[type-var]
                 writer = _Writer(root, guard, asked, archive.entry, progress)
                 return writer.run(found)
+        except ArchiveRefused as error:
+            raise archive_error(error, is_part=is_part_name(asked.archive.name)) from None
         except ParserFailed as error:
             raise ArchiveNotParsed(str(error)) from error
         except OSError as error:
@@ -185,22 +186,17 @@ class _Writer:
                     self._progress.bytes_total = max(part.size, 0)
                 case ArchiveMember():
                     self._member(part, found)
-                case Refusal():
-                    self._refuse(part)
         self._finish()
         return self._extracted
-
-    def _refuse(self, refusal: Refusal) -> None:
-        raise archive_error(refusal, is_part=is_part_name(self._asked.archive.name))
 
     def _member(self, member: ArchiveMember, found: Iterator[ParsedArchive]) -> None:
         path = self._path(member.name)
         is_directory = member.kind is MemberKind.DIRECTORY
         if path == self._asked.top:
-            self._data(found)  # the directory itself
+            deque(self._data(found), 0)  # the directory itself
         elif TEMPORARY.fullmatch(path.name) or self._guard.denies(path, is_directory=is_directory):
             self._extracted.pass_over(path)
-            self._data(found)
+            deque(self._data(found), 0)
         elif member.kind is MemberKind.FILE:
             self._file(path, member, found)
         elif is_directory:
@@ -237,33 +233,21 @@ class _Writer:
             durable=False,  # fsync(2) for each file would take hours
         )
         with self._root.new_file(path, options) as file:
-            for part in found:
-                if part is None:
-                    break
-                if not isinstance(part, bytes):
-                    self._refuse_part(part)
-                    continue
-                self._progress.check()
-                file.write(part)
-                self._progress.bytes_done += len(part)
+            for piece in self._data(found):
+                file.write(piece)
             file.commit()
         self._extracted.written += 1
 
-    def _refuse_part(self, part: ParsedArchive) -> None:
-        if isinstance(part, Refusal):
-            self._refuse(part)
-        raise ArchiveNotParsed("a file has no end")
-
-    def _data(self, found: Iterator[ParsedArchive]) -> None:
-        """Pass over the data of a member."""
+    def _data(self, found: Iterator[ParsedArchive]) -> Iterator[bytes]:
+        """Yield the data of a member, to its end."""
         for part in found:
             if part is None:
                 return
-            if isinstance(part, bytes):
-                self._progress.check()
-                self._progress.bytes_done += len(part)
-            else:
-                self._refuse_part(part)
+            if not isinstance(part, bytes):
+                raise ArchiveNotParsed("a file has no end")
+            self._progress.check()
+            yield part
+            self._progress.bytes_done += len(part)
 
     def _directory(self, path: ServerPath, member: ArchiveMember) -> None:
         self._root.make_directory(path)

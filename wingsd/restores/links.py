@@ -10,7 +10,7 @@ downloaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -29,9 +29,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.http_client.download import FetchLimits, GuardedAnswer, GuardedClient
-from wingsd.http_client.policy import AddressPolicy, Resolve
 from wingsd.threadio import Feed
-from wingsd.util.reactor import Reactor
 from wingsd.util.text import escaped
 
 __all__ = ["DownloadedArchive", "RestoreLinks"]
@@ -101,20 +99,6 @@ class RestoreLinks:
     limits: FetchLimits = _LIMITS
     trusts_panel: bool = False
     _log = Logger()
-
-    @classmethod
-    def configured(
-        cls,
-        reactor: Reactor,
-        allowlist: Iterable[str],
-        user_agent: str,
-        resolve: Resolve,
-        *,
-        trusts_panel: bool,
-    ) -> RestoreLinks:
-        """Return what opens links to public addresses, and to those of the allowlist."""
-        client = GuardedClient(reactor, AddressPolicy.of(allowlist), user_agent, resolve)
-        return cls(client, reactor, trusts_panel=trusts_panel)
 
     async def open(self, url: str) -> DownloadedArchive:
         """Request the archive. Raises `BackupLinkRefused`, `DownloadFailed`."""

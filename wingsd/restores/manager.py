@@ -13,16 +13,31 @@ It then reports how the restore has ended, and starts the server if it was stopp
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock, succeed
+import attrs
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    DeferredLock,
+    DeferredSemaphore,
+    succeed,
+)
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
-from wingsd.callbacks import PendingReport
+from wingsd.archive.extract import Extracted
+from wingsd.archive.policy import Kind
+from wingsd.archive.quota import ArchiveLimits
+from wingsd.callbacks import CallbackQueue, PendingReport
 from wingsd.errors import (
+    BackupChecksumMismatch,
     DaemonStopping,
+    DiskLimitExceeded,
     RestoreFailed,
     ServerBusy,
     ServerNotFound,
@@ -36,19 +51,24 @@ from wingsd.events import (
     DAEMON_MESSAGE,
     INSTALL_COMPLETED,
 )
-from wingsd.restores.content import ReadProgress, RestoreArchive, RestoredContent, RestoreParts
+from wingsd.filesystem.walk import measure
+from wingsd.restores.content import ReadProgress, RestoreArchive, extract_backup
+from wingsd.restores.overlay import kept_size, overlay
+from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Server, Servers
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation, refusal
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.running import SENT, start_when_possible
-from wingsd.statedb import Outcome, RestoreRecord
-from wingsd.transfers.cancellation import CancelScope
+from wingsd.servers.running import SENT, RunningServers, start_when_possible
+from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
+from wingsd.threadio import Workers
+from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.util.deferreds import when_fired
 from wingsd.util.text import escaped, readable_time
 
-__all__ = ["Restore", "Restores"]
+__all__ = ["Restore", "RestoreParts", "Restores"]
 
+_MIB = 1 << 20
 #: Seconds that a running server may take to stop; Wings' figure.
 STOP_WITHIN = 120.0
 #: Seconds to wait for the Panel's answer before the event by which pages load the server again.
@@ -60,6 +80,30 @@ FIRST_MOMENT = 0.5
 PROGRESS_EVERY = 1.0
 RESTORING = "a backup of the server is being restored"
 _RESTARTED = "this node was restarted meanwhile; restore the backup again"
+
+
+@attrs.frozen(eq=False, repr=False)
+class RestoreParts:
+    """The collaborators of restores. `limits` are those of the node.
+
+    `running` has the servers that a transfer is to start. Replaced files are kept for
+    `quarantine_days`. `for_calagopus` is whether pages are those of its Panel.
+    """
+
+    storage: RestoreStorage
+    #: Threads that read archives, as many at a time as `slots` has.
+    workers: Workers
+    slots: DeferredSemaphore
+    #: Threads for short and for long work on the disk.
+    disk: Workers
+    long: Workers
+    limits: ArchiveLimits
+    database: StateDatabase
+    callbacks: CallbackQueue
+    running: RunningServers
+    reactor: IReactorTime
+    quarantine_days: int
+    for_calagopus: bool
 
 
 class _Leftovers:
@@ -179,7 +223,11 @@ def _progress(progress: ReadProgress, total: int) -> str:
 
 
 class Restore:
-    """The restoring of a backup for `server`, as recorded; `run` does it."""
+    """The restoring of a backup for `server`, as recorded; `run` does it.
+
+    Read `_restore` from top to bottom. Until the content is put into place nothing of the server's
+    files is changed.
+    """
 
     _log = Logger()
 
@@ -187,15 +235,19 @@ class Restore:
         self,
         server: Server,
         record: RestoreRecord,
-        content: RestoredContent,
+        archive: RestoreArchive,
         leftovers: _Leftovers,
         parts: RestoreParts,
     ) -> None:
         self.server = server
         self.record = record
+        self.progress = ReadProgress()
         #: Fires when nothing more is done with the server's files, before the Panel has heard it.
         self.over: Deferred[None] = Deferred()
-        self._content = content
+        self._archive = archive
+        self._disk_space = server.configuration.settings.build.disk_space
+        #: A descriptor of the directory in which the content is staged.
+        self._directory = -1
         self._leftovers = leftovers
         self._parts = parts
         self._scope = CancelScope()
@@ -221,7 +273,9 @@ class Restore:
         except WingsdError as error:
             if isinstance(self._scope.reason, DaemonStopping):
                 return None
-            if await self._content.is_undecided():
+            storage = self._parts.storage
+            if await self._parts.disk.run(storage.is_undecided, self.server.uuid):
+                # The next daemon's start decides.
                 self._log.critical(
                     "{server}: its files are out of place until this node is started again: "
                     "{error}",
@@ -236,35 +290,93 @@ class Restore:
         else:
             return Outcome.SUCCESS
         finally:
-            self._content.close()
+            self._archive.close()
+            if self._directory >= 0:
+                os.close(self._directory)
+                self._directory = -1
         return Outcome.FAILURE
 
     def cancel(self, reason: WingsdError) -> None:
         """Let it fail for this reason, unless the content is being put into place already."""
         self._scope.cancel(reason)
-        self._content.archive.abort(reason)
+        self._archive.abort(reason)
 
     # The steps
 
     async def _restore(self) -> None:
-        content, scope, server = self._content, self._scope, self.server
+        scope, server, parts = self._scope, self.server, self._parts
         self._log.info(
             "{server}: restoring the backup {backup}: it is read and verified",
             server=server.uuid,
             backup=self.record.backup,
         )
-        with self._shown(content.progress, content.archive.size):
-            await content.stage(scope, keep_present=not self.record.truncate)
+        with self._shown(self.progress, self._archive.size):
+            await self._stage()
         await self._stop()
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
         if not self.record.truncate:
-            await content.lay_over()
-        inode = await content.flush()
+            owner, memory = parts.storage.owner, parts.limits.directory_memory
+            await parts.workers.run(overlay, server.directory, self._directory, owner, memory)
+        inode = await parts.long.run(parts.storage.flush, self._directory)
         scope.check()
-        await self._parts.database.commit_restore(server.uuid, inode)
-        await content.put_into_place(inode)
-        server.say(f"Completed server restoration from {content.archive.kind}.")
+        await parts.database.commit_restore(server.uuid, inode)
+        await self._put_into_place(inode)
+        server.say(f"Completed server restoration from {self._archive.kind}.")
         await self._leftovers.retire(self.record)
+
+    async def _stage(self) -> None:
+        """Read the archive to its end into a new directory, and verify all of it."""
+        parts, server = self._parts, self.server.uuid
+        self._directory = await parts.long.run(parts.storage.create, server)
+        async with slots_held(parts.slots, 1, self._scope):
+            self._archive.begin()
+            extracted = await parts.workers.run(
+                extract_backup,
+                self._archive,
+                parts.storage.path(server),
+                parts.storage.owner,
+                parts.limits.for_server(self._disk_space),
+                self.progress,
+                self._warn,
+            )
+            self._scope.check()
+            await parts.workers.run(self._verify, extracted)
+        self._log.info(
+            "{server}: the backup is read and verified: {files} files, {size} bytes",
+            server=server,
+            files=extracted.counts[Kind.FILE],
+            size=extracted.unpacked_bytes,
+        )
+
+    def _warn(self, line: str) -> None:
+        self._log.warn("{server}: {line}", server=self.server.uuid, line=line)
+
+    def _verify(self, extracted: Extracted) -> None:
+        """Check what was read, in a thread; the present files that stay count as well."""
+        expected = self._archive.sha256
+        if expected and extracted.sha256 != expected:
+            raise BackupChecksumMismatch(extracted.sha256, expected)
+        if self.record.truncate:
+            return
+        kept = kept_size(self.server.directory, self._directory)
+        limit = ArchiveLimits.disk_bytes(self._disk_space)
+        path = self._parts.storage.path(self.server.uuid)
+        if limit is not None and (size := measure(path) + kept) > limit:
+            raise DiskLimitExceeded(
+                f"with the present files that stay, the server's files take {-(-size // _MIB)} "
+                f"MiB, its disk limit is {limit // _MIB} MiB; raise its disk limit, delete files, "
+                "or have the backup replace all files"
+            )
+
+    async def _put_into_place(self, inode: int) -> None:
+        """Exchange the new content with the present one: wholly, or not at all."""
+        storage, disk, server = self._parts.storage, self._parts.disk, self.server.uuid
+        try:
+            await disk.run(storage.put_into_place, server, inode)
+        except StorageError as error:
+            if not await disk.run(storage.is_in_place, server, inode):
+                raise
+            self._log.error("{server}: {error}", server=server, error=error)
 
     @contextmanager
     def _shown(self, progress: ReadProgress, total: int) -> Iterator[None]:
@@ -423,9 +535,7 @@ class Restores:
 
     def _start(self, server: Server, record: RestoreRecord, archive: RestoreArchive) -> None:
         uuid = server.uuid
-        build = server.configuration.settings.build
-        content = RestoredContent(uuid, server.directory, build.disk_space, archive, self._parts)
-        restore = Restore(server, record, content, self._leftovers, self._parts)
+        restore = Restore(server, record, archive, self._leftovers, self._parts)
         self._running[uuid] = restore
         restore.over.addCallback(self._over, restore)
         self._tasks.start("restoring its backup", restore.run(), uuid)
@@ -453,10 +563,6 @@ class Restores:
         self._tasks.stop()
 
     # After a restart
-
-    def names(self, records: Sequence[RestoreRecord]) -> list[str]:
-        """Return the names in the staging area that `recover` needs."""
-        return self._parts.storage.names(records)
 
     def recover(self, records: Sequence[RestoreRecord]) -> None:
         """Complete what an earlier daemon has begun to put into place.

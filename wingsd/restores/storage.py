@@ -19,6 +19,7 @@ import attrs
 
 from wingsd.errors import StorageError
 from wingsd.filesystem import remove_tree
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2, syncfs
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.statedb import RestoreRecord
@@ -120,21 +121,17 @@ class RestoreStorage:
     def _exchange(self, server: str) -> None:
         place, restored = self.data / server, self._restored(server)
         names = place.name.encode(), restored.name.encode()
-        source = os.open(place.parent, _DIRECTORY)
-        try:
-            target = os.open(restored.parent, _DIRECTORY)
+        with (
+            closing_descriptor(os.open(place.parent, _DIRECTORY)) as source,
+            closing_descriptor(os.open(restored.parent, _DIRECTORY)) as target,
+        ):
+            self.exchange(source, names[0], target, names[1], RENAME_EXCHANGE)
             try:
+                for directory in (source, target) if self.durable else ():
+                    os.fsync(directory)
+            except OSError:
                 self.exchange(source, names[0], target, names[1], RENAME_EXCHANGE)
-                try:
-                    for directory in (source, target) if self.durable else ():
-                        os.fsync(directory)
-                except OSError:
-                    self.exchange(source, names[0], target, names[1], RENAME_EXCHANGE)
-                    raise
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
+                raise
 
     def _move_both(self, server: str) -> None:
         place, replaced = self.data / server, self._path(server, _REPLACED)
@@ -176,7 +173,8 @@ class RestoreStorage:
 
     # At the daemon's start
 
-    def names(self, records: Sequence[RestoreRecord]) -> list[str]:
+    @staticmethod
+    def names(records: Sequence[RestoreRecord]) -> list[str]:
         """Return the names in the staging area that are to stay for `recover`."""
         return [
             f"{record.server}{suffix}"
@@ -212,10 +210,8 @@ def _inode(path: Path) -> int | None:
         if error.errno == errno.ELOOP:
             return None
         raise StorageError(f"{path} cannot be inspected: {disk_advice(error)}") from error
-    try:
+    with closing_descriptor(descriptor):
         return os.fstat(descriptor).st_ino
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

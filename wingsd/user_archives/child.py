@@ -708,7 +708,7 @@ def answer(
         refused = ArchiveRefused(Reason.DAMAGED, f"{type(error).__name__}: {error}")
     else:
         return
-    out.write(refused.refusal.encode())
+    out.write(refused.encode())
 
 
 def _prepare(parser: ArchiveParser) -> None:

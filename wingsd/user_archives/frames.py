@@ -29,7 +29,6 @@ __all__ = [
     "MemberKind",
     "ParsedArchive",
     "Reason",
-    "Refusal",
     "frame",
     "parsed",
 ]
@@ -139,12 +138,13 @@ class ArchiveMember:
         return cls(found, name, mode, modified if is_set else None, size, link)
 
 
-@attrs.frozen
-class Refusal:
-    """Why an archive is refused, and details for people."""
+class ArchiveRefused(Exception):
+    """An archive is refused, for a reason and with details for people."""
 
-    reason: Reason
-    detail: str = ""
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
 
     def encode(self) -> bytes:
         """Return it as a frame."""
@@ -152,7 +152,7 @@ class Refusal:
         return frame(FrameKind.REFUSAL, text.encode())
 
     @classmethod
-    def decode(cls, payload: bytes) -> Refusal:
+    def decode(cls, payload: bytes) -> ArchiveRefused:
         """Return the refusal of a frame. Raises `InvalidFrames`."""
         try:
             found = json.loads(payload)
@@ -167,7 +167,7 @@ class Refusal:
         raise InvalidFrames("a refusal without sense")
 
 
-ParsedArchive: TypeAlias = ArchivePlan | ArchiveMember | bytes | Refusal | None
+ParsedArchive: TypeAlias = ArchivePlan | ArchiveMember | bytes | None
 """A part of an archive: bytes are data of the member before, None the end of a member."""
 
 _LIMITS = {
@@ -187,15 +187,12 @@ def frame(kind: FrameKind, payload: bytes = b"") -> bytes:
 
 
 def parsed(read: Callable[[int], bytes]) -> Iterator[ParsedArchive]:
-    """Yield what the frames hold, in a valid order, until the end or a refusal.
+    """Yield what the frames hold, in a valid order, until the end.
 
-    `read` returns exactly so many bytes, or raises EOFError. Raises `InvalidFrames`, and what
-    `read` raises.
+    `read` returns exactly so many bytes, or raises EOFError. Raises `ArchiveRefused`,
+    `InvalidFrames`, and what `read` raises.
     """
     kind, payload = _next(read)
-    if kind is FrameKind.REFUSAL:
-        yield Refusal.decode(payload)
-        return
     if kind is not FrameKind.PLAN or len(payload) != _PLAN.size:
         raise InvalidFrames("no plan")
     plan = ArchivePlan(*_PLAN.unpack(payload))
@@ -210,28 +207,19 @@ def _members(read: Callable[[int], bytes], most: int) -> Iterator[ParsedArchive]
         kind, payload = _next(read)
         if kind is FrameKind.END:
             return
-        if kind is FrameKind.REFUSAL:
-            yield Refusal.decode(payload)
-            return
         if kind is not FrameKind.MEMBER or not most:
             raise InvalidFrames("data of no member that was planned")
         most -= 1
         member = ArchiveMember.decode(payload)
         yield member
-        for part in _data(read, member):
-            yield part
-            if isinstance(part, Refusal):
-                return
+        yield from _data(read, member)
 
 
-def _data(read: Callable[[int], bytes], member: ArchiveMember) -> Iterator[bytes | Refusal | None]:
+def _data(read: Callable[[int], bytes], member: ArchiveMember) -> Iterator[bytes | None]:
     """Yield the data of a member, and its end. Raises `InvalidFrames` for another size."""
     size = 0
     while True:
         kind, payload = _next(read)
-        if kind is FrameKind.REFUSAL:
-            yield Refusal.decode(payload)
-            return
         if kind is FrameKind.MEMBER_END:
             break
         if kind is not FrameKind.DATA or member.kind is not MemberKind.FILE:
@@ -248,7 +236,7 @@ def _data(read: Callable[[int], bytes], member: ArchiveMember) -> Iterator[bytes
 
 
 def _next(read: Callable[[int], bytes]) -> tuple[FrameKind, bytes]:
-    """Return the next frame that is no tick."""
+    """Return the next frame that is no tick. Raises `ArchiveRefused` for a refusal."""
     while True:
         letter, length = _HEADER.unpack(read(_HEADER.size))
         try:
@@ -258,13 +246,7 @@ def _next(read: Callable[[int], bytes]) -> tuple[FrameKind, bytes]:
         if length > _LIMITS[kind]:
             raise InvalidFrames("too long a frame")
         payload = read(length) if length else b""
+        if kind is FrameKind.REFUSAL:
+            raise ArchiveRefused.decode(payload)
         if kind is not FrameKind.TICK:
             return kind, payload
-
-
-class ArchiveRefused(Exception):
-    """An archive is refused, with the reason for the daemon."""
-
-    def __init__(self, reason: Reason, detail: str = "") -> None:
-        super().__init__(detail)
-        self.refusal = Refusal(reason, detail)

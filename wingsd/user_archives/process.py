@@ -15,7 +15,13 @@ from typing import IO, cast
 import attrs
 
 from wingsd.sandbox import launch
-from wingsd.user_archives.frames import InvalidFrames, ParsedArchive, Reason, Refusal, parsed
+from wingsd.user_archives.frames import (
+    ArchiveRefused,
+    InvalidFrames,
+    ParsedArchive,
+    Reason,
+    parsed,
+)
 from wingsd.user_archives.kinds import NameHint
 
 __all__ = ["BOUNDS", "ArchiveProcess", "ParserBounds", "ParserFailed"]
@@ -78,16 +84,16 @@ class ArchiveProcess:
         )
 
     def contents(self) -> Iterator[ParsedArchive]:
-        """Yield what the archive holds; a refusal is the last. To be closed.
+        """Yield what the archive holds. To be closed.
 
-        Raises `ParserFailed`, and OSError where no process can be started.
+        Raises `ArchiveRefused`, `ParserFailed`, and OSError where no process can be started.
         """
         process = launch.start(self.program, self.archive)
         stdout = cast("IO[bytes]", process.stdout)
         try:
             yield from parsed(_Pipe(stdout.fileno(), self._check, self._bounds).read)
         except EOFError:
-            yield self._ended(process)
+            raise self._ended(process) from None
         except InvalidFrames as error:
             raise ParserFailed(f"the process that parsed it sent {error}") from error
         finally:
@@ -95,14 +101,14 @@ class ArchiveProcess:
             process.wait()
             stdout.close()
 
-    def _ended(self, process: subprocess.Popen[bytes]) -> Refusal:
-        """Return why the process has ended too early. Raises `ParserFailed`."""
+    def _ended(self, process: subprocess.Popen[bytes]) -> Exception:
+        """Return why the process has ended too early."""
         status = process.wait()
         if status == -signal.SIGXCPU:
-            return Refusal(
+            return ArchiveRefused(
                 Reason.EXCESSIVE, f"its parser needs more than {self._cpu_seconds} s of CPU time"
             )
-        raise ParserFailed(f"its parser ended by {launch.ending(status)}")
+        return ParserFailed(f"its parser ended by {launch.ending(status)}")
 
 
 class _Pipe:

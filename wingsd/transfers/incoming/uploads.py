@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IProducer, IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract, extract_part
-from wingsd.archive.policy import attributes_line
+from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.backups.local import Backup
@@ -271,7 +271,7 @@ class UploadTransfer(IncomingTransfer):
         await steps.enter(ReceiveStep.DURABLE)
         await scope.wait(Deferred.fromCoroutine(self._flush(pooled=pooled)))
         archives = [each.archive for each in received if each.archive is not None]
-        files = sum(each.file_count + each.hard_link_count for each in archives)
+        files = sum(each.counts[Kind.FILE] + each.counts[Kind.HARD_LINK] for each in archives)
         if not pooled:
             steps.set_figures(sum(each.archive_bytes for each in archives), files)
         self._log_received(self.meter.done, files, sum(len(each.backups) for each in received))

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from wingsd.archive import ArchiveFormat, Compression, Part, split
 from wingsd.archive.pack import Packed, pack
-from wingsd.archive.policy import attributes_line
+from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.backups.local import LocalBackup
@@ -97,7 +97,7 @@ class Payload:
         write(frame.before())
         packed = self._write_files(write, warn, progress)
         write(frame.after(packed.sha256 if packed else hashlib.sha256().hexdigest()))
-        read, files = (packed.packed_bytes, packed.file_count) if packed else (0, 0)
+        read, files = (packed.packed_bytes, packed.counts[Kind.FILE]) if packed else (0, 0)
         # In the order in which the family's own nodes send them.
         if self.family == CALAGOPUS:
             self._write_log(frame, write, warn)
@@ -516,7 +516,7 @@ class StreamSending:
         if not packed:
             return
         size = sum(each.archive_bytes for each in packed)
-        files = sum(each.file_count + each.hard_link_count for each in packed)
+        files = sum(each.counts[Kind.FILE] + each.counts[Kind.HARD_LINK] for each in packed)
         subject.steps.set_figures(size, files)
         # The seconds include those of the backups.
         size += sum(backup.size for backup in subject.backups)
