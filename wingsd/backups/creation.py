@@ -143,11 +143,6 @@ class BackupResult:
         yield BACKUP_COMPLETED, data
 
 
-def progress_event(backup: str, done: int, total: int) -> tuple[str, ...]:
-    """Return Calagopus' event of how many bytes of files are packed."""
-    return BACKUP_PROGRESS, backup, json.dumps({"progress": done, "total": max(done, total)})
-
-
 class Adapter(Protocol):
     """Takes over archives that are made."""
 
@@ -268,7 +263,7 @@ class _Making:
     directory: str
     asked: NewBackup
     adapter: Adapter
-    ignore: IgnoreList
+    ignore: IgnoreList = attrs.field(factory=IgnoreList)
     progress: Progress = attrs.field(factory=Progress)
     over: Deferred[None] = attrs.field(factory=Deferred)
     #: Files that were left out, or that changed while they were read.
@@ -312,23 +307,17 @@ class Backups:
         server.operations.check(Operation.BACKUP)
         if asked.uuid in self._making or self._stopped:
             raise BackupExists
-        making = self._making[asked.uuid] = _Making(
-            server, server.directory, asked, adapter, _nothing()
-        )
+        making = self._making[asked.uuid] = _Making(server, server.directory, asked, adapter)
         try:
             making.ignore = await self._ignore_list(server, asked)
             await self._parts.disk.run(self._check_place, server.uuid, asked.uuid)
-            await self._record(making)
+            uuid, place = asked.uuid, self._place(making)
+            await self._parts.database.begin_backup(uuid, server.uuid, asked.adapter, place)
         except BaseException:
             del self._making[asked.uuid]
             making.over.callback(None)
             raise
         Deferred.fromCoroutine(self._run(making)).addErrback(self._broke_off, making)
-
-    async def _record(self, making: _Making) -> None:
-        server, asked = making.server.uuid, making.asked
-        place = self._place(making)
-        await self._parts.database.begin_backup(asked.uuid, server, asked.adapter, place)
 
     async def _ignore_list(self, server: Server, asked: NewBackup) -> IgnoreList:
         family = self._parts.family
@@ -431,7 +420,7 @@ class Backups:
             )
             asked = NewBackup(record.backup, record.adapter)
             server = _LeftServer(record.server, self._parts.bus)
-            making = _Making(server, "", asked, adapter, _nothing())
+            making = _Making(server, "", asked, adapter)
             self._making[record.backup] = making
             Deferred.fromCoroutine(self._run(making, made)).addErrback(self._broke_off, making)
             return
@@ -461,28 +450,22 @@ class Backups:
     # Make
 
     async def _run(self, making: _Making, made: MadeArchive | None = None) -> None:
-        telling = LoopingCall(self._tell_progress, making)
-        telling.clock = self._parts.reactor
         try:
             with making.server.operations.during(Operation.BACKUP, making.cancel):
-                result = await self._result(making, telling, made)
+                result = await self._result(making, made)
             if result is not None:
                 await self._end(making, result)
         finally:
-            if telling.running:
-                telling.stop()
             del self._making[making.asked.uuid]
             making.over.callback(None)
 
-    async def _result(
-        self, making: _Making, telling: LoopingCall, made: MadeArchive | None
-    ) -> BackupResult | None:
+    async def _result(self, making: _Making, made: MadeArchive | None) -> BackupResult | None:
         """Make a backup; return how it has ended, None where the next daemon is to tell."""
         server, uuid = making.server, making.asked.uuid
         failed = BackupResult(self._parts.family, uuid)
         try:
             if made is None:
-                made = await self._made(making, telling)
+                made = await self._made(making)
             parts = await self._kept(making, made)
         except FileWorkCancelled:
             if self._stopped:
@@ -501,7 +484,9 @@ class Backups:
         self._say_made(making, made)
         return BackupResult(self._parts.family, uuid, made.catalogue, parts)
 
-    async def _made(self, making: _Making, telling: LoopingCall) -> MadeArchive:
+    async def _made(self, making: _Making) -> MadeArchive:
+        telling = LoopingCall(self._tell_progress, making)
+        telling.clock = self._parts.reactor
         # What takes the server may have begun while the backup was recorded.
         making.server.operations.check(Operation.BACKUP)
         async with self._slots:
@@ -575,7 +560,8 @@ class Backups:
         progress, server = making.progress, making.server
         done, total = progress.bytes_done, progress.bytes_total
         if self._parts.family == CALAGOPUS:
-            server.publish(*progress_event(making.asked.uuid, done, total))
+            shown = json.dumps({"progress": done, "total": max(done, total)})
+            server.publish(BACKUP_PROGRESS, making.asked.uuid, shown)
         else:
             server.say(
                 f"The backup is being made: {readable_size(done)} of {readable_size(total)}."
@@ -598,19 +584,12 @@ class Backups:
             server.uuid, making.asked.uuid, outcome, result.report()
         )
         if result.parts is not None:
-            discard = self._discard(making)
+            discard = making.adapter.discard(self._place(making), making.asked.uuid)
             when_fired(report.answer).addCallback(lambda _: Deferred.fromCoroutine(discard))
         await report.answered_within(ANSWER_PATIENCE, self._parts.reactor)
         for event in result.events():
             server.publish(*event)
 
-    async def _discard(self, making: _Making) -> None:
-        await making.adapter.discard(self._place(making), making.asked.uuid)
-
     def _broke_off(self, failure: Failure, making: _Making) -> None:
         if not failure.check(CancelledError):
             self._log.failure("{server}: its backup broke off", failure, server=making.server.uuid)
-
-
-def _nothing() -> IgnoreList:
-    return IgnoreList(Denylist(), Denylist())

@@ -25,6 +25,7 @@ from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import BackupConflict, InvalidData, StorageError
 from wingsd.filesystem import remove_tree
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.durable import storage_errors, sync_directory
 
 __all__ = ["QUARANTINE", "ReceivedBackups", "write_all", "write_file"]
@@ -118,9 +119,7 @@ class ReceivedBackups:
         Raises `Conflict` where another is in its place, and whatever `blocks` raises.
         """
         staged, place = self._paths(server, backup)
-        with _errors(staged):
-            self._make_home(server)
-            staged.parent.mkdir(parents=True, exist_ok=True)
+        self._make_home(server, staged)
         found = write_file(staged, blocks, reserve=self._reserve, durable=self._durable)
         self._digests[server, backup.uuid] = found
         with _errors(place):
@@ -131,9 +130,7 @@ class ReceivedBackups:
     def part(self, server: str, backup: Backup) -> Path:
         """Return where a backup that arrives in pieces is written until it is whole."""
         staged = self._paths(server, backup)[0]
-        with _errors(staged):
-            self._make_home(server)
-            staged.parent.mkdir(parents=True, exist_ok=True)
+        self._make_home(server, staged)
         return staged.with_name(f"{staged.name}{_PART}")
 
     def whole(self, server: str, backup: Backup) -> Path | None:
@@ -256,15 +253,13 @@ class ReceivedBackups:
         sha256 = self._digests.get((server, backup.uuid))
         place = self._paths(server, backup)[1]
         with _errors(place):
-            directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
+            descriptor = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+            with closing_descriptor(descriptor) as directory:
                 files = CatalogueFiles(directory)
                 if sha256 is None:
                     files.remove_unfinished(backup.uuid)
                 else:
                     self._catalogue(server, backup, sha256, files)
-            finally:
-                os.close(directory)
 
     def _catalogue(self, server: str, backup: Backup, sha256: str, files: CatalogueFiles) -> None:
         with suppress(InvalidData):
@@ -286,14 +281,16 @@ class ReceivedBackups:
             )
         )
 
-    def _make_home(self, server: str) -> None:
-        while True:
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                (self._root / server).mkdir(exist_ok=True)
-            except FileNotFoundError:
-                continue  # Another transfer has just removed the empty directory.
-            return
+    def _make_home(self, server: str, staged: Path) -> None:
+        """Make the directories that a staged backup is in."""
+        with _errors(staged):
+            while True:
+                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    (self._root / server).mkdir(exist_ok=True)
+                    break
+                # Another transfer has just removed the empty directory.
+            staged.parent.mkdir(parents=True, exist_ok=True)
 
     def _leave(self) -> None:
         """Remove the staging directory if it is empty."""

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
@@ -30,6 +30,7 @@ from wingsd.errors import (
 )
 from wingsd.filesystem import OpenFile
 from wingsd.filesystem.directory import Entry, entry_at, open_regular
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
 
@@ -141,8 +142,9 @@ class BackupStore:
             if top < 0:
                 return None
             with self._opened_place(top, parent, parent) as directory:
-                found = [] if directory is None else [*self._in(directory, parent, (name,))]
-        return found[0] if found else None
+                if directory is not None:
+                    return next(self._in(directory, parent, (name,)), None)
+        return None
 
     def all(self, server: str = "") -> list[StoredBackup]:
         """Return all backups, or those that are known to be of one server.
@@ -341,27 +343,21 @@ class BackupStore:
 
         None as well where that of another server than the one asked for cannot be read.
         """
-        directory = None
-        with suppress(FileNotFoundError, NotADirectoryError):
-            try:
-                directory = os.open(place or ".", _LIST, dir_fd=top)
-            except PermissionError:
-                if place in ("", server):
-                    raise
-                self._log_unreadable(place)
         try:
-            yield directory
-        finally:
-            if directory is not None:
-                os.close(directory)
+            directory = os.open(place or ".", _LIST, dir_fd=top)
+        except (FileNotFoundError, NotADirectoryError):
+            yield None
+        except PermissionError:
+            if place in ("", server):
+                raise
+            self._log_unreadable(place)
+            yield None
+        else:
+            with closing_descriptor(directory):
+                yield directory
 
-    @contextmanager
-    def _opened_directory(self, place: str) -> Iterator[int]:
-        directory = os.open(os.path.dirname(self.path(place)), _LIST)
-        try:
-            yield directory
-        finally:
-            os.close(directory)
+    def _opened_directory(self, place: str) -> AbstractContextManager[int]:
+        return closing_descriptor(os.open(os.path.dirname(self.path(place)), _LIST))
 
     def _places(self, top: int, server: str) -> Iterator[str]:
         """Yield the directories that a backup may be in; that of all is the empty text."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -28,6 +29,7 @@ from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.panel.client import Panel
 from wingsd.statedb import BackupRecord
 from wingsd.threadio import Workers
+from wingsd.util.deferreds import Changes
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff
 
@@ -53,36 +55,23 @@ class GrowingArchive:
     def __init__(self) -> None:
         self._size = 0
         self._is_complete = False
-        self._waiting: list[tuple[int, Deferred[None]]] = []
+        self._changes = Changes()
 
     def grew(self, size: int) -> None:
         """Note that the file has `size` bytes that do not change any more."""
         self._size = size
-        self._wake()
+        self._changes.changed()
 
     def complete(self, size: int) -> None:
         """Note that it is made, with `size` bytes."""
         self._size, self._is_complete = size, True
-        self._wake()
+        self._changes.changed()
 
     async def reach(self, size: int) -> int:
         """Wait until it has so many bytes, or is complete; return how many it has."""
-        while not self._has(size):
-            grown: Deferred[None] = Deferred()
-            self._waiting.append((size, grown))
-            await grown
+        while self._size < size and not self._is_complete:
+            await self._changes.next()
         return self._size
-
-    def _has(self, size: int) -> bool:
-        return self._size >= size or self._is_complete
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for size, grown in waiting:
-            if not self._has(size):
-                self._waiting.append((size, grown))
-            elif not grown.called:  # it was cancelled
-                grown.callback(None)
 
 
 class _UploadReplaced(Exception):
@@ -117,7 +106,6 @@ class MultipartUpload:
         self._cutting = DeferredLock()
         self._cut = 0
         self._is_cut = False
-        self._signed: SignedParts | None = None
         self._etags: dict[int, str] = {}
 
     async def run(self) -> tuple[UploadedPart, ...]:
@@ -141,10 +129,10 @@ class MultipartUpload:
         )
 
     async def _send_all(self) -> None:
-        signed = self._signed = await self._urls.signed(1)
+        signed = await self._urls.signed(1)
         self._cut, self._is_cut = 0, False
         self._etags.clear()
-        workers = _Workers(self._work)
+        workers = _Workers(partial(self._work, signed))
         until = signed.parts[0].good_until - BEGIN_ALL_BEFORE - self._reactor.seconds()
         beginning_all: IDelayedCall = self._reactor.callLater(
             max(until, 0.0), workers.begin, 0 if signed.renewable else ALL_AT_ONCE
@@ -157,16 +145,13 @@ class MultipartUpload:
                 beginning_all.cancel()
             workers.cancel()
 
-    async def _work(self) -> None:
-        while (part := await self._next()) is not None:
-            self._etags[part.number] = await self._send(part)
+    async def _work(self, signed: SignedParts) -> None:
+        while (part := await self._next(signed.part_size)) is not None:
+            self._etags[part.number] = await self._send(part, signed.parts[0].upload)
 
-    async def _next(self) -> Range | None:
-        """Return the next part when the archive has it; None after the last."""
-        assert self._signed is not None  # noqa: S101 - workers begin with it
-        size = self._signed.part_size
-        await self._cutting.acquire()
-        try:
+    async def _next(self, size: int) -> Range | None:
+        """Return the next part, of `size` bytes, when the archive has it; None after the last."""
+        async with self._cutting:
             if self._is_cut:
                 return None
             start = self._cut * size
@@ -176,16 +161,13 @@ class MultipartUpload:
                 return None
             self._cut += 1
             return Range(self._cut, start, length)
-        finally:
-            self._cutting.release()
 
-    async def _send(self, part: Range) -> str:
-        """Send a part until the store has it; return its ETag."""
-        assert self._signed is not None  # noqa: S101 - workers begin with it
+    async def _send(self, part: Range, upload: str) -> str:
+        """Send a part of an upload until the store has it; return its ETag."""
         pauses, attempts, renewals = iter(BACKOFF), 0, 0
         while True:
             url = await self._urls.of(part.number)
-            if url.upload != self._signed.parts[0].upload:
+            if url.upload != upload:
                 raise _UploadReplaced
             try:
                 return await self._store.put(url.url, part)

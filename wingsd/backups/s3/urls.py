@@ -142,13 +142,10 @@ class PartUrls:
 
         Raises `BackupSettled`, `BackupUploadFailed`.
         """
-        await self._asking.acquire()
-        try:
+        async with self._asking:
             if self._signed is None or not self._has(self._signed, number):
                 self._signed = await self._ask_until_answered(number)
             return self._signed
-        finally:
-            self._asking.release()
 
     async def of(self, number: int) -> PartUrl:
         """Return a URL of the part `number`. Raises `BackupSettled`, `BackupUploadFailed`."""
