@@ -14,9 +14,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from wingsd.errors import SourceFileChanged
 from wingsd.filesystem.attributes import AttributeReader
@@ -28,10 +28,8 @@ from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame,
 from wingsd.moves.nodes import FileNode, block_count
 from wingsd.moves.plan import FileContent
 from wingsd.moves.scan import stat_stamp
+from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.util.text import display
-
-if TYPE_CHECKING:
-    from wingsd.moves.source import KnownTree
 
 __all__ = ["REGION", "SEGMENT", "ContentReader", "FramedData", "PageCacheKeeper"]
 
@@ -122,21 +120,24 @@ class ContentReader:
         """Close every descriptor."""
         self._directories.close()
 
-    def read(self, content: FileContent, watcher: KnownTree | None = None) -> Iterator[FramedData]:
+    def read(
+        self, content: FileContent, rule: UnchangedFiles | None = None
+    ) -> Generator[FramedData, None, bool]:
         """Yield what is to be sent of a file, in the order of its blocks.
 
         Raises SourceFileChanged where the file is not as its node says, and StorageError. With a
-        `watcher` the server runs: the file is sent as it is read, with zeros for what it lacks of
+        `rule` the server runs: the file is sent as it is read, with zeros for what it lacks of
         the size in its node; if it is not the one that was seen, the node's stamp becomes empty.
+        Returns whether the file is settled by the rule.
         """
-        is_live = watcher is not None
+        is_live = rule is not None
         try:
             fd = self._open(content.path, is_live=is_live)
             try:
-                if watcher is None:
+                if rule is None:
                     found = _checked(fd, content)
                 else:
-                    found = watcher.before_reading(fd)
+                    found = rule.before_reading(fd)
                     if not _is_as_seen(found, content.node):
                         # the file that was seen may have another name by which it is settled
                         content.node.stamp = b""
@@ -154,10 +155,10 @@ class ContentReader:
                     yield from self._whole(fd, content, kept)
                 if kept is not None:
                     kept.give_back()
-                if watcher is None:
-                    _checked(fd, content)
-                else:
-                    watcher.after_reading(fd, content.node, found)
+                if rule is not None:
+                    return rule.after_reading(fd, content.node, found)
+                _checked(fd, content)
+                return False
             finally:
                 os.close(fd)
         except FileNotFoundError:

@@ -50,7 +50,7 @@ class KnownTree:
 
     Of directories that are as they were then, all files are settled but for those that it names:
     so only the others have to be scanned again. Rounds begin by `scan` or `Rescan`; without a
-    `rule` each one is a `scan`. It is called for each file that is read while the server runs.
+    `rule` each one is a `scan`.
     """
 
     def __init__(self, rule: UnchangedFiles | None, attributes: AttributeReader) -> None:
@@ -110,21 +110,6 @@ class KnownTree:
         self._next = SeenDirectories() if rule is None else SeenDirectories(rule.settles)
         self._next_unsettled, self._is_part = set(), is_part
         return self._next
-
-    # While files are read
-
-    def before_reading(self, fd: int) -> os.stat_result:
-        """See `UnchangedFiles`."""
-        assert self._rule is not None  # noqa: S101 - it runs
-        return self._rule.before_reading(fd)
-
-    def after_reading(self, fd: int, node: FileNode, first: os.stat_result) -> bool:
-        """See `UnchangedFiles`."""
-        assert self._rule is not None  # noqa: S101 - it runs
-        is_settled = self._rule.after_reading(fd, node, first)
-        if not is_settled:
-            self.not_settled(node.names[0])
-        return is_settled
 
     def not_settled(self, path: bytes) -> None:
         """Note a file that has to be read in the next round, whether it is changed or not."""
@@ -546,14 +531,14 @@ class MoveSource:
         self._part = None
 
     def _contents(self, contents: Iterator[FileContent]) -> Generator[FramedData, None, None]:
-        watcher = self._known if self._is_running and self._rule is not None else None
+        rule = self._rule if self._is_running else None
         for content in contents:
             try:
-                yield from self._reader.read(content, watcher)
+                is_settled = yield from self._reader.read(content, rule)
             except SourceFileChanged:
                 self._found_writer()
                 raise
-            if watcher is None:
+            if not is_settled:
                 self._known.not_settled(content.path)
             self.files += 1
 
