@@ -15,7 +15,7 @@ from fuzz.findings import Finding, pieces
 from tests.http_client.wire import Endpoint
 from wingsd.errors import DestinationRefused
 from wingsd.http_client.exchange import Answer, AnswerRefused, HttpExchange
-from wingsd.transfers.peer.client import PeerUpload
+from wingsd.transfers.peer.client import judge
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -75,8 +75,7 @@ def one(data: bytes) -> None:
     conversation = HttpExchange(clock, request, body, stall_timeout=120)
     results: list[object] = []
     answer: Deferred[Answer] = conversation.start(endpoint, 30)
-    upload = PeerUpload(conversation, answer)
-    upload.answer.addBoth(results.append)
+    answer.addCallback(judge).addBoth(results.append)
     for piece in pieces(data[1:]):
         conversation.dataReceived(piece)
     if data[0] & 2:

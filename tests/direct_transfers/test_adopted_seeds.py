@@ -29,7 +29,7 @@ from wingsd.moves.rereading import Rereading
 from wingsd.moves.source import MoveSource
 from wingsd.servers.operations import Operation
 from wingsd.transfers.manager import IncomingMoves
-from wingsd.transfers.outgoing.mover import Mover
+from wingsd.transfers.outgoing.move import Mover
 from wingsd.transfers.outgoing.source import SeedOrder
 
 __all__ = ["nodes", "quick"]

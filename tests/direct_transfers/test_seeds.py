@@ -32,7 +32,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.transfers.incoming.moves import transfer
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
-from wingsd.transfers.outgoing import mover
+from wingsd.transfers.outgoing import move
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.peer import moves
 from wingsd.util.retry import Backoff
@@ -184,7 +184,7 @@ async def test_it_goes_on_when_there_is_room_again(
 async def test_a_destination_that_was_away_hears_that_it_has_ended(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mover, "DISCARD_WITHIN", 0.0)
+    monkeypatch.setattr(move, "DISCARD_WITHIN", 0.0)
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.05, 0.05))
     await begin(nodes)
     away = nodes.destination
@@ -204,14 +204,14 @@ async def test_a_copy_whose_beginning_is_not_answered_leaves_what_was_kept_befor
     await begin(nodes)
     nodes.source.sender.cancel(UUID)
     await nodes.settled()
-    withdraw = mover.Mover.withdraw
+    withdraw = move.Mover.withdraw
 
     async def be_heard_again(mover: Any, subject: Any, **options: Any) -> None:
         nodes.destination.lose = lambda _: False
         await withdraw(mover, subject, **options)
 
-    monkeypatch.setattr(mover.Mover, "withdraw", be_heard_again)
-    monkeypatch.setattr(mover, "BEGIN_WITHIN", 0.0)
+    monkeypatch.setattr(move.Mover, "withdraw", be_heard_again)
+    monkeypatch.setattr(move, "BEGIN_WITHIN", 0.0)
     nodes.destination.lose = lambda request: request.path.endswith(b"/move")
     await nodes.send(await nodes.destination.invite(follow=True, seconds=1), seed=SeedOrder())
     await nodes.settled()
@@ -227,8 +227,8 @@ async def test_a_copy_that_its_source_has_given_up_at_the_beginning_ends_soon(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had no answer to any of its first requests."""
-    monkeypatch.setattr(mover, "BEGIN_WITHIN", 0.0)
-    monkeypatch.setattr(mover, "WITHDRAW_WITHIN", 0.1)
+    monkeypatch.setattr(move, "BEGIN_WITHIN", 0.0)
+    monkeypatch.setattr(move, "WITHDRAW_WITHIN", 0.1)
     monkeypatch.setattr(transfer, "LONGER", 0.0)
     nodes.destination.lose = lambda request: request.path.endswith(b"/move")
     await nodes.send(await nodes.destination.invite(follow=True), seed=SeedOrder())

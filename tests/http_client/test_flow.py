@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from twisted.internet.task import Clock
 
-from wingsd.http_client.exchange import CHECKS, FlowWatchdog
+from wingsd.http_client.exchange import CHECKS, PeerWatchdog
 
 LIMIT, MOST = 120, 3600
 
@@ -36,13 +36,13 @@ class Watched:
         line: Any = self.line
         self.is_full = True
         self.told: list[str] = []
-        self.flow = FlowWatchdog(
+        self.flow = PeerWatchdog(
             self.clock,
             line,
             LIMIT,
-            MOST,
-            lambda: self.is_full,
             lambda error: self.told.append(str(error)),
+            LIMIT,
+            lambda: self.is_full,
         )
 
     def pass_seconds(self, seconds: int, taken: int = 0) -> None:

@@ -6,14 +6,15 @@ import pickle
 
 import pytest
 
-from wingsd.moves.stop_rule import RoundFigures, StopLimits, StopReason, StopRule
+from wingsd.config import LiveMovesConfig
+from wingsd.moves.stop_rule import RoundFigures, StopReason, StopRule
 
 MB = 1_000_000
 
 
 def rule(*changed: float, **limits: float) -> StopRule:
     """Return the rule after rounds that read at 100 MB/s and sent these shares at 10 MB/s."""
-    made = StopRule(StopLimits(**limits))  # type: ignore[arg-type]
+    made = StopRule(LiveMovesConfig(**limits))  # type: ignore[arg-type]
     for share in changed:
         sent = int(100 * MB * share)
         made.add(RoundFigures(100 * MB, 1.0, sent, sent / (10 * MB)))
@@ -41,7 +42,7 @@ def test_rounds_that_leave_out_what_changes_all_the_time_tell_nothing_about_it()
 
 
 def test_with_few_bytes_the_largest_rounds_tell_the_rates() -> None:
-    made = StopRule(StopLimits())
+    made = StopRule(LiveMovesConfig())
     for size in (3 * MB, 1000, 3 * MB, 2000):
         made.add(RoundFigures(size, 0.5, size, 0.25))
     assert made.predict(0.1, 3 * MB) == pytest.approx(0.1 + 0.5 + 0.25 + 0.5)

@@ -152,8 +152,6 @@ class Harness(NodeContext):
         self.node, self.pools = made, pools
         self.http = made.http
         self.volume = self.receiver.parts.storage.volume
-        self.peers = self.sender.parts.peers
-        self.source_servers = self.sender.parts.servers
         self.source_storage = self.sender.parts.storage
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):

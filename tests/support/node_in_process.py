@@ -118,10 +118,8 @@ class NodeInProcess(Harness):
             **system,
         )
         super().__init__(config, workers, self.panel, self.environment, port=port)
-        parts = self.sender.parts
-        uploader = attrs.evolve(parts.uploader, slots=DeferredSemaphore(2), max_streams=0)
-        mover = attrs.evolve(parts.mover, uploader=uploader)
-        self.sender.parts = attrs.evolve(parts, uploader=uploader, mover=mover)
+        slots = DeferredSemaphore(2)
+        self.sender.parts = attrs.evolve(self.sender.parts, slots=slots, max_streams=0)
         self.staging.prepare()
         #: Whether a request's answer is lost on its way.
         self.lose: Callable[[StreamingRequest], bool] = lambda _: False

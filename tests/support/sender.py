@@ -26,8 +26,8 @@ from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import TokenBucket, Workers
+from wingsd.transfers.outgoing.move import Mover
 from wingsd.transfers.outgoing.source import TransferRequest
-from wingsd.transfers.outgoing.streams import Uploader
 from wingsd.transfers.upload_form import Checksums, UploadForm
 from wingsd.util.retry import Budget
 
@@ -294,9 +294,11 @@ class Sender(Harness):
         self.calls, self.faults, self.waits = recorder.calls, recorder.faults, recorder.waits
         self.panel: Any
         self.servers: Any
+        timeout: Any = answer_timeout
         limits = TransfersConfig(
             durable=False,
             answer_grace=answer_grace,
+            answer_timeout=timeout,
             moves=moves or MovesConfig(),
             live=LiveMovesConfig(enabled=False),
             storage_pool=StoragePool(enabled=bool(storage_pool), pool_name=storage_pool),
@@ -310,20 +312,13 @@ class Sender(Harness):
             _Servers(self.server, self.tree, recorder),
         )
         quarantine: Any = _Quarantine(recorder)
-        self.source_servers = attrs.evolve(self.source_servers, quarantine=quarantine)
         self.source_storage = attrs.evolve(self.source_storage, scratch=lambda: str(self.scratch))
-        uploader = attrs.evolve(
-            self.used_uploader,
+        self.send_with(
+            quarantine=quarantine,
+            storage=self.source_storage,
             slots=DeferredSemaphore(2),
             max_streams=0,
-            answer_timeout=answer_timeout,
             bucket=bucket,
-        )
-        self.send_with(
-            servers=self.source_servers,
-            storage=self.source_storage,
-            uploader=uploader,
-            mover=attrs.evolve(self.mover, storage=self.source_storage, uploader=uploader),
         )
         self.transfers = self.sender
         self.disk = workers
@@ -339,12 +334,8 @@ class Sender(Harness):
         self.sender.parts = attrs.evolve(self.sender.parts, **changes)
 
     @property
-    def used_uploader(self) -> Uploader:
-        return self.sender.parts.uploader
-
-    @property
-    def mover(self) -> Any:
-        return self.sender.parts.mover
+    def mover(self) -> Mover:
+        return Mover(self.sender.parts)
 
     def use(self) -> None:
         """Record an activity of a user, and send recorded activity when the move asks for it."""
@@ -353,8 +344,7 @@ class Sender(Harness):
 
     def follow(self, config: LiveMovesConfig) -> None:
         """Send servers while they run."""
-        live = attrs.evolve(self.mover.live, config=config)
-        self.send_with(mover=attrs.evolve(self.mover, live=live))
+        self.send_with(config=attrs.evolve(self.sender.parts.config, live=config))
 
     def start(
         self, port: int = 0, authorization: str = "Bearer token", **asked: Any
@@ -388,7 +378,7 @@ class Sender(Harness):
 
     @property
     def quarantined_inode(self) -> int | None:
-        quarantine: Any = self.source_servers.quarantine
+        quarantine: Any = self.sender.parts.quarantine
         inode: int | None = quarantine.inode
         return inode
 

@@ -229,7 +229,7 @@ async def check_sent(node: Sender, fault: str) -> None:
         assert hold is None
         # One that was followed runs again.
         runs = node.server.state is PowerState.RUNNING
-        assert runs or not node.mover.may_follow or fault.endswith(RUNS)
+        assert runs or not node.sender.parts.may_follow or fault.endswith(RUNS)
         assert "failure" in node.panel.calls or fault.endswith(REPORT)
     else:
         # All was sent, and the Panel could not be asked: the next daemon does that.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.transfers.outgoing.move import AttachedFile, AttachmentReader
+from wingsd.transfers.outgoing.source import AttachedFile, AttachmentReader
 
 DATA = bytes(range(256)) * 40
 

@@ -200,7 +200,7 @@ async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_
         return refused(507, "move-no-space") if (kind, count) == ("room", refusals) else None
 
     node.fault = grow
-    sender.send_with(mover=attrs.evolve(sender.mover, storage=storage))
+    sender.send_with(storage=storage)
     await sender.start()
     check_moved(sender, node, running=True)
     assert node.count("prepare") > 0
@@ -223,7 +223,7 @@ class Watched:
     def __init__(self, sender: Sender) -> None:
         self.seen: list[tuple[PowerState, bool]] = []
         self._server = sender.server
-        self._workers = sender.used_uploader.packers
+        self._workers = sender.sender.parts.packers
         self._bucket = TokenBucket(reactor, 1 << 30)
 
     def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -240,9 +240,7 @@ async def test_rounds_come_after_all_else_until_the_server_is_stopped(
 ) -> None:
     followers, packers, bucket = Watched(sender), Watched(sender), Watched(sender)
     used: dict[str, Any] = {"followers": followers, "packers": packers, "bucket": bucket}
-    uploader = attrs.evolve(sender.used_uploader, **used)
-    mover = attrs.evolve(sender.mover, uploader=uploader)
-    sender.send_with(uploader=uploader, mover=mover)
+    sender.send_with(**used)
     await sender.start()
     check_moved(sender, node, running=True)
     assert {state for state, _ in followers.seen} == {PowerState.RUNNING}

@@ -231,7 +231,7 @@ async def test_a_server_that_cannot_be_started_waits_with_the_next_daemon_for_th
     await end_before_the_start(sender, node)
     sender.faults["start"] = EnvironmentFailed("its image is gone")
     live: Any = SimpleNamespace(
-        **attrs.asdict(sender.mover.live.config) | {"final_patience": 0.05}
+        **attrs.asdict(sender.sender.parts.config.live) | {"final_patience": 0.05}
     )
     sender.follow(live)
     begun = node.count("begin")
@@ -254,7 +254,9 @@ async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
     assert step(sender) is SendStep.SEND
     sender.calls.clear()
 
-    live: Any = SimpleNamespace(**attrs.asdict(sender.mover.live.config) | {"final_patience": 0.3})
+    live: Any = SimpleNamespace(
+        **attrs.asdict(sender.sender.parts.config.live) | {"final_patience": 0.3}
+    )
     sender.follow(live)
 
     def away_until_it_runs(kind: str, count: int) -> Fault:

@@ -11,10 +11,13 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.task import Clock
 
+from wingsd.config import MovesConfig
 from wingsd.errors import DestinationUnreachable, FinalPassStalled
+from wingsd.statedb import Direction, MoveRecord
 from wingsd.transfers.outgoing import move_round
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import BatchSize, RoundSender
+from wingsd.transfers.peer.moves import BegunAnswer
 
 
 class Threads:
@@ -89,8 +92,8 @@ def sender(
 ) -> RoundSender:
     client, threads = client or Client(), threads or Threads()
     size = BatchSize(1 << 20)
-    clock = clock or Clock()
-    return RoundSender(client, source, threads, threads, clock, size, 2, zstd=False)
+    parts = Mock(packers=threads, followers=threads, reactor=clock or Clock())
+    return RoundSender(client, source, parts, size, 2, zstd=False)
 
 
 @pytest.mark.parametrize("is_same", [True, False])
@@ -170,8 +173,13 @@ class Watched:
         self.source, self.client = Mock(read=0, files=0, steps=(0,)), Mock(steps=0)
         self.client.interrupt = self._interrupt
         self.working: Deferred[None] = Deferred()
-        of, uploader = Mock(streams=1, batch=1 << 20), Mock(reactor=self.clock)
-        self.move = MoveSending(of, lambda: self.client, Mock(), uploader, Mock(), None)
+        parts = Mock(reactor=self.clock)
+        parts.config.moves = MovesConfig()
+        url, request = "http://node.invalid/", '{"order": {"bytes": 0, "version": 1}}'
+        record = MoveRecord(1, "s", Direction.OUT, "m", "k", "t", url, request=request)
+        begun = BegunAnswer("m", 1, 1 << 20, 1)
+        self.move = MoveSending(Mock(), parts, record, begun, (), False, False)
+        self.move._client = self.client
         self.move._source = self.source
         self.move._deliver_once = self._work  # type: ignore[method-assign]
 

@@ -108,7 +108,7 @@ async def test_the_figures_of_the_upload_are_those_of_the_server(
 
 async def test_a_server_that_waits_for_a_slot_is_not_stopped_yet(sender: Sender) -> None:
     """Moves of servers that run may have the slots for hours."""
-    slots = sender.used_uploader.slots
+    slots = sender.sender.parts.slots
     for _ in range(2):
         await slots.acquire()
     over = sender.start()
@@ -120,7 +120,7 @@ async def test_a_server_that_waits_for_a_slot_is_not_stopped_yet(sender: Sender)
 
 
 async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: Sender) -> None:
-    now, slots = [0.0], sender.used_uploader.slots
+    now, slots = [0.0], sender.sender.parts.slots
     for _ in range(2):
         await slots.acquire()
     over = sender.start()

@@ -19,7 +19,7 @@ from tests.transfers.test_outgoing_moves import (
     sender,
 )
 from wingsd.callbacks import queue as callbacks
-from wingsd.transfers.outgoing import move, mover
+from wingsd.transfers.outgoing import move
 from wingsd.util.retry import Backoff
 
 __all__ = ["_quick", "node", "sender"]
@@ -50,7 +50,7 @@ async def test_a_node_that_is_started_anew_is_asked_again_to_begin(
 async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, exp: float | str | None
 ) -> None:
-    monkeypatch.setattr(mover, "BEGIN_WITHIN", 0.05)
+    monkeypatch.setattr(move, "BEGIN_WITHIN", 0.05)
     node.fault = lambda kind, count: CUT if kind == "begin" and count < 10 else None
     claims = {} if exp is None else {"exp": exp if isinstance(exp, str) else time() + exp}
     node.token = jwt.encode(claims, "a key of the other node, unknown here", "HS256")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -169,14 +168,14 @@ async def test_a_backup_that_cannot_be_removed_is_logged_and_others_are_removed(
 
 async def test_a_transfer_is_open_until_its_backups_are_removed(with_backups: Sender) -> None:
     dying: Deferred[None] = Deferred()
-    servers = with_backups.source_servers
+    removal = with_backups.sender.parts.backups
 
     class Dying(Removal):
         async def remove(self, server: str, paths: object) -> None:
             await dying
 
-    backups = Dying(servers.backups.directory, with_backups.disk)
-    with_backups.send_with(servers=attrs.evolve(servers, backups=backups))
+    backups = Dying(removal.directory, with_backups.disk)
+    with_backups.send_with(backups=backups)
     await start(with_backups)
     await with_backups.delete()
     (entry,) = with_backups.store.unfinished()

@@ -108,10 +108,7 @@ def use_streams(sender: Sender, features: str, others: int, slots: int = 8) -> S
     """Have a destination that takes streams, and slots for them here."""
     streams = Streams(features, others)
     sender._site.resource = streams
-    uploader = attrs.evolve(
-        sender.used_uploader, slots=DeferredSemaphore(slots), max_streams=slots - 1
-    )
-    sender.send_with(uploader=uploader)
+    sender.send_with(slots=DeferredSemaphore(slots), max_streams=slots - 1)
     return streams
 
 
@@ -136,7 +133,7 @@ async def test_all_streams_have_the_server(sender: Sender, tmp_path: Path, other
     assert streams.taken[FIRST].count == str(others)
     assert [streams.taken[number].count for number in numbers] == [None] * others
     assert joined(streams, tmp_path / "out") == seen(sender.tree, owner=False)
-    assert sender.used_uploader.slots.tokens == 8
+    assert sender.sender.parts.slots.tokens == 8
     sizes = [len(taken.archive) for taken in streams.taken.values()]
     assert sender.heard.over[0][2] is not None
     assert sender.heard.over[0][2] >= sum(sizes)
@@ -200,7 +197,7 @@ async def test_a_refused_stream_ends_all(sender: Sender, features: str, refused:
     assert sender.states[-2:] == ["failed", "failure"]
     assert sender.panel.calls.count("failure") == 1
     assert sender.server.hold == ""
-    assert sender.used_uploader.slots.tokens == 8
+    assert sender.sender.parts.slots.tokens == 8
     if not features and refused != FIRST:
         assert FIRST not in streams.taken
 
@@ -268,7 +265,7 @@ async def test_no_name_is_sent_twice_without_links(sender: Sender) -> None:
 async def test_two_servers_take_turns(sender: Sender) -> None:
     # Whoever sends holds all places that it needs.
     streams = use_streams(sender, JOINING, 3, slots=4)
-    held: Deferred[Any] = sender.used_uploader.slots.acquire()
+    held: Deferred[Any] = sender.sender.parts.slots.acquire()
     over = sender.start(streams=3)
     await until(lambda: sender.transfers.waiting == 1)
     assert streams.taken == {}

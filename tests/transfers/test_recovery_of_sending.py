@@ -23,7 +23,7 @@ from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome
 from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.outgoing.mover import Mover
+from wingsd.transfers.outgoing.move import Mover
 from wingsd.transfers.recovery import PanelInitiator
 from wingsd.transfers.steps import SendStep
 

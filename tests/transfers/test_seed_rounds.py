@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from tests.support.recording_observer import RecordingObserver
+from wingsd.config import LiveMovesConfig
 from wingsd.errors import (
     DestinationError,
     DestinationRefused,
@@ -101,7 +102,7 @@ class Seed:
         steps: Any = Mock(clock=self.clock, seconds=self.clock.seconds, observer=self.heard)
         steps.announcer.say = self.said.append
         move, server = cast(Any, self.move), cast(Any, Copied())
-        self.rounds = SeedPolicy(move, server, steps, 60.0, until, now)
+        self.rounds = SeedPolicy(move, server, steps, LiveMovesConfig(), until, now)
         self.running: Deferred[None] = Deferred()
 
     def run(self) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from tests.threadio.reactor import Waits
 from tests.transfers.peers import pem
 from wingsd.threadio import Outflow, OutflowClosed
-from wingsd.transfers.peer.client import PeerClient, PeerTls, PeerUpload
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.net import ServerCertificate
 
 reactor: Any = installed_reactor
@@ -52,7 +52,7 @@ class Sending:
         self.body._changed = self.waits = Waits()
         url = f"{scheme}://127.0.0.1:{port}/api/transfers"
         destination = PeerClient(url, "Bearer t", reactor, trust or PeerTls())
-        self.upload: PeerUpload = destination.upload(TYPE, self.body, 120)
+        self.upload = destination.upload(TYPE, self.body, 120)
         self.written: Deferred[str] = deferToThread(write, self.body, pieces)
 
 

@@ -34,7 +34,7 @@ from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, 
 from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.manager import EndedMove
-from wingsd.transfers.peer.moves import Digest, Durable, Offset, Root
+from wingsd.transfers.peer.moves import Digest, Durable, Offset, PreparationStatus, Root
 from wingsd.util.serialization import Keywords
 
 __all__ = ["MoveBodyEndpoint", "MoveEndpoint", "MoveStatus", "MovesEndpoint"]
@@ -145,20 +145,6 @@ class MovePrepare:
 
     disk_bytes: Annotated[int, "Bytes on the disk, without holes."] = 0
     files: Annotated[int, "Files, directories and symlinks."] = 0
-
-
-@attrs.frozen(eq=False, repr=False)
-class PreparationStatus:
-    """How far the last preparation is; why it has failed."""
-
-    state: Annotated[str, Keywords(enum=("under way", "ready", "failed"))]
-    error: str = ""
-    detail: str = ""
-    code: str = ""
-    final: Annotated[bool, "Whether it fails again until a person has changed something."] = False
-    container_seconds: Annotated[
-        float, "What it took to make the server's container, its image being there; 0 before."
-    ] = 0.0
 
 
 @attrs.frozen(eq=False, repr=False)

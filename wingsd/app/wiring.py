@@ -80,11 +80,8 @@ from wingsd.transfers.manager import (
     IncomingTransfers,
     OutgoingTransfers,
 )
-from wingsd.transfers.outgoing.mover import LiveMoves, Mover
-from wingsd.transfers.outgoing.source import SourceServers, SourceStorage
-from wingsd.transfers.outgoing.streams import Uploader
-from wingsd.transfers.outgoing.transfer import OutgoingParts
-from wingsd.transfers.peer.client import Peers, peer_tls
+from wingsd.transfers.outgoing.source import OutgoingParts, SourceStorage
+from wingsd.transfers.peer.client import peer_tls
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs
 from wingsd.transfers.storage.partial_copies import PartialCopies
@@ -209,7 +206,6 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     coordinators = PanelCoordinators(
         panel, callbacks, reactor, config.family, transfers.answer_grace
     )
-    peers = Peers(reactor, peer_tls(transfers.ca_file))
     arrived = ArrivedServers(database, running, servers)
     incoming = IncomingParts(
         step_logs=step_logs,
@@ -252,44 +248,26 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         compression=Compression(system.backups.compression_level),
         deletes_dropped=config.deletes_dropped_backups,
     )
-    source_servers = SourceServers(
+    outgoing = OutgoingParts(
+        config=transfers,
+        reactor=reactor,
+        tls=peer_tls(transfers.ca_file),
+        step_logs=step_logs,
         servers=servers,
         environment=engines.containers,
         quarantine=quarantine,
         backups=Removal(system.backup_directory, pools.long),
         database=database,
         activity=activity_sender,
-    )
-    uploader = Uploader(
-        reactor=reactor,
+        storage=source_storage,
         packers=pools.packers,
         followers=pools.followers,
         slots=DeferredSemaphore(PACKERS),
-        stall_timeout=transfers.stall_timeout,
-        answer_timeout=transfers.answer_timeout,
         max_streams=min(transfers.streams.most, PACKERS - 1),
         bucket=_bucket(reactor, transfers.upload_limit, transfers.live.share),
-    )
-    file_systems = MeasuredFileSystems(
-        is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
-    )
-    mover = Mover(
-        config=transfers.moves,
-        peers=peers,
-        uploader=uploader,
-        database=database,
-        storage=source_storage,
-        lost_after=float(transfers.answer_grace or transfers.stall_timeout),
-        live=LiveMoves(transfers.live, file_systems, staging.path),
-    )
-    outgoing = OutgoingParts(
-        peers=peers,
-        step_logs=step_logs,
-        servers=source_servers,
-        storage=source_storage,
-        uploader=uploader,
-        stop_grace=transfers.stop_grace,
-        mover=mover,
+        file_systems=MeasuredFileSystems(
+            is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
+        ),
     )
     sender = OutgoingTransfers(reactor, coordinators, outgoing)
     direct_servers = DirectServers(servers, database, bus, pools.disk, transfers.storage_pool.name)

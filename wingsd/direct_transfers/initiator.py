@@ -56,6 +56,7 @@ from wingsd.transfers.coordinator import (
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.outgoing.source import MOVED, SeedOrder, TransferRequest, is_seed, seed_of
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.serialization import structure
 
@@ -425,12 +426,11 @@ class DirectSending(SendingCoordinator):
         parts = sender.parts
         self._server = server
         self._destination = destination
-        self._client = parts.peers.client(
-            f"{destination.url}/{server}/by-hand", destination.token, "after --to"
-        )
+        url = f"{destination.url}/{server}/by-hand"
+        self._client = PeerClient(url, destination.token, parts.reactor, parts.tls, "after --to")
         self._sender = sender
-        self._database, self._servers = parts.servers.database, parts.servers.servers
-        self._reactor = parts.uploader.reactor
+        self._database, self._servers = parts.database, parts.servers
+        self._reactor = parts.reactor
         self._transfer = transfer
         self._asking: CancelScope | None = None
         #: Whether a person has cancelled it: nothing of it is kept then.
@@ -541,9 +541,9 @@ class DirectTransfers(Initiator):
     ) -> None:
         self.servers = direct_servers
         self.incoming = incoming
-        self._servers = sender.parts.servers.servers
+        self._servers = sender.parts.servers
         self._sender = sender
-        self._database = sender.parts.servers.database
+        self._database = sender.parts.database
         #: Those of an earlier daemon whose destinations are asked.
         self._asked: dict[str, DirectSending] = {}
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any
 
 import attrs
 import h11
 from OpenSSL import SSL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -126,7 +126,7 @@ class GuardedExchange(HttpExchange):
         idle: float,
     ) -> None:
         super().__init__(reactor, request, certificate=certificate)
-        self.head: Deferred[h11.Response] = self._answer
+        self.head: Deferred[h11.Response] = self.answer
         self._check_peer = check_peer
         self._idle = idle
         self._consumer: Any = None
@@ -475,7 +475,8 @@ class GuardedClient:
 
     async def _addresses(self, url: WebUrl, policy: AddressPolicy) -> list[str]:
         """Return the addresses of the host that may be connected to. Raises `AddressBlocked`."""
-        found = [url.host] if _is_address(url.host) else await self._resolve(url.host, url.port)
+        is_address = isIPAddress(url.host) or isIPv6Address(url.host)
+        found = [url.host] if is_address else await self._resolve(url.host, url.port)
         if not found:
             raise DownloadFailed(f"no name server knows {url.host}")
         allowed = [each for each in found if policy.allows(url.host, each)]
@@ -524,14 +525,6 @@ class GuardedClient:
             ("Connection", "close"),
         ]
         return h11.Request(method="GET", target=url.target, headers=headers)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _unreachable(error: Exception | None, where: str) -> str:

@@ -6,10 +6,10 @@ and kept; `download` is for those that are streamed.
 HTTP is parsed by h11. twisted.web's Agent cannot be used for an upload: it gives no answer before
 it has sent the whole body, and a node that refuses an upload answers at once.
 
-A dead peer is found by `AckWatchdog`. TCP itself ends such a connection only after a quarter of an
-hour; its keepalive probes are not sent while data is unacknowledged, and `TCP_USER_TIMEOUT` would
-also end a connection whose peer is alive and has a full window. Such a peer acknowledges each
-window probe; a dead one does not.
+A dead peer is found by `PeerWatchdog`. TCP itself ends such a connection only after a quarter of
+an hour; its keepalive probes are not sent while data is unacknowledged, and `TCP_USER_TIMEOUT`
+would also end a connection whose peer is alive and has a full window. Such a peer acknowledges
+each window probe; a dead one does not.
 
 On a persistent connection one request follows another. A peer may close one that rests, or a
 proxy in between: the next request on it then fails without an answer. So only requests that may be
@@ -65,16 +65,15 @@ __all__ = [
     "NOT_YET_VALID",
     "OTHER_NAME",
     "UNTRUSTED",
-    "AckWatchdog",
     "Answer",
     "AnswerRefused",
     "Block",
     "BlocksBody",
     "CertificateRefused",
     "CertificateVerifier",
-    "FlowWatchdog",
     "HttpExchange",
     "HttpServer",
+    "PeerWatchdog",
     "PersistentConnections",
     "plain",
     "reason_of",
@@ -158,11 +157,16 @@ class CertificateVerifier:
 CHECKS = 8
 
 
-class AckWatchdog(Watch):
-    """Watches the peer of a TCP connection from now on; calls `on_silent` when it is silent.
+class PeerWatchdog(Watch):
+    """Watches the peer of a TCP connection from now on; calls `on_halt` with why it is given up.
 
-    That is when it has acknowledged nothing for `limit` seconds, in all of which there was
-    something to be acknowledged.
+    The peer is silent when it has acknowledged nothing for `limit` seconds, in all of which there
+    was something to be acknowledged.
+
+    A process that hangs or was stopped takes nothing, and is never silent: its kernel acknowledges
+    each window probe. With `taken_within` the peer may have taken nothing for so many seconds, in
+    all of which there was more than the connection took, by `is_full`; and there may be more for
+    `BODY_WITHIN` seconds, in all.
     """
 
     def __init__(
@@ -170,75 +174,45 @@ class AckWatchdog(Watch):
         reactor: IReactorTime,
         connection: socket.socket,
         limit: float,
-        on_silent: Callable[[], object],
-    ) -> None:
-        self._reactor = reactor
-        self._connection = connection
-        self._limit = limit
-        self._on_silent = on_silent
-        #: Since when data or probes are unacknowledged, as far as the checks have shown.
-        self._since = inf
-        super().__init__(reactor, limit / CHECKS, self._check, "watching a peer failed")
-
-    def _check(self) -> None:
-        now, info = self._reactor.seconds(), tcp_info(self._connection)
-        owes = info.unacknowledged or info.probes
-        self._since = min(self._since, now) if owes else inf
-        # A full window is probed every two minutes in the end, and a probe may be lost: the peer
-        # gets as many as keepalive sends.
-        certain = info.unacknowledged or info.probes >= PROBES
-        if certain and min(now - self._since, info.silence) >= self._limit:
-            self.stop()
-            self._on_silent()
-
-
-class FlowWatchdog(Watch):
-    """Watches what the peer of a TCP connection takes, from now on; calls `on_halt` with why not.
-
-    A process that hangs or was stopped takes nothing, and `AckWatchdog` never sees it as silent:
-    its kernel acknowledges each window probe.
-
-    `on_halt` is called when the peer has taken nothing for `limit` seconds, in all of which there
-    was more than the connection took, by `is_full`; or when there was more in `most`
-    seconds, in all.
-    """
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        connection: socket.socket,
-        limit: float,
-        most: float,
-        is_full: Callable[[], bool],
         on_halt: Callable[[TimeoutError], object],
+        taken_within: float | None = None,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._reactor = reactor
         self._connection = connection
         self._limit = limit
-        self._most = most
-        self._is_full = is_full
         self._on_halt = on_halt
+        self._taken_within = taken_within
+        self._is_full = is_full
+        #: Since when data or probes are unacknowledged, as far as the checks have shown.
+        self._owes_since = inf
         self._taken = tcp_info(connection).acknowledged
-        self._checked = self._since = reactor.seconds()
+        self._checked = self._taken_at = reactor.seconds()
         #: The seconds in which there was more.
         self._full = 0.0
         super().__init__(reactor, limit / CHECKS, self._check, "watching a peer failed")
 
     def _check(self) -> None:
-        now, taken, is_full = (
-            self._reactor.seconds(),
-            tcp_info(self._connection).acknowledged,
-            self._is_full(),
-        )
+        now, info = self._reactor.seconds(), tcp_info(self._connection)
+        owes = info.unacknowledged or info.probes
+        self._owes_since = min(self._owes_since, now) if owes else inf
+        # A full window is probed every two minutes in the end, and a probe may be lost: the peer
+        # gets as many as keepalive sends.
+        certain = info.unacknowledged or info.probes >= PROBES
+        is_full = self._is_full()
         if is_full:
             self._full += now - self._checked
-        if not is_full or taken != self._taken:
-            self._taken, self._since = taken, now
+        if not is_full or info.acknowledged != self._taken:
+            self._taken, self._taken_at = info.acknowledged, now
         self._checked = now
-        if now - self._since >= self._limit:
-            what = f"it took nothing of what it was sent for {self._limit:g} s"
-        elif self._full >= self._most:
-            what = f"it did not take what it was sent within {self._most:g} s"
+        if certain and min(now - self._owes_since, info.silence) >= self._limit:
+            what = f"it acknowledged nothing of what it was sent for {self._limit:g} s"
+        elif self._taken_within is None:
+            return
+        elif now - self._taken_at >= self._taken_within:
+            what = f"it took nothing of what it was sent for {self._taken_within:g} s"
+        elif self._full >= BODY_WITHIN:
+            what = f"it did not take what it was sent within {BODY_WITHIN:g} s"
         else:
             return
         self.stop()
@@ -326,10 +300,11 @@ class HttpExchange(Protocol):
         self._stall_timeout = stall_timeout
         self._taken_within = taken_within
         self._http = h11.Connection(h11.CLIENT, MAX_HEAD)
-        self._answer: Deferred[Any] = Deferred(lambda _: self.abort(CancelledError()))
+        #: Fires with the answer, or fails as `start` says.
+        self.answer: Deferred[Any] = Deferred(lambda _: self.abort(CancelledError()))
         self._connecting: Deferred[Any] | None = None
         self._limit: IDelayedCall | None = None
-        self._watchdogs: list[Watch] = []
+        self._watchdog: Watch | None = None
         #: Whether the connection takes no more of the body now.
         self._is_full = False
         self._persistent: _Connection | None = None
@@ -379,7 +354,7 @@ class HttpExchange(Protocol):
         factory.noisy = False
         self._connecting = endpoint.connect(factory)
         self._connecting.addErrback(self._fail)
-        return self._answer
+        return self.answer
 
     def use(self, connection: _Connection, timeout: float) -> Deferred[Answer]:
         """Begin on a connection that has rested; see `start`."""
@@ -387,7 +362,7 @@ class HttpExchange(Protocol):
         self._limit_silence(timeout)
         self.transport, self.connected = connection.transport, 1
         self._begin()
-        return self._answer
+        return self.answer
 
     def abort(self, reason: Exception) -> None:
         """Close at once; the answer, if it is not there yet, fails with `reason`."""
@@ -468,21 +443,16 @@ class HttpExchange(Protocol):
             self._end_request()
         else:
             self._clear_limit()
-            self._watch()
+            if self._stall_timeout is not None:
+                self._watchdog = PeerWatchdog(
+                    self._reactor,
+                    self._socket(),
+                    self._stall_timeout,
+                    self.abort,
+                    self._taken_within,
+                    lambda: self._is_full,
+                )
             self._body.start(lambda data: self._send(h11.Data(data)), self._end_request)
-
-    def _watch(self) -> None:
-        """Abort when the peer stops acknowledging what it is sent, or taking it."""
-        limit, clock = self._stall_timeout, self._reactor
-        if limit is None:
-            return
-        error = TimeoutError(f"it acknowledged nothing of what it was sent for {limit:g} s")
-        acknowledged = AckWatchdog(clock, self._socket(), limit, lambda: self.abort(error))
-        self._watchdogs.append(acknowledged)
-        if self._taken_within is not None:
-            within, is_full = self._taken_within, lambda: self._is_full
-            taken = FlowWatchdog(clock, self._socket(), within, BODY_WITHIN, is_full, self.abort)
-            self._watchdogs.append(taken)
 
     def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
         self.transport.writeSequence(self._http.send_with_data_passthrough(event))
@@ -565,7 +535,7 @@ class HttpExchange(Protocol):
         reason = bytes(head.reason).decode("utf-8", "replace")
         text = bytes(self._text)
         code, early = head.status_code, self._early
-        self._answer.callback(Answer(code, reason, headers, text, early, whole))
+        self.answer.callback(Answer(code, reason, headers, text, early, whole))
 
     def _fail(self, reason: Failure) -> None:
         if self._over:
@@ -573,7 +543,7 @@ class HttpExchange(Protocol):
         self._end()
         if self._body is not None:
             self._body.close()
-        self._answer.errback(reason)
+        self.answer.errback(reason)
 
     # Closing
 
@@ -581,8 +551,8 @@ class HttpExchange(Protocol):
         """Stop all timers."""
         self._over = True
         self._clear_limit()
-        for watchdog in self._watchdogs:
-            watchdog.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
 
     def _close(self) -> None:
         if not self.connected:
@@ -763,7 +733,7 @@ class HttpServer:
         timeout: float = CONNECT_WITHIN,
         connections: PersistentConnections | None = None,
         **options: Any,
-    ) -> tuple[HttpExchange, Deferred[Answer]]:
+    ) -> HttpExchange:
         """Begin to send a request, with the `options` of its `HttpExchange`; see its `start`."""
         certificate = (
             CertificateVerifier(self._context, self.host) if self._context is not None else None
@@ -772,7 +742,8 @@ class HttpServer:
         port = self._url.port or PORTS[self._url.scheme]
         endpoint = HostnameEndpoint(self._reactor, self.host, port, CONNECT_WITHIN)
         start = exchange.start if connections is None else partial(connections.start, exchange)
-        return exchange, start(endpoint, timeout)
+        start(endpoint, timeout)
+        return exchange
 
 
 def plain(text: str, most: int = MAX_QUOTE) -> str:

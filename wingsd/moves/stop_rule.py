@@ -12,7 +12,9 @@ from enum import Enum
 
 from attrs import define, field, frozen
 
-__all__ = ["ALL_EVERY", "RoundFigures", "StopDecision", "StopLimits", "StopReason", "StopRule"]
+from wingsd.config import LiveMovesConfig
+
+__all__ = ["ALL_EVERY", "RoundFigures", "StopDecision", "StopReason", "StopRule"]
 
 ALL_EVERY = 10
 """Rounds of a server that is followed for long of which one also has its hot files."""
@@ -24,19 +26,6 @@ CONVERGES_AFTER = 3
 CONVERGES_BY = 0.8
 #: Bytes by which a round shows a rate: with fewer it says how long a request takes.
 ENOUGH = 16 << 20
-
-
-@frozen
-class StopLimits:
-    """Until when rounds are sent. All times are in seconds; 0 is no limit.
-
-    `target` is the downtime that is good enough. Above `max_downtime` the server is not stopped.
-    """
-
-    target: float = 2.0
-    max_downtime: float = 0.0
-    max_rounds: int = 30
-    max_seconds: float = 86_400.0
 
 
 @frozen
@@ -75,7 +64,7 @@ class StopDecision:
 class StopRule:
     """The rule for one move. `add` takes each round that was sent, `decide` the walk after it."""
 
-    limits: StopLimits
+    limits: LiveMovesConfig
     _rounds: int = field(default=0, init=False)
     #: The last three predictions that were decided on.
     _predicted: deque[float] = field(factory=lambda: deque(maxlen=3), init=False)
@@ -139,7 +128,7 @@ class StopRule:
 
     def _reason(self, downtime: float, seconds: float) -> StopReason | None:
         limits, predicted = self.limits, self._predicted
-        if downtime <= limits.target:
+        if downtime <= limits.target_downtime:
             return StopReason.TARGET
         # The prediction before a round is compared with that of two rounds earlier.
         is_compared = len(predicted) == predicted.maxlen and self._rounds > CONVERGES_AFTER

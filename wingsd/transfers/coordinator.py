@@ -430,14 +430,12 @@ class PanelCoordinators:
         """
         return PanelReceiving(server, self, ordered)
 
-    def sending(self, server: str) -> PanelSending:
-        """Return the coordinator of a transfer from this node."""
-        return PanelSending(server, self, self.answer_grace)
+    def sending(
+        self, server: str, age: float = 0.0, grace_age: float | None = 0.0
+    ) -> PanelSending:
+        """Return the coordinator of a transfer from this node which began `age` seconds ago.
 
-    def resumed(self, server: str, age: float, grace_age: float | None) -> PanelSending:
-        """Return that of a transfer from this node which an earlier daemon began.
-
-        That was `age` seconds ago, and its grace `grace_age`; None where it has not begun.
+        Its grace began `grace_age` seconds ago; None where it had not begun.
         """
         grace = 0.0 if grace_age is None else self.answer_grace - max(grace_age, 0.0)
         return PanelSending(server, self, max(grace, 0.0), age)

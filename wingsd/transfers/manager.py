@@ -57,9 +57,9 @@ from wingsd.transfers.incoming.moves.transfer import (
     recorded_failure,
 )
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
-from wingsd.transfers.outgoing.mover import ResumedMove, begun_of, request_of
-from wingsd.transfers.outgoing.source import TransferRequest
-from wingsd.transfers.outgoing.transfer import OutgoingParts, OutgoingTransfer, SeedTransfer
+from wingsd.transfers.outgoing.move import Mover, begun_of, request_of
+from wingsd.transfers.outgoing.source import OutgoingParts, TransferRequest
+from wingsd.transfers.outgoing.transfer import OutgoingTransfer, ResumedMove, SeedTransfer
 from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import SendStep
 from wingsd.util.deferreds import when_fired
@@ -563,7 +563,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             return
         transfer.take()
         if seed is None:
-            self._run(transfer)
+            self._begin(transfer, transfer.run())
         else:
             # Recorded at once; the seed goes on until the destination has answered.
             self._begin(transfer, transfer.run(seed=seed.hand_over))
@@ -598,12 +598,12 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             return False
         if coordinator.seed is not None and self._in_progress(server.uuid) is not None:
             return False  # a transfer of it was ordered before this
-        resumed = ResumedMove(entry, record)
+        resumed = entry, record
         transfer = self._make(server, request_of(record), coordinator)
         if isinstance(transfer, SeedTransfer):
             self._add_seed(transfer, resumed)
         else:
-            self._run(transfer, resumed)
+            self._begin(transfer, transfer.run(resumed))
         return True
 
     def _make(
@@ -617,7 +617,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         uuid = seed.server.uuid
         self._seeds[uuid] = seed
         seed.take()
-        self._run(seed, resumed)
+        self._begin(seed, seed.run(resumed))
 
         def remove(_: None) -> None:
             if self._seeds.get(uuid) is seed:
@@ -629,9 +629,6 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         """Look for a seed to resume after its server's transfer has failed."""
         if self._seeds.get(seed.server.uuid) is seed and seed.gives_way:
             self._open.setdefault(seed.server.uuid, seed)
-
-    def _run(self, transfer: OutgoingTransfer, resumed: ResumedMove | None = None) -> None:
-        self._begin(transfer, transfer.run(resumed))
 
     def _begin(self, transfer: OutgoingTransfer, run: Coroutine[Deferred[Any], Any, None]) -> None:
         self._add(transfer.server.uuid, transfer)
@@ -688,11 +685,11 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
     def give_up(self, record: MoveRecord) -> None:
         """Report to the destination of an earlier daemon's move that it has failed."""
-        Deferred.fromCoroutine(self.parts.mover.give_up(record))
+        Deferred.fromCoroutine(Mover(self.parts).give_up(record))
 
     async def give_up_move(self, entry: TransferRecord) -> None:
         """Do that for the move of `entry`, if it is one."""
-        record = await self.parts.mover.database.move(entry.id)
+        record = await self.parts.database.move(entry.id)
         if record is not None and record.move:
             self.give_up(record)
 
@@ -701,7 +698,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
         It is asked once. Raises `DestinationError` where it gives no answer.
         """
-        await self.parts.mover.end(record, 0.0)
+        await Mover(self.parts).end(record, 0.0)
 
     async def release(self, server: str) -> None:
         """End the server's transfer before its deletion, which the Panel has ordered.

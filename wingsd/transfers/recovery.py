@@ -99,8 +99,8 @@ class PanelInitiator(Initiator):
     _sender: OutgoingTransfers
 
     def __attrs_post_init__(self) -> None:
-        self._servers = self._sender.parts.servers
-        self._database = self._servers.database
+        self._parts = self._sender.parts
+        self._database = self._parts.database
 
     def receiving(self, server: str) -> ReceivingCoordinator:
         """Return the coordinator of a transfer to this node."""
@@ -113,8 +113,8 @@ class PanelInitiator(Initiator):
         if reached(entry, SendStep.SETTLE):
             return None
         age = self._database.seconds_since(entry.begun)
-        coordinator = self._coordinators.resumed(entry.server, age, 0.0)
-        return self._servers.servers.get(entry.server), coordinator
+        coordinator = self._coordinators.sending(entry.server, age, 0.0)
+        return self._parts.servers.get(entry.server), coordinator
 
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Ask the Panel, first for the rest of the grace, where that had begun."""
@@ -122,7 +122,7 @@ class PanelInitiator(Initiator):
         # The step SETTLE is recorded only with a grace.
         in_grace = reached(entry, SendStep.SETTLE)
         grace_age = self._database.seconds_since(entry.changed) if in_grace else None
-        coordinator = self._coordinators.resumed(entry.server, age, grace_age)
+        coordinator = self._coordinators.sending(entry.server, age, grace_age)
         moved = await self._sender.has_moved(entry.server, coordinator)
         if not moved:
             # The destination may not have heard of the commit, and would wait for its source.
@@ -141,8 +141,8 @@ class PanelInitiator(Initiator):
         """Put the server into quarantine, and remove its backups."""
         if self._receiver.find(entry.server) is not None:
             return  # It is coming back already: what is here belongs to that transfer.
-        await self._servers.store_away(entry.server, entry.pool, entry.inode)
-        await self._servers.remove_attachments(entry.server, entry.pool, entry.removals)
+        await self._parts.store_away(entry.server, entry.pool, entry.inode)
+        await self._parts.remove_attachments(entry.server, entry.pool, entry.removals)
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -186,7 +186,7 @@ class Recovery:
         #: Those that wait for the servers to be loaded.
         self._waiting: list[TransferRecord] = []
         self._parts = self._sender.parts
-        self._servers = self._sender.parts.servers.servers
+        self._servers = self._sender.parts.servers
 
     def begin(self) -> None:
         """Resume incoming transfers, and hold the servers of outgoing ones.
@@ -270,7 +270,7 @@ class Recovery:
 
     async def _go_on(self, entry: TransferRecord, initiator: Initiator) -> bool:
         """Go on with a move; return whether it goes on."""
-        record = await self._parts.servers.database.move(entry.id)
+        record = await self._parts.database.move(entry.id)
         if record is None:
             return False
         try:
@@ -308,7 +308,7 @@ class Recovery:
             if starts and (entry.id in self._were_stopped or server.starts_if_it_stays):
                 # It may have been asked to end, and not have: also after a failure in its stop.
                 is_stopping = entry.id in self._were_stopped and entry.step in _STOPPING
-                stop = partial(server.stop_within, self._parts.stop_grace)
+                stop = partial(server.stop_within, self._parts.config.stop_grace)
                 await self._starter.start_in_turn(server, _BEFORE, stop if is_stopping else None)
 
 

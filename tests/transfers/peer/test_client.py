@@ -104,9 +104,9 @@ async def test_an_upload_arrives(tls: tuple[ServerCertificate, PeerTls], secure:
     node = Node(receiver, tls[0] if secure else None)
     scheme = "https" if secure else "http"
     sending = Sending(node.port, pieces=200, scheme=scheme, trust=tls[1])
-    assert not sending.upload.body_sent
+    assert not sending.upload.request_sent
     await sending.upload.answer
-    assert sending.upload.body_sent
+    assert sending.upload.request_sent
     (taken,) = receiver.taken
     assert taken.size == sending.body.bytes_out == 200 * (len(PIECE) + 4)
     assert taken.digest.hexdigest() == await sending.written
@@ -133,7 +133,7 @@ async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
         "the destination node says: the server's files could not be stored",
         "the disk is full",
     )
-    assert not sending.upload.body_sent
+    assert not sending.upload.request_sent
     assert await sending.written == "closed"
     await node.close()
 
@@ -144,12 +144,12 @@ async def test_an_aborted_upload_ends_at_both_ends(tls: tuple[ServerCertificate,
     sending = Sending(node.port, pieces=100_000, scheme="https", trust=tls[1])
     while not receiver.taken or receiver.taken[0].size < 3_000_000:
         await deferToThread(int)
-    sending.upload.abort()
+    sending.upload.abort(CancelledError())
     with pytest.raises(CancelledError):
         await sending.upload.answer
     assert await sending.written == "closed"
     assert await receiver.taken[0].ended == "lost"
-    sending.upload.abort()
+    sending.upload.abort(CancelledError())
     await node.close()
 
 

@@ -163,7 +163,7 @@ async def test_a_late_answer_with_an_error_is_a_refusal() -> None:
         400,
         "the destination node says: checksums don't match",
     )
-    assert sending.upload.body_sent
+    assert sending.upload.request_sent
     assert await peer.outcome == 50 * (len(PIECE) + 4)
     assert await sending.written != "closed"
 
@@ -201,7 +201,7 @@ async def test_a_refusal_is_read_when_sending_meets_the_reset_first(
     peer = Peer(script, server_context(certificate) if secure else None)
     scheme = "https" if secure else "http"
     sending = Sending(peer.port, pieces=10_000, scheme=scheme, trust=tls[1])
-    conversation: Any = sending.upload._exchange
+    conversation: Any = sending.upload
     while not conversation.begun:
         await deferToThread(int)
     # As if the reactor had looked for what can be read just before there was something.
@@ -306,7 +306,7 @@ async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
         before = sending.body.bytes_out
         assert not sending.written.called
         await deferLater(reactor, 0.05)
-    conversation: Any = sending.upload._exchange
+    conversation: Any = sending.upload
     tcp = conversation._tcp()
     assert sending.body._size <= OUTFLOW_HIGH_MARK + STEP
     assert len(tcp.dataBuffer) + tcp._tempDataLen <= 3 * STEP

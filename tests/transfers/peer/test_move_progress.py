@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from wingsd.http_client.exchange import Answer
+from wingsd.statedb import Direction, MoveRecord
 from wingsd.transfers.peer.moves import PROGRESS_EVERY, MoveClient, MoveTrouble
 
 MOST = 1000
@@ -31,7 +32,8 @@ async def test_a_destination_that_tells_something_new_each_time_is_asked_at_a_ra
     address: Any = None
     send: Any = node.send
     trouble = MoveTrouble(clock, print)
-    client = MoveClient(address, clock, 60.0, None, "server", "key", trouble, 60.0)
+    record = MoveRecord(1, "server", Direction.OUT, "", "key", "token")
+    client = MoveClient(address, clock, 60.0, None, record, trouble, 60.0)
     client._send = send  # type: ignore[method-assign]
 
     async def follow() -> None:

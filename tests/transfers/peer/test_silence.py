@@ -17,10 +17,11 @@ from twisted.internet.threads import deferToThread
 from tests.transfers.peers import Peer, chunks, fall_silent, read_head
 from wingsd.errors import DestinationDisconnected
 from wingsd.http_client import exchange as silence
-from wingsd.http_client.exchange import CHECKS, AckWatchdog
+from wingsd.http_client.exchange import CHECKS, PeerWatchdog
+from wingsd.statedb import Direction, MoveRecord
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.peer import moves
-from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerTls, PeerUpload
+from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerTls
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
@@ -57,8 +58,8 @@ class Watched:
         self.line = Line()
         self.told: list[float] = []
         line: Any = self.line
-        self.silence = AckWatchdog(
-            self.clock, line, LIMIT, lambda: self.told.append(self.clock.seconds())
+        self.silence = PeerWatchdog(
+            self.clock, line, LIMIT, lambda _: self.told.append(self.clock.seconds())
         )
 
     def be(self, **changes: Any) -> None:
@@ -138,7 +139,7 @@ class Sending:
     def __init__(self, port: int) -> None:
         self.body = Outflow(reactor)
         destination = PeerClient(f"http://127.0.0.1:{port}/", "Bearer t", reactor, PeerTls())
-        self.upload: PeerUpload = destination.upload("x/y", self.body, SHORT)
+        self.upload = destination.upload("x/y", self.body, SHORT)
         self.ending = threading.Event()
         self.written: Deferred[None] = deferToThread(self._write)
 
@@ -217,7 +218,8 @@ async def test_a_move_sends_a_body_again_that_a_frozen_destination_takes_nothing
     peer = Peer(script)
     address = PeerAddress(f"http://127.0.0.1:{peer.port}/", reactor, PeerTls(), "in the Panel")
     trouble = MoveTrouble(reactor, print)
-    client = MoveClient(address, reactor, SHORT, None, "server", "key", trouble, TIMEOUT)
+    record = MoveRecord(1, "server", Direction.OUT, "", "key", "token")
+    client = MoveClient(address, reactor, SHORT, None, record, trouble, TIMEOUT)
     blocks = [bytes(256 << 10)] * 256
     answer = Deferred.fromCoroutine(client._send(client._request("PUT", "/x", blocks=blocks)))
     answer.addTimeout(TIMEOUT, reactor)

@@ -194,12 +194,10 @@ class PartStore:
             exchange.abort(error)
 
         body = FileRange(self._descriptor, part.start, part.size, self._disk, abort)
-        exchange, answering = server.send(
-            server.request("PUT", headers), body=body, stall_timeout=SILENT_FOR
-        )
+        exchange = server.send(server.request("PUT", headers), body=body, stall_timeout=SILENT_FOR)
         try:
             with self._watched(exchange, body):
-                answer = await answering
+                answer: Answer = await exchange.answer
         except (CancelledError, StorageError):
             raise
         except Exception as error:

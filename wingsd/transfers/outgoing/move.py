@@ -1,10 +1,15 @@
-"""The move of one server in batches, which goes on after each break: see docs/moves.md."""
+"""The move of one server in batches, which goes on after each break: see docs/moves.md.
+
+`Mover` begins moves, and goes on with those of an earlier daemon. A move is in the state database
+before its first request, with the key that it alone has.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from math import inf
@@ -15,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from wingsd.auth.tokens import expiry_of
 from wingsd.errors import (
     DestinationDisconnected,
     DestinationError,
@@ -22,13 +28,15 @@ from wingsd.errors import (
     DestinationTimeout,
     DestinationUnreachable,
     FinalPassStalled,
+    InvalidData,
     SourceFileChanged,
     StorageError,
     WingsdError,
 )
 from wingsd.filesystem.attributes import AttributesKept
-from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.moves.source import LiveSource, MoveSource, SourceStopped
+from wingsd.servers.power_states import PowerState
+from wingsd.statedb import Direction, MoveRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.outgoing.move_round import (
     BatchSize,
@@ -37,99 +45,51 @@ from wingsd.transfers.outgoing.move_round import (
     RoundSender,
     asking,
 )
-from wingsd.transfers.outgoing.source import SourceStorage, Subject
-from wingsd.transfers.outgoing.streams import Uploader
+from wingsd.transfers.outgoing.source import (
+    FOLLOWS,
+    MOVES,
+    MOVES_ATTRIBUTES,
+    AttachedFile,
+    AttachmentReader,
+    OutgoingParts,
+    Subject,
+    TransferRequest,
+    seed_of,
+)
+from wingsd.transfers.peer.client import PeerAddress
 from wingsd.transfers.peer.moves import (
     ASKED_AT_MOST,
     ASKED_WITHIN,
+    BEGIN_WITHIN,
+    DISCARD_WITHIN,
     LOST,
     MOST,
     PREPARE_PAUSE,
     PREPARED_WITHIN,
     REHEARSE_EVERY,
     RESUME_AFTER,
+    WITHDRAW_WITHIN,
+    BegunAnswer,
     Cause,
     MoveClient,
     MoveResumed,
     MoveSmaller,
+    MoveTrouble,
     ResumeNeeded,
     failure_of,
+    unusable,
 )
+from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.steps import SendStep
 from wingsd.util.retry import Budget, Watch
+from wingsd.util.serialization import structure
 from wingsd.util.text import readable_size
 
-__all__ = [
-    "AttachedFile",
-    "AttachmentReader",
-    "MoveOrder",
-    "MoveSending",
-]
+__all__ = ["MoveSending", "Mover", "begun_of", "request_of"]
 
-_NOT_READ = "a file that is to be sent with the server could not be read"
-_HASHED = 1 << 20
-
-
-@attrs.frozen(repr=False)
-class AttachedFile:
-    """A file of `size` bytes at `path`, and the `name` that it is sent by.
-
-    Of one that `may_grow` only so many bytes are sent.
-    """
-
-    name: str
-    path: str
-    size: int
-    may_grow: bool = False
-
-
-class AttachmentReader:
-    """Reads a file in pieces, and hashes it. Methods raise `StorageError`."""
-
-    def __init__(self, file: AttachedFile) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        #: How many bytes were hashed: the next piece begins there.
-        self.position = 0
-
-    def piece(self, offset: int, size: int) -> tuple[bytes, str]:
-        """Return the bytes from `offset` on, and with the last ones the SHA-256 of the whole."""
-        file = self._file
-        try:
-            descriptor = os.open(file.path, FILE_FLAGS)
-            with open(descriptor, "rb", buffering=0) as opened:
-                self._skip_to(opened.fileno(), offset)
-                data = _exactly(opened.fileno(), offset, min(size, file.size - offset))
-                is_longer = not file.may_grow and opened.seek(0, os.SEEK_END) > file.size
-        except OSError as error:
-            raise StorageError(f"{file.path}: {error.strerror}", _NOT_READ) from error
-        if len(data) < min(size, file.size - offset) or is_longer:
-            raise StorageError(f"{file.path} was changed while it was sent", _NOT_READ)
-        self._digest.update(data)
-        self.position += len(data)
-        return data, self._digest.hexdigest() if self.position == file.size else ""
-
-    def _skip_to(self, descriptor: int, offset: int) -> None:
-        """Hash what is before `offset`."""
-        if offset < self.position:
-            self._digest, self.position = hashlib.sha256(), 0
-        while self.position < offset:
-            data = os.pread(descriptor, min(_HASHED, offset - self.position), self.position)
-            if not data:
-                return  # it is shorter: the next piece is, too
-            self._digest.update(data)
-            self.position += len(data)
-
-
-def _exactly(descriptor: int, offset: int, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return bytes(data)
-
-
+#: The version of moves without extended attributes, and the one with them.
+VERSION, WITH_ATTRIBUTES = 1, 2
+_MIB = 1 << 20
 #: Seconds for which the answers count.
 GOOD_FOR = 60.0
 #: Seconds between two lines about what is in the way.
@@ -147,33 +107,6 @@ PIECE = 4 << 20
 LEAST_PIECE = 64 << 10
 
 
-@attrs.frozen(eq=False, repr=False)
-class MoveOrder:
-    """The terms of a move: at most `streams` batches of at most `batch` bytes at once.
-
-    `total` are the bytes of the server's files, 0 where they were not measured.
-
-    `running` is whether the server ran before the move, `is_resumed` whether an earlier daemon
-    began it, `is_asked` whether that may have asked for the commit. After the commit a destination
-    may be silent for `lost_after` seconds; what does not get on is tried for `patience` seconds.
-    If the move fails, the destination is told so for `discard_within` seconds. Of extended
-    attributes those are sent that the destination keeps, `attributes`.
-    """
-
-    total: int
-    attachments: tuple[AttachedFile, ...]
-    batch: int
-    streams: int
-    zstd: bool
-    attributes: AttributesKept
-    running: bool
-    is_resumed: bool
-    is_asked: bool
-    lost_after: float
-    patience: float
-    discard_within: float
-
-
 #: Bytes to read of a round before which the room for it is looked for.
 MUCH = 64 << 20
 #: What it says where there is none any more.
@@ -186,38 +119,49 @@ class MoveSending:
 
     While the server runs, `plan_round` and `send_round` follow it; `send` sends what is there when
     it has ended, as of a server that does not run. Only from the commit on, which `answered` asks
-    for, the destination may have the server. `connect` returns a new client of the move. With
-    `live` the server may be followed. Methods raise `StorageError`, `DestinationError`, and
+    for, the destination may have the server. Methods raise `StorageError`, `DestinationError`, and
     `CancelledError` after `abort`. `close` must be called.
     """
 
     _log = Logger()
     is_move = True
 
-    _order: MoveOrder
-    _connect: Callable[[], MoveClient]
     _subject: Subject
-    _uploader: Uploader
-    _storage: SourceStorage
-    _live: LiveSource | None
+    _parts: OutgoingParts
+    _record: MoveRecord
+    _begun: BegunAnswer
+    _attachments: tuple[AttachedFile, ...]
+    _is_resumed: bool
+    #: Whether a commit was asked for that may still come.
+    is_asked: bool
 
     def __attrs_post_init__(self) -> None:
-        order = self._order
+        parts, begun = self._parts, self._begun
+        order, state = json.loads(self._record.request)["order"], json.loads(self._record.state)
+        #: The bytes of the server's files when the move began, 0 where they were not measured.
+        self._total: int = order["bytes"]
         #: How often the destination was asked what it holds.
         self._sessions = 0
         #: Whether the server ran when it was asked to stop.
-        self.running = order.running
+        self.running = state.get("running") is True
         #: Whether the commit was asked for: only then the destination can have the server.
-        self.body_sent = order.is_asked
-        #: Whether a commit was asked for that may still come.
-        self.is_asked = order.is_asked
+        self.body_sent = self.is_asked
         self._server = self._subject.server.uuid
-        self._directory = self._storage.directory(self._server)
-        self._client = self._connect()
-        self._clock = self._uploader.reactor
+        self._directory = parts.storage.directory(self._server)
+        self._client = _client(parts, self._record, self._subject.steps)
+        self._clock = parts.reactor
+        self._run = parts.packers.run
         self._say = self._subject.steps.announcer.say
         #: Gets a line for each file that is left out or sent otherwise, from any thread.
-        self._warn: Callable[[str], None] = relayed(self._uploader.reactor, self._say)
+        self._warn: Callable[[str], None] = relayed(parts.reactor, self._say)
+        is_live = state.get("live") is True
+        self._live = LiveSource(parts.file_systems, self._warn) if is_live else None
+        #: Seconds without success after which a request, or a rehearsal, is given up.
+        self._patience = float(parts.config.moves.patience)
+        #: The extended attributes that the destination keeps.
+        self._attributes = AttributesKept.named(
+            begun.attributes if order["version"] == WITH_ATTRIBUTES else ()
+        )
         self._budget = Budget(self._clock, most=MOST)
         #: Seconds that making its container takes at the destination; 0 until it was rehearsed.
         self.container_seconds = 0.0
@@ -228,8 +172,9 @@ class MoveSending:
         self._rehearsals: Budget[Cause] | None = None
         self._source = self._kept = self._subject.kept
         self._sender: RoundSender | None = None
-        self._size = BatchSize(order.batch)
-        self._piece = BatchSize(min(PIECE, order.batch), first=PIECE, least=LEAST_PIECE)
+        batch = min(begun.batch, parts.config.moves.batch * _MIB)
+        self._size = BatchSize(batch)
+        self._piece = BatchSize(min(PIECE, batch), first=PIECE, least=LEAST_PIECE)
         #: The last round that was closed, and whether the next one is planned.
         self._closed: ClosedRound | None = None
         self._is_planned = False
@@ -291,7 +236,7 @@ class MoveSending:
         """
         if self._clock.seconds() < self._good_until:
             return True
-        patience = self._order.patience
+        patience = self._patience
         budget = self._rehearsals = self._rehearsals or Budget(self._clock, patience, MOST)
         try:
             await self._rehearse(Budget(self._clock, patience))
@@ -315,7 +260,7 @@ class MoveSending:
         return True
 
     async def _rehearse(self, budget: Budget[Cause]) -> None:
-        measured = await self._storage.figures(self._server, may_be_known=True)
+        measured = await self._parts.storage.figures(self._server, may_be_known=True)
         await self._client.prepare(measured, PREPARED_WITHIN)
         tag = ""
         while True:
@@ -364,14 +309,15 @@ class MoveSending:
         A server that takes long to measure is not measured again where there is room even if all
         of these are new.
         """
-        if known := self._storage.known_figures(self._server):
+        storage = self._parts.storage
+        if known := storage.known_figures(self._server):
             try:
                 await self._client.require_room(known | {"disk_bytes": known["disk_bytes"] + more})
             except DestinationRefused:
                 pass  # they are in the place of others, perhaps
             else:
                 return
-        await self._client.require_room(await self._storage.figures(self._server))
+        await self._client.require_room(await storage.figures(self._server))
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         """Send what was planned; after a break what it is then."""
@@ -385,7 +331,7 @@ class MoveSending:
 
     def wait_for(self, seconds: float | None) -> None:
         """Repeat each request for so many seconds; None for the usual patience."""
-        self._client.patience = self._order.patience if seconds is None else seconds
+        self._client.patience = self._patience if seconds is None else seconds
 
     async def look_again(self, *, has_failed: bool, starts_over: bool = False) -> None:
         """Read another directory from here on, where one is in the server's place now.
@@ -395,8 +341,8 @@ class MoveSending:
         """
         if has_failed:
             self._budget, self._is_in_session = Budget(self._clock, most=MOST), False
-        source, run = self._source, self._uploader.packers.run
-        if source and (starts_over or not await run(source.is_of, self._directory)):
+        source = self._source
+        if source and (starts_over or not await self._run(source.is_of, self._directory)):
             self._sender, self._kept, self._is_in_session = None, None, False
             await self._close_source()
 
@@ -448,8 +394,11 @@ class MoveSending:
         session since, and taken nothing for so many seconds of `patience`.
         """
         self.body_sent = True
-        answer: Budget[Cause] = Budget(self._clock, self._uploader.answer_timeout or inf)
-        silence: Budget[Cause] = Budget(self._clock, self._order.lost_after)
+        config = self._parts.config
+        answer: Budget[Cause] = Budget(self._clock, config.answer_timeout or inf)
+        # for so long a destination may be silent
+        lost_after = float(config.answer_grace or config.stall_timeout)
+        silence: Budget[Cause] = Budget(self._clock, lost_after)
         while not await self._is_committed(answer, silence):
             if self._is_lost:
                 if await has_moved():
@@ -495,9 +444,9 @@ class MoveSending:
 
     async def discard(self, *, keep: bool) -> None:
         """Tell the destination that the move has failed; `keep` what it has for the next one."""
-        client = self._connect()
+        client = _client(self._parts, self._record)
         try:
-            await client.delete(keep=keep, patience=self._order.discard_within)
+            await client.delete(keep=keep, patience=_discard_within(self._parts, self._record))
         except (DestinationError, ResumeNeeded, CancelledError) as error:
             self._log.info(
                 "{server}: the destination was not told that the move has failed: {error}",
@@ -642,11 +591,7 @@ class MoveSending:
     async def _plan_followed(self, *, leave_hot: bool) -> PlannedRound:
         planned = await self._plan(running=True, leave_hot=leave_hot)
         if planned is None:
-            raise DestinationRefused(
-                "the destination node's answer is not one to a move",
-                "it commits a server whose commit was not asked for",
-                409,
-            )
+            raise unusable("it commits a server whose commit was not asked for", 409)
         return planned
 
     async def _plan(self, *, running: bool, leave_hot: bool = False) -> PlannedRound | None:
@@ -673,12 +618,12 @@ class MoveSending:
         """Return the sender of rounds, of the files that an earlier move has read, if any."""
         if self._sender is not None:
             return self._sender
-        run, order, kept, self._kept = self._uploader.packers.run, self._order, self._kept, None
+        run, parts, kept, self._kept = self._run, self._parts, self._kept, None
 
         def tell(line: str) -> None:
             self._warn(line)  # as it is then
 
-        if kept is not None and kept.kept != order.attributes:
+        if kept is not None and kept.kept != self._attributes:
             await run(kept.close)  # all is read again, for others than it has
             kept = None
         if kept is not None:
@@ -689,26 +634,24 @@ class MoveSending:
                 self._directory,
                 tell,
                 self._live,
-                scratch=self._storage.scratch(),
-                kept=order.attributes,
+                scratch=parts.storage.scratch(),
+                kept=self._attributes,
             )
         self._source = kept
         self._sender = RoundSender(
             self._client,
             kept,
-            self._uploader.packers,
-            self._uploader.followers,
-            self._clock,
+            parts,
             self._size,
-            order.streams,
-            zstd=order.zstd,
+            min(self._begun.streams, parts.config.moves.streams),
+            zstd="zstd" in self._begun.encodings,
         )
         return self._sender
 
     async def _close_source(self) -> None:
         source = self.hand_over()
         if source is not None:
-            await self._uploader.packers.run(source.close)
+            await self._run(source.close)
 
     async def _send_planned(self) -> ClosedRound:
         sender = self._sender
@@ -723,7 +666,7 @@ class MoveSending:
         self._budget.restore(Cause.NO_ROUND_CLOSED)
         if not self._is_attached:
             self._attached = 0
-            for file in self._order.attachments:
+            for file in self._attachments:
                 await self._attach(file)
             self._is_attached = True
         return closed
@@ -738,12 +681,12 @@ class MoveSending:
             # The rest has come in place of what was there before.
             self._lost += min(max(missing, 0), sender.undurable)
         self._held, self._taken_before = resumed.bytes, sender.taken
-        if self._order.is_resumed or not is_first:
+        if self._is_resumed or not is_first:
             self._subject.steps.observer.move_resumed()
         if resumed.bytes:
             there = readable_size(resumed.bytes)
-            if self._order.total:
-                there += f" of {readable_size(max(self._order.total, resumed.bytes))}"
+            if self._total:
+                there += f" of {readable_size(max(self._total, resumed.bytes))}"
             self._say(f"resumed: {there} were there")
 
     async def _attach(self, file: AttachedFile) -> None:
@@ -753,12 +696,8 @@ class MoveSending:
         before = self._attached
         while True:
             if offset > file.size:
-                raise DestinationRefused(
-                    "the destination node's answer is not one to a move",
-                    f"it has {offset} bytes of {file.name}, which has {file.size}",
-                    200,
-                )
-            piece = self._uploader.packers.run(reader.piece, offset, self._piece.value)
+                raise unusable(f"it has {offset} bytes of {file.name}, which has {file.size}")
+            piece = self._run(reader.piece, offset, self._piece.value)
             data, sha256 = await piece
             size, began = len(data), self._clock.seconds()
             smaller = partial(self._piece.cut, size)
@@ -822,6 +761,32 @@ def _damaged(file: AttachedFile) -> StorageError:
     )
 
 
+def _client(
+    parts: OutgoingParts, record: MoveRecord, steps: StepLog[SendStep] | None = None
+) -> MoveClient:
+    """Return a client of a recorded move, which is to be begun where it has no id yet.
+
+    `steps` show that the destination is waited for.
+    """
+    trouble = MoveTrouble(parts.reactor, lambda line: None)
+    if steps is not None:
+        trouble = MoveTrouble(parts.reactor, steps.announcer.say, steps.show_trouble)
+    return MoveClient(
+        PeerAddress(record.url, parts.reactor, parts.tls, "in the Panel"),
+        parts.reactor,
+        parts.config.stall_timeout,
+        parts.bucket,
+        record,
+        trouble,
+        parts.config.moves.patience,
+    )
+
+
+def _discard_within(parts: OutgoingParts, record: MoveRecord) -> float:
+    """Return for how long a destination is told of a failure: for a seed it waits for days."""
+    return DISCARD_WITHIN if seed_of(record) is None else float(parts.config.moves.patience)
+
+
 async def _explained(error: DestinationRefused, client: MoveClient) -> DestinationError:
     """Return why the destination has ended the move, where `error` only says that it has."""
     tag = ""
@@ -842,3 +807,217 @@ def _is_temporary(error: DestinationError) -> bool:
     """Return whether it says nothing about the server, and may do so when it is asked again."""
     is_not_now = isinstance(error, DestinationRefused) and error.is_temporary
     return is_not_now or isinstance(error, DestinationUnreachable)
+
+
+#: The name that the installation log is sent by.
+LOG = "install.log"
+#: Where the state of a move has what the destination has answered to the first request.
+_BEGUN = "begun"
+
+
+@attrs.frozen(eq=False, repr=False)
+class Mover:
+    """Makes moves from this node."""
+
+    parts: OutgoingParts
+
+    async def measure_file_system(self) -> None:
+        """Find out whether the file system shows changes of files."""
+        parts = self.parts
+        async with parts.measuring:
+            await parts.packers.run(parts.file_systems.measure_in, parts.storage.scratch())
+
+    def is_for(self, subject: Subject) -> bool:
+        """Return whether the destination gets a move, or can have a seed."""
+        needed = {MOVES} if subject.seed is None else {MOVES, FOLLOWS}
+        return self.parts.config.moves.enabled and needed <= subject.features
+
+    async def begin(self, subject: Subject, *, follows: bool) -> MoveSending | None:
+        """Begin a move; return None where the destination does not know any, or not this version.
+
+        `follows` is whether the server is sent while it runs. Raises `DestinationError` where it
+        refuses the server, and `StorageError`.
+        """
+        entry = subject.steps.entry
+        assert entry is not None  # noqa: S101 - it was recorded
+        request = subject.request
+        asked = attrs.asdict(request, filter=lambda field, _: field.name not in ("url", "token"))
+        seed = subject.seed.state() if subject.seed is not None else {}
+        was_running = subject.server.state is not PowerState.OFFLINE
+        record = MoveRecord(
+            transfer=entry,
+            server=subject.server.uuid,
+            direction=Direction.OUT,
+            move="",
+            key=secrets.token_hex(32),
+            token=request.token,
+            url=request.url,
+            family=request.family,
+            request=json.dumps({"asked": asked, "order": await self._order(subject)}),
+            state=json.dumps({"running": was_running, "live": follows} | seed),
+        )
+        database = self.parts.database
+        await database.add_move(record)
+        left = (expiry_of(request.token) or 0.0) - database.now()
+        patience = min(max(BEGIN_WITHIN, left), self.parts.config.moves.patience)
+        return await self._begin(record, subject, patience, is_resumed=False)
+
+    async def go_on(self, record: MoveRecord, subject: Subject) -> MoveSending:
+        """Go on with the move of an earlier daemon. Raises as `begin`."""
+        patience = self.parts.config.moves.patience
+        found = await self._begin(record, subject, patience, is_resumed=True)
+        assert found is not None  # noqa: S101 - by `is_resumed`
+        return found
+
+    async def go_on_waiting(
+        self, record: MoveRecord, subject: Subject, *, is_asked: bool = True
+    ) -> MoveSending:
+        """Go on with a move whose commit an earlier daemon may have asked for, with `is_asked`.
+
+        The destination is not asked yet. Raises `StorageError`.
+        """
+        begun = begun_of(record)
+        assert begun is not None  # noqa: S101 - the caller has seen
+        return await self._made(record, subject, begun, is_resumed=True, is_asked=is_asked)
+
+    async def withdraw(self, subject: Subject, *, keep: bool) -> None:
+        """End a move whose beginning was not answered: the destination may have begun it.
+
+        With `keep` what it has of an earlier one stays there.
+        """
+        entry = subject.steps.entry
+        record = None if entry is None else await self.parts.database.move(entry)
+        if record is None:
+            return
+        client = _client(self.parts, attrs.evolve(record, move=""))
+        # An earlier version begins it again, to have it deleted.
+        order = {**json.loads(record.request)["order"], "only_known": True}
+        try:
+            await client.begin(record.token, order, WITHDRAW_WITHIN, may_differ=True)
+            await client.delete(keep=keep, patience=WITHDRAW_WITHIN)
+        except (DestinationError, CancelledError, ResumeNeeded):
+            pass  # it has not begun it, or gives it up in time
+        finally:
+            client.abort()
+
+    async def give_up(self, record: MoveRecord) -> None:
+        """Tell the destination that the move of an earlier daemon has failed, if it is there."""
+        with suppress(DestinationError, CancelledError, StorageError):  # the next daemon tells it
+            if record.move:
+                await self.end(record, _discard_within(self.parts, record))
+            await self.parts.database.drop_move(record.transfer)
+
+    async def end(self, record: MoveRecord, patience: float) -> None:
+        """Ask the destination to end a move, and keep what has arrived, unless it is past that.
+
+        Raises `DestinationError` without an answer of it in so many seconds of `patience`.
+        """
+        client = _client(self.parts, record)
+        try:
+            await client.delete(keep=True, patience=patience)
+        except DestinationRefused as error:
+            if error.is_temporary or error.response_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+        except ResumeNeeded as error:
+            raise error.error from error
+        finally:
+            client.abort()
+
+    async def _begin(
+        self, record: MoveRecord, subject: Subject, patience: float, *, is_resumed: bool
+    ) -> MoveSending | None:
+        order, database = json.loads(record.request)["order"], self.parts.database
+        client = _client(self.parts, record, subject.steps)
+        try:
+            begun = await client.begin(record.token, order, patience, may_differ=not is_resumed)
+        finally:
+            client.abort()
+        if begun is None:
+            await database.drop_move(record.transfer)
+            return None
+        await database.set_move(record.transfer, begun.id)
+        await database.change_move_state(record.transfer, {_BEGUN: attrs.asdict(begun)})
+        return await self._made(record, subject, begun, is_resumed=is_resumed)
+
+    async def _made(
+        self,
+        record: MoveRecord,
+        subject: Subject,
+        begun: BegunAnswer,
+        *,
+        is_resumed: bool,
+        is_asked: bool = False,
+    ) -> MoveSending:
+        order = json.loads(record.request)["order"]
+        return MoveSending(
+            subject,
+            self.parts,
+            attrs.evolve(record, move=begun.id),
+            begun,
+            await self._attachments(subject, order),
+            is_resumed,
+            is_asked,
+        )
+
+    async def _order(self, subject: Subject) -> dict[str, Any]:
+        """Return what the first request tells of the server. Raises `StorageError`."""
+        server = subject.server
+        figures = await self.parts.storage.figures(server.uuid)
+        backups = [
+            {
+                "uuid": each.backup.uuid,
+                "path": each.backup.path(server.uuid),
+                "bytes": each.size,
+            }
+            for each in subject.backups
+        ]
+        log = await self._log(subject)
+        return {
+            "version": WITH_ATTRIBUTES if MOVES_ATTRIBUTES in subject.features else VERSION,
+            "family": subject.request.family,
+            "bytes": server.disk_bytes or 0,
+            **figures,
+            "backups": backups,
+            "log": None if log is None else log.size,
+            "encodings": ["zstd"],
+            "running": server.state is not PowerState.OFFLINE,
+            "follow": subject.seed is not None,
+        }
+
+    async def _log(self, subject: Subject) -> AttachedFile | None:
+        """Return the installation log; None where it cannot be read: no move fails by that."""
+        storage = self.parts.storage
+        try:
+            found = await storage.disk.run(storage.logs.measure, subject.server.uuid)
+        except StorageError as error:
+            subject.steps.announcer.warn(error.detail)
+            return None
+        return None if found is None else AttachedFile(LOG, *found, may_grow=True)
+
+    async def _attachments(
+        self, subject: Subject, order: Mapping[str, Any]
+    ) -> tuple[AttachedFile, ...]:
+        """Return the files beside the server, with the sizes that the destination was told."""
+        found = [AttachedFile(each.backup.uuid, each.path, each.size) for each in subject.backups]
+        log = await self._log(subject) if order["log"] is not None else None
+        if log is not None:
+            found.append(attrs.evolve(log, size=order["log"]))
+        return tuple(found)
+
+
+def begun_of(record: MoveRecord) -> BegunAnswer | None:
+    """Return what the destination has answered to the first request; None where it has not.
+
+    Earlier versions have not recorded that.
+    """
+    try:
+        return structure(json.loads(record.state)[_BEGUN], BegunAnswer)
+    except (KeyError, InvalidData):
+        return None
+
+
+def request_of(record: MoveRecord) -> TransferRequest:
+    """Return what was requested of an earlier daemon."""
+    asked = json.loads(record.request)["asked"]
+    asked["backups"] = tuple(asked["backups"])
+    return TransferRequest(url=record.url, token=record.token, **asked)

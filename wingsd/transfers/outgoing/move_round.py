@@ -17,7 +17,7 @@ from wingsd.errors import DestinationError, WingsdError
 from wingsd.moves.filling import LEAST_SIZE, Batch, BatchBody, batch_body
 from wingsd.moves.source import MoveSource
 from wingsd.moves.stop_rule import RoundFigures
-from wingsd.threadio import Workers
+from wingsd.transfers.outgoing.source import OutgoingParts
 from wingsd.transfers.peer.moves import MoveClient, MoveResumed, MoveSmaller, ResumeNeeded
 from wingsd.util.retry import Watch
 
@@ -146,20 +146,18 @@ class ClosedRound:
 class RoundSender:
     """Sends rounds of the tree in `source`, by at most `streams` requests at once.
 
-    `packers` are the threads that read, `followers` those that do while the server runs; one more
-    batch is made while others are sent.
+    One more batch is made while others are sent.
     """
 
     _client: MoveClient
     _source: MoveSource
-    _packers: Workers
-    _followers: Workers
-    _clock: IReactorTime
+    _parts: OutgoingParts
     _size: BatchSize
     _streams: int
     _zstd: bool = attrs.field(kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        self._clock = self._parts.reactor
         #: Bytes of files in batches that were taken, and how many batches.
         self.taken = self.done = 0
         #: Bytes a second that the last body went at, times the requests that are sent at once.
@@ -341,5 +339,5 @@ class RoundSender:
         self._size.taken(size, seconds)
 
     def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        workers = self._followers if self._is_running else self._packers
+        workers = self._parts.followers if self._is_running else self._parts.packers
         return workers.run(work, *args, **kwargs)

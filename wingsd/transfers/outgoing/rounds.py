@@ -30,40 +30,42 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
-from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopLimits, StopReason, StopRule
+from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopReason, StopRule
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.running import adopt_when_possible, finish_stop, start_when_possible
-from wingsd.statedb import MoveRecord, StateDatabase
+from wingsd.statedb import MoveRecord
 from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import PlannedRound
-from wingsd.transfers.outgoing.source import FOLLOWED, HOLD
+from wingsd.transfers.outgoing.source import FOLLOWED, HOLD, OutgoingParts
 from wingsd.transfers.peer.moves import REHEARSE_EVERY, ROUND_PATIENCE, ROUND_PAUSES
 from wingsd.transfers.step_log import SeedFigures, StepLog
 from wingsd.transfers.steps import SendStep, State
 from wingsd.util.text import readable_size, readable_time
 
-__all__ = ["LivePolicy", "RoundLoop", "SeedPolicy", "SeededServer", "SentServer"]
+__all__ = ["LivePolicy", "RoundLoop", "SeedPolicy", "SentServer"]
 
 
 @attrs.define(eq=False, repr=False, slots=False)
 class SentServer:
     """A server that is sent, while it runs if `follows`.
 
-    It may be used until it is stopped for that, within `grace` seconds, and is started again if it
-    stays. In the state of its move in `database` is whether it was stopped, and not used since.
+    It may be used until it is stopped for that, within the grace of `parts`, and is started again
+    if it stays. In the recorded state of its move is whether it was stopped, and not used since.
     """
 
     _log = Logger()
 
     _server: Server
     _steps: StepLog[SendStep]
-    _grace: float
-    _database: StateDatabase
+    _parts: OutgoingParts
 
     def __attrs_post_init__(self) -> None:
+        #: Whether it is taken for this: else another transfer may have taken it, in the place of
+        #: a seed.
+        self.is_taken = True
         #: Whether it is, or was, sent while it runs.
         self.follows = False
         #: Whether it ran when it was to be stopped.
@@ -89,9 +91,14 @@ class SentServer:
             self._follow()
         else:
             self._server.place_hold(Operation.TRANSFER_OUT, HOLD)
+        self.is_taken = True
 
-    def recall(self, record: MoveRecord) -> None:
-        """Know what an earlier daemon has recorded."""
+    async def take_over(self, record: MoveRecord) -> None:
+        """Go on where the earlier daemon was, which has held it. Raises `EnvironmentFailed`.
+
+        It is started where that daemon was about to. Raises `Conflict` where it runs although it
+        was stopped.
+        """
         state = json.loads(record.state)
         self.ran = state.get("running") is True
         if state.get("live") is True:
@@ -99,13 +106,6 @@ class SentServer:
             self.starts_again = state.get("stopped") is True
             at_stop = self._steps.lifecycle.step is SendStep.STOP
             self._is_stopping = self.starts_again and at_stop
-
-    async def take_over(self) -> None:
-        """Go on where the earlier daemon was, which has held it. Raises `EnvironmentFailed`.
-
-        It is started where that daemon was about to. Raises `Conflict` where it runs although it
-        was stopped.
-        """
         if not self._steps.lifecycle.before(SendStep.STOP):
             await self._check_ended()
             return
@@ -168,8 +168,9 @@ class SentServer:
                 )
 
     def release(self) -> None:
-        """Let it be started and used again."""
-        self._server.release()
+        """Let it be started and used again, if it was taken."""
+        if self.is_taken:
+            self._server.release()
 
     # Its stop
 
@@ -221,7 +222,7 @@ class SentServer:
         """Stop it. Raises `EnvironmentFailed`."""
         began = self._steps.seconds()
         try:
-            await self._server.stop_within(self._grace)
+            await self._server.stop_within(self._parts.config.stop_grace)
         finally:
             self._actions = self._server.power_actions
         self._is_stopping = False
@@ -246,10 +247,12 @@ class SentServer:
     async def start_again(self) -> None:
         """Start it if it stays, and was stopped for this or ended with the machine."""
         server = self._server
+        if not self.is_taken:
+            return
         # its stop was cancelled after it had been requested, and goes on
         is_stopping = self._is_stopping or server.state is PowerState.STOPPING
         if self.starts_again and is_stopping:
-            stop = partial(server.stop_within, self._grace)
+            stop = partial(server.stop_within, self._parts.config.stop_grace)
             await finish_stop(server, stop, self._steps.clock, self._actions)
         # where its stop was cancelled before it was requested
         runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
@@ -286,7 +289,7 @@ class SentServer:
 
     async def _record(self, changes: dict[str, bool]) -> None:
         if (entry := self._steps.entry) is not None:
-            await self._database.change_move_state(entry, changes)
+            await self._parts.database.change_move_state(entry, changes)
 
     def tell_downtime(self) -> None:
         """Say how long after the stop the destination has it."""
@@ -296,40 +299,6 @@ class SentServer:
                 f"the destination has the server, {seconds:.1f} s after it was stopped here"
             )
             self._steps.observer.downtime_measured(seconds)
-
-
-class SeededServer(SentServer):
-    """A server that is used as ever until `take_now`."""
-
-    #: Whether it was taken: else another transfer may have taken it, in the place of this.
-    _is_taken = False
-
-    def take(self, *, may_follow: bool) -> None:
-        """Do not take it yet."""
-        self.follows = True
-
-    def take_now(self) -> None:
-        """Take it for its transfer, while it runs if it does. Raises `ServerBusy`."""
-        self.follows = False
-        super().take(may_follow=True)
-        self._is_taken = True
-
-    def recall(self, record: MoveRecord) -> None:
-        """Know that an earlier daemon has begun it."""
-        self.follows = True
-
-    async def take_over(self) -> None:
-        """Do not take it yet."""
-
-    def release(self) -> None:
-        """Release it, if it was taken."""
-        if self._is_taken:
-            super().release()
-
-    async def start_again(self) -> None:
-        """Start it if it was stopped for this."""
-        if self._is_taken:
-            await super().start_again()
 
 
 #: Seconds for which a server that is starting is waited for before it is stopped.
@@ -348,12 +317,12 @@ class RoundLoop:
     """The rounds of the `server` that `move` sends, and the figures of them."""
 
     def __init__(
-        self, move: MoveSending, server: Server, steps: StepLog[SendStep], limits: StopLimits
+        self, move: MoveSending, server: Server, steps: StepLog[SendStep], config: LiveMovesConfig
     ) -> None:
         self.move = move
         self.server = server
         self.steps = steps
-        self.rule = StopRule(limits)
+        self.rule = StopRule(config)
         #: How many were sent.
         self.rounds = 0
         #: The one that was planned last.
@@ -440,9 +409,7 @@ class LivePolicy:
     _ask_panel: Callable[[], Awaitable[None]]
 
     def __attrs_post_init__(self) -> None:
-        of = self._config
-        limits = StopLimits(of.target_downtime, of.max_downtime, of.max_rounds, of.max_seconds)
-        self._loop = RoundLoop(self._move, self._server, self._steps, limits)
+        self._loop = RoundLoop(self._move, self._server, self._steps, self._config)
         self._meter = ProgressMeter(self._steps.seconds, lambda: self._loop.done)
         #: Why the server is to be stopped; None before.
         self._reason: StopReason | None = None
@@ -652,8 +619,8 @@ TOLD_EVERY = 3600.0
 class SeedPolicy:
     """Keeps the copy of a server up to date until `until`, in seconds since the epoch by `now`.
 
-    A round begins `every` seconds, or later, so that half the time is free. Without `until` they
-    are over when they are stopped.
+    A round begins as often as `config` says, or later, so that half the time is free. Without
+    `until` they are over when they are stopped.
     """
 
     _log = Logger()
@@ -661,12 +628,12 @@ class SeedPolicy:
     _move: MoveSending
     _server: Server
     _steps: StepLog[SendStep]
-    _every: float
+    _config: LiveMovesConfig
     _until: float | None
     _now: Callable[[], float]
 
     def __attrs_post_init__(self) -> None:
-        self._loop = RoundLoop(self._move, self._server, self._steps, StopLimits())
+        self._loop = RoundLoop(self._move, self._server, self._steps, self._config)
         self.is_over = False
         #: When the last round began that is whole, by the clock.
         self._whole: float | None = None
@@ -793,8 +760,9 @@ class SeedPolicy:
         if self._has_come:
             self.is_over = True
             return
-        rest = max(self._every - took, min(took, LONGEST_REST))
-        await self.pause(self._every if is_first else rest)
+        every = self._config.follow_every
+        rest = max(every - took, min(took, LONGEST_REST))
+        await self.pause(every if is_first else rest)
 
     async def _ended(self) -> DestinationError | None:
         """Return why the destination has ended the move; None where that is not known."""

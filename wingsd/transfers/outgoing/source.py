@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import attrs
+from twisted.internet.defer import DeferredLock, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.activity import ActivitySender
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
 from wingsd.backups.store import BackupStore
-from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.config import CALAGOPUS, PELICAN, TransfersConfig
 from wingsd.docker.runtime import ContainerRuntime
-from wingsd.errors import WingsdError
+from wingsd.errors import StorageError, WingsdError
 from wingsd.filesystem import Measured, survey
+from wingsd.filesystem.open_directories import FILE_FLAGS
+from wingsd.moves.source import MoveSource
+from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers import Server, Servers
 from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
-from wingsd.threadio import Workers
+from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.console import ProgressMeter
-from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.peer.client import PeerTls
+from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import SendStep
 from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.util.deferreds import beside
-
-if TYPE_CHECKING:
-    from wingsd.moves.source import MoveSource
+from wingsd.util.reactor import Reactor
 
 __all__ = [
     "FOLLOWED",
@@ -41,8 +46,10 @@ __all__ = [
     "MOVED",
     "MOVES",
     "MOVES_ATTRIBUTES",
+    "AttachedFile",
+    "AttachmentReader",
+    "OutgoingParts",
     "SeedOrder",
-    "SourceServers",
     "SourceStorage",
     "Subject",
     "TransferRequest",
@@ -191,54 +198,6 @@ class Subject:
 
 
 @attrs.frozen(eq=False, repr=False)
-class SourceServers:
-    """The servers of this node as their source: retired, shared in a pool, cleared when moved."""
-
-    servers: Servers
-    environment: ContainerRuntime
-    quarantine: Quarantine
-    backups: Removal
-    database: StateDatabase
-    activity: ActivitySender
-
-    def is_replaced(self, server: Server) -> bool:
-        """Return whether another transfer has brought, or brings, the server here again."""
-        try:
-            return self.servers.get(server.uuid) is not server
-        except WingsdError:
-            return False
-
-    def share(self, server: str, pool: str) -> None:
-        """Keep a server's files when it is deleted: by `pool` the destination may have them."""
-        self.servers.share(server, pool)
-
-    def unshare(self, server: str) -> None:
-        """End that."""
-        self.servers.unshare(server)
-
-    async def retire(self, server: str) -> None:
-        """Remove a stopped server's container, and send the Panel what its users have done.
-
-        From the commit on the Panel drops that. Raises `EnvironmentFailed`.
-        """
-        async with beside(self.activity.send_now(ACTIVITY_WITHIN)) as sending:
-            await self.environment.remove(server)
-        await sending
-
-    async def store_away(self, server: str, pool: str, inode: int | None) -> None:
-        """Put a server that has moved into quarantine: the Panel has not had it deleted."""
-        self.servers.discard(server)
-        await self.quarantine.store_away(server, pooled=pool != "", inode=inode)
-
-    async def remove_attachments(self, server: str, pool: str, removals: Sequence[str]) -> None:
-        """Remove the backups at the paths `removals` of a server that has moved."""
-        await self.backups.remove(server, removals)
-        if pool:
-            # Its files stay visible: they do not make it a server without a Panel.
-            await self.database.delete_description(server)
-
-
-@attrs.frozen(eq=False, repr=False)
 class SourceStorage:
     """The files, local backups and installation logs of servers that are sent.
 
@@ -309,11 +268,136 @@ class SourceStorage:
             del self._figures[each]
         return self._figures[server][1] if server in self._figures else None
 
-    def inode(self, server: str) -> Awaitable[int | None]:
-        """Return that of the server's directory, None where there is none."""
-        return self.disk.run(self.volume.inode, server)
-
     async def remove_marks(self, server: str) -> None:
         """Remove the marks that an earlier daemon has left for a transfer of the server."""
         await self.disk.run(self.volume.unmark, server)
         await self.disk.run(self.volume.unmark_backups, server)
+
+
+_NOT_READ = "a file that is to be sent with the server could not be read"
+_HASHED = 1 << 20
+
+
+@attrs.frozen(repr=False)
+class AttachedFile:
+    """A file of `size` bytes at `path`, and the `name` that it is sent by.
+
+    Of one that `may_grow` only so many bytes are sent.
+    """
+
+    name: str
+    path: str
+    size: int
+    may_grow: bool = False
+
+
+class AttachmentReader:
+    """Reads a file in pieces, and hashes it. Methods raise `StorageError`."""
+
+    def __init__(self, file: AttachedFile) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        #: How many bytes were hashed: the next piece begins there.
+        self.position = 0
+
+    def piece(self, offset: int, size: int) -> tuple[bytes, str]:
+        """Return the bytes from `offset` on, and with the last ones the SHA-256 of the whole."""
+        file = self._file
+        try:
+            descriptor = os.open(file.path, FILE_FLAGS)
+            with open(descriptor, "rb", buffering=0) as opened:
+                self._skip_to(opened.fileno(), offset)
+                data = _exactly(opened.fileno(), offset, min(size, file.size - offset))
+                is_longer = not file.may_grow and opened.seek(0, os.SEEK_END) > file.size
+        except OSError as error:
+            raise StorageError(f"{file.path}: {error.strerror}", _NOT_READ) from error
+        if len(data) < min(size, file.size - offset) or is_longer:
+            raise StorageError(f"{file.path} was changed while it was sent", _NOT_READ)
+        self._digest.update(data)
+        self.position += len(data)
+        return data, self._digest.hexdigest() if self.position == file.size else ""
+
+    def _skip_to(self, descriptor: int, offset: int) -> None:
+        """Hash what is before `offset`."""
+        if offset < self.position:
+            self._digest, self.position = hashlib.sha256(), 0
+        while self.position < offset:
+            data = os.pread(descriptor, min(_HASHED, offset - self.position), self.position)
+            if not data:
+                return  # it is shorter: the next piece is, too
+            self._digest.update(data)
+            self.position += len(data)
+
+
+def _exactly(descriptor: int, offset: int, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return bytes(data)
+
+
+@attrs.frozen(eq=False, repr=False)
+class OutgoingParts:
+    """The parts that transfers from this node share.
+
+    `packers` are the threads that write bodies, with as many `slots`: a transfer without one does
+    not connect yet. `followers` read servers that run. At most `max_streams` are sent beside the
+    first. `file_systems` are where files prove to be unchanged.
+    """
+
+    config: TransfersConfig
+    reactor: Reactor
+    tls: PeerTls
+    step_logs: StepLogs
+    servers: Servers
+    environment: ContainerRuntime
+    quarantine: Quarantine
+    backups: Removal
+    database: StateDatabase
+    activity: ActivitySender
+    storage: SourceStorage
+    packers: Workers
+    followers: Workers
+    slots: DeferredSemaphore
+    max_streams: int
+    #: The rate limit of all uploads together; None without one.
+    bucket: TokenBucket | None
+    file_systems: MeasuredFileSystems
+    #: Held while a file system is measured, by a file of which there is one at a time.
+    measuring: DeferredLock = attrs.field(factory=DeferredLock)
+
+    @property
+    def may_follow(self) -> bool:
+        """True if servers may be sent while they run."""
+        return self.config.moves.enabled and self.config.live.enabled
+
+    def is_replaced(self, server: Server) -> bool:
+        """Return whether another transfer has brought, or brings, the server here again."""
+        try:
+            return self.servers.get(server.uuid) is not server
+        except WingsdError:
+            return False
+
+    async def retire(self, server: str) -> None:
+        """Remove a stopped server's container, and send the Panel what its users have done.
+
+        From the commit on the Panel drops that. Raises `EnvironmentFailed`.
+        """
+        async with beside(self.activity.send_now(ACTIVITY_WITHIN)) as sending:
+            await self.environment.remove(server)
+        await sending
+
+    async def store_away(self, server: str, pool: str, inode: int | None) -> None:
+        """Put a server that has moved into quarantine: the Panel has not had it deleted."""
+        self.servers.discard(server)
+        await self.quarantine.store_away(server, pooled=pool != "", inode=inode)
+
+    async def remove_attachments(self, server: str, pool: str, removals: Sequence[str]) -> None:
+        """Remove the backups at the paths `removals` of a server that has moved."""
+        await self.backups.remove(server, removals)
+        if pool:
+            # Its files stay visible: they do not make it a server without a Panel.
+            await self.database.delete_description(server)

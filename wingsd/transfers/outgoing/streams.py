@@ -12,10 +12,10 @@ import hashlib
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,15 +29,17 @@ from wingsd.backups.local import LocalBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import ArchiveError, DestinationTimeout, StorageError
 from wingsd.servers import Server
-from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
+from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.outgoing.source import (
     JOINS_STREAMS,
     KEEPS_ATTRIBUTES,
+    OutgoingParts,
     SourceStorage,
     Subject,
     TransferRequest,
     upload_format,
 )
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.shared_volume import (
     BACKUPS_MARK,
@@ -48,14 +50,10 @@ from wingsd.transfers.storage.shared_volume import (
 )
 from wingsd.transfers.upload_form import FormFrame
 from wingsd.util.deferreds import fires_within
-from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.retry import Watch
 from wingsd.util.text import readable_size
 
-if TYPE_CHECKING:
-    from wingsd.transfers.peer.client import PeerClient
-
-__all__ = ["Payload", "SourcePool", "StandstillNotice", "StreamSending", "Uploader", "size_limit"]
+__all__ = ["Payload", "SourcePool", "StandstillNotice", "StreamSending", "size_limit"]
 
 #: The features of a destination that keeps symlinks and hard links.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
@@ -323,28 +321,6 @@ class StandstillNotice(Watch):
 HOLD_BACK = 60.0
 
 
-@attrs.frozen(eq=False, repr=False)
-class Uploader:
-    """The parts of uploads from this node. Timeouts are in seconds.
-
-    `packers` are the threads that write bodies, with as many `slots`: a transfer without one does
-    not connect yet. `followers` read servers that run.
-    """
-
-    reactor: ThreadedReactor
-    packers: Workers
-    followers: Workers
-    slots: DeferredSemaphore
-    #: How long a destination may acknowledge nothing of what it is sent.
-    stall_timeout: float
-    #: How long the answer is waited for when all is sent; 0 for ever.
-    answer_timeout: float = 0
-    #: The largest number of streams beside the first.
-    max_streams: int = 0
-    #: The rate limit of all uploads together; None without one.
-    bucket: TokenBucket | None = None
-
-
 class _Stream:
     """One request. `number` is None for the first, of `others` more."""
 
@@ -352,14 +328,14 @@ class _Stream:
         self,
         payload: Payload,
         destination: PeerClient,
-        uploader: Uploader,
+        parts: OutgoingParts,
         number: int | None,
         others: int,
         pool: Sequence[tuple[str, str]],
     ) -> None:
         self.payload = payload
         self.frame = FormFrame(f"archive.{payload.form.suffix}")
-        self.body = Outflow(uploader.reactor, bucket=uploader.bucket)
+        self.body = Outflow(parts.reactor, bucket=parts.bucket)
         #: Bytes of the server's files that have been read.
         self.read = 0
         #: How many of them have been read.
@@ -372,7 +348,7 @@ class _Stream:
         self.request = destination.upload(
             self.frame.content_type,
             self.body,
-            uploader.stall_timeout,
+            parts.config.stall_timeout,
             [*headers, *pool],
             may_be_early=bool(pool),
         )
@@ -410,9 +386,8 @@ class StreamSending:
     is_move = is_live = is_asked = False
 
     _subject: Subject
+    _parts: OutgoingParts
     _destination: PeerClient
-    _uploader: Uploader
-    _storage: SourceStorage
     _pool: SourcePool
 
     def __attrs_post_init__(self) -> None:
@@ -432,15 +407,15 @@ class StreamSending:
         self._subject.meter.start()  # again, without the seconds that dividing the server took
         others = len(payloads) - 1
         self._is_joined = JOINS_STREAMS in self._subject.features or not others
-        destination, uploader = self._destination, self._uploader
+        destination, parts = self._destination, self._parts
         streams = self._streams = [
-            _Stream(each, destination, uploader, number - 1 if number else None, others, pool)
+            _Stream(each, destination, parts, number - 1 if number else None, others, pool)
             for number, each in enumerate(payloads)
         ]
         for stream in streams:
             stream.request.answer.addErrback(self._fail)
         notice = StandstillNotice(
-            uploader.reactor,
+            parts.reactor,
             lambda: self.bytes_out,
             lambda: any(stream.body.is_paused for stream in streams),
             warn,
@@ -450,10 +425,10 @@ class StreamSending:
 
     async def _payloads(self) -> list[Payload]:
         """Return the payload of each stream: the first also has all that is beside the files."""
-        server, request = self._subject.server, self._subject.request
-        directory, limit = self._storage.directory(server.uuid), size_limit(server)
+        server, request, storage = self._subject.server, self._subject.request, self._parts.storage
+        directory, limit = storage.directory(server.uuid), size_limit(server)
         warn = self._subject.steps.announcer.warn
-        form, compression = upload_format(request, self._storage.compression, warn)
+        form, compression = upload_format(request, storage.compression, warn)
         whole = Payload(
             server=server.uuid,
             family=request.family,
@@ -463,11 +438,11 @@ class StreamSending:
             form=form,
             compression=compression,
             backups=self._subject.backups,
-            logs=self._storage.logs,
+            logs=storage.logs,
         )
         if not self._subject.further:
             return [whole]
-        splitting = self._uploader.packers.run(split, directory, 1 + self._subject.further, limit)
+        splitting = self._parts.packers.run(split, directory, 1 + self._subject.further, limit)
         first, *others = await self._subject.steps.cancel_scope.wait(splitting)
         evolve = attrs.evolve
         return [
@@ -482,7 +457,7 @@ class StreamSending:
         done = await DeferredList(jobs)
         if not self._is_joined and self._error is None:
             answers = DeferredList([stream.request.answer for stream in others])
-            await fires_within(answers, HOLD_BACK, self._uploader.reactor)
+            await fires_within(answers, HOLD_BACK, self._parts.reactor)
             if self._error is None:
                 await self._run(first, first.end)
         if self._error is not None:
@@ -495,7 +470,7 @@ class StreamSending:
         That is `DestinationTimeout` when it does not answer in `answer_timeout`. Nothing else is
         asked, and all of that time is given.
         """
-        limit, clock = self._uploader.answer_timeout, self._uploader.reactor
+        limit, clock = self._parts.config.answer_timeout, self._parts.reactor
         timer = (
             clock.callLater(limit, self._fail, Failure(DestinationTimeout(limit)))
             if limit
@@ -536,7 +511,7 @@ class StreamSending:
     async def close(self) -> None:
         """Close what a seed has read, which only a move goes on with."""
         if self._subject.kept is not None:
-            await self._uploader.packers.run(self._subject.kept.close)
+            await self._parts.packers.run(self._subject.kept.close)
 
     async def discard(self, *, keep: bool) -> None:
         """Do nothing: the destination has seen the upload end."""
@@ -544,7 +519,7 @@ class StreamSending:
     def abort(self) -> None:
         """Close all connections at once."""
         for stream in self._streams:
-            stream.request.abort()
+            stream.request.abort(CancelledError())
 
     @property
     def begun(self) -> bool:
@@ -555,7 +530,7 @@ class StreamSending:
     def body_sent(self) -> bool:
         """True if the last byte of each was handed over: only now can the node have it all."""
         streams = self._streams
-        return bool(streams) and all(stream.request.body_sent for stream in streams)
+        return bool(streams) and all(stream.request.request_sent for stream in streams)
 
     @property
     def bytes_out(self) -> int:
@@ -578,7 +553,7 @@ class StreamSending:
     async def _work(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Any:
         """Write for a stream in a thread; where that fails, all fail, and None is returned."""
         try:
-            return await self._uploader.packers.run(work, *args)
+            return await self._parts.packers.run(work, *args)
         except OutflowClosed as closed:
             await stream.request.answer  # which has the reason
             if not self._pool.headers:

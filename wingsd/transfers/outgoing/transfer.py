@@ -30,53 +30,40 @@ from wingsd.errors import (
 )
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
-from wingsd.statedb import MoveRecord
+from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.coordinator import SendingCoordinator
-from wingsd.transfers.outgoing.move import MoveSending
-from wingsd.transfers.outgoing.mover import Mover, ResumedMove, begun_of
-from wingsd.transfers.outgoing.rounds import LivePolicy, SeededServer, SeedPolicy, SentServer
+from wingsd.transfers.outgoing.move import Mover, MoveSending, begun_of
+from wingsd.transfers.outgoing.rounds import LivePolicy, SeedPolicy, SentServer
 from wingsd.transfers.outgoing.source import (
     MOVED,
-    SourceServers,
-    SourceStorage,
+    OutgoingParts,
     Subject,
     TransferRequest,
     seed_of,
     streams_of,
 )
-from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, Uploader, size_limit
-from wingsd.transfers.peer.client import Peers
+from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, size_limit
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.moves import MOST, Cause
-from wingsd.transfers.step_log import ProgressReport, StepLog, StepLogs
+from wingsd.transfers.step_log import ProgressReport, StepLog
 from wingsd.transfers.steps import RollbackList, SendStep
 from wingsd.util.deferreds import beside, when_fired
 from wingsd.util.retry import Budget
 from wingsd.util.text import readable_size
 
-__all__ = ["OutgoingParts", "OutgoingTransfer", "SeedRead", "SeedTransfer"]
+__all__ = ["OutgoingTransfer", "SeedRead", "SeedTransfer"]
 
 #: How a server is sent: two classes with the same interface.
 Sending: TypeAlias = StreamSending | MoveSending
 #: Ends a seed, and returns what it has read of its server's files.
 SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | None]]"
+#: A transfer of an earlier daemon, and its move.
+ResumedMove: TypeAlias = tuple[TransferRecord, MoveRecord]
 #: Seconds after which it is tried again to take a server that is busy.
 TAKEN_EVERY = 10.0
-
-
-@attrs.frozen(eq=False, repr=False)
-class OutgoingParts:
-    """The parts that transfers from this node share. A server has `stop_grace` seconds to stop."""
-
-    peers: Peers
-    step_logs: StepLogs
-    servers: SourceServers
-    storage: SourceStorage
-    uploader: Uploader
-    stop_grace: float
-    mover: Mover
 
 
 class OutgoingTransfer:
@@ -94,7 +81,15 @@ class OutgoingTransfer:
         coordinator: SendingCoordinator,
         parts: OutgoingParts,
     ) -> None:
-        """Raise `BadRequest` when the URL of `request` is invalid."""
+        """Raise `BadRequest` when the URL of `request` is invalid.
+
+        Also for a seed where this node does not send servers that run.
+        """
+        if coordinator.seed is not None and not parts.may_follow:
+            raise BadRequest(
+                "this node does not send servers while they run",
+                "system.transfers.moves.enabled or system.transfers.live.enabled is off",
+            )
         self.server = server
         self.coordinator = coordinator
         #: Fires when the transfer is over, whatever its outcome. The Panel is then sure to get
@@ -104,11 +99,9 @@ class OutgoingTransfer:
         self.is_left_behind = False
         # A direct transfer starts nothing at its destination: its server is stopped first.
         is_stopped = coordinator.is_direct and coordinator.seed is None
-        self._may_follow = parts.mover.may_follow and not is_stopped
-        self._mover = parts.mover
-        self._uploader = parts.uploader
-        self._servers, self._storage = parts.servers, parts.storage
-        self._destination = parts.peers.client(request.url, request.token)
+        self._may_follow = parts.may_follow and not is_stopped
+        self._parts, self._mover = parts, Mover(parts)
+        self._destination = PeerClient(request.url, request.token, parts.reactor, parts.tls)
         self._steps = StepLog(server.uuid, SendStep, parts.step_logs, coordinator)
         self._pool = SourcePool(
             server.uuid, request, parts.storage, is_direct=coordinator.is_direct
@@ -117,9 +110,7 @@ class OutgoingTransfer:
         self._meter = ProgressMeter(self._steps.seconds, lambda: self._sending.read)
         self._subject = Subject(server, request, self._steps, self._meter, coordinator.seed)
         #: Streams until a move was begun.
-        self._sending: Sending = StreamSending(
-            self._subject, self._destination, parts.uploader, parts.storage, self._pool
-        )
+        self._sending: Sending = StreamSending(self._subject, parts, self._destination, self._pool)
         #: Whether a move is recorded, and an earlier daemon may have asked for its commit.
         self._is_recorded = self._was_asked = False
         #: The rounds of a server that runs, or did when it was followed; None without any.
@@ -127,7 +118,7 @@ class OutgoingTransfer:
         self._removals: tuple[str, ...] = ()
         self._retired = False
         self._is_left = False
-        self._sent = SentServer(server, self._steps, parts.stop_grace, parts.servers.database)
+        self._sent = SentServer(server, self._steps, parts)
         self._settling: Deferred[bool | None] | None = None
 
     async def run(self, resumed: ResumedMove | None = None, seed: SeedRead | None = None) -> None:
@@ -160,14 +151,13 @@ class OutgoingTransfer:
                 await self.coordinator.save(await self._steps.begin())
                 await self._ask(seed)
             else:
-                self._steps.resume(resumed.entry, SendStep[resumed.entry.step])
-                self._sent.recall(resumed.record)
-                self._removals = resumed.entry.removals
+                entry, record = resumed
+                self._steps.resume(entry, SendStep[entry.step])
+                self._removals = entry.removals
                 self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
-                self._is_recorded, self._subject.seed = True, seed_of(resumed.record)
+                self._is_recorded, self._subject.seed = True, seed_of(record)
                 self._was_asked = not self._steps.lifecycle.before(SendStep.AWAIT)
-                await self._wait(self._sent.take_over())
-                await self._go_on(resumed.record)
+                await self._go_on(record)
             await self._send()
             self._complete()
         except Exception as error:
@@ -234,11 +224,11 @@ class OutgoingTransfer:
     @property
     def keeps_files(self) -> bool:
         """True if its files are kept here for a while when it has moved."""
-        return self._sending.is_live and self._servers.quarantine.keeps_moved
+        return self._sending.is_live and self._parts.quarantine.keeps_moved
 
     async def put_away(self) -> None:
         """Keep its files out of the server's place."""
-        await self._servers.quarantine.keep_moved(self.server.uuid, self._steps.inode)
+        await self._parts.quarantine.keep_moved(self.server.uuid, self._steps.inode)
 
     @property
     def is_over(self) -> bool:
@@ -265,6 +255,7 @@ class OutgoingTransfer:
         self._sent.follows = self._sent.follows and self._is_move
 
     async def _go_on(self, record: MoveRecord) -> None:
+        await self._wait(self._sent.take_over(record))
         try:
             await self._wait(self._take_up(record, gives_up=self._sent.is_down))
         except FinalPassStalled as error:
@@ -289,7 +280,7 @@ class OutgoingTransfer:
         if self._steps.lifecycle.before(SendStep.AWAIT):
             # First: no stopped server waits for transfers that hold the slots.
             slots = 1 + (0 if self._is_move else self._subject.further)
-            async with slots_held(self._uploader.slots, slots, self._steps.cancel_scope):
+            async with slots_held(self._parts.slots, slots, self._steps.cancel_scope):
                 if self._sent.follows:
                     await self._deliver_live()
                 else:
@@ -318,7 +309,7 @@ class OutgoingTransfer:
             await self._enter(SendStep.RETIRE)
             self._retired = True
             if not self._sent.follows:
-                await self._wait(self._servers.retire(self.server.uuid))
+                await self._wait(self._parts.retire(self.server.uuid))
 
     # A server that runs
 
@@ -333,7 +324,7 @@ class OutgoingTransfer:
         await self._stop()
         await self._enter(SendStep.SEND)
         self._steps.restart_clock()
-        async with beside(self._servers.retire(self.server.uuid)) as retiring:
+        async with beside(self._parts.retire(self.server.uuid)) as retiring:
             await self._upload()
         await self._steps.cancel_scope.wait(retiring)
 
@@ -363,13 +354,13 @@ class OutgoingTransfer:
             self._removals = tuple(backup.place for backup in self._subject.backups)
         await self._save_directory()
         if pool:
-            self._servers.share(self.server.uuid, pool)
+            self._parts.servers.share(self.server.uuid, pool)
             self._steps.announcer.say(f"it is in the storage pool {pool}: its files stay there")
 
     async def _save_directory(self) -> None:
         # A restore may put another one in its place until the server is held.
-        storage, server = self._storage, self.server.uuid
-        inode = None if self._pool.name else await storage.inode(server)
+        storage, server = self._parts.storage, self.server.uuid
+        inode = None if self._pool.name else await storage.disk.run(storage.volume.inode, server)
         dropped = await storage.find_dropped(server, self._subject.request)
         await self._steps.save_terms(self._pool.name, self._removals, inode, dropped)
 
@@ -404,7 +395,7 @@ class OutgoingTransfer:
 
     async def _query_destination(self) -> None:
         """Query what the destination supports. Raises why it cannot be asked, or would do harm."""
-        subject, most = self._subject, self._uploader.max_streams
+        subject, most = self._subject, self._parts.max_streams
         subject.features = await self._pool.query(self._destination.features)
         warn = self._steps.announcer.warn
         subject.further = streams_of(subject.request, most, subject.features, warn)
@@ -420,7 +411,7 @@ class OutgoingTransfer:
         # Measured where the last figure is too large: files may have been deleted since.
         if limit is None or self._pool.has_files or (known is not None and known <= limit):
             return
-        found = await self._storage.survey(self.server.uuid)
+        found = await self._parts.storage.survey(self.server.uuid)
         if found.size > limit:
             raise DiskLimitExceeded(
                 f"the server's files have {readable_size(found.size)}, and its disk limit is "
@@ -432,7 +423,7 @@ class OutgoingTransfer:
     async def _find_backups(self) -> None:
         subject, uuid = self._subject, self.server.uuid
         if subject.request.backups:
-            subject.backups = await self._storage.find_backups(uuid, subject.request)
+            subject.backups = await self._parts.storage.find_backups(uuid, subject.request)
 
     async def _begin(self, *, follows: bool) -> None:
         """Begin a move, where the destination takes those; else choose streams.
@@ -466,8 +457,8 @@ class OutgoingTransfer:
             return
         await self._check()
         going = Deferred.fromCoroutine(mover.go_on(record, self._subject))
-        if gives_up and (within := float(mover.live.config.final_patience)):
-            going.addTimeout(within, self._uploader.reactor, _stalled)
+        if gives_up and (within := float(self._parts.config.live.final_patience)):
+            going.addTimeout(within, self._parts.reactor, _stalled)
         self._sending = await going
 
     async def _follow(self) -> None:
@@ -475,17 +466,17 @@ class OutgoingTransfer:
 
         Raises as `_upload` and `MoveSending.rehearse`.
         """
-        announcer, move, mover = self._steps.announcer, self._move, self._mover
+        announcer, move = self._steps.announcer, self._move
         assert move is not None  # noqa: S101 - only moves follow servers
         rounds = self._followed = LivePolicy(
-            move, self.server, self._steps, mover.live.config, self.coordinator.check
+            move, self.server, self._steps, self._parts.config.live, self.coordinator.check
         )
         self.server.files.measure_if_stale()
         self._steps.count = lambda: move.bytes_out
         announcer.show_progress(lambda: rounds.progress, figures=self._figures)
         self._meter.start()
         try:
-            await mover.measure_file_system()
+            await self._mover.measure_file_system()
             await rounds.run()
         finally:
             self._meter.stop()
@@ -509,7 +500,7 @@ class OutgoingTransfer:
         announcer.show_progress(self._progress_text, figures=self._figures)
         self._meter.start()
         try:
-            warn = relayed(self._uploader.reactor, announcer.warn)
+            warn = relayed(self._parts.reactor, announcer.warn)
             await sending.send(warn, self._patience)
         finally:
             self._meter.stop()
@@ -522,7 +513,7 @@ class OutgoingTransfer:
 
         It does where the server was stopped for it, and is started again.
         """
-        return float(self._mover.live.config.final_patience) if self._sent.starts_again else 0.0
+        return float(self._parts.config.live.final_patience) if self._sent.starts_again else 0.0
 
     async def _discard(self, *, keep: bool) -> None:
         """Tell the destination of a move that it has failed; `keep` what has arrived there."""
@@ -616,7 +607,7 @@ class OutgoingTransfer:
         await self._steps.enter_if_open(SendStep.FAILED)
         if self._steps.lifecycle.step is not SendStep.FAILED:
             return  # The Panel has deleted the server here meanwhile.
-        self._servers.unshare(self.server.uuid)
+        self._parts.servers.unshare(self.server.uuid)
         self._sent.release()
         self._in_background(self._restore())
 
@@ -657,10 +648,8 @@ class OutgoingTransfer:
 
     async def _finish(self) -> None:
         """Remove what is still here of a server that has moved, as the Panel has confirmed."""
-        if not self._servers.is_replaced(self.server):  # Its backups may have come back with it.
-            await self._servers.remove_attachments(
-                self.server.uuid, self._pool.name, self._removals
-            )
+        if not self._parts.is_replaced(self.server):  # Its backups may have come back with it.
+            await self._parts.remove_attachments(self.server.uuid, self._pool.name, self._removals)
         await self._pool.remove_marks()
         self._steps.close()
 
@@ -679,15 +668,15 @@ class OutgoingTransfer:
 
         The destination may have answered before it could report to the Panel, and be lost since.
         """
-        moved = not self._servers.is_replaced(self.server) and await self.coordinator.has_moved()
+        moved = not self._parts.is_replaced(self.server) and await self.coordinator.has_moved()
         if not self.is_left_behind:
             return
         self.is_left_behind = False
         uuid = self.server.uuid
-        if self._servers.is_replaced(self.server):
+        if self._parts.is_replaced(self.server):
             await self._finish()
         elif moved:
-            await self._servers.store_away(uuid, self._pool.name, self._steps.inode)
+            await self._parts.store_away(uuid, self._pool.name, self._steps.inode)
             await self._finish()
         else:
             self._log.warn(
@@ -696,7 +685,7 @@ class OutgoingTransfer:
                 server=uuid,
             )
             await self._steps.enter_if_open(SendStep.FAILED)  # as in `_stay`
-            self._servers.unshare(uuid)
+            self._parts.servers.unshare(uuid)
             self.server.release()
             self._in_background(self._restore())
 
@@ -709,29 +698,11 @@ class SeedTransfer(OutgoingTransfer):
     with what this node knows of the files.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        request: TransferRequest,
-        coordinator: SendingCoordinator,
-        parts: OutgoingParts,
-    ) -> None:
-        """Raise `BadRequest` also where this node does not send servers that run."""
-        if not parts.mover.may_follow:
-            raise BadRequest(
-                "this node does not send servers while they run",
-                "system.transfers.moves.enabled or system.transfers.live.enabled is off",
-            )
-        super().__init__(server, request, coordinator, parts)
-        self._sent = self._seeded = SeededServer(
-            server, self._steps, parts.stop_grace, parts.servers.database
-        )
-        self._steps.announcer.is_quiet = True
-        self._rounds: SeedPolicy | None = None
-        self._gives_way = False
-        #: Whether that transfer still waits for what was read.
-        self._is_wanted = True
-        self._left: MoveSource | None = None
+    _rounds: SeedPolicy | None = None
+    _gives_way = False
+    #: Whether that transfer still waits for what was read.
+    _is_wanted = True
+    _left: MoveSource | None = None
 
     @property
     def progress(self) -> ProgressReport:
@@ -772,7 +743,7 @@ class SeedTransfer(OutgoingTransfer):
         self._is_wanted = False
         left, self._left = self._left, None
         if left is not None:
-            closing = self._mover.uploader.packers.run(left.close)
+            closing = self._parts.packers.run(left.close)
             closing.addErrback(self.log_failure)
 
     async def _ask(self, seed: SeedRead | None = None) -> None:
@@ -784,6 +755,14 @@ class SeedTransfer(OutgoingTransfer):
                 "and must not have the server's files already, by a storage pool",
                 HTTPStatus.NOT_IMPLEMENTED,
             )
+
+    def take(self) -> None:
+        """Do not take the server yet."""
+        self._sent.follows, self._sent.is_taken = True, False
+        self._steps.announcer.is_quiet = True
+
+    async def _go_on(self, record: MoveRecord) -> None:
+        await self._wait(self._take_up(record))
 
     async def _take_up(self, record: MoveRecord, *, gives_up: bool = False) -> None:
         """Go on with the move of an earlier daemon; the destination need not be there now."""
@@ -804,12 +783,12 @@ class SeedTransfer(OutgoingTransfer):
         move = self._move
         assert move is not None  # noqa: S101 - by `_ask`
         await self._wait(self._mover.measure_file_system())
-        database, order = self._mover.database, self._subject.seed
+        database, order = self._parts.database, self._subject.seed
         rounds = self._rounds = SeedPolicy(
             move,
             self.server,
             self._steps,
-            self._mover.live.config.follow_every,
+            self._parts.config.live,
             order.stop_at if order is not None else None,
             partial(database.seconds_since, 0.0),
         )
@@ -832,7 +811,8 @@ class SeedTransfer(OutgoingTransfer):
         announcer, is_told = self._steps.announcer, False
         while True:
             try:
-                self._seeded.take_now()
+                self._sent.follows = False
+                self._sent.take(may_follow=True)
             except ServerBusy as error:
                 if not is_told:
                     announcer.say(f"the server is moved when that is over: {error}")

@@ -16,7 +16,7 @@ import h11
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import TimeoutError as TimedOut
@@ -56,8 +56,6 @@ __all__ = [
     "PeerAddress",
     "PeerClient",
     "PeerTls",
-    "PeerUpload",
-    "Peers",
     "explanation",
     "judge",
     "peer_tls",
@@ -214,13 +212,13 @@ class PeerAddress(HttpServer):
         timeout: float = CONNECT_WITHIN,
         connections: PersistentConnections | None = None,
         **options: Any,
-    ) -> tuple[HttpExchange, Deferred[Answer]]:
+    ) -> HttpExchange:
         """Begin to send a request; see `HttpServer.send`.
 
         Requests of moves are sent on `connections`. Without an answer there is an error of
         `DestinationUnreachable`, `DestinationDisconnected`, or `CancelledError` after an abort.
         """
-        exchange, answer = super().send(request, timeout, connections, **options)
+        exchange = super().send(request, timeout, connections, **options)
         is_upload = options.get("body") is not None
         is_question = self._context is None and connections is None and not is_upload
 
@@ -244,8 +242,8 @@ class PeerAddress(HttpServer):
                 _why_unreachable(error, self.host, self.netloc, self._source),
             ) from error
 
-        answer.addErrback(explain)
-        return exchange, answer
+        exchange.answer.addErrback(explain)
+        return exchange
 
 
 def _ending(error: object) -> str:
@@ -354,7 +352,7 @@ class PeerClient:
         Raises `DestinationUnreachable`, `DestinationDisconnected` without an answer, and
         `DestinationRefused` for that of a proxy which has none of the node's: it may have any.
         """
-        answer = await self._address.send(self._request("OPTIONS", headers))[1]
+        answer: Answer = await self._address.send(self._request("OPTIONS", headers)).answer
         if answer.code in (*GATEWAYS, HTTPStatus.TOO_MANY_REQUESTS):
             judge(answer)
         if not answer.good:
@@ -370,7 +368,7 @@ class PeerClient:
         """
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         request = self._request(method, headers)
-        answer = await self._address.send(request, content=content)[1]
+        answer: Answer = await self._address.send(request, content=content).answer
         judge(answer)
         return answer
 
@@ -382,49 +380,25 @@ class PeerClient:
         headers: Iterable[tuple[str, str]] = (),
         *,
         may_be_early: bool = False,
-    ) -> PeerUpload:
+    ) -> HttpExchange:
         """Begin to send `body`, which is closed if the upload ends before it does.
 
         The node may leave data unacknowledged for `stall_timeout` seconds. `headers` are further
-        ones of the request. With `may_be_early` the answer may come before the body was sent.
+        ones of the request.
+
+        The answer comes when the node has accepted the upload: a 2xx after the whole body was
+        sent, or with `may_be_early` at any time. It fails with `DestinationUnreachable`,
+        `DestinationRefused` (any other answer, whenever it comes), `DestinationDisconnected`
+        (none), and with `CancelledError` after an abort.
         """
         usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
         request = self._request("POST", [*usual, *headers])
-        exchange, answer = self._address.send(request, body=body, stall_timeout=stall_timeout)
-        return PeerUpload(exchange, answer, may_be_early=may_be_early)
+        exchange = self._address.send(request, body=body, stall_timeout=stall_timeout)
+        exchange.answer.addCallback(judge, may_be_early=may_be_early)
+        return exchange
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
         return self._address.request(method, [*self._headers, *headers])
-
-
-class PeerUpload:
-    """An upload in progress.
-
-    `answer` gives None when the node has accepted it: a 2xx after the whole body was sent, or at
-    any time where it `may_be_early`. It fails with `DestinationUnreachable`, `DestinationRefused`
-    (any other answer, whenever it comes), `DestinationDisconnected` (none), and with
-    `CancelledError` after `abort`.
-    """
-
-    def __init__(
-        self, exchange: HttpExchange, answer: Deferred[Answer], *, may_be_early: bool = False
-    ) -> None:
-        self._exchange = exchange
-        self.answer: Deferred[None] = answer.addCallback(judge, may_be_early=may_be_early)
-
-    @property
-    def begun(self) -> bool:
-        """Whether the node may have the headers."""
-        return self._exchange.begun
-
-    @property
-    def body_sent(self) -> bool:
-        """Whether the last byte was handed over for sending: before, the node cannot have all."""
-        return self._exchange.request_sent
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        self._exchange.abort(CancelledError())
 
 
 def _listed(body: bytes) -> list[str]:
@@ -437,17 +411,3 @@ def _listed(body: bytes) -> list[str]:
     if not isinstance(listed, list):
         return []
     return [each for each in listed if isinstance(each, str)]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Peers:
-    """The other nodes, connected to by this reactor and verified by `tls`."""
-
-    reactor: Reactor
-    tls: PeerTls
-
-    def client(
-        self, url: str, authorization: str, address_source: str = "in the Panel"
-    ) -> PeerClient:
-        """Return a client of the node at `url`. Raises the errors of `PeerClient`."""
-        return PeerClient(url, authorization, self.reactor, self.tls, address_source)

@@ -37,6 +37,7 @@ from wingsd.http_client.exchange import (
 )
 from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
 from wingsd.moves.snapshot import MAX_PART, Resumption
+from wingsd.statedb import MoveRecord
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.peer.client import PeerAddress, refusal_of
 from wingsd.util.retry import Backoff, Budget, seconds_asked_for
@@ -53,9 +54,11 @@ __all__ = [
     "MoveSmaller",
     "MoveTrouble",
     "Offset",
+    "PreparationStatus",
     "ResumeNeeded",
     "Root",
     "failure_of",
+    "unusable",
 ]
 
 T = TypeVar("T")
@@ -72,6 +75,8 @@ _RESUME = frozenset(
         "move-round-incomplete",
     }
 )
+#: The code for a batch that came before another one that it needs.
+_EARLY = "move-shape-missing"
 #: Statuses, and the codes of them, with which something that does not know moves answers.
 _PATH_UNKNOWN = frozenset({404, 405, 501})
 _UNKNOWN_CODES = frozenset({"", "path-not-found", "method-not-allowed"})
@@ -79,19 +84,6 @@ _UNKNOWN_CODES = frozenset({"", "path-not-found", "method-not-allowed"})
 
 #: The code for a version of moves that the destination does not know.
 VERSION_UNKNOWN = "move-version-unknown"
-
-
-class Reaction(Enum):
-    """What the source does after an answer other than success."""
-
-    AGAIN = "again"
-    #: Three times.
-    DAMAGED = "damaged"
-    SOON = "soon"
-    RESUME = "resume"
-    SMALLER = "smaller"
-    NO_SPACE = "no space"
-    FAIL = "fail"
 
 
 class ResumeNeeded(Exception):
@@ -161,20 +153,19 @@ class Offset:
     offset: Annotated[int, "Bytes of it."]
 
 
-@attrs.frozen(repr=False)
-class Prepared:
-    """How far the destination's preparation is: `under way`, `ready` or `failed`, and why.
+@attrs.frozen(eq=False, repr=False)
+class PreparationStatus:
+    """How far the last preparation is; why it has failed."""
 
-    One that is `final` fails again until a person has changed something; earlier versions do not
-    say so. `container_seconds` is what making the server's container has taken there.
-    """
-
-    state: str
+    state: Annotated[str, Keywords(enum=("under way", "ready", "failed"))]
     error: str = ""
     detail: str = ""
     code: str = ""
-    final: bool = False
-    container_seconds: float = 0.0
+    #: Earlier versions do not say so.
+    final: Annotated[bool, "Whether it fails again until a person has changed something."] = False
+    container_seconds: Annotated[
+        float, "What it took to make the server's container, its image being there; 0 before."
+    ] = 0.0
 
 
 @attrs.frozen(repr=False)
@@ -186,7 +177,7 @@ class ProgressAnswer:
     """
 
     phase: str
-    preparation: Prepared | None = None
+    preparation: PreparationStatus | None = None
     tag: str = ""
     session: str = ""
     steps: int = 0
@@ -198,16 +189,21 @@ class ProgressAnswer:
     code: str = ""
 
 
+_OF_PROXY = "; see whether a proxy in front of it answers in its place"
+
+
+def unusable(detail: str, status: int = HTTPStatus.OK) -> DestinationRefused:
+    """Return the error of an answer that cannot be used."""
+    what = "the destination node's answer is not one to a move"
+    return DestinationRefused(what, detail, status)
+
+
 def fields(answer: Answer, kind: type[T]) -> T:
     """Return the fields of an answer. Raises `DestinationRefused` where they are not as agreed."""
     try:
         return structure(json.loads(answer.body), kind)
     except (ValueError, RecursionError, InvalidData) as error:
-        raise DestinationRefused(
-            "the destination node's answer is not one to a move",
-            f"{plain(str(error))}; see whether a proxy in front of it answers in its place",
-            answer.code,
-        ) from error
+        raise unusable(plain(str(error)) + _OF_PROXY, answer.code) from error
 
 
 def progress_of(answer: Answer) -> ProgressAnswer:
@@ -255,23 +251,6 @@ def refusal(answer: Answer) -> DestinationRefused:
     error.is_temporary = answer.code in _AGAIN
     error.is_foreign = not error.answer_code
     return error
-
-
-def reaction(answer: Answer) -> Reaction:
-    """Return what the source does after an answer other than success."""
-    code = answer_code(answer)
-    match answer.code:
-        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return Reaction.SMALLER
-        case HTTPStatus.INSUFFICIENT_STORAGE:
-            return Reaction.NO_SPACE
-        case HTTPStatus.CONFLICT if code == "move-shape-missing":
-            return Reaction.SOON
-        case HTTPStatus.CONFLICT if code in _RESUME:
-            return Reaction.RESUME
-        case HTTPStatus.BAD_REQUEST if code == "move-batch-damaged":
-            return Reaction.DAMAGED
-    return Reaction.AGAIN if answer.code in _AGAIN else Reaction.FAIL
 
 
 class Cause(Enum):
@@ -434,7 +413,7 @@ class MoveTrouble:
 
 
 class MoveClient:
-    """A client of one move of `server`, with its `key`, at the rate of `bucket`.
+    """A client of the move of `record`, at the rate of `bucket`.
 
     The node may leave what it is sent unacknowledged for `stall_timeout` seconds. Each method
     raises `ResumeNeeded` where the destination has to be asked what it holds, else a
@@ -448,8 +427,7 @@ class MoveClient:
         clock: IReactorTime,
         stall_timeout: float,
         bucket: TokenBucket | None,
-        server: str,
-        key: str,
+        record: MoveRecord,
         trouble: MoveTrouble,
         patience: float,
     ) -> None:
@@ -465,13 +443,13 @@ class MoveClient:
         self._clock = clock
         self._stall_timeout = stall_timeout
         self._bucket = bucket
-        self._server = server
-        self._key = key
+        self._server = record.server
+        self._key = record.key
         self._trouble = trouble
         self._wait = WAIT
         #: When it may be asked again how far it is.
         self._next_progress = 0.0
-        self._move = ""
+        self._move = f"/{record.server}/move/{record.move}" if record.move else ""
         self._session = ""
         self._connections = PersistentConnections(clock)
         self._under_way: dict[HttpExchange, BlocksBody | None] = {}
@@ -520,10 +498,6 @@ class MoveClient:
         _expect(begun.batch > 0 and begun.streams > 0, "it takes no batch")
         self._move = f"/{self._server}/move/{begun.id}"
         return begun
-
-    def go_on(self, move: str) -> None:
-        """Use the id of a move that was begun before."""
-        self._move = f"/{self._server}/move/{move}"
 
     async def resume(self) -> MoveResumed | None:
         """Begin a session; return what the destination holds.
@@ -705,9 +679,9 @@ class MoveClient:
             else:
                 if answer.good or asked.passed(answer):
                     return answer
-                pause = _pause_after(answer, asked, budget, pauses)
                 error, is_cut = refusal(answer), is_of_proxy(answer)
-                if reaction(answer) is not Reaction.SOON:
+                pause = _pause_after(answer, error, asked, budget, pauses)
+                if not _is_early(error):
                     self._trouble.note(error)
             await self._sleep(pause)
             if asked.blocks:
@@ -739,7 +713,7 @@ class MoveClient:
         body = None
         if asked.blocks is not None:
             body = BlocksBody(asked.blocks, self._bucket, yields=self.yields)
-        exchange, answering = self._address.send(
+        exchange = self._address.send(
             asked.head(self._address),
             ANSWERED_WITHIN,
             self._connections,
@@ -753,7 +727,7 @@ class MoveClient:
         self._under_way[exchange] = body
         is_taken = False
         try:
-            answer = await answering
+            answer: Answer = await exchange.answer
             if not answer.whole and (answer.good or answer.code in _NEEDS_BODY):
                 raise DestinationDisconnected("its answer broke off", body_sent=False)
             is_taken = answer.good
@@ -774,33 +748,45 @@ class MoveClient:
 
 
 def _pause_after(
-    answer: Answer, asked: _Request, budget: Budget[Cause], pauses: Iterator[float]
+    answer: Answer,
+    error: DestinationRefused,
+    asked: _Request,
+    budget: Budget[Cause],
+    pauses: Iterator[float],
 ) -> float:
-    """Return the pause after an answer other than success.
+    """Return the pause after an answer other than success, of which `error` is the error.
 
     Raises what ends it: `ResumeNeeded`, `DestinationRefused`, and `MoveSmaller` for a body that
     can be made smaller.
     """
-    error, reaction_ = refusal(answer), reaction(answer)
-    match reaction_:
-        case Reaction.RESUME:
-            raise ResumeNeeded(error, answer_code(answer))
-        case Reaction.SMALLER if asked.smaller is not None:
+    code, is_full = error.answer_code, answer.code == HTTPStatus.INSUFFICIENT_STORAGE
+    is_final = not (is_full or answer.code in _AGAIN)
+    match answer.code:
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE if asked.smaller is not None:
             raise MoveSmaller(error)
-        case Reaction.DAMAGED:
+        case HTTPStatus.CONFLICT if code in _RESUME:
+            raise ResumeNeeded(error, code)
+        case HTTPStatus.CONFLICT if code == _EARLY:
+            is_final = False
+        case HTTPStatus.BAD_REQUEST if code == "move-batch-damaged":
+            is_final = False
             budget.spend(Cause.BATCH_DAMAGED, error)
-    is_final = reaction_ in (Reaction.FAIL, Reaction.SMALLER)
     # One that is being started again has said nothing yet.
-    is_enough = asked.only_lost and answer_code(answer) not in _NOT_YET
+    is_enough = asked.only_lost and code not in _NOT_YET
     if is_final or budget.is_over or is_enough:
         raise error
-    if reaction_ is Reaction.SOON:
+    if _is_early(error):
         return SOON
     # no longer than this may take: what follows is due then
     wished = min(seconds_asked_for(answer.header("retry-after")), budget.left)
-    if reaction_ is Reaction.NO_SPACE:
+    if is_full:
         return max(wished, NO_SPACE_PAUSE)
     return wished or next(pauses)
+
+
+def _is_early(error: DestinationRefused) -> bool:
+    """Return whether a batch came before another one that it needs."""
+    return (error.response_status, error.answer_code) == (HTTPStatus.CONFLICT, _EARLY)
 
 
 def _is_committed(answer: Answer) -> bool:
@@ -818,8 +804,4 @@ def _is_offset_wrong(answer: Answer) -> bool:
 def _expect(is_so: bool, fault: str) -> None:
     """Raise `DestinationRefused` for an answer that cannot be used."""
     if not is_so:
-        raise DestinationRefused(
-            "the destination node's answer is not one to a move",
-            f"{fault}; see whether a proxy in front of it answers in its place",
-            HTTPStatus.OK,
-        )
+        raise unusable(fault + _OF_PROXY)
