@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
@@ -121,6 +122,23 @@ async def test_what_cannot_be_sent_is_an_error_when_the_walk_has_ended() -> None
     with pytest.raises(LookupError):
         await rounds.send()
     assert "walk" in source.calls
+
+
+async def test_nothing_that_waits_for_its_turn_is_left_behind_when_a_round_is_cancelled() -> None:
+    class ReadsOn(Threads):
+        def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+            is_data = getattr(work, "__name__", "") == "next_data"
+            return Deferred() if is_data else super().run(work, *args, **kwargs)
+
+    rounds = sender(Source(), threads=ReadsOn())
+    await rounds.plan(None, running=True)
+    sending = Deferred.fromCoroutine(rounds.send())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        sending.cancel()
+        with pytest.raises(CancelledError):
+            await sending
+    assert not found
 
 
 @pytest.mark.parametrize("slow", ["scan", "next_data"])

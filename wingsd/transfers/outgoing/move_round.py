@@ -261,7 +261,7 @@ class RoundSender:
                 body = await self._next_body(reading)
                 if body is None:
                     return
-                await self._holding(sending, self._put(body))
+                await self._holding(sending, partial(self._put, body))
                 del body  # while the next one is read
 
         async def guarded() -> None:
@@ -281,20 +281,17 @@ class RoundSender:
             raise errors[0]
 
     async def _holding(
-        self, what: DeferredLock | Semaphore, work: Coroutine[Deferred[Any], Any, T]
+        self, what: DeferredLock | Semaphore, work: Callable[[], Coroutine[Deferred[Any], Any, T]]
     ) -> T | None:
         """Do `work` when it is its turn; nothing after a failure."""
         await what.acquire()
         try:
-            if self._is_failed:
-                work.close()
-                return None
-            return await work
+            return None if self._is_failed else await work()
         finally:
             what.release()
 
     async def _next_body(self, reading: DeferredLock) -> BatchBody | None:
-        batch = await self._holding(reading, self._next_data())
+        batch = await self._holding(reading, self._next_data)
         return None if batch is None else await self._body(batch)
 
     async def _next_data(self) -> Batch | None:
